@@ -1,0 +1,1 @@
+"""Everything that makes a CFQA dataset folder: sources, backbone, heads, training, pipeline."""

@@ -1,0 +1,1 @@
+"""Training scripts of the weights that ship with the package."""

@@ -1,0 +1,1 @@
+"""Recipes: the facts of a dataset, as TOML."""
