@@ -1,0 +1,59 @@
+"""Every error this package raises on purpose: one line that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BuildError",
+    "CfqaError",
+    "CodecError",
+    "FormatError",
+    "MetricError",
+    "MissingDependencyError",
+    "RecipeError",
+    "unknown_name",
+]
+
+
+class CfqaError(Exception):
+    """Base of all errors of this package; the command line shows it without a traceback."""
+
+
+class RecipeError(CfqaError):
+    """A recipe is not there, has an unknown key, or asks for something impossible."""
+
+
+class FormatError(CfqaError):
+    """A dataset folder, or a file in it, is not what its format says it should be."""
+
+
+class BuildError(CfqaError):
+    """A dataset could not be built."""
+
+
+class CodecError(CfqaError):
+    """A codec was given something it cannot encode or decode."""
+
+
+class MetricError(CfqaError):
+    """A metric was given something it cannot score."""
+
+
+class MissingDependencyError(CfqaError):
+    """An optional dependency is needed for this and is not installed."""
+
+
+def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
+    """Return one line saying that ``name`` is not a known ``what``, with the near names first.
+
+    Args:
+        what: the kind of thing, as in "codec" or "key".
+        name: what was asked for.
+        known: the names that would have been right, in the order to show them.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=2)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"unknown {what} {str(name)!r}: {hint}known: {', '.join(names)}"

@@ -1,0 +1,68 @@
+"""Where everything lies in a dataset folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Layout"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths in the dataset folder ``root``; nothing here touches the disk."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
+
+    @property
+    def card(self) -> Path:
+        """The dataset card, whose YAML head `load_dataset` reads."""
+        return self.root / "README.md"
+
+    @property
+    def manifest(self) -> Path:
+        """What the folder was made from and with, and the hash of every file."""
+        return self.root / "manifest.json"
+
+    @property
+    def work(self) -> Path:
+        """State of a build that is not finished; gone at its end."""
+        return self.root / ".build"
+
+    @property
+    def originals_table(self) -> Path:
+        """One row per original, all tasks."""
+        return self.root / "labels" / "originals.parquet"
+
+    def labels(self, task: str) -> Path:
+        """One row per compressed feature."""
+        return self.root / "labels" / f"{task}.parquet"
+
+    def originals(self, task: str, shard: int, shards: int) -> Path:
+        """Original features, float32 (N, C, T, D) under their source id."""
+        return self.root / "originals" / f"{task}-{_shard(shard, shards)}.safetensors"
+
+    def compressed(self, task: str, codec: str) -> Path:
+        """Codes of every compressed feature of a codec, as one Zarr array."""
+        return self.root / "compressed" / task / f"{codec}.zarr"
+
+    def bitstreams(self, task: str, codec: str, shard: int, shards: int) -> Path:
+        """Bitstreams, uint8 (bytes,) under "source_id/level": what the rate counts."""
+        return self.root / "bitstreams" / f"{task}-{codec}-{_shard(shard, shards)}.safetensors"
+
+    def truth(self, task: str) -> Path:
+        """What the task's head is scored against, under the source id."""
+        return self.root / "truth" / f"{task}.safetensors"
+
+    def relative(self, path: Path) -> str:
+        """Return a path in the folder as tables and the manifest name it: relative, with ``/``."""
+        return path.relative_to(self.root).as_posix()
+
+
+def _shard(shard: int, shards: int) -> str:
+    if not 0 <= shard < shards <= 99999:
+        raise ValueError(f"there is no shard {shard} of {shards}")
+    return f"{shard:05d}-of-{shards:05d}"

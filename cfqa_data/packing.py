@@ -1,0 +1,37 @@
+"""Laying a feature's codes out as the one luma plane that image codecs take, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cfqa_data.errors import CodecError
+
+__all__ = ["pack", "plane_shape", "unpack"]
+
+
+def plane_shape(shape: tuple[int, int, int, int]) -> tuple[int, int]:
+    """Return the (rows, columns) of the plane of a feature of shape (N, C, T, D)."""
+    n, c, t, d = shape
+    return n * t, c * d
+
+
+def pack(codes: np.ndarray) -> np.ndarray:
+    """Return codes (N, C, T, D) as a contiguous plane (N*T, C*D) of the same dtype.
+
+    Views stack downwards and layers lie side by side, so a row holds one token of one view.
+    """
+    if codes.ndim != 4:
+        raise CodecError(f"codes to pack must be (N, C, T, D), got shape {codes.shape}")
+    return np.ascontiguousarray(codes.transpose(0, 2, 1, 3)).reshape(plane_shape(codes.shape))
+
+
+def unpack(plane: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """Return a plane (N*T, C*D) as contiguous codes of ``shape`` (N, C, T, D).
+
+    Raises:
+        CodecError: the plane is not the one of a feature of that shape.
+    """
+    if plane.shape != plane_shape(shape):
+        raise CodecError(f"a plane of shape {plane.shape} does not hold a feature {tuple(shape)}")
+    n, c, t, d = shape
+    return np.ascontiguousarray(plane.reshape(n, t, c, d).transpose(0, 2, 1, 3))

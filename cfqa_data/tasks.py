@@ -1,0 +1,106 @@
+"""The three tasks, the codecs and the sizes that every CFQA dataset shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from cfqa_data.errors import CfqaError, unknown_name
+
+__all__ = ["CODECS", "FOLDS", "LEVELS", "TASKS", "Task", "get_task"]
+
+CODECS: tuple[str, ...] = ("x265", "vvenc", "hyperprior_multi_task", "hyperprior_task_specific")
+"""Names of the codecs, in the order every table shows them."""
+
+LEVELS = 10
+"""Levels of compression per codec; level 0 is the best, level 9 the worst."""
+
+FOLDS = 5
+"""Folds that the sources of a task are dealt into; all rows of a source share its fold."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one task measures on a feature of shape (N, C, T, D).
+
+    Attributes:
+        name: the short name used in paths and tables.
+        title: the task in words.
+        score_name: the published score of the task.
+        score_lower_better: whether a smaller score is a better one.
+        score_unit: unit of the score, empty if it has none.
+        loss_name: a continuous loss kept beside the score; smaller is always better.
+        views: N, crops or windows of one source.
+        layers: C, block outputs kept per view.
+    """
+
+    name: str
+    title: str
+    score_name: str
+    score_lower_better: bool
+    score_unit: str
+    loss_name: str
+    views: int
+    layers: int
+
+    def distortion(self, score: float, reference: float) -> float:
+        """Return the harm done: the score against the uncompressed one, larger is worse.
+
+        Args:
+            score: score of the compressed feature.
+            reference: score of its original.
+        """
+        return score - reference if self.score_lower_better else reference - score
+
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {
+        task.name: task
+        for task in (
+            Task(
+                name="cls",
+                title="image classification",
+                score_name="rank",
+                score_lower_better=True,
+                score_unit="",
+                loss_name="negative log-likelihood",
+                views=1,
+                layers=1,
+            ),
+            Task(
+                name="seg",
+                title="semantic segmentation",
+                score_name="mIoU",
+                score_lower_better=False,
+                score_unit="",
+                loss_name="cross-entropy",
+                views=2,
+                layers=1,
+            ),
+            Task(
+                name="dpt",
+                title="depth estimation",
+                score_name="RMSE",
+                score_lower_better=True,
+                score_unit="m",
+                loss_name="absolute relative error",
+                views=2,
+                layers=4,
+            ),
+        )
+    }
+)
+"""The tasks by name, in the order every table shows them."""
+
+
+def get_task(name: str) -> Task:
+    """Return the task called ``name``.
+
+    Raises:
+        CfqaError: there is no such task.
+    """
+    try:
+        return TASKS[name]
+    except (KeyError, TypeError):
+        raise CfqaError(unknown_name("task", name, TASKS)) from None
