@@ -1,0 +1,299 @@
+"""DINOv2's vision transformer: pre-norm blocks with LayerScale, a class token, patch 14.
+
+Written from the architecture's description (Oquab et al., "DINOv2: Learning Robust Visual Features
+without Supervision", TMLR 2024); parameter names are those of the official checkpoints, so a bare
+state dict loads as it is. Depth, width, patch and the kind of MLP are read off the tensors.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import BuildError
+
+__all__ = ["Backbone", "load_backbone", "read_tensors"]
+
+#: Added to the target grid before it is divided by the source grid, as the official code does: the
+#: scale handed to the interpolation, not the size, sets the sample positions.
+POSITION_OFFSET = 0.1
+NORM_EPS = 1e-6
+
+
+class LayerScale(nn.Module):
+    """Multiplies each channel by a learned number."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; the rows of `qkv` are queries, keys, values."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """``w3(silu(a) * b)`` with ``a, b = w12(x)``."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * hidden)
+        self.w3 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with LayerScale on both branches."""
+
+    def __init__(self, dim: int, num_heads: int, hidden: int, swiglu: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = Attention(dim, num_heads)
+        self.ls1 = LayerScale(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp: nn.Module = SwiGLU(dim, hidden) if swiglu else Mlp(dim, hidden)
+        self.ls2 = LayerScale(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Module):
+    """Cuts an image into patches, row by row, and projects each."""
+
+    def __init__(self, dim: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch, patch)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # One matrix product over unfolded patches: the same sums as the strided convolution.
+        batch, channels, height, width = images.shape
+        patch = self.proj.kernel_size[0]
+        cut = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
+        rows = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)
+        return F.linear(rows, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Backbone(nn.Module):
+    """DINOv2's transformer.
+
+    Args:
+        dim: width D.
+        depth: number of blocks.
+        num_heads: attention heads; divides `dim`.
+        hidden: hidden width of the MLP (of one half, for SwiGLU).
+        grid: side of the square grid of patches that the position embedding was trained on.
+        patch: side of a patch in pixels.
+        swiglu: SwiGLU instead of the plain MLP.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        hidden: int,
+        grid: int,
+        patch: int = 14,
+        swiglu: bool = False,
+    ) -> None:
+        super().__init__()
+        self.grid, self.patch = grid, patch
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
+        self.patch_embed = PatchEmbed(dim, patch)
+        self.blocks = nn.ModuleList(Block(dim, num_heads, hidden, swiglu) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """Position embedding for a grid of patches, (1, 1 + rows*columns, D)."""
+        if rows == columns == self.grid:
+            return self.pos_embed
+        cls, patches = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        square = patches.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+        scale = ((rows + POSITION_OFFSET) / self.grid, (columns + POSITION_OFFSET) / self.grid)
+        resized = F.interpolate(
+            square.float(),
+            scale_factor=scale,
+            mode="bicubic",
+            align_corners=False,
+            antialias=False,
+            recompute_scale_factor=False,
+        )
+        return torch.cat([cls, resized.flatten(2).transpose(1, 2).to(cls.dtype)], dim=1)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Tokens of normalised images (B, 3, H, W) before the first block, (B, T, D)."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise BuildError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
+        height, width = images.shape[-2:]
+        if height % self.patch or width % self.patch:
+            raise BuildError(
+                f"images of {height}x{width} pixels do not divide into patches of {self.patch}"
+            )
+        patches = self.patch_embed(images)
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
+        return tokens + self.positions(height // self.patch, width // self.patch)
+
+    def run(self, tokens: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Outputs of the numbered blocks (from 0, rising), each (B, T, D), before the final norm."""
+        wanted = list(blocks)
+        if not wanted or wanted != sorted(set(wanted)):
+            raise BuildError(f"blocks {wanted} must rise and be at least one")
+        if wanted[0] < 0 or wanted[-1] >= len(self.blocks):
+            raise BuildError(f"blocks {wanted} do not lie in 0..{len(self.blocks) - 1}")
+        outputs = []
+        for index, block in enumerate(self.blocks[: wanted[-1] + 1]):
+            tokens = block(tokens)
+            if index in wanted:
+                outputs.append(tokens)
+        return outputs
+
+    @torch.inference_mode()
+    def extract(self, images: Tensor, blocks: Sequence[int]) -> Tensor:
+        """Block outputs before the final norm, class token first.
+
+        Args:
+            images: float32 (B, 3, H, W), normalised; H and W divisible by the patch.
+            blocks: numbers of the blocks, from 0, rising.
+
+        Returns:
+            float32 (B, len(blocks), T, D) with T = 1 + (H / patch) * (W / patch).
+
+        Raises:
+            BuildError: images or blocks do not fit the backbone.
+        """
+        return torch.stack(self.run(self.embed(images), blocks), dim=1).float()
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from safetensors, or from a PyTorch checkpoint with weights only.
+
+    Args:
+        path: file; anything but ``.safetensors`` is read as a PyTorch checkpoint.
+
+    Returns:
+        Name -> tensor; one level of ``state_dict`` nesting is undone.
+
+    Raises:
+        BuildError: the file is missing or is not such a file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BuildError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise BuildError(f"{path}: not a readable weights file ({error})") from error
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise BuildError(f"{path}: holds no state dict of tensors")
+    return dict(loaded)
+
+
+def load_backbone(
+    path_or_state_dict: str | Path | Mapping[str, Tensor], num_heads: int | None = None
+) -> Backbone:
+    """Build the backbone that a checkpoint describes, in evaluation mode, float32.
+
+    Args:
+        path_or_state_dict: safetensors or official ``.pth`` file, or the state dict itself.
+        num_heads: attention heads; ``dim / 64`` when None.
+
+    Returns:
+        The backbone, on the CPU.
+
+    Raises:
+        BuildError: a tensor is missing, left over or misshapen; the message names it.
+    """
+    if isinstance(path_or_state_dict, Mapping):
+        state, origin = dict(path_or_state_dict), "state dict"
+    else:
+        state, origin = read_tensors(path_or_state_dict), str(path_or_state_dict)
+    for name in ("pos_embed", "patch_embed.proj.weight", "norm.weight"):
+        if name not in state:
+            raise BuildError(f"{origin}: no tensor '{name}', so it is not a DINOv2 backbone")
+    embed, projection = state["pos_embed"], state["patch_embed.proj.weight"]
+    if embed.ndim != 3 or projection.ndim != 4:
+        raise BuildError(f"{origin}: 'pos_embed' or 'patch_embed.proj.weight' is misshapen")
+    dim = int(embed.shape[-1])
+    grid = math.isqrt(embed.shape[1] - 1)
+    if grid * grid != embed.shape[1] - 1:
+        raise BuildError(f"{origin}: 'pos_embed' has {embed.shape[1]} rows, not 1 + a square")
+    numbers = [int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))]
+    if not numbers:
+        raise BuildError(f"{origin}: no tensor 'blocks.0.norm1.weight', so it has no blocks")
+    swiglu = "blocks.0.mlp.w12.weight" in state
+    inner = state.get("blocks.0.mlp.w3.weight" if swiglu else "blocks.0.mlp.fc2.weight")
+    if inner is None:
+        raise BuildError(f"{origin}: block 0 has neither 'mlp.w3.weight' nor 'mlp.fc2.weight'")
+    heads = num_heads or max(1, dim // 64)
+    if dim % heads:
+        raise BuildError(f"{origin}: {heads} heads do not divide the width {dim}")
+    with torch.device("meta"):
+        backbone = Backbone(
+            dim=dim,
+            depth=max(numbers) + 1,
+            num_heads=heads,
+            hidden=int(inner.shape[-1]),
+            grid=grid,
+            patch=int(projection.shape[-1]),
+            swiglu=swiglu,
+        )
+    state.setdefault("mask_token", torch.zeros(1, dim))
+    expected = backbone.state_dict()
+    for name, tensor in expected.items():
+        if name not in state:
+            raise BuildError(f"{origin}: tensor '{name}' is missing")
+        if state[name].shape != tensor.shape:
+            found, wanted = tuple(state[name].shape), tuple(tensor.shape)
+            raise BuildError(f"{origin}: tensor '{name}' is {found}, not {wanted}")
+    for name in state:
+        if name not in expected:
+            raise BuildError(f"{origin}: tensor '{name}' does not belong to a DINOv2 backbone")
+    backbone.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
+    return backbone.eval()

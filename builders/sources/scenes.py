@@ -1,0 +1,330 @@
+"""Rendered scenes: a lit room with one to four textured solids, and the truth of all three tasks.
+
+Everything about a scene follows from its integer seed. A pixel's ray meets the room and the solids
+in closed form (see ``solids``); its colour is a texture lit by a point light with soft shadows. The
+same ray parameter is the metric depth, the solid it hits is the semantic class, and the solid with
+the largest visible area, its texture and its colour are the class of the scene.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .solids import SHAPES, intersect
+from .textures import COLOURS, TEXTURES
+
+__all__ = ["IGNORE", "NUM_CLASSES", "Scene", "SceneSpec", "Solid", "draw_scene", "render"]
+
+IGNORE = 255
+NUM_SHAPES, NUM_TEXTURES, NUM_COLOURS = len(SHAPES), len(TEXTURES), len(COLOURS)
+NUM_CLASSES = NUM_SHAPES * NUM_TEXTURES * NUM_COLOURS
+
+_PARTS = tuple(SHAPES.values())
+_TEXTURES = tuple(TEXTURES.values())
+_COLOURS = np.array(list(COLOURS.values()), np.float32)
+#: How far each solid reaches below its centre, as a share of its half height.
+_FOOT = tuple({"cube": 0.8, "roof": 0.7, "dome": 0.0}.get(name, 1.0) for name in SHAPES)
+
+
+@dataclass(frozen=True)
+class Solid:
+    """One solid of a scene: indices into the registries, pose in metres and radians."""
+
+    shape: int
+    texture: int
+    colour: int
+    centre: tuple[float, float, float]
+    size: tuple[float, float, float]
+    yaw: float
+    tilt: float
+    tint: tuple[float, float, float]
+    light_tone: bool
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shape < NUM_SHAPES:
+            raise ValueError(f"shape {self.shape} is not in 0..{NUM_SHAPES - 1}")
+        if not 0 <= self.texture < NUM_TEXTURES:
+            raise ValueError(f"texture {self.texture} is not in 0..{NUM_TEXTURES - 1}")
+        if not 0 <= self.colour < NUM_COLOURS:
+            raise ValueError(f"colour {self.colour} is not in 0..{NUM_COLOURS - 1}")
+        if min(self.size) <= 0:
+            raise ValueError(f"size {self.size} is not positive")
+
+    @property
+    def label(self) -> int:
+        """Class of a scene that this solid dominates, 0..NUM_CLASSES-1."""
+        return (self.shape * NUM_TEXTURES + self.texture) * NUM_COLOURS + self.colour
+
+
+@dataclass(frozen=True)
+class SceneSpec:
+    """A scene before it is rendered. Lengths in metres; the camera looks along +z, y is up."""
+
+    solids: tuple[Solid, ...]
+    room: tuple[float, float, float]
+    camera: tuple[float, float]
+    pitch: float
+    focal: float
+    light: tuple[float, float, float]
+    wall: tuple[float, float, float]
+    floor: tuple[float, float, float]
+    floor_pattern: int
+    noise_seed: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A rendered scene.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        label: class of the solid with the largest visible area, 0..NUM_CLASSES-1; -1 if none has
+            at least 1.3 times the area of every other and 4% of the image.
+        mask: uint8 (H, W): 0 background, 1 + shape index, 255 along borders (ignored).
+        depth: float32 (H, W), metres along the optical axis.
+        owner: int8 (H, W): index of the solid a pixel shows, -1 for the room.
+    """
+
+    image: np.ndarray
+    label: int
+    mask: np.ndarray
+    depth: np.ndarray
+    owner: np.ndarray
+
+
+def _uniform3(rng: np.random.Generator, low: float, high: float) -> tuple[float, float, float]:
+    x, y, z = rng.uniform(low, high, 3)
+    return float(x), float(y), float(z)
+
+
+def draw_scene(seed: int, aspect: float = 1.0, label: int | None = None) -> SceneSpec:
+    """Draw the scene of a seed.
+
+    Args:
+        seed: any non-negative integer; the same seed gives the same scene.
+        aspect: width over height of the image the scene is meant for; solids spread accordingly.
+        label: class of the foremost solid; drawn uniformly when None.
+
+    Returns:
+        The scene's specification; the foremost solid comes first.
+    """
+    rng = np.random.default_rng([seed, 20250607])
+    room = (
+        float(rng.uniform(4.0, 6.0) * aspect),
+        float(rng.uniform(2.6, 3.2)),
+        float(rng.uniform(4.5, 7.0)),
+    )
+    camera = (float(rng.uniform(-0.3, 0.3)), float(rng.uniform(1.0, 1.6)))
+    focal = float(rng.uniform(0.95, 1.15))
+    count = int(rng.integers(1, 5)) if aspect == 1.0 else int(rng.integers(2, 5))
+    solids: list[Solid] = []
+    while len(solids) < count:
+        front = not solids
+        drawn = int(rng.integers(NUM_CLASSES))
+        rest, colour = divmod(label if front and label is not None else drawn, NUM_COLOURS)
+        shape, texture = divmod(rest, NUM_TEXTURES)
+        radius = float(rng.uniform(0.48, 0.66) if front else rng.uniform(0.32, 0.55))
+        away = float(rng.uniform(1.7, 2.5) if front else rng.uniform(2.2, min(4.5, room[2] - 0.7)))
+        reach = away * 0.5 / focal * aspect
+        across = camera[0] + float(rng.uniform(-0.55, 0.55)) * reach * (1.0 if front else 1.5)
+        stretch = rng.uniform(0.88, 1.12, 3)
+        size = tuple(float(radius * s) for s in stretch)
+        centre = (across, size[1] * _FOOT[shape] + float(rng.uniform(0.0, 0.5)), away)
+        clear = all(
+            np.hypot(s.centre[0] - centre[0], s.centre[2] - centre[2]) > 0.9 * (s.size[0] + radius)
+            for s in solids
+        )
+        yaw, tilt = float(rng.uniform(-np.pi, np.pi)), float(rng.normal(0.0, 0.12))
+        tint = _uniform3(rng, -0.04, 0.04)
+        light_tone = bool(rng.random() < 0.5)
+        if clear or rng.random() < 0.15:
+            solids.append(
+                Solid(shape, texture, colour, centre, size, yaw, tilt, tint, light_tone)  # type: ignore[arg-type]
+            )
+    target = solids[0]
+    pitch = float(
+        np.arctan2(camera[1] - target.centre[1], target.centre[2]) * rng.uniform(0.6, 1.1)
+        + rng.normal(0.0, 0.03)
+    )
+    grey, warm = rng.uniform(0.45, 0.85), rng.uniform(-0.06, 0.06)
+    floor_grey, floor_warm = rng.uniform(0.3, 0.6), rng.uniform(-0.02, 0.08)
+    return SceneSpec(
+        solids=tuple(solids),
+        room=room,
+        camera=camera,
+        pitch=pitch,
+        focal=focal,
+        light=(
+            float(rng.uniform(-1.5, 1.5)),
+            float(room[1] - 0.2),
+            float(rng.uniform(0.2, 2.5)),
+        ),
+        wall=(float(grey + warm), float(grey), float(grey - warm)),
+        floor=(float(floor_grey + floor_warm), float(floor_grey), float(floor_grey - floor_warm)),
+        floor_pattern=int(rng.integers(4)),
+        noise_seed=int(rng.integers(2**31)),
+    )
+
+
+def _rays(spec: SceneSpec, height: int, width: int, columns: tuple[int, int]) -> np.ndarray:
+    """Directions (H*(c1-c0), 3) whose component along the optical axis is 1: t is the depth."""
+    scale = spec.focal * height
+    v, u = np.mgrid[0:height, columns[0] : columns[1]].astype(np.float32)
+    x = (u + 0.5 - width / 2) / scale
+    y = -(v + 0.5 - height / 2) / scale
+    sin, cos = np.sin(spec.pitch), np.cos(spec.pitch)
+    rays = np.stack([x, y * cos - sin, y * sin + cos], axis=-1)
+    return rays.reshape(-1, 3).astype(np.float32)
+
+
+def _room(
+    spec: SceneSpec, origin: np.ndarray, rays: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Depth, inward normal and albedo of the room that each ray ends at."""
+    half = spec.room[0] / 2
+    low = np.array([-half, 0.0, -1.0], np.float32)
+    high = np.array([half, spec.room[1], spec.room[2]], np.float32)
+    with np.errstate(divide="ignore"):
+        exits = np.where(rays > 0, high - origin, low - origin) / np.where(rays == 0, 1e-9, rays)
+    exits = np.where(rays == 0, np.inf, exits)
+    axis = exits.argmin(axis=1)
+    rows = np.arange(len(rays))
+    depth = exits[rows, axis]
+    normal = np.zeros_like(rays)
+    normal[rows, axis] = -np.sign(rays[rows, axis])
+    point = origin + depth[:, None] * rays
+    albedo = np.broadcast_to(np.array(spec.wall, np.float32), rays.shape).copy()
+    albedo[axis == 0] *= 0.92
+    ceiling, floor = (axis == 1) & (rays[:, 1] > 0), (axis == 1) & (rays[:, 1] <= 0)
+    albedo[ceiling] = 0.9
+    x, z = point[floor, 0], point[floor, 2]
+    pattern = (
+        np.zeros_like(x),
+        (np.floor(x * 2.0) + np.floor(z * 2.0)) % 2,
+        np.floor(x * 3.0) % 2,
+        ((x * 2.5 % 1.0 < 0.06) | (z * 2.5 % 1.0 < 0.06)).astype(np.float32),
+    )[spec.floor_pattern]
+    albedo[floor] = np.array(spec.floor, np.float32) * (1.0 - 0.22 * pattern[:, None])
+    return depth.astype(np.float32), normal, albedo
+
+
+def _rotation(yaw: float, tilt: float) -> np.ndarray:
+    cy, sy, ct, st = np.cos(yaw), np.sin(yaw), np.cos(tilt), np.sin(tilt)
+    about_y = np.array([[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]])
+    about_z = np.array([[ct, -st, 0.0], [st, ct, 0.0], [0.0, 0.0, 1.0]])
+    return (about_y @ about_z).astype(np.float32)
+
+
+def _covers(solid: Solid, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """Indices of the rays that pass the solid's bounding sphere."""
+    to_centre = np.array(solid.centre, np.float32) - origin
+    along = rays @ to_centre
+    squared = (rays**2).sum(axis=1)
+    distance2 = float(to_centre @ to_centre) - along**2 / squared
+    return np.flatnonzero(distance2 < 3.0 * max(solid.size) ** 2)
+
+
+def _albedo(solid: Solid, local: np.ndarray) -> np.ndarray:
+    base = np.clip(_COLOURS[solid.colour] + np.array(solid.tint, np.float32), 0.02, 1.0)
+    second = base * 0.35 + 0.62 if solid.light_tone else base * 0.28
+    if solid.light_tone and base.min() > 0.7:
+        second = base * 0.55
+    share = _TEXTURES[solid.texture](local)[:, None]
+    return base * (1 - share) + second * share
+
+
+def _lit(
+    spec: SceneSpec, origin: np.ndarray, point: np.ndarray, normal: np.ndarray, owner: np.ndarray
+) -> np.ndarray:
+    """Light on each point: ambient, a point light with soft shadows, a little fill from the camera."""
+    normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
+    to_light = np.array(spec.light, np.float32) - point
+    distance = np.linalg.norm(to_light, axis=1)
+    direction = to_light / distance[:, None]
+    diffuse = np.maximum((normal * direction).sum(axis=1), 0.0)
+    view = origin - point
+    fill = np.maximum((normal * view).sum(axis=1), 0.0) / np.linalg.norm(view, axis=1)
+    shadow = np.ones(len(point), np.float32)
+    for index, solid in enumerate(spec.solids):
+        centre = np.array(solid.centre, np.float32) - point
+        along = np.clip((centre * direction).sum(axis=1), 0.0, distance)
+        miss = np.linalg.norm(centre - along[:, None] * direction, axis=1)
+        radius = 0.8 * min(solid.size)
+        soft = np.clip((miss - 0.6 * radius) / (0.8 * radius), 0.25, 1.0)
+        shadow *= np.where(owner == index, 1.0, soft)
+    return 0.34 + 0.16 * fill + diffuse * shadow * (2.2 / (1.0 + 0.25 * distance**2))
+
+
+def _border(owner: np.ndarray) -> np.ndarray:
+    edge = np.zeros(owner.shape, bool)
+    across, down = owner[:, 1:] != owner[:, :-1], owner[1:] != owner[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    return edge
+
+
+def render(
+    spec: SceneSpec, height: int, width: int, columns: tuple[int, int] | None = None
+) -> Scene:
+    """Render a scene, or a range of its columns as they stand in the whole image.
+
+    Args:
+        spec: the scene.
+        height: rows of the whole image, in pixels.
+        width: columns of the whole image, in pixels.
+        columns: half-open range of columns to render; all when None.
+
+    Returns:
+        The scene, (H, columns) large.
+    """
+    start, stop = columns or (0, width)
+    origin = np.array([spec.camera[0], spec.camera[1], 0.0], np.float32)
+    rays = _rays(spec, height, width, (start, stop))
+    depth, normal, albedo = _room(spec, origin, rays)
+    owner = np.full(len(rays), -1, np.int8)
+    for index, solid in enumerate(spec.solids):
+        seen = _covers(solid, origin, rays)
+        if not len(seen):
+            continue
+        rotation = _rotation(solid.yaw, solid.tilt)
+        size = np.array(solid.size, np.float32)
+        local_origin = (rotation.T @ (origin - np.array(solid.centre, np.float32))) / size
+        local_rays = (rays[seen] @ rotation) / size
+        t, n = intersect(_PARTS[solid.shape], local_origin, local_rays)
+        front = t < depth[seen]
+        seen, t, n = seen[front], t[front], n[front]
+        depth[seen] = t
+        normal[seen] = (n / size) @ rotation.T
+        albedo[seen] = _albedo(solid, local_origin + t[:, None] * local_rays[front])
+        owner[seen] = index
+    point = origin + depth[:, None] * rays
+    colour = albedo * _lit(spec, origin, point, normal, owner)[:, None]
+    rng = np.random.default_rng(spec.noise_seed)
+    noise = rng.standard_normal((height, width, 3), np.float32)[:, start:stop].reshape(-1, 3)
+    image = np.clip(colour, 0.0, 1.0) ** (1 / 2.2) * 255.0 + 2.0 * noise
+    shape = (height, stop - start)
+    owners = owner.reshape(shape)
+    classes = np.array([0] + [1 + solid.shape for solid in spec.solids], np.uint8)
+    mask = classes[owners + 1]
+    mask[_border(owners)] = IGNORE
+    return Scene(
+        image=np.clip(image + 0.5, 0, 255).astype(np.uint8).reshape(*shape, 3),
+        label=_dominant(spec, owners),
+        mask=mask,
+        depth=depth.reshape(shape),
+        owner=owners,
+    )
+
+
+def _dominant(spec: SceneSpec, owner: np.ndarray) -> int:
+    areas = np.array([(owner == index).sum() for index in range(len(spec.solids))])
+    order = np.argsort(areas)[::-1]
+    first = areas[order[0]]
+    second = areas[order[1]] if len(order) > 1 else 0
+    if first < 0.04 * owner.size or first < 1.3 * second:
+        return -1
+    return spec.solids[int(order[0])].label
