@@ -79,7 +79,7 @@ class Quantizer:
     def _check_layers(self, array: np.ndarray) -> None:
         if array.ndim < 3 or array.shape[-3] != self.layers:
             raise CodecError(
-                f"the quantiser has {self.layers} layer(s), the array (..., C, T, D) is {array.shape}"
+                f"the quantiser has {self.layers} layer(s), the (..., C, T, D) array is {array.shape}"
             )
 
 
@@ -224,7 +224,9 @@ def fit_kmeans(samples: np.ndarray, bits: int, *, iterations: int = 200) -> np.n
 
 def _check_bits(bits: object) -> None:
     if not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= MAX_BITS:
-        raise RecipeError(f"quantiser: bits must be a whole number from 1 to {MAX_BITS}, got {bits!r}")
+        raise RecipeError(
+            f"quantiser: bits must be a whole number from 1 to {MAX_BITS}, got {bits!r}"
+        )
 
 
 def _floats(name: str, numbers: Sequence[float]) -> tuple[float, ...]:

@@ -1,0 +1,236 @@
+"""Codes of compressed features as sharded Zarr v3 arrays (source, level, N, C, T, D).
+
+One shard holds one source's levels and one chunk one (n, c) slice, so workers never share a file
+and a reader fetches single features. A code is stored as its rank by distance from the layer's
+centre code: common codes become small numbers that bitshuffle packs well, and no bit more is
+needed than for the code itself. Reading is one lookup per layer, in the quantiser's values in
+that order, and gives the exact float32 that the codec decoded to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.quantizers import Quantizer, quantizer_from_dict
+
+__all__ = ["CodesReader", "create_codes_array", "find_centres", "write_codes"]
+
+AXES = ("source", "level", "N", "C", "T", "D")
+Shape = tuple[int, int, int, int]
+
+
+def find_centres(codes: np.ndarray) -> tuple[int, ...]:
+    """Return the median code of each layer of codes (..., C, T, D)."""
+    layers = np.moveaxis(codes, -3, 0).reshape(codes.shape[-3], -1)
+    return tuple(int(m) for m in np.sort(layers, axis=1)[:, layers.shape[1] // 2])
+
+
+def create_codes_array(
+    path: Path,
+    *,
+    sources: int,
+    levels: int,
+    shape: Shape,
+    quantizer: Quantizer,
+    centres: Sequence[int],
+    source_ids: Sequence[str],
+) -> None:
+    """Create the array's metadata; an array that is there with the same metadata is kept.
+
+    Args:
+        path: folder of the array.
+        sources: length of the source axis.
+        levels: length of the level axis.
+        shape: (N, C, T, D) of one feature.
+        quantizer: what the codes stand for, kept whole in the attributes.
+        centres: the code per layer that is stored as 0.
+        source_ids: ids along the source axis.
+
+    Raises:
+        FormatError: there is an array of other metadata, or the arguments do not agree.
+    """
+    import zarr
+
+    if len(source_ids) != sources or not len(centres) == quantizer.layers == shape[1]:
+        raise FormatError(f"{path}: source ids, centres, quantiser and shape {shape} do not agree")
+    attributes = {
+        "quantizer": quantizer.to_dict(),
+        "centres": list(centres),
+        "source_ids": list(source_ids),
+    }
+    full = (sources, levels, *shape)
+    if (path / "zarr.json").exists():
+        metadata = _read_metadata(path)
+        if metadata.get("attributes") != attributes or metadata.get("shape") != list(full):
+            raise FormatError(f"{path}: holds another array; remove it or build elsewhere")
+        return
+    zarr.create_array(
+        str(path),
+        shape=full,
+        dtype=quantizer.dtype,
+        chunks=(1, 1, 1, 1, *shape[2:]),
+        shards=(1, levels, *shape),
+        compressors=zarr.codecs.BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
+        fill_value=0,
+        dimension_names=list(AXES),
+        attributes=attributes,
+    )
+
+
+def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
+    """Write all levels of one source as one shard, atomically.
+
+    Args:
+        path: folder of an array from :func:`create_codes_array`.
+        source_index: position on the source axis.
+        codes: the quantiser's codes (L, N, C, T, D).
+
+    Raises:
+        FormatError: the codes do not have the array's shape or dtype.
+    """
+    import zarr
+
+    metadata = _read_metadata(path)
+    quantizer, centres = _read_attributes(path, metadata)
+    if list(codes.shape) != metadata["shape"][1:] or codes.dtype != quantizer.dtype:
+        raise FormatError(f"{path}: does not take codes {codes.shape} of {codes.dtype}")
+    if not 0 <= source_index < metadata["shape"][0]:
+        raise FormatError(f"{path}: has no source {source_index}")
+    stored = np.empty_like(codes)
+    for layer, order in enumerate(_orders(quantizer, centres)):
+        ranks = np.argsort(order).astype(codes.dtype)
+        stored[:, :, layer] = ranks[codes[:, :, layer]]
+    # zarr's local store writes each shard beside its place and renames it; shards of nothing but
+    # zeros are written too, so that a missing file always means a missing shard.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        zarr.open_array(str(path), mode="r+")[source_index] = stored
+
+
+class CodesReader:
+    """Reads features from an array of codes; opens it on first use, and again after pickling.
+
+    Args:
+        path: folder of the array.
+        sources: how many sources it must have.
+        levels: how many levels it must have.
+        shape: the (N, C, T, D) it must have.
+
+    Raises:
+        FormatError: (on first use) the array is missing or is not what was asked for.
+    """
+
+    def __init__(self, path: Path, *, sources: int, levels: int, shape: Shape) -> None:
+        self.path = path
+        self.full = (sources, levels, *shape)
+        self._open: tuple[Any, list[np.ndarray]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": None}
+
+    @property
+    def source_ids(self) -> list[str]:
+        """Ids along the source axis."""
+        ids: list[str] = self._array_and_tables()[0].attrs["source_ids"]
+        return ids
+
+    def read(self, source_index: int, level: int) -> np.ndarray:
+        """Return one compressed feature, float32 (N, C, T, D).
+
+        Raises:
+            FormatError: the shard is missing or damaged.
+        """
+        stored = self.read_stored(source_index, level)
+        features = np.empty(stored.shape, np.float32)
+        for layer, table in enumerate(self._array_and_tables()[1]):
+            features[:, layer] = table[stored[:, layer]]
+        return features
+
+    def read_stored(self, source_index: int, level: int) -> np.ndarray:
+        """Return the stored numbers (N, C, T, D) of one compressed feature."""
+        array, tables = self._array_and_tables()
+        sources, levels = self.full[:2]
+        if not (0 <= source_index < sources and 0 <= level < levels):
+            raise FormatError(f"{self.path}: has no source {source_index} at level {level}")
+        shard = self.path / array.metadata.encode_chunk_key((source_index, 0, 0, 0, 0, 0))
+        if not shard.is_file():
+            raise FormatError(f"{shard}: missing shard; build or fetch the dataset again")
+        try:
+            stored = np.asarray(array[source_index, level])
+        except Exception as error:
+            raise FormatError(f"{shard}: damaged shard: {error}") from error
+        if stored.max(initial=0) >= tables[0].size:
+            raise FormatError(f"{shard}: damaged shard: a code out of range")
+        return stored
+
+    def _array_and_tables(self) -> tuple[Any, list[np.ndarray]]:
+        if self._open is None:
+            self._open = self._open_array()
+        return self._open
+
+    def _open_array(self) -> tuple[Any, list[np.ndarray]]:
+        import zarr
+
+        metadata = _read_metadata(self.path)
+        if metadata.get("shape") != list(self.full):
+            raise FormatError(
+                f"{self.path}: shape is {metadata.get('shape')}, the manifest says {self.full}"
+            )
+        quantizer, centres = _read_attributes(self.path, metadata)
+        if quantizer.layers != self.full[3]:
+            raise FormatError(f"{self.path}: the quantiser is not one for this shape")
+        try:
+            array = zarr.open_array(str(self.path), mode="r")
+        except Exception as error:
+            raise FormatError(f"{self.path}: not a Zarr array that can be read: {error}") from error
+        chunk, shard = (1, 1, 1, 1, *self.full[4:]), (1, *self.full[1:])
+        if array.chunks != chunk or array.shards != shard or array.dtype != quantizer.dtype:
+            raise FormatError(
+                f"{self.path}: chunks, shards or dtype are not as the format has them"
+            )
+        orders = _orders(quantizer, centres)
+        tables = [table[o] for table, o in zip(quantizer.values(), orders, strict=True)]
+        return array, tables
+
+
+def _orders(quantizer: Quantizer, centres: Sequence[int]) -> list[np.ndarray]:
+    """Return per layer the codes in the order of their stored numbers: nearest the centre first."""
+    codes = np.arange(1 << quantizer.bits)
+    return [np.argsort(np.abs(codes - centre), kind="stable") for centre in centres]
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """Return an array's `zarr.json`, read as plain data before anything is made from it."""
+    file = path / "zarr.json"
+    try:
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FormatError(f"{file}: missing; is this a complete dataset folder?") from None
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(metadata, dict):
+        raise FormatError(f"{file}: is not Zarr metadata")
+    return metadata
+
+
+def _read_attributes(path: Path, metadata: dict[str, Any]) -> tuple[Quantizer, list[int]]:
+    attributes = metadata.get("attributes")
+    if not isinstance(attributes, dict):
+        raise FormatError(f"{path}: has no attributes")
+    try:
+        quantizer = quantizer_from_dict(attributes.get("quantizer"))  # type: ignore[arg-type]
+    except CfqaError as error:
+        raise FormatError(f"{path}: {error}") from None
+    centres = attributes.get("centres")
+    if (
+        not isinstance(centres, list)
+        or len(centres) != quantizer.layers
+        or not all(isinstance(c, int) and 0 <= c < 1 << quantizer.bits for c in centres)
+    ):
+        raise FormatError(f"{path}: centres are not one code per layer: {centres!r}")
+    return quantizer, centres

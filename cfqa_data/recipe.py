@@ -1,0 +1,131 @@
+"""Recipes as TOML files: those that come with the package, and anyone's own.
+
+Paths in a recipe file are relative to the file, and `extends = "mini"` starts from another recipe.
+Once read, nothing is left to look up but the files that `package://` and absolute paths name.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.errors import CfqaError, RecipeError, unknown_name
+from cfqa_data.recipe_specs import BackboneSpec, Ladder, Recipe, SourceSpec, TaskSpec
+from cfqa_data.resources import is_package_uri, resolve
+
+__all__ = [
+    "BackboneSpec",
+    "Ladder",
+    "Recipe",
+    "SourceSpec",
+    "TaskSpec",
+    "list_recipes",
+    "load_recipe",
+]
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    files = resources.files("cfqa_data.recipes").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Return a recipe that comes with the package, or one from a TOML file.
+
+    Args:
+        name_or_path: a name as in :func:`list_recipes`, or a path that ends in ``.toml``.
+
+    Raises:
+        RecipeError: there is no such recipe, or it is not a valid one.
+    """
+    path = _locate(name_or_path)
+    try:
+        return Recipe.from_dict(_read(path, seen=()))
+    except CfqaError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def _locate(name_or_path: object, base: Path | None = None) -> Path:
+    """Return the file of a recipe; a relative path starts from ``base``."""
+    text = str(name_or_path)
+    if text.endswith(".toml"):
+        path = Path(base or ".") / Path(text).expanduser()
+        if not path.is_file():
+            raise RecipeError(f"{path}: no such recipe file")
+        return path
+    if text not in list_recipes():
+        known = [*list_recipes(), "or a path ending in .toml"]
+        raise RecipeError(unknown_name("recipe", text, known))
+    return resolve(f"package://cfqa_data.recipes/{text}.toml")
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """Return a recipe file's data with URIs made absolute, k-means tables read, and its base's."""
+    path = path.resolve()
+    if path in seen:
+        raise RecipeError(f"extends itself: {' -> '.join(p.name for p in (*seen, path))}")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"not a TOML file that can be read: {error}") from None
+    _resolve_files(data, path.parent)
+    if "extends" not in data:
+        return data
+    base = _locate(data.pop("extends"), path.parent)
+    return _merge(_read(base, (*seen, path)), data)
+
+
+def _resolve_files(data: dict[str, Any], base: Path) -> None:
+    """Make the paths in a recipe file's data absolute and put k-means tables in, in place."""
+    backbone = data.get("backbone")
+    if isinstance(backbone, dict):
+        _make_absolute(backbone, "weights", base)
+    for name, task in _tables(data, "tasks"):
+        _make_absolute(task, "head", base)
+        for _, ladder in _tables(task, "codecs"):
+            _make_absolute(ladder, "models", base)
+            quantizer = ladder.get("quantizer")
+            if isinstance(quantizer, dict) and isinstance(quantizer.get("centers"), str):
+                quantizer["centers"] = _read_centers(quantizer["centers"], name, base)
+
+
+def _tables(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the tables below ``data[key]`` themselves; whatever else is there fails later."""
+    tables = data.get(key)
+    entries = tables.items() if isinstance(tables, dict) else ()
+    return [(name, entry) for name, entry in entries if isinstance(entry, dict)]
+
+
+def _make_absolute(table: dict[str, Any], key: str, base: Path) -> None:
+    uri = table.get(key)
+    if isinstance(uri, str) and uri and not is_package_uri(uri):
+        table[key] = str((base / Path(uri).expanduser()).resolve())
+
+
+def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:
+    """Return the tensor ``task`` (C, 2**bits) of a safetensors file of k-means centres."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = resolve(uri, base)
+    try:
+        tables = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RecipeError(f"{uri}: not a safetensors file that can be read: {error}") from None
+    if task not in tables:
+        raise RecipeError(f"{uri}: " + unknown_name("table of centres", task, tables))
+    centers: list[list[float]] = tables[task].tolist()
+    return centers
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``changes`` laid over it; tables merge, but a quantiser is one thing."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both_tables = isinstance(old, dict) and isinstance(value, dict) and key != "quantizer"
+        merged[key] = _merge(old, value) if both_tables else value
+    return merged
