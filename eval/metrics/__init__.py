@@ -1,0 +1,23 @@
+"""Full-reference metrics on batches of features, one module per family.
+
+`signal`: the error as a number; `angle`: token directions; `kernel`: similarities among tokens.
+The shared conventions (shapes, averaging, precision, invariances) are in `base`. Nothing here
+imports torch before a metric runs, so that listing metrics is instant.
+"""
+
+from __future__ import annotations
+
+from cfqa_data.eval.metrics.base import INVARIANCES, Metric
+from cfqa_data.eval.metrics.custom import MetricLike, as_metric, as_metrics
+from cfqa_data.eval.metrics.registry import METRICS, create_metric, list_metrics
+
+__all__ = [
+    "INVARIANCES",
+    "METRICS",
+    "Metric",
+    "MetricLike",
+    "as_metric",
+    "as_metrics",
+    "create_metric",
+    "list_metrics",
+]

@@ -1,0 +1,97 @@
+"""Turn whatever a user calls a metric into a `Metric`: a name, ``module:attribute``, a callable."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.metrics.base import Metric
+from cfqa_data.eval.metrics.registry import create_metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["MetricLike", "as_metric", "as_metrics"]
+
+MetricLike: TypeAlias = str | Metric | Callable[..., Any]
+
+
+def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
+    """Return the metric that ``spec`` stands for, on ``device``.
+
+    Args:
+        spec: A registered name; ``"module:attribute"``, imported; a `Metric`; or a callable
+            ``(x, y) -> (B,)`` on (B, N, C, T, D) tensors, whose attributes ``name``,
+            ``lower_better``, ``score_range``, ``identity``, ``invariances`` and ``citation`` are
+            taken over where it has them.
+        device: Torch device.
+
+    Raises:
+        MetricError: Unknown name, import that fails, or not callable.
+    """
+    if isinstance(spec, str):
+        if ":" not in spec:
+            return create_metric(spec, device=device)
+        return as_metric(_imported(spec), device)
+    if isinstance(spec, Metric):
+        return spec.to(device)
+    if not callable(spec):
+        raise MetricError(f"a metric is a name or a callable, not {spec!r}")
+    return _wrapped(spec).to(device)
+
+
+def as_metrics(specs: Iterable[MetricLike], device: str = "cpu") -> tuple[Metric, ...]:
+    """Resolve several metrics; at least one, and no name twice."""
+    metrics = tuple(
+        as_metric(spec, device) for spec in ([specs] if isinstance(specs, str) else specs)
+    )
+    if not metrics:
+        raise MetricError("no metric was asked for")
+    names = [metric.name for metric in metrics]
+    for name in names:
+        if names.count(name) > 1:
+            raise MetricError(f"two metrics are named {name!r}; a custom one can set its `name`")
+    return metrics
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    module_name, _, attribute = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise MetricError(f"metric {path!r}: cannot import {module_name!r}: {error}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise MetricError(f"metric {path!r}: {module_name!r} has no {attribute!r}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise MetricError(f"metric {path!r} is not callable")
+    return found
+
+
+def _wrapped(call: Callable[..., Any]) -> Metric:
+    name = getattr(call, "name", None) or getattr(call, "__name__", None) or type(call).__name__
+
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        import torch
+
+        answer = call(x.expand_as(y), y)
+        try:
+            return torch.as_tensor(answer, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            kind = type(answer).__name__
+            raise MetricError(f"metric {name!r} returned {kind}, not one number per item") from None
+
+    return Metric(
+        name=name,
+        formula=(call.__doc__ or "").strip().split("\n")[0],
+        function=function,
+        lower_better=getattr(call, "lower_better", None),
+        score_range=getattr(call, "score_range", (-math.inf, math.inf)),
+        identity=getattr(call, "identity", None),
+        invariances=frozenset(getattr(call, "invariances", ())),
+        citation=getattr(call, "citation", ""),
+    )

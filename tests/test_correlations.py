@@ -1,0 +1,147 @@
+"""PLCC and SROCC: scipy as the oracle, the averaging rules, a published worked example."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.correlations import average_ranks, correlate, pearson, spearman
+
+# Few distinct values make ties and constant rows common.
+tied = arrays(np.float64, (4, 10), elements=st.integers(-2, 2).map(float))
+smooth = arrays(np.float64, (4, 10), elements=st.floats(-1e6, 1e6, allow_subnormal=False, width=32))
+
+
+@given(tied | smooth)
+def test_ranks_equal_scipys(values: np.ndarray) -> None:
+    np.testing.assert_array_equal(average_ranks(values), stats.rankdata(values, axis=1))
+
+
+def scipy_rows(function: object, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy warns of (nearly) constant rows
+        return np.array([function(a, b).statistic for a, b in zip(x, y, strict=True)])  # type: ignore[operator]
+
+
+@given(tied, tied)
+def test_coefficients_equal_scipys_on_ties_and_constant_rows(x: np.ndarray, y: np.ndarray) -> None:
+    np.testing.assert_allclose(pearson(x, y), scipy_rows(stats.pearsonr, x, y), atol=1e-12)
+    np.testing.assert_allclose(spearman(x, y), scipy_rows(stats.spearmanr, x, y), atol=1e-12)
+
+
+@given(smooth, smooth)
+def test_coefficients_equal_scipys_on_real_numbers(x: np.ndarray, y: np.ndarray) -> None:
+    for values in (x, y):  # where scipy itself is accurate: spread comparable to the size
+        spread = values.max(axis=1) - values.min(axis=1)
+        assume((spread > 1e-3 * np.abs(values).max(axis=1)).all())
+        assume((spread > 0).all())
+    np.testing.assert_allclose(pearson(x, y), scipy_rows(stats.pearsonr, x, y), atol=1e-9)
+    np.testing.assert_allclose(spearman(x, y), scipy_rows(stats.spearmanr, x, y), atol=1e-12)
+
+
+@given(tied, tied)
+def test_sign_follows_the_metric_and_rank_correlation_ignores_its_scale(
+    x: np.ndarray, y: np.ndarray
+) -> None:
+    up, down = correlate(x, y), correlate(-x, y)
+    np.testing.assert_allclose([down.plcc, down.srocc], [-up.plcc, -up.srocc], atol=1e-12)
+    assert correlate(np.exp(x), y).srocc == pytest.approx(up.srocc, abs=1e-12, nan_ok=True)
+    assert correlate(5 * x + 3, y).plcc == pytest.approx(up.plcc, abs=1e-12, nan_ok=True)
+
+
+def test_a_worked_example_with_ties() -> None:
+    """Spearman's formula with ties, worked by hand: ranks (1, 2.5, 2.5, 4) against (2, 1, 3, 4)."""
+    x = np.array([[10.0, 20.0, 20.0, 30.0]])
+    y = np.array([[0.2, 0.1, 0.3, 0.9]])
+    np.testing.assert_array_equal(average_ranks(x), [[1, 2.5, 2.5, 4]])
+    assert spearman(x, y)[0] == pytest.approx(3.0 / np.sqrt(4.5 * 5.0), abs=1e-15)
+
+
+def test_anscombes_quartet() -> None:
+    """Published: r = 0.816 in all four sets (Anscombe, The American Statistician, 1973)."""
+    x123 = [10, 8, 13, 9, 11, 14, 6, 4, 12, 7, 5]
+    x = np.array([x123, x123, x123, [8] * 7 + [19] + [8] * 3], dtype=float)
+    y = np.array(
+        [
+            [8.04, 6.95, 7.58, 8.81, 8.33, 9.96, 7.24, 4.26, 10.84, 4.82, 5.68],
+            [9.14, 8.14, 8.74, 8.77, 9.26, 8.10, 6.13, 3.10, 9.13, 7.26, 4.74],
+            [7.46, 6.77, 12.74, 7.11, 7.81, 8.84, 6.08, 5.39, 8.15, 6.42, 5.73],
+            [6.58, 5.76, 7.71, 8.84, 8.47, 7.04, 5.25, 12.50, 5.56, 7.91, 6.89],
+        ]
+    )
+    np.testing.assert_allclose(
+        pearson(x, y), [0.81642052, 0.81623651, 0.81628674, 0.81652144], atol=5e-9
+    )
+
+
+# The averaging rules.
+
+LABEL = np.array([[0.0, 1.0, 2.0, 4.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 3.0, 5.0]])
+
+
+def test_a_source_with_a_constant_label_is_left_out_whatever_the_metric() -> None:
+    scores = np.array([[0.0, 1.0, 2.0, 4.0], [9.0, 1.0, 5.0, 2.0], [0.0, 0.0, 3.0, 5.0]])
+    for metric in (scores, scores.copy(), np.roll(scores, 1, axis=0)):
+        assert correlate(metric, LABEL).n_valid == 2
+        assert correlate(metric, LABEL).n_constant == 1
+    perfect = correlate(scores, LABEL)
+    assert (perfect.plcc, perfect.srocc, perfect.n_flat) == (pytest.approx(1), pytest.approx(1), 0)
+
+
+def test_a_constant_metric_counts_as_zero_where_the_label_varies() -> None:
+    scores = np.array([[0.0, 1.0, 2.0, 4.0], [7.0, 7.0, 7.0, 7.0], [7.0, 7.0, 7.0, 7.0]])
+    result = correlate(scores, LABEL)
+    assert (result.n_valid, result.n_constant, result.n_flat) == (2, 1, 1)
+    assert result.plcc == pytest.approx(0.5)
+    assert result.srocc == pytest.approx(0.5)
+
+
+def test_nothing_varies_gives_nan_and_says_why() -> None:
+    result = correlate(LABEL[:1], np.ones((1, 4)))
+    assert np.isnan(result.plcc)
+    assert np.isnan(result.srocc)
+    assert (result.n_valid, result.n_constant, result.n_flat) == (0, 1, 0)
+
+
+def test_a_constant_that_does_not_add_up_exactly_is_still_constant() -> None:
+    """0.1 added ten times is not 1: a variance of 1e-34 must not become a correlation of 1."""
+    scores = np.full((1, 10), 0.1)
+    assert np.isnan(pearson(scores, np.arange(10.0)[None])).all()
+    assert correlate(scores, np.arange(10.0)[None]).plcc == 0
+    assert correlate(np.arange(10.0)[None], scores).n_constant == 1
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e150])
+def test_very_small_and_very_large_scores_keep_their_correlation(scale: float) -> None:
+    label = np.array([[0.0, 1.0, 2.0, 4.0, 3.0]])
+    scores = np.array([[1.0, 2.0, 1.5, 5.0, 4.0]])
+    assert correlate(scale * scores, label).plcc == pytest.approx(correlate(scores, label).plcc)
+
+
+def test_pooling_and_averaging_differ() -> None:
+    """Two sources, each perfectly ordered, at opposite offsets: pooled is far from the mean."""
+    label = np.array([[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]])
+    scores = np.array([[10.0, 11.0, 12.0], [0.0, 1.0, 2.0]])
+    assert correlate(scores, label).srocc == pytest.approx(1)
+    pooled = correlate(scores.reshape(1, -1), label.reshape(1, -1))
+    assert pooled.srocc == pytest.approx(stats.spearmanr(scores.ravel(), label.ravel()).statistic)
+    assert pooled.srocc < 0
+
+
+def test_bad_input_is_named() -> None:
+    good = np.ones((2, 3))
+    for scores, label, message in (
+        (good, np.ones((2, 4)), r"not \(2, 3\) and \(2, 4\)"),
+        (good[0], good[0], r"\(sources, points\)"),
+        (np.array([[0, 1, np.nan]]), np.ones((1, 3)), "score of source 0, point 2 is NaN or Inf"),
+        (np.ones((1, 3)), np.array([[0, np.inf, 1]]), "label of source 0, point 1 is NaN or Inf"),
+    ):
+        with pytest.raises(MetricError, match=message):
+            correlate(scores, label)

@@ -1,0 +1,147 @@
+"""Names, facts and custom metrics."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.metrics import (
+    INVARIANCES,
+    METRICS,
+    Metric,
+    as_metric,
+    as_metrics,
+    create_metric,
+    list_metrics,
+)
+
+
+def test_the_names_are_unique_and_in_order() -> None:
+    assert list_metrics() == ["mse", "cosine", "cka"]
+    assert len(set(list_metrics())) == len(list_metrics())
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=list_metrics())
+def test_every_metric_states_its_facts(metric: Metric) -> None:
+    low, high = metric.score_range
+    assert low < high
+    assert isinstance(metric.lower_better, bool)
+    assert metric.identity == (low if metric.lower_better else high)
+    assert metric.invariances <= INVARIANCES.keys()
+    assert metric.citation
+    assert metric.formula
+    assert create_metric(metric.name) == metric
+
+
+def test_an_unknown_name_lists_the_near_ones() -> None:
+    with pytest.raises(MetricError, match=r"unknown metric 'cosin': did you mean 'cosine'\?"):
+        create_metric("cosin")
+
+
+@pytest.mark.parametrize("device", ["mps", "nonsense", "cuda:999"])
+def test_a_device_that_cannot_be_used_is_one_line(device: str) -> None:
+    with pytest.raises(MetricError, match=f"device '{device}' cannot run the metrics: ") as caught:
+        create_metric("mse", device=device)
+    assert "\n" not in str(caught.value)
+
+
+def test_impossible_facts_are_refused() -> None:
+    facts = {
+        "name": "odd",
+        "formula": "",
+        "function": lambda x, y: y,
+        "lower_better": True,
+        "identity": None,
+        "citation": "",
+    }
+    with pytest.raises(MetricError, match="unknown invariances"):
+        Metric(**facts, score_range=(0, 1), invariances=frozenset({"rotation"}))
+    with pytest.raises(MetricError, match="empty score range"):
+        Metric(**facts, score_range=(1, 0), invariances=frozenset())
+
+
+def test_listing_metrics_does_not_import_torch() -> None:
+    code = (
+        "import sys, cfqa_data.eval; from cfqa_data.eval.metrics import list_metrics; "
+        "list_metrics(); assert not {'torch', 'scipy', 'zarr'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Custom metrics.
+
+
+def largest_error(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Largest absolute error."""
+    return (x - y).abs().amax((1, 2, 3, 4))
+
+
+class WithFacts:
+    name = "zero"
+    lower_better = True
+    score_range = (0.0, 1.0)
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> list[float]:
+        assert x.shape == y.shape  # custom metrics never see a broadcast original
+        return [0.0] * len(y)
+
+
+def test_a_callable_becomes_a_metric() -> None:
+    metric = as_metric(largest_error)
+    assert (metric.name, metric.formula) == ("largest_error", "Largest absolute error.")
+    assert metric.lower_better is None
+    x, y = torch.zeros(1, 1, 1, 2, 2), torch.arange(8.0).reshape(2, 1, 1, 2, 2)
+    np.testing.assert_array_equal(metric(x, y).numpy(), [3.0, 7.0])
+    assert metric(x, y).dtype == torch.float64
+
+
+def test_a_callable_object_brings_its_facts() -> None:
+    metric = as_metric(WithFacts())
+    assert (metric.name, metric.lower_better, metric.score_range) == ("zero", True, (0.0, 1.0))
+    assert metric(torch.ones(1, 1, 1, 2, 2), torch.ones(3, 1, 1, 2, 2)).tolist() == [0.0] * 3
+
+
+def test_a_metric_is_found_in_a_module() -> None:
+    assert as_metric("cfqa_data.eval.metrics.signal:mse").name == "mse"
+    for path, message in {
+        "no_such_module:f": "cannot import 'no_such_module'",
+        "math:no_such": "'math' has no 'no_such'",
+        "math:pi": "is not callable",
+    }.items():
+        with pytest.raises(MetricError, match=message):
+            as_metric(path)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, y: torch.ones(()), r"returned shape \(\) for a batch of 2"),
+        (lambda x, y: torch.ones(len(y), 1), r"returned shape \(2, 1\) for a batch of 2"),
+        (lambda x, y: torch.tensor([0.0, float("nan")]), "gave nan for item 1"),
+        (lambda x, y: None, "returned NoneType"),
+    ],
+)
+def test_a_custom_metric_that_answers_nonsense_is_named(call: object, message: str) -> None:
+    metric = as_metric(call)  # type: ignore[arg-type]
+    x = torch.ones(2, 1, 1, 3, 3)
+    with pytest.raises(MetricError, match=rf"metric '<lambda>' {message}"):
+        metric(x, x)
+
+
+def test_several_metrics_need_distinct_names_and_at_least_one() -> None:
+    assert [metric.name for metric in as_metrics("mse")] == ["mse"]
+    assert [metric.name for metric in as_metrics(["cka", largest_error])] == [
+        "cka",
+        "largest_error",
+    ]
+    with pytest.raises(MetricError, match="two metrics are named 'mse'"):
+        as_metrics(["mse", "mse"])
+    with pytest.raises(MetricError, match="no metric was asked for"):
+        as_metrics([])
+    with pytest.raises(MetricError, match="a name or a callable, not 3"):
+        as_metric(3)  # type: ignore[arg-type]
