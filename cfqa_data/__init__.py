@@ -1,1 +1,67 @@
-"""Compressed Feature Quality Assessment: what a CFQA dataset folder means, and how to read it."""
+"""Compressed Feature Quality Assessment: what a CFQA dataset folder means, and how to read it.
+
+What is named here is imported on first use, so that `import cfqa_data` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cfqa_data.dataset import Dataset, FeaturePair, load
+    from cfqa_data.errors import (
+        BuildError,
+        CfqaError,
+        CodecError,
+        FormatError,
+        MetricError,
+        MissingDependencyError,
+        RecipeError,
+    )
+    from cfqa_data.eval import create_metric, evaluate, list_metrics
+
+    __version__: str
+
+__all__ = [
+    "BuildError",
+    "CfqaError",
+    "CodecError",
+    "Dataset",
+    "FeaturePair",
+    "FormatError",
+    "MetricError",
+    "MissingDependencyError",
+    "RecipeError",
+    "__version__",
+    "create_metric",
+    "evaluate",
+    "list_metrics",
+    "load",
+]
+
+_HOMES = {
+    "Dataset": "cfqa_data.dataset",
+    "FeaturePair": "cfqa_data.dataset",
+    "load": "cfqa_data.dataset",
+    "create_metric": "cfqa_data.eval",
+    "evaluate": "cfqa_data.eval",
+    "list_metrics": "cfqa_data.eval",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("cfqa-data")
+    elif name in __all__:
+        value = getattr(import_module(_HOMES.get(name, "cfqa_data.errors")), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,6 +10,7 @@ that order, and gives the exact float32 that the codec decoded to.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,11 @@ def create_codes_array(
         FormatError: there is an array of other metadata, or the arguments do not agree.
     """
     import zarr
+    from zarr.codecs import BloscCodec
 
     if len(source_ids) != sources or not len(centres) == quantizer.layers == shape[1]:
         raise FormatError(f"{path}: source ids, centres, quantiser and shape {shape} do not agree")
-    attributes = {
+    attributes: dict[str, Any] = {
         "quantizer": quantizer.to_dict(),
         "centres": list(centres),
         "source_ids": list(source_ids),
@@ -76,7 +78,7 @@ def create_codes_array(
         dtype=quantizer.dtype,
         chunks=(1, 1, 1, 1, *shape[2:]),
         shards=(1, levels, *shape),
-        compressors=zarr.codecs.BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
+        compressors=BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
         fill_value=0,
         dimension_names=list(AXES),
         attributes=attributes,
@@ -108,8 +110,10 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
         stored[:, :, layer] = ranks[codes[:, :, layer]]
     # zarr's local store writes each shard beside its place and renames it; shards of nothing but
     # zeros are written too, so that a missing file always means a missing shard.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        zarr.open_array(str(path), mode="r+")[source_index] = stored
+    array = zarr.open_array(str(path), mode="r+", config={"write_empty_chunks": True})
+    array[source_index] = stored
+    with _shard_path(path, array, source_index).open("rb") as file:
+        os.fsync(file.fileno())
 
 
 class CodesReader:
@@ -157,7 +161,7 @@ class CodesReader:
         sources, levels = self.full[:2]
         if not (0 <= source_index < sources and 0 <= level < levels):
             raise FormatError(f"{self.path}: has no source {source_index} at level {level}")
-        shard = self.path / array.metadata.encode_chunk_key((source_index, 0, 0, 0, 0, 0))
+        shard = _shard_path(self.path, array, source_index)
         if not shard.is_file():
             raise FormatError(f"{shard}: missing shard; build or fetch the dataset again")
         try:
@@ -196,6 +200,10 @@ class CodesReader:
         orders = _orders(quantizer, centres)
         tables = [table[o] for table, o in zip(quantizer.values(), orders, strict=True)]
         return array, tables
+
+
+def _shard_path(path: Path, array: Any, source_index: int) -> Path:
+    return path / array.metadata.encode_chunk_key((source_index, 0, 0, 0, 0, 0))
 
 
 def _orders(quantizer: Quantizer, centres: Sequence[int]) -> list[np.ndarray]:

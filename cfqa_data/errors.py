@@ -16,6 +16,8 @@ __all__ = [
     "unknown_name",
 ]
 
+MOST_SHOWN = 16
+
 
 class CfqaError(Exception):
     """Base of all errors of this package; the command line shows it without a traceback."""
@@ -53,7 +55,8 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
         name: what was asked for.
         known: the names that would have been right, in the order to show them.
     """
-    names = list(known)
+    names = [str(entry) for entry in known]
     near = difflib.get_close_matches(str(name), names, n=2)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"unknown {what} {str(name)!r}: {hint}known: {', '.join(names)}"
+    shown = names if len(names) <= MOST_SHOWN else [*names[:MOST_SHOWN], "..."]
+    return f"unknown {what} {str(name)!r}: {hint}known: {', '.join(shown)}"

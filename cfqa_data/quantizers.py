@@ -79,7 +79,7 @@ class Quantizer:
     def _check_layers(self, array: np.ndarray) -> None:
         if array.ndim < 3 or array.shape[-3] != self.layers:
             raise CodecError(
-                f"the quantiser has {self.layers} layer(s), the (..., C, T, D) array is {array.shape}"
+                f"quantiser of {self.layers} layer(s), array (..., C, T, D) of shape {array.shape}"
             )
 
 

@@ -126,6 +126,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        both_tables = isinstance(old, dict) and isinstance(value, dict) and key != "quantizer"
-        merged[key] = _merge(old, value) if both_tables else value
+        if isinstance(old, dict) and isinstance(value, dict) and key != "quantizer":
+            value = _merge(old, value)
+        merged[key] = value
     return merged

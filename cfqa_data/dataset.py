@@ -1,0 +1,175 @@
+"""Reading a dataset folder: pairs of original and compressed feature with their labels.
+
+A folder of either tier reads alike: where the codes are not stored, the bitstream is decoded on
+access and gives the same numbers. Files are opened on first use, features are read one at a time,
+and a pickled dataset opens its files anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from cfqa_data.errors import CfqaError, FormatError, unknown_name
+from cfqa_data.folder import Folder
+from cfqa_data.manifest import Manifest
+from cfqa_data.schema import label_schema
+from cfqa_data.storage import read_table
+from cfqa_data.tasks import CODECS, LEVELS, get_task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Dataset", "FeaturePair", "load"]
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturePair:
+    """A compressed feature beside its original.
+
+    Attributes:
+        original: float32 (N, C, T, D).
+        compressed: float32 (N, C, T, D), what the codec decoded to.
+        label: its row of the labels, by column of :data:`cfqa_data.schema.LABEL_COLUMNS`.
+    """
+
+    original: np.ndarray
+    compressed: np.ndarray
+    label: dict[str, Any]
+
+
+class Dataset(Sequence[FeaturePair]):
+    """The compressed features of a folder, in the order of :attr:`labels`.
+
+    Made by :func:`load`; slicing gives a dataset of fewer rows over the same files.
+    """
+
+    def __init__(self, folder: Folder, labels: pa.Table) -> None:
+        self._folder = folder
+        self._labels = labels
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder.layout.root
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the folder was made from and with."""
+        return self._folder.manifest
+
+    @property
+    def labels(self) -> pa.Table:
+        """One row per compressed feature, as :func:`cfqa_data.schema.label_schema` has it."""
+        return self._labels
+
+    @property
+    def source_ids(self) -> list[str]:
+        """The sources that have a row here, in order of their first."""
+        return list(dict.fromkeys(self._labels["source_id"].to_pylist()))
+
+    def __len__(self) -> int:
+        return int(self._labels.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> FeaturePair: ...
+    @overload
+    def __getitem__(self, index: slice) -> Dataset: ...
+    def __getitem__(self, index: int | slice) -> FeaturePair | Dataset:
+        if isinstance(index, slice):
+            return Dataset(self._folder, self._labels.take(range(*index.indices(len(self)))))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of a dataset of {len(self)} rows")
+        label = self._labels.slice(index % len(self), 1).to_pylist()[0]
+        source = label["source_id"]
+        return FeaturePair(
+            original=self.original(source),
+            compressed=self.compressed(source, label["codec"], label["level"]),
+            label=label,
+        )
+
+    def __iter__(self) -> Iterator[FeaturePair]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.manifest.name!r} at {self.path}: {len(self)} compressed features>"
+
+    def original(self, source_id: str) -> np.ndarray:
+        """Return an original feature, float32 (N, C, T, D).
+
+        Raises:
+            FormatError: there is no such source, or its file is missing or damaged.
+        """
+        return self._folder.original(source_id)
+
+    def compressed(self, source_id: str, codec: str, level: int) -> np.ndarray:
+        """Return a compressed feature, float32 (N, C, T, D), whatever rows were asked for.
+
+        Raises:
+            FormatError: there is no such feature, or its file is missing or damaged.
+        """
+        return self._folder.compressed(source_id, codec, level)
+
+    def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
+        """Return what the rate of a compressed feature counts.
+
+        Raises:
+            FormatError: there is no such feature, or its file is missing or damaged.
+        """
+        return self._folder.bitstream(source_id, codec, level)
+
+    def truth(self, source_id: str) -> np.ndarray:
+        """Return what the task's head is scored against for a source.
+
+        Raises:
+            FormatError: there is no such source, or the folder holds no truth for it.
+        """
+        return self._folder.truth(source_id)
+
+
+def load(
+    path: str | Path,
+    task: str | None = None,
+    *,
+    codec: str | Iterable[str] | None = None,
+    level: int | Iterable[int] | None = None,
+) -> Dataset:
+    """Open a dataset folder.
+
+    Args:
+        path: the folder that `cfqa build` wrote.
+        task: cls, seg or dpt; all of them if None.
+        codec: keep the rows of this codec, or of these.
+        level: keep the rows of this level, or of these.
+
+    Returns:
+        The compressed features with their originals and labels.
+
+    Raises:
+        CfqaError: there is no task, codec or level of that name.
+        FormatError: the folder is not a dataset folder, or a table in it is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    folder = Folder(Path(path))
+    tasks = list(folder.manifest.tasks)
+    if task is not None:
+        if get_task(task).name not in tasks:
+            raise FormatError(f"{path}: holds no task {task}, only {', '.join(tasks)}")
+        tasks = [task]
+    schema = label_schema()
+    labels = pa.concat_tables([read_table(folder.layout.labels(name), schema) for name in tasks])
+    for column, wanted, known in (("codec", codec, CODECS), ("level", level, range(LEVELS))):
+        if wanted is not None:
+            values = [wanted] if isinstance(wanted, str | int) else list(wanted)
+            for value in values:
+                if value not in known:
+                    raise CfqaError(unknown_name(column, value, map(str, known)))
+            kept = pa.array(values, schema.field(column).type)
+            labels = labels.filter(pc.is_in(labels[column], value_set=kept))
+    return Dataset(folder, labels)
