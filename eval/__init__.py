@@ -1,0 +1,8 @@
+"""Score quality metrics on a CFQA dataset: metrics, correlations with the labels, the evaluator."""
+
+from __future__ import annotations
+
+from cfqa_data.eval.evaluator import Evaluation, evaluate
+from cfqa_data.eval.metrics import Metric, create_metric, list_metrics
+
+__all__ = ["Evaluation", "Metric", "create_metric", "evaluate", "list_metrics"]
