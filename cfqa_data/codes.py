@@ -231,7 +231,7 @@ def _read_attributes(path: Path, metadata: dict[str, Any]) -> tuple[Quantizer, l
     if not isinstance(attributes, dict):
         raise FormatError(f"{path}: has no attributes")
     try:
-        quantizer = quantizer_from_dict(attributes.get("quantizer"))  # type: ignore[arg-type]
+        quantizer = quantizer_from_dict(attributes.get("quantizer"))
     except CfqaError as error:
         raise FormatError(f"{path}: {error}") from None
     centres = attributes.get("centres")

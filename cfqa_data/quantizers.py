@@ -165,7 +165,7 @@ class KMeansQuantizer(Quantizer):
         return {"kind": "kmeans", "bits": self.bits, "centers": [list(row) for row in self.centers]}
 
 
-def quantizer_from_dict(data: Mapping[str, Any]) -> Quantizer:
+def quantizer_from_dict(data: object) -> Quantizer:
     """Return the quantiser that :meth:`Quantizer.to_dict` described.
 
     Raises:

@@ -1,0 +1,251 @@
+"""A small dataset folder through the real writers, with invented features and no encoder.
+
+Features are random tokens; level `l` of a codec adds noise that grows with `l` and with the codec,
+and the labels follow the noise, differently per source, so that correlations mean something.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cfqa_data.card import write_card
+from cfqa_data.codes import create_codes_array, find_centres, write_codes
+from cfqa_data.errors import CodecError
+from cfqa_data.health import health
+from cfqa_data.layout import Layout
+from cfqa_data.manifest import Manifest, TaskEntry, package_versions, write_manifest
+from cfqa_data.packing import pack
+from cfqa_data.recipe import Ladder, Recipe
+from cfqa_data.schema import label_schema, originals_schema
+from cfqa_data.storage import write_table, write_tensors
+from cfqa_data.tasks import FOLDS, LEVELS, TASKS, Task
+
+__all__ = ["TOY_SHAPES", "MockCodec", "toy_recipe", "write_mock_dataset"]
+
+TOY_SHAPES = {"cls": (1, 1, 9, 16), "seg": (2, 1, 9, 16), "dpt": (2, 4, 9, 16)}
+"""(N, C, T, D) per task."""
+
+NOISE = {
+    "x265": 0.05,
+    "vvenc": 0.04,
+    "hyperprior_multi_task": 0.08,
+    "hyperprior_task_specific": 0.06,
+}
+"""Standard deviation that one level adds, per codec."""
+
+
+class MockCodec:
+    """Stands for any codec: a bitstream is the deflated plane."""
+
+    def __init__(self, quantizer_dtype: np.dtype) -> None:
+        self.dtype = quantizer_dtype
+
+    def encode(self, plane: np.ndarray) -> bytes:
+        return zlib.compress(plane.astype(self.dtype).tobytes())
+
+    def decode(self, bitstream: bytes, shape: tuple[int, int]) -> np.ndarray:
+        try:
+            plane = np.frombuffer(zlib.decompress(bitstream), self.dtype)
+        except zlib.error as error:
+            raise CodecError(f"bad bytes: {error}") from None
+        return plane.reshape(shape)
+
+
+def toy_recipe(sources: int = 3, **changes: Any) -> Recipe:
+    """Return a recipe of all tasks and codecs that needs no files."""
+    return Recipe.from_dict(toy_recipe_dict(sources) | changes)
+
+
+def toy_recipe_dict(sources: int = 3) -> dict[str, Any]:
+    """Return the toy recipe as data, to spoil in tests."""
+    tasks = {}
+    for seed, (name, task) in enumerate(TASKS.items()):
+        layers = task.layers
+        uniform = {"kind": "uniform", "bits": 10, "lo": [-8.0] * layers, "hi": [8.0] * layers}
+        centers = np.sinh(np.linspace(-3, 3, 256)).astype(np.float32).tolist()
+        kmeans = {"kind": "kmeans", "bits": 8, "centers": [centers] * layers}
+        qp = {"parameter_name": "qp", "levels": list(range(4, 44, 4)), "quantizer": uniform}
+        lambdas = [round(0.2 / 2**level, 9) for level in range(LEVELS)]
+        learned = {"parameter_name": "lambda", "levels": lambdas, "quantizer": kmeans}
+        tasks[name] = {
+            "source": {"kind": "scenes", "seed": seed},
+            "blocks": list(range(layers)),
+            "head": f"head_{name}.safetensors",
+            "codecs": {
+                "x265": qp,
+                "vvenc": qp | {"options": {"preset": "faster"}},
+                "hyperprior_multi_task": learned,
+                "hyperprior_task_specific": learned,
+            },
+        }
+    return {
+        "name": "toy",
+        "summary": "invented features for tests",
+        "sources_per_task": sources,
+        "group_size": 2,
+        "backbone": {"weights": "backbone.safetensors", "num_heads": 2},
+        "tasks": tasks,
+    }
+
+
+def write_mock_dataset(
+    root: Path, *, sources: int = 3, seed: int = 0, tier: str = "full", recipe: Recipe | None = None
+) -> Path:
+    """Write a dataset folder of all tasks, codecs and levels, and return it.
+
+    Args:
+        root: the folder.
+        sources: originals per task.
+        seed: of the features and the noise.
+        tier: "light" or "full".
+        recipe: one like :func:`toy_recipe`'s; fewer tasks or codecs give a smaller folder.
+    """
+    layout, recipe = Layout(root), recipe or toy_recipe(sources)
+    rng = np.random.default_rng(seed)
+    tables, entries, originals = [], {}, []
+    for name in recipe.tasks:
+        task, shape = TASKS[name], TOY_SHAPES[name]
+        ids = [f"{name}-{index:03d}" for index in range(sources)]
+        features = rng.standard_normal((sources, *shape)).astype(np.float32)
+        entries[name] = TaskEntry(shape, tuple(ids))
+        groups = _groups(sources, recipe.group_size)
+        for shard, members in enumerate(groups):
+            path = layout.originals(name, shard, len(groups))
+            write_tensors(path, {ids[i]: features[i] for i in members})
+            originals += [_original_row(task, i, ids[i], layout.relative(path)) for i in members]
+        write_tensors(layout.truth(name), {ids[i]: np.array(i, np.int64) for i in range(sources)})
+        rows: list[dict[str, Any]] = []
+        for ladder in recipe.tasks[name].ladders.values():
+            rows += _compress(layout, task, ladder, ids, features, groups, tier, rng)
+        tables.append(pa.Table.from_pylist(rows, schema=label_schema()))
+        write_table(layout.labels(name), tables[-1])
+    write_table(layout.originals_table, pa.Table.from_pylist(originals, schema=originals_schema()))
+    manifest = Manifest(
+        name=recipe.name,
+        tier=tier,
+        recipe=recipe,
+        tasks=entries,
+        versions=package_versions(),
+        health=tuple(health(pa.concat_tables(tables))),
+    )
+    write_card(layout.root, manifest)
+    write_manifest(layout.root, manifest)
+    return layout.root
+
+
+def _groups(sources: int, size: int) -> list[range]:
+    return [range(start, min(start + size, sources)) for start in range(0, sources, size)]
+
+
+def _reference(task: Task, index: int) -> float:
+    return {"cls": 1.0, "seg": 0.9 - index / 100, "dpt": 0.2 + index / 100}[task.name]
+
+
+def _original_row(task: Task, index: int, source_id: str, array: str) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "source_id": source_id,
+        "fold": index % FOLDS,
+        "reference_score": _reference(task, index),
+        "reference_loss": 0.1,
+        "array": array,
+        "key": source_id,
+    }
+
+
+def _compress(
+    layout: Layout,
+    task: Task,
+    ladder: Ladder,
+    ids: list[str],
+    features: np.ndarray,
+    groups: list[range],
+    tier: str,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """Write one codec's bitstreams and codes and return its label rows."""
+    quantizer = ladder.quantizer
+    shape = features.shape[1:]
+    codec = MockCodec(quantizer.dtype)
+    noise = rng.standard_normal((len(ids), 1, *shape))  # one direction per source,
+    noise = noise + 0.3 * rng.standard_normal((len(ids), LEVELS, *shape))  # not quite kept to
+    noise *= NOISE[ladder.codec] * np.arange(1, LEVELS + 1)[:, None, None, None, None]
+    severity = np.exp(0.1 * rng.standard_normal((len(ids), LEVELS)))
+    codes = quantizer.quantize(features[:, None] + noise)
+    streams = {
+        f"{ids[i]}/{level}": np.frombuffer(codec.encode(pack(codes[i, level])), np.uint8)
+        for i in range(len(ids))
+        for level in range(LEVELS)
+    }
+    for shard, members in enumerate(groups):
+        keys = {ids[i] for i in members}
+        chosen = {key: stream for key, stream in streams.items() if key.split("/")[0] in keys}
+        write_tensors(layout.bitstreams(task.name, ladder.codec, shard, len(groups)), chosen)
+    array = layout.compressed(task.name, ladder.codec)
+    if tier == "full":
+        create_codes_array(
+            array,
+            sources=len(ids),
+            levels=LEVELS,
+            shape=shape,
+            quantizer=quantizer,
+            centres=find_centres(quantizer.quantize(features)),
+            source_ids=ids,
+        )
+        for index in range(len(ids)):
+            write_codes(array, index, codes[index])
+    decoded = quantizer.dequantize(codes)
+    rows = []
+    for index, source_id in enumerate(ids):
+        for level in range(LEVELS):
+            x, y = features[index].astype(np.float64), decoded[index, level].astype(np.float64)
+            mse = float(np.square(x - y).mean())
+            harm = mse * float(severity[index, level]) * (1 + index / 7)
+            reference = _reference(task, index)
+            score = reference + (harm if task.score_lower_better else -harm)
+            if task.name == "cls":
+                score = round(reference + 20 * harm)
+            bits = 80_000 // (level + 2)
+            rows.append(
+                {
+                    "task": task.name,
+                    "source_id": source_id,
+                    "fold": index % FOLDS,
+                    "codec": ladder.codec,
+                    "level": level,
+                    "parameter_name": ladder.parameter_name,
+                    "parameter": ladder.levels[level],
+                    "bits": bits,
+                    "bpfp": bits / x.size,
+                    "score": score,
+                    "reference_score": reference,
+                    "distortion": task.distortion(score, reference),
+                    "loss": 0.1 + harm,
+                    "reference_loss": 0.1,
+                    "mse": mse,
+                    "cosine": _cosine(x, y),
+                    "cka": _cka(x, y),
+                    "array": layout.relative(array),
+                    "index": index,
+                }
+            )
+    return rows
+
+
+def _cosine(x: np.ndarray, y: np.ndarray) -> float:
+    norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    return float(((x * y).sum(-1) / norms).mean())
+
+
+def _cka(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x - x.mean(-2, keepdims=True), y - y.mean(-2, keepdims=True)
+
+    def inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.square(np.swapaxes(a, -1, -2) @ b).sum((-1, -2))
+
+    return float((inner(x, y) / np.sqrt(inner(x, x) * inner(y, y))).mean())
