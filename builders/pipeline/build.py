@@ -1,0 +1,101 @@
+"""Building a dataset: the stages in order, each going on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cfqa_data.builders.pipeline.check import check_space, make_plan
+from cfqa_data.builders.pipeline.pack import pack
+from cfqa_data.builders.pipeline.plan import STAGES, Item, Plan
+from cfqa_data.builders.pipeline.run import Runner, make_runner
+from cfqa_data.builders.pipeline.tools import Tools
+from cfqa_data.builders.pipeline.workspace import (
+    clear_disk_errors,
+    locked,
+    open_workspace,
+    remove_work,
+    status,
+)
+from cfqa_data.layout import Layout
+from cfqa_data.progress import Progress, Silent
+from cfqa_data.recipe import Recipe, load_recipe
+
+__all__ = ["build"]
+
+
+def build(
+    recipe: Recipe | str | Path,
+    out: Path | str,
+    *,
+    workers: int = 2,
+    tier: str = "full",
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Build the dataset of a recipe in a folder, or go on with a build that was stopped there.
+
+    The same recipe gives the same bytes, with any number of workers and after any number of stops.
+
+    Args:
+        recipe: a recipe, its name, or the path of its TOML file.
+        out: the folder; new, empty, or one where this recipe's build was begun or finished.
+        workers: processes on this machine; with 0 or 1 the work is done in this process.
+        tier: "full", or "light" without the decoded codes, which are then decoded on access.
+        scheduler: address of a Dask scheduler to use instead; its workers must see `out`.
+        progress: told of stages and their progress; nobody if None.
+
+    Returns:
+        The absolute path of the finished folder.
+
+    Raises:
+        RecipeError: there is no such recipe, or it is impossible.
+        BuildError: it cannot be built here; whatever was finished is kept.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    root = Path(out).expanduser().resolve()
+    with clear_disk_errors(f"building {recipe.name!r}"):
+        if status(recipe, root, tier=tier) != "finished":
+            plan = make_plan(recipe, tier)
+            runner = make_runner(workers, scheduler)
+            root.mkdir(parents=True, exist_ok=True)
+            with locked(root):
+                if status(recipe, root, tier=tier) != "finished":
+                    open_workspace(plan, root)
+                    _build(plan, Layout(root), runner, progress or Silent())
+                remove_work(root)
+        elif Layout(root).work.exists():
+            with locked(root):
+                remove_work(root)
+    return root
+
+
+def _build(plan: Plan, layout: Layout, runner: Runner, progress: Progress) -> None:
+    done = {item for stage in STAGES for item in plan.items(stage) if item.marker(layout).exists()}
+    if any(item not in done for stage in STAGES for item in plan.items(stage)):
+        with runner:
+            for stage in STAGES:
+                todo = [item for item in plan.items(stage) if item not in done]
+                if stage == "compress":
+                    check_space(plan, layout, todo)
+                _run_stage(plan, layout, runner, progress, stage, todo)
+    progress.start("pack", len(plan.recipe.tasks) + 3, "files")
+    pack(Tools(plan, layout), progress.advance)
+    progress.finish()
+
+
+def _run_stage(
+    plan: Plan,
+    layout: Layout,
+    runner: Runner,
+    progress: Progress,
+    stage: str,
+    todo: Sequence[Item],
+) -> None:
+    if not todo:
+        return
+    progress.start(stage, sum(plan.size(item) for item in todo), plan.unit(stage))
+    for item in runner.run(layout.root, plan.digest(), todo):
+        progress.advance(plan.size(item))
+    progress.finish()

@@ -1,0 +1,49 @@
+"""One ladder on some features: quantise, pack, encode, and decode from the bitstreams alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.errors import BuildError
+from cfqa_data.packing import pack, plane_shape, unpack
+from cfqa_data.quantizers import Quantizer
+
+__all__ = ["code_ladder"]
+
+
+def code_ladder(
+    codec: Any, quantizer: Quantizer, features: np.ndarray, parameters: Sequence[float]
+) -> tuple[list[list[bytes]], np.ndarray]:
+    """Encode features at every level and decode them again.
+
+    Args:
+        codec: encoder and decoder of planes.
+        quantizer: between features and the planes' codes.
+        features: float32 (S, N, C, T, D).
+        parameters: one per level.
+
+    Returns:
+        Bitstreams [level][source], and the decoded codes (S, L, N, C, T, D).
+
+    Raises:
+        CodecError: the codec refuses a plane.
+        BuildError: the codec lost a plane.
+    """
+    shape = tuple(features.shape[1:])
+    planes = [pack(codes) for codes in quantizer.quantize(features)]
+    decoded = np.empty((len(features), len(parameters), *shape), quantizer.dtype)
+    bitstreams: list[list[bytes]] = []
+    for level, parameter in enumerate(parameters):
+        streams = codec.encode_many(planes, parameter)
+        restored = codec.decode_many(streams, plane_shape(shape))
+        if len(streams) != len(planes) or len(restored) != len(planes):
+            raise BuildError(
+                f"{codec.name} gave {len(streams)} bitstreams for {len(planes)} planes"
+            )
+        for index, plane in enumerate(restored):
+            decoded[index, level] = unpack(plane, shape)
+        bitstreams.append(streams)
+    return bitstreams, decoded

@@ -1,0 +1,57 @@
+"""Labels: what the task's head and the baseline metrics say of a decoded feature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.errors import BuildError
+
+__all__ = ["baseline_values", "score"]
+
+
+def score(
+    head: Any, features: np.ndarray, truth: np.ndarray, what: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the task's scores and losses of features of one source.
+
+    Args:
+        head: the task's head.
+        features: float32 (B, N, C, T, D).
+        truth: the truth of the source.
+        what: names the features in the error.
+
+    Returns:
+        Scores and losses, float64 (B,) each.
+
+    Raises:
+        BuildError: one of them is not finite.
+    """
+    import torch
+
+    with torch.inference_mode():
+        scores, losses = head.evaluate(torch.from_numpy(features), truth)
+    if not (np.isfinite(scores).all() and np.isfinite(losses).all()):
+        raise BuildError(f"{what}: score {scores} or loss {losses} is not a finite number")
+    return scores, losses
+
+
+def baseline_values(
+    metrics: Mapping[str, Any], original: np.ndarray, decoded: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return each metric's float64 (B,) values of decoded features against their one original.
+
+    Args:
+        metrics: name -> metric.
+        original: float32 (N, C, T, D).
+        decoded: float32 (B, N, C, T, D).
+    """
+    import torch
+
+    x, y = torch.from_numpy(original[None]), torch.from_numpy(decoded)
+    return {
+        name: np.asarray(metric(x, y), np.float64).reshape(len(decoded))
+        for name, metric in metrics.items()
+    }

@@ -1,0 +1,103 @@
+"""The end of a build: one table of labels per task, the card, and last the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.tools import Tools
+from cfqa_data.card import write_card
+from cfqa_data.health import health
+from cfqa_data.manifest import Manifest, TaskEntry, write_manifest
+from cfqa_data.schema import label_schema, originals_schema
+from cfqa_data.storage import read_table, remove_partials, write_table
+from cfqa_data.tasks import FOLDS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["pack"]
+
+
+def pack(tools: Tools, advance: Callable[[], None]) -> None:
+    """Write what makes a folder of finished items a dataset.
+
+    Args:
+        tools: of the build, all of whose items are done.
+        advance: called after each of the tasks, then for the originals, the card, the manifest.
+    """
+    import pyarrow as pa
+
+    layout, plan = tools.layout, tools.plan
+    remove_partials(layout.root)
+    tables = []
+    for task in plan.recipe.tasks:
+        tables.append(_labels(tools, task))
+        write_table(layout.labels(task), tables[-1])
+        advance()
+    write_table(layout.originals_table, _originals(tools))
+    advance()
+    manifest = Manifest(
+        name=plan.recipe.name,
+        tier=plan.tier,
+        recipe=plan.recipe,
+        tasks={task: _entry(tools, task) for task in plan.recipe.tasks},
+        versions=plan.versions,
+        weights=plan.weights,
+        health=tuple(health(pa.concat_tables(tables))),
+    )
+    write_card(layout.root, manifest)
+    advance()
+    write_manifest(layout.root, manifest)
+    advance()
+
+
+def _entry(tools: Tools, task: str) -> TaskEntry:
+    shape = tools.originals(task, 0).shape[1:]
+    return TaskEntry(shape, tuple(tools.source_ids(task)))
+
+
+def _labels(tools: Tools, task: str) -> pa.Table:
+    """All rows of a task, by source, codec and level."""
+    import pyarrow as pa
+
+    codecs = list(tools.spec(task).ladders)
+    items = [
+        Item("compress", task, codec, group)
+        for codec in codecs
+        for group in range(tools.plan.groups)
+    ]
+    table = pa.concat_tables(
+        [read_table(item.marker(tools.layout), label_schema()) for item in items]
+    )
+    rank = np.array([codecs.index(name) for name in table["codec"].to_pylist()])
+    order = np.lexsort((table["level"].to_numpy(), rank, table["index"].to_numpy()))
+    return table.take(order).combine_chunks()
+
+
+def _originals(tools: Tools) -> pa.Table:
+    """One row per original."""
+    import pyarrow as pa
+
+    layout, plan = tools.layout, tools.plan
+    rows = []
+    for task in plan.recipe.tasks:
+        ids = tools.source_ids(task)
+        for group in range(plan.groups):
+            references = tools.references(task, group)
+            for index, position in enumerate(plan.members(group)):
+                rows.append(
+                    {
+                        "task": task,
+                        "source_id": ids[position],
+                        "fold": position % FOLDS,
+                        "reference_score": references["score"][index],
+                        "reference_loss": references["loss"][index],
+                        "array": layout.relative(layout.originals(task, group, plan.groups)),
+                        "key": ids[position],
+                    }
+                )
+    return pa.Table.from_pylist(rows, schema=originals_schema())

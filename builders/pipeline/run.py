@@ -1,0 +1,147 @@
+"""Running work items: in this process, or on Dask, with the same results."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.work import run_item
+from cfqa_data.errors import BuildError, CfqaError
+
+__all__ = ["ATTEMPTS", "ClusterRunner", "LocalRunner", "Runner", "make_runner"]
+
+ATTEMPTS = 3
+"""How often an item is tried before the build gives up; a clear refusal is not tried again."""
+
+_CONNECT_SECONDS = 10
+
+
+class Runner(AbstractContextManager["Runner"], Protocol):
+    """Does items in any order."""
+
+    def run(self, root: Path, digest: str, items: Sequence[Item]) -> Iterator[Item]:
+        """Yield each item once it is done."""
+        ...
+
+
+def make_runner(workers: int, scheduler: str | None) -> Runner:
+    """Return the runner for a number of workers, or for a Dask scheduler's address."""
+    if workers < 0:
+        raise BuildError(f"workers must be 0 or more, got {workers}")
+    if scheduler is None and workers <= 1:
+        return LocalRunner()
+    return ClusterRunner(workers, scheduler)
+
+
+class LocalRunner(AbstractContextManager["LocalRunner"]):
+    """Does items one after the other in this process."""
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def run(self, root: Path, digest: str, items: Sequence[Item]) -> Iterator[Item]:
+        """Yield each item once it is done."""
+        for item in items:
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    run_item(str(root), digest, item)
+                    break
+                except Exception as error:
+                    _give_up_if_final(item, error, attempt)
+            yield item
+
+
+class ClusterRunner(AbstractContextManager["ClusterRunner"]):
+    """Does items on Dask: on processes of this machine, or on a cluster that is there already.
+
+    Args:
+        workers: processes to start, one thread each; ignored with a scheduler.
+        scheduler: address of an existing scheduler, whose workers see the folder at the same path.
+    """
+
+    def __init__(self, workers: int, scheduler: str | None = None) -> None:
+        self._workers, self._scheduler = workers, scheduler
+        self._stack = ExitStack()
+        self._client: Any = None
+
+    def __enter__(self) -> ClusterRunner:
+        try:
+            from distributed import Client, LocalCluster
+        except ImportError:
+            raise BuildError(
+                "several workers need Dask: pip install 'cfqa-data[build]', or use --workers 1"
+            ) from None
+        address: Any = self._scheduler
+        if address is None:
+            address = self._stack.enter_context(
+                LocalCluster(
+                    n_workers=self._workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=0,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+        try:
+            self._client = self._stack.enter_context(Client(address, timeout=_CONNECT_SECONDS))
+        except (OSError, ValueError) as error:
+            self._stack.close()
+            raise BuildError(f"no Dask scheduler answers at {self._scheduler}: {error}") from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def run(self, root: Path, digest: str, items: Sequence[Item]) -> Iterator[Item]:
+        """Yield each item once it is done; what was submitted first is begun first."""
+        from distributed import as_completed
+
+        def submit(item: Item) -> Any:
+            future = self._client.submit(
+                run_item, str(root), digest, item, pure=False, priority=-items.index(item)
+            )
+            pending[future.key] = item
+            return future
+
+        pending: dict[str, Item] = {}
+        attempts: Counter[Item] = Counter()
+        completed = as_completed([submit(item) for item in items])
+        for future in completed:
+            item = pending.pop(future.key)
+            if future.status == "finished":
+                yield item
+                continue
+            if future.status != "error":
+                raise BuildError(
+                    f"{item}: the Dask cluster was lost; run the same command again to go on"
+                )
+            attempts[item] += 1
+            _give_up_if_final(item, future.exception(), attempts[item])
+            completed.add(submit(item))
+
+
+def _give_up_if_final(item: Item, error: Exception, attempt: int) -> None:
+    """Raise what ends the build; return where the item may be tried again."""
+    if isinstance(error, CfqaError):
+        raise error
+    if type(error).__name__ == "KilledWorker":
+        raise BuildError(
+            f"{item}: every worker that tried it was killed (out of memory?); run the same command "
+            "again to go on, with fewer workers"
+        ) from None
+    if attempt >= ATTEMPTS:
+        raise BuildError(
+            f"{item} failed {attempt} times: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,150 @@
+"""What a worker process loads once and uses for every item: backbone, heads, codecs, sources."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cfqa_data.builders.pipeline.plan import Item, Plan
+from cfqa_data.layout import Layout
+from cfqa_data.recipe import Ladder, Recipe, TaskSpec
+from cfqa_data.resources import resolve
+
+if TYPE_CHECKING:
+    from cfqa_data.builders.backbone import Backbone
+    from cfqa_data.builders.heads import Head
+
+__all__ = ["BASELINES", "Models", "Tools", "codec_for"]
+
+BASELINES: tuple[str, ...] = ("mse", "cosine", "cka")
+"""Metrics whose values against the original every label row carries."""
+
+
+def codec_for(ladder: Ladder) -> Any:
+    """Make the codec of a ladder."""
+    from cfqa_data.codecs import get_codec
+
+    return get_codec(ladder.codec, **ladder.codec_options)
+
+
+@dataclass(frozen=True)
+class Models:
+    """The networks of a recipe, loaded when first asked for."""
+
+    recipe: Recipe
+    _heads: dict[str, Head] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The network whose block outputs are the features."""
+        from cfqa_data.builders.backbone import load_backbone
+
+        spec = self.recipe.backbone
+        return load_backbone(resolve(spec.weights), num_heads=spec.num_heads)
+
+    def head(self, task: str) -> Head:
+        """The task's head; it applies the backbone's final norm where its task does."""
+        from cfqa_data.builders.heads import load_head
+
+        if task not in self._heads:
+            path = resolve(self.recipe.tasks[task].head)
+            self._heads[task] = load_head(task, path, norm=self.backbone.norm)
+        return self._heads[task]
+
+    def features(self, task: str, views: np.ndarray) -> np.ndarray:
+        """Return the float32 (N, C, T, D) feature of views (N, 3, H, W).
+
+        One source at a time: a feature's bytes then depend on nothing but its own views.
+        """
+        import torch
+
+        blocks = self.recipe.tasks[task].blocks
+        return self.backbone.extract(torch.from_numpy(views), blocks).numpy()
+
+    def source(self, task: str, seed: int | None = None) -> Any:
+        """A fresh source of the task's images, of the recipe's seed or another."""
+        from cfqa_data.builders.sources import get_source
+
+        spec = self.recipe.tasks[task].source
+        return get_source(spec.kind)(
+            task, seed=spec.seed if seed is None else seed, **dict(spec.options)
+        )
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Everything a work item may use: the plan, the folder, and what is loaded from them."""
+
+    plan: Plan
+    layout: Layout
+    _codecs: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def models(self) -> Models:
+        """The recipe's networks."""
+        return Models(self.plan.recipe)
+
+    def spec(self, task: str) -> TaskSpec:
+        """The recipe's entry of a task."""
+        return self.plan.recipe.tasks[task]
+
+    def ladder(self, item: Item) -> Ladder:
+        """The ladder of a compress item."""
+        return self.spec(item.task).ladders[item.codec]
+
+    def codec(self, task: str, name: str) -> Any:
+        """The codec of a task's ladder."""
+        if (task, name) not in self._codecs:
+            self._codecs[task, name] = codec_for(self.spec(task).ladders[name])
+        return self._codecs[task, name]
+
+    @cached_property
+    def baselines(self) -> dict[str, Any]:
+        """The baseline metrics by name."""
+        from cfqa_data.eval.metrics import create_metric
+
+        return {name: create_metric(name) for name in BASELINES}
+
+    def source_ids(self, task: str) -> list[str]:
+        """Ids of the selected sources, in order."""
+        return list(read_json(Item("select", task).marker(self.layout)))
+
+    def references(self, task: str, group: int) -> dict[str, Any]:
+        """What the extract stage noted of a group: "score" and "loss" per source."""
+        return dict(read_json(Item("extract", task, "", group).marker(self.layout)))
+
+    def centres(self, task: str, codec: str) -> list[int]:
+        """The code per layer that a ladder's stored codes are counted from."""
+        return list(read_json(Item("centre", task).marker(self.layout))[codec])
+
+    def originals(self, task: str, group: int) -> np.ndarray:
+        """Originals of a group, float32 (S, N, C, T, D) in the order of its members."""
+        path = self.layout.originals(task, group, self.plan.groups)
+        return np.stack(list(read_tensors(path, self.group_ids(task, group)).values()))
+
+    def group_ids(self, task: str, group: int) -> list[str]:
+        """Source ids of a group."""
+        ids = self.source_ids(task)
+        return [ids[index] for index in self.plan.members(group)]
+
+    def truths(self, task: str, group: int) -> list[np.ndarray]:
+        """Truths of a group, in the order of its members."""
+        return list(read_tensors(self.layout.truth(task), self.group_ids(task, group)).values())
+
+
+def read_json(path: Path) -> Any:
+    """Return what a marker file holds."""
+    return json.loads(path.read_text())
+
+
+def read_tensors(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
+    """Return the named tensors of a safetensors file, in the order of the names."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return {key: file.get_tensor(key) for key in keys}

@@ -1,0 +1,119 @@
+"""A recipe small enough for tests: real scenes, random networks, and heads that fit them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from cfqa_data.builders.backbone import Backbone, load_backbone
+from cfqa_data.builders.sources import get_source
+from cfqa_data.recipe import Recipe
+
+DIM, DEPTH, HEADS, CLASSES = 48, 4, 3, 960
+
+
+def write_networks(folder: Path) -> None:
+    """Write a random backbone and three heads; cls gets the first scenes right by prototypes."""
+    torch.manual_seed(0)
+    backbone = Backbone(DIM, DEPTH, HEADS, 2 * DIM, grid=8)
+    for parameter in backbone.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.08
+    backbone.norm.weight.data.fill_(1.0)
+    for block in backbone.blocks:
+        block.ls1.gamma.data.fill_(1.0)
+        block.ls2.gamma.data.fill_(1.0)
+    save_file(backbone.state_dict(), folder / "backbone.safetensors")
+    _save(folder / "cls.safetensors", _prototypes(load_backbone(backbone.state_dict(), HEADS)))
+    _save(
+        folder / "seg.safetensors",
+        {
+            "conv_seg.weight": torch.randn(13, DIM, 1, 1),
+            "conv_seg.bias": torch.randn(13),
+            "bn.weight": torch.ones(DIM),
+            "bn.bias": torch.zeros(DIM),
+            "bn.running_mean": torch.zeros(DIM),
+            "bn.running_var": torch.ones(DIM),
+        },
+        {"window": 112, "stride": 56, "short_side": 112},
+    )
+    _save(
+        folder / "dpt.safetensors",
+        {
+            "conv_depth.weight": torch.randn(16, 2 * DIM * 4, 1, 1),
+            "conv_depth.bias": torch.randn(16),
+        },
+        {"height": 112, "width": 112, "rows": [0, 112], "columns": [0, 112]},
+    )
+
+
+def _save(path: Path, tensors: dict[str, torch.Tensor], geometry: Any = None) -> None:
+    save_file(tensors, path, {"geometry": json.dumps(geometry)} if geometry else None)
+
+
+@torch.inference_mode()
+def _prototypes(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """Nearest of the first scenes' own features, which classifies those scenes right."""
+    weight, bias = torch.randn(CLASSES, 2 * DIM) * 0.01, torch.full((CLASSES,), -100.0)
+    candidates = get_source("scenes")("cls", 1).candidates()
+    for sample in (next(candidates) for _ in range(8)):
+        tokens = backbone.norm(backbone.extract(torch.from_numpy(sample.views), (DEPTH - 1,))[0, 0])
+        pooled = torch.cat([tokens[0], tokens[1:].mean(dim=0)])
+        weight[int(sample.truth)] = pooled
+        bias[int(sample.truth)] = -(pooled @ pooled) / 2
+    return {"weight": weight, "bias": bias}
+
+
+def toy_recipe(folder: Path, codecs: dict[str, Any], **changes: Any) -> Recipe:
+    """The recipe over the networks in `folder`; `codecs` is {name: (parameter_name, levels, ...)}.
+
+    Every codec's entry is as in a recipe, but for its quantiser, which fits the toy's features.
+    """
+    tasks = {}
+    for seed, (task, layers) in enumerate((("cls", 1), ("seg", 1), ("dpt", 4)), start=1):
+        tasks[task] = {
+            "source": {"kind": "scenes", "seed": seed, "options": {}},
+            "blocks": list(range(layers)) if layers > 1 else [DEPTH - 1],
+            "head": str(folder / f"{task}.safetensors"),
+            "codecs": {
+                name: {
+                    "quantizer": {
+                        "kind": "uniform",
+                        "bits": 8 if "hyperprior" in name else 10,
+                        "lo": [-6.0] * layers,
+                        "hi": [6.0] * layers,
+                    },
+                    **entry,
+                }
+                for name, entry in codecs.items()
+            },
+        }
+    return Recipe.from_dict(
+        {
+            "name": "toy",
+            "summary": "three scenes and a random backbone",
+            "sources_per_task": 3,
+            "group_size": 2,
+            "backbone": {"weights": str(folder / "backbone.safetensors"), "num_heads": HEADS},
+            "tasks": tasks,
+        }
+        | changes
+    )
+
+
+def tree(root: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def qp(*levels: float) -> dict[str, Any]:
+    """A recipe's entry of a codec with QPs."""
+    return {"parameter_name": "qp", "levels": list(levels)}
