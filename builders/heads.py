@@ -1,0 +1,344 @@
+"""The three task heads, linear as in DINOv2's evaluation, and the score of each against the truth.
+
+A head takes a feature (N, C, T, D), block outputs before the backbone's final norm, and needs
+nothing else: where the head starts from normalised tokens, the norm is part of it. Tensor names are
+those of the published checkpoints. Geometry (windows, crops) is data in the file's metadata; where
+a file has none, it is that of the published evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import BuildError
+from .backbone import NORM_EPS, read_tensors
+
+__all__ = ["DepthGeometry", "Head", "SegGeometry", "load_head", "window_starts"]
+
+IGNORE = 255
+#: Published range of depths, in metres.
+DEPTH_RANGE = (0.001, 10.0)
+
+
+@dataclass(frozen=True)
+class SegGeometry:
+    """Sliding windows over the scaled image, in pixels: side of a window, and step between two."""
+
+    window: int = 512
+    stride: int = 341
+    short_side: int = 512
+    long_side_limit: int = 2048
+
+    def scaled(self, height: int, width: int) -> tuple[int, int]:
+        """Size of an image after its short side is scaled to `short_side`."""
+        scale = min(
+            self.long_side_limit / max(height, width), self.short_side / min(height, width)
+        )
+        return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+@dataclass(frozen=True)
+class DepthGeometry:
+    """Depth image: its size, and the rows and columns that are scored, half-open, in pixels."""
+
+    height: int = 480
+    width: int = 640
+    rows: tuple[int, int] = (45, 471)
+    columns: tuple[int, int] = (41, 601)
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows that cover an axis; the last one is shifted back inside."""
+    count = max(length - window + stride - 1, 0) // stride + 1
+    return [min(index * stride, length - window) for index in range(count)]
+
+
+class Head(nn.Module):
+    """Common part of the heads: a feature's prediction, and its score against the truth."""
+
+    task: str
+
+    def predict(self, feature: Tensor) -> Tensor:
+        """Prediction from one feature, float32 (N, C, T, D)."""
+        raise NotImplementedError
+
+    def evaluate(self, features: Tensor, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Score several versions of one source's feature.
+
+        Args:
+            features: float32 (B, N, C, T, D).
+            truth: cls int (); seg uint8 (H, W), 255 ignored; dpt uint16 (H, W), millimetres.
+
+        Returns:
+            The task's scores and losses, float64 (B,) each: rank and negative log-likelihood in
+            nats (cls), mIoU and pixel cross-entropy in nats (seg), RMSE in metres and mean absolute
+            relative error (dpt).
+
+        Raises:
+            BuildError: the features or the truth do not fit the head.
+        """
+        if features.ndim != 5:
+            raise BuildError(
+                f"{self.task} head: features must be (B, N, C, T, D), not {tuple(features.shape)}"
+            )
+        rows = [self.score(feature, truth) for feature in features]
+        return np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+
+    def score(self, feature: Tensor, truth: np.ndarray) -> tuple[float, float]:
+        """Score and loss of one feature, float32 (N, C, T, D)."""
+        raise NotImplementedError
+
+    def correct(self, feature: Tensor, truth: np.ndarray) -> bool:
+        """Whether the source is usable for the dataset; only classification is choosy."""
+        return True
+
+
+
+class ClsHead(Head):
+    """Linear on [class token, mean patch token] after the final norm."""
+
+    task = "cls"
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.linear = nn.Linear(2 * dim, classes)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Class logits (B, classes) of tokens (B, T, D)."""
+        tokens = self.norm(tokens)
+        return self.linear(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=-1))
+
+    @torch.inference_mode()
+    def predict(self, feature: Tensor) -> Tensor:
+        """Class logits, float32 (classes,)."""
+        return self.logits(feature[:, 0])[0]
+
+    def score(self, feature: Tensor, truth: np.ndarray) -> tuple[float, float]:
+        logits, label = self.predict(feature).double(), int(truth)
+        if not 0 <= label < len(logits):
+            raise BuildError(f"cls head: label {label} is not in 0..{len(logits) - 1}")
+        # A tie counts as in a stable descending sort.
+        ahead = (logits > logits[label]).sum() + (logits[:label] == logits[label]).sum()
+        loss = torch.logsumexp(logits, 0) - logits[label]
+        return float(1 + ahead), float(loss)
+
+    def correct(self, feature: Tensor, truth: np.ndarray) -> bool:
+        """Whether the true class comes first."""
+        return self.score(feature, truth)[0] == 1
+
+
+class SegHead(Head):
+    """Batch norm and 1x1 convolution on the normalised patch tokens of each window."""
+
+    task = "seg"
+
+    def __init__(self, dim: int, classes: int, geometry: SegGeometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.bn = nn.BatchNorm2d(dim)
+        self.conv_seg = nn.Conv2d(dim, classes, 1)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Class logits on the grid of patches, (B, classes, g, g), of tokens (B, T, D)."""
+        patches = self.norm(tokens)[:, 1:]
+        side = math.isqrt(patches.shape[1])
+        grid = patches.transpose(1, 2).reshape(len(patches), -1, side, side)
+        return self.conv_seg(self.bn(grid))
+
+    def predict_logits(self, feature: Tensor, height: int, width: int) -> Tensor:
+        """Class logits of the whole image, float32 (classes, height, width)."""
+        window, stride = self.geometry.window, self.geometry.stride
+        rows, columns = self.geometry.scaled(height, width)
+        corners = [
+            (top, left)
+            for top in window_starts(rows, window, stride)
+            for left in window_starts(columns, window, stride)
+        ]
+        if len(corners) != len(feature):
+            raise BuildError(
+                f"seg head: an image of {height}x{width} has {len(corners)} windows, "
+                f"the feature has {len(feature)}"
+            )
+        logits = F.interpolate(
+            self.logits(feature[:, 0]), (window, window), mode="bilinear", align_corners=False
+        )
+        total = logits.new_zeros(logits.shape[1], rows, columns)
+        count = logits.new_zeros(1, rows, columns)
+        for (top, left), part in zip(corners, logits, strict=True):
+            total[:, top : top + window, left : left + window] += part
+            count[:, top : top + window, left : left + window] += 1
+        mean = total / count
+        if (rows, columns) == (height, width):
+            return mean
+        return F.interpolate(mean[None], (height, width), mode="bilinear", align_corners=False)[0]
+
+    @torch.inference_mode()
+    def predict(self, feature: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Label map int64 (H, W) for an image of `size`; one window when None."""
+        height, width = size or (self.geometry.window, self.geometry.window)
+        return self.predict_logits(feature, height, width).argmax(dim=0)
+
+    @torch.inference_mode()
+    def score(self, feature: Tensor, truth: np.ndarray) -> tuple[float, float]:
+        logits = self.predict_logits(feature, *truth.shape)
+        classes = len(logits)
+        target = torch.from_numpy(truth.astype(np.int64))
+        valid = target != IGNORE
+        if not bool(valid.any()):
+            raise BuildError("seg head: the mask has no pixel that counts")
+        if int(target[valid].max()) >= classes:
+            raise BuildError(f"seg head: the mask has a class beyond {classes - 1}")
+        loss = F.cross_entropy(logits[:, valid].T, target[valid])
+        pairs = target[valid] * classes + logits.argmax(dim=0)[valid]
+        table = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).double()
+        union = table.sum(0) + table.sum(1) - table.diagonal()
+        iou = table.diagonal()[union > 0] / union[union > 0]
+        return float(iou.mean()), float(loss)
+
+
+class DepthHead(Head):
+    """1x1 convolution to depth bins on [patch, class token] of every layer, without a norm."""
+
+    task = "dpt"
+
+    def __init__(self, inputs: int, bins: int, geometry: DepthGeometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.conv_depth = nn.Conv2d(inputs, bins, 1)
+        self.register_buffer("centres", torch.linspace(*DEPTH_RANGE, bins), persistent=False)
+
+    def depth(self, layers: Tensor, size: tuple[int, int]) -> Tensor:
+        """Depth in metres, (B, h, w) with four times the grid, of layers (B, C, T, D).
+
+        The published order upsamples the tokens and then convolves; a 1x1 convolution commutes
+        with bilinear interpolation, whose weights sum to one, so the few logits are upsampled here.
+        """
+        batch, count, tokens, dim = layers.shape
+        rows, columns = size
+        if rows * columns != tokens - 1:
+            raise BuildError(
+                f"dpt head: {tokens} tokens are not 1 + {rows}x{columns} patches"
+            )
+        if self.conv_depth.in_channels != 2 * dim * count:
+            raise BuildError(
+                f"dpt head: {count} layers of width {dim} give {2 * dim * count} inputs, "
+                f"the head takes {self.conv_depth.in_channels}"
+            )
+        patches = layers[:, :, 1:]
+        pairs = torch.cat([patches, layers[:, :, :1].expand_as(patches)], dim=-1)
+        inputs = pairs.permute(0, 2, 1, 3).reshape(batch, tokens - 1, -1)
+        weight, bias = self.conv_depth.weight.flatten(1), self.conv_depth.bias
+        grid = F.linear(inputs, weight, bias).transpose(1, 2).reshape(batch, -1, rows, columns)
+        logits = F.interpolate(
+            grid, (4 * rows, 4 * columns), mode="bilinear", align_corners=False
+        )
+        weights = F.relu(logits) + 0.1
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        return torch.einsum("bkhw,k->bhw", weights, self.centres)
+
+    @torch.inference_mode()
+    def predict(self, feature: Tensor) -> Tensor:
+        """Depth in metres, float32 (height, width): mean of the view and the un-flipped view."""
+        height, width = self.geometry.height, self.geometry.width
+        size = (math.ceil(height / 14), math.ceil(width / 14))
+        depth = self.depth(feature, size).clamp(*DEPTH_RANGE)
+        depth = F.interpolate(
+            depth[:, None], (height, width), mode="bilinear", align_corners=False
+        )[:, 0]
+        views = [depth[0]] + [view.flip(-1) for view in depth[1:]]
+        return torch.stack(views).mean(dim=0)
+
+    def score(self, feature: Tensor, truth: np.ndarray) -> tuple[float, float]:
+        depth = self.predict(feature).double().numpy()
+        if truth.shape != depth.shape:
+            raise BuildError(f"dpt head: the truth is {truth.shape}, not {depth.shape}")
+        window = (slice(*self.geometry.rows), slice(*self.geometry.columns))
+        found, wanted = depth[window], truth[window].astype(np.float64) / 1000.0
+        valid = (wanted > DEPTH_RANGE[0]) & (wanted < DEPTH_RANGE[1])
+        if not valid.any():
+            raise BuildError("dpt head: the truth has no valid depth")
+        error = found[valid] - wanted[valid]
+        return float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error) / wanted[valid]))
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("geometry", "{}"))
+
+
+def _geometry(kind: type, values: Mapping[str, Any], origin: str) -> Any:
+    known = {field.name for field in fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise BuildError(f"{origin}: unknown geometry {unknown}; known are {sorted(known)}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def load_head(
+    task: str, path_or_dict: str | Path | Mapping[str, Tensor], norm: nn.LayerNorm | None = None
+) -> Head:
+    """Build a task's head from its checkpoint, in evaluation mode, float32.
+
+    Args:
+        task: "cls", "seg" or "dpt".
+        path_or_dict: file, or the tensors; names as published (``decode_head.`` may lead).
+        norm: the backbone's final norm, for files that do not carry it as ``norm.*``.
+
+    Returns:
+        The head, on the CPU.
+
+    Raises:
+        BuildError: unknown task, or a tensor is missing, left over or misshapen.
+    """
+    geometry: Mapping[str, Any] = {}
+    if isinstance(path_or_dict, Mapping):
+        tensors, origin = dict(path_or_dict), f"{task} head"
+    else:
+        tensors, origin = read_tensors(path_or_dict), str(path_or_dict)
+        geometry = _metadata(Path(path_or_dict))
+    tensors = {name.removeprefix("decode_head."): t.float() for name, t in tensors.items()}
+    names = {"cls": "weight", "seg": "conv_seg.weight", "dpt": "conv_depth.weight"}
+    if task not in names:
+        raise BuildError(f"no head for task '{task}'; known are {', '.join(names)}")
+    if names[task] not in tensors:
+        raise BuildError(f"{origin}: tensor '{names[task]}' is missing, so it is no {task} head")
+    outputs, inputs = tensors[names[task]].shape[:2]
+    head: Head
+    if task == "cls":
+        tensors["linear.weight"] = tensors.pop("weight")
+        tensors["linear.bias"] = tensors.pop("bias", torch.zeros(outputs))
+        head = ClsHead(inputs // 2, outputs)
+    elif task == "seg":
+        tensors.setdefault("bn.num_batches_tracked", torch.zeros((), dtype=torch.long))
+        head = SegHead(inputs, outputs, _geometry(SegGeometry, geometry, origin))
+    else:
+        head = DepthHead(inputs, outputs, _geometry(DepthGeometry, geometry, origin))
+    if norm is not None and task != "dpt":
+        tensors.setdefault("norm.weight", norm.weight.detach())
+        tensors.setdefault("norm.bias", norm.bias.detach())
+    expected = head.state_dict()
+    for name, tensor in expected.items():
+        if name not in tensors:
+            raise BuildError(f"{origin}: tensor '{name}' is missing")
+        if tensors[name].shape != tensor.shape:
+            found, wanted = tuple(tensors[name].shape), tuple(tensor.shape)
+            raise BuildError(f"{origin}: tensor '{name}' is {found}, not {wanted}")
+    if left := sorted(set(tensors) - set(expected)):
+        raise BuildError(f"{origin}: tensor '{left[0]}' does not belong to a {task} head")
+    head.load_state_dict(tensors)
+    return head.eval().requires_grad_(False)
