@@ -63,14 +63,10 @@ def write_card(root: Path, manifest: Manifest) -> Path:
 
 def _head(layout: Layout, labels: Mapping[str, pa.Table], originals: pa.Table) -> dict[str, Any]:
     """Return the card's metadata: configs by name, and their exact columns and row counts."""
-    paths = {task: layout.relative(layout.labels(task)) for task in labels}
-    originals_path = layout.relative(layout.originals_table)
-    configs: list[tuple[str, list[str], pa.Schema, int]] = [
-        ("default", list(paths.values()), label_schema(), sum(t.num_rows for t in labels.values()))
-    ]
-    for task, table in labels.items():
-        configs.append((task, [paths[task]], label_schema(), table.num_rows))
-    configs.append(("originals", [originals_path], originals_schema(), originals.num_rows))
+    per_task = {task: {layout.labels(task): table} for task, table in labels.items()}
+    everything = {path: table for files in per_task.values() for path, table in files.items()}
+    originals_files = {layout.originals_table: originals}
+    configs = {"default": everything} | per_task | {"originals": originals_files}
     return {
         "license": "cc-by-4.0",
         "pretty_name": "Compressed Feature Quality Assessment",
@@ -78,17 +74,25 @@ def _head(layout: Layout, labels: Mapping[str, pa.Table], originals: pa.Table) -
         "configs": [
             {"config_name": name}
             | ({"default": True} if name == "default" else {})
-            | {"data_files": [{"split": "test", "path": files}]}
-            for name, files, _, _ in configs
+            | {"data_files": [{"split": "test", "path": [layout.relative(f) for f in files]}]}
+            for name, files in configs.items()
         ],
         "dataset_info": [
-            {
-                "config_name": name,
-                "features": [{"name": f.name, "dtype": _dtype(f)} for f in schema],
-                "splits": [{"name": "test", "num_examples": rows}],
-            }
-            for name, _, schema, rows in configs
+            {"config_name": name} | _dataset_info(files) for name, files in configs.items()
         ],
+    }
+
+
+def _dataset_info(files: Mapping[Path, pa.Table]) -> dict[str, Any]:
+    """Return the columns and sizes of one config; `datasets` refuses another number of rows."""
+    tables = list(files.values())
+    size = sum(table.nbytes for table in tables)
+    rows = sum(table.num_rows for table in tables)
+    return {
+        "features": [{"name": f.name, "dtype": _dtype(f)} for f in tables[0].schema],
+        "splits": [{"name": "test", "num_bytes": size, "num_examples": rows}],
+        "download_size": sum(path.stat().st_size for path in files),
+        "dataset_size": size,
     }
 
 

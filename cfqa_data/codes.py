@@ -188,6 +188,9 @@ class CodesReader:
         quantizer, centres = _read_attributes(self.path, metadata)
         if quantizer.layers != self.full[3]:
             raise FormatError(f"{self.path}: the quantiser is not one for this shape")
+        ids = metadata["attributes"].get("source_ids")
+        if not isinstance(ids, list) or not all(isinstance(entry, str) for entry in ids):
+            raise FormatError(f"{self.path}: source ids are not a list of texts")
         try:
             array = zarr.open_array(str(self.path), mode="r")
         except Exception as error:

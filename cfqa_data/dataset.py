@@ -7,10 +7,11 @@ and a pickled dataset opens its files anew.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
@@ -76,12 +77,13 @@ class Dataset(Sequence[FeaturePair]):
         return int(self._labels.num_rows)
 
     @overload
-    def __getitem__(self, index: int) -> FeaturePair: ...
+    def __getitem__(self, index: SupportsIndex) -> FeaturePair: ...
     @overload
     def __getitem__(self, index: slice) -> Dataset: ...
-    def __getitem__(self, index: int | slice) -> FeaturePair | Dataset:
+    def __getitem__(self, index: SupportsIndex | slice) -> FeaturePair | Dataset:
         if isinstance(index, slice):
-            return Dataset(self._folder, self._labels.take(range(*index.indices(len(self)))))
+            return Dataset(self._folder, self._labels.take(np.arange(*index.indices(len(self)))))
+        index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of a dataset of {len(self)} rows")
         label = self._labels.slice(index % len(self), 1).to_pylist()[0]

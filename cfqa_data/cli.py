@@ -1,0 +1,294 @@
+"""The command `cfqa`. Whatever is heavy is imported inside the command that needs it.
+
+Exit status: 0 done; 2 bad use or bad input, with one line on stderr; 130 interrupted;
+141 whoever read the output has gone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cfqa_data.errors import CfqaError, MetricError
+
+if TYPE_CHECKING:
+    from cfqa_data.eval import Evaluation
+
+__all__ = ["app", "main"]
+
+# Base of all of typer's usage errors; typer itself does not export it.
+USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+# Module that may be absent -> the extra that brings it.
+EXTRAS = {
+    "av": "codecs",
+    "constriction": "codecs",
+    "dask": "build",
+    "distributed": "build",
+    "imageio_ffmpeg": "codecs",
+    "matplotlib": "build",
+    "PIL": "build",
+    "scipy": "eval",
+    "torch": "eval",
+}
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Compressed Feature Quality Assessment: build a dataset, look at it, score metrics on it.",
+)
+
+
+class Tier(StrEnum):
+    """Which files a dataset folder holds."""
+
+    full = "full"
+    light = "light"
+
+
+class TableLayout(StrEnum):
+    """How `cfqa eval` lays out its figures."""
+
+    paper = "paper"
+    plain = "plain"
+
+
+class Target(StrEnum):
+    """Label that a metric should follow."""
+
+    distortion = "distortion"
+    loss = "loss"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command = typer.main.get_command(app)
+        status = command.main(arguments or ["--help"], prog_name="cfqa", standalone_mode=False)
+        sys.stdout.flush()
+        if not arguments:
+            return 2
+        return status if isinstance(status, int) else 0
+    except USAGE_ERROR as error:
+        return _fail(f"{error.format_message()} (see cfqa --help)")
+    except CfqaError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        module = (error.name or "").split(".")[0]
+        if module not in EXTRAS:
+            raise
+        extra = "build" if arguments[:1] == ["build"] else EXTRAS[module]
+        return _fail(f"{module} is not installed: pip install 'cfqa-data[{extra}]'")
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
+    except BrokenPipeError:
+        return _reader_gone()
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # typer makes that an exit with 1
+            return _reader_gone()
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"cfqa {version('cfqa-data')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=_print_version,
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to make.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="mini, nano, or a recipe's TOML file.")
+    ] = "mini",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-j", min=1, help="Processes. Default: one per core, up to 8."),
+    ] = None,
+    tier: Annotated[
+        Tier, typer.Option(help="light leaves out what bitstreams decode to.")
+    ] = Tier.full,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler to run on instead.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build a dataset from a recipe. Goes on where an earlier build stopped."""
+    from cfqa_data.builders.pipeline import build as run_build
+    from cfqa_data.summary import build_text, summarise
+    from cfqa_data.terminal import show_progress
+
+    try:
+        with show_progress() as progress:
+            root = run_build(
+                recipe,
+                out,
+                workers=workers or min(8, _cores()),
+                tier=tier.value,
+                scheduler=scheduler,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        _interrupted("what is finished is kept, the same command goes on from here")
+        raise typer.Exit(130) from None
+    summary = summarise(root)
+    if as_json:
+        _print_json(summary)
+    else:
+        print(build_text(summary, out))
+
+
+@app.command()
+def info(folder: Folder, as_json: Json = False) -> None:
+    """Show what a dataset holds, and whether its labels can tell metrics apart."""
+    from cfqa_data.summary import info_text, summarise
+
+    summary = summarise(folder)
+    if as_json:
+        _print_json(summary)
+    else:
+        print(info_text(summary))
+
+
+@app.command("eval")
+def evaluate(
+    folder: Folder,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="mse, cosine, cka or MODULE:FUNCTION; repeat it for several. Default: all three.",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="Only this task: cls, seg or dpt.")
+    ] = None,
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODEC", help="Only this codec; repeat it for several."),
+    ] = None,
+    target: Annotated[
+        Target, typer.Option(help="Label to follow: the score's distortion or the task's loss.")
+    ] = Target.distortion,
+    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1.")] = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write every score to this Parquet file."),
+    ] = None,
+    table: Annotated[
+        TableLayout, typer.Option(help="paper: as published. plain: every figure, one per line.")
+    ] = TableLayout.paper,
+    as_json: Json = False,
+) -> None:
+    """Score metrics on a dataset and correlate them with its labels."""
+    from cfqa_data.eval import evaluate as run_evaluation
+    from cfqa_data.eval.evaluator import DEFAULT_METRICS
+    from cfqa_data.eval.text import LAYOUTS
+    from cfqa_data.storage import write_table
+    from cfqa_data.terminal import show_progress
+
+    if out is not None and not out.parent.is_dir():
+        raise MetricError(f"{out}: there is no folder {out.parent} to write it to")
+    if any(":" in name for name in metric or ()):
+        sys.path.insert(0, os.getcwd())  # a user's module lies where the command is run
+    with show_progress() as progress:
+        evaluation = run_evaluation(
+            folder,
+            metric or DEFAULT_METRICS,
+            device,
+            task=task,
+            codec=codec or None,
+            target=target.value,
+            progress=progress,
+        )
+    if out is not None:
+        write_table(out, evaluation.scores)
+    if as_json:
+        _print_json(_evaluation_json(evaluation))
+    else:
+        print(LAYOUTS[table.value](evaluation))
+        if out is not None:
+            print(f"Every score: {out}")
+
+
+def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "target": evaluation.target,
+        "metrics": [metric.name for metric in evaluation.metrics],
+        "correlations": evaluation.correlations.to_pylist(),
+        "across_codecs": evaluation.across_codecs.to_pylist(),
+    }
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    print(json.dumps(_json_safe(data), indent=1, allow_nan=False))
+
+
+def _json_safe(value: Any) -> Any:
+    """Return the value with NaN and infinity, which JSON lacks, as None."""
+    if isinstance(value, dict):
+        return {key: _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json_safe(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _reader_gone() -> int:
+    """Return the status for a reader that stopped, as in `cfqa info DIR | head -1`.
+
+    Stdout goes nowhere from here, so that the interpreter's last flush does not fail again.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 141
+
+
+def _interrupted(more: str = "") -> int:
+    print(f"cfqa: interrupted{'; ' if more else ''}{more}", file=sys.stderr)
+    return 130
+
+
+def _fail(message: str) -> int:
+    """Say in one line what is wrong, and return the exit status for it."""
+    print(f"cfqa: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,48 @@
+"""Sizes, durations and tables as plain text."""
+
+from __future__ import annotations
+
+__all__ = ["duration", "size_text", "table_text"]
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: "0.8 s", "42 s", "3 min 20 s", "5 h 07 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size_text(size: int) -> str:
+    """Return a size in bytes as people say it, in powers of ten: "2.1 MB"."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def table_text(rows: list[list[str]], left: int = 1, heads: int = 1) -> str:
+    """Align rows of cells in columns, whatever the width of the screen.
+
+    Args:
+        rows: Cells, every row as long as the first.
+        left: Columns at the left that are aligned left; the others are aligned right.
+        heads: Rows at the top that are headings, set off with a rule.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for number, row in enumerate(rows):
+        if number == heads:
+            lines.append("  ".join("-" * width for width in widths))
+        cells = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

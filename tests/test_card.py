@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from mock_dataset import write_mock_dataset
+
+from cfqa_data.schema import LABEL_COLUMNS, label_schema, originals_schema
+
+CONFIGS = {None: 360, "default": 360, "cls": 120, "seg": 120, "dpt": 120, "originals": 9}
+
+SCRIPT = """
+import json
+from datasets import load_dataset
+
+answer = {}
+for config in (None, "default", "cls", "seg", "dpt", "originals"):
+    for streaming in (False, True):
+        data = load_dataset("cfqa", config, streaming=streaming)
+        rows = sum(1 for _ in data["test"]) if streaming else len(data["test"])
+        dtypes = {name: feature.dtype for name, feature in data["test"].features.items()}
+        answer[f"{config}/{streaming}"] = [list(data), rows, dtypes, dict(next(iter(data["test"])))]
+print(json.dumps(answer))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mock_dataset(tmp_path_factory.mktemp("card") / "cfqa")
+
+
+def test_load_dataset_opens_every_config_from_the_folder_s_parent(
+    folder: Path, tmp_path: Path
+) -> None:
+    import json
+
+    env = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=folder.parent,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "gnoring" not in done.stderr, done.stderr
+    answer = json.loads(done.stdout)
+    for config, rows in CONFIGS.items():
+        for streaming in (False, True):
+            splits, found, dtypes, first = answer[f"{config}/{streaming}"]
+            assert (splits, found) == (["test"], rows)
+            schema = originals_schema() if config == "originals" else label_schema()
+            expected = {f.name: str(f.type).replace("double", "float64") for f in schema}
+            assert dtypes == expected
+            assert first["task"] == (config if config in ("seg", "dpt") else "cls")
+    assert answer["cls/True"] == answer["cls/False"]
+
+
+def test_the_card_s_head_is_what_the_hub_reads(folder: Path) -> None:
+    text = (folder / "README.md").read_text()
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert head["license"] == "cc-by-4.0"
+    assert [entry["config_name"] for entry in head["configs"]] == [c for c in CONFIGS if c]
+    assert [entry.get("default", False) for entry in head["configs"]] == [True] + [False] * 4
+    for config in head["configs"]:
+        for path in config["data_files"][0]["path"]:
+            assert (folder / path).is_file()
+    info = {entry["config_name"]: entry for entry in head["dataset_info"]}
+    assert {name: info[name]["splits"][0]["num_examples"] for name in info} == {
+        name: rows for name, rows in CONFIGS.items() if name
+    }
+    assert [f["name"] for f in info["dpt"]["features"]] == list(LABEL_COLUMNS)
+
+
+def test_the_card_states_the_folder_s_own_figures(folder: Path) -> None:
+    text = (folder / "README.md").read_text()
+    assert "invented features for tests" in text
+    assert "9 original features" in text
+    assert "360 compressed ones (4 codecs, 10 levels each)" in " ".join(text.split())
+    assert "| dpt | depth estimation | 3 | 2 x 4 x 9 x 16 |" in text
+    assert "| cls | vvenc | uniform, 10 bits | qp | 4, 8, 12, " in text
+    assert "$" not in text
+
+
+def test_the_template_is_the_one_at_the_top_of_the_repository() -> None:
+    import cfqa_data
+
+    package = Path(cfqa_data.__file__).parent
+    top = package.parent / "dataset_card.md"
+    assert top.read_text() == (package / "dataset_card.md").read_text()

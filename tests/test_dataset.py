@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from mock_dataset import TOY_SHAPES, MockCodec, write_mock_dataset
+
+import cfqa_data
+from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.manifest import hash_files
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mock_dataset(tmp_path_factory.mktemp("data") / "cfqa")
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """A folder to spoil."""
+    return Path(shutil.copytree(folder, tmp_path / "cfqa"))
+
+
+@pytest.fixture
+def mock_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_codec(name: str, **_: Any) -> MockCodec:
+        return MockCodec(np.dtype(np.uint8 if "hyperprior" in name else np.uint16))
+
+    monkeypatch.setattr("cfqa_data.codecs.get_codec", get_codec, raising=False)
+
+
+def test_length_is_the_number_of_rows_asked_for(folder: Path) -> None:
+    assert len(cfqa_data.load(folder)) == 3 * 3 * 4 * 10
+    assert len(cfqa_data.load(folder, "cls")) == 3 * 4 * 10
+    assert len(cfqa_data.load(folder, "cls", codec="x265")) == 3 * 10
+    assert len(cfqa_data.load(folder, "cls", codec=["x265", "vvenc"], level=range(2))) == 12
+    assert len(cfqa_data.load(folder, level=9)) == 3 * 3 * 4
+    assert len(cfqa_data.load(folder, codec=[])) == 0
+
+
+def test_a_pair_is_what_its_label_says(folder: Path) -> None:
+    dataset = cfqa_data.load(folder)
+    assert isinstance(dataset, Sequence)
+    for index in (0, 45, 200, len(dataset) - 1):
+        pair = dataset[index]
+        label = pair.label
+        assert type(label) is dict
+        assert pair.original.shape == pair.compressed.shape == TOY_SHAPES[label["task"]]
+        assert pair.original.dtype == pair.compressed.dtype == np.float32
+        error = np.square(pair.original.astype(np.float64) - pair.compressed).mean()
+        assert error == pytest.approx(label["mse"], rel=1e-12)
+        source = label["source_id"]
+        np.testing.assert_array_equal(pair.original, dataset.original(source))
+        np.testing.assert_array_equal(
+            pair.compressed, dataset.compressed(source, label["codec"], label["level"])
+        )
+
+
+def test_indices_and_slices_follow_the_rules_of_sequences(folder: Path) -> None:
+    dataset = cfqa_data.load(folder, "seg")
+    assert dataset[-1].label == dataset[len(dataset) - 1].label
+    assert dataset[np.int64(3)].label == dataset[3].label
+    part = dataset[5:25:10]
+    assert [pair.label for pair in part] == [dataset[5].label, dataset[15].label]
+    assert dataset[::-1][0].label == dataset[-1].label
+    for index in (len(dataset), -len(dataset) - 1):
+        with pytest.raises(IndexError):
+            dataset[index]
+
+
+def test_sources_and_truth(folder: Path) -> None:
+    dataset = cfqa_data.load(folder, "dpt")
+    assert dataset.source_ids == ["dpt-000", "dpt-001", "dpt-002"]
+    assert dataset.truth("dpt-002") == 2
+    assert dataset.manifest.tier == "full"
+    assert "toy" in repr(dataset)
+
+
+@pytest.mark.usefixtures("mock_codecs")
+def test_the_light_tier_reads_alike(folder: Path, tmp_path: Path) -> None:
+    full = cfqa_data.load(folder)
+    light = cfqa_data.load(write_mock_dataset(tmp_path / "light", tier="light"))
+    assert not (tmp_path / "light/compressed").exists()
+    assert light.labels.equals(full.labels)
+    for index in range(0, len(full), 7):
+        np.testing.assert_array_equal(light[index].compressed, full[index].compressed)
+        np.testing.assert_array_equal(light[index].original, full[index].original)
+
+
+def test_the_same_input_gives_the_same_folder(folder: Path, tmp_path: Path) -> None:
+    again = write_mock_dataset(tmp_path / "again")
+    assert hash_files(again) == hash_files(folder)
+    assert (again / "manifest.json").read_bytes() == (folder / "manifest.json").read_bytes()
+
+
+def test_a_pickled_dataset_opens_its_files_anew(folder: Path) -> None:
+    dataset = cfqa_data.load(folder, "cls", codec="x265")
+    before = dataset[3]
+    data = pickle.dumps(dataset)
+    assert len(data) < 150_000  # its rows and manifest, but no features
+    after = pickle.loads(data)[3]
+    assert after.label == before.label
+    np.testing.assert_array_equal(after.compressed, before.compressed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("clss",), "did you mean 'cls'"),
+        (("cls", "x256"), "did you mean 'x265'"),
+        (("cls", "x265", 10), "unknown level '10'"),
+    ],
+)
+def test_unknown_names_are_refused(folder: Path, arguments: tuple[Any, ...], message: str) -> None:
+    task, codec, level = (*arguments, None, None)[:3]
+    with pytest.raises(CfqaError, match=message):
+        cfqa_data.load(folder, task, codec=codec, level=level)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda d: d.original("cls-0001"), "unknown source 'cls-0001': did you mean 'cls-00"),
+        (lambda d: d.truth("nothing"), "unknown source"),
+        (lambda d: d.compressed("cls-000", "x256", 0), "unknown codec"),
+        (lambda d: d.compressed("cls-000", "x265", 10), "no level 10"),
+        (lambda d: d.compressed("cls-000", "x265", -1), "no level -1"),
+        (lambda d: d.bitstream("cls-9", "x265", 0), "unknown source"),
+    ],
+)
+def test_unknown_features_are_refused(
+    folder: Path, read: Callable[[Any], object], message: str
+) -> None:
+    with pytest.raises(FormatError, match=message):
+        read(cfqa_data.load(folder))
+
+
+def _remove(name: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        path = root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
+def _spoil(name: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        (root / name).write_bytes(b"\xff" * 64)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_remove("manifest.json"), "not a CFQA dataset folder"),
+        (_remove("labels/cls.parquet"), "cls.parquet: missing"),
+        (_spoil("labels/cls.parquet"), "cls.parquet: not a Parquet"),
+        (_remove("originals/cls-00000-of-00002.safetensors"), "cls-00000-of-00002.* missing shard"),
+        (_spoil("originals/cls-00001-of-00002.safetensors"), "cls-00001.* not a safetensors file"),
+        (_remove("originals"), r"cls-\*.safetensors: missing"),
+        (_remove("compressed/cls/x265.zarr/c/0"), "missing shard"),
+        (_remove("compressed/cls/x265.zarr/zarr.json"), "missing"),
+        (_spoil("compressed/cls/x265.zarr/zarr.json"), "cannot be read"),
+    ],
+)
+def test_what_is_missing_or_damaged_is_named(
+    copy: Path, change: Callable[[Path], None], message: str
+) -> None:
+    change(copy)
+    with pytest.raises(FormatError, match=message):
+        cfqa_data.load(copy, "cls")[0]
+
+
+def test_an_array_of_other_sources_is_refused(copy: Path) -> None:
+    shutil.rmtree(copy / "compressed/cls/x265.zarr")
+    other = write_mock_dataset(copy.parent / "other", sources=2)
+    shutil.copytree(other / "compressed/cls/x265.zarr", copy / "compressed/cls/x265.zarr")
+    with pytest.raises(FormatError, match="the manifest says"):
+        cfqa_data.load(copy, "cls")[0]
+
+
+@pytest.mark.usefixtures("mock_codecs")
+def test_a_bitstream_that_does_not_decode_is_named(copy: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    shutil.rmtree(copy / "compressed")
+    path = copy / "bitstreams/cls-x265-00000-of-00002.safetensors"
+    save_file(load_file(path) | {"cls-000/0": np.zeros(5, np.uint8)}, path)
+    with pytest.raises(FormatError, match="'cls-000' by x265 at level 0 cannot be decoded: bad"):
+        cfqa_data.load(copy, "cls")[0]
+
+
+def test_labels_keep_the_order_of_severity(folder: Path) -> None:
+    labels = cfqa_data.load(folder, "cls", codec="x265", level=[0, 9]).labels
+    mse = labels["mse"]
+    best = mse.filter(pc.equal(labels["level"], 0))
+    worst = mse.filter(pc.equal(labels["level"], 9))
+    assert pc.max(best).as_py() < pc.min(worst).as_py()

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mock_dataset import toy_recipe, toy_recipe_dict
+
+from cfqa_data.errors import RecipeError
+from cfqa_data.quantizers import KMeansQuantizer
+from cfqa_data.recipe import Recipe, list_recipes, load_recipe
+from cfqa_data.storage import write_tensors
+from cfqa_data.tasks import CODECS, LEVELS, TASKS
+
+TOML = """
+name = "own"
+summary = "one task"
+sources_per_task = 2
+group_size = 2
+[backbone]
+weights = "weights/backbone.safetensors"
+num_heads = 3
+[tasks.cls]
+blocks = [7]
+head = "package://cfqa_data.builders/weights/head_cls.safetensors"
+source = { kind = "scenes", seed = 1 }
+[tasks.cls.codecs.hyperprior_multi_task]
+parameter_name = "lambda"
+levels = [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
+quantizer = { kind = "kmeans", bits = 1, centers = "kmeans.safetensors" }
+models = "models.safetensors"
+"""
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_shipped_recipe_holds_all_tasks_and_codecs(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert list(recipe.tasks) == list(TASKS)
+    for task in recipe.tasks.values():
+        assert list(task.ladders) == list(CODECS)
+        assert all(len(ladder.levels) == LEVELS for ladder in task.ladders.values())
+
+
+def test_nano_is_mini_with_fewer_sources() -> None:
+    mini, nano = load_recipe("mini"), load_recipe("nano")
+    assert (mini.sources_per_task, nano.sources_per_task) == (100, 3)
+    assert nano.tasks == mini.tasks
+    assert nano.backbone == mini.backbone
+
+
+def test_a_recipe_survives_json_and_pickle() -> None:
+    recipe = toy_recipe()
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+
+
+def test_tasks_and_codecs_come_in_the_fixed_order() -> None:
+    data = toy_recipe_dict()
+    data["tasks"] = dict(reversed(data["tasks"].items()))
+    for task in data["tasks"].values():
+        task["codecs"] = dict(reversed(task["codecs"].items()))
+    recipe = Recipe.from_dict(data)
+    assert list(recipe.tasks) == list(TASKS)
+    assert list(recipe.tasks["cls"].ladders) == list(CODECS)
+
+
+def test_a_recipe_file_of_one_s_own(tmp_path: Path) -> None:
+    centers = np.array([[-1, 2]], np.float32)
+    write_tensors(tmp_path / "kmeans.safetensors", {"cls": centers})
+    (tmp_path / "own.toml").write_text(TOML)
+    (tmp_path / "more.toml").write_text('extends = "own.toml"\nname = "more"\ngroup_size = 1\n')
+    recipe = load_recipe(tmp_path / "more.toml")
+    ladder = recipe.tasks["cls"].ladders["hyperprior_multi_task"]
+    assert (recipe.name, recipe.group_size, recipe.sources_per_task) == ("more", 1, 2)
+    assert ladder.quantizer == KMeansQuantizer(1, ((-1.0, 2.0),))
+    assert ladder.codec_options == {"models": str(tmp_path / "models.safetensors")}
+    assert recipe.backbone.weights == str(tmp_path / "weights/backbone.safetensors")
+    assert recipe.tasks["cls"].head.startswith("package://")
+
+
+def test_an_extension_replaces_a_quantizer_whole(tmp_path: Path) -> None:
+    (tmp_path / "wide.toml").write_text(
+        'extends = "nano"\nname = "wide"\n[tasks.cls.codecs.x265]\n'
+        'quantizer = { kind = "kmeans", bits = 1, centers = [[0.0, 1.0]] }\n'
+    )
+    ladder = load_recipe(tmp_path / "wide.toml").tasks["cls"].ladders["x265"]
+    assert ladder.quantizer == KMeansQuantizer(1, ((0.0, 1.0),))
+    assert ladder.levels == load_recipe("nano").tasks["cls"].ladders["x265"].levels
+
+
+def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
+    def change(data: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            data = data[key]
+        if to is None:
+            del data[path[-1]]
+        else:
+            data[path[-1]] = to
+
+    return change
+
+
+X265 = ("tasks", "cls", "codecs", "x265")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set("group_sise", to=1), "key in the recipe 'group_sise': did you mean 'group_size'"),
+        (_set("group_size", to=0), "group_size must be a whole number of at least 1"),
+        (_set("sources_per_task", to=True), "sources_per_task must be"),
+        (_set("summary", to=None), "lacks summary"),
+        (_set("name", to=""), "name must be a text"),
+        (_set("tasks", to={}), "at least one task"),
+        (_set("tasks", to=[]), "tasks must be a table"),
+        (_set("tasks", "cl", to={}), "tasks.cl: the task lacks"),
+        (_set("backbone", "heads", to=2), "did you mean 'num_heads'"),
+        (_set("tasks", "dpt", "blocks", to=[1, 3, 5]), "tasks.dpt: blocks must be 4 rising"),
+        (_set("tasks", "dpt", "blocks", to=[7, 5, 3, 1]), "rising"),
+        (_set("tasks", "cls", "blocks", to=["7"]), "whole numbers"),
+        (_set("tasks", "cls", "source", "seed", to=-1), "source.seed"),
+        (_set("tasks", "cls", "codecs", to={}), "at least one codec"),
+        (_set("tasks", "cls", "codecs", "x256", to={}), "codecs.x256 lacks"),
+        (_set(*X265, "parameter_name", to="quality"), "must be qp or lambda"),
+        (_set(*X265, "levels", to=[1, 2]), "needs 10 levels, got 2"),
+        (_set(*X265, "levels", to=list(range(10, 0, -1))), "qp must rise from level 0"),
+        (_set(*X265, "levels", to=list(range(50, 60))), "from 0 to 51"),
+        (_set(*X265, "levels", to=["a"] * 10), "must be 10 numbers"),
+        (_set(*X265, "quantizer", "lo", to=[0.0, 0.0]), "one number per layer"),
+        (
+            _set(*X265, "quantizer", to={"kind": "kmeans", "bits": 1, "centers": [[0, 1]] * 2}),
+            "2 l",
+        ),
+        (_set(*X265, "preset", to="slow"), "unknown key in codecs.x265 'preset'"),
+    ],
+)
+def test_impossible_recipes_are_refused_in_one_line(
+    change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    data = copy.deepcopy(toy_recipe_dict())
+    change(data)
+    with pytest.raises(RecipeError, match=message) as error:
+        Recipe.from_dict(data)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_names_and_codecs_are_refused() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'mini'"):
+        load_recipe("mni")
+    with pytest.raises(RecipeError, match="no such recipe file"):
+        load_recipe("mni.toml")
+    data = toy_recipe_dict()
+    codecs = data["tasks"]["cls"]["codecs"]
+    codecs["x256"] = codecs.pop("x265")
+    with pytest.raises(RecipeError, match="unknown codec 'x256': did you mean 'x265'"):
+        Recipe.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "not a TOML file"),
+        ('extends = "bad.toml"', "extends itself"),
+        ('extends = "mimi"', "did you mean 'mini'"),
+        ("tasks = 3", "lacks name"),
+        (TOML, "kmeans.safetensors: no such file"),
+    ],
+)
+def test_a_bad_recipe_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as error:
+        load_recipe(path)
+    assert "bad.toml" in str(error.value)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cfqa_data.errors import RecipeError
+from cfqa_data.resources import resolve
+
+
+def test_a_file_of_the_package_is_found() -> None:
+    assert resolve("package://cfqa_data.recipes/mini.toml").name == "mini.toml"
+    assert resolve("package://cfqa_data/recipes/mini.toml").name == "mini.toml"
+
+
+def test_a_path_is_relative_to_its_base(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    assert resolve("x", tmp_path) == tmp_path / "x"
+    assert resolve(str(tmp_path / "x"), "/elsewhere") == tmp_path / "x"
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("package://numpy/version.py", "must be package://cfqa_data"),
+        ("package://cfqa_data.recipes/../tasks.py", "without"),
+        ("package://cfqa_data.recipes//etc/passwd", "must be"),
+        ("package://cfqa_data.recipes", "must be"),
+        ("package://cfqa_data.nothing/x", "no package"),
+        ("package://cfqa_data.recipes/x.toml", "no such file"),
+        ("x.toml", "no such file"),
+    ],
+)
+def test_other_names_are_refused(uri: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        resolve(uri)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from cfqa_data.errors import FormatError
+from cfqa_data.storage import (
+    atomic_path,
+    read_table,
+    remove_partials,
+    write_table,
+    write_tensors,
+    write_text,
+)
+
+
+def test_tensors_come_back_and_do_not_depend_on_order(tmp_path: Path) -> None:
+    tensors: dict[str, np.ndarray] = {
+        "b": np.arange(6, dtype=np.uint8).reshape(2, 3).T,
+        "a": np.array([[1.5]], np.float32),
+    }
+    facts = {"one": "1", "two": "2", "three": "3"}
+    for name, items in (("x", tensors), ("y", dict(reversed(tensors.items())))):
+        write_tensors(tmp_path / "deep" / name, items, facts)
+    assert (tmp_path / "deep/x").read_bytes() == (tmp_path / "deep/y").read_bytes()
+    for key, array in load_file(tmp_path / "deep/x").items():
+        np.testing.assert_array_equal(array, tensors[key])
+    with safe_open(tmp_path / "deep/x", framework="numpy") as file:
+        assert file.metadata() == {"cfqa": '{"one": "1", "three": "3", "two": "2"}'}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "x"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with atomic_path(path) as partial:
+            partial.write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("kept", "a/x.12.partial", "a/0.abc.partial"):
+        (tmp_path / name).write_text("")
+    assert remove_partials(tmp_path) == 2
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["kept"]
+
+
+def test_a_table_comes_back_with_its_schema_or_not_at_all(tmp_path: Path) -> None:
+    table = pa.table({"a": pa.array([1, 2], pa.int8()), "b": ["x", "y"]})
+    path = tmp_path / "t.parquet"
+    write_table(path, table)
+    assert read_table(path, table.schema).equals(table)
+    other = pa.schema([("a", pa.int16()), ("b", pa.string())])
+    with pytest.raises(FormatError, match=r"t.parquet: columns are not as expected: a$"):
+        read_table(path, other)
+    with pytest.raises(FormatError, match="missing"):
+        read_table(tmp_path / "no.parquet", other)
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(FormatError, match="not a Parquet table"):
+        read_table(path, other)
