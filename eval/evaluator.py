@@ -52,7 +52,7 @@ def evaluate(
     device: str = "cpu",
     *,
     task: str | None = None,
-    codec: str | None = None,
+    codec: str | Iterable[str] | None = None,
     target: Literal["distortion", "loss"] = "distortion",
     batch: int | None = None,
     progress: Progress | None = None,
@@ -68,7 +68,7 @@ def evaluate(
             ``(x, y) -> (B,)`` on float32 tensors of shape (B, N, C, T, D).
         device: Torch device of the metrics.
         task: Only this task (with a path only: an open dataset is what it is).
-        codec: Only this codec (with a path only).
+        codec: Only this codec, or these (with a path only).
         target: Label to follow: ``distortion`` (harm to the task's score) or ``loss`` (a
             continuous task loss). Both grow with the damage.
         batch: Compressed features per batch; by default as many as fit in 64 MiB.
@@ -104,7 +104,9 @@ def evaluate(
     )
 
 
-def _open(dataset: Dataset | str | Path, task: str | None, codec: str | None) -> Dataset:
+def _open(
+    dataset: Dataset | str | Path, task: str | None, codec: str | Iterable[str] | None
+) -> Dataset:
     if isinstance(dataset, str | Path):
         from cfqa_data.dataset import load
 

@@ -1,0 +1,358 @@
+"""The command line: what it prints, how it fails, and what it must not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from mock_dataset import write_mock_dataset
+
+import cfqa_data.builders.pipeline as pipeline
+from cfqa_data.cli import main
+from cfqa_data.errors import BuildError
+from cfqa_data.eval import evaluate
+from cfqa_data.progress import Progress
+
+CFQA = [sys.executable, "-c", "import sys; from cfqa_data.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mock_dataset(tmp_path_factory.mktemp("mock") / "cfqa")
+
+
+@pytest.fixture(autouse=True)
+def same_import_path() -> Iterator[None]:
+    """Take back what `--metric module:function` puts on the path."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for word in ("build", "info", "eval", "--version"):
+        assert word in out
+
+
+def test_no_command_shows_the_help_and_is_bad_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "Usage: cfqa" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("cfqa 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evall"], "No such command 'evall'"),
+        (["info"], "Missing argument 'DIR'"),
+        (["build"], "Missing option '--out'"),
+        (["build", "--out", "x", "--workers", "0"], "--workers"),
+        (["build", "--out", "x", "--tier", "heavy"], "--tier"),
+        (["eval", "{folder}", "--table", "wide"], "--table"),
+        (["eval", "{folder}", "--colour"], "No such option"),
+        (["info", "{folder}/nowhere"], "not a CFQA dataset folder"),
+        (["eval", "{folder}/nowhere"], "not a CFQA dataset folder"),
+        (["eval", "{folder}", "--metric", "msee"], "unknown metric 'msee': did you mean 'mse'?"),
+        (["eval", "{folder}", "--metric", "nowhere:f"], "cannot import 'nowhere'"),
+        (["eval", "{folder}", "--task", "clss"], "unknown task 'clss': did you mean 'cls'?"),
+        (["eval", "{folder}", "--codec", "vvencc"], "unknown codec 'vvencc'"),
+        (["eval", "{folder}", "--device", "nonsense"], "device 'nonsense' cannot run"),
+        (["eval", "{folder}", "--out", "{folder}/no/x.parquet"], "there is no folder"),
+        (["eval", "{folder}", "--metric", "mse", "--task", "cls", "--out", "{folder}"], "director"),
+    ],
+)
+def test_bad_use_and_bad_input_are_one_line_and_exit_2(
+    folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([argument.format(folder=folder) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    last = captured.err.splitlines()[-1]
+    assert last.startswith("cfqa: ")
+    assert message in last
+    said = [line for line in captured.err.splitlines() if not line.startswith("evaluate: ")]
+    assert said == [last]
+
+
+# info
+
+
+def test_info_shows_counts_shapes_sizes_and_health(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "toy: invented features for tests" in out
+    assert "full tier" in out
+    assert "(2, 4, 9, 16)" in out
+    assert "as float32" in out
+    assert "zarr 3" in out
+    assert out.count(" ok\n") == 12
+
+
+def test_info_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(folder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["tier"] == "full"
+    assert facts["tasks"]["dpt"] == {"sources": 3, "features": 120, "shape": [2, 4, 9, 16]}
+    assert len(facts["codecs"]) == 4
+    assert len(facts["health"]) == 12
+    on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    arrays = sum(p.stat().st_size for p in (folder / "compressed").rglob("*") if p.is_file())
+    assert facts["sizes"]["full"] == on_disk
+    assert facts["sizes"]["light"] == on_disk - arrays
+    assert facts["sizes"]["float32"] == 4 * 9 * 16 * (1 + 2 + 8) * (3 + 120)
+
+
+def test_info_of_a_light_folder_does_not_claim_the_full_tier(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_mock_dataset(tmp_path / "light", tier="light")
+    assert main(["info", str(root), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["tier"], facts["sizes"]["full"]) == ("light", None)
+    assert "compressed" not in facts["sizes"]
+
+
+def test_info_of_an_unfinished_build_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".build").mkdir()
+    assert main(["info", str(tmp_path)]) == 2
+    assert "this build is not finished" in capsys.readouterr().err
+
+
+# eval
+
+
+def test_eval_prints_the_published_layout(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].split() == ["codec", "task", "mse", "cosine", "cka", "sources"]
+    assert lines[4].split() == ["PLCC", "SROCC"] * 3 + ["used"]
+    rows = [line.split() for line in lines if line.startswith(("x265", "vvenc", "hyper"))]
+    assert len(rows) == 12
+    first = evaluate(folder).correlations.to_pylist()[:3]
+    figures = [f"{row[name]:.4f}" for row in first for name in ("plcc", "srocc")]
+    assert rows[0] == ["x265", "cls", *figures, "3", "of", "3"]
+    assert sum(line.startswith("all 4 ") for line in lines) == 3
+    assert "the 40 points" in lines[1]
+
+
+def test_eval_prints_every_figure_in_the_plain_layout(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(folder), "--table", "plain", "--metric", "cka"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if " cka " in line]
+    assert len(rows) == 12 + 3
+    assert {row[-9] for row in rows} == {"higher"}
+
+
+def test_eval_of_one_task_and_codec_as_json(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["eval", str(folder), "--task", "seg", "--codec", "vvenc", "--target", "loss"]
+    assert main([*arguments, "--metric", "mse", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = evaluate(folder, ["mse"], task="seg", codec="vvenc", target="loss")
+    assert found["correlations"] == expected.correlations.to_pylist()
+    assert len(found["correlations"]) == 1
+    assert (found["target"], found["metrics"]) == ("loss", ["mse"])
+    assert main([*arguments, "--metric", "mse"]) == 0
+    assert "all" not in capsys.readouterr().out.split("\n\n")[1]
+
+
+def test_eval_writes_every_score(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores.parquet"
+    assert main(["eval", str(folder), "--task", "cls", "--out", str(out)]) == 0
+    assert f"Every score: {out}" in capsys.readouterr().out
+    assert pq.read_table(out).equals(evaluate(folder, task="cls").scores)
+
+
+def test_the_stored_baselines_are_the_evaluators(folder: Path) -> None:
+    """The labels carry mse, cosine and cka; scoring the stored arrays gives them again."""
+    scores = evaluate(folder).scores
+    for name in ("mse", "cosine", "cka"):
+        values = [r["value"] for r in scores.to_pylist() if r["metric"] == name]
+        labels = [
+            value
+            for task in ("cls", "seg", "dpt")
+            for value in pq.read_table(folder / "labels" / f"{task}.parquet")[name].to_pylist()
+        ]
+        assert values == pytest.approx(labels, rel=1e-6)
+
+
+def test_eval_takes_a_metric_from_the_working_directory(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "my_cli_metric.py").write_text(
+        "def worst(x, y):\n    return (x - y).abs().amax((1, 2, 3, 4))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["eval", str(folder), "--task", "cls", "--metric", "my_cli_metric:worst"]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == ["worst"]
+
+
+# build, with the pipeline replaced
+
+
+def fake_build(calls: list[dict[str, Any]]) -> Any:
+    def build(recipe: str, out: Path, *, progress: Progress, **options: Any) -> Path:
+        calls.append({"recipe": recipe, **options})
+        progress.start("extract", 9, "originals")
+        progress.advance(9)
+        progress.finish()
+        return write_mock_dataset(out)
+
+    return build
+
+
+def test_build_passes_its_options_and_says_what_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(pipeline, "build", fake_build(calls))
+    monkeypatch.chdir(tmp_path)
+    assert main(["build", "nano", "--out", "my cfqa", "--workers", "3", "--tier", "light"]) == 0
+    assert calls == [{"recipe": "nano", "workers": 3, "tier": "light", "scheduler": None}]
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[0] == "extract: 9 originals"
+    assert "9 originals, 360 compressed features" in captured.out
+    commands = [line.strip() for line in captured.out.splitlines() if line.startswith("  ")]
+    assert commands[:2] == ["cfqa info 'my cfqa'", "cfqa eval 'my cfqa'"]
+    # The third runs as it stands.
+    shell = commands[2].replace("python", f'"{sys.executable}"', 1)
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=True)
+    assert "FeaturePair" in done.stdout
+
+
+def test_build_defaults_to_mini_and_answers_in_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(pipeline, "build", fake_build(calls))
+    assert main(["build", "--out", str(tmp_path / "cfqa"), "--json"]) == 0
+    assert calls[0]["recipe"] == "mini"
+    assert 1 <= calls[0]["workers"] <= 8
+    assert json.loads(capsys.readouterr().out)["name"] == "toy"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (BuildError("the folder\nholds something else"), 2, "the folder holds something else"),
+        (OSError(28, "No space left on device", "x/y"), 2, "x/y: No space left on device"),
+        (ModuleNotFoundError("no", name="dask.distributed"), 2, "pip install 'cfqa-data[build]'"),
+        (ModuleNotFoundError("no", name="torch"), 2, "pip install 'cfqa-data[build]'"),
+        (KeyboardInterrupt(), 130, "interrupted; what is finished is kept"),
+    ],
+)
+def test_a_build_that_fails_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    status: int,
+    line: str,
+) -> None:
+    def build(*_: Any, **__: Any) -> Path:
+        raise error
+
+    monkeypatch.setattr(pipeline, "build", build)
+    assert main(["build", "--out", str(tmp_path)]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("cfqa: ")
+    assert line in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_bug_is_not_dressed_up_as_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: Any, **__: Any) -> Path:
+        raise ModuleNotFoundError("no", name="cfqa_data.typo")
+
+    monkeypatch.setattr(pipeline, "build", build)
+    with pytest.raises(ModuleNotFoundError):
+        main(["build", "--out", str(tmp_path)])
+
+
+def test_eval_without_torch_names_the_extra(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["eval", str(folder)]) == 2
+    message = "cfqa: torch is not installed: pip install 'cfqa-data[eval]'"
+    assert capsys.readouterr().err.splitlines()[-1] == message
+
+
+# As a process
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*CFQA, *arguments], capture_output=True, text=True, **options)
+
+
+def test_exit_statuses_of_the_process(folder: Path) -> None:
+    assert run("--version").returncode == 0
+    failed = run("info", str(folder / "nowhere"))
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("cfqa: ")
+    assert failed.stderr.count("\n") == 1
+
+
+def test_interrupting_exits_130_without_a_traceback(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "stopper.py").write_text(
+        f"import os, signal\ndef stop(x, y):\n    os.kill(os.getpid(), {int(signal.SIGINT)})\n"
+    )
+    stopped = run("eval", str(folder), "--metric", "stopper:stop", cwd=tmp_path)
+    assert stopped.returncode == 130
+    assert "Traceback" not in stopped.stderr
+    assert stopped.stdout == ""
+
+
+def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*CFQA, "info", str(folder)], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert done.returncode == 141
+    assert done.stderr == b""
+
+
+HEAVY = ["dask", "datasets", "numpy", "pandas", "pyarrow", "scipy", "torch", "zarr"]
+
+
+@pytest.mark.parametrize(
+    "code", ["import cfqa_data", "from cfqa_data.cli import main; main(['--help'])"]
+)
+def test_starting_imports_nothing_heavy(code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print('\\n'.join(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not set(HEAVY) & set(done.stdout.split())
