@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_METRICS", "Evaluation", "evaluate"]
 
 DEFAULT_METRICS = ("mse", "cosine", "cka")
-BATCH_BYTES = 64 * 2**20
+
+# Compressed features per batch, in bytes of float32. Small batches stay in a CPU's cache (up to
+# three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
+CPU_BATCH_BYTES = 4 * 2**20
+GPU_BATCH_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ def evaluate(
         codec: Only this codec, or these (with a path only).
         target: Label to follow: ``distortion`` (harm to the task's score) or ``loss`` (a
             continuous task loss). Both grow with the damage.
-        batch: Compressed features per batch; by default as many as fit in 64 MiB.
+        batch: Compressed features per batch; by default as many as make 4 MiB on a CPU, or
+            256 MiB on another device.
         progress: Told about every batch that is done.
 
     Raises:
@@ -127,13 +132,14 @@ def _scored(
     for row, source_id in enumerate(columns["source_id"]):
         by_source.setdefault(source_id, []).append(row)
 
+    room = CPU_BATCH_BYTES if device == "cpu" else GPU_BATCH_BYTES
     with torch.inference_mode():
         for source_id, rows in by_source.items():
             original = np.array(dataset.original(source_id), dtype=np.float32)[None]
             x = torch.from_numpy(original).to(device)
             if first_nonfinite(x) is not None:
                 raise MetricError(f"original {source_id} holds NaN or Inf")
-            size = batch or max(1, BATCH_BYTES // original.nbytes)
+            size = batch or max(1, room // original.nbytes)
             for first in range(0, len(rows), size):
                 part = rows[first : first + size]
                 versions = [(columns["codec"][row], int(columns["level"][row])) for row in part]
