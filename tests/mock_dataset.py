@@ -18,9 +18,10 @@ from cfqa_data.codes import create_codes_array, find_centres, write_codes
 from cfqa_data.errors import CodecError
 from cfqa_data.health import health
 from cfqa_data.layout import Layout
-from cfqa_data.manifest import Manifest, TaskEntry, package_versions, write_manifest
+from cfqa_data.manifest import Manifest, TaskEntry, hash_file, package_versions, write_manifest
 from cfqa_data.packing import pack
 from cfqa_data.recipe import Ladder, Recipe
+from cfqa_data.resources import resolve
 from cfqa_data.schema import label_schema, originals_schema
 from cfqa_data.storage import write_table, write_tensors
 from cfqa_data.tasks import FOLDS, LEVELS, TASKS, Task
@@ -131,6 +132,12 @@ def write_mock_dataset(
         recipe=recipe,
         tasks=entries,
         versions=package_versions(),
+        weights={
+            ladder.models: hash_file(resolve(ladder.models))
+            for task in recipe.tasks.values()
+            for ladder in task.ladders.values()
+            if ladder.models
+        },
         health=tuple(health(pa.concat_tables(tables))),
     )
     write_card(layout.root, manifest)

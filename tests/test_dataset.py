@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from mock_dataset import TOY_SHAPES, MockCodec, write_mock_dataset
+from mock_dataset import TOY_SHAPES, MockCodec, toy_recipe_dict, write_mock_dataset
 
 import cfqa_data
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.manifest import hash_files
+from cfqa_data.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +196,22 @@ def test_a_bitstream_that_does_not_decode_is_named(copy: Path) -> None:
     save_file(load_file(path) | {"cls-000/0": np.zeros(5, np.uint8)}, path)
     with pytest.raises(FormatError, match="'cls-000' by x265 at level 0 cannot be decoded: bad"):
         cfqa_data.load(copy, "cls")[0]
+
+
+@pytest.mark.usefixtures("mock_codecs")
+def test_other_weights_than_the_bitstreams_were_made_with_are_refused(tmp_path: Path) -> None:
+    models = tmp_path / "models.safetensors"
+    models.write_bytes(b"weights")
+    recipe = toy_recipe_dict()
+    recipe["tasks"] = {"cls": recipe["tasks"]["cls"]}
+    codecs = recipe["tasks"]["cls"]["codecs"]
+    ladder = codecs["hyperprior_multi_task"] | {"models": str(models)}
+    recipe["tasks"]["cls"]["codecs"] = {"hyperprior_multi_task": ladder}
+    folder = write_mock_dataset(tmp_path / "x", tier="light", recipe=Recipe.from_dict(recipe))
+    assert cfqa_data.load(folder)[0].compressed.shape == TOY_SHAPES["cls"]
+    models.write_bytes(b"other weights")
+    with pytest.raises(FormatError, match="not the weights that made"):
+        cfqa_data.load(folder)[0]
 
 
 def test_labels_keep_the_order_of_severity(folder: Path) -> None:
