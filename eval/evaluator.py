@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,7 @@ from cfqa_data.progress import Progress, Silent
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cfqa_data.dataset import Dataset
-
-__all__ = ["DEFAULT_METRICS", "Evaluation", "evaluate"]
+__all__ = ["DEFAULT_METRICS", "Evaluation", "FeatureSource", "evaluate"]
 
 DEFAULT_METRICS = ("mse", "cosine", "cka")
 
@@ -29,6 +27,20 @@ DEFAULT_METRICS = ("mse", "cosine", "cka")
 # three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
 CPU_BATCH_BYTES = 4 * 2**20
 GPU_BATCH_BYTES = 256 * 2**20
+
+
+class FeatureSource(Protocol):
+    """What is evaluated: a `cfqa_data.Dataset`, or anything that answers like one."""
+
+    @property
+    def labels(self) -> pa.Table:
+        """One row per compressed feature: task, source_id, codec, level and the target."""
+
+    def original(self, source_id: str) -> NDArray[Any]:
+        """Return an original, float32 (N, C, T, D)."""
+
+    def compressed(self, source_id: str, codec: str, level: int) -> NDArray[Any]:
+        """Return a compressed feature, float32 (N, C, T, D)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class Evaluation:
 
 
 def evaluate(
-    dataset: Dataset | str | Path,
+    dataset: FeatureSource | str | Path,
     metrics: Iterable[MetricLike] = DEFAULT_METRICS,
     device: str = "cpu",
     *,
@@ -110,8 +122,8 @@ def evaluate(
 
 
 def _open(
-    dataset: Dataset | str | Path, task: str | None, codec: str | Iterable[str] | None
-) -> Dataset:
+    dataset: FeatureSource | str | Path, task: str | None, codec: str | Iterable[str] | None
+) -> FeatureSource:
     if isinstance(dataset, str | Path):
         from cfqa_data.dataset import load
 
@@ -122,7 +134,7 @@ def _open(
 
 
 def _scored(
-    dataset: Dataset, metrics: Sequence[Metric], device: str, batch: int | None
+    dataset: FeatureSource, metrics: Sequence[Metric], device: str, batch: int | None
 ) -> Iterator[tuple[list[int], NDArray[Any]]]:
     """Yield label rows and their (rows, M) scores, source by source."""
     import torch

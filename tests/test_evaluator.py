@@ -1,4 +1,4 @@
-"""The evaluator on a dataset in memory that counts its reads, and on one on disk."""
+"""The evaluator on a dataset in memory that counts its reads; on disk, see `test_cli.py`."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_a_device_that_cannot_be_used_is_one_line(device: str) -> None:
 
 
 def test_impossible_facts_are_refused() -> None:
-    facts = {
+    facts: dict[str, Any] = {
         "name": "odd",
         "formula": "",
         "function": lambda x, y: y,
