@@ -117,3 +117,25 @@ def tree(root: Path) -> dict[str, str]:
 def qp(*levels: float) -> dict[str, Any]:
     """A recipe's entry of a codec with QPs."""
     return {"parameter_name": "qp", "levels": list(levels)}
+
+
+QPS = qp(*range(14, 51, 4))
+
+
+def write_toml(recipe: Recipe, path: Path) -> Path:
+    """Write a recipe as the TOML file that `load_recipe` reads."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, dict):
+            known = {key: entry for key, entry in value.items() if entry is not None}
+            return "{" + ", ".join(f"{key} = {text(entry)}" for key, entry in known.items()) + "}"
+        if isinstance(value, list | tuple):
+            return "[" + ", ".join(map(text, value)) + "]"
+        return json.dumps(value)
+
+    path.write_text("\n".join(f"{key} = {text(entry)}" for key, entry in recipe.to_dict().items()))
+    return path
+
+
+def write_models(folder: Path) -> None:
+    """Not yet."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from cfqa_data.builders.pipeline.check import check_space, make_plan
 from cfqa_data.builders.pipeline.pack import pack
-from cfqa_data.builders.pipeline.plan import STAGES, Item, Plan
+from cfqa_data.builders.pipeline.plan import STAGES, Plan
 from cfqa_data.builders.pipeline.run import Runner, make_runner
 from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import (
@@ -72,30 +71,25 @@ def build(
 
 
 def _build(plan: Plan, layout: Layout, runner: Runner, progress: Progress) -> None:
-    done = {item for stage in STAGES for item in plan.items(stage) if item.marker(layout).exists()}
-    if any(item not in done for stage in STAGES for item in plan.items(stage)):
+    items = {stage: plan.items(stage) for stage in STAGES}
+    todo = {
+        stage: [item for item in items[stage] if not item.marker(layout).exists()]
+        for stage in STAGES
+    }
+    if any(todo.values()):
         with runner:
             for stage in STAGES:
-                todo = [item for item in plan.items(stage) if item not in done]
+                if not todo[stage]:
+                    continue
                 if stage == "compress":
-                    check_space(plan, layout, todo)
-                _run_stage(plan, layout, runner, progress, stage, todo)
+                    check_space(plan, layout, todo[stage])
+                total = sum(map(plan.size, items[stage]))
+                progress.start(stage, total, plan.unit(stage))
+                if done := total - sum(map(plan.size, todo[stage])):
+                    progress.advance(done)
+                for item in runner.run(layout.root, plan.digest(), todo[stage]):
+                    progress.advance(plan.size(item))
+                progress.finish()
     progress.start("pack", len(plan.recipe.tasks) + 3, "files")
     pack(Tools(plan, layout), progress.advance)
-    progress.finish()
-
-
-def _run_stage(
-    plan: Plan,
-    layout: Layout,
-    runner: Runner,
-    progress: Progress,
-    stage: str,
-    todo: Sequence[Item],
-) -> None:
-    if not todo:
-        return
-    progress.start(stage, sum(plan.size(item) for item in todo), plan.unit(stage))
-    for item in runner.run(layout.root, plan.digest(), todo):
-        progress.advance(plan.size(item))
     progress.finish()

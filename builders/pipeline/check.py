@@ -29,9 +29,10 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
     for task, spec in recipe.tasks.items():
         for ladder in spec.ladders.values():
             try:
-                versions |= codec_for(ladder).version()
+                found = codec_for(ladder).version()
             except CfqaError as error:
                 raise BuildError(f"{task}, codec {ladder.codec}: {error}") from None
+            versions |= {f"{ladder.codec} {what}": version for what, version in found.items()}
             uris |= {ladder.models} if ladder.models else set()
     try:
         weights = {uri: hash_file(resolve(uri)) for uri in sorted(uris)}

@@ -1,0 +1,247 @@
+"""Whole builds of three scenes: bytes, labels, and going on after every kind of stop."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pipeline_toy import QPS, qp, toy_recipe, tree, write_models, write_networks
+
+from cfqa_data import load
+from cfqa_data.builders.pipeline import build, status
+from cfqa_data.builders.pipeline.label import score
+from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.manifest import read_manifest
+from cfqa_data.recipe import Recipe
+from cfqa_data.tasks import TASKS
+
+
+class Steps:
+    """A progress that notes what it is told, and calls `act` before step `at`."""
+
+    def __init__(self, at: int | None = None, act: Any = None) -> None:
+        self.stages: list[tuple[str, int, str]] = []
+        self.done: dict[str, int] = {}
+        self.steps, self.at, self.act = 0, at, act
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self.stages.append((stage, total, unit))
+        self.done[stage] = 0
+
+    def advance(self, n: int = 1) -> None:
+        self.done[self.stages[-1][0]] += n
+        self.steps += 1
+        if self.steps == self.at:
+            self.act()
+
+    def finish(self) -> None:
+        stage, total, _ = self.stages[-1]
+        assert self.done[stage] == total
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("networks")
+    write_networks(folder)
+    write_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def every_codec(networks: Path) -> Recipe:
+    learned = {"parameter_name": "lambda", "levels": [0.1 / 2**k for k in range(10)]}
+    learned["models"] = str(networks / "models.safetensors")
+    return toy_recipe(
+        networks,
+        {
+            "x265": QPS,
+            "vvenc": qp(*range(15, 64, 5)),
+            #            "hyperprior_multi_task": learned,
+            #            "hyperprior_task_specific": learned,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def full(every_codec: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    progress = Steps()
+    out = build(every_codec, tmp_path_factory.mktemp("full"), workers=0, progress=progress)
+    assert progress.stages == [
+        ("select", 3, "tasks"),
+        ("extract", 9, "sources"),
+        ("centre", 3, "tasks"),
+        ("compress", 360, "features"),
+        ("pack", 6, "files"),
+    ]
+    return out
+
+
+@pytest.fixture(scope="module")
+def small(networks: Path) -> Recipe:
+    """One codec only, for the tests that build many times."""
+    return toy_recipe(networks, {"x265": QPS})
+
+
+@pytest.fixture(scope="module")
+def small_tree(small: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return tree(build(small, tmp_path_factory.mktemp("small"), workers=0))
+
+
+def test_a_build_has_every_file_and_no_other(full: Path, every_codec: Recipe) -> None:
+    codecs = list(every_codec.tasks["cls"].ladders)
+    expected = {"README.md", "manifest.json", "labels/originals.parquet"}
+    for task in TASKS:
+        expected |= {f"labels/{task}.parquet", f"truth/{task}.safetensors"}
+        expected |= {f"originals/{task}-0000{g}-of-00002.safetensors" for g in range(2)}
+        for codec in codecs:
+            expected |= {f"bitstreams/{task}-{codec}-0000{g}-of-00002.safetensors" for g in (0, 1)}
+            expected |= {f"compressed/{task}/{codec}.zarr/zarr.json"}
+            expected |= {f"compressed/{task}/{codec}.zarr/c/{i}/0/0/0/0/0" for i in range(3)}
+    assert set(tree(full)) == expected
+    manifest = read_manifest(full)
+    assert set(manifest.files) == expected - {"manifest.json"}
+    assert {path: entry["sha256"] for path, entry in manifest.files.items()} == {
+        path: digest for path, digest in tree(full).items() if path != "manifest.json"
+    }
+
+
+def test_labels_are_what_the_stored_features_give(full: Path, every_codec: Recipe) -> None:
+    models = Models(every_codec)
+    for task in TASKS.values():
+        data = load(full, task.name)
+        rows = data.labels.to_pylist()
+        keys = [(row["index"], row["level"]) for row in rows]
+        assert len(rows) == 120
+        assert keys == sorted(keys, key=lambda key: key[0])
+        assert [row["level"] for row in rows[:20]] == [*range(10), *range(10)]
+        for row, pair in list(zip(rows, data, strict=True))[::7]:
+            x, y = pair.original.astype(np.float64), pair.compressed.astype(np.float64)
+            bits = 8 * len(data.bitstream(row["source_id"], row["codec"], row["level"]))
+            assert row["bits"] == bits
+            assert row["bpfp"] == bits / x.size
+            assert row["mse"] == pytest.approx(((x - y) ** 2).mean(), rel=1e-6)
+            assert row["fold"] == row["index"] % 5
+            truth, head = data.truth(row["source_id"]), models.head(task.name)
+            for feature, prefix in ((pair.original, "reference_"), (pair.compressed, "")):
+                scores, losses = score(head, feature[None], truth, "x")
+                assert row[f"{prefix}score"] == scores[0]
+                assert row[f"{prefix}loss"] == losses[0]
+            harm = row["score"] - row["reference_score"]
+            assert row["distortion"] == (harm if task.score_lower_better else -harm)
+
+
+def test_cls_sources_are_of_different_classes_and_right(full: Path) -> None:
+    data = load(full, "cls")
+    assert len({int(data.truth(source)) for source in data.source_ids}) == 3
+    assert set(data.labels["reference_score"].to_pylist()) == {1.0}
+
+
+def test_workers_do_not_change_a_byte_even_when_one_is_killed(
+    full: Path, every_codec: Recipe, tmp_path: Path
+) -> None:
+    psutil = pytest.importorskip("psutil")
+
+    def kill_one() -> None:
+        workers = [
+            child
+            for child in psutil.Process().children(recursive=True)
+            if "spawn_main" in " ".join(child.cmdline())
+        ]
+        assert workers
+        workers[0].kill()
+
+    out = build(every_codec, tmp_path / "out", workers=2, progress=Steps(12, kill_one))
+    assert tree(out) == tree(full)
+
+
+def test_the_light_tier_reads_alike(full: Path, every_codec: Recipe, tmp_path: Path) -> None:
+    light = build(every_codec, tmp_path / "light", workers=1, tier="light")
+    files, same = tree(light), tree(full)
+    assert not (light / "compressed").exists()
+    assert {f: h for f, h in files.items() if f not in ("README.md", "manifest.json")} == {
+        f: h
+        for f, h in same.items()
+        if f not in ("README.md", "manifest.json") and not f.startswith("compressed/")
+    }
+    for a, b in zip(load(full)[::11], load(light)[::11], strict=True):
+        np.testing.assert_array_equal(a.compressed, b.compressed)
+        np.testing.assert_array_equal(a.original, b.original)
+        assert a.label == b.label
+
+
+@pytest.mark.parametrize("step", [1, 5, 9, 12, 15, 17])
+def test_an_interrupted_build_goes_on(
+    step: int, small: Recipe, small_tree: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        build(small, out, workers=0, progress=Steps(step, interrupt))
+    assert status(small, out) == "begun"
+    progress = Steps()
+    build(small, out, workers=0, progress=progress)
+    assert status(small, out) == "finished"
+    assert tree(out) == small_tree
+    if step == 12:
+        assert [stage for stage, *_ in progress.stages] == ["compress", "pack"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cfqa_data.builders.pipeline import build, compress
+from cfqa_data.builders.pipeline.plan import Plan
+count = 0
+def write_codes(*arguments, after=int(sys.argv[3])):
+    global count
+    count += 1
+    if count == after:
+        Path(sys.argv[2], "labels").mkdir()
+        Path(sys.argv[2], "labels", "cls.parquet.1.partial").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    kept(*arguments)
+kept, compress.write_codes = compress.write_codes, write_codes
+build(Plan.from_json(Path(sys.argv[1]).read_text()).recipe, sys.argv[2], workers=0)
+"""
+
+
+def test_a_killed_build_goes_on(small: Recipe, small_tree: dict[str, str], tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.json", tmp_path / "out"
+    plan.write_text(Plan(small).to_json())
+    killed = subprocess.run([sys.executable, "-c", KILLED, plan, out, "4"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (out / ".build" / "lock").exists()
+    assert len(list((out / ".build" / "rows").iterdir())) == 2
+    build(small, out, workers=0)
+    assert tree(out) == small_tree
+
+
+def test_the_order_of_items_does_not_matter(
+    small: Recipe, small_tree: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = Plan.items
+    monkeypatch.setattr(Plan, "items", lambda plan, stage: items(plan, stage)[::-1])
+    assert tree(build(small, tmp_path, workers=0)) == small_tree
+
+
+def test_a_finished_folder_has_nothing_to_do(
+    small: Recipe, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = build(small, tmp_path / "out", workers=0)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    progress = Steps()
+    assert build(small, out, workers=0, progress=progress) == out
+    assert progress.stages == []
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    (out / ".build").mkdir()
+    build(small, out, workers=0)
+    assert not (out / ".build").exists()

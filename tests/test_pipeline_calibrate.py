@@ -1,0 +1,131 @@
+"""Finding ladders, and the training data of the learned codec."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pipeline_toy import QPS, toy_recipe, write_networks, write_toml
+from safetensors.numpy import load_file
+
+from cfqa_data.builders import calibrate
+from cfqa_data.builders.ladders import Bench, Curve, figures, propose, widened
+from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.builders.training import planes
+from cfqa_data.packing import unpack
+from cfqa_data.quantizers import KMeansQuantizer, quantizer_from_dict
+from cfqa_data.recipe import load_recipe
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("networks")
+    write_networks(folder)
+    return folder
+
+
+def curve(harm: list[float], parameters: list[float]) -> Curve:
+    row = np.array([harm])
+    rate = np.linspace(2, 1, len(harm))[None]
+    return Curve(tuple(parameters), rate, row, row, row)
+
+
+def bench(features: np.ndarray, useless: float = 1.0) -> Bench:
+    nothing = np.zeros(len(features))
+    return Bench("cls", features, (), nothing, nothing, (-1.0,), (3.0,), useless)
+
+
+def test_a_ladder_goes_from_no_harm_to_nearly_useless() -> None:
+    grid = [0, 10, 20, 30, 40, 50]
+    levels = propose(curve([0, 0, 0.005, 0.2, 0.85, 0.9], grid), 1.0, whole=True)
+    assert levels[0] == 20
+    assert levels[-1] == 40
+    assert list(np.diff(levels)) == pytest.approx([20 / 9] * 9, abs=0.99)
+    falling_back = propose(curve([0.1, 0.2, 0.3, 0.5, 0.4, 0.3], grid), 1.0, whole=True)
+    assert (falling_back[0], falling_back[-1]) == (0, 30)
+    narrow = propose(curve([0, 0, 0, 0, 0, 1], [40, 41, 42, 43, 44, 46]), 1.0, whole=True)
+    assert narrow == tuple(range(37, 47))
+    lambdas = [1 / 2**k for k in range(14)]
+    harm = [0, 0, *np.linspace(0, 1, 12)]
+    few = propose(curve(harm, lambdas), 1.0, whole=False)
+    assert len(few) == 10
+    assert few[0] == lambdas[2]
+    assert propose(curve(harm[:10], lambdas[:10]), 1.0, whole=False) == tuple(lambdas[:10])
+
+
+def test_figures_are_the_health_of_a_dataset() -> None:
+    up, down = np.arange(10.0), np.arange(10.0)[::-1]
+    flat = np.zeros(10)
+    found = figures(
+        bench(np.zeros((2, 1, 1, 2, 4), np.float32), 18.0),
+        "x265",
+        Curve(
+            tuple(range(10)),
+            np.stack([down] * 2),
+            np.stack([up] * 2),
+            np.stack([up, flat]),
+            np.stack([up, flat]),
+        ),
+    )
+    assert found["changing"] == 0.5
+    assert found["rate_falls"] == found["mse_rises"] == 1.0
+    assert found["reach"] == 4.5 / 18
+    assert found["distinct"] == 5.5
+    assert found["bpfp"] == 4.5
+    assert not found["ok"]
+
+
+def test_a_widened_range_keeps_its_middle() -> None:
+    found = widened(bench(np.zeros((1, 1, 1, 2, 4), np.float32)), 10, 4.0)
+    assert (found.lo, found.hi) == ((-7.0,), (9.0,))
+
+
+def test_the_command_writes_ladders_that_a_recipe_takes(networks: Path, tmp_path: Path) -> None:
+    recipe = write_toml(toy_recipe(networks, {"x265": QPS}), tmp_path / "toy.toml")
+    out = tmp_path / "calibration"
+    arguments = ["--recipe", str(recipe), "--out", str(out), "--sources", "2", "--training", "3"]
+    arguments += ["--seed", "1", "--scales", "1", "2", "--parameters", "10", "30", "50"]
+    for task in ("cls", "dpt"):
+        calibrate.main([*arguments, "--task", task])
+    found = json.loads((out / "dpt-x265.json").read_text())
+    assert [tried["scale"] for tried in found["tried"]] == [1.0, 2.0]
+    assert [row["parameter"] for row in found["tried"][0]["grid"]] == [10, 30, 50]
+    snippet = tomllib.loads((out / "ladders.toml").read_text())
+    for task in ("cls", "dpt"):
+        ladder = snippet["tasks"][task]["codecs"]["x265"]
+        assert len(ladder["levels"]) == 10
+        assert quantizer_from_dict(ladder["quantizer"]).bits == 10
+    with (out / "calibration.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * (3 + 10)
+    report = (out / "calibration.md").read_text()
+    assert "| cls | x265 |" in report
+    assert "not all tasks are calibrated" in report
+    assert (out / "calibration.png").stat().st_size > 10_000
+
+
+def test_training_planes_are_the_features_quantised(networks: Path, tmp_path: Path) -> None:
+    recipe = write_toml(toy_recipe(networks, {"x265": QPS}), tmp_path / "toy.toml")
+    out, tables = tmp_path / "planes.safetensors", tmp_path / "kmeans.safetensors"
+    arguments = ["--recipe", str(recipe), "--out", str(out), "--tables", str(tables)]
+    planes.main([*arguments, "--cls", "4", "--seg", "3", "--dpt", "2"])
+    stored, centers = load_file(out), load_file(tables)
+    assert {task: (p.shape, p.dtype.name) for task, p in stored.items()} == {
+        "cls": ((4, 65, 48), "uint8"),
+        "seg": ((3, 130, 48), "uint8"),
+        "dpt": ((2, 130, 192), "uint8"),
+    }
+    assert {task: table.shape for task, table in centers.items()} == {
+        "cls": (1, 256),
+        "seg": (1, 256),
+        "dpt": (4, 256),
+    }
+    models = Models(load_recipe(recipe))
+    feature = next(planes.training_features(models, "dpt", 1, planes.PLANE_SEED))
+    quantizer = KMeansQuantizer(8, tuple(map(tuple, centers["dpt"].tolist())))
+    restored = quantizer.dequantize(unpack(stored["dpt"][0], feature.shape))
+    assert np.abs(restored - feature).mean() < 0.02 * np.abs(feature).mean()

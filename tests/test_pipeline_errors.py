@@ -1,0 +1,206 @@
+"""What cannot be built: one clear line, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pipeline_toy import QPS, toy_recipe, tree, write_networks
+
+from cfqa_data.builders.pipeline import build, check, compress, select, tools, work
+from cfqa_data.errors import BuildError, CodecError, RecipeError
+from cfqa_data.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("networks")
+    write_networks(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(networks: Path) -> Recipe:
+    return toy_recipe(networks, {"x265": QPS}, sources_per_task=2, group_size=1)
+
+
+def one_line(caught: pytest.ExceptionInfo[BaseException]) -> str:
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_foreign_content_is_not_touched(small: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(BuildError) as caught:
+        build(small, tmp_path)
+    assert "thesis.txt" in one_line(caught)
+    assert [path.name for path in tmp_path.rglob("*")] == ["thesis.txt"]
+
+
+def test_another_recipe_does_not_go_on_or_over(
+    small: Recipe, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = toy_recipe(networks, {"x265": QPS}, name="other", sources_per_task=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "_STAGES", {})
+        with pytest.raises(BuildError, match="failed 3 times: KeyError"):
+            build(small, tmp_path, workers=0)
+    with pytest.raises(BuildError, match="begun build of recipe 'toy'"):
+        build(other, tmp_path, workers=0)
+    build(small, tmp_path, workers=0)
+    before = tree(tmp_path)
+    with pytest.raises(BuildError, match="finished dataset of recipe 'toy'"):
+        build(other, tmp_path, workers=0)
+    with pytest.raises(BuildError, match="finished dataset of recipe 'toy'"):
+        build(small, tmp_path, workers=0, tier="light")
+    assert tree(tmp_path) == before
+
+
+def test_no_room_is_seen_before_and_while_compressing(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(check.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        with pytest.raises(BuildError) as caught:
+            build(small, tmp_path, workers=0)
+    assert "no space: 0 MB are free" in one_line(caught)
+    write, calls = compress.write_tensors, []
+
+    def full_disk(path: Path, *arguments: Any) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "write_tensors", full_disk)
+        with pytest.raises(BuildError) as caught:
+            build(small, tmp_path, workers=0)
+    assert "no space left at" in one_line(caught)
+    assert len(calls) == 3
+    assert len(list((tmp_path / ".build" / "rows").iterdir())) == 2
+    build(small, tmp_path, workers=0)
+    assert not (tmp_path / ".build").exists()
+
+
+def test_no_permission(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "somewhere")
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    with pytest.raises(BuildError) as caught:
+        build(small, tmp_path / "out")
+    assert "no permission to write at somewhere" in one_line(caught)
+
+
+def test_a_missing_encoder_or_weights_file_writes_nothing(
+    small: Recipe, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(_: Any) -> Any:
+        raise CodecError("vvenc: this ffmpeg has no libvvenc")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(check, "codec_for", absent)
+        with pytest.raises(BuildError, match="cls, codec x265: vvenc: this ffmpeg has no libvvenc"):
+            build(small, tmp_path / "out")
+    moved = tmp_path / "networks"
+    shutil.copytree(networks, moved)
+    lacking = toy_recipe(moved, {"x265": QPS})
+    (moved / "seg.safetensors").unlink()
+    with pytest.raises(BuildError, match=r"recipe 'toy': .*seg.safetensors: no such file"):
+        build(lacking, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_arguments(small: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="workers must be 0 or more, got -1"):
+        build(small, tmp_path / "out", workers=-1)
+    with pytest.raises(BuildError, match="tier 'big' is unknown"):
+        build(small, tmp_path / "out", tier="big")
+    with pytest.raises(RecipeError, match="unknown recipe"):
+        build("mnii", tmp_path / "out")
+    with pytest.raises(BuildError, match="no Dask scheduler answers at nonsense://x"):
+        build(small, tmp_path / "out", scheduler="nonsense://x")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_too_few_sources_that_fit(
+    small: Recipe, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "PATIENCE", 4)
+    wrong = tools.Models(small).head("cls")
+    monkeypatch.setattr(type(wrong), "correct", lambda *_: False)
+    with pytest.raises(BuildError, match="cls: only 0 of 8 candidates fit, 2 are wanted"):
+        build(small, tmp_path, workers=0)
+
+
+def test_a_passing_failure_is_tried_again_and_a_lasting_one_is_not_forever(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, failures = compress.write_tensors, [RuntimeError("once"), RuntimeError("twice")]
+
+    def flaky(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        kept(*arguments)
+
+    monkeypatch.setattr(compress, "write_tensors", flaky)
+    build(small, tmp_path / "first", workers=0)
+    failures += [RuntimeError("always")] * 9
+    with pytest.raises(
+        BuildError, match=r"group \d failed 3 times: RuntimeError: always"
+    ) as caught:
+        build(small, tmp_path / "second", workers=0)
+    one_line(caught)
+    assert len(failures) == 6
+
+
+def test_a_worker_that_always_dies_ends_the_build_and_keeps_what_is_done(
+    networks: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The codec's option makes its process exit, as one that is killed for memory would."""
+    recipe = toy_recipe(networks, {"x265": {**QPS, "options": {"preset": "medium"}}})
+    out = tmp_path / "out"
+    with pytest.raises(BuildError, match="every worker that tried it was killed"):
+        build(recipe, out, workers=2, progress=Murderer())
+    assert "Traceback" not in capfd.readouterr().err
+    assert (out / ".build" / "plan.json").exists()
+    assert not (out / ".build" / "lock").exists()
+    build(recipe, out, workers=0)
+
+
+class Murderer:
+    """Kills the build's workers without rest once compressing has begun."""
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        import threading
+
+        if stage == "compress":
+            self.going = True
+            threading.Thread(target=self._kill, daemon=True).start()
+
+    def _kill(self) -> None:
+        import time
+
+        import psutil
+
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    if "spawn_main" in " ".join(child.cmdline()) and child.num_threads() > 4:
+                        child.kill()
+                except psutil.NoSuchProcess:
+                    pass
+            time.sleep(0.05)
+
+    def advance(self, n: int = 1) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass

@@ -1,0 +1,139 @@
+"""What a build consists of, and the folder it works in."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pipeline_toy import qp, toy_recipe
+
+from cfqa_data.builders.pipeline import status
+from cfqa_data.builders.pipeline.extract import median_codes
+from cfqa_data.builders.pipeline.plan import STAGES, Plan
+from cfqa_data.builders.pipeline.workspace import clear_disk_errors, locked, open_workspace
+from cfqa_data.codes import find_centres
+from cfqa_data.errors import BuildError
+from cfqa_data.layout import Layout
+from cfqa_data.quantizers import UniformQuantizer
+from cfqa_data.recipe import Recipe
+
+QPS = qp(*range(10, 20))
+
+
+def recipe(**changes: object) -> Recipe:
+    return toy_recipe(Path("nowhere"), {"x265": QPS, "vvenc": QPS}, **changes)
+
+
+@given(sources=st.integers(1, 40), group=st.integers(1, 12))
+@settings(deadline=None, max_examples=30)
+def test_items_cover_every_source_once_and_have_their_own_marker(sources: int, group: int) -> None:
+    plan = Plan(recipe(sources_per_task=sources, group_size=group))
+    assert [i for g in range(plan.groups) for i in plan.members(g)] == list(range(sources))
+    items = [item for stage in STAGES for item in plan.items(stage)]
+    markers = {item.marker(Layout(Path("out"))) for item in items}
+    assert len(markers) == len(items) == 3 + 3 * plan.groups + 3 + 6 * plan.groups
+    assert sum(map(plan.size, plan.items("extract"))) == 3 * sources
+    assert sum(map(plan.size, plan.items("compress"))) == 3 * 2 * 10 * sources
+
+
+def test_the_slowest_items_come_first() -> None:
+    items = Plan(recipe()).items("compress")
+    assert [(i.task, i.codec) for i in items[:2]] == [("dpt", "vvenc")] * 2
+    assert (items[-1].task, items[-1].codec) == ("cls", "x265")
+
+
+def test_a_plan_is_its_text() -> None:
+    plan = Plan(recipe(), "light", {"python": "3"}, {"a": "b"})
+    again = Plan.from_json(plan.to_json())
+    assert again.to_json() == plan.to_json()
+    assert again.digest() == plan.digest() != Plan(recipe(), "full").digest()
+    with pytest.raises(BuildError, match="tier 'half' is unknown"):
+        Plan(recipe(), "half")
+
+
+@given(st.integers(1, 4), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=20)
+def test_median_codes_of_groups_are_the_median_of_all(groups: int, seed: int) -> None:
+    features = np.random.default_rng(seed).normal(size=(groups, 2, 1, 3, 5, 7)).astype(np.float32)
+    quantizer = UniformQuantizer(8, (-2.0,) * 3, (2.0,) * 3)
+    codes = quantizer.quantize(features)
+    expected = [
+        int(np.sort(codes[..., c, :, :].ravel())[(codes[..., c, :, :].size - 1) // 2])
+        for c in range(3)
+    ]
+    assert median_codes(quantizer, features) == expected
+    odd = features[:1, :1, :, :, :1, :]
+    assert median_codes(quantizer, odd) == list(find_centres(quantizer.quantize(odd)))
+
+
+def test_status_of_new_begun_and_foreign_folders(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert status(recipe(), out) == "new"
+    out.mkdir()
+    assert status(recipe(), out) == "new"
+    open_workspace(Plan(recipe()), out)
+    assert status(recipe(), out) == "begun"
+    with pytest.raises(BuildError, match="begun build of recipe 'toy'"):
+        status(recipe(sources_per_task=4), out)
+    with pytest.raises(BuildError, match=r"full tier\) that is not this one"):
+        status(recipe(), out, tier="light")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BuildError, match="holds something that is no CFQA dataset"):
+        status(recipe(), tmp_path)
+    with pytest.raises(BuildError, match="is a file"):
+        status(recipe(), tmp_path / "notes.txt")
+    (out / "manifest.json").write_text("{}")
+    with pytest.raises(BuildError, match="no dataset of this version"):
+        status(recipe(), out)
+
+
+def test_other_software_or_weights_do_not_go_on(tmp_path: Path) -> None:
+    open_workspace(Plan(recipe(), versions={"x265": "4.1"}), tmp_path)
+    open_workspace(Plan(recipe(), versions={"x265": "4.1"}), tmp_path)
+    with pytest.raises(BuildError, match=r"other software \(x265: 4.1, now 4.2\)"):
+        open_workspace(Plan(recipe(), versions={"x265": "4.2"}), tmp_path)
+    with pytest.raises(BuildError, match=r"other weights \(a: None, now b\)"):
+        open_workspace(Plan(recipe(), versions={"x265": "4.1"}, weights={"a": "b"}), tmp_path)
+    (tmp_path / ".build" / "plan.json").write_text("{")
+    with pytest.raises(BuildError, match="is not the plan of a build"):
+        status(recipe(), tmp_path)
+
+
+def test_a_folder_belongs_to_one_living_build(tmp_path: Path) -> None:
+    lock = tmp_path / ".build" / "lock"
+    with locked(tmp_path):
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+        with pytest.raises(BuildError, match=f"another build works in .* {os.getpid()}"):
+            locked(tmp_path).__enter__()
+    assert not lock.exists()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    lock.write_text(json.dumps({"pid": dead.pid, "host": socket.gethostname()}))
+    with locked(tmp_path):
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+    lock.write_text(json.dumps({"pid": dead.pid, "host": "another.example"}))
+    with pytest.raises(BuildError, match=r"on another.example.*delete"):
+        locked(tmp_path).__enter__()
+    lock.write_text("")
+    with pytest.raises(BuildError, match="has just begun"):
+        locked(tmp_path).__enter__()
+    os.utime(lock, (0, 0))
+    with locked(tmp_path):
+        pass
+
+
+def test_disk_errors_become_one_line() -> None:
+    for number, words in ((28, "no space left"), (13, "no permission"), (30, "read-only")):
+        message = f"compress cls: {words}.* at f.*what is finished"
+        with pytest.raises(BuildError, match=message), clear_disk_errors("compress cls"):
+            raise OSError(number, "x", "f")
+    with pytest.raises(OSError, match="other"), clear_disk_errors("x"):
+        raise OSError(5, "other")
