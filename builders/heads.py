@@ -41,9 +41,7 @@ class SegGeometry:
 
     def scaled(self, height: int, width: int) -> tuple[int, int]:
         """Size of an image after its short side is scaled to `short_side`."""
-        scale = min(
-            self.long_side_limit / max(height, width), self.short_side / min(height, width)
-        )
+        scale = min(self.long_side_limit / max(height, width), self.short_side / min(height, width))
         return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
@@ -101,7 +99,6 @@ class Head(nn.Module):
     def correct(self, feature: Tensor, truth: np.ndarray) -> bool:
         """Whether the source is usable for the dataset; only classification is choosy."""
         return True
-
 
 
 class ClsHead(Head):
@@ -228,9 +225,7 @@ class DepthHead(Head):
         batch, count, tokens, dim = layers.shape
         rows, columns = size
         if rows * columns != tokens - 1:
-            raise BuildError(
-                f"dpt head: {tokens} tokens are not 1 + {rows}x{columns} patches"
-            )
+            raise BuildError(f"dpt head: {tokens} tokens are not 1 + {rows}x{columns} patches")
         if self.conv_depth.in_channels != 2 * dim * count:
             raise BuildError(
                 f"dpt head: {count} layers of width {dim} give {2 * dim * count} inputs, "
@@ -241,9 +236,7 @@ class DepthHead(Head):
         inputs = pairs.permute(0, 2, 1, 3).reshape(batch, tokens - 1, -1)
         weight, bias = self.conv_depth.weight.flatten(1), self.conv_depth.bias
         grid = F.linear(inputs, weight, bias).transpose(1, 2).reshape(batch, -1, rows, columns)
-        logits = F.interpolate(
-            grid, (4 * rows, 4 * columns), mode="bilinear", align_corners=False
-        )
+        logits = F.interpolate(grid, (4 * rows, 4 * columns), mode="bilinear", align_corners=False)
         weights = F.relu(logits) + 0.1
         weights = weights / weights.sum(dim=1, keepdim=True)
         return torch.einsum("bkhw,k->bhw", weights, self.centres)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -79,8 +81,8 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
             ) from None
         address: Any = self._scheduler
         if address is None:
-            address = self._stack.enter_context(
-                LocalCluster(
+            with _deaf_to_interrupts():
+                cluster = LocalCluster(
                     n_workers=self._workers,
                     threads_per_worker=1,
                     processes=True,
@@ -88,7 +90,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
                     dashboard_address=None,
                     silence_logs=logging.CRITICAL,
                 )
-            )
+            address = self._stack.enter_context(cluster)
         try:
             self._client = self._stack.enter_context(Client(address, timeout=_CONNECT_SECONDS))
         except (OSError, ValueError) as error:
@@ -130,6 +132,20 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
             attempts[item] += 1
             _give_up_if_final(item, future.exception(), attempts[item])
             completed.add(submit(item))
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: this one hears it, and ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would lift the mask in the starting thread
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _give_up_if_final(item: Item, error: Exception, attempt: int) -> None:

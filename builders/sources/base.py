@@ -76,5 +76,3 @@ def get_source(kind: str) -> Callable[..., Source]:
     if kind not in _SOURCES:
         raise BuildError(f"no source '{kind}'; known are {', '.join(_SOURCES)}")
     return _SOURCES[kind]
-
-

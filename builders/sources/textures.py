@@ -53,7 +53,8 @@ def _diagonal(p: np.ndarray) -> np.ndarray:
 
 def _marble(p: np.ndarray) -> np.ndarray:
     turbulence = np.sin(3.1 * p[:, 1] + 1.3) + np.sin(4.3 * p[:, 2] + 0.7 + 2.0 * p[:, 0])
-    return 0.5 + 0.5 * np.sin(4.0 * p[:, 0] + 2.2 * turbulence)
+    wave = np.sin(4.0 * p[:, 0] + 2.2 * turbulence)
+    return (0.5 + 0.5 * wave).astype(np.float32)
 
 
 def _speckle(p: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ class MultiTask(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
         nn.init.trunc_normal_(self.dpt.conv_depth.weight, std=0.02, generator=generator)
-        nn.init.constant_(self.dpt.conv_depth.bias, 0.1)
+        nn.init.constant_(self.dpt.conv_depth.get_parameter("bias"), 0.1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Outputs that the losses need, from normalised images (B, 3, 112, 112)."""
@@ -168,7 +168,8 @@ def batches(scenes: TrainingScenes, size: int, seed: int) -> Iterator[tuple[Tens
 
 def optimisers(model: MultiTask, config: Config) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for everything else."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             block = ".blocks." in f".{name}" and parameter.ndim == 2
@@ -263,7 +264,8 @@ def train(config: Config, folder: Path, out: Path, console: Console | None = Non
     forward = torch.compile(model) if config.compile else model
     loss_terms = torch.compile(losses) if config.compile else losses
     data = batches(scenes, config.batch, config.seed)
-    began, step, checked, means = time.monotonic(), 0, 0.0, {}
+    began, step, checked = time.monotonic(), 0, 0.0
+    means: dict[str, float] = {}
     with Progress(console=console) as progress:
         bar = progress.add_task("training", total=1.0)
         while (share := (time.monotonic() - began) / (60 * config.minutes)) < 1.0:
@@ -282,7 +284,8 @@ def train(config: Config, folder: Path, out: Path, console: Console | None = Non
                 stepper.step()
             step += 1
             for name, term in terms.items():
-                means[name] = 0.98 * means.get(name, float(term)) + 0.02 * float(term)
+                value = float(term.detach())
+                means[name] = 0.98 * means.get(name, value) + 0.02 * value
             progress.update(bar, completed=share)
             if step % 100 == 0:
                 seen = step * config.batch

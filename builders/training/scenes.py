@@ -125,5 +125,3 @@ def render_scenes(folder: Path, first_seed: int, count: int, workers: int = 2) -
 def open_scenes(folder: Path) -> TrainingScenes:
     """Open rendered scenes without reading them."""
     return TrainingScenes(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FIELDS))
-
-

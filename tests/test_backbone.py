@@ -1,0 +1,183 @@
+"""The backbone against a float64 twin in plain NumPy, and what loading refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy.special import erf
+
+from cfqa_data.builders.backbone import Backbone, load_backbone, read_tensors
+from cfqa_data.errors import BuildError
+
+DIM, DEPTH, HEADS, GRID, PATCH = 32, 3, 2, 4, 14
+
+
+def _random(swiglu: bool = False, seed: int = 0) -> Backbone:
+    torch.manual_seed(seed)
+    backbone = Backbone(DIM, DEPTH, HEADS, 40, GRID, PATCH, swiglu)
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return backbone.eval()
+
+
+def _norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(var + 1e-6) * weight + bias
+
+
+def _cubic(distance: float, a: float = -0.75) -> float:
+    d = abs(distance)
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+
+
+def _resize(source: int, target: int) -> np.ndarray:
+    """Weights (target, source) of bicubic interpolation at the scale (target + 0.1) / source."""
+    weights = np.zeros((target, source))
+    for row in range(target):
+        centre = (row + 0.5) * source / (target + 0.1) - 0.5
+        for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+            weights[row, min(max(tap, 0), source - 1)] += _cubic(centre - tap)
+    return weights
+
+
+def _twin(state: dict[str, np.ndarray], image: np.ndarray, swiglu: bool) -> list[np.ndarray]:
+    """All block outputs (T, D) of one image (3, H, W), one token and one head at a time."""
+    rows, columns = image.shape[1] // PATCH, image.shape[2] // PATCH
+    tokens = [state["cls_token"][0, 0]]
+    kernel, shift = state["patch_embed.proj.weight"], state["patch_embed.proj.bias"]
+    for r in range(rows):
+        for c in range(columns):
+            patch = image[:, r * PATCH : (r + 1) * PATCH, c * PATCH : (c + 1) * PATCH]
+            tokens.append((kernel * patch).sum((1, 2, 3)) + shift)
+    x = np.stack(tokens)
+    position = state["pos_embed"][0]
+    square = position[1:].reshape(GRID, GRID, DIM)
+    if (rows, columns) != (GRID, GRID):
+        square = np.einsum("rs,ct,std->rcd", _resize(GRID, rows), _resize(GRID, columns), square)
+    x = x + np.concatenate([position[:1], square.reshape(-1, DIM)])
+    outputs = []
+    for index in range(DEPTH):
+        block = {
+            name.removeprefix(f"blocks.{index}."): value
+            for name, value in state.items()
+            if name.startswith(f"blocks.{index}.")
+        }
+        y = _norm(x, block["norm1.weight"], block["norm1.bias"])
+        qkv = y @ block["attn.qkv.weight"].T + block["attn.qkv.bias"]
+        query, key, value = qkv[:, :DIM], qkv[:, DIM : 2 * DIM], qkv[:, 2 * DIM :]
+        mixed = np.zeros_like(x)
+        for head in range(HEADS):
+            part = slice(head * DIM // HEADS, (head + 1) * DIM // HEADS)
+            score = query[:, part] @ key[:, part].T / np.sqrt(DIM // HEADS)
+            weight = np.exp(score - score.max(1, keepdims=True))
+            mixed[:, part] = weight / weight.sum(1, keepdims=True) @ value[:, part]
+        y = mixed @ block["attn.proj.weight"].T + block["attn.proj.bias"]
+        x = x + block["ls1.gamma"] * y
+        y = _norm(x, block["norm2.weight"], block["norm2.bias"])
+        if swiglu:
+            gate, linear = np.split(y @ block["mlp.w12.weight"].T + block["mlp.w12.bias"], 2, 1)
+            hidden = gate / (1 + np.exp(-gate)) * linear
+            y = hidden @ block["mlp.w3.weight"].T + block["mlp.w3.bias"]
+        else:
+            hidden = y @ block["mlp.fc1.weight"].T + block["mlp.fc1.bias"]
+            hidden = hidden * 0.5 * (1 + erf(hidden / np.sqrt(2)))
+            y = hidden @ block["mlp.fc2.weight"].T + block["mlp.fc2.bias"]
+        x = x + block["ls2.gamma"] * y
+        outputs.append(x)
+    return outputs
+
+
+@pytest.mark.parametrize("swiglu", [False, True])
+@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (3, 5), (6, 2)])
+def test_block_outputs_equal_the_float64_twin(swiglu: bool, rows: int, columns: int) -> None:
+    backbone = _random(swiglu)
+    images = torch.randn(2, 3, rows * PATCH, columns * PATCH)
+    found = backbone.extract(images, [0, 2])
+    assert found.shape == (2, 2, 1 + rows * columns, DIM)
+    assert found.dtype == torch.float32
+    state = {k: v.double().numpy() for k, v in backbone.state_dict().items()}
+    for image, outputs in zip(images.double().numpy(), found.numpy(), strict=True):
+        twin = _twin(state, image, swiglu)
+        for output, wanted in zip(outputs, (twin[0], twin[2]), strict=True):
+            scale = np.abs(wanted).max()
+            assert np.abs(output - wanted).max() < 1e-5 * scale
+
+
+def test_training_mode_computes_the_same() -> None:
+    backbone, images = _random(), torch.randn(2, 3, 56, 56)
+    plain = backbone.run(backbone.embed(images), [2])[0]
+    trained = backbone.train().run(backbone.embed(images), [2])[0]
+    torch.testing.assert_close(trained, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_patch_embedding_equals_the_strided_convolution() -> None:
+    embed, images = _random().patch_embed, torch.randn(2, 3, 42, 70)
+    wanted = embed.proj(images).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(embed(images), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_a_checkpoint_loads_by_its_tensors_alone(tmp_path: Path, swiglu: bool) -> None:
+    backbone = _random(swiglu)
+    state = backbone.state_dict()
+    torch.save(state, tmp_path / "weights.pth")
+    save_file(state, tmp_path / "weights.safetensors")
+    images = torch.randn(1, 3, 56, 56)
+    wanted = backbone.extract(images, [1])
+    for given in (state, tmp_path / "weights.pth", tmp_path / "weights.safetensors"):
+        loaded = load_backbone(given, num_heads=HEADS)
+        torch.testing.assert_close(loaded.extract(images, [1]), wanted, rtol=0, atol=0)
+
+
+def test_heads_default_to_64_channels_each() -> None:
+    state = Backbone(128, 1, 2, 16, 2).state_dict()
+    assert load_backbone(state).blocks[0].attn.num_heads == 2  # type: ignore[union-attr]
+
+
+def test_foreign_checkpoints_are_refused_by_the_tensor_at_fault(tmp_path: Path) -> None:
+    state = _random().state_dict()
+    missing = {k: v for k, v in state.items() if k != "blocks.1.ls1.gamma"}
+    with pytest.raises(BuildError, match=r"'blocks\.1\.ls1\.gamma' is missing"):
+        load_backbone(missing, HEADS)
+    with pytest.raises(BuildError, match=r"'extra' does not belong"):
+        load_backbone({**state, "extra": torch.zeros(1)}, HEADS)
+    with pytest.raises(BuildError, match=r"'norm\.bias' is \(3,\), not \(32,\)"):
+        load_backbone({**state, "norm.bias": torch.zeros(3)}, HEADS)
+    with pytest.raises(BuildError, match="not a DINOv2 backbone"):
+        load_backbone({"weight": torch.zeros(1)})
+    with pytest.raises(BuildError, match="3 heads do not divide the width 32"):
+        load_backbone(state, 3)
+    with pytest.raises(BuildError, match="no such weights file"):
+        load_backbone(tmp_path / "none.pth")
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    with pytest.raises(BuildError, match="not a readable weights file"):
+        load_backbone(tmp_path / "text.pth")
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('executed')",))
+
+
+def test_a_checkpoint_never_executes(tmp_path: Path) -> None:
+    torch.save({"state_dict": _Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(BuildError, match="not a readable weights file"):
+        read_tensors(tmp_path / "evil.pth")
+
+
+def test_impossible_requests_are_named() -> None:
+    backbone = _random()
+    with pytest.raises(BuildError, match="50x56 pixels"):
+        backbone.extract(torch.zeros(1, 3, 50, 56), [0])
+    with pytest.raises(BuildError, match=r"do not lie in 0\.\.2"):
+        backbone.extract(torch.zeros(1, 3, 56, 56), [3])
+    with pytest.raises(BuildError, match="must rise"):
+        backbone.extract(torch.zeros(1, 3, 56, 56), [1, 0])
+    with pytest.raises(BuildError, match=r"must be \(B, 3, H, W\)"):
+        backbone.extract(torch.zeros(3, 56, 56), [0])

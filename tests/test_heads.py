@@ -1,0 +1,229 @@
+"""The heads against the published order of operations, written out in float64."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from cfqa_data.builders.heads import (
+    DepthGeometry,
+    DepthHead,
+    SegGeometry,
+    load_head,
+    window_starts,
+)
+from cfqa_data.errors import BuildError
+
+DIM = 16
+
+
+def _norm_tensors() -> dict[str, torch.Tensor]:
+    return {"norm.weight": torch.rand(DIM) + 0.5, "norm.bias": torch.randn(DIM)}
+
+
+def _cls(classes: int = 9) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {
+        "weight": torch.randn(classes, 2 * DIM),
+        "bias": torch.randn(classes),
+        **_norm_tensors(),
+    }
+
+
+def _seg(classes: int = 5) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {
+        "decode_head.conv_seg.weight": torch.randn(classes, DIM, 1, 1),
+        "decode_head.conv_seg.bias": torch.randn(classes),
+        "decode_head.bn.weight": torch.rand(DIM) + 0.5,
+        "decode_head.bn.bias": torch.randn(DIM),
+        "decode_head.bn.running_mean": torch.randn(DIM),
+        "decode_head.bn.running_var": torch.rand(DIM) + 0.5,
+        **_norm_tensors(),
+    }
+
+
+def _dpt(layers: int = 4, bins: int = 8) -> dict[str, torch.Tensor]:
+    torch.manual_seed(2)
+    return {
+        "decode_head.conv_depth.weight": torch.randn(bins, 2 * DIM * layers, 1, 1) * 0.2,
+        "decode_head.conv_depth.bias": torch.randn(bins),
+    }
+
+
+def _head_file(path: Path, tensors: dict[str, torch.Tensor], **geometry: object) -> Path:
+    save_file(tensors, path, {"geometry": json.dumps(geometry)})
+    return path
+
+
+def _normalised(x: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    weight, bias = tensors["norm.weight"].double(), tensors["norm.bias"].double()
+    return F.layer_norm(x.double(), (DIM,), weight, bias, eps=1e-6)
+
+
+def test_cls_rank_and_loss() -> None:
+    tensors = _cls()
+    head, feature = load_head("cls", tensors), torch.randn(1, 1, 10, DIM)
+    tokens = _normalised(feature[0, 0], tensors)
+    logits = tensors["weight"].double() @ torch.cat([tokens[0], tokens[1:].mean(0)])
+    logits = logits + tensors["bias"].double()
+    order = logits.argsort(descending=True).tolist()
+    for label in range(9):
+        rank, loss = head.score(feature, np.array(label))
+        assert rank == order.index(label) + 1
+        assert loss == pytest.approx(float(-logits.log_softmax(0)[label]), rel=1e-5)
+    assert head.correct(feature, np.array(order[0]))
+    assert not head.correct(feature, np.array(order[1]))
+
+
+def test_cls_ties_rank_as_in_a_stable_sort() -> None:
+    tensors = {**_cls(4), "weight": torch.zeros(4, 2 * DIM), "bias": torch.zeros(4)}
+    head = load_head("cls", tensors)
+    feature = torch.randn(1, 1, 5, DIM)
+    assert [head.score(feature, np.array(label))[0] for label in range(4)] == [1, 2, 3, 4]
+
+
+def test_seg_in_the_published_order(tmp_path: Path) -> None:
+    tensors = _seg()
+    geometry = {"window": 28, "stride": 14, "short_side": 28}
+    head = load_head("seg", _head_file(tmp_path / "seg.safetensors", tensors, **geometry))
+    feature = torch.randn(2, 1, 5, DIM)
+    truth = np.random.default_rng(0).integers(0, 5, (28, 42)).astype(np.uint8)
+    truth[:3] = 255
+    total, count = torch.zeros(5, 28, 42, dtype=torch.double), torch.zeros(28, 42)
+    t = {k.removeprefix("decode_head."): v.double() for k, v in tensors.items()}
+    for window, left in zip(feature[:, 0], (0, 14), strict=True):
+        grid = _normalised(window, tensors)[1:].T.reshape(1, DIM, 2, 2)
+        grid = (grid - t["bn.running_mean"].reshape(1, -1, 1, 1)) / torch.sqrt(
+            t["bn.running_var"].reshape(1, -1, 1, 1) + 1e-5
+        )
+        grid = grid * t["bn.weight"].reshape(1, -1, 1, 1) + t["bn.bias"].reshape(1, -1, 1, 1)
+        logits = F.conv2d(grid, t["conv_seg.weight"], t["conv_seg.bias"])
+        logits = F.interpolate(logits, (28, 28), mode="bilinear", align_corners=False)
+        total[:, :, left : left + 28] += logits[0]
+        count[:, left : left + 28] += 1
+    mean = total / count
+    guess = mean.argmax(0).numpy()
+    assert np.array_equal(head.predict(feature, (28, 42)).numpy(), guess)  # type: ignore[call-arg]
+    valid = truth != 255
+    ious = []
+    for k in range(5):
+        inter = ((guess == k) & (truth == k) & valid).sum()
+        union = (((guess == k) | (truth == k)) & valid).sum()
+        if union:
+            ious.append(inter / union)
+    loss = F.cross_entropy(mean[:, valid].T, torch.from_numpy(truth[valid].astype(np.int64)))
+    score = head.score(feature, truth)
+    assert score[0] == pytest.approx(np.mean(ious), rel=1e-9)
+    assert score[1] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_seg_classes_absent_from_both_do_not_count(tmp_path: Path) -> None:
+    tensors = _seg()
+    tensors["decode_head.conv_seg.weight"] *= 0
+    tensors["decode_head.conv_seg.bias"] = torch.tensor([9.0, 0.0, 0.0, 0.0, 0.0])
+    geometry = {"window": 28, "stride": 14, "short_side": 28}
+    head = load_head("seg", _head_file(tmp_path / "seg.safetensors", tensors, **geometry))
+    truth = np.zeros((28, 28), np.uint8)
+    assert head.score(torch.randn(1, 1, 5, DIM), truth)[0] == 1.0
+    truth[:14] = 2
+    assert head.score(torch.randn(1, 1, 5, DIM), truth)[0] == pytest.approx((0.5 + 0.0) / 2)
+
+
+def test_published_window_counts() -> None:
+    # Two windows exactly when the long side is 513..853 after scaling.
+    assert len(window_starts(512, 512, 341)) == 1
+    assert window_starts(513, 512, 341) == [0, 1]
+    assert window_starts(853, 512, 341) == [0, 341]
+    assert len(window_starts(854, 512, 341)) == 3
+    assert SegGeometry().scaled(375, 500) == (512, 683)
+    assert SegGeometry().scaled(100, 1000) == (205, 2048)
+
+
+def test_depth_convolves_before_it_upsamples_and_gives_the_published_depth() -> None:
+    tensors = _dpt()
+    geometry = DepthGeometry(28, 42, (2, 26), (3, 40))
+    head = DepthHead(2 * DIM * 4, 8, geometry)
+    head.load_state_dict({k.removeprefix("decode_head."): v for k, v in tensors.items()})
+    feature = torch.randn(2, 4, 7, DIM)
+    depths = []
+    for view in feature.double():
+        layers = []
+        for layer in view:
+            pair = torch.cat([layer[1:], layer[:1].expand(6, -1)], dim=1)
+            grid = pair.T.reshape(1, 2 * DIM, 2, 3)
+            layers.append(F.interpolate(grid, (8, 12), mode="bilinear", align_corners=False))
+        logits = F.conv2d(
+            torch.cat(layers, 1),
+            tensors["decode_head.conv_depth.weight"].double(),
+            tensors["decode_head.conv_depth.bias"].double(),
+        )
+        weight = logits.relu() + 0.1
+        weight = weight / weight.sum(1, keepdim=True)
+        bins = torch.linspace(0.001, 10, 8, dtype=torch.double).reshape(1, -1, 1, 1)
+        depth = (weight * bins).sum(1, keepdim=True).clamp(0.001, 10)
+        depths.append(F.interpolate(depth, (28, 42), mode="bilinear", align_corners=False)[0, 0])
+    wanted = ((depths[0] + depths[1].flip(-1)) / 2).numpy()
+    found = head.eval().predict(feature).numpy()
+    assert np.abs(found - wanted).max() < 1e-4
+    truth = np.random.default_rng(0).integers(0, 12_000, (28, 42)).astype(np.uint16)
+    metres = truth[2:26, 3:40] / 1000.0
+    error, valid = wanted[2:26, 3:40] - metres, (metres > 0.001) & (metres < 10)
+    rmse, absrel = head.score(feature, truth)
+    assert rmse == pytest.approx(math.sqrt((error[valid] ** 2).mean()), rel=1e-4)
+    assert absrel == pytest.approx((np.abs(error) / metres.clip(1e-9))[valid].mean(), rel=1e-4)
+
+
+def test_evaluate_scores_each_version_alone() -> None:
+    head, features = load_head("cls", _cls()), torch.randn(4, 1, 1, 6, DIM)
+    scores, losses = head.evaluate(features, np.array(3))
+    alone = [head.score(feature, np.array(3)) for feature in features]
+    assert scores.tolist() == [row[0] for row in alone]
+    assert losses.tolist() == [row[1] for row in alone]
+    assert scores.dtype == losses.dtype == np.float64
+
+
+def test_the_norm_may_come_from_the_backbone() -> None:
+    tensors = _cls()
+    norm = torch.nn.LayerNorm(DIM, eps=1e-6)
+    norm.load_state_dict({"weight": tensors["norm.weight"], "bias": tensors["norm.bias"]})
+    bare = {k: v for k, v in tensors.items() if not k.startswith("norm")}
+    feature = torch.randn(1, 1, 6, DIM)
+    wanted = load_head("cls", tensors).predict(feature)
+    torch.testing.assert_close(load_head("cls", bare, norm).predict(feature), wanted)
+    with pytest.raises(BuildError, match=r"'norm\.weight' is missing"):
+        load_head("cls", bare)
+
+
+def test_foreign_heads_and_truths_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"'conv_seg\.weight' is missing, so it is no seg head"):
+        load_head("seg", _cls())
+    with pytest.raises(BuildError, match="no head for task 'flow'"):
+        load_head("flow", _cls())
+    with pytest.raises(BuildError, match="'extra' does not belong"):
+        load_head("cls", {**_cls(), "extra": torch.zeros(1)})
+    with pytest.raises(BuildError, match="unknown geometry"):
+        load_head("seg", _head_file(tmp_path / "a.safetensors", _seg(), windows=3))
+    with pytest.raises(BuildError, match=r"label 9 is not in 0\.\.8"):
+        load_head("cls", _cls()).score(torch.randn(1, 1, 6, DIM), np.array(9))
+    head = load_head("seg", _seg())
+    with pytest.raises(BuildError, match="1 windows, the feature has 2"):
+        head.score(torch.randn(2, 1, 5, DIM), np.zeros((512, 512), np.uint8))
+    with pytest.raises(BuildError, match="no pixel that counts"):
+        head.score(torch.randn(1, 1, 5, DIM), np.full((512, 512), 255, np.uint8))
+    with pytest.raises(BuildError, match="class beyond 4"):
+        head.score(torch.randn(1, 1, 5, DIM), np.full((512, 512), 5, np.uint8))
+    with pytest.raises(BuildError, match=r"\(B, N, C, T, D\)"):
+        head.evaluate(torch.randn(1, 1, 5, DIM), np.zeros((512, 512), np.uint8))
+    depth = load_head("dpt", _dpt())
+    with pytest.raises(BuildError, match="7 tokens are not 1"):
+        depth.predict(torch.randn(2, 4, 7, DIM))
+    with pytest.raises(BuildError, match="3 layers of width 16"):
+        depth.predict(torch.randn(2, 3, 1 + 35 * 46, DIM))
