@@ -1,0 +1,93 @@
+"""Decoding one monochrome 10-bit intra picture, HEVC or VVC, with PyAV's native decoders."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from cfqa_data.codecs.base import check_shape
+from cfqa_data.errors import CodecError, MissingDependencyError
+
+__all__ = ["PEAK", "SAMPLE", "check_qp", "decode_picture", "import_av"]
+
+SAMPLE = np.dtype("<u2")
+"""Samples of the video codecs."""
+
+PEAK = 1023
+"""Largest sample: 10 bits."""
+
+
+def import_av() -> ModuleType:
+    """Return PyAV.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        raise MissingDependencyError(
+            "the video codecs need PyAV: pip install 'cfqa-data[codecs]'"
+        ) from None
+    return av
+
+
+def check_qp(name: str, parameter: float, highest: int) -> int:
+    """Return ``parameter`` as the integer QP it must be.
+
+    Raises:
+        CodecError: it is not an integer within 0..``highest``.
+    """
+    if not float(parameter).is_integer() or not 0 <= parameter <= highest:
+        raise CodecError(f"{name}: the QP is an integer within 0..{highest}, not {parameter!r}")
+    return int(parameter)
+
+
+def decode_picture(
+    name: str,
+    decoder: str,
+    bitstream: bytes,
+    shape: tuple[int, int],
+    padded_rows: int | None = None,
+) -> np.ndarray:
+    """Return the only picture of an Annex B bitstream.
+
+    Args:
+        name: the codec, for messages.
+        decoder: PyAV's name of the decoder, ``hevc`` or ``vvc``.
+        bitstream: parameter sets and one picture.
+        shape: (rows, cols) of the plane.
+        padded_rows: rows of the picture where the encoder padded below; they are cut off.
+
+    Returns:
+        uint16 (rows, cols).
+
+    Raises:
+        CodecError: the bitstream is not one whole picture of that shape in 10-bit monochrome.
+    """
+    rows, cols = check_shape(name, shape)
+    av = import_av()
+    context = av.CodecContext.create(decoder, "r")
+    context.thread_count = 1
+    heights = (rows, padded_rows or rows)
+    limit = (max(heights) + 128) * (cols + 128)
+    context.options = {"err_detect": "explode", "max_pixels": str(limit)}
+    try:
+        frames = []
+        for packet in [*context.parse(bitstream), *context.parse(None), None]:
+            frames += context.decode(packet)
+    except (av.FFmpegError, ValueError) as error:
+        raise CodecError(f"{name}: the bitstream is damaged ({error.args[-1]})") from None
+    if len(frames) != 1:
+        raise CodecError(f"{name}: the bitstream holds {len(frames)} whole pictures, not one")
+    frame = frames[0]
+    if frame.format.name != "gray10le" or frame.is_corrupt:
+        raise CodecError(f"{name}: the bitstream holds no sound 10-bit monochrome picture")
+    if frame.width != cols or frame.height not in heights:
+        raise CodecError(
+            f"{name}: the bitstream holds {frame.height} x {frame.width} samples, "
+            f"not {rows} x {cols}"
+        )
+    samples = np.frombuffer(frame.planes[0], SAMPLE).reshape(frame.height, -1)
+    return samples[:rows, :cols].copy()
