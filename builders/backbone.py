@@ -180,7 +180,7 @@ class Backbone(nn.Module):
         return tokens + self.positions(height // self.patch, width // self.patch)
 
     def run(self, tokens: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """Outputs of the numbered blocks (from 0, rising), each (B, T, D), before the final norm."""
+        """Outputs (B, T, D) of the numbered blocks (from 0, rising), before the final norm."""
         wanted = list(blocks)
         if not wanted or wanted != sorted(set(wanted)):
             raise BuildError(f"blocks {wanted} must rise and be at least one")

@@ -238,7 +238,7 @@ def _albedo(solid: Solid, local: np.ndarray) -> np.ndarray:
 def _lit(
     spec: SceneSpec, origin: np.ndarray, point: np.ndarray, normal: np.ndarray, owner: np.ndarray
 ) -> np.ndarray:
-    """Light on each point: ambient, a point light with soft shadows, a little fill from the camera."""
+    """Light on each point: ambient, a point light with soft shadows, a fill from the camera."""
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
     to_light = np.array(spec.light, np.float32) - point
     distance = np.linalg.norm(to_light, axis=1)

@@ -20,7 +20,7 @@ Vector = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Quadric:
-    """``sum_i diag_i (p_i - centre_i)^2 <= const``; ``nappe`` (+1 up, -1 down) picks a cone's half."""
+    """``sum_i diag_i (p_i - centre_i)^2 <= const``; ``nappe`` (+1 up, -1 down) of a cone."""
 
     diag: Vector
     centre: Vector
@@ -30,7 +30,7 @@ class Quadric:
 
 @dataclass(frozen=True)
 class Part:
-    """A convex part: rows ``(nx, ny, nz, k)`` of half-spaces ``n . p <= k``, and maybe a quadric."""
+    """A convex part: rows ``(nx, ny, nz, k)`` of half-spaces ``n . p <= k``, maybe a quadric."""
 
     planes: tuple[tuple[float, float, float, float], ...]
     quadric: Quadric | None = None
@@ -129,7 +129,8 @@ def _enter_quadric(
     near, far = np.minimum(t0, t1), np.maximum(t0, t1)
     inf = np.float32(np.inf)
     if quadric.nappe:
-        # Steeper than the cone (a < 0): inside before `near` on one nappe, after `far` on the other.
+        # Steeper than the cone (a < 0): inside before `near` on one nappe, after `far` on the
+        # other.
         steep = a < 0
         ahead = direction[:, 1] * quadric.nappe > 0
         near, far = (

@@ -1,4 +1,4 @@
-"""Solid textures and colours of the rendered scenes: functions of the point in an object's frame."""
+"""Textures and colours of the solids: functions of the point in an object's own frame."""
 
 from __future__ import annotations
 
