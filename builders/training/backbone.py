@@ -211,10 +211,11 @@ def held_out(model: MultiTask, scenes: TrainingScenes, batch: int = 100) -> dict
         squared += float((error**2).sum())
         pixels += error.size
     model.train()
-    iou = table.diagonal() / (table.sum(0) + table.sum(1) - table.diagonal())
+    union = table.sum(0) + table.sum(1) - table.diagonal()
+    iou = table.diagonal()[union > 0] / union[union > 0]
     return {
         "top1": right / known,
-        "miou": float(np.nanmean(iou)),
+        "miou": float(iou.mean()),
         "depth_rmse": (squared / pixels) ** 0.5,
     }
 
