@@ -46,7 +46,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "vvenc": (4, 12, 20, 27, 34, 41, 48, 55, 63),
 }
 SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
-SEED = 10_000_000
+SEED = 4_000_000
 TRAINING_SEED = 950
 
 

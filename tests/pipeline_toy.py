@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 from cfqa_data.builders.backbone import Backbone, load_backbone
 from cfqa_data.builders.sources import get_source
+from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
+from cfqa_data.codecs.hyperprior_weights import MINI_PAD, HyperpriorWeights, write_ladder
 from cfqa_data.recipe import Recipe
 
 DIM, DEPTH, HEADS, CLASSES = 48, 4, 3, 960
@@ -137,5 +139,15 @@ def write_toml(recipe: Recipe, path: Path) -> Path:
     return path
 
 
+LAMBDAS = tuple(0.1 / 2**level for level in range(10))
+
+
 def write_models(folder: Path) -> None:
-    """Not yet."""
+    """Write a ladder of ten small random hyperpriors."""
+    torch.manual_seed(1)
+    models = []
+    for lmbda in LAMBDAS:
+        module = ScaleHyperprior(n=4, m=6, stages=2)
+        state = {name: value.detach().numpy() for name, value in module.state_dict().items()}
+        models.append((lmbda, HyperpriorWeights.from_state(state, MINI_PAD)))
+    write_ladder(folder / "models.safetensors", "toy", models)

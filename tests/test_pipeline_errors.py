@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pipeline_dies import die
 from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
-from cfqa_data.builders.pipeline import build, check, compress, select, tools, work
+from cfqa_data.builders.pipeline import build, check, compress, run, select, tools, work
 from cfqa_data.errors import BuildError, CodecError, RecipeError
 from cfqa_data.recipe import Recipe
 
@@ -160,47 +161,15 @@ def test_a_passing_failure_is_tried_again_and_a_lasting_one_is_not_forever(
     assert len(failures) == 6
 
 
-def test_a_worker_that_always_dies_ends_the_build_and_keeps_what_is_done(
-    networks: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_an_item_that_kills_every_worker_ends_the_build(
+    small: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The codec's option makes its process exit, as one that is killed for memory would."""
-    recipe = toy_recipe(networks, {"x265": {**QPS, "options": {"preset": "medium"}}})
-    out = tmp_path / "out"
-    with pytest.raises(BuildError, match="every worker that tried it was killed"):
-        build(recipe, out, workers=2, progress=Murderer())
-    assert "Traceback" not in capfd.readouterr().err
-    assert (out / ".build" / "plan.json").exists()
-    assert not (out / ".build" / "lock").exists()
-    build(recipe, out, workers=0)
-
-
-class Murderer:
-    """Kills the build's workers without rest once compressing has begun."""
-
-    def start(self, stage: str, total: int, unit: str) -> None:
-        import threading
-
-        if stage == "compress":
-            self.going = True
-            threading.Thread(target=self._kill, daemon=True).start()
-
-    def _kill(self) -> None:
-        import time
-
-        import psutil
-
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            for child in psutil.Process().children(recursive=True):
-                try:
-                    if "spawn_main" in " ".join(child.cmdline()) and child.num_threads() > 4:
-                        child.kill()
-                except psutil.NoSuchProcess:
-                    pass
-            time.sleep(0.05)
-
-    def advance(self, n: int = 1) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
+    monkeypatch.setattr(run, "run_item", die)
+    with pytest.raises(BuildError, match="every worker that tried it was killed") as caught:
+        build(small, tmp_path, workers=2)
+    one_line(caught)
+    assert capfd.readouterr().err == ""
+    assert [path.name for path in (tmp_path / ".build").iterdir()] == ["plan.json"]

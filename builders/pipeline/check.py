@@ -32,6 +32,7 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
                 found = codec_for(ladder).version()
             except CfqaError as error:
                 raise BuildError(f"{task}, codec {ladder.codec}: {error}") from None
+            found.pop("models", None)  # per task, and in the recipe
             versions |= {f"{ladder.codec} {what}": version for what, version in found.items()}
             uris |= {ladder.models} if ladder.models else set()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -74,27 +75,31 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
 
     def __enter__(self) -> ClusterRunner:
         try:
+            import dask
             from distributed import Client, LocalCluster
         except ImportError:
             raise BuildError(
                 "several workers need Dask: pip install 'cfqa-data[build]', or use --workers 1"
             ) from None
-        address: Any = self._scheduler
-        if address is None:
-            with _deaf_to_interrupts():
-                cluster = LocalCluster(
-                    n_workers=self._workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    memory_limit=0,
-                    dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
-                )
-            address = self._stack.enter_context(cluster)
         try:
+            address: Any = self._scheduler
+            if address is None:
+                failures = {"distributed.scheduler.allowed-failures": ATTEMPTS - 1}
+                with dask.config.set(failures), _deaf_to_interrupts():
+                    cluster = LocalCluster(
+                        n_workers=self._workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        memory_limit=0,
+                        dashboard_address="127.0.0.1:0",
+                        silence_logs=logging.CRITICAL,
+                    )
+                address = self._stack.enter_context(cluster)
             self._client = self._stack.enter_context(Client(address, timeout=_CONNECT_SECONDS))
-        except (OSError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             self._stack.close()
+            if self._scheduler is None:
+                raise BuildError(f"the workers do not start: {error}; try --workers 1") from None
             raise BuildError(f"no Dask scheduler answers at {self._scheduler}: {error}") from None
         return self
 
@@ -112,11 +117,12 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
 
         def submit(item: Item) -> Any:
             future = self._client.submit(
-                run_item, str(root), digest, item, pure=False, priority=-items.index(item)
+                run_item, str(root), digest, item, pure=False, priority=-place[item]
             )
             pending[future.key] = item
             return future
 
+        place = {item: number for number, item in enumerate(items)}
         pending: dict[str, Item] = {}
         attempts: Counter[Item] = Counter()
         completed = as_completed([submit(item) for item in items])
@@ -140,7 +146,11 @@ def _deaf_to_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # its start would lift the mask in the starting thread
+    # The tracker's start would lift the mask; nor shall it speak of workers that were ended.
+    kept = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
+    resource_tracker.ensure_running()
+    os.environ.pop("PYTHONWARNINGS") if kept is None else os.environ.update(PYTHONWARNINGS=kept)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

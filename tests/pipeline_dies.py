@@ -1,0 +1,13 @@
+"""Stands in for the running of an item; light to import, so that workers die quickly."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import NoReturn
+
+
+def die(*_: object) -> NoReturn:
+    """End this process as the kernel does when memory is out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
