@@ -25,7 +25,8 @@ def nal_units(stream: bytes) -> list[bytes]:
     """Return the NAL units of ``stream`` without start codes."""
     marks = list(_START.finditer(stream))
     ends = [mark.start() for mark in marks[1:]] + [len(stream)]
-    return [stream[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
+    units = [stream[mark.end() : end] for mark, end in zip(marks, ends, strict=False)]
+    return [unit for unit in units if len(unit) > 2]
 
 
 def nal_type(unit: bytes) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.codecs.entropy_tables import Tables
+from cfqa_data.codecs.entropy_tables import PRECISION, Tables
 from cfqa_data.errors import CodecError, MissingDependencyError
 
 __all__ = ["Part", "TableCoder", "decode_parts", "encode_parts"]
@@ -76,13 +76,16 @@ class TableCoder:
         return result
 
     def bits(self, values: np.ndarray, indexes: np.ndarray) -> float:
-        """Return the ideal code length of the integers that their tables hold."""
+        """Return the ideal code length of the integers, escapes included."""
         total = 0.0
         for index in np.unique(indexes):
             counts, first = self.tables.table(int(index))
-            entries = values[indexes == index] - (first - 1)
-            entries = np.where((entries < 1) | (entries >= len(counts)), 0, entries)
-            total += float((24.0 - np.log2(counts[entries] + 1.0)).sum())
+            chosen = values[indexes == index]
+            entries = chosen - (first - 1)
+            outside = (entries < 1) | (entries >= len(counts))
+            entries[outside] = 0
+            total += float((PRECISION - np.log2(counts[entries] + 1.0)).sum())
+            total += float((6 + np.floor(np.log2(np.abs(chosen[outside]) + 1.0))).sum())
         return total
 
     def _model(self, index: int) -> Any:

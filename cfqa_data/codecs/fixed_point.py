@@ -142,7 +142,17 @@ class Deconv:
     """
 
     # The neighbours (dy, dx) in an order in which each phase needs a contiguous range of them.
-    NEIGHBOURS = ((1, 0), (2, 0), (1, 1), (1, 2), (2, 1), (2, 2), (0, 1), (0, 2), (0, 0))
+    NEIGHBOURS: tuple[tuple[int, int], ...] = (
+        (1, 0),
+        (2, 0),
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (2, 2),
+        (0, 1),
+        (0, 2),
+        (0, 0),
+    )
     PHASES: Mapping[tuple[int, int], slice] = MappingProxyType(
         {(0, 0): slice(0, 9), (0, 1): slice(2, 8), (1, 0): slice(0, 6), (1, 1): slice(2, 6)}
     )

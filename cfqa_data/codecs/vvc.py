@@ -128,6 +128,10 @@ class VVenC(Codec):
             raise CodecError(
                 f"vvenc: {len(planes)} planes of {rows} x {cols} took over {limit:.0f} s"
             ) from None
+        except OSError as error:
+            raise MissingDependencyError(
+                f"vvenc: {command[0]} cannot be run ({error.strerror})"
+            ) from None
         if done.returncode:
             raise _failure(done.stderr, f"vvenc: {rows} x {cols} at QP {qp}")
         split = split_pictures(done.stdout)

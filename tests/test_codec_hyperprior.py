@@ -1,0 +1,307 @@
+"""The hyperprior codec, on a ladder of two tiny models trained here for seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from codec_samples import SHAPES, extreme_planes, feature_plane, mse
+from safetensors.numpy import save_file
+
+from cfqa_data.builders.training.hyperprior import Settings, plan, train_ladders
+from cfqa_data.codecs import get_codec
+from cfqa_data.codecs.hyperprior import Hyperprior, HyperpriorCodec, load_hyperprior
+from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, HyperpriorWeights, Pad, read_ladder
+from cfqa_data.errors import BuildError, CfqaError, CodecError
+
+torch = pytest.importorskip("torch")
+LAMBDAS = (0.1, 0.002)
+
+
+def tiny_settings(folder: Path) -> Settings:
+    planes = {
+        "cls": [feature_plane(33, 64, 255, seed) for seed in range(12)],
+        "seg": [feature_plane(66, 64, 255, seed) for seed in range(6)],
+        "dpt": [feature_plane(66, 128, 255, seed) for seed in range(6)],
+    }
+    save_file({task: np.stack(kept) for task, kept in planes.items()}, folder / "planes")
+    return Settings(
+        features=str(folder / "planes"),
+        out=str(folder / "out"),
+        n=6,
+        m=8,
+        batch=4,
+        patch=(32, 32),
+        first_steps=400,
+        steps=40,
+        rate=1e-2,
+    )
+
+
+@pytest.fixture(scope="session")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A multi-task ladder of two lambdas and a task-specific one, by the training script."""
+    folder = tmp_path_factory.mktemp("ladder")
+    lambdas = {"hyperprior_multi_task": LAMBDAS, "hyperprior_task_specific-cls": (0.1,)}
+    paths = train_ladders(tiny_settings(folder), lambdas, workers=2)
+    assert [path.name for path in paths] == [f"{name}.safetensors" for name in lambdas]
+    return paths[0]
+
+
+@pytest.fixture(scope="session")
+def codec(ladder: Path) -> HyperpriorCodec:
+    made = get_codec("hyperprior_multi_task", models=ladder)
+    assert isinstance(made, HyperpriorCodec)
+    return made
+
+
+@pytest.fixture(scope="session")
+def weights(ladder: Path) -> HyperpriorWeights:
+    return dict(read_ladder(ladder)[1])[0.1]
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 1), (3, 200)])
+def test_round_trip(codec: HyperpriorCodec, shape: tuple[int, int]) -> None:
+    plane = feature_plane(*shape, peak=255)
+    decoded = codec.decode(codec.encode(plane, 0.1), shape)
+    assert decoded.shape == shape
+    assert decoded.dtype == np.uint8
+    if min(shape) > 16:
+        assert mse(decoded, plane) < np.var(plane)
+
+
+def test_rate_and_error_follow_lambda(codec: HyperpriorCodec) -> None:
+    plane = feature_plane(65, 192, peak=255)
+    good, bad = (codec.encode(plane, lmbda) for lmbda in LAMBDAS)
+    assert len(bad) < 0.5 * len(good)
+    assert mse(codec.decode(good, plane.shape), plane) < mse(codec.decode(bad, plane.shape), plane)
+
+
+def test_many_equal_one(codec: HyperpriorCodec) -> None:
+    planes = [feature_plane(33, 40, 255, seed) for seed in range(3)]
+    streams = codec.encode_many(planes, 0.1)
+    assert streams == [codec.encode(plane, 0.1) for plane in planes]
+    decoded = codec.decode_many(streams, (33, 40))
+    singles = [codec.decode(stream, (33, 40)) for stream in streams]
+    assert np.array_equal(decoded, singles)
+
+
+def test_extremes_survive_by_escapes(codec: HyperpriorCodec, weights: HyperpriorWeights) -> None:
+    for plane in extreme_planes(33, 47, peak=255).values():
+        stream = codec.encode(plane, 0.1)
+        assert codec.decode(stream, plane.shape).shape == plane.shape
+    # Latents far too large for the tables: the last layer scaled up.
+    state = {**weights.state, "g_a.4.weight": weights.state["g_a.4.weight"].astype(float) * 1000}
+    model = Hyperprior(dataclasses.replace(weights, state=state))
+    noise = extreme_planes(33, 47, peak=255)["noise"] / 256.0
+    y, _ = model.latents(noise)
+    assert np.abs(y).max() > 2000
+    model.decode(model.encode(noise), noise.shape)
+
+
+def test_decoding_is_the_synthesis_of_what_was_encoded(weights: HyperpriorWeights) -> None:
+    """Against the torch module that was trained, in float32."""
+    from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
+
+    model = Hyperprior(weights)
+    twin = ScaleHyperprior(6, 8, 3).eval()
+    twin.load_state_dict({k: torch.tensor(v.astype(np.float32)) for k, v in weights.state.items()})
+    plane = feature_plane(64, 64, 255) / 256.0
+    with torch.no_grad():
+        y = twin.g_a(torch.tensor(plane[None, None], dtype=torch.float32))
+        expected = twin.g_s(torch.round(y)).clamp(0, 1)[0, 0].numpy()
+    found = model.decode(model.encode(plane), plane.shape)
+    assert (np.round(y[0].numpy()) == model.latents(plane)[0]).mean() > 0.99
+    assert np.abs(found - expected).max() < 0.02
+    assert np.abs(found - expected).mean() < 1e-3
+
+
+def test_the_rate_is_what_the_tables_promise(weights: HyperpriorWeights) -> None:
+    model = Hyperprior(weights)
+    plane = feature_plane(130, 192, 255) / 256.0
+    bits = 8 * len(model.encode(plane))
+    assert model.ideal_bits(plane) <= bits <= 1.01 * model.ideal_bits(plane) + 8 * 8
+
+
+def test_training_saw_the_rate_that_coding_has(weights: HyperpriorWeights) -> None:
+    """The likelihoods of the torch module against the length of the bitstream."""
+    from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
+
+    twin = ScaleHyperprior(6, 8, 3).eval()
+    twin.load_state_dict({k: torch.tensor(v.astype(np.float32)) for k, v in weights.state.items()})
+    twin.entropy_bottleneck.quantiles[:, 0, 1] = torch.tensor(weights.medians)
+    plane = feature_plane(128, 192, 255) / 256.0
+    with torch.no_grad():
+        _, y, z = twin(torch.tensor(plane[None, None], dtype=torch.float32))
+    bits = -float(y.log2().sum() + z.log2().sum())
+    assert 8 * len(Hyperprior(weights).encode(plane)) == pytest.approx(bits, rel=0.03, abs=80)
+
+
+def test_cut_damaged_and_foreign_streams_are_refused(codec: HyperpriorCodec) -> None:
+    plane = feature_plane(33, 40, peak=255)
+    stream = codec.encode(plane, 0.002)
+    generator = np.random.default_rng(0)
+    broken = [stream[:length] for length in range(len(stream))]
+    for place in range(len(stream)):
+        damaged = bytearray(stream)
+        damaged[place] ^= 1 << generator.integers(8)
+        broken.append(bytes(damaged))
+    broken += [stream + b"\1", generator.bytes(300), b"\xff" * 9, bytes(50)]
+    for candidate in broken:
+        with pytest.raises(CodecError):
+            codec.decode(candidate, plane.shape)
+    for shape in [(40, 33), (33, 39), (34, 40), (33, 0)]:
+        with pytest.raises(CodecError):
+            codec.decode(stream, shape)
+
+
+def test_unknown_lambdas_name_the_known_ones(codec: HyperpriorCodec) -> None:
+    with pytest.raises(CodecError, match=r"0\.5.*0\.002, 0\.1"):
+        codec.encode(feature_plane(16, 16, 255), 0.5)
+
+
+@pytest.mark.parametrize("plane", [np.zeros((8, 8)), np.full((8, 8), 256), np.zeros((2, 8, 8))])
+def test_impossible_planes_are_refused(codec: HyperpriorCodec, plane: np.ndarray) -> None:
+    with pytest.raises(CodecError):
+        codec.encode(plane.astype(np.int64) if plane.any() else plane, 0.1)
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_fresh_process_agrees_whatever_its_threads(
+    ladder: Path, codec: HyperpriorCodec, threads: str
+) -> None:
+    plane = feature_plane(130, 192, peak=255)
+    stream = codec.encode(plane, 0.1)
+    script = (
+        "import sys; from codec_samples import feature_plane; from cfqa_data.codecs import *\n"
+        f"codec = get_codec('hyperprior_multi_task', models={str(ladder)!r})\n"
+        "stream = sys.stdin.buffer.read(); decoded = codec.decode(stream, (130, 192))\n"
+        "assert codec.encode(feature_plane(130, 192, 255), 0.1) == stream\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.stdout.buffer.write(decoded.tobytes())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=stream,
+        capture_output=True,
+        cwd=Path(__file__).parent,
+        env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+        check=True,
+    )
+    expected = codec.decode(stream, plane.shape)
+    assert np.array_equal(np.frombuffer(done.stdout, np.uint8).reshape(130, 192), expected)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_compressai_checkpoints_load(
+    tmp_path: Path, weights: HyperpriorWeights, prefix: str, wrapped: bool
+) -> None:
+    from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
+
+    torch.manual_seed(0)
+    state = ScaleHyperprior(4, 6, 4).state_dict()
+    for buffer in ("_offset", "_quantized_cdf", "_cdf_length"):
+        state[f"entropy_bottleneck.{buffer}"] = torch.zeros(3, dtype=torch.int32)
+    state = {prefix + key: value for key, value in state.items()}
+    torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "a.pth")
+    model = load_hyperprior(tmp_path / "a.pth")
+    assert model.stages == 4
+    assert model.weights.pad == PAPER_PAD
+    plane = feature_plane(65, 100, 255) / 256.0
+    decoded = model.decode(model.encode(plane), plane.shape)
+    assert decoded.shape == plane.shape
+
+
+def test_state_dict_names_are_compressais() -> None:
+    from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
+
+    names = set(ScaleHyperprior(4, 6, 4).state_dict())
+    expected = {
+        f"{net}.{i}.{kind}"
+        for net in ("g_a", "g_s")
+        for i in (0, 2, 4, 6)
+        for kind in ("weight", "bias")
+    }
+    expected |= {
+        f"{net}.{i}.{kind}"
+        for net in ("g_a", "g_s")
+        for i in (1, 3, 5)
+        for kind in ("beta", "gamma")
+    }
+    expected |= {
+        f"{net}.{i}.{kind}"
+        for net in ("h_a", "h_s")
+        for i in (0, 2, 4)
+        for kind in ("weight", "bias")
+    }
+    expected |= {f"entropy_bottleneck._{kind}{i}" for kind in ("matrix", "bias") for i in range(5)}
+    expected |= {f"entropy_bottleneck._factor{i}" for i in range(4)}
+    assert names == expected | {"entropy_bottleneck.quantiles"}
+
+
+def test_files_that_are_no_models_are_refused(tmp_path: Path, ladder: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"nothing")
+    (tmp_path / "a.pth").write_bytes(b"nothing")
+    save_file({"x": np.zeros(3)}, tmp_path / "b.safetensors", metadata={"hyperprior": "{}"})
+    for name in ("a.safetensors", "b.safetensors", "a.pth"):
+        with pytest.raises(CodecError, match=name):
+            load_hyperprior(tmp_path / name)
+    with pytest.raises(CodecError, match="name one lambda"):
+        load_hyperprior(ladder)
+    assert load_hyperprior(ladder, 0.1).index == 1
+    with pytest.raises(CfqaError, match="no such file"):
+        get_codec("hyperprior_multi_task", models=tmp_path / "c.safetensors")
+
+
+def test_pickles_that_run_code_are_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"state_dict": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(CodecError):
+        load_hyperprior(tmp_path / "trap.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_padding_is_a_fact_of_the_model() -> None:
+    assert Pad(8, "edge", "start").margins((65, 192)) == ((0, 7), (0, 0))
+    assert Pad(64, "zero", "centre").margins((257, 1536)) == ((31, 32), (0, 0))
+    for broken in [(0, "edge", "start"), (8, "wrap", "start"), (8, "edge", "end")]:
+        with pytest.raises(CodecError):
+            Pad(*broken)
+
+
+def test_training_resumes_and_reports(ladder: Path) -> None:
+    folder = ladder.parent.parent
+    models = sorted((folder / "out" / "models").iterdir())
+    times = [path.stat().st_mtime_ns for path in models]
+    before = ladder.read_bytes()
+    lambdas = {"hyperprior_multi_task": LAMBDAS, "hyperprior_task_specific-cls": (0.1,)}
+    train_ladders(tiny_settings(folder), lambdas, workers=1)
+    assert [path.stat().st_mtime_ns for path in models] == times
+    assert ladder.read_bytes() == before
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert len(report["models"]) == 3
+    assert set(report["models"][0]["held_out"]) == {"cls", "seg", "dpt"}
+
+
+def test_plans_start_every_model_from_its_neighbour() -> None:
+    jobs = plan({"hyperprior_multi_task": LAMBDAS, "hyperprior_task_specific-seg": (0.003, 0.4)})
+    told = [(job.task, job.lmbda, job.parent.lmbda if job.parent else None) for job in jobs]
+    assert told == [(None, 0.1, None), (None, 0.002, 0.1), ("seg", 0.4, 0.1), ("seg", 0.003, 0.002)]
+
+
+def test_unusable_features_are_one_clear_line(tmp_path: Path) -> None:
+    save_file({"cls": np.zeros((4, 8, 8), np.float32)}, tmp_path / "planes")
+    with pytest.raises(BuildError, match="'cls', uint8"):
+        train_ladders(
+            Settings(str(tmp_path / "planes"), str(tmp_path)), {"hyperprior_multi_task": (0.1,)}, 1
+        )

@@ -1,0 +1,36 @@
+"""The registry of codecs."""
+
+from __future__ import annotations
+
+import pytest
+
+from cfqa_data.codecs import get_codec, list_codecs
+from cfqa_data.errors import CodecError
+from cfqa_data.tasks import CODECS
+
+
+def test_the_registry_and_the_core_name_the_same_codecs() -> None:
+    assert list_codecs() == list(CODECS)
+
+
+def test_unknown_names_get_the_near_ones() -> None:
+    with pytest.raises(CodecError, match="did you mean 'x265'"):
+        get_codec("x256")
+
+
+@pytest.mark.parametrize("name", ["x265", "vvenc"])
+def test_unknown_options_are_refused(name: str) -> None:
+    with pytest.raises(CodecError, match="quality"):
+        get_codec(name, quality=3)
+
+
+def test_a_task_specific_ladder_needs_its_task() -> None:
+    with pytest.raises(CodecError, match="task="):
+        get_codec("hyperprior_task_specific")
+
+
+@pytest.mark.parametrize("name", ["x265", "vvenc"])
+def test_codecs_say_what_they_are(name: str) -> None:
+    codec = get_codec(name)
+    assert codec.name == name
+    assert codec.peak == 1023

@@ -1,0 +1,188 @@
+"""x265 and VVenC: what a bitstream must be, whatever the plane."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from codec_samples import SHAPES, extreme_planes, feature_plane, mse
+
+from cfqa_data.codecs import get_codec
+from cfqa_data.codecs.annexb import nal_type, nal_units
+from cfqa_data.errors import CodecError, MissingDependencyError
+
+VIDEO = ["x265", "vvenc"]
+
+
+@pytest.mark.parametrize("name", VIDEO)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_round_trip_keeps_shape_and_gets_close(name: str, shape: tuple[int, int]) -> None:
+    plane = feature_plane(*shape, peak=1023)
+    codec = get_codec(name)
+    decoded = codec.decode(codec.encode(plane, 4), shape)
+    assert decoded.shape == shape
+    assert decoded.dtype == np.uint16
+    assert decoded.max() <= 1023
+    assert np.abs(decoded.astype(int) - plane).max() <= 12
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_rate_falls_and_error_rises_with_qp(name: str) -> None:
+    plane = feature_plane(65, 192, peak=1023)
+    codec = get_codec(name)
+    streams = [codec.encode(plane, qp) for qp in (2, 14, 26, 38, 50)]
+    errors = [mse(codec.decode(stream, plane.shape), plane) for stream in streams]
+    assert np.all(np.diff([len(stream) for stream in streams]) < 0)
+    assert np.all(np.diff(errors) > 0)
+
+
+@pytest.mark.parametrize("name", VIDEO)
+@pytest.mark.parametrize("qp", [0, 24, 51])
+def test_extreme_planes_survive(name: str, qp: int) -> None:
+    codec = get_codec(name)
+    for kind, plane in extreme_planes(33, 47, peak=1023).items():
+        decoded = codec.decode(codec.encode(plane, qp), plane.shape)
+        if kind in ("zero", "peak"):
+            assert np.abs(decoded.astype(int) - plane).max() <= 2 ** (qp / 6)
+        elif qp == 0:
+            assert np.abs(decoded.astype(int) - plane).max() <= 8
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_every_cut_and_every_foreign_stream_is_refused(name: str) -> None:
+    plane = feature_plane(65, 192, peak=1023)
+    codec = get_codec(name)
+    stream = codec.encode(plane, 40)
+    other = get_codec(VIDEO[1 - VIDEO.index(name)]).encode(plane, 40)
+    noise = np.random.default_rng(0).integers(0, 256, 4000).astype(np.uint8).tobytes()
+    cuts = [stream[:length] for length in range(len(stream))]
+    for broken in [*cuts, other, noise, stream + stream, b"\0\0\0\1", b"\0" * 100]:
+        with pytest.raises(CodecError):
+            codec.decode(broken, plane.shape)
+    for shape in [(64, 192), (65, 191), (192, 65), (65, 193), (66, 192)]:
+        with pytest.raises(CodecError, match="65 x 192"):
+            codec.decode(stream, shape)
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_damage_inside_a_stream_never_escapes_as_another_error(name: str) -> None:
+    plane = feature_plane(33, 40, peak=1023)
+    codec = get_codec(name)
+    stream = codec.encode(plane, 30)
+    generator = np.random.default_rng(1)
+    for _ in range(150):
+        damaged = bytearray(stream)
+        damaged[generator.integers(len(stream))] ^= 1 << generator.integers(8)
+        with contextlib.suppress(CodecError):
+            assert codec.decode(bytes(damaged), plane.shape).shape == plane.shape
+
+
+@pytest.mark.parametrize("name", VIDEO)
+@pytest.mark.parametrize(
+    ("plane", "qp"),
+    [
+        (np.zeros((65, 192), np.float32), 20),
+        (np.full((65, 192), 1024, np.uint16), 20),
+        (np.full((65, 192), -1, np.int32), 20),
+        (np.zeros((2, 65, 192), np.uint16), 20),
+        (np.zeros((0, 192), np.uint16), 20),
+        (np.zeros((65, 192), np.uint16), 64),
+        (np.zeros((65, 192), np.uint16), -1),
+        (np.zeros((65, 192), np.uint16), 20.5),
+    ],
+)
+def test_impossible_input_is_refused(name: str, plane: np.ndarray, qp: float) -> None:
+    with pytest.raises(CodecError, match=name):
+        get_codec(name).encode(plane, qp)
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_a_fresh_process_makes_the_same_bytes_and_reads_them(name: str) -> None:
+    plane = feature_plane(65, 192, peak=1023)
+    stream = get_codec(name).encode(plane, 33)
+    script = (
+        "import sys; from codec_samples import feature_plane; from cfqa_data.codecs import *\n"
+        f"codec = get_codec({name!r}); stream = sys.stdin.buffer.read()\n"
+        "decoded = codec.decode(stream, (65, 192))\n"
+        "assert codec.encode(feature_plane(65, 192, 1023), 33) == stream\n"
+        "sys.stdout.buffer.write(decoded.tobytes())"
+    )
+    folder = __file__.rpartition("/")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=stream, capture_output=True, cwd=folder, check=True
+    )
+    decoded = np.frombuffer(done.stdout, np.uint16).reshape(65, 192)
+    assert np.array_equal(decoded, get_codec(name).decode(stream, (65, 192)))
+
+
+# VVenC drops every picture of a batch of 7 to 10 unless told not to, filters neighbouring
+# pictures into each other, and numbers them: hence these lengths, contents and the equality.
+@pytest.mark.parametrize("count", [1, 2, 7, 10, 12])
+def test_vvenc_batches_change_nothing(count: int) -> None:
+    codec = get_codec("vvenc")
+    extremes = list(extreme_planes(33, 40, peak=1023).values())
+    planes = [feature_plane(33, 40, peak=1023, seed=seed) for seed in range(count)]
+    planes[1:5] = extremes[: len(planes[1:5])]
+    streams = codec.encode_many(planes, 22)
+    assert len(streams) == count
+    assert streams == [codec.encode(plane, 22) for plane in planes]
+    decoded = codec.decode_many(streams, (33, 40))
+    assert all(mse(a, b) < 150 for a, b in zip(decoded, planes, strict=True))
+
+
+def test_vvenc_counts_pictures_beyond_the_order_counts_eight_bits() -> None:
+    planes = [feature_plane(16, 16, peak=1023, seed=seed % 3) for seed in range(260)]
+    streams = get_codec("vvenc").encode_many(planes, 40)
+    assert streams[:3] == streams[255:258]
+
+
+def test_vvenc_pads_where_ffmpegs_buffer_is_too_small() -> None:
+    codec = get_codec("vvenc")
+    noise = extreme_planes(65, 192, peak=1023)["noise"]
+    calm = feature_plane(65, 192, peak=1023)
+    streams = codec.encode_many([calm, noise, calm], 0)
+    assert len(streams[1]) > noise.size
+    assert streams[0] == streams[2] == codec.encode(calm, 0)
+    assert np.abs(codec.decode(streams[1], noise.shape).astype(int) - noise).max() <= 6
+
+
+def test_streams_hold_nothing_but_parameter_sets_and_one_slice() -> None:
+    plane = feature_plane(65, 192, peak=1023)
+    hevc = [unit[0] >> 1 for unit in nal_units(get_codec("x265").encode(plane, 30))]
+    vvc = [nal_type(unit) for unit in nal_units(get_codec("vvenc").encode(plane, 30))]
+    assert hevc == [32, 33, 34, 20]  # VPS, SPS, PPS, IDR_N_LP
+    assert vvc == [15, 16, 8]  # SPS, PPS, IDR_N_LP
+
+
+def test_empty_batches_and_mixed_shapes() -> None:
+    codec = get_codec("vvenc")
+    assert codec.encode_many([], 30) == []
+    with pytest.raises(CodecError, match="share a shape"):
+        codec.encode_many([np.zeros((16, 16), np.uint16), np.zeros((16, 24), np.uint16)], 30)
+
+
+def test_planes_below_x265s_smallest_are_refused() -> None:
+    with pytest.raises(CodecError, match="16 x 16"):
+        get_codec("x265").encode(np.zeros((15, 64), np.uint16), 30)
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/bin/echo", "/nowhere/ffmpeg"])
+def test_an_ffmpeg_without_libvvenc_is_one_clear_line(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
+    codec = get_codec("vvenc")
+    for call in (codec.version, lambda: codec.encode(np.zeros((16, 16), np.uint16), 30)):
+        with pytest.raises((MissingDependencyError, CodecError)) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+        assert "vvenc" in str(caught.value)
+
+
+def test_versions_name_the_encoders() -> None:
+    assert "libvvenc 1." in get_codec("vvenc").version()["encoder"]
+    assert "ffmpeg" in get_codec("vvenc").version()["encoder"]
+    assert "libx265" in get_codec("x265").version()["encoder"]
