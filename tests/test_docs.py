@@ -1,0 +1,289 @@
+"""The documentation against the code: names, links, commands, keys, columns, code blocks."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from mock_dataset import toy_recipe, write_mock_dataset
+
+import cfqa_data
+from cfqa_data.builders.calibrate import SEED as CALIBRATION_SEED
+from cfqa_data.builders.pipeline.plan import STAGES
+from cfqa_data.builders.sources.scenes import NUM_CLASSES
+from cfqa_data.builders.sources.solids import SHAPES
+from cfqa_data.builders.sources.textures import COLOURS, TEXTURES
+from cfqa_data.builders.training.backbone import Config
+from cfqa_data.builders.training.scenes import HELD_OUT_SEED, TRAINING_SEED
+from cfqa_data.cli import app
+from cfqa_data.codecs import list_codecs
+from cfqa_data.recipe import list_recipes, load_recipe
+from cfqa_data.schema import LABEL_COLUMNS, ORIGINAL_COLUMNS
+from cfqa_data.tasks import TASKS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
+HOSTS = {"arxiv.org", "keepachangelog.com", "semver.org", "download.pytorch.org"}
+pages = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+
+
+def read(name: str) -> str:
+    return TEXT[ROOT / name]
+
+
+def blocks(page: Path, language: str) -> Iterator[tuple[str, str]]:
+    """Yield (what stands behind the language, code) of the fenced blocks of a page."""
+    for info, code in re.findall(r"^```([^\n]*)\n(.*?)^```$", TEXT[page], re.M | re.S):
+        first, _, rest = info.partition(" ")
+        if first == language:
+            yield rest, code
+
+
+def commands(*programs: str) -> Iterator[list[str]]:
+    """Yield the words of every command of the given programs in the pages' bash blocks."""
+    for page in PAGES:
+        for _, code in blocks(page, "bash"):
+            for line in re.split(r"\n|&&", code):
+                words = shlex.split(line, comments=True)
+                if words and words[0] in programs:
+                    yield words
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
+        if target.startswith("https://"):
+            assert target.split("/")[2] in HOSTS
+        else:
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+@pages
+def test_hosts_are_known(page: Path) -> None:
+    assert set(re.findall(r"https?://([^/\s)>`]+)", TEXT[page])) <= HOSTS
+
+
+@pages
+def test_files_that_are_named_exist(page: Path) -> None:
+    folders = r"(?:cfqa_data|builders|eval|examples|docs|tests|benchmarks|\.ci)"
+    for name in re.findall(rf"(?<![\w./-])({folders}/[\w./-]*)", TEXT[page]):
+        name = name.rstrip(".")
+        if not re.search(r"/[A-Z]+\.", name):  # such as recipes/NAME.toml
+            assert (ROOT / name).exists(), name
+
+
+@pages
+def test_words_that_do_not_belong_here(page: Path) -> None:
+    text = TEXT[page]
+    assert not re.search(r"(?<![\w.])/(home|root|tmp|mnt|work|Users)/", text)
+    assert not re.search(r"\.\./", text)
+    assert not re.search(r"\b(TODO|FIXME|TBD)\b", text)
+    assert not re.search(
+        r"\b(powerful|seamless|blazing|cutting-edge|state-of-the-art|effortless\w*|simply)\b",
+        text,
+        re.I,
+    )
+
+
+def test_no_figure_is_left_open() -> None:
+    """Figures from the real build stand as @@NAME@@ until they are measured."""
+    assert {mark for text in TEXT.values() for mark in re.findall(r"@@\w+@@", text)} == set()
+
+
+def test_the_readme_has_the_two_commands_and_the_gate_runs_the_second() -> None:
+    install_and_build = (
+        'pip install -c constraints.txt -e ".[all]" && cfqa build mini --out cfqa'
+        " && python examples/first_look.py cfqa\n"
+    )
+    install_and_test = 'pip install -c constraints.txt -e ".[dev]" && python -m pytest -n 2\n'
+    shell = [code for _, code in blocks(ROOT / "README.md", "bash")]
+    assert install_and_build in shell
+    assert install_and_test in shell
+    gate = (ROOT / ".ci" / "run").read_text().replace("python -m pip install -q", "pip install")
+    lines = gate.splitlines()
+    for part in install_and_test.strip().split(" && "):
+        assert part in lines
+    checks = lines[lines.index("ruff check .") :]
+    for line in checks:
+        assert f"`{line}`" in " ".join(read("CONTRIBUTING.md").split()), line
+
+
+def test_commands_and_their_options_exist() -> None:
+    known: Any = typer.main.get_command(app)
+    seen = set()
+    for words in commands("cfqa"):
+        command = known.commands[words[1]]
+        options = {name for parameter in command.params for name in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= options
+        seen.add(words[1])
+    assert {"build", "eval"} <= seen
+
+
+def test_every_option_of_the_command_line_is_documented() -> None:
+    known: Any = typer.main.get_command(app)
+    for name, page in (("build", "docs/building.md"), ("eval", "docs/metrics.md")):
+        for parameter in known.commands[name].params:
+            if parameter.param_type_name == "option":
+                assert f"`{parameter.opts[0]}" in read(page), (name, parameter.opts)
+
+
+def test_modules_that_are_run_exist_and_know_their_options() -> None:
+    seen = 0
+    for words in commands("python"):
+        if words[1:2] == ["-m"] and words[2].startswith("cfqa_data."):
+            spec = importlib.util.find_spec(words[2])
+            assert spec is not None, words[2]
+            assert spec.origin is not None
+            source = Path(spec.origin).read_text()
+            for option in (word for word in words if word.startswith("--")):
+                assert f'"{option}"' in source, words
+            seen += 1
+    assert seen >= 4
+
+
+def test_every_example_is_named_in_the_readme() -> None:
+    for example in (ROOT / "examples").glob("*.py"):
+        assert f"`{example.name}`" in read("README.md")
+
+
+@pages
+def test_python_blocks_compile(page: Path) -> None:
+    for _, code in blocks(page, "python"):
+        compile(code, str(page), "exec")
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small dataset called `cfqa`, as the pages name it."""
+    folder = tmp_path_factory.mktemp("docs")
+    write_mock_dataset(folder / "cfqa", sources=2)
+    return folder
+
+
+@pages
+def test_python_blocks_run(page: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page share their names, in order; those marked `no-run` are left out."""
+    monkeypatch.chdir(parent)
+    names: dict[str, Any] = {"__name__": "page"}
+    for info, code in blocks(page, "python"):
+        if info != "no-run":
+            exec(compile(code, str(page), "exec"), names)
+    if page.name == "format.md":
+        pairs = cfqa_data.load("cfqa")
+        source_id = names["source_id"]
+        assert np.array_equal(names["feature"], pairs.compressed(source_id, "x265", 9))
+        assert np.array_equal(names["original"], pairs.original(source_id))
+        assert names["row"]["source_id"] == source_id
+
+
+def test_reading_without_the_package_also_fits_a_kmeans_table(
+    parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(parent)
+    code = next(code for _, code in blocks(ROOT / "docs/format.md", "python"))
+    names: dict[str, Any] = {}
+    exec(code.replace("x265", "hyperprior_multi_task"), names)
+    expected = cfqa_data.load("cfqa").compressed(names["source_id"], "hyperprior_multi_task", 9)
+    assert np.array_equal(names["feature"], expected)
+
+
+@pytest.mark.parametrize(
+    ("heading", "columns"), [("## Labels", LABEL_COLUMNS), ("`labels/originals", ORIGINAL_COLUMNS)]
+)
+def test_every_column_is_documented_with_its_type(
+    heading: str, columns: dict[str, tuple[str, str]]
+) -> None:
+    section = read("docs/format.md").split(f"\n{heading}", 1)[1]
+    table = re.search(r"(?:^\|.*\n)+", section, re.M)
+    assert table is not None
+    rows = [[cell.strip() for cell in line.split("|")] for line in table[0].splitlines()[2:]]
+    expected = {f"`{name}`": kind for name, (kind, _) in columns.items()}
+    assert {row[1]: row[2] for row in rows} == expected
+    assert [row[1] for row in rows] == list(expected)
+
+
+def keys(data: Any) -> Iterator[str]:
+    """Yield the keys of nested tables, but not those that are names of tasks and codecs."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            if key not in TASKS and key not in list_codecs():
+                yield key
+            yield from keys(value)
+
+
+def test_every_key_of_a_recipe_is_documented() -> None:
+    text = read("docs/building.md")
+    names = {"extends", *keys(toy_recipe().to_dict())}
+    for recipe in list_recipes():
+        data = (ROOT / "cfqa_data" / "recipes" / f"{recipe}.toml").read_text()
+        names |= set(re.findall(r"(\w+) = ", data))
+    for name in names:
+        assert re.search(rf"[`[.]{name}\b", text), name
+
+
+def test_the_recipe_in_the_page_is_a_recipe(tmp_path: Path) -> None:
+    (code,) = (code for _, code in blocks(ROOT / "docs/building.md", "toml"))
+    (tmp_path / "own.toml").write_text(code)
+    recipe = load_recipe(tmp_path / "own.toml")
+    assert recipe.tasks["cls"].ladders["x265"].levels == tuple(range(8, 45, 4))
+    assert set(recipe.tasks) == set(load_recipe("mini").tasks)
+
+
+def test_every_key_of_the_manifest_is_documented(parent: Path) -> None:
+    for key in json.loads((parent / "cfqa" / "manifest.json").read_text()):
+        assert f"`{key}`" in read("docs/format.md"), key
+
+
+def test_every_figure_of_health_is_documented(parent: Path) -> None:
+    figures = cfqa_data.load(parent / "cfqa").manifest.health[0].keys()
+    for figure in figures - {"task", "codec", "sources"}:
+        assert f"`{figure}`" in read("docs/levels.md"), figure
+
+
+def test_every_task_codec_metric_stage_and_recipe_is_documented() -> None:
+    for name in [*TASKS, *list_codecs(), *list_recipes()]:
+        assert f"`{name}`" in read("README.md"), name
+    for name in list_codecs():
+        assert re.search(rf"^## .*`{name}`", read("docs/codecs.md"), re.M), name
+    for name in cfqa_data.list_metrics():
+        assert f"\n## `{name}`\n" in read("docs/metrics.md"), name
+    for stage in (*STAGES, "pack"):
+        assert f"\n| {stage} |" in read("docs/building.md"), stage
+
+
+def test_mini_is_as_it_is_described() -> None:
+    recipe = tomllib.loads((ROOT / "cfqa_data" / "recipes" / "mini.toml").read_text())
+    training, text = Config(), " ".join(read("docs/training.md").split())
+    assert f"{training.scenes:_} scenes".replace("_", " ") in text
+    assert f"--minutes {training.minutes:g}\n" in read("docs/training.md")
+    seeds = [task["source"]["seed"] for task in recipe["tasks"].values()]
+    for seed in [*seeds, CALIBRATION_SEED, TRAINING_SEED, HELD_OUT_SEED]:
+        assert f"{seed:_}".replace("_", " ") in text, seed
+    for name, task in recipe["tasks"].items():
+        (row,) = re.findall(rf"^\| `{name}` .*", read("README.md"), re.M)
+        shape = f"({TASKS[name].views}, {TASKS[name].layers}, 65, {training.dim})"
+        assert shape in row
+        plural = "s" if len(task["blocks"]) > 1 else ""
+        assert f"block{plural} {', '.join(map(str, task['blocks']))} |" in row
+        assert f"| {recipe['sources_per_task']}" in row
+
+
+def test_the_scenes_are_as_they_are_described() -> None:
+    text = " ".join(read("docs/training.md").split())
+    words = set(re.findall(r"\w+", text))
+    assert {*SHAPES, *TEXTURES, *COLOURS} <= words
+    for count, kind in ((SHAPES, "shapes"), (TEXTURES, "textures"), (COLOURS, "colours")):
+        assert f"{len(count)} {kind}" in text
+    assert f"{NUM_CLASSES} classes" in text
+    assert f"of {NUM_CLASSES}, 1 is best" in read("README.md")

@@ -1,0 +1,83 @@
+"""The examples run as they are shown, on a small dataset with invented features."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mock_dataset import write_mock_dataset
+
+from cfqa_data.cli import main as cfqa
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mock_dataset(tmp_path_factory.mktemp("examples") / "cfqa", sources=2)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_first_look(folder: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "first_look.py", "cfqa"],
+        cwd=folder.parent,
+        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "  dpt: 2 originals (2, 4, 9, 16), 80 compressed features" in lines
+    assert "The last pair: dpt-001 by hyperprior_task_specific" in lines
+    assert "  compressed  float32 (2, 4, 9, 16)" in lines
+    assert "Health: 12 of 12 ladders ok" in lines
+    assert 'load_dataset("cfqa", "cls"), first row:' in lines
+    assert [line.split()[:2] for line in lines if line.startswith("vvenc")] == [
+        ["vvenc", task] for task in ("cls", "seg", "dpt")
+    ]
+
+
+def test_own_metric(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "own_metric.py", folder, "--task", "seg")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [
+        ["seg", name] for name in ("mse", "cosine", "cka", "worst_token")
+    ]
+    assert float(rows[3][3].rstrip(",")) > 0.5  # follows the noise, lower is better
+
+
+def test_own_metric_by_the_command_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    chosen = ["--task", "cls", "--codec", "x265"]
+    assert cfqa(["eval", str(folder), "--metric", "own_metric:worst_token", *chosen]) == 0
+    assert "worst_token" in capsys.readouterr().out
+
+
+def test_plot_ladder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "plot_ladder.py", folder, "dpt", tmp_path / "ladder.png")
+    assert (tmp_path / "ladder.png").read_bytes().startswith(PNG)
+
+
+def test_contact_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "contact_sheet.py", tmp_path / "scenes.png", "--columns", 1)
+    assert (tmp_path / "scenes.png").read_bytes().startswith(PNG)
+
+
+def test_the_readme_s_picture_is_small() -> None:
+    picture = EXAMPLES.parent / "docs" / "images" / "scenes.png"
+    assert picture.stat().st_size < 300_000
