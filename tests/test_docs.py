@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 from mock_dataset import toy_recipe, write_mock_dataset
 
@@ -287,3 +288,16 @@ def test_the_scenes_are_as_they_are_described() -> None:
         assert f"{len(count)} {kind}" in text
     assert f"{NUM_CLASSES} classes" in text
     assert f"of {NUM_CLASSES}, 1 is best" in read("README.md")
+
+
+def test_the_outlier_channel_hides_the_noise_as_described() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 1, 1, 257, 1536, generator=generator)
+    y = x + torch.randn(x.shape, generator=generator)
+    x[..., 0] *= 500
+    y[..., 0] = x[..., 0]
+    assert round(float(cfqa_data.create_metric("cosine")(x, y)), 2) == 0.96
+    assert float(cfqa_data.create_metric("cka")(x, y)) > 0.999999
+    text = " ".join(read("docs/metrics.md").split())
+    assert "stays at 0.96" in text
+    assert "more than 0.999999" in text
