@@ -296,8 +296,8 @@ def test_the_outlier_channel_hides_the_noise_as_described() -> None:
     y = x + torch.randn(x.shape, generator=generator)
     x[..., 0] *= 500
     y[..., 0] = x[..., 0]
-    assert round(float(cfqa_data.create_metric("cosine")(x, y)), 2) == 0.96
+    assert float(cfqa_data.create_metric("cosine")(x, y)) > 0.95
     assert float(cfqa_data.create_metric("cka")(x, y)) > 0.999999
     text = " ".join(read("docs/metrics.md").split())
-    assert "stays at 0.96" in text
+    assert "stays above 0.95" in text
     assert "more than 0.999999" in text
