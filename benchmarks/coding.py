@@ -1,6 +1,6 @@
 """What coding a feature costs: ours over the bare encoder's, in one run, and milliseconds.
 
-    python benchmarks/codecs.py [--json] [--models LADDER.safetensors]
+    python benchmarks/coding.py [--json] [--models LADDER.safetensors]
 
 The bare encoder of x265 is PyAV's encode call on a frame that is ready; of VVenC, an ffmpeg
 process fed the same bytes and read to its end.  The hyperprior's is its networks alone (the
