@@ -2,11 +2,11 @@
 
     python -m cfqa_data.builders.calibrate --recipe mini --out docs/calibration
 
-For every task and codec: a grid of ranges (multiples of the training features' own) and parameters
-is tried on sources of another seed than the recipe's; a ladder is proposed for each range; the best
-proposal is measured level by level. One JSON file per task and codec holds what was found, and the
-report (Markdown, CSV, TOML for the recipe, figure) is written anew from all of them, so that the
-work can be done in pieces.
+For every task and codec, ranges (multiples of the training features' own) are tried on sources of
+another seed than the recipe's: first a coarse grid of parameters, then every whole one between no
+harm and useless. Of all ladders of ten evenly spaced ones, the best is proposed. One JSON file per
+task and codec holds what was found, and the report (Markdown, CSV, TOML for the recipe, figure) is
+written anew from all of them, so that the work can be done in pieces.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from cfqa_data.builders.calibration_report import write_report
 from cfqa_data.builders.ladders import (
     Bench,
     Curve,
-    figures,
     gather,
     join,
     measure,
     propose,
+    refined,
     widened,
 )
 from cfqa_data.builders.pipeline.tools import Models
@@ -45,7 +45,8 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "x265": (2, 8, 14, 20, 26, 32, 38, 44, 51),
     "vvenc": (4, 12, 20, 27, 34, 41, 48, 55, 63),
 }
-SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
+SCALES = (1.0, 4.0, 16.0)
+BUDGET = 0.45
 SEED = 4_000_000
 TRAINING_SEED = 950
 
@@ -98,6 +99,7 @@ def calibrate(
     *,
     scales: Sequence[float] = SCALES,
     parameters: Sequence[float] | None = None,
+    budget: float = BUDGET,
 ) -> dict[str, Any]:
     """Try a codec over ranges and parameters, and return what was found as JSON-safe data.
 
@@ -106,22 +108,31 @@ def calibrate(
         bench: originals to try on.
         ladder: names the codec; a learned codec keeps the ladder's quantiser.
         scales: ranges to try, in multiples of the training features' range.
-        parameters: grid, best first; by default the codec's, or the ladder's levels.
+        parameters: to choose from, best first, ten or more; by default the QPs between no harm
+            and useless, or the ladder's levels.
+        budget: mean bits per feature point to stay within.
     """
-    grid = tuple(parameters or GRIDS.get(ladder.codec, ladder.levels))
     whole = ladder.parameter_name == "qp"
+    grid = tuple(parameters or GRIDS.get(ladder.codec, ladder.levels))
     tried: list[tuple[float | None, Quantizer]] = [(None, ladder.quantizer)]
     if isinstance(ladder.quantizer, UniformQuantizer) and whole:
         tried = [(scale, widened(bench, ladder.quantizer.bits, scale)) for scale in scales]
     curves = pool.curves(bench, ladder, [(quantizer, grid) for _, quantizer in tried])
-    proposals = [propose(curve, bench.useless, whole=whole) for curve in curves]
-    measured = pool.curves(
-        bench,
-        ladder,
-        [(quantizer, levels) for (_, quantizer), levels in zip(tried, proposals, strict=True)],
+    if whole and parameters is None:
+        curves = pool.curves(
+            bench,
+            ladder,
+            [
+                (quantizer, refined(curve, bench.useless))
+                for (_, quantizer), curve in zip(tried, curves, strict=True)
+            ],
+        )
+    found = [propose(bench, ladder.codec, curve, budget) for curve in curves]
+    rows = [row for _, row in found]
+    best = max(
+        range(len(rows)),
+        key=lambda n: (rows[n]["ok"], rows[n]["bpfp"] <= budget, round(rows[n]["distinct"], 1)),
     )
-    found = [figures(bench, ladder.codec, curve) for curve in measured]
-    best = max(range(len(tried)), key=lambda index: _merit(found[index]))
     return {
         "task": bench.task,
         "codec": ladder.codec,
@@ -135,26 +146,13 @@ def calibrate(
                 "scale": scale,
                 "quantizer": quantizer.to_dict() if whole else {"kind": "kmeans"},
                 "grid": curve.rows(),
-                "levels": ladder_curve.rows(),
+                "levels": chosen.rows(),
                 "figures": row,
             }
-            for (scale, quantizer), curve, ladder_curve, row in zip(
-                tried, curves, measured, found, strict=True
-            )
+            for (scale, quantizer), curve, (chosen, row) in zip(tried, curves, found, strict=True)
         ],
         "best": best,
     }
-
-
-def _merit(row: dict[str, Any]) -> tuple[float, ...]:
-    """Order of proposals: healthy; reaching the useless end; moving every series; then cheap."""
-    return (
-        float(row["ok"]),
-        min(round(row["changing"], 1), 0.9),
-        min(round(row["reach"], 1), 0.7),
-        min(round(row["distinct"]), 7),
-        -row["bpfp"],
-    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -169,7 +167,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sources", type=int, default=24, help="sources per task")
     parser.add_argument("--training", type=int, default=50, help="features that set the range")
     parser.add_argument("--scales", type=float, nargs="+", help="ranges to try")
-    parser.add_argument("--parameters", type=float, nargs="+", help="grid, best first")
+    parser.add_argument("--parameters", type=float, nargs="+", help="to choose from, best first")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="bits per feature point")
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the calibration sources")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     chosen = parser.parse_args(arguments)
@@ -189,6 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
                     ladder,
                     scales=scales or SCALES,
                     parameters=chosen.parameters,
+                    budget=chosen.budget,
                 )
                 best = found["tried"][found["best"]]
                 if codec == "x265" and not scales:

@@ -30,10 +30,11 @@ __all__ = [
     "join",
     "measure",
     "propose",
+    "refined",
     "widened",
 ]
 
-NO_HARM = 0.01
+NO_HARM = 0.03
 """Share of a useless feature's mean distortion up to which a level counts as harmless."""
 
 USELESS = 0.8
@@ -176,33 +177,6 @@ def join(curves: Sequence[Curve]) -> Curve:
     )
 
 
-def propose(curve: Curve, useless: float, *, whole: bool) -> tuple[float, ...]:
-    """Return ten parameters that go from no harm to nearly useless.
-
-    The first is the worst one of the grid that does no harm, so that no bits are spent above it;
-    the last is the first that does `USELESS` of the harm, or where harm stops growing.
-
-    Args:
-        curve: over a grid, best parameter first.
-        useless: mean distortion of a useless feature.
-        whole: the parameters are whole numbers between which all may be used; else only those of
-            the grid exist, of which there must be ten or more.
-    """
-    harm = curve.distortion.mean(axis=0) / useless
-    last = int(np.argmax(harm >= USELESS)) if (harm >= USELESS).any() else int(np.argmax(harm))
-    harmless = np.flatnonzero(harm[: last + 1] <= NO_HARM)
-    first = int(harmless[-1]) if len(harmless) else 0
-    if not whole:
-        first = max(0, min(first, last - LEVELS + 1))
-        last = max(last, first + LEVELS - 1)
-        picks = np.unique(np.linspace(first, last, LEVELS).round().astype(int))
-        return tuple(curve.parameters[pick] for pick in picks)
-    begin, end = int(curve.parameters[first]), int(curve.parameters[last])
-    begin = max(0, min(begin, end - LEVELS + 1))
-    end = max(end, begin + LEVELS - 1)
-    return tuple(float(round(value)) for value in np.linspace(begin, end, LEVELS))
-
-
 def figures(bench: Bench, codec: str, curve: Curve) -> dict[str, Any]:
     """Return the health figures of a curve's levels as of a dataset's, and three more.
 
@@ -231,3 +205,56 @@ def figures(bench: Bench, codec: str, curve: Curve) -> dict[str, Any]:
         "reach": float(curve.distortion[:, -1].mean() / bench.useless),
         "distinct": float(np.mean([len(np.unique(series)) for series in curve.distortion])),
     }
+
+
+def propose(bench: Bench, codec: str, curve: Curve, budget: float) -> tuple[Curve, dict[str, Any]]:
+    """Return the best ladder of ten evenly spaced parameters of a curve, and its figures.
+
+    In this order: it meets the health thresholds; it starts where next to nothing is lost; its end
+    is nearly useless, and not past that; its mean rate is within the budget; the distortions of a
+    source differ; it is cheap.
+
+    Args:
+        bench: what the curve was measured on.
+        codec: whose curve it is.
+        curve: at ten parameters or more.
+        budget: mean bits per feature point to stay within, if the rest allows.
+    """
+
+    def merit(row: dict[str, Any], ladder: Curve) -> tuple[float, ...]:
+        start = ladder.distortion[:, 0].mean() / bench.useless
+        return (
+            float(row["ok"]),
+            -float(max(start, NO_HARM)),
+            -abs(round(row["reach"] - USELESS, 1)),
+            float(row["bpfp"] <= budget),
+            min(round(row["distinct"]), 7),
+            -row["bpfp"],
+        )
+
+    count = len(curve.parameters)
+    found = []
+    for first in range(count - LEVELS + 1):
+        for last in range(first + LEVELS - 1, count):
+            ladder = curve.at(np.linspace(first, last, LEVELS).round().astype(int).tolist())
+            row = figures(bench, codec, ladder)
+            found.append((merit(row, ladder), first, last, ladder, row))
+    if not found:
+        raise ValueError(f"{codec}: a ladder needs {LEVELS} parameters, got {count}")
+    *_, ladder, row = max(found, key=lambda entry: entry[:3])
+    return ladder, row
+
+
+def refined(curve: Curve, useless: float) -> tuple[float, ...]:
+    """Return every whole parameter from the last harmless one of a coarse grid to useless.
+
+    One step of the grid is added before, where rate and error change though the score does not;
+    there are ten parameters at least.
+    """
+    harm = curve.distortion.mean(axis=0) / useless
+    last = int(np.argmax(harm >= 1.0)) if (harm >= 1.0).any() else len(harm) - 1
+    harmless = np.flatnonzero(harm[: last + 1] <= NO_HARM)
+    first = max(0, int(harmless[-1]) - 1) if len(harmless) else 0
+    begin, end = int(curve.parameters[first]), int(curve.parameters[last])
+    begin = max(0, min(begin, end - LEVELS + 1))
+    return tuple(float(value) for value in range(begin, max(end, begin + LEVELS - 1) + 1))

@@ -13,7 +13,7 @@ from pipeline_toy import QPS, toy_recipe, write_networks, write_toml
 from safetensors.numpy import load_file
 
 from cfqa_data.builders import calibrate
-from cfqa_data.builders.ladders import Bench, Curve, figures, propose, widened
+from cfqa_data.builders.ladders import Bench, Curve, figures, propose, refined, widened
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.builders.training import planes
 from cfqa_data.packing import unpack
@@ -28,9 +28,12 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+FEATURES = np.zeros((1, 1, 1, 2, 4), np.float32)
+
+
 def curve(harm: list[float], parameters: list[float]) -> Curve:
     row = np.array([harm])
-    rate = np.linspace(2, 1, len(harm))[None]
+    rate = np.linspace(200, 100, len(harm))[None]
     return Curve(tuple(parameters), rate, row, row, row)
 
 
@@ -40,21 +43,25 @@ def bench(features: np.ndarray, useless: float = 1.0) -> Bench:
 
 
 def test_a_ladder_goes_from_no_harm_to_nearly_useless() -> None:
+    parameters = list(range(20, 45))
+    harm = np.clip((np.array(parameters) - 25) / 12, 0, 1) + 1e-4 * np.arange(25)
+    ladder, row = propose(bench(FEATURES), "x265", curve(harm.tolist(), parameters), 999.0)
+    assert row["ok"]
+    assert ladder.parameters[0] == 25
+    assert 0.75 <= row["reach"] <= 0.85
+    lambdas = [1 / 2**k for k in range(10)]
+    ladder, _ = propose(bench(FEATURES), "x265", curve(list(np.linspace(0, 1, 10)), lambdas), 9.0)
+    assert ladder.parameters == tuple(lambdas)
+    with pytest.raises(ValueError, match="needs 10 parameters, got 9"):
+        propose(bench(FEATURES), "x265", curve([0.0] * 9, lambdas[:9]), 9.0)
+
+
+def test_a_coarse_grid_says_where_to_look() -> None:
     grid = [0, 10, 20, 30, 40, 50]
-    levels = propose(curve([0, 0, 0.005, 0.2, 0.85, 0.9], grid), 1.0, whole=True)
-    assert levels[0] == 20
-    assert levels[-1] == 40
-    assert list(np.diff(levels)) == pytest.approx([20 / 9] * 9, abs=0.99)
-    falling_back = propose(curve([0.1, 0.2, 0.3, 0.5, 0.4, 0.3], grid), 1.0, whole=True)
-    assert (falling_back[0], falling_back[-1]) == (0, 30)
-    narrow = propose(curve([0, 0, 0, 0, 0, 1], [40, 41, 42, 43, 44, 46]), 1.0, whole=True)
-    assert narrow == tuple(range(37, 47))
-    lambdas = [1 / 2**k for k in range(14)]
-    harm = [0, 0, *np.linspace(0, 1, 12)]
-    few = propose(curve(harm, lambdas), 1.0, whole=False)
-    assert len(few) == 10
-    assert few[0] == lambdas[2]
-    assert propose(curve(harm[:10], lambdas[:10]), 1.0, whole=False) == tuple(lambdas[:10])
+    assert refined(curve([0, 0, 0.005, 0.2, 1.1, 1.2], grid), 1.0) == tuple(range(10, 41))
+    assert refined(curve([0.1, 0.2, 0.3, 0.5, 0.4, 0.3], grid), 1.0) == tuple(range(51))
+    narrow = refined(curve([0.2, 1, 1], [2, 4, 6]), 1.0)
+    assert narrow == tuple(range(10))
 
 
 def test_figures_are_the_health_of_a_dataset() -> None:
@@ -80,7 +87,7 @@ def test_figures_are_the_health_of_a_dataset() -> None:
 
 
 def test_a_widened_range_keeps_its_middle() -> None:
-    found = widened(bench(np.zeros((1, 1, 1, 2, 4), np.float32)), 10, 4.0)
+    found = widened(bench(FEATURES), 10, 4.0)
     assert (found.lo, found.hi) == ((-7.0,), (9.0,))
 
 
@@ -88,12 +95,12 @@ def test_the_command_writes_ladders_that_a_recipe_takes(networks: Path, tmp_path
     recipe = write_toml(toy_recipe(networks, {"x265": QPS}), tmp_path / "toy.toml")
     out = tmp_path / "calibration"
     arguments = ["--recipe", str(recipe), "--out", str(out), "--sources", "2", "--training", "3"]
-    arguments += ["--seed", "1", "--scales", "1", "2", "--parameters", "10", "30", "50"]
+    arguments += ["--seed", "1", "--scales", "1", "2", "--parameters", *map(str, range(10, 50, 3))]
     for task in ("cls", "dpt"):
         calibrate.main([*arguments, "--task", task])
     found = json.loads((out / "dpt-x265.json").read_text())
     assert [tried["scale"] for tried in found["tried"]] == [1.0, 2.0]
-    assert [row["parameter"] for row in found["tried"][0]["grid"]] == [10, 30, 50]
+    assert [row["parameter"] for row in found["tried"][0]["grid"]] == list(range(10, 50, 3))
     snippet = tomllib.loads((out / "ladders.toml").read_text())
     for task in ("cls", "dpt"):
         ladder = snippet["tasks"][task]["codecs"]["x265"]
@@ -101,7 +108,7 @@ def test_the_command_writes_ladders_that_a_recipe_takes(networks: Path, tmp_path
         assert quantizer_from_dict(ladder["quantizer"]).bits == 10
     with (out / "calibration.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 2 * (3 + 10)
+    assert len(rows) == 2 * 2 * (14 + 10)
     report = (out / "calibration.md").read_text()
     assert "| cls | x265 |" in report
     assert "not all tasks are calibrated" in report
