@@ -118,7 +118,12 @@ def test_training_writes_weights_that_load_and_say_how_they_were_made(
     report = json.loads((tmp_path / "backbone.json").read_text())
     assert report["steps"] >= 1
     assert report["images_seen"] == report["steps"] * SMALL.batch
-    assert set(report["held_out_figures"]) == {"top1", "miou", "depth_rmse"}
+    assert set(report["held_out_figures"]) == {
+        "top1",
+        "top1_windows",
+        "miou",
+        "depth_rmse",
+    }
     backbone = load_backbone(tmp_path / "backbone.safetensors", num_heads=2)
     images = torch.randn(2, 3, 112, 112)
     features = backbone.extract(images, [0, 1])
@@ -147,4 +152,4 @@ def test_held_out_figures_of_a_perfect_model(scenes: TrainingScenes) -> None:
             return {"cls": cls, "seg": seg, "depth": depth}
 
     found = held_out(Perfect(SMALL), scenes)
-    assert found == {"top1": 1.0, "miou": 1.0, "depth_rmse": 0.0}
+    assert found == {"top1": 1.0, "top1_windows": 1.0, "miou": 1.0, "depth_rmse": 0.0}

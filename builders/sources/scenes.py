@@ -21,6 +21,10 @@ IGNORE = 255
 NUM_SHAPES, NUM_TEXTURES, NUM_COLOURS = len(SHAPES), len(TEXTURES), len(COLOURS)
 NUM_CLASSES = NUM_SHAPES * NUM_TEXTURES * NUM_COLOURS
 
+#: The dominant solid has this many times the visible area of any other, and this image share.
+DOMINANCE = 2.0
+SMALLEST_SHARE = 0.06
+
 _PARTS = tuple(SHAPES.values())
 _TEXTURES = tuple(TEXTURES.values())
 _COLOURS = np.array(list(COLOURS.values()), np.float32)
@@ -81,7 +85,7 @@ class Scene:
     Attributes:
         image: uint8 (H, W, 3), RGB.
         label: class of the solid with the largest visible area, 0..NUM_CLASSES-1; -1 if none has
-            at least 1.3 times the area of every other and 4% of the image.
+            at least twice the area of every other and 6% of the image.
         mask: uint8 (H, W): 0 background, 1 + shape index, 255 along borders (ignored).
         depth: float32 (H, W), metres along the optical axis.
         owner: int8 (H, W): index of the solid a pixel shows, -1 for the room.
@@ -325,6 +329,6 @@ def _dominant(spec: SceneSpec, owner: np.ndarray) -> int:
     order = np.argsort(areas)[::-1]
     first = areas[order[0]]
     second = areas[order[1]] if len(order) > 1 else 0
-    if first < 0.04 * owner.size or first < 1.3 * second:
+    if first < SMALLEST_SHARE * owner.size or first < DOMINANCE * second:
         return -1
     return spec.solids[int(order[0])].label
