@@ -5,7 +5,7 @@
 The ratio is measured in one process and one run, so that it holds on any machine: the seconds of
 whole work items (read, quantise, encode, decode, score, store) over those their codec spent in
 `encode_many`, which is what anyone pays who only wants the bitstreams. Memory is the sum over the
-build's processes, sampled ten times a second.
+build's processes, sampled twice a second.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Memory:
 
     def _watch(self) -> None:
         me = psutil.Process()
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.5):
             total = 0
             for process in (me, *me.children(recursive=True)):
                 try:

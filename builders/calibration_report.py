@@ -133,32 +133,34 @@ def _toml(result: dict[str, Any]) -> str:
 
 
 def _figure(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Distortion (above) and loss (below) against the rate, one column per task."""
+    """Distortion (above) and loss (below) against the rate, one column per calibrated task."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    axes = figure.subplots(2, len(TASKS), sharex="col", squeeze=False)
-    for column, (name, task) in enumerate(TASKS.items()):
+    tasks = [task for name, task in TASKS.items() if any(r["task"] == name for r in results)]
+    figure = Figure(figsize=(1 + 3.5 * len(tasks), 6), layout="constrained")
+    axes = figure.subplots(2, len(tasks), sharex="col", squeeze=False)
+    lines: dict[str, Any] = {}
+    for column, task in enumerate(tasks):
         unit = f" ({task.score_unit})" if task.score_unit else ""
         axes[0, column].set_title(task.title)
         axes[0, column].set_ylabel(f"distortion: {task.score_name}{unit}")
         axes[1, column].set_ylabel(f"added {task.loss_name}")
         axes[1, column].set_xlabel("bits per feature point")
-        for result in (r for r in results if r["task"] == name):
-            rows = _best(result)["levels"]
-            rate = [row["bpfp"] for row in rows]
-            for line, key in enumerate(("distortion", "loss")):
-                axes[line, column].plot(
-                    rate,
-                    [row[key] for row in rows],
-                    marker=_MARKS[result["codec"]],
+        for result in (r for r in results if r["task"] == task.name):
+            codec, rows = result["codec"], _best(result)["levels"]
+            for row, key in enumerate(("distortion", "loss")):
+                (lines[codec],) = axes[row, column].plot(
+                    [level["bpfp"] for level in rows],
+                    [level[key] for level in rows],
+                    marker=_MARKS[codec],
+                    color=f"C{CODECS.index(codec)}",
                     markersize=4,
-                    label=result["codec"],
                 )
-        for line in range(2):
-            axes[line, column].set_xscale("log")
-            axes[line, column].grid(alpha=0.3)
-    handles, labels = axes[0, -1].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        for axis in axes[:, column]:
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.grid(alpha=0.3, which="both")
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=110)

@@ -41,6 +41,10 @@ USELESS = 0.8
 """Share of a useless feature's mean distortion that the last level should reach."""
 
 
+STEADY = 0.98
+"""Share of neighbouring levels over which rate and error should be monotone on the bench."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """Originals of one task to try ladders on.
@@ -210,7 +214,8 @@ def figures(bench: Bench, codec: str, curve: Curve) -> dict[str, Any]:
 def propose(bench: Bench, codec: str, curve: Curve, budget: float) -> tuple[Curve, dict[str, Any]]:
     """Return the best ladder of ten evenly spaced parameters of a curve, and its figures.
 
-    In this order: it meets the health thresholds; it starts where next to nothing is lost; its end
+    In this order: it meets the health thresholds; rate and error are steady, with room for other
+    sources; it starts where next to nothing is lost; its end
     is nearly useless, and not past that; its mean rate is within the budget; the distortions of a
     source differ; it is cheap.
 
@@ -225,6 +230,7 @@ def propose(bench: Bench, codec: str, curve: Curve, budget: float) -> tuple[Curv
         start = ladder.distortion[:, 0].mean() / bench.useless
         return (
             float(row["ok"]),
+            min(row["rate_falls"], row["mse_rises"], STEADY),
             -float(max(start, NO_HARM)),
             -abs(round(row["reach"] - USELESS, 1)),
             float(row["bpfp"] <= budget),
