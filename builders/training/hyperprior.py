@@ -67,11 +67,11 @@ class Settings:
     n: int = 32
     m: int = 48
     stages: int = 3
-    batch: int = 16
+    batch: int = 8
     patch: tuple[int, int] = (72, 96)
-    first_steps: int = 4000
-    steps: int = 1500
-    rate: float = 1e-3
+    first_steps: int = 6000
+    steps: int = 2000
+    rate: float = 2e-3
     seed: int = 0
     threads: int = 1
 
@@ -331,6 +331,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--first-steps", type=int, default=Settings.first_steps)
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--batch", type=int, default=Settings.batch)
+    parser.add_argument("--rate", type=float, default=Settings.rate, help="highest step size")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lambdas", type=float, nargs="+", default=LAMBDAS)
     for task in TASKS:
@@ -352,6 +353,7 @@ def main(arguments: list[str] | None = None) -> int:
         batch=given.batch,
         first_steps=given.first_steps,
         steps=given.steps,
+        rate=given.rate,
         seed=given.seed,
         threads=given.threads,
     )
