@@ -22,8 +22,8 @@ NUM_SHAPES, NUM_TEXTURES, NUM_COLOURS = len(SHAPES), len(TEXTURES), len(COLOURS)
 NUM_CLASSES = NUM_SHAPES * NUM_TEXTURES * NUM_COLOURS
 
 #: The dominant solid has this many times the visible area of any other, and this image share.
-DOMINANCE = 2.0
-SMALLEST_SHARE = 0.06
+DOMINANCE = 3.0
+SMALLEST_SHARE = 0.1
 
 _PARTS = tuple(SHAPES.values())
 _TEXTURES = tuple(TEXTURES.values())
@@ -85,7 +85,7 @@ class Scene:
     Attributes:
         image: uint8 (H, W, 3), RGB.
         label: class of the solid with the largest visible area, 0..NUM_CLASSES-1; -1 if none has
-            at least twice the area of every other and 6% of the image.
+            at least three times the area of every other and a tenth of the image.
         mask: uint8 (H, W): 0 background, 1 + shape index, 255 along borders (ignored).
         depth: float32 (H, W), metres along the optical axis.
         owner: int8 (H, W): index of the solid a pixel shows, -1 for the room.

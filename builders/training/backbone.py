@@ -68,6 +68,7 @@ class Config:
     weight_decay: float = 0.02
     warmup: float = 0.02
     scenes: int = 64_000
+    first_seed: int = TRAINING_SEED
     held_out: int = 2_000
     seed: int = 0
     compile: bool = True
@@ -282,7 +283,7 @@ def train(
         The trained model.
     """
     console = console or Console()
-    scenes = render_scenes(folder / "train", TRAINING_SEED, config.scenes)
+    scenes = render_scenes(folder / "train", config.first_seed, config.scenes)
     checks = render_scenes(folder / "val", HELD_OUT_SEED, config.held_out)
     torch.manual_seed(config.seed)
     model = MultiTask(config).train()
@@ -361,12 +362,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=Config.minutes)
     parser.add_argument("--muon-rate", type=float, default=Config.muon_rate)
     parser.add_argument("--adam-rate", type=float, default=Config.adam_rate)
+    parser.add_argument("--count", type=int, default=Config.scenes, help="training scenes")
+    parser.add_argument("--first-seed", type=int, default=TRAINING_SEED, help="of those scenes")
     parser.add_argument("--seed", type=int, default=Config.seed)
     arguments = parser.parse_args()
     config = Config(
         minutes=arguments.minutes,
         muon_rate=arguments.muon_rate,
         adam_rate=arguments.adam_rate,
+        scenes=arguments.count,
+        first_seed=arguments.first_seed,
         seed=arguments.seed,
     )
     train(config, arguments.scenes, arguments.out, start=arguments.start)
