@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -41,14 +40,15 @@ def planes(shape: tuple[int, int], peak: int) -> list[np.ndarray]:
     return made
 
 
-def milliseconds(call: Callable[[], object], repeats: int = 5) -> float:
-    """Median over ``repeats`` of the wall time per plane of a call that handles a batch."""
-    taken = []
+def milliseconds(calls: list[Callable[[], object]], repeats: int = 7) -> list[float]:
+    """Return each call's least wall time per plane; the calls take turns, so load hits all."""
+    taken: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - began)
-    return 1e3 * statistics.median(taken) / BATCH
+        for times, call in zip(taken, calls, strict=True):
+            began = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - began)
+    return [1e3 * min(times) / BATCH for times in taken]
 
 
 def bare_x265(batch: list[np.ndarray], qp: int) -> Callable[[], object]:
@@ -102,9 +102,13 @@ def measure(codec: Codec, bare: str, parameters: tuple[float, ...]) -> list[dict
             else:
                 reference = bare_hyperprior(codec, batch, parameter)
             streams = codec.encode_many(batch, parameter)  # also the warm-up
-            bare_time = milliseconds(reference)
-            encode = milliseconds(lambda: codec.encode_many(batch, parameter))  # noqa: B023
-            decode = milliseconds(lambda: codec.decode_many(streams, shape))  # noqa: B023
+            bare_time, encode, decode = milliseconds(
+                [
+                    reference,
+                    lambda: codec.encode_many(batch, parameter),  # noqa: B023
+                    lambda: codec.decode_many(streams, shape),  # noqa: B023
+                ]
+            )
             rows.append(
                 {
                     "codec": codec.name,
@@ -130,7 +134,7 @@ def main() -> None:
     rows = [row for name in ("x265", "vvenc") for row in measure(get_codec(name), name, QPS)]
     learned = get_codec("hyperprior_multi_task", models=given.models)
     lambdas = sorted(learned.parameters)  # type: ignore[attr-defined]
-    rows += measure(learned, "hyperprior", (lambdas[-1], lambdas[0]))
+    rows += measure(learned, "hyperprior", tuple(dict.fromkeys((lambdas[-1], lambdas[0]))))
     if given.json:
         print(json.dumps(rows, indent=1))
         return
