@@ -47,7 +47,7 @@ from .scenes import (
     render_scenes,
 )
 
-__all__ = ["Config", "MultiTask", "held_out", "restore", "train"]
+__all__ = ["Config", "MultiTask", "held_out", "restore", "round_to_half", "save", "train"]
 
 FACTORS = (NUM_SHAPES, NUM_TEXTURES, NUM_COLOURS)
 
@@ -232,6 +232,14 @@ def held_out(model: MultiTask, scenes: TrainingScenes, batch: int = 100) -> dict
     }
 
 
+@torch.no_grad()
+def round_to_half(model: MultiTask) -> None:
+    """Round all weights to float16, in place: what is measured is what `save` writes."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half())
+
+
 def save(model: MultiTask, out: Path, report: dict[str, object]) -> None:
     """Write the backbone, the three heads and the run's report; the tensors as float16."""
     out.mkdir(parents=True, exist_ok=True)
@@ -326,10 +334,7 @@ def train(
                 checked = share
                 save(model, out, _report(model, config, step, began, held_out(model, checks)))
                 console.print((out / "backbone.json").read_text())
-    with torch.no_grad():  # What is measured is what is written.
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point():
-                tensor.copy_(tensor.half())
+    round_to_half(model)
     report = _report(model, config, step, began, held_out(model, checks))
     if earlier is not None:
         report["continued_from"] = earlier
