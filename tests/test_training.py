@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+
 from cfqa_data.builders.backbone import load_backbone
 from cfqa_data.builders.heads import load_head
 from cfqa_data.builders.training.backbone import (
@@ -21,7 +23,6 @@ from cfqa_data.builders.training.backbone import (
     train,
 )
 from cfqa_data.builders.training.scenes import SHARES, TrainingScenes, render_scenes
-from rich.console import Console
 
 SMALL = Config(
     dim=32,

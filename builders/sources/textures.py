@@ -32,13 +32,15 @@ def _bands(p: np.ndarray) -> np.ndarray:
 
 
 def _checker(p: np.ndarray) -> np.ndarray:
-    return (np.floor(p * 1.9 + 0.37).sum(axis=1) % 2).astype(np.float32)
+    parity: np.ndarray = np.floor(p * 1.9 + 0.37).sum(axis=1) % 2
+    return parity.astype(np.float32)
 
 
 def _dots(p: np.ndarray) -> np.ndarray:
     cell = p * 2.1 + 0.25
     cell = cell - np.floor(cell) - 0.5
-    return ((cell**2).sum(axis=1) < 0.15).astype(np.float32)
+    squared: np.ndarray = (cell**2).sum(axis=1)
+    return (squared < 0.15).astype(np.float32)
 
 
 def _grid(p: np.ndarray) -> np.ndarray:

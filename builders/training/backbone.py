@@ -235,7 +235,7 @@ def held_out(model: MultiTask, scenes: TrainingScenes, batch: int = 100) -> dict
 @torch.no_grad()
 def round_to_half(model: MultiTask) -> None:
     """Round all weights to float16, in place: what is measured is what `save` writes."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in model.state_dict().values():
         if tensor.is_floating_point():
             tensor.copy_(tensor.half())
 

@@ -1,0 +1,143 @@
+"""The recipe that ships, built with the weights that ship: what a newcomer gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cfqa_data import evaluate, load
+from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.cli import main
+from cfqa_data.codecs import get_codec
+from cfqa_data.packing import plane_shape, unpack
+from cfqa_data.recipe import load_recipe
+from cfqa_data.tasks import LEVELS, TASKS
+
+CODECS = tuple(load_recipe("nano").tasks["cls"].ladders)
+ROWS = 3 * len(CODECS) * LEVELS
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "cfqa"
+    command = [str(Path(sys.executable).with_name("cfqa")), "build", "nano", "--out", str(out)]
+    done = subprocess.run([*command, "--workers", "2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_everything_is_there(nano: Path) -> None:
+    dataset = load(nano)
+    assert len(dataset) == 3 * ROWS
+    assert not (nano / ".build").exists()
+    shapes = {"cls": (1, 1, 65, 192), "seg": (2, 1, 65, 192), "dpt": (2, 4, 65, 192)}
+    for task in TASKS:
+        part = load(nano, task)
+        assert len(part.source_ids) == 3
+        assert part[0].original.shape == part[0].compressed.shape == shapes[task]
+        assert part[0].original.dtype == part[0].compressed.dtype == np.float32
+
+
+def test_labels_are_what_the_heads_say_of_what_the_bitstreams_decode_to(nano: Path) -> None:
+    recipe, dataset = load_recipe("nano"), load(nano)
+    models = Models(recipe)
+    rows = dataset.labels.to_pylist()
+    for row in rows[:: len(rows) // 24]:
+        ladder = recipe.tasks[row["task"]].ladders[row["codec"]]
+        options = {"models": ladder.models} if ladder.models else {}
+        codec = get_codec(row["codec"], **options)
+        original = dataset.original(row["source_id"])
+        stream = dataset.bitstream(row["source_id"], row["codec"], row["level"])
+        plane = codec.decode(stream, plane_shape(original.shape))
+        decoded = ladder.quantizer.dequantize(unpack(plane, original.shape))
+        stored = dataset.compressed(row["source_id"], row["codec"], row["level"])
+        assert np.array_equal(decoded, stored)
+        truth = dataset.truth(row["source_id"])
+        score, loss = models.head(row["task"]).score(torch.from_numpy(decoded), truth)
+        assert score == row["score"]
+        assert loss == row["loss"]
+        wanted = TASKS[row["task"]].distortion(score, row["reference_score"])
+        assert row["distortion"] == wanted
+        assert row["bits"] == 8 * len(stream)
+        error = decoded.astype(np.float64) - original
+        assert row["mse"] == pytest.approx((error**2).mean(), rel=1e-9)
+
+
+def test_originals_come_from_the_named_scenes(nano: Path) -> None:
+    recipe, models = load_recipe("nano"), Models(load_recipe("nano"))
+    for task in recipe.tasks:
+        dataset = load(nano, task)
+        source_id = dataset.source_ids[0]
+        sample = models.source(task).sample(source_id)
+        feature = models.features(task, sample.views)
+        # Other threads may sum in another order; the scene and the weights are the same.
+        assert np.allclose(feature, dataset.original(source_id), rtol=1e-4, atol=1e-3)
+        assert np.array_equal(sample.truth, dataset.truth(source_id))
+
+
+def test_classes_differ_and_are_right_when_uncompressed(nano: Path) -> None:
+    dataset = load(nano, "cls")
+    assert set(dataset.labels["reference_score"].to_pylist()) == {1.0}
+    truths = [int(dataset.truth(source_id)) for source_id in dataset.source_ids]
+    assert len(set(truths)) == len(truths)
+
+
+def test_ladders_go_from_little_harm_to_much(nano: Path) -> None:
+    for task in TASKS:
+        for codec in CODECS:
+            ends = []
+            for level in (0, LEVELS - 1):
+                labels = load(nano, task, codec=codec, level=level).labels
+                bits, mse, loss, reference = (
+                    labels[name].to_numpy().mean()
+                    for name in ("bits", "mse", "loss", "reference_loss")
+                )
+                ends.append((bits, mse, loss - reference))
+            (best_bits, best_mse, best_harm), (worst_bits, worst_mse, worst_harm) = ends
+            assert best_bits > 3 * worst_bits
+            assert best_mse < worst_mse / 2
+            assert worst_harm > 3 * max(best_harm, 0.0)
+
+
+def test_the_evaluator_repeats_the_stored_baselines(nano: Path) -> None:
+    dataset = load(nano, "seg", codec="x265")
+    scores = evaluate(dataset, metrics=["mse", "cosine", "cka"]).scores.to_pylist()
+    stored = {(r["source_id"], r["codec"], r["level"]): r for r in dataset.labels.to_pylist()}
+    assert len(scores) == 3 * len(stored)
+    for row in scores:
+        wanted = stored[row["source_id"], row["codec"], row["level"]][row["metric"]]
+        assert row["value"] == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+def test_the_command_line_reads_it(nano: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(nano), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["name"] == "nano"
+
+
+@pytest.mark.parametrize("config", ["default", "cls", "seg", "dpt", "originals"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_load_dataset_opens_it(nano: Path, tmp_path: Path, config: str, streaming: bool) -> None:
+    code = (
+        "from datasets import load_dataset\n"
+        f"rows = load_dataset('cfqa', {config!r}, split='test', streaming={streaming})\n"
+        "print(sum(1 for _ in rows))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=nano.parent,
+        env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    wanted = {"default": 3 * ROWS, "originals": 9}.get(config, ROWS)
+    assert int(done.stdout.split()[-1]) == wanted
