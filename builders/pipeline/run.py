@@ -24,6 +24,15 @@ ATTEMPTS = 3
 
 _CONNECT_SECONDS = 10
 
+# Dask has workers give freed memory back at once; for arrays of this size, made anew for every
+# feature, the kernel then spends a third of the time clearing pages.
+_KEPT_BYTES = str(256 * 2**20)
+_DASK = {
+    "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": _KEPT_BYTES,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": _KEPT_BYTES,
+}
+
 
 class Runner(AbstractContextManager["Runner"], Protocol):
     """Does items in any order."""
@@ -84,8 +93,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         try:
             address: Any = self._scheduler
             if address is None:
-                failures = {"distributed.scheduler.allowed-failures": ATTEMPTS - 1}
-                with dask.config.set(failures), _deaf_to_interrupts():
+                with dask.config.set(_DASK), _deaf_to_interrupts():
                     cluster = LocalCluster(
                         n_workers=self._workers,
                         threads_per_worker=1,

@@ -39,14 +39,13 @@ def _checker(p: np.ndarray) -> np.ndarray:
 def _dots(p: np.ndarray) -> np.ndarray:
     cell = p * 2.1 + 0.25
     cell = cell - np.floor(cell) - 0.5
-    squared: np.ndarray = (cell**2).sum(axis=1)
-    return (squared < 0.15).astype(np.float32)
+    return ((cell**2).sum(axis=1) < 0.15).astype(np.float32)
 
 
 def _grid(p: np.ndarray) -> np.ndarray:
     cell = p * 2.3 + 0.31
     cell = np.abs(cell - np.floor(cell) - 0.5)
-    return (cell > 0.40).any(axis=1).astype(np.float32)
+    return (cell.max(axis=1) > 0.40).astype(np.float32)
 
 
 def _diagonal(p: np.ndarray) -> np.ndarray:
