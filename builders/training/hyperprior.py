@@ -69,9 +69,9 @@ class Settings:
     stages: int = 3
     batch: int = 8
     patch: tuple[int, int] = (72, 96)
-    first_steps: int = 6000
-    steps: int = 2000
-    rate: float = 2e-3
+    first_steps: int = 8000
+    steps: int = 3500
+    rate: float = 3e-3
     seed: int = 0
     threads: int = 1
 
@@ -331,6 +331,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--first-steps", type=int, default=Settings.first_steps)
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--batch", type=int, default=Settings.batch)
+    parser.add_argument("--n", type=int, default=Settings.n, help="inner channels")
+    parser.add_argument("--m", type=int, default=Settings.m, help="channels of y")
+    parser.add_argument("--stages", type=int, default=Settings.stages, help="strides of 2 to y")
     parser.add_argument("--rate", type=float, default=Settings.rate, help="highest step size")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lambdas", type=float, nargs="+", default=LAMBDAS)
@@ -354,6 +357,9 @@ def main(arguments: list[str] | None = None) -> int:
         first_steps=given.first_steps,
         steps=given.steps,
         rate=given.rate,
+        n=given.n,
+        m=given.m,
+        stages=given.stages,
         seed=given.seed,
         threads=given.threads,
     )
