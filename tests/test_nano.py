@@ -61,9 +61,10 @@ def test_labels_are_what_the_heads_say_of_what_the_bitstreams_decode_to(nano: Pa
         assert np.array_equal(decoded, stored)
         truth = dataset.truth(row["source_id"])
         score, loss = models.head(row["task"]).score(torch.from_numpy(decoded), truth)
-        assert score == row["score"]
-        assert loss == row["loss"]
-        wanted = TASKS[row["task"]].distortion(score, row["reference_score"])
+        # This process may sum on more threads than the build's workers did.
+        assert score == pytest.approx(row["score"], abs=2e-3)
+        assert loss == pytest.approx(row["loss"], rel=1e-4)
+        wanted = TASKS[row["task"]].distortion(row["score"], row["reference_score"])
         assert row["distortion"] == wanted
         assert row["bits"] == 8 * len(stream)
         error = decoded.astype(np.float64) - original
