@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..errors import BuildError
 
-__all__ = ["Backbone", "load_backbone", "read_tensors"]
+__all__ = ["Backbone", "check_tensors", "load_backbone", "read_tensors"]
 
 #: Added to the target grid before it is divided by the source grid, as the official code does: the
 #: scale handed to the interpolation, not the size, sets the sample positions.
@@ -240,6 +240,21 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
+def check_tensors(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str, what: str
+) -> None:
+    """Raise BuildError naming the first tensor that is missing, misshapen or left over."""
+    for name, tensor in expected.items():
+        if name not in found:
+            raise BuildError(f"{origin}: tensor '{name}' is missing")
+        if found[name].shape != tensor.shape:
+            has, wanted = tuple(found[name].shape), tuple(tensor.shape)
+            raise BuildError(f"{origin}: tensor '{name}' is {has}, not {wanted}")
+    for name in found:
+        if name not in expected:
+            raise BuildError(f"{origin}: tensor '{name}' does not belong to a {what}")
+
+
 def load_backbone(
     path_or_state_dict: str | Path | Mapping[str, Tensor], num_heads: int | None = None
 ) -> Backbone:
@@ -291,14 +306,6 @@ def load_backbone(
         )
     state.setdefault("mask_token", torch.zeros(1, dim))
     expected = backbone.state_dict()
-    for name, tensor in expected.items():
-        if name not in state:
-            raise BuildError(f"{origin}: tensor '{name}' is missing")
-        if state[name].shape != tensor.shape:
-            found, wanted = tuple(state[name].shape), tuple(tensor.shape)
-            raise BuildError(f"{origin}: tensor '{name}' is {found}, not {wanted}")
-    for name in state:
-        if name not in expected:
-            raise BuildError(f"{origin}: tensor '{name}' does not belong to a DINOv2 backbone")
+    check_tensors(state, expected, origin, "DINOv2 backbone")
     backbone.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
     return backbone.eval()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import BuildError
-from .backbone import NORM_EPS, read_tensors
+from .backbone import NORM_EPS, check_tensors, read_tensors
 
 __all__ = ["DepthGeometry", "Head", "SegGeometry", "load_head", "window_starts"]
 
@@ -324,14 +324,6 @@ def load_head(
     if norm is not None and task != "dpt":
         tensors.setdefault("norm.weight", norm.weight.detach())
         tensors.setdefault("norm.bias", norm.bias.detach())
-    expected = head.state_dict()
-    for name, tensor in expected.items():
-        if name not in tensors:
-            raise BuildError(f"{origin}: tensor '{name}' is missing")
-        if tensors[name].shape != tensor.shape:
-            found, wanted = tuple(tensors[name].shape), tuple(tensor.shape)
-            raise BuildError(f"{origin}: tensor '{name}' is {found}, not {wanted}")
-    if left := sorted(set(tensors) - set(expected)):
-        raise BuildError(f"{origin}: tensor '{left[0]}' does not belong to a {task} head")
+    check_tensors(tensors, head.state_dict(), origin, f"{task} head")
     head.load_state_dict(tensors)
     return head.eval().requires_grad_(False)
