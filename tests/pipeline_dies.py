@@ -6,8 +6,15 @@ import os
 import signal
 from typing import NoReturn
 
+from cfqa_data.errors import BuildError
+
 
 def die(*_: object) -> NoReturn:
     """End this process as the kernel does when memory is out."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def refuse(*_: object) -> NoReturn:
+    """Say clearly why nothing can be done."""
+    raise BuildError("nothing doing")

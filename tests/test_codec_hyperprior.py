@@ -34,11 +34,11 @@ def tiny_settings(folder: Path) -> Settings:
     return Settings(
         features=str(folder / "planes"),
         out=str(folder / "out"),
-        n=6,
-        m=8,
+        n=16,
+        m=16,
         batch=4,
         patch=(32, 32),
-        first_steps=400,
+        first_steps=60,
         steps=40,
         rate=1e-2,
     )
@@ -110,7 +110,7 @@ def test_decoding_is_the_synthesis_of_what_was_encoded(weights: HyperpriorWeight
     from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
 
     model = Hyperprior(weights)
-    twin = ScaleHyperprior(6, 8, 3).eval()
+    twin = ScaleHyperprior(16, 16, 3).eval()
     twin.load_state_dict({k: torch.tensor(v.astype(np.float32)) for k, v in weights.state.items()})
     plane = feature_plane(64, 64, 255) / 256.0
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_training_saw_the_rate_that_coding_has(weights: HyperpriorWeights) -> No
     """The likelihoods of the torch module against the length of the bitstream."""
     from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
 
-    twin = ScaleHyperprior(6, 8, 3).eval()
+    twin = ScaleHyperprior(16, 16, 3).eval()
     twin.load_state_dict({k: torch.tensor(v.astype(np.float32)) for k, v in weights.state.items()})
     twin.entropy_bottleneck.quantiles[:, 0, 1] = torch.tensor(weights.medians)
     plane = feature_plane(128, 192, 255) / 256.0

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pipeline_dies import die
+from pipeline_dies import die, refuse
 from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
 from cfqa_data.builders.pipeline import build, check, compress, run, select, tools, work
@@ -173,3 +173,22 @@ def test_an_item_that_kills_every_worker_ends_the_build(
     one_line(caught)
     assert capfd.readouterr().err == ""
     assert [path.name for path in (tmp_path / ".build").iterdir()] == ["plan.json"]
+
+
+def test_a_cluster_that_fails_to_close_does_not_hide_what_happened(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import LocalCluster
+
+    closed, kept = [], LocalCluster.__exit__
+
+    def close_badly(cluster: LocalCluster, *error: Any) -> None:
+        kept(cluster, *error)
+        closed.append(cluster)
+        raise AssertionError("can only join a started process")
+
+    monkeypatch.setattr(LocalCluster, "__exit__", close_badly)
+    monkeypatch.setattr(run, "run_item", refuse)
+    with pytest.raises(BuildError, match=r"^nothing doing$"):
+        build(small, tmp_path, workers=2)
+    assert len(closed) == 1

@@ -7,7 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
@@ -117,7 +117,10 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        # A worker that is just being restarted cannot always be closed (an AssertionError or a
+        # TimeoutError of Dask's); it ends with this process, and must not hide what happened.
+        with suppress(Exception):
+            self._stack.__exit__(kind, error, trace)
 
     def run(self, root: Path, digest: str, items: Sequence[Item]) -> Iterator[Item]:
         """Yield each item once it is done; what was submitted first is begun first."""

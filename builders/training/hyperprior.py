@@ -3,11 +3,12 @@
     python -m cfqa_data.builders.training.hyperprior --features planes.safetensors --out models
 
 The features are packed planes of k-means codes, uint8 (count, rows, cols), one tensor per task.
-One ladder is trained on all tasks, one on each.  A model starts from its neighbour: in the
-multi-task ladder from the next larger lambda, elsewhere from the multi-task model of the nearest
-lambda.  Each finished model is a file in ``OUT/models``; a second run trains what is missing.
-At the end every ladder becomes one file (float16 weights, and the tables that encoder and
-decoder share), and ``report.json`` says what each model does on held-out planes.
+One ladder is trained on all tasks, one on each.  The first model starts from the planes' own linear
+transform, any other from its neighbour: in the multi-task ladder from the next larger lambda,
+elsewhere from the multi-task model of the nearest lambda.  Each finished model is a file in
+``OUT/models``; a second run trains what is missing.  At the end every ladder becomes one file
+(float16 weights, and the tables that encoder and decoder share), and ``report.json`` says what each
+model does on held-out planes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.builders.training.hyperprior_batches import read_planes, sample_batch
 from cfqa_data.codecs.hyperprior import Hyperprior
 from cfqa_data.codecs.hyperprior_weights import (
     MINI_PAD,
@@ -32,14 +34,13 @@ from cfqa_data.codecs.hyperprior_weights import (
     read_ladder,
     write_ladder,
 )
-from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.errors import CfqaError
 from cfqa_data.tasks import TASKS
 
-__all__ = ["Job", "Settings", "evaluate", "main", "sample_batch", "train", "train_ladders"]
+__all__ = ["Job", "Settings", "evaluate", "main", "train", "train_ladders"]
 
 MULTI_TASK = "hyperprior_multi_task"
 LAMBDAS = (0.2, 0.1, 0.052, 0.027, 0.014, 0.0072, 0.0037, 0.0019, 0.001, 0.0005)
-HELD_OUT = 0.1
 EVALUATED = 12  # held-out planes per task in the report
 
 _counter: Any = None  # steps done by all workers together; set in each worker
@@ -55,7 +56,7 @@ class Settings:
         n, m, stages: size of the network.
         batch: patches per step.
         patch: (rows, cols) of a patch, multiples of the stride.
-        first_steps: steps of the model that starts from nothing.
+        first_steps: steps of the model that starts from the transform.
         steps: steps of every other model.
         rate: Adam's step size at its highest.
         seed: of initialisation, sampling and noise.
@@ -65,15 +66,20 @@ class Settings:
     features: str
     out: str
     n: int = 32
-    m: int = 48
+    m: int = 64
     stages: int = 3
     batch: int = 8
     patch: tuple[int, int] = (72, 96)
-    first_steps: int = 8000
-    steps: int = 3500
-    rate: float = 3e-3
+    first_steps: int = 4000
+    steps: int = 2000
+    rate: float = 2e-3
     seed: int = 0
     threads: int = 1
+
+    @property
+    def stride(self) -> int:
+        """Samples of a plane per sample of y, on each axis."""
+        return 2**self.stages
 
 
 @dataclass(frozen=True)
@@ -111,68 +117,15 @@ def plan(lambdas: dict[str, tuple[float, ...]]) -> list[Job]:
     return jobs
 
 
-def read_planes(settings: Settings, task: str | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return training and held-out planes per task, uint8 (count, rows, cols).
-
-    Raises:
-        BuildError: the file is not one of planes.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(settings.features)
-    except (OSError, SafetensorError) as error:
-        raise BuildError(f"{settings.features}: not a file of planes ({error})") from None
-    planes = {}
-    for name in TASKS if task is None else (task,):
-        found = tensors.get(name)
-        if found is None or found.ndim != 3 or found.dtype != np.uint8 or len(found) < 2:
-            raise BuildError(
-                f"{settings.features}: needs a tensor {name!r}, uint8 (count > 1, rows, cols)"
-            )
-        held_out = max(1, round(HELD_OUT * len(found)))
-        planes[name] = (found[:-held_out], found[-held_out:])
-    return planes
-
-
-def sample_batch(
-    planes: list[np.ndarray], settings: Settings, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return random patches on the stride's grid, the tasks in turn, and which samples count.
-
-    Args:
-        planes: per task, uint8 (count, rows, cols).
-        settings: batch, patch and stride.
-        generator: draws planes and places.
-
-    Returns:
-        float32 patches (batch, 1, rows, cols) in [0, 1) and a mask of the same shape: 0 where
-        a patch reaches over the plane's edge into the padding.
-    """
-    stride = 2**settings.stages
-    rows, cols = settings.patch
-    patches = np.empty((settings.batch, 1, rows, cols), np.float32)
-    mask = np.zeros_like(patches)
-    start = int(generator.integers(len(planes)))
-    for place in range(settings.batch):
-        source = planes[(start + place) % len(planes)]
-        plane = source[generator.integers(len(source))]
-        corner = [
-            stride * int(generator.integers(max(0, -(-(side - wanted) // stride)) + 1))
-            for side, wanted in zip(plane.shape, (rows, cols), strict=True)
-        ]
-        piece = plane[corner[0] : corner[0] + rows, corner[1] : corner[1] + cols]
-        margins = ((0, rows - piece.shape[0]), (0, cols - piece.shape[1]))
-        patches[place, 0] = np.pad(piece, margins, mode="edge") / np.float32(256.0)
-        mask[place, 0, : piece.shape[0], : piece.shape[1]] = 1.0
-    return patches, mask
-
-
 def train(job: Job, settings: Settings) -> dict[str, Any]:
     """Train one model, write its file, and return its line of the report."""
     import torch
 
+    from cfqa_data.builders.training.hyperprior_start import (
+        block_statistics,
+        rescale,
+        start_at_transform,
+    )
     from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
 
     began = time.monotonic()
@@ -180,13 +133,16 @@ def train(job: Job, settings: Settings) -> dict[str, Any]:
     seed = np.random.SeedSequence([settings.seed, *job.path(settings).name.encode()])
     generator = np.random.default_rng(seed)
     torch.manual_seed(int(seed.generate_state(1)[0]))
-    planes = read_planes(settings, job.task)
+    planes = read_planes(settings.features, job.task)
     training = [pair[0] for pair in planes.values()]
 
     model = ScaleHyperprior(settings.n, settings.m, settings.stages)
     if job.parent:
         _, [(_, parent)] = read_ladder(job.parent.path(settings))
         model.load_state_dict({key: torch.tensor(v).float() for key, v in parent.state.items()})
+        rescale(model, math.sqrt(job.lmbda / job.parent.lmbda))
+    else:
+        start_at_transform(model, *block_statistics(training, settings.stride), job.lmbda)
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, settings.rate)
@@ -194,7 +150,8 @@ def train(job: Job, settings: Settings) -> dict[str, Any]:
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * learning_rate(step, steps)
-        patches, mask = map(torch.from_numpy, sample_batch(training, settings, generator))
+        batch = sample_batch(training, settings.batch, settings.patch, settings.stride, generator)
+        patches, mask = map(torch.from_numpy, batch)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             decoded, y, z = model(patches.contiguous(memory_format=torch.channels_last))
         points = mask.sum()
@@ -255,7 +212,7 @@ def train_ladders(
     Raises:
         BuildError: the features cannot be used.
     """
-    read_planes(settings, None)
+    read_planes(settings.features, None)
     jobs = plan(lambdas)
     waiting = [job for job in jobs if not job.path(settings).is_file()]
     if waiting:

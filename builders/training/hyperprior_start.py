@@ -1,0 +1,133 @@
+"""Where the training of a hyperprior starts: at a linear transform coder, or at its neighbour.
+
+Random weights spend most of a short training on learning to invert themselves, and never quite do:
+what they lose is the floor of the ladder's distortion.  The best orthonormal transform of a block,
+the Karhunen-Loeve transform of the training planes, is known in closed form, so a model starts as
+exactly that, with the step size that its lambda asks for and with scales that are the
+coefficients' own.  Training then learns what a fixed transform cannot do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
+
+__all__ = ["block_statistics", "rescale", "start_at_transform", "step_size"]
+
+HIDDEN_GAIN = 8.0  # codes/256 deviate by about 0.1; inner layers should see numbers near one
+FREE_GAIN = 0.1  # of the random weights that are left beside the transform
+GAMMA = 0.01  # nearly linear
+
+
+def step_size(lmbda: float) -> float:
+    """Return the quantiser's step, for planes in [0, 1), that is best at a lambda.
+
+    A fine step of size s makes an error of s**2 / 12, and halving the error costs half a bit:
+    lambda * 255**2 * error + bits is least at error = 1 / (2 ln 2 * lambda * 255**2).
+    """
+    return math.sqrt(12.0 / (2.0 * math.log(2.0) * lmbda * 255.0**2))
+
+
+def block_statistics(planes: Sequence[np.ndarray], side: int) -> tuple[float, np.ndarray]:
+    """Return mean and covariance of blocks, (side**2, side**2), over planes with equal weights.
+
+    Args:
+        planes: per task, uint8 (count, rows, cols); seen as numbers in [0, 1).
+        side: of a block; blocks lie on a grid from the top left, remainders are left out.
+    """
+    means, covariances = [], []
+    for stack in planes:
+        count, rows, cols = (stack.shape[0], *(size // side for size in stack.shape[1:]))
+        blocks = stack[:, : rows * side, : cols * side].reshape(count, rows, side, cols, side)
+        flat = blocks.transpose(0, 1, 3, 2, 4).reshape(-1, side**2)
+        mean = float(flat.mean(dtype=np.float64)) / 256.0
+        total = np.zeros((side**2, side**2))
+        for part in np.array_split(flat, max(1, len(flat) // 65536)):
+            centred = part / 256.0 - mean
+            total += centred.T @ centred
+        means.append(mean)
+        covariances.append(total / len(flat))
+    return float(np.mean(means)), np.mean(covariances, axis=0)
+
+
+def start_at_transform(
+    model: ScaleHyperprior, mean: float, covariance: np.ndarray, lmbda: float
+) -> None:
+    """Set a fresh model to the Karhunen-Loeve transform of blocks, in place.
+
+    Every stage but the last moves 2 x 2 neighbours into channels; the last is the transform.
+    Channels that this does not need keep their random weights, made small.
+
+    Args:
+        model: a new model with `stages` convolutions of stride 2, n >= 4**(stages - 1).
+        mean: of the planes.
+        covariance: (4**stages, 4**stages) of blocks of side 2**stages, rows first.
+        lmbda: decides the step size.
+    """
+    convs = [layer for layer in model.g_a if isinstance(layer, torch.nn.Conv2d)]
+    deconvs = [layer for layer in model.g_s if isinstance(layer, torch.nn.ConvTranspose2d)]
+    stages, side = len(convs), 2 ** len(convs)
+    n, m = convs[0].out_channels, convs[-1].out_channels
+    if n < 4 ** (stages - 1):
+        raise ValueError(f"{stages} stages need {4 ** (stages - 1)} inner channels, got {n}")
+    variances, vectors = np.linalg.eigh(covariance)
+    variances, vectors = variances[::-1][:m].copy(), vectors[:, ::-1][:, :m].copy()
+    kept = len(variances)
+    step = step_size(lmbda)
+    with torch.no_grad():
+        for layer in (*convs, *deconvs):
+            layer.weight *= FREE_GAIN
+            layer.bias.zero_()
+        for layer in (*model.g_a, *model.g_s):
+            if isinstance(layer, GDN):
+                layer.gamma.copy_(torch.sqrt(GAMMA * torch.eye(n) + 2.0**-36))
+        for stage in range(stages - 1):
+            conv, deconv = convs[stage], deconvs[stages - 1 - stage]
+            gain = HIDDEN_GAIN if stage == 0 else 1.0
+            for channel in range(4**stage):
+                conv.weight[4 * channel : 4 * channel + 4, : 4**stage] = 0.0
+                deconv.weight[: 4 ** (stage + 1), channel] = 0.0
+            for channel in range(4**stage):
+                for place in range(4):
+                    row, col = 2 + place // 2, 2 + place % 2
+                    conv.weight[4 * channel + place, channel, row, col] = gain
+                    deconv.weight[4 * channel + place, channel, row, col] = 1.0 / gain
+        convs[0].bias[:4] = -HIDDEN_GAIN * mean
+        deconvs[-1].bias[:] = mean
+        gain = HIDDEN_GAIN * step
+        convs[-1].weight[:kept, : 4 ** (stages - 1)] = 0.0
+        deconvs[0].weight[:kept, : 4 ** (stages - 1)] = 0.0
+        for row in range(side):
+            for col in range(side):
+                channel = 0
+                for bit in range(stages - 1):
+                    channel = 4 * channel + 2 * (row >> bit & 1) + (col >> bit & 1)
+                tap = 2 + (row >> stages - 1), 2 + (col >> stages - 1)
+                vector = torch.from_numpy(vectors[row * side + col]).float()
+                convs[-1].weight[:kept, channel, *tap] = vector / gain
+                deconvs[0].weight[:kept, channel, *tap] = vector * gain
+        scales = model.h_s[-2]
+        scales.weight *= FREE_GAIN
+        deviations = np.sqrt(np.maximum(variances, 0.0)) / step
+        scales.bias[:kept] = torch.from_numpy(np.maximum(deviations, 0.2)).float()
+
+
+def rescale(model: ScaleHyperprior, factor: float) -> None:
+    """Multiply y by a factor, in place, and let everything else follow: a finer or coarser step.
+
+    With factor = sqrt(lambda / parent's lambda), a model starts near the rate that its own lambda
+    asks for.
+    """
+    first_hyper, last_hyper = model.h_a[0], model.h_s[-2]
+    with torch.no_grad():
+        for tensor in (model.g_a[-1].weight, model.g_a[-1].bias):
+            tensor *= factor
+        model.g_s[0].weight /= factor
+        first_hyper.weight /= factor
+        for tensor in (last_hyper.weight, last_hyper.bias):
+            tensor *= factor
