@@ -31,6 +31,8 @@ _DASK = {
     "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": _KEPT_BYTES,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": _KEPT_BYTES,
+    # `silence_logs` reaches a worker only after its start, too late for one that is ended there.
+    "distributed.nanny.pre-spawn-environ.DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical",
 }
 
 

@@ -126,7 +126,7 @@ def train(job: Job, settings: Settings) -> dict[str, Any]:
         rescale,
         start_at_transform,
     )
-    from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
+    from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
 
     began = time.monotonic()
     torch.set_num_threads(settings.threads)
@@ -146,6 +146,7 @@ def train(job: Job, settings: Settings) -> dict[str, Any]:
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, settings.rate)
+    normalisations = [layer for layer in model.modules() if isinstance(layer, GDN)]
     steps = job.steps(settings)
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -162,6 +163,8 @@ def train(job: Job, settings: Settings) -> dict[str, Any]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+        for layer in normalisations:
+            layer.bound()
         if _counter is not None:
             with _counter.get_lock():
                 _counter.value += 1

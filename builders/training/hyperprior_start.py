@@ -19,9 +19,9 @@ from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
 
 __all__ = ["block_statistics", "rescale", "start_at_transform", "step_size"]
 
-HIDDEN_GAIN = 8.0  # codes/256 deviate by about 0.1; inner layers should see numbers near one
+HIDDEN_GAIN = 16.0  # codes/256 deviate by about 0.1; inner layers see numbers above one
 FREE_GAIN = 0.1  # of the random weights that are left beside the transform
-GAMMA = 0.01  # nearly linear
+GAMMA = 0.002  # nearly linear
 
 
 def step_size(lmbda: float) -> float:

@@ -57,6 +57,11 @@ class GDN(nn.Module):
         norm = F.conv2d(x * x, gamma[:, :, None, None], beta)
         return x * torch.sqrt(norm) if self.inverse else x * torch.rsqrt(norm)
 
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Bring gamma back, in place, to where exact arithmetic resolves it: row sums up to 32."""
+        self.gamma.clamp_(max=math.sqrt(32.0 / len(self.gamma) + PEDESTAL))
+
 
 class EntropyBottleneck(nn.Module):
     """A learned density per channel, as a monotone network of its cumulative distribution."""
