@@ -119,9 +119,12 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # A worker that is just being restarted cannot always be closed (an AssertionError or a
-        # TimeoutError of Dask's); it ends with this process, and must not hide what happened.
+        # A worker that is just being restarted cannot be closed cleanly, so it may first come up.
+        # Whatever goes wrong here must not hide what happened before; workers end with us anyway.
         with suppress(Exception):
+            if kind is not None and self._scheduler is None:
+                with suppress(TimeoutError):
+                    self._client.wait_for_workers(self._workers, timeout=_CONNECT_SECONDS)
             self._stack.__exit__(kind, error, trace)
 
     def run(self, root: Path, digest: str, items: Sequence[Item]) -> Iterator[Item]:
@@ -132,25 +135,29 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
             future = self._client.submit(
                 run_item, str(root), digest, item, pure=False, priority=-place[item]
             )
-            pending[future.key] = item
+            pending[future] = item
             return future
 
         place = {item: number for number, item in enumerate(items)}
-        pending: dict[str, Item] = {}
+        pending: dict[Any, Item] = {}
         attempts: Counter[Item] = Counter()
         completed = as_completed([submit(item) for item in items])
-        for future in completed:
-            item = pending.pop(future.key)
-            if future.status == "finished":
-                yield item
-                continue
-            if future.status != "error":
-                raise BuildError(
-                    f"{item}: the Dask cluster was lost; run the same command again to go on"
-                )
-            attempts[item] += 1
-            _give_up_if_final(item, future.exception(), attempts[item])
-            completed.add(submit(item))
+        try:
+            for future in completed:
+                item = pending.pop(future)
+                if future.status == "finished":
+                    yield item
+                    continue
+                if future.status != "error":
+                    raise BuildError(
+                        f"{item}: the Dask cluster was lost; run the same command again to go on"
+                    )
+                attempts[item] += 1
+                _give_up_if_final(item, future.exception(), attempts[item])
+                completed.add(submit(item))
+        finally:
+            if pending:
+                self._client.cancel(list(pending))
 
 
 @contextmanager
