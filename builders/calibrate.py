@@ -4,8 +4,8 @@
 
 For every task and codec, ranges (multiples of the training features' own) are tried on sources of
 another seed than the recipe's: first a coarse grid of parameters, then every whole one between no
-harm and useless. Of all ladders of ten evenly spaced ones, the best is proposed. One JSON file per
-task and codec holds what was found, and the report (Markdown, CSV, TOML for the recipe, figure) is
+harm and useless. Of all ladders of ten whose rates fall evenly, the best is proposed. One JSON file
+per task and codec holds what was found, and the report (Markdown, CSV, TOML for the recipe, figure) is
 written anew from all of them, so that the work can be done in pieces.
 """
 
@@ -24,6 +24,7 @@ import numpy as np
 
 from cfqa_data.builders.calibration_report import write_report
 from cfqa_data.builders.ladders import (
+    NO_HARM,
     Bench,
     Curve,
     gather,
@@ -100,6 +101,7 @@ def calibrate(
     scales: Sequence[float] = SCALES,
     parameters: Sequence[float] | None = None,
     budget: float = BUDGET,
+    harmless: float = NO_HARM,
 ) -> dict[str, Any]:
     """Try a codec over ranges and parameters, and return what was found as JSON-safe data.
 
@@ -111,6 +113,7 @@ def calibrate(
         parameters: to choose from, best first, ten or more; by default the QPs between no harm
             and useless, or the ladder's levels.
         budget: mean bits per feature point to stay within.
+        harmless: share of a useless feature's distortion that the first level may do.
     """
     whole = ladder.parameter_name == "qp"
     grid = tuple(parameters or GRIDS.get(ladder.codec, ladder.levels))
@@ -123,11 +126,11 @@ def calibrate(
             bench,
             ladder,
             [
-                (quantizer, refined(curve, bench.useless))
+                (quantizer, refined(curve, bench.useless, harmless))
                 for (_, quantizer), curve in zip(tried, curves, strict=True)
             ],
         )
-    found = [propose(bench, ladder.codec, curve, budget) for curve in curves]
+    found = [propose(bench, ladder.codec, curve, budget, harmless) for curve in curves]
     rows = [row for _, row in found]
     best = max(
         range(len(rows)),
@@ -174,6 +177,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scales", type=float, nargs="+", help="ranges to try")
     parser.add_argument("--parameters", type=float, nargs="+", help="to choose from, best first")
     parser.add_argument("--budget", type=float, default=BUDGET, help="bits per feature point")
+    parser.add_argument(
+        "--harmless", type=float, default=NO_HARM, help="harm of the first level, share of useless"
+    )
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the calibration sources")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     chosen = parser.parse_args(arguments)
@@ -194,6 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
                     scales=scales or SCALES,
                     parameters=chosen.parameters,
                     budget=chosen.budget,
+                    harmless=chosen.harmless,
                 )
                 best = found["tried"][found["best"]]
                 if codec == "x265" and not scales:

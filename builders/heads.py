@@ -197,7 +197,8 @@ class SegHead(Head):
             raise BuildError("seg head: the mask has no pixel that counts")
         if int(target[valid].max()) >= classes:
             raise BuildError(f"seg head: the mask has a class beyond {classes - 1}")
-        loss = F.cross_entropy(logits[:, valid].T, target[valid])
+        chosen = logits.gather(0, target.clamp(max=classes - 1)[None])[0]
+        loss = (logits.logsumexp(dim=0) - chosen)[valid].mean()
         pairs = target[valid] * classes + logits.argmax(dim=0)[valid]
         table = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).double()
         union = table.sum(0) + table.sum(1) - table.diagonal()

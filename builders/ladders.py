@@ -23,6 +23,7 @@ from cfqa_data.recipe import Ladder
 from cfqa_data.tasks import LEVELS, get_task
 
 __all__ = [
+    "NO_HARM",
     "Bench",
     "Curve",
     "figures",
@@ -31,11 +32,13 @@ __all__ = [
     "measure",
     "propose",
     "refined",
+    "spaced",
     "widened",
 ]
 
 NO_HARM = 0.03
-"""Share of a useless feature's mean distortion up to which a level counts as harmless."""
+"""Share of a useless feature's mean distortion up to which a level counts as harmless, if no other
+is asked for: a rank of 960 classes needs less, a depth in metres bears more."""
 
 USELESS = 0.8
 """Share of a useless feature's mean distortion that the last level should reach."""
@@ -211,8 +214,12 @@ def figures(bench: Bench, codec: str, curve: Curve) -> dict[str, Any]:
     }
 
 
-def propose(bench: Bench, codec: str, curve: Curve, budget: float) -> tuple[Curve, dict[str, Any]]:
-    """Return the best ladder of ten evenly spaced parameters of a curve, and its figures.
+def propose(
+    bench: Bench, codec: str, curve: Curve, budget: float, harmless: float = NO_HARM
+) -> tuple[Curve, dict[str, Any]]:
+    """Return the best ladder of ten parameters of a curve, and its figures.
+
+    Its rates fall by equal ratios, as nearly as the curve's parameters allow.
 
     In this order: it meets the health thresholds; rate and error are steady, with room for other
     sources; it starts where next to nothing is lost; its end
@@ -224,6 +231,8 @@ def propose(bench: Bench, codec: str, curve: Curve, budget: float) -> tuple[Curv
         codec: whose curve it is.
         curve: at ten parameters or more.
         budget: mean bits per feature point to stay within, if the rest allows.
+        harmless: share of a useless feature's mean distortion up to which the first level counts
+            as harmless.
     """
 
     def merit(row: dict[str, Any], ladder: Curve) -> tuple[float, ...]:
@@ -231,7 +240,7 @@ def propose(bench: Bench, codec: str, curve: Curve, budget: float) -> tuple[Curv
         return (
             float(row["ok"]),
             min(row["rate_falls"], row["mse_rises"], STEADY),
-            -float(max(start, NO_HARM)),
+            -float(max(start, harmless)),
             -abs(round(row["reach"] - USELESS, 1)),
             float(row["bpfp"] <= budget),
             min(round(row["distinct"]), 7),
@@ -239,10 +248,11 @@ def propose(bench: Bench, codec: str, curve: Curve, budget: float) -> tuple[Curv
         )
 
     count = len(curve.parameters)
+    rates = curve.bpfp.mean(axis=0)
     found = []
     for first in range(count - LEVELS + 1):
         for last in range(first + LEVELS - 1, count):
-            ladder = curve.at(np.linspace(first, last, LEVELS).round().astype(int).tolist())
+            ladder = curve.at([first + place for place in spaced(rates[first : last + 1], LEVELS)])
             row = figures(bench, codec, ladder)
             found.append((merit(row, ladder), first, last, ladder, row))
     if not found:
@@ -251,7 +261,30 @@ def propose(bench: Bench, codec: str, curve: Curve, budget: float) -> tuple[Curv
     return ladder, row
 
 
-def refined(curve: Curve, useless: float) -> tuple[float, ...]:
+def spaced(rates: np.ndarray, count: int) -> list[int]:
+    """Return rising places, first and last among them, whose rates come nearest to equal ratios.
+
+    Args:
+        rates: positive, (P,), P >= count.
+        count: places to choose, 2 or more.
+    """
+    logs = np.log(rates)
+    wanted = np.linspace(logs[0], logs[-1], count)
+    cost = (logs[None, :] - wanted[:, None]) ** 2
+    cost[0, 1:] = cost[-1, :-1] = np.inf
+    total, before = cost[0], []
+    for row in cost[1:]:
+        # Cheapest way to have chosen the ones so far, each strictly before the next.
+        reach = np.concatenate([[np.inf], np.minimum.accumulate(total)[:-1]])
+        before.append(np.array([-1, *(int(np.argmin(total[:end])) for end in range(1, len(logs)))]))
+        total = row + reach
+    places = [len(logs) - 1]
+    for origin in reversed(before):
+        places.append(int(origin[places[-1]]))
+    return places[::-1]
+
+
+def refined(curve: Curve, useless: float, harmless: float = NO_HARM) -> tuple[float, ...]:
     """Return every whole parameter from the last harmless one of a coarse grid to useless.
 
     One step of the grid is added before, where rate and error change though the score does not;
@@ -259,7 +292,7 @@ def refined(curve: Curve, useless: float) -> tuple[float, ...]:
     """
     harm = curve.distortion.mean(axis=0) / useless
     last = int(np.argmax(harm >= 1.0)) if (harm >= 1.0).any() else len(harm) - 1
-    harmless = np.flatnonzero(harm[: last + 1] <= NO_HARM)
+    harmless = np.flatnonzero(harm[: last + 1] <= harmless)
     first = max(0, int(harmless[-1]) - 1) if len(harmless) else 0
     begin, end = int(curve.parameters[first]), int(curve.parameters[last])
     begin = max(0, min(begin, end - LEVELS + 1))

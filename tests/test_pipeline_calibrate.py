@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import tomllib
 from pathlib import Path
@@ -13,7 +14,15 @@ from pipeline_toy import QPS, toy_recipe, write_networks, write_toml
 from safetensors.numpy import load_file
 
 from cfqa_data.builders import calibrate
-from cfqa_data.builders.ladders import Bench, Curve, figures, propose, refined, widened
+from cfqa_data.builders.ladders import (
+    Bench,
+    Curve,
+    figures,
+    propose,
+    refined,
+    spaced,
+    widened,
+)
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.builders.training import planes
 from cfqa_data.packing import unpack
@@ -54,6 +63,26 @@ def test_a_ladder_goes_from_no_harm_to_nearly_useless() -> None:
     assert ladder.parameters == tuple(lambdas)
     with pytest.raises(ValueError, match="needs 10 parameters, got 9"):
         propose(bench(FEATURES), "x265", curve([0.0] * 9, lambdas[:9]), 9.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_levels_fall_by_ratios_as_equal_as_any_choice(seed: int) -> None:
+    rates = np.sort(np.random.default_rng(seed).uniform(0.05, 2.0, 9))[::-1]
+    wanted = np.geomspace(rates[0], rates[-1], 5)
+    brute_force = min(
+        ([0, *inner, 8] for inner in itertools.combinations(range(1, 8), 3)),
+        key=lambda places: float(((np.log(rates[places]) - np.log(wanted)) ** 2).sum()),
+    )
+    assert spaced(rates, 5) == brute_force
+
+
+def test_a_first_level_may_do_as_much_harm_as_is_asked() -> None:
+    parameters = list(range(20, 45))
+    harm = np.clip((np.array(parameters) - 25) / 12, 0, 1) + 1e-4 * np.arange(25)
+    tried = curve(harm.tolist(), parameters)
+    ladder, _ = propose(bench(FEATURES), "x265", tried, 999.0, harmless=0.09)
+    assert ladder.parameters[0] == 26
+    assert refined(tried, 1.0, harmless=0.3)[0] > refined(tried, 1.0)[0]
 
 
 def test_a_coarse_grid_says_where_to_look() -> None:
