@@ -5,8 +5,8 @@
 For every task and codec, ranges (multiples of the training features' own) are tried on sources of
 another seed than the recipe's: first a coarse grid of parameters, then every whole one between no
 harm and useless. Of all ladders of ten whose rates fall evenly, the best is proposed. One JSON file
-per task and codec holds what was found, and the report (Markdown, CSV, TOML for the recipe, figure) is
-written anew from all of them, so that the work can be done in pieces.
+per task and codec holds what was found, and the report (Markdown, CSV, TOML for the recipe, figure)
+is written anew from all of them, so that the work can be done in pieces.
 """
 
 from __future__ import annotations
