@@ -4,7 +4,7 @@
 
 For every task and codec, ranges (multiples of the training features' own) are tried on sources of
 another seed than the recipe's: first a coarse grid of parameters, then every whole one between no
-harm and useless. Of all ladders of ten whose rates fall evenly, the best is proposed. One JSON file
+harm and useless. Of all ladders of ten with even steps, the best is proposed. One JSON file
 per task and codec holds what was found, and the report (Markdown, CSV, TOML for the recipe, figure)
 is written anew from all of them, so that the work can be done in pieces.
 """
@@ -46,7 +46,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "x265": (2, 8, 14, 20, 26, 32, 38, 44, 51),
     "vvenc": (4, 12, 20, 27, 34, 41, 48, 55, 63),
 }
-SCALES = (1.0, 4.0, 16.0)
+SCALES = (1.0, 4.0, 8.0, 16.0)
 BUDGET = 0.45
 SEED = 4_000_000
 TRAINING_SEED = 950
@@ -134,7 +134,12 @@ def calibrate(
     rows = [row for _, row in found]
     best = max(
         range(len(rows)),
-        key=lambda n: (rows[n]["ok"], rows[n]["bpfp"] <= budget, round(rows[n]["distinct"], 1)),
+        key=lambda n: (
+            rows[n]["ok"],
+            rows[n]["bpfp"] <= budget,
+            round(rows[n]["distinct"], 1),
+            -rows[n]["bpfp"],
+        ),
     )
     return {
         "task": bench.task,

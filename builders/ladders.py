@@ -44,7 +44,7 @@ USELESS = 0.8
 """Share of a useless feature's mean distortion that the last level should reach."""
 
 
-STEADY = 0.98
+STEADY = 0.96
 """Share of neighbouring levels over which rate and error should be monotone on the bench."""
 
 
@@ -219,7 +219,8 @@ def propose(
 ) -> tuple[Curve, dict[str, Any]]:
     """Return the best ladder of ten parameters of a curve, and its figures.
 
-    Its rates fall by equal ratios, as nearly as the curve's parameters allow.
+    From one level to the next, as nearly as the curve's parameters allow, the rate's ratio and the
+    rise of the distortion add up to the same, each as a share of its whole.
 
     In this order: it meets the health thresholds; rate and error are steady, with room for other
     sources; it starts where next to nothing is lost; its end
@@ -248,11 +249,15 @@ def propose(
         )
 
     count = len(curve.parameters)
-    rates = curve.bpfp.mean(axis=0)
+    rate, harm = -np.log(curve.bpfp.mean(axis=0)), curve.distortion.mean(axis=0)
     found = []
     for first in range(count - LEVELS + 1):
         for last in range(first + LEVELS - 1, count):
-            ladder = curve.at([first + place for place in spaced(rates[first : last + 1], LEVELS)])
+            way = sum(
+                (_share(part[first : last + 1]) for part in (rate, harm)),
+                np.zeros(last - first + 1),
+            )
+            ladder = curve.at([first + place for place in spaced(way, LEVELS)])
             row = figures(bench, codec, ladder)
             found.append((merit(row, ladder), first, last, ladder, row))
     if not found:
@@ -261,26 +266,31 @@ def propose(
     return ladder, row
 
 
-def spaced(rates: np.ndarray, count: int) -> list[int]:
-    """Return rising places, first and last among them, whose rates come nearest to equal ratios.
+def _share(values: np.ndarray) -> np.ndarray:
+    """Return values as shares of the way from the first to the last."""
+    rise = values[-1] - values[0]
+    return (values - values[0]) / rise if rise else np.zeros(len(values))
+
+
+def spaced(values: np.ndarray, count: int) -> list[int]:
+    """Return rising places, first and last among them, whose values come nearest to equal steps.
 
     Args:
-        rates: positive, (P,), P >= count.
+        values: (P,), P >= count.
         count: places to choose, 2 or more.
     """
-    logs = np.log(rates)
-    wanted = np.linspace(logs[0], logs[-1], count)
-    cost = (logs[None, :] - wanted[:, None]) ** 2
+    wanted = np.linspace(values[0], values[-1], count)
+    cost = (values[None, :] - wanted[:, None]) ** 2
     cost[0, 1:] = cost[-1, :-1] = np.inf
     total, before = cost[0], []
     for row in cost[1:]:
         # Cheapest way to have chosen the ones so far, each strictly before the next.
         reach = np.concatenate([[np.inf], np.minimum.accumulate(total)[:-1]])
-        before.append(np.array([-1, *(int(np.argmin(total[:end])) for end in range(1, len(logs)))]))
+        before.append([-1, *(int(np.argmin(total[:end])) for end in range(1, len(values)))])
         total = row + reach
-    places = [len(logs) - 1]
+    places = [len(values) - 1]
     for origin in reversed(before):
-        places.append(int(origin[places[-1]]))
+        places.append(origin[places[-1]])
     return places[::-1]
 
 
@@ -292,8 +302,8 @@ def refined(curve: Curve, useless: float, harmless: float = NO_HARM) -> tuple[fl
     """
     harm = curve.distortion.mean(axis=0) / useless
     last = int(np.argmax(harm >= 1.0)) if (harm >= 1.0).any() else len(harm) - 1
-    harmless = np.flatnonzero(harm[: last + 1] <= harmless)
-    first = max(0, int(harmless[-1]) - 1) if len(harmless) else 0
+    unharmed = np.flatnonzero(harm[: last + 1] <= harmless)
+    first = max(0, int(unharmed[-1]) - 1) if len(unharmed) else 0
     begin, end = int(curve.parameters[first]), int(curve.parameters[last])
     begin = max(0, min(begin, end - LEVELS + 1))
     return tuple(float(value) for value in range(begin, max(end, begin + LEVELS - 1) + 1))

@@ -57,7 +57,7 @@ def create_codes_array(
         FormatError: there is an array of other metadata, or the arguments do not agree.
     """
     import zarr
-    from zarr.codecs import BloscCodec
+    from zarr.codecs import BloscCodec, TransposeCodec
 
     if len(source_ids) != sources or not len(centres) == quantizer.layers == shape[1]:
         raise FormatError(f"{path}: source ids, centres, quantiser and shape {shape} do not agree")
@@ -78,6 +78,8 @@ def create_codes_array(
         dtype=quantizer.dtype,
         chunks=(1, 1, 1, 1, *shape[2:]),
         shards=(1, levels, *shape),
+        # A channel's tokens side by side are more alike than a token's channels: a tenth smaller.
+        filters=TransposeCodec(order=(0, 1, 2, 3, 5, 4)),
         compressors=BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
         fill_value=0,
         dimension_names=list(AXES),

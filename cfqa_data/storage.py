@@ -43,6 +43,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         yield partial
+        # Some writers make files that only their owner reads; these are for whom the folder is for.
+        partial.chmod(path.parent.stat().st_mode & 0o666)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -83,7 +85,7 @@ def write_tensors(
 
     header = {"cfqa": json.dumps(dict(metadata), sort_keys=True)} if metadata else None
     with atomic_path(path) as partial:
-        save_file({key: np.ascontiguousarray(t) for key, t in tensors.items()}, partial, header)
+        save_file({key: np.asarray(t, order="C") for key, t in tensors.items()}, partial, header)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -11,16 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from codec_samples import SHAPES, extreme_planes, feature_plane, mse
 from safetensors.numpy import save_file
 
 from cfqa_data.builders.training.hyperprior import Settings, plan, train_ladders
+from cfqa_data.builders.training.hyperprior_start import (
+    block_statistics,
+    rescale,
+    start_at_transform,
+    step_size,
+)
 from cfqa_data.codecs import get_codec
 from cfqa_data.codecs.hyperprior import Hyperprior, HyperpriorCodec, load_hyperprior
+from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
 from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, HyperpriorWeights, Pad, read_ladder
 from cfqa_data.errors import BuildError, CfqaError, CodecError
 
-torch = pytest.importorskip("torch")
 LAMBDAS = (0.1, 0.002)
 
 
@@ -107,8 +114,6 @@ def test_extremes_survive_by_escapes(codec: HyperpriorCodec, weights: Hyperprior
 
 def test_decoding_is_the_synthesis_of_what_was_encoded(weights: HyperpriorWeights) -> None:
     """Against the torch module that was trained, in float32."""
-    from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
-
     model = Hyperprior(weights)
     twin = ScaleHyperprior(16, 16, 3).eval()
     twin.load_state_dict({k: torch.tensor(v.astype(np.float32)) for k, v in weights.state.items()})
@@ -131,8 +136,6 @@ def test_the_rate_is_what_the_tables_promise(weights: HyperpriorWeights) -> None
 
 def test_training_saw_the_rate_that_coding_has(weights: HyperpriorWeights) -> None:
     """The likelihoods of the torch module against the length of the bitstream."""
-    from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
-
     twin = ScaleHyperprior(16, 16, 3).eval()
     twin.load_state_dict({k: torch.tensor(v.astype(np.float32)) for k, v in weights.state.items()})
     twin.entropy_bottleneck.quantiles[:, 0, 1] = torch.tensor(weights.medians)
@@ -203,8 +206,6 @@ def test_a_fresh_process_agrees_whatever_its_threads(
 def test_compressai_checkpoints_load(
     tmp_path: Path, weights: HyperpriorWeights, prefix: str, wrapped: bool
 ) -> None:
-    from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
-
     torch.manual_seed(0)
     state = ScaleHyperprior(4, 6, 4).state_dict()
     for buffer in ("_offset", "_quantized_cdf", "_cdf_length"):
@@ -220,8 +221,6 @@ def test_compressai_checkpoints_load(
 
 
 def test_state_dict_names_are_compressais() -> None:
-    from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
-
     names = set(ScaleHyperprior(4, 6, 4).state_dict())
     expected = {
         f"{net}.{i}.{kind}"
@@ -305,3 +304,59 @@ def test_unusable_features_are_one_clear_line(tmp_path: Path) -> None:
         train_ladders(
             Settings(str(tmp_path / "planes"), str(tmp_path)), {"hyperprior_multi_task": (0.1,)}, 1
         )
+
+
+def smooth_planes() -> np.ndarray:
+    """Planes whose 8 x 8 blocks are far from white: columns that hardly change downwards."""
+    generator = np.random.default_rng(0)
+    columns = generator.normal(0, 25, (6, 1, 64)) + generator.normal(0, 3, (6, 64, 64))
+    return np.clip(columns + 110, 0, 255).astype(np.uint8)
+
+
+def test_training_starts_as_the_transform_coder_it_says_it_is() -> None:
+    planes = smooth_planes()
+    lmbda = 0.1
+    torch.manual_seed(0)
+    model = ScaleHyperprior(16, 64, 3).eval()
+    mean, covariance = block_statistics([planes], 8)
+    start_at_transform(model, mean, covariance, lmbda)
+    x = torch.from_numpy(planes[:, None] / 256.0).float()
+    with torch.no_grad():
+        y = model.g_a(x)
+        decoded, likelihoods, _ = model(x)
+        finer = model(x)[0]
+    _, vectors = np.linalg.eigh(covariance)
+    block = (planes[0, 8:16, 24:32] / 256.0 - mean).ravel()
+    wanted = vectors[:, ::-1].T @ block / step_size(lmbda)
+    np.testing.assert_allclose(y[0, :, 1, 3].numpy(), wanted, rtol=0.05, atol=0.05)
+    # Rounding makes an error of a twelfth of the squared step, or less where y rounds to zero.
+    error = float((decoded - x).square().mean())
+    assert error < 1.1 * step_size(lmbda) ** 2 / 12
+    bits = -float(likelihoods.log2().mean())
+    white = 0.5 * np.log2(2 * np.pi * np.e * planes.var() / 256**2 / step_size(lmbda) ** 2)
+    assert bits < white - 0.5
+    rescale(model, 4.0)
+    with torch.no_grad():
+        np.testing.assert_allclose(model.g_a(x).numpy(), 4 * y.numpy(), rtol=1e-4, atol=1e-4)
+        finer = model(x)[0]
+    assert float((finer - x).square().mean()) < error / 3
+
+
+def test_a_transform_needs_its_channels() -> None:
+    with pytest.raises(ValueError, match="3 stages need 16 inner channels, got 8"):
+        start_at_transform(ScaleHyperprior(8, 64, 3), 0.5, np.eye(64), 0.1)
+
+
+def test_step_sizes_minimise_the_loss_of_a_fine_quantiser() -> None:
+    for lmbda in (0.001, 0.1):
+        steps = step_size(lmbda) * np.linspace(0.8, 1.25, 91)
+        loss = lmbda * 255**2 * steps**2 / 12 - np.log2(steps)
+        assert steps[np.argmin(loss)] == pytest.approx(step_size(lmbda), rel=0.01)
+
+
+def test_gdn_stays_where_exact_arithmetic_resolves_it() -> None:
+    layer = GDN(4)
+    with torch.no_grad():
+        layer.gamma.fill_(50.0)
+    layer.bound()
+    assert float(layer.gamma.detach().square().sum(1).max()) == pytest.approx(32.0)

@@ -91,7 +91,8 @@ def test_the_layout_on_disk(tmp_path: Path) -> None:
     (sharding,) = metadata["codecs"]
     assert sharding["name"] == "sharding_indexed"
     assert sharding["configuration"]["chunk_shape"] == [1, 1, 1, 1, 3, 5]
-    blosc = sharding["configuration"]["codecs"][-1]["configuration"]
+    transpose, *_, blosc = (codec["configuration"] for codec in sharding["configuration"]["codecs"])
+    assert transpose == {"order": [0, 1, 2, 3, 5, 4]}
     assert (blosc["cname"], blosc["clevel"], blosc["shuffle"]) == ("zstd", 5, "bitshuffle")
     assert metadata["attributes"] == {
         "quantizer": UNIFORM.to_dict(),

@@ -66,23 +66,29 @@ def test_a_ladder_goes_from_no_harm_to_nearly_useless() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_levels_fall_by_ratios_as_equal_as_any_choice(seed: int) -> None:
-    rates = np.sort(np.random.default_rng(seed).uniform(0.05, 2.0, 9))[::-1]
-    wanted = np.geomspace(rates[0], rates[-1], 5)
+def test_levels_take_steps_as_equal_as_any_choice(seed: int) -> None:
+    values = np.random.default_rng(seed).uniform(0.0, 2.0, 9)
+    if seed:
+        values.sort()
+    wanted = np.linspace(values[0], values[-1], 5)
     brute_force = min(
         ([0, *inner, 8] for inner in itertools.combinations(range(1, 8), 3)),
-        key=lambda places: float(((np.log(rates[places]) - np.log(wanted)) ** 2).sum()),
+        key=lambda places: float(((values[places] - wanted) ** 2).sum()),
     )
-    assert spaced(rates, 5) == brute_force
+    assert spaced(values, 5) == brute_force
 
 
 def test_a_first_level_may_do_as_much_harm_as_is_asked() -> None:
     parameters = list(range(20, 45))
-    harm = np.clip((np.array(parameters) - 25) / 12, 0, 1) + 1e-4 * np.arange(25)
+    harm = np.clip((np.array(parameters) - 25) / 12, 0, 1) ** 2 + 1e-4 * np.arange(25)
     tried = curve(harm.tolist(), parameters)
-    ladder, _ = propose(bench(FEATURES), "x265", tried, 999.0, harmless=0.09)
-    assert ladder.parameters[0] == 26
-    assert refined(tried, 1.0, harmless=0.3)[0] > refined(tried, 1.0)[0]
+    firsts = [
+        propose(bench(FEATURES), "x265", tried, 999.0, harmless=share)[0].parameters[0]
+        for share in (0.01, 0.07)
+    ]
+    assert firsts == [26, 27]
+    grid = curve([0.0, 0.02, 0.2, 0.5, 1.0], [0, 10, 20, 30, 40])
+    assert [refined(grid, 1.0, harmless=share)[0] for share in (0.03, 0.3)] == [0, 10]
 
 
 def test_a_coarse_grid_says_where_to_look() -> None:

@@ -23,15 +23,26 @@ def test_tensors_come_back_and_do_not_depend_on_order(tmp_path: Path) -> None:
     tensors: dict[str, np.ndarray] = {
         "b": np.arange(6, dtype=np.uint8).reshape(2, 3).T,
         "a": np.array([[1.5]], np.float32),
+        "c": np.array(7),
     }
     facts = {"one": "1", "two": "2", "three": "3"}
     for name, items in (("x", tensors), ("y", dict(reversed(tensors.items())))):
         write_tensors(tmp_path / "deep" / name, items, facts)
     assert (tmp_path / "deep/x").read_bytes() == (tmp_path / "deep/y").read_bytes()
     for key, array in load_file(tmp_path / "deep/x").items():
+        assert array.shape == tensors[key].shape
         np.testing.assert_array_equal(array, tensors[key])
     with safe_open(tmp_path / "deep/x", framework="numpy") as file:
         assert file.metadata() == {"cfqa": '{"one": "1", "three": "3", "two": "2"}'}
+
+
+def test_files_are_as_readable_as_their_folder(tmp_path: Path) -> None:
+    for name, mode in (("open", 0o755), ("closed", 0o700)):
+        (tmp_path / name).mkdir(mode=mode)
+        write_tensors(tmp_path / name / "x", {"a": np.zeros(1)})
+        write_text(tmp_path / name / "y", "")
+        modes = {path.stat().st_mode & 0o777 for path in (tmp_path / name).iterdir()}
+        assert modes == {mode & 0o666}
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -11,7 +11,7 @@ from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.builders.pipeline.workspace import write_json
 from cfqa_data.errors import BuildError
-from cfqa_data.storage import atomic_path
+from cfqa_data.storage import write_tensors
 from cfqa_data.tasks import get_task
 
 __all__ = ["PATIENCE", "fitting", "select"]
@@ -22,13 +22,10 @@ PATIENCE = 200
 
 def select(tools: Tools, item: Item) -> None:
     """Write the truths of a task's sources, then their ids."""
-    from safetensors.numpy import save_file
-
     task, recipe = item.task, tools.plan.recipe
     samples = list(fitting(tools.models, task, recipe.sources_per_task))
-    truths = {sample.source_id: np.asarray(sample.truth, order="C") for sample in samples}
-    with atomic_path(tools.layout.truth(task)) as partial:  # as it is: a class has no axes
-        save_file(truths, partial)
+    truths = {sample.source_id: np.asarray(sample.truth) for sample in samples}
+    write_tensors(tools.layout.truth(task), truths)
     write_json(item.marker(tools.layout), [sample.source_id for sample in samples])
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
+from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
 
 __all__ = ["block_statistics", "rescale", "start_at_transform", "step_size"]
 
@@ -69,39 +69,40 @@ def start_at_transform(
         covariance: (4**stages, 4**stages) of blocks of side 2**stages, rows first.
         lmbda: decides the step size.
     """
-    convs = [layer for layer in model.g_a if isinstance(layer, torch.nn.Conv2d)]
-    deconvs = [layer for layer in model.g_s if isinstance(layer, torch.nn.ConvTranspose2d)]
-    stages, side = len(convs), 2 ** len(convs)
-    n, m = convs[0].out_channels, convs[-1].out_channels
-    if n < 4 ** (stages - 1):
-        raise ValueError(f"{stages} stages need {4 ** (stages - 1)} inner channels, got {n}")
+    part = dict(model.named_parameters())
+    last = len(model.g_a) - 1  # convolutions at even places, GDN between
+    stages, side = last // 2 + 1, 2 ** (last // 2 + 1)
+    n, m = len(part["g_a.0.weight"]), len(part[f"g_a.{last}.weight"])
+    inner = 4 ** (stages - 1)
+    if n < inner:
+        raise ValueError(f"{stages} stages need {inner} inner channels, got {n}")
     variances, vectors = np.linalg.eigh(covariance)
     variances, vectors = variances[::-1][:m].copy(), vectors[:, ::-1][:, :m].copy()
-    kept = len(variances)
-    step = step_size(lmbda)
+    kept, step = len(variances), step_size(lmbda)
     with torch.no_grad():
-        for layer in (*convs, *deconvs):
-            layer.weight *= FREE_GAIN
-            layer.bias.zero_()
-        for layer in (*model.g_a, *model.g_s):
-            if isinstance(layer, GDN):
-                layer.gamma.copy_(torch.sqrt(GAMMA * torch.eye(n) + 2.0**-36))
+        for place in range(0, last + 1, 2):
+            for network in ("g_a", "g_s"):
+                part[f"{network}.{place}.weight"].mul_(FREE_GAIN)
+                part[f"{network}.{place}.bias"].zero_()
+                if place:
+                    gamma = torch.sqrt(GAMMA * torch.eye(n) + 2.0**-36)
+                    part[f"{network}.{place - 1}.gamma"].copy_(gamma)
         for stage in range(stages - 1):
-            conv, deconv = convs[stage], deconvs[stages - 1 - stage]
+            conv, deconv = part[f"g_a.{2 * stage}.weight"], part[f"g_s.{last - 2 * stage}.weight"]
             gain = HIDDEN_GAIN if stage == 0 else 1.0
-            for channel in range(4**stage):
-                conv.weight[4 * channel : 4 * channel + 4, : 4**stage] = 0.0
-                deconv.weight[: 4 ** (stage + 1), channel] = 0.0
-            for channel in range(4**stage):
-                for place in range(4):
-                    row, col = 2 + place // 2, 2 + place % 2
-                    conv.weight[4 * channel + place, channel, row, col] = gain
-                    deconv.weight[4 * channel + place, channel, row, col] = 1.0 / gain
-        convs[0].bias[:4] = -HIDDEN_GAIN * mean
-        deconvs[-1].bias[:] = mean
+            inputs, outputs = 4**stage, 4 ** (stage + 1)
+            conv[:outputs, :inputs] = 0.0
+            deconv[:outputs, :inputs] = 0.0
+            for channel in range(outputs):
+                origin, row, col = channel // 4, 2 + channel % 4 // 2, 2 + channel % 2
+                conv[channel, origin, row, col] = gain
+                deconv[channel, origin, row, col] = 1.0 / gain
+        part["g_a.0.bias"][:4] = -HIDDEN_GAIN * mean
+        part[f"g_s.{last}.bias"][:] = mean
+        conv, deconv = part[f"g_a.{last}.weight"], part["g_s.0.weight"]
         gain = HIDDEN_GAIN * step
-        convs[-1].weight[:kept, : 4 ** (stages - 1)] = 0.0
-        deconvs[0].weight[:kept, : 4 ** (stages - 1)] = 0.0
+        conv[:kept, :inner] = 0.0
+        deconv[:kept, :inner] = 0.0
         for row in range(side):
             for col in range(side):
                 channel = 0
@@ -109,12 +110,11 @@ def start_at_transform(
                     channel = 4 * channel + 2 * (row >> bit & 1) + (col >> bit & 1)
                 tap = 2 + (row >> stages - 1), 2 + (col >> stages - 1)
                 vector = torch.from_numpy(vectors[row * side + col]).float()
-                convs[-1].weight[:kept, channel, *tap] = vector / gain
-                deconvs[0].weight[:kept, channel, *tap] = vector * gain
-        scales = model.h_s[-2]
-        scales.weight *= FREE_GAIN
+                conv[:kept, channel, *tap] = vector / gain
+                deconv[:kept, channel, *tap] = vector * gain
+        part["h_s.4.weight"].mul_(FREE_GAIN)
         deviations = np.sqrt(np.maximum(variances, 0.0)) / step
-        scales.bias[:kept] = torch.from_numpy(np.maximum(deviations, 0.2)).float()
+        part["h_s.4.bias"][:kept] = torch.from_numpy(np.maximum(deviations, 0.2)).float()
 
 
 def rescale(model: ScaleHyperprior, factor: float) -> None:
@@ -123,11 +123,10 @@ def rescale(model: ScaleHyperprior, factor: float) -> None:
     With factor = sqrt(lambda / parent's lambda), a model starts near the rate that its own lambda
     asks for.
     """
-    first_hyper, last_hyper = model.h_a[0], model.h_s[-2]
+    part = dict(model.named_parameters())
+    last = len(model.g_a) - 1
     with torch.no_grad():
-        for tensor in (model.g_a[-1].weight, model.g_a[-1].bias):
-            tensor *= factor
-        model.g_s[0].weight /= factor
-        first_hyper.weight /= factor
-        for tensor in (last_hyper.weight, last_hyper.bias):
-            tensor *= factor
+        for name in (f"g_a.{last}.weight", f"g_a.{last}.bias", "h_s.4.weight", "h_s.4.bias"):
+            part[name].mul_(factor)
+        for name in ("g_s.0.weight", "h_a.0.weight"):
+            part[name].div_(factor)
