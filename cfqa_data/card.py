@@ -50,6 +50,7 @@ def write_card(root: Path, manifest: Manifest) -> Path:
         codecs=len({codec for task in manifest.recipe.tasks.values() for codec in task.ladders}),
         levels=LEVELS,
         tasks=_task_table(manifest),
+        origin=_origin(manifest),
         codecs_table=_codec_table(manifest),
         health=_health_table(manifest),
         sizes=_size_table(layout, manifest, labels),
@@ -131,6 +132,11 @@ def _task_table(manifest: Manifest) -> str:
         rows.append([name, task.title, len(entry.sources), shape, blocks, score, task.loss_name])
     heads = ["task", "", "originals", "N x C x T x D", "blocks", "score", "loss beside it"]
     return _table(heads, rows)
+
+
+def _origin(manifest: Manifest) -> str:
+    backbone = manifest.recipe.backbone
+    return f"**Backbone.** {backbone.origin or f'The weights are those of `{backbone.weights}`.'}"
 
 
 def _codec_table(manifest: Manifest) -> str:

@@ -23,21 +23,25 @@ class BackboneSpec:
     Attributes:
         weights: URI of its safetensors file.
         num_heads: attention heads.
+        origin: how, on what and how well it was trained, for the card; may be empty.
     """
 
     weights: str
     num_heads: int
+    origin: str = ""
 
     def __post_init__(self) -> None:
         _text("backbone.weights", self.weights)
         _count("backbone.num_heads", self.num_heads)
+        if self.origin != "":
+            _text("backbone.origin", self.origin)
 
     @classmethod
     def from_dict(cls, data: object) -> BackboneSpec:
-        return cls(**_keys("backbone", data, ("weights", "num_heads")))
+        return cls(**_keys("backbone", data, ("weights", "num_heads"), ("origin",)))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"weights": self.weights, "num_heads": self.num_heads}
+        return {"weights": self.weights, "num_heads": self.num_heads, "origin": self.origin}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Plot rate against harm: the mean of each level of each codec, for one task.
+"""Plot rate against harm: the mean of each level of each codec, one column per task.
 
-python examples/plot_ladder.py cfqa dpt ladder.png
+python examples/plot_ladder.py cfqa ladders.png
 """
 
 from __future__ import annotations
@@ -10,36 +10,50 @@ import argparse
 from matplotlib.figure import Figure
 
 import cfqa_data
-from cfqa_data.tasks import get_task
+from cfqa_data.tasks import TASKS
+
+MARKERS = "osD^v<>pPX"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", help="what `cfqa build` made")
-    parser.add_argument("task", help="cls, seg or dpt")
     parser.add_argument("out", help="picture to write")
     arguments = parser.parse_args()
 
-    task = get_task(arguments.task)
-    labels = cfqa_data.load(arguments.folder, task.name).labels
-    means = labels.group_by(["codec", "level"], use_threads=False).aggregate(
+    labels = cfqa_data.load(arguments.folder).labels
+    means = labels.group_by(["task", "codec", "level"], use_threads=False).aggregate(
         [("bpfp", "mean"), ("distortion", "mean"), ("loss", "mean")]
     )
-    rows = means.sort_by([("codec", "ascending"), ("level", "ascending")]).to_pylist()
+    rows = means.sort_by([(key, "ascending") for key in ("task", "codec", "level")]).to_pylist()
+    tasks = [name for name in TASKS if any(row["task"] == name for row in rows)]
+    codecs = list(dict.fromkeys(row["codec"] for row in rows))
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    unit = f" ({task.score_unit})" if task.score_unit else ""
-    names = {"distortion": f"harm to {task.score_name}{unit}", "loss": task.loss_name}
-    for axes, (column, name) in zip(figure.subplots(1, 2), names.items(), strict=True):
-        for codec in dict.fromkeys(row["codec"] for row in rows):
-            points = [row for row in rows if row["codec"] == codec]
-            x = [row["bpfp_mean"] for row in points]
-            axes.plot(x, [row[f"{column}_mean"] for row in points], marker="o", label=codec)
-        axes.set(xscale="log", xlabel="bits per feature point", ylabel=f"mean {name}")
-        axes.grid(alpha=0.3)
-    axes.legend()
-    figure.suptitle(task.title)
-    figure.savefig(arguments.out, dpi=110)
+    figure = Figure(figsize=(4.2 * len(tasks), 6.2), layout="constrained")
+    for column, name in enumerate(tasks):
+        task = TASKS[name]
+        unit = f" ({task.score_unit})" if task.score_unit else ""
+        above, below = (
+            figure.add_subplot(2, len(tasks), column + 1 + n * len(tasks)) for n in (0, 1)
+        )
+        for axes, label in ((above, "distortion"), (below, "loss")):
+            for codec, marker in zip(codecs, MARKERS, strict=False):
+                points = [row for row in rows if (row["task"], row["codec"]) == (name, codec)]
+                axes.plot(
+                    [row["bpfp_mean"] for row in points],
+                    [row[f"{label}_mean"] for row in points],
+                    marker=marker,
+                    label=codec,
+                )
+            axes.set(xscale="log")
+            axes.grid(alpha=0.3)
+        above.set(title=task.title, ylabel=f"distortion: {task.score_name}{unit}")
+        if name == "cls":
+            above.set_yscale("symlog", linthresh=1)  # ranks differ by less than 1 and by hundreds
+            above.set_ylim(bottom=0)
+        below.set(xlabel="bits per feature point", ylabel=f"loss: {task.loss_name}")
+    figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=len(codecs))
+    figure.savefig(arguments.out, dpi=100)
     print(arguments.out)
 
 

@@ -3,12 +3,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from mock_dataset import write_mock_dataset
 
+from cfqa_data.card import write_card
+from cfqa_data.manifest import read_manifest
+from cfqa_data.recipe import load_recipe
 from cfqa_data.schema import LABEL_COLUMNS, label_schema, originals_schema
 
 CONFIGS = {None: 360, "default": 360, "cls": 120, "seg": 120, "dpt": 120, "originals": 9}
@@ -85,6 +89,19 @@ def test_the_card_states_the_folder_s_own_figures(folder: Path) -> None:
     assert "| dpt | depth estimation | 3 | 2 x 4 x 9 x 16 |" in text
     assert "| cls | vvenc | uniform, 10 bits | qp | 4, 8, 12, " in text
     assert "$" not in text
+
+
+def test_the_card_states_where_the_backbone_comes_from(folder: Path) -> None:
+    said = read_manifest(folder).recipe.backbone
+    assert said.origin == ""
+    assert f"those of `{said.weights}`" in (folder / "README.md").read_text()
+    told = load_recipe("mini").backbone.origin
+    assert "held-out" in told
+    assert "\n" not in told
+    manifest = read_manifest(folder)
+    trained = replace(manifest.recipe, backbone=replace(said, origin=told))
+    write_card(folder, replace(manifest, recipe=trained))
+    assert told in (folder / "README.md").read_text()
 
 
 def test_the_template_is_the_one_at_the_top_of_the_repository() -> None:

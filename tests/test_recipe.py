@@ -121,6 +121,7 @@ X265 = ("tasks", "cls", "codecs", "x265")
         (_set("tasks", to=[]), "tasks must be a table"),
         (_set("tasks", "cl", to={}), "tasks.cl: the task lacks"),
         (_set("backbone", "heads", to=2), "did you mean 'num_heads'"),
+        (_set("backbone", "origin", to=0), "backbone.origin must be a text"),
         (_set("tasks", "dpt", "blocks", to=[1, 3, 5]), "tasks.dpt: blocks must be 4 rising"),
         (_set("tasks", "dpt", "blocks", to=[7, 5, 3, 1]), "rising"),
         (_set("tasks", "cls", "blocks", to=["7"]), "whole numbers"),
