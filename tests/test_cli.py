@@ -325,7 +325,7 @@ def test_exit_statuses_of_the_process(folder: Path) -> None:
 
 def test_interrupting_exits_130_without_a_traceback(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "stopper.py").write_text(
-        f"import os, signal\ndef stop(x, y):\n    os.kill(os.getpid(), {int(signal.SIGINT)})\n"
+        f"import signal\ndef stop(x, y):\n    signal.raise_signal({int(signal.SIGINT)})\n"
     )
     stopped = run("eval", str(folder), "--metric", "stopper:stop", cwd=tmp_path)
     assert stopped.returncode == 130
