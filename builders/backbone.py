@@ -141,7 +141,7 @@ class Backbone(nn.Module):
         swiglu: bool = False,
     ) -> None:
         super().__init__()
-        self.grid, self.patch = grid, patch
+        self.dim, self.grid, self.patch = dim, grid, patch
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
         self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import BuildError
+from ..tasks import get_task
 from .backbone import NORM_EPS, check_tensors, read_tensors
 
 __all__ = ["DepthGeometry", "Head", "SegGeometry", "load_head", "window_starts"]
@@ -62,9 +63,15 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 class Head(nn.Module):
-    """Common part of the heads: a feature's prediction, and its score against the truth."""
+    """Common part of the heads: a feature's prediction, and its score against the truth.
+
+    Attributes:
+        task: name of the task.
+        dim: width D of the features that the head takes.
+    """
 
     task: str
+    dim: int
 
     def predict(self, feature: Tensor) -> Tensor:
         """Prediction from one feature, float32 (N, C, T, D)."""
@@ -108,6 +115,7 @@ class ClsHead(Head):
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
+        self.dim = dim
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.linear = nn.Linear(2 * dim, classes)
 
@@ -142,7 +150,7 @@ class SegHead(Head):
 
     def __init__(self, dim: int, classes: int, geometry: SegGeometry) -> None:
         super().__init__()
-        self.geometry = geometry
+        self.dim, self.geometry = dim, geometry
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.bn = nn.BatchNorm2d(dim)
         self.conv_seg = nn.Conv2d(dim, classes, 1)
@@ -213,7 +221,7 @@ class DepthHead(Head):
 
     def __init__(self, inputs: int, bins: int, geometry: DepthGeometry) -> None:
         super().__init__()
-        self.geometry = geometry
+        self.dim, self.geometry = inputs // (2 * get_task("dpt").layers), geometry
         self.conv_depth = nn.Conv2d(inputs, bins, 1)
         self.register_buffer("centres", torch.linspace(*DEPTH_RANGE, bins), persistent=False)
 

@@ -9,11 +9,9 @@ from typing import Any
 
 from cfqa_data.errors import RecipeError, unknown_name
 from cfqa_data.quantizers import Quantizer, quantizer_from_dict
-from cfqa_data.tasks import CODECS, LEVELS, TASKS
+from cfqa_data.tasks import CODEC_PARAMETERS, CODECS, HIGHEST_QP, LEVELS, TASKS
 
 __all__ = ["BackboneSpec", "Ladder", "Recipe", "SourceSpec", "TaskSpec"]
-
-HIGHEST_QP = {"x265": 51, "vvenc": 63}
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Ladder:
 
     Attributes:
         codec: name of the codec.
-        parameter_name: what the numbers are, "qp" (rising) or "lambda" (falling).
+        parameter_name: what the codec's numbers are, "qp" (rising) or "lambda" (falling).
         levels: the parameter of each level; level 0 is the best.
         quantizer: between features and the codec's samples.
         models: URI of a learned codec's weights.
@@ -95,9 +93,10 @@ class Ladder:
         where = f"codecs.{self.codec}"
         if self.codec not in CODECS:
             raise RecipeError(unknown_name("codec", self.codec, CODECS))
-        if self.parameter_name not in ("qp", "lambda"):
+        parameter = CODEC_PARAMETERS[self.codec]
+        if self.parameter_name != parameter:
             raise RecipeError(
-                f"{where}: parameter_name must be qp or lambda, got {self.parameter_name!r}"
+                f"{where}: parameter_name must be {parameter}, got {self.parameter_name!r}"
             )
         if not isinstance(self.levels, list | tuple) or not all(map(_is_number, self.levels)):
             raise RecipeError(f"{where}: levels must be {LEVELS} numbers, got {self.levels!r}")
@@ -113,7 +112,7 @@ class Ladder:
             )
         low, high = min(self.levels), max(self.levels)
         if self.parameter_name == "qp":
-            limit = HIGHEST_QP.get(self.codec, 63)
+            limit = HIGHEST_QP[self.codec]
             if low < 0 or high > limit or any(level != int(level) for level in self.levels):
                 raise RecipeError(
                     f"{where}: a qp is a whole number from 0 to {limit}, got {self.levels}"

@@ -8,10 +8,32 @@ from types import MappingProxyType
 
 from cfqa_data.errors import CfqaError, unknown_name
 
-__all__ = ["CODECS", "FOLDS", "LEVELS", "TASKS", "Task", "get_task"]
+__all__ = [
+    "CODECS",
+    "CODEC_PARAMETERS",
+    "FOLDS",
+    "HIGHEST_QP",
+    "LEVELS",
+    "TASKS",
+    "Task",
+    "get_task",
+]
 
-CODECS: tuple[str, ...] = ("x265", "vvenc", "hyperprior_multi_task", "hyperprior_task_specific")
+CODEC_PARAMETERS: Mapping[str, str] = MappingProxyType(
+    {
+        "x265": "qp",
+        "vvenc": "qp",
+        "hyperprior_multi_task": "lambda",
+        "hyperprior_task_specific": "lambda",
+    }
+)
+"""What sets each codec's rate: a quantisation parameter, or a Lagrangian multiplier."""
+
+CODECS: tuple[str, ...] = tuple(CODEC_PARAMETERS)
 """Names of the codecs, in the order every table shows them."""
+
+HIGHEST_QP: Mapping[str, int] = MappingProxyType({"x265": 51, "vvenc": 63})
+"""Highest QP that each video codec's standard has; the lowest is 0."""
 
 LEVELS = 10
 """Levels of compression per codec; level 0 is the best, level 9 the worst."""

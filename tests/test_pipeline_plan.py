@@ -74,12 +74,20 @@ def test_median_codes_of_groups_are_the_median_of_all(groups: int, seed: int) ->
     assert median_codes(quantizer, odd) == list(find_centres(quantizer.quantize(odd)))
 
 
+def begin(out: Path) -> None:
+    """Finish one item's file of a build."""
+    (out / "truth").mkdir()
+    (out / "truth" / "cls.safetensors").write_bytes(b"")
+
+
 def test_status_of_new_begun_and_foreign_folders(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert status(recipe(), out) == "new"
     out.mkdir()
     assert status(recipe(), out) == "new"
     open_workspace(Plan(recipe()), out)
+    assert status(recipe(sources_per_task=4), out) == "new"  # nothing is finished, nothing is lost
+    begin(out)
     assert status(recipe(), out) == "begun"
     with pytest.raises(BuildError, match="begun build of recipe 'toy'"):
         status(recipe(sources_per_task=4), out)
@@ -96,7 +104,9 @@ def test_status_of_new_begun_and_foreign_folders(tmp_path: Path) -> None:
 
 
 def test_other_software_or_weights_do_not_go_on(tmp_path: Path) -> None:
+    open_workspace(Plan(recipe(), versions={"x265": "4.0"}), tmp_path)
     open_workspace(Plan(recipe(), versions={"x265": "4.1"}), tmp_path)
+    begin(tmp_path)
     open_workspace(Plan(recipe(), versions={"x265": "4.1"}), tmp_path)
     with pytest.raises(BuildError, match=r"other software \(x265: 4.1, now 4.2\)"):
         open_workspace(Plan(recipe(), versions={"x265": "4.2"}), tmp_path)

@@ -1,18 +1,23 @@
-"""What is looked at before anything is written: encoders, weights and space."""
+"""What is looked at before anything is written: networks, sources, encoders and space."""
 
 from __future__ import annotations
 
 import shutil
+from typing import Any
+
+import numpy as np
 
 from cfqa_data.builders.pipeline.plan import Item, Plan
-from cfqa_data.builders.pipeline.tools import codec_for
+from cfqa_data.builders.pipeline.tools import Models, codec_for
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import hash_file, package_versions
-from cfqa_data.recipe import Recipe
+from cfqa_data.recipe import Ladder, Recipe, TaskSpec
 from cfqa_data.resources import resolve
 
 __all__ = ["check_space", "make_plan"]
+
+_PLANE = (64, 64)
 
 _LEAST_SHARE = {"full": 1 / 10, "light": 1 / 40}
 """Least share of the float32 size of all features that a finished folder is expected to take."""
@@ -22,14 +27,15 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
     """Return the plan of a recipe on this machine's software and weights.
 
     Raises:
-        BuildError: an encoder or a weights file that the recipe needs is not there.
+        BuildError: something that the recipe needs is not there, or does not fit the rest.
     """
     versions = package_versions()
     uris = {recipe.backbone.weights, *(spec.head for spec in recipe.tasks.values())}
+    models = Models(recipe)
     for task, spec in recipe.tasks.items():
         for ladder in spec.ladders.values():
             try:
-                found = codec_for(ladder).version()
+                found = _rehearsed(ladder).version()
             except CfqaError as error:
                 raise BuildError(f"{task}, codec {ladder.codec}: {error}") from None
             found.pop("models", None)  # per task, and in the recipe
@@ -37,9 +43,37 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
             uris |= {ladder.models} if ladder.models else set()
     try:
         weights = {uri: hash_file(resolve(uri)) for uri in sorted(uris)}
+        for task, spec in recipe.tasks.items():
+            _check_networks(models, task, spec)
     except CfqaError as error:
         raise BuildError(f"recipe {recipe.name!r}: {error}") from None
     return Plan(recipe, tier, versions, weights)
+
+
+def _rehearsed(ladder: Ladder) -> Any:
+    """Return a ladder's codec after it coded a small plane at its first and last level."""
+    codec = codec_for(ladder)
+    if ladder.quantizer.dtype != codec.dtype or (1 << ladder.quantizer.bits) - 1 > codec.peak:
+        raise BuildError(
+            f"codes of {ladder.quantizer.bits} bits do not fit: it takes 0..{codec.peak}"
+        )
+    known = getattr(codec, "lambdas", ladder.levels)
+    if unknown := [level for level in ladder.levels if level not in known]:
+        raise BuildError(f"{ladder.models} has no model for lambda {unknown[0]:g}")
+    plane = np.full(_PLANE, codec.peak // 2, codec.dtype)
+    for level in (ladder.levels[0], ladder.levels[-1]):
+        codec.decode(codec.encode(plane, level), plane.shape)
+    return codec
+
+
+def _check_networks(models: Models, task: str, spec: TaskSpec) -> None:
+    """See that a task's source, blocks and head are there and fit each other."""
+    models.source(task)
+    depth, width = len(models.backbone.blocks), models.backbone.dim
+    if spec.blocks[-1] >= depth:
+        raise BuildError(f"tasks.{task}: no block {spec.blocks[-1]}, the last is {depth - 1}")
+    if models.head(task).dim != width:
+        raise BuildError(f"{spec.head}: not a head for features of width {width}")
 
 
 def check_space(plan: Plan, layout: Layout, todo: list[Item]) -> None:

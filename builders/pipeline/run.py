@@ -120,10 +120,11 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         trace: TracebackType | None,
     ) -> None:
         # A worker that is just being restarted cannot be closed cleanly, so it may first come up.
-        # Whatever goes wrong here must not hide what happened before; workers end with us anyway.
+        # Whatever goes wrong here must not hide what happened before, nor keep the rest from closing;
+        # workers end with us anyway.
         with suppress(Exception):
             if kind is not None and self._scheduler is None:
-                with suppress(TimeoutError):
+                with suppress(Exception):
                     self._client.wait_for_workers(self._workers, timeout=_CONNECT_SECONDS)
             self._stack.__exit__(kind, error, trace)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfqa_data.builders.pipeline.plan import Item, Plan
+from cfqa_data.errors import BuildError
 from cfqa_data.layout import Layout
 from cfqa_data.recipe import Ladder, Recipe, TaskSpec
 from cfqa_data.resources import resolve
@@ -67,13 +68,20 @@ class Models:
         return self.backbone.extract(torch.from_numpy(views), blocks).numpy()
 
     def source(self, task: str, seed: int | None = None) -> Any:
-        """A fresh source of the task's images, of the recipe's seed or another."""
+        """A fresh source of the task's images, of the recipe's seed or another.
+
+        Raises:
+            BuildError: there is no such source, it lacks its data, or it has no such option.
+        """
         from cfqa_data.builders.sources import get_source
 
         spec = self.recipe.tasks[task].source
-        return get_source(spec.kind)(
-            task, seed=spec.seed if seed is None else seed, **dict(spec.options)
-        )
+        make, chosen = get_source(spec.kind), spec.seed if seed is None else seed
+        try:
+            return make(task, seed=chosen, **spec.options)
+        except TypeError as error:
+            told = str(error).split("() ")[-1]
+            raise BuildError(f"tasks.{task}.source: {spec.kind}: {told}") from None
 
 
 @dataclass(frozen=True)

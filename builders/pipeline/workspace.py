@@ -91,6 +91,8 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
     if layout.manifest.name in names:
         _check_finished(layout, recipe, tier)
         return "finished"
+    if PLAN in inside and _untouched(layout):
+        return "new"
     if PLAN in inside:
         begun = _read_plan(layout)
         if begun.recipe.to_dict() != recipe.to_dict() or begun.tier != tier:
@@ -106,6 +108,12 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
             f"({', '.join(sorted(names)[:3])}...): choose a new or empty folder"
         )
     return "new"
+
+
+def _untouched(layout: Layout) -> bool:
+    """Whether a build was begun here that has not finished a single file: nothing to keep."""
+    names = {path.name for path in layout.root.iterdir()}
+    return names == {layout.work.name} and {p.name for p in layout.work.iterdir()} <= {PLAN, _LOCK}
 
 
 def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
@@ -138,7 +146,7 @@ def open_workspace(plan: Plan, root: Path) -> None:
     """
     layout = Layout(root)
     path = layout.work / PLAN
-    if not path.exists():
+    if not path.exists() or _untouched(layout):
         write_text(path, plan.to_json())
         return
     begun = _read_plan(layout)

@@ -166,7 +166,7 @@ class HyperpriorCodec(Codec):
         self._loaded: dict[int, Hyperprior] = {}
 
     @property
-    def parameters(self) -> list[float]:
+    def lambdas(self) -> list[float]:
         """The lambdas of the ladder."""
         return list(self._index)
 
