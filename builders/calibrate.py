@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -36,6 +37,7 @@ from cfqa_data.builders.ladders import (
 )
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.builders.training.planes import training_features
+from cfqa_data.errors import BuildError, CfqaError, unknown_name
 from cfqa_data.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.recipe import Ladder, Recipe, load_recipe
 from cfqa_data.storage import write_text
@@ -168,8 +170,8 @@ def _described(quantizer: Quantizer) -> dict[str, Any]:
     return quantizer.to_dict() if isinstance(quantizer, UniformQuantizer) else {"kind": "kmeans"}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Calibrate tasks and codecs of a recipe and write the report."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -187,10 +189,31 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the calibration sources")
     parser.add_argument("--workers", type=int, default=1, help="processes")
-    chosen = parser.parse_args(arguments)
+    try:
+        _run(parser.parse_args(arguments))
+    except CfqaError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    """Calibrate tasks and codecs of a recipe and write the report.
+
+    Raises:
+        CfqaError: there is no such recipe, or it has no such task or codec.
+    """
     recipe = load_recipe(chosen.recipe)
+    tasks = chosen.task or list(recipe.tasks)
+    for task in tasks:
+        if task not in recipe.tasks:
+            raise BuildError(unknown_name("task", task, recipe.tasks))
+    codecs = dict.fromkeys(codec for task in tasks for codec in recipe.tasks[task].ladders)
+    for codec in chosen.codec or ():
+        if codec not in codecs:
+            raise BuildError(unknown_name("codec", codec, codecs))
     with Pool(recipe, chosen.workers) as pool:
-        for task in chosen.task or recipe.tasks:
+        for task in tasks:
             models = Models(recipe)
             training = list(training_features(models, task, chosen.training, TRAINING_SEED))
             bench = gather(models, task, chosen.sources, chosen.seed, training)
@@ -223,4 +246,4 @@ def _short(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from codec_samples import SHAPES, extreme_planes, feature_plane, mse
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from cfqa_data.builders.training.hyperprior import Settings, plan, train_ladders
+from cfqa_data.builders.training.hyperprior import main, train, train_ladders
+from cfqa_data.builders.training.hyperprior_plan import Job, Settings, plan
 from cfqa_data.builders.training.hyperprior_start import (
     block_statistics,
     rescale,
@@ -25,7 +28,13 @@ from cfqa_data.builders.training.hyperprior_start import (
 from cfqa_data.codecs import get_codec
 from cfqa_data.codecs.hyperprior import Hyperprior, HyperpriorCodec, load_hyperprior
 from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
-from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, HyperpriorWeights, Pad, read_ladder
+from cfqa_data.codecs.hyperprior_weights import (
+    PAPER_PAD,
+    HyperpriorWeights,
+    Pad,
+    read_ladder,
+    write_ladder,
+)
 from cfqa_data.errors import BuildError, CfqaError, CodecError
 
 LAMBDAS = (0.1, 0.002)
@@ -292,6 +301,162 @@ def test_training_resumes_and_reports(ladder: Path) -> None:
     assert set(report["models"][0]["held_out"]) == {"cls", "seg", "dpt"}
 
 
+@pytest.fixture
+def kept(ladder: Path, tmp_path: Path) -> Settings:
+    """Settings of the ladder's training, with its finished models in a folder of their own."""
+    settings = tiny_settings(tmp_path)
+    shutil.copytree(ladder.parent / "models", Path(settings.out) / "models")
+    return settings
+
+
+def test_kept_models_say_how_they_were_made(kept: Settings) -> None:
+    lambdas = {"hyperprior_multi_task": LAMBDAS}
+    later = dataclasses.replace(kept, seed=7, rate=1e-3, steps=5, first_steps=5, batch=2)
+    (path,) = train_ladders(later, lambdas, workers=1)
+    facts, _ = read_ladder(path)
+    assert (facts["n"], facts["m"], facts["stages"]) == (16, 16, 3)
+    report = json.loads((Path(kept.out) / "report.json").read_text())
+    assert set(report) == {"models"}
+    low, high = report["models"]
+    assert (low["lambda"], low["parent"]) == (0.002, "hyperprior_multi_task-0.1")
+    assert (high["lambda"], high["parent"]) == (0.1, None)
+    assert (low["steps"], high["steps"]) == (40, 60)
+    digest = hashlib.sha256(Path(kept.features).read_bytes()).hexdigest()
+    for line in report["models"]:
+        assert (line["n"], line["m"], line["stages"], line["batch"]) == (16, 16, 3, 4)
+        assert (line["rate"], line["seed"], line["planes"]) == (1e-2, 0, digest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"n": 32}, "has n 16, not 32: give the same again, or another --out"),
+        ({"n": 64, "m": 8, "stages": 4}, "has n 16, not 64; m 16, not 8; stages 3, not 4: give"),
+    ],
+)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_models_of_another_size_are_not_mixed_in(
+    kept: Settings, changes: dict, told: str, earlier: bool
+) -> None:
+    if earlier:
+        as_by_an_earlier_version(kept)
+    with pytest.raises(BuildError, match=f"task-0.1.safetensors {told}"):
+        train_ladders(dataclasses.replace(kept, **changes), {"hyperprior_multi_task": LAMBDAS}, 1)
+
+
+def test_models_of_other_planes_are_not_mixed_in(kept: Settings) -> None:
+    lambdas = {"hyperprior_multi_task": LAMBDAS}
+    tensors = load_file(kept.features)
+    tensors["seg"][0, 0, 0] ^= 1
+    save_file(tensors, kept.features)
+    with pytest.raises(
+        BuildError, match=r"task-0.1.safetensors has planes \w{12}, not \w{12}: give"
+    ):
+        train_ladders(kept, lambdas, workers=1)
+    as_by_an_earlier_version(kept)
+    train_ladders(kept, lambdas, workers=1)
+
+
+def as_by_an_earlier_version(settings: Settings) -> None:
+    """Write the finished models again, with no more facts than they once had."""
+    for path in sorted((Path(settings.out) / "models").iterdir()):
+        facts, models = read_ladder(path)
+        known = ("ladder", "lambda", "steps", "seconds", "held_out")
+        report = {key: facts["report"][key] for key in known}
+        write_ladder(path, facts["name"], models, {"report": report})
+
+
+def test_models_of_an_earlier_version_are_used_as_they_are(ladder: Path, kept: Settings) -> None:
+    as_by_an_earlier_version(kept)
+    later = dataclasses.replace(kept, seed=7)
+    (path,) = train_ladders(later, {"hyperprior_multi_task": LAMBDAS}, workers=1)
+    assert path.read_bytes() == ladder.read_bytes()
+    report = json.loads((Path(kept.out) / "report.json").read_text())
+    for line in report["models"]:
+        assert (line["n"], line["m"], line["stages"]) == (16, 16, 3)
+        assert not {"seed", "rate", "planes", "parent"} & set(line)
+
+
+def test_without_steps_a_model_is_its_parent_with_another_step_size(kept: Settings) -> None:
+    parent = Job("hyperprior_multi_task", 0.1, None)
+    child = Job("hyperprior_task_specific-cls", 0.025, parent)
+    here = dataclasses.replace(kept, steps=0, threads=torch.get_num_threads())
+    train(child, here)
+    [(_, before)] = read_ladder(parent.path(kept))[1]
+    [(_, after)] = read_ladder(child.path(kept))[1]
+    assert set(after.state) == set(before.state)
+    factors = dict.fromkeys(("g_a.4.weight", "g_a.4.bias", "h_s.4.weight", "h_s.4.bias"), 0.5)
+    factors |= dict.fromkeys(("g_s.0.weight", "h_a.0.weight"), 2.0)
+    for key, value in before.state.items():
+        # Half the y for a quarter of the lambda; exact but for what float16 has no digits for.
+        wanted = factors.get(key, 1.0) * value.astype(np.float64)
+        np.testing.assert_allclose(after.state[key], wanted, rtol=1e-6, atol=6e-8, err_msg=key)
+
+
+def test_stored_tables_are_those_of_the_stored_weights(ladder: Path) -> None:
+    paths = [*ladder.parent.glob("*.safetensors"), *(ladder.parent / "models").iterdir()]
+    assert len(paths) == 5
+    for weights in (weights for path in paths for _, weights in read_ladder(path)[1]):
+        state = {key: value.astype(np.float64) for key, value in weights.state.items()}
+        again = HyperpriorWeights.from_state(state, weights.pad)
+        for name in ("y_tables", "z_tables"):
+            for part in ("counts", "sizes", "firsts"):
+                stored = getattr(getattr(weights, name), part)
+                assert np.array_equal(stored, getattr(getattr(again, name), part)), (name, part)
+        assert np.array_equal(weights.medians, again.medians)
+        assert np.array_equal(weights.y_thresholds, again.y_thresholds)
+
+
+@pytest.mark.parametrize(("stages", "n", "patch"), [(2, 8, (36, 48)), (4, 64, (48, 48))])
+def test_patches_and_padding_follow_the_stride(
+    tmp_path: Path, stages: int, n: int, patch: tuple[int, int]
+) -> None:
+    settings = dataclasses.replace(
+        tiny_settings(tmp_path), n=n, m=8, stages=stages, patch=(34, 47), batch=2, first_steps=2
+    )
+    assert settings.patch_shape == patch
+    job = Job("hyperprior_task_specific-cls", 0.1, None)
+    train(job, dataclasses.replace(settings, threads=torch.get_num_threads()))
+    model = load_hyperprior(job.path(settings))
+    assert model.weights.pad == Pad(2**stages, "edge", "start")
+    plane = feature_plane(33, 50, 255) / 256.0
+    assert model.decode(model.encode(plane), plane.shape).shape == plane.shape
+
+
+def test_the_sizes_that_ship_keep_their_patches_and_padding() -> None:
+    settings = Settings("planes", "out")
+    assert (settings.patch_shape, settings.pad) == ((72, 96), Pad(8, "edge", "start"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--n 8", "3 stages need n = 16 or more, got 8"),
+        ("--stages 4", "4 stages need n = 64 or more, got 32"),
+        ("--stages 1", "stages must be 2 or more, and finite; got 1"),
+        ("--m 0", "m must be 1 or more, and finite; got 0"),
+        ("--batch 0", "batch must be 1 or more, and finite; got 0"),
+        ("--steps -1", "steps must be 0 or more, and finite; got -1"),
+        ("--rate nan", "rate must be 0.0 or more, and finite; got nan"),
+        ("--seed -1", "seed must be 0 or more, and finite; got -1"),
+        ("--workers 0", "workers must be 1 or more, got 0"),
+        ("--lambdas 0", "hyperprior_multi_task: lambdas must be positive and finite, got 0"),
+        ("--lambdas-seg inf", "specific-seg: lambdas must be positive and finite, got inf"),
+        ("--lambdas 0.1 0.10", "task: lambdas must differ in six digits, got 0.1 0.1"),
+        ("", "no-planes: not a file of planes"),
+    ],
+)
+def test_impossible_settings_are_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, told: str
+) -> None:
+    files = ["--features", str(tmp_path / "no-planes"), "--out", str(tmp_path / "out")]
+    assert main([*files, *arguments.split()]) == 2
+    out, error = capsys.readouterr()
+    assert told in error
+    assert (out, error.count("\n")) == ("", 1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_plans_start_every_model_from_its_neighbour() -> None:
     jobs = plan({"hyperprior_multi_task": LAMBDAS, "hyperprior_task_specific-seg": (0.003, 0.4)})
     told = [(job.task, job.lmbda, job.parent.lmbda if job.parent else None) for job in jobs]
@@ -340,6 +505,28 @@ def test_training_starts_as_the_transform_coder_it_says_it_is() -> None:
         np.testing.assert_allclose(model.g_a(x).numpy(), 4 * y.numpy(), rtol=1e-4, atol=1e-4)
         finer = model(x)[0]
     assert float((finer - x).square().mean()) < error / 3
+
+
+def test_rescaling_moves_y_and_its_scales_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    model = ScaleHyperprior(8, 6, 2).eval()
+    with torch.no_grad():
+        for bias in (part for name, part in model.named_parameters() if name.endswith("bias")):
+            bias.normal_(0.0, 0.3)
+        x = torch.randn(2, 1, 32, 48)
+
+        def stages() -> tuple[torch.Tensor, ...]:
+            y = model.g_a(x)
+            z = model.h_a(y.abs())
+            return y, model.h_s(z), z, model.g_s(y)
+
+        before = stages()
+        rescale(model, 3.0)
+        after = stages()
+    assert float(before[1].max()) > 0.1
+    assert float(before[2].std()) > 0.01
+    for old, new, factor in zip(before, after, (3.0, 3.0, 1.0, 1.0), strict=True):
+        torch.testing.assert_close(new, factor * old, rtol=1e-4, atol=1e-5)
 
 
 def test_a_transform_needs_its_channels() -> None:

@@ -1,18 +1,22 @@
-"""The training of the backbone, small enough for seconds: what it sees, and what it writes."""
+"""The trainings, small enough for seconds: what they see, and what they write."""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.numpy import save_file
 
+from cfqa_data.builders import calibrate
 from cfqa_data.builders.backbone import load_backbone
 from cfqa_data.builders.heads import load_head
+from cfqa_data.builders.training import planes
 from cfqa_data.builders.training.backbone import (
     Config,
     MultiTask,
@@ -22,6 +26,7 @@ from cfqa_data.builders.training.backbone import (
     rate,
     train,
 )
+from cfqa_data.builders.training.hyperprior_batches import read_planes, sample_batch
 from cfqa_data.builders.training.scenes import SHARES, TrainingScenes, render_scenes
 
 SMALL = Config(
@@ -154,3 +159,69 @@ def test_held_out_figures_of_a_perfect_model(scenes: TrainingScenes) -> None:
 
     found = held_out(Perfect(SMALL), scenes)
     assert found == {"top1": 1.0, "top1_windows": 1.0, "miou": 1.0, "depth_rmse": 0.0}
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(2, 1), (14, 1), (20, 2), (57, 6)])
+def test_every_plane_is_trained_on_or_held_out(tmp_path: Path, count: int, held_out: int) -> None:
+    stacks = {
+        task: np.full((count, 2, 3), np.arange(first, first + count)[:, None, None], np.uint8)
+        for first, task in enumerate(("cls", "seg", "dpt"))
+    }
+    save_file(stacks, tmp_path / "planes")
+    split = read_planes(str(tmp_path / "planes"), None)
+    assert set(split) == set(stacks)
+    for task, (training, kept) in split.items():
+        assert len(kept) == held_out
+        assert np.array_equal(np.concatenate([training, kept]), stacks[task])
+        assert not set(training.ravel().tolist()) & set(kept.ravel().tolist())
+    assert list(read_planes(str(tmp_path / "planes"), "seg")) == ["seg"]
+
+
+def test_the_mask_leaves_out_the_padding_and_nothing_else() -> None:
+    # Every sample of these planes says where it lies: a patch shows by itself what is padding.
+    wide, low = np.arange(130, dtype=np.uint8), np.arange(130, 250, dtype=np.uint8)
+    stacks = [wide.reshape(1, 13, 10), low.reshape(1, 5, 24)]
+    generator = np.random.default_rng(0)
+    rows, cols = np.indices((8, 8))
+    tasks, corners, shares = [], set(), []
+    for _ in range(40):
+        patches, mask = sample_batch(stacks, 3, (8, 8), 4, generator)
+        assert patches.shape == mask.shape == (3, 1, 8, 8)
+        for patch, real in zip(patches[:, 0] * 256, mask[:, 0], strict=True):
+            task = int(patch[0, 0] >= 130)
+            row, col = np.divmod(patch.astype(int) - 130 * task, (10, 24)[task])
+            corner = int(row[0, 0]), int(col[0, 0])
+            wanted = (row == corner[0] + rows) & (col == corner[1] + cols)
+            assert np.array_equal(real, wanted.astype(np.float32))
+            tasks.append(task)
+            corners.add((task, *corner))
+            shares.append(float(real.mean()))
+        assert tasks[-3:] in ([0, 1, 0], [1, 0, 1])
+    assert corners == {(0, r, c) for r in (0, 4, 8) for c in (0, 4)} | {
+        (1, 0, c) for c in (0, 4, 8, 12, 16)
+    }
+    assert min(shares) < 0.5
+    assert max(shares) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "told"),
+    [
+        (planes.main, "--recipe bogus", "unknown recipe 'bogus'"),
+        (calibrate.main, "--recipe bogus", "unknown recipe 'bogus'"),
+        (calibrate.main, "--task foo", "unknown task 'foo': known: cls, seg, dpt"),
+        (calibrate.main, "--codec x256", "unknown codec 'x256': did you mean 'x265'?"),
+    ],
+)
+def test_unknown_names_are_one_clear_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: Callable[[list[str]], int],
+    arguments: str,
+    told: str,
+) -> None:
+    assert command(["--out", str(tmp_path / "out"), *arguments.split()]) == 2
+    out, error = capsys.readouterr()
+    assert told in error
+    assert (out, error.count("\n")) == ("", 1)
+    assert not (tmp_path / "out").exists()

@@ -6,9 +6,10 @@ The features are packed planes of k-means codes, uint8 (count, rows, cols), one 
 One ladder is trained on all tasks, one on each.  The first model starts from the planes' own linear
 transform, any other from its neighbour: in the multi-task ladder from the next larger lambda,
 elsewhere from the multi-task model of the nearest lambda.  Each finished model is a file in
-``OUT/models``; a second run trains what is missing.  At the end every ladder becomes one file
-(float16 weights, and the tables that encoder and decoder share), and ``report.json`` says what each
-model does on held-out planes.
+``OUT/models`` that says how it was made.  A second run trains what is missing and keeps the rest;
+it must have the same planes, n, m and stages.  At the end every ladder becomes one file (float16
+weights, and the tables that encoder and decoder share), and ``report.json`` says how each model was
+made and what it does on held-out planes.
 """
 
 from __future__ import annotations
@@ -20,101 +21,33 @@ import multiprocessing
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cfqa_data.builders.training.hyperprior_batches import read_planes, sample_batch
-from cfqa_data.codecs.hyperprior import Hyperprior
-from cfqa_data.codecs.hyperprior_weights import (
-    MINI_PAD,
-    HyperpriorWeights,
-    read_ladder,
-    write_ladder,
+from cfqa_data.builders.training.hyperprior_plan import (
+    MULTI_TASK,
+    Job,
+    Settings,
+    check_kept,
+    model_size,
+    plan,
+    provenance,
+    read_model,
 )
-from cfqa_data.errors import CfqaError
+from cfqa_data.codecs.hyperprior import Hyperprior
+from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
+from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.tasks import TASKS
 
-__all__ = ["Job", "Settings", "evaluate", "main", "train", "train_ladders"]
+__all__ = ["evaluate", "main", "train", "train_ladders"]
 
-MULTI_TASK = "hyperprior_multi_task"
 LAMBDAS = (0.2, 0.1, 0.052, 0.027, 0.014, 0.0072, 0.0037, 0.0019, 0.001, 0.0005)
 EVALUATED = 12  # held-out planes per task in the report
 
 _counter: Any = None  # steps done by all workers together; set in each worker
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all models of a run share.
-
-    Attributes:
-        features: file of planes.
-        out: folder that receives models, ladders and report.
-        n, m, stages: size of the network.
-        batch: patches per step.
-        patch: (rows, cols) of a patch, multiples of the stride.
-        first_steps: steps of the model that starts from the transform.
-        steps: steps of every other model.
-        rate: Adam's step size at its highest.
-        seed: of initialisation, sampling and noise.
-        threads: of each worker.
-    """
-
-    features: str
-    out: str
-    n: int = 32
-    m: int = 64
-    stages: int = 3
-    batch: int = 8
-    patch: tuple[int, int] = (72, 96)
-    first_steps: int = 4000
-    steps: int = 2000
-    rate: float = 2e-3
-    seed: int = 0
-    threads: int = 1
-
-    @property
-    def stride(self) -> int:
-        """Samples of a plane per sample of y, on each axis."""
-        return 2**self.stages
-
-
-@dataclass(frozen=True)
-class Job:
-    """One model to train: which ladder, which lambda, and from which model it starts."""
-
-    ladder: str
-    lmbda: float
-    parent: Job | None
-
-    def path(self, settings: Settings) -> Path:
-        """Return the file of the finished model."""
-        return Path(settings.out) / "models" / f"{self.ladder}-{self.lmbda:g}.safetensors"
-
-    @property
-    def task(self) -> str | None:
-        """The only task it sees, or None for all."""
-        return self.ladder.partition("-")[2] or None
-
-    def steps(self, settings: Settings) -> int:
-        """Return the steps it takes."""
-        return settings.steps if self.parent else settings.first_steps
-
-
-def plan(lambdas: dict[str, tuple[float, ...]]) -> list[Job]:
-    """Return the jobs of every ladder, parents before children."""
-    jobs: list[Job] = []
-    for lmbda in sorted(lambdas[MULTI_TASK], reverse=True):
-        jobs.append(Job(MULTI_TASK, lmbda, jobs[-1] if jobs else None))
-    chain = list(jobs)
-    for ladder, values in lambdas.items():
-        for lmbda in sorted(values, reverse=True) if ladder != MULTI_TASK else ():
-            nearest = min(chain, key=lambda job: abs(math.log(job.lmbda / lmbda)))
-            jobs.append(Job(ladder, lmbda, nearest))
-    return jobs
 
 
 def train(job: Job, settings: Settings) -> dict[str, Any]:
@@ -133,12 +66,13 @@ def train(job: Job, settings: Settings) -> dict[str, Any]:
     seed = np.random.SeedSequence([settings.seed, *job.path(settings).name.encode()])
     generator = np.random.default_rng(seed)
     torch.manual_seed(int(seed.generate_state(1)[0]))
+    made = provenance(job, settings)
     planes = read_planes(settings.features, job.task)
     training = [pair[0] for pair in planes.values()]
 
     model = ScaleHyperprior(settings.n, settings.m, settings.stages)
     if job.parent:
-        _, [(_, parent)] = read_ladder(job.parent.path(settings))
+        _, _, parent = read_model(job.parent.path(settings))
         model.load_state_dict({key: torch.tensor(v).float() for key, v in parent.state.items()})
         rescale(model, math.sqrt(job.lmbda / job.parent.lmbda))
     else:
@@ -147,11 +81,11 @@ def train(job: Job, settings: Settings) -> dict[str, Any]:
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, settings.rate)
     normalisations = [layer for layer in model.modules() if isinstance(layer, GDN)]
-    steps = job.steps(settings)
+    steps, patch = job.steps(settings), settings.patch_shape
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * learning_rate(step, steps)
-        batch = sample_batch(training, settings.batch, settings.patch, settings.stride, generator)
+        batch = sample_batch(training, settings.batch, patch, settings.stride, generator)
         patches, mask = map(torch.from_numpy, batch)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             decoded, y, z = model(patches.contiguous(memory_format=torch.channels_last))
@@ -170,11 +104,9 @@ def train(job: Job, settings: Settings) -> dict[str, Any]:
                 _counter.value += 1
     # float16 first: the tables must belong to the weights that are stored.
     state = {key: value.numpy().astype(np.float16) for key, value in model.state_dict().items()}
-    weights = HyperpriorWeights.from_state(state, MINI_PAD)
+    weights = HyperpriorWeights.from_state(state, settings.pad)
     report = {
-        "ladder": job.ladder,
-        "lambda": job.lmbda,
-        "steps": steps,
+        **made,
         "seconds": round(time.monotonic() - began, 1),
         "held_out": evaluate(weights, {name: pair[1] for name, pair in planes.items()}),
     }
@@ -213,10 +145,13 @@ def train_ladders(
     """Train every model that has no file yet, then write ladders and report.
 
     Raises:
-        BuildError: the features cannot be used.
+        BuildError: the features, the lambdas or the models that are there cannot be used.
     """
-    read_planes(settings.features, None)
+    if workers < 1:
+        raise BuildError(f"workers must be 1 or more, got {workers}")
     jobs = plan(lambdas)
+    read_planes(settings.features, None)
+    check_kept(jobs, settings)
     waiting = [job for job in jobs if not job.path(settings).is_file()]
     if waiting:
         _run(waiting, settings, workers)
@@ -270,14 +205,13 @@ def _assemble(jobs: list[Job], settings: Settings) -> list[Path]:
     for ladder in dict.fromkeys(job.ladder for job in jobs):
         models = []
         for job in sorted((job for job in jobs if job.ladder == ladder), key=lambda job: job.lmbda):
-            facts, [(lmbda, weights)] = read_ladder(job.path(settings))
+            report, lmbda, weights = read_model(job.path(settings))
             models.append((lmbda, weights))
-            reports.append(facts["report"])
+            reports.append(report)
         path = Path(settings.out) / f"{ladder}.safetensors"
-        size = {"n": settings.n, "m": settings.m, "stages": settings.stages}
-        write_ladder(path, ladder, models, size)
+        write_ladder(path, ladder, models, model_size(models[0][1]))
         paths.append(path)
-    text = json.dumps({"seed": settings.seed, "models": reports}, indent=1)
+    text = json.dumps({"models": reports}, indent=1)
     (Path(settings.out) / "report.json").write_text(text + "\n")
     return paths
 
@@ -310,20 +244,20 @@ def main(arguments: list[str] | None = None) -> int:
     for task in TASKS:
         own = getattr(given, f"lambdas_{task}") or given.lambdas
         lambdas[f"hyperprior_task_specific-{task}"] = tuple(own)
-    settings = Settings(
-        features=given.features,
-        out=given.out,
-        batch=given.batch,
-        first_steps=given.first_steps,
-        steps=given.steps,
-        rate=given.rate,
-        n=given.n,
-        m=given.m,
-        stages=given.stages,
-        seed=given.seed,
-        threads=given.threads,
-    )
     try:
+        settings = Settings(
+            features=given.features,
+            out=given.out,
+            batch=given.batch,
+            first_steps=given.first_steps,
+            steps=given.steps,
+            rate=given.rate,
+            n=given.n,
+            m=given.m,
+            stages=given.stages,
+            seed=given.seed,
+            threads=given.threads,
+        )
         for path in train_ladders(settings, lambdas, given.workers):
             print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
     except CfqaError as error:

@@ -9,12 +9,14 @@ are fitted on ten features per task, one table per layer.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.errors import CfqaError
 from cfqa_data.packing import pack
 from cfqa_data.quantizers import KMeansQuantizer, fit_kmeans
 from cfqa_data.recipe import load_recipe
@@ -56,15 +58,24 @@ def training_planes(models: Models, task: str, centers: np.ndarray, count: int) 
     return np.stack([pack(quantizer.quantize(feature)) for feature in features])
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Write the tables of a recipe's tasks and their training planes."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="mini", help="whose backbone, blocks and sources")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file of the planes")
     parser.add_argument("--tables", type=Path, help="safetensors file of the tables to write")
     for task, count in COUNTS.items():
         parser.add_argument(f"--{task}", type=int, default=count, help=f"{task} features")
-    chosen = parser.parse_args(arguments)
+    try:
+        _write(parser.parse_args(arguments))
+    except CfqaError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _write(chosen: argparse.Namespace) -> None:
+    """Write the tables of a recipe's tasks and their training planes."""
     recipe = load_recipe(chosen.recipe)
     models = Models(recipe)
     tables, planes = {}, {}
@@ -78,4 +89,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
