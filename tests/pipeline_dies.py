@@ -1,10 +1,12 @@
-"""Stands in for the running of an item; light to import, so that workers die quickly."""
+"""Stands in for the running of an item, and for Dask; light to import, so workers die quickly."""
 
 from __future__ import annotations
 
 import os
 import signal
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NoReturn
 
 from cfqa_data.errors import BuildError
 
@@ -18,3 +20,43 @@ def die(*_: object) -> NoReturn:
 def refuse(*_: object) -> NoReturn:
     """Say clearly why nothing can be done."""
     raise BuildError("nothing doing")
+
+
+class StubDask:
+    """Stands for Dask, its cluster and its client at once, and notes what is called, in order.
+
+    Attributes:
+        calls: "close", ("wait", workers), ("cancel", items).
+        failing: what waiting for workers raises.
+    """
+
+    def __init__(self, failing: Exception | None = None) -> None:
+        self.calls: list[Any] = []
+        self.failing = failing
+
+    def __enter__(self) -> StubDask:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.calls.append("close")
+
+    def wait_for_workers(self, workers: int, timeout: float) -> None:
+        self.calls.append(("wait", workers))
+        if self.failing:
+            raise self.failing
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+        return partial(function, *arguments)
+
+    def as_completed(self, futures: list[Any]) -> Iterator[Any]:
+        """Run each item when it is asked for."""
+        for future in futures:
+            try:
+                future()
+                future.status = "finished"
+            except Exception as error:
+                future.status, future.exception = "error", lambda error=error: error
+            yield future
+
+    def cancel(self, futures: list[Any]) -> None:
+        self.calls.append(("cancel", [future.args[-1] for future in futures]))

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pipeline_dies import die, refuse
+from pipeline_dies import StubDask, die, refuse
 from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
 from cfqa_data.builders.pipeline import build, check, compress, run, select, tools, work
+from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.errors import BuildError, CodecError, RecipeError
 from cfqa_data.recipe import Recipe
 
@@ -48,8 +49,8 @@ def test_another_recipe_does_not_go_on_or_over(
 ) -> None:
     other = toy_recipe(networks, {"x265": QPS}, name="other", sources_per_task=2)
     with monkeypatch.context() as patch:
-        patch.setattr(work, "_STAGES", {})
-        with pytest.raises(BuildError, match="failed 3 times: KeyError"):
+        patch.setitem(work._STAGES, "extract", None)
+        with pytest.raises(BuildError, match="failed 3 times: TypeError"):
             build(small, tmp_path, workers=0)
     with pytest.raises(BuildError, match="begun build of recipe 'toy'"):
         build(other, tmp_path, workers=0)
@@ -192,3 +193,51 @@ def test_a_cluster_that_fails_to_close_does_not_hide_what_happened(
     with pytest.raises(BuildError, match=r"^nothing doing$"):
         build(small, tmp_path, workers=2)
     assert len(closed) == 1
+
+
+def stub_dask(monkeypatch: pytest.MonkeyPatch, failing: Exception | None = None) -> StubDask:
+    stub = StubDask(failing)
+    for name in ("LocalCluster", "Client"):
+        monkeypatch.setattr(f"distributed.{name}", lambda *_, **__: stub)
+    monkeypatch.setattr("distributed.as_completed", stub.as_completed)
+    return stub
+
+
+@pytest.mark.parametrize("failing", [None, TimeoutError("no worker"), RuntimeError("not now")])
+def test_workers_may_come_up_before_a_failed_build_closes_them(
+    failing: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dask = stub_dask(monkeypatch, failing)
+    with pytest.raises(BuildError, match=r"^nothing doing$"), run.ClusterRunner(2):
+        refuse()
+    assert dask.calls == [("wait", 2), "close", "close"]
+
+
+def test_nobody_waits_for_workers_after_a_build_or_for_those_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dask = stub_dask(monkeypatch)
+    with run.ClusterRunner(2):
+        pass
+    assert dask.calls == ["close", "close"]
+    with pytest.raises(BuildError), run.ClusterRunner(2, "tcp://elsewhere:8786"):
+        refuse()
+    assert dask.calls == ["close"] * 3
+
+
+def test_items_that_have_not_begun_are_cancelled_when_a_build_ends_early(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    items = [Item("select", task) for task in ("cls", "seg", "dpt")]
+    ends = {"seg": refuse}
+    monkeypatch.setattr(run, "run_item", lambda *args: ends.get(args[-1].task, str)())
+    dask = stub_dask(monkeypatch)
+    with run.ClusterRunner(2) as runner:
+        with pytest.raises(BuildError, match=r"^nothing doing$"):
+            list(runner.run(tmp_path, "", items))
+        done = runner.run(tmp_path, "", items)
+        assert next(done) == items[0]
+        done.close()
+        ends.clear()
+        assert list(runner.run(tmp_path, "", items)) == items
+    assert dask.calls == [("cancel", items[2:]), ("cancel", items[1:]), "close", "close"]

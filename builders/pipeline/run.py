@@ -120,8 +120,8 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         trace: TracebackType | None,
     ) -> None:
         # A worker that is just being restarted cannot be closed cleanly, so it may first come up.
-        # Whatever goes wrong here must not hide what happened before, nor keep the rest from closing;
-        # workers end with us anyway.
+        # Whatever goes wrong here must neither hide what happened before nor keep the rest from
+        # closing; workers end with us anyway.
         with suppress(Exception):
             if kind is not None and self._scheduler is None:
                 with suppress(Exception):
