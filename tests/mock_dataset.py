@@ -7,6 +7,7 @@ and the labels follow the noise, differently per source, so that correlations me
 from __future__ import annotations
 
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,13 @@ def toy_recipe_dict(sources: int = 3) -> dict[str, Any]:
 
 
 def write_mock_dataset(
-    root: Path, *, sources: int = 3, seed: int = 0, tier: str = "full", recipe: Recipe | None = None
+    root: Path,
+    *,
+    sources: int = 3,
+    seed: int = 0,
+    tier: str = "full",
+    recipe: Recipe | None = None,
+    weak: Collection[tuple[str, str]] = (),
 ) -> Path:
     """Write a dataset folder of all tasks, codecs and levels, and return it.
 
@@ -105,6 +112,8 @@ def write_mock_dataset(
         seed: of the features and the noise.
         tier: "light" or "full".
         recipe: one like :func:`toy_recipe`'s; fewer tasks or codecs give a smaller folder.
+        weak: (task, codec) of ladders whose levels do no harm to the score, so that they are not
+            healthy.
     """
     layout, recipe = Layout(root), recipe or toy_recipe(sources)
     rng = np.random.default_rng(seed)
@@ -122,7 +131,8 @@ def write_mock_dataset(
         write_tensors(layout.truth(name), {ids[i]: np.array(i, np.int64) for i in range(sources)})
         rows: list[dict[str, Any]] = []
         for ladder in recipe.tasks[name].ladders.values():
-            rows += _compress(layout, task, ladder, ids, features, groups, tier, rng)
+            harmful = float((name, ladder.codec) not in weak)
+            rows += _compress(layout, task, ladder, ids, features, groups, tier, rng, harmful)
         tables.append(pa.Table.from_pylist(rows, schema=label_schema()))
         write_table(layout.labels(name), tables[-1])
     write_table(layout.originals_table, pa.Table.from_pylist(originals, schema=originals_schema()))
@@ -174,8 +184,9 @@ def _compress(
     groups: list[range],
     tier: str,
     rng: np.random.Generator,
+    harmful: float,
 ) -> list[dict[str, Any]]:
-    """Write one codec's bitstreams and codes and return its label rows."""
+    """Write one codec's bitstreams and codes; return its label rows, of harm times `harmful`."""
     quantizer = ladder.quantizer
     shape = features.shape[1:]
     codec = MockCodec(quantizer.dtype)
@@ -212,7 +223,7 @@ def _compress(
         for level in range(LEVELS):
             x, y = features[index].astype(np.float64), decoded[index, level].astype(np.float64)
             mse = float(np.square(x - y).mean())
-            harm = mse * float(severity[index, level]) * (1 + index / 7)
+            harm = harmful * mse * float(severity[index, level]) * (1 + index / 7)
             reference = _reference(task, index)
             score = reference + (harm if task.score_lower_better else -harm)
             if task.name == "cls":

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mock_dataset import write_mock_dataset
+from mock_dataset import toy_recipe_dict, write_mock_dataset
 
 from cfqa_data.card import write_card
 from cfqa_data.manifest import read_manifest
-from cfqa_data.recipe import load_recipe
+from cfqa_data.recipe import Recipe, load_recipe
 from cfqa_data.schema import LABEL_COLUMNS, label_schema, originals_schema
 
 CONFIGS = {None: 360, "default": 360, "cls": 120, "seg": 120, "dpt": 120, "originals": 9}
@@ -89,6 +89,22 @@ def test_the_card_states_the_folder_s_own_figures(folder: Path) -> None:
     assert "| dpt | depth estimation | 3 | 2 x 4 x 9 x 16 |" in text
     assert "| cls | vvenc | uniform, 10 bits | qp | 4, 8, 12, " in text
     assert "$" not in text
+
+
+def test_the_card_says_which_ladders_are_weak_and_what_float32_would_take(tmp_path: Path) -> None:
+    data = toy_recipe_dict(sources=7)
+    data["tasks"] = {"dpt": data["tasks"]["dpt"]}
+    codecs = data["tasks"]["dpt"]["codecs"]
+    data["tasks"]["dpt"]["codecs"] = {codec: codecs[codec] for codec in ("x265", "vvenc")}
+    recipe = Recipe.from_dict(data)
+    weak = {("dpt", "vvenc")}
+    root = write_mock_dataset(tmp_path / "x", sources=7, tier="light", recipe=recipe, weak=weak)
+    lines = (root / "README.md").read_text().splitlines()
+    healthy, sick = (line for line in lines if line.endswith(("| yes |", "| no |")))
+    assert healthy.startswith("| dpt | x265 | 100% |")
+    assert sick == "| dpt | vvenc | 0% | 0 | 0 | 100.0% | 100.0% | no |"
+    # 7 originals and 7 x 2 x 10 compressed features of 2 x 4 x 9 x 16 numbers: 677,376 bytes.
+    assert "|  | the same features as float32 arrays | 0.7 MB |  |" in lines
 
 
 def test_the_card_states_where_the_backbone_comes_from(folder: Path) -> None:
