@@ -224,7 +224,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         metadata = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FormatError(f"{file}: missing; is this a complete dataset folder?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{file}: cannot be read: {error}") from None
     if not isinstance(metadata, dict):
         raise FormatError(f"{file}: is not Zarr metadata")
