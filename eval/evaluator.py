@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cfqa_data.errors import MetricError
+from cfqa_data.errors import CfqaError, MetricError
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
-from cfqa_data.eval.metrics.base import first_nonfinite
+from cfqa_data.eval.metrics.base import error_line, first_nonfinite
 from cfqa_data.eval.tables import across_codecs_table, correlations_table, scores_table
 from cfqa_data.progress import Progress, Silent
 
@@ -64,7 +64,7 @@ class Evaluation:
 
 def evaluate(
     dataset: FeatureSource | str | Path,
-    metrics: Iterable[MetricLike] = DEFAULT_METRICS,
+    metrics: MetricLike | Iterable[MetricLike] = DEFAULT_METRICS,
     device: str = "cpu",
     *,
     task: str | None = None,
@@ -80,8 +80,8 @@ def evaluate(
 
     Args:
         dataset: An open dataset, or the path of one.
-        metrics: Names, ``"module:attribute"`` strings, `Metric` objects or callables
-            ``(x, y) -> (B,)`` on float32 tensors of shape (B, N, C, T, D).
+        metrics: One or several of: names, ``"module:attribute"`` strings, `Metric` objects or
+            callables ``(x, y) -> (B,)`` on float32 tensors of shape (B, N, C, T, D).
         device: Torch device of the metrics.
         task: Only this task (with a path only: an open dataset is what it is).
         codec: Only this codec, or these (with a path only).
@@ -172,8 +172,12 @@ def _scored(
 def _score(metric: Metric, x: Any, y: Any, source_id: str) -> NDArray[Any]:
     try:
         scores: NDArray[Any] = metric.score(x, y).cpu().numpy()
-    except MetricError as error:
+    except CfqaError as error:
         raise MetricError(f"{error} (source {source_id})") from error
+    except Exception as error:  # whatever a user's function raises
+        raise MetricError(
+            f"metric {metric.name!r} failed: {error_line(error)} (source {source_id})"
+        ) from error
     return scores
 
 

@@ -170,6 +170,14 @@ def test_a_callable_is_a_metric_and_a_flat_one_gains_nothing(dataset: MemoryData
         assert row["lower_better"] is None
 
 
+def test_one_metric_needs_no_list(dataset: MemoryDataset) -> None:
+    def half(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(y),), 0.5)
+
+    for metric, name in ((half, "half"), (create_metric("cka"), "cka"), ("mse", "mse")):
+        assert [m.name for m in evaluate(dataset, metric).metrics] == [name]
+
+
 def test_labels_that_never_vary_give_null_not_a_number() -> None:
     result = evaluate(MemoryDataset(sources=1), ["mse"])
     assert result.correlations["plcc"].to_pylist() == [None] * 4
@@ -199,6 +207,22 @@ def test_a_failing_metric_is_named_with_the_source(dataset: MemoryDataset) -> No
         evaluate(dataset, [broken])
 
 
+def test_what_a_metric_raises_is_told_with_the_source(dataset: MemoryDataset) -> None:
+    def raises(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no good\nat all")
+
+    expected = r"^metric 'raises' failed: ValueError: no good \(source cls-0\)$"
+    with pytest.raises(MetricError, match=expected) as caught:
+        evaluate(dataset, [raises])
+    assert isinstance(caught.value.__cause__, ValueError)
+
+    def interrupts(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(dataset, [interrupts])
+
+
 def test_a_source_that_lacks_a_level_is_named() -> None:
     dataset = MemoryDataset()
     dataset.labels = dataset.labels.slice(1)
@@ -226,6 +250,8 @@ def test_impossible_arguments_are_refused(dataset: MemoryDataset) -> None:
     for arguments, message in (
         ({"batch": 0}, "batch is at least 1"),
         ({"target": "score"}, "target is 'distortion' or 'loss'"),
+        ({"metrics": 3}, "a metric is a name or a callable, not 3"),
+        ({"metrics": None}, "a metric is a name or a callable, not None"),
         ({"metrics": ["msee"]}, "unknown metric 'msee': did you mean 'mse'"),
         ({"task": "cls"}, "select from a path"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,13 @@ def test_impossible_facts_are_refused() -> None:
         Metric(**facts, score_range=(0, 1), invariances=frozenset({"rotation"}))
     with pytest.raises(MetricError, match="empty score range"):
         Metric(**facts, score_range=(1, 0), invariances=frozenset())
+    for wrong, message in (
+        ({"score_range": 3}, "metric 'odd': score_range is two numbers, not 3"),
+        ({"name": 5}, "a metric's name is a text, not 5"),
+        ({"lower_better": "yes"}, "lower_better is True, False or None, not 'yes'"),
+    ):
+        with pytest.raises(MetricError, match=message):
+            Metric(**{"score_range": (0, 1), "invariances": frozenset(), **facts, **wrong})
 
 
 def test_listing_metrics_does_not_import_torch() -> None:
@@ -107,6 +115,15 @@ def test_a_callable_object_brings_its_facts() -> None:
     assert metric(torch.ones(1, 1, 1, 2, 2), torch.ones(3, 1, 1, 2, 2)).tolist() == [0.0] * 3
 
 
+@pytest.mark.parametrize("invariances", [3, "scale", [["scale"]]])
+def test_invariances_are_a_list_of_names(
+    invariances: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WithFacts, "invariances", invariances, raising=False)
+    with pytest.raises(MetricError, match="metric 'zero': invariances is a list of names, not"):
+        as_metric(WithFacts())
+
+
 def test_a_metric_is_found_in_a_module() -> None:
     assert as_metric("cfqa_data.eval.metrics.signal:mse").name == "mse"
     for path, message in {
@@ -116,6 +133,46 @@ def test_a_metric_is_found_in_a_module() -> None:
     }.items():
         with pytest.raises(MetricError, match=message):
             as_metric(path)
+
+
+@pytest.mark.parametrize("path", [":f", ".mm:one", "math:", ":"])
+def test_a_module_is_named_in_full_with_its_function(path: str) -> None:
+    with pytest.raises(MetricError, match=f"metric '{path}': not MODULE:FUNCTION"):
+        as_metric(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "said", "cause"),
+    [
+        ("def f(x, y:", "SyntaxError: ", SyntaxError),
+        ("raise RuntimeError('one\\ntwo')", "RuntimeError: one$", RuntimeError),
+        ("raise KeyError", "KeyError$", KeyError),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such", ImportError),
+        ("import sys; sys.exit('bye')", "SystemExit: bye$", SystemExit),
+    ],
+)
+def test_a_module_that_does_not_import_is_one_line(
+    source: str,
+    said: str,
+    cause: type[BaseException],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "spoilt_metric.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MetricError, match=f"cannot import 'spoilt_metric': {said}") as caught:
+        as_metric("spoilt_metric:f")
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, cause)
+
+
+def test_an_interrupt_during_the_import_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "interrupted_metric.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        as_metric("interrupted_metric:f")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +192,9 @@ def test_a_custom_metric_that_answers_nonsense_is_named(call: object, message: s
 
 
 def test_several_metrics_need_distinct_names_and_at_least_one() -> None:
-    assert [metric.name for metric in as_metrics("mse")] == ["mse"]
+    for one in ("mse", create_metric("mse"), [create_metric("mse")]):
+        assert [metric.name for metric in as_metrics(one)] == ["mse"]
+    assert [metric.name for metric in as_metrics(WithFacts())] == ["zero"]
     assert [metric.name for metric in as_metrics(["cka", largest_error])] == [
         "cka",
         "largest_error",

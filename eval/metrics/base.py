@@ -24,7 +24,7 @@ from cfqa_data.errors import MetricError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["INVARIANCES", "Metric", "check_device", "first_nonfinite"]
+__all__ = ["INVARIANCES", "Metric", "check_device", "error_line", "first_nonfinite"]
 
 INVARIANCES = {
     "orthogonal": "an orthogonal map of the channels",
@@ -62,13 +62,25 @@ class Metric:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise MetricError(f"a metric's name is a text, not {self.name!r}")
+        if not isinstance(self.lower_better, bool | None):
+            raise MetricError(
+                f"metric {self.name!r}: lower_better is True, False or None, "
+                f"not {self.lower_better!r}"
+            )
         unknown = self.invariances - INVARIANCES.keys()
         if unknown:
             raise MetricError(
                 f"metric {self.name!r} declares unknown invariances {sorted(unknown)}; "
                 f"known: {', '.join(INVARIANCES)}"
             )
-        low, high = self.score_range
+        try:
+            low, high = map(float, self.score_range)
+        except (TypeError, ValueError):
+            raise MetricError(
+                f"metric {self.name!r}: score_range is two numbers, not {self.score_range!r}"
+            ) from None
         if not low < high:
             raise MetricError(f"metric {self.name!r} has an empty score range [{low}, {high}]")
 
@@ -122,6 +134,12 @@ def first_nonfinite(batch: Tensor) -> int | None:
 
     bad = ~batch.reshape(len(batch), -1).sum(1, dtype=torch.float64).isfinite()
     return int(bad.int().argmax()) if bool(bad.any()) else None
+
+
+def error_line(error: BaseException) -> str:
+    """Return the type of an error and the first line of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
 def check_device(device: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.metrics.base import Metric
+from cfqa_data.eval.metrics.base import Metric, error_line
 from cfqa_data.eval.metrics.registry import create_metric
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
         device: Torch device.
 
     Raises:
-        MetricError: Unknown name, import that fails, or not callable.
+        MetricError: Unknown name, import that fails, not callable, or impossible facts.
     """
     if isinstance(spec, str):
         if ":" not in spec:
@@ -43,11 +43,11 @@ def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
     return _wrapped(spec).to(device)
 
 
-def as_metrics(specs: Iterable[MetricLike], device: str = "cpu") -> tuple[Metric, ...]:
-    """Resolve several metrics; at least one, and no name twice."""
-    metrics = tuple(
-        as_metric(spec, device) for spec in ([specs] if isinstance(specs, str) else specs)
-    )
+def as_metrics(specs: MetricLike | Iterable[MetricLike], device: str = "cpu") -> tuple[Metric, ...]:
+    """Resolve one metric or several; at least one, and no name twice."""
+    if isinstance(specs, str) or callable(specs) or not isinstance(specs, Iterable):
+        specs = [specs]
+    metrics = tuple(as_metric(spec, device) for spec in specs)
     if not metrics:
         raise MetricError("no metric was asked for")
     names = [metric.name for metric in metrics]
@@ -59,10 +59,16 @@ def as_metrics(specs: Iterable[MetricLike], device: str = "cpu") -> tuple[Metric
 
 def _imported(path: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
+    if not module_name or module_name.startswith(".") or not attribute:
+        raise MetricError(
+            f"metric {path!r}: not MODULE:FUNCTION with the module's whole name, as in package.file"
+        )
     try:
         found: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise MetricError(f"metric {path!r}: cannot import {module_name!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's module raises, or a bare script
+        raise MetricError(
+            f"metric {path!r}: cannot import {module_name!r}: {error_line(error)}"
+        ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise MetricError(f"metric {path!r}: {module_name!r} has no {attribute!r}")
@@ -74,6 +80,13 @@ def _imported(path: str) -> Callable[..., Any]:
 
 def _wrapped(call: Callable[..., Any]) -> Metric:
     name = getattr(call, "name", None) or getattr(call, "__name__", None) or type(call).__name__
+    invariances = getattr(call, "invariances", ())
+    if not (
+        isinstance(invariances, Iterable)
+        and not isinstance(invariances, str)
+        and all(isinstance(invariance, str) for invariance in invariances)
+    ):
+        raise MetricError(f"metric {name!r}: invariances is a list of names, not {invariances!r}")
 
     def function(x: Tensor, y: Tensor) -> Tensor:
         import torch
@@ -92,6 +105,6 @@ def _wrapped(call: Callable[..., Any]) -> Metric:
         lower_better=getattr(call, "lower_better", None),
         score_range=getattr(call, "score_range", (-math.inf, math.inf)),
         identity=getattr(call, "identity", None),
-        invariances=frozenset(getattr(call, "invariances", ())),
+        invariances=frozenset(invariances),
         citation=getattr(call, "citation", ""),
     )
