@@ -24,6 +24,27 @@ def test_unknown_options_are_refused(name: str) -> None:
         get_codec(name, quality=3)
 
 
+@pytest.mark.parametrize("name", list_codecs())
+def test_an_option_called_name_is_an_unknown_one(name: str) -> None:
+    with pytest.raises(CodecError, match=f"^{name}: unknown option 'name': known: "):
+        get_codec(name, name="x")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("x265", "preset", 3),
+        ("x265", "parameters", "qp=3"),
+        ("vvenc", "seconds_per_megasample", "long"),
+        ("hyperprior_multi_task", "models", 3),
+        ("hyperprior_task_specific", "task", ["cls"]),
+    ],
+)
+def test_an_option_of_a_wrong_type_is_named(name: str, option: str, value: object) -> None:
+    with pytest.raises(CodecError, match=f"^{name}: option {option} cannot be "):
+        get_codec(name, **{option: value})
+
+
 def test_a_task_specific_ladder_needs_its_task() -> None:
     with pytest.raises(CodecError, match="task="):
         get_codec("hyperprior_task_specific")

@@ -6,6 +6,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from numbers import Real
+from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from cfqa_data.codecs.base import Codec
@@ -17,30 +21,35 @@ __all__ = ["Codec", "get_codec", "list_codecs"]
 def _x265(**options: Any) -> Codec:
     from cfqa_data.codecs.hevc import X265
 
+    _check("x265", options, preset=str, parameters=Mapping | None)
     return X265(**options)
 
 
 def _vvenc(**options: Any) -> Codec:
     from cfqa_data.codecs.vvc import VVenC
 
+    known = {"preset": str, "parameters": Mapping | None, "seconds_per_megasample": Real}
+    _check("vvenc", options, **known)
     return VVenC(**options)
 
 
 def _hyperprior_multi_task(**options: Any) -> Codec:
     from cfqa_data.codecs.hyperprior import HyperpriorCodec
 
-    models = options.pop("models", None) or shipped("hyperprior_multi_task")
-    return HyperpriorCodec("hyperprior_multi_task", models, **options)
+    _check("hyperprior_multi_task", options, models=str | Path | None)
+    models = options.get("models") or shipped("hyperprior_multi_task")
+    return HyperpriorCodec("hyperprior_multi_task", models)
 
 
 def _hyperprior_task_specific(**options: Any) -> Codec:
     from cfqa_data.codecs.hyperprior import HyperpriorCodec
 
-    models, task = options.pop("models", None), options.pop("task", None)
+    _check("hyperprior_task_specific", options, models=str | Path | None, task=str | None)
+    models, task = options.get("models"), options.get("task")
     if models is None and task is None:
         raise CodecError("hyperprior_task_specific: needs models=FILE or task='cls'|'seg'|'dpt'")
     models = models or shipped(f"hyperprior_task_specific-{task}")
-    return HyperpriorCodec("hyperprior_task_specific", models, **options)
+    return HyperpriorCodec("hyperprior_task_specific", models)
 
 
 CODEC_FACTORIES = {
@@ -57,12 +66,21 @@ def shipped(stem: str) -> str:
     return f"package://cfqa_data.codecs/weights/{stem}.safetensors"
 
 
+def _check(codec: str, options: Mapping[str, Any], /, **known: type | UnionType) -> None:
+    """See that a codec has each of the options, and that their values are of the right types."""
+    for option, value in options.items():
+        if option not in known:
+            raise CodecError(f"{codec}: {unknown_name('option', option, known)}")
+        if not isinstance(value, known[option]):
+            raise CodecError(f"{codec}: option {option} cannot be {value!r}")
+
+
 def list_codecs() -> list[str]:
     """Return the names that :func:`get_codec` knows."""
     return list(CODEC_FACTORIES)
 
 
-def get_codec(name: str, **options: Any) -> Codec:
+def get_codec(name: str, /, **options: Any) -> Codec:
     """Return a codec.
 
     Args:
@@ -70,7 +88,8 @@ def get_codec(name: str, **options: Any) -> Codec:
         options: of that codec, such as ``preset`` or ``models``.
 
     Raises:
-        CodecError: there is no codec of that name, or it has no such option.
+        CodecError: there is no codec of that name, it has no such option, or an option has a value
+            of a wrong type.
     """
     try:
         factory = CODEC_FACTORIES[name]
@@ -79,4 +98,4 @@ def get_codec(name: str, **options: Any) -> Codec:
     try:
         return factory(**options)
     except TypeError as error:
-        raise CodecError(f"{name}: {str(error).split('() ')[-1]}") from None
+        raise CodecError(f"{name}: impossible options {options}: {error}") from None
