@@ -218,11 +218,11 @@ def evaluate(
     from cfqa_data.eval import evaluate as run_evaluation
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.text import LAYOUTS
-    from cfqa_data.storage import write_table
+    from cfqa_data.storage import check_writable
     from cfqa_data.terminal import show_progress
 
-    if out is not None and not out.parent.is_dir():
-        raise MetricError(f"{out}: there is no folder {out.parent} to write it to")
+    if out is not None:
+        check_writable(out)
     if any(":" in name for name in metric or ()):
         sys.path.insert(0, os.getcwd())  # a user's module lies where the command is run
     with show_progress() as progress:
@@ -235,14 +235,26 @@ def evaluate(
             target=target.value,
             progress=progress,
         )
-    if out is not None:
-        write_table(out, evaluation.scores)
-    if as_json:
-        _print_json(_evaluation_json(evaluation))
-    else:
-        print(LAYOUTS[table.value](evaluation))
+    try:
+        if as_json:
+            _print_json(_evaluation_json(evaluation))
+        else:
+            print(LAYOUTS[table.value](evaluation), flush=True)
+    finally:  # a reader that has gone does not take the scores with it
         if out is not None:
-            print(f"Every score: {out}")
+            _write_scores(out, evaluation)
+    if out is not None and not as_json:
+        print(f"Every score: {out}")
+
+
+def _write_scores(path: Path, evaluation: Evaluation) -> None:
+    from cfqa_data.storage import write_table
+
+    try:
+        write_table(path, evaluation.scores)
+    except OSError as error:
+        why = error.strerror or error
+        raise MetricError(f"{path}: the scores could not be written: {why}") from None
 
 
 def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 import numpy as np
 
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
-from cfqa_data.folder import Folder
+from cfqa_data.folder import Folder, check_level
 from cfqa_data.manifest import Manifest
 from cfqa_data.schema import label_schema
-from cfqa_data.storage import read_table
-from cfqa_data.tasks import CODECS, LEVELS, get_task
+from cfqa_data.tasks import CODECS, get_task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,7 +137,7 @@ def load(
     task: str | None = None,
     *,
     codec: str | Iterable[str] | None = None,
-    level: int | Iterable[int] | None = None,
+    level: SupportsIndex | Iterable[SupportsIndex] | None = None,
 ) -> Dataset:
     """Open a dataset folder.
 
@@ -153,7 +152,8 @@ def load(
 
     Raises:
         CfqaError: there is no task, codec or level of that name.
-        FormatError: the folder is not a dataset folder, or a table in it is missing or damaged.
+        FormatError: the folder is not a dataset folder, or a table in it is missing, damaged or
+            lacks a row that the manifest promises.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -164,14 +164,26 @@ def load(
         if get_task(task).name not in tasks:
             raise FormatError(f"{path}: holds no task {task}, only {', '.join(tasks)}")
         tasks = [task]
-    schema = label_schema()
-    labels = pa.concat_tables([read_table(folder.layout.labels(name), schema) for name in tasks])
-    for column, wanted, known in (("codec", codec, CODECS), ("level", level, range(LEVELS))):
+    labels = pa.concat_tables([folder.labels(name) for name in tasks])
+    for column, wanted, check in (("codec", codec, _check_codec), ("level", level, check_level)):
         if wanted is not None:
-            values = [wanted] if isinstance(wanted, str | int) else list(wanted)
-            for value in values:
-                if value not in known:
-                    raise CfqaError(unknown_name(column, value, map(str, known)))
-            kept = pa.array(values, schema.field(column).type)
+            values = [check(value) for value in _several(wanted)]
+            kept = pa.array(values, label_schema().field(column).type)
             labels = labels.filter(pc.is_in(labels[column], value_set=kept))
     return Dataset(folder, labels)
+
+
+def _several(wanted: Any) -> list[Any]:
+    """Return what may be one thing or several as a list."""
+    if isinstance(wanted, str):
+        return [wanted]
+    try:
+        return list(wanted)
+    except TypeError:
+        return [wanted]
+
+
+def _check_codec(codec: object) -> object:
+    if codec not in CODECS:
+        raise CfqaError(unknown_name("codec", codec, CODECS))
+    return codec

@@ -1,31 +1,37 @@
-"""The arrays in a dataset folder, found by source, codec and level.
+"""The labels in a dataset folder, and its arrays, found by source, codec and level.
 
 Files are opened on first use and mapped, not read; pickling drops what is open.
 """
 
 from __future__ import annotations
 
+import operator
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cfqa_data.codes import CodesReader
-from cfqa_data.errors import CodecError, FormatError, unknown_name
+from cfqa_data.errors import CodecError, FormatError, RecipeError, unknown_name
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import hash_file, read_manifest
 from cfqa_data.packing import plane_shape, unpack
 from cfqa_data.resources import resolve
+from cfqa_data.schema import label_schema
+from cfqa_data.storage import check_rows, read_table
 from cfqa_data.tasks import LEVELS
 
-__all__ = ["Folder"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Folder", "check_level"]
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 
 
 class Folder:
-    """Reads the arrays of one dataset folder, of either tier.
+    """Reads the labels and arrays of one dataset folder, of either tier.
 
     Args:
         root: the folder.
@@ -57,6 +63,19 @@ class Folder:
         self.__dict__.update(state)
         self._close()
 
+    def labels(self, task: str) -> pa.Table:
+        """Return the label rows of a task, one per source, codec and level, in any order."""
+        path = self.layout.labels(task)
+        table = read_table(path, label_schema())
+        axes = {
+            "task": [task],
+            "source_id": self.manifest.tasks[task].sources,
+            "codec": list(self.manifest.recipe.tasks[task].ladders),
+            "level": range(LEVELS),
+        }
+        check_rows(path, table, axes)
+        return table
+
     def original(self, source_id: str) -> np.ndarray:
         """Return an original feature, float32 (N, C, T, D)."""
         task, _ = self._place(source_id)
@@ -77,13 +96,13 @@ class Folder:
 
     def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
         """Return a compressed feature's whole bitstream."""
-        task = self._task_of(source_id, codec, level)
+        task, level = self._check(source_id, codec, level)
         stream = self._tensor(f"bitstreams/{task}-{codec}", f"{source_id}/{level}", sharded=True)
         return stream.tobytes()
 
     def compressed(self, source_id: str, codec: str, level: int) -> np.ndarray:
         """Return a compressed feature, float32 (N, C, T, D), from its codes or its bitstream."""
-        task = self._task_of(source_id, codec, level)
+        task, level = self._check(source_id, codec, level)
         if (task, codec) not in self._codes:
             self._codes[task, codec] = self._open_codes(task, codec)
         codes = self._codes[task, codec]
@@ -110,14 +129,13 @@ class Folder:
             message = unknown_name("source", source_id, self._places)
             raise FormatError(f"{self.layout.root}: {message}") from None
 
-    def _task_of(self, source_id: str, codec: str, level: int) -> str:
+    def _check(self, source_id: str, codec: str, level: int) -> tuple[str, int]:
+        """Return the task of a compressed feature, and its level as a plain int."""
         task, _ = self._place(source_id)
         ladders = self.manifest.recipe.tasks[task].ladders
-        if codec not in ladders:
+        if not isinstance(codec, str) or codec not in ladders:
             raise FormatError(f"{self.layout.root}: {unknown_name('codec', codec, ladders)}")
-        if level not in range(LEVELS):
-            raise FormatError(f"there is no level {level}: levels are 0 to {LEVELS - 1}")
-        return task
+        return task, check_level(level)
 
     def _tensor(self, stem: str, key: str, *, sharded: bool) -> np.ndarray:
         """Return the tensor ``key`` of the safetensors file (or set of shards) at ``stem``."""
@@ -132,6 +150,12 @@ class Folder:
             tensor: np.ndarray = file.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise FormatError(f"{self.layout.root / stem}: {key!r} is damaged: {error}") from None
+        except (TypeError, AttributeError):  # what safetensors says to bfloat16, and to float8
+            kind = file.get_slice(key).get_dtype()
+            raise FormatError(
+                f"{self.layout.root / stem}: {key!r} is {kind}, which a dataset does not hold; "
+                "build or fetch it again"
+            ) from None
         return tensor
 
     def _open_tensors(self, stem: str, sharded: bool) -> dict[str, Any]:
@@ -167,14 +191,36 @@ class Folder:
         from cfqa_data.codecs import get_codec
 
         ladder = self.manifest.recipe.tasks[task].ladders[codec]
-        if ladder.models is not None:
-            expected = self.manifest.weights.get(ladder.models)
-            if expected not in (None, hash_file(resolve(ladder.models))):
-                raise FormatError(
-                    f"{ladder.models}: not the weights that made {self.layout.root}; "
-                    "install the cfqa-data version in its manifest"
-                )
-        return get_codec(ladder.codec, **ladder.codec_options)
+        try:
+            if ladder.models is not None:
+                expected = self.manifest.weights.get(ladder.models)
+                if expected not in (None, hash_file(resolve(ladder.models))):
+                    raise FormatError(
+                        f"{ladder.models}: not the weights that made {self.layout.root}; "
+                        "install the cfqa-data version in its manifest"
+                    )
+            return get_codec(ladder.codec, **ladder.codec_options)
+        except (CodecError, RecipeError) as error:
+            raise FormatError(
+                f"{self.layout.manifest}: tasks.{task}.codecs.{codec}: {error}"
+            ) from None
+
+
+def check_level(level: object) -> int:
+    """Return a level, of any whole type, as a plain int.
+
+    Raises:
+        FormatError: it is not a whole number, or there is no such level.
+    """
+    try:
+        number = operator.index(level)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(level, bool):
+        raise FormatError(f"a level is a whole number from 0 to {LEVELS - 1}, not {level!r}")
+    if number not in range(LEVELS):
+        raise FormatError(f"there is no level {number}: levels are 0 to {LEVELS - 1}")
+    return number
 
 
 def _all_shards(base: Path) -> list[Path]:

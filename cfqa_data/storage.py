@@ -1,4 +1,4 @@
-"""Writing the files of a dataset folder: each appears whole, under its name, or not at all.
+"""Writing the files of a dataset folder, each whole, under its name, or not at all; its tables.
 
 Identical input gives identical bytes, so a folder built twice has the same hashes.
 """
@@ -6,21 +6,25 @@ Identical input gives identical bytes, so a folder built twice has the same hash
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfqa_data.errors import FormatError
+from cfqa_data.errors import CfqaError, FormatError, unknown_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
     "atomic_path",
+    "check_rows",
+    "check_writable",
     "read_table",
     "remove_partials",
     "write_table",
@@ -51,6 +55,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """See that a file can be written, before there is anything to lose.
+
+    Raises:
+        CfqaError: something else is in its place, or its folder is not there or takes no files.
+    """
+    if path.is_dir():
+        raise CfqaError(f"{path}: is a folder; name a file to write to")
+    if path.exists() and not path.is_file():
+        raise CfqaError(f"{path}: is neither new nor a plain file; name another to write to")
+    if not path.parent.is_dir():
+        raise CfqaError(f"{path}: there is no folder {path.parent} to write it to")
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise CfqaError(f"{path}: no file can be made in {path.parent}: {why}") from None
 
 
 def remove_partials(root: Path) -> int:
@@ -97,12 +121,13 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a Parquet table that must have exactly ``schema``.
+    """Read a Parquet table that must have exactly ``schema`` and a value in every place.
 
     Raises:
-        FormatError: the file is not there, not Parquet, or has other columns.
+        FormatError: the file is not there, not Parquet, has other columns, or lacks a value.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
@@ -114,4 +139,50 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     if not table.schema.equals(schema):
         wrong = [f.name for f in schema if f not in list(table.schema)] or ["their order or number"]
         raise FormatError(f"{path}: columns are not as expected: {', '.join(wrong)}")
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count:
+            row = pc.index(pc.is_null(column), True).as_py()
+            raise FormatError(f"{path}: {name} is null in row {row}; build or fetch it again")
     return table
+
+
+def check_rows(path: Path, table: pa.Table, axes: Mapping[str, Sequence[object]]) -> None:
+    """See that a table has one row for each combination of some columns' values, in any order.
+
+    Args:
+        path: where the table comes from.
+        table: one without nulls.
+        axes: column -> its values.
+
+    Raises:
+        FormatError: a row is missing, is there twice or has another value; the first is named.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    again = "build or fetch it again"
+    cells = np.zeros(table.num_rows, np.int64)
+    for column, known in axes.items():
+        values = pa.array(known, table.schema.field(column).type)
+        places = pc.fill_null(pc.index_in(table[column], value_set=values), -1).to_numpy()
+        if (places < 0).any():
+            row = int((places < 0).argmax())
+            wrong = unknown_name(column, table[column][row].as_py(), map(str, known))
+            raise FormatError(f"{path}: row {row}: {wrong}; {again}")
+        cells = cells * len(known) + places
+    shape = [len(known) for known in axes.values()]
+    counts = np.bincount(cells, minlength=math.prod(shape))
+
+    def named(cell: int) -> str:
+        places = map(int, np.unravel_index(cell, shape))
+        pairs = zip(axes.items(), places, strict=True)
+        return ", ".join(f"{column} {known[place]}" for (column, known), place in pairs)
+
+    if (counts == 0).any():
+        lacks = f"lacks {(counts == 0).sum()} of {len(counts)} rows"
+        raise FormatError(f"{path}: {lacks}, first {named(int(counts.argmin()))}; {again}")
+    if len(cells) > len(counts):
+        repeated = np.ones(len(cells), bool)
+        repeated[np.unique(cells, return_index=True)[1]] = False
+        row = int(repeated.argmax())
+        raise FormatError(f"{path}: row {row} is there twice: {named(int(cells[row]))}; {again}")

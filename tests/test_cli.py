@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mock_dataset import write_mock_dataset
@@ -72,7 +73,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["eval", "{folder}", "--codec", "vvencc"], "unknown codec 'vvencc'"),
         (["eval", "{folder}", "--device", "nonsense"], "device 'nonsense' cannot run"),
         (["eval", "{folder}", "--out", "{folder}/no/x.parquet"], "there is no folder"),
-        (["eval", "{folder}", "--metric", "mse", "--task", "cls", "--out", "{folder}"], "director"),
+        (["eval", "{folder}", "--out", "{folder}"], "is a folder; name a file to write to"),
+        (["eval", "{folder}", "--out", "{folder}/README.md/x"], "there is no folder"),
+        (["eval", "{folder}", "--metric", ":f"], "metric ':f': not MODULE:FUNCTION"),
+        (["eval", "{folder}", "--metric", ".mm:one"], "metric '.mm:one': not MODULE:FUNCTION"),
     ],
 )
 def test_bad_use_and_bad_input_are_one_line_and_exit_2(
@@ -84,8 +88,7 @@ def test_bad_use_and_bad_input_are_one_line_and_exit_2(
     last = captured.err.splitlines()[-1]
     assert last.startswith("cfqa: ")
     assert message in last
-    said = [line for line in captured.err.splitlines() if not line.startswith("evaluate: ")]
-    assert said == [last]
+    assert captured.err.splitlines() == [last]  # nothing was scored before
 
 
 # info
@@ -134,6 +137,25 @@ def test_info_of_an_unfinished_build_says_so(
     (tmp_path / ".build").mkdir()
     assert main(["info", str(tmp_path)]) == 2
     assert "this build is not finished" in capsys.readouterr().err
+
+
+def test_info_of_broken_labels_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_mock_dataset(tmp_path / "cfqa")
+    path = root / "labels" / "cls.parquet"
+    table = pq.read_table(path, partitioning=None)
+    nulls = pa.nulls(table.num_rows, pa.string())
+    for changed, message in (
+        (table.slice(0, 17), "lacks 103 of 120 rows, first"),
+        (table.set_column(3, table.schema.field("codec"), nulls), "codec is null in row 0"),
+    ):
+        pq.write_table(changed, path)
+        assert main(["info", str(root)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith(f"cfqa: {path}: {message}")
+        assert captured.err.count("\n") == 1
 
 
 # eval
@@ -186,6 +208,30 @@ def test_eval_writes_every_score(
     assert pq.read_table(out).equals(evaluate(folder, task="cls").scores)
 
 
+def test_eval_prints_what_it_then_cannot_write(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "scores.parquet"
+    arguments = ["eval", str(folder), "--task", "cls", "--out", str(out)]
+    monkeypatch.setattr("cfqa_data.storage.write_table", full)
+    assert main([*arguments, "--json"]) == 2
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)["correlations"]) == 4 * 3
+    assert captured.err.splitlines()[-1] == (
+        f"cfqa: {out}: the scores could not be written: No space left on device"
+    )
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "x265" in captured.out
+    assert "Every score" not in captured.out
+
+
 def test_the_stored_baselines_are_the_evaluators(folder: Path) -> None:
     """The labels carry mse, cosine and cka; scoring the stored arrays gives them again."""
     scores = evaluate(folder).scores
@@ -212,6 +258,36 @@ def test_eval_takes_a_metric_from_the_working_directory(
     arguments = ["eval", str(folder), "--task", "cls", "--metric", "my_cli_metric:worst"]
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"] == ["worst"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def f(x, y:", "cannot import 'spoilt_cli_metric': SyntaxError: "),
+        ("raise OSError('gone')", "cannot import 'spoilt_cli_metric': OSError: gone"),
+        (
+            "def f(x, y):\n    raise ValueError('no good\\nat all')",
+            "metric 'f' failed: ValueError: no good (source cls-000)",
+        ),
+    ],
+)
+def test_a_metric_that_fails_is_one_line_and_exits_2(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    message: str,
+) -> None:
+    (tmp_path / "spoilt_cli_metric.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "spoilt_cli_metric", raising=False)
+    assert main(["eval", str(folder), "--metric", "spoilt_cli_metric:f"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    said = [line for line in captured.err.splitlines() if not line.startswith("evaluate: ")]
+    assert len(said) == 1
+    assert message in said[0]
 
 
 # build, with the pipeline replaced
@@ -288,6 +364,17 @@ def test_a_build_that_fails_is_one_line(
     assert captured.err.count("\n") == 1
 
 
+def test_a_bad_codec_option_in_a_recipe_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "own.toml"
+    recipe.write_text('extends = "nano"\n[tasks.cls.codecs.x265.options]\nname = "x"\n')
+    assert main(["build", str(recipe), "--out", str(tmp_path / "out")]) == 2
+    message = "cfqa: cls, codec x265: x265: unknown option 'name': known: preset, parameters\n"
+    assert capsys.readouterr().err == message
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_bug_is_not_dressed_up_as_bad_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,13 +420,20 @@ def test_interrupting_exits_130_without_a_traceback(folder: Path, tmp_path: Path
     assert stopped.stdout == ""
 
 
-def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run([*CFQA, "info", str(folder)], stdout=write, stderr=subprocess.PIPE)
-    os.close(write)
-    assert done.returncode == 141
-    assert done.stderr == b""
+def test_a_reader_that_goes_away_is_no_error(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    for arguments in (
+        ["info", str(folder)],
+        ["eval", str(folder), "--task", "cls", "--codec", "x265", "--out", str(out)],
+    ):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([*CFQA, *arguments], stdout=write, stderr=subprocess.PIPE)
+        os.close(write)
+        assert done.returncode == 141
+        said = done.stderr.decode().splitlines()
+        assert [line for line in said if not line.startswith("evaluate: ")] == []
+    assert pq.read_table(out).num_rows == 30 * 3
 
 
 HEAVY = ["dask", "datasets", "numpy", "pandas", "pyarrow", "scipy", "torch", "zarr"]

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from mock_dataset import TOY_SHAPES, MockCodec, toy_recipe_dict, write_mock_dataset
 
@@ -115,13 +119,29 @@ def test_a_pickled_dataset_opens_its_files_anew(folder: Path) -> None:
     [
         (("clss",), "did you mean 'cls'"),
         (("cls", "x256"), "did you mean 'x265'"),
-        (("cls", "x265", 10), "unknown level '10'"),
+        (("cls", "x265", 10), "there is no level 10: levels are 0 to 9"),
+        (("cls", "x265", [0, -1]), "there is no level -1"),
+        (("cls", "x265", 2.0), "a level is a whole number from 0 to 9, not 2.0"),
+        (("cls", "x265", True), "a level is a whole number from 0 to 9, not True"),
+        (("cls", "x265", "3"), "a level is a whole number from 0 to 9, not '3'"),
+        (("cls", "x265", [[1]]), r"a level is a whole number from 0 to 9, not \[1\]"),
+        (("cls", 2.0), "unknown codec '2.0'"),
     ],
 )
 def test_unknown_names_are_refused(folder: Path, arguments: tuple[Any, ...], message: str) -> None:
     task, codec, level = (*arguments, None, None)[:3]
     with pytest.raises(CfqaError, match=message):
         cfqa_data.load(folder, task, codec=codec, level=level)
+
+
+def test_levels_of_any_whole_type_are_known(folder: Path) -> None:
+    for level in (3, np.int64(3), np.uint8(3), np.array(3)):
+        dataset = cfqa_data.load(folder, "cls", codec="x265", level=level)
+        assert set(dataset.labels["level"].to_pylist()) == {3}
+    assert len(cfqa_data.load(folder, "cls", codec="x265", level=np.array([0, 9]))) == 2 * 3
+    stored, plain = (dataset.compressed("cls-000", "x265", n) for n in (np.int8(3), 3))
+    np.testing.assert_array_equal(stored, plain)
+    assert dataset.bitstream("cls-000", "x265", np.int8(3))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +152,9 @@ def test_unknown_names_are_refused(folder: Path, arguments: tuple[Any, ...], mes
         (lambda d: d.compressed("cls-000", "x256", 0), "unknown codec"),
         (lambda d: d.compressed("cls-000", "x265", 10), "no level 10"),
         (lambda d: d.compressed("cls-000", "x265", -1), "no level -1"),
+        (lambda d: d.compressed("cls-000", "x265", 2.0), "a whole number from 0 to 9, not 2.0"),
+        (lambda d: d.bitstream("cls-000", "x265", True), "a whole number from 0 to 9, not True"),
+        (lambda d: d.compressed("cls-000", ["x265"], 0), "unknown codec"),
         (lambda d: d.bitstream("cls-9", "x265", 0), "unknown source"),
     ],
 )
@@ -157,6 +180,26 @@ def _spoil(name: str) -> Callable[[Path], None]:
     return change
 
 
+def _nest(name: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        (root / name).write_text("[" * 100_000 + "]" * 100_000)
+
+    return change
+
+
+def _retype(name: str, dtype: str) -> Callable[[Path], None]:
+    """Put another dtype (with fewer bytes) for the first tensor of a safetensors file."""
+    size = {"BF16": 2, "F16": 2, "F8_E4M3": 1}[dtype]
+    bytes_ = size * 9 * 16
+    entry = {"dtype": dtype, "shape": [1, 1, 9, 16], "data_offsets": [0, bytes_]}
+
+    def change(root: Path) -> None:
+        header = json.dumps({"cls-000": entry}).encode()
+        (root / name).write_bytes(struct.pack("<Q", len(header)) + header + bytes(bytes_))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -169,6 +212,10 @@ def _spoil(name: str) -> Callable[[Path], None]:
         (_remove("compressed/cls/x265.zarr/c/0"), "missing shard"),
         (_remove("compressed/cls/x265.zarr/zarr.json"), "missing"),
         (_spoil("compressed/cls/x265.zarr/zarr.json"), "cannot be read"),
+        (_nest("compressed/cls/x265.zarr/zarr.json"), "zarr.json: cannot be read: .* recursion"),
+        (_retype("originals/cls-00000-of-00002.safetensors", "BF16"), "'cls-000' is BF16, which"),
+        (_retype("originals/cls-00000-of-00002.safetensors", "F8_E4M3"), "'cls-000' is F8_E4M3,"),
+        (_retype("originals/cls-00000-of-00002.safetensors", "F16"), "'cls-000' is float16 "),
     ],
 )
 def test_what_is_missing_or_damaged_is_named(
@@ -220,3 +267,77 @@ def test_labels_keep_the_order_of_severity(folder: Path) -> None:
     best = mse.filter(pc.equal(labels["level"], 0))
     worst = mse.filter(pc.equal(labels["level"], 9))
     assert pc.max(best).as_py() < pc.min(worst).as_py()
+
+
+def test_a_bad_codec_option_in_a_manifest_is_named(tmp_path: Path) -> None:
+    folder = write_mock_dataset(tmp_path / "x", tier="light")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for option, message in (
+        ({"name": "x"}, "unknown option 'name': known: preset"),
+        ({"prest": "slow"}, "unknown option 'prest': did you mean 'preset'"),
+        ({"preset": 3}, "option preset cannot be 3"),
+    ):
+        manifest["recipe"]["tasks"]["cls"]["codecs"]["vvenc"]["options"] = option
+        path.write_text(json.dumps(manifest))
+        where = "manifest.json: tasks.cls.codecs.vvenc: vvenc: "
+        with pytest.raises(FormatError, match=where + message):
+            cfqa_data.load(folder, "cls", codec="vvenc")[0]
+
+
+# Labels that are not one row per source, codec and level.
+
+
+def _put(column: str, values: Callable[[list[Any]], list[Any]]) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index(column)
+        field = table.schema.field(column)
+        changed = pa.array(values(table[column].to_pylist()), field.type)
+        return table.set_column(place, field, changed)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.slice(0, 17), "lacks 103 of 120 rows, first .*cls-000, codec vvenc, level 0;"),
+        (lambda t: t.slice(0, 0), "lacks 120 of 120 rows, first .*cls-000, codec x265, level 0;"),
+        (
+            lambda t: t.filter(pc.not_equal(t["codec"], "vvenc")),
+            "lacks 30 of 120 rows, .*codec vvenc, level 0",
+        ),
+        (
+            lambda t: pa.concat_tables([t, t.slice(5, 2)]),
+            "row 120 is there twice: task cls, source_id cls-000, codec x265, level 5;",
+        ),
+        (
+            lambda t: pa.concat_tables([t.slice(1, 1), t.slice(1)]),
+            "lacks 1 of 120 rows, .*codec x265, level 0",
+        ),
+        (_put("level", lambda v: [99] * len(v)), "row 0: unknown level '99'"),
+        (_put("codec", lambda v: [*v[:30], "x266", *v[31:]]), "row 30: unknown codec 'x266'"),
+        (_put("task", lambda v: [*v[:-1], "seg"]), "row 119: unknown task 'seg'.* known: cls;"),
+        (_put("source_id", lambda v: ["cls-9", *v[1:]]), "row 0: unknown source_id 'cls-9'"),
+        (_put("source_id", lambda v: [None] * len(v)), "source_id is null in row 0;"),
+        (_put("codec", lambda v: [*v[:7], None, *v[8:]]), "codec is null in row 7;"),
+        (_put("distortion", lambda v: [*v[:-1], None]), "distortion is null in row 119;"),
+    ],
+)
+def test_labels_that_are_not_whole_are_refused(
+    copy: Path, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    path = copy / "labels/cls.parquet"
+    pq.write_table(change(pq.read_table(path, partitioning=None)), path)
+    with pytest.raises(FormatError, match=f"cls.parquet: {message}"):
+        cfqa_data.load(copy)
+    assert len(cfqa_data.load(copy, "seg")) == 120
+
+
+def test_labels_may_come_in_any_order(copy: Path, folder: Path) -> None:
+    path = copy / "labels/cls.parquet"
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.sort_by([("source_id", "ascending"), ("level", "descending")]), path)
+    dataset = cfqa_data.load(copy, "cls")
+    assert dataset[0].label["level"] == 9
+    assert dataset.labels.num_rows == cfqa_data.load(folder, "cls").labels.num_rows

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +10,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from cfqa_data.errors import FormatError
+from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.storage import (
     atomic_path,
+    check_rows,
+    check_writable,
     read_table,
     remove_partials,
     write_table,
@@ -82,3 +86,67 @@ def test_a_table_comes_back_with_its_schema_or_not_at_all(tmp_path: Path) -> Non
     path.write_bytes(b"PAR1 not really")
     with pytest.raises(FormatError, match="not a Parquet table"):
         read_table(path, other)
+
+
+def test_a_table_with_a_null_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    table = pa.table({"a": pa.array([1, 2, 3], pa.int8()), "b": ["x", "y", None]})
+    write_table(path, table)
+    with pytest.raises(FormatError, match=r"t.parquet: b is null in row 2; build or fetch"):
+        read_table(path, table.schema)
+
+
+AXES = {"a": ["x", "y"], "b": range(3)}
+ROWS = list(product(*AXES.values()))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (ROWS, None),
+        (ROWS[::-1], None),
+        (ROWS[:4], "lacks 2 of 6 rows, first a y, b 1"),
+        ([], "lacks 6 of 6 rows, first a x, b 0"),
+        ([*ROWS[:5], ("y", 1)], "lacks 1 of 6 rows, first a y, b 2"),
+        ([*ROWS, ("y", 1), ("x", 0)], "row 6 is there twice: a y, b 1"),
+        ([*ROWS, ("z", 0)], "row 6: unknown a 'z': known: x, y"),
+        ([*ROWS[:5], ("y", 3)], "row 5: unknown b '3': known: 0, 1, 2"),
+    ],
+)
+def test_rows_are_all_there_once_in_any_order(
+    rows: list[tuple[Any, ...]], message: str | None
+) -> None:
+    columns = {"a": pa.array([a for a, _ in rows], pa.string())}
+    columns["b"] = pa.array([b for _, b in rows], pa.int8())
+    table = pa.table(columns)
+    if message is None:
+        check_rows(Path("t"), table, AXES)
+    else:
+        with pytest.raises(FormatError, match=f"^t: {message}; build or fetch"):
+            check_rows(Path("t"), table, AXES)
+
+
+def test_what_cannot_be_written_is_known_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    check_writable(path)
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("old")
+    check_writable(path)
+    assert path.read_text() == "old"
+    for place, message in (
+        (tmp_path, "is a folder; name a file"),
+        (tmp_path / "no" / "x", "there is no folder .*no to write it to"),
+        (path / "y", "there is no folder"),
+        (Path("/dev/null"), "is neither new nor a plain file"),
+    ):
+        with pytest.raises(CfqaError, match=f"^{place}: {message}"):
+            check_writable(place)
+
+    def forbidden(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("cfqa_data.storage.TemporaryFile", forbidden)
+    with pytest.raises(CfqaError, match=r"x: no file can be made in .*: Permission denied"):
+        check_writable(path)
