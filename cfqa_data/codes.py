@@ -112,7 +112,9 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
         stored[:, :, layer] = ranks[codes[:, :, layer]]
     # zarr's local store writes each shard beside its place and renames it; shards of nothing but
     # zeros are written too, so that a missing file always means a missing shard.
-    array = zarr.open_array(str(path), mode="r+", config={"write_empty_chunks": True})
+    # `open_array` takes a config and, for an array that is there, passes over it.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        array = zarr.open_array(str(path), mode="r+")
     array[source_index] = stored
     with _shard_path(path, array, source_index).open("rb") as file:
         os.fsync(file.fileno())

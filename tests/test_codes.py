@@ -158,9 +158,6 @@ def test_writes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             write_codes(path, index, wrong)
 
 
-@pytest.mark.xfail(
-    raises=FileNotFoundError, reason="zarr.open_array passes over its config for an array there is"
-)
 def test_a_feature_of_nothing_but_centres_is_a_shard_too(tmp_path: Path) -> None:
     path = tmp_path / "x.zarr"
     create(path)
