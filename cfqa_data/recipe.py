@@ -1,7 +1,7 @@
 """Recipes as TOML files: those that come with the package, and anyone's own.
 
 Paths in a recipe file are relative to the file, and `extends = "mini"` starts from another recipe.
-Once read, nothing is left to look up but the files that `package://` and absolute paths name.
+Once read, nothing is left to look up but what `package://`, `root://` and absolute paths name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
 from cfqa_data.recipe_specs import BackboneSpec, Ladder, Recipe, SourceSpec, TaskSpec
-from cfqa_data.resources import is_package_uri, resolve
+from cfqa_data.resources import is_uri, resolve
 
 __all__ = [
     "BackboneSpec",
@@ -24,6 +24,10 @@ __all__ = [
     "list_recipes",
     "load_recipe",
 ]
+
+
+SOURCE_PATHS = ("root", "list", "labels", "train")
+"""Options of sources that are paths."""
 
 
 def list_recipes() -> list[str]:
@@ -85,6 +89,10 @@ def _resolve_files(data: dict[str, Any], base: Path) -> None:
         _make_absolute(backbone, "weights", base)
     for name, task in _tables(data, "tasks"):
         _make_absolute(task, "head", base)
+        source = task.get("source")
+        options = source.get("options") if isinstance(source, dict) else None
+        for key in SOURCE_PATHS if isinstance(options, dict) else ():
+            _make_absolute(options, key, base)
         for _, ladder in _tables(task, "codecs"):
             _make_absolute(ladder, "models", base)
             quantizer = ladder.get("quantizer")
@@ -101,7 +109,7 @@ def _tables(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
 
 def _make_absolute(table: dict[str, Any], key: str, base: Path) -> None:
     uri = table.get(key)
-    if isinstance(uri, str) and uri and not is_package_uri(uri):
+    if isinstance(uri, str) and uri and not is_uri(uri):
         table[key] = str((base / Path(uri).expanduser()).resolve())
 
 

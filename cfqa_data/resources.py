@@ -1,43 +1,69 @@
-"""Finding the files a recipe names: in an installed package, or beside the recipe."""
+"""Finding what a recipe names: in an installed package, below the data root, or by its path."""
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from cfqa_data.errors import RecipeError
 
-__all__ = ["is_package_uri", "resolve"]
+__all__ = ["ROOT_VARIABLE", "is_uri", "locate", "resolve"]
 
-SCHEME = "package://"
+PACKAGE, ROOT = "package://", "root://"
+
+ROOT_VARIABLE = "CFQA_ROOT"
+"""Environment variable with the folder that ``root://`` stands for; the working directory if unset.
+
+A recipe that names its images and weights by ``root://`` holds for every machine that has them.
+"""
 
 
-def is_package_uri(uri: str) -> bool:
-    """Return whether ``uri`` names a file inside an installed package."""
-    return uri.startswith(SCHEME)
+def is_uri(text: str) -> bool:
+    """Return whether ``text`` names a resource by a scheme known here, not a path."""
+    return text.startswith((PACKAGE, ROOT))
+
+
+def locate(uri: str, base: str | Path | None = None) -> Path:
+    """Return the path of a file or folder, whether or not it exists.
+
+    Args:
+        uri: ``package://cfqa_data.codecs/weights/x.safetensors``, ``root://weights/x.pth``, or a
+            path.
+        base: folder that a relative path starts from; the working directory if None.
+
+    Raises:
+        RecipeError: the name is malformed, or leaves this package or the root.
+    """
+    if uri.startswith(ROOT):
+        parts = PurePosixPath(uri.removeprefix(ROOT)).parts
+        if not parts or ".." in parts or parts[0] == "/":
+            raise RecipeError(f"{uri}: must be root://path without '..'")
+        return Path(os.environ.get(ROOT_VARIABLE) or ".").expanduser().resolve().joinpath(*parts)
+    if not uri.startswith(PACKAGE):
+        return Path(base or ".") / Path(uri).expanduser()
+    package, _, name = uri.removeprefix(PACKAGE).partition("/")
+    parts = PurePosixPath(name).parts
+    if package.split(".")[0] != "cfqa_data" or not parts or ".." in parts or name[0] == "/":
+        raise RecipeError(f"{uri}: must be package://cfqa_data[.part]/path without '..'")
+    try:
+        return Path(str(resources.files(package).joinpath(*parts)))
+    except ModuleNotFoundError:
+        raise RecipeError(f"{uri}: there is no package {package}") from None
 
 
 def resolve(uri: str, base: str | Path | None = None) -> Path:
     """Return the path of an existing file.
 
     Args:
-        uri: ``package://cfqa_data.codecs/weights/x.safetensors``, or a path.
-        base: folder that a relative path starts from; the working directory if None.
+        uri: as for :func:`locate`.
+        base: as for :func:`locate`.
 
     Raises:
-        RecipeError: the name is malformed, leaves this package, or there is no such file.
+        RecipeError: the name is malformed, or there is no such file.
     """
-    if is_package_uri(uri):
-        package, _, name = uri.removeprefix(SCHEME).partition("/")
-        parts = PurePosixPath(name).parts
-        if package.split(".")[0] != "cfqa_data" or not parts or ".." in parts or name[0] == "/":
-            raise RecipeError(f"{uri}: must be package://cfqa_data[.part]/path without '..'")
-        try:
-            path = Path(str(resources.files(package).joinpath(*parts)))
-        except ModuleNotFoundError:
-            raise RecipeError(f"{uri}: there is no package {package}") from None
-    else:
-        path = Path(base or ".") / Path(uri).expanduser()
+    path = locate(uri, base)
     if not path.is_file():
-        raise RecipeError(f"{uri}: no such file ({path})")
+        hint = f"; {ROOT_VARIABLE} says where {ROOT} is" if uri.startswith(ROOT) else ""
+        raise RecipeError(f"{uri}: no such file ({path}){hint}")
     return path

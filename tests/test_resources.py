@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cfqa_data.errors import RecipeError
-from cfqa_data.resources import resolve
+from cfqa_data.resources import ROOT_VARIABLE, is_uri, locate, resolve
 
 
 def test_a_file_of_the_package_is_found() -> None:
@@ -19,6 +19,21 @@ def test_a_path_is_relative_to_its_base(tmp_path: Path) -> None:
     assert resolve(str(tmp_path / "x"), "/elsewhere") == tmp_path / "x"
 
 
+def test_the_root_is_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "x.pth").write_text("")
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    assert resolve("root://weights/x.pth") == tmp_path / "weights" / "x.pth"
+    assert locate("root://images/val") == tmp_path / "images" / "val"
+    assert is_uri("root://x")
+    assert not is_uri("weights/x.pth")
+    monkeypatch.delenv(ROOT_VARIABLE)
+    monkeypatch.chdir(tmp_path)
+    assert resolve("root://weights/x.pth") == tmp_path / "weights" / "x.pth"
+
+
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
@@ -29,6 +44,10 @@ def test_a_path_is_relative_to_its_base(tmp_path: Path) -> None:
         ("package://cfqa_data.nothing/x", "no package"),
         ("package://cfqa_data.recipes/x.toml", "no such file"),
         ("x.toml", "no such file"),
+        ("root://x.pth", "no such file .*; CFQA_ROOT says where root:// is"),
+        ("root://../x.pth", "without"),
+        ("root:///etc/passwd", "must be root://path"),
+        ("root://", "must be root://path"),
     ],
 )
 def test_other_names_are_refused(uri: str, message: str) -> None:
