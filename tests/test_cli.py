@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -411,8 +410,12 @@ def test_exit_statuses_of_the_process(folder: Path) -> None:
 
 
 def test_interrupting_exits_130_without_a_traceback(folder: Path, tmp_path: Path) -> None:
+    # A shell starts background jobs deaf to Ctrl-C; such a one may run these tests.
     (tmp_path / "stopper.py").write_text(
-        f"import signal\ndef stop(x, y):\n    signal.raise_signal({int(signal.SIGINT)})\n"
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def stop(x, y):\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
     )
     stopped = run("eval", str(folder), "--metric", "stopper:stop", cwd=tmp_path)
     assert stopped.returncode == 130

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pipeline_dies import StubDask, die, refuse
+from pipeline_dies import StubDask, die, refuse, refuse_odd_groups
 from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
 from cfqa_data.builders.pipeline import build, check, compress, run, select, tools, work
@@ -75,7 +76,7 @@ def test_no_room_is_seen_before_and_while_compressing(
 
     def full_disk(path: Path, *arguments: Any) -> None:
         calls.append(path)
-        if len(calls) == 3:
+        if len(calls) >= 3:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, *arguments)
 
@@ -83,8 +84,8 @@ def test_no_room_is_seen_before_and_while_compressing(
         patch.setattr(compress, "write_tensors", full_disk)
         with pytest.raises(BuildError) as caught:
             build(small, tmp_path, workers=0)
-    assert "no space left at" in one_line(caught)
-    assert len(calls) == 3
+    assert one_line(caught).startswith("4 of 6 items failed, the rest is kept: ")
+    assert one_line(caught).count("no space left at") == 4
     assert len(list((tmp_path / ".build" / "rows").iterdir())) == 2
     build(small, tmp_path, workers=0)
     assert not (tmp_path / ".build").exists()
@@ -153,13 +154,42 @@ def test_a_passing_failure_is_tried_again_and_a_lasting_one_is_not_forever(
 
     monkeypatch.setattr(compress, "write_tensors", flaky)
     build(small, tmp_path / "first", workers=0)
-    failures += [RuntimeError("always")] * 9
+    failures += [RuntimeError("always")] * run.ATTEMPTS
     with pytest.raises(
-        BuildError, match=r"group \d failed 3 times: RuntimeError: always"
-    ) as caught:
+        BuildError, match=r"^compress dpt x265 group 0 failed 3 times: RuntimeError: always$"
+    ):
         build(small, tmp_path / "second", workers=0)
-    one_line(caught)
-    assert len(failures) == 6
+    assert not failures
+    rows = sorted(path.name for path in (tmp_path / "second/.build/rows").iterdir())
+    assert len(rows) == 5  # the rest was done
+    build(small, tmp_path / "second", workers=0)
+    assert tree(tmp_path / "second") == tree(tmp_path / "first")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_failed_items_are_told_together_and_the_rest_is_kept(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(run, "run_item", refuse_odd_groups)
+    with pytest.raises(BuildError) as caught:
+        build(small, tmp_path, workers=workers)
+    told, _, items = one_line(caught).partition(": ")
+    assert told == "3 of 6 items failed, the rest is kept"
+    named = {f"extract {task} group 1: group 1 is odd" for task in ("cls", "seg", "dpt")}
+    assert set(items.split("; ")) == named
+    done = {path.name for path in (tmp_path / ".build" / "references").iterdir()}
+    assert done == {f"{task}-00000.json" for task in ("cls", "seg", "dpt")}
+
+
+def test_many_failures_end_a_stage_early(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [Item("extract", "cls", "", group) for group in range(2 * run.MOST_FAILURES)]
+    monkeypatch.setattr(run, "run_item", refuse)
+    for runner in (run.LocalRunner(), run.ClusterRunner(2)):
+        stub_dask(monkeypatch)
+        with runner, pytest.raises(BuildError, match=r"^10 of 20 items failed"):
+            list(runner.run(tmp_path, "", items))
 
 
 def test_an_item_that_kills_every_worker_ends_the_build(
@@ -169,8 +199,9 @@ def test_an_item_that_kills_every_worker_ends_the_build(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(run, "run_item", die)
+    one_task = replace(small, tasks={"cls": small.tasks["cls"]})
     with pytest.raises(BuildError, match="every worker that tried it was killed") as caught:
-        build(small, tmp_path, workers=2)
+        build(one_task, tmp_path, workers=2)
     one_line(caught)
     assert capfd.readouterr().err == ""
     assert [path.name for path in (tmp_path / ".build").iterdir()] == ["plan.json"]
@@ -190,7 +221,7 @@ def test_a_cluster_that_fails_to_close_does_not_hide_what_happened(
 
     monkeypatch.setattr(LocalCluster, "__exit__", close_badly)
     monkeypatch.setattr(run, "run_item", refuse)
-    with pytest.raises(BuildError, match=r"^nothing doing$"):
+    with pytest.raises(BuildError, match=r"^3 of 3 items failed.*select cls: nothing doing"):
         build(small, tmp_path, workers=2)
     assert len(closed) == 1
 
@@ -233,6 +264,9 @@ def test_items_that_have_not_begun_are_cancelled_when_a_build_ends_early(
     monkeypatch.setattr(run, "run_item", lambda *args: ends.get(args[-1].task, str)())
     dask = stub_dask(monkeypatch)
     with run.ClusterRunner(2) as runner:
+        with pytest.raises(BuildError, match=r"^nothing doing$"):
+            list(runner.run(tmp_path, "", items))
+        monkeypatch.setattr(run, "MOST_FAILURES", 1)
         with pytest.raises(BuildError, match=r"^nothing doing$"):
             list(runner.run(tmp_path, "", items))
         done = runner.run(tmp_path, "", items)

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -17,10 +17,20 @@ from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.work import run_item
 from cfqa_data.errors import BuildError, CfqaError
 
-__all__ = ["ATTEMPTS", "ClusterRunner", "LocalRunner", "Runner", "make_runner"]
+__all__ = [
+    "ATTEMPTS",
+    "MOST_FAILURES",
+    "ClusterRunner",
+    "LocalRunner",
+    "Runner",
+    "make_runner",
+]
 
 ATTEMPTS = 3
-"""How often an item is tried before the build gives up; a clear refusal is not tried again."""
+"""How often an item is tried before it counts as failed; a clear refusal is not tried again."""
+
+MOST_FAILURES = 10
+"""Failed items after which nothing more is begun: then it is not the items."""
 
 _CONNECT_SECONDS = 10
 
@@ -40,7 +50,11 @@ class Runner(AbstractContextManager["Runner"], Protocol):
     """Does items in any order."""
 
     def run(self, root: Path, digest: str, items: Sequence[Item]) -> Iterator[Item]:
-        """Yield each item once it is done."""
+        """Yield each item once it is done.
+
+        Raises:
+            CfqaError: at the end, if items failed; all others were done before.
+        """
         ...
 
 
@@ -60,15 +74,29 @@ class LocalRunner(AbstractContextManager["LocalRunner"]):
         return None
 
     def run(self, root: Path, digest: str, items: Sequence[Item]) -> Iterator[Item]:
-        """Yield each item once it is done."""
+        """See :meth:`Runner.run`."""
+        failures: dict[Item, CfqaError] = {}
         for item in items:
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    run_item(str(root), digest, item)
-                    break
-                except Exception as error:
-                    _give_up_if_final(item, error, attempt)
-            yield item
+            error = _tried(root, digest, item)
+            if error is None:
+                yield item
+                continue
+            failures[item] = error
+            if len(failures) == MOST_FAILURES:
+                break
+        _report(failures, len(items))
+
+
+def _tried(root: Path, digest: str, item: Item) -> CfqaError | None:
+    """Do an item, more than once if need be; return why it cannot be done."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            run_item(str(root), digest, item)
+            return None
+        except Exception as error:
+            if final := _final(item, error, attempt):
+                return final
+    raise AssertionError("the last attempt is final")
 
 
 class ClusterRunner(AbstractContextManager["ClusterRunner"]):
@@ -129,7 +157,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
             self._stack.__exit__(kind, error, trace)
 
     def run(self, root: Path, digest: str, items: Sequence[Item]) -> Iterator[Item]:
-        """Yield each item once it is done; what was submitted first is begun first."""
+        """See :meth:`Runner.run`; what was submitted first is begun first."""
         from distributed import as_completed
 
         def submit(item: Item) -> Any:
@@ -142,6 +170,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         place = {item: number for number, item in enumerate(items)}
         pending: dict[Any, Item] = {}
         attempts: Counter[Item] = Counter()
+        failures: dict[Item, CfqaError] = {}
         completed = as_completed([submit(item) for item in items])
         try:
             for future in completed:
@@ -154,11 +183,16 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
                         f"{item}: the Dask cluster was lost; run the same command again to go on"
                     )
                 attempts[item] += 1
-                _give_up_if_final(item, future.exception(), attempts[item])
-                completed.add(submit(item))
+                if final := _final(item, future.exception(), attempts[item]):
+                    failures[item] = final
+                    if len(failures) == MOST_FAILURES:
+                        break
+                else:
+                    completed.add(submit(item))
         finally:
             if pending:
                 self._client.cancel(list(pending))
+        _report(failures, len(items))
 
 
 @contextmanager
@@ -179,16 +213,30 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _give_up_if_final(item: Item, error: Exception, attempt: int) -> None:
-    """Raise what ends the build; return where the item may be tried again."""
+def _final(item: Item, error: Exception, attempt: int) -> CfqaError | None:
+    """Return why an item cannot be done, or None where it may be tried again."""
     if isinstance(error, CfqaError):
-        raise error
+        return error
     if type(error).__name__ == "KilledWorker":
-        raise BuildError(
+        return BuildError(
             f"{item}: every worker that tried it was killed (out of memory?); run the same command "
             "again to go on, with fewer workers"
-        ) from None
-    if attempt >= ATTEMPTS:
-        raise BuildError(
-            f"{item} failed {attempt} times: {type(error).__name__}: {error}"
-        ) from error
+        )
+    if attempt < ATTEMPTS:
+        return None
+    final = BuildError(f"{item} failed {attempt} times: {type(error).__name__}: {error}")
+    final.__cause__ = error
+    return final
+
+
+def _report(failures: Mapping[Item, CfqaError], total: int) -> None:
+    """Raise one error for all items that failed.
+
+    Raises:
+        CfqaError: the only one itself, or a BuildError that names the items.
+    """
+    if len(failures) == 1:
+        raise next(iter(failures.values()))
+    if failures:
+        told = "; ".join(f"{item}: {error}" for item, error in failures.items())
+        raise BuildError(f"{len(failures)} of {total} items failed, the rest is kept: {told}")
