@@ -91,8 +91,9 @@ def _resolve_files(data: dict[str, Any], base: Path) -> None:
         _make_absolute(task, "head", base)
         source = task.get("source")
         options = source.get("options") if isinstance(source, dict) else None
-        for key in SOURCE_PATHS if isinstance(options, dict) else ():
-            _make_absolute(options, key, base)
+        if isinstance(options, dict):
+            for key in SOURCE_PATHS:
+                _make_absolute(options, key, base)
         for _, ladder in _tables(task, "codecs"):
             _make_absolute(ladder, "models", base)
             quantizer = ladder.get("quantizer")

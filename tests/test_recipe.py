@@ -84,6 +84,16 @@ def test_a_recipe_file_of_one_s_own(tmp_path: Path) -> None:
     assert recipe.tasks["cls"].head.startswith("package://")
 
 
+def test_a_source_s_folder_is_relative_to_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(
+        'extends = "nano"\nname = "own"\n[tasks.cls.source]\nkind = "imagenet"\n'
+        '[tasks.cls.source.options]\nroot = "val"\nlist = "root://lists/cls.txt"\n'
+    )
+    options = load_recipe(tmp_path / "own.toml").tasks["cls"].source.options
+    assert options["root"] == str(tmp_path / "val")
+    assert options["list"] == "root://lists/cls.txt"
+
+
 def test_an_extension_replaces_a_quantizer_whole(tmp_path: Path) -> None:
     (tmp_path / "wide.toml").write_text(
         'extends = "nano"\nname = "wide"\n[tasks.cls.codecs.x265]\n'
