@@ -6,7 +6,7 @@ lookup in its table and nothing else, so that every reader gets the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -171,7 +171,14 @@ def quantizer_from_dict(data: object) -> Quantizer:
     Raises:
         RecipeError: a key is missing, unknown or has an impossible value.
     """
-    kinds = {"uniform": (UniformQuantizer, ("lo", "hi")), "kmeans": (KMeansQuantizer, ("centers",))}
+    from cfqa_data.paper_quantizers import PaperKMeansQuantizer, PaperUniformQuantizer
+
+    kinds: dict[str, tuple[Callable[..., Quantizer], tuple[str, ...]]] = {
+        "uniform": (UniformQuantizer, ("lo", "hi")),
+        "kmeans": (KMeansQuantizer, ("centers",)),
+        "paper_uniform": (PaperUniformQuantizer, ("lo", "hi")),
+        "paper_kmeans": (PaperKMeansQuantizer, ("centers",)),
+    }
     if not isinstance(data, Mapping):
         raise RecipeError(f"a quantiser must be a table with a kind, got {data!r}")
     kind = data.get("kind")

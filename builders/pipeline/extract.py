@@ -11,6 +11,7 @@ from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import write_json
 from cfqa_data.codes import create_codes_array
+from cfqa_data.errors import BuildError
 from cfqa_data.quantizers import Quantizer
 from cfqa_data.storage import write_tensors
 
@@ -81,6 +82,11 @@ def median_codes(quantizer: Quantizer, groups: Iterable[np.ndarray]) -> list[int
     counts = np.zeros((quantizer.layers, size), np.int64)
     for group in groups:
         codes = quantizer.quantize(group)
+        if int(codes.max(initial=0)) >= size:  # only of a quantiser that lets values wrap around
+            raise BuildError(
+                f"quantiser {quantizer.to_dict()['kind']}: a feature lies outside its range, and "
+                f"wraps around to code {int(codes.max())}; widen the range, or use uniform"
+            )
         for layer in range(quantizer.layers):
             counts[layer] += np.bincount(codes[..., layer, :, :].ravel(), minlength=size)
     half = (counts.sum(axis=1, keepdims=True) + 1) // 2
