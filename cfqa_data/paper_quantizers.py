@@ -1,7 +1,7 @@
 """The quantisers of the published code, faults included, under names that say so.
 
-They are kept to reproduce its numbers (Gao et al., arXiv 2506.07412, the code as of October 2025):
-both take a lower code where the nearest one would halve the error, and the uniform one lets values
+They are kept to reproduce its numbers (Gao et al., arXiv 2506.07412; `coding/` of its code): both
+take a lower code where the nearest one would halve the error, and the uniform one lets values
 outside its range wrap around. Use `uniform` and `kmeans` for anything else.
 """
 

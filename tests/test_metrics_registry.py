@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.evaluator import DEFAULT_METRICS
 from cfqa_data.eval.metrics import (
     INVARIANCES,
     METRICS,
+    PAPER_METRICS,
     Metric,
     as_metric,
     as_metrics,
@@ -25,7 +27,22 @@ from cfqa_data.eval.metrics import (
 
 def test_the_names_are_unique_and_in_order() -> None:
     assert list_metrics() == ["mse", "cosine", "cka"]
-    assert len(set(list_metrics())) == len(list_metrics())
+    everything = list_metrics(paper=True)
+    assert len(set(everything)) == len(everything)
+
+
+def test_the_published_codes_metrics_answer_only_to_their_names() -> None:
+    assert list_metrics(paper=True) == [*list_metrics(), "paper_cosine", "paper_cka"]
+    assert not any("paper" in name for name in (*list_metrics(), *DEFAULT_METRICS))
+    for metric in PAPER_METRICS:
+        assert metric.name.startswith("paper_")
+        assert metric.citation
+        assert metric.formula
+        assert create_metric(metric.name) == metric
+    with pytest.raises(MetricError, match=r"'paper_ck': did you mean 'paper_cka'"):
+        create_metric("paper_ck")
+    with pytest.raises(MetricError, match=r"known: mse, cosine, cka$"):
+        create_metric("ssim")
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=list_metrics())

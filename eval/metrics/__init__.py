@@ -1,6 +1,7 @@
 """Full-reference metrics on batches of features, one module per family.
 
-`signal`: the error as a number; `angle`: token directions; `kernel`: similarities among tokens.
+`signal`: the error as a number; `angle`: token directions; `kernel`: similarities among tokens;
+`paper`: the published code's versions, faults included, which are not listed unless asked for.
 The shared conventions (shapes, averaging, precision, invariances) are in `base`. Nothing here
 imports torch before a metric runs, so that listing metrics is instant.
 """
@@ -9,11 +10,12 @@ from __future__ import annotations
 
 from cfqa_data.eval.metrics.base import INVARIANCES, Metric
 from cfqa_data.eval.metrics.custom import MetricLike, as_metric, as_metrics
-from cfqa_data.eval.metrics.registry import METRICS, create_metric, list_metrics
+from cfqa_data.eval.metrics.registry import METRICS, PAPER_METRICS, create_metric, list_metrics
 
 __all__ = [
     "INVARIANCES",
     "METRICS",
+    "PAPER_METRICS",
     "Metric",
     "MetricLike",
     "as_metric",

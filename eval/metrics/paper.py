@@ -1,0 +1,92 @@
+"""Cosine and CKA as the published code computes and prints them, faults included.
+
+They are kept to reproduce its numbers (Gao et al., arXiv 2506.07412; `machines/dinov2/` of its
+code). They are no default and not in the list of metrics; `cosine` and `cka` are what to use. The
+published MSE has no fault: it is `mse`, printed with eight decimals.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cfqa_data.eval.metrics.angle import cosine
+from cfqa_data.eval.metrics.base import Metric
+from cfqa_data.eval.metrics.kernel import centre_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["PAPER_CKA", "PAPER_COSINE", "paper_cka", "paper_cosine"]
+
+DECIMALS = 4
+"""Decimals with which the published code prints both before it correlates what it printed."""
+
+OFFSET = 1e-8
+"""Added to CKA's denominator in the published code."""
+
+
+def paper_cosine(x: Tensor, y: Tensor) -> Tensor:
+    """Mean over all tokens of the token cosine, rounded to four decimals.
+
+    The rounding makes ties, and constants out of sources that are compressed little.
+
+    Args:
+        x: (B or 1, N, C, T, D).
+        y: (B, N, C, T, D).
+
+    Returns:
+        (B,) float64 in [-1, 1], whole multiples of 1e-4.
+    """
+    return cosine(x, y).round(decimals=DECIMALS)
+
+
+def paper_cka(x: Tensor, y: Tensor) -> Tensor:
+    """The published CKA of the last slice, divided by the number of slices, to four decimals.
+
+    Two faults: the sum over the N*C slices is written with ``=``, so that only the last one
+    (n = N - 1, c = C - 1) counts and is then divided by N*C; and the numerator is |Xc Yc^T|^2, of
+    T x T, where Kornblith et al. have |Yc^T Xc|^2. It is <Xc^T Xc, Yc^T Yc>, which compares the
+    channels' covariances, while the denominators |Xc Xc^T| and |Yc Yc^T| are the standard ones: the
+    score is not invariant to a rotation of the channels.
+
+    Args:
+        x: (B or 1, N, C, T, D).
+        y: (B, N, C, T, D).
+
+    Returns:
+        (B,) float64 in [0, 1 / (N*C)], whole multiples of 1e-4.
+    """
+    views, layers, tokens, channels = y.shape[1:]
+    x, y = centre_tokens(x[:, -1, -1]), centre_tokens(y[:, -1, -1])
+    if tokens <= channels:
+        numerator = (x @ y.mT).square().sum((-2, -1))
+        norms = (x @ x.mT).norm(dim=(-2, -1)) * (y @ y.mT).norm(dim=(-2, -1))
+    else:  # the same three numbers from the smaller products
+        k, l = x.mT @ x, y.mT @ y  # noqa: E741  (the names of the formula)
+        numerator = (k * l).sum((-2, -1))
+        norms = k.norm(dim=(-2, -1)) * l.norm(dim=(-2, -1))
+    last = (numerator / (norms + OFFSET)).clamp(0.0, 1.0)
+    return (last / (views * layers)).round(decimals=DECIMALS)
+
+
+PAPER_COSINE = Metric(
+    name="paper_cosine",
+    formula="round(cosine, 4)",
+    function=paper_cosine,
+    lower_better=False,
+    score_range=(-1.0, 1.0),
+    identity=1.0,
+    invariances=frozenset(),
+    citation="Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (published code)",
+)
+
+PAPER_CKA = Metric(
+    name="paper_cka",
+    formula="round(|Xc Yc^T|^2 / (|Xc Xc^T| |Yc Yc^T| + 1e-8) / (N C), 4), of the last slice",
+    function=paper_cka,
+    lower_better=False,
+    score_range=(0.0, 1.0),
+    identity=None,
+    invariances=frozenset(),
+    citation="Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (published code)",
+)
