@@ -8,7 +8,6 @@ state dict loads as it is. Depth, width, patch and the kind of MLP are read off 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,8 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import BuildError
+from .checkpoints import check_tensors, read_tensors
+from .naming import recognise, to_official
 
-__all__ = ["Backbone", "check_tensors", "load_backbone", "read_tensors"]
+__all__ = ["PRECISIONS", "Backbone", "check_tensors", "load_backbone", "read_tensors"]
+
+#: What the matrix products are computed in; everything that is added up stays float32.
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 #: Added to the target grid before it is divided by the source grid, as the official code does: the
 #: scale handed to the interpolation, not the size, sets the sample positions.
@@ -109,7 +117,10 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, patch, patch)
 
     def forward(self, images: Tensor) -> Tensor:
-        # One matrix product over unfolded patches: the same sums as the strided convolution.
+        if images.is_cpu and not self.training:
+            return self.proj(images).flatten(2).transpose(1, 2)  # the official sums, bit for bit
+        # The same sums in another order, as one matrix product over unfolded patches: faster
+        # backwards, and cuDNN's convolution would round its operands to TF32.
         batch, channels, height, width = images.shape
         patch = self.proj.kernel_size[0]
         cut = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
@@ -194,65 +205,35 @@ class Backbone(nn.Module):
         return outputs
 
     @torch.inference_mode()
-    def extract(self, images: Tensor, blocks: Sequence[int]) -> Tensor:
+    def extract(self, images: Tensor, blocks: Sequence[int], precision: str = "float32") -> Tensor:
         """Block outputs before the final norm, class token first.
 
         Args:
-            images: float32 (B, 3, H, W), normalised; H and W divisible by the patch.
+            images: float32 (B, 3, H, W), normalised; H and W divisible by the patch. They are
+                moved to where the backbone lies.
             blocks: numbers of the blocks, from 0, rising.
+            precision: "float32", or "bfloat16" or "float16" to let autocast round the operands of
+                the matrix products; norms and sums stay float32.
 
         Returns:
-            float32 (B, len(blocks), T, D) with T = 1 + (H / patch) * (W / patch).
+            float32 (B, len(blocks), T, D) with T = 1 + (H / patch) * (W / patch), where the images
+            lie.
 
         Raises:
-            BuildError: images or blocks do not fit the backbone.
+            BuildError: images or blocks do not fit the backbone, or there is no such precision.
         """
-        return torch.stack(self.run(self.embed(images), blocks), dim=1).float()
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from safetensors, or from a PyTorch checkpoint with weights only.
-
-    Args:
-        path: file; anything but ``.safetensors`` is read as a PyTorch checkpoint.
-
-    Returns:
-        Name -> tensor; one level of ``state_dict`` nesting is undone.
-
-    Raises:
-        BuildError: the file is missing or is not such a file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BuildError(f"{path}: no such weights file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise BuildError(f"{path}: not a readable weights file ({error})") from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise BuildError(f"{path}: holds no state dict of tensors")
-    return dict(loaded)
-
-
-def check_tensors(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str, what: str
-) -> None:
-    """Raise BuildError naming the first tensor that is missing, misshapen or left over."""
-    for name, tensor in expected.items():
-        if name not in found:
-            raise BuildError(f"{origin}: tensor '{name}' is missing")
-        if found[name].shape != tensor.shape:
-            has, wanted = tuple(found[name].shape), tuple(tensor.shape)
-            raise BuildError(f"{origin}: tensor '{name}' is {has}, not {wanted}")
-    for name in found:
-        if name not in expected:
-            raise BuildError(f"{origin}: tensor '{name}' does not belong to a {what}")
+        if precision not in PRECISIONS:
+            raise BuildError(f"no precision '{precision}'; known are {', '.join(PRECISIONS)}")
+        if not images.is_floating_point():
+            raise BuildError(f"images must be normalised floating point, not {images.dtype}")
+        weights = self.cls_token
+        dtype = PRECISIONS[precision]
+        # Each weight is used once: a cache would only keep its rounded copy in memory.
+        with torch.autocast(
+            weights.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False
+        ):
+            outputs = self.run(self.embed(images.to(weights)), blocks)
+        return torch.stack(outputs, dim=1).to(images.device, torch.float32)
 
 
 def load_backbone(
@@ -260,12 +241,17 @@ def load_backbone(
 ) -> Backbone:
     """Build the backbone that a checkpoint describes, in evaluation mode, float32.
 
+    A file is mapped, not read: float32 weights take memory as they are used.
+
     Args:
-        path_or_state_dict: safetensors or official ``.pth`` file, or the state dict itself.
+        path_or_state_dict: official ``.pth`` or safetensors file; ``model.safetensors`` of the
+            Hub's `transformers` layout, its index, or the folder of either; or a state dict of any
+            of these.
         num_heads: attention heads; ``dim / 64`` when None.
 
     Returns:
-        The backbone, on the CPU.
+        The backbone, on the CPU when it comes from a file; float32 weights are shared with the
+        file or state dict.
 
     Raises:
         BuildError: a tensor is missing, left over or misshapen; the message names it.
@@ -274,38 +260,45 @@ def load_backbone(
         state, origin = dict(path_or_state_dict), "state dict"
     else:
         state, origin = read_tensors(path_or_state_dict), str(path_or_state_dict)
-    for name in ("pos_embed", "patch_embed.proj.weight", "norm.weight"):
+    naming = recognise(state)
+    if naming.prefix:  # the rest belongs to the model around the backbone
+        state = {name: tensor for name, tensor in state.items() if name.startswith(naming.prefix)}
+
+    def need(official: str, ndim: int) -> Tensor:
+        name = naming(official)[0]
         if name not in state:
             raise BuildError(f"{origin}: no tensor '{name}', so it is not a DINOv2 backbone")
-    embed, projection = state["pos_embed"], state["patch_embed.proj.weight"]
-    if embed.ndim != 3 or projection.ndim != 4:
-        raise BuildError(f"{origin}: 'pos_embed' or 'patch_embed.proj.weight' is misshapen")
-    dim = int(embed.shape[-1])
-    grid = math.isqrt(embed.shape[1] - 1)
-    if grid * grid != embed.shape[1] - 1:
-        raise BuildError(f"{origin}: 'pos_embed' has {embed.shape[1]} rows, not 1 + a square")
-    numbers = [int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))]
-    if not numbers:
-        raise BuildError(f"{origin}: no tensor 'blocks.0.norm1.weight', so it has no blocks")
-    swiglu = "blocks.0.mlp.w12.weight" in state
-    inner = state.get("blocks.0.mlp.w3.weight" if swiglu else "blocks.0.mlp.fc2.weight")
-    if inner is None:
-        raise BuildError(f"{origin}: block 0 has neither 'mlp.w3.weight' nor 'mlp.fc2.weight'")
-    heads = num_heads or max(1, dim // 64)
-    if dim % heads:
+        if state[name].ndim != ndim or not state[name].numel():
+            raise BuildError(f"{origin}: tensor '{name}' is misshapen: {tuple(state[name].shape)}")
+        return state[name]
+
+    embed, projection = need("pos_embed", 3), need("patch_embed.proj.weight", 4)
+    dim, rows = int(embed.shape[-1]), int(embed.shape[1])
+    grid = math.isqrt(rows - 1)
+    if grid < 1 or grid * grid != rows - 1:
+        name = naming("pos_embed")[0]
+        raise BuildError(f"{origin}: '{name}' has {rows} rows, not 1 + a square")
+    present = naming.blocks(state)
+    depth = max(present, default=0) + 1
+    for block in range(depth):
+        if block not in present:
+            name = naming(f"blocks.{block}.norm1.weight")[0]
+            raise BuildError(f"{origin}: tensor '{name}' is missing")
+    swiglu = naming("blocks.0.mlp.w12.weight")[0] in state
+    heads = max(1, dim // 64) if num_heads is None else num_heads
+    if heads < 1 or dim % heads:
         raise BuildError(f"{origin}: {heads} heads do not divide the width {dim}")
     with torch.device("meta"):
         backbone = Backbone(
             dim=dim,
-            depth=max(numbers) + 1,
+            depth=depth,
             num_heads=heads,
-            hidden=int(inner.shape[-1]),
+            hidden=need(f"blocks.0.mlp.{'w3' if swiglu else 'fc2'}.weight", 2).shape[-1],
             grid=grid,
             patch=int(projection.shape[-1]),
             swiglu=swiglu,
         )
-    state.setdefault("mask_token", torch.zeros(1, dim))
-    expected = backbone.state_dict()
-    check_tensors(state, expected, origin, "DINOv2 backbone")
-    backbone.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
+    state.setdefault(naming("mask_token")[0], torch.zeros(1, dim))
+    official = to_official(state, backbone.state_dict(), naming, origin, "DINOv2 backbone")
+    backbone.load_state_dict({k: v.float() for k, v in official.items()}, assign=True)
     return backbone.eval()

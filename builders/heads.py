@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from ..errors import BuildError
 from ..tasks import get_task
-from .backbone import NORM_EPS, check_tensors, read_tensors
+from .backbone import NORM_EPS
+from .checkpoints import check_tensors, read_tensors
 
 __all__ = ["DepthGeometry", "Head", "SegGeometry", "load_head", "window_starts"]
 
@@ -207,7 +208,7 @@ class SegHead(Head):
             raise BuildError(f"seg head: the mask has a class beyond {classes - 1}")
         chosen = logits.gather(0, target.clamp(max=classes - 1)[None])[0]
         loss = (logits.logsumexp(dim=0) - chosen)[valid].mean()
-        # Across a leading axis, `max` takes a quarter of the time of `argmax`, for the same indices.
+        # Over a leading axis `max` takes a quarter of the time of `argmax`, for the same indices.
         pairs = target[valid] * classes + logits.max(dim=0).indices[valid]
         table = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).double()
         union = table.sum(0) + table.sum(1) - table.diagonal()
