@@ -131,10 +131,12 @@ def _options(
 
 @app.command()
 def build(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to make.")],
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="mini, nano, or a recipe's TOML file.")
+        str, typer.Argument(metavar="RECIPE", help="mini, nano, paper, or a recipe's TOML file.")
     ] = "mini",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder to make.")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", "-j", min=1, help="Processes. Default: one per core, up to 8."),
@@ -145,16 +147,31 @@ def build(
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler to run on instead.")
     ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where root:// is: images and weights of a recipe."),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Check everything, tell what it takes, build nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build a dataset from a recipe. Goes on where an earlier build stopped."""
     from cfqa_data.builders.pipeline import build as run_build
+    from cfqa_data.resources import ROOT_VARIABLE
     from cfqa_data.summary import build_text, summarise
     from cfqa_data.terminal import show_progress
 
+    if root is not None:
+        os.environ[ROOT_VARIABLE] = str(root.resolve())  # workers of this machine inherit it
+    if plan:
+        _plan(recipe, tier.value, as_json)
+        return
+    if out is None:
+        raise typer.BadParameter("Missing option '--out' / '-o'.")
     try:
         with show_progress() as progress:
-            root = run_build(
+            folder = run_build(
                 recipe,
                 out,
                 workers=workers or min(8, _cores()),
@@ -165,11 +182,23 @@ def build(
     except KeyboardInterrupt:
         _interrupted("what is finished is kept, the same command goes on from here")
         raise typer.Exit(130) from None
-    summary = summarise(root)
+    summary = summarise(folder)
     if as_json:
         _print_json(summary)
     else:
         print(build_text(summary, out))
+
+
+def _plan(recipe: str, tier: str, as_json: bool) -> None:
+    from cfqa_data.builders.pipeline.check import make_plan
+    from cfqa_data.builders.pipeline.estimate import estimate, estimate_text
+    from cfqa_data.recipe import load_recipe
+
+    told = estimate(make_plan(load_recipe(recipe), tier))
+    if as_json:
+        _print_json(told)
+    else:
+        print(estimate_text(told))
 
 
 @app.command()
@@ -186,7 +215,10 @@ def info(folder: Folder, as_json: Json = False) -> None:
 
 @app.command("eval")
 def evaluate(
-    folder: Folder,
+    context: typer.Context,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="A dataset folder.", show_default=False)
+    ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -212,9 +244,24 @@ def evaluate(
     table: Annotated[
         TableLayout, typer.Option(help="paper: as published. plain: every figure, one per line.")
     ] = TableLayout.paper,
+    paper_logs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LOGS",
+            help="Instead of a dataset: the published statistic from a folder of score logs.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score metrics on a dataset and correlate them with its labels."""
+    if paper_logs is not None:
+        _only(context, "paper_logs", "as_json")
+        _evaluate_logs(paper_logs, as_json)
+        return
+    if folder is None:
+        raise typer.BadParameter(
+            "missing; or name a folder of logs with --paper-logs", context, param_hint="'DIR'"
+        )
     from cfqa_data.eval import evaluate as run_evaluation
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.text import LAYOUTS
@@ -245,6 +292,28 @@ def evaluate(
             _write_scores(out, evaluation)
     if out is not None and not as_json:
         print(f"Every score: {out}")
+
+
+def _only(context: typer.Context, *allowed: str) -> None:
+    """See that no parameter of the command was given but some that go together."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in allowed:
+            names = [p.opts[0] for p in context.command.params if p.name in allowed]
+            given = parameter.metavar if parameter.param_type_name == "argument" else None
+            raise CfqaError(
+                f"{names[0]} does not go with {given or parameter.opts[0]}, only with {names[1]}"
+            )
+
+
+def _evaluate_logs(folder: Path, as_json: bool) -> None:
+    from cfqa_data.eval.paper_logs import paper_figures, paper_logs_text
+
+    figures = paper_figures(folder)
+    if as_json:
+        _print_json({"correlations": [figure.to_dict() for figure in figures]})
+    else:
+        print(paper_logs_text(figures))
 
 
 def _write_scores(path: Path, evaluation: Evaluation) -> None:

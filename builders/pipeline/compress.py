@@ -15,7 +15,15 @@ from cfqa_data.schema import label_schema
 from cfqa_data.storage import write_table, write_tensors
 from cfqa_data.tasks import FOLDS, get_task
 
-__all__ = ["compress"]
+__all__ = ["batch_of_levels", "compress"]
+
+BATCH_POINTS = 1 << 24
+"""Feature points that are labelled at once; their metrics take some 30 bytes each."""
+
+
+def batch_of_levels(points: int, levels: int) -> int:
+    """Return how many levels of a feature of so many points are labelled at once."""
+    return min(levels, max(1, BATCH_POINTS // points))
 
 
 def compress(tools: Tools, item: Item) -> None:
@@ -42,8 +50,7 @@ def compress(tools: Tools, item: Item) -> None:
         if plan.tier == "full":
             write_codes(layout.compressed(task, item.codec), position, codes[index])
         bits = [8 * len(streams[index]) for streams in bitstreams]
-        decoded = ladder.quantizer.dequantize(codes[index])
-        rows += _rows(tools, item, index, originals[index], decoded, truth, bits)
+        rows += _rows(tools, item, index, originals[index], codes[index], truth, bits)
     write_table(item.marker(layout), pa.Table.from_pylist(rows, schema=label_schema()))
 
 
@@ -52,18 +59,24 @@ def _rows(
     item: Item,
     index: int,
     original: np.ndarray,
-    decoded: np.ndarray,
+    codes: np.ndarray,
     truth: np.ndarray,
     bits: list[int],
 ) -> list[dict[str, Any]]:
-    """Label rows of one source: all levels are scored in one batch."""
+    """Label rows of one source, from its decoded codes (L, N, C, T, D)."""
     task, ladder = get_task(item.task), tools.ladder(item)
     position = tools.plan.members(item.group)[index]
     source_id = tools.group_ids(item.task, item.group)[index]
     references = tools.references(item.task, item.group)
     what = f"{source_id} by {item.codec}"
-    scores, losses = score(tools.models.head(item.task), decoded, truth, what)
-    values = baseline_values(tools.baselines, original, decoded)
+    parts = []
+    step = batch_of_levels(original.size, len(codes))
+    for first in range(0, len(codes), step):
+        decoded = ladder.quantizer.dequantize(codes[first : first + step])
+        scores, losses = score(tools.models.head(item.task), decoded, truth, what)
+        values = baseline_values(tools.baselines, original, decoded)
+        parts.append({"score": scores, "loss": losses, **values})
+    told = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     reference = references["score"][index]
     return [
         {
@@ -76,12 +89,10 @@ def _rows(
             "parameter": float(parameter),
             "bits": bits[level],
             "bpfp": bits[level] / original.size,
-            "score": float(scores[level]),
             "reference_score": reference,
-            "distortion": task.distortion(float(scores[level]), reference),
-            "loss": float(losses[level]),
+            "distortion": task.distortion(float(told["score"][level]), reference),
             "reference_loss": references["loss"][index],
-            **{name: float(value[level]) for name, value in values.items()},
+            **{name: float(series[level]) for name, series in told.items()},
             "array": tools.layout.relative(tools.layout.compressed(item.task, item.codec)),
             "index": position,
         }
