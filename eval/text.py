@@ -9,7 +9,7 @@ from cfqa_data.text import table_text
 if TYPE_CHECKING:
     from cfqa_data.eval.evaluator import Evaluation
 
-__all__ = ["LAYOUTS", "paper_text", "plain_text"]
+__all__ = ["LAYOUTS", "figure_text", "paper_text", "plain_text"]
 
 NOTE = (
     "Signs are kept: a metric where lower is better should be positive, any other negative.\n"
@@ -48,7 +48,7 @@ def plain_text(evaluation: Evaluation) -> str:
     for row in evaluation.correlations.to_pylist() + _together(evaluation):
         rows.append(
             [row["task"], row["codec"], row["metric"], better[row["lower_better"]]]
-            + [_number(row[name]) for name in figures]
+            + [figure_text(row[name]) for name in figures]
             + [str(row[name]) for name in counts]
         )
     title = f"Correlation with the {evaluation.target} (larger is worse)."
@@ -72,11 +72,12 @@ def _paper_rows(codec: str, rows: list[dict[str, Any]]) -> list[list[str]]:
         of_task = [row for row in rows if row["task"] == task]
         line = [codec, task]
         for row in of_task:
-            line += [_number(row["plcc"]), _number(row["srocc"])]
+            line += [figure_text(row["plcc"]), figure_text(row["srocc"])]
         valid, constant = of_task[0]["n_valid"], of_task[0]["n_constant"]
         lines.append([*line, f"{valid} of {valid + constant}"])
     return lines
 
 
-def _number(value: float | None) -> str:
+def figure_text(value: float | None) -> str:
+    """Return a correlation with four decimals, or "-" where there is none."""
     return "-" if value is None else f"{value:.4f}"
