@@ -13,7 +13,7 @@ from typing import Any
 
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
 from cfqa_data.recipe_specs import BackboneSpec, Ladder, Recipe, SourceSpec, TaskSpec
-from cfqa_data.resources import is_uri, resolve
+from cfqa_data.resources import is_uri, locate, resolve
 
 __all__ = [
     "BackboneSpec",
@@ -36,18 +36,20 @@ def list_recipes() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
+def load_recipe(name_or_path: str | Path, *, fitted: bool = True) -> Recipe:
     """Return a recipe that comes with the package, or one from a TOML file.
 
     Args:
         name_or_path: a name as in :func:`list_recipes`, or a path that ends in ``.toml``.
+        fitted: with False, ladders whose k-means tables are not there yet are left out, for what
+            fits those tables.
 
     Raises:
         RecipeError: there is no such recipe, or it is not a valid one.
     """
     path = _locate(name_or_path)
     try:
-        return Recipe.from_dict(_read(path, seen=()))
+        return Recipe.from_dict(_read(path, seen=(), fitted=fitted))
     except CfqaError as error:
         raise RecipeError(f"{path}: {error}") from None
 
@@ -66,7 +68,7 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
     return resolve(f"package://cfqa_data.recipes/{text}.toml")
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
     """Return a recipe file's data with URIs made absolute, k-means tables read, and its base's."""
     path = path.resolve()
     if path in seen:
@@ -75,14 +77,14 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"not a TOML file that can be read: {error}") from None
-    _resolve_files(data, path.parent)
+    _resolve_files(data, path.parent, fitted)
     if "extends" not in data:
         return data
     base = _locate(data.pop("extends"), path.parent)
-    return _merge(_read(base, (*seen, path)), data)
+    return _merge(_read(base, (*seen, path), fitted), data)
 
 
-def _resolve_files(data: dict[str, Any], base: Path) -> None:
+def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:
     """Make the paths in a recipe file's data absolute and put k-means tables in, in place."""
     backbone = data.get("backbone")
     if isinstance(backbone, dict):
@@ -94,11 +96,14 @@ def _resolve_files(data: dict[str, Any], base: Path) -> None:
         if isinstance(options, dict):
             for key in SOURCE_PATHS:
                 _make_absolute(options, key, base)
-        for _, ladder in _tables(task, "codecs"):
+        for codec, ladder in _tables(task, "codecs"):
             _make_absolute(ladder, "models", base)
             quantizer = ladder.get("quantizer")
             if isinstance(quantizer, dict) and isinstance(quantizer.get("centers"), str):
-                quantizer["centers"] = _read_centers(quantizer["centers"], name, base)
+                if fitted or locate(quantizer["centers"], base).exists():
+                    quantizer["centers"] = _read_centers(quantizer["centers"], name, base)
+                else:
+                    del task["codecs"][codec]
 
 
 def _tables(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:

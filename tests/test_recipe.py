@@ -37,14 +37,40 @@ models = "models.safetensors"
 """
 
 
-@pytest.mark.parametrize("name", list_recipes())
-def test_every_shipped_recipe_holds_all_tasks_and_codecs(name: str) -> None:
+LEARNED = ["hyperprior_multi_task", "hyperprior_task_specific"]
+
+
+@pytest.mark.parametrize(
+    ("name", "video"), [("mini", ["x265", "vvenc"]), ("nano", ["x265", "vvenc"])]
+)
+def test_every_shipped_recipe_holds_all_tasks_and_its_codecs(name: str, video: list[str]) -> None:
+    assert list_recipes() == ["mini", "nano", "paper"]
     recipe = load_recipe(name)
     assert recipe.name == name
     assert list(recipe.tasks) == list(TASKS)
     for task in recipe.tasks.values():
-        assert list(task.ladders) == list(CODECS)
+        assert list(task.ladders) == video + LEARNED
         assert all(len(ladder.levels) == LEVELS for ladder in task.ladders.values())
+
+
+def test_the_paper_s_recipe_needs_the_tables_that_its_features_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CFQA_ROOT", str(tmp_path))
+    with pytest.raises(RecipeError, match=r"kmeans.safetensors: no such file .*CFQA_ROOT"):
+        load_recipe("paper")
+    bare = load_recipe("paper", fitted=False)
+    assert {tuple(task.ladders) for task in bare.tasks.values()} == {("hm", "vtm")}
+    centers = np.arange(256, dtype=np.float32)
+    (tmp_path / "weights").mkdir()
+    tables = {task: np.tile(centers, (spec.layers, 1)) for task, spec in TASKS.items()}
+    write_tensors(tmp_path / "weights" / "kmeans.safetensors", tables)
+    recipe = load_recipe("paper")
+    for name, task in recipe.tasks.items():
+        assert list(task.ladders) == ["hm", "vtm", *LEARNED]
+        assert task.ladders["vtm"].levels == tuple(range(2, 21, 2))
+        assert task.ladders["hyperprior_multi_task"].quantizer.layers == TASKS[name].layers
+    assert [len(task.blocks) for task in recipe.tasks.values()] == [1, 1, 4]
 
 
 def test_nano_is_mini_with_fewer_sources() -> None:
@@ -67,7 +93,7 @@ def test_tasks_and_codecs_come_in_the_fixed_order() -> None:
         task["codecs"] = dict(reversed(task["codecs"].items()))
     recipe = Recipe.from_dict(data)
     assert list(recipe.tasks) == list(TASKS)
-    assert list(recipe.tasks["cls"].ladders) == list(CODECS)
+    assert list(recipe.tasks["cls"].ladders) == sorted(task["codecs"], key=CODECS.index)
 
 
 def test_a_recipe_file_of_one_s_own(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _write(chosen: argparse.Namespace) -> None:
     """Write the tables of a recipe's tasks and their training planes."""
-    recipe = load_recipe(chosen.recipe)
+    recipe = load_recipe(chosen.recipe, fitted=False)
     models = Models(recipe)
     tables, planes = {}, {}
     for task in recipe.tasks:
