@@ -109,9 +109,12 @@ def _normal_quantile(tail: float) -> float:
 
 
 def bottleneck_tables(
-    matrices: list[np.ndarray], biases: list[np.ndarray], factors: list[np.ndarray]
+    matrices: list[np.ndarray],
+    biases: list[np.ndarray],
+    factors: list[np.ndarray],
+    centres: np.ndarray | None = None,
 ) -> tuple[Tables, np.ndarray]:
-    """Return the tables of a learned factorised density, and its medians.
+    """Return the tables of a learned factorised density, and their centres.
 
     The density is that of Balle et al., "Variational Image Compression with a Scale Hyperprior"
     (ICLR 2018, appendix 6.1): per channel a small monotone network whose output is the logit of
@@ -121,9 +124,10 @@ def bottleneck_tables(
         matrices: (channels, out, in) per layer, before the softplus.
         biases: (channels, out, 1) per layer.
         factors: (channels, out, 1) per layer but the last, before the tanh.
+        centres: float64 (channels,), what z is counted from; the density's medians if not given.
 
     Returns:
-        One table per channel for the integers ``round(z - median)``, and the float64 medians.
+        One table per channel for the integers ``round(z - centre)``, and the float64 centres.
 
     Raises:
         CodecError: the density is not finite, or too wide to tabulate.
@@ -145,9 +149,15 @@ def bottleneck_tables(
     channels = len(matrices[0])
     target = math.log(TAIL / 2 / (1 - TAIL / 2))
     low, medians, high = (_solve(logits, channels, goal) for goal in (target, 0.0, -target))
-    below, above = np.ceil(medians - low).astype(int), np.ceil(high - medians).astype(int)
-    if not np.isfinite(low + medians + high).all() or (below + above).max() > 20000:
+    if centres is not None:
+        medians = np.asarray(centres, np.float64)
+    if not np.isfinite(low + medians + high).all() or (high - low).max() > 20000:
         raise CodecError("the hyperprior's density of z is too wide to tabulate")
+    if (np.maximum(medians - low, high - medians)).max() > 20000:
+        raise CodecError("the hyperprior's medians of z are far from its density")
+    # At least the centre itself, also where it lies outside what is tabulated of the density.
+    below = np.maximum(np.ceil(medians - low), 0).astype(int)
+    above = np.maximum(np.ceil(high - medians), 0).astype(int)
     masses, firsts = [], []
     for channel in range(channels):
         reach = np.arange(-below[channel], above[channel] + 2) - 0.5

@@ -9,34 +9,66 @@ every product and every partial sum is an integer below 2**53 times such a power
 each of them exactly, and any order gives the same bits.  What is not a sum (square root,
 division, rounding) is correctly rounded by IEEE 754, one element at a time.
 
-Activations are multiples of 2**-14 and saturate at 2**13 (27 bits and a sign); the squares that
-GDN adds are multiples of 2**-14 and saturate at 2**22 (36 bits).  The weights of a layer get
-the finest step that leaves the worst-case sum below 2**52.
+In the arithmetic :data:`SHORT`, activations are multiples of 2**-14 and saturate at 2**13 (27
+bits and a sign); the squares that GDN adds are multiples of 2**-14 and saturate at 2**22 (36
+bits).  The weights of a layer get the finest step that leaves the worst-case sum below 2**52.
+
+Models trained elsewhere were trained with float32, and rounding a latent the other way than
+float32 does is a visible error.  In the arithmetic :data:`LONG`, activations are multiples of
+2**-27 and cut into two slices of 20 bits, squares into three; each slice has an exact sum of its
+own with finer weights, and the sums are added in a fixed order (Ozaki, Ogita, Oishi and Rump,
+"Error-free transformations of matrix multiplication by using fast routines of matrix
+multiplication", Numerical Algorithms 59, 2012).  It takes about twice the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
 from cfqa_data.errors import CodecError
 
-__all__ = ["GDN", "Conv", "Deconv", "relu", "snap"]
+__all__ = ["ARITHMETICS", "LONG", "SHORT", "GDN", "Arithmetic", "Conv", "Deconv", "relu", "snap"]
 
 FRACTION = 14
-"""Activations are multiples of 2**-FRACTION."""
+"""Activations are multiples of 2**-FRACTION, unless an arithmetic says otherwise."""
 
 LIMIT = 2.0**13
 """Activations saturate here."""
 
-SQUARE_LIMIT = 2.0**22
-"""Squares inside GDN saturate here."""
-
 SUM_BITS = 52
-FINEST = 24
 STRIP = 1 << 17  # float64 elements of the work array that one strip of rows may fill
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How finely a network is computed; part of what encoder and decoder share.
+
+    Attributes:
+        cuts: activations are sums of multiples of 2**-cut, one slice per cut, the coarsest first.
+        square_cuts: the same for the squares inside GDN.
+        square_limit: those squares saturate here.
+        finest: weights are multiples of 2**-finest, or coarser.
+    """
+
+    cuts: tuple[int, ...]
+    square_cuts: tuple[int, ...]
+    square_limit: float
+    finest: int
+
+    @property
+    def fraction(self) -> int:
+        """Activations are multiples of 2**-fraction."""
+        return self.cuts[-1]
+
+
+SHORT = Arithmetic(cuts=(FRACTION,), square_cuts=(FRACTION,), square_limit=2.0**22, finest=24)
+LONG = Arithmetic(cuts=(7, 27), square_cuts=(-6, 14, 34), square_limit=2.0**26, finest=40)
+ARITHMETICS: Mapping[str, Arithmetic] = MappingProxyType({"short": SHORT, "long": LONG})
+"""By the names that files of models give them."""
 
 
 def snap(x: np.ndarray, limit: float = LIMIT, fraction: int = FRACTION) -> np.ndarray:
@@ -49,13 +81,32 @@ def snap(x: np.ndarray, limit: float = LIMIT, fraction: int = FRACTION) -> np.nd
     return x
 
 
+def _slices(x: np.ndarray, cuts: tuple[int, ...]) -> list[np.ndarray]:
+    """Return arrays that sum to ``x``, each a multiple of 2**-cut.
+
+    Args:
+        x: multiples of 2**-cuts[-1].
+        cuts: rising.
+    """
+    parts = []
+    for cut in cuts[:-1]:
+        parts.append(snap(x.copy(), np.inf, cut))
+        x = x - parts[-1]
+    return [*parts, x]
+
+
 def relu(x: np.ndarray) -> np.ndarray:
     """Return max(x, 0), in place."""
     return np.maximum(x, 0.0, out=x)
 
 
 def _fixed_weights(
-    name: str, weight: np.ndarray, bias: np.ndarray, limit: float
+    name: str,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    limit: float,
+    cut: int,
+    finest: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weight (O, K) and bias (O,) on a grid that keeps ``weight @ x + bias`` exact.
 
@@ -63,23 +114,25 @@ def _fixed_weights(
         name: of the layer, for messages.
         weight: any floats.
         bias: any floats.
-        limit: largest magnitude of the inputs, which are multiples of 2**-FRACTION.
+        limit: largest magnitude of the inputs.
+        cut: the inputs' coarsest slice, the one of most bits, has multiples of 2**-cut.
+        finest: the grid has multiples of 2**-finest, or coarser.
 
     Raises:
         CodecError: the weights are not finite, or so large that no useful grid is left.
     """
-    weight = np.rint(np.asarray(weight, np.float64) * 2.0**FINEST) * 2.0**-FINEST
+    weight = np.rint(np.asarray(weight, np.float64) * 2.0**finest) * 2.0**-finest
     bias = np.asarray(bias, np.float64)
     total = np.abs(weight).sum(axis=1).max() + np.abs(bias).max() / limit
     if not np.isfinite(total):
         raise CodecError(f"{name}: the weights are not finite")
-    input_bits = FRACTION + int(np.log2(limit))
+    input_bits = cut + int(np.log2(limit))
     used = input_bits + max(int(np.frexp(total)[1]), -16) + 1
-    bits = min(FINEST, SUM_BITS - used)
+    bits = min(finest, SUM_BITS - used)
     if bits < 8:
         raise CodecError(f"{name}: the weights are too large for exact arithmetic")
     weight = np.rint(weight * 2.0**bits) * 2.0**-bits
-    grid = 2.0 ** (bits + FRACTION)
+    grid = 2.0 ** (bits + cut)
     bias = np.rint(bias * grid) / grid
     return np.ascontiguousarray(weight), bias[:, None]
 
@@ -92,13 +145,22 @@ class Conv:
         weight: (out, in, k, k).
         bias: (out,).
         stride: 1 or 2; sides are rounded up.
+        arithmetic: of inputs and weights.
     """
 
-    def __init__(self, name: str, weight: np.ndarray, bias: np.ndarray, stride: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        weight: np.ndarray,
+        bias: np.ndarray,
+        stride: int,
+        arithmetic: Arithmetic = SHORT,
+    ) -> None:
         self.outputs, self.inputs, self.kernel, _ = weight.shape
         self.stride = stride
         flat = weight.transpose(0, 2, 3, 1).reshape(self.outputs, -1)
-        self.weight, self.bias = _fixed_weights(name, flat, bias, LIMIT)
+        self.cuts, finest = arithmetic.cuts, arithmetic.finest
+        self.weight, self.bias = _fixed_weights(name, flat, bias, LIMIT, self.cuts[0], finest)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (out, ceil(rows / stride), ceil(cols / stride)) for x (in, rows, cols)."""
@@ -107,24 +169,31 @@ class Conv:
         margin = half + step
         padded = np.pad(x, ((0, 0), (half, margin), (half, margin)))
         # One plane per position modulo the stride, so that every tap reads whole rows.
-        planes = [
-            [np.ascontiguousarray(padded[:, y::step, x::step]) for x in range(step)]
-            for y in range(step)
+        slices = [
+            [
+                [np.ascontiguousarray(part[:, y::step, x::step]) for x in range(step)]
+                for y in range(step)
+            ]
+            for part in _slices(padded, self.cuts)
         ]
+        del padded
         out = np.empty((self.outputs, rows, cols))
         taps = self.inputs * self.kernel**2
         height = max(1, STRIP // (taps * cols))
         for top in range(0, rows, height):
             n = min(height, rows - top)
             patches = np.empty((self.kernel, self.kernel, self.inputs, n, cols))
-            for dy in range(self.kernel):
-                row = top + dy // step
-                for dx in range(self.kernel):
-                    plane = planes[dy % step][dx % step]
-                    patches[dy, dx] = plane[:, row : row + n, dx // step : dx // step + cols]
-            part = self.weight @ patches.reshape(taps, -1)
-            part += self.bias
-            out[:, top : top + n] = snap(part).reshape(self.outputs, n, cols)
+            total = np.zeros((self.outputs, n * cols))
+            for planes in slices:
+                for dy in range(self.kernel):
+                    row = top + dy // step
+                    for dx in range(self.kernel):
+                        plane = planes[dy % step][dx % step]
+                        patches[dy, dx] = plane[:, row : row + n, dx // step : dx // step + cols]
+                total += self.weight @ patches.reshape(taps, -1)
+            total += self.bias
+            total = snap(total, LIMIT, self.cuts[-1])
+            out[:, top : top + n] = total.reshape(self.outputs, n, cols)
         return out
 
 
@@ -139,6 +208,7 @@ class Deconv:
         name: of the layer, for messages.
         weight: (in, out, 5, 5).
         bias: (out,).
+        arithmetic: of inputs and weights.
     """
 
     # The neighbours (dy, dx) in an order in which each phase needs a contiguous range of them.
@@ -157,7 +227,10 @@ class Deconv:
         {(0, 0): slice(0, 9), (0, 1): slice(2, 8), (1, 0): slice(0, 6), (1, 1): slice(2, 6)}
     )
 
-    def __init__(self, name: str, weight: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(
+        self, name: str, weight: np.ndarray, bias: np.ndarray, arithmetic: Arithmetic = SHORT
+    ) -> None:
+        self.cuts, finest = arithmetic.cuts, arithmetic.finest
         self.inputs, self.outputs = weight.shape[:2]
         self.phases = {}
         for (a, b), chosen in self.PHASES.items():
@@ -165,23 +238,29 @@ class Deconv:
                 weight[:, :, 2 * (2 - dy) + a, 2 * (2 - dx) + b].T
                 for dy, dx in self.NEIGHBOURS[chosen]
             ]
-            self.phases[a, b] = _fixed_weights(name, np.hstack(taps), bias, LIMIT)
+            self.phases[a, b] = _fixed_weights(
+                name, np.hstack(taps), bias, LIMIT, self.cuts[0], finest
+            )
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (out, 2 * rows, 2 * cols) for x (in, rows, cols)."""
         _, rows, cols = x.shape
-        padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+        slices = _slices(np.pad(x, ((0, 0), (1, 1), (1, 1))), self.cuts)
         out = np.empty((self.outputs, rows, 2, cols, 2))
         height = max(1, STRIP // (9 * self.inputs * cols))
         for top in range(0, rows, height):
             n = min(height, rows - top)
             patches = np.empty((9, self.inputs, n, cols))
-            for place, (dy, dx) in enumerate(self.NEIGHBOURS):
-                patches[place] = padded[:, top + dy : top + dy + n, dx : dx + cols]
-            for (a, b), (weight, bias) in self.phases.items():
-                part = weight @ patches[self.PHASES[a, b]].reshape(weight.shape[1], -1)
-                part += bias
-                out[:, top : top + n, a, :, b] = snap(part).reshape(self.outputs, n, cols)
+            totals = {phase: np.zeros((self.outputs, n * cols)) for phase in self.phases}
+            for part in slices:
+                for place, (dy, dx) in enumerate(self.NEIGHBOURS):
+                    patches[place] = part[:, top + dy : top + dy + n, dx : dx + cols]
+                for phase, (weight, _) in self.phases.items():
+                    chosen = patches[self.PHASES[phase]]
+                    totals[phase] += weight @ chosen.reshape(weight.shape[1], -1)
+            for (a, b), (_, bias) in self.phases.items():
+                total = snap(totals[a, b] + bias, LIMIT, self.cuts[-1])
+                out[:, top : top + n, a, :, b] = total.reshape(self.outputs, n, cols)
         return out.reshape(self.outputs, 2 * rows, 2 * cols)
 
 
@@ -196,10 +275,22 @@ class GDN:
         beta: (channels,), positive.
         gamma: (channels, channels), not negative.
         inverse: multiply instead of divide.
+        arithmetic: of inputs and weights.
     """
 
-    def __init__(self, name: str, beta: np.ndarray, gamma: np.ndarray, inverse: bool) -> None:
-        self.gamma, self.beta = _fixed_weights(name, gamma, beta, SQUARE_LIMIT)
+    def __init__(
+        self,
+        name: str,
+        beta: np.ndarray,
+        gamma: np.ndarray,
+        inverse: bool,
+        arithmetic: Arithmetic = SHORT,
+    ) -> None:
+        self.limit, self.cuts = arithmetic.square_limit, arithmetic.square_cuts
+        self.fraction = arithmetic.fraction
+        self.gamma, self.beta = _fixed_weights(
+            name, gamma, beta, self.limit, self.cuts[0], arithmetic.finest
+        )
         self.beta = np.maximum(self.beta, 2.0**-20)
         self.inverse = inverse
 
@@ -210,9 +301,12 @@ class GDN:
         width = max(1, STRIP // (4 * len(x)))
         for left in range(0, flat.shape[1], width):
             part = flat[:, left : left + width]
-            norm = self.gamma @ snap(part * part, SQUARE_LIMIT)
+            squares = snap(part * part, self.limit, self.cuts[-1])
+            norm = np.zeros_like(part)
+            for piece in _slices(squares, self.cuts):
+                norm += self.gamma @ piece
             norm += self.beta
             np.sqrt(norm, out=norm)
             combined = part * norm if self.inverse else part / norm
-            out[:, left : left + width] = snap(combined)
+            out[:, left : left + width] = snap(combined, LIMIT, self.fraction)
         return out.reshape(x.shape)

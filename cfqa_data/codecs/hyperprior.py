@@ -17,14 +17,25 @@ import numpy as np
 
 from cfqa_data.codecs.base import Codec, check_plane, check_shape
 from cfqa_data.codecs.entropy_coder import TableCoder, decode_parts, encode_parts
-from cfqa_data.codecs.fixed_point import FRACTION, GDN, Conv, Deconv, relu, snap
-from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, read_checkpoint, read_ladder
+from cfqa_data.codecs.fixed_point import (
+    ARITHMETICS,
+    FRACTION,
+    GDN,
+    LIMIT,
+    Arithmetic,
+    Conv,
+    Deconv,
+    relu,
+    snap,
+)
+from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
+from cfqa_data.codecs.hyperprior_strips import Layer, apply_in_strips
+from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, read_ladder
 from cfqa_data.errors import CodecError
 from cfqa_data.resources import resolve
 
 __all__ = ["Hyperprior", "HyperpriorCodec", "load_hyperprior"]
 
-Layer = Callable[[np.ndarray], np.ndarray]
 PEDESTAL = 2.0**-36
 
 
@@ -39,15 +50,17 @@ class Hyperprior:
     def __init__(self, weights: HyperpriorWeights, index: int = 0) -> None:
         self.weights = weights
         self.index = index
+        self.arithmetic = ARITHMETICS[weights.arithmetic]
         try:
             state = weights.state
-            self.analysis = _network(state, "g_a")
-            self.synthesis = _network(state, "g_s")
-            self.hyper_analysis = _hyper_network(state, "h_a")
-            self.hyper_synthesis = _hyper_network(state, "h_s")
+            self.analysis = _network(state, "g_a", self.arithmetic)
+            self.synthesis = _network(state, "g_s", self.arithmetic)
+            self.hyper_analysis = _hyper_network(state, "h_a", self.arithmetic)
+            self.hyper_synthesis = _hyper_network(state, "h_s", self.arithmetic)
         except (KeyError, ValueError, IndexError) as error:
             raise CodecError(f"the hyperprior's state dict is not whole ({error})") from None
-        self.stages = sum(isinstance(layer, Conv) for layer in self.analysis)
+        convolutions = [layer for layer in self.analysis if isinstance(layer, Conv)]
+        self.stages, self._y_channels = len(convolutions), convolutions[-1].outputs
         if weights.pad.multiple % 2**self.stages:
             raise CodecError(f"the model needs sides that are multiples of {2**self.stages}")
         self._y_coder = TableCoder(weights.y_tables)
@@ -76,7 +89,7 @@ class Hyperprior:
         stride = 2**self.stages
         height = (top + shape[0] + bottom) // stride
         width = (left + shape[1] + right) // stride
-        y_shape = (self.synthesis[0].inputs, height, width)
+        y_shape = (self._y_channels, height, width)
         z_size = (-(-height // 4), -(-width // 4))
         channels = len(self.weights.medians)
         _, y = decode_parts(
@@ -89,9 +102,7 @@ class Hyperprior:
                 ),
             ],
         )
-        x = y.reshape(y_shape).astype(np.float64)
-        for layer in self.synthesis:
-            x = layer(x)
+        x = apply_in_strips(self.synthesis, y.reshape(y_shape).astype(np.float64))
         return np.clip(x[0, top : top + shape[0], left : left + shape[1]], 0.0, 1.0)
 
     def latents(self, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -105,9 +116,7 @@ class Hyperprior:
             x = np.pad(plane, margins, mode="edge")[None]
         else:
             x = np.pad(plane, margins)[None]
-        x = snap(x)
-        for layer in self.analysis:
-            x = layer(x)
+        x = apply_in_strips(self.analysis, snap(x, LIMIT, self.arithmetic.fraction))
         y = np.rint(x)
         z = np.abs(x)
         for layer in self.hyper_analysis:
@@ -230,30 +239,41 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _network(state: Mapping[str, np.ndarray], prefix: str) -> list:
+def _network(
+    state: Mapping[str, np.ndarray], prefix: str, arithmetic: Arithmetic
+) -> list[Layer]:
     """Return the layers of g_a or g_s: convolutions at even places, GDN between."""
     places = [place for place in range(0, 32, 2) if f"{prefix}.{place}.weight" in state]
-    layers: list = []
+    layers: list[Layer] = []
     for place in places:
         if place:
             key = f"{prefix}.{place - 1}"
             beta, gamma = (state[f"{key}.{part}"].astype(np.float64) for part in ("beta", "gamma"))
             beta = np.maximum(beta, np.sqrt(1e-6 + PEDESTAL)) ** 2 - PEDESTAL
             gamma = np.maximum(gamma, np.sqrt(PEDESTAL)) ** 2 - PEDESTAL
-            layers.append(GDN(key, beta, gamma, inverse=prefix == "g_s"))
+            layers.append(GDN(key, beta, gamma, prefix == "g_s", arithmetic))
         key = f"{prefix}.{place}"
         weight, bias = state[f"{key}.weight"], state[f"{key}.bias"]
-        layers.append(Deconv(key, weight, bias) if prefix == "g_s" else Conv(key, weight, bias, 2))
+        if prefix == "g_s":
+            layers.append(Deconv(key, weight, bias, arithmetic))
+        else:
+            layers.append(Conv(key, weight, bias, 2, arithmetic))
     return layers
 
 
-def _hyper_network(state: Mapping[str, np.ndarray], prefix: str) -> list[Layer]:
+def _hyper_network(
+    state: Mapping[str, np.ndarray], prefix: str, arithmetic: Arithmetic
+) -> list[Callable[[np.ndarray], np.ndarray]]:
     """Return the layers of h_a or h_s."""
 
-    def arrays(place: int) -> tuple[str, np.ndarray, np.ndarray]:
+    def conv(place: int, stride: int) -> Conv:
         key = f"{prefix}.{place}"
-        return key, state[f"{key}.weight"], state[f"{key}.bias"]
+        return Conv(key, state[f"{key}.weight"], state[f"{key}.bias"], stride, arithmetic)
+
+    def deconv(place: int) -> Deconv:
+        key = f"{prefix}.{place}"
+        return Deconv(key, state[f"{key}.weight"], state[f"{key}.bias"], arithmetic)
 
     if prefix == "h_a":
-        return [Conv(*arrays(0), 1), relu, Conv(*arrays(2), 2), relu, Conv(*arrays(4), 2)]
-    return [Deconv(*arrays(0)), relu, Deconv(*arrays(2)), relu, Conv(*arrays(4), 1), relu]
+        return [conv(0, 1), relu, conv(2, 2), relu, conv(4, 2)]
+    return [deconv(0), relu, deconv(2), relu, conv(4, 1), relu]

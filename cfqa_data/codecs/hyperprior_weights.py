@@ -1,15 +1,14 @@
-"""Files of hyperprior models: one ladder per safetensors file, and CompressAI checkpoints.
+"""Files of hyperprior models: one ladder per safetensors file.
 
 A ladder file holds, for each lambda i, the state dict under the prefix ``i.`` and the tables of
 z under ``i.tables.``; the tables of y, shared by all, under ``tables.``.  Its metadata is one
-JSON text, ``hyperprior``: name, lambdas, n, m, stages, pad.
+JSON text, ``hyperprior``: name, lambdas, n, m, stages, pad, and arithmetic if it is not short.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from cfqa_data.codecs.entropy_tables import (
     gaussian_tables,
     scale_table,
 )
-from cfqa_data.codecs.fixed_point import FRACTION
+from cfqa_data.codecs.fixed_point import ARITHMETICS, FRACTION
 from cfqa_data.errors import CodecError
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "HyperpriorWeights",
     "Pad",
     "density",
-    "read_checkpoint",
     "read_ladder",
     "write_ladder",
 ]
@@ -83,6 +81,7 @@ class HyperpriorWeights:
             whose index is the number of thresholds below it.
         z_tables: one table per channel of z.
         medians: float64 (channels,), multiples of 2**-FRACTION.
+        arithmetic: in which the networks are computed, a name of ``fixed_point.ARITHMETICS``.
     """
 
     state: Mapping[str, np.ndarray]
@@ -91,17 +90,37 @@ class HyperpriorWeights:
     y_thresholds: np.ndarray
     z_tables: Tables
     medians: np.ndarray
+    arithmetic: str = "short"
+
+    def __post_init__(self) -> None:
+        if self.arithmetic not in ARITHMETICS:
+            raise CodecError(f"no such arithmetic: {self.arithmetic!r}")
 
     @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], pad: Pad) -> HyperpriorWeights:
+    def from_state(
+        cls,
+        state: Mapping[str, np.ndarray],
+        pad: Pad,
+        arithmetic: str = "short",
+        medians: np.ndarray | None = None,
+        scales: np.ndarray | None = None,
+    ) -> HyperpriorWeights:
         """Make the tables of a state dict.
+
+        Args:
+            state: arrays by CompressAI's names.
+            pad: how planes are padded.
+            arithmetic: in which the networks are computed.
+            medians: float64 (channels,), what z is rounded from; the density's own if not given.
+            scales: float64 (scales,), rising: the deviations of y's tables; the standard ones if
+                not given.
 
         Raises:
             CodecError: it lacks an entry.
         """
-        scales = scale_table()
+        scales = scale_table() if scales is None else scales
         middles = np.sqrt(scales[:-1] * scales[1:])
-        z_tables, medians = bottleneck_tables(*density(state))
+        z_tables, medians = bottleneck_tables(*density(state), medians)
         return cls(
             state=state,
             pad=pad,
@@ -109,6 +128,7 @@ class HyperpriorWeights:
             y_thresholds=np.rint(middles * 2.0**FRACTION).astype(np.int64),
             z_tables=z_tables,
             medians=np.rint(medians * 2.0**FRACTION) * 2.0**-FRACTION,
+            arithmetic=arithmetic,
         )
 
 
@@ -145,7 +165,8 @@ def write_ladder(
     Args:
         path: of the safetensors file.
         name: of the ladder.
-        models: (lambda, weights), the lambdas all different.
+        models: (lambda, weights), the lambdas all different; tables of y, padding and
+            arithmetic all the same.
         facts: further metadata, JSON-safe.
     """
     from safetensors.numpy import save_file
@@ -167,6 +188,7 @@ def write_ladder(
         "name": name,
         "lambdas": [lmbda for lmbda, _ in models],
         "pad": asdict(first.pad),
+        **({} if first.arithmetic == "short" else {"arithmetic": first.arithmetic}),
         **(facts or {}),
     }
     path = Path(path)
@@ -204,6 +226,7 @@ def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, Hyp
                 y_thresholds=thresholds,
                 z_tables=_tables(tensors, f"{prefix}tables.z."),
                 medians=tensors[f"{prefix}tables.z.medians"],
+                arithmetic=header.get("arithmetic", "short"),
             )
             models.append((float(lmbda), weights))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -213,41 +236,3 @@ def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, Hyp
 
 def _tables(tensors: Mapping[str, np.ndarray], prefix: str) -> Tables:
     return Tables(*(tensors[prefix + key] for key in ("counts", "sizes", "firsts")))
-
-
-def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights:
-    """Return the weights in a CompressAI checkpoint of ``bmshj2018-hyperprior`` with one channel.
-
-    Args:
-        path: a ``.pth`` file, a state dict or a dict with one under ``state_dict``, its keys
-            with or without ``module.``; it is read without running any code from it.
-        pad: how planes are padded.
-
-    Raises:
-        CodecError: the file is not one.
-    """
-    import pickle
-
-    import torch
-
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        loaded = loaded.get("state_dict", loaded)
-        state = {
-            _plain_key(key): value.numpy()
-            for key, value in loaded.items()
-            if hasattr(value, "numpy")
-        }
-    except (OSError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise CodecError(f"{path}: not a CompressAI checkpoint ({reason})") from None
-    return HyperpriorWeights.from_state(state, pad)
-
-
-def _plain_key(key: str) -> str:
-    """Return a key without ``module.`` and with the older of CompressAI's two namings."""
-    key = key.removeprefix("module.")
-    for newer, older in (("matrices", "_matrix"), ("biases", "_bias"), ("factors", "_factor")):
-        pattern = rf"entropy_bottleneck\.{newer}\.(\d+)"
-        key = re.sub(pattern, rf"entropy_bottleneck.{older}\1", key)
-    return key
