@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -23,15 +24,49 @@ from cfqa_data.tasks import LEVELS, TASKS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["write_card"]
+__all__ = ["BUILT", "Terms", "write_card"]
 
 
-def write_card(root: Path, manifest: Manifest) -> Path:
+@dataclass(frozen=True)
+class Terms:
+    """What a card says of a dataset as a whole.
+
+    Attributes:
+        licence: identifier of its licence, as dataset hubs write it.
+        licence_text: the section on it.
+        standing: how its numbers stand to those of the published benchmark.
+        choice: how its levels were chosen, and what its encoders are.
+    """
+
+    licence: str
+    licence_text: str
+    standing: str
+    choice: str
+
+
+BUILT = Terms(
+    licence="cc-by-4.0",
+    licence_text="The data is licensed under CC BY 4.0.",
+    standing=(
+        "Its numbers describe this dataset and its encoders; they are not\nthose of the published "
+        "benchmark (Gao et al., arXiv 2506.07412), whose protocol it follows."
+    ),
+    choice=(
+        "Ranges and levels are chosen per task and codec so that the\nharm runs from little to "
+        "nearly useless. x265 and VVenC are encoders of HEVC and VVC, not the reference\nsoftware; "
+        "the version of each is in `manifest.json`."
+    ),
+)
+"""Terms of a dataset that `cfqa build` makes."""
+
+
+def write_card(root: Path, manifest: Manifest, terms: Terms = BUILT) -> Path:
     """Write the card of a folder whose tables and arrays are there; return its path.
 
     Args:
         root: the folder.
         manifest: what will be its manifest; its files are not looked at.
+        terms: what it says of the dataset as a whole.
 
     Raises:
         FormatError: a table is missing or is not one of this format.
@@ -41,10 +76,13 @@ def write_card(root: Path, manifest: Manifest) -> Path:
     originals = read_table(layout.originals_table, originals_schema())
     template = resources.files("cfqa_data").joinpath("dataset_card.md").read_text("utf-8")
     text = Template(template).substitute(
-        yaml="\n".join(_yaml(_head(layout, labels, originals))),
+        yaml="\n".join(_yaml(_head(layout, labels, originals, terms))),
         name=manifest.name,
         summary=manifest.recipe.summary,
         tier=manifest.tier,
+        standing=terms.standing,
+        choice=terms.choice,
+        licence=terms.licence_text,
         originals=f"{originals.num_rows:,}",
         compressed=f"{sum(table.num_rows for table in labels.values()):,}",
         codecs=len({codec for task in manifest.recipe.tasks.values() for codec in task.ladders}),
@@ -62,14 +100,16 @@ def write_card(root: Path, manifest: Manifest) -> Path:
     return layout.card
 
 
-def _head(layout: Layout, labels: Mapping[str, pa.Table], originals: pa.Table) -> dict[str, Any]:
+def _head(
+    layout: Layout, labels: Mapping[str, pa.Table], originals: pa.Table, terms: Terms
+) -> dict[str, Any]:
     """Return the card's metadata: configs by name, and their exact columns and row counts."""
     per_task = {task: {layout.labels(task): table} for task, table in labels.items()}
     everything = {path: table for files in per_task.values() for path, table in files.items()}
     originals_files = {layout.originals_table: originals}
     configs = {"default": everything} | per_task | {"originals": originals_files}
     return {
-        "license": "cc-by-4.0",
+        "license": terms.licence,
         "pretty_name": "Compressed Feature Quality Assessment",
         "tags": ["feature-compression", "quality-assessment", "benchmark"],
         "configs": [

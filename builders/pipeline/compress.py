@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from cfqa_data.schema import label_schema
 from cfqa_data.storage import write_table, write_tensors
 from cfqa_data.tasks import FOLDS, get_task
 
-__all__ = ["batch_of_levels", "compress"]
+__all__ = ["batch_of_levels", "compress", "label_rows"]
 
 BATCH_POINTS = 1 << 24
 """Feature points that are labelled at once; their metrics take some 30 bytes each."""
@@ -64,11 +65,8 @@ def _rows(
     bits: list[int],
 ) -> list[dict[str, Any]]:
     """Label rows of one source, from its decoded codes (L, N, C, T, D)."""
-    task, ladder = get_task(item.task), tools.ladder(item)
-    position = tools.plan.members(item.group)[index]
-    source_id = tools.group_ids(item.task, item.group)[index]
-    references = tools.references(item.task, item.group)
-    what = f"{source_id} by {item.codec}"
+    ladder = tools.ladder(item)
+    what = f"{tools.group_ids(item.task, item.group)[index]} by {item.codec}"
     parts = []
     step = batch_of_levels(original.size, len(codes))
     for first in range(0, len(codes), step):
@@ -77,18 +75,42 @@ def _rows(
         values = baseline_values(tools.baselines, original, decoded)
         parts.append({"score": scores, "loss": losses, **values})
     told = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return label_rows(tools, item, index, original.size, bits, told)
+
+
+def label_rows(
+    tools: Tools,
+    item: Item,
+    index: int,
+    points: int,
+    bits: Sequence[int],
+    told: Mapping[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """Return the label rows of one source by one codec, best level first.
+
+    Args:
+        tools: of the build.
+        item: of the codec and the source's group.
+        index: of the source in the group.
+        points: N*C*T*D.
+        bits: of the bitstream of each level.
+        told: score, loss and baseline metrics -> float64 (L,).
+    """
+    task, ladder = get_task(item.task), tools.ladder(item)
+    position = tools.plan.members(item.group)[index]
+    references = tools.references(item.task, item.group)
     reference = references["score"][index]
     return [
         {
             "task": item.task,
-            "source_id": source_id,
+            "source_id": tools.group_ids(item.task, item.group)[index],
             "fold": position % FOLDS,
             "codec": item.codec,
             "level": level,
             "parameter_name": ladder.parameter_name,
             "parameter": float(parameter),
             "bits": bits[level],
-            "bpfp": bits[level] / original.size,
+            "bpfp": bits[level] / points,
             "reference_score": reference,
             "distortion": task.distortion(float(told["score"][level]), reference),
             "reference_loss": references["loss"][index],

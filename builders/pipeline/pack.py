@@ -9,7 +9,7 @@ import numpy as np
 
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
-from cfqa_data.card import write_card
+from cfqa_data.card import BUILT, Terms, write_card
 from cfqa_data.health import health
 from cfqa_data.manifest import Manifest, TaskEntry, write_manifest
 from cfqa_data.schema import label_schema, originals_schema
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["pack"]
 
 
-def pack(tools: Tools, advance: Callable[[], None]) -> None:
+def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> None:
     """Write what makes a folder of finished items a dataset.
 
     Args:
         tools: of the build, all of whose items are done.
         advance: called after each of the tasks, then for the originals, the card, the manifest.
+        terms: what the card says of the dataset as a whole.
     """
     import pyarrow as pa
 
@@ -49,7 +50,7 @@ def pack(tools: Tools, advance: Callable[[], None]) -> None:
         weights=plan.weights,
         health=tuple(health(pa.concat_tables(tables))),
     )
-    write_card(layout.root, manifest)
+    write_card(layout.root, manifest, terms)
     advance()
     write_manifest(layout.root, manifest)
     advance()
