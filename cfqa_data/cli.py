@@ -71,6 +71,14 @@ class Target(StrEnum):
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder.")]
+Encoder = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Reference encoder. Default: the environment's, or on PATH."),
+]
+EncoderConfig = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Its configuration. Default: the environment's, or near it."),
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,6 +162,14 @@ def build(
     plan: Annotated[
         bool, typer.Option("--plan", help="Check everything, tell what it takes, build nothing.")
     ] = False,
+    hm_encoder: Encoder = None,
+    hm_config: EncoderConfig = None,
+    vtm_encoder: Encoder = None,
+    vtm_config: EncoderConfig = None,
+    check_decoder: Annotated[
+        bool,
+        typer.Option("--check-decoder", help="Have HM's and VTM's decoders decode all again."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build a dataset from a recipe. Goes on where an earlier build stopped."""
@@ -164,6 +180,15 @@ def build(
 
     if root is not None:
         os.environ[ROOT_VARIABLE] = str(root.resolve())  # workers of this machine inherit it
+    files = {
+        "CFQA_HM_ENCODER": hm_encoder,
+        "CFQA_HM_CONFIG": hm_config,
+        "CFQA_VTM_ENCODER": vtm_encoder,
+        "CFQA_VTM_CONFIG": vtm_config,
+    }
+    os.environ.update({name: str(file.absolute()) for name, file in files.items() if file})
+    if check_decoder:
+        os.environ["CFQA_CHECK_DECODER"] = "1"
     if plan:
         _plan(recipe, tier.value, as_json)
         return

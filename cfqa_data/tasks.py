@@ -23,6 +23,8 @@ CODEC_PARAMETERS: Mapping[str, str] = MappingProxyType(
     {
         "x265": "qp",
         "vvenc": "qp",
+        "hm": "qp",
+        "vtm": "qp",
         "hyperprior_multi_task": "lambda",
         "hyperprior_task_specific": "lambda",
     }
@@ -32,7 +34,7 @@ CODEC_PARAMETERS: Mapping[str, str] = MappingProxyType(
 CODECS: tuple[str, ...] = tuple(CODEC_PARAMETERS)
 """Names of the codecs, in the order every table shows them."""
 
-HIGHEST_QP: Mapping[str, int] = MappingProxyType({"x265": 51, "vvenc": 63})
+HIGHEST_QP: Mapping[str, int] = MappingProxyType({"x265": 51, "vvenc": 63, "hm": 51, "vtm": 63})
 """Highest QP that each video codec's standard has; the lowest is 0."""
 
 LEVELS = 10

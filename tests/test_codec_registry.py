@@ -18,7 +18,7 @@ def test_unknown_names_get_the_near_ones() -> None:
         get_codec("x256")
 
 
-@pytest.mark.parametrize("name", ["x265", "vvenc"])
+@pytest.mark.parametrize("name", ["x265", "vvenc", "hm", "vtm"])
 def test_unknown_options_are_refused(name: str) -> None:
     with pytest.raises(CodecError, match="quality"):
         get_codec(name, quality=3)
@@ -36,6 +36,9 @@ def test_an_option_called_name_is_an_unknown_one(name: str) -> None:
         ("x265", "preset", 3),
         ("x265", "parameters", "qp=3"),
         ("vvenc", "seconds_per_megasample", "long"),
+        ("hm", "encoder", 3),
+        ("hm", "seconds_per_megasample", None),
+        ("vtm", "config", ["cfg"]),
         ("hyperprior_multi_task", "models", 3),
         ("hyperprior_task_specific", "task", ["cls"]),
     ],
@@ -50,7 +53,7 @@ def test_a_task_specific_ladder_needs_its_task() -> None:
         get_codec("hyperprior_task_specific")
 
 
-@pytest.mark.parametrize("name", ["x265", "vvenc"])
+@pytest.mark.parametrize("name", ["x265", "vvenc", "hm", "vtm"])
 def test_codecs_say_what_they_are(name: str) -> None:
     codec = get_codec(name)
     assert codec.name == name

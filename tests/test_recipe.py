@@ -90,6 +90,7 @@ def test_tasks_and_codecs_come_in_the_fixed_order() -> None:
     data = toy_recipe_dict()
     data["tasks"] = dict(reversed(data["tasks"].items()))
     for task in data["tasks"].values():
+        task["codecs"] |= dict.fromkeys(("hm", "vtm"), task["codecs"]["x265"])
         task["codecs"] = dict(reversed(task["codecs"].items()))
     recipe = Recipe.from_dict(data)
     assert list(recipe.tasks) == list(TASKS)
@@ -145,6 +146,11 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
 X265 = ("tasks", "cls", "codecs", "x265")
 
 
+def _qps(first: int, end: int) -> dict[str, Any]:
+    x265 = toy_recipe_dict()["tasks"]["cls"]["codecs"]["x265"]
+    return x265 | {"levels": list(range(first, end))}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -168,6 +174,8 @@ X265 = ("tasks", "cls", "codecs", "x265")
         (_set(*X265, "levels", to=[1, 2]), "needs 10 levels, got 2"),
         (_set(*X265, "levels", to=list(range(10, 0, -1))), "qp must rise from level 0"),
         (_set(*X265, "levels", to=list(range(50, 60))), "from 0 to 51"),
+        (_set("tasks", "cls", "codecs", "hm", to=_qps(43, 53)), "hm: .*from 0 to 51"),
+        (_set("tasks", "cls", "codecs", "vtm", to=_qps(55, 65)), "vtm: .*from 0 to 63"),
         (_set(*X265, "levels", to=["a"] * 10), "must be 10 numbers"),
         (_set(*X265, "quantizer", "lo", to=[0.0, 0.0]), "one number per layer"),
         (

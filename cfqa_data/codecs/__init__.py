@@ -1,4 +1,4 @@
-"""Codecs of packed planes: HEVC (x265), VVC (VVenC) and a learned scale hyperprior.
+"""Codecs of packed planes: HEVC (x265, HM), VVC (VVenC, VTM) and a learned scale hyperprior.
 
 >>> codec = get_codec("x265")
 >>> decoded = codec.decode(codec.encode(plane, 32), plane.shape)  # doctest: +SKIP
@@ -17,6 +17,12 @@ from cfqa_data.errors import CodecError, unknown_name
 
 __all__ = ["Codec", "get_codec", "list_codecs"]
 
+_REFERENCE_OPTIONS: Mapping[str, type | UnionType] = {
+    "encoder": str | Path | None,
+    "config": str | Path | None,
+    "seconds_per_megasample": Real,
+}
+
 
 def _x265(**options: Any) -> Codec:
     from cfqa_data.codecs.hevc import X265
@@ -31,6 +37,22 @@ def _vvenc(**options: Any) -> Codec:
     known = {"preset": str, "parameters": Mapping | None, "seconds_per_megasample": Real}
     _check("vvenc", options, **known)
     return VVenC(**options)
+
+
+def _hm(**options: Any) -> Codec:
+    from cfqa_data.codecs.reference import ReferenceCodec
+    from cfqa_data.codecs.reference_software import HM
+
+    _check("hm", options, **_REFERENCE_OPTIONS)
+    return ReferenceCodec(HM, **options)
+
+
+def _vtm(**options: Any) -> Codec:
+    from cfqa_data.codecs.reference import ReferenceCodec
+    from cfqa_data.codecs.reference_software import VTM
+
+    _check("vtm", options, **_REFERENCE_OPTIONS)
+    return ReferenceCodec(VTM, **options)
 
 
 def _hyperprior_multi_task(**options: Any) -> Codec:
@@ -55,6 +77,8 @@ def _hyperprior_task_specific(**options: Any) -> Codec:
 CODEC_FACTORIES = {
     "x265": _x265,
     "vvenc": _vvenc,
+    "hm": _hm,
+    "vtm": _vtm,
     "hyperprior_multi_task": _hyperprior_multi_task,
     "hyperprior_task_specific": _hyperprior_task_specific,
 }

@@ -1,0 +1,70 @@
+"""Running a program for as long as it may take: logged, limited, never outliving its caller."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["last_words", "run_program"]
+
+# Runs its arguments as a program, and ends the whole process group when its standard input closes:
+# on purpose, or because whoever held the other end is gone, be it by SIGKILL.
+_GUARD = """
+import os, signal, subprocess, sys, threading
+
+def end():
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=end, daemon=True).start()
+try:
+    status = subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL)
+except OSError as error:
+    print(f"it cannot be run: {error.strerror}", flush=True)
+    status = 126
+os._exit(status if status >= 0 else 128 - status)
+"""
+
+_SHOWN_LINES = 3
+_SHOWN_CHARACTERS = 400
+
+
+def run_program(command: Sequence[str], log: Path, seconds: float) -> int:
+    """Run a program to its end and return its exit status (128 + N if signal N ended it).
+
+    The program has a process group of its own.  The group is killed when the time is over, when
+    this call is left by an exception, and when this process dies.
+
+    Args:
+        command: the program and its arguments; there is no shell.
+        log: file that receives the command, and then all that the program says.
+        seconds: time limit.
+
+    Raises:
+        TimeoutError: it took longer.
+        OSError: the log cannot be written.
+    """
+    with log.open("wb") as output:
+        output.write(f"{shlex.join(command)}\n".encode())
+        output.flush()
+        with subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _GUARD, *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as guard:  # leaving the block closes the pipe
+            try:
+                return guard.wait(seconds)
+            except subprocess.TimeoutExpired:
+                raise TimeoutError(f"it took over {seconds:.0f} s") from None
+
+
+def last_words(log: Path) -> str:
+    """Return the last lines of a log in one line, without the command that opens it."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    said = [" ".join(line.split()) for line in lines if line.strip()]
+    return "; ".join(said[-_SHOWN_LINES:])[-_SHOWN_CHARACTERS:] or "it said nothing"

@@ -1,0 +1,173 @@
+"""HEVC and VVC intra by the reference encoders HM and VTM, where the user has them.
+
+A bitstream is the encoder's whole output file, nothing added and nothing taken away.  Decoding
+needs no binary: PyAV's native decoders give the very picture that the reference decoders give,
+which ``benchmarks/reference.py`` shows, and which is checked for each picture where
+``CFQA_CHECK_DECODER`` is 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from cfqa_data.codecs.base import Codec, check_plane
+from cfqa_data.codecs.program import last_words, run_program
+from cfqa_data.codecs.reference_software import (
+    ANSWER_SECONDS,
+    Software,
+    find_decoder,
+    find_encoder,
+)
+from cfqa_data.codecs.video import PEAK, SAMPLE, check_qp, decode_picture, import_av
+from cfqa_data.errors import CodecError
+from cfqa_data.tasks import HIGHEST_QP
+
+__all__ = ["CHECK_VARIABLE", "ReferenceCodec"]
+
+CHECK_VARIABLE = "CFQA_CHECK_DECODER"
+"""Environment variable; where it is 1, each picture is held against the reference decoder's."""
+
+_START_CODE = b"\0\0\1"
+_AFTER_SLICES = bytes([32 << 1])  # first byte of an HEVC NAL unit of the lowest type but slices
+
+
+class ReferenceCodec(Codec):
+    """A reference software at a constant QP.
+
+    Encoder and configuration are looked for when they are needed first, so that whoever only
+    decodes needs neither.
+
+    Args:
+        software: HM or VTM.
+        encoder: the encoder's binary; see :func:`find_encoder`.
+        config: the encoder's configuration.
+        seconds_per_megasample: time limit of a process, on top of a minute.
+    """
+
+    dtype = SAMPLE
+    peak = PEAK
+
+    def __init__(
+        self,
+        software: Software,
+        encoder: str | Path | None = None,
+        config: str | Path | None = None,
+        seconds_per_megasample: float | None = None,
+    ) -> None:
+        self.name = software.name
+        self.software = software
+        self.encoder = encoder
+        self.config = config
+        self.seconds_per_megasample = seconds_per_megasample or software.seconds_per_megasample
+
+    def encode(self, plane: np.ndarray, parameter: float) -> bytes:
+        """See :meth:`Codec.encode`; ``parameter`` is the QP.
+
+        Raises:
+            MissingDependencyError: there is no encoder or no configuration.
+            CodecError: the encoder failed, took too long or wrote nothing; its log is kept.
+        """
+        qp = check_qp(self.name, parameter, HIGHEST_QP[self.name])
+        plane = check_plane(self.name, plane, PEAK, SAMPLE)
+        rows, cols = plane.shape
+        encoder = find_encoder(self.software, self.encoder, self.config)
+        with self._folder() as folder:
+            source, target = folder / "plane.yuv", folder / "stream.bin"
+            source.write_bytes(plane.tobytes())
+            command = [str(encoder.program), "-c", str(encoder.config), "-i", str(source)]
+            command += ["-o", "", "-b", str(target), "-q", str(qp)]
+            command += [flag.format(rows=rows, cols=cols) for flag in self.software.flags]
+            return self._run(command, target, plane.size, f"{rows} x {cols} at QP {qp}")
+
+    def decode(self, bitstream: bytes, shape: tuple[int, int]) -> np.ndarray:
+        """See :meth:`Codec.decode`; returns uint16."""
+        streams = [bitstream, *self._continued(bitstream)]
+        decode = functools.partial(decode_picture, self.name, self.software.decoder, shape=shape)
+        with ThreadPoolExecutor(len(streams)) as pool:
+            plane, *others = pool.map(decode, streams)
+        if not all(np.array_equal(plane, other) for other in others):
+            raise CodecError(f"{self.name}: the end of the bitstream is missing")
+        if os.environ.get(CHECK_VARIABLE, "0") not in ("", "0"):
+            self.check_against_reference(bitstream, plane)
+        return plane
+
+    def check_against_reference(self, bitstream: bytes, plane: np.ndarray) -> None:
+        """See that the reference decoder makes exactly ``plane`` out of ``bitstream``.
+
+        Raises:
+            MissingDependencyError: there is no reference decoder.
+            CodecError: it fails, or it gives another picture.
+        """
+        decoder = find_decoder(self.software, self.encoder)
+        rows, cols = plane.shape
+        with self._folder() as folder:
+            source, target = folder / "stream.bin", folder / "plane.yuv"
+            source.write_bytes(bitstream)
+            command = [str(decoder), "-b", str(source), "-o", str(target), "--OutputBitDepth=10"]
+            expected = self._run(command, target, plane.size, f"{rows} x {cols}")
+        if expected != plane.tobytes():
+            raise CodecError(
+                f"{self.name}: {decoder.name} and PyAV {import_av().__version__} decode "
+                f"{len(bitstream)} bytes to different pictures of {rows} x {cols}"
+            )
+
+    def version(self) -> dict[str, str]:
+        """See :meth:`Codec.version`.
+
+        Raises:
+            MissingDependencyError: there is no encoder or no configuration.
+        """
+        encoder = find_encoder(self.software, self.encoder, self.config)
+        digest = hashlib.sha256(encoder.config.read_bytes()).hexdigest()
+        return {
+            "encoder": f"{self.software.title} {encoder.version}",
+            "config": f"{encoder.config.name}, SHA-256 {digest}",
+            "parameters": " ".join(self.software.flags),
+            "decoder": f"PyAV {import_av().__version__} {self.software.decoder}",
+        }
+
+    def _continued(self, bitstream: bytes) -> list[bytes]:
+        """Return an HEVC stream that ends with a slice again, with ones behind the slice.
+
+        The decoder does not notice where a slice ends too early: it reads zeros from there on.
+        What an arithmetic decoder finds is monotonic in the number that the bits spell, so if
+        zeros and ones give one picture, whatever may have stood there gives it too: nothing of it
+        is missing.
+        """
+        last = bitstream.rfind(_START_CODE) + len(_START_CODE)
+        if self.software.decoder != "hevc" or bitstream[last : last + 1] >= _AFTER_SLICES:
+            return []
+        return [bitstream.rstrip(b"\0") + b"\xff" * 16]
+
+    def _run(self, command: Sequence[str], target: Path, samples: int, what: str) -> bytes:
+        """Run a program that writes ``target``, and return what it wrote."""
+        log = target.with_name("log.txt")
+        limit = ANSWER_SECONDS + self.seconds_per_megasample * samples / 1e6
+        try:
+            status = run_program(command, log, limit)
+            why = f"ended with status {status}" if status else "wrote nothing"
+            if not status and target.is_file() and target.stat().st_size:
+                return target.read_bytes()
+        except TimeoutError as error:
+            why = f"was ended: {error}"
+        handle, kept = tempfile.mkstemp(prefix=f"cfqa-{self.name}-", suffix=".log")
+        os.close(handle)
+        shutil.copyfile(log, kept)
+        program = Path(command[0]).name
+        raise CodecError(f"{self.name}: {what}: {program} {why} ({last_words(log)}); log: {kept}")
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """Make a folder for one process, and remove it whatever happens."""
+        with tempfile.TemporaryDirectory(prefix=f"cfqa-{self.name}-") as folder:
+            yield Path(folder)
