@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import BuildError
-from .checkpoints import check_tensors, read_tensors
+from .checkpoints import check_tensors, read_tensors, state_of
 from .naming import recognise, to_official
 
 __all__ = ["PRECISIONS", "Backbone", "check_tensors", "load_backbone", "read_tensors"]
@@ -237,7 +238,7 @@ class Backbone(nn.Module):
 
 
 def load_backbone(
-    path_or_state_dict: str | Path | Mapping[str, Tensor], num_heads: int | None = None
+    path_or_state_dict: str | Path | Mapping[str, Any], num_heads: int | None = None
 ) -> Backbone:
     """Build the backbone that a checkpoint describes, in evaluation mode, float32.
 
@@ -257,7 +258,7 @@ def load_backbone(
         BuildError: a tensor is missing, left over or misshapen; the message names it.
     """
     if isinstance(path_or_state_dict, Mapping):
-        state, origin = dict(path_or_state_dict), "state dict"
+        state, origin = state_of(path_or_state_dict, "state dict"), "state dict"
     else:
         state, origin = read_tensors(path_or_state_dict), str(path_or_state_dict)
     naming = recognise(state)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import BuildError
 
-__all__ = ["check_tensors", "read_tensors", "weight_files"]
+__all__ = ["check_tensors", "read_tensors", "state_of", "weight_files"]
 
 HUB_FILE = "model.safetensors"
 HUB_INDEX = "model.safetensors.index.json"
@@ -139,12 +139,21 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:
         raise BuildError(f"{path}: not a readable weights file ({_reason(error)})") from error
+    return state_of(loaded, str(path))
+
+
+def state_of(loaded: object, origin: str) -> dict[str, Tensor]:
+    """The state dict in what was loaded: the mapping itself, or that under ``state_dict``.
+
+    Raises:
+        BuildError: it holds anything but tensors by name.
+    """
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
     ):
-        raise BuildError(f"{path}: holds no state dict of tensors")
+        raise BuildError(f"{origin}: holds no state dict of tensors")
     return dict(loaded)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,44 +22,14 @@ from torch.nn import functional as F
 from ..errors import BuildError
 from ..tasks import get_task
 from .backbone import NORM_EPS
-from .checkpoints import check_tensors, read_tensors
+from .checkpoints import check_tensors, read_tensors, state_of
+from .geometry import DepthGeometry, SegGeometry, from_metadata, window_starts
 
 __all__ = ["DepthGeometry", "Head", "SegGeometry", "load_head", "window_starts"]
 
 IGNORE = 255
 #: Published range of depths, in metres.
 DEPTH_RANGE = (0.001, 10.0)
-
-
-@dataclass(frozen=True)
-class SegGeometry:
-    """Sliding windows over the scaled image, in pixels: side of a window, and step between two."""
-
-    window: int = 512
-    stride: int = 341
-    short_side: int = 512
-    long_side_limit: int = 2048
-
-    def scaled(self, height: int, width: int) -> tuple[int, int]:
-        """Size of an image after its short side is scaled to `short_side`."""
-        scale = min(self.long_side_limit / max(height, width), self.short_side / min(height, width))
-        return int(height * scale + 0.5), int(width * scale + 0.5)
-
-
-@dataclass(frozen=True)
-class DepthGeometry:
-    """Depth image: its size, and the rows and columns that are scored, half-open, in pixels."""
-
-    height: int = 480
-    width: int = 640
-    rows: tuple[int, int] = (45, 471)
-    columns: tuple[int, int] = (41, 601)
-
-
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows that cover an axis; the last one is shifted back inside."""
-    count = max(length - window + stride - 1, 0) // stride + 1
-    return [min(index * stride, length - window) for index in range(count)]
 
 
 class Head(nn.Module):
@@ -73,6 +42,20 @@ class Head(nn.Module):
 
     task: str
     dim: int
+
+    def checked(self, feature: Tensor) -> Tensor:
+        """The feature in float32, if it is finite and of the shape (N, C, T, D) the head takes.
+
+        Raises:
+            BuildError: it is not; a score of NaN would pass for a good one.
+        """
+        layers, shape = get_task(self.task).layers, tuple(feature.shape)
+        if len(shape) != 4 or shape[1] != layers or shape[2] < 2 or shape[3] != self.dim:
+            wanted = f"(N, {layers}, T, {self.dim})"
+            raise BuildError(f"{self.task} head: a feature must be {wanted}, not {shape}")
+        if not bool(feature.isfinite().all()):
+            raise BuildError(f"{self.task} head: the feature has NaN or infinite values")
+        return feature.float()
 
     def predict(self, feature: Tensor) -> Tensor:
         """Prediction from one feature, float32 (N, C, T, D)."""
@@ -127,7 +110,10 @@ class ClsHead(Head):
 
     @torch.inference_mode()
     def predict(self, feature: Tensor) -> Tensor:
-        """Class logits, float32 (classes,)."""
+        """Class logits, float32 (classes,), of a feature (1, 1, T, D)."""
+        feature = self.checked(feature)
+        if len(feature) != 1:
+            raise BuildError(f"cls head: a feature has 1 view, not {len(feature)}")
         return self.logits(feature[:, 0])[0]
 
     def score(self, feature: Tensor, truth: np.ndarray) -> tuple[float, float]:
@@ -160,13 +146,21 @@ class SegHead(Head):
         """Class logits on the grid of patches, (B, classes, g, g), of tokens (B, T, D)."""
         patches = self.norm(tokens)[:, 1:]
         side = math.isqrt(patches.shape[1])
+        if side * side != patches.shape[1]:
+            raise BuildError(f"seg head: {tokens.shape[1]} tokens are not 1 + a square of patches")
         grid = patches.transpose(1, 2).reshape(len(patches), -1, side, side)
         return self.conv_seg(self.bn(grid))
 
     def predict_logits(self, feature: Tensor, height: int, width: int) -> Tensor:
         """Class logits of the whole image, float32 (classes, height, width)."""
+        feature = self.checked(feature)
         window, stride = self.geometry.window, self.geometry.stride
         rows, columns = self.geometry.scaled(height, width)
+        if min(rows, columns) < window:
+            raise BuildError(
+                f"seg head: an image of {height}x{width} scales to {rows}x{columns}, "
+                f"which is smaller than a window of {window}"
+            )
         corners = [
             (top, left)
             for top in window_starts(rows, window, stride)
@@ -198,6 +192,8 @@ class SegHead(Head):
 
     @torch.inference_mode()
     def score(self, feature: Tensor, truth: np.ndarray) -> tuple[float, float]:
+        if truth.ndim != 2 or truth.dtype.kind not in "iu":
+            raise BuildError(f"seg head: a mask is whole numbers (H, W), not {truth.dtype}")
         logits = self.predict_logits(feature, *truth.shape)
         classes = len(logits)
         target = torch.from_numpy(truth.astype(np.int64))
@@ -257,7 +253,7 @@ class DepthHead(Head):
         """Depth in metres, float32 (height, width): mean of the view and the un-flipped view."""
         height, width = self.geometry.height, self.geometry.width
         size = (math.ceil(height / 14), math.ceil(width / 14))
-        depth = self.depth(feature, size).clamp(*DEPTH_RANGE)
+        depth = self.depth(self.checked(feature), size).clamp(*DEPTH_RANGE)
         depth = F.interpolate(
             depth[:, None], (height, width), mode="bilinear", align_corners=False
         )[:, 0]
@@ -268,6 +264,8 @@ class DepthHead(Head):
         depth = self.predict(feature).double().numpy()
         if truth.shape != depth.shape:
             raise BuildError(f"dpt head: the truth is {truth.shape}, not {depth.shape}")
+        if truth.dtype.kind not in "iu":
+            raise BuildError(f"dpt head: the truth is {truth.dtype}, not whole millimetres")
         window = (slice(*self.geometry.rows), slice(*self.geometry.columns))
         found, wanted = depth[window], truth[window].astype(np.float64) / 1000.0
         valid = (wanted > DEPTH_RANGE[0]) & (wanted < DEPTH_RANGE[1])
@@ -277,31 +275,39 @@ class DepthHead(Head):
         return float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error) / wanted[valid]))
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+#: The tensor by which a task's head is known, and its axes: outputs and inputs first.
+_KNOWN_BY = {"cls": ("weight", 2), "seg": ("conv_seg.weight", 4), "dpt": ("conv_depth.weight", 4)}
+_PREFIX = "decode_head."
+#: What a whole published model holds beside its head.
+_BESIDE = ("backbone.", "auxiliary_head.")
+
+
+def _geometry(path: Path) -> object:
+    """What a safetensors file says about windows and crops."""
     if path.suffix != ".safetensors":
         return {}
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get("geometry", "{}"))
-
-
-def _geometry(kind: type, values: Mapping[str, Any], origin: str) -> Any:
-    known = {field.name for field in fields(kind)}
-    if unknown := sorted(set(values) - known):
-        raise BuildError(f"{origin}: unknown geometry {unknown}; known are {sorted(known)}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        text = (file.metadata() or {}).get("geometry", "{}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise BuildError(f"{path}: the geometry in its metadata is not JSON") from None
 
 
 def load_head(
-    task: str, path_or_dict: str | Path | Mapping[str, Tensor], norm: nn.LayerNorm | None = None
+    task: str, path_or_dict: str | Path | Mapping[str, Any], norm: nn.LayerNorm | None = None
 ) -> Head:
     """Build a task's head from its checkpoint, in evaluation mode, float32.
 
     Args:
         task: "cls", "seg" or "dpt".
-        path_or_dict: file, or the tensors; names as published (``decode_head.`` may lead).
-        norm: the backbone's final norm, for files that do not carry it as ``norm.*``.
+        path_or_dict: file as published or safetensors, or what it holds: ``weight`` and ``bias``
+            (cls); ``conv_seg.*`` and ``bn.*`` (seg) or ``conv_depth.*`` (dpt), alone or behind
+            ``decode_head.``, where the rest of a whole model may stand beside them.
+        norm: the backbone's final norm, for files that do not carry it as ``norm.*``; the
+            published ones of cls and seg do not.
 
     Returns:
         The head, on the CPU.
@@ -309,32 +315,54 @@ def load_head(
     Raises:
         BuildError: unknown task, or a tensor is missing, left over or misshapen.
     """
-    geometry: Mapping[str, Any] = {}
+    if task not in _KNOWN_BY:
+        raise BuildError(f"no head for task '{task}'; known are {', '.join(_KNOWN_BY)}")
+    geometry: object = {}
     if isinstance(path_or_dict, Mapping):
-        tensors, origin = dict(path_or_dict), f"{task} head"
+        origin = f"{task} head"
+        tensors = state_of(path_or_dict, origin)
     else:
         tensors, origin = read_tensors(path_or_dict), str(path_or_dict)
-        geometry = _metadata(Path(path_or_dict))
-    tensors = {name.removeprefix("decode_head."): t.float() for name, t in tensors.items()}
-    names = {"cls": "weight", "seg": "conv_seg.weight", "dpt": "conv_depth.weight"}
-    if task not in names:
-        raise BuildError(f"no head for task '{task}'; known are {', '.join(names)}")
-    if names[task] not in tensors:
-        raise BuildError(f"{origin}: tensor '{names[task]}' is missing, so it is no {task} head")
-    outputs, inputs = tensors[names[task]].shape[:2]
+        geometry = _geometry(Path(path_or_dict))
+    prefix = ""
+    if task != "cls" and any(name.startswith(_PREFIX) for name in tensors):
+        prefix = _PREFIX
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(_BESIDE)}
+    name, ndim = prefix + _KNOWN_BY[task][0], _KNOWN_BY[task][1]
+    if name not in tensors:
+        raise BuildError(f"{origin}: tensor '{name}' is missing, so it is no {task} head")
+    if tensors[name].ndim != ndim or not tensors[name].numel():
+        raise BuildError(f"{origin}: tensor '{name}' is misshapen: {tuple(tensors[name].shape)}")
+    outputs, inputs = tensors[name].shape[:2]
+    share = {"cls": 2, "seg": 1, "dpt": 2 * get_task("dpt").layers}[task]
+    if inputs % share:
+        raise BuildError(f"{origin}: tensor '{name}' takes {inputs} inputs, no multiple of {share}")
     head: Head
     if task == "cls":
-        tensors["linear.weight"] = tensors.pop("weight")
-        tensors["linear.bias"] = tensors.pop("bias", torch.zeros(outputs))
         head = ClsHead(inputs // 2, outputs)
     elif task == "seg":
-        tensors.setdefault("bn.num_batches_tracked", torch.zeros((), dtype=torch.long))
-        head = SegHead(inputs, outputs, _geometry(SegGeometry, geometry, origin))
+        head = SegHead(inputs, outputs, from_metadata(SegGeometry, geometry, origin))
+        tensors.setdefault(f"{prefix}bn.num_batches_tracked", torch.zeros((), dtype=torch.long))
     else:
-        head = DepthHead(inputs, outputs, _geometry(DepthGeometry, geometry, origin))
-    if norm is not None and task != "dpt":
-        tensors.setdefault("norm.weight", norm.weight.detach())
-        tensors.setdefault("norm.bias", norm.bias.detach())
-    check_tensors(tensors, head.state_dict(), origin, f"{task} head")
-    head.load_state_dict(tensors)
+        head = DepthHead(inputs, outputs, from_metadata(DepthGeometry, geometry, origin))
+    if task != "dpt" and "norm.weight" not in tensors:
+        if norm is None:
+            raise BuildError(
+                f"{origin}: tensor 'norm.weight' is missing; published {task} heads start from "
+                f"normalised tokens: give the backbone's norm, load_head(..., norm=backbone.norm)"
+            )
+        if tuple(norm.normalized_shape) != (head.dim,):
+            width = norm.normalized_shape[0]
+            raise BuildError(f"{origin}: the norm's width is {width}, the head's {head.dim}")
+        tensors |= {f"norm.{k}": v.detach().cpu() for k, v in norm.state_dict().items()}
+
+    def own(module_name: str) -> str:
+        """What the file calls a tensor of the head."""
+        if module_name.startswith("norm."):
+            return module_name
+        return prefix + module_name.removeprefix("linear.")
+
+    expected = head.state_dict()
+    check_tensors(tensors, {own(k): v for k, v in expected.items()}, origin, f"{task} head")
+    head.load_state_dict({k: tensors[own(k)] for k in expected})
     return head.eval().requires_grad_(False)
