@@ -64,7 +64,30 @@ def _scenes(task: str, seed: int, **options: Any) -> Source:
     return RenderedScenes(task, seed, **options)
 
 
-_SOURCES: dict[str, Callable[..., Source]] = {"scenes": _scenes}
+def _imagenet(task: str, seed: int, **options: Any) -> Source:
+    from .imagenet import ImageNet
+
+    return ImageNet(task, seed, **options)
+
+
+def _voc2012(task: str, seed: int, **options: Any) -> Source:
+    from .voc2012 import Voc2012
+
+    return Voc2012(task, seed, **options)
+
+
+def _nyuv2(task: str, seed: int, **options: Any) -> Source:
+    from .nyuv2 import Nyuv2
+
+    return Nyuv2(task, seed, **options)
+
+
+_SOURCES: dict[str, Callable[..., Source]] = {
+    "scenes": _scenes,
+    "imagenet": _imagenet,
+    "voc2012": _voc2012,
+    "nyuv2": _nyuv2,
+}
 
 
 def get_source(kind: str) -> Callable[..., Source]:

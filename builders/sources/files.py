@@ -1,0 +1,267 @@
+"""What the sources that read files share: lists, missing files, order, and the training pool."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...errors import BuildError, unknown_name
+from ...resources import locate
+from .base import Sample
+
+__all__ = [
+    "Entry",
+    "FileSource",
+    "Unfit",
+    "by_name",
+    "choose",
+    "place",
+    "read_list",
+    "reason",
+    "require",
+]
+
+#: A training run starts this many images after that of the seed before it.
+RUN = 50
+_POOL_SEED = 20_250_607
+
+
+class Unfit(BuildError):
+    """An image that cannot be part of a dataset: passed over by rule, refused in a list."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of a source.
+
+    Attributes:
+        name: source id; letters, digits, dots, dashes and underscores.
+        image: where its pixels are.
+        truth: where its truth is, or the truth.
+    """
+
+    name: str
+    image: Any
+    truth: Any = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name, re.ASCII):
+            raise BuildError(
+                f"{self.image}: '{self.name}' cannot be the name of a source; rename the file or "
+                "its folder with letters, digits, '.', '-' and '_'"
+            )
+
+
+def place(option: str, value: object) -> Path:
+    """Return the path that a source's option names, by URI or as it is.
+
+    Raises:
+        BuildError: the option is not a text.
+    """
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise BuildError(f"{option} must be a path, got {value!r}")
+    return locate(str(os.fspath(value)))
+
+
+def require(paths: Iterable[Path], offered: str, notes: Mapping[Path, str] | None = None) -> None:
+    """See that all files and folders are there.
+
+    Args:
+        paths: of the files and folders.
+        offered: where the owner of the data offers it.
+        notes: what to say behind a path.
+
+    Raises:
+        BuildError: naming every path that is not there.
+    """
+    held: dict[Path, frozenset[str]] = {}
+    missing: list[str] = []
+    for path in dict.fromkeys(paths):
+        folder = path.parent
+        if folder not in held:
+            try:
+                held[folder] = frozenset(os.listdir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                held[folder] = frozenset()
+            except OSError as error:
+                raise BuildError(f"{folder}: cannot be listed ({error.strerror})") from None
+        if path.name not in held[folder]:
+            missing.append(f"{path}{(notes or {}).get(path, '')}")
+    if missing:
+        raise BuildError(f"missing: {'; '.join(missing)}; {offered}")
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def read_list(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a text file that say something, with their numbers from 1.
+
+    Raises:
+        BuildError: it cannot be read as UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise BuildError(f"{path}: cannot be read ({told})") from None
+    lines = enumerate(map(str.strip, text.splitlines()), start=1)
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
+def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
+    """Return entries by their names, in their order.
+
+    Raises:
+        BuildError: two have the same name.
+    """
+    named: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.name in named:
+            other = named[entry.name].image
+            raise BuildError(f"{entry.image} and {other} are both called '{entry.name}'")
+        named[entry.name] = entry
+    return named
+
+
+def choose(path: Path, resolve: Callable[[str], Entry]) -> dict[str, Entry]:
+    """Return the entries that a list file names, in its order.
+
+    Args:
+        path: the list.
+        resolve: gives the entry of a line, or raises a BuildError that says why there is none.
+
+    Raises:
+        BuildError: naming the line that says nothing known, or again what another said.
+    """
+    chosen: dict[str, Entry] = {}
+    for number, line in read_list(path):
+        try:
+            entry = resolve(line)
+        except BuildError as error:
+            raise BuildError(f"{path}, line {number}: {error}") from None
+        if entry.name in chosen:
+            raise BuildError(f"{path}, line {number}: '{entry.name}' is there twice")
+        chosen[entry.name] = entry
+    if not chosen:
+        raise BuildError(f"{path}: names no image")
+    return chosen
+
+
+class FileSource:
+    """Samples of images in files, by name.
+
+    A subclass says how an entry's views and truth are read, and which entries are for training.
+
+    Args:
+        seed: decides the order of the candidates that no list gives.
+        entries: the images to choose from.
+        listed: whether they come from a list, whose order is kept.
+    """
+
+    #: Name of the source and of the task that it serves.
+    kind: ClassVar[str]
+    serves: ClassVar[str]
+    #: Where the owner offers the data, for messages.
+    offered: ClassVar[str]
+
+    @classmethod
+    def check(cls, task: str, seed: int) -> None:
+        """See that the source serves the task and takes the seed.
+
+        Raises:
+            BuildError: another task, or a seed that is not a whole number from 0.
+        """
+        if task != cls.serves:
+            raise BuildError(f"source {cls.kind} has no task '{task}'; it serves {cls.serves}")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise BuildError(f"source {cls.kind}: the seed is a whole number from 0, not {seed!r}")
+
+    def __init__(self, seed: int, entries: Mapping[str, Entry], listed: bool) -> None:
+        self.seed, self.entries, self.listed = seed, entries, listed
+
+    def candidates(self) -> Iterator[Sample]:
+        """Samples in the order of the list, or in the seed's random order of all names.
+
+        Raises:
+            BuildError: an image is damaged, or one that a list names cannot be in a dataset.
+        """
+        names = list(self.entries)
+        if not self.listed:
+            order = np.random.default_rng(self.seed).permutation(len(names))
+            names = list(map(sorted(names).__getitem__, order))
+        for name in names:
+            try:
+                sample = self.sample(name)
+            except Unfit:
+                if self.listed:
+                    raise
+                continue
+            yield sample
+
+    def sample(self, source_id: str) -> Sample:
+        """One sample by its name.
+
+        Raises:
+            BuildError: no such image, or it is damaged or cannot be in a dataset.
+        """
+        if source_id not in self.entries:
+            raise BuildError(unknown_name(f"{self.kind} image", source_id, self.entries))
+        entry = self.entries[source_id]
+        return Sample(source_id, self.views(entry), self.truth(entry))
+
+    def training_views(self, count: int, seed: int) -> np.ndarray:
+        """Views float32 (count, N, 3, H, W) of images that are no candidates.
+
+        The pool has one order; a seed's run starts 50 images after that of the seed before it and
+        goes round, so runs of up to 50 images with successive seeds share none until the pool is
+        used up.
+
+        Raises:
+            BuildError: the pool is too small, or shares an image with the candidates.
+        """
+        pool = self._pool
+        if count > len(pool):
+            raise BuildError(
+                f"{self.kind}: {count} training images are wanted and there are {len(pool)}"
+            )
+        return np.stack(
+            [self.views(pool[(seed * RUN + index) % len(pool)]) for index in range(count)]
+        )
+
+    @cached_property
+    def _pool(self) -> list[Entry]:
+        found = by_name(self.training())
+        if shared := sorted(found.keys() & self.entries.keys()):
+            raise BuildError(
+                f"{self.kind}: '{shared[0]}' is for training and for the dataset ({len(shared)} "
+                "such images); take them out of one of the lists"
+            )
+        fitting = [found[name] for name in sorted(found) if self.fits(found[name])]
+        order = np.random.default_rng(_POOL_SEED).permutation(len(fitting))
+        return [fitting[index] for index in order]
+
+    def views(self, entry: Entry) -> np.ndarray:
+        """Normalised views float32 (N, 3, H, W) of an entry."""
+        raise NotImplementedError
+
+    def truth(self, entry: Entry) -> np.ndarray:
+        """Truth of an entry."""
+        raise NotImplementedError
+
+    def training(self) -> Iterable[Entry]:
+        """The entries to train on, in any order."""
+        raise NotImplementedError
+
+    def fits(self, entry: Entry) -> bool:
+        """Whether a training entry has the task's number of views."""
+        return True

@@ -1,0 +1,138 @@
+"""ImageNet's labels, 0..999 in the order of the sorted synsets, from the files they come in.
+
+The development kit numbers the synsets otherwise: its ids 1..1000 (`ILSVRC2012_ID` in `meta.mat`)
+start with n02119789, and the sorted synsets with n01440764. The lists that go round as
+`synset_words.txt` or `LOC_synset_mapping.txt` are sorted, so a line's place in them is a label and
+not an id of the kit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ...errors import BuildError
+from .files import read_list, reason
+
+__all__ = ["CLASSES", "SYNSET", "labels_file", "order_synsets", "read_labels", "read_synsets"]
+
+CLASSES = 1000
+SYNSET = re.compile(r"n\d{8}")
+
+_GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+_META, _ID_LIST, _MAPPING = "meta.mat", "map_clsloc.txt", "LOC_synset_mapping.txt"
+
+
+def labels_file(path: Path) -> Path:
+    """Return the file of labels: `path`, or the ground truth where it is the development kit."""
+    inner = path / "data"
+    return (inner if inner.is_dir() else path) / _GROUND_TRUTH if path.is_dir() else path
+
+
+def order_synsets(synsets: Iterable[str], origin: object) -> dict[str, int]:
+    """Return the label of each synset.
+
+    Raises:
+        BuildError: they are not 1000, so that a synset's place says nothing.
+    """
+    names = sorted(set(synsets))
+    if len(names) != CLASSES:
+        raise BuildError(
+            f"{origin}: {len(names)} synsets where labels need all {CLASSES}; give a list of them "
+            f"({_MAPPING}, synset_words.txt) as labels"
+        )
+    return {name: label for label, name in enumerate(names)}
+
+
+def read_synsets(path: Path) -> dict[str, int]:
+    """Return the label of each synset from a text with one synset at the start of each line.
+
+    Raises:
+        BuildError: a line starts otherwise, or there are not 1000 synsets.
+    """
+    found = []
+    for number, line in read_list(path):
+        if not SYNSET.fullmatch(first := line.split()[0]):
+            raise BuildError(f"{path}, line {number}: '{first}' is not a synset such as n01440764")
+        found.append(first)
+    return order_synsets(found, path)
+
+
+def read_labels(path: Path) -> dict[str, int]:
+    """Return the label of each image by its name without a suffix, in the order of the file.
+
+    Taken are lines of a name and a label 0..999 (Caffe's val.txt), of a name and a synset (Kaggle's
+    LOC_val_solution.csv), of a synset, and of an id of the development kit, the last two one line
+    per validation image, with the kit's meta.mat or map_clsloc.txt beside the file for ids.
+
+    Raises:
+        BuildError: a line is of another kind, or the file that orders the classes is not there.
+    """
+    lines = [(number, re.split(r"[\s,]+", line)) for number, line in read_list(path)]
+    if lines and lines[0][1][0] == "ImageId":
+        lines = lines[1:]
+    if not lines:
+        raise BuildError(f"{path}: has no labels")
+    wanted = min(len(lines[0][1]), 2)
+    for number, words in lines:
+        if min(len(words), 2) != wanted:
+            raise BuildError(f"{path}, line {number}: is of another kind than the first line")
+    if wanted == 1:
+        names = [f"ILSVRC2012_val_{place:08d}" for place in range(1, len(lines) + 1)]
+    else:
+        names = [Path(words[0]).stem for _, words in lines]
+    values = [words[wanted - 1] for _, words in lines]
+    known = _known(path, values, ids=wanted == 1)
+    labels: dict[str, int] = {}
+    for (number, _), name, value in zip(lines, names, values, strict=True):
+        if value not in known:
+            what = "an id of the development kit, 1..1000" if wanted == 1 else "a label 0..999"
+            raise BuildError(f"{path}, line {number}: '{value}' is neither {what}, nor a synset")
+        if labels.setdefault(name, known[value]) != known[value]:
+            raise BuildError(f"{path}, line {number}: '{name}' has another label before")
+    return labels
+
+
+def _known(path: Path, values: list[str], ids: bool) -> dict[str, int]:
+    """Return the label of each text that may stand for one in a file."""
+    if SYNSET.fullmatch(values[0]):
+        mapping = path.with_name(_MAPPING)
+        if len(set(values)) < CLASSES and mapping.is_file():
+            return read_synsets(mapping)
+        return order_synsets(values, path)
+    if not ids:
+        return {str(label): label for label in range(CLASSES)}
+    numbered = _kit_ids(path)
+    labels = order_synsets(numbered.values(), path.with_name(_META))
+    return {str(number): labels[synset] for number, synset in numbered.items()}
+
+
+def _kit_ids(path: Path) -> dict[int, str]:
+    """Return the synset of each id 1..1000 of the development kit."""
+    meta, listed = path.with_name(_META), path.with_name(_ID_LIST)
+    if meta.is_file():
+        pairs = _read_meta(meta)
+    elif listed.is_file():
+        pairs = []
+        for number, line in read_list(listed):
+            words = line.split()
+            if len(words) < 2 or not SYNSET.fullmatch(words[0]) or not words[1].isdecimal():
+                raise BuildError(f"{listed}, line {number}: must be a synset and its id")
+            pairs.append((int(words[1]), words[0]))
+    else:
+        raise BuildError(
+            f"missing: {meta} (or {listed}), which says what the ids in {path.name} are; lists of "
+            "sorted synsets do not"
+        )
+    return {number: synset for number, synset in pairs if 1 <= number <= CLASSES}
+
+
+def _read_meta(path: Path) -> list[tuple[int, str]]:
+    from scipy.io import loadmat
+
+    try:
+        synsets = loadmat(path, squeeze_me=True, variable_names=["synsets"])["synsets"]
+        return [(int(row["ILSVRC2012_ID"]), str(row["WNID"])) for row in synsets]
+    except Exception as error:  # the reader raises all kinds on damaged files
+        raise BuildError(f"{path}: not the meta.mat of ILSVRC 2012 ({reason(error)})") from None

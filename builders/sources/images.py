@@ -1,0 +1,119 @@
+"""Reading images, masks and depth maps from files that nobody has checked.
+
+Only JPEG and PNG are opened. Pixels come as they are stored: an EXIF orientation is not applied,
+as in the published extraction of classification and segmentation, which reads with Pillow, and as
+masks and depth maps, which have none, need it. What cannot be read is one line that names the file.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...errors import BuildError
+from .files import reason
+
+__all__ = ["MOST_PIXELS", "check_pixels", "read_depth", "read_mask", "read_rgb", "read_size"]
+
+MOST_PIXELS = 64_000_000
+"""Pixels of an image, or of one that it is scaled to, beyond which it is refused."""
+
+#: Eight-bit modes that Pillow converts to RGB as torchvision's loader does; alpha is dropped.
+_EIGHT_BIT = ("RGB", "L", "1", "P", "PA", "LA", "RGBA", "RGBX", "CMYK", "YCbCr")
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+
+
+def check_pixels(path: Path, width: int, height: int) -> None:
+    """See that an image of this size may be held in memory.
+
+    Raises:
+        BuildError: it has more than `MOST_PIXELS` pixels.
+    """
+    if width * height > MOST_PIXELS:
+        raise BuildError(
+            f"{path}: {width}x{height} pixels are more than {MOST_PIXELS}, so it is not read"
+        )
+
+
+def _open(path: Path, load: bool = True) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Of EXIF blocks that are damaged, as ImageNet has some, and of sizes, checked below.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=("JPEG", "PNG")) as image:
+                check_pixels(path, *image.size)
+                if load:
+                    image.load()
+                return image
+    except BuildError:
+        raise
+    except FileNotFoundError:
+        raise BuildError(f"{path}: no such file") from None
+    except Image.UnidentifiedImageError:
+        raise BuildError(f"{path}: not a JPEG or PNG image") from None
+    except Exception as error:  # Pillow's decoders raise all kinds on damaged bytes
+        raise BuildError(f"{path}: cannot be read as an image ({reason(error)})") from None
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image, from its header.
+
+    Raises:
+        BuildError: it is not there, not an image, or too large.
+    """
+    width, height = _open(path, load=False).size
+    return height, width
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Read an image as 8-bit RGB.
+
+    Grey, palette, CMYK and YCbCr images are converted, alpha is dropped, and of 16-bit grey the
+    high byte is kept (Pillow keeps the high bytes of 16-bit colour).
+
+    Raises:
+        BuildError: it is not there, damaged, too large, or of another mode.
+    """
+    image = _open(path)
+    if image.mode in _SIXTEEN_BIT:
+        high = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return Image.fromarray(high).convert("RGB")
+    if image.mode not in _EIGHT_BIT:
+        raise BuildError(
+            f"{path}: an image of mode {image.mode} is not taken; save it as 8-bit RGB"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of transparency in palettes
+        return image.convert("RGB")
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read a mask of class numbers, uint8 (H, W), from a palette or 8-bit grey PNG.
+
+    Raises:
+        BuildError: it is not there, damaged, too large, or of another mode.
+    """
+    image = _open(path)
+    if image.mode not in ("P", "L"):
+        raise BuildError(
+            f"{path}: a mask is a palette or 8-bit grey PNG of class numbers, not of mode "
+            f"{image.mode}"
+        )
+    return np.array(image, np.uint8)
+
+
+def read_depth(path: Path) -> np.ndarray:
+    """Read a depth map, uint16 (H, W), from a 16-bit grey PNG.
+
+    Raises:
+        BuildError: it is not there, damaged, too large, or of another mode.
+    """
+    image = _open(path)
+    if image.mode not in (*_SIXTEEN_BIT, "I"):  # "I" is what older releases of Pillow make of it
+        raise BuildError(
+            f"{path}: a depth map is a 16-bit grey PNG in millimetres, not of mode {image.mode}"
+        )
+    return np.array(image).astype(np.uint16)

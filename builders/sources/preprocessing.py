@@ -1,0 +1,176 @@
+"""From 8-bit RGB to the views that the published evaluation hands to its backbone, exactly.
+
+Classification follows torchvision 0.x on Pillow images. Segmentation and depth follow mmcv 1.5,
+whose resize and normalisation are OpenCV's; both are written out here in NumPy and give OpenCV's
+values bit for bit (compared with OpenCV 4.14 and 5.0 on x86-64, see docs/sources.md).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..heads import SegGeometry, window_starts
+from .base import normalise
+from .images import check_pixels
+
+__all__ = [
+    "PATCH",
+    "classification_view",
+    "depth_views",
+    "normalise_255",
+    "pad_to_patches",
+    "resize_linear",
+    "segmentation_views",
+    "two_windows",
+]
+
+PATCH = 14
+_SHORT_SIDE, _CROP = 256, 224
+
+# As mmcv: float32 statistics of RGB in 0..255, and the reciprocal in float64.
+_MEAN = np.array((123.675, 116.28, 103.53), np.float32)
+_STD = np.array((58.395, 57.12, 57.375), np.float32)
+_COEFFICIENT = np.float32(2048)  # OpenCV's bilinear weights have 11 bits.
+
+
+def classification_view(image: Image.Image, path: Path) -> np.ndarray:
+    """Short side to 256, bilinear with antialias, and the middle 224 x 224.
+
+    The long side is int(256 * long / short); the crop starts at half the margin, rounded half to
+    even.
+
+    Args:
+        image: RGB.
+        path: its file, for messages.
+
+    Returns:
+        float32 (1, 3, 224, 224), in torchvision's arithmetic: (x / 255 - mean) / std in float32.
+
+    Raises:
+        BuildError: the image is so narrow that scaling makes too many pixels of it.
+    """
+    width, height = image.size
+    short = min(width, height)
+    size = (
+        (_SHORT_SIDE, int(_SHORT_SIDE * height / short))
+        if width <= height
+        else (int(_SHORT_SIDE * width / short), _SHORT_SIDE)
+    )
+    check_pixels(path, *size)
+    scaled = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = (round((side - _CROP) / 2.0) for side in size)
+    return normalise(np.asarray(scaled.crop((left, top, left + _CROP, top + _CROP)))[None])
+
+
+def two_windows(height: int, width: int) -> bool:
+    """Whether an image of this size gives the two windows that the dataset asks for."""
+    return len(_corners(*_GEOMETRY.scaled(height, width))) == 2
+
+
+def segmentation_views(image: np.ndarray) -> np.ndarray:
+    """The sliding windows over the image with its short side scaled to 512.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+
+    Returns:
+        float32 (N, 3, 518, 518): windows of 512, normalised, then padded with zeros.
+    """
+    rows, columns = _GEOMETRY.scaled(*image.shape[:2])
+    scaled, side = resize_linear(image, rows, columns), _GEOMETRY.window
+    windows = [
+        scaled[top : top + side, left : left + side] for top, left in _corners(rows, columns)
+    ]
+    return pad_to_patches(normalise_255(np.stack(windows)))
+
+
+def depth_views(image: np.ndarray) -> np.ndarray:
+    """The image and its mirror image, normalised, then padded with zeros.
+
+    Args:
+        image: uint8 (480, 640, 3), RGB.
+
+    Returns:
+        float32 (2, 3, 490, 644).
+    """
+    return pad_to_patches(normalise_255(np.stack([image, image[:, ::-1]])))
+
+
+def normalise_255(images: np.ndarray) -> np.ndarray:
+    """Normalise uint8 RGB (..., H, W, 3) to float32 (..., 3, H, W) in mmcv's arithmetic.
+
+    The difference to the mean is float32; its product with 1 / std is float64 and is rounded once.
+    The result differs from `normalise`, with the same statistics divided by 255, by at most 5e-7.
+    """
+    levels = np.arange(256, dtype=np.float32)[:, None] - _MEAN
+    table = (levels.astype(np.float64) * (1.0 / _STD.astype(np.float64))).astype(np.float32)
+    channels = [table[:, channel][images[..., channel]] for channel in range(3)]
+    return np.stack(channels, axis=-3)
+
+
+def pad_to_patches(views: np.ndarray) -> np.ndarray:
+    """Pad (..., H, W) with zeros to multiples of the patch; of an odd margin, more comes last."""
+    margins = [(0, 0)] * (views.ndim - 2)
+    for side in views.shape[-2:]:
+        margin = -side % PATCH
+        margins.append((margin // 2, margin - margin // 2))
+    return np.pad(views, margins)
+
+
+def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize uint8 (H, W, C) as OpenCV's `resize` does with INTER_LINEAR, without antialias.
+
+    Positions are float32, weights have 11 bits, rows are interpolated after columns on integers
+    that lose 4 and then 16 bits, and the sum is rounded by its last 2. Half the size in both axes
+    is the mean of four pixels, as there.
+    """
+    source = image.shape[:2]
+    if source == (height, width):
+        return image
+    if source == (2 * height, 2 * width):
+        sums = image.astype(np.int32).reshape(height, 2, width, 2, -1).sum(axis=(1, 3))
+        return ((sums + 2) >> 2).astype(np.uint8)
+    (left, right, *across), (upper, lower, *down) = (
+        _taps(source[1], width, clamp=True),
+        _taps(source[0], height, clamp=False),
+    )
+    pixels = image.astype(np.int32)
+    rows = pixels[:, left] * across[0][:, None] + pixels[:, right] * across[1][:, None] >> 4
+    weights = [weight[:, None, None] for weight in down]
+    total = (rows[upper] * weights[0] >> 16) + (rows[lower] * weights[1] >> 16)
+    return (total + 2 >> 2).clip(0, 255).astype(np.uint8)
+
+
+def _taps(source: int, target: int, clamp: bool) -> tuple[np.ndarray, ...]:
+    """Both neighbours of each target pixel along an axis, and their weights out of 2048.
+
+    Args:
+        source: pixels there are.
+        target: pixels wanted.
+        clamp: give a position beyond the last centres all of the weight of the nearest pixel, as
+            OpenCV does along rows; otherwise only the neighbours are clipped.
+    """
+    position = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)
+    first = np.floor(position).astype(np.int64)
+    share = position - first.astype(np.float32)
+    if clamp:
+        share[(first < 0) | (first >= source - 1)] = 0
+        first = first.clip(0, source - 1)
+    weights = (
+        np.rint(part * _COEFFICIENT).astype(np.int32) for part in (np.float32(1) - share, share)
+    )
+    return first.clip(0, source - 1), (first + 1).clip(0, source - 1), *weights
+
+
+_GEOMETRY = SegGeometry()
+
+
+def _corners(rows: int, columns: int) -> list[tuple[int, int]]:
+    return [
+        (top, left)
+        for top in window_starts(rows, _GEOMETRY.window, _GEOMETRY.stride)
+        for left in window_starts(columns, _GEOMETRY.window, _GEOMETRY.stride)
+    ]

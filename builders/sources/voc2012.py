@@ -1,0 +1,116 @@
+"""PASCAL VOC 2012's segmentation images as a source of segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import BuildError, unknown_name
+from .files import Entry, FileSource, Unfit, choose, place, require
+from .images import read_mask, read_rgb, read_size
+from .preprocessing import segmentation_views, two_windows
+
+__all__ = ["Voc2012"]
+
+_IGNORE = 255
+_CLASSES = 21
+
+
+class Voc2012(FileSource):
+    """Validation images of the segmentation challenge and their masks.
+
+    Images that do not give exactly two windows, and masks without a pixel that counts, are passed
+    over, and refused where a list names them.
+
+    Args:
+        task: "seg".
+        seed: decides the order of the candidates that no list gives.
+        root: the folder VOC2012, or one that holds it or VOCdevkit.
+        list: text file with one image of the validation set per line; keeps its order.
+        train: text file with one image for training per line; by default the development kit's
+            training set.
+
+    Raises:
+        BuildError: another task, or something is missing, unknown or damaged.
+    """
+
+    kind, serves = "voc2012", "seg"
+    offered = "VOCtrainval_11-May-2012.tar is at http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
+
+    def __init__(
+        self, task: str, seed: int, root: str, list: str | None = None, train: str | None = None
+    ) -> None:
+        self.check(task, seed)
+        given = place("root", root)
+        inner = (given / "VOCdevkit" / "VOC2012", given / "VOC2012")
+        self.root = next((folder for folder in inner if folder.is_dir()), given)
+        sets = self.root / "ImageSets" / "Segmentation"
+        images, masks = self.root / "JPEGImages", self.root / "SegmentationClass"
+        wanted = None if list is None else place("list", list)
+        self._train = sets / "train.txt" if train is None else place("train", train)
+        required = [images, masks, sets / "val.txt", wanted, self._train if train else None]
+        require((path for path in required if path), self.offered)
+        known = choose(sets / "val.txt", self._entry)
+
+        def named(line: str) -> Entry:
+            if (name := _stem(line)) not in known:
+                raise BuildError(unknown_name("image of the validation set", name, known))
+            return known[name]
+
+        chosen = known if wanted is None else choose(wanted, named)
+        files = (path for entry in chosen.values() for path in (entry.image, entry.truth))
+        require(files, self.offered)
+        super().__init__(seed, chosen, wanted is not None)
+
+    def _entry(self, line: str) -> Entry:
+        name = _stem(line)
+        image = self.root / "JPEGImages" / f"{name}.jpg"
+        return Entry(name, image, self.root / "SegmentationClass" / f"{name}.png")
+
+    def views(self, entry: Entry) -> np.ndarray:
+        """The two windows, float32 (2, 3, 518, 518).
+
+        Raises:
+            Unfit: the image gives another number of windows.
+        """
+        image = read_rgb(entry.image)
+        if not two_windows(image.height, image.width):
+            raise Unfit(f"{entry.image}: {image.width}x{image.height} do not give two windows")
+        return segmentation_views(np.asarray(image))
+
+    def truth(self, entry: Entry) -> np.ndarray:
+        """The mask, uint8 (H, W), 255 ignored.
+
+        Raises:
+            Unfit: no pixel counts.
+            BuildError: it has another size than the image, or a class that there is not.
+        """
+        mask, size = read_mask(entry.truth), read_size(entry.image)
+        if mask.shape != size:
+            raise BuildError(
+                f"{entry.truth}: {mask.shape[1]}x{mask.shape[0]}, and the image is "
+                f"{size[1]}x{size[0]}"
+            )
+        counted = mask[mask != _IGNORE]
+        if not counted.size:
+            raise Unfit(f"{entry.truth}: the mask has no pixel that counts")
+        if counted.max() >= _CLASSES:
+            raise BuildError(f"{entry.truth}: class {counted.max()} is not in 0..{_CLASSES - 1}")
+        return mask
+
+    def training(self) -> Iterable[Entry]:
+        """The images of the training list."""
+        require([self._train], self.offered)
+        entries = choose(self._train, self._entry)
+        require((entry.image for entry in entries.values()), self.offered)
+        return entries.values()
+
+    def fits(self, entry: Entry) -> bool:
+        """Whether the image gives two windows."""
+        return two_windows(*read_size(entry.image))
+
+
+def _stem(line: str) -> str:
+    return Path(line.split()[0]).name.removesuffix(".jpg")
