@@ -18,6 +18,7 @@ __all__ = ["check_tensors", "read_tensors", "state_of", "weight_files"]
 
 HUB_FILE = "model.safetensors"
 HUB_INDEX = "model.safetensors.index.json"
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 def check_tensors(
@@ -34,9 +35,10 @@ def check_tensors(
         if has.shape != tensor.shape:
             shapes = f"{tuple(has.shape)}, not {tuple(tensor.shape)}"
             raise BuildError(f"{origin}: tensor '{name}' is {shapes}")
-        dense = has.layout == torch.strided and not has.is_meta
-        if tensor.is_floating_point() and not (has.is_floating_point() and dense):
-            kind = str(has.dtype if dense else has.layout).removeprefix("torch.")
+        kind = str(has.dtype if has.layout == torch.strided else has.layout).split(".")[-1]
+        if has.is_meta:
+            kind = "without data"
+        if tensor.is_floating_point() and kind not in _FLOATS:
             raise BuildError(f"{origin}: tensor '{name}' is {kind}, not dense floating point")
     for name in found:
         if name not in expected:

@@ -19,11 +19,12 @@ from .checkpoints import check_tensors
 
 __all__ = ["Naming", "recognise", "to_official"]
 
-_HUB_POSITIONS = "embeddings.position_embeddings"
+#: What only the Hub's layout has, behind any prefix.
+_HUB_MARK = re.compile(r"(.*)embeddings\.(?:cls_token|position_embeddings|patch_embeddings\..+)")
 _HUB_STARTS = {
     "cls_token": "embeddings.cls_token",
     "mask_token": "embeddings.mask_token",
-    "pos_embed": _HUB_POSITIONS,
+    "pos_embed": "embeddings.position_embeddings",
     "patch_embed.proj": "embeddings.patch_embeddings.projection",
     "norm.": "layernorm.",
     "blocks.": "encoder.layer.",
@@ -88,8 +89,8 @@ def recognise(names: Iterable[str]) -> Naming:
     """Tell by its names how a file calls the tensors; official where nothing else is found."""
     chunks = {}
     for name in names:
-        if name.endswith(_HUB_POSITIONS):
-            return Naming(hub=True, prefix=name.removesuffix(_HUB_POSITIONS))
+        if mark := _HUB_MARK.fullmatch(name):
+            return Naming(hub=True, prefix=mark[1])
         if found := re.match(r"blocks\.([0-9]{1,3})\.([0-9]{1,3})\.", name):
             chunks[int(found[2])] = int(found[1])
     return Naming(chunks=chunks)

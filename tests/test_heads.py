@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +51,10 @@ def _seg(classes: int = 5) -> dict[str, torch.Tensor]:
     }
 
 
-def _dpt(layers: int = 4, bins: int = 8) -> dict[str, torch.Tensor]:
+def _dpt(layers: int = 4, bins: int = 8, dim: int = DIM) -> dict[str, torch.Tensor]:
     torch.manual_seed(2)
     return {
-        "decode_head.conv_depth.weight": torch.randn(bins, 2 * DIM * layers, 1, 1) * 0.2,
+        "decode_head.conv_depth.weight": torch.randn(bins, 2 * dim * layers, 1, 1) * 0.2,
         "decode_head.conv_depth.bias": torch.randn(bins),
     }
 
@@ -181,6 +182,101 @@ def test_depth_convolves_before_it_upsamples_and_gives_the_published_depth() -> 
     assert absrel == pytest.approx((np.abs(error) / metres.clip(1e-9))[valid].mean(), rel=1e-4)
 
 
+def _scaled_by_torch(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def test_the_published_seg_file_at_its_own_size(tmp_path: Path) -> None:
+    tensors = {k: v for k, v in _seg(21).items() if not k.startswith("norm")}
+    rest = {"backbone.norm.weight": torch.ones(3), "auxiliary_head.conv_seg.bias": torch.ones(2)}
+    meta = {"mmseg_version": "0.27.0", "CLASSES": ["aeroplane"], "iter": 40_000}
+    path = tmp_path / "dinov2_vitg14_voc2012_linear_head.pth"
+    torch.save({"meta": meta, "state_dict": tensors | rest, "optimizer": {"lr": [0.1]}}, path)
+    norm = torch.nn.LayerNorm(DIM, eps=1e-6)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    feature = torch.randn(2, 1, 1370, DIM) * 3
+    # 375x500 becomes 512x683: two windows, the second from column 171 on.
+    t = {k.removeprefix("decode_head."): v.double().numpy() for k, v in tensors.items()}
+    total, count = np.zeros((21, 512, 683)), np.zeros(683)
+    for view, left in zip(feature[:, 0].double().numpy(), (0, 171), strict=True):
+        centred = view - view.mean(-1, keepdims=True)
+        tokens = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        tokens = tokens * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+        tokens = (tokens[1:] - t["bn.running_mean"]) / np.sqrt(t["bn.running_var"] + 1e-5)
+        tokens = tokens * t["bn.weight"] + t["bn.bias"]
+        logits = tokens @ t["conv_seg.weight"][:, :, 0, 0].T + t["conv_seg.bias"]
+        grid = torch.from_numpy(logits.T.reshape(21, 37, 37))
+        total[:, :, left : left + 512] += _scaled_by_torch(grid, (512, 512)).numpy()
+        count[left : left + 512] += 1
+    whole = _scaled_by_torch(torch.from_numpy(total / count), (375, 500))
+    head = load_head("seg", path, norm)
+    found = head.predict(feature, (375, 500))  # type: ignore[call-arg]
+    assert (found.dtype, found.shape) == (torch.int64, (375, 500))
+    top = whole.topk(2, dim=0)
+    sure = top.values[0] - top.values[1] > 1e-4
+    assert sure.double().mean() > 0.999
+    assert torch.equal(found[sure], top.indices[0][sure])
+    truth = found.numpy().astype(np.uint8)
+    assert head.score(feature, truth)[0] == 1.0
+
+
+def test_the_published_dpt_file_at_its_own_size(tmp_path: Path) -> None:
+    dim, tensors = 4, _dpt(bins=256, dim=4)
+    path = tmp_path / "dinov2_vitg14_nyu_linear4_head.pth"
+    meta = {"hook_msgs": {"best_score": np.float32(0.25)}, "iter": np.int64(38_400)}
+    torch.save({"meta": meta, "state_dict": tensors}, path)
+    feature = torch.randn(2, 4, 1611, dim)
+    kernel = tensors["decode_head.conv_depth.weight"].double()
+    bias = tensors["decode_head.conv_depth.bias"].double()
+    bins = torch.linspace(0.001, 10, 256, dtype=torch.double)
+    views = []
+    for view in feature.double():
+        layers = []
+        for layer in view:
+            patches = layer[1:].T.reshape(dim, 35, 46)
+            token = layer[0].reshape(dim, 1, 1).expand_as(patches)
+            layers.append(_scaled_by_torch(torch.cat([patches, token]), (140, 184)))
+        logits = F.conv2d(torch.cat(layers)[None], kernel, bias)[0]
+        share = logits.clamp(min=0) + 0.1
+        share /= share.sum(dim=0)
+        depth = (share * bins.reshape(-1, 1, 1)).sum(dim=0).clamp(0.001, 10)
+        views.append(_scaled_by_torch(depth[None], (480, 640))[0])
+    wanted = (views[0] + views[1].flip(1)) / 2
+    head = load_head("dpt", path)
+    found = head.predict(feature)
+    assert (found.dtype, found.shape) == (torch.float32, (480, 640))
+    assert float((found - wanted).abs().max()) < 1e-4
+    assert float(wanted.std()) > 0.01
+    truth = np.random.default_rng(3).integers(0, 12_000, (480, 640)).astype(np.uint16)
+    metres = truth / 1000
+    scored = np.zeros((480, 640), bool)
+    scored[45:471, 41:601] = True
+    scored &= (metres > 0.001) & (metres < 10)
+    rmse = math.sqrt(np.mean((wanted.numpy()[scored] - metres[scored]) ** 2))
+    assert head.score(feature, truth)[0] == pytest.approx(rmse, rel=1e-5)
+
+
+def test_the_published_cls_file_at_its_own_size(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    weight, bias = torch.randn(1000, 2 * DIM), torch.randn(1000)
+    path = tmp_path / "dinov2_vitg14_linear_head.pth"
+    torch.save({"weight": weight, "bias": bias}, path)
+    norm, feature = torch.nn.LayerNorm(DIM, eps=1e-6), torch.randn(1, 1, 257, DIM)
+    found = load_head("cls", path, norm).predict(feature)
+    tokens = F.layer_norm(feature[0, 0].double(), (DIM,), eps=1e-6)
+    pooled = torch.cat([tokens[0], tokens[1:].mean(dim=0)])
+    wanted = weight.double() @ pooled + bias.double()
+    assert found.shape == (1000,)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_heads_load_as_float32() -> None:
+    tensors = {name: tensor.half() for name, tensor in _seg().items()}
+    state = load_head("seg", {"state_dict": tensors, "meta": {}}).state_dict()
+    assert torch.equal(state["bn.bias"], tensors["decode_head.bn.bias"].float())
+
+
 def test_evaluate_scores_each_version_alone() -> None:
     head, features = load_head("cls", _cls()), torch.randn(4, 1, 1, 6, DIM)
     scores, losses = head.evaluate(features, np.array(3))
@@ -198,8 +294,81 @@ def test_the_norm_may_come_from_the_backbone() -> None:
     feature = torch.randn(1, 1, 6, DIM)
     wanted = load_head("cls", tensors).predict(feature)
     torch.testing.assert_close(load_head("cls", bare, norm).predict(feature), wanted)
-    with pytest.raises(BuildError, match=r"'norm\.weight' is missing"):
+    with pytest.raises(BuildError, match=r"'norm\.weight' is missing; .* norm=backbone\.norm"):
         load_head("cls", bare)
+    seg = {k: v for k, v in _seg().items() if not k.startswith("norm")}
+    with pytest.raises(BuildError, match=r"'norm\.weight' is missing; .* norm=backbone\.norm"):
+        load_head("seg", seg)
+    with pytest.raises(BuildError, match="the norm's width is 8, the head's 16"):
+        load_head("cls", bare, torch.nn.LayerNorm(8))
+
+
+@pytest.mark.parametrize("task", ["cls", "seg", "dpt"])
+def test_a_head_for_another_task_is_one_line(tmp_path: Path, task: str) -> None:
+    norm = torch.nn.LayerNorm(DIM)
+    for other, tensors in (("cls", _cls()), ("seg", _seg()), ("dpt", _dpt())):
+        torch.save({"state_dict": tensors}, tmp_path / f"{other}.pth")
+        if other == task:
+            assert load_head(task, tmp_path / f"{other}.pth", norm).dim == DIM
+            continue
+        with pytest.raises(BuildError, match=f"is missing, so it is no {task} head") as caught:
+            load_head(task, tmp_path / f"{other}.pth", norm)
+        assert str(caught.value).startswith(f"{tmp_path / other}.pth: ")
+
+
+def test_tensors_at_fault_have_the_names_of_the_file() -> None:
+    for task, tensors in (("cls", _cls()), ("seg", _seg()), ("dpt", _dpt())):
+        for name, tensor in tensors.items():
+            without = {k: v for k, v in tensors.items() if k != name}
+            with pytest.raises(BuildError, match=f"tensor '{name}' is missing"):
+                load_head(task, without)
+            shape = re.escape(str(tuple(tensor[..., None].shape)))
+            with pytest.raises(BuildError, match=f"tensor '{name}' is (misshapen: )?{shape}"):
+                load_head(task, {**tensors, name: tensor[..., None]})
+    with pytest.raises(BuildError, match=r"'decode_head\.extra' does not belong to a seg head"):
+        load_head("seg", {**_seg(), "decode_head.extra": torch.zeros(1)})
+    with pytest.raises(BuildError, match=r"'weight' takes 7 inputs, no multiple of 2"):
+        load_head("cls", {**_cls(), "weight": torch.zeros(9, 7)})
+
+
+@pytest.mark.parametrize(
+    ("task", "geometry", "said"),
+    [
+        ("seg", {"window": 0}, "window must be a positive whole number, not 0"),
+        ("seg", {"stride": "3"}, "stride must be a positive whole number, not '3'"),
+        ("dpt", {"height": 1.5}, "height must be a positive whole number, not 1.5"),
+        ("dpt", {"rows": [45, 481]}, r"rows \(45, 481\) is no range within 0\.\.480"),
+        ("dpt", {"columns": 3}, r"columns 3 is no range within 0\.\.640"),
+        ("dpt", {"rows": [0, 1, 2]}, "is no range"),
+    ],
+)
+def test_impossible_geometry_is_refused(
+    tmp_path: Path, task: str, geometry: dict[str, object], said: str
+) -> None:
+    tensors = {"seg": _seg, "dpt": _dpt}[task]()
+    path = _head_file(tmp_path / "head.safetensors", tensors, **geometry)
+    with pytest.raises(BuildError, match=f"^{path}: geometry: .*{said}"):
+        load_head(task, path)
+    for text, wrong in (("{", "is not JSON"), ("[]", "is no table")):
+        save_file(tensors, path, {"geometry": text})
+        with pytest.raises(BuildError, match=wrong):
+            load_head(task, path)
+
+
+@pytest.mark.parametrize("task", ["cls", "seg", "dpt"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_features_that_are_not_finite_get_no_score(task: str, value: float) -> None:
+    tensors = {"cls": _cls, "seg": _seg, "dpt": _dpt}[task]()
+    shape = {"cls": (1, 1, 257, DIM), "seg": (1, 1, 1370, DIM), "dpt": (2, 4, 1611, DIM)}[task]
+    truth = {
+        "cls": np.array(1),
+        "seg": np.zeros((512, 512), np.uint8),
+        "dpt": np.full((480, 640), 999, np.uint16),
+    }[task]
+    feature = torch.zeros(shape)
+    feature[0, 0, 7, 3] = value
+    with pytest.raises(BuildError, match=f"{task} head: the feature has NaN or infinite values"):
+        load_head(task, tensors).score(feature, truth)
 
 
 def test_foreign_heads_and_truths_are_refused(tmp_path: Path) -> None:
@@ -222,7 +391,19 @@ def test_foreign_heads_and_truths_are_refused(tmp_path: Path) -> None:
         head.score(torch.randn(1, 1, 5, DIM), np.full((512, 512), 5, np.uint8))
     with pytest.raises(BuildError, match=r"\(B, N, C, T, D\)"):
         head.evaluate(torch.randn(1, 1, 5, DIM), np.zeros((512, 512), np.uint8))
+    with pytest.raises(BuildError, match=r"whole numbers \(H, W\), not float64"):
+        head.score(torch.randn(1, 1, 5, DIM), np.zeros((512, 512)))
+    with pytest.raises(BuildError, match="100x1000 scales to 205x2048, which is smaller than"):
+        head.predict(torch.randn(6, 1, 5, DIM), (100, 1000))  # type: ignore[call-arg]
+    with pytest.raises(BuildError, match=r"6 tokens are not 1 \+ a square"):
+        head.predict(torch.randn(1, 1, 6, DIM))
+    with pytest.raises(BuildError, match="a feature has 1 view, not 2"):
+        load_head("cls", _cls()).predict(torch.randn(2, 1, 6, DIM))
+    with pytest.raises(BuildError, match=r"must be \(N, 1, T, 16\), not \(1, 1, 6, 8\)"):
+        load_head("cls", _cls()).predict(torch.randn(1, 1, 6, 8))
     depth = load_head("dpt", _dpt())
+    with pytest.raises(BuildError, match="float32, not whole millimetres"):
+        depth.score(torch.zeros(2, 4, 1611, DIM), np.ones((480, 640), np.float32))
     with pytest.raises(BuildError, match="7 tokens are not 1"):
         depth.predict(torch.randn(2, 4, 7, DIM))
     with pytest.raises(BuildError, match=r"must be \(N, 4, T, 16\), not \(2, 3, 1611, 16\)"):

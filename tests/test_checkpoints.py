@@ -1,0 +1,342 @@
+"""Weights files: the Hub's layout and chunks against the official one, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cfqa_data.builders.backbone import Backbone, load_backbone
+from cfqa_data.builders.checkpoints import check_tensors, read_tensors, weight_files
+from cfqa_data.errors import BuildError
+
+DIM, DEPTH, HEADS = 16, 3, 2
+INDEX = "model.safetensors.index.json"
+
+# Names as `save_pretrained` of transformers 4.46.3 writes them (Dinov2Model, use_swiglu_ffn or
+# not), with the official tensor that each is, or the third of `qkv`.
+AROUND = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.mask_token": "mask_token",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
+    "layernorm.weight": "norm.weight",
+    "layernorm.bias": "norm.bias",
+}
+LAYER = {
+    "norm1.weight": "norm1.weight",
+    "norm1.bias": "norm1.bias",
+    "attention.attention.query.weight": ("attn.qkv.weight", 0),
+    "attention.attention.query.bias": ("attn.qkv.bias", 0),
+    "attention.attention.key.weight": ("attn.qkv.weight", 1),
+    "attention.attention.key.bias": ("attn.qkv.bias", 1),
+    "attention.attention.value.weight": ("attn.qkv.weight", 2),
+    "attention.attention.value.bias": ("attn.qkv.bias", 2),
+    "attention.output.dense.weight": "attn.proj.weight",
+    "attention.output.dense.bias": "attn.proj.bias",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "norm2.weight": "norm2.weight",
+    "norm2.bias": "norm2.bias",
+    "layer_scale2.lambda1": "ls2.gamma",
+}
+MLP = {name: name for name in ("mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias")}
+SWIGLU = {
+    "mlp.weights_in.weight": "mlp.w12.weight",
+    "mlp.weights_in.bias": "mlp.w12.bias",
+    "mlp.weights_out.weight": "mlp.w3.weight",
+    "mlp.weights_out.bias": "mlp.w3.bias",
+}
+
+
+def _official(swiglu: bool = False) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    backbone = Backbone(DIM, DEPTH, HEADS, 24, 3, 14, swiglu)
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return backbone.state_dict()
+
+
+def _hub(state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    made = {prefix + name: state[source] for name, source in AROUND.items()}
+    inner = SWIGLU if "blocks.0.mlp.w3.bias" in state else MLP
+    for block in range(DEPTH):
+        for name, source in {**LAYER, **inner}.items():
+            key = f"{prefix}encoder.layer.{block}.{name}"
+            if isinstance(source, tuple):
+                rows = slice(source[1] * DIM, (source[1] + 1) * DIM)
+                made[key] = state[f"blocks.{block}.{source[0]}"][rows].clone()
+            else:
+                made[key] = state[f"blocks.{block}.{source}"]
+    return made
+
+
+def _sharded(folder: Path, tensors: dict[str, Tensor], shards: int = 3) -> dict[str, str]:
+    """Write shards and their index, and return which shard holds which tensor."""
+    folder.mkdir(exist_ok=True)
+    names = sorted(tensors)
+    places = {}
+    for number in range(shards):
+        file, mine = f"model-{number:05}-of-{shards:05}.safetensors", names[number::shards]
+        save_file({name: tensors[name] for name in mine}, folder / file)
+        places |= dict.fromkeys(mine, file)
+    _write_index(folder, places)
+    return places
+
+
+def _write_index(folder: Path, places: object) -> None:
+    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+
+
+def _features(weights: object) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(1, 3, 28, 56, generator=generator)
+    backbone = load_backbone(weights, HEADS)  # type: ignore[arg-type]
+    return backbone.extract(images, range(DEPTH))
+
+
+@pytest.mark.parametrize("swiglu", [False, True])
+@pytest.mark.parametrize("prefix", ["", "dinov2."])
+def test_the_hubs_layout_is_the_same_backbone(tmp_path: Path, swiglu: bool, prefix: str) -> None:
+    state = _official(swiglu)
+    hub = _hub(state, prefix)
+    if prefix:
+        hub["classifier.weight"] = torch.zeros(5, 2 * DIM)
+    wanted = _features(state)
+    single = tmp_path / "single"
+    single.mkdir()
+    save_file(hub, single / "model.safetensors")
+    _sharded(tmp_path / "sharded", hub)
+    for given in (
+        hub,
+        single,
+        single / "model.safetensors",
+        tmp_path / "sharded",
+        tmp_path / "sharded" / INDEX,
+    ):
+        assert torch.equal(_features(given), wanted)
+
+
+def test_only_what_the_hub_splits_is_copied() -> None:
+    hub = _hub(_official())
+    loaded = dict(load_backbone(hub, HEADS).named_parameters())
+    shared = {tensor.data_ptr() for tensor in hub.values()}
+    copied = {name for name, tensor in loaded.items() if tensor.data_ptr() not in shared}
+    assert copied == {
+        f"blocks.{block}.attn.qkv.{kind}" for block in range(DEPTH) for kind in ("weight", "bias")
+    }
+
+
+def test_chunks_of_blocks_are_the_same_backbone() -> None:
+    state = _official()
+    chunked = {}
+    for name, tensor in state.items():
+        if name.startswith("blocks."):
+            block = int(name.split(".")[1])
+            name = f"blocks.{block // 2}.{name.removeprefix('blocks.')}"
+        chunked[name] = tensor
+    assert "blocks.1.2.norm1.weight" in chunked
+    assert torch.equal(_features(chunked), _features(state))
+    del chunked["blocks.0.1.ls2.gamma"]
+    with pytest.raises(BuildError, match=r"tensor 'blocks\.0\.1\.ls2\.gamma' is missing"):
+        _features(chunked)
+    without = {k: v for k, v in chunked.items() if not k.startswith("blocks.0.1.")}
+    with pytest.raises(BuildError, match=r"tensor 'blocks\.0\.1\.norm1\.weight' is missing"):
+        _features(without)
+
+
+def test_what_is_wrong_is_told_in_the_files_names() -> None:
+    hub = _hub(_official(), "dinov2.")
+    layer = "dinov2.encoder.layer.1."
+    for name in hub:
+        if not name.endswith("mask_token"):
+            with pytest.raises(BuildError, match=f"tensor '{name}'"):
+                load_backbone({k: v for k, v in hub.items() if k != name}, HEADS)
+    with pytest.raises(BuildError, match=rf"'{layer}attention\.attention\.key\.bias' is \(3,\)"):
+        load_backbone({**hub, f"{layer}attention.attention.key.bias": torch.zeros(3)}, HEADS)
+    registers = {**hub, "dinov2.embeddings.register_tokens": torch.zeros(1, 4, DIM)}
+    with pytest.raises(BuildError, match=r"embeddings\.register_tokens' does not belong to a DINO"):
+        load_backbone(registers, HEADS)
+    gap = {k: v for k, v in hub.items() if not k.startswith(layer)}
+    with pytest.raises(BuildError, match=rf"'{layer}norm1\.weight' is missing"):
+        load_backbone(gap, HEADS)
+
+
+def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"has neither model\.safetensors nor model\.safetensors"):
+        read_tensors(tmp_path)
+    with pytest.raises(BuildError, match="no such weights file"):
+        read_tensors(tmp_path / "none" / INDEX)
+
+
+def test_the_files_behind_an_index_are_listed(tmp_path: Path) -> None:
+    _sharded(tmp_path / "hub", _hub(_official()))
+    names = [path.name for path in weight_files(tmp_path / "hub")]
+    assert names == [INDEX, *(f"model-{n:05}-of-00003.safetensors" for n in range(3))]
+    save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    assert weight_files(tmp_path / "plain.safetensors") == (tmp_path / "plain.safetensors",)
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        "../outside.safetensors",
+        "/outside.safetensors",
+        "sub/model.safetensors",
+        "sub\\model.safetensors",
+        "outside.pth",
+        "",
+        "a\0.safetensors",
+        "a\n.safetensors",
+        3,
+    ],
+)
+def test_an_index_does_not_lead_out_of_its_folder(tmp_path: Path, shard: object) -> None:
+    (tmp_path / "hub" / "sub").mkdir(parents=True)
+    for path in ("outside.safetensors", "hub/sub/model.safetensors", "hub/outside.pth"):
+        save_file({"a": torch.zeros(1)}, tmp_path / path)
+    _write_index(tmp_path / "hub", {"a": shard})
+    with pytest.raises(BuildError, match="is not the name of a shard beside the index"):
+        read_tensors(tmp_path / "hub")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', "[" * 100_000, "\udcff"])
+def test_what_is_no_index_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / INDEX).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BuildError, match="not an index of safetensors shards"):
+        read_tensors(tmp_path)
+
+
+def test_shards_hold_what_their_index_says(tmp_path: Path) -> None:
+    places = _sharded(tmp_path, {name: torch.zeros(2) for name in "abc"})
+    _write_index(tmp_path, {**places, "d": places["a"]})
+    with pytest.raises(BuildError, match=rf"{places['a']}: tensor 'd' is missing"):
+        read_tensors(tmp_path)
+    _write_index(tmp_path, {**places, "b": places["a"]})
+    with pytest.raises(BuildError, match="tensor 'b' is missing"):
+        read_tensors(tmp_path)
+    _write_index(tmp_path, {"a": places["a"], "b": places["a"], "c": places["c"]})
+    with pytest.raises(BuildError, match="tensor 'b' is missing"):
+        read_tensors(tmp_path)
+    save_file({name: torch.zeros(2) for name in "ab"}, tmp_path / places["a"])
+    _write_index(tmp_path, places)
+    with pytest.raises(BuildError, match="'b' is not listed for it in model"):
+        read_tensors(tmp_path)
+    _write_index(tmp_path, {**places, "d": "model-00009.safetensors"})
+    with pytest.raises(BuildError, match=r"the shard model-00009\.safetensors is missing"):
+        read_tensors(tmp_path)
+
+
+def test_checkpoints_older_than_the_archive_format_load(tmp_path: Path) -> None:
+    state = _official()
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(_features(tmp_path / "old.pth"), _features(state))
+
+
+def _renamed(path: Path, old: bytes, new: bytes) -> None:
+    """Replace bytes in a checkpoint's pickle."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data.replace(old, new) if name.endswith("data.pkl") else data)
+
+
+@pytest.mark.parametrize("numpy", [1, 2])
+def test_numpy_scalars_beside_the_weights_do_no_harm(tmp_path: Path, numpy: int) -> None:
+    path = tmp_path / "head.pth"
+    best = {"rmse": np.float32(0.25), "abs_rel": np.float64(0.1), "iter": np.int64(3)}
+    meta = {"hook_msgs": best, "CLASSES": ("a",), "best": torch.zeros(1)}
+    torch.save({"meta": meta, "state_dict": {"a": torch.ones(2)}}, path)
+    names = {1: b"cnumpy.core.multiarray\n", 2: b"cnumpy._core.multiarray\n"}
+    written = names[2] if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else names[1]
+    _renamed(path, written, names[numpy])
+    assert names[numpy] in zipfile.ZipFile(path).read("head/data.pkl")
+    found = read_tensors(path)
+    assert list(found) == ["a"]
+    assert torch.equal(found["a"], torch.ones(2))
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('executed')",))
+
+
+def _refused(folder: Path) -> Iterator[tuple[Path, str]]:
+    torch.save({"state_dict": _Evil()}, folder / "evil.pth")
+    yield folder / "evil.pth", r"it holds \S*exec, which is not loaded"
+    torch.save({"state_dict": {}, "meta": np.ones(2)}, folder / "array.pth")
+    yield folder / "array.pth", r"multiarray\._reconstruct, which is not loaded"
+    torch.save({"a": 3}, folder / "numbers.pth")
+    yield folder / "numbers.pth", "holds no state dict of tensors"
+    torch.save([torch.ones(1)], folder / "list.pth")
+    yield folder / "list.pth", "holds no state dict of tensors"
+    torch.save({"a": np.float32(1)}, folder / "scalar.pth")
+    yield folder / "scalar.pth", "holds no state dict of tensors"
+    for name in ("empty.pth", "empty.safetensors"):
+        (folder / name).write_bytes(b"")
+        yield folder / name, "not a readable weights file"
+    whole = folder / "whole"
+    torch.save(_official(), whole.with_suffix(".pth"))
+    save_file(_official(), whole.with_suffix(".safetensors"))
+    for suffix in (".pth", ".safetensors"):
+        data = whole.with_suffix(suffix).read_bytes()
+        for share in (0.001, 0.3, 0.999):
+            path = folder / f"cut_{share}{suffix}"
+            path.write_bytes(data[: int(share * len(data))])
+            yield path, "not a readable weights file"
+
+
+def test_foreign_and_truncated_files_are_one_line(tmp_path: Path) -> None:
+    for path, said in _refused(tmp_path):
+        with pytest.raises(BuildError, match=said) as caught:
+            read_tensors(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < len(str(path)) + 200
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_damaged_files_load_or_are_refused(tmp_path: Path, suffix: str) -> None:
+    path, dice = tmp_path / f"weights{suffix}", random.Random(0)
+    small = {"a": torch.ones(3), "b": torch.zeros(2, 2)}
+    if suffix == ".pth":
+        torch.save(small, path)
+    else:
+        save_file(small, path)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(dice.randint(1, 3)):
+            data[dice.randrange(len(data))] = dice.randrange(256)
+        path.write_bytes(data)
+        try:
+            found = read_tensors(path)
+        except BuildError:
+            refused += 1
+        else:
+            assert all(tensor.sum() is not None for tensor in found.values())
+    assert refused > 10
+
+
+def test_tensors_that_are_no_plain_numbers_are_refused() -> None:
+    expected = {"a": torch.zeros(2, 2), "n": torch.zeros((), dtype=torch.long)}
+    good = {"a": torch.zeros(2, 2, dtype=torch.bfloat16), "n": torch.tensor(3)}
+    check_tensors(good, expected, "x.pth", "head")
+    sparse = torch.sparse_coo_tensor([[0], [1]], [1.0], (2, 2), check_invariants=True)
+    for tensor, said in (
+        (torch.zeros(2, 2, dtype=torch.int32), "int32"),
+        (torch.zeros(2, 2, dtype=torch.complex64), "complex64"),
+        (sparse, "sparse_coo"),
+        (torch.zeros(2, 2, device="meta"), "without data"),
+    ):
+        with pytest.raises(BuildError, match=f"x.pth: tensor 'a' is {said}, not dense floating"):
+            check_tensors({**good, "a": tensor}, expected, "x.pth", "head")
