@@ -38,7 +38,10 @@ CHECK_VARIABLE = "CFQA_CHECK_DECODER"
 """Environment variable; where it is 1, each picture is held against the reference decoder's."""
 
 _START_CODE = b"\0\0\1"
-_AFTER_SLICES = bytes([32 << 1])  # first byte of an HEVC NAL unit of the lowest type but slices
+
+# Slices have the lowest types: up to 31, in bits 1 to 6 of a NAL unit's first byte (ITU-T H.265,
+# 7.3.1.2), or up to 11, in bits 3 to 7 of its second (H.266, 7.3.1.2).
+_HEVC_OTHERS, _VVC_OTHERS = bytes([32 << 1]), bytes([12 << 3])
 
 
 class ReferenceCodec(Codec):
@@ -137,17 +140,17 @@ class ReferenceCodec(Codec):
         }
 
     def _continued(self, bitstream: bytes) -> list[bytes]:
-        """Return an HEVC stream that ends with a slice again, with ones behind the slice.
+        """Return a stream that ends with a slice again, with ones behind the slice.
 
-        The decoder does not notice where a slice ends too early: it reads zeros from there on.
-        What an arithmetic decoder finds is monotonic in the number that the bits spell, so if
+        The decoders do not always notice that a slice ends too early: they read zeros from there
+        on.  What an arithmetic decoder finds is monotonic in the number that the bits spell, so if
         zeros and ones give one picture, whatever may have stood there gives it too: nothing of it
         is missing.
         """
-        last = bitstream.rfind(_START_CODE) + len(_START_CODE)
-        if self.software.decoder != "hevc" or bitstream[last : last + 1] >= _AFTER_SLICES:
-            return []
-        return [bitstream.rstrip(b"\0") + b"\xff" * 16]
+        unit = bitstream[bitstream.rfind(_START_CODE) + len(_START_CODE) :]
+        hevc = self.software.decoder == "hevc"
+        is_slice = unit[:1] < _HEVC_OTHERS if hevc else unit[1:2] < _VVC_OTHERS
+        return [bitstream.rstrip(b"\0") + b"\xff" * 16] if is_slice else []
 
     def _run(self, command: Sequence[str], target: Path, samples: int, what: str) -> bytes:
         """Run a program that writes ``target``, and return what it wrote."""
