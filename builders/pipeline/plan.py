@@ -23,7 +23,7 @@ STAGES: tuple[str, ...] = ("select", "extract", "centre", "compress")
 _UNITS = {"select": "tasks", "extract": "sources", "centre": "tasks", "compress": "features"}
 
 # Seconds per feature point relative to x265's: only the order of the items depends on it.
-_COST = {"vtm": 500.0, "hm": 30.0, "vvenc": 10.0}
+_COST = {"vtm": 250.0, "hm": 10.0, "vvenc": 10.0}
 _COST_OTHER = 1.0
 
 
