@@ -43,6 +43,10 @@ class Head(nn.Module):
     task: str
     dim: int
 
+    def takes(self, layers: int, dim: int) -> bool:
+        """Whether the head is for features of so many layers and such a width."""
+        return (layers, dim) == (1, self.dim)
+
     def checked(self, feature: Tensor) -> Tensor:
         """The feature in float32, if it is finite and of the shape (N, C, T, D) the head takes.
 
@@ -50,7 +54,7 @@ class Head(nn.Module):
             BuildError: it is not; a score of NaN would pass for a good one.
         """
         layers, shape = get_task(self.task).layers, tuple(feature.shape)
-        if len(shape) != 4 or shape[1] != layers or shape[2] < 2 or shape[3] != self.dim:
+        if len(shape) != 4 or shape[2] < 2 or not self.takes(shape[1], shape[3]):
             wanted = f"(N, {layers}, T, {self.dim})"
             raise BuildError(f"{self.task} head: a feature must be {wanted}, not {shape}")
         if not bool(feature.isfinite().all()):
@@ -223,6 +227,10 @@ class DepthHead(Head):
         self.conv_depth = nn.Conv2d(inputs, bins, 1)
         self.register_buffer("centres", torch.linspace(*DEPTH_RANGE, bins), persistent=False)
 
+    def takes(self, layers: int, dim: int) -> bool:
+        """Whether all layers side by side are what the convolution takes."""
+        return 2 * layers * dim == self.conv_depth.in_channels
+
     def depth(self, layers: Tensor, size: tuple[int, int]) -> Tensor:
         """Depth in metres, (B, h, w) with four times the grid, of layers (B, C, T, D).
 
@@ -233,7 +241,7 @@ class DepthHead(Head):
         rows, columns = size
         if rows * columns != tokens - 1:
             raise BuildError(f"dpt head: {tokens} tokens are not 1 + {rows}x{columns} patches")
-        if self.conv_depth.in_channels != 2 * dim * count:
+        if not self.takes(count, dim):
             raise BuildError(
                 f"dpt head: {count} layers of width {dim} give {2 * dim * count} inputs, "
                 f"the head takes {self.conv_depth.in_channels}"
