@@ -187,8 +187,9 @@ def test_labels_that_say_something_else_are_named(
 
 def test_images_in_one_folder_need_labels(tmp_path: Path) -> None:
     flat(tmp_path)
-    with pytest.raises(BuildError, match="for images in one folder give 'labels'"):
-        source(tmp_path)
+    for root in (tmp_path, tmp_path / f"{name(1)}.JPEG"):
+        with pytest.raises(BuildError, match="for images in one folder give 'labels'"):
+            source(root)
 
 
 def test_the_seed_decides_the_order_and_nothing_else(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "Unfit",
     "by_name",
     "choose",
+    "names_in",
     "place",
     "read_list",
     "reason",
@@ -31,6 +32,7 @@ __all__ = [
 #: A training run starts this many images after that of the seed before it.
 RUN = 50
 _POOL_SEED = 20_250_607
+_NAME = re.compile(r"[\w.-]+", re.ASCII)
 
 
 class Unfit(BuildError):
@@ -52,7 +54,7 @@ class Entry:
     truth: Any = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]+", self.name, re.ASCII):
+        if not _NAME.fullmatch(self.name):
             raise BuildError(
                 f"{self.image}: '{self.name}' cannot be the name of a source; rename the file or "
                 "its folder with letters, digits, '.', '-' and '_'"
@@ -68,6 +70,20 @@ def place(option: str, value: object) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise BuildError(f"{option} must be a path, got {value!r}")
     return locate(str(os.fspath(value)))
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the sorted names of what a folder holds; nothing where there is no such folder.
+
+    Raises:
+        BuildError: it may not be listed.
+    """
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise BuildError(f"{folder}: cannot be listed ({error.strerror})") from None
 
 
 def require(paths: Iterable[Path], offered: str, notes: Mapping[Path, str] | None = None) -> None:
@@ -86,12 +102,7 @@ def require(paths: Iterable[Path], offered: str, notes: Mapping[Path, str] | Non
     for path in dict.fromkeys(paths):
         folder = path.parent
         if folder not in held:
-            try:
-                held[folder] = frozenset(os.listdir(folder))
-            except (FileNotFoundError, NotADirectoryError):
-                held[folder] = frozenset()
-            except OSError as error:
-                raise BuildError(f"{folder}: cannot be listed ({error.strerror})") from None
+            held[folder] = frozenset(names_in(folder))
         if path.name not in held[folder]:
             missing.append(f"{path}{(notes or {}).get(path, '')}")
     if missing:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import BuildError, unknown_name
-from .files import Entry, FileSource, by_name, choose, place, require
+from .files import Entry, FileSource, by_name, choose, names_in, place, require
 from .imagenet_labels import SYNSET, labels_file, order_synsets, read_labels, read_synsets
 from .images import read_rgb
 from .preprocessing import classification_view
@@ -98,21 +97,20 @@ class ImageNet(FileSource):
 
 def _images(folder: Path) -> Iterator[Path]:
     """Yield the images in a folder and, where it has none, in the folders in it, sorted."""
-    names = sorted(os.listdir(folder))
+    names = names_in(folder)
     found = [folder / name for name in names if name.lower().endswith(_SUFFIXES)]
     if found:
         yield from found
         return
     for name in names:
-        if (folder / name).is_dir():
-            for image in sorted(os.listdir(folder / name)):
-                if image.lower().endswith(_SUFFIXES):
-                    yield folder / name / image
+        for image in names_in(folder / name):
+            if image.lower().endswith(_SUFFIXES):
+                yield folder / name / image
 
 
 def _labelled(root: Path, labels: Path | None) -> dict[str, Entry]:
     """Return all images with their labels; the files may be missing where a list gives labels."""
-    found = sorted(_images(root))
+    found = [*_images(root)]
     in_folders = [path for path in found if path.parent != root]
     if in_folders:
         if not all(SYNSET.fullmatch(path.parent.name) for path in in_folders):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ...errors import BuildError
 from .files import read_list, reason
@@ -81,7 +81,7 @@ def read_labels(path: Path) -> dict[str, int]:
     if wanted == 1:
         names = [f"ILSVRC2012_val_{place:08d}" for place in range(1, len(lines) + 1)]
     else:
-        names = [Path(words[0]).stem for _, words in lines]
+        names = [PurePosixPath(words[0]).stem for _, words in lines]
     values = [words[wanted - 1] for _, words in lines]
     known = _known(path, values, ids=wanted == 1)
     labels: dict[str, int] = {}

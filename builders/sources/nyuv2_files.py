@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ...errors import BuildError, unknown_name
-from .files import Entry, by_name, choose, require
+from .files import Entry, by_name, choose, names_in, require
 from .images import read_depth, read_rgb
 
 __all__ = ["TEST", "SplitFiles"]
@@ -103,10 +103,10 @@ class SplitFiles:
 
 def _scan(root: Path) -> Iterator[Entry]:
     """Yield a pair for each image and each depth map in the scenes' folders; one may be missing."""
-    for scene in sorted(path for path in root.iterdir() if path.is_dir()):
+    for scene in (root / name for name in names_in(root)):
         images: dict[str, Path] = {}
         depths: dict[str, Path] = {}
-        for name in sorted(os.listdir(scene)):
+        for name in names_in(scene):
             stem, suffix = os.path.splitext(name)
             if stem.startswith("rgb_") and suffix.lower() in (".jpg", ".jpeg", ".png"):
                 images[stem.removeprefix("rgb_")] = scene / name
