@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = (error.name or "").split(".")[0]
         if module not in EXTRAS:
             raise
-        extra = "build" if arguments[:1] == ["build"] else EXTRAS[module]
+        extra = "build" if arguments[:1] in (["build"], ["import-release"]) else EXTRAS[module]
         return _fail(f"{module} is not installed: pip install 'cfqa-data[{extra}]'")
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
@@ -224,6 +224,46 @@ def _plan(recipe: str, tier: str, as_json: bool) -> None:
         _print_json(told)
     else:
         print(estimate_text(told))
+
+
+@app.command("import-release")
+def import_release(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A downloaded release of the benchmark.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to make.")],
+    logs: Annotated[
+        Path | None,
+        typer.Option(metavar="LOGS", help="Published score logs. Default: score by the recipe."),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(metavar="RECIPE", help="Ranges, and what to score with.")
+    ] = "paper",
+    root: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where root:// is: images and weights of the recipe."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a dataset of a downloaded release, without loss. Goes on where it was stopped."""
+    from cfqa_data.builders.release import import_release as run_import
+    from cfqa_data.resources import ROOT_VARIABLE
+    from cfqa_data.summary import imported_text, summarise
+    from cfqa_data.terminal import show_progress
+
+    if root is not None:
+        os.environ[ROOT_VARIABLE] = str(root.resolve())
+    try:
+        with show_progress() as progress:
+            imported = run_import(source, out, logs=logs, recipe=recipe, progress=progress)
+    except KeyboardInterrupt:
+        _interrupted("what is finished is kept, the same command goes on from here")
+        raise typer.Exit(130) from None
+    summary = summarise(imported.root) | {"import": imported.to_dict()}
+    if as_json:
+        _print_json(summary)
+    else:
+        print(imported_text(summary, out))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from cfqa_data.health import LEAST_CHANGING, LEAST_MONOTONE, LEAST_SPAN, health
 from cfqa_data.layout import Layout
 from cfqa_data.text import size_text, table_text
 
-__all__ = ["build_text", "info_text", "summarise"]
+__all__ = ["build_text", "imported_text", "info_text", "summarise"]
 
 
 def summarise(root: Path) -> dict[str, Any]:
@@ -115,6 +115,28 @@ def build_text(summary: dict[str, Any], folder: Path) -> str:
             f"  python -c {shlex.quote(python)}",
         ]
     )
+
+
+def imported_text(summary: dict[str, Any], folder: Path) -> str:
+    """Return what `cfqa import-release` prints at its end: what `cfqa build` does, and the rest.
+
+    Args:
+        summary: of the finished folder, with the import's facts under ``import``.
+        folder: its path as the user wrote it.
+    """
+    facts = summary["import"]
+    lines = [build_text(summary, folder), ""]
+    if facts["borrowed_references"]:
+        lines.append(
+            f"No score of the originals of {', '.join(facts['borrowed_references'])} in the logs: "
+            "that of the least distorted version stands for it."
+        )
+    if facts["other_mse_than_logged"]:
+        lines.append(f"MSE other than logged: {len(facts['other_mse_than_logged'])} features")
+        lines += [f"  {line}" for line in facts["other_mse_than_logged"]]
+    lines.append(f"Files placed: {facts['placed']}; not placed: {len(facts['unplaced'])}")
+    lines += [f"  {file['path']}: {file['why']}" for file in facts["unplaced"]]
+    return "\n".join(lines)
 
 
 def _size_lines(sizes: dict[str, int | None]) -> list[str]:

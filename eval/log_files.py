@@ -119,7 +119,8 @@ def _lines(path: Path, text: str) -> Iterator[LogLine | _Odd]:
         numbers = [_number(word) for word in words[1:]]
         known = [value for value in numbers if value is not None and math.isfinite(value)]
         if len(numbers) == len(known) == 4:
-            yield LogLine(name, *known, level=level, where=where)
+            score, mse, cosine, cka = known
+            yield LogLine(name, score, mse, cosine, cka, level, where)
         else:
             total = words[0].endswith(":")
             numbered = bool(numbers) and numbers[0] is not None and not total
