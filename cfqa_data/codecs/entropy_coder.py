@@ -15,13 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.codecs.entropy_escapes import (
+    pop_gamma,
+    pop_nibbles,
+    push_gamma,
+    push_nibbles,
+    unzigzag,
+    zigzag,
+)
 from cfqa_data.codecs.entropy_tables import PRECISION, Tables
 from cfqa_data.errors import CodecError, MissingDependencyError
 
 __all__ = ["Part", "TableCoder", "decode_parts", "encode_parts"]
-
-LARGEST = 1 << 20
-"""Integers beyond +-LARGEST cannot be coded."""
 
 Part = tuple["TableCoder", np.ndarray, np.ndarray]
 """A coder, the integers (n,), and the index of each one's table (n,)."""
@@ -38,10 +43,17 @@ def _constriction() -> ModuleType:
 
 
 class TableCoder:
-    """Codes integers by the tables of one family; all integers of a table go in one call."""
+    """Codes integers by the tables of one family; all integers of a table go in one call.
 
-    def __init__(self, tables: Tables) -> None:
+    Args:
+        tables: of the family.
+        beyond: whether an escaped integer is told by how far it lies beyond its table, instead of
+            by itself.
+    """
+
+    def __init__(self, tables: Tables, beyond: bool = False) -> None:
         self.tables = tables
+        self.beyond = beyond
         self._models: dict[int, Any] = {}
 
     def push(self, coder: Any, values: np.ndarray, indexes: np.ndarray) -> None:
@@ -49,15 +61,19 @@ class TableCoder:
         order, groups = _groups(indexes)
         values = values[order]
         coded = []
-        escaped = np.zeros(len(values), bool)
+        escaped = [values[:0]]
         for index, start, end in groups:
             size, first = int(self.tables.sizes[index]), int(self.tables.firsts[index])
             entries = values[start:end] - (first - 1)
             outside = (entries < 1) | (entries >= size)
+            if self.beyond:
+                escaped.append(zigzag(entries[outside], size))
+            else:
+                escaped.append(values[start:end][outside])
             entries[outside] = 0
-            escaped[start:end] = outside
             coded.append((self._model(index), entries.astype(np.int32)))
-        _push_escapes(coder, values[escaped])
+        push = push_nibbles if self.beyond else push_gamma
+        push(coder, _constriction().stream.model.Uniform, np.concatenate(escaped))
         for model, entries in reversed(coded):
             coder.encode_reverse(entries, model)
 
@@ -70,7 +86,13 @@ class TableCoder:
             entries = coder.decode(self._model(index), end - start)
             escaped[start:end] = entries == 0
             values[start:end] = entries.astype(np.int64) + (int(self.tables.firsts[index]) - 1)
-        values[escaped] = _pop_escapes(coder, int(escaped.sum()))
+        pop = pop_nibbles if self.beyond else pop_gamma
+        told = pop(coder, _constriction().stream.model.Uniform, int(escaped.sum()))
+        if self.beyond:
+            tables = indexes[order][escaped]
+            firsts = self.tables.firsts[tables].astype(np.int64)
+            told = unzigzag(told, self.tables.sizes[tables].astype(np.int64)) + firsts - 1
+        values[escaped] = told
         result = np.empty_like(values)
         result[order] = values
         return result
@@ -83,9 +105,13 @@ class TableCoder:
             chosen = values[indexes == index]
             entries = chosen - (first - 1)
             outside = (entries < 1) | (entries >= len(counts))
+            if self.beyond:
+                excess = zigzag(entries[outside], len(counts))
+                total += float((4 + 4 * np.ceil(np.log2(excess + 1.0) / 4)).sum())
+            else:
+                total += float((6 + np.floor(np.log2(np.abs(chosen[outside]) + 1.0))).sum())
             entries[outside] = 0
             total += float((PRECISION - np.log2(counts[entries] + 1.0)).sum())
-            total += float((6 + np.floor(np.log2(np.abs(chosen[outside]) + 1.0))).sum())
         return total
 
     def _model(self, index: int) -> Any:
@@ -102,33 +128,6 @@ def _groups(indexes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]
     ends = np.cumsum(np.bincount(indexes, minlength=1)).tolist()
     runs = zip(range(len(ends)), [0, *ends[:-1]], ends, strict=True)
     return order, [run for run in runs if run[1] < run[2]]
-
-
-def _push_escapes(coder: Any, values: np.ndarray) -> None:
-    """Encode integers by Elias gamma: the sign, the number of bits, the bits."""
-    uniform = _constriction().stream.model.Uniform
-    for value in reversed(values.tolist()):
-        magnitude = abs(value) + 1
-        bits = magnitude.bit_length() - 1
-        if magnitude > LARGEST:
-            raise CodecError(f"the model gave {value}, which is beyond what can be coded")
-        if bits:
-            coder.encode_reverse(np.array([magnitude - (1 << bits)], np.int32), uniform(1 << bits))
-        coder.encode_reverse(np.array([bits << 1 | (value < 0)], np.int32), uniform(64))
-
-
-def _pop_escapes(coder: Any, count: int) -> np.ndarray:
-    uniform = _constriction().stream.model.Uniform
-    values = np.empty(count, np.int64)
-    for position in range(count):
-        head = int(coder.decode(uniform(64), 1)[0])
-        bits = head >> 1
-        if bits > LARGEST.bit_length():
-            raise CodecError("the bitstream is damaged")
-        rest = int(coder.decode(uniform(1 << bits), 1)[0]) if bits else 0
-        magnitude = (1 << bits) + rest - 1
-        values[position] = -magnitude if head & 1 else magnitude
-    return values
 
 
 def _check(arrays: Sequence[np.ndarray]) -> int:

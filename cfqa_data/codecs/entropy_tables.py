@@ -21,6 +21,10 @@ PRECISION = 24
 TAIL = 2.0**-20
 """Probability mass left to the escape."""
 
+COMPRESSAI_TAIL = 1e-9
+COMPRESSAI_FLOOR = 2.0**-16
+"""CompressAI's tables reach as far as COMPRESSAI_TAIL, and with 16 bits no entry has less."""
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -55,9 +59,12 @@ class Tables:
         return self.counts[start : start + int(self.sizes[index])], int(self.firsts[index])
 
     @classmethod
-    def from_masses(cls, masses: list[np.ndarray], firsts: list[int]) -> Tables:
-        """Make tables of probability masses (one array per table, summing to at most 1)."""
-        counts = [_counts(mass) for mass in masses]
+    def from_masses(cls, masses: list[np.ndarray], firsts: list[int], floor: float = 0.0) -> Tables:
+        """Make tables of probability masses (one array per table, summing to at most 1).
+
+        No entry, the escape included, gets much less than ``floor``.
+        """
+        counts = [_counts(mass, floor) for mass in masses]
         return cls(
             counts=np.concatenate(counts).astype(np.uint32),
             sizes=np.array([len(entry) for entry in counts], np.int32),
@@ -65,9 +72,9 @@ class Tables:
         )
 
 
-def _counts(mass: np.ndarray) -> np.ndarray:
+def _counts(mass: np.ndarray, floor: float) -> np.ndarray:
     """Return integer counts, escape first, that sum to 2**PRECISION less their number."""
-    mass = np.concatenate([[max(0.0, 1.0 - mass.sum())], mass])
+    mass = np.maximum(np.concatenate([[max(0.0, 1.0 - mass.sum())], mass]), floor)
     free = (1 << PRECISION) - len(mass)
     counts = np.floor(mass / mass.sum() * free).astype(np.int64)
     counts[counts.argmax()] += free - counts.sum()
@@ -79,21 +86,23 @@ def scale_table(low: float = 0.11, high: float = 256.0, levels: int = 64) -> np.
     return np.exp(np.linspace(math.log(low), math.log(high), levels))
 
 
-def gaussian_tables(scales: np.ndarray) -> Tables:
+def gaussian_tables(scales: np.ndarray, tail: float = TAIL, floor: float = 0.0) -> Tables:
     """Return the tables of zero-mean Gaussians integrated over unit cells.
 
     Args:
         scales: standard deviations.
+        tail: probability mass that the tables leave out.
+        floor: of an entry's probability.
     """
     masses, firsts = [], []
     for scale in scales:
-        reach = max(1, math.ceil(_normal_quantile(TAIL / 2) * scale))
+        reach = max(1, math.ceil(_normal_quantile(tail / 2) * scale))
         edges = (np.arange(reach + 1) + 0.5) / (scale * math.sqrt(2.0))
         upper = np.array([math.erfc(edge) for edge in edges])
         half = 0.5 * (upper[:-1] - upper[1:])
         masses.append(np.concatenate([half[::-1], [1.0 - upper[0]], half]))
         firsts.append(-reach)
-    return Tables.from_masses(masses, firsts)
+    return Tables.from_masses(masses, firsts, floor)
 
 
 def _normal_quantile(tail: float) -> float:
@@ -112,7 +121,8 @@ def bottleneck_tables(
     matrices: list[np.ndarray],
     biases: list[np.ndarray],
     factors: list[np.ndarray],
-    centres: np.ndarray | None = None,
+    quantiles: np.ndarray | None = None,
+    floor: float = 0.0,
 ) -> tuple[Tables, np.ndarray]:
     """Return the tables of a learned factorised density, and their centres.
 
@@ -124,7 +134,9 @@ def bottleneck_tables(
         matrices: (channels, out, in) per layer, before the softplus.
         biases: (channels, out, 1) per layer.
         factors: (channels, out, 1) per layer but the last, before the tanh.
-        centres: float64 (channels,), what z is counted from; the density's medians if not given.
+        quantiles: float64 (channels, 3), rising: the tables' first point, what z is counted from,
+            and their last point; the density's own lower end, median and upper end if not given.
+        floor: of an entry's probability.
 
     Returns:
         One table per channel for the integers ``round(z - centre)``, and the float64 centres.
@@ -147,27 +159,26 @@ def bottleneck_tables(
         return value[:, 0, :]
 
     channels = len(matrices[0])
-    target = math.log(TAIL / 2 / (1 - TAIL / 2))
-    low, medians, high = (_solve(logits, channels, goal) for goal in (target, 0.0, -target))
-    if centres is not None:
-        medians = np.asarray(centres, np.float64)
-    if not np.isfinite(low + medians + high).all() or (high - low).max() > 20000:
+    if quantiles is None:
+        target = math.log(TAIL / 2 / (1 - TAIL / 2))
+        goals = (target, 0.0, -target)
+        quantiles = np.stack([_solve(logits, channels, goal) for goal in goals], axis=1)
+    low, centres, high = quantiles.T
+    # Not finite, or out of order, or with an end that is out of reach: all make a sum too large.
+    if not np.abs(high - centres).max() + np.abs(centres - low).max() <= 20000:
         raise CodecError("the hyperprior's density of z is too wide to tabulate")
-    if (np.maximum(medians - low, high - medians)).max() > 20000:
-        raise CodecError("the hyperprior's medians of z are far from its density")
-    # At least the centre itself, also where it lies outside what is tabulated of the density.
-    below = np.maximum(np.ceil(medians - low), 0).astype(int)
-    above = np.maximum(np.ceil(high - medians), 0).astype(int)
+    below = np.maximum(np.ceil(centres - low), 0).astype(int)
+    above = np.maximum(np.ceil(high - centres), 0).astype(int)
     masses, firsts = [], []
     for channel in range(channels):
         reach = np.arange(-below[channel], above[channel] + 2) - 0.5
-        points = np.broadcast_to(medians[channel] + reach, (channels, len(reach)))
+        points = np.broadcast_to(centres[channel] + reach, (channels, len(reach)))
         edges = logits(points)[channel]
         # Difference of two sigmoids, on the side where both are small.
         sign = -np.sign(edges[:-1] + edges[1:])
         masses.append(np.abs(_sigmoid(sign * edges[1:]) - _sigmoid(sign * edges[:-1])))
         firsts.append(-int(below[channel]))
-    return Tables.from_masses(masses, firsts), medians
+    return Tables.from_masses(masses, firsts, floor), centres
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -15,9 +15,9 @@ bits).  The weights of a layer get the finest step that leaves the worst-case su
 
 Models trained elsewhere were trained with float32, and rounding a latent the other way than
 float32 does is a visible error.  In the arithmetic :data:`LONG`, activations are multiples of
-2**-27 and cut into two slices of 20 bits, squares into three; each slice has an exact sum of its
-own with finer weights, and the sums are added in a fixed order (Ozaki, Ogita, Oishi and Rump,
-"Error-free transformations of matrix multiplication by using fast routines of matrix
+2**-24, saturate at 2**16 and are cut into two slices of 20 bits, squares into four.  Each slice
+has an exact sum of its own, and the sums are added in a fixed order (Ozaki, Ogita, Oishi and
+Rump, "Error-free transformations of matrix multiplication by using fast routines of matrix
 multiplication", Numerical Algorithms 59, 2012).  It takes about twice the time.
 """
 
@@ -31,13 +31,13 @@ import numpy as np
 
 from cfqa_data.errors import CodecError
 
-__all__ = ["ARITHMETICS", "LONG", "SHORT", "GDN", "Arithmetic", "Conv", "Deconv", "relu", "snap"]
+__all__ = ["GDN", "LONG", "SHORT", "Arithmetic", "Conv", "Deconv", "relu", "snap"]
 
 FRACTION = 14
 """Activations are multiples of 2**-FRACTION, unless an arithmetic says otherwise."""
 
 LIMIT = 2.0**13
-"""Activations saturate here."""
+"""Activations saturate here, unless an arithmetic says otherwise."""
 
 SUM_BITS = 52
 STRIP = 1 << 17  # float64 elements of the work array that one strip of rows may fill
@@ -48,27 +48,22 @@ class Arithmetic:
     """How finely a network is computed; part of what encoder and decoder share.
 
     Attributes:
+        limit: activations saturate here.
         cuts: activations are sums of multiples of 2**-cut, one slice per cut, the coarsest first.
-        square_cuts: the same for the squares inside GDN.
-        square_limit: those squares saturate here.
+        square_limit: the squares inside GDN saturate here.
+        square_cuts: and are sums of such multiples.
         finest: weights are multiples of 2**-finest, or coarser.
     """
 
+    limit: float
     cuts: tuple[int, ...]
-    square_cuts: tuple[int, ...]
     square_limit: float
+    square_cuts: tuple[int, ...]
     finest: int
 
-    @property
-    def fraction(self) -> int:
-        """Activations are multiples of 2**-fraction."""
-        return self.cuts[-1]
-
-
-SHORT = Arithmetic(cuts=(FRACTION,), square_cuts=(FRACTION,), square_limit=2.0**22, finest=24)
-LONG = Arithmetic(cuts=(7, 27), square_cuts=(-6, 14, 34), square_limit=2.0**26, finest=40)
-ARITHMETICS: Mapping[str, Arithmetic] = MappingProxyType({"short": SHORT, "long": LONG})
-"""By the names that files of models give them."""
+    def snap(self, x: np.ndarray) -> np.ndarray:
+        """Make ``x`` activations, in place; return it."""
+        return snap(x, self.limit, self.cuts[-1])
 
 
 def snap(x: np.ndarray, limit: float = LIMIT, fraction: int = FRACTION) -> np.ndarray:
@@ -79,6 +74,14 @@ def snap(x: np.ndarray, limit: float = LIMIT, fraction: int = FRACTION) -> np.nd
     x += magic
     x -= magic
     return x
+
+
+SHORT = Arithmetic(
+    limit=LIMIT, cuts=(FRACTION,), square_limit=2.0**22, square_cuts=(FRACTION,), finest=24
+)
+LONG = Arithmetic(
+    limit=2.0**16, cuts=(4, 24), square_limit=2.0**32, square_cuts=(-12, 8, 28, 44), finest=40
+)
 
 
 def _slices(x: np.ndarray, cuts: tuple[int, ...]) -> list[np.ndarray]:
@@ -159,8 +162,10 @@ class Conv:
         self.outputs, self.inputs, self.kernel, _ = weight.shape
         self.stride = stride
         flat = weight.transpose(0, 2, 3, 1).reshape(self.outputs, -1)
-        self.cuts, finest = arithmetic.cuts, arithmetic.finest
-        self.weight, self.bias = _fixed_weights(name, flat, bias, LIMIT, self.cuts[0], finest)
+        self.arithmetic = arithmetic
+        self.weight, self.bias = _fixed_weights(
+            name, flat, bias, arithmetic.limit, arithmetic.cuts[0], arithmetic.finest
+        )
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (out, ceil(rows / stride), ceil(cols / stride)) for x (in, rows, cols)."""
@@ -174,7 +179,7 @@ class Conv:
                 [np.ascontiguousarray(part[:, y::step, x::step]) for x in range(step)]
                 for y in range(step)
             ]
-            for part in _slices(padded, self.cuts)
+            for part in _slices(padded, self.arithmetic.cuts)
         ]
         del padded
         out = np.empty((self.outputs, rows, cols))
@@ -192,8 +197,7 @@ class Conv:
                         patches[dy, dx] = plane[:, row : row + n, dx // step : dx // step + cols]
                 total += self.weight @ patches.reshape(taps, -1)
             total += self.bias
-            total = snap(total, LIMIT, self.cuts[-1])
-            out[:, top : top + n] = total.reshape(self.outputs, n, cols)
+            out[:, top : top + n] = self.arithmetic.snap(total).reshape(self.outputs, n, cols)
         return out
 
 
@@ -230,7 +234,7 @@ class Deconv:
     def __init__(
         self, name: str, weight: np.ndarray, bias: np.ndarray, arithmetic: Arithmetic = SHORT
     ) -> None:
-        self.cuts, finest = arithmetic.cuts, arithmetic.finest
+        self.arithmetic = arithmetic
         self.inputs, self.outputs = weight.shape[:2]
         self.phases = {}
         for (a, b), chosen in self.PHASES.items():
@@ -239,13 +243,18 @@ class Deconv:
                 for dy, dx in self.NEIGHBOURS[chosen]
             ]
             self.phases[a, b] = _fixed_weights(
-                name, np.hstack(taps), bias, LIMIT, self.cuts[0], finest
+                name,
+                np.hstack(taps),
+                bias,
+                arithmetic.limit,
+                arithmetic.cuts[0],
+                arithmetic.finest,
             )
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (out, 2 * rows, 2 * cols) for x (in, rows, cols)."""
         _, rows, cols = x.shape
-        slices = _slices(np.pad(x, ((0, 0), (1, 1), (1, 1))), self.cuts)
+        slices = _slices(np.pad(x, ((0, 0), (1, 1), (1, 1))), self.arithmetic.cuts)
         out = np.empty((self.outputs, rows, 2, cols, 2))
         height = max(1, STRIP // (9 * self.inputs * cols))
         for top in range(0, rows, height):
@@ -259,7 +268,7 @@ class Deconv:
                     chosen = patches[self.PHASES[phase]]
                     totals[phase] += weight @ chosen.reshape(weight.shape[1], -1)
             for (a, b), (_, bias) in self.phases.items():
-                total = snap(totals[a, b] + bias, LIMIT, self.cuts[-1])
+                total = self.arithmetic.snap(totals[a, b] + bias)
                 out[:, top : top + n, a, :, b] = total.reshape(self.outputs, n, cols)
         return out.reshape(self.outputs, 2 * rows, 2 * cols)
 
@@ -286,8 +295,8 @@ class GDN:
         inverse: bool,
         arithmetic: Arithmetic = SHORT,
     ) -> None:
+        self.arithmetic = arithmetic
         self.limit, self.cuts = arithmetic.square_limit, arithmetic.square_cuts
-        self.fraction = arithmetic.fraction
         self.gamma, self.beta = _fixed_weights(
             name, gamma, beta, self.limit, self.cuts[0], arithmetic.finest
         )
@@ -308,5 +317,5 @@ class GDN:
             norm += self.beta
             np.sqrt(norm, out=norm)
             combined = part * norm if self.inverse else part / norm
-            out[:, left : left + width] = snap(combined, LIMIT, self.fraction)
+            out[:, left : left + width] = self.arithmetic.snap(combined)
         return out.reshape(x.shape)

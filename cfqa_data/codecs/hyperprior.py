@@ -18,15 +18,14 @@ import numpy as np
 from cfqa_data.codecs.base import Codec, check_plane, check_shape
 from cfqa_data.codecs.entropy_coder import TableCoder, decode_parts, encode_parts
 from cfqa_data.codecs.fixed_point import (
-    ARITHMETICS,
     FRACTION,
     GDN,
-    LIMIT,
+    LONG,
+    SHORT,
     Arithmetic,
     Conv,
     Deconv,
     relu,
-    snap,
 )
 from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
 from cfqa_data.codecs.hyperprior_strips import Layer, apply_in_strips
@@ -50,7 +49,8 @@ class Hyperprior:
     def __init__(self, weights: HyperpriorWeights, index: int = 0) -> None:
         self.weights = weights
         self.index = index
-        self.arithmetic = ARITHMETICS[weights.arithmetic]
+        published = weights.convention == "compressai"
+        self.arithmetic = LONG if published else SHORT
         try:
             state = weights.state
             self.analysis = _network(state, "g_a", self.arithmetic)
@@ -63,8 +63,8 @@ class Hyperprior:
         self.stages, self._y_channels = len(convolutions), convolutions[-1].outputs
         if weights.pad.multiple % 2**self.stages:
             raise CodecError(f"the model needs sides that are multiples of {2**self.stages}")
-        self._y_coder = TableCoder(weights.y_tables)
-        self._z_coder = TableCoder(weights.z_tables)
+        self._y_coder = TableCoder(weights.y_tables, published)
+        self._z_coder = TableCoder(weights.z_tables, published)
 
     def encode(self, plane: np.ndarray) -> bytes:
         """Return the bitstream of a plane of floats in [0, 1), shape (rows, cols)."""
@@ -116,7 +116,7 @@ class Hyperprior:
             x = np.pad(plane, margins, mode="edge")[None]
         else:
             x = np.pad(plane, margins)[None]
-        x = apply_in_strips(self.analysis, snap(x, LIMIT, self.arithmetic.fraction))
+        x = apply_in_strips(self.analysis, self.arithmetic.snap(x))
         y = np.rint(x)
         z = np.abs(x)
         for layer in self.hyper_analysis:
@@ -239,9 +239,7 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _network(
-    state: Mapping[str, np.ndarray], prefix: str, arithmetic: Arithmetic
-) -> list[Layer]:
+def _network(state: Mapping[str, np.ndarray], prefix: str, arithmetic: Arithmetic) -> list[Layer]:
     """Return the layers of g_a or g_s: convolutions at even places, GDN between."""
     places = [place for place in range(0, 32, 2) if f"{prefix}.{place}.weight" in state]
     layers: list[Layer] = []

@@ -1,9 +1,8 @@
 """Checkpoints of CompressAI's ``bmshj2018-hyperprior`` with one channel in and out.
 
 Read without running any code from them, and held against the architecture tensor by tensor.  A
-checkpoint's own medians (the second of its ``quantiles``) and scales are used, so that the latents
-are those of its authors; its quantised probabilities are not, because they have 16 bits and no
-place here.
+checkpoint's own quantiles (the second is what z is counted from) and scales are used, so that the
+latents are those of its authors; its quantised probabilities are not, but made again.
 """
 
 from __future__ import annotations
@@ -51,10 +50,7 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
         standard = scale_table()
         if scales.shape == standard.shape and np.allclose(scales, standard, rtol=1e-4):
             scales = standard
-        medians = state[QUANTILES][:, 0, 1].astype(np.float64)
-        return HyperpriorWeights.from_state(
-            state, pad, "long", medians, scales if scales.size else None
-        )
+        return HyperpriorWeights.as_published(state, pad, scales if scales.size else None)
     except CodecError as error:
         raise CodecError(f"{path}: {error}") from None
 

@@ -2,7 +2,7 @@
 
 A ladder file holds, for each lambda i, the state dict under the prefix ``i.`` and the tables of
 z under ``i.tables.``; the tables of y, shared by all, under ``tables.``.  Its metadata is one
-JSON text, ``hyperprior``: name, lambdas, n, m, stages, pad, and arithmetic if it is not short.
+JSON text, ``hyperprior``: name, lambdas, n, m, stages, pad, and convention if it is not cfqa.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.codecs.entropy_tables import (
+    COMPRESSAI_FLOOR,
+    COMPRESSAI_TAIL,
     Tables,
     bottleneck_tables,
     gaussian_tables,
     scale_table,
 )
-from cfqa_data.codecs.fixed_point import ARITHMETICS, FRACTION
+from cfqa_data.codecs.fixed_point import FRACTION
 from cfqa_data.errors import CodecError
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 KEY = "hyperprior"
+CONVENTIONS = ("cfqa", "compressai")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class HyperpriorWeights:
             whose index is the number of thresholds below it.
         z_tables: one table per channel of z.
         medians: float64 (channels,), multiples of 2**-FRACTION.
-        arithmetic: in which the networks are computed, a name of ``fixed_point.ARITHMETICS``.
+        convention: ``cfqa``, or ``compressai`` where results are compared with CompressAI's: the
+            arithmetic is then as fine as float32, and escapes are told as CompressAI tells them.
     """
 
     state: Mapping[str, np.ndarray]
@@ -90,28 +94,41 @@ class HyperpriorWeights:
     y_thresholds: np.ndarray
     z_tables: Tables
     medians: np.ndarray
-    arithmetic: str = "short"
+    convention: str = "cfqa"
 
     def __post_init__(self) -> None:
-        if self.arithmetic not in ARITHMETICS:
-            raise CodecError(f"no such arithmetic: {self.arithmetic!r}")
+        if self.convention not in CONVENTIONS:
+            raise CodecError(f"no such convention of coding: {self.convention!r}")
 
     @classmethod
-    def from_state(
-        cls,
-        state: Mapping[str, np.ndarray],
-        pad: Pad,
-        arithmetic: str = "short",
-        medians: np.ndarray | None = None,
-        scales: np.ndarray | None = None,
+    def from_state(cls, state: Mapping[str, np.ndarray], pad: Pad) -> HyperpriorWeights:
+        """Make the tables of a state dict: a scale takes the table nearest to it.
+
+        Raises:
+            CodecError: it lacks an entry.
+        """
+        scales = scale_table()
+        z_tables, medians = bottleneck_tables(*density(state))
+        return cls(
+            state=state,
+            pad=pad,
+            y_tables=gaussian_tables(scales),
+            y_thresholds=_fixed(np.sqrt(scales[:-1] * scales[1:])),
+            z_tables=z_tables,
+            medians=_fixed(medians) * 2.0**-FRACTION,
+        )
+
+    @classmethod
+    def as_published(
+        cls, state: Mapping[str, np.ndarray], pad: Pad, scales: np.ndarray | None = None
     ) -> HyperpriorWeights:
-        """Make the tables of a state dict.
+        """Make the tables of a state dict as CompressAI makes them.
+
+        A scale takes the table next above it, and z is counted from the state's quantiles.
 
         Args:
             state: arrays by CompressAI's names.
             pad: how planes are padded.
-            arithmetic: in which the networks are computed.
-            medians: float64 (channels,), what z is rounded from; the density's own if not given.
             scales: float64 (scales,), rising: the deviations of y's tables; the standard ones if
                 not given.
 
@@ -119,17 +136,22 @@ class HyperpriorWeights:
             CodecError: it lacks an entry.
         """
         scales = scale_table() if scales is None else scales
-        middles = np.sqrt(scales[:-1] * scales[1:])
-        z_tables, medians = bottleneck_tables(*density(state), medians)
+        quantiles = state["entropy_bottleneck.quantiles"][:, 0].astype(np.float64)
+        z_tables, medians = bottleneck_tables(*density(state), quantiles, COMPRESSAI_FLOOR)
         return cls(
             state=state,
             pad=pad,
-            y_tables=gaussian_tables(scales),
-            y_thresholds=np.rint(middles * 2.0**FRACTION).astype(np.int64),
+            y_tables=gaussian_tables(scales, COMPRESSAI_TAIL, COMPRESSAI_FLOOR),
+            y_thresholds=_fixed(scales[:-1]),
             z_tables=z_tables,
-            medians=np.rint(medians * 2.0**FRACTION) * 2.0**-FRACTION,
-            arithmetic=arithmetic,
+            medians=_fixed(medians) * 2.0**-FRACTION,
+            convention="compressai",
         )
+
+
+def _fixed(values: np.ndarray) -> np.ndarray:
+    """Return values as int64, in units of 2**-FRACTION."""
+    return np.rint(values * 2.0**FRACTION).astype(np.int64)
 
 
 def density(
@@ -166,7 +188,7 @@ def write_ladder(
         path: of the safetensors file.
         name: of the ladder.
         models: (lambda, weights), the lambdas all different; tables of y, padding and
-            arithmetic all the same.
+            convention all the same.
         facts: further metadata, JSON-safe.
     """
     from safetensors.numpy import save_file
@@ -188,7 +210,7 @@ def write_ladder(
         "name": name,
         "lambdas": [lmbda for lmbda, _ in models],
         "pad": asdict(first.pad),
-        **({} if first.arithmetic == "short" else {"arithmetic": first.arithmetic}),
+        **({} if first.convention == "cfqa" else {"convention": first.convention}),
         **(facts or {}),
     }
     path = Path(path)
@@ -226,7 +248,7 @@ def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, Hyp
                 y_thresholds=thresholds,
                 z_tables=_tables(tensors, f"{prefix}tables.z."),
                 medians=tensors[f"{prefix}tables.z.medians"],
-                arithmetic=header.get("arithmetic", "short"),
+                convention=header.get("convention", "cfqa"),
             )
             models.append((float(lmbda), weights))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
