@@ -192,6 +192,20 @@ def test_images_in_one_folder_need_labels(tmp_path: Path) -> None:
             source(root)
 
 
+@pytest.mark.parametrize("kind", ["kit", "LOC_val_solution.csv", "val.txt"])
+def test_labels_are_found_under_their_usual_names_beside_the_images(
+    tmp_path: Path, kind: str
+) -> None:
+    expected = flat(tmp_path / "val", 8)
+    if kind == "kit":
+        kit(tmp_path, expected, with_meta=True)
+    else:
+        write(tmp_path / kind, *(f"{key} {value}" for key, value in expected.items()))
+    got = found(source(tmp_path / "val"))
+    assert len(got) == 7
+    assert got == {key: expected[key] for key in got}
+
+
 def test_the_seed_decides_the_order_and_nothing_else(tmp_path: Path) -> None:
     labels = write(tmp_path / "l.txt", *(f"{key} {value}" for key, value in flat(tmp_path).items()))
     orders = [list(found(source(tmp_path, seed, labels=labels))) for seed in (0, 0, 1)]

@@ -16,6 +16,8 @@ from .preprocessing import classification_view
 __all__ = ["ImageNet"]
 
 _SUFFIXES = (".jpeg", ".jpg", ".png")
+#: Where labels are looked for beside the folder of images.
+_LABELS = ("ILSVRC2012_devkit_t12", "LOC_val_solution.csv", "val.txt")
 _RESERVE_SEED, _RESERVED = 20_250_607, 10
 
 
@@ -31,7 +33,8 @@ class ImageNet(FileSource):
         root: folder with one folder per synset, or with all images.
         list: text file with one image per line, its name first; keeps its order.
         labels: for a folder per synset, a list of the synsets, needed where not all 1000 are there;
-            else the labels of the images, see `read_labels`, or the development kit.
+            else the labels of the images, see `read_labels`, or the development kit; by default
+            what lies under its usual name beside `root`.
         train: folder of training images, in folders or not.
 
     Raises:
@@ -123,10 +126,12 @@ def _labelled(root: Path, labels: Path | None) -> dict[str, Entry]:
         if unknown := sorted({path.parent.name for path in in_folders} - order.keys()):
             raise BuildError(f"{root / unknown[0]}: this synset is not in {labels}")
         return by_name(Entry(path.stem, path, order[path.parent.name]) for path in in_folders)
+    usual = (root.with_name(name) for name in _LABELS)
+    labels = labels or next((labels_file(path) for path in usual if path.exists()), None)
     if labels is None:
         raise BuildError(
             f"{root}: no folders of synsets with images; for images in one folder give 'labels', "
-            "the development kit or a text with a name and a label per line"
+            f"or put {_LABELS[0]} beside it"
         )
     paths = {path.stem: path for path in found}
     return by_name(
