@@ -186,6 +186,18 @@ def test_an_import_is_a_dataset_like_any_other(whole: Path) -> None:
     assert found["srocc"] > 0.9
 
 
+@pytest.mark.parametrize("codec", ["hm", "hyperprior_multi_task"])
+def test_reading_without_the_package_also_fits_an_import(whole: Path, codec: str) -> None:
+    page = (Path(__file__).parents[1] / "docs/format.md").read_text(encoding="utf-8")
+    code = page.split("```python\n", 1)[1].split("```", 1)[0]
+    assert "cfqa/compressed/dpt/x265.zarr" in code
+    folder = str(whole / "out/compressed/dpt" / f"{codec}.zarr")
+    names: dict[str, Any] = {}
+    exec(code.replace("cfqa/compressed/dpt/x265.zarr", folder), names)
+    assert names["source_id"] == IDS["dpt"][0]
+    assert names["feature"].tobytes() == expected("dpt", codec, 0, 9).tobytes()
+
+
 def test_going_on_gives_the_same_bytes(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = import_release(release, release.parent / "once", logs=release.parent / "logs")
     done: list[str] = []
