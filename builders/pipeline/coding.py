@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.builders.pipeline.kept import KeptStreams
 from cfqa_data.errors import BuildError
 from cfqa_data.packing import pack, plane_shape, unpack
 from cfqa_data.quantizers import Quantizer
@@ -15,7 +16,11 @@ __all__ = ["code_ladder"]
 
 
 def code_ladder(
-    codec: Any, quantizer: Quantizer, features: np.ndarray, parameters: Sequence[float]
+    codec: Any,
+    quantizer: Quantizer,
+    features: np.ndarray,
+    parameters: Sequence[float],
+    kept: KeptStreams | None = None,
 ) -> tuple[list[list[bytes]], np.ndarray]:
     """Encode features at every level and decode them again.
 
@@ -24,6 +29,7 @@ def code_ladder(
         quantizer: between features and the planes' codes.
         features: float32 (S, N, C, T, D).
         parameters: one per level.
+        kept: where bitstreams are put as soon as a level is encoded, and taken from.
 
     Returns:
         Bitstreams [level][source], and the decoded codes (S, L, N, C, T, D).
@@ -37,7 +43,11 @@ def code_ladder(
     decoded = np.empty((len(features), len(parameters), *shape), quantizer.dtype)
     bitstreams: list[list[bytes]] = []
     for level, parameter in enumerate(parameters):
-        streams = codec.encode_many(planes, parameter)
+        streams = kept.read(level) if kept else None
+        if streams is None:
+            streams = codec.encode_many(planes, parameter)
+            if kept:
+                kept.write(level, streams)
         restored = codec.decode_many(streams, plane_shape(shape))
         if len(streams) != len(planes) or len(restored) != len(planes):
             raise BuildError(

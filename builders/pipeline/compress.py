@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.builders.pipeline.coding import code_ladder
+from cfqa_data.builders.pipeline.kept import KeptStreams
 from cfqa_data.builders.pipeline.label import baseline_values, score
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
@@ -34,7 +35,8 @@ def compress(tools: Tools, item: Item) -> None:
     task, group, layout, plan = item.task, item.group, tools.layout, tools.plan
     ladder, codec = tools.ladder(item), tools.codec(item.task, item.codec)
     originals = tools.originals(task, group)
-    bitstreams, codes = code_ladder(codec, ladder.quantizer, originals, ladder.levels)
+    kept = KeptStreams(layout.work / "streams" / item.marker(layout).stem) if codec.slow else None
+    bitstreams, codes = code_ladder(codec, ladder.quantizer, originals, ladder.levels, kept)
     ids = tools.group_ids(task, group)
     write_tensors(
         layout.bitstreams(task, item.codec, group, plan.groups),
@@ -53,6 +55,8 @@ def compress(tools: Tools, item: Item) -> None:
         bits = [8 * len(streams[index]) for streams in bitstreams]
         rows += _rows(tools, item, index, originals[index], codes[index], truth, bits)
     write_table(item.marker(layout), pa.Table.from_pylist(rows, schema=label_schema()))
+    if kept:
+        kept.remove()
 
 
 def _rows(

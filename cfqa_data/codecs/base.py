@@ -22,11 +22,13 @@ class Codec(ABC):
         name: the codec's name in recipes, labels and paths.
         dtype: of the planes that ``decode`` returns.
         peak: the largest code a plane may hold.
+        slow: whether encoding takes so long that a build keeps each level as soon as it is there.
     """
 
     name: str
     dtype: np.dtype
     peak: int
+    slow: bool = False
 
     @abstractmethod
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:

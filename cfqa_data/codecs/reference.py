@@ -59,6 +59,7 @@ class ReferenceCodec(Codec):
 
     dtype = SAMPLE
     peak = PEAK
+    slow = True
 
     def __init__(
         self,

@@ -1,0 +1,67 @@
+"""Levels that a lost worker had encoded are not encoded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pipeline_toy import QPS, toy_recipe, tree, write_networks
+
+from cfqa_data.builders.pipeline import build
+from cfqa_data.builders.pipeline.kept import KeptStreams
+from cfqa_data.codecs.hevc import X265
+from cfqa_data.errors import BuildError
+from cfqa_data.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("networks")
+    write_networks(folder)
+    whole = toy_recipe(folder, {"x265": QPS}, sources_per_task=2)
+    return Recipe.from_dict(whole.to_dict() | {"tasks": {"seg": whole.tasks["seg"].to_dict()}})
+
+
+def test_kept_streams_come_back_in_order_and_go(tmp_path: Path) -> None:
+    kept = KeptStreams(tmp_path / "item")
+    streams = [bytes([index]) * index for index in range(1, 13)]
+    assert kept.read(0) is None
+    kept.write(0, streams)
+    assert kept.read(0) == streams
+    assert kept.read(1) is None
+    (tmp_path / "item" / "1.safetensors").write_bytes(b"half")
+    assert kept.read(1) is None
+    kept.remove()
+    assert list(tmp_path.iterdir()) == []
+    kept.remove()
+
+
+def test_a_slow_codec_goes_on_at_the_level_where_it_stopped(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = build(recipe, tmp_path / "plain", workers=0)
+    encoded: list[float] = []
+    encode, limit = X265.encode, 9
+
+    def counted(self: X265, plane: np.ndarray, parameter: float) -> bytes:
+        if plane.shape != (64, 64):  # the rehearsal's
+            if len(encoded) == limit:
+                raise BuildError("the worker is lost")
+            encoded.append(parameter)
+        return encode(self, plane, parameter)
+
+    monkeypatch.setattr(X265, "encode", counted)
+    monkeypatch.setattr(X265, "slow", True)
+    out = tmp_path / "slow"
+    with pytest.raises(BuildError, match="the worker is lost"):
+        build(recipe, out, workers=0)
+    kept = out / ".build" / "streams" / "seg-x265-00000"
+    assert sorted(path.name for path in kept.iterdir()) == [f"{n}.safetensors" for n in range(4)]
+    limit = 100
+    build(recipe, out, workers=0)
+    levels = QPS["levels"]
+    assert encoded == [qp for qp in levels[:4] for _ in (0, 1)] + [levels[4]] + [
+        qp for qp in levels[4:] for _ in (0, 1)
+    ]
+    assert tree(out) == tree(plain)
