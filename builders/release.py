@@ -24,7 +24,7 @@ from cfqa_data.builders.pipeline.workspace import (
 )
 from cfqa_data.builders.release_files import Release, Unplaced, scan_release
 from cfqa_data.builders.release_recipe import find_quantizers, provenance, release_recipe
-from cfqa_data.builders.release_scores import HeadScores, LogScores
+from cfqa_data.builders.release_scores import HeadScores, LogScores, Scores
 from cfqa_data.builders.release_stages import Import
 from cfqa_data.card import Terms
 from cfqa_data.errors import BuildError, CfqaError
@@ -113,11 +113,17 @@ def import_release(
         MetricError: a line of a log is bad.
     """
     progress, root = progress or Silent(), Path(out).expanduser().resolve()
-    release = scan_release(source)
+    release, layout = scan_release(source), Layout(root)
+    if root.is_relative_to(release.root):
+        raise BuildError(f"{out} lies in the release itself: choose another folder")
     base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, fitted=False)
     logged = None if logs is None else LogScores(Path(logs))
     if logged is not None:
         logged.match(release)
+    scores: Scores | None = logged
+    if logged is None and not layout.manifest.exists():
+        known = [task for task in release.originals if task in base.tasks]
+        scores = HeadScores(Models(base), known)
     quantizers = find_quantizers(release, base, _begun(root), progress)
     release.drop_bare_tasks()
     if not release.ladders:
@@ -127,14 +133,12 @@ def import_release(
             f"files: {first.path}: {first.why}"
         )
     made = release_recipe(release, base, quantizers, logged)
-    layout = Layout(root)
     with clear_disk_errors("importing the release"):
         finished = status(made, root) == "finished"
         if not finished or layout.work.exists():
             root.mkdir(parents=True, exist_ok=True)
             with locked(root):
-                if not finished:
-                    scores = logged or HeadScores(Models(made), list(release.originals))
+                if not finished and scores is not None:
                     plan = Plan(made, "full", *provenance(release, made, logged))
                     open_workspace(plan, root)
                     _run(Import(Tools(plan, layout), release, scores), progress)

@@ -24,7 +24,7 @@ class PaperUniformQuantizer(UniformQuantizer):
 
     Arithmetic is float32, as published. The number is cut off towards zero, not rounded, and cast
     to the codes' unsigned type without being clipped, so it wraps around modulo 2**16 (2**8 for
-    codes of up to 8 bits): in 10 bits, up to one step below ``lo`` is still 0, two steps below is
+    codes of up to 8 bits): in 10 bits, less than a step below ``lo`` is still 0, one step below is
     65535, and above ``hi`` come 1024, 1025, up to 65535, and then 0 again.
 
     Codes above 2**bits - 1 stand for nothing: :meth:`dequantize` and every codec here refuse them

@@ -401,16 +401,21 @@ def test_what_is_no_release_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="no folder org_feat in it"):
         scan_release(tmp_path)
     (tmp_path / "org_feat").mkdir()
+    with pytest.raises(BuildError, match="lies in the release itself: choose another folder"):
+        import_release(tmp_path, tmp_path / "a" / "out")
     (tmp_path / "org_feat" / "a.txt").write_text("x")
     with pytest.raises(BuildError, match=r"nothing in it can be imported; .*org_feat/a\.txt"):
-        import_release(tmp_path, tmp_path / "out")
+        import_release(tmp_path, tmp_path.parent / "out")
 
 
 def test_without_logs_there_must_be_something_to_score_with(
     release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CFQA_ROOT", str(release.parent))
-    with pytest.raises(BuildError, match="nothing to score with: give published score logs by"):
+    with pytest.raises(
+        BuildError,
+        match="nothing to score with: give published score logs by --logs, or what recipe 'paper'",
+    ):
         import_release(release, release.parent / "out")
 
 
