@@ -5,28 +5,30 @@
 The features are packed planes of k-means codes, uint8 (count, rows, cols), one tensor per task.
 One ladder is trained on all tasks, one on each.  The first model starts from the planes' own linear
 transform, any other from its neighbour: in the multi-task ladder from the next larger lambda,
-elsewhere from the multi-task model of the nearest lambda.  Each finished model is a file in
-``OUT/models`` that says how it was made.  A second run trains what is missing and keeps the rest;
-it must have the same planes, n, m and stages.  At the end every ladder becomes one file (float16
-weights, and the tables that encoder and decoder share), and ``report.json`` says how each model was
-made and what it does on held-out planes.
+elsewhere from the multi-task model of the nearest lambda.  With ``--published``, every model starts
+from random weights and is trained as the published ones were.  Each finished model is a file in
+``OUT/models`` that says how it was made.  A second run trains what is missing, goes on where an
+unfinished model saved its state last, and keeps the rest; it must have the same planes, n, m and
+stages.  At the end every ladder becomes one file (the weights, and the tables that encoder and
+decoder share), and ``report.json`` says how each model was made and what it does on held-out
+planes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from cfqa_data.builders.training.hyperprior_batches import read_planes, sample_batch
+from cfqa_data.builders.training.hyperprior_batches import read_planes
 from cfqa_data.builders.training.hyperprior_plan import (
     MULTI_TASK,
     Job,
@@ -34,109 +36,41 @@ from cfqa_data.builders.training.hyperprior_plan import (
     check_kept,
     model_size,
     plan,
-    provenance,
     read_model,
 )
-from cfqa_data.codecs.hyperprior import Hyperprior
-from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
+from cfqa_data.builders.training.hyperprior_published import LAMBDAS as PUBLISHED
+from cfqa_data.builders.training.hyperprior_published import published
+from cfqa_data.codecs.hyperprior_weights import write_ladder
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.tasks import TASKS
 
-__all__ = ["evaluate", "main", "train", "train_ladders"]
+__all__ = ["main", "train", "train_ladders"]
 
 LAMBDAS = (0.2, 0.1, 0.052, 0.027, 0.014, 0.0072, 0.0037, 0.0019, 0.001, 0.0005)
-EVALUATED = 12  # held-out planes per task in the report
 
 _counter: Any = None  # steps done by all workers together; set in each worker
 
 
 def train(job: Job, settings: Settings) -> dict[str, Any]:
-    """Train one model, write its file, and return its line of the report."""
-    import torch
+    """Train one model, write its file, and return its line of the report.
 
-    from cfqa_data.builders.training.hyperprior_start import (
-        block_statistics,
-        rescale,
-        start_at_transform,
-    )
-    from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
+    A training that was interrupted goes on from the state that it saved last.
+    """
+    from cfqa_data.builders.training.hyperprior_train import Training
 
-    began = time.monotonic()
-    torch.set_num_threads(settings.threads)
-    seed = np.random.SeedSequence([settings.seed, *job.path(settings).name.encode()])
-    generator = np.random.default_rng(seed)
-    torch.manual_seed(int(seed.generate_state(1)[0]))
-    made = provenance(job, settings)
-    planes = read_planes(settings.features, job.task)
-    training = [pair[0] for pair in planes.values()]
-
-    model = ScaleHyperprior(settings.n, settings.m, settings.stages)
-    if job.parent:
-        _, _, parent = read_model(job.parent.path(settings))
-        model.load_state_dict({key: torch.tensor(v).float() for key, v in parent.state.items()})
-        rescale(model, math.sqrt(job.lmbda / job.parent.lmbda))
-    else:
-        start_at_transform(model, *block_statistics(training, settings.stride), job.lmbda)
-    model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, settings.rate)
-    normalisations = [layer for layer in model.modules() if isinstance(layer, GDN)]
-    steps, patch = job.steps(settings), settings.patch_shape
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.rate * learning_rate(step, steps)
-        batch = sample_batch(training, settings.batch, patch, settings.stride, generator)
-        patches, mask = map(torch.from_numpy, batch)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            decoded, y, z = model(patches.contiguous(memory_format=torch.channels_last))
-        points = mask.sum()
-        bits = -(y.log2().sum() + z.log2().sum()) / points
-        error = ((decoded - patches).square() * mask).sum() / points
-        loss = job.lmbda * 255.0**2 * error + bits
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        for layer in normalisations:
-            layer.bound()
-        if _counter is not None:
-            with _counter.get_lock():
-                _counter.value += 1
-    # float16 first: the tables must belong to the weights that are stored.
-    state = {key: value.numpy().astype(np.float16) for key, value in model.state_dict().items()}
-    weights = HyperpriorWeights.from_state(state, settings.pad)
-    report = {
-        **made,
-        "seconds": round(time.monotonic() - began, 1),
-        "held_out": evaluate(weights, {name: pair[1] for name, pair in planes.items()}),
-    }
-    job.path(settings).parent.mkdir(parents=True, exist_ok=True)
-    write_ladder(job.path(settings), job.ladder, [(job.lmbda, weights)], {"report": report})
-    return report
+    training = Training(job, settings)
+    _count(training.step)
+    while not training.ended:
+        training.advance()
+        _count(1)
+    _count(training.steps - training.step)
+    return training.finish()
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Return the factor on the step size: a short rise, then a cosine down to 1%."""
-    rise = min(1.0, (step + 1) / 50)
-    return rise * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * step / steps)))
-
-
-def evaluate(
-    weights: HyperpriorWeights, planes: dict[str, np.ndarray]
-) -> dict[str, dict[str, float]]:
-    """Return bits per point and mean squared error (in codes) of real bitstreams, per task."""
-    model = Hyperprior(weights)
-    results = {}
-    for task, all_planes in planes.items():
-        bits = error = points = 0.0
-        for plane in all_planes[:EVALUATED]:
-            stream = model.encode(plane / 256.0)
-            decoded = np.clip(np.rint(256.0 * model.decode(stream, plane.shape)), 0, 255)
-            bits += 8 * len(stream)
-            error += float(np.square(decoded - plane).sum())
-            points += plane.size
-        results[task] = {"bpfp": round(bits / points, 5), "mse": round(error / points, 4)}
-    return results
+def _count(steps: int) -> None:
+    if _counter is not None:
+        with _counter.get_lock():
+            _counter.value += steps
 
 
 def train_ladders(
@@ -149,7 +83,7 @@ def train_ladders(
     """
     if workers < 1:
         raise BuildError(f"workers must be 1 or more, got {workers}")
-    jobs = plan(lambdas)
+    jobs = plan(lambdas, settings.start == "chain")
     read_planes(settings.features, None)
     check_kept(jobs, settings)
     waiting = [job for job in jobs if not job.path(settings).is_file()]
@@ -216,49 +150,62 @@ def _assemble(jobs: list[Job], settings: Settings) -> list[Path]:
     return paths
 
 
+OPTIONS: Mapping[str, tuple[type, str]] = MappingProxyType(
+    {
+        "threads": (int, "threads of each worker"),
+        "first_steps": (int, "steps of a model that starts from the transform"),
+        "steps": (int, "steps of every other model; with --published, at most"),
+        "batch": (int, "patches per step"),
+        "n": (int, "inner channels"),
+        "m": (int, "channels of y"),
+        "stages": (int, "strides of 2 to y"),
+        "rate": (float, "highest step size"),
+        "epoch": (int, "steps between two saved states, and validations with --published"),
+        "seed": (int, "of initialisation, sampling and noise"),
+        "start": (str, "random weights, or a chain from the transform: random or chain"),
+        "device": (str, "cpu or cuda"),
+    }
+)
+"""Settings that can be given; each has the name of its field."""
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--features", required=True, help="safetensors of planes per task")
     parser.add_argument("--out", required=True, help="folder for models, ladders and report")
     parser.add_argument("--workers", type=int, default=2, help="models trained at a time")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each worker")
-    parser.add_argument("--first-steps", type=int, default=Settings.first_steps)
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--batch", type=int, default=Settings.batch)
-    parser.add_argument("--n", type=int, default=Settings.n, help="inner channels")
-    parser.add_argument("--m", type=int, default=Settings.m, help="channels of y")
-    parser.add_argument("--stages", type=int, default=Settings.stages, help="strides of 2 to y")
-    parser.add_argument("--rate", type=float, default=Settings.rate, help="highest step size")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lambdas", type=float, nargs="+", default=LAMBDAS)
+    told = "size, lambdas, patches, schedule and coding of the published models"
+    parser.add_argument("--published", action="store_true", help=told)
+    for name, (kind, told) in OPTIONS.items():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=kind, default=argparse.SUPPRESS, help=told)
+    parser.add_argument("--lambdas", type=float, nargs="+", help="of the ladder of all tasks")
     for task in TASKS:
         told = f"lambdas of the ladder of {task} alone; those of --lambdas if not given"
         parser.add_argument(f"--lambdas-{task}", type=float, nargs="+", help=told)
     return parser.parse_args(arguments)
 
 
+def _lambdas(given: argparse.Namespace) -> dict[str, tuple[float, ...]]:
+    """Return the lambdas of each ladder: given ones, or the published or the shipped lists."""
+    ladders = {MULTI_TASK: given.lambdas}
+    for task in TASKS:
+        own = getattr(given, f"lambdas_{task}") or given.lambdas
+        ladders[f"hyperprior_task_specific-{task}"] = own
+    usual = PUBLISHED if given.published else dict.fromkeys(ladders, LAMBDAS)
+    return {ladder: tuple(values or usual[ladder]) for ladder, values in ladders.items()}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     given = _parse(arguments)
-    lambdas = {MULTI_TASK: tuple(given.lambdas)}
-    for task in TASKS:
-        own = getattr(given, f"lambdas_{task}") or given.lambdas
-        lambdas[f"hyperprior_task_specific-{task}"] = tuple(own)
+    changes = {name: getattr(given, name) for name in OPTIONS if hasattr(given, name)}
+    if given.published and "steps" in changes:
+        changes.setdefault("first_steps", changes["steps"])
     try:
-        settings = Settings(
-            features=given.features,
-            out=given.out,
-            batch=given.batch,
-            first_steps=given.first_steps,
-            steps=given.steps,
-            rate=given.rate,
-            n=given.n,
-            m=given.m,
-            stages=given.stages,
-            seed=given.seed,
-            threads=given.threads,
-        )
-        for path in train_ladders(settings, lambdas, given.workers):
+        base = published if given.published else Settings
+        settings = replace(base(features=given.features, out=given.out), **changes)
+        for path in train_ladders(settings, _lambdas(given), given.workers):
             print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
     except CfqaError as error:
         print(error, file=sys.stderr)

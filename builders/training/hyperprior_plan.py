@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cfqa_data.codecs.hyperprior_weights import MINI_PAD, HyperpriorWeights, Pad, read_ladder
+from cfqa_data.codecs.hyperprior_weights import (
+    MINI_PAD,
+    PAPER_PAD,
+    HyperpriorWeights,
+    Pad,
+    read_ladder,
+)
 from cfqa_data.errors import BuildError
 from cfqa_data.manifest import hash_file
 
@@ -33,8 +39,12 @@ LEAST = {
     "rate": 0.0,
     "seed": 0,
     "threads": 1,
+    "epoch": 1,
 }
 """Smallest value of each setting that is a number; n's depends on the stages."""
+
+CHOICES = {"start": ("chain", "random"), "device": ("cpu", "cuda")}
+"""What each setting that is a name may be."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +62,14 @@ class Settings:
         rate: Adam's step size at its highest.
         seed: of initialisation, sampling and noise.
         threads: of each worker.
+        epoch: steps between two saved states.
+        start: ``chain``, from the transform and from each other, or ``random``.
+        published: whether models are trained, padded and coded as the published ones: float32, a
+            plateau schedule on held-out planes after every epoch, and CompressAI's conventions.
+        device: ``cpu`` or ``cuda``.
 
     Raises:
-        BuildError: a number is too small, or not finite.
+        BuildError: a number is too small, or not finite; there is no such start or device.
     """
 
     features: str
@@ -69,14 +84,29 @@ class Settings:
     rate: float = 2e-3
     seed: int = 0
     threads: int = 1
+    epoch: int = 1000
+    start: str = "chain"
+    published: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             if not least <= getattr(self, name) < math.inf:
                 told = f"{name} must be {least} or more, and finite"
                 raise BuildError(f"{told}; got {getattr(self, name)}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                told = f"{name} must be {' or '.join(known)}"
+                raise BuildError(f"{told}, got {getattr(self, name)!r}")
+        if self.device == "cuda":
+            import torch
+
+            if not torch.cuda.is_available():
+                raise BuildError("device cuda: torch finds none here; give cpu")
+        if self.published and PAPER_PAD.multiple % self.stride:
+            raise BuildError(f"published models have at most 6 stages, got {self.stages}")
         inner = 4 ** (self.stages - 1)
-        if self.n < inner:
+        if self.start == "chain" and self.n < inner:
             raise BuildError(f"{self.stages} stages need n = {inner} or more, got {self.n}")
         if min(self.patch) < 1:
             raise BuildError(f"patch must be 1 x 1 or more, got {self.patch}")
@@ -94,7 +124,9 @@ class Settings:
 
     @property
     def pad(self) -> Pad:
-        """How the models pad planes: to multiples of the stride."""
+        """How the models pad planes: as the published ones, or to multiples of the stride."""
+        if self.published:
+            return PAPER_PAD
         return replace(MINI_PAD, multiple=self.stride)
 
 
@@ -125,8 +157,8 @@ class Job:
         return settings.steps if self.parent else settings.first_steps
 
 
-def plan(lambdas: dict[str, tuple[float, ...]]) -> list[Job]:
-    """Return the jobs of every ladder, parents before children.
+def plan(lambdas: dict[str, tuple[float, ...]], chained: bool = True) -> list[Job]:
+    """Return the jobs of every ladder, parents before children; no parents if not chained.
 
     Raises:
         BuildError: a lambda is not positive and finite, or two of a ladder share a file.
@@ -140,12 +172,12 @@ def plan(lambdas: dict[str, tuple[float, ...]]) -> list[Job]:
             raise BuildError(f"{ladder}: lambdas must differ in six digits, got {told}")
     jobs: list[Job] = []
     for lmbda in sorted(lambdas[MULTI_TASK], reverse=True):
-        jobs.append(Job(MULTI_TASK, lmbda, jobs[-1] if jobs else None))
+        jobs.append(Job(MULTI_TASK, lmbda, jobs[-1] if jobs and chained else None))
     chain = list(jobs)
     for ladder, values in lambdas.items():
         for lmbda in sorted(values, reverse=True) if ladder != MULTI_TASK else ():
             nearest = min(chain, key=lambda job: abs(math.log(job.lmbda / lmbda)))
-            jobs.append(Job(ladder, lmbda, nearest))
+            jobs.append(Job(ladder, lmbda, nearest if chained else None))
     return jobs
 
 
@@ -160,13 +192,19 @@ def provenance(job: Job, settings: Settings) -> dict[str, Any]:
         "steps": job.steps(settings),
         "rate": settings.rate,
         "seed": settings.seed,
+        **(
+            {"patch": list(settings.patch_shape), "start": settings.start}
+            if settings.published
+            else {}
+        ),
     }
 
 
 def _common(settings: Settings) -> dict[str, Any]:
     """Return what all models in a folder must agree on; `planes` is the SHA-256 of their file."""
     size = {"n": settings.n, "m": settings.m, "stages": settings.stages}
-    return {**size, "planes": hash_file(Path(settings.features))}
+    convention = "compressai" if settings.published else "cfqa"
+    return {**size, "convention": convention, "planes": hash_file(Path(settings.features))}
 
 
 def model_size(weights: HyperpriorWeights) -> dict[str, int]:
@@ -185,7 +223,8 @@ def read_model(path: Path) -> tuple[dict[str, Any], float, HyperpriorWeights]:
         CodecError: the file is not one of models.
     """
     facts, [(lmbda, weights)] = read_ladder(path)
-    return {**facts["report"], **model_size(weights)}, lmbda, weights
+    own = {**model_size(weights), "convention": weights.convention}
+    return {**facts["report"], **own}, lmbda, weights
 
 
 def check_kept(jobs: list[Job], settings: Settings) -> None:

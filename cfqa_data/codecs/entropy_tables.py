@@ -9,13 +9,21 @@ floats is the identity, so the coder's numbers are the stored ones on every mach
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from cfqa_data.errors import CodecError
 
-__all__ = ["PRECISION", "Tables", "bottleneck_tables", "gaussian_tables", "scale_table"]
+__all__ = [
+    "PRECISION",
+    "Tables",
+    "bottleneck_tables",
+    "density_quantiles",
+    "gaussian_tables",
+    "scale_table",
+]
 
 PRECISION = 24
 TAIL = 2.0**-20
@@ -144,25 +152,10 @@ def bottleneck_tables(
     Raises:
         CodecError: the density is not finite, or too wide to tabulate.
     """
-    matrices, biases, factors = (
-        [np.asarray(array, np.float64) for array in arrays]
-        for arrays in (matrices, biases, factors)
-    )
-    positive = [np.logaddexp(0.0, matrix) for matrix in matrices]
-
-    def logits(x: np.ndarray) -> np.ndarray:
-        value = x[:, None, :]
-        for layer, (matrix, bias) in enumerate(zip(positive, biases, strict=True)):
-            value = matrix @ value + bias
-            if layer < len(factors):
-                value = value + np.tanh(factors[layer]) * np.tanh(value)
-        return value[:, 0, :]
-
+    logits = _logits(matrices, biases, factors)
     channels = len(matrices[0])
     if quantiles is None:
-        target = math.log(TAIL / 2 / (1 - TAIL / 2))
-        goals = (target, 0.0, -target)
-        quantiles = np.stack([_solve(logits, channels, goal) for goal in goals], axis=1)
+        quantiles = density_quantiles(matrices, biases, factors)
     low, centres, high = quantiles.T
     # Not finite, or out of order, or with an end that is out of reach: all make a sum too large.
     if not np.abs(high - centres).max() + np.abs(centres - low).max() <= 20000:
@@ -179,6 +172,45 @@ def bottleneck_tables(
         masses.append(np.abs(_sigmoid(sign * edges[1:]) - _sigmoid(sign * edges[:-1])))
         firsts.append(-int(below[channel]))
     return Tables.from_masses(masses, firsts, floor), centres
+
+
+def density_quantiles(
+    matrices: list[np.ndarray],
+    biases: list[np.ndarray],
+    factors: list[np.ndarray],
+    tail: float = TAIL,
+) -> np.ndarray:
+    """Return where a learned density leaves half of ``tail`` below, its median, and half above.
+
+    Returns:
+        float64 (channels, 3).
+    """
+    logits = _logits(matrices, biases, factors)
+    target = math.log(tail / 2 / (1 - tail / 2))
+    goals = (target, 0.0, -target)
+    return np.stack([_solve(logits, len(matrices[0]), goal) for goal in goals], axis=1)
+
+
+def _logits(
+    matrices: list[np.ndarray], biases: list[np.ndarray], factors: list[np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function whose sigmoid is the cumulative density of points (channels, n)."""
+    matrices, biases, factors = (
+        [np.asarray(array, np.float64) for array in arrays]
+        for arrays in (matrices, biases, factors)
+    )
+    positive = [np.logaddexp(0.0, matrix) for matrix in matrices]
+
+    def logits(x: np.ndarray) -> np.ndarray:
+        value = x[:, None, :]
+        for layer, (matrix, bias) in enumerate(zip(positive, biases, strict=True)):
+            value = matrix @ value + bias
+            if layer < len(factors):
+                value = value + np.tanh(factors[layer]) * np.tanh(value)
+        result: np.ndarray = value[:, 0, :]
+        return result
+
+    return logits
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

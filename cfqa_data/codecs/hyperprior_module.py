@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cfqa_data.codecs.entropy_tables import COMPRESSAI_TAIL, density_quantiles
 
 __all__ = ["GDN", "EntropyBottleneck", "ScaleHyperprior"]
 
@@ -80,9 +83,21 @@ class EntropyBottleneck(nn.Module):
             if layer < len(filters):
                 factor = nn.Parameter(torch.zeros(channels, outputs, 1))
                 self.register_parameter(f"_factor{layer}", factor)
-        # Set from the density when training ends; [:, 0, 1] is the median.
+        # The ends and the median of the density; see solve_quantiles.
         quantiles = torch.tensor([-10.0, 0.0, 10.0]).repeat(channels, 1, 1)
         self.quantiles = nn.Parameter(quantiles, requires_grad=False)
+
+    @torch.no_grad()
+    def solve_quantiles(self) -> None:
+        """Set the quantiles to the density's: where CompressAI's auxiliary loss is zero."""
+
+        def arrays(kind: str, count: int) -> list[np.ndarray]:
+            return [getattr(self, f"_{kind}{i}").cpu().numpy() for i in range(count)]
+
+        matrices, biases = arrays("matrix", self.layers), arrays("bias", self.layers)
+        factors = arrays("factor", self.layers - 1)
+        found = density_quantiles(matrices, biases, factors, COMPRESSAI_TAIL)
+        self.quantiles.copy_(torch.from_numpy(found[:, None, :]))
 
     def _logits(self, x: Tensor) -> Tensor:
         for layer in range(self.layers):

@@ -21,7 +21,9 @@ BUDGET = 1 << 28
 """Bytes that the largest activation of a strip may have, the overlap of strips not counted."""
 
 
-def apply_in_strips(layers: Sequence[Layer], x: np.ndarray, budget: int | None = None) -> np.ndarray:
+def apply_in_strips(
+    layers: Sequence[Layer], x: np.ndarray, budget: int | None = None
+) -> np.ndarray:
     """Return what the layers make of ``x`` (channels, rows, cols), one after the other.
 
     Args:

@@ -1,0 +1,97 @@
+"""Make a ladder file from CompressAI checkpoints.
+
+    python -m cfqa_data.builders.training.convert --out ladder.safetensors --name NAME \\
+        LAMBDA=FILE ...
+
+The checkpoints are those of ``bmshj2018-hyperprior`` with one channel, all of one size; nothing in
+them is run. The file is what a recipe's ``models`` names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cfqa_data.builders.training.hyperprior_plan import model_size
+from cfqa_data.codecs.hyperprior import Hyperprior
+from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
+from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
+from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.manifest import hash_file
+
+__all__ = ["convert", "main"]
+
+
+def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> None:
+    """Write a ladder of checkpoints.
+
+    Args:
+        checkpoints: (lambda, file), the lambdas all different.
+        out: safetensors file.
+        name: of the ladder, such as ``hyperprior_multi_task``.
+
+    Raises:
+        CfqaError: a file is no such checkpoint, or they do not make a ladder.
+    """
+    lambdas = [lmbda for lmbda, _ in checkpoints]
+    if len(set(lambdas)) < len(lambdas) or not all(0.0 < lmbda < math.inf for lmbda in lambdas):
+        told = " ".join(f"{lmbda:g}" for lmbda in lambdas)
+        raise BuildError(f"{name}: lambdas must be positive, finite and differ, got {told}")
+    if len(lambdas) > 256:
+        raise BuildError(f"{name}: a ladder has at most 256 models, got {len(lambdas)}")
+    models: list[tuple[float, HyperpriorWeights]] = []
+    sources: list[dict[str, str]] = []
+    for lmbda, path in sorted(checkpoints):
+        weights = read_checkpoint(path)
+        _check_alike(path, weights, models[0][1] if models else weights)
+        Hyperprior(weights)
+        models.append((lmbda, weights))
+        sources.append({"file": path.name, "sha256": hash_file(path)})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_ladder(out, name, models, {**model_size(models[0][1]), "checkpoints": sources})
+
+
+def _check_alike(path: Path, weights: HyperpriorWeights, first: HyperpriorWeights) -> None:
+    size, wanted = model_size(weights), model_size(first)
+    if size != wanted:
+        raise BuildError(f"{path} has {size}, the others {wanted}: one ladder has one size")
+    if not np.array_equal(weights.y_thresholds, first.y_thresholds):
+        raise BuildError(f"{path} has another table of scales than the others of the ladder")
+
+
+def _pair(text: str) -> tuple[float, Path]:
+    lmbda, equals, file = text.partition("=")
+    try:
+        number = float(lmbda)
+    except ValueError:
+        number = math.nan
+    if not equals or not file or not number > 0.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LAMBDA=FILE")
+    return number, Path(file)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="safetensors file of the ladder")
+    parser.add_argument("--name", required=True, help="of the ladder, which the file tells")
+    parser.add_argument(
+        "checkpoints", type=_pair, nargs="+", metavar="LAMBDA=FILE", help="a model of the ladder"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        convert(given.checkpoints, given.out, given.name)
+    except CfqaError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{given.out}  {given.out.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""One hyperprior's training: steps, schedule, held-out loss, and the file at the end.
+
+The auxiliary loss of CompressAI moves the quantiles of z to where its density has them, and
+nothing else: no gradient of it reaches the network.  Here they are solved for, by bisection,
+whenever they are used, which is where a converged auxiliary loss ends.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cfqa_data.builders.training.hyperprior_batches import read_planes, sample_batch
+from cfqa_data.builders.training.hyperprior_plan import Job, Settings, provenance, read_model
+from cfqa_data.builders.training.hyperprior_resume import load_state, save_state
+from cfqa_data.builders.training.hyperprior_start import (
+    block_statistics,
+    rescale,
+    start_at_transform,
+)
+from cfqa_data.codecs.hyperprior import Hyperprior
+from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
+from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
+
+__all__ = ["Training", "evaluate", "learning_rate"]
+
+EVALUATED = 12  # held-out planes per task in the report
+FACTOR, PATIENCE = 0.1, 10  # of the plateau schedule
+LEAST = 0.99e-6  # a plateau schedule that falls below this has ended
+
+
+class Training:
+    """A model on its way.
+
+    Args:
+        job: which model.
+        settings: of the run.
+    """
+
+    def __init__(self, job: Job, settings: Settings) -> None:
+        self.job, self.settings = job, settings
+        self.began = time.monotonic()
+        torch.set_num_threads(settings.threads)
+        seed = np.random.SeedSequence([settings.seed, *job.path(settings).name.encode()])
+        self.generator = np.random.default_rng(seed)
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+        self.made = provenance(job, settings)
+        self.planes = read_planes(settings.features, job.task)
+        self.training = [pair[0] for pair in self.planes.values()]
+        self.steps = job.steps(settings)
+        self.model = self._start()
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, settings.rate)
+        self.stateful: dict[str, Any] = {"optimizer": self.optimizer}
+        if settings.published:
+            self.stateful["plateau"] = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                self.optimizer, "min", factor=FACTOR, patience=PATIENCE
+            )
+        self.state = job.path(settings).with_suffix(".state")
+        self.step = load_state(self.state, self.made, self.model, self.stateful, self.generator)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all steps are done, or the plateau schedule has come to its end."""
+        flat = self.settings.published and self.optimizer.param_groups[0]["lr"] < LEAST
+        return self.step >= self.steps or flat
+
+    def advance(self) -> None:
+        """Do one step; validate and save when it is time to."""
+        settings = self.settings
+        if not settings.published:
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.rate * learning_rate(self.step, self.steps)
+        stride = 1 if settings.published else settings.stride
+        loss = self._loss(
+            *sample_batch(
+                self.training, settings.batch, settings.patch_shape, stride, self.generator
+            )
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        if not settings.published:
+            for layer in self.model.modules():
+                if isinstance(layer, GDN):
+                    layer.bound()
+        self.step += 1
+        if self.step % settings.epoch == 0 and not self.ended:
+            if settings.published:
+                self.stateful["plateau"].step(self.validate())
+            save_state(self.state, self.step, self.made, self.model, self.stateful, self.generator)
+
+    def validate(self) -> float:
+        """Return the loss with rounding on held-out training planes, a fixed patch of each."""
+        self.model.entropy_bottleneck.solve_quantiles()
+        self.model.eval()
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for _, held_out in self.planes.values():
+                # The same places at every validation, whatever was drawn before.
+                places = np.random.default_rng(self.settings.seed)
+                for plane in held_out:
+                    batch = sample_batch([plane[None]], 1, self.settings.patch_shape, 1, places)
+                    total, count = total + float(self._loss(*batch)), count + 1
+        self.model.train()
+        return total / count
+
+    def finish(self) -> dict[str, Any]:
+        """Write the model's file and return its line of the report."""
+        settings, path = self.settings, self.job.path(self.settings)
+        model = self.model.cpu()
+        if settings.published:
+            model.entropy_bottleneck.solve_quantiles()
+        # Rounded first: the tables must belong to the weights that are stored.
+        dtype = np.float32 if settings.published else np.float16
+        state = {key: value.numpy().astype(dtype) for key, value in model.state_dict().items()}
+        make = (
+            HyperpriorWeights.as_published if settings.published else HyperpriorWeights.from_state
+        )
+        weights = make(state, settings.pad)
+        report = {
+            **self.made,
+            **({"ended": self.step} if settings.published else {}),
+            "seconds": round(time.monotonic() - self.began, 1),
+            "held_out": evaluate(weights, {name: pair[1] for name, pair in self.planes.items()}),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_ladder(path, self.job.ladder, [(self.job.lmbda, weights)], {"report": report})
+        self.state.unlink(missing_ok=True)
+        return report
+
+    def _start(self) -> ScaleHyperprior:
+        job, settings = self.job, self.settings
+        model = ScaleHyperprior(settings.n, settings.m, settings.stages)
+        if job.parent:
+            _, _, parent = read_model(job.parent.path(settings))
+            state = {key: torch.tensor(value).float() for key, value in parent.state.items()}
+            model.load_state_dict(state)
+            rescale(model, math.sqrt(job.lmbda / job.parent.lmbda))
+        elif settings.start == "chain":
+            start_at_transform(model, *block_statistics(self.training, settings.stride), job.lmbda)
+        model.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model.train()
+
+    def _loss(self, patches: np.ndarray, mask: np.ndarray) -> Tensor:
+        """Return lambda * 255**2 * error + bits per point."""
+        device = self.settings.device
+        x, counted = (torch.from_numpy(array).to(device) for array in (patches, mask))
+        # The published training was in float32 throughout.
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=not self.settings.published):
+            decoded, y, z = self.model(x.contiguous(memory_format=torch.channels_last))
+        points = counted.sum()
+        bits = -(y.log2().sum() + z.log2().sum()) / points
+        error = ((decoded - x).square() * counted).sum() / points
+        loss: Tensor = self.job.lmbda * 255.0**2 * error + bits
+        return loss
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Return the factor on the step size: a short rise, then a cosine down to 1%."""
+    rise = min(1.0, (step + 1) / 50)
+    return rise * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * step / steps)))
+
+
+def evaluate(
+    weights: HyperpriorWeights, planes: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """Return bits per point and mean squared error (in codes) of real bitstreams, per task."""
+    model = Hyperprior(weights)
+    results = {}
+    for task, all_planes in planes.items():
+        bits = error = points = 0.0
+        for plane in all_planes[:EVALUATED]:
+            stream = model.encode(plane / 256.0)
+            decoded = np.clip(np.rint(256.0 * model.decode(stream, plane.shape)), 0, 255)
+            bits += 8 * len(stream)
+            error += float(np.square(decoded - plane).sum())
+            points += plane.size
+        results[task] = {"bpfp": round(bits / points, 5), "mse": round(error / points, 4)}
+    return results
