@@ -183,7 +183,7 @@ class Backbone(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             raise BuildError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
         height, width = images.shape[-2:]
-        if height % self.patch or width % self.patch:
+        if height % self.patch or width % self.patch or not height * width:
             raise BuildError(
                 f"images of {height}x{width} pixels do not divide into patches of {self.patch}"
             )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ __all__ = ["check_tensors", "read_tensors", "state_of", "weight_files"]
 HUB_FILE = "model.safetensors"
 HUB_INDEX = "model.safetensors.index.json"
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
+#: First bytes of what Git keeps in place of a large file that was not downloaded.
+_POINTER = b"version https://git-lfs"
 
 
 def check_tensors(
@@ -35,14 +39,25 @@ def check_tensors(
         if has.shape != tensor.shape:
             shapes = f"{tuple(has.shape)}, not {tuple(tensor.shape)}"
             raise BuildError(f"{origin}: tensor '{name}' is {shapes}")
-        kind = str(has.dtype if has.layout == torch.strided else has.layout).split(".")[-1]
-        if has.is_meta:
-            kind = "without data"
+        kind = _kind(has)
         if tensor.is_floating_point() and kind not in _FLOATS:
             raise BuildError(f"{origin}: tensor '{name}' is {kind}, not dense floating point")
+        if not tensor.is_floating_point() and kind not in (*_FLOATS, "int64"):
+            raise BuildError(f"{origin}: tensor '{name}' is {kind}, not a whole number")
     for name in found:
         if name not in expected:
             raise BuildError(f"{origin}: tensor '{name}' does not belong to a {what}")
+
+
+def _kind(tensor: Tensor) -> str:
+    """A dense tensor's dtype, or what is in the way of one."""
+    if tensor.is_meta:
+        return "without data"
+    if tensor.layout != torch.strided:
+        return str(tensor.layout).split(".")[-1]
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
+        return "one value repeated"  # a small file could ask for any amount of memory
+    return str(tensor.dtype).split(".")[-1]
 
 
 def weight_files(path: str | Path) -> tuple[Path, ...]:
@@ -136,12 +151,36 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with torch.serialization.safe_globals(_NOTES):
-            # Files older than PyTorch 1.6 are no archives, and cannot be mapped.
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+        # Files older than PyTorch 1.6 are no archives, and cannot be mapped.
+        archive = is_zipfile(path)
+        if archive:
+            _check_stored(path)
+        with torch.serialization.safe_globals(_NOTES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with a file is told in one line
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except BuildError:
+        raise
     except Exception as error:
-        raise BuildError(f"{path}: not a readable weights file ({_reason(error)})") from error
+        raise BuildError(f"{path}: not a readable weights file ({_reason(path, error)})") from error
     return state_of(loaded, str(path))
+
+
+def _check_stored(path: Path) -> None:
+    """See that the records of an archive lie in it as they are.
+
+    Mapped, a packed record would give its packed bytes as weights; unpacked, a small one may fill
+    the memory.
+
+    Raises:
+        BuildError: one is packed.
+    """
+    with ZipFile(path) as archive:
+        packed = [info for info in archive.infolist() if info.compress_type != ZIP_STORED]
+    if packed:
+        raise BuildError(
+            f"{path}: its record {packed[0].filename} is compressed; torch.save stores records as "
+            "they are: download the file again, or load it and save it anew"
+        )
 
 
 def state_of(loaded: object, origin: str) -> dict[str, Tensor]:
@@ -153,15 +192,20 @@ def state_of(loaded: object, origin: str) -> dict[str, Tensor]:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
+        isinstance(k, str) and isinstance(v, Tensor) and not v.is_nested for k, v in loaded.items()
     ):
         raise BuildError(f"{origin}: holds no state dict of tensors")
     return dict(loaded)
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: Path, error: Exception) -> str:
     """What a library says about a file, in one sentence."""
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            return "a Git LFS pointer; 'git lfs pull' gets the file itself"
     text = str(error)
-    if found := re.search(r"GLOBAL (\S+) was not", text):
+    if found := re.search(r"GLOBAL (\S+)", text):
         return f"it holds {found[1]}, which is not loaded: only tensors and plain values are"
+    if "WeightsUnpickler error" in text:
+        return "neither tensors nor plain values saved by torch.save"
     return re.split(r"\.\s|\n", text.strip())[0] or type(error).__name__

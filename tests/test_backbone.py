@@ -257,6 +257,8 @@ def test_impossible_requests_are_named() -> None:
     backbone = _random()
     with pytest.raises(BuildError, match="50x56 pixels"):
         backbone.extract(torch.zeros(1, 3, 50, 56), [0])
+    with pytest.raises(BuildError, match="0x56 pixels do not divide"):
+        backbone.extract(torch.zeros(1, 3, 0, 56), [0])
     with pytest.raises(BuildError, match=r"do not lie in 0\.\.2"):
         backbone.extract(torch.zeros(1, 3, 56, 56), [3])
     with pytest.raises(BuildError, match="must rise"):
@@ -267,3 +269,4 @@ def test_impossible_requests_are_named() -> None:
         backbone.extract(torch.zeros(1, 3, 56, 56), [0], precision="int8")
     with pytest.raises(BuildError, match=r"floating point, not torch\.uint8"):
         backbone.extract(torch.zeros(1, 3, 56, 56, dtype=torch.uint8), [0])
+    assert backbone.extract(torch.zeros(0, 3, 56, 56), [0, 2]).shape == (0, 2, 17, DIM)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import random
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,13 +244,14 @@ def test_checkpoints_older_than_the_archive_format_load(tmp_path: Path) -> None:
     assert torch.equal(_features(tmp_path / "old.pth"), _features(state))
 
 
-def _renamed(path: Path, old: bytes, new: bytes) -> None:
-    """Replace bytes in a checkpoint's pickle."""
+def _packed_anew(path: Path, old: bytes = b"", new: bytes = b"", kind: int = 0) -> None:
+    """Replace bytes in a checkpoint's pickle, and store or compress (8) its records."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", kind) as archive:
         for name, data in members.items():
-            archive.writestr(name, data.replace(old, new) if name.endswith("data.pkl") else data)
+            changed = old and name.endswith("data.pkl")
+            archive.writestr(name, data.replace(old, new) if changed else data)
 
 
 @pytest.mark.parametrize("numpy", [1, 2])
@@ -258,11 +262,33 @@ def test_numpy_scalars_beside_the_weights_do_no_harm(tmp_path: Path, numpy: int)
     torch.save({"meta": meta, "state_dict": {"a": torch.ones(2)}}, path)
     names = {1: b"cnumpy.core.multiarray\n", 2: b"cnumpy._core.multiarray\n"}
     written = names[2] if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else names[1]
-    _renamed(path, written, names[numpy])
+    _packed_anew(path, written, names[numpy])
     assert names[numpy] in zipfile.ZipFile(path).read("head/data.pkl")
     found = read_tensors(path)
     assert list(found) == ["a"]
     assert torch.equal(found["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_an_archive_packed_anew_gives_its_weights_or_none(tmp_path: Path, kind: int) -> None:
+    state, path = _official(), tmp_path / "w.pth"
+    torch.save(state, path)
+    _packed_anew(path, kind=kind)
+    if kind == zipfile.ZIP_STORED:
+        assert torch.equal(_features(path), _features(state))
+        return
+    # Mapped, the compressed bytes would be the weights.
+    with pytest.raises(BuildError, match=rf"{path}: its record w/data\.pkl is compressed; "):
+        read_tensors(path)
+
+
+def test_a_small_file_that_unpacks_to_much_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.zeros(1)}, path)
+    _packed_anew(path, b".", b"." + bytes(200_000_000), zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(BuildError, match="is compressed"):
+        read_tensors(path)
 
 
 class _Evil:
@@ -270,9 +296,23 @@ class _Evil:
         return (exec, ("raise SystemExit('executed')",))
 
 
+class _Blocked:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (os.system, ("exit 1",))
+
+
 def _refused(folder: Path) -> Iterator[tuple[Path, str]]:
     torch.save({"state_dict": _Evil()}, folder / "evil.pth")
     yield folder / "evil.pth", r"it holds \S*exec, which is not loaded"
+    torch.save({"state_dict": {}, "meta": _Blocked()}, folder / "blocked.pth")
+    yield folder / "blocked.pth", r"it holds \w+\.system, which is not loaded"
+    (folder / "plain.pth").write_bytes(pickle.dumps({"state_dict": _Blocked()}))
+    yield folder / "plain.pth", r"neither tensors nor plain values saved by torch\.save"
+    (folder / "page.pth").write_text("<!DOCTYPE html>")
+    yield folder / "page.pth", r"neither tensors nor plain values saved by torch\.save"
+    for name in ("pointer.pth", "pointer.safetensors"):
+        (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+        yield folder / name, "a Git LFS pointer; 'git lfs pull' gets the file itself"
     torch.save({"state_dict": {}, "meta": np.ones(2)}, folder / "array.pth")
     yield folder / "array.pth", r"multiarray\._reconstruct, which is not loaded"
     torch.save({"a": 3}, folder / "numbers.pth")
@@ -337,6 +377,25 @@ def test_tensors_that_are_no_plain_numbers_are_refused() -> None:
         (torch.zeros(2, 2, dtype=torch.complex64), "complex64"),
         (sparse, "sparse_coo"),
         (torch.zeros(2, 2, device="meta"), "without data"),
+        (torch.zeros(1, 1).expand(2, 2), "one value repeated"),
     ):
         with pytest.raises(BuildError, match=f"x.pth: tensor 'a' is {said}, not dense floating"):
             check_tensors({**good, "a": tensor}, expected, "x.pth", "head")
+    for count, said in (
+        (torch.zeros((), dtype=torch.long, device="meta"), "without data"),
+        (torch.tensor(True), "bool"),
+    ):
+        with pytest.raises(BuildError, match=f"x.pth: tensor 'n' is {said}, not a whole number"):
+            check_tensors({**good, "n": count}, expected, "x.pth", "head")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "prototype", said once a process
+        nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    with pytest.raises(BuildError, match="holds no state dict of tensors"):
+        load_backbone({**_official(), "norm.bias": nested}, HEADS)
+
+
+def test_a_small_file_of_huge_tensors_takes_no_memory(tmp_path: Path) -> None:
+    huge = torch.zeros(1, dtype=torch.half).expand(1, 1 + 60_000**2, DIM)
+    torch.save({**_official(), "pos_embed": huge}, tmp_path / "huge.pth")
+    with pytest.raises(BuildError, match=r"'pos_embed' is one value repeated"):
+        load_backbone(tmp_path / "huge.pth", HEADS)
