@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twins_structure import STRUCTURE_TWINS
+from twins_tokens import TOKEN_TWINS
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics import METRICS, Metric, create_metric, list_metrics
@@ -30,56 +31,42 @@ def pair(
     return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.float32))
 
 
-# The twins: plain loops over slices and tokens, straight from the definitions.
+TWINS = TOKEN_TWINS | STRUCTURE_TWINS
 
 
-def slices(x: Array, y: Array) -> list[tuple[Array, Array]]:
-    n, c = x.shape[:2]
-    return [(x[i, j], y[i, j]) for i in range(n) for j in range(c)]
+def statistics(metric: Metric, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Return made-up statistics of the dataset for a metric that needs some."""
+    rng = np.random.default_rng(7)
+    layers, channels = shape[1], shape[3]
+    mixing = rng.normal(size=(layers, channels, 2 * channels))
+    made = {
+        "value_range": rng.uniform(5, 50, layers),
+        "deviation": rng.uniform(0.1, 3, (layers, channels)),
+        "covariance": mixing @ mixing.transpose(0, 2, 1) / channels,
+    }
+    return {name: torch.from_numpy(made[name]) for name in metric.needs}
 
 
-def twin_mse(x: Array, y: Array) -> float:
-    return sum((b - a) ** 2 for a, b in zip(x.ravel(), y.ravel(), strict=True)) / x.size
+def ready(metric: Metric, shape: tuple[int, ...]) -> Metric:
+    """Return the metric with the statistics that it needs, for features (N, C, T, D)."""
+    return metric.with_options(**statistics(metric, shape))
 
 
-def twin_cosine(x: Array, y: Array) -> float:
-    per_slice = []
-    for a, b in slices(x, y):
-        tokens = [
-            (u @ v) / ((math.sqrt(u @ u) + 1e-8) * (math.sqrt(v @ v) + 1e-8))
-            for u, v in zip(a, b, strict=True)
-        ]
-        per_slice.append(sum(tokens) / len(tokens))
-    return sum(per_slice) / len(per_slice)
-
-
-def twin_cka(x: Array, y: Array) -> float:
-    per_slice = []
-    for a, b in slices(x, y):
-        tokens = len(a)
-        h = (
-            np.eye(tokens) - 1 / tokens
-        )  # HSIC as Kornblith et al. write it, centring matrix and all
-        k, l = a @ a.T, b @ b.T  # noqa: E741
-        hsic = [np.trace(p @ h @ q @ h) for p, q in ((k, l), (k, k), (l, l))]
-        per_slice.append(hsic[0] / math.sqrt(hsic[1] * hsic[2]) if tokens > 1 else 0.0)
-    return sum(per_slice) / len(per_slice)
-
-
-TWINS: dict[str, Callable[[Array, Array], float]] = {
-    "mse": twin_mse,
-    "cosine": twin_cosine,
-    "cka": twin_cka,
-}
+def test_every_metric_has_a_twin() -> None:
+    assert set(TWINS) == set(list_metrics())
 
 
 @metrics
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_its_brute_force_twin(metric: Metric, shape: tuple[int, ...]) -> None:
-    x, y = pair(shape)
+    metric = ready(metric, shape)
+    options = {
+        name: value.numpy() if isinstance(value, torch.Tensor) else value
+        for name, value in metric.options.items()
+    }
+    x, y = (batch.double() for batch in pair(shape))
     expected = [
-        TWINS[metric.name](a.double().numpy(), b.double().numpy())
-        for a, b in zip(x, y, strict=True)
+        TWINS[metric.name](a.numpy(), b.numpy(), **options) for a, b in zip(x, y, strict=True)
     ]
     scores = metric(x, y)
     assert scores.shape == (3,)
@@ -89,9 +76,11 @@ def test_equals_its_brute_force_twin(metric: Metric, shape: tuple[int, ...]) -> 
 
 @metrics
 def test_a_feature_against_itself_scores_the_identity_value(metric: Metric) -> None:
+    metric = ready(metric, (2, 4, 6, 5))
     x, _ = pair((2, 4, 6, 5))
     assert metric.identity is not None
-    np.testing.assert_allclose(metric(x, x).numpy(), metric.identity, rtol=0, atol=1e-8)
+    for z, tolerance in ((x, 1e-6), (x.double(), 1e-8)):
+        np.testing.assert_allclose(metric(z, z).numpy(), metric.identity, rtol=0, atol=tolerance)
 
 
 @metrics
@@ -99,6 +88,7 @@ def test_a_feature_against_itself_scores_the_identity_value(metric: Metric) -> N
 def test_growing_noise_moves_the_score_in_the_declared_direction(
     metric: Metric, shape: tuple[int, ...]
 ) -> None:
+    metric = ready(metric, shape)
     x, y = pair(shape, noise=1.0, batch=20)
     means = [float(metric(x, x + step * (y - x)).mean()) for step in (0.0, 0.1, 0.3, 1.0, 3.0)]
     steps = np.diff(means)
@@ -109,14 +99,24 @@ def test_growing_noise_moves_the_score_in_the_declared_direction(
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), noise=st.floats(1e-3, 1e3))
 def test_scores_stay_in_the_declared_range(metric: Metric, seed: int, noise: float) -> None:
+    metric = ready(metric, (2, 1, 4, 3))
     scores = metric(*pair((2, 1, 4, 3), seed, noise))
     low, high = metric.score_range
     assert ((scores >= low) & (scores <= high)).all()
 
 
 @metrics
+def test_float32_gives_the_score_of_float64(metric: Metric) -> None:
+    metric = ready(metric, (2, 2, 40, 24))
+    x, y = pair((2, 2, 40, 24), noise=0.1)
+    exact = metric(x.double(), y.double())
+    np.testing.assert_allclose(metric(x, y).numpy(), exact.numpy(), rtol=1e-5, atol=1e-7)
+
+
+@metrics
 def test_a_score_does_not_depend_on_its_batch(metric: Metric) -> None:
-    x, y = pair((2, 2, 17, 11), batch=9)
+    metric = ready(metric, (2, 2, 17, 11))
+    x, y = (batch.double() for batch in pair((2, 2, 17, 11), batch=9))
     together = metric(x, y)
     alone = torch.cat([metric(x[i : i + 1], y[i : i + 1]) for i in range(9)])
     np.testing.assert_allclose(together.numpy(), alone.numpy(), rtol=1e-12)
@@ -124,7 +124,8 @@ def test_a_score_does_not_depend_on_its_batch(metric: Metric) -> None:
 
 @metrics
 def test_one_original_stands_for_the_whole_batch(metric: Metric) -> None:
-    x, y = pair((2, 2, 7, 11), batch=4)
+    metric = ready(metric, (2, 2, 7, 11))
+    x, y = (batch.double() for batch in pair((2, 2, 7, 11), batch=4))
     x = x[:1]
     np.testing.assert_allclose(metric(x, y).numpy(), metric(x.expand_as(y), y).numpy(), rtol=1e-12)
 
@@ -149,6 +150,7 @@ def transformed(y: torch.Tensor, kind: str, rng: np.random.Generator) -> torch.T
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_declared_invariances_hold_and_no_others(metric: Metric, kind: str, seed: int) -> None:
+    metric = ready(metric, (2, 1, 6, 5))
     x, y = (tensor.double() for tensor in pair((2, 1, 6, 5), seed))
     changed = metric(x, transformed(y, kind, np.random.default_rng(seed)))
     gap = float((changed - metric(x, y)).abs().max())
@@ -163,6 +165,7 @@ def test_declared_invariances_hold_and_no_others(metric: Metric, kind: str, seed
 
 @metrics
 def test_a_constant_reconstruction_has_a_finite_score(metric: Metric) -> None:
+    metric = ready(metric, (2, 4, 65, 8))
     x, _ = pair((2, 4, 65, 8))
     constant = torch.full_like(x, 0.1)  # 0.1: a sum of equal terms that does not divide back
     assert torch.isfinite(metric(x, constant)).all()

@@ -72,6 +72,7 @@ def test_a_device_that_cannot_be_used_is_one_line(device: str) -> None:
 def test_impossible_facts_are_refused() -> None:
     facts: dict[str, Any] = {
         "name": "odd",
+        "family": "signal",
         "formula": "",
         "function": lambda x, y: y,
         "lower_better": True,

@@ -50,7 +50,8 @@ def baseline_values(
     """
     import torch
 
-    x, y = torch.from_numpy(original[None]), torch.from_numpy(decoded)
+    # float64, so that labels do not differ between machines by more than rounding of the inputs
+    x, y = torch.from_numpy(original[None]).double(), torch.from_numpy(decoded).double()
     return {
         name: np.asarray(metric(x, y), np.float64).reshape(len(decoded))
         for name, metric in metrics.items()

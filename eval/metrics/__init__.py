@@ -8,14 +8,17 @@ imports torch before a metric runs, so that listing metrics is instant.
 
 from __future__ import annotations
 
-from cfqa_data.eval.metrics.base import INVARIANCES, Metric
+from cfqa_data.eval.metrics.base import COSTS, FAMILIES, INVARIANCES, STATISTICS, Metric
 from cfqa_data.eval.metrics.custom import MetricLike, as_metric, as_metrics
 from cfqa_data.eval.metrics.registry import METRICS, PAPER_METRICS, create_metric, list_metrics
 
 __all__ = [
+    "COSTS",
+    "FAMILIES",
     "INVARIANCES",
     "METRICS",
     "PAPER_METRICS",
+    "STATISTICS",
     "Metric",
     "MetricLike",
     "as_metric",

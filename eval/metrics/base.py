@@ -7,24 +7,60 @@ Conventions, shared by all metrics:
   original against all of ``y``; work on it (a Gram matrix, say) is then done once.
 * Unless a metric says otherwise, each (n, c) slice is scored as a T x D matrix and the slices are
   averaged. The result is one float64 number per item, shape (B,).
-* Arithmetic is float64 whatever the input's dtype: ``1 - cka`` of a good reconstruction is below
-  float32's resolution, and expanded distances lose half their digits in it.
-* An item's score does not depend on the rest of its batch beyond 1e-12, relative.
+* Arithmetic is in the input's dtype, float32 or float64 (anything else becomes float32), and sums
+  over anything but channels are float64; see `cfqa_data.eval.features`.
+* An item's score does not depend on the rest of its batch but for rounding in that dtype.
 * Invariances are about transforming the compressed feature alone: ``m(x, a(y)) == m(x, y)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cfqa_data.errors import MetricError
+from cfqa_data.errors import MetricError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["INVARIANCES", "Metric", "check_device", "error_line", "first_nonfinite"]
+    from cfqa_data.eval.features import Features
+
+__all__ = [
+    "COSTS",
+    "FAMILIES",
+    "INVARIANCES",
+    "STATISTICS",
+    "Metric",
+    "check_device",
+    "error_line",
+    "first_nonfinite",
+]
+
+FAMILIES = {
+    "signal": "the error as a number",
+    "angle": "direction and length of each token",
+    "whitened": "the error in units of how much the originals vary",
+    "kernel": "similarities among tokens, by kernels",
+    "geometry": "shape of the cloud of tokens",
+    "neighbours": "who is near to whom",
+    "distributional": "distribution of the values",
+    "custom": "a user's own",
+}
+
+COSTS = {
+    "TD": "a few passes over the values",
+    "T2D": "products of all tokens with one another, or of all channels",
+    "D3": "matrix decompositions",
+}
+"""How a metric's time grows with tokens and channels."""
+
+STATISTICS = {
+    "value_range": "width of the quantiser's range per layer, (C,)",
+    "deviation": "standard deviation of each channel over the originals of other folds, (C, D)",
+    "covariance": "covariance of the channels over the originals of other folds, (C, D, D)",
+}
+"""What a metric may ask of the dataset, by the name of its keyword argument; all float64."""
 
 INVARIANCES = {
     "orthogonal": "an orthogonal map of the channels",
@@ -40,28 +76,39 @@ class Metric:
 
     Attributes:
         name: Registered name.
+        family: One of `FAMILIES`.
         formula: The definition in one line.
-        function: ``(x, y) -> (B,)``; sees finite tensors of agreeing shapes on ``device``.
+        function: ``(x, y, **options) -> (B,)``; sees finite `Features` of agreeing shapes on
+            ``device``.
         lower_better: Whether a smaller score is a better reconstruction; None when the author of
             a custom metric did not say.
         score_range: Closed interval of possible scores.
         identity: Score of a feature against itself (where it varies over tokens), or None.
         invariances: Subset of `INVARIANCES`.
         citation: Where the definition comes from.
+        cost: One of `COSTS`.
+        options: Keyword arguments of the function and their values.
+        needs: Names of `STATISTICS` that the function takes as keyword arguments. The evaluator
+            gives them; used alone, `with_options` or `create_metric` does.
         device: Torch device on which the metric runs.
     """
 
     name: str
+    family: str
     formula: str
-    function: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
+    function: Callable[..., Tensor] = field(repr=False)
     lower_better: bool | None
     score_range: tuple[float, float]
     identity: float | None
     invariances: frozenset[str]
     citation: str
+    cost: str = "TD"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "options", dict(self.options))
         if not isinstance(self.name, str) or not self.name:
             raise MetricError(f"a metric's name is a text, not {self.name!r}")
         if not isinstance(self.lower_better, bool | None):
@@ -83,6 +130,32 @@ class Metric:
             ) from None
         if not low < high:
             raise MetricError(f"metric {self.name!r} has an empty score range [{low}, {high}]")
+
+        for what, value, known in (("family", self.family, FAMILIES), ("cost", self.cost, COSTS)):
+            if value not in known:
+                raise MetricError(f"metric {self.name!r}: {unknown_name(what, value, known)}")
+        for statistic in self.needs:
+            if statistic not in STATISTICS:
+                told = unknown_name("statistic", statistic, STATISTICS)
+                raise MetricError(f"metric {self.name!r} needs an {told}")
+
+    def with_options(self, **options: Any) -> Metric:
+        """Return the same metric with other values for some of its options.
+
+        Args:
+            options: Any of ``options`` and ``needs``.
+
+        Raises:
+            MetricError: It has no such option (its own are listed).
+        """
+        for name in options:
+            if name not in self.options and name not in self.needs:
+                known = [*self.options, *self.needs]
+                if not known:
+                    raise MetricError(f"metric {self.name!r} has no options; got {name!r}")
+                told = unknown_name("option", name, known)
+                raise MetricError(f"metric {self.name!r}: {told}")
+        return replace(self, options={**self.options, **options})
 
     def to(self, device: str) -> Metric:
         """Return the same metric on another torch device."""
@@ -109,9 +182,23 @@ class Metric:
                 raise MetricError(f"{self.name}: the {side} feature {item} holds NaN or Inf")
         return self.score(x, y)
 
-    def score(self, x: Tensor, y: Tensor) -> Tensor:
-        """Score tensors that are already checked and on the device; only the result is checked."""
-        scores = self.function(x, y)
+    def score(self, x: Tensor | Features, y: Tensor | Features) -> Tensor:
+        """Score tensors that are already checked and on the device; only the result is checked.
+
+        Raises:
+            MetricError: A statistic that the metric needs was not given, or the function's result
+                is not one finite number per item.
+        """
+        from cfqa_data.eval.features import as_features
+
+        for statistic in self.needs:
+            if statistic not in self.options:
+                raise MetricError(
+                    f"metric {self.name!r} needs the dataset's {statistic} ("
+                    f"{STATISTICS[statistic]}): evaluate() gives it; used alone, "
+                    f"create_metric({self.name!r}, {statistic}=...) does"
+                )
+        scores = self.function(*as_features(x, y), **self.options)
         if tuple(scores.shape) != (len(y),):
             raise MetricError(
                 f"metric {self.name!r} returned shape {tuple(scores.shape)} for a batch of "

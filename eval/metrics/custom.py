@@ -14,6 +14,8 @@ from cfqa_data.eval.metrics.registry import create_metric
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cfqa_data.eval.features import Features
+
 __all__ = ["MetricLike", "as_metric", "as_metrics"]
 
 MetricLike: TypeAlias = str | Metric | Callable[..., Any]
@@ -88,10 +90,10 @@ def _wrapped(call: Callable[..., Any]) -> Metric:
     ):
         raise MetricError(f"metric {name!r}: invariances is a list of names, not {invariances!r}")
 
-    def function(x: Tensor, y: Tensor) -> Tensor:
+    def function(x: Features, y: Features) -> Tensor:
         import torch
 
-        answer = call(x.expand_as(y), y)
+        answer = call(x.values.expand_as(y.values), y.values)
         try:
             return torch.as_tensor(answer, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError):
@@ -100,6 +102,7 @@ def _wrapped(call: Callable[..., Any]) -> Metric:
 
     return Metric(
         name=name,
+        family="custom",
         formula=(call.__doc__ or "").strip().split("\n")[0],
         function=function,
         lower_better=getattr(call, "lower_better", None),

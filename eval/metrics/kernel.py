@@ -9,29 +9,16 @@ from cfqa_data.eval.metrics.base import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CKA", "centre_tokens", "cka"]
+    from cfqa_data.eval.features import Features
+
+__all__ = ["KERNEL", "cka"]
 
 
-def centre_tokens(z: Tensor) -> Tensor:
-    """Subtract the token mean, in float64; a feature that is constant over tokens gives zeros.
-
-    The first token is taken off before the mean: the mean of T equal numbers need not round to
-    that number, and CKA would then measure the rounding.
-
-    Args:
-        z: (..., T, D).
-    """
-    z = z.double()
-    z = z - z[..., :1, :]
-    return z - z.mean(-2, keepdim=True)
-
-
-def cka(x: Tensor, y: Tensor) -> Tensor:
+def cka(x: Tensor | Features, y: Tensor | Features) -> Tensor:
     """Linear centred kernel alignment of each (n, c) slice, averaged over the slices.
 
     With Xc and Yc the token-centred T x D matrices, K = Xc Xc^T and L = Yc Yc^T, a slice scores
-    <K, L> / (|K| |L|). All three terms are also Frobenius norms of D x D products
-    (<K, L> = |Xc^T Yc|^2), so the smaller of T x T and D x D is formed.
+    <K, L> / (|K| |L|).
 
     A slice where x or y does not vary over tokens (a single token included) scores 0: nothing of
     the similarity structure is there to be kept.
@@ -45,27 +32,28 @@ def cka(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         (B,) float64 in [0, 1].
     """
-    tokens, channels = y.shape[-2:]
-    x, y = centre_tokens(x), centre_tokens(y)
-    if tokens <= channels:
-        k, l = x @ x.mT, y @ y.mT  # noqa: E741  (the names of the formula)
-        alignment = (k * l).sum((-2, -1))
-    else:
-        k, l = x.mT @ x, y.mT @ y  # noqa: E741
-        alignment = (x.mT @ y).square().sum((-2, -1))
-    norms = k.norm(dim=(-2, -1)) * l.norm(dim=(-2, -1))
-    constant = norms == 0
-    slices = (alignment / norms.masked_fill(constant, 1.0)).masked_fill(constant, 0.0)
-    return slices.mean((1, 2)).clamp(0.0, 1.0)
+    import torch
+
+    from cfqa_data.eval.features import as_features, slice_mean
+
+    x, y = as_features(x, y)
+    # cos(K, L) = 1 - |K/|K| - L/|L||^2 / 2: in float32 the quotient loses what is near 1.
+    gaps = torch.linalg.matrix_norm(x.unit_gram - y.unit_gram).double()
+    alignment = 1.0 - gaps.square() / 2.0
+    return slice_mean(alignment.masked_fill(x.constant | y.constant, 0.0)).clamp(0.0, 1.0)
 
 
 CKA = Metric(
     name="cka",
+    family="kernel",
     formula="mean_nc <K, L> / (|K| |L|), K = Xc Xc^T, L = Yc Yc^T",
     function=cka,
     lower_better=False,
     score_range=(0.0, 1.0),
     identity=1.0,
     invariances=frozenset({"orthogonal", "permutation", "scale", "translation"}),
+    cost="T2D",
     citation="Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019",
 )
+
+KERNEL = (CKA,)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from cfqa_data.eval.metrics.angle import cosine
 from cfqa_data.eval.metrics.base import Metric
-from cfqa_data.eval.metrics.kernel import centre_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cfqa_data.eval.features import Features
 
 __all__ = ["PAPER_CKA", "PAPER_COSINE", "paper_cka", "paper_cosine"]
 
@@ -25,7 +26,7 @@ OFFSET = 1e-8
 """Added to CKA's denominator in the published code."""
 
 
-def paper_cosine(x: Tensor, y: Tensor) -> Tensor:
+def paper_cosine(x: Tensor | Features, y: Tensor | Features) -> Tensor:
     """Mean over all tokens of the token cosine, rounded to four decimals.
 
     The rounding makes ties, and constants out of sources that are compressed little.
@@ -40,7 +41,7 @@ def paper_cosine(x: Tensor, y: Tensor) -> Tensor:
     return cosine(x, y).round(decimals=DECIMALS)
 
 
-def paper_cka(x: Tensor, y: Tensor) -> Tensor:
+def paper_cka(x: Tensor | Features, y: Tensor | Features) -> Tensor:
     """The published CKA of the last slice, divided by the number of slices, to four decimals.
 
     Two faults: the sum over the N*C slices is written with ``=``, so that only the last one
@@ -56,13 +57,16 @@ def paper_cka(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         (B,) float64 in [0, 1 / (N*C)], whole multiples of 1e-4.
     """
+    from cfqa_data.eval.features import as_features
+
+    x, y = as_features(x, y)
     views, layers, tokens, channels = y.shape[1:]
-    x, y = centre_tokens(x[:, -1, -1]), centre_tokens(y[:, -1, -1])
+    a, b = x.centred[:, -1, -1].double(), y.centred[:, -1, -1].double()
     if tokens <= channels:
-        numerator = (x @ y.mT).square().sum((-2, -1))
-        norms = (x @ x.mT).norm(dim=(-2, -1)) * (y @ y.mT).norm(dim=(-2, -1))
+        numerator = (a @ b.mT).square().sum((-2, -1))
+        norms = (a @ a.mT).norm(dim=(-2, -1)) * (b @ b.mT).norm(dim=(-2, -1))
     else:  # the same three numbers from the smaller products
-        k, l = x.mT @ x, y.mT @ y  # noqa: E741  (the names of the formula)
+        k, l = a.mT @ a, b.mT @ b  # noqa: E741  (the names of the formula)
         numerator = (k * l).sum((-2, -1))
         norms = k.norm(dim=(-2, -1)) * l.norm(dim=(-2, -1))
     last = (numerator / (norms + OFFSET)).clamp(0.0, 1.0)
@@ -71,6 +75,7 @@ def paper_cka(x: Tensor, y: Tensor) -> Tensor:
 
 PAPER_COSINE = Metric(
     name="paper_cosine",
+    family="angle",
     formula="round(cosine, 4)",
     function=paper_cosine,
     lower_better=False,
@@ -82,6 +87,7 @@ PAPER_COSINE = Metric(
 
 PAPER_CKA = Metric(
     name="paper_cka",
+    family="kernel",
     formula="round(|Xc Yc^T|^2 / (|Xc Xc^T| |Yc Yc^T| + 1e-8) / (N C), 4), of the last slice",
     function=paper_cka,
     lower_better=False,

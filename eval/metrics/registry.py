@@ -1,47 +1,58 @@
-"""The metrics that have a name. To add one: define it in its family's module, list it here."""
+"""The metrics that have a name. To add one: define it in its family's module, list it there."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from cfqa_data.errors import MetricError, unknown_name
-from cfqa_data.eval.metrics.angle import COSINE
-from cfqa_data.eval.metrics.base import Metric
-from cfqa_data.eval.metrics.kernel import CKA
+from cfqa_data.eval.metrics.angle import ANGLE
+from cfqa_data.eval.metrics.base import FAMILIES, Metric
+from cfqa_data.eval.metrics.kernel import KERNEL
 from cfqa_data.eval.metrics.paper import PAPER_CKA, PAPER_COSINE
-from cfqa_data.eval.metrics.signal import MSE
+from cfqa_data.eval.metrics.signal import SIGNAL
 
 __all__ = ["METRICS", "PAPER_METRICS", "create_metric", "list_metrics"]
 
-METRICS: tuple[Metric, ...] = (MSE, COSINE, CKA)
+METRICS: tuple[Metric, ...] = (*SIGNAL, *ANGLE, *KERNEL)
+"""Family by family."""
 
 PAPER_METRICS: tuple[Metric, ...] = (PAPER_COSINE, PAPER_CKA)
 """Metrics with the published code's faults: they answer to their names, but are no default."""
 
 
-def list_metrics(*, paper: bool = False) -> list[str]:
+def list_metrics(family: str | None = None, *, paper: bool = False) -> list[str]:
     """Return the names of all registered metrics, in the order of the tables.
 
     Args:
+        family: Only this one, of `cfqa_data.eval.metrics.FAMILIES`.
         paper: Also those that reproduce the published code's faults, at the end.
+
+    Raises:
+        MetricError: There is no such family.
     """
-    return [metric.name for metric in (*METRICS, *(PAPER_METRICS if paper else ()))]
+    if family is not None and family not in FAMILIES:
+        raise MetricError(unknown_name("family", family, FAMILIES))
+    listed = (*METRICS, *(PAPER_METRICS if paper else ()))
+    return [metric.name for metric in listed if family in (None, metric.family)]
 
 
-def create_metric(name: str, device: str = "cpu") -> Metric:
+def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:
     """Return a registered metric.
 
     Args:
         name: One of ``list_metrics(paper=True)``.
         device: Torch device to run on; inputs are moved there.
+        options: Values for the metric's own options and for the statistics that it needs.
 
     Returns:
         A callable ``(x, y) -> (B,)`` float64 on tensors of shape (B, N, C, T, D), with ``name``,
-        ``lower_better``, ``score_range``, ``invariances`` and ``citation``.
+        ``family``, ``lower_better``, ``score_range``, ``invariances`` and ``citation``.
 
     Raises:
-        MetricError: Unknown name (near ones are listed), or unusable device.
+        MetricError: Unknown name (near ones are listed) or option, or unusable device.
     """
     for metric in (*METRICS, *PAPER_METRICS):
         if metric.name == name:
-            return metric.to(device)
+            return metric.with_options(**options).to(device)
     known = list_metrics(paper=str(name).startswith("paper"))
     raise MetricError(unknown_name("metric", name, known))

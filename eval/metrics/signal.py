@@ -10,10 +10,12 @@ from cfqa_data.eval.metrics.base import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MSE", "mse"]
+    from cfqa_data.eval.features import Features
+
+__all__ = ["SIGNAL", "mse"]
 
 
-def mse(x: Tensor, y: Tensor) -> Tensor:
+def mse(x: Tensor | Features, y: Tensor | Features) -> Tensor:
     """Mean squared error over the whole feature.
 
     Explicit differences: the expansion ``|x|^2 - 2<x, y> + |y|^2`` cancels (48% error was measured
@@ -26,16 +28,23 @@ def mse(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         (B,) float64, in squared feature units.
     """
-    return (y.double() - x.double()).square().mean((1, 2, 3, 4))
+    from cfqa_data.eval.features import as_features, slice_mean
+
+    x, y = as_features(x, y)
+    return slice_mean((y.values - x.values).square().mean(-1))
 
 
 MSE = Metric(
     name="mse",
+    family="signal",
     formula="mean((y - x)^2)",
     function=mse,
     lower_better=True,
     score_range=(0.0, math.inf),
     identity=0.0,
     invariances=frozenset(),
+    cost="TD",
     citation="Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (baseline)",
 )
+
+SIGNAL = (MSE,)
