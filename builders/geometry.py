@@ -28,7 +28,13 @@ class SegGeometry:
             _positive(name, value)
 
     def scaled(self, height: int, width: int) -> tuple[int, int]:
-        """Size of an image after its short side is scaled to `short_side`."""
+        """Size of an image after its short side is scaled to `short_side`.
+
+        Raises:
+            BuildError: the image has no pixel.
+        """
+        if min(height, width) < 1:
+            raise BuildError(f"an image of {height}x{width} has no pixel")
         scale = min(self.long_side_limit / max(height, width), self.short_side / min(height, width))
         return int(height * scale + 0.5), int(width * scale + 0.5)
 

@@ -57,9 +57,21 @@ class Head(nn.Module):
         if len(shape) != 4 or shape[2] < 2 or not self.takes(shape[1], shape[3]):
             wanted = f"(N, {layers}, T, {self.dim})"
             raise BuildError(f"{self.task} head: a feature must be {wanted}, not {shape}")
+        if not feature.is_floating_point():
+            raise BuildError(f"{self.task} head: a feature is floating point, not {feature.dtype}")
+        feature = feature.float()
         if not bool(feature.isfinite().all()):
             raise BuildError(f"{self.task} head: the feature has NaN or infinite values")
-        return feature.float()
+        return feature
+
+    def check_views(self, feature: Tensor) -> None:
+        """See that a feature (N, C, T, D) has the task's number of views N.
+
+        Raises:
+            BuildError: it has another.
+        """
+        if len(feature) != (views := get_task(self.task).views):
+            raise BuildError(f"{self.task} head: a feature has {views} view(s), not {len(feature)}")
 
     def predict(self, feature: Tensor) -> Tensor:
         """Prediction from one feature, float32 (N, C, T, D)."""
@@ -116,11 +128,15 @@ class ClsHead(Head):
     def predict(self, feature: Tensor) -> Tensor:
         """Class logits, float32 (classes,), of a feature (1, 1, T, D)."""
         feature = self.checked(feature)
-        if len(feature) != 1:
-            raise BuildError(f"cls head: a feature has 1 view, not {len(feature)}")
+        self.check_views(feature)
         return self.logits(feature[:, 0])[0]
 
     def score(self, feature: Tensor, truth: np.ndarray) -> tuple[float, float]:
+        truth = np.asarray(truth)
+        if truth.ndim or truth.dtype.kind not in "iu":
+            raise BuildError(
+                f"cls head: a label is one whole number, not {truth.dtype} {truth.shape}"
+            )
         logits, label = self.predict(feature).double(), int(truth)
         if not 0 <= label < len(logits):
             raise BuildError(f"cls head: label {label} is not in 0..{len(logits) - 1}")
@@ -204,8 +220,8 @@ class SegHead(Head):
         valid = target != IGNORE
         if not bool(valid.any()):
             raise BuildError("seg head: the mask has no pixel that counts")
-        if int(target[valid].max()) >= classes:
-            raise BuildError(f"seg head: the mask has a class beyond {classes - 1}")
+        if not 0 <= int(target[valid].min()) <= int(target[valid].max()) < classes:
+            raise BuildError(f"seg head: the mask has a class that is not in 0..{classes - 1}")
         chosen = logits.gather(0, target.clamp(max=classes - 1)[None])[0]
         loss = (logits.logsumexp(dim=0) - chosen)[valid].mean()
         # Over a leading axis `max` takes a quarter of the time of `argmax`, for the same indices.
@@ -261,7 +277,9 @@ class DepthHead(Head):
         """Depth in metres, float32 (height, width): mean of the view and the un-flipped view."""
         height, width = self.geometry.height, self.geometry.width
         size = (math.ceil(height / 14), math.ceil(width / 14))
-        depth = self.depth(self.checked(feature), size).clamp(*DEPTH_RANGE)
+        feature = self.checked(feature)
+        self.check_views(feature)
+        depth = self.depth(feature, size).clamp(*DEPTH_RANGE)
         depth = F.interpolate(
             depth[:, None], (height, width), mode="bilinear", align_corners=False
         )[:, 0]

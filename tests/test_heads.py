@@ -369,6 +369,10 @@ def test_features_that_are_not_finite_get_no_score(task: str, value: float) -> N
     feature[0, 0, 7, 3] = value
     with pytest.raises(BuildError, match=f"{task} head: the feature has NaN or infinite values"):
         load_head(task, tensors).score(feature, truth)
+    beyond = torch.zeros(shape, dtype=torch.float64)
+    beyond[0, 0, 7, 3] = 1e300  # finite, and infinite in float32
+    with pytest.raises(BuildError, match=f"{task} head: the feature has NaN or infinite values"):
+        load_head(task, tensors).score(beyond, truth)
 
 
 def test_foreign_heads_and_truths_are_refused(tmp_path: Path) -> None:
@@ -387,7 +391,7 @@ def test_foreign_heads_and_truths_are_refused(tmp_path: Path) -> None:
         head.score(torch.randn(2, 1, 5, DIM), np.zeros((512, 512), np.uint8))
     with pytest.raises(BuildError, match="no pixel that counts"):
         head.score(torch.randn(1, 1, 5, DIM), np.full((512, 512), 255, np.uint8))
-    with pytest.raises(BuildError, match="class beyond 4"):
+    with pytest.raises(BuildError, match=r"class that is not in 0\.\.4"):
         head.score(torch.randn(1, 1, 5, DIM), np.full((512, 512), 5, np.uint8))
     with pytest.raises(BuildError, match=r"\(B, N, C, T, D\)"):
         head.evaluate(torch.randn(1, 1, 5, DIM), np.zeros((512, 512), np.uint8))
@@ -397,13 +401,29 @@ def test_foreign_heads_and_truths_are_refused(tmp_path: Path) -> None:
         head.predict(torch.randn(6, 1, 5, DIM), (100, 1000))  # type: ignore[call-arg]
     with pytest.raises(BuildError, match=r"6 tokens are not 1 \+ a square"):
         head.predict(torch.randn(1, 1, 6, DIM))
-    with pytest.raises(BuildError, match="a feature has 1 view, not 2"):
+    with pytest.raises(BuildError, match=r"a feature has 1 view\(s\), not 2"):
         load_head("cls", _cls()).predict(torch.randn(2, 1, 6, DIM))
+    for label in (np.array(1.5), np.array([1]), np.array(math.nan), np.array(True)):
+        with pytest.raises(BuildError, match="a label is one whole number, not"):
+            load_head("cls", _cls()).score(torch.randn(1, 1, 6, DIM), label)
+    with pytest.raises(
+        BuildError, match=r"cls head: a feature is floating point, not torch\.int16"
+    ):
+        load_head("cls", _cls()).predict(torch.ones(1, 1, 6, DIM, dtype=torch.int16))
+    for mask in (np.full((512, 512), -1), np.full((512, 512), 2**63, np.uint64)):
+        with pytest.raises(BuildError, match=r"class that is not in 0\.\.4"):
+            head.score(torch.randn(1, 1, 5, DIM), mask)
+    for size in ((0, 0), (0, 5), (5, 0), (-3, 4)):
+        with pytest.raises(BuildError, match=f"an image of {size[0]}x{size[1]} has no pixel"):
+            head.predict(torch.randn(1, 1, 5, DIM), size)  # type: ignore[call-arg]
     with pytest.raises(BuildError, match=r"must be \(N, 1, T, 16\), not \(1, 1, 6, 8\)"):
         load_head("cls", _cls()).predict(torch.randn(1, 1, 6, 8))
     depth = load_head("dpt", _dpt())
     with pytest.raises(BuildError, match="float32, not whole millimetres"):
         depth.score(torch.zeros(2, 4, 1611, DIM), np.ones((480, 640), np.float32))
+    for views in (0, 1, 3):
+        with pytest.raises(BuildError, match=rf"a feature has 2 view\(s\), not {views}"):
+            depth.predict(torch.zeros(views, 4, 1611, DIM))
     with pytest.raises(BuildError, match="7 tokens are not 1"):
         depth.predict(torch.randn(2, 4, 7, DIM))
     with pytest.raises(BuildError, match=r"must be \(N, 4, T, 16\), not \(2, 3, 1611, 16\)"):
