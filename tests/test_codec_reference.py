@@ -293,6 +293,21 @@ def test_a_failed_encoder_is_one_line_and_its_log_is_kept(
     assert ("QP  too dull" in said) == ("dull" in body)
 
 
+@pytest.mark.parametrize("file", ["sys.stdout.buffer", "open(sys.argv[8], 'wb')"])
+def test_an_encoder_that_does_not_stop_writing_is_ended(
+    file: str, tmp_path: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "LOG_BYTES", 1 << 16)
+    body = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
+    body += f"file = {file}\nwhile True: file.write(b'x' * 1000)\n"
+    binary = encoder(tmp_path / "own", HM, body)
+    with pytest.raises(CodecError, match=r"hm: 16 x 24 at QP 7: .* wrote far too much") as error:
+        get_codec("hm", encoder=binary).encode(feature_like_plane(16, 24), 7)
+    assert len(one_line(error)) < 1000
+    (log,) = bare.iterdir()
+    assert log.stat().st_size <= (1 << 16) + 8 * 16 * 24
+
+
 def test_an_encoder_that_hangs_is_ended_with_all_it_started(
     tmp_path: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["last_words", "run_program"]
+__all__ = ["LOG_BYTES", "last_words", "run_program"]
 
 # Runs its arguments as a program, and ends the whole process group when its standard input closes:
 # on purpose, or because whoever held the other end is gone, be it by SIGKILL.
 _GUARD = """
-import os, signal, subprocess, sys, threading
+import os, resource, signal, subprocess, sys, threading
+
+soft, hard = int(sys.argv[1]), resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+if hard != resource.RLIM_INFINITY:
+    soft = min(soft, hard)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 def end():
     os.read(0, 1)
@@ -21,7 +26,7 @@ def end():
 
 threading.Thread(target=end, daemon=True).start()
 try:
-    status = subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL)
+    status = subprocess.call(sys.argv[2:], stdin=subprocess.DEVNULL)
 except OSError as error:
     print(f"it cannot be run: {error.strerror}", flush=True)
     status = 126
@@ -30,9 +35,15 @@ os._exit(status if status >= 0 else 128 - status)
 
 _SHOWN_LINES = 3
 _SHOWN_CHARACTERS = 400
+_TAIL_BYTES = 1 << 14
+
+LOG_BYTES = 1 << 24
+"""What a program may say: beyond, it is ended, before it fills the disk."""
 
 
-def run_program(command: Sequence[str], log: Path, seconds: float) -> int:
+def run_program(
+    command: Sequence[str], log: Path, seconds: float, most_bytes: int = LOG_BYTES
+) -> int:
     """Run a program to its end and return its exit status (128 + N if signal N ended it).
 
     The program has a process group of its own.  The group is killed when the time is over, when
@@ -42,6 +53,8 @@ def run_program(command: Sequence[str], log: Path, seconds: float) -> int:
         command: the program and its arguments; there is no shell.
         log: file that receives the command, and then all that the program says.
         seconds: time limit.
+        most_bytes: that any file it writes may have, the log among them; whoever writes more is
+            ended by SIGXFSZ.
 
     Raises:
         TimeoutError: it took longer.
@@ -51,7 +64,7 @@ def run_program(command: Sequence[str], log: Path, seconds: float) -> int:
         output.write(f"{shlex.join(command)}\n".encode())
         output.flush()
         with subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARD, *command],
+            [sys.executable, "-I", "-S", "-c", _GUARD, str(most_bytes), *command],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -65,6 +78,9 @@ def run_program(command: Sequence[str], log: Path, seconds: float) -> int:
 
 def last_words(log: Path) -> str:
     """Return the last lines of a log in one line, without the command that opens it."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    with log.open("rb") as file:
+        file.readline()
+        file.seek(max(file.tell(), log.stat().st_size - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
     said = [" ".join(line.split()) for line in lines if line.strip()]
     return "; ".join(said[-_SHOWN_LINES:])[-_SHOWN_CHARACTERS:] or "it said nothing"

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from cfqa_data.codecs.base import Codec, check_plane
-from cfqa_data.codecs.program import last_words, run_program
+from cfqa_data.codecs.program import LOG_BYTES, last_words, run_program
 from cfqa_data.codecs.reference_software import (
     ANSWER_SECONDS,
     Software,
@@ -36,6 +36,9 @@ __all__ = ["CHECK_VARIABLE", "ReferenceCodec"]
 
 CHECK_VARIABLE = "CFQA_CHECK_DECODER"
 """Environment variable; where it is 1, each picture is held against the reference decoder's."""
+
+_SAMPLE_BYTES = 8  # more than a stream takes per sample, or what it decodes to
+_TOO_LARGE = 128 + 25  # status of a program that SIGXFSZ ended
 
 _START_CODE = b"\0\0\1"
 
@@ -158,8 +161,9 @@ class ReferenceCodec(Codec):
         log = target.with_name("log.txt")
         limit = ANSWER_SECONDS + self.seconds_per_megasample * samples / 1e6
         try:
-            status = run_program(command, log, limit)
+            status = run_program(command, log, limit, LOG_BYTES + _SAMPLE_BYTES * samples)
             why = f"ended with status {status}" if status else "wrote nothing"
+            why = "wrote far too much" if status == _TOO_LARGE else why
             if not status and target.is_file() and target.stat().st_size:
                 return target.read_bytes()
         except TimeoutError as error:
