@@ -264,10 +264,10 @@ def test_items_that_have_not_begun_are_cancelled_when_a_build_ends_early(
     monkeypatch.setattr(run, "run_item", lambda *args: ends.get(args[-1].task, str)())
     dask = stub_dask(monkeypatch)
     with run.ClusterRunner(2) as runner:
-        with pytest.raises(BuildError, match=r"^nothing doing$"):
+        with pytest.raises(BuildError, match=r"^select seg: nothing doing$"):
             list(runner.run(tmp_path, "", items))
         monkeypatch.setattr(run, "MOST_FAILURES", 1)
-        with pytest.raises(BuildError, match=r"^nothing doing$"):
+        with pytest.raises(BuildError, match=r"^select seg: nothing doing$"):
             list(runner.run(tmp_path, "", items))
         done = runner.run(tmp_path, "", items)
         assert next(done) == items[0]

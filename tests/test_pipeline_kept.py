@@ -65,3 +65,26 @@ def test_a_slow_codec_goes_on_at_the_level_where_it_stopped(
         qp for qp in levels[4:] for _ in (0, 1)
     ]
     assert tree(out) == tree(plain)
+
+
+def test_what_does_not_decode_is_not_kept_and_is_encoded_again(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = build(recipe, tmp_path / "plain", workers=0)
+    encode, spoilt = X265.encode, QPS["levels"][2]
+
+    def spoiling(self: X265, plane: np.ndarray, parameter: float) -> bytes:
+        good = encode(self, plane, parameter)
+        return good[:-9] if plane.shape != (64, 64) and parameter == spoilt else good
+
+    monkeypatch.setattr(X265, "encode", spoiling)
+    monkeypatch.setattr(X265, "slow", True)
+    out = tmp_path / "slow"
+    told = rf"^compress seg x265 group 0: level 2 at {spoilt}: x265: the end of the bitstream"
+    with pytest.raises(BuildError, match=told):
+        build(recipe, out, workers=0)
+    kept = out / ".build" / "streams" / "seg-x265-00000"
+    assert sorted(path.name for path in kept.iterdir()) == ["0.safetensors", "1.safetensors"]
+    monkeypatch.setattr(X265, "encode", encode)
+    build(recipe, out, workers=0)
+    assert tree(out) == tree(plain)

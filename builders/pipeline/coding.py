@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.builders.pipeline.kept import KeptStreams
-from cfqa_data.errors import BuildError
+from cfqa_data.errors import BuildError, CodecError
 from cfqa_data.packing import pack, plane_shape, unpack
 from cfqa_data.quantizers import Quantizer
 
@@ -43,16 +43,18 @@ def code_ladder(
     decoded = np.empty((len(features), len(parameters), *shape), quantizer.dtype)
     bitstreams: list[list[bytes]] = []
     for level, parameter in enumerate(parameters):
-        streams = kept.read(level) if kept else None
-        if streams is None:
-            streams = codec.encode_many(planes, parameter)
-            if kept:
-                kept.write(level, streams)
-        restored = codec.decode_many(streams, plane_shape(shape))
+        found = kept.read(level) if kept else None
+        streams = codec.encode_many(planes, parameter) if found is None else found
+        try:
+            restored = codec.decode_many(streams, plane_shape(shape))
+        except CodecError as error:
+            raise CodecError(f"level {level} at {parameter:g}: {error}") from None
         if len(streams) != len(planes) or len(restored) != len(planes):
             raise BuildError(
                 f"{codec.name} gave {len(streams)} bitstreams for {len(planes)} planes"
             )
+        if kept and found is None:  # only now: what does not decode is to be encoded again
+            kept.write(level, streams)
         for index, plane in enumerate(restored):
             decoded[index, level] = unpack(plane, shape)
         bitstreams.append(streams)

@@ -214,9 +214,9 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _final(item: Item, error: Exception, attempt: int) -> CfqaError | None:
-    """Return why an item cannot be done, or None where it may be tried again."""
+    """Return why an item cannot be done, with its name, or None where it may be tried again."""
     if isinstance(error, CfqaError):
-        return error
+        return error if str(error).startswith(f"{item}") else BuildError(f"{item}: {error}")
     if type(error).__name__ == "KilledWorker":
         return BuildError(
             f"{item}: every worker that tried it was killed (out of memory?); run the same command "
@@ -233,10 +233,10 @@ def _report(failures: Mapping[Item, CfqaError], total: int) -> None:
     """Raise one error for all items that failed.
 
     Raises:
-        CfqaError: the only one itself, or a BuildError that names the items.
+        CfqaError: the only one itself, or a BuildError with all of them.
     """
     if len(failures) == 1:
         raise next(iter(failures.values()))
     if failures:
-        told = "; ".join(f"{item}: {error}" for item, error in failures.items())
+        told = "; ".join(map(str, failures.values()))
         raise BuildError(f"{len(failures)} of {total} items failed, the rest is kept: {told}")
