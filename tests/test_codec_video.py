@@ -157,6 +157,17 @@ def test_streams_hold_nothing_but_parameter_sets_and_one_slice() -> None:
     assert vvc == [15, 16, 8]  # SPS, PPS, IDR_N_LP
 
 
+def test_a_video_is_refused_before_all_of_it_is_decoded() -> None:
+    codec, shape = get_codec("x265"), (32, 48)
+    one = codec.encode(np.full(shape, 300, np.uint16), 20)
+    too_large = codec.encode(np.full((512, 512), 300, np.uint16), 20)
+    with pytest.raises(CodecError, match="x265: the bitstream is damaged"):
+        codec.decode(one + too_large, shape)
+    for count in (2, 3):
+        with pytest.raises(CodecError, match="x265: the bitstream holds more pictures than one"):
+            codec.decode(count * one + too_large, shape)
+
+
 def test_empty_batches_and_mixed_shapes() -> None:
     codec = get_codec("vvenc")
     assert codec.encode_many([], 30) == []

@@ -77,10 +77,13 @@ def decode_picture(
         frames = []
         for packet in [*context.parse(bitstream), *context.parse(None), None]:
             frames += context.decode(packet)
+            if len(frames) > 1:  # a whole video need not fit into memory
+                raise CodecError(f"{name}: the bitstream holds more pictures than one")
     except (av.FFmpegError, ValueError) as error:
-        raise CodecError(f"{name}: the bitstream is damaged ({error.args[-1]})") from None
-    if len(frames) != 1:
-        raise CodecError(f"{name}: the bitstream holds {len(frames)} whole pictures, not one")
+        told = getattr(error, "strerror", None) or error
+        raise CodecError(f"{name}: the bitstream is damaged ({told})") from None
+    if not frames:
+        raise CodecError(f"{name}: the bitstream holds no whole picture")
     frame = frames[0]
     if frame.format.name != "gray10le" or frame.is_corrupt:
         raise CodecError(f"{name}: the bitstream holds no sound 10-bit monochrome picture")
