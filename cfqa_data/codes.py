@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,30 @@ import numpy as np
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.quantizers import Quantizer, quantizer_from_dict
 
-__all__ = ["CodesReader", "create_codes_array", "find_centres", "write_codes"]
+__all__ = ["Codes", "CodesReader", "create_codes_array", "find_centres", "write_codes"]
 
 AXES = ("source", "level", "N", "C", "T", "D")
 Shape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """A compressed feature as integers, and the values that they stand for.
+
+    Attributes:
+        indices: uint8 or uint16 (N, C, T, D), places in the layers' tables.
+        tables: float32 (C, size), the values of each layer.
+    """
+
+    indices: np.ndarray
+    tables: np.ndarray
+
+    def dequantize(self) -> np.ndarray:
+        """Return the feature, float32 (N, C, T, D)."""
+        feature = np.empty(self.indices.shape, np.float32)
+        for layer, table in enumerate(self.tables):
+            feature[:, layer] = table[self.indices[:, layer]]
+        return feature
 
 
 def find_centres(codes: np.ndarray) -> tuple[int, ...]:
@@ -136,7 +157,7 @@ class CodesReader:
     def __init__(self, path: Path, *, sources: int, levels: int, shape: Shape) -> None:
         self.path = path
         self.full = (sources, levels, *shape)
-        self._open: tuple[Any, list[np.ndarray]] | None = None
+        self._open: tuple[Any, np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": None}
@@ -153,11 +174,11 @@ class CodesReader:
         Raises:
             FormatError: the shard is missing or damaged.
         """
-        stored = self.read_stored(source_index, level)
-        features = np.empty(stored.shape, np.float32)
-        for layer, table in enumerate(self._array_and_tables()[1]):
-            features[:, layer] = table[stored[:, layer]]
-        return features
+        return self.read_codes(source_index, level).dequantize()
+
+    def read_codes(self, source_index: int, level: int) -> Codes:
+        """Return one compressed feature as stored numbers and the values that they stand for."""
+        return Codes(self.read_stored(source_index, level), self._array_and_tables()[1])
 
     def read_stored(self, source_index: int, level: int) -> np.ndarray:
         """Return the stored numbers (N, C, T, D) of one compressed feature."""
@@ -176,12 +197,12 @@ class CodesReader:
             raise FormatError(f"{shard}: damaged shard: a code out of range")
         return stored
 
-    def _array_and_tables(self) -> tuple[Any, list[np.ndarray]]:
+    def _array_and_tables(self) -> tuple[Any, np.ndarray]:
         if self._open is None:
             self._open = self._open_array()
         return self._open
 
-    def _open_array(self) -> tuple[Any, list[np.ndarray]]:
+    def _open_array(self) -> tuple[Any, np.ndarray]:
         import zarr
 
         metadata = _read_metadata(self.path)
@@ -206,7 +227,7 @@ class CodesReader:
             )
         orders = _orders(quantizer, centres)
         tables = [table[o] for table, o in zip(quantizer.values(), orders, strict=True)]
-        return array, tables
+        return array, np.stack(tables)
 
 
 def _shard_path(path: Path, array: Any, source_index: int) -> Path:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
+from cfqa_data.codes import Codes
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
 from cfqa_data.folder import Folder, check_level
 from cfqa_data.manifest import Manifest
@@ -114,6 +115,16 @@ class Dataset(Sequence[FeaturePair]):
             FormatError: there is no such feature, or its file is missing or damaged.
         """
         return self._folder.compressed(source_id, codec, level)
+
+    def codes(self, source_id: str, codec: str, level: int) -> Codes:
+        """Return a compressed feature as integers with the values that they stand for.
+
+        A quarter or half of the bytes of the float32 that they stand for: what to send to a GPU.
+
+        Raises:
+            FormatError: there is no such feature, or its file is missing or damaged.
+        """
+        return self._folder.codes(source_id, codec, level)
 
     def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
         """Return what the rate of a compressed feature counts.

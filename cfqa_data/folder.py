@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cfqa_data.codes import CodesReader
+from cfqa_data.codes import Codes, CodesReader
 from cfqa_data.errors import CodecError, FormatError, RecipeError, unknown_name
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import hash_file, read_manifest
@@ -101,13 +101,17 @@ class Folder:
         return stream.tobytes()
 
     def compressed(self, source_id: str, codec: str, level: int) -> np.ndarray:
-        """Return a compressed feature, float32 (N, C, T, D), from its codes or its bitstream."""
+        """Return a compressed feature, float32 (N, C, T, D)."""
+        return self.codes(source_id, codec, level).dequantize()
+
+    def codes(self, source_id: str, codec: str, level: int) -> Codes:
+        """Return a compressed feature as integers, stored ones or those of its bitstream."""
         task, level = self._check(source_id, codec, level)
         if (task, codec) not in self._codes:
             self._codes[task, codec] = self._open_codes(task, codec)
         codes = self._codes[task, codec]
         if codes is not None:
-            return codes.read(self._place(source_id)[1], level)
+            return codes.read_codes(self._place(source_id)[1], level)
         stream = self.bitstream(source_id, codec, level)
         if (task, codec) not in self._decoders:
             self._decoders[task, codec] = self._make_decoder(task, codec)
@@ -115,7 +119,9 @@ class Folder:
         quantizer = self.manifest.recipe.tasks[task].ladders[codec].quantizer
         try:
             plane = self._decoders[task, codec].decode(stream, plane_shape(shape))
-            return quantizer.dequantize(unpack(plane, shape))
+            if int(plane.max()) >= 1 << quantizer.bits:
+                raise CodecError(f"code {int(plane.max())} is not a {quantizer.bits}-bit code")
+            return Codes(unpack(plane, shape), quantizer.values())
         except CodecError as error:
             raise FormatError(
                 f"{self.layout.root}: bitstream of {source_id!r} by {codec} at level {level} "
