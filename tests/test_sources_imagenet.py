@@ -158,7 +158,9 @@ def test_ids_of_the_kit_need_what_says_their_order(tmp_path: Path) -> None:
     data = kit(tmp_path, flat(tmp_path / "val"), with_meta=True)
     (data / "meta.mat").unlink()
     synset_list(data)  # sorted: it says nothing about ids
-    with pytest.raises(BuildError, match=r"missing: .*meta\.mat \(or .*map_clsloc\.txt\)"):
+    with pytest.raises(
+        BuildError, match=r"missing: .*meta\.mat \(or .*map_clsloc\.txt\).* https://image-net\.org"
+    ):
         source(tmp_path / "val", labels=str(data.parent))
     (data / "meta.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\0" * 200)
     with pytest.raises(BuildError, match=r"not the meta\.mat of ILSVRC 2012"):
@@ -188,7 +190,8 @@ def test_labels_that_say_something_else_are_named(
 def test_images_in_one_folder_need_labels(tmp_path: Path) -> None:
     flat(tmp_path)
     for root in (tmp_path, tmp_path / f"{name(1)}.JPEG"):
-        with pytest.raises(BuildError, match="for images in one folder give 'labels'"):
+        told = "for images in one folder give 'labels'.*https://image-net\\.org/download"
+        with pytest.raises(BuildError, match=told):
             source(root)
 
 

@@ -238,6 +238,13 @@ def test_lines_that_are_no_pairs_are_named(files: Path, bad: str) -> None:
         source(files)
 
 
+@pytest.mark.parametrize("bad", ["a/rgb_1.jpg \0/d.png", "\0/a/rgb_1.jpg"])
+def test_a_line_with_a_nul_names_no_file(files: Path, bad: str) -> None:
+    write(files / "nyu_test.txt", line(1), bad)
+    with pytest.raises(BuildError, match=r"missing: .*rgb_1"):
+        source(files)
+
+
 def test_converted_gives_what_the_split_files_are_made_from(mat: Path) -> None:
     sample = source(mat, converted=True).sample(NAMES[2])
     framed = np.zeros((480, 640, 3), np.uint8)
@@ -253,6 +260,8 @@ def test_converted_gives_what_the_split_files_are_made_from(mat: Path) -> None:
 def test_converted_is_for_the_mat_file(files: Path) -> None:
     with pytest.raises(BuildError, match=r"'converted' is for nyu_depth_v2_labeled\.mat"):
         source(files, converted=True)
+    with pytest.raises(BuildError, match="converted is true or false, not 'false'"):
+        source(files, converted="false")
 
 
 def small_mat(folder: Path, **changes: object) -> Path:
@@ -299,6 +308,14 @@ def test_a_mat_file_of_another_layout_is_named(
         list(source(path, list=write(tmp_path / "list.txt", 1)).candidates())
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_scene_that_cannot_be_a_name_is_told_with_its_file(tmp_path: Path) -> None:
+    path = small_mat(tmp_path, text=np.array([ord(letter) for letter in "a/../b"], np.uint16))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("sceneTypes", (1, 1), h5py.ref_dtype)[0, 0] = file["text"].ref
+    with pytest.raises(BuildError, match=rf"^{path}: image 0: 'a/\.\./b_rgb_00000' cannot be"):
+        source(path, list=write(tmp_path / "list.txt", 1))
 
 
 @pytest.mark.parametrize("data", [b"", b"not HDF5", None])

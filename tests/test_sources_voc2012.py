@@ -204,6 +204,11 @@ def test_missing_files_are_named_together_and_where_they_are_offered(
     assert [sample.source_id for sample in source(kit, list=chosen).candidates()] == ["2007_000033"]
 
 
+def test_a_root_that_no_path_can_be_is_missing(kit: Path) -> None:
+    with pytest.raises(BuildError, match="missing: a\0b/JPEGImages; "):
+        source(Path("a\0b"))
+
+
 def test_training_images_are_needed_only_for_training(kit: Path) -> None:
     (kit / "ImageSets" / "Segmentation" / "train.txt").unlink()
     assert next(iter(source(kit).candidates()))

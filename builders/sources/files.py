@@ -80,7 +80,7 @@ def names_in(folder: Path) -> list[str]:
     """
     try:
         return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a NUL in its name
         return []
     except OSError as error:
         raise BuildError(f"{folder}: cannot be listed ({error.strerror})") from None

@@ -131,7 +131,7 @@ def _labelled(root: Path, labels: Path | None) -> dict[str, Entry]:
     if labels is None:
         raise BuildError(
             f"{root}: no folders of synsets with images; for images in one folder give 'labels', "
-            f"or put {_LABELS[0]} beside it"
+            f"or put {_LABELS[0]} beside it; {ImageNet.offered}"
         )
     paths = {path.stem: path for path in found}
     return by_name(

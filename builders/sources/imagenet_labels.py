@@ -123,7 +123,8 @@ def _kit_ids(path: Path) -> dict[int, str]:
     else:
         raise BuildError(
             f"missing: {meta} (or {listed}), which says what the ids in {path.name} are; lists of "
-            "sorted synsets do not"
+            f"sorted synsets do not; {_META} is in the development kit at "
+            "https://image-net.org/download.php"
         )
     return {number: synset for number, synset in pairs if 1 <= number <= CLASSES}
 

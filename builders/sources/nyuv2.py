@@ -55,6 +55,8 @@ class Nyuv2(FileSource):
         converted: bool = False,
     ) -> None:
         self.check(task, seed)
+        if not isinstance(converted, bool):
+            raise BuildError(f"source nyuv2: converted is true or false, not {converted!r}")
         folder = place("root", root)
         wanted = None if list is None else place("list", list)
         self._train = None if train is None else place("train", train)

@@ -111,9 +111,11 @@ class LabelledMat:
                 scenes = ["".join(map(chr, np.ravel(text[()]).tolist())) for text in texts]
             if len(scenes) != count:
                 raise BuildError(f"{self.path}: {count} images and {len(scenes)} scene types")
-        return [
-            Entry(f"{scene}_rgb_{index:05d}", index, index) for index, scene in enumerate(scenes)
-        ]
+        names = (f"{scene}_rgb_{index:05d}" for index, scene in enumerate(scenes))
+        try:
+            return [Entry(name, index, index) for index, name in enumerate(names)]
+        except BuildError as error:
+            raise BuildError(f"{self.path}: image {error}") from None
 
     def image(self, entry: Entry) -> np.ndarray:
         """RGB of an entry, uint8 (480, 640, 3)."""
