@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
+import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,9 +129,34 @@ def test_bad_arguments(small: Recipe, tmp_path: Path) -> None:
         build(small, tmp_path / "out", tier="big")
     with pytest.raises(RecipeError, match="unknown recipe"):
         build("mnii", tmp_path / "out")
-    with pytest.raises(BuildError, match="no Dask scheduler answers at nonsense://x"):
+    with pytest.raises(BuildError, match="no Dask scheduler answers at 'nonsense://x'"):
         build(small, tmp_path / "out", scheduler="nonsense://x")
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_what_is_no_scheduler_is_one_line_whatever_it_answers() -> None:
+    def answer() -> None:
+        while True:
+            try:
+                taken, _ = server.accept()
+            except OSError:
+                return
+            with taken:
+                taken.sendall(b"HTTP/1.1 400 Bad Request\r\n" * 9)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, daemon=True).start()
+        foreign = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        for address in (foreign, "tls://127.0.0.1:1"):
+            with (
+                pytest.raises(
+                    BuildError, match=f"no Dask scheduler answers at '{address}'"
+                ) as told,
+                run.ClusterRunner(0, address),
+            ):
+                pass
+            one_line(told)
+        server.shutdown(socket.SHUT_RDWR)
 
 
 def test_too_few_sources_that_fit(

@@ -134,11 +134,15 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
                     )
                 address = self._stack.enter_context(cluster)
             self._client = self._stack.enter_context(Client(address, timeout=_CONNECT_SECONDS))
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:
             self._stack.close()
-            if self._scheduler is None:
-                raise BuildError(f"the workers do not start: {error}; try --workers 1") from None
-            raise BuildError(f"no Dask scheduler answers at {self._scheduler}: {error}") from None
+            if self._scheduler is not None:  # whatever else listens there can answer anything
+                raise BuildError(
+                    f"no Dask scheduler answers at {self._scheduler!r}: {error}"
+                ) from None
+            if not isinstance(error, OSError | RuntimeError | ValueError):
+                raise
+            raise BuildError(f"the workers do not start: {error}; try --workers 1") from None
         return self
 
     def __exit__(
