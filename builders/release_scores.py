@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -74,7 +75,7 @@ class LogScores:
                 release.leave_out_ladder(task, codec, why)
                 continue
             for name in release.originals[task]:
-                for line in self._series[task, codec][name]:
+                for line in filter(_finite, self._series[task, codec][name]):
                     best = self._best.setdefault((task, name), line)
                     if line.mse < best.mse:
                         self._best[task, name] = line
@@ -111,7 +112,7 @@ class LogScores:
         """See `Scores.reference`."""
         if (task, ORIGINAL) in self._series:
             lines = self._series[task, ORIGINAL].get(source_id)
-            if lines is None:
+            if lines is None or not _finite(lines[0]):
                 raise BuildError(f"the log on the originals of {task} lacks {source_id}")
             return lines[0].score * UNIT[task], float("nan")
         if task == "cls":
@@ -134,11 +135,15 @@ class LogScores:
             return f"no log on {codec} and {task}"
         series = self._series[task, codec]
         for name in release.originals[task]:
-            logged = {line.level for line in series.get(name, ())}
+            logged = {line.level for line in series.get(name, ()) if _finite(line)}
             for level in release.ladders[task, codec].levels:
                 if level not in logged:
                     return f"the log on {codec} and {task} lacks {name} at level {level:g}"
         return ""
+
+
+def _finite(line: LogLine) -> bool:
+    return math.isfinite(line.score) and math.isfinite(line.mse)
 
 
 class HeadScores:

@@ -7,7 +7,6 @@ rank, an mIoU in percent, an RMSE in metres.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ _TRANSFORMS = ("uniform", "kmeans")
 
 @dataclass(frozen=True)
 class LogLine:
-    """What a log says of one source at one level.
+    """What a log says of one source at one level; any of its numbers may be NaN or infinite.
 
     Attributes:
         name: the source, without the extension that some logs print.
@@ -81,7 +80,7 @@ def read_log(path: Path) -> list[LogLine]:
             not; file and line are named.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise MetricError(f"{path}: not a log that can be read: {error}") from None
     lines = list(_lines(path, text))
@@ -89,8 +88,8 @@ def read_log(path: Path) -> list[LogLine]:
     for line in lines:
         if isinstance(line, _Odd) and (line.numbered or line.name in names):
             raise MetricError(
-                f"{line.where}: not `name score mse cosine cka` with four finite numbers: "
-                f"{line.text[:60]!r}"
+                f"{line.where}: not `name score mse cosine cka`, a name without blanks and four "
+                f"numbers: {line.text[:60]!r}"
             )
     if not names:
         raise MetricError(f"{path}: no line `name score mse cosine cka` in it")
@@ -117,14 +116,15 @@ def _lines(path: Path, text: str) -> Iterator[LogLine | _Odd]:
             level = opened
         name = os.path.splitext(words[0])[0]
         numbers = [_number(word) for word in words[1:]]
-        known = [value for value in numbers if value is not None and math.isfinite(value)]
+        known = [value for value in numbers if value is not None]
         if len(numbers) == len(known) == 4:
             score, mse, cosine, cka = known
             yield LogLine(name, score, mse, cosine, cka, level, where)
-        else:
-            total = words[0].endswith(":")
-            numbered = bool(numbers) and numbers[0] is not None and not total
-            yield _Odd("" if total else name, numbered, line, where)
+        elif opened is None:
+            total = any(word.endswith(":") for word in words)
+            # A number behind the name, or four behind several words, which may all be the name.
+            numbered = any(part and None not in part for part in (numbers[:1], numbers[-4:]))
+            yield _Odd("" if total else name, numbered and not total, line, where)
 
 
 def _settings(words: list[str]) -> float | None:

@@ -2,8 +2,9 @@
 
 Per source, PLCC and SROCC over its levels between the raw score and a metric; then the mean over
 the sources that give a number (NumPy's nanmean), per codec and task. Faults included: a source
-whose score, or whose metric as printed, is the same at every level gives none and vanishes, and the
-score is not a distortion, so the signs of a task where higher is better are turned round.
+whose score, or whose metric as printed, is the same at every level, or NaN at one, gives none and
+vanishes, and the score is not a distortion, so the signs of a task where higher is better are
+turned round.
 `cfqa_data.eval.evaluate` does neither.
 """
 
@@ -43,7 +44,9 @@ class PaperFigure:
         plcc: mean Pearson correlation over the sources that give one; None if none does.
         srocc: mean Spearman correlation, likewise.
         sources: sources in the log.
-        constant: sources that vanish because their score is the same at every level.
+        n_valid: sources in the mean.
+        constant: sources that vanish because their score is the same at every level, or NaN or
+            infinite at one.
         flat: further ones that vanish because the printed metric is.
         fewest: levels of the source that has fewest.
         most: levels of the source that has most.
@@ -55,6 +58,7 @@ class PaperFigure:
     plcc: float | None
     srocc: float | None
     sources: int
+    n_valid: int
     constant: int
     flat: int
     fewest: int
@@ -111,8 +115,9 @@ def paper_logs_text(figures: Sequence[PaperFigure]) -> str:
     for name in METRICS:
         rows[0] += [name, ""]
         rows[1] += ["PLCC", "SROCC"]
-    rows[0] += ["sources", "levels", "constant", "flat"]
-    rows[1] += ["", "", "score", "/".join(METRICS)]
+    each = "/".join(METRICS)
+    rows[0] += ["sources", "levels", "constant", "flat", "used"]
+    rows[1] += ["", "", "score", each, each]
     cells: dict[tuple[str, str], list[PaperFigure]] = {}
     for figure in figures:
         cells.setdefault((figure.codec, figure.task), []).append(figure)
@@ -123,7 +128,8 @@ def paper_logs_text(figures: Sequence[PaperFigure]) -> str:
         first = metrics[0]
         levels = f"{first.fewest}" if first.fewest == first.most else f"{first.fewest}-{first.most}"
         flat = "/".join(str(figure.flat) for figure in metrics)
-        rows.append([*row, str(first.sources), levels, str(first.constant), flat])
+        used = "/".join(str(figure.n_valid) for figure in metrics)
+        rows.append([*row, str(first.sources), levels, str(first.constant), flat, used])
     return "\n".join(
         [
             "Correlation with the raw score, per source over its levels, averaged: as published.",
@@ -131,22 +137,25 @@ def paper_logs_text(figures: Sequence[PaperFigure]) -> str:
             table_text(rows, left=2, heads=2),
             "",
             "Faults of the published statistic, kept here: sources whose score is constant, or",
-            "whose metric as printed is flat over the levels, vanish from the mean; the score is",
-            "raw, so for seg, where higher is better, the signs are turned round.",
+            "whose metric as printed is flat over the levels, or that have NaN at one of them,",
+            "vanish from the mean; the score is raw, so for seg, where higher is better, the signs",
+            "are turned round.",
         ]
     )
 
 
 def _figures(codec: str, task: str, series: list[list[LogLine]]) -> list[PaperFigure]:
     """Return the figures of the three metrics; `series` has the lines of a source each."""
-    plcc, srocc = np.empty((2, len(series), len(METRICS)))
+    plcc, srocc = np.full((2, len(series), len(METRICS)), np.nan)
     constant = np.zeros(len(series), bool)
     for row, lines in enumerate(series):
         scores = np.array([line.score for line in lines])
         values = np.array([[getattr(line, name) for line in lines] for name in METRICS])
         repeated = np.broadcast_to(scores, values.shape)
-        plcc[row], srocc[row] = pearson(values, repeated), spearman(values, repeated)
-        constant[row] = (scores == scores[0]).all()
+        known = np.isfinite(values).all(axis=1) & np.isfinite(scores).all()
+        plcc[row, known] = pearson(values[known], repeated[known])
+        srocc[row, known] = spearman(values[known], repeated[known])
+        constant[row] = (scores == scores[0]).all() or not np.isfinite(scores).all()
     counts = [len(lines) for lines in series]
     return [
         PaperFigure(
@@ -156,6 +165,7 @@ def _figures(codec: str, task: str, series: list[list[LogLine]]) -> list[PaperFi
             plcc=_nanmean(plcc[:, column]),
             srocc=_nanmean(srocc[:, column]),
             sources=len(series),
+            n_valid=int((~np.isnan(plcc[:, column])).sum()),
             constant=int(constant.sum()),
             flat=int((np.isnan(plcc[:, column]) & ~constant).sum()),
             fewest=min(counts),

@@ -107,6 +107,7 @@ def test_every_figure_equals_scipys_per_series(logs: tuple[Path, Any]) -> None:
         assert figure.srocc == pytest.approx(srocc, abs=1e-12)
         assert figure.constant + figure.flat == gone
         assert (figure.sources, figure.fewest, figure.most) == (7, 10, 10)
+        assert figure.n_valid == 7 - gone
         assert figure.constant >= 1
 
 
@@ -128,6 +129,36 @@ def test_a_source_that_is_constant_or_flat_vanishes_and_is_counted(tmp_path: Pat
     published(tmp_path / "hm" / "dpt.txt", "dpt", table, "hm uniform 0 10 {level}", QPS)
     assert [f.plcc for f in paper_figures(tmp_path)] == [None] * 3
     assert " -  " in paper_logs_text(paper_figures(tmp_path))
+
+
+def test_a_source_with_nan_or_infinity_vanishes_and_is_counted(tmp_path: Path) -> None:
+    table = series("dpt", 2, sources=6)
+    table[1, 3, 0] = np.nan  # a score
+    table[2, 9, 3] = np.nan
+    table[3, 0, 1] = np.inf
+    table[4, 0, 1], table[4, 1, 1] = np.inf, -np.inf
+    published(tmp_path / "hm" / "dpt.txt", "dpt", table, "hm uniform 0 10 {level}", QPS)
+    figures = paper_figures(tmp_path)
+    assert [(f.n_valid, f.constant, f.flat) for f in figures] == [(2, 2, 2), (4, 2, 0), (3, 2, 1)]
+    for column, (figure, left) in enumerate(
+        zip(figures, ([2, 5], [2, 3, 4, 5], [3, 4, 5]), strict=True), start=1
+    ):
+        plcc, gone = oracle(table[left], column, stats.pearsonr)
+        assert (figure.plcc, gone) == (pytest.approx(plcc, abs=1e-12), 0)
+        srocc, _ = oracle(table[left], column, stats.spearmanr)
+        assert figure.srocc == pytest.approx(srocc, abs=1e-12)
+
+
+def test_line_ends_and_a_mark_of_the_encoding_change_nothing(tmp_path: Path) -> None:
+    table = series("cls", 4)
+    unix = published(tmp_path / "a/hm/cls.txt", "cls", table, "hm uniform 0 10 {level}", QPS)
+    other = tmp_path / "b/hm/cls.txt"
+    other.parent.mkdir(parents=True)
+    source_first = unix.read_text().partition("\n")[2].partition("\n")[2]
+    text = source_first.partition("\n")[2]  # a line of a source, without its level
+    unix.write_text(text)
+    other.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert paper_figures(tmp_path / "a") == paper_figures(tmp_path / "b")
 
 
 def test_one_file_per_level_gives_the_same(tmp_path: Path) -> None:
@@ -167,8 +198,8 @@ GOOD = "a 1 0.1 0.9 0.9\na 2 0.2 0.8 0.8\n"
         (GOOD + "a 3 0.3 0.7 0.7 0.7", 3),
         (GOOD + "\na three 0.3 0.7 0.7", 4),
         ("a.npy\n" + GOOD, 1),
-        (GOOD + "b 3 0.3 nan 0.7", 3),
-        (GOOD + "b 3 inf 0.7 0.7", 3),
+        (GOOD + "a b 3 0.3 0.7 0.7", 3),
+        (GOOD + "living room 0.3 0.3 nan 0.7", 3),
         (GOOD + "b 3 0.3 0.7 x", 3),
         (GOOD + "b 3 0.3", 3),
     ],
@@ -222,6 +253,8 @@ def test_the_command_prints_the_published_table(
     first = paper_figures(logs[0])[0]
     assert rows[0][2:4] == [f"{first.plcc:.4f}", f"{first.srocc:.4f}"]
     assert rows[0][8:11] == ["7", "10", str(first.constant)]
+    used = [f.n_valid for f in paper_figures(logs[0])[:3]]
+    assert rows[0][12] == "/".join(map(str, used))
     assert "vanish" in out
 
 

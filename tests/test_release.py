@@ -373,10 +373,14 @@ def test_ladders_without_their_scores_are_left_out(release: Path) -> None:
     (logs / "vtm/cls.txt").unlink()
     text = (logs / "hm/cls.txt").read_text()
     (logs / "hm/cls.txt").write_text(text.replace(f"{IDS['cls'][1]}.npy 4.0", "other.npy 4.0"))
+    learned = logs / "hyperprior_multi_task/cls.txt"
+    name = f"{IDS['cls'][0]}.npy"
+    learned.write_text(learned.read_text().replace(f"{name} 6.0", f"{name} nan"))
     reasons = {file.why for file in imported(release).unplaced}
     assert reasons == {
         "no log on vtm and cls",
         f"the log on hm and cls lacks {IDS['cls'][1]} at level 8",
+        f"the log on hyperprior_multi_task and cls lacks {IDS['cls'][0]} at level {LAMBDAS[5]:g}",
     }
 
 
