@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import CfqaError, MetricError
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
-from cfqa_data.eval.metrics.base import error_line, first_nonfinite
+from cfqa_data.eval.metrics.base import error_line
 from cfqa_data.eval.tables import across_codecs_table, correlations_table, scores_table
 from cfqa_data.progress import Progress, Silent
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DEFAULT_METRICS", "Evaluation", "FeatureSource", "evaluate"]
+    from cfqa_data.eval.features import Features
+    from cfqa_data.eval.originals import OriginalStatistics
+    from cfqa_data.eval.reading import Batch, FeatureSource
+
+__all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "evaluate"]
 
 DEFAULT_METRICS = ("mse", "cosine", "cka")
 
-# Compressed features per batch, in bytes of float32. Small batches stay in a CPU's cache (up to
-# three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
-CPU_BATCH_BYTES = 4 * 2**20
-GPU_BATCH_BYTES = 256 * 2**20
-
-
-class FeatureSource(Protocol):
-    """What is evaluated: a `cfqa_data.Dataset`, or anything that answers like one."""
-
-    @property
-    def labels(self) -> pa.Table:
-        """One row per compressed feature: task, source_id, codec, level and the target."""
-
-    def original(self, source_id: str) -> NDArray[Any]:
-        """Return an original, float32 (N, C, T, D)."""
-
-    def compressed(self, source_id: str, codec: str, level: int) -> NDArray[Any]:
-        """Return a compressed feature, float32 (N, C, T, D)."""
+PRECISIONS = ("highest", "high")
+"""Of float32 matrix products: exact, or what the device does fastest (TF32 on NVIDIA's)."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +37,22 @@ class Evaluation:
     """What `evaluate` found; the tables are described in `cfqa_data.eval.tables`.
 
     Attributes:
+        labels: The rows that were scored.
         scores: One row per compressed feature and metric.
         correlations: One row per task, codec and metric.
         across_codecs: One row per task and metric, all codecs together.
-        metrics: The metrics, in the tables' order.
+        metrics: The metrics, in the tables' order; those that failed are not among them.
         target: Label column that the scores were correlated with.
+        failures: What went wrong with each metric that failed, by name.
     """
 
+    labels: pa.Table
     scores: pa.Table
     correlations: pa.Table
     across_codecs: pa.Table
     metrics: tuple[Metric, ...]
     target: str
+    failures: dict[str, str] = field(default_factory=dict)
 
 
 def evaluate(
@@ -69,14 +62,19 @@ def evaluate(
     *,
     task: str | None = None,
     codec: str | Iterable[str] | None = None,
+    fold: int | None = None,
+    limit: int | None = None,
     target: Literal["distortion", "loss"] = "distortion",
+    precision: Literal["highest", "high"] = "highest",
     batch: int | None = None,
+    out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Run metrics over a dataset in one pass and correlate them with the labels.
 
-    Each original is read once and kept while all its compressed versions are scored by all
-    metrics, a batch at a time, so memory does not grow with the dataset.
+    Each original is read once and kept, with what metrics derive from it, while all its compressed
+    versions are scored by all metrics, a batch at a time: memory does not grow with the dataset.
+    A metric that fails is left out from there on, and told of in ``failures``; the others go on.
 
     Args:
         dataset: An open dataset, or the path of one.
@@ -85,40 +83,66 @@ def evaluate(
         device: Torch device of the metrics.
         task: Only this task (with a path only: an open dataset is what it is).
         codec: Only this codec, or these (with a path only).
+        fold: Only the sources of this fold: those that a metric trained on the others has not seen.
+        limit: At most so many sources of each task, the first ones.
         target: Label to follow: ``distortion`` (harm to the task's score) or ``loss`` (a
             continuous task loss). Both grow with the damage.
+        precision: Of float32 matrix products: ``highest`` is exact, ``high`` allows TF32.
         batch: Compressed features per batch; by default as many as make 4 MiB on a CPU, or
             256 MiB on another device.
+        out: File for the scores, ``.parquet`` or ``.csv``. What an interrupted run leaves beside
+            it is gone on from.
         progress: Told about every batch that is done.
 
     Raises:
-        MetricError: Unknown or failing metric; NaN or Inf in a feature, which is named.
+        MetricError: Unknown metric; all metrics failed; NaN or Inf in a feature, which is named;
+            nothing is left to score.
         FormatError: The folder is not a dataset, or something in it is missing.
     """
-    if target not in ("distortion", "loss"):
-        raise MetricError(f"target is 'distortion' or 'loss', not {target!r}")
-    if batch is not None and batch < 1:
-        raise MetricError(f"batch is at least 1, not {batch}")
+    _check(target, precision, batch, limit)
     resolved = as_metrics(metrics, device)
     opened = _open(dataset, task, codec)
-    labels = opened.labels
-    if labels.num_rows == 0:
-        raise MetricError("the dataset has no compressed features to score")
-
-    progress = progress or Silent()
-    progress.start("evaluate", labels.num_rows, "features")
-    values = np.full((labels.num_rows, len(resolved)), np.nan)
-    for rows, scores in _scored(opened, resolved, device, batch):
-        values[rows] = scores
-        progress.advance(len(rows))
-    progress.finish()
+    if target not in opened.labels.column_names:
+        raise MetricError(f"the labels have no column {target!r} to follow")
+    rows = _selected(opened.labels, fold, limit)
+    labels = opened.labels.take(rows)
+    file = _score_file(out, opened, labels, resolved, device, precision)
+    values = file.resume() if file else np.full((len(rows), len(resolved)), np.nan)
+    failures: dict[str, str] = {}
+    try:
+        with _matrix_products(precision):
+            reading = (opened, rows, device, batch)
+            _fill(values, failures, resolved, reading, file, progress or Silent())
+    except BaseException:
+        if file and not np.isnan(values).all():
+            file.save(values, now=True)
+        raise
+    if len(failures) == len(resolved):
+        raise MetricError(next(iter(failures.values())))
+    kept = [column for column, metric in enumerate(resolved) if metric.name not in failures]
+    good, values = tuple(resolved[column] for column in kept), values[:, kept]
+    scores = scores_table(labels, good, values)
+    if file:
+        file.finish(scores)
     return Evaluation(
-        scores=scores_table(labels, resolved, values),
-        correlations=correlations_table(labels, resolved, values, target),
-        across_codecs=across_codecs_table(labels, resolved, values, target),
-        metrics=resolved,
+        labels=labels,
+        scores=scores,
+        correlations=correlations_table(labels, good, values, target),
+        across_codecs=across_codecs_table(labels, good, values, target),
+        metrics=good,
         target=target,
+        failures=failures,
     )
+
+
+def _check(target: str, precision: str, batch: int | None, limit: int | None) -> None:
+    if target not in ("distortion", "loss"):
+        raise MetricError(f"target is 'distortion' or 'loss', not {target!r}")
+    if precision not in PRECISIONS:
+        raise MetricError(f"precision is 'highest' or 'high', not {precision!r}")
+    for name, value in (("batch", batch), ("limit", limit)):
+        if value is not None and value < 1:
+            raise MetricError(f"{name} is at least 1, not {value}")
 
 
 def _open(
@@ -133,53 +157,145 @@ def _open(
     return dataset
 
 
-def _scored(
-    dataset: FeatureSource, metrics: Sequence[Metric], device: str, batch: int | None
-) -> Iterator[tuple[list[int], NDArray[Any]]]:
-    """Yield label rows and their (rows, M) scores, source by source."""
+def _selected(labels: pa.Table, fold: int | None, limit: int | None) -> NDArray[np.intp]:
+    """Return the label rows to score."""
+    if labels.num_rows == 0:
+        raise MetricError("the dataset has no compressed features to score")
+    kept = np.ones(labels.num_rows, dtype=bool)
+    if fold is not None:
+        if "fold" not in labels.column_names:
+            raise MetricError("the labels have no column 'fold' to select by")
+        folds = labels["fold"].to_numpy()
+        kept &= folds == fold
+        if not kept.any():
+            there = ", ".join(str(number) for number in np.unique(folds))
+            raise MetricError(f"no source is in fold {fold}; there are {there}")
+    if limit is not None:
+        sources: dict[str, dict[str, None]] = {}
+        columns = zip(labels["task"].to_pylist(), labels["source_id"].to_pylist(), strict=True)
+        for row, (task, source_id) in enumerate(columns):
+            if kept[row]:
+                of_task = sources.setdefault(task, {})
+                kept[row] = source_id in of_task or len(of_task) < limit
+                if kept[row]:
+                    of_task[source_id] = None
+    return np.flatnonzero(kept)
+
+
+def _score_file(
+    out: str | Path | None,
+    dataset: FeatureSource,
+    labels: pa.Table,
+    metrics: Sequence[Metric],
+    device: str,
+    precision: str,
+) -> Any:
+    if out is None:
+        return None
+    from cfqa_data.eval.score_file import ScoreFile
+    from cfqa_data.layout import Layout
+    from cfqa_data.manifest import hash_file
+
+    path = getattr(dataset, "path", None)
+    identity = hash_file(Layout(path).manifest) if path else ""
+    settings = {"device": device, "precision": precision}
+    return ScoreFile(Path(out), identity, labels, metrics, settings)
+
+
+@contextmanager
+def _matrix_products(precision: str) -> Iterator[None]:
+    """Have torch make float32 matrix products with this precision, and afterwards as before."""
     import torch
 
-    columns = {name: dataset.labels[name].to_pylist() for name in ("source_id", "codec", "level")}
-    by_source: dict[str, list[int]] = {}
-    for row, source_id in enumerate(columns["source_id"]):
-        by_source.setdefault(source_id, []).append(row)
-
-    room = CPU_BATCH_BYTES if device == "cpu" else GPU_BATCH_BYTES
-    with torch.inference_mode():
-        for source_id, rows in by_source.items():
-            original = np.array(dataset.original(source_id), dtype=np.float32)[None]
-            x = torch.from_numpy(original).to(device)
-            if first_nonfinite(x) is not None:
-                raise MetricError(f"original {source_id} holds NaN or Inf")
-            size = batch or max(1, room // original.nbytes)
-            for first in range(0, len(rows), size):
-                part = rows[first : first + size]
-                versions = [(columns["codec"][row], int(columns["level"][row])) for row in part]
-                y = torch.from_numpy(
-                    np.stack([dataset.compressed(source_id, *version) for version in versions])
-                ).to(device)
-                if y.shape[1:] != x.shape[1:]:
-                    raise MetricError(
-                        f"{source_id}: compressed features have shape {tuple(y.shape[1:])}, "
-                        f"the original {tuple(x.shape[1:])}"
-                    )
-                item = first_nonfinite(y)
-                if item is not None:
-                    raise MetricError(f"{_name(source_id, versions[item])} holds NaN or Inf")
-                yield part, np.stack([_score(m, x, y, source_id) for m in metrics], axis=1)
-
-
-def _score(metric: Metric, x: Any, y: Any, source_id: str) -> NDArray[Any]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
     try:
-        scores: NDArray[Any] = metric.score(x, y).cpu().numpy()
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _fill(
+    values: NDArray[Any],
+    failures: dict[str, str],
+    metrics: Sequence[Metric],
+    reading: tuple[FeatureSource, NDArray[np.intp], str, int | None],
+    file: Any,
+    progress: Progress,
+) -> None:
+    """Score what has no score yet.
+
+    Args:
+        values: (rows, M), filled in place.
+        failures: What went wrong, by metric; filled in place.
+        metrics: M metrics.
+        reading: The dataset, the label rows to score, the device, and features per batch.
+        file: Where scores are saved now and then, if anywhere.
+        progress: Told about every batch.
+    """
+    from cfqa_data.eval.originals import original_statistics
+    from cfqa_data.eval.reading import read_batches
+
+    dataset, rows, device, batch = reading
+    missing = np.isnan(values).any(axis=1)
+    if not missing.any():
+        return
+    needed = [name for metric in metrics for name in metric.needs if name not in metric.options]
+    known = original_statistics(dataset, needed, device, progress)
+    places = {row: place for place, row in enumerate(rows)}
+    progress.start("evaluate", len(rows), "features")
+    progress.advance(int((~missing).sum()))
+    task_of = dataset.labels["task"].to_pylist()
+    fold_of = dataset.labels["fold"].to_pylist() if needed else [0] * len(task_of)
+    ready: dict[tuple[str, int], list[Metric]] = {}
+    for part in read_batches(dataset, rows[missing].tolist(), device, batch):
+        key = task_of[part.rows[0]], fold_of[part.rows[0]]
+        if key not in ready:
+            ready[key] = [_given(metric, known, *key) for metric in metrics]
+        at = [places[row] for row in part.rows]
+        for column, metric in enumerate(ready[key]):
+            if metric.name not in failures and np.isnan(values[at, column]).any():
+                try:
+                    values[at, column] = _score(metric, part)
+                except MetricError as error:
+                    failures[metric.name] = str(error)
+        if len(failures) == len(metrics):
+            break
+        if file:
+            file.save(values)
+        progress.advance(len(at))
+    progress.finish()
+
+
+def _given(metric: Metric, known: OriginalStatistics, task: str, fold: int) -> Metric:
+    """Return a metric with what it needs of the dataset, for the sources of a task and fold."""
+    needed = [name for name in metric.needs if name not in metric.options]
+    return metric.with_options(**known.of(task, fold, needed)) if needed else metric
+
+
+def _score(metric: Metric, part: Batch) -> NDArray[Any]:
+    """Return a metric's scores of a batch; an error names the metric and the feature."""
+    from cfqa_data.eval.features import Features
+
+    try:
+        return _scores(metric, part.x, part.y)
+    except MetricError as error:
+        if len(part.names) > 1:  # one by one, to say with which feature it begins
+            for item, name in enumerate(part.names):
+                try:
+                    _scores(metric, part.x, Features(part.y.values[item : item + 1]))
+                except MetricError as alone:
+                    raise MetricError(f"{alone} ({name})") from error
+            together = f"source {part.source_id}, {len(part.names)} versions at once"
+            raise MetricError(f"{error} ({together})") from error
+        raise MetricError(f"{error} ({part.names[0]})") from error
+
+
+def _scores(metric: Metric, x: Features, y: Features) -> NDArray[Any]:
+    try:
+        return np.asarray(metric.score(x, y).cpu())
     except CfqaError as error:
-        raise MetricError(f"{error} (source {source_id})") from error
+        raise MetricError(str(error)) from error
     except Exception as error:  # whatever a user's function raises
-        raise MetricError(
-            f"metric {metric.name!r} failed: {error_line(error)} (source {source_id})"
-        ) from error
-    return scores
-
-
-def _name(source_id: str, version: tuple[str, int]) -> str:
-    return f"compressed feature {source_id}, {version[0]}, level {version[1]}"
+        raise MetricError(f"metric {metric.name!r} failed: {error_line(error)}") from error

@@ -93,10 +93,11 @@ def read_batches(
             step = size or max(1, room // (4 * original.result().values.numel()))
             for first in range(0, len(of_source), step):
                 part = of_source[first : first + step]
-                versions = [
-                    (source_id, columns["codec"][r], int(columns["level"][r])) for r in part
+                reads = [
+                    pool.submit(read, source_id, columns["codec"][row], int(columns["level"][row]))
+                    for row in part
                 ]
-                yield source_id, original, part, [pool.submit(read, *v) for v in versions]
+                yield source_id, original, part, reads
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="cfqa-read") as pool:
         waiting: deque[Any] = deque()

@@ -266,7 +266,7 @@ def test_eval_takes_a_metric_from_the_working_directory(
         ("raise OSError('gone')", "cannot import 'spoilt_cli_metric': OSError: gone"),
         (
             "def f(x, y):\n    raise ValueError('no good\\nat all')",
-            "metric 'f' failed: ValueError: no good (source cls-000)",
+            "metric 'f' failed: ValueError: no good (compressed feature cls-000, x265, level 0)",
         ),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.metrics.base import Metric, error_line
+from cfqa_data.eval.metrics.base import Metric, check_device, error_line
 from cfqa_data.eval.metrics.registry import create_metric
 
 if TYPE_CHECKING:
@@ -25,8 +27,10 @@ def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
     """Return the metric that ``spec`` stands for, on ``device``.
 
     Args:
-        spec: A registered name; ``"module:attribute"``, imported; a `Metric`; or a callable
-            ``(x, y) -> (B,)`` on (B, N, C, T, D) tensors, whose attributes ``name``,
+        spec: A registered name, or one that an installed package registers as an entry point in
+            the group ``cfqa.metrics``; ``"module:attribute"``, imported; a `Metric`; or a callable
+            ``(x, y) -> (B,)`` on (B, N, C, T, D) tensors (a function, or a `torch.nn.Module`, which
+            is put on the device and into evaluation mode), whose attributes ``name``,
             ``lower_better``, ``score_range``, ``identity``, ``invariances`` and ``citation`` are
             taken over where it has them.
         device: Torch device.
@@ -36,13 +40,13 @@ def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
     """
     if isinstance(spec, str):
         if ":" not in spec:
-            return create_metric(spec, device=device)
+            return create_metric(spec, device)
         return as_metric(_imported(spec), device)
     if isinstance(spec, Metric):
         return spec.to(device)
     if not callable(spec):
         raise MetricError(f"a metric is a name or a callable, not {spec!r}")
-    return _wrapped(spec).to(device)
+    return _wrapped(_placed(spec, device)).to(device)
 
 
 def as_metrics(specs: MetricLike | Iterable[MetricLike], device: str = "cpu") -> tuple[Metric, ...]:
@@ -80,6 +84,14 @@ def _imported(path: str) -> Callable[..., Any]:
     return found
 
 
+def _placed(call: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """Return a `torch.nn.Module` on the device and in evaluation mode, anything else as it is."""
+    torch = sys.modules.get("torch")  # whoever made a module has imported it
+    if torch is None or not isinstance(call, torch.nn.Module):
+        return call
+    return call.to(check_device(device)).eval()
+
+
 def _wrapped(call: Callable[..., Any]) -> Metric:
     name = getattr(call, "name", None) or getattr(call, "__name__", None) or type(call).__name__
     invariances = getattr(call, "invariances", ())
@@ -90,6 +102,7 @@ def _wrapped(call: Callable[..., Any]) -> Metric:
     ):
         raise MetricError(f"metric {name!r}: invariances is a list of names, not {invariances!r}")
 
+    @wraps(call, assigned=(), updated=())
     def function(x: Features, y: Features) -> Tensor:
         import torch
 

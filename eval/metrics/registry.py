@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from cfqa_data.errors import MetricError, unknown_name
@@ -20,8 +22,14 @@ PAPER_METRICS: tuple[Metric, ...] = (PAPER_COSINE, PAPER_CKA)
 """Metrics with the published code's faults: they answer to their names, but are no default."""
 
 
+GROUP = "cfqa.metrics"
+"""Entry points by which other installed packages register metrics."""
+
+
 def list_metrics(family: str | None = None, *, paper: bool = False) -> list[str]:
     """Return the names of all registered metrics, in the order of the tables.
+
+    Those that other installed packages register (family ``custom``) come last.
 
     Args:
         family: Only this one, of `cfqa_data.eval.metrics.FAMILIES`.
@@ -33,7 +41,14 @@ def list_metrics(family: str | None = None, *, paper: bool = False) -> list[str]
     if family is not None and family not in FAMILIES:
         raise MetricError(unknown_name("family", family, FAMILIES))
     listed = (*METRICS, *(PAPER_METRICS if paper else ()))
-    return [metric.name for metric in listed if family in (None, metric.family)]
+    names = [metric.name for metric in listed if family in (None, metric.family)]
+    return names + (list(_installed()) if family in (None, "custom") else [])
+
+
+def _installed() -> dict[str, EntryPoint]:
+    """Return the metrics of other packages by name; ours keep their names."""
+    own = {metric.name for metric in (*METRICS, *PAPER_METRICS)}
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in own}
 
 
 def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:
@@ -54,5 +69,10 @@ def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:
     for metric in (*METRICS, *PAPER_METRICS):
         if metric.name == name:
             return metric.with_options(**options).to(device)
+    if name in _installed():
+        from cfqa_data.eval.metrics.custom import as_metric
+
+        found = as_metric(_installed()[name].value.split(" [")[0], device)
+        return replace(found, name=name).with_options(**options)
     known = list_metrics(paper=str(name).startswith("paper"))
     raise MetricError(unknown_name("metric", name, known))
