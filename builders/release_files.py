@@ -11,6 +11,8 @@ Only names are looked at here, and the heads of the originals.
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,8 +132,13 @@ def scan_release(source: Path | str) -> Release:
         raise BuildError(f"{source}: no folder org_feat in it: not a release of the benchmark")
     release = Release(root)
     compressed: dict[tuple[str, str], list[Path]] = {}
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+    for path in sorted(_all_files(root)):
         match path.relative_to(root).parts:
+            case _ if not path.is_file():
+                linked = "a link to a folder is not followed: put the folder itself there"
+                release.leave_out(path, linked if path.is_dir() else "no file that can be read")
+            case (*_, name) if not name.isprintable():
+                release.leave_out(path, "a name that is no printable text")
             case ("org_feat", task, name) if task in TASKS and name.endswith(".npy"):
                 release.originals.setdefault(task, {})[path.stem] = path
             case ("compressed_feat", codec, task, _, *_) if (
@@ -151,6 +158,22 @@ def scan_release(source: Path | str) -> Release:
     return release
 
 
+def _all_files(root: Path) -> Iterator[Path]:
+    """Yield everything below a folder that is no folder; a link to a folder is not followed.
+
+    Raises:
+        BuildError: a folder cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise BuildError(f"{error.filename}: cannot be listed ({error.strerror})")
+
+    for place, folders, files in os.walk(root, onerror=refuse):
+        folder = Path(place)
+        yield from (folder / name for name in files)
+        yield from (folder / name for name in folders if (folder / name).is_symlink())
+
+
 def open_feature(path: Path, shape: Shape | None = None) -> np.ndarray:
     """Return a mapped float32 (N, C, T, D) array; its values are not looked at.
 
@@ -159,8 +182,9 @@ def open_feature(path: Path, shape: Shape | None = None) -> np.ndarray:
     """
     try:
         # What `np.load` does for a mapped .npy, and for nothing else: pickles and archives fail.
-        feature: np.ndarray = open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
+        with warnings.catch_warnings(action="ignore"):
+            feature: np.ndarray = open_memmap(path, mode="r")
+    except Exception as error:  # a header is parsed as Python's literals: it can fail in many ways
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BuildError(f"{path}: not an .npy array that can be read: {told}") from None
     if feature.dtype != np.float32 or feature.ndim != 4 or 0 in feature.shape:

@@ -10,7 +10,7 @@ from cfqa_data.dataset import load
 from cfqa_data.errors import FormatError
 from cfqa_data.health import LEAST_CHANGING, LEAST_MONOTONE, LEAST_SPAN, health
 from cfqa_data.layout import Layout
-from cfqa_data.text import size_text, table_text
+from cfqa_data.text import printable, size_text, table_text
 
 __all__ = ["build_text", "imported_text", "info_text", "summarise"]
 
@@ -135,7 +135,7 @@ def imported_text(summary: dict[str, Any], folder: Path) -> str:
         lines.append(f"MSE other than logged: {len(facts['other_mse_than_logged'])} features")
         lines += [f"  {line}" for line in facts["other_mse_than_logged"]]
     lines.append(f"Files placed: {facts['placed']}; not placed: {len(facts['unplaced'])}")
-    lines += [f"  {file['path']}: {file['why']}" for file in facts["unplaced"]]
+    lines += [f"  {printable(file['path'] + ': ' + file['why'])}" for file in facts["unplaced"]]
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["duration", "size_text", "table_text"]
+__all__ = ["duration", "printable", "size_text", "table_text"]
 
 
 def duration(seconds: float) -> str:
@@ -15,6 +15,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def printable(name: str) -> str:
+    """Return a file's name for one line of a terminal: whatever else is in it is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def size_text(size: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from pipeline_toy import QPS as TOY_QPS
-from pipeline_toy import toy_recipe, write_networks, write_toml
+from pipeline_toy import toy_recipe, tree, write_networks, write_toml
 from release_samples import (
     IDS,
     LAMBDAS,
@@ -266,6 +267,38 @@ def test_what_has_no_place_is_listed_with_its_reason(release: Path) -> None:
     assert set(labels["codec"].to_pylist()) == {"hm", "hyperprior_multi_task"}
 
 
+def test_links_and_odd_names_are_listed_and_nothing_else_is_touched(
+    release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = release.parent / "outside"
+    shutil.move(release / "compressed_feat/vtm", outside)
+    path = release / f"org_feat/cls/{IDS['cls'][0]}.npy"
+    (release / "compressed_feat/vtm").symlink_to(outside)
+    path.rename(outside / "blob")
+    path.symlink_to(outside / "blob")  # as a cache of downloads has them
+    (release / "org_feat/cls/lost.npy").symlink_to("nowhere")
+    os.mkfifo(release / "org_feat/cls/pipe.npy")
+    (release / "org_feat/cls" / "two\nlines.npy").write_bytes(b"x")
+    (release / "esc\x1b[31m.txt").write_bytes(b"x")
+    Path(os.fsdecode(os.fsencode(release) + b"/latin\xe9.txt")).write_bytes(b"x")
+    before = tree(release.parent)
+    command = ["import-release", str(release), "--out", str(release.parent / "out")]
+    assert main([*command, "--logs", str(release.parent / "logs")]) == 0
+    listed = capsys.readouterr().out.partition("not placed: 6\n")[2].splitlines()
+    assert listed == [
+        "  compressed_feat/vtm: a link to a folder is not followed: put the folder itself there",
+        "  esc\\x1b[31m.txt: a name that is no printable text",
+        "  latin\\udce9.txt: a name that is no printable text",
+        "  org_feat/cls/lost.npy: no file that can be read",
+        "  org_feat/cls/pipe.npy: no file that can be read",
+        "  org_feat/cls/two\\nlines.npy: a name that is no printable text",
+    ]
+    after = {k: v for k, v in tree(release.parent).items() if not k.startswith("out/")}
+    assert after == before
+    pairs = cfqa_data.load(release.parent / "out")
+    assert pairs.original(IDS["cls"][0]).tobytes() == feature("cls", 0).tobytes()
+
+
 def test_features_that_are_no_table_are_listed(release: Path) -> None:
     folder = release / "compressed_feat/hyperprior_multi_task/cls/lambda0.005"
     path = folder / f"{IDS['cls'][1]}.npy"
@@ -308,23 +341,38 @@ def spoil(path: Path, kind: str) -> None:
             np.savez(file, a=array)
     elif kind == "empty":
         path.write_bytes(b"")
+    elif kind in HEADERS:
+        header = HEADERS[kind].encode()
+        path.write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
     else:
         array[0, 0, 1, 2] = {"nan": np.nan, "inf": np.inf}.get(kind, 0)
         changed = {
             "float64": array.astype(np.float64),
+            "big-endian": array.astype(">f4"),
             "shape": array[..., :-1],
             "2-D": array[0, 0],
         }
         np.save(path, changed.get(kind, array))
 
 
+HEADERS = {
+    "open brackets": 5000 * "(" + "\n",
+    "deep expression": "{'descr': " + 9000 * "-" + "1, 'fortran_order': False, 'shape': ()}\n",
+    "negative": "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 1, 9, 16)}\n",
+    "astronomic": "{'descr': '<f4', 'fortran_order': False, 'shape': (" + 99 * "9" + ",)}\n",
+    "overflowing": f"{{'descr': '<f4', 'fortran_order': False, 'shape': {(1 << 40,) * 4}}}\n",
+}
+"""Heads of .npy files at which NumPy fails with an error of another kind each."""
+
 DAMAGE = {
+    **dict.fromkeys(HEADERS, "not an .npy array that can be read"),
     "cut short": "not an .npy array that can be read: mmap length is greater than file size",
     "pickle": "not an .npy array that can be read: .*Python objects",
     "archive": "not an .npy array that can be read: the magic string is not correct",
     "empty": "not an .npy array that can be read",
     "nan": r"holds NaN or infinity, first at \(0, 0, 1, 2\)",
     "inf": r"holds NaN or infinity, first at \(0, 0, 1, 2\)",
+    "big-endian": r">f4 \(1, 1, 9, 16\), not a float32 feature",
     "float64": r"float64 \(1, 1, 9, 16\), not a float32 feature",
     "2-D": r"float32 \(9, 16\), not a float32 feature",
     "shape": r"shape \(1, 1, 9, 15\)",
