@@ -55,6 +55,13 @@ class Tier(StrEnum):
     light = "light"
 
 
+class Precision(StrEnum):
+    """How exact float32 matrix products are."""
+
+    highest = "highest"
+    high = "high"
+
+
 class TableLayout(StrEnum):
     """How `cfqa eval` lays out its figures."""
 
@@ -288,7 +295,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="mse, cosine, cka or MODULE:FUNCTION; repeat it for several. Default: all three.",
+            help="A metric's name, MODULE:FUNCTION, or `all`; repeat it for several. "
+            "Default: mse, cosine and cka.",
         ),
     ] = None,
     task: Annotated[
@@ -298,13 +306,28 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="CODEC", help="Only this codec; repeat it for several."),
     ] = None,
+    fold: Annotated[
+        int | None, typer.Option(metavar="K", help="Only the sources of this fold, 0 to 4.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="At most so many sources of each task."),
+    ] = None,
     target: Annotated[
         Target, typer.Option(help="Label to follow: the score's distortion or the task's loss.")
     ] = Target.distortion,
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1.")] = "cpu",
+    precision: Annotated[
+        Precision,
+        typer.Option(help="Of float32 matrix products: highest is exact, high allows TF32."),
+    ] = Precision.highest,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write every score to this Parquet file."),
+        typer.Option(
+            metavar="FILE",
+            help="Write every score to this .parquet or .csv file. An interrupted run goes on "
+            "from what it left beside it.",
+        ),
     ] = None,
     table: Annotated[
         TableLayout, typer.Option(help="paper: as published. plain: every figure, one per line.")
@@ -328,35 +351,35 @@ def evaluate(
             "missing; or name a folder of logs with --paper-logs", context, param_hint="'DIR'"
         )
     from cfqa_data.eval import evaluate as run_evaluation
+    from cfqa_data.eval import list_metrics
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.text import LAYOUTS
-    from cfqa_data.storage import check_writable
     from cfqa_data.terminal import show_progress
 
-    if out is not None:
-        check_writable(out)
     if any(":" in name for name in metric or ()):
         sys.path.insert(0, os.getcwd())  # a user's module lies where the command is run
     with show_progress() as progress:
         evaluation = run_evaluation(
             folder,
-            metric or DEFAULT_METRICS,
+            list_metrics() if metric == ["all"] else metric or DEFAULT_METRICS,
             device,
             task=task,
             codec=codec or None,
+            fold=fold,
+            limit=limit,
             target=target.value,
+            precision=precision.value,
+            out=out,
             progress=progress,
         )
-    try:
-        if as_json:
-            _print_json(_evaluation_json(evaluation))
-        else:
-            print(LAYOUTS[table.value](evaluation), flush=True)
-    finally:  # a reader that has gone does not take the scores with it
-        if out is not None:
-            _write_scores(out, evaluation)
-    if out is not None and not as_json:
-        print(f"Every score: {out}")
+    if as_json:
+        _print_json(_evaluation_json(evaluation))
+    else:
+        print(LAYOUTS[table.value](evaluation), flush=True)
+        if out is not None and str(out) not in evaluation.failures:
+            print(f"Every score: {out}")
+    if evaluation.failures:
+        raise MetricError("; ".join(evaluation.failures.values()))
 
 
 def _only(context: typer.Context, *allowed: str) -> None:
@@ -381,20 +404,11 @@ def _evaluate_logs(folder: Path, as_json: bool) -> None:
         print(paper_logs_text(figures))
 
 
-def _write_scores(path: Path, evaluation: Evaluation) -> None:
-    from cfqa_data.storage import write_table
-
-    try:
-        write_table(path, evaluation.scores)
-    except OSError as error:
-        why = error.strerror or error
-        raise MetricError(f"{path}: the scores could not be written: {why}") from None
-
-
 def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "target": evaluation.target,
         "metrics": [metric.name for metric in evaluation.metrics],
+        "failures": evaluation.failures,
         "correlations": evaluation.correlations.to_pylist(),
         "across_codecs": evaluation.across_codecs.to_pylist(),
     }

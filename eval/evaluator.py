@@ -43,7 +43,8 @@ class Evaluation:
         across_codecs: One row per task and metric, all codecs together.
         metrics: The metrics, in the tables' order; those that failed are not among them.
         target: Label column that the scores were correlated with.
-        failures: What went wrong with each metric that failed, by name.
+        failures: What went wrong with each metric that failed, by name, and with the file of
+            scores, by path.
     """
 
     labels: pa.Table
@@ -123,7 +124,10 @@ def evaluate(
     good, values = tuple(resolved[column] for column in kept), values[:, kept]
     scores = scores_table(labels, good, values)
     if file:
-        file.finish(scores)
+        try:
+            file.finish(scores)
+        except MetricError as error:  # the tables are worth having all the same
+            failures[str(out)] = str(error)
     return Evaluation(
         labels=labels,
         scores=scores,

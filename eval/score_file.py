@@ -11,6 +11,7 @@ import inspect
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +55,9 @@ class ScoreFile:
         metrics: Sequence[Metric],
         settings: Mapping[str, str],
     ) -> None:
+        check_writable(path)
         if path.suffix not in (".parquet", ".csv"):
             raise MetricError(f"{path}: scores are written as .parquet or .csv, by that ending")
-        check_writable(path)
         self.path = path
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         self._labels = labels.select(["task", "source_id", "codec", "level"])
@@ -102,7 +103,7 @@ class ScoreFile:
         return values
 
     def save(self, values: NDArray[Any], *, now: bool = False) -> None:
-        """Save what there is, if it is time to, or now."""
+        """Save what there is, if it is time to, or now; a full disk does not end the run."""
         if not now and time.monotonic() - self._saved < SECONDS:
             return
         import pyarrow as pa
@@ -112,18 +113,27 @@ class ScoreFile:
         for column, name in enumerate(self._names):
             table = table.append_column(name, pa.array(values[:, column]))
         table = table.replace_schema_metadata({KEY: json.dumps(self._facts)})
-        write_table(self.unfinished, table)
+        with suppress(OSError):
+            write_table(self.unfinished, table)
         self._saved = time.monotonic()
 
     def finish(self, scores: pa.Table) -> None:
-        """Write the output, and remove the unfinished file."""
-        if self.path.suffix == ".csv":
-            from pyarrow import csv
+        """Write the output, and remove the unfinished file.
 
-            with atomic_path(self.path) as partial:
-                csv.write_csv(scores, partial)
-        else:
-            write_table(self.path, scores)
+        Raises:
+            MetricError: It cannot be written.
+        """
+        try:
+            if self.path.suffix == ".csv":
+                from pyarrow import csv
+
+                with atomic_path(self.path) as partial:
+                    csv.write_csv(scores, partial)
+            else:
+                write_table(self.path, scores)
+        except OSError as error:
+            why = error.strerror or error
+            raise MetricError(f"{self.path}: the scores could not be written: {why}") from None
         self.unfinished.unlink(missing_ok=True)
 
 

@@ -73,7 +73,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["eval", "{folder}", "--device", "nonsense"], "device 'nonsense' cannot run"),
         (["eval", "{folder}", "--out", "{folder}/no/x.parquet"], "there is no folder"),
         (["eval", "{folder}", "--out", "{folder}"], "is a folder; name a file to write to"),
-        (["eval", "{folder}", "--out", "{folder}/README.md/x"], "there is no folder"),
+        (["eval", "{folder}", "--out", "{folder}/README.md/x.csv"], "there is no folder"),
         (["eval", "{folder}", "--metric", ":f"], "metric ':f': not MODULE:FUNCTION"),
         (["eval", "{folder}", "--metric", ".mm:one"], "metric '.mm:one': not MODULE:FUNCTION"),
     ],
@@ -218,7 +218,7 @@ def test_eval_prints_what_it_then_cannot_write(
 
     out = tmp_path / "scores.parquet"
     arguments = ["eval", str(folder), "--task", "cls", "--out", str(out)]
-    monkeypatch.setattr("cfqa_data.storage.write_table", full)
+    monkeypatch.setattr("cfqa_data.eval.score_file.write_table", full)
     assert main([*arguments, "--json"]) == 2
     captured = capsys.readouterr()
     assert len(json.loads(captured.out)["correlations"]) == 4 * 3
@@ -229,6 +229,7 @@ def test_eval_prints_what_it_then_cannot_write(
     captured = capsys.readouterr()
     assert "x265" in captured.out
     assert "Every score" not in captured.out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_stored_baselines_are_the_evaluators(folder: Path) -> None:
