@@ -1,0 +1,330 @@
+"""What happens around the scores: failures, selections, other folds' statistics, resuming."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+from memory_dataset import CODECS, LEVELS, MemoryDataset, rows_of
+from mock_dataset import write_mock_dataset
+
+from cfqa_data import load
+from cfqa_data.errors import MetricError
+from cfqa_data.eval import create_metric, evaluate, list_metrics
+from cfqa_data.eval.features import Features
+from cfqa_data.eval.metrics.base import Metric
+from cfqa_data.eval.originals import original_statistics
+from cfqa_data.eval.reading import read_batches
+from cfqa_data.progress import Silent
+
+
+class FoldedDataset(MemoryDataset):
+    """The same, with a fold per source."""
+
+    def __init__(self, sources: int = 4, folds: int = 2) -> None:
+        super().__init__(sources)
+        numbers = [int(name.split("-")[1]) % folds for name in self.labels["source_id"].to_pylist()]
+        self.labels = self.labels.append_column("fold", pa.array(numbers))
+
+
+def mean_error(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error."""
+    return (x - y).abs().mean((1, 2, 3, 4))
+
+
+# Failures.
+
+
+def test_a_failing_metric_does_not_lose_the_others() -> None:
+    def fails_late(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if float((x - y).abs().mean()) > 0.3:
+            raise ValueError("too far")
+        return y.sum((1, 2, 3, 4))
+
+    def wrong_length(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(y) + 1)
+
+    result = evaluate(MemoryDataset(), ["mse", fails_late, wrong_length, "cka"])
+    assert [metric.name for metric in result.metrics] == ["mse", "cka"]
+    assert set(result.scores["metric"].to_pylist()) == {"mse", "cka"}
+    assert np.isfinite(result.scores["value"].to_numpy()).all()
+    assert set(result.failures) == {"wrong_length", "fails_late"}
+    assert result.failures["fails_late"].startswith(
+        "metric 'fails_late' failed: ValueError: too far (compressed feature cls-0, x265, level "
+    )
+    assert "returned shape (2,) for a batch of 1" in result.failures["wrong_length"]
+
+
+def test_an_error_that_only_a_batch_shows_names_the_source() -> None:
+    def wants_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if len(y) > 1:
+            raise ValueError("one at a time")
+        return y.sum((1, 2, 3, 4))
+
+    with pytest.raises(MetricError, match=r"one at a time \(source cls-0, 3 versions at once\)"):
+        evaluate(MemoryDataset(), [wants_one], batch=3)
+
+
+# Selections.
+
+
+def test_a_fold_selects_its_sources() -> None:
+    result = evaluate(FoldedDataset(), ["mse"], fold=1)
+    assert set(result.labels["source_id"].to_pylist()) == {"cls-1", "cls-3", "seg-1", "seg-3"}
+    assert result.scores.num_rows == result.labels.num_rows == 4 * len(CODECS) * LEVELS
+    with pytest.raises(MetricError, match="no source is in fold 7; there are 0, 1"):
+        evaluate(FoldedDataset(), ["mse"], fold=7)
+    with pytest.raises(MetricError, match="no column 'fold'"):
+        evaluate(MemoryDataset(), ["mse"], fold=0)
+
+
+def test_a_limit_keeps_the_first_sources_of_each_task() -> None:
+    result = evaluate(FoldedDataset(), ["mse"], limit=2)
+    assert list(dict.fromkeys(result.labels["source_id"].to_pylist())) == [
+        *("cls-0", "cls-1", "seg-0", "seg-1")
+    ]
+    of_fold = evaluate(FoldedDataset(), ["mse"], limit=1, fold=1)
+    assert set(of_fold.labels["source_id"].to_pylist()) == {"cls-1", "seg-1"}
+
+
+def test_a_label_that_is_not_there_is_named() -> None:
+    dataset = MemoryDataset()
+    dataset.labels = dataset.labels.drop_columns(["loss"])
+    with pytest.raises(MetricError, match="no column 'loss' to follow"):
+        evaluate(dataset, ["mse"], target="loss")
+
+
+# Statistics of other folds' originals.
+
+
+def test_statistics_are_of_the_other_folds() -> None:
+    dataset = FoldedDataset()
+    names = ["deviation", "covariance"]
+    found = original_statistics(dataset, names, "cpu", Silent())
+    for task in ("cls", "seg"):
+        for fold in (0, 1):
+            others = [dataset.originals[f"{task}-{i}"] for i in range(4) if i % 2 != fold]
+            tokens = np.concatenate(others, axis=0).transpose(1, 0, 2, 3).astype(np.float64)
+            given = found.of(task, fold, names)
+            for layer, of_layer in enumerate(tokens):
+                rows = of_layer.reshape(-1, of_layer.shape[-1])
+                np.testing.assert_allclose(given["deviation"][layer], rows.std(0), rtol=1e-9)
+                np.testing.assert_allclose(
+                    given["covariance"][layer], np.cov(rows.T, bias=True), rtol=1e-9, atol=1e-12
+                )
+    alone = original_statistics(dataset, ["deviation"], "cpu", Silent()).of("cls", 0, ["deviation"])
+    torch.testing.assert_close(alone["deviation"], found.of("cls", 0, names)["deviation"])
+
+
+def test_a_metric_gets_the_statistics_that_it_needs() -> None:
+    def error_in_deviations(x: Features, y: Features, *, deviation: torch.Tensor) -> torch.Tensor:
+        scaled = (y.values - x.values) / deviation[:, None]
+        return scaled.square().double().mean((1, 2, 3, 4))
+
+    metric = Metric(
+        name="scaled",
+        family="whitened",
+        formula="",
+        function=error_in_deviations,
+        lower_better=True,
+        score_range=(0.0, np.inf),
+        identity=0.0,
+        invariances=frozenset(),
+        citation="",
+        needs=("deviation",),
+    )
+    x = torch.ones(1, 1, 1, 2, 2)
+    with pytest.raises(MetricError, match=r"'scaled' needs the dataset's deviation .*evaluate"):
+        metric(x, x)
+    dataset = FoldedDataset()
+    result = evaluate(dataset, [metric])
+    spread = np.concatenate([dataset.originals[f"cls-{i}"] for i in (1, 3)]).std((0, 1, 2))
+    row = rows_of(result.scores, source_id="cls-2", codec="x265", level=4)[0]
+    error = dataset.versions["cls-2", "x265", 4] - dataset.originals["cls-2"]
+    assert row["value"] == pytest.approx(np.square(error / spread).mean(), rel=1e-5)
+    with pytest.raises(MetricError, match="all sources are in one"):
+        evaluate(FoldedDataset(folds=1), [metric])
+    with pytest.raises(MetricError, match="only a dataset's manifest knows"):
+        original_statistics(dataset, ["value_range"], "cpu", Silent())
+
+
+def test_the_value_range_is_the_widest_quantisers(tmp_path: Path) -> None:
+    dataset = load(write_mock_dataset(tmp_path / "cfqa"))
+    found = original_statistics(dataset, ["value_range"], "cpu", Silent())
+    for task, spec in dataset.manifest.recipe.tasks.items():
+        tables = [ladder.quantizer.values() for ladder in spec.ladders.values()]
+        widest = np.max([np.ptp(table, axis=1) for table in tables], axis=0)
+        np.testing.assert_allclose(found.of(task, 0, ["value_range"])["value_range"], widest)
+
+
+# Reading.
+
+
+def test_codes_are_dequantised_to_what_the_dataset_reads(tmp_path: Path) -> None:
+    dataset = load(write_mock_dataset(tmp_path / "cfqa"))
+    columns = {name: dataset.labels[name].to_pylist() for name in ("source_id", "codec", "level")}
+    seen = []
+    # Any name but "cpu" has features sent as integers; this one is the CPU all the same.
+    for batch in read_batches(dataset, range(len(dataset)), "cpu:0", size=7):
+        for row, y in zip(batch.rows, batch.y.values, strict=True):
+            expected = dataset.compressed(*(columns[name][row] for name in columns))
+            np.testing.assert_array_equal(y.numpy(), expected)
+        seen += batch.rows
+    assert sorted(seen) == list(range(len(dataset)))
+
+
+# Scores on disk.
+
+
+class Stops:
+    """Progress that interrupts after some features."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        pass
+
+    def advance(self, n: int = 1) -> None:
+        self.left -= n
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "scores.csv"])
+def test_an_interrupted_run_is_gone_on_from(tmp_path: Path, name: str) -> None:
+    out, dataset = tmp_path / name, MemoryDataset()
+    metrics = ["mse", mean_error]
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(dataset, metrics, out=out, batch=5, progress=Stops(50))
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.unfinished"]
+    read = sum(type(key) is tuple for key in dataset.reads)
+    fresh = MemoryDataset()
+    result = evaluate(fresh, metrics, out=out, batch=5)
+    assert sum(type(key) is tuple for key in fresh.reads) <= len(fresh.versions) - 50 < read + 40
+    assert result.scores.equals(evaluate(MemoryDataset(), metrics, batch=5).scores)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    written = pq.read_table(out) if out.suffix == ".parquet" else pa.csv.read_csv(out)
+    assert written["value"].to_pylist() == result.scores["value"].to_pylist()
+    assert written.column_names == result.scores.column_names
+
+
+def unfinished(tmp_path: Path, metrics: Any) -> Path:
+    out = tmp_path / "scores.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(MemoryDataset(), metrics, out=out, progress=Stops(50))
+    return out
+
+
+def test_scores_of_other_code_options_or_settings_are_not_taken_up(tmp_path: Path) -> None:
+    out = unfinished(tmp_path, ["mse", mean_error])
+
+    def mean_error_again(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return 2 * mean_error(x, y)
+
+    mean_error_again.name = "mean_error"  # type: ignore[attr-defined]
+    dataset = MemoryDataset()
+    result = evaluate(dataset, ["mse", mean_error_again], out=out)
+    assert result.scores.equals(evaluate(MemoryDataset(), ["mse", mean_error_again]).scores)
+    assert len(dataset.reads) == len(dataset.originals) + len(dataset.versions)
+
+    out = unfinished(tmp_path, ["mse"])
+    dataset = MemoryDataset()
+    evaluate(dataset, ["mse"], out=out, precision="high")
+    assert len(dataset.reads) == len(dataset.originals) + len(dataset.versions)
+
+
+def test_an_unfinished_file_of_another_dataset_or_none_is_refused(tmp_path: Path) -> None:
+    out = unfinished(tmp_path, ["mse"])
+    beside = tmp_path / "scores.parquet.unfinished"
+    folder = write_mock_dataset(tmp_path / "cfqa")
+    with pytest.raises(MetricError, match="an interrupted run on another dataset; delete it"):
+        evaluate(folder, ["mse"], out=out)
+    table = pq.read_table(beside)
+    for bad in (
+        b"not Parquet",
+        table.replace_schema_metadata({b"cfqa": b"[" * 2}),
+        table.replace_schema_metadata({b"cfqa": json.dumps({"metrics": 3}).encode()}),
+        table.drop_columns(["codec"]),
+    ):
+        if isinstance(bad, bytes):
+            beside.write_bytes(bad)
+        else:
+            pq.write_table(bad, beside)
+        with pytest.raises(MetricError, match="not the scores of an interrupted run; delete it"):
+            evaluate(MemoryDataset(), ["mse"], out=out)
+
+
+def test_scores_are_written_by_a_known_ending(tmp_path: Path) -> None:
+    with pytest.raises(MetricError, match=r"as \.parquet or \.csv, by that ending"):
+        evaluate(MemoryDataset(), ["mse"], out=tmp_path / "scores.xlsx")
+
+
+# Metrics that are modules, and those of other packages.
+
+
+def test_a_module_is_evaluated_in_evaluation_mode() -> None:
+    class Learned(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout = torch.nn.Dropout(0.9)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return self.dropout(y - x).square().mean((1, 2, 3, 4))
+
+    result = evaluate(MemoryDataset(), [Learned(), "mse"])
+    values = result.scores["value"].to_numpy().reshape(-1, 2)
+    np.testing.assert_allclose(values[:, 0], values[:, 1], rtol=1e-6)
+    assert [metric.name for metric in result.metrics] == ["Learned", "mse"]
+
+
+def test_metrics_of_installed_packages_are_listed_and_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "someones_metrics.py").write_text(
+        "def far(x, y):\n    return (y - x).abs().amax((1, 2, 3, 4))\n"
+    )
+    info = tmp_path / "someones_metrics-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: someones-metrics\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[cfqa.metrics]\nfarthest = someones_metrics:far\nmse = someones_metrics:far\n"
+    )
+    assert "farthest" not in list_metrics()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert list_metrics()[-1] == "farthest"
+    assert list_metrics("custom") == ["farthest"]
+    x, y = torch.zeros(1, 1, 1, 2, 2), torch.ones(1, 1, 1, 2, 2)
+    metric = create_metric("farthest")
+    assert (metric.name, float(metric(x, 3 * y))) == ("farthest", 3.0)
+    assert float(create_metric("mse")(x, 3 * y)) == 9.0
+
+
+# Precision.
+
+
+def test_the_precision_of_matrix_products_is_set_for_the_run_alone() -> None:
+    seen = []
+
+    def looks(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return y.sum((1, 2, 3, 4))
+
+    before = torch.get_float32_matmul_precision()
+    for precision in ("highest", "high"):
+        evaluate(MemoryDataset(), [looks], precision=precision)  # type: ignore[arg-type]
+        assert set(seen) == {precision}
+        assert torch.get_float32_matmul_precision() == before
+        seen.clear()
+    with pytest.raises(MetricError, match="precision is 'highest' or 'high', not 'low'"):
+        evaluate(MemoryDataset(), [looks], precision="low")  # type: ignore[arg-type]
