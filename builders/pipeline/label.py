@@ -27,12 +27,15 @@ def score(
         Scores and losses, float64 (B,) each.
 
     Raises:
-        BuildError: one of them is not finite.
+        BuildError: the head does not take them or the truth, or a score is not finite.
     """
     import torch
 
-    with torch.inference_mode():
-        scores, losses = head.evaluate(torch.from_numpy(features), truth)
+    try:
+        with torch.inference_mode():
+            scores, losses = head.evaluate(torch.from_numpy(features), truth)
+    except BuildError as error:
+        raise BuildError(f"{what}: {error}") from None
     if not (np.isfinite(scores).all() and np.isfinite(losses).all()):
         raise BuildError(f"{what}: score {scores} or loss {losses} is not a finite number")
     return scores, losses

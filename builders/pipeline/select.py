@@ -19,14 +19,17 @@ __all__ = ["PATIENCE", "fitting", "select"]
 PATIENCE = 200
 """Candidates looked at per source wanted, before giving up."""
 
+SHOWN = 5
+"""Candidates that the error names when too few fit."""
+
 
 def select(tools: Tools, item: Item) -> None:
     """Write the truths of a task's sources, then their ids."""
     task, recipe = item.task, tools.plan.recipe
-    samples = list(fitting(tools.models, task, recipe.sources_per_task))
+    samples = fitting(tools.models, task, recipe.sources_per_task)
     truths = {sample.source_id: np.asarray(sample.truth) for sample in samples}
     write_tensors(tools.layout.truth(task), truths)
-    write_json(item.marker(tools.layout), [sample.source_id for sample in samples])
+    write_json(item.marker(tools.layout), list(truths))
 
 
 def fitting(models: Models, task: str, count: int, seed: int | None = None) -> Iterator[Any]:
@@ -42,16 +45,15 @@ def fitting(models: Models, task: str, count: int, seed: int | None = None) -> I
         seed: seed of the source; the recipe's if None.
 
     Raises:
-        BuildError: too few of the candidates fit.
+        BuildError: too few of the candidates fit, or one is damaged.
     """
     import torch
 
     views = get_task(task).views
     classes: set[int] = set()
+    passed: list[str] = []
     found = seen = 0
     for sample in models.source(task, seed).candidates():
-        if found == count:
-            return
         if seen == PATIENCE * count:
             raise BuildError(
                 f"{task}: only {found} of {seen} candidates fit, {count} are wanted: was the "
@@ -59,16 +61,30 @@ def fitting(models: Models, task: str, count: int, seed: int | None = None) -> I
             )
         seen += 1
         if len(sample.views) != views:
+            passed.append(f"{sample.source_id} (of {len(sample.views)} views)")
             continue
         if task == "cls":
             label = int(sample.truth)
             if label in classes:
+                passed.append(f"{sample.source_id} (of class {label}, which there is already)")
                 continue
             feature = torch.from_numpy(models.features(task, sample.views))
-            if not models.head(task).correct(feature, sample.truth):
+            if not _right(models.head(task), feature, sample):
+                passed.append(f"{sample.source_id} (not classified right)")
                 continue
             classes.add(label)
         found += 1
         yield sample
-    if found < count:
-        raise BuildError(f"{task}: the source has only {found} sources that fit, {count} wanted")
+        if found == count:
+            return
+    more = [f"and {len(passed) - SHOWN} more"] if len(passed) > SHOWN else []
+    told = f"; passed over: {', '.join(passed[:SHOWN] + more)}" if passed else ""
+    raise BuildError(f"{task}: the source has only {found} sources that fit, {count} wanted{told}")
+
+
+def _right(head: Any, feature: Any, sample: Any) -> bool:
+    """Whether the head's answer to a sample's feature is the true one."""
+    try:
+        return bool(head.correct(feature, sample.truth))
+    except BuildError as error:
+        raise BuildError(f"{sample.source_id}: {error}") from None
