@@ -147,8 +147,9 @@ def _find_program(software: Software, option: str | Path | None) -> Path:
     if found := _first(software.encoders):
         return found
     raise MissingDependencyError(
-        f"{name}: no {software.title} encoder: give it by cfqa build --{name}-encoder FILE, by "
-        f"{where}, by the codec's option encoder, or put {' or '.join(software.encoders)} on PATH"
+        f"{name}: no {software.title} encoder: build it from its sources, then give it by cfqa "
+        f"build --{name}-encoder FILE, by {where}, by the codec's option encoder, or put "
+        f"{' or '.join(software.encoders)} on PATH"
     )
 
 
