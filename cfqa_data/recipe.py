@@ -13,7 +13,7 @@ from typing import Any
 
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
 from cfqa_data.recipe_specs import BackboneSpec, Ladder, Recipe, SourceSpec, TaskSpec
-from cfqa_data.resources import is_uri, locate, resolve
+from cfqa_data.resources import ROOT_VARIABLE, is_uri, locate, resolve
 
 __all__ = [
     "BackboneSpec",
@@ -86,6 +86,8 @@ def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
 
 def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:
     """Make the paths in a recipe file's data absolute and put k-means tables in, in place."""
+    if fitted:
+        _check_tables(data, base)
     backbone = data.get("backbone")
     if isinstance(backbone, dict):
         _make_absolute(backbone, "weights", base)
@@ -104,6 +106,31 @@ def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:
                     quantizer["centers"] = _read_centers(quantizer["centers"], name, base)
                 else:
                     del task["codecs"][codec]
+
+
+def _check_tables(data: dict[str, Any], base: Path) -> None:
+    """See that the k-means tables are there; where one is not, name all files that are not.
+
+    Raises:
+        RecipeError: a table and something else is missing.
+    """
+    tasks = [task for _, task in _tables(data, "tasks")]
+    ladders = [ladder for task in tasks for _, ladder in _tables(task, "codecs")]
+    quantizers = [found for ladder in ladders if isinstance(found := ladder.get("quantizer"), dict)]
+    backbone = data.get("backbone")
+    named = [backbone.get("weights")] if isinstance(backbone, dict) else []
+    named += [task.get("head") for task in tasks] + [ladder.get("models") for ladder in ladders]
+    centers = _missing([quantizer.get("centers") for quantizer in quantizers], base)
+    if centers and (missing := centers | _missing(named, base)).keys() > centers.keys():
+        under_root = f"; {ROOT_VARIABLE} says where root:// is" if any(map(is_uri, missing)) else ""
+        told = "; ".join(f"{uri}: no such file ({path})" for uri, path in missing.items())
+        raise RecipeError(told + under_root)
+
+
+def _missing(uris: list[Any], base: Path) -> dict[str, Path]:
+    """Return those of some files that are not there, with the paths where they should be."""
+    paths = {uri: locate(uri, base) for uri in uris if isinstance(uri, str) and uri}
+    return {uri: path for uri, path in paths.items() if not path.is_file()}
 
 
 def _tables(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:

@@ -82,6 +82,37 @@ def test_a_mistake_is_found_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_all_that_is_missing_is_told_at_once(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for what in ("encoder", "config"):
+        monkeypatch.setenv(f"CFQA_HM_{what}".upper(), "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lacking = recipe
+    for path, to in [
+        (("backbone", "weights"), str(tmp_path / "none.pth")),
+        ((*CLS, "head"), str(tmp_path / "none.safetensors")),
+        ((*LEARNED, "models"), str(tmp_path / "models.safetensors")),
+        (
+            ("tasks", "seg", "source"),
+            {"kind": "voc2012", "seed": 1, "options": {"root": str(tmp_path)}},
+        ),
+    ]:
+        lacking = changed(lacking, path, to)
+    for task in ("cls", "dpt"):
+        hm = lacking.to_dict()["tasks"][task]["codecs"]["x265"]
+        lacking = changed(lacking, ("tasks", task, "codecs", "hm"), hm)
+    with pytest.raises(BuildError) as caught:
+        build(lacking, tmp_path / "out", workers=0)
+    told = str(caught.value)
+    for name in ("none.pth", "none.safetensors", "models.safetensors", "JPEGImages"):
+        assert f"{tmp_path}/{name}" in told
+    assert told.count("no such file") == 3
+    assert told.count("no HM encoder") == 1
+    assert "\n" not in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_head_of_another_width_is_named(recipe: Recipe, networks: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

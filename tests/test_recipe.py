@@ -57,8 +57,12 @@ def test_the_paper_s_recipe_needs_the_tables_that_its_features_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CFQA_ROOT", str(tmp_path))
-    with pytest.raises(RecipeError, match=r"kmeans.safetensors: no such file .*CFQA_ROOT"):
+    with pytest.raises(RecipeError, match=r"kmeans.safetensors: no such file .*CFQA_ROOT") as error:
         load_recipe("paper")
+    for file in ("vitg14_pretrain", "voc2012_linear_head", "task_specific-dpt"):
+        assert file in str(error.value)  # what else is missing is told at once
+    assert str(error.value).count("no such file") == 1 + 1 + 3 + 1 + 3
+    assert "\n" not in str(error.value)
     bare = load_recipe("paper", fitted=False)
     assert {tuple(task.ladders) for task in bare.tasks.values()} == {("hm", "vtm")}
     centers = np.arange(256, dtype=np.float32)

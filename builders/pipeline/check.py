@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,20 +29,32 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
     """Return the plan of a recipe on this machine's software and weights.
 
     Raises:
-        BuildError: something that the recipe needs is not there, or does not fit the rest.
+        BuildError: something that the recipe needs is not there, or does not fit the rest; files,
+            encoders and images that are missing are all named.
     """
-    versions = package_versions()
+    versions, models = package_versions(), Models(recipe)
+    ladders = [(task, x) for task, spec in recipe.tasks.items() for x in spec.ladders.values()]
     uris = {recipe.backbone.weights, *(spec.head for spec in recipe.tasks.values())}
-    models = Models(recipe)
-    for task, spec in recipe.tasks.items():
-        for ladder in spec.ladders.values():
-            try:
-                found = _rehearsed(ladder).version()
-            except CfqaError as error:
-                raise BuildError(f"{task}, codec {ladder.codec}: {error}") from None
+    uris |= {ladder.models for _, ladder in ladders if ladder.models}
+    troubles: dict[str, list[str]] = {}  # where -> what is wrong
+    for uri in sorted(uris):
+        with _noting(troubles, f"recipe {recipe.name!r}"):
+            resolve(uri)
+    missing = len(troubles)
+    for task, ladder in ladders:
+        if missing and ladder.models:
+            continue
+        with _noting(troubles, f"{task}, codec {ladder.codec}"):
+            found = _rehearsed(ladder).version()
             found.pop("models", None)  # per task, and in the recipe
             versions |= {f"{ladder.codec} {what}": version for what, version in found.items()}
-            uris |= {ladder.models} if ladder.models else set()
+    for task in recipe.tasks:
+        with _noting(troubles, f"recipe {recipe.name!r}"):
+            models.source(task)
+    if troubles:
+        raise BuildError(
+            "; ".join(f"{where}: {'; '.join(told)}" for where, told in troubles.items())
+        )
     try:
         weights = {uri: hash_file(resolve(uri)) for uri in sorted(uris)}
         for task, spec in recipe.tasks.items():
@@ -48,6 +62,16 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
     except CfqaError as error:
         raise BuildError(f"recipe {recipe.name!r}: {error}") from None
     return Plan(recipe, tier, versions, weights)
+
+
+@contextmanager
+def _noting(troubles: dict[str, list[str]], where: str) -> Iterator[None]:
+    """Note what is wrong instead of ending, so that all of it can be told at once."""
+    try:
+        yield
+    except CfqaError as error:
+        if not any(str(error) in told for told in troubles.values()):
+            troubles.setdefault(where, []).append(str(error))
 
 
 def _rehearsed(ladder: Ladder) -> Any:
@@ -67,8 +91,7 @@ def _rehearsed(ladder: Ladder) -> Any:
 
 
 def _check_networks(models: Models, task: str, spec: TaskSpec) -> None:
-    """See that a task's source, blocks and head are there and fit each other."""
-    models.source(task)
+    """See that a task's blocks and head are there and fit each other."""
     depth, width = len(models.backbone.blocks), models.backbone.dim
     if spec.blocks[-1] >= depth:
         raise BuildError(f"tasks.{task}: no block {spec.blocks[-1]}, the last is {depth - 1}")
