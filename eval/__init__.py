@@ -4,5 +4,13 @@ from __future__ import annotations
 
 from cfqa_data.eval.evaluator import Evaluation, evaluate
 from cfqa_data.eval.metrics import Metric, create_metric, list_metrics
+from cfqa_data.eval.stored import read_evaluation
 
-__all__ = ["Evaluation", "Metric", "create_metric", "evaluate", "list_metrics"]
+__all__ = [
+    "Evaluation",
+    "Metric",
+    "create_metric",
+    "evaluate",
+    "list_metrics",
+    "read_evaluation",
+]

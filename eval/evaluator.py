@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval.originals import OriginalStatistics
     from cfqa_data.eval.reading import Batch, FeatureSource
 
-__all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "evaluate"]
+__all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "conclude", "evaluate"]
 
 DEFAULT_METRICS = ("mse", "cosine", "cka")
 
@@ -122,20 +122,38 @@ def evaluate(
         raise MetricError(next(iter(failures.values())))
     kept = [column for column, metric in enumerate(resolved) if metric.name not in failures]
     good, values = tuple(resolved[column] for column in kept), values[:, kept]
-    scores = scores_table(labels, good, values)
     if file:
         try:
-            file.finish(scores)
+            file.finish(scores_table(labels, good, values), good, target, failures)
         except MetricError as error:  # the tables are worth having all the same
             failures[str(out)] = str(error)
+    return conclude(labels, good, values, target, failures)
+
+
+def conclude(
+    labels: pa.Table,
+    metrics: Sequence[Metric],
+    values: NDArray[Any],
+    target: str,
+    failures: Mapping[str, str],
+) -> Evaluation:
+    """Make the tables of an evaluation from its scores.
+
+    Args:
+        labels: The rows that were scored.
+        metrics: M metrics.
+        values: (rows, M) float64 scores.
+        target: Label column to follow.
+        failures: See `Evaluation`.
+    """
     return Evaluation(
         labels=labels,
-        scores=scores,
-        correlations=correlations_table(labels, good, values, target),
-        across_codecs=across_codecs_table(labels, good, values, target),
-        metrics=good,
+        scores=scores_table(labels, metrics, values),
+        correlations=correlations_table(labels, metrics, values, target),
+        across_codecs=across_codecs_table(labels, metrics, values, target),
+        metrics=tuple(metrics),
         target=target,
-        failures=failures,
+        failures=dict(failures),
     )
 
 
@@ -197,13 +215,10 @@ def _score_file(
     if out is None:
         return None
     from cfqa_data.eval.score_file import ScoreFile
-    from cfqa_data.layout import Layout
-    from cfqa_data.manifest import hash_file
+    from cfqa_data.eval.stored import dataset_identity
 
-    path = getattr(dataset, "path", None)
-    identity = hash_file(Layout(path).manifest) if path else ""
     settings = {"device": device, "precision": precision}
-    return ScoreFile(Path(out), identity, labels, metrics, settings)
+    return ScoreFile(Path(out), dataset_identity(dataset), labels, metrics, settings)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.stored import KEY, with_facts
 from cfqa_data.manifest import hash_file
 from cfqa_data.storage import atomic_path, check_writable, write_table
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["ScoreFile"]
 
 SECONDS = 20.0  # between two savings
-KEY = b"cfqa"
 
 
 class ScoreFile:
@@ -117,8 +117,20 @@ class ScoreFile:
             write_table(self.unfinished, table)
         self._saved = time.monotonic()
 
-    def finish(self, scores: pa.Table) -> None:
+    def finish(
+        self,
+        scores: pa.Table,
+        metrics: Sequence[Metric],
+        target: str,
+        failures: Mapping[str, str],
+    ) -> None:
         """Write the output, and remove the unfinished file.
+
+        Args:
+            scores: The table to write; a Parquet file also says what `with_facts` adds.
+            metrics: Those of the table.
+            target: Label that was followed.
+            failures: What went wrong with other metrics, by name.
 
         Raises:
             MetricError: It cannot be written.
@@ -130,7 +142,8 @@ class ScoreFile:
                 with atomic_path(self.path) as partial:
                     csv.write_csv(scores, partial)
             else:
-                write_table(self.path, scores)
+                of = self._facts["dataset"]
+                write_table(self.path, with_facts(scores, of, target, metrics, failures))
         except OSError as error:
             why = error.strerror or error
             raise MetricError(f"{self.path}: the scores could not be written: {why}") from None

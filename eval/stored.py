@@ -1,0 +1,196 @@
+"""An evaluation from the file of scores that one wrote, without the features and the metrics.
+
+A finished file of scores (``.parquet``) says in its metadata what it holds: the dataset it is of,
+the facts of each metric, the label that was followed, and which metrics failed.  Reading it back
+and correlating it anew gives the tables that the evaluation had.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.tables import scores_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+    from cfqa_data.eval.evaluator import Evaluation
+    from cfqa_data.eval.reading import FeatureSource
+
+__all__ = ["KEY", "dataset_identity", "read_evaluation", "with_facts"]
+
+KEY = b"cfqa"
+"""Of the facts, JSON, in a file's metadata."""
+
+COLUMNS = ("task", "source_id", "codec", "level")
+
+
+def dataset_identity(dataset: FeatureSource) -> str:
+    """Return what tells a dataset from others: the hash of its manifest, or "" without one."""
+    from cfqa_data.layout import Layout
+    from cfqa_data.manifest import hash_file
+
+    path = getattr(dataset, "path", None)
+    return hash_file(Layout(path).manifest) if path else ""
+
+
+def with_facts(
+    scores: pa.Table,
+    dataset: str,
+    target: str,
+    metrics: Sequence[Metric],
+    failures: Mapping[str, str],
+) -> pa.Table:
+    """Return a table of scores that says of itself what `read_evaluation` needs to know.
+
+    Args:
+        scores: As `cfqa_data.eval.tables.scores_table` lays them out.
+        dataset: Its `dataset_identity`.
+        target: Label column that was followed.
+        metrics: In the order of the scores.
+        failures: What went wrong, by metric.
+    """
+    facts = {
+        "dataset": dataset,
+        "target": target,
+        "rows": scores.num_rows,
+        "metrics": [_metric_facts(metric) for metric in metrics],
+        "failures": dict(failures),
+    }
+    return scores.replace_schema_metadata({KEY: json.dumps(facts, sort_keys=True)})
+
+
+def read_evaluation(
+    dataset: FeatureSource | str | Path, path: str | Path, target: str | None = None
+) -> Evaluation:
+    """Return the evaluation whose scores a file holds.
+
+    Its metrics know their facts but score nothing any more.
+
+    Args:
+        dataset: The dataset that was scored, open, or its path.
+        path: What ``evaluate(..., out="NAME.parquet")`` wrote.
+        target: Label to follow, ``distortion`` or ``loss``; by default the one of then.
+
+    Raises:
+        MetricError: This is not a whole file of scores, or one of another dataset.
+        FormatError: The folder is not a dataset.
+    """
+    from cfqa_data.eval.evaluator import conclude
+
+    if isinstance(dataset, str | Path):
+        from cfqa_data.dataset import load
+
+        dataset = load(dataset)
+    table, facts, metrics = _read(Path(path))
+    if facts["dataset"] != dataset_identity(dataset):
+        raise MetricError(f"{path}: these are the scores of another dataset; give theirs")
+    target = facts["target"] if target is None else target
+    if target not in ("distortion", "loss") or target not in dataset.labels.column_names:
+        raise MetricError(f"the labels have no column {target!r} to follow")
+    keys = table.take(np.arange(0, table.num_rows, len(metrics)))
+    values = table["value"].to_numpy().reshape(-1, len(metrics))
+    if not scores_table(keys, metrics, values).equals(table):
+        raise MetricError(f"{path}: the scores are not in the order in which they were written")
+    places = {
+        tuple(r.values()): n for n, r in enumerate(dataset.labels.select(COLUMNS).to_pylist())
+    }
+    wanted = [tuple(row.values()) for row in keys.select(COLUMNS).to_pylist()]
+    for key in wanted:
+        if key not in places:
+            raise MetricError(f"{path}: scores of {_named(key)}, which the dataset does not hold")
+    labels = dataset.labels.take([places[key] for key in wanted])
+    return conclude(labels, metrics, values, target, facts["failures"])
+
+
+def _metric_facts(metric: Metric) -> dict[str, Any]:
+    """Return a metric's facts, JSON-safe: an end of its range that is infinite is None."""
+    return {
+        "name": metric.name,
+        "family": metric.family,
+        "formula": metric.formula,
+        "lower_better": metric.lower_better,
+        "score_range": [end if math.isfinite(end) else None for end in metric.score_range],
+        "identity": metric.identity,
+        "invariances": sorted(metric.invariances),
+        "citation": metric.citation,
+        "cost": metric.cost,
+    }
+
+
+def _metric(facts: dict[str, Any]) -> Metric:
+    low, high = facts["score_range"]
+    for name in ("formula", "citation"):
+        if not isinstance(facts[name], str):
+            raise TypeError(f"{name} is no text")
+    changed = {
+        "score_range": (-math.inf if low is None else low, math.inf if high is None else high),
+        "invariances": frozenset(facts["invariances"]),
+        "function": _gone,
+    }
+    return Metric(**{**facts, **changed})
+
+
+def _gone(*features: Any, **options: Any) -> Tensor:
+    raise MetricError("of this metric only its scores were read: it cannot score anything")
+
+
+def _read(path: Path) -> tuple[pa.Table, dict[str, Any], tuple[Metric, ...]]:
+    """Return the scores, the facts and the metrics of a file.
+
+    Raises:
+        MetricError: It is not such a file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    remedy = "name the .parquet file that `cfqa eval DIR --out FILE` wrote"
+    if not path.is_file():
+        raise MetricError(f"{path}: there is no such file; {remedy}")
+    try:
+        table = pq.read_table(path, partitioning=None)
+        facts = json.loads((table.schema.metadata or {})[KEY])
+        metrics = tuple(_metric(entry) for entry in facts["metrics"])
+        names = [metric.name for metric in metrics]
+        whole = (
+            table.column_names == [*COLUMNS, "metric", "value"]
+            and table["value"].type == pa.float64()
+            and len(set(names)) == len(names)
+            and isinstance(facts["failures"], dict)
+            and all(isinstance(text, str) for text in facts["failures"].values())
+            and isinstance(facts["dataset"], str)
+        )
+        rows, target = int(facts["rows"]), str(facts["target"])
+    except (
+        OSError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RecursionError,
+        MetricError,
+    ):
+        raise MetricError(f"{path}: not a finished file of scores; {remedy}") from None
+    except pa.ArrowException:
+        raise MetricError(f"{path}: not a file of scores; {remedy}") from None
+    if not whole:
+        raise MetricError(f"{path}: not a finished file of scores; {remedy}")
+    if table.num_rows == 0 or not metrics:
+        raise MetricError(f"{path}: there are no scores in it")
+    if table.num_rows != rows or rows % len(metrics):
+        raise MetricError(f"{path}: holds {table.num_rows} scores of {rows}; score again")
+    return table, facts | {"target": target}, metrics
+
+
+def _named(key: tuple[Any, ...]) -> str:
+    task, source_id, codec, level = key
+    return f"{task} {source_id}, {codec}, level {level}"
