@@ -11,7 +11,9 @@ float32's rounding acts in second order only, never as a quotient of products.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +33,7 @@ class Features:
 
     def __init__(self, values: Tensor) -> None:
         self.values = values if values.dtype == torch.float64 else values.float()
+        self._kept: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
         return len(self.values)
@@ -40,10 +43,39 @@ class Features:
         """(B, N, C, T, D)."""
         return tuple(self.values.shape)
 
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what ``make()`` gives, made when it is first asked for under this key.
+
+        For what only one family derives, or from a pair: see `cfqa_data.eval.pairs`.
+        """
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
     @cached_property
     def norms(self) -> Tensor:
         """Euclidean length of each token, float64 (B, N, C, T)."""
         return torch.linalg.vector_norm(self.values, dim=-1).double()
+
+    @cached_property
+    def energies(self) -> Tensor:
+        """Sum of squares of each token, float64 (B, N, C, T)."""
+        return torch.linalg.vecdot(self.values, self.values).double()
+
+    @cached_property
+    def spreads(self) -> Tensor:
+        """Standard deviation of each token's channels, float64 (B, N, C, T).
+
+        Exactly zero where all channels are equal, which rounding of their mean would hide.
+        """
+        z = self.values - self.values.mean(-1, keepdim=True)
+        spreads = torch.linalg.vector_norm(z, dim=-1).double() / z.shape[-1] ** 0.5
+        return spreads.masked_fill(self.values.amax(-1) == self.values.amin(-1), 0.0)
+
+    @cached_property
+    def log_softmax(self) -> Tensor:
+        """Logarithm of each token's softmax over the channels, (B, N, C, T, D)."""
+        return self.values.log_softmax(-1)
 
     @cached_property
     def centred(self) -> Tensor:

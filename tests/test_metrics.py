@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_samples import devices, outliers, pair, ready
 from twins_structure import STRUCTURE_TWINS
 from twins_tokens import TOKEN_TWINS
 
@@ -20,36 +22,7 @@ SHAPES = [(1, 1, 5, 7), (2, 1, 9, 4), (2, 4, 6, 6), (1, 2, 1, 3)]
 metrics = pytest.mark.parametrize("metric", METRICS, ids=list_metrics())
 
 
-def pair(
-    shape: tuple[int, ...], seed: int = 0, noise: float = 0.3, batch: int = 3
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return an original batch and a noisy one, float32, with an offset and unequal channels."""
-    rng = np.random.default_rng(seed)
-    full = (batch, *shape)
-    x = rng.normal(size=full) * rng.uniform(0.1, 3, size=full[-1:]) + rng.normal(size=full[-1:])
-    y = x + noise * rng.normal(size=full)
-    return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.float32))
-
-
 TWINS = TOKEN_TWINS | STRUCTURE_TWINS
-
-
-def statistics(metric: Metric, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """Return made-up statistics of the dataset for a metric that needs some."""
-    rng = np.random.default_rng(7)
-    layers, channels = shape[1], shape[3]
-    mixing = rng.normal(size=(layers, channels, 2 * channels))
-    made = {
-        "value_range": rng.uniform(5, 50, layers),
-        "deviation": rng.uniform(0.1, 3, (layers, channels)),
-        "covariance": mixing @ mixing.transpose(0, 2, 1) / channels,
-    }
-    return {name: torch.from_numpy(made[name]) for name in metric.needs}
-
-
-def ready(metric: Metric, shape: tuple[int, ...]) -> Metric:
-    """Return the metric with the statistics that it needs, for features (N, C, T, D)."""
-    return metric.with_options(**statistics(metric, shape))
 
 
 def test_every_metric_has_a_twin() -> None:
@@ -106,11 +79,16 @@ def test_scores_stay_in_the_declared_range(metric: Metric, seed: int, noise: flo
 
 
 @metrics
-def test_float32_gives_the_score_of_float64(metric: Metric) -> None:
+@devices
+@pytest.mark.parametrize("sample", [pair, outliers])
+def test_float32_gives_the_score_of_float64(
+    metric: Metric, device: str, sample: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+) -> None:
     metric = ready(metric, (2, 2, 40, 24))
-    x, y = pair((2, 2, 40, 24), noise=0.1)
+    x, y = sample((2, 2, 40, 24), noise=0.1)
     exact = metric(x.double(), y.double())
-    np.testing.assert_allclose(metric(x, y).numpy(), exact.numpy(), rtol=1e-5, atol=1e-7)
+    scores = metric.to(device)(x, y).cpu()
+    np.testing.assert_allclose(scores.numpy(), exact.numpy(), rtol=1e-5, atol=1e-7)
 
 
 @metrics

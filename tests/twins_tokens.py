@@ -7,7 +7,7 @@ compressed feature, float64 (N, C, T, D), and the metric's options.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,97 @@ def twin_cosine(x: Array, y: Array) -> float:
     return sum(per_slice) / len(per_slice)
 
 
+def mean(values: Iterable[float]) -> float:
+    numbers = [float(value) for value in values]
+    return math.fsum(numbers) / len(numbers)
+
+
+def length(u: Array) -> float:
+    return math.sqrt(sum(a * a for a in u.ravel()))
+
+
+def token_pairs(x: Array, y: Array) -> list[tuple[Array, Array]]:
+    return [(u, v) for a, b in slices(x, y) for u, v in zip(a, b, strict=True)]
+
+
+def over(part: float, whole: float) -> float:
+    """A ratio, with the stated value where there is nothing to measure by."""
+    return part / whole if whole else float(part != 0)
+
+
+def cosine_of(u: Array, v: Array) -> float:
+    lengths = length(u) * length(v)
+    return float(u.ravel() @ v.ravel()) / lengths if lengths else 0.0
+
+
+def pearson(u: Array, v: Array) -> float:
+    return cosine_of(u - mean(u), v - mean(v)) if len(u) > 1 else 0.0
+
+
+def twin_mae(x: Array, y: Array) -> float:
+    return mean(abs(b - a) for a, b in zip(x.ravel(), y.ravel(), strict=True))
+
+
+def twin_nmse(x: Array, y: Array) -> float:
+    return mean(over(length(b - a) ** 2, length(a) ** 2) for a, b in slices(x, y))
+
+
+def twin_psnr(x: Array, y: Array, value_range: Array) -> float:
+    decibels = []
+    for place, (a, b) in enumerate(slices(x, y)):
+        peak, error = value_range[place % x.shape[1]], mean(((b - a) ** 2).ravel())
+        decibels.append(min(100.0, 10 * math.log10(peak**2 / error)) if error else 100.0)
+    return mean(decibels)
+
+
+def twin_snr_distance(x: Array, y: Array) -> float:
+    return mean(over(np.var(v - u), np.var(u)) for u, v in token_pairs(x, y))
+
+
+def twin_cosine_flat(x: Array, y: Array) -> float:
+    return mean(cosine_of(a, b) for a, b in slices(x, y))
+
+
+def twin_cosine_p5(x: Array, y: Array) -> float:
+    def worst(a: Array, b: Array) -> float:
+        return float(np.percentile([cosine_of(u, v) for u, v in zip(a, b, strict=True)], 5))
+
+    return mean(worst(a, b) for a, b in slices(x, y))
+
+
+def twin_norm_error(x: Array, y: Array) -> float:
+    return mean(over(abs(length(v) - length(u)), length(u)) for u, v in token_pairs(x, y))
+
+
+def twin_angle(x: Array, y: Array) -> float:
+    return mean(math.acos(max(-1, min(1, cosine_of(u, v)))) for u, v in token_pairs(x, y))
+
+
+def twin_pearson_token(x: Array, y: Array) -> float:
+    return mean(pearson(u, v) for u, v in token_pairs(x, y))
+
+
+def twin_ccc(x: Array, y: Array) -> float:
+    def concordance(a: Array, b: Array) -> float:
+        a, b = a.ravel(), b.ravel()
+        covariance = mean((a - mean(a)) * (b - mean(b)))
+        whole = np.var(a) + np.var(b) + (mean(a) - mean(b)) ** 2
+        return 2 * covariance / whole if whole else 1.0
+
+    return mean(concordance(a, b) for a, b in slices(x, y))
+
+
 TOKEN_TWINS: dict[str, Callable[..., Any]] = {
     "mse": twin_mse,
+    "mae": twin_mae,
+    "nmse": twin_nmse,
+    "psnr": twin_psnr,
+    "snr_distance": twin_snr_distance,
     "cosine": twin_cosine,
+    "cosine_flat": twin_cosine_flat,
+    "cosine_p5": twin_cosine_p5,
+    "norm_error": twin_norm_error,
+    "angle": twin_angle,
+    "pearson_token": twin_pearson_token,
+    "ccc": twin_ccc,
 }

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import MetricError, unknown_name
+from cfqa_data.eval.metrics.needs import STATISTICS, as_statistic, check_statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,13 +55,6 @@ COSTS = {
     "D3": "matrix decompositions",
 }
 """How a metric's time grows with tokens and channels."""
-
-STATISTICS = {
-    "value_range": "width of the quantiser's range per layer, (C,)",
-    "deviation": "standard deviation of each channel over the originals of other folds, (C, D)",
-    "covariance": "covariance of the channels over the originals of other folds, (C, D, D)",
-}
-"""What a metric may ask of the dataset, by the name of its keyword argument; all float64."""
 
 INVARIANCES = {
     "orthogonal": "an orthogonal map of the channels",
@@ -108,7 +102,6 @@ class Metric:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", dict(self.options))
         if not isinstance(self.name, str) or not self.name:
             raise MetricError(f"a metric's name is a text, not {self.name!r}")
         if not isinstance(self.lower_better, bool | None):
@@ -134,19 +127,23 @@ class Metric:
         for what, value, known in (("family", self.family, FAMILIES), ("cost", self.cost, COSTS)):
             if value not in known:
                 raise MetricError(f"metric {self.name!r}: {unknown_name(what, value, known)}")
+        options = dict(self.options)
         for statistic in self.needs:
             if statistic not in STATISTICS:
                 told = unknown_name("statistic", statistic, STATISTICS)
                 raise MetricError(f"metric {self.name!r} needs an {told}")
+            if statistic in options:
+                options[statistic] = as_statistic(self.name, statistic, options[statistic])
+        object.__setattr__(self, "options", options)
 
     def with_options(self, **options: Any) -> Metric:
         """Return the same metric with other values for some of its options.
 
         Args:
-            options: Any of ``options`` and ``needs``.
+            options: Any of ``options`` and ``needs``; statistics become float64 tensors.
 
         Raises:
-            MetricError: It has no such option (its own are listed).
+            MetricError: It has no such option (its own are listed), or a statistic is no array.
         """
         for name in options:
             if name not in self.options and name not in self.needs:
@@ -186,18 +183,13 @@ class Metric:
         """Score tensors that are already checked and on the device; only the result is checked.
 
         Raises:
-            MetricError: A statistic that the metric needs was not given, or the function's result
-                is not one finite number per item.
+            MetricError: A statistic that the metric needs was not given or has another shape, or
+                the function's result is not one finite number per item.
         """
         from cfqa_data.eval.features import as_features
 
-        for statistic in self.needs:
-            if statistic not in self.options:
-                raise MetricError(
-                    f"metric {self.name!r} needs the dataset's {statistic} ("
-                    f"{STATISTICS[statistic]}): evaluate() gives it; used alone, "
-                    f"create_metric({self.name!r}, {statistic}=...) does"
-                )
+        for name in self.needs:
+            check_statistic(self.name, name, self.options.get(name), y.shape)
         scores = self.function(*as_features(x, y), **self.options)
         if tuple(scores.shape) != (len(y),):
             raise MetricError(

@@ -1,0 +1,60 @@
+"""What several metrics derive from an original and a compressed batch, each derived once.
+
+It is kept on the compressed batch, so it is gone with that batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cfqa_data.eval.features import Features
+
+__all__ = ["cosines", "errors", "opposite_gaps", "ratio", "square_gaps"]
+
+
+def errors(x: Features, y: Features) -> Features:
+    """Return ``y - x``: explicit differences, not an expansion, which would cancel."""
+    return y.once(("errors", x), lambda: Features(y.values - x.values))
+
+
+def square_gaps(x: Features, y: Features) -> Tensor:
+    """Squared distance of each token's direction from its original's, ``|x/|x| - y/|y||^2``.
+
+    Returns:
+        (B, N, C, T) float64 in [0, 4]; 2 where one of the two tokens is zero, as if they were at
+        right angles.
+    """
+    return y.once(("square_gaps", x), lambda: _square_gaps(x, y, -1.0))
+
+
+def opposite_gaps(x: Features, y: Features) -> Tensor:
+    """Squared distance from the opposite direction, ``|x/|x| + y/|y||^2``, as `square_gaps`."""
+    return _square_gaps(x, y, 1.0)
+
+
+def _square_gaps(x: Features, y: Features, sign: float) -> Tensor:
+    # Neither batch is normalised: y is brought to the length of x.
+    scale = ratio(x.norms, y.norms)[..., None].to(y.values.dtype)
+    apart = torch.addcmul(x.values, y.values, scale, value=sign)
+    gaps = ratio(torch.linalg.vector_norm(apart, dim=-1).double(), x.norms)
+    return gaps.square().masked_fill((x.norms == 0) | (y.norms == 0), 2.0)
+
+
+def cosines(x: Features, y: Features) -> Tensor:
+    """Cosine of each token with its original, (B, N, C, T) float64; 0 where one is zero.
+
+    From the gap: near 1, float32 keeps the digits of ``1 - cosine``, which a quotient of products
+    loses.
+    """
+    return 1.0 - square_gaps(x, y) / 2.0
+
+
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Return ``part / whole`` of numbers that are not negative.
+
+    Where ``whole`` is zero it is 0 if ``part`` is zero too, and 1 otherwise: with nothing to
+    measure by, what was added counts as much as a loss of everything.
+    """
+    empty = whole == 0
+    return torch.where(empty, (part != 0).to(part.dtype), part / whole.masked_fill(empty, 1.0))
