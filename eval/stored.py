@@ -31,6 +31,9 @@ __all__ = ["KEY", "dataset_identity", "read_evaluation", "with_facts"]
 KEY = b"cfqa"
 """Of the facts, JSON, in a file's metadata."""
 
+WRONG = (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError, MetricError)
+"""What reading a file that is something else may raise."""
+
 COLUMNS = ("task", "source_id", "codec", "level")
 
 
@@ -170,18 +173,8 @@ def _read(path: Path) -> tuple[pa.Table, dict[str, Any], tuple[Metric, ...]]:
             and isinstance(facts["dataset"], str)
         )
         rows, target = int(facts["rows"]), str(facts["target"])
-    except (
-        OSError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        RecursionError,
-        MetricError,
-    ):
+    except (*WRONG, pa.ArrowException):
         raise MetricError(f"{path}: not a finished file of scores; {remedy}") from None
-    except pa.ArrowException:
-        raise MetricError(f"{path}: not a file of scores; {remedy}") from None
     if not whole:
         raise MetricError(f"{path}: not a finished file of scores; {remedy}")
     if table.num_rows == 0 or not metrics:
