@@ -57,6 +57,9 @@ class Task:
         loss_name: a continuous loss kept beside the score; smaller is always better.
         views: N, crops or windows of one source.
         layers: C, block outputs kept per view.
+        noticeable: smallest difference of two distortions that counts when versions of a source
+            are told apart, in units of the score.
+        noticeable_loss: the same of two losses.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Task:
     loss_name: str
     views: int
     layers: int
+    noticeable: float
+    noticeable_loss: float
 
     def distortion(self, score: float, reference: float) -> float:
         """Return the harm done: the score against the uncompressed one, larger is worse.
@@ -91,6 +96,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 loss_name="negative log-likelihood",
                 views=1,
                 layers=1,
+                noticeable=1.0,
+                noticeable_loss=0.5,
             ),
             Task(
                 name="seg",
@@ -101,6 +108,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 loss_name="cross-entropy",
                 views=2,
                 layers=1,
+                noticeable=0.02,
+                noticeable_loss=0.1,
             ),
             Task(
                 name="dpt",
@@ -111,6 +120,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 loss_name="absolute relative error",
                 views=2,
                 layers=4,
+                noticeable=0.05,
+                noticeable_loss=0.02,
             ),
         )
     }

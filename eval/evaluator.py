@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from cfqa_data.errors import CfqaError, MetricError
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
 from cfqa_data.eval.metrics.base import error_line
-from cfqa_data.eval.tables import across_codecs_table, correlations_table, scores_table
+from cfqa_data.eval.statistics import statistics
+from cfqa_data.eval.tables import scores_table
 from cfqa_data.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -34,13 +35,17 @@ PRECISIONS = ("highest", "high")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found; the tables are described in `cfqa_data.eval.tables`.
+    """What `evaluate` found; docs/statistics.md describes the tables, null where no figure is.
 
     Attributes:
         labels: The rows that were scored.
         scores: One row per compressed feature and metric.
         correlations: One row per task, codec and metric.
         across_codecs: One row per task and metric, all codecs together.
+        across_tasks: One row per metric, all tasks together.
+        per_level: One row per task, codec, level and metric, over the sources.
+        comparisons: One row per pair of metrics, coefficient, and row of the first three tables.
+        discrimination: One row per task and metric: can it tell versions of a source apart?
         metrics: The metrics, in the tables' order; those that failed are not among them.
         target: Label column that the scores were correlated with.
         failures: What went wrong with each metric that failed, by name, and with the file of
@@ -51,6 +56,10 @@ class Evaluation:
     scores: pa.Table
     correlations: pa.Table
     across_codecs: pa.Table
+    across_tasks: pa.Table
+    per_level: pa.Table
+    comparisons: pa.Table
+    discrimination: pa.Table
     metrics: tuple[Metric, ...]
     target: str
     failures: dict[str, str] = field(default_factory=dict)
@@ -146,11 +155,16 @@ def conclude(
         target: Label column to follow.
         failures: See `Evaluation`.
     """
+    found = statistics(labels, metrics, values, target)
     return Evaluation(
         labels=labels,
         scores=scores_table(labels, metrics, values),
-        correlations=correlations_table(labels, metrics, values, target),
-        across_codecs=across_codecs_table(labels, metrics, values, target),
+        correlations=found.correlations,
+        across_codecs=found.across_codecs,
+        across_tasks=found.across_tasks,
+        per_level=found.per_level,
+        comparisons=found.comparisons,
+        discrimination=found.discrimination,
         metrics=tuple(metrics),
         target=target,
         failures=dict(failures),

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.correlations import pearson, spearman
 from cfqa_data.eval.log_files import LogLine, find_logs, read_log
+from cfqa_data.eval.statistics import pearson, spearman
 from cfqa_data.eval.text import figure_text
 from cfqa_data.tasks import TASKS
 from cfqa_data.text import table_text

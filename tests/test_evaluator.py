@@ -206,7 +206,7 @@ def test_a_missing_label_is_named() -> None:
     label = dataset.labels["distortion"].to_numpy().copy()
     label[12] = np.nan
     dataset.labels = dataset.labels.set_column(4, "distortion", [label])
-    with pytest.raises(MetricError, match="mse against distortion: the label of source 1, point 2"):
+    with pytest.raises(MetricError, match="distortion of cls-1, x265, level 2 is missing"):
         evaluate(dataset, ["mse"])
 
 

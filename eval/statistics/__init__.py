@@ -1,0 +1,8 @@
+"""How well metrics follow the labels: correlations, intervals, comparisons."""
+
+from __future__ import annotations
+
+from cfqa_data.eval.statistics.correlations import average_ranks, kendall, pearson, spearman
+from cfqa_data.eval.statistics.tables import Statistics, statistics
+
+__all__ = ["Statistics", "average_ranks", "kendall", "pearson", "spearman", "statistics"]

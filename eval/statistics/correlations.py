@@ -1,0 +1,144 @@
+"""Correlation of a metric's scores with the labels, row by row: PLCC, SROCC and KROCC.
+
+A *source* is one original; its *points* are its compressed versions, a row each. The rules, which
+hold for every metric alike so that all of them are averaged over the same sources:
+
+* A source whose label is the same at all its points says nothing: it is left out for every metric.
+* A metric that is constant on a source whose label varies has missed the change: it counts as 0
+  there and is not left out.
+* The average over sources is the plain mean, as in the published benchmark (SROCC = 1 is common at
+  ten points, where Fisher's z is infinite).
+* Signs are kept. Against a label that grows with the damage, a metric where lower is better should
+  correlate positively, one where higher is better negatively.
+
+Everything is NumPy, float64, vectorised over the rows of a matrix.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "COEFFICIENTS",
+    "average_ranks",
+    "coefficients",
+    "constant_rows",
+    "kendall",
+    "pearson",
+    "spearman",
+]
+
+COEFFICIENTS = ("plcc", "srocc", "krocc")
+"""Pearson's, Spearman's and Kendall's, in the order of every array that holds all three."""
+
+PAIRS_AT_ONCE = 2_000_000
+"""Pairs of points that `kendall` holds in memory."""
+
+Floats = NDArray[np.float64]
+
+
+def average_ranks(values: NDArray[Any]) -> Floats:
+    """Rank each row from 1; equal values share the mean of their ranks.
+
+    Args:
+        values: (S, L) finite numbers.
+
+    Returns:
+        (S, L) float64 ranks.
+    """
+    order = np.argsort(values, axis=1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=1)
+    starts = np.ones(values.shape, dtype=bool)
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    # A run of equal values at (0-based) positions first..last has the mean rank
+    # (first + last) / 2 + 1. Every row starts a run, so runs never cross rows in the flat view.
+    flat = np.flatnonzero(starts)
+    lengths = np.diff(np.append(flat, values.size))
+    mean_rank = flat % values.shape[1] + (lengths + 1) / 2
+    ranks = np.empty(values.shape, dtype=np.float64)
+    np.put_along_axis(ranks, order, np.repeat(mean_rank, lengths).reshape(values.shape), axis=1)
+    return ranks
+
+
+def pearson(x: NDArray[Any], y: NDArray[Any]) -> Floats:
+    """Pearson correlation of each row of x with the same row of y.
+
+    Args:
+        x: (S, L) finite numbers.
+        y: (S, L) finite numbers.
+
+    Returns:
+        (S,) float64 in [-1, 1]; NaN where a row of x or y is constant.
+    """
+    dx, dy = _standardise(x), _standardise(y)
+    return np.clip((dx * dy).sum(axis=1), -1.0, 1.0)
+
+
+def spearman(x: NDArray[Any], y: NDArray[Any]) -> Floats:
+    """Spearman correlation of rows: Pearson's on average ranks. See `pearson`."""
+    return pearson(average_ranks(x), average_ranks(y))
+
+
+def kendall(x: NDArray[Any], y: NDArray[Any]) -> Floats:
+    """Kendall's tau-b of rows: (concordant - discordant) / sqrt(untied in x, untied in y).
+
+    Kendall, Biometrika 1945. See `pearson`.
+    """
+    first, second = np.triu_indices(x.shape[1], 1)
+    tau = np.full(len(x), np.nan)
+    step = max(1, PAIRS_AT_ONCE // max(1, len(first)))
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
+        sx, sy = (_signs(v[rows][:, first], v[rows][:, second]) for v in (x, y))
+        agree = (sx * sy).sum(axis=1, dtype=np.int64)
+        untied = [np.count_nonzero(signs, axis=1) for signs in (sx, sy)]
+        scale = np.sqrt(untied[0].astype(np.float64)) * np.sqrt(untied[1])
+        np.divide(agree, scale, out=tau[rows], where=scale > 0)
+    return np.clip(tau, -1.0, 1.0)
+
+
+def coefficients(scores: NDArray[Any], truth: NDArray[Any]) -> Floats:
+    """Correlate the scores of metrics with the truth, row by row.
+
+    Args:
+        scores: (M, S, L) finite scores of M metrics: S rows of L points each.
+        truth: (S, L) finite labels.
+
+    Returns:
+        (3, M, S) float64, `COEFFICIENTS` first: NaN where the row's truth is constant, 0 where it
+        varies and the metric is constant.
+    """
+    rows = scores.reshape(-1, scores.shape[-1])
+    repeated = np.broadcast_to(truth, scores.shape).reshape(rows.shape)
+    found = np.stack([function(rows, repeated) for function in (pearson, spearman, kendall)])
+    found = np.nan_to_num(found, nan=0.0).reshape(3, *scores.shape[:-1])
+    found[:, :, constant_rows(truth)] = np.nan
+    return found
+
+
+def constant_rows(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return (..., S): whether all points of a row of the (..., S, L) values are equal."""
+    return np.asarray((values == values[..., :1]).all(axis=-1))
+
+
+def _signs(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int8]:
+    """Return the sign of x - y, which is not computed: it could overflow, or underflow to 0."""
+    return (x > y).view(np.int8) - (x < y).view(np.int8)
+
+
+def _standardise(values: NDArray[Any]) -> Floats:
+    """Centre each row and give it length 1; a constant row becomes NaN.
+
+    The first value is taken off before the mean, so that a constant row is exactly zero, and the
+    row is scaled by its largest deviation, so that tiny numbers do not underflow when squared.
+    """
+    deviations = np.asarray(values, dtype=np.float64)
+    deviations = deviations - deviations[:, :1]
+    largest = np.abs(deviations).max(axis=1, keepdims=True)
+    constant = largest == 0
+    deviations = deviations / np.where(constant, np.nan, largest)
+    deviations -= deviations.mean(axis=1, keepdims=True)
+    return np.asarray(deviations / np.linalg.norm(deviations, axis=1, keepdims=True))

@@ -1,0 +1,88 @@
+"""Can a metric tell which versions of a source differ, and which of two is worse?
+
+Krasula et al., QoMEX 2016: every pair of points of the same source, over all codecs, is *different*
+when their truths differ by at least what is noticeable for the task, else *similar*.
+
+* Different/similar: the area under the ROC curve of |difference of scores|, different against
+  similar pairs.
+* Better/worse: on the different pairs, the area of the difference of scores, oriented so that it
+  should be positive where the second point is worse. Each pair is taken in both directions, as in
+  the authors' code, so that the order of the points does not matter.
+
+An area is the probability that a pair of the one class has a larger value than one of the other,
+ties counting half (Mann and Whitney): 1 is perfect, 0.5 is chance, below is the wrong way round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cfqa_data.eval.statistics.correlations import average_ranks
+
+__all__ = ["Discrimination", "auc", "discriminate"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Discrimination:
+    """The two areas of M metrics.
+
+    Attributes:
+        different: Number of different pairs.
+        similar: Number of similar pairs.
+        auc_different: (M,) NaN where there are no pairs of one kind.
+        auc_better: (M,) NaN where there is no different pair, or the metric's direction is not
+            known.
+    """
+
+    different: int
+    similar: int
+    auc_different: Floats
+    auc_better: Floats
+
+
+def auc(positive: NDArray[Any], negative: NDArray[Any]) -> float:
+    """Return P(positive > negative) + P(equal) / 2, by ranks; NaN where one is empty.
+
+    Args:
+        positive: (P,) values that should be the larger ones.
+        negative: (Q,) the others.
+    """
+    if not len(positive) or not len(negative):
+        return float("nan")
+    ranks = average_ranks(np.concatenate([positive, negative])[None])[0]
+    above = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
+    return float(above / len(positive) / len(negative))
+
+
+def discriminate(
+    scores: NDArray[Any], truth: NDArray[Any], orientation: Floats, noticeable: float
+) -> Discrimination:
+    """Return the two areas of every metric.
+
+    Args:
+        scores: (M, S, L) finite scores.
+        truth: (S, L) finite labels, larger is worse.
+        orientation: (M,) 1 where scores should grow with the truth, -1 where they should fall, NaN
+            where that is not known.
+        noticeable: Smallest difference of two truths that counts.
+    """
+    first, second = np.triu_indices(truth.shape[1], 1)
+    harm = (truth[:, second] - truth[:, first]).ravel()
+    different = np.abs(harm) >= noticeable
+    direction = np.sign(harm[different])
+    areas = np.full((2, len(scores)), np.nan)
+    for metric, (rows, sign) in enumerate(zip(scores, orientation, strict=True)):
+        change = (rows[:, second] - rows[:, first]).ravel()
+        size = np.abs(change)
+        areas[0, metric] = auc(size[different], size[~different])
+        if not np.isnan(sign):
+            right = sign * direction * change[different]
+            areas[1, metric] = auc(right, -right)
+    count = int(different.sum())
+    return Discrimination(count, different.size - count, areas[0], areas[1])

@@ -1,0 +1,116 @@
+"""The 4-parameter logistic that maps a metric's scores to the scale of the truth.
+
+f(x) = b2 + (b1 - b2) / (1 + exp(-(x - b3) / b4)), fitted by least squares over all points of all
+sources (ITU-T P.1401, clause 7; Sheikh et al., IEEE TIP 2006). Fitted per source it would follow
+the noise: four parameters on ten points.
+
+It starts at b1 = max y, b2 = min y, b3 = mean x, b4 = std x / 4, with b4's sign that of the pooled
+Pearson correlation, so that a metric that falls with the damage starts on a falling curve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cfqa_data.eval.statistics.correlations import pearson
+
+__all__ = ["Mapped", "logistic", "map_scores"]
+
+Floats = NDArray[np.float64]
+
+MOST_EVALUATIONS = 500
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """What correlates after the mapping.
+
+    Attributes:
+        plcc: Pearson correlation of the mapped scores with the truth, times the direction of the
+            curve (-1 if it falls): the mapping alone would turn every sign positive. NaN if the
+            truth is constant, 0 if only the metric is.
+        rmse: Root mean square error of the mapped scores, in units of the truth; NaN as plcc.
+        kind: ``logistic``, or ``linear`` where the logistic could not be fitted.
+    """
+
+    plcc: float
+    rmse: float
+    kind: str
+
+
+def logistic(x: NDArray[Any], b1: float, b2: float, b3: float, b4: float) -> Floats:
+    """Return b2 + (b1 - b2) / (1 + exp(-(x - b3) / b4))."""
+    from scipy.special import expit
+
+    return np.asarray(b2 + (b1 - b2) * expit((x - b3) / b4))
+
+
+def map_scores(scores: NDArray[Any], truth: NDArray[Any]) -> Mapped:
+    """Fit the logistic and correlate what it gives.
+
+    The fit has failed when it does not converge, or ends further off than the straight line, which
+    a logistic can come as near to as one likes; the line is then taken instead.
+
+    Args:
+        scores: (n,) finite scores.
+        truth: (n,) finite labels.
+    """
+    if (truth == truth[0]).all():
+        return Mapped(np.nan, np.nan, "linear")
+    deviation = float(np.std(truth))
+    if (scores == scores[0]).all():
+        return Mapped(0.0, deviation, "linear")
+    r = float(pearson(scores[None], truth[None])[0])
+    x, y = _standard(scores), _standard(truth)
+    line = float(np.sqrt(max(0.0, 1 - r * r)))
+    fitted = _fit(x, y, 1.0 if r >= 0 else -1.0)
+    if fitted is not None:
+        mapped = logistic(x, *fitted)
+        error = float(np.sqrt(np.mean((mapped - y) ** 2)))
+        if error <= line and (mapped != mapped[0]).any():
+            direction = float(np.sign((fitted[0] - fitted[1]) * fitted[3]))
+            plcc = direction * float(pearson(mapped[None], y[None])[0])
+            return Mapped(plcc, error * deviation, "logistic")
+    return Mapped(r, line * deviation, "linear")
+
+
+def _standard(values: NDArray[Any]) -> Floats:
+    """Scale values that vary to mean 0 and standard deviation 1, however small they are."""
+    centred = values - values[0]
+    centred = centred / np.abs(centred).max()
+    centred -= centred.mean()
+    return np.asarray(centred / centred.std())
+
+
+def _fit(x: Floats, y: Floats, sign: float) -> tuple[float, float, float, float] | None:
+    """Fit standardised values; None where the fit does not converge."""
+    from scipy.optimize import least_squares
+    from scipy.special import expit
+
+    def residuals(b: Floats) -> Floats:
+        return logistic(x, *b) - y
+
+    def jacobian(b: Floats) -> Floats:
+        t = (x - b[2]) / b[3]
+        rise = expit(t)
+        slope = (b[0] - b[1]) * rise * (1 - rise) / b[3]
+        return np.stack([rise, 1 - rise, -slope, -slope * t], axis=1)
+
+    start = [y.max(), y.min(), 0.0, sign / 4]
+    if len(x) < len(start):
+        return None
+    with np.errstate(all="ignore"):
+        try:
+            found = least_squares(
+                residuals, start, jacobian, method="lm", max_nfev=MOST_EVALUATIONS
+            )
+        except (ValueError, np.linalg.LinAlgError):  # it stepped to where nothing is finite
+            return None
+    if found.status <= 0 or not np.isfinite(found.x).all() or found.x[3] == 0:
+        return None
+    b1, b2, b3, b4 = (float(value) for value in found.x)
+    return b1, b2, b3, b4

@@ -1,0 +1,211 @@
+"""Correlations over all points of all sources as one series, on many resamples at once.
+
+A resample is a weight per source, the number of times it was drawn; a source's points carry its
+weight. Every coefficient below is that of the materialised resample (each source's points repeated
+as often as it was drawn), from quantities that do not depend on the resample:
+
+* Pearson: sums and products per source, one matrix product with the weights.
+* Spearman: twice the mid-rank of a point is the weight below it, plus the weight up to it, plus
+  one, and a running sum of weights over the sorted points has both.
+* Kendall's tau-b: with C[s, s'] the sum over points i of s and j of s' of
+  sign(x_i - x_j) sign(y_i - y_j), concordant minus discordant pairs are w'Cw / 2.
+* Ties: a value of total weight W makes W^2 ordered tied pairs, and takes W^3 - W from the rank
+  variance. Both are whole numbers, so that a constant resample is recognised exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["concordance", "pooled_coefficients"]
+
+Floats = NDArray[np.float64]
+
+NUMBERS_AT_ONCE = 12_000_000
+"""Points times resamples that are worked on together: 96 MB an array."""
+
+VALUES_AT_ONCE = 64
+"""Distinct values whose running sums are made together, to stay in the cache."""
+
+
+def pooled_coefficients(
+    scores: NDArray[Any], truth: NDArray[Any], starts: NDArray[np.intp], counts: Floats
+) -> Floats:
+    """Correlate all points with the truth, on each resample.
+
+    Args:
+        scores: (M, n) finite scores; the points of one source are neighbours.
+        truth: (n,) finite labels.
+        starts: (S,) where each source's points begin.
+        counts: (R, S) how often each source was drawn; 0 or more.
+
+    Returns:
+        (3, M, R) PLCC, SROCC and KROCC: NaN where the truth is constant over the resample's points,
+        0 where it varies and the metric is constant.
+    """
+    sizes = np.diff(np.append(starts, truth.size))
+    agreement = concordance(scores, truth, starts)
+    step = max(1, NUMBERS_AT_ONCE // truth.size)
+    parts = []
+    for first in range(0, len(counts), step):
+        weights = np.ascontiguousarray(counts[first : first + step].T)
+        by_moments = _pearson(scores, truth, starts, weights)
+        by_ranks = _ranked(scores, truth, sizes, weights, agreement)
+        parts.append(np.concatenate([by_moments[None], by_ranks[:2]]))
+        unknown, flat = by_ranks[2] == 0, by_ranks[3] == 0
+        parts[-1][:, flat] = 0.0
+        parts[-1][:, unknown] = np.nan
+    return np.clip(np.concatenate(parts, axis=2), -1.0, 1.0)
+
+
+def concordance(scores: NDArray[Any], truth: NDArray[Any], starts: NDArray[np.intp]) -> Floats:
+    """Sum sign(x_i - x_j) sign(y_i - y_j) over the points i of one source and j of another.
+
+    Args:
+        scores: (M, n), x.
+        truth: (n,), y.
+        starts: (S,) where each source's points begin.
+
+    Returns:
+        (M, S, S) float64, symmetric, whole numbers.
+    """
+    ends = np.append(starts[1:], truth.size)
+    # Only the order matters, and small integers are compared several at a time.
+    small = np.int16 if truth.size < 2**15 else np.int32
+    total = np.int8 if (ends - starts).max() < 2**7 else np.int32
+    x = np.stack([_order(row) for row in scores]).astype(small)
+    y = _order(truth).astype(small)
+    sums = np.zeros((len(scores), len(starts), len(starts)))
+    for source, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        right = starts[source:] - start
+        signs = _signs(y[start:end, None], y[None, start:])
+        for metric, row in enumerate(x):
+            agree = _signs(row[start:end, None], row[None, start:])
+            agree *= signs
+            column = np.add.reduce(agree, axis=0, dtype=total)
+            sums[metric, source, source:] = np.add.reduceat(column, right, dtype=np.int64)
+    lower = np.tril_indices(len(starts), -1)
+    sums[:, lower[0], lower[1]] = sums[:, lower[1], lower[0]]
+    return sums
+
+
+def _ranked(
+    scores: NDArray[Any],
+    truth: NDArray[Any],
+    sizes: NDArray[np.intp],
+    weights: Floats,
+    agreement: Floats,
+) -> Floats:
+    """Return (4, M, R): Spearman, Kendall, and untied pairs of truth and scores (0: constant)."""
+    source = np.repeat(np.arange(len(sizes)), sizes)
+    size = sizes @ weights
+    # Twice each point's mid-rank, less its mean, times the point's weight: sums to 0.
+    weighted = np.empty((truth.size, weights.shape[1]))
+    for points, twice in _midranks(truth, source, weights):
+        weighted[points] = (twice - size) * weights[source[points]]
+    variance_y, untied_y = _spread(truth, source, weights, size)
+    found = np.zeros((4, len(scores), weights.shape[1]))
+    for metric, row in enumerate(scores):
+        covariance = np.zeros(weights.shape[1])
+        for points, twice in _midranks(row, source, weights):
+            covariance += np.einsum("pr,pr->r", twice, weighted[points])
+        net = np.einsum("sr,sr->r", weights, agreement[metric] @ weights)
+        variance_x, untied_x = _spread(row, source, weights, size)
+        for place, top, scale in (
+            (0, covariance, np.sqrt(variance_x) * np.sqrt(variance_y)),
+            (1, net, np.sqrt(untied_x) * np.sqrt(untied_y)),
+        ):
+            np.divide(top, scale, out=found[place, metric], where=scale > 0)
+        found[2:, metric] = untied_y, untied_x
+    return found
+
+
+def _midranks(
+    values: NDArray[Any], source: NDArray[np.intp], weights: Floats
+) -> Iterator[tuple[NDArray[np.intp], Floats]]:
+    """Go up through the distinct values, some at a time.
+
+    Args:
+        values: (n,) finite numbers.
+        source: (n,) source of each point.
+        weights: (S, R) weight of each source in each resample.
+
+    Yields:
+        The next P points, and (P, R) the weight below each plus the weight up to it: twice the
+        mid-rank, less one.
+    """
+    order = np.argsort(values, kind="stable")
+    bounds = np.append(np.flatnonzero(np.diff(values[order], prepend=np.nan)), len(order))
+    below = np.zeros((1, weights.shape[1]))
+    for first in range(0, len(bounds) - 1, VALUES_AT_ONCE):
+        here = bounds[first : first + VALUES_AT_ONCE + 1]
+        points = order[here[0] : here[-1]]
+        rows = weights[source[points]]
+        tied = len(points) > len(here) - 1
+        if tied:
+            rows = np.add.reduceat(rows, here[:-1] - here[0], axis=0)
+        up_to = np.concatenate([below, rows])
+        # Row by row, in the cache: np.cumsum along columns takes ten times as long.
+        for place in range(1, len(up_to)):
+            np.add(up_to[place - 1], up_to[place], out=up_to[place])
+        twice = up_to[1:] + up_to[:-1]
+        below = up_to[-1:]
+        yield points, np.repeat(twice, np.diff(here), axis=0) if tied else twice
+
+
+def _spread(
+    values: NDArray[Any], source: NDArray[np.intp], weights: Floats, size: Floats
+) -> tuple[Floats, Floats]:
+    """Return the sum of squares of twice the mid-ranks about their mean, and the untied pairs.
+
+    Both (R,) whole numbers, 0 for a constant resample. Pairs are ordered ones.
+    """
+    _, group, count = np.unique(values, return_inverse=True, return_counts=True)
+    alone = (count == 1)[group]
+    single = np.bincount(source[alone], minlength=len(weights)).astype(np.float64)
+    _, group = np.unique(group[~alone], return_inverse=True)
+    groups = int(group.max(initial=-1)) + 1
+    cells = np.bincount(group * len(weights) + source[~alone], minlength=groups * len(weights))
+    tied = cells.reshape(groups, len(weights)) @ weights
+    squares = single @ (weights * weights) + np.einsum("vr,vr->r", tied, tied)
+    cubes = single @ (weights * weights * weights) + np.einsum("vr,vr,vr->r", tied, tied, tied)
+    return (size**3 - cubes) / 3, size**2 - squares
+
+
+def _pearson(
+    scores: NDArray[Any], truth: NDArray[Any], starts: NDArray[np.intp], weights: Floats
+) -> Floats:
+    """Return (M, R); a resample without variance gives 0."""
+    x, y = _centred(scores), _centred(truth[None])
+    sizes = np.diff(np.append(starts, truth.size))
+    size = sizes @ weights
+
+    def total(values: Floats) -> Floats:
+        return np.asarray(np.add.reduceat(values, starts, axis=1) @ weights)
+
+    sum_x, sum_y = total(x), total(y)
+    covariance = total(x * y) - sum_x * sum_y / size
+    variance = (total(x * x) - sum_x**2 / size) * (total(y * y) - sum_y**2 / size)
+    found = np.zeros_like(covariance)
+    return np.divide(covariance, np.sqrt(np.maximum(variance, 0)), out=found, where=variance > 0)
+
+
+def _centred(values: NDArray[Any]) -> Floats:
+    """Centre rows and scale them by their largest deviation, so that no square underflows."""
+    centred = values - values[:, :1]
+    largest = np.abs(centred).max(axis=1, keepdims=True)
+    centred = centred / np.where(largest == 0, 1, largest)
+    return np.asarray(centred - centred.mean(axis=1, keepdims=True))
+
+
+def _order(values: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the number of each value among the distinct ones, from the smallest."""
+    return np.unique(values, return_inverse=True)[1]
+
+
+def _signs(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int8]:
+    return (x > y).view(np.int8) - (x < y).view(np.int8)
