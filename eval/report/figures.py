@@ -1,0 +1,164 @@
+"""The figures of the page: scores against the label, and what rate costs in error and in harm."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from cfqa_data.eval.report.axes import Axis
+from cfqa_data.eval.report.drawing import Panel
+from cfqa_data.eval.statistics.mapping import logistic
+from cfqa_data.tasks import TASKS
+
+__all__ = ["POINTS", "TaskPoints", "curve", "fit", "ladders", "scatter", "target_text"]
+
+POINTS = 500
+"""Points of a task that a scatter shows, of all that there are."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TaskPoints:
+    """The compressed features of one task.
+
+    Attributes:
+        task: Its name.
+        codecs: K codecs, in the labels' order.
+        codec: (n,) number of each feature's codec.
+        source: (n,) source ids.
+        level: (n,) levels.
+        truth: (n,) label that was followed.
+        rate: (n,) bits per feature point, or None if the labels do not say.
+        error: (n,) MSE, or None.
+        scores: (n, M) scores.
+    """
+
+    task: str
+    codecs: tuple[str, ...]
+    codec: NDArray[np.intp]
+    source: NDArray[np.object_]
+    level: NDArray[np.intp]
+    truth: Floats
+    rate: Floats | None
+    error: Floats | None
+    scores: Floats
+
+    def shown(self) -> NDArray[np.intp]:
+        """Return which points a scatter shows: the same for every metric and every run."""
+        count = len(self.truth)
+        if count <= POINTS:
+            return np.arange(count)
+        return np.sort(np.random.default_rng(0).permutation(count)[:POINTS])
+
+
+def scatter(
+    points: TaskPoints, column: int, name: str, target: str, ringed: Mapping[int, str]
+) -> Markup:
+    """Draw a metric's scores against the label, with the logistic that fits all points.
+
+    Args:
+        points: Of the task.
+        column: The metric's.
+        name: The metric's.
+        target: Label that was followed.
+        ringed: Points to ring -> what to write at them.
+    """
+    scores = points.scores[:, column]
+    x, y = Axis.around(scores), Axis.around(points.truth)
+    title = f"{points.task}: {name} against {target}"
+    panel = Panel(x, y, title, name, target_text(points.task, target))
+    shown = points.shown()
+    for codec in range(len(points.codecs)):
+        of = shown[points.codec[shown] == codec]
+        panel.points(scores[of], points.truth[of], codec)
+    across = np.clip(x.between(80), scores.min(), scores.max())
+    panel.line(across, fit(scores, points.truth, across), "fit")
+    for place, text in ringed.items():
+        panel.points(scores[[place]], points.truth[[place]], int(points.codec[place]), "mark")
+        panel.ring(float(scores[place]), float(points.truth[place]), text)
+    return panel.svg()
+
+
+def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
+    """Draw error or harm against rate, a line per codec; None where the labels lack one of them.
+
+    At each level: the median over the sources, in a band that holds the middle half of them.
+
+    Args:
+        points: Of the task.
+        what: ``mse`` or ``harm``.
+        target: Label that was followed.
+    """
+    values = points.error if what == "mse" else points.truth
+    if points.rate is None or values is None:
+        return None
+    label = "MSE" if what == "mse" else target_text(points.task, target)
+    lines = []
+    for codec in range(len(points.codecs)):
+        of = points.codec == codec
+        levels = [of & (points.level == level) for level in np.unique(points.level[of])]
+        rates = np.array([np.median(points.rate[rows]) for rows in levels])
+        quarters = np.array([np.percentile(values[rows], [25, 50, 75]) for rows in levels])
+        lines.append((rates, quarters))
+    x = Axis.around(np.concatenate([rates for rates, _ in lines]))
+    y = Axis.around(np.concatenate([quarters.ravel() for _, quarters in lines]))
+    title = f"{points.task}: {label} against rate, per codec"
+    panel = Panel(x, y, title, "bits per feature point", label)
+    for codec, (rates, quarters) in enumerate(lines):
+        panel.band(rates, quarters[:, 0], quarters[:, 2], codec)
+    for codec, (rates, quarters) in enumerate(lines):
+        panel.line(rates, quarters[:, 1], f"line k{codec % 6}")
+        panel.points(rates, quarters[:, 1], codec, "mark")
+    return panel.svg()
+
+
+def fit(scores: Floats, truth: Floats, at: Floats) -> Floats:
+    """Return at some scores what the 4-parameter logistic that fits all points gives.
+
+    The same start and the same rules as `cfqa_data.eval.statistics.mapping.map_scores`: where the
+    logistic does not converge, or is further off than the straight line, it is the line.
+    """
+    from scipy.optimize import OptimizeWarning, curve_fit
+
+    spread = scores.std()
+    if spread == 0 or (truth == truth[0]).all():
+        return np.full(len(at), truth.mean())
+    x, y = (scores - scores.mean()) / spread, (truth - truth.mean()) / truth.std()
+    slope = float(np.mean(x * y))
+    line = np.sqrt(max(0.0, 1 - slope**2))
+    found: Any = None
+    start = [y.max(), y.min(), 0.0, 0.25 if slope >= 0 else -0.25]
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", OptimizeWarning)  # the covariance is not asked for
+        try:
+            found, _ = curve_fit(logistic, x, y, start, maxfev=2000)
+        except (RuntimeError, ValueError, TypeError):
+            found = None
+        wanted = (at - scores.mean()) / spread
+        mapped = wanted * slope
+        if found is not None and np.sqrt(np.mean((logistic(x, *found) - y) ** 2)) <= line:
+            mapped = logistic(wanted, *found)
+    return np.asarray(mapped * truth.std() + truth.mean())
+
+
+def target_text(task: str, target: str) -> str:
+    """Return the label in words, with its unit."""
+    if task not in TASKS:
+        return target
+    facts = TASKS[task]
+    if target == "loss":
+        return f"loss: {facts.loss_name}"
+    unit = f" ({facts.score_unit})" if facts.score_unit else ""
+    return f"distortion: {facts.score_name}{unit}"
+
+
+def ladders(points: Sequence[TaskPoints]) -> tuple[str, ...]:
+    """Return the codecs of all tasks, in order."""
+    return tuple(dict.fromkeys(codec for part in points for codec in part.codecs))

@@ -1,0 +1,147 @@
+"""The page: what goes into the templates, and one file out of them.
+
+Names of datasets, sources and metrics come from anywhere: the templates escape them, and the page's
+security policy lets no script run but its own and nothing be fetched.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.metrics.base import FAMILIES
+from cfqa_data.eval.report.axes import number_text
+from cfqa_data.eval.report.cards import cards
+from cfqa_data.eval.report.colours import heat_css, series_css
+from cfqa_data.eval.report.drawing import swatch, whisker
+from cfqa_data.eval.report.figures import POINTS, curve, ladders, target_text
+from cfqa_data.eval.report.items import PER_TASK, task_points
+from cfqa_data.eval.report.origin import Origin, counts, origin_of
+from cfqa_data.eval.report.ranking import COEFFICIENTS, heat_maps, ranking, signed, span_of
+from cfqa_data.storage import check_writable, write_text
+from cfqa_data.tasks import TASKS
+
+if TYPE_CHECKING:
+    from cfqa_data.dataset import Dataset
+    from cfqa_data.eval import Evaluation
+
+__all__ = ["report_html", "write_report"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(
+    evaluation: Evaluation, path: str | Path, dataset: Dataset | str | Path | None = None
+) -> Path:
+    """Write an evaluation as one HTML file, and return its path.
+
+    Args:
+        evaluation: What `cfqa_data.evaluate` or `read_evaluation` returned.
+        path: File to write, ``.html``.
+        dataset: What was scored, open or its path: the page then says what it was made from.
+
+    Raises:
+        MetricError: There is nothing to report.
+        CfqaError: No file can be written there.
+        FormatError: The folder is not a dataset.
+    """
+    path = Path(path)
+    check_writable(path)
+    write_text(path, report_html(evaluation, dataset))
+    return path
+
+
+def report_html(evaluation: Evaluation, dataset: Dataset | str | Path | None = None) -> str:
+    """Return an evaluation as one HTML page; the same bytes for the same input.
+
+    See `write_report`.
+    """
+    if not evaluation.metrics or evaluation.labels.num_rows == 0:
+        raise MetricError("nothing was scored, so there is nothing to report")
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["signed"] = signed
+    environment.filters["number"] = number_text
+    environment.filters["grouped"] = lambda count: f"{count:,}".replace(",", "\u202f")
+    style, script = Markup(_style()), Markup(_source("script.js"))
+    text = environment.get_template("report.html").render(
+        **_content(evaluation, origin_of(dataset)),
+        style=style,
+        script=script,
+        policy=(
+            f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
+            f"script-src '{_digest(script)}'"
+        ),
+    )
+    return text + "\n"
+
+
+def _content(evaluation: Evaluation, origin: Origin | None) -> dict[str, Any]:
+    ranked = ranking(evaluation)
+    points = task_points(evaluation)
+    columns, maps = heat_maps(evaluation, ranked)
+    figures = [entry.overall["srocc"] for entry in ranked]
+    low = span_of(figures)
+    codecs = ladders(points)
+    target = evaluation.target
+    curves = [
+        (
+            part.task,
+            [kind for kind in (curve(part, "mse", target), curve(part, "harm", target)) if kind],
+        )
+        for part in points
+    ]
+    return {
+        "origin": origin,
+        "target": target,
+        "counts": counts(evaluation, origin),
+        "tasks": [part.task for part in points],
+        "titles": {part.task: TASKS[part.task].title for part in points if part.task in TASKS},
+        "targets": {part.task: target_text(part.task, target) for part in points},
+        "ranked": ranked,
+        "tied": [entry for entry in ranked[1:] if entry.beaten_by == 0],
+        "low": low,
+        "whiskers": [whisker(figure, low) for figure in figures],
+        "coefficients": COEFFICIENTS,
+        "columns": columns,
+        "maps": maps,
+        "cards": cards(evaluation, ranked, points),
+        "families": FAMILIES,
+        "codecs": [(codec, swatch(codecs, codec)) for codec in codecs],
+        "curves": [(task, drawn) for task, drawn in curves if drawn],
+        "failures": evaluation.failures,
+        "points": POINTS,
+        "per_task": PER_TASK,
+    }
+
+
+def _style() -> str:
+    dark = f":root{{{series_css(dark=True)}}}"
+    return "\n".join(
+        [
+            f":root{{{series_css(dark=False)}}}",
+            f"@media screen and (prefers-color-scheme:dark){{{dark}}}",
+            _source("style.css"),
+            heat_css(),
+        ]
+    )
+
+
+def _source(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """Return what a security policy knows an inline script or style by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

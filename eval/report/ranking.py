@@ -1,0 +1,195 @@
+"""The metrics in order: how well each follows the label, with intervals, per task and together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cfqa_data.eval.report.axes import MINUS
+from cfqa_data.eval.report.colours import STEPS
+
+if TYPE_CHECKING:
+    from cfqa_data.eval import Evaluation, Metric
+
+__all__ = ["COEFFICIENTS", "Figure", "HeatMap", "Ranked", "heat_maps", "ranking", "span_of"]
+
+COEFFICIENTS = {"srocc": "SROCC", "plcc": "PLCC", "krocc": "KROCC"}
+
+BETTER = {True: "lower", False: "higher", None: "not declared"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its interval; None where there is none.
+
+    Attributes:
+        value: The number, its sign turned so that larger is better.
+        low: Lower bound of the 95% interval.
+        high: Upper bound.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], name: str) -> Figure:
+        """Return a correlation of a row of statistics, oriented."""
+        value, low, high = (row.get(name + end) for end in ("", "_low", "_high"))
+        if row["lower_better"] is False:
+            value, low, high = (None if v is None else -v for v in (value, high, low))
+        return cls(value, low, high)
+
+    @property
+    def text(self) -> str:
+        """The number with three decimals."""
+        return signed(self.value)
+
+    @property
+    def interval(self) -> str:
+        """The interval as text, empty without one."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{signed(self.low)} to {signed(self.high)}"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A metric in the ranking.
+
+    Attributes:
+        number: Place in the evaluation's order of metrics; it names the metric's part of the page.
+        place: 1 for the first.
+        metric: The metric.
+        better: Which scores are better, in words.
+        overall: Over all tasks, by coefficient.
+        by_task: By task, then coefficient, all codecs together.
+        beaten_by: Metrics that are significantly better over all tasks, by SROCC; None if unknown.
+        discrimination: By task: Krasula's two areas.
+    """
+
+    number: int
+    place: int
+    metric: Metric
+    better: str
+    overall: Mapping[str, Figure]
+    by_task: Mapping[str, Mapping[str, Figure]]
+    beaten_by: int | None
+    discrimination: Mapping[str, tuple[float | None, float | None]]
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One coefficient of every metric in every cell.
+
+    Attributes:
+        name: Of the coefficient, as in `COEFFICIENTS`.
+        title: As people write it.
+        low: Number of the darkest colour.
+        rows: Per metric, in the ranking's order: (text, class of the colour, sort key) per cell.
+    """
+
+    name: str
+    title: str
+    low: float
+    rows: Sequence[tuple[Ranked, Sequence[tuple[str, str, float]]]]
+
+
+def ranking(evaluation: Evaluation) -> list[Ranked]:
+    """Return the metrics, the best mean SROCC over all tasks first, those without one last."""
+    overall = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
+    tasks: dict[str, dict[str, Any]] = {}
+    areas: dict[str, dict[str, tuple[float | None, float | None]]] = {}
+    for row in evaluation.across_codecs.to_pylist():
+        tasks.setdefault(row["metric"], {})[row["task"]] = _figures(row)
+    for row in evaluation.discrimination.to_pylist():
+        both = (row["auc_different"], row["auc_better"])
+        areas.setdefault(row["metric"], {})[row["task"]] = both
+
+    def merit(numbered: tuple[int, Metric]) -> float:
+        value = Figure.of(overall[numbered[1].name], "srocc").value
+        return -np.inf if value is None else value
+
+    ordered = sorted(enumerate(evaluation.metrics), key=merit, reverse=True)
+    return [
+        Ranked(
+            number=number,
+            place=place,
+            metric=metric,
+            better=BETTER[metric.lower_better],
+            overall=_figures(overall[metric.name]),
+            by_task=tasks[metric.name],
+            beaten_by=overall[metric.name]["srocc_group"],
+            discrimination=areas.get(metric.name, {}),
+        )
+        for place, (number, metric) in enumerate(ordered, 1)
+    ]
+
+
+def heat_maps(
+    evaluation: Evaluation, ranked: Sequence[Ranked]
+) -> tuple[list[tuple[str, list[str]]], list[HeatMap]]:
+    """Return the columns, (task, its codecs), and a map per coefficient.
+
+    A task of several codecs has a last column for all of them together.
+    """
+    cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in evaluation.correlations.to_pylist():
+        cells.setdefault((row["task"], row["codec"]), {})[row["metric"]] = row
+    columns = []
+    for together in evaluation.across_codecs.to_pylist():
+        task = together["task"]
+        if task not in [name for name, _ in columns]:
+            codecs = [codec for name, codec in cells if name == task]
+            columns.append((task, codecs + ["all codecs"] * (len(codecs) > 1)))
+        if together["codecs"] > 1:
+            cells.setdefault((task, "all codecs"), {})[together["metric"]] = together
+    maps = []
+    for name, title in COEFFICIENTS.items():
+        found = [
+            [
+                Figure.of(cells[task, codec][entry.metric.name], name).value
+                for task, codecs in columns
+                for codec in codecs
+            ]
+            for entry in ranked
+        ]
+        low = _floor([value for row in found for value in row if value is not None])
+        rows = [
+            (entry, [_cell(value, low) for value in row])
+            for entry, row in zip(ranked, found, strict=True)
+        ]
+        maps.append(HeatMap(name, title, low, rows))
+    return columns, maps
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """Return a number with a true minus sign, or a dash for none."""
+    if value is None:
+        return "\u2013"
+    text = f"{abs(value):.{digits}f}"
+    return f"{MINUS}{text}" if value < 0 and float(text) else text
+
+
+def span_of(figures: Sequence[Figure]) -> float:
+    """Return the low end of an axis to 1 that shows figures with their intervals."""
+    return _floor([v for figure in figures for v in (figure.value, figure.low) if v is not None])
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, Figure]:
+    return {name: Figure.of(row, name) for name in COEFFICIENTS}
+
+
+def _floor(values: Sequence[float]) -> float:
+    """Return the tenth at or below the smallest value, at most 0.9."""
+    return min(0.9, float(np.floor(min(values, default=0.0) * 10) / 10))
+
+
+def _cell(value: float | None, low: float) -> tuple[str, str, float]:
+    if value is None:
+        return signed(None), "none", -2.0
+    step = min(STEPS - 1, max(0, int((value - low) / (1 - low) * STEPS)))
+    return signed(value, 2), f"v{step}", round(value, 6)
