@@ -11,10 +11,15 @@ from pipeline_toy import DIM, QPS, qp, toy_recipe, tree, write_networks, write_t
 
 from cfqa_data.builders.pipeline import build, compress
 from cfqa_data.builders.pipeline.compress import batch_of_levels
-from cfqa_data.builders.pipeline.estimate import SECONDS, estimate, estimate_text
+from cfqa_data.builders.pipeline.estimate import (
+    HYPERPRIOR_SECONDS,
+    SECONDS,
+    estimate,
+    estimate_text,
+)
 from cfqa_data.builders.pipeline.plan import STAGES, Plan
 from cfqa_data.cli import main as cfqa
-from cfqa_data.recipe import Recipe
+from cfqa_data.recipe import Recipe, load_recipe
 from cfqa_data.tasks import CODECS
 
 TOKENS = 65
@@ -48,7 +53,19 @@ def test_hours_follow_points_and_codecs(recipe: Recipe) -> None:
     assert hours(replace(recipe, sources_per_task=6), "cls", "x265") == pytest.approx(2 * once)
     assert hours(recipe, "dpt", "x265") == pytest.approx(8 * once)
     assert hours(recipe, "cls", "vvenc") > once
-    assert set(CODECS) <= set(SECONDS)
+
+
+def test_hyperpriors_are_estimated_by_their_convention(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(CODECS) == {"hyperprior_multi_task", "hyperprior_task_specific", *SECONDS}
+
+    def hours() -> float:
+        rows = estimate(Plan(load_recipe("nano")))["stages"]
+        return sum(r["core_hours"] for r in rows if r["codec"] == "hyperprior_multi_task")
+
+    before = hours()
+    slower = {**HYPERPRIOR_SECONDS, "cfqa": 10 * HYPERPRIOR_SECONDS["cfqa"]}
+    monkeypatch.setattr("cfqa_data.builders.pipeline.estimate.HYPERPRIOR_SECONDS", slower)
+    assert 5 * before < hours() < 10 * before
 
 
 def test_the_light_tier_and_small_groups_take_less(recipe: Recipe) -> None:
