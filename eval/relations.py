@@ -1,0 +1,169 @@
+"""What several metrics derive from the relations among the tokens of a slice, each derived once.
+
+T x T matrices: what stays is kept in the dtype of the features, or in float64 where differences of
+it are looked at, and what is made on the way is of one slice at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cfqa_data.eval.features import Features
+
+__all__ = [
+    "ROUNDING",
+    "Directions",
+    "alignment",
+    "by_slice",
+    "points",
+    "squared_distances",
+    "token_cosines",
+    "unit",
+    "upper",
+]
+
+ROUNDING = 2.0**-44
+"""Differences of inner products in float64 up to this, relative to the products, are rounding."""
+
+GROUP = 2**23
+"""Numbers of a temporary that is made at once, where one slice is not more: 64 MB of float64."""
+
+
+class Directions(NamedTuple):
+    """Arrays of norm 1, one for each slice.
+
+    Attributes:
+        arrays: (B, N, C, ...); zero where ``missing``.
+        missing: (B, N, C): there was nothing to normalise.
+    """
+
+    arrays: Tensor
+    missing: Tensor
+
+
+def by_slice(make: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> tuple[Tensor, ...]:
+    """Apply a function slice by slice, or to a slice of several items at once where they are small.
+
+    Args:
+        make: Takes a (b or 1, ...) part of each batch and returns one or several (b, ...).
+        batches: (B, N, C, ...) tensors; all but the last may have a batch of 1.
+
+    Returns:
+        What ``make`` returns, each as (B, N, C, ...) and in its dtype.
+    """
+    whole = batches[-1]
+    group = max(1, GROUP // max(whole.shape[3:]) ** 2)
+    outs: list[Tensor] = []
+    for start in range(0, len(whole), group):
+        part = slice(start, start + group)
+        for view in range(whole.shape[1]):
+            for layer in range(whole.shape[2]):
+                made = make(*(z[part if len(z) > 1 else slice(1), view, layer] for z in batches))
+                if not outs:
+                    outs = [one.new_empty((*whole.shape[:3], *one.shape[1:])) for one in made]
+                for out, one in zip(outs, made, strict=True):
+                    out[part, view, layer] = one
+    return tuple(outs)
+
+
+def points(values: Tensor) -> Tensor:
+    """Return the centred tokens of some slices in units of a power of two.
+
+    The unit brings the greatest magnitude of a slice to between 1/2 and 1, so that no product
+    overflows or vanishes; a power of two, so that nothing is rounded. The first token is taken off
+    before the mean, as in `Features.centred`.
+
+    Args:
+        values: (b, T, D).
+
+    Returns:
+        (b, T, D); exactly zero where all tokens are equal.
+    """
+    z = values - values[..., :1, :]
+    z -= z.mean(-2, keepdim=True)
+    return z.mul_(_power_of_two(z, (-2, -1)))
+
+
+def _power_of_two(z: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return what brings the greatest magnitude along the axes to between 1/2 and 1."""
+    sizes = torch.linalg.vector_norm(z, math.inf, dim=axes, keepdim=True)
+    scales = torch.frexp(sizes).mantissa / sizes
+    return scales.nan_to_num_(nan=1.0).clamp_(max=2.0**100)
+
+
+def squared_distances(z: Features) -> Tensor:
+    """Squared Euclidean distances between tokens, in units of each slice's own.
+
+    Expanded, but in float64 and of centred tokens, so that what cancels is far below the rounding
+    of float32 features; what could be rounding alone is 0, as it is for equal tokens.
+
+    Returns:
+        (B, N, C, T, T) float64.
+    """
+    return z.once("squared_distances", lambda: by_slice(_squared_distances, z.values)[0])
+
+
+def _squared_distances(values: Tensor) -> tuple[Tensor]:
+    z = points(values.double())
+    products = z @ z.mT
+    lengths = products.diagonal(dim1=-2, dim2=-1)
+    both = lengths[..., :, None] + lengths[..., None, :]
+    squares = products.mul_(-2.0).add_(both)
+    squares.masked_fill_(squares <= both.mul_(ROUNDING), 0.0)
+    return (squares,)
+
+
+def token_cosines(z: Features) -> Tensor:
+    """Cosines between the tokens of a slice, not centred; 0 with a zero token.
+
+    Returns:
+        (B, N, C, T, T) float64.
+    """
+    return z.once("token_cosines", lambda: by_slice(_token_cosines, z.values)[0])
+
+
+def _token_cosines(values: Tensor) -> tuple[Tensor]:
+    z = values.double()
+    z = z * _power_of_two(z, (-1,))
+    norms = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+    z /= norms.masked_fill_(norms == 0, 1.0)
+    return (z @ z.mT,)
+
+
+def upper(matrices: Tensor) -> Tensor:
+    """Return what is above the diagonal, (..., T, T) to (..., T (T - 1) / 2)."""
+    tokens = matrices.shape[-1]
+    rows, columns = torch.triu_indices(tokens, tokens, 1, device=matrices.device)
+    return matrices[..., rows, columns]
+
+
+def unit(matrices: Tensor, floor: Tensor | float = 0.0) -> Directions:
+    """Return (b, m, n) matrices over their Frobenius norms; zeros where the norm is <= ``floor``.
+
+    The norm is taken by rows first: float32 sums over whole matrices were off by 3e-5.
+    """
+    norms = torch.linalg.vector_norm(matrices, dim=-1).double().square().sum(-1).sqrt()
+    missing = norms <= floor
+    scales = norms.masked_fill(missing, math.inf).reciprocal().to(matrices.dtype)
+    return Directions(matrices * scales[:, None, None], missing)
+
+
+def alignment(x: Directions, y: Directions) -> Tensor:
+    """Cosine of the angle between two matrices, per slice; 0 where one of the two is missing.
+
+    ``1 - |x - y|^2 / 2`` keeps the digits that a sum of products loses near 1.
+
+    Args:
+        x: Matrices, (B or 1, N, C, m, n).
+        y: Matrices, (B, N, C, m, n).
+
+    Returns:
+        (B, N, C) float64 in [-1, 1].
+    """
+    gaps = torch.linalg.vector_norm(x.arrays - y.arrays, dim=-1).double().square().sum(-1)
+    return (1.0 - gaps / 2.0).clamp_(-1.0, 1.0).masked_fill_(x.missing | y.missing, 0.0)
