@@ -1,4 +1,4 @@
-"""An evaluation as plain text: the published layout, or one line per figure."""
+"""An evaluation as plain text: the published layout, or every figure with its interval."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ NOTE = (
     "Signs are kept: a metric where lower is better should be positive, any other negative.\n"
     "A source with a constant label is left out; a metric that is constant on a source counts 0."
 )
+
+
+BETTER = {None: "?", True: "lower", False: "higher"}
+"""Which scores are better, by a metric's ``lower_better``."""
 
 
 def paper_text(evaluation: Evaluation) -> str:
@@ -40,19 +44,59 @@ def paper_text(evaluation: Evaluation) -> str:
 
 
 def plain_text(evaluation: Evaluation) -> str:
-    """Lay out every figure there is, one row per task, codec and metric."""
-    figures = ["plcc", "srocc", "pooled_plcc", "pooled_srocc"]
-    counts = ["n_valid", "n_constant", "n_flat", "n_pooled"]
-    rows = [["task", "codec", "metric", "better", *figures, *counts]]
-    better = {None: "?", True: "lower", False: "higher"}
-    for row in evaluation.correlations.to_pylist() + _together(evaluation):
-        rows.append(
-            [row["task"], row["codec"], row["metric"], better[row["lower_better"]]]
-            + [figure_text(row[name]) for name in figures]
-            + [str(row[name]) for name in counts]
+    """Lay out every figure there is with its interval, one row per task, codec and metric."""
+    rows = evaluation.correlations.to_pylist() + _together(evaluation)
+    everything = evaluation.across_tasks.to_pylist()
+    if everything and everything[0]["tasks"] > 1:
+        rows += [row | {"task": "all", "codec": "all"} for row in everything]
+    heads = ["task", "codec", "metric", "better"]
+    places = [
+        [row["task"], row["codec"], row["metric"], BETTER[row["lower_better"]]] for row in rows
+    ]
+    per_source = [[*heads, "PLCC", "SROCC", "KROCC", "valid", "constant", "flat", "group"]]
+    pooled = [[*heads, "PLCC", "SROCC", "KROCC", "points", "mapped PLCC", "RMSE", "mapping"]]
+    for row, place in zip(rows, places, strict=True):
+        counts = [str(row[name]) for name in ("n_valid", "n_constant", "n_flat")]
+        group = row["srocc_group"]
+        per_source.append(
+            [*place, *_with_intervals(row, ""), *counts, "-" if group is None else str(group)]
         )
-    title = f"Correlation with the {evaluation.target} (larger is worse)."
-    return "\n".join([title, "", table_text(rows, left=4), "", NOTE])
+        rmse = "-" if row["mapped_rmse"] is None else f"{row['mapped_rmse']:.4g}"
+        mapped = [figure_text(row["mapped_plcc"]), rmse, row["mapping"]]
+        pooled.append([*place, *_with_intervals(row, "pooled_"), str(row["n_pooled"]), *mapped])
+    parts = [
+        f"Correlation with the {evaluation.target} (larger is worse), and 95% intervals over the "
+        "sources.",
+        "Per source, averaged; group: how many metrics have a significantly better SROCC there.",
+        table_text(per_source, left=4),
+        "All points of all sources together; mapped: after a fitted logistic, or else a line.",
+        table_text(pooled, left=4),
+        "Telling two versions of a source apart, and saying which is worse: areas under the curve.",
+        table_text(_discrimination(evaluation), left=3),
+        NOTE,
+    ]
+    return "\n\n".join(parts)
+
+
+def _with_intervals(row: dict[str, Any], prefix: str) -> list[str]:
+    """Return the three correlations of a row, each as "0.6435 [0.612, 0.668]"."""
+    cells = []
+    for name in ("plcc", "srocc", "krocc"):
+        low, high = (row[f"{prefix}{name}_{end}"] for end in ("low", "high"))
+        interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+        cells.append(figure_text(row[prefix + name]) + interval)
+    return cells
+
+
+def _discrimination(evaluation: Evaluation) -> list[list[str]]:
+    rows = [["task", "metric", "better", "from", "pairs apart", "alike", "different", "worse"]]
+    for row in evaluation.discrimination.to_pylist():
+        areas = [figure_text(row[name]) for name in ("auc_different", "auc_better")]
+        counts = [str(row["n_different"]), str(row["n_similar"])]
+        threshold = f"{row['threshold']:g}"
+        better = BETTER[row["lower_better"]]
+        rows.append([row["task"], row["metric"], better, threshold, *counts, *areas])
+    return rows
 
 
 LAYOUTS = {"paper": paper_text, "plain": plain_text}
