@@ -74,8 +74,8 @@ class Features:
 
     @cached_property
     def log_softmax(self) -> Tensor:
-        """Logarithm of each token's softmax over the channels, (B, N, C, T, D)."""
-        return self.values.log_softmax(-1)
+        """Logarithm of each token's softmax over the channels, float64 (B, N, C, T, D)."""
+        return self.values.log_softmax(-1, dtype=torch.float64)
 
     @cached_property
     def centred(self) -> Tensor:

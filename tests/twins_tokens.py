@@ -115,6 +115,87 @@ def twin_ccc(x: Array, y: Array) -> float:
     return mean(concordance(a, b) for a, b in slices(x, y))
 
 
+def twin_mse_whitened(x: Array, y: Array, deviation: Array, floor: float) -> float:
+    squares = []
+    for place, (a, b) in enumerate(slices(x, y)):
+        deviations = deviation[place % x.shape[1]]
+        least = floor * math.sqrt(mean(deviations**2))
+        for u, v in zip(a, b, strict=True):
+            for before, after, sigma in zip(u, v, deviations, strict=True):
+                squares.append(((after - before) / (max(sigma, least) or 1.0)) ** 2)
+    return mean(squares)
+
+
+def twin_mahalanobis(x: Array, y: Array, covariance: Array, shrinkage: float) -> float:
+    lengths = []
+    for place, (a, b) in enumerate(slices(x, y)):
+        matrix = covariance[place % x.shape[1]]
+        usual = mean(np.linalg.eigvalsh(matrix)) or 1.0
+        matrix = matrix + shrinkage * usual * np.eye(len(matrix))
+        lengths += [(v - u) @ np.linalg.solve(matrix, v - u) for u, v in zip(a, b, strict=True)]
+    return mean(lengths)
+
+
+def softmax(u: Array) -> list[float]:
+    powers = [math.exp(value - max(u)) for value in u]
+    return [power / sum(powers) for power in powers]
+
+
+def kl(p: Iterable[float], q: Iterable[float]) -> float:
+    return math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a)
+
+
+def twin_kl_softmax(x: Array, y: Array) -> float:
+    return mean(kl(softmax(u), softmax(v)) for u, v in token_pairs(x, y))
+
+
+def twin_js_softmax(x: Array, y: Array) -> float:
+    def js(p: list[float], q: list[float]) -> float:
+        middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+        return (kl(p, middle) + kl(q, middle)) / 2
+
+    return mean(js(softmax(u), softmax(v)) for u, v in token_pairs(x, y))
+
+
+def twin_sliced_wasserstein(x: Array, y: Array, projections: int, seed: int) -> float:
+    directions = np.random.default_rng(seed).normal(size=(projections, x.shape[-1]))
+
+    def distance(a: Array, b: Array) -> float:
+        squares = []
+        for direction in directions:
+            unit = direction / length(direction)
+            before, after = sorted(u @ unit for u in a), sorted(v @ unit for v in b)
+            squares += [(q - p) ** 2 for p, q in zip(before, after, strict=True)]
+        return math.sqrt(mean(squares))
+
+    return mean(distance(a, b) for a, b in slices(x, y))
+
+
+def matrix_root(matrix: Array) -> Array:
+    """The D x D square root of a covariance, without what rounding adds to its null space."""
+    values, vectors = np.linalg.eigh(matrix)
+    values[values < 1e-12 * max(values[-1], 1e-300)] = 0.0
+    return (vectors * np.sqrt(values)) @ vectors.T
+
+
+def twin_frechet(x: Array, y: Array) -> float:
+    def distance(a: Array, b: Array) -> float:
+        s, t = (np.cov(z, rowvar=False, bias=True).reshape(z.shape[1], -1) for z in (a, b))
+        # The eigenvalues of S T are the squared singular values of S^(1/2) T^(1/2).
+        shared = np.linalg.svd(matrix_root(s) @ matrix_root(t), compute_uv=False).sum()
+        return length(a.mean(0) - b.mean(0)) ** 2 + np.trace(s) + np.trace(t) - 2 * shared
+
+    return mean(distance(a, b) for a, b in slices(x, y))
+
+
+def twin_moments(x: Array, y: Array) -> float:
+    return mean(
+        (np.mean(v) - np.mean(u)) ** 2 + (np.std(v) - np.std(u)) ** 2
+        for a, b in slices(x, y)
+        for u, v in zip(a.T, b.T, strict=True)
+    )
+
+
 TOKEN_TWINS: dict[str, Callable[..., Any]] = {
     "mse": twin_mse,
     "mae": twin_mae,
@@ -128,4 +209,11 @@ TOKEN_TWINS: dict[str, Callable[..., Any]] = {
     "angle": twin_angle,
     "pearson_token": twin_pearson_token,
     "ccc": twin_ccc,
+    "mse_whitened": twin_mse_whitened,
+    "mahalanobis": twin_mahalanobis,
+    "kl_softmax": twin_kl_softmax,
+    "js_softmax": twin_js_softmax,
+    "sliced_wasserstein": twin_sliced_wasserstein,
+    "frechet": twin_frechet,
+    "moments": twin_moments,
 }

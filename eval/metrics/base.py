@@ -51,7 +51,7 @@ FAMILIES = {
 
 COSTS = {
     "TD": "a few passes over the values",
-    "T2D": "products of all tokens with one another, or of all channels",
+    "T2D": "matrix products: of all tokens, of all channels, or with many directions",
     "D3": "matrix decompositions",
 }
 """How a metric's time grows with tokens and channels."""
