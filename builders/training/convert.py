@@ -23,6 +23,7 @@ from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
 from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.manifest import hash_file
+from cfqa_data.storage import check_writable
 
 __all__ = ["convert", "main"]
 
@@ -38,12 +39,16 @@ def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> 
     Raises:
         CfqaError: a file is no such checkpoint, or they do not make a ladder.
     """
+    if out.suffix != ".safetensors":
+        raise BuildError(f"{out}: the name of a ladder's file ends in .safetensors")
     lambdas = [lmbda for lmbda, _ in checkpoints]
     if len(set(lambdas)) < len(lambdas) or not all(0.0 < lmbda < math.inf for lmbda in lambdas):
         told = " ".join(f"{lmbda:g}" for lmbda in lambdas)
         raise BuildError(f"{name}: lambdas must be positive, finite and differ, got {told}")
     if len(lambdas) > 256:
         raise BuildError(f"{name}: a ladder has at most 256 models, got {len(lambdas)}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     models: list[tuple[float, HyperpriorWeights]] = []
     sources: list[dict[str, str]] = []
     for lmbda, path in sorted(checkpoints):
@@ -52,7 +57,6 @@ def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> 
         Hyperprior(weights)
         models.append((lmbda, weights))
         sources.append({"file": path.name, "sha256": hash_file(path)})
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_ladder(out, name, models, {**model_size(models[0][1]), "checkpoints": sources})
 
 
@@ -86,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         convert(given.checkpoints, given.out, given.name)
-    except CfqaError as error:
+    except (CfqaError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"{given.out}  {given.out.stat().st_size / 1e6:.2f} MB")

@@ -18,15 +18,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
-import time
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from cfqa_data.builders.training.hyperprior_batches import read_planes
 from cfqa_data.builders.training.hyperprior_plan import (
@@ -40,37 +36,15 @@ from cfqa_data.builders.training.hyperprior_plan import (
 )
 from cfqa_data.builders.training.hyperprior_published import LAMBDAS as PUBLISHED
 from cfqa_data.builders.training.hyperprior_published import published
+from cfqa_data.builders.training.hyperprior_workers import train, train_all
 from cfqa_data.codecs.hyperprior_weights import write_ladder
 from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.storage import write_text
 from cfqa_data.tasks import TASKS
 
 __all__ = ["main", "train", "train_ladders"]
 
 LAMBDAS = (0.2, 0.1, 0.052, 0.027, 0.014, 0.0072, 0.0037, 0.0019, 0.001, 0.0005)
-
-_counter: Any = None  # steps done by all workers together; set in each worker
-
-
-def train(job: Job, settings: Settings) -> dict[str, Any]:
-    """Train one model, write its file, and return its line of the report.
-
-    A training that was interrupted goes on from the state that it saved last.
-    """
-    from cfqa_data.builders.training.hyperprior_train import Training
-
-    training = Training(job, settings)
-    _count(training.step)
-    while not training.ended:
-        training.advance()
-        _count(1)
-    _count(training.steps - training.step)
-    return training.finish()
-
-
-def _count(steps: int) -> None:
-    if _counter is not None:
-        with _counter.get_lock():
-            _counter.value += steps
 
 
 def train_ladders(
@@ -88,49 +62,11 @@ def train_ladders(
     check_kept(jobs, settings)
     waiting = [job for job in jobs if not job.path(settings).is_file()]
     if waiting:
-        _run(waiting, settings, workers)
+        from cfqa_data.builders.training.hyperprior_resume import check_states
+
+        check_states(waiting, settings)
+        train_all(waiting, settings, workers)
     return _assemble(jobs, settings)
-
-
-def _run(waiting: list[Job], settings: Settings, workers: int) -> None:
-    """Run the jobs, each after its parent, with a progress bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn as Elapsed
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps {task.fields[rate]}"))
-    text = TextColumn("{task.description}")
-    total = sum(job.steps(settings) for job in waiting)
-    began = time.monotonic()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (counter,))
-    with Progress(text, *columns, Elapsed(), Remaining(elapsed_when_finished=True)) as bar, pool:
-        line = bar.add_task("hyperprior", total=total, rate="")
-        running: dict[Future[dict[str, Any]], Job] = {}
-        todo = list(waiting)
-        while todo or running:
-            blocked = {*todo, *running.values()}
-            for job in [job for job in todo if job.parent not in blocked]:
-                if len(running) < workers:
-                    todo.remove(job)
-                    running[pool.submit(train, job, settings)] = job
-            done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            rate = counter.value / max(time.monotonic() - began, 1e-9)
-            names = ", ".join(f"{job.task or 'all'} {job.lmbda:g}" for job in running.values())
-            bar.update(line, completed=counter.value, rate=f"{rate:.1f}/s", description=names)
-            for future in done:
-                report, job = future.result(), running.pop(future)
-                told = "  ".join(
-                    f"{task} {entry['bpfp']:.3f} bpfp mse {entry['mse']:.1f}"
-                    for task, entry in report["held_out"].items()
-                )
-                bar.console.print(f"{job.ladder} {job.lmbda:g} ({report['seconds']:.0f} s): {told}")
-
-
-def _start_worker(counter: Any) -> None:
-    global _counter
-    _counter = counter
 
 
 def _assemble(jobs: list[Job], settings: Settings) -> list[Path]:
@@ -146,7 +82,7 @@ def _assemble(jobs: list[Job], settings: Settings) -> list[Path]:
         write_ladder(path, ladder, models, model_size(models[0][1]))
         paths.append(path)
     text = json.dumps({"models": reports}, indent=1)
-    (Path(settings.out) / "report.json").write_text(text + "\n")
+    write_text(Path(settings.out) / "report.json", text + "\n")
     return paths
 
 
@@ -207,9 +143,12 @@ def main(arguments: list[str] | None = None) -> int:
         settings = replace(base(features=given.features, out=given.out), **changes)
         for path in train_ladders(settings, _lambdas(given), given.workers):
             print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
-    except CfqaError as error:
+    except (CfqaError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -62,7 +62,7 @@ class Settings:
         rate: Adam's step size at its highest.
         seed: of initialisation, sampling and noise.
         threads: of each worker.
-        epoch: steps between two saved states.
+        epoch: steps between two saved states, and between validations if published.
         start: ``chain``, from the transform and from each other, or ``random``.
         published: whether models are trained, padded and coded as the published ones: float32, a
             plateau schedule on held-out planes after every epoch, and CompressAI's conventions.
@@ -193,7 +193,11 @@ def provenance(job: Job, settings: Settings) -> dict[str, Any]:
         "rate": settings.rate,
         "seed": settings.seed,
         **(
-            {"patch": list(settings.patch_shape), "start": settings.start}
+            {
+                "patch": list(settings.patch_shape),
+                "start": settings.start,
+                "epoch": settings.epoch,
+            }
             if settings.published
             else {}
         ),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cfqa_data.builders.training.hyperprior_batches import read_planes, sample_batch
 from cfqa_data.builders.training.hyperprior_plan import Job, Settings, provenance, read_model
-from cfqa_data.builders.training.hyperprior_resume import load_state, save_state
+from cfqa_data.builders.training.hyperprior_resume import load_state, save_state, state_path
 from cfqa_data.builders.training.hyperprior_start import (
     block_statistics,
     rescale,
@@ -27,10 +27,12 @@ from cfqa_data.builders.training.hyperprior_start import (
 from cfqa_data.codecs.hyperprior import Hyperprior
 from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
 from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
+from cfqa_data.errors import BuildError, CodecError
 
 __all__ = ["Training", "evaluate", "learning_rate"]
 
 EVALUATED = 12  # held-out planes per task in the report
+PIECE = (256, 512)  # of planes that have more points; exact coding takes minutes per million
 FACTOR, PATIENCE = 0.1, 10  # of the plateau schedule
 LEAST = 0.99e-6  # a plateau schedule that falls below this has ended
 
@@ -47,6 +49,10 @@ class Training:
         self.job, self.settings = job, settings
         self.began = time.monotonic()
         torch.set_num_threads(settings.threads)
+        if settings.published:
+            # A GPU would round float32 to fewer bits, and add in an order of its own each time.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.deterministic = True
         seed = np.random.SeedSequence([settings.seed, *job.path(settings).name.encode()])
         self.generator = np.random.default_rng(seed)
         torch.manual_seed(int(seed.generate_state(1)[0]))
@@ -62,8 +68,16 @@ class Training:
             self.stateful["plateau"] = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 self.optimizer, "min", factor=FACTOR, patience=PATIENCE
             )
-        self.state = job.path(settings).with_suffix(".state")
-        self.step = load_state(self.state, self.made, self.model, self.stateful, self.generator)
+        self.loss = math.nan
+        self.state = state_path(job, settings)
+        self.step, self.earlier = load_state(
+            self.state, self.made, self.model, self.stateful, self.generator
+        )
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been trained, in this run and those before."""
+        return self.earlier + time.monotonic() - self.began
 
     @property
     def ended(self) -> bool:
@@ -93,9 +107,24 @@ class Training:
                     layer.bound()
         self.step += 1
         if self.step % settings.epoch == 0 and not self.ended:
-            if settings.published:
-                self.stateful["plateau"].step(self.validate())
-            save_state(self.state, self.step, self.made, self.model, self.stateful, self.generator)
+            self._end_epoch(float(loss.detach()))
+
+    def _end_epoch(self, loss: float) -> None:
+        """Note the loss, on held-out planes if trained as published; save the state."""
+        if self.settings.published:
+            loss = self.validate()
+            self.stateful["plateau"].step(loss)
+        if not math.isfinite(loss):
+            raise self._failed(f"the loss is {loss} at step {self.step}")
+        self.loss = loss
+        save_state(
+            self.state,
+            (self.step, self.seconds),
+            self.made,
+            self.model,
+            self.stateful,
+            self.generator,
+        )
 
     def validate(self) -> float:
         """Return the loss with rounding on held-out training planes, a fixed patch of each."""
@@ -124,17 +153,24 @@ class Training:
         make = (
             HyperpriorWeights.as_published if settings.published else HyperpriorWeights.from_state
         )
-        weights = make(state, settings.pad)
+        try:
+            weights = make(state, settings.pad)
+            held_out = evaluate(weights, {name: pair[1] for name, pair in self.planes.items()})
+        except CodecError as error:
+            raise self._failed(str(error)) from None
         report = {
             **self.made,
             **({"ended": self.step} if settings.published else {}),
-            "seconds": round(time.monotonic() - self.began, 1),
-            "held_out": evaluate(weights, {name: pair[1] for name, pair in self.planes.items()}),
+            "seconds": round(self.seconds, 1),
+            "held_out": held_out,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_ladder(path, self.job.ladder, [(self.job.lmbda, weights)], {"report": report})
         self.state.unlink(missing_ok=True)
         return report
+
+    def _failed(self, why: str) -> BuildError:
+        told = f"{self.job.name}: the training came to nothing: {why}"
+        return BuildError(f"{told}; delete {self.state} and give a lower --rate")
 
     def _start(self) -> ScaleHyperprior:
         job, settings = self.job, self.settings
@@ -177,7 +213,8 @@ def evaluate(
     results = {}
     for task, all_planes in planes.items():
         bits = error = points = 0.0
-        for plane in all_planes[:EVALUATED]:
+        places = np.random.default_rng(0)
+        for plane in (_piece(whole, places) for whole in all_planes[:EVALUATED]):
             stream = model.encode(plane / 256.0)
             decoded = np.clip(np.rint(256.0 * model.decode(stream, plane.shape)), 0, 255)
             bits += 8 * len(stream)
@@ -185,3 +222,12 @@ def evaluate(
             points += plane.size
         results[task] = {"bpfp": round(bits / points, 5), "mse": round(error / points, 4)}
     return results
+
+
+def _piece(plane: np.ndarray, places: np.random.Generator) -> np.ndarray:
+    """Return a plane, or a piece of it somewhere if it is large."""
+    if plane.size <= math.prod(PIECE):
+        return plane
+    shape = [min(side, wanted) for side, wanted in zip(plane.shape, PIECE, strict=True)]
+    top, left = (places.integers(s - k + 1) for s, k in zip(plane.shape, shape, strict=True))
+    return plane[top : top + shape[0], left : left + shape[1]]

@@ -22,6 +22,7 @@ __all__ = ["expected_shapes", "read_checkpoint"]
 FILTERS = (3, 3, 3, 3)
 QUANTILES = "entropy_bottleneck.quantiles"
 SCALES = "gaussian_conditional.scale_table"
+MOST_SCALES, LARGEST_SCALE = 256, 4096.0
 UNUSED = re.compile(
     r"(entropy_bottleneck|gaussian_conditional)\."
     r"(_offset|_quantized_cdf|_cdf_length|target|scale_table|scale_bound|\w+\.bound)"
@@ -45,8 +46,11 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
     try:
         state = _checked(loaded)
         scales = loaded.get(SCALES, np.empty(0)).astype(np.float64)
-        if scales.size and (scales.ndim != 1 or (np.diff(scales, prepend=0.0) <= 0).any()):
+        if scales.size and (scales.ndim != 1 or not (np.diff(scales, prepend=0.0) > 0).all()):
             raise CodecError(f"{SCALES} does not rise from above zero")
+        if scales.size > MOST_SCALES or (scales > LARGEST_SCALE).any():
+            told = f"{MOST_SCALES} scales up to {LARGEST_SCALE:g}"
+            raise CodecError(f"{SCALES} is beyond {told}, which is what can be tabulated")
         standard = scale_table()
         if scales.shape == standard.shape and np.allclose(scales, standard, rtol=1e-4):
             scales = standard
@@ -91,6 +95,8 @@ def _load(path: str | Path) -> dict[str, np.ndarray]:
 
     import torch
 
+    if not Path(path).is_file():
+        raise CodecError(f"{path}: no such file; needs a CompressAI checkpoint")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         loaded = loaded.get("state_dict", loaded)

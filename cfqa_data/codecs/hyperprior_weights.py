@@ -8,7 +8,6 @@ JSON text, ``hyperprior``: name, lambdas, n, m, stages, pad, and convention if i
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from cfqa_data.codecs.entropy_tables import (
 )
 from cfqa_data.codecs.fixed_point import FRACTION
 from cfqa_data.errors import CodecError
+from cfqa_data.storage import atomic_path
 
 __all__ = [
     "MINI_PAD",
@@ -182,7 +182,7 @@ def write_ladder(
     models: Sequence[tuple[float, HyperpriorWeights]],
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write models of one architecture to a file, first beside ``path`` and then renamed.
+    """Write models of one architecture to a file, whole or not at all.
 
     Args:
         path: of the safetensors file.
@@ -213,11 +213,9 @@ def write_ladder(
         **({} if first.convention == "cfqa" else {"convention": first.convention}),
         **(facts or {}),
     }
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     tensors = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-    save_file(tensors, partial, metadata={KEY: json.dumps(header, sort_keys=True)})
-    partial.replace(path)
+    with atomic_path(Path(path)) as partial:
+        save_file(tensors, partial, metadata={KEY: json.dumps(header, sort_keys=True)})
 
 
 def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, HyperpriorWeights]]]:
