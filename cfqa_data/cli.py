@@ -34,6 +34,7 @@ EXTRAS = {
     "dask": "build",
     "distributed": "build",
     "imageio_ffmpeg": "codecs",
+    "jinja2": "eval",
     "matplotlib": "build",
     "PIL": "build",
     "scipy": "eval",
@@ -329,6 +330,13 @@ def evaluate(
             "from what it left beside it.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT",
+            help="Write a report: one .html file, or a folder for report.html and scores.parquet.",
+        ),
+    ] = None,
     table: Annotated[
         TableLayout, typer.Option(help="paper: as published. plain: every figure, one per line.")
     ] = TableLayout.paper,
@@ -356,6 +364,7 @@ def evaluate(
     from cfqa_data.eval.text import LAYOUTS
     from cfqa_data.terminal import show_progress
 
+    page, out = _report_files(report, out)
     if any(":" in name for name in metric or ()):
         sys.path.insert(0, os.getcwd())  # a user's module lies where the command is run
     with show_progress() as progress:
@@ -372,14 +381,60 @@ def evaluate(
             out=out,
             progress=progress,
         )
+    if page is not None:
+        from cfqa_data.eval.report import write_report
+
+        write_report(evaluation, page, folder)
     if as_json:
         _print_json(_evaluation_json(evaluation))
     else:
         print(LAYOUTS[table.value](evaluation), flush=True)
         if out is not None and str(out) not in evaluation.failures:
             print(f"Every score: {out}")
+        if page is not None:
+            print(f"Report: {page}")
     if evaluation.failures:
         raise MetricError("; ".join(evaluation.failures.values()))
+
+
+def _report_files(report: Path | None, out: Path | None) -> tuple[Path | None, Path | None]:
+    """Return where the page and the scores go; what cannot be written there is told of at once."""
+    if report is None:
+        return None, out
+    from cfqa_data.storage import check_writable
+
+    page = report
+    if report.suffix != ".html":
+        report.mkdir(exist_ok=True)
+        page, out = report / "report.html", out or report / "scores.parquet"
+    check_writable(page)
+    return page, out
+
+
+@app.command("report")
+def write_page(
+    folder: Folder,
+    scores: Annotated[
+        Path, typer.Argument(metavar="SCORES", help="What `cfqa eval DIR --out` wrote, .parquet.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Page to write, .html.")],
+    target: Annotated[
+        Target | None,
+        typer.Option(help="Label to follow. Default: that of the scores.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a report of scores: one HTML file that opens offline."""
+    from cfqa_data.dataset import load
+    from cfqa_data.eval import read_evaluation
+    from cfqa_data.eval.report import write_report
+    from cfqa_data.storage import check_writable
+
+    if out.suffix != ".html":
+        raise CfqaError(f"{out}: a report is written as .html, by that ending")
+    check_writable(out)
+    dataset = load(folder)
+    evaluation = read_evaluation(dataset, scores, target.value if target else None)
+    print(f"Report: {write_report(evaluation, out, dataset)}")
 
 
 def _only(context: typer.Context, *allowed: str) -> None:

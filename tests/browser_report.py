@@ -128,10 +128,10 @@ def check(truth: object, what: str) -> None:
 
 def use(browser: Browser) -> None:
     """Do on the open page what a reader does."""
-    column = "[...document.querySelectorAll('.ranking tbody tr')].map(r => r.cells[4].dataset.key)"
+    column = "[...document.querySelectorAll('.ranking tbody tr')].map(r => r.cells[3].dataset.key)"
     before = [float(text) for text in browser.run(column) if text]
     check(before == sorted(before, reverse=True), "the ranking begins with the best")
-    button = "document.querySelector('.ranking th[data-column=\"4\"] button')"
+    button = "document.querySelector('.ranking th[data-column=\"3\"] button')"
     for order in ("descending", "ascending"):
         browser.run(f"{button}.click()")
         after = [float(text) for text in browser.run(column) if text]

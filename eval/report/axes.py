@@ -35,15 +35,15 @@ class Axis:
     unit: float = 1.0
 
     @classmethod
-    def around(cls, values: NDArray[Any]) -> Axis:
-        """Return an axis that holds finite values, of the kind that spreads them best."""
+    def around(cls, values: NDArray[Any], kind: str | None = None) -> Axis:
+        """Return an axis that holds finite values, of a kind or of that which spreads them best."""
         low, high = float(values.min()), float(values.max())
         if low == high:
             pad = abs(low) or 1.0
             return cls(low - pad, high + pad)
         sizes = np.abs(values[values != 0])
         typical = float(np.median(sizes))
-        if low > 0 and high / low > SPREAD:
+        if low > 0 and (kind == "log" or (high / low > SPREAD and high > SPREAD / 10 * typical)):
             axis = cls(low, high, "log")
         elif sizes.max() > TAIL * typical:
             axis = cls(low, high, "symlog", 10.0 ** math.floor(math.log10(typical)))

@@ -72,6 +72,7 @@ class Panel:
     x_label: str
     y_label: str
     _parts: list[Markup] = field(default_factory=list)
+    _texts: list[tuple[int, int]] = field(default_factory=list)
 
     def points(self, xs: Any, ys: Any, series: int, name: str = "dots") -> None:
         """Draw a mark at each point."""
@@ -93,18 +94,20 @@ class Panel:
         self._parts.append(Markup('<path class="{}" d="M{}Z"/>').format(kind, path))
 
     def ring(self, x: float, y: float, text: str) -> None:
-        """Draw a ring about a point, with a text beside it."""
+        """Draw a ring about a point, with a text beside it where no other is."""
         ((cx, cy),) = self._at([x], [y])
-        left = cx > WIDTH - 80
+        width = 13 * len(text)
+        for right, down in ((17, -12), (17, 26), (-17 - width, -12), (-17 - width, 26), (0, -40)):
+            at = cx + right, cy + down
+            free = all(abs(at[0] - x) > 32 or abs(at[1] - y) > 22 for x, y in self._texts)
+            if free and LEFT < at[0] < WIDTH - width and 20 < at[1] < HEIGHT - BOTTOM + 10:
+                break
+        self._texts.append(at)
         self._parts.append(
             Markup(
                 '<circle class="ring" cx="{}" cy="{}" r="11"/>'
-                '<text class="number" x="{}" y="{}"{}>{}</text>'
-            ).format(
-                *(cx, cy, cx - 16 if left else cx + 16, cy + (-10 if cy > 40 else 24)),
-                Markup(' text-anchor="end"') if left else "",
-                text,
-            )
+                '<text class="number" x="{}" y="{}">{}</text>'
+            ).format(cx, cy, *at, text)
         )
 
     def svg(self) -> Markup:

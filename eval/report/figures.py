@@ -79,7 +79,10 @@ def scatter(
         of = shown[points.codec[shown] == codec]
         panel.points(scores[of], points.truth[of], codec)
     across = np.clip(x.between(80), scores.min(), scores.max())
-    panel.line(across, fit(scores, points.truth, across), "fit")
+    fitted = fit(scores, points.truth, across)
+    inside = (fitted >= y.low) & (fitted <= y.high)  # of a curve that rises or falls throughout
+    if inside.any():
+        panel.line(across[inside], fitted[inside], "fit")
     for place, text in ringed.items():
         panel.points(scores[[place]], points.truth[[place]], int(points.codec[place]), "mark")
         panel.ring(float(scores[place]), float(points.truth[place]), text)
@@ -93,13 +96,13 @@ def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
 
     Args:
         points: Of the task.
-        what: ``mse`` or ``harm``.
+        what: ``error`` or ``harm``.
         target: Label that was followed.
     """
-    values = points.error if what == "mse" else points.truth
+    values = points.error if what == "error" else points.truth
     if points.rate is None or values is None:
         return None
-    label = "MSE" if what == "mse" else target_text(points.task, target)
+    label = "MSE" if what == "error" else target_text(points.task, target)
     lines = []
     for codec in range(len(points.codecs)):
         of = points.codec == codec
@@ -107,7 +110,7 @@ def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
         rates = np.array([np.median(points.rate[rows]) for rows in levels])
         quarters = np.array([np.percentile(values[rows], [25, 50, 75]) for rows in levels])
         lines.append((rates, quarters))
-    x = Axis.around(np.concatenate([rates for rates, _ in lines]))
+    x = Axis.around(np.concatenate([rates for rates, _ in lines]), "log")
     y = Axis.around(np.concatenate([quarters.ravel() for _, quarters in lines]))
     title = f"{points.task}: {label} against rate, per codec"
     panel = Panel(x, y, title, "bits per feature point", label)

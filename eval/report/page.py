@@ -95,13 +95,10 @@ def _content(evaluation: Evaluation, origin: Origin | None) -> dict[str, Any]:
     low = span_of(figures)
     codecs = ladders(points)
     target = evaluation.target
-    curves = [
-        (
-            part.task,
-            [kind for kind in (curve(part, "mse", target), curve(part, "harm", target)) if kind],
-        )
-        for part in points
-    ]
+    curves = {
+        kind: [(part.task, drawn) for part in points if (drawn := curve(part, kind, target))]
+        for kind in ("error", "harm")
+    }
     return {
         "origin": origin,
         "target": target,
@@ -116,10 +113,11 @@ def _content(evaluation: Evaluation, origin: Origin | None) -> dict[str, Any]:
         "coefficients": COEFFICIENTS,
         "columns": columns,
         "maps": maps,
+        "starts": [sum(len(codecs) for _, codecs in columns[:n]) for n in range(len(columns))],
         "cards": cards(evaluation, ranked, points),
         "families": FAMILIES,
         "codecs": [(codec, swatch(codecs, codec)) for codec in codecs],
-        "curves": [(task, drawn) for task, drawn in curves if drawn],
+        "curves": {kind: panels for kind, panels in curves.items() if panels},
         "failures": evaluation.failures,
         "points": POINTS,
         "per_task": PER_TASK,

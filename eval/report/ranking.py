@@ -53,7 +53,7 @@ class Figure:
         """The interval as text, empty without one."""
         if self.low is None or self.high is None:
             return ""
-        return f"{signed(self.low)} to {signed(self.high)}"
+        return f"[{signed(self.low, 2)}, {signed(self.high, 2)}]"
 
 
 @dataclass(frozen=True)
