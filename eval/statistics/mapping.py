@@ -24,6 +24,11 @@ Floats = NDArray[np.float64]
 
 MOST_EVALUATIONS = 500
 
+TOLERANCE = 1e-6
+"""Relative change of error or parameters at which a fit ends. Where the truth rises without
+levelling off, the best curve has b1 at infinity and the parameters drift for ever, while the
+correlation hardly changes: such a fit ends here, or after `MOST_EVALUATIONS`."""
+
 
 @dataclass(frozen=True)
 class Mapped:
@@ -52,8 +57,8 @@ def logistic(x: NDArray[Any], b1: float, b2: float, b3: float, b4: float) -> Flo
 def map_scores(scores: NDArray[Any], truth: NDArray[Any]) -> Mapped:
     """Fit the logistic and correlate what it gives.
 
-    The fit has failed when it does not converge, or ends further off than the straight line, which
-    a logistic can come as near to as one likes; the line is then taken instead.
+    The fit has failed when it ends nowhere finite, or further off than the straight line, which a
+    logistic can come as near to as one likes; the line is then taken instead.
 
     Args:
         scores: (n,) finite scores.
@@ -87,7 +92,7 @@ def _standard(values: NDArray[Any]) -> Floats:
 
 
 def _fit(x: Floats, y: Floats, sign: float) -> tuple[float, float, float, float] | None:
-    """Fit standardised values; None where the fit does not converge."""
+    """Fit standardised values; None where nothing finite is found."""
     from scipy.optimize import least_squares
     from scipy.special import expit
 
@@ -106,11 +111,17 @@ def _fit(x: Floats, y: Floats, sign: float) -> tuple[float, float, float, float]
     with np.errstate(all="ignore"):
         try:
             found = least_squares(
-                residuals, start, jacobian, method="lm", max_nfev=MOST_EVALUATIONS
+                residuals,
+                start,
+                jacobian,
+                method="lm",
+                ftol=TOLERANCE,
+                xtol=TOLERANCE,
+                max_nfev=MOST_EVALUATIONS,
             )
         except (ValueError, np.linalg.LinAlgError):  # it stepped to where nothing is finite
             return None
-    if found.status <= 0 or not np.isfinite(found.x).all() or found.x[3] == 0:
+    if not np.isfinite(found.x).all() or found.x[3] == 0:
         return None
     b1, b2, b3, b4 = (float(value) for value in found.x)
     return b1, b2, b3, b4
