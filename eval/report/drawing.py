@@ -39,12 +39,15 @@ def swatch(series: Sequence[str], name: str) -> Markup:
 
 
 def whisker(figure: Figure, low: float) -> Markup:
-    """Return a dot with its interval on an axis from ``low`` to 1, ticks at every tenth."""
+    """Return a dot with its interval on an axis from ``low`` to 1, ticks at every tenth.
+
+    What is below the axis is put on its end.
+    """
     if figure.value is None:
         return Markup("")
 
     def at(value: float) -> int:
-        return round(8 + 304 * (value - low) / (1 - low))
+        return max(0, round(8 + 304 * (value - low) / (1 - low)))
 
     ticks = "".join(f"M{at(tenth / 10)} 0V28" for tenth in range(round(low * 10), 11))
     ends = (figure.value, figure.value) if figure.low is None else (figure.low, figure.high)

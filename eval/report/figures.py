@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 
 from cfqa_data.eval.report.axes import Axis
 from cfqa_data.eval.report.drawing import Panel
-from cfqa_data.eval.statistics.mapping import logistic
+from cfqa_data.eval.statistics.mapping import _fit, _standard, logistic, map_scores
 from cfqa_data.tasks import TASKS
 
 __all__ = ["POINTS", "TaskPoints", "curve", "fit", "ladders", "scatter", "target_text"]
@@ -123,31 +121,25 @@ def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
 
 
 def fit(scores: Floats, truth: Floats, at: Floats) -> Floats:
-    """Return at some scores what the 4-parameter logistic that fits all points gives.
+    """Return at some scores what the curve gives that maps all scores to the label.
 
-    The same start and the same rules as `cfqa_data.eval.statistics.mapping.map_scores`: where the
-    logistic does not converge, or is further off than the straight line, it is the line.
+    It is the curve whose figures are in the tables: see `cfqa_data.eval.statistics.mapping`.
+
+    Args:
+        scores: (n,) finite scores.
+        truth: (n,) finite labels.
+        at: (k,) scores within the range of the others.
     """
-    from scipy.optimize import OptimizeWarning, curve_fit
-
-    spread = scores.std()
-    if spread == 0 or (truth == truth[0]).all():
+    if (scores == scores[0]).all() or (truth == truth[0]).all():
         return np.full(len(at), truth.mean())
-    x, y = (scores - scores.mean()) / spread, (truth - truth.mean()) / truth.std()
+    x, y = _standard(scores), _standard(truth)
+    order = np.argsort(x)
+    wanted = np.interp(at, scores[order], x[order])  # standardising is linear
     slope = float(np.mean(x * y))
-    line = np.sqrt(max(0.0, 1 - slope**2))
-    found: Any = None
-    start = [y.max(), y.min(), 0.0, 0.25 if slope >= 0 else -0.25]
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", OptimizeWarning)  # the covariance is not asked for
-        try:
-            found, _ = curve_fit(logistic, x, y, start, maxfev=2000)
-        except (RuntimeError, ValueError, TypeError):
-            found = None
-        wanted = (at - scores.mean()) / spread
-        mapped = wanted * slope
-        if found is not None and np.sqrt(np.mean((logistic(x, *found) - y) ** 2)) <= line:
-            mapped = logistic(wanted, *found)
+    found = _fit(x, y, 1.0 if slope >= 0 else -1.0)
+    mapped = wanted * slope
+    if map_scores(scores, truth).kind == "logistic" and found is not None:
+        mapped = logistic(wanted, *found)
     return np.asarray(mapped * truth.std() + truth.mean())
 
 

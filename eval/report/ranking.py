@@ -88,7 +88,7 @@ class HeatMap:
     Attributes:
         name: Of the coefficient, as in `COEFFICIENTS`.
         title: As people write it.
-        low: Number of the darkest colour.
+        low: Number of the darkest colour, which lower ones have, too.
         rows: Per metric, in the ranking's order: (text, class of the colour, sort key) per cell.
     """
 
@@ -184,8 +184,12 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def _floor(values: Sequence[float]) -> float:
-    """Return the tenth at or below the smallest value, at most 0.9."""
-    return min(0.9, float(np.floor(min(values, default=0.0) * 10) / 10))
+    """Return the tenth below all but the lowest twentieth of the values, at most 0.9.
+
+    A scale down to a single bad metric would show no difference between the others.
+    """
+    low = float(np.percentile(values, 5)) if values else 0.0
+    return min(0.9, float(np.floor(low * 10) / 10))
 
 
 def _cell(value: float | None, low: float) -> tuple[str, str, float]:

@@ -1,0 +1,485 @@
+"""The page of an evaluation, and scores read back; in a browser, see `browser_report.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from base64 import b64encode
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from memory_dataset import MemoryDataset
+from mock_dataset import write_mock_dataset
+
+import cfqa_data
+from cfqa_data.cli import main
+from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.eval import Evaluation, evaluate, read_evaluation
+from cfqa_data.eval.report import report_html, write_report
+from cfqa_data.eval.report.axes import Axis, number_text
+from cfqa_data.eval.report.colours import viridis
+from cfqa_data.eval.report.figures import fit
+from cfqa_data.eval.report.items import disagreements, task_points
+from cfqa_data.eval.report.ranking import Figure, ranking
+from cfqa_data.eval.stored import KEY
+
+EVIL = "<script>alert('m')</script>&\"{{ 7*7 }}"
+VOID = {"meta", "link", "input", "br"}
+
+
+class Page(HTMLParser):
+    """What a page holds; raises where its elements do not nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, Any]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.rows: list[list[str]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.texts.setdefault(self._open[-1], []).append(data)
+        if {"td", "th"} & set(self._open[-3:]):
+            self.rows[-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, Any]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def opposite(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Falls with the damage although it says that lower is better."""
+    return -(y - x).square().mean((1, 2, 3, 4))
+
+
+opposite.lower_better = True  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mock_dataset(tmp_path_factory.mktemp("report") / "cfqa", sources=4)
+
+
+@pytest.fixture(scope="module")
+def scored(folder: Path) -> Evaluation:
+    out = folder.parent / "scores.parquet"
+    return evaluate(folder, ["mse", "cosine", opposite], out=out)
+
+
+@pytest.fixture(scope="module")
+def text(scored: Evaluation, folder: Path) -> str:
+    return report_html(scored, folder)
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_the_page_stands_alone(page: Page, text: str) -> None:
+    for tag, attributes in page.elements:
+        assert tag not in ("img", "iframe", "object", "base", "form")
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            assert name != "style"
+            if name in ("src", "href", "action", "data"):
+                assert value.startswith("#") or value == "data:,", (tag, name, value)
+    assert not re.search(r"https?:|url\(|@import", text)
+    (policy,) = (m["content"] for m in page.all("meta") if "http-equiv" in m)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    for tag in ("style", "script"):
+        (code,) = page.texts[tag]
+        digest = b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_every_link_and_label_leads_somewhere(page: Page) -> None:
+    ids = Counter(a["id"] for _, a in page.elements if a.get("id"))
+    assert set(ids.values()) == {1}
+    wanted = [a["href"][1:] for a in page.all("a")] + [a["for"] for a in page.all("label")]
+    for _, attributes in page.elements:
+        wanted += attributes.get("aria-labelledby", "").split()
+    wanted += [option["value"] for option in page.all("option")]
+    assert set(wanted) <= set(ids)
+    assert len([name for name in ids if re.fullmatch(r"m-\d+", name)]) == 3
+
+
+def test_tables_can_be_scrolled_and_sorted(page: Page) -> None:
+    regions = [a for a in page.all("div") if a.get("class") == "scroll"]
+    assert len(regions) == len(page.all("table"))
+    assert all(a["tabindex"] == "0" and a["role"] == "region" for a in regions)
+    heads = [a for a in page.all("th") if "data-sort" in a]
+    assert {a["data-sort"] for a in heads} == {"num", "text"}
+    assert "ascending" in {a.get("aria-sort") for a in heads}
+    assert all(a.get("scope") for a in page.all("th"))
+    assert all(a["aria-label"] for a in page.all("svg") if a.get("role") == "img")
+
+
+def test_the_sort_keys_are_the_figures(page: Page, scored: Evaluation) -> None:
+    keys = {float(a["data-key"]) for a in page.all("td") if a.get("data-key")}
+    for row in scored.across_tasks.to_pylist():
+        oriented = row["srocc"] if row["lower_better"] else -row["srocc"]
+        assert min(abs(key - oriented) for key in keys) < 1e-8
+
+
+def test_the_ranking_is_by_oriented_figures(page: Page, scored: Evaluation) -> None:
+    ranked = ranking(scored)
+    assert {entry.metric.name for entry in ranked[:2]} == {"mse", "cosine"}
+    last = ranked[-1]
+    assert (last.metric.name, last.better) == ("opposite", "lower")
+    found = {entry.metric.name: entry.overall["srocc"].value for entry in ranked}
+    assert found["opposite"] == pytest.approx(-found["mse"])  # a wrong sign is shown, not dropped
+    (row,) = (r for r in page.rows if r[:2] == ["3", "opposite"])
+    assert row[3].startswith(f"\u2212{found['mse']:.3f}")
+
+
+def test_intervals_turn_with_the_sign() -> None:
+    row = {"lower_better": False, "x": -0.8, "x_low": -0.9, "x_high": -0.5}
+    assert Figure.of(row, "x") == Figure(0.8, 0.5, 0.9)
+    assert Figure.of(row, "x").interval == "[0.50, 0.90]"
+    assert Figure.of(row | {"lower_better": None}, "x") == Figure(-0.8, -0.9, -0.5)
+    nothing = Figure.of({"lower_better": False, "x": None}, "x")
+    assert (nothing.text, nothing.interval) == ("\u2013", "")
+
+
+def test_the_page_names_what_was_scored(page: Page, folder: Path) -> None:
+    manifest = cfqa_data.load(folder).manifest
+    said = " ".join(data for parts in page.texts.values() for data in parts)
+    assert manifest.recipe.summary in said
+    assert hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest() in said
+    for name, version in manifest.versions.items():
+        assert [name, version] in page.rows
+    assert ["cls", "distortion: rank", "4", "4", "160"] in page.rows
+
+
+def test_the_same_scores_give_the_same_bytes(
+    text: str, folder: Path, scored: Evaluation, tmp_path: Path
+) -> None:
+    assert scored.failures == {}
+    again = read_evaluation(folder, folder.parent / "scores.parquet")
+    write_report(again, tmp_path / "page.html", folder)
+    assert (tmp_path / "page.html").read_bytes() == text.encode()
+
+
+def test_names_are_text_whatever_they_hold() -> None:
+    dataset = MemoryDataset()
+    names = dict.fromkeys(dataset.labels["source_id"].to_pylist())
+    renamed = {name: f"{name}{EVIL}" for name in names}
+    column = pa.array([renamed[name] for name in dataset.labels["source_id"].to_pylist()])
+    place = dataset.labels.column_names.index("source_id")
+    dataset.labels = dataset.labels.set_column(place, "source_id", column)
+    for kept in (dataset.originals, dataset.versions):
+        for key in list(kept):
+            named = renamed[key] if isinstance(key, str) else (renamed[key[0]], *key[1:])
+            kept[named] = kept.pop(key)  # type: ignore[index]
+
+    def metric(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y - x).abs().mean((1, 2, 3, 4))
+
+    def broken(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise ValueError(EVIL)
+
+    for function, name in ((metric, EVIL), (broken, f"broken {EVIL}")):
+        function.name = name  # type: ignore[attr-defined]
+        function.citation = EVIL  # type: ignore[attr-defined]
+    evaluation = evaluate(dataset, ["mse", metric, broken])
+    html = report_html(evaluation)
+    found = Page(html)
+    assert len(found.all("script")) == 1
+    assert "alert(" not in found.texts["script"][0]
+    assert "<script>alert" not in html
+    assert EVIL in "".join(data for data in found.texts["h3"])
+    assert any(EVIL in "".join(row) and row[1] == "cls" for row in found.rows)
+    assert f"broken {EVIL}" in "".join(found.texts["b"])
+    assert "49" not in "".join(found.texts["h3"])
+    labels = [a["aria-label"] for a in found.all("svg") if a.get("role") == "img"]
+    assert any(EVIL in label for label in labels)
+
+
+def test_one_metric_without_a_dataset_of_one_codec() -> None:
+    dataset = MemoryDataset()
+    dataset.labels = dataset.labels.filter(pa.compute.equal(dataset.labels["codec"], "x265"))
+    found = Page(report_html(evaluate(dataset, "mse")))
+    ids = {a.get("id") for _, a in found.elements}
+    assert "curves" not in ids  # its labels know no rate
+    assert "failures-title" not in ids
+    assert "all codecs" not in "".join(found.texts["span"])
+
+
+def test_undeclared_direction_is_said_and_ranked_as_it_is() -> None:
+    def metric(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y - x).abs().mean((1, 2, 3, 4))
+
+    evaluation = evaluate(MemoryDataset(), ["cosine", metric])
+    entry = next(e for e in ranking(evaluation) if e.metric.name == "metric")
+    assert (entry.better, entry.beaten_by) == ("not declared", None)
+    assert "not declared" in report_html(evaluation)
+
+
+def test_the_items_are_those_with_the_largest_gap_in_ranks(scored: Evaluation) -> None:
+    points = task_points(scored)
+    column = [metric.name for metric in scored.metrics].index("cosine")
+    found = disagreements(points, column, scored.metrics[column])
+    assert [abs(item.gap) for item in found] == sorted((abs(i.gap) for i in found), reverse=True)
+    for part in points:
+        of_task = [item for item in found if item.task == part.task]
+        assert len({item.source for item in of_task}) == len(of_task) == 4
+        gaps = {}
+        for row in range(len(part.truth)):  # slowly: the share of points below, ties half
+            below = [
+                np.mean([(v < values[row]) + (v == values[row]) / 2 for v in values])
+                for values in (-part.scores[:, column], part.truth)
+            ]
+            gaps[row] = 100 * (below[0] - below[1])
+        for item in of_task:
+            assert item.gap == pytest.approx(gaps[item.row])
+            assert part.source[item.row] == item.source
+            same = [row for row in gaps if part.source[row] == item.source]
+            assert abs(item.gap) == pytest.approx(max(abs(gaps[row]) for row in same))
+
+
+def test_the_line_in_the_scatter_is_the_fit_of_the_statistics(scored: Evaluation) -> None:
+    for part in task_points(scored):
+        for column, metric in enumerate(scored.metrics):
+            mapped = fit(part.scores[:, column], part.truth, part.scores[:, column])
+            (row,) = (
+                row
+                for row in scored.across_codecs.to_pylist()
+                if (row["task"], row["metric"]) == (part.task, metric.name)
+            )
+            rmse = np.sqrt(np.mean((mapped - part.truth) ** 2))
+            assert rmse == pytest.approx(row["mapped_rmse"], rel=1e-6)
+
+
+def test_a_constant_metric_has_a_flat_line() -> None:
+    truth = np.arange(5.0)
+    assert fit(np.ones(5), truth, np.ones(3)).tolist() == [2.0, 2.0, 2.0]
+    assert fit(truth, np.ones(5), truth).tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([0.0, 0.5, 1.0], "linear"),
+        ([-3.0, -2.0], "linear"),
+        ([1e-4, 1e-3, 1e-2, 1.0], "log"),
+        ([-1.0, 0.0, 0.5, 1.0, 2.0, 900.0], "symlog"),
+        ([7.0, 7.0], "linear"),
+        ([0.0, 0.0], "linear"),
+    ],
+)
+def test_axes_hold_their_values(values: list[float], kind: str) -> None:
+    axis = Axis.around(np.array(values))
+    assert axis.kind == kind
+    places = axis.place(values)
+    assert ((places > 0) & (places < 1)).all()
+    assert np.array_equal(np.argsort(places, kind="stable"), np.argsort(values, kind="stable"))
+    ends = axis.between(5)
+    assert axis.place(ends) == pytest.approx(np.linspace(0, 1, 5), abs=1e-12)
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 12
+    assert [place for place, _ in ticks] == sorted(place for place, _ in ticks)
+
+
+def test_numbers_on_axes() -> None:
+    said = {
+        0.05: "0.05",
+        200.0: "200",
+        1e5: "10\u2075",
+        -2e-4: "\u22122\u00b710\u207b\u2074",
+        0.0: "0",
+        float("-inf"): "\u2212\u221e",
+    }
+    assert {value: number_text(value) for value in said} == said
+
+
+def test_viridis_is_matplotlibs() -> None:
+    for share in np.linspace(0, 1, 11):
+        expected = 255 * np.array(matplotlib.colormaps["viridis"](share)[:3])
+        assert np.abs(np.array(viridis(share)) - expected).max() < 1
+
+
+# Scores read back
+
+
+def test_what_is_read_back_is_what_was_found(folder: Path, scored: Evaluation) -> None:
+    again = read_evaluation(str(folder), folder.parent / "scores.parquet")
+    for name in ("labels", "scores", "correlations", "across_codecs", "across_tasks"):
+        assert getattr(again, name).equals(getattr(scored, name)), name
+    for before, after in zip(scored.metrics, again.metrics, strict=True):
+        for fact in ("name", "family", "formula", "lower_better", "score_range", "citation"):
+            assert getattr(after, fact) == getattr(before, fact)
+    with pytest.raises(MetricError, match="only its scores were read"):
+        again.metrics[0](torch.zeros(1, 1, 1, 2, 2), torch.zeros(1, 1, 1, 2, 2))
+    assert read_evaluation(folder, folder.parent / "scores.parquet", "loss").target == "loss"
+
+
+def test_a_part_of_a_dataset_is_read_back(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "part.parquet"
+    part = evaluate(folder, "mse", task="seg", limit=2, target="loss", out=out)
+    again = read_evaluation(folder, out)
+    assert again.target == "loss"
+    assert again.correlations.equals(part.correlations)
+    assert "2 of 4" in report_html(again, folder)
+
+
+def spoil(path: Path, out: Path, how: str) -> None:
+    """Write a file of scores that is not what it was."""
+    table = pq.read_table(path)
+    facts = json.loads(table.schema.metadata[KEY])
+    if how == "csv":
+        out.write_text("task,source_id\n")
+        return
+    if how == "cut":
+        out.write_bytes(path.read_bytes()[:-20])
+        return
+    if how == "missing rows":
+        table = table.slice(0, table.num_rows - 3)
+    elif how == "empty":
+        table = table.slice(0, 0)
+    elif how == "shuffled":
+        table = table.take(np.arange(table.num_rows)[::-1])
+    elif how == "other dataset":
+        facts["dataset"] = "0" * 64
+    elif how == "range":
+        facts["metrics"][0]["score_range"] = [1, 0]
+    elif how == "code":
+        facts["metrics"][0]["function"] = "os:system"
+    elif how == "unknown fact":
+        facts["metrics"][0]["more"] = 1
+    elif how == "no metrics":
+        facts["metrics"] = []
+    elif how == "target":
+        facts["target"] = "source_id"
+    elif how == "source":
+        place = table.column_names.index("source_id")
+        table = table.set_column(place, "source_id", pa.array(["x"] * table.num_rows))
+    metadata = None if how == "no facts" else {KEY: json.dumps(facts)}
+    pq.write_table(table.replace_schema_metadata(metadata), out)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("csv", "not a finished file of scores"),
+        ("cut", "not a finished file of scores"),
+        ("no facts", "not a finished file of scores"),
+        ("range", "not a finished file of scores"),
+        ("unknown fact", "not a finished file of scores"),
+        ("missing rows", "holds 1437 scores of 1440"),
+        ("empty", "there are no scores in it"),
+        ("no metrics", "there are no scores in it"),
+        ("shuffled", "not in the order"),
+        ("other dataset", "the scores of another dataset"),
+        ("target", "no column 'source_id' to follow"),
+        ("source", "scores of cls x, x265, level 0, which the dataset does not hold"),
+    ],
+)
+def test_files_that_are_not_its_scores_are_refused_in_one_line(
+    how: str,
+    said: str,
+    folder: Path,
+    scored: Evaluation,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad = tmp_path / "bad.parquet"
+    spoil(folder.parent / "scores.parquet", bad, how)
+    with pytest.raises(MetricError, match=re.escape(said)):
+        read_evaluation(folder, bad)
+    page = tmp_path / "page.html"
+    assert main(["report", str(folder), str(bad), "--out", str(page)]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert not page.exists()
+
+
+def test_a_file_of_scores_names_no_code(folder: Path, scored: Evaluation, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.parquet"
+    spoil(folder.parent / "scores.parquet", bad, "code")
+    with pytest.raises(MetricError, match="only its scores were read"):
+        read_evaluation(folder, bad).metrics[0].function()
+
+
+# The command line
+
+
+def test_eval_writes_a_report_with_its_scores(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["eval", str(folder), "--task", "cls", "--metric", "mse"]
+    assert main([*command, "--report", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "scores.parquet"]
+    assert f"Report: {out / 'report.html'}" in capsys.readouterr().out
+    again = tmp_path / "again.html"
+    assert main(["report", str(folder), str(out / "scores.parquet"), "-o", str(again)]) == 0
+    assert again.read_bytes() == (out / "report.html").read_bytes()
+    assert main([*command, "--report", str(tmp_path / "alone.html"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.split("\n", 1)[1])["target"] == "distortion"
+    assert (tmp_path / "alone.html").read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["eval", "DIR", "--report", "TMP/none/page.html"], "there is no folder"),
+        (["eval", "DIR", "--report", "TMP/none/out"], "No such file or directory"),
+        (["eval", "DIR", "--report", "TMP/a.html", "--metric", "nope"], "unknown metric 'nope'"),
+        (["report", "DIR", "TMP/none.parquet", "-o", "TMP/a.html"], "there is no such file"),
+        (["report", "DIR", "TMP/none.parquet", "-o", "TMP/a.pdf"], "written as .html"),
+        (["report", "TMP", "TMP/none.parquet", "-o", "TMP/a.html"], "not a CFQA dataset folder"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(
+    command: list[str],
+    said: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = [w.replace("DIR", str(folder)).replace("TMP", str(tmp_path)) for w in command]
+    assert main(command) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert len(told.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_of_nothing_is_refused(scored: Evaluation, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    for empty in (replace(scored, metrics=()), replace(scored, labels=scored.labels.slice(0, 0))):
+        with pytest.raises(MetricError, match="nothing was scored"):
+            write_report(empty, tmp_path / "page.html")
+    with pytest.raises(CfqaError, match="is a folder"):
+        write_report(scored, tmp_path)
+    assert list(tmp_path.iterdir()) == []
