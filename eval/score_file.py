@@ -65,6 +65,7 @@ class ScoreFile:
         prints = {metric.name: _fingerprint(metric) for metric in metrics}
         self._prints = prints
         self._facts = {"dataset": dataset, "settings": dict(settings), "metrics": prints}
+        self._dataset = dataset
         self._saved = time.monotonic()
 
     def resume(self) -> NDArray[Any]:
@@ -142,7 +143,7 @@ class ScoreFile:
                 with atomic_path(self.path) as partial:
                     csv.write_csv(scores, partial)
             else:
-                of = self._facts["dataset"]
+                of = self._dataset
                 write_table(self.path, with_facts(scores, of, target, metrics, failures))
         except OSError as error:
             why = error.strerror or error

@@ -61,7 +61,8 @@ class Axis:
 
     def between(self, count: int) -> NDArray[np.float64]:
         """Return numbers at even distances along the axis, both ends with them."""
-        return self._straight(np.linspace(*self._bent([self.low, self.high]), count))
+        start, end = self._bent([self.low, self.high]).tolist()
+        return self._straight(np.linspace(start, end, count))
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return up to seven (place, text)."""

@@ -139,7 +139,7 @@ def heat_maps(
     cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in evaluation.correlations.to_pylist():
         cells.setdefault((row["task"], row["codec"]), {})[row["metric"]] = row
-    columns = []
+    columns: list[tuple[str, list[str]]] = []
     for together in evaluation.across_codecs.to_pylist():
         task = together["task"]
         if task not in [name for name, _ in columns]:
