@@ -111,11 +111,10 @@ class Training:
 
     def _end_epoch(self, loss: float) -> None:
         """Note the loss, on held-out planes if trained as published; save the state."""
+        self._check_weights()
         if self.settings.published:
             loss = self.validate()
             self.stateful["plateau"].step(loss)
-        if not math.isfinite(loss):
-            raise self._failed(f"the loss is {loss} at step {self.step}")
         self.loss = loss
         save_state(
             self.state,
@@ -143,6 +142,7 @@ class Training:
 
     def finish(self) -> dict[str, Any]:
         """Write the model's file and return its line of the report."""
+        self._check_weights()
         settings, path = self.settings, self.job.path(self.settings)
         model = self.model.cpu()
         if settings.published:
@@ -167,6 +167,10 @@ class Training:
         write_ladder(path, self.job.ladder, [(self.job.lmbda, weights)], {"report": report})
         self.state.unlink(missing_ok=True)
         return report
+
+    def _check_weights(self) -> None:
+        if not all(bool(part.isfinite().all()) for part in self.parameters):
+            raise self._failed(f"weights are not finite after step {self.step}")
 
     def _failed(self, why: str) -> BuildError:
         told = f"{self.job.name}: the training came to nothing: {why}"
