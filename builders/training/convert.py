@@ -21,7 +21,7 @@ from cfqa_data.builders.training.hyperprior_plan import model_size
 from cfqa_data.codecs.hyperprior import Hyperprior
 from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
 from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
-from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.errors import BuildError, CfqaError, CodecError
 from cfqa_data.manifest import hash_file
 from cfqa_data.storage import check_writable
 
@@ -54,10 +54,17 @@ def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> 
     for lmbda, path in sorted(checkpoints):
         weights = read_checkpoint(path)
         _check_alike(path, weights, models[0][1] if models else weights)
-        Hyperprior(weights)
+        _check_usable(path, weights)
         models.append((lmbda, weights))
         sources.append({"file": path.name, "sha256": hash_file(path)})
     write_ladder(out, name, models, {**model_size(models[0][1]), "checkpoints": sources})
+
+
+def _check_usable(path: Path, weights: HyperpriorWeights) -> None:
+    try:
+        Hyperprior(weights)
+    except CodecError as error:
+        raise CodecError(f"{path}: {error}") from None
 
 
 def _check_alike(path: Path, weights: HyperpriorWeights, first: HyperpriorWeights) -> None:

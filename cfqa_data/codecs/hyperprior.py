@@ -205,7 +205,7 @@ class HyperpriorCodec(Codec):
 
     def _model(self, index: int) -> Hyperprior:
         if index not in self._loaded:
-            self._loaded[index] = Hyperprior(self._weights[index], index)
+            self._loaded[index] = _named(self.models, self._weights[index], index)
         return self._loaded[index]
 
 
@@ -221,13 +221,20 @@ def load_hyperprior(path: str | Path, lmbda: float | None = None) -> Hyperprior:
         CodecError: the file is neither, or the ladder has no such model.
     """
     if Path(path).suffix != ".safetensors":
-        return Hyperprior(read_checkpoint(path))
+        return _named(path, read_checkpoint(path), 0)
     _, ladder = read_ladder(path)
     matches = [i for i, (known, _) in enumerate(ladder) if lmbda is None or known == lmbda]
     if len(matches) != 1:
         known = ", ".join(f"{value:g}" for value, _ in ladder)
         raise CodecError(f"{path}: name one lambda of {known}")
-    return Hyperprior(ladder[matches[0]][1], matches[0])
+    return _named(path, ladder[matches[0]][1], matches[0])
+
+
+def _named(path: str | Path, weights: HyperpriorWeights, index: int) -> Hyperprior:
+    try:
+        return Hyperprior(weights, index)
+    except CodecError as error:
+        raise CodecError(f"{path}: {error}") from None
 
 
 def _varint(value: int) -> bytes:
