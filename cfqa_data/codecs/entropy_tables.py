@@ -214,7 +214,10 @@ def _logits(
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1.0 + np.tanh(0.5 * x)) if x.max() < 0 else 1.0 / (1.0 + np.exp(-x))
+    if x.max() < 0:
+        return 0.5 * (1.0 + np.tanh(0.5 * x))
+    with np.errstate(over="ignore"):  # infinity is the right divisor
+        return 1.0 / (1.0 + np.exp(-x))
 
 
 def _solve(logits, channels: int, goal: float) -> np.ndarray:  # type: ignore[no-untyped-def]
