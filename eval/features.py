@@ -25,7 +25,7 @@ class Features:
     """A batch of features (B, N, C, T, D): views, layers, tokens, channels.
 
     What is derived is kept for as long as the object is. At the paper's largest size, (2, 4, 1611,
-    1536), each of ``centred`` and ``gram`` takes about 80 MB in float32.
+    1536), ``centred`` takes about 80 MB in float32, and so does a T x T matrix.
 
     Attributes:
         values: (B, N, C, T, D), float32 or float64.
@@ -46,7 +46,8 @@ class Features:
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what ``make()`` gives, made when it is first asked for under this key.
 
-        For what only one family derives, or from a pair: see `cfqa_data.eval.pairs`.
+        For what only one family derives, from a pair (see `cfqa_data.eval.pairs`), or from tokens
+        with one another (see `cfqa_data.eval.relations`).
         """
         if key not in self._kept:
             self._kept[key] = make()
@@ -86,22 +87,6 @@ class Features:
         """
         z = self.values - self.values[..., :1, :]
         return z - z.mean(-2, keepdim=True)
-
-    @cached_property
-    def gram(self) -> Tensor:
-        """Inner products of the centred tokens, (B, N, C, T, T)."""
-        return self.centred @ self.centred.mT
-
-    @cached_property
-    def unit_gram(self) -> Tensor:
-        """Gram matrix of each slice over its Frobenius norm; zero where the norm is zero."""
-        norms = torch.linalg.matrix_norm(self.gram)[..., None, None]
-        return self.gram / norms.masked_fill(norms == 0, 1.0)
-
-    @cached_property
-    def constant(self) -> Tensor:
-        """Whether all tokens of a slice are equal, so that it has no structure; (B, N, C)."""
-        return (self.centred == 0).all(-1).all(-1)
 
 
 def as_features(*batches: Tensor | Features) -> tuple[Features, ...]:

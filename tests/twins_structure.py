@@ -10,6 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.linalg
+import scipy.stats
+from scipy.spatial.distance import pdist
 from twins_tokens import Array, slices
 
 
@@ -97,9 +100,122 @@ def twin_distance_correlation(x: Array, y: Array) -> float:
     return over_slices(score, x, y)
 
 
+def centred_pair(a: Array, b: Array) -> tuple[Array, Array]:
+    return a - a.mean(0), b - b.mean(0)
+
+
+def twin_procrustes(x: Array, y: Array) -> float:
+    def score(a: Array, b: Array) -> float:
+        a, b = centred_pair(a, b)
+        turn, _ = scipy.linalg.orthogonal_procrustes(b, a)
+        return float(np.linalg.norm(b @ turn - a) ** 2)
+
+    return over_slices(score, x, y)
+
+
+def twin_procrustes_normalized(x: Array, y: Array) -> float:
+    def score(a: Array, b: Array) -> float:
+        if len(a) == 1:
+            return 2.0
+        a, b = (z / np.linalg.norm(z) for z in centred_pair(a, b))
+        turn, _ = scipy.linalg.orthogonal_procrustes(b, a)
+        return float(np.linalg.norm(b @ turn - a) ** 2)
+
+    return over_slices(score, x, y)
+
+
+def twin_angular_shape(x: Array, y: Array) -> float:
+    def score(a: Array, b: Array) -> float:
+        if len(a) == 1:
+            return math.pi / 2
+        a, b = (z / np.linalg.norm(z) for z in centred_pair(a, b))
+        return math.acos(min(1.0, scipy.linalg.svdvals(a.T @ b).sum()))
+
+    return over_slices(score, x, y)
+
+
+def twin_rsa(x: Array, y: Array) -> float:
+    def score(a: Array, b: Array) -> float:
+        before, after = pdist(a), pdist(b)
+        if min(np.ptp(z) if len(z) else 0 for z in (before, after)) == 0:
+            return 0.0
+        return float(scipy.stats.spearmanr(before, after).statistic)
+
+    return over_slices(score, x, y)
+
+
+def cosines(a: Array) -> Array:
+    lengths = [math.sqrt(u @ u) for u in a]
+    return np.array(
+        [
+            [u @ v / (p * q) if p * q else 0.0 for v, q in zip(a, lengths, strict=True)]
+            for u, p in zip(a, lengths, strict=True)
+        ]
+    )
+
+
+def twin_rsm_difference(x: Array, y: Array) -> float:
+    def score(a: Array, b: Array) -> float:
+        change = cosines(b) - cosines(a)
+        others = [change[i, j] ** 2 for i in range(len(a)) for j in range(len(a)) if i != j]
+        return math.sqrt(sum(others) / len(others)) if others else 0.0
+
+    return over_slices(score, x, y)
+
+
+def neighbourhood(apart: Array, token: int, k: int) -> dict[int, float]:
+    """Return how far each other token is among the nearest k: those that tie share the places."""
+    others = sorted(set(range(len(apart))) - {token}, key=lambda other: apart[token, other])
+    last = apart[token, others[k - 1]]
+    tied = [other for other in others if abs(apart[token, other] - last) < 1e-12]
+    nearer = others[: others.index(tied[0])]
+    share = (k - len(nearer)) / len(tied)
+    return dict.fromkeys(nearer, 1.0) | dict.fromkeys(tied, share)
+
+
+def neighbourhoods(p: Array, q: Array, k: int) -> list[list[tuple[float, float]]]:
+    """Return, for each token, how far each other one belongs to it before and after."""
+    k = min(k, max(1, (len(p) - 1) // 2))
+    both = [(neighbourhood(p, t, k), neighbourhood(q, t, k)) for t in range(len(p))]
+    return [[(one.get(s, 0.0), two.get(s, 0.0)) for s in range(len(p))] for one, two in both]
+
+
+def twin_mutual_knn(x: Array, y: Array, k: int) -> float:
+    def score(a: Array, b: Array) -> float:
+        if len(a) == 1:
+            return 0.0
+        shared = [
+            sum(min(pair) for pair in of_token) / sum(one for one, _ in of_token)
+            for of_token in neighbourhoods(-cosines(a), -cosines(b), k)
+        ]
+        return float(np.mean(shared))
+
+    return over_slices(score, x, y)
+
+
+def twin_jaccard_knn(x: Array, y: Array, k: int) -> float:
+    def score(a: Array, b: Array) -> float:
+        if len(a) == 1:
+            return 0.0
+        shared = [
+            sum(min(pair) for pair in of_token) / sum(max(pair) for pair in of_token)
+            for of_token in neighbourhoods(distances(a), distances(b), k)
+        ]
+        return float(np.mean(shared))
+
+    return over_slices(score, x, y)
+
+
 STRUCTURE_TWINS: dict[str, Callable[..., Any]] = {
     "cka": twin_cka,
     "cka_debiased": twin_cka_debiased,
     "cka_rbf": twin_cka_rbf,
     "distance_correlation": twin_distance_correlation,
+    "procrustes": twin_procrustes,
+    "procrustes_normalized": twin_procrustes_normalized,
+    "angular_shape": twin_angular_shape,
+    "rsa": twin_rsa,
+    "rsm_difference": twin_rsm_difference,
+    "mutual_knn": twin_mutual_knn,
+    "jaccard_knn": twin_jaccard_knn,
 }

@@ -1,6 +1,8 @@
 """Full-reference metrics on batches of features, one module per family.
 
-`signal`: the error as a number; `angle`: token directions; `kernel`: similarities among tokens;
+`signal`: the error as a number; `angle`: direction and length of each token; `whitened`: the error
+in units of how much originals vary; `kernel`: similarities among tokens; `geometry`: the shape of
+their cloud; `neighbours`: who is near to whom; `distributional`: how values are distributed;
 `paper`: the published code's versions, faults included, which are not listed unless asked for.
 The shared conventions (shapes, averaging, precision, invariances) are in `base`. Nothing here
 imports torch before a metric runs, so that listing metrics is instant.

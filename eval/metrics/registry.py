@@ -10,14 +10,24 @@ from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.metrics.angle import ANGLE
 from cfqa_data.eval.metrics.base import FAMILIES, Metric
 from cfqa_data.eval.metrics.distributional import DISTRIBUTIONAL
+from cfqa_data.eval.metrics.geometry import GEOMETRY
 from cfqa_data.eval.metrics.kernel import KERNEL
+from cfqa_data.eval.metrics.neighbours import NEIGHBOURS
 from cfqa_data.eval.metrics.paper import PAPER_CKA, PAPER_COSINE
 from cfqa_data.eval.metrics.signal import SIGNAL
 from cfqa_data.eval.metrics.whitened import WHITENED
 
 __all__ = ["METRICS", "PAPER_METRICS", "create_metric", "list_metrics"]
 
-METRICS: tuple[Metric, ...] = (*SIGNAL, *ANGLE, *WHITENED, *KERNEL, *DISTRIBUTIONAL)
+METRICS: tuple[Metric, ...] = (
+    *SIGNAL,
+    *ANGLE,
+    *WHITENED,
+    *KERNEL,
+    *GEOMETRY,
+    *NEIGHBOURS,
+    *DISTRIBUTIONAL,
+)
 """Family by family."""
 
 PAPER_METRICS: tuple[Metric, ...] = (PAPER_COSINE, PAPER_CKA)
