@@ -89,7 +89,8 @@ def evaluate(
     Args:
         dataset: An open dataset, or the path of one.
         metrics: One or several of: names, ``"module:attribute"`` strings, `Metric` objects or
-            callables ``(x, y) -> (B,)`` on float32 tensors of shape (B, N, C, T, D).
+            callables ``(x, y) -> (B,)`` on float32 tensors of shape (B, N, C, T, D). One that
+            has a method ``fit`` is trained for each task and fold on the sources of the others.
         device: Torch device of the metrics.
         task: Only this task (with a path only: an open dataset is what it is).
         codec: Only this codec, or these (with a path only).
@@ -268,24 +269,25 @@ def _fill(
         progress: Told about every batch.
     """
     from cfqa_data.eval.originals import original_statistics
-    from cfqa_data.eval.reading import read_batches
+    from cfqa_data.eval.reading import Part, read_batches
 
     dataset, rows, device, batch = reading
     missing = np.isnan(values).any(axis=1)
     if not missing.any():
         return
     needed = [name for metric in metrics for name in metric.needs if name not in metric.options]
+    by_fold = bool(needed) or any(metric.fit for metric in metrics)
     known = original_statistics(dataset, needed, device, progress)
     places = {row: place for place, row in enumerate(rows)}
     progress.start("evaluate", len(rows), "features")
     progress.advance(int((~missing).sum()))
-    task_of = dataset.labels["task"].to_pylist()
-    fold_of = dataset.labels["fold"].to_pylist() if needed else [0] * len(task_of)
+    task_of, fold_of = _tasks_and_folds(dataset, by_fold)
     ready: dict[tuple[str, int], list[Metric]] = {}
     for part in read_batches(dataset, rows[missing].tolist(), device, batch):
         key = task_of[part.rows[0]], fold_of[part.rows[0]]
         if key not in ready:
-            ready[key] = [_given(metric, known, *key) for metric in metrics]
+            others = np.flatnonzero((task_of == key[0]) & (fold_of != key[1]))
+            ready[key] = _given(metrics, known, key, Part(dataset, others), failures)
         at = [places[row] for row in part.rows]
         for column, metric in enumerate(ready[key]):
             if metric.name not in failures and np.isnan(values[at, column]).any():
@@ -301,10 +303,41 @@ def _fill(
     progress.finish()
 
 
-def _given(metric: Metric, known: OriginalStatistics, task: str, fold: int) -> Metric:
-    """Return a metric with what it needs of the dataset, for the sources of a task and fold."""
-    needed = [name for name in metric.needs if name not in metric.options]
-    return metric.with_options(**known.of(task, fold, needed)) if needed else metric
+def _tasks_and_folds(
+    dataset: FeatureSource, by_fold: bool
+) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the task and the fold of each label row; fold 0 where folds do not matter."""
+    labels = dataset.labels
+    tasks = np.array(labels["task"].to_pylist())
+    if not by_fold:
+        return tasks, np.zeros(len(tasks), dtype=np.intp)
+    if "fold" not in labels.column_names:
+        raise MetricError("the labels have no column 'fold': there is nothing to hold out")
+    return tasks, labels["fold"].to_numpy().astype(np.intp)
+
+
+def _given(
+    metrics: Sequence[Metric],
+    known: OriginalStatistics,
+    key: tuple[str, int],
+    training: FeatureSource,
+    failures: dict[str, str],
+) -> list[Metric]:
+    """Return the metrics with what they need of the other folds: statistics, or training."""
+    given = []
+    for metric in metrics:
+        needed = [name for name in metric.needs if name not in metric.options]
+        if needed:
+            metric = metric.with_options(**known.of(*key, needed))
+        if metric.fit and metric.name not in failures:
+            try:
+                if training.labels.num_rows == 0:
+                    raise MetricError(f"metric {metric.name!r}: no other fold to train on")
+                metric = metric.fitted(training)
+            except MetricError as error:
+                failures[metric.name] = f"{error} ({key[0]}, all folds but {key[1]})"
+        given.append(metric)
+    return given
 
 
 def _score(metric: Metric, part: Batch) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from cfqa_data.eval.metrics.base import first_nonfinite
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Batch", "FeatureSource", "read_batches"]
+__all__ = ["Batch", "FeatureSource", "Part", "read_batches"]
 
 # Compressed features per batch, in bytes of float32. Small batches stay in a CPU's cache (up to
 # three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
@@ -45,6 +45,22 @@ class FeatureSource(Protocol):
 
     def compressed(self, source_id: str, codec: str, level: int) -> NDArray[Any]:
         """Return a compressed feature, float32 (N, C, T, D)."""
+
+
+class Part:
+    """Some rows of a dataset, as a dataset: what a metric is trained on.
+
+    Args:
+        dataset: An open dataset.
+        rows: Places in its labels.
+    """
+
+    def __init__(self, dataset: FeatureSource, rows: NDArray[np.intp]) -> None:
+        self.labels = dataset.labels.take(rows)
+        self.original = dataset.original
+        self.compressed = dataset.compressed
+        if hasattr(dataset, "codes"):
+            self.codes = dataset.codes
 
 
 @dataclass(frozen=True, eq=False)

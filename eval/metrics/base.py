@@ -19,13 +19,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.errors import MetricError, unknown_name
+from cfqa_data.errors import CfqaError, MetricError, unknown_name
 from cfqa_data.eval.metrics.needs import STATISTICS, as_statistic, check_statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cfqa_data.eval.features import Features
+    from cfqa_data.eval.reading import FeatureSource
 
 __all__ = [
     "COSTS",
@@ -84,6 +85,9 @@ class Metric:
         options: Keyword arguments of the function and their values.
         needs: Names of `STATISTICS` that the function takes as keyword arguments. The evaluator
             gives them; used alone, `with_options` or `create_metric` does.
+        fit: For a metric that is trained: takes the training part of a dataset (`FeatureSource`:
+            labels, originals, compressed features) and returns a metric or a callable. The
+            evaluator trains it for each task and fold on the sources of the other folds.
         device: Torch device on which the metric runs.
     """
 
@@ -99,6 +103,7 @@ class Metric:
     cost: str = "TD"
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    fit: Callable[[FeatureSource], Any] | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -154,6 +159,25 @@ class Metric:
                 raise MetricError(f"metric {self.name!r}: {told}")
         return replace(self, options={**self.options, **options})
 
+    def fitted(self, training: FeatureSource) -> Metric:
+        """Return the metric that training on a part of a dataset makes of this one.
+
+        Raises:
+            MetricError: It is not one that is trained, or training fails.
+        """
+        from cfqa_data.eval.metrics.custom import as_metric
+
+        if self.fit is None:
+            raise MetricError(f"metric {self.name!r} is not one that is trained")
+        try:
+            found = as_metric(self.fit(training), self.device)
+        except CfqaError as error:
+            raise MetricError(f"metric {self.name!r} cannot be trained: {error}") from error
+        except Exception as error:  # whatever a user's function raises
+            told = f"metric {self.name!r} cannot be trained: {error_line(error)}"
+            raise MetricError(told) from error
+        return replace(found, name=self.name, lower_better=self.lower_better)
+
     def to(self, device: str) -> Metric:
         """Return the same metric on another torch device."""
         return replace(self, device=check_device(device))
@@ -188,6 +212,11 @@ class Metric:
         """
         from cfqa_data.eval.features import as_features
 
+        if self.fit is not None:
+            raise MetricError(
+                f"metric {self.name!r} is trained on the data: evaluate() does it, fold by fold; "
+                "used alone, .fitted(training) does"
+            )
         for name in self.needs:
             check_statistic(self.name, name, self.options.get(name), y.shape)
         scores = self.function(*as_features(x, y), **self.options)

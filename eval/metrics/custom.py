@@ -30,9 +30,10 @@ def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
         spec: A registered name, or one that an installed package registers as an entry point in
             the group ``cfqa.metrics``; ``"module:attribute"``, imported; a `Metric`; or a callable
             ``(x, y) -> (B,)`` on (B, N, C, T, D) tensors (a function, or a `torch.nn.Module`, which
-            is put on the device and into evaluation mode), whose attributes ``name``,
-            ``lower_better``, ``score_range``, ``identity``, ``invariances`` and ``citation`` are
-            taken over where it has them.
+            is put on the device and into evaluation mode), or anything with a method ``fit`` that
+            takes the training part of a dataset and returns such a callable. Its attributes
+            ``name``, ``lower_better``, ``score_range``, ``identity``, ``invariances`` and
+            ``citation`` are taken over where it has them. Of a class, one is made.
         device: Torch device.
 
     Raises:
@@ -44,9 +45,10 @@ def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
         return as_metric(_imported(spec), device)
     if isinstance(spec, Metric):
         return spec.to(device)
-    if not callable(spec):
-        raise MetricError(f"a metric is a name or a callable, not {spec!r}")
-    return _wrapped(_placed(spec, device)).to(device)
+    found: Any = _made(spec) if isinstance(spec, type) else spec
+    if not callable(found) and not hasattr(found, "fit"):
+        raise MetricError(f"a metric is a name or a callable, not {found!r}")
+    return _wrapped(_placed(found, device)).to(device)
 
 
 def as_metrics(specs: MetricLike | Iterable[MetricLike], device: str = "cpu") -> tuple[Metric, ...]:
@@ -79,9 +81,17 @@ def _imported(path: str) -> Callable[..., Any]:
         if not hasattr(found, part):
             raise MetricError(f"metric {path!r}: {module_name!r} has no {attribute!r}")
         found = getattr(found, part)
-    if not callable(found):
+    if not callable(found) and not hasattr(found, "fit"):
         raise MetricError(f"metric {path!r} is not callable")
     return found
+
+
+def _made(kind: type) -> Any:
+    try:
+        return kind()
+    except Exception as error:  # whatever a user's class raises
+        told = f"metric {kind.__name__!r} cannot be made: {error_line(error)}"
+        raise MetricError(told) from error
 
 
 def _placed(call: Callable[..., Any], device: str) -> Callable[..., Any]:
@@ -123,4 +133,5 @@ def _wrapped(call: Callable[..., Any]) -> Metric:
         identity=getattr(call, "identity", None),
         invariances=frozenset(invariances),
         citation=getattr(call, "citation", ""),
+        fit=getattr(call, "fit", None),
     )
