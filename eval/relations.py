@@ -64,6 +64,8 @@ def by_slice(make: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> tuple
         for view in range(whole.shape[1]):
             for layer in range(whole.shape[2]):
                 made = make(*(z[part if len(z) > 1 else slice(1), view, layer] for z in batches))
+                if len(whole) <= group and whole.shape[1:3] == (1, 1):
+                    return tuple(one[:, None, None] for one in made)
                 if not outs:
                     outs = [one.new_empty((*whole.shape[:3], *one.shape[1:])) for one in made]
                 for out, one in zip(outs, made, strict=True):
@@ -86,14 +88,15 @@ def points(values: Tensor) -> Tensor:
     """
     z = values - values[..., :1, :]
     z -= z.mean(-2, keepdim=True)
-    return z.mul_(_power_of_two(z, (-2, -1)))
+    return z.mul_(_power_of_two(z).amin(-2, keepdim=True))
 
 
-def _power_of_two(z: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Return what brings the greatest magnitude along the axes to between 1/2 and 1."""
-    sizes = torch.linalg.vector_norm(z, math.inf, dim=axes, keepdim=True)
+def _power_of_two(z: Tensor) -> Tensor:
+    """Return what brings each token's greatest magnitude to between 1/2 and 1, (..., T, 1)."""
+    # A maximum and a minimum take a fraction of the time of the norm.
+    sizes = z.amax(-1, keepdim=True).maximum(-z.amin(-1, keepdim=True))
     scales = torch.frexp(sizes).mantissa / sizes
-    return scales.nan_to_num_(nan=1.0).clamp_(max=2.0**100)
+    return scales.nan_to_num_(nan=2.0**100).clamp_(max=2.0**100)
 
 
 def squared_distances(z: Features) -> Tensor:
@@ -129,7 +132,7 @@ def token_cosines(z: Features) -> Tensor:
 
 def _token_cosines(values: Tensor) -> tuple[Tensor]:
     z = values.double()
-    z = z * _power_of_two(z, (-1,))
+    z = z * _power_of_two(z)
     norms = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
     z /= norms.masked_fill_(norms == 0, 1.0)
     return (z @ z.mT,)
@@ -142,15 +145,15 @@ def upper(matrices: Tensor) -> Tensor:
     return matrices[..., rows, columns]
 
 
-def unit(matrices: Tensor, floor: Tensor | float = 0.0) -> Directions:
-    """Return (b, m, n) matrices over their Frobenius norms; zeros where the norm is <= ``floor``.
+def unit(matrices: Tensor, floor: float = 0.0) -> Directions:
+    """Divide (b, m, n) matrices by their norms, in place; zeros where the norm is <= ``floor``.
 
     The norm is taken by rows first: float32 sums over whole matrices were off by 3e-5.
     """
     norms = torch.linalg.vector_norm(matrices, dim=-1).double().square().sum(-1).sqrt()
     missing = norms <= floor
     scales = norms.masked_fill(missing, math.inf).reciprocal().to(matrices.dtype)
-    return Directions(matrices * scales[:, None, None], missing)
+    return Directions(matrices.mul_(scales[:, None, None]), missing)
 
 
 def alignment(x: Directions, y: Directions) -> Tensor:

@@ -151,12 +151,14 @@ def _debiased(z: Features) -> Directions:
 
 def _gaussian(z: Features) -> Directions:
     """Return the unit centred Gaussian kernels."""
+    import torch
+
     from cfqa_data.eval.relations import Directions, by_slice, squared_distances, unit, upper
 
     def make(squares: Tensor) -> Directions:
         pairs = upper(squares)
         if pairs.shape[-1] == 0:
-            return unit(squares.to(z.values.dtype))
+            return unit(torch.zeros_like(squares, dtype=z.values.dtype))
         median = pairs.kthvalue((pairs.shape[-1] + 1) // 2).values[:, None, None]
         kernel = squares / (-2.0 * median)
         return unit(_centred(kernel.nan_to_num_(nan=0.0).exp_()).to(z.values.dtype))
