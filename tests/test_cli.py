@@ -66,7 +66,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["eval", "{folder}", "--colour"], "No such option"),
         (["info", "{folder}/nowhere"], "not a CFQA dataset folder"),
         (["eval", "{folder}/nowhere"], "not a CFQA dataset folder"),
-        (["eval", "{folder}", "--metric", "cosin"], "unknown metric 'cosin': did you mean 'cosine'"),
+        (
+            ["eval", "{folder}", "--metric", "cosin"],
+            "unknown metric 'cosin': did you mean 'cosine'",
+        ),
         (["eval", "{folder}", "--metric", "nowhere:f"], "cannot import 'nowhere'"),
         (["eval", "{folder}", "--task", "clss"], "unknown task 'clss': did you mean 'cls'?"),
         (["eval", "{folder}", "--codec", "vvencc"], "unknown codec 'vvencc'"),

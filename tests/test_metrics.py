@@ -15,18 +15,18 @@ from twins_structure import STRUCTURE_TWINS
 from twins_tokens import TOKEN_TWINS
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.metrics import METRICS, Metric, create_metric, list_metrics
+from cfqa_data.eval.metrics import METRICS, Metric, create_metric
 
 Array = np.ndarray
 SHAPES = [(1, 1, 5, 7), (2, 1, 9, 4), (2, 4, 6, 6), (1, 2, 1, 3)]
-metrics = pytest.mark.parametrize("metric", METRICS, ids=list_metrics())
+metrics = pytest.mark.parametrize("metric", METRICS, ids=[metric.name for metric in METRICS])
 
 
 TWINS = TOKEN_TWINS | STRUCTURE_TWINS
 
 
 def test_every_metric_has_a_twin() -> None:
-    assert set(TWINS) == set(list_metrics())
+    assert set(TWINS) == {metric.name for metric in METRICS}
 
 
 @metrics

@@ -32,7 +32,7 @@ class MeanLabel:
     def __init__(self) -> None:
         self.seen: list[Any] = []
 
-    def fit(self, training: Any) -> Any:
+    def fit(self, training: Any, device: str) -> Any:
         labels = training.labels
         self.seen.append(labels)
         first = labels.slice(0, 1).to_pylist()[0]
@@ -70,7 +70,7 @@ def test_one_fold_can_be_trained_for_alone() -> None:
 
 def test_training_that_fails_leaves_the_others() -> None:
     class Fails:
-        def fit(self, training: Any) -> Any:
+        def fit(self, training: Any, device: str) -> Any:
             raise RuntimeError("no convergence")
 
     result = evaluate(FoldedDataset(), [Fails(), "mse"])

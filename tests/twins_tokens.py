@@ -82,6 +82,10 @@ def twin_snr_distance(x: Array, y: Array) -> float:
     return mean(over(np.var(v - u), np.var(u)) for u, v in token_pairs(x, y))
 
 
+def twin_cosine_class(x: Array, y: Array) -> float:
+    return mean(cosine_of(a[0], b[0]) for a, b in slices(x, y))
+
+
 def twin_cosine_flat(x: Array, y: Array) -> float:
     return mean(cosine_of(a, b) for a, b in slices(x, y))
 
@@ -203,6 +207,7 @@ TOKEN_TWINS: dict[str, Callable[..., Any]] = {
     "psnr": twin_psnr,
     "snr_distance": twin_snr_distance,
     "cosine": twin_cosine,
+    "cosine_class": twin_cosine_class,
     "cosine_flat": twin_cosine_flat,
     "cosine_p5": twin_cosine_p5,
     "norm_error": twin_norm_error,

@@ -12,7 +12,13 @@ from __future__ import annotations
 
 from cfqa_data.eval.metrics.base import COSTS, FAMILIES, INVARIANCES, STATISTICS, Metric
 from cfqa_data.eval.metrics.custom import MetricLike, as_metric, as_metrics
-from cfqa_data.eval.metrics.registry import METRICS, PAPER_METRICS, create_metric, list_metrics
+from cfqa_data.eval.metrics.registry import (
+    METRICS,
+    PAPER_METRICS,
+    TRAINED_METRICS,
+    create_metric,
+    list_metrics,
+)
 
 __all__ = [
     "COSTS",
@@ -21,6 +27,7 @@ __all__ = [
     "METRICS",
     "PAPER_METRICS",
     "STATISTICS",
+    "TRAINED_METRICS",
     "Metric",
     "MetricLike",
     "as_metric",

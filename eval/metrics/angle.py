@@ -21,6 +21,7 @@ __all__ = [
     "angle",
     "ccc",
     "cosine",
+    "cosine_class",
     "cosine_flat",
     "cosine_p5",
     "norm_error",
@@ -47,6 +48,23 @@ def cosine(x: Tensor | Features, y: Tensor | Features) -> Tensor:
     x, y = as_features(x, y)
     shares = x.norms / (x.norms + NORM_OFFSET) * (y.norms / (y.norms + NORM_OFFSET))
     return slice_mean(cosines(x, y) * shares).clamp(-1.0, 1.0)
+
+
+def cosine_class(x: Tensor | Features, y: Tensor | Features) -> Tensor:
+    """Cosine of the class token, the first one, alone; what classifiers look at most.
+
+    Args:
+        x: (B or 1, N, C, T, D).
+        y: (B, N, C, T, D).
+
+    Returns:
+        (B,) float64 in [-1, 1].
+    """
+    from cfqa_data.eval.features import as_features, slice_mean
+    from cfqa_data.eval.pairs import cosines
+
+    x, y = as_features(x, y)
+    return slice_mean(cosines(x, y)[..., 0]).clamp(-1.0, 1.0)
 
 
 def cosine_flat(x: Tensor | Features, y: Tensor | Features) -> Tensor:
@@ -212,6 +230,19 @@ COSINE = Metric(
     citation="Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (baseline)",
 )
 
+COSINE_CLASS = Metric(
+    name="cosine_class",
+    family="angle",
+    formula="mean_nc <x_0, y_0> / (|x_0| |y_0|)",
+    function=cosine_class,
+    lower_better=False,
+    score_range=(-1.0, 1.0),
+    identity=1.0,
+    invariances=frozenset({"scale"}),
+    cost="TD",
+    citation="cosine similarity (textbook), of the class token",
+)
+
 COSINE_FLAT = Metric(
     name="cosine_flat",
     family="angle",
@@ -291,4 +322,4 @@ CCC = Metric(
     "Biometrics 1989",
 )
 
-ANGLE = (COSINE, COSINE_FLAT, COSINE_P5, NORM_ERROR, ANGLE_METRIC, PEARSON_TOKEN, CCC)
+ANGLE = (COSINE, COSINE_CLASS, COSINE_FLAT, COSINE_P5, NORM_ERROR, ANGLE_METRIC, PEARSON_TOKEN, CCC)

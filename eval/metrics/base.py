@@ -47,6 +47,7 @@ FAMILIES = {
     "geometry": "shape of the cloud of tokens",
     "neighbours": "who is near to whom",
     "distributional": "distribution of the values",
+    "trained": "weights fitted to the labels of other folds",
     "custom": "a user's own",
 }
 
@@ -86,8 +87,8 @@ class Metric:
         needs: Names of `STATISTICS` that the function takes as keyword arguments. The evaluator
             gives them; used alone, `with_options` or `create_metric` does.
         fit: For a metric that is trained: takes the training part of a dataset (`FeatureSource`:
-            labels, originals, compressed features) and returns a metric or a callable. The
-            evaluator trains it for each task and fold on the sources of the other folds.
+            labels, originals, compressed features) and the device, and returns a metric or a
+            callable. The evaluator trains it for each task and fold on the other folds' sources.
         device: Torch device on which the metric runs.
     """
 
@@ -103,7 +104,7 @@ class Metric:
     cost: str = "TD"
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
-    fit: Callable[[FeatureSource], Any] | None = None
+    fit: Callable[[FeatureSource, str], Any] | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -170,7 +171,7 @@ class Metric:
         if self.fit is None:
             raise MetricError(f"metric {self.name!r} is not one that is trained")
         try:
-            found = as_metric(self.fit(training), self.device)
+            found = as_metric(self.fit(training, self.device), self.device)
         except CfqaError as error:
             raise MetricError(f"metric {self.name!r} cannot be trained: {error}") from error
         except Exception as error:  # whatever a user's function raises

@@ -31,9 +31,9 @@ def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
             the group ``cfqa.metrics``; ``"module:attribute"``, imported; a `Metric`; or a callable
             ``(x, y) -> (B,)`` on (B, N, C, T, D) tensors (a function, or a `torch.nn.Module`, which
             is put on the device and into evaluation mode), or anything with a method ``fit`` that
-            takes the training part of a dataset and returns such a callable. Its attributes
-            ``name``, ``lower_better``, ``score_range``, ``identity``, ``invariances`` and
-            ``citation`` are taken over where it has them. Of a class, one is made.
+            takes the training part of a dataset and the device, and returns such a callable. Its
+            attributes ``name``, ``lower_better``, ``score_range``, ``identity``, ``invariances``
+            and ``citation`` are taken over where it has them. Of a class, one is made.
         device: Torch device.
 
     Raises:

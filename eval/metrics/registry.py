@@ -15,9 +15,10 @@ from cfqa_data.eval.metrics.kernel import KERNEL
 from cfqa_data.eval.metrics.neighbours import NEIGHBOURS
 from cfqa_data.eval.metrics.paper import PAPER_CKA, PAPER_COSINE
 from cfqa_data.eval.metrics.signal import SIGNAL
+from cfqa_data.eval.metrics.trained import TRAINED
 from cfqa_data.eval.metrics.whitened import WHITENED
 
-__all__ = ["METRICS", "PAPER_METRICS", "create_metric", "list_metrics"]
+__all__ = ["METRICS", "PAPER_METRICS", "TRAINED_METRICS", "create_metric", "list_metrics"]
 
 METRICS: tuple[Metric, ...] = (
     *SIGNAL,
@@ -29,6 +30,9 @@ METRICS: tuple[Metric, ...] = (
     *DISTRIBUTIONAL,
 )
 """Family by family."""
+
+TRAINED_METRICS: tuple[Metric, ...] = TRAINED
+"""Metrics that need labels of other sources first."""
 
 PAPER_METRICS: tuple[Metric, ...] = (PAPER_COSINE, PAPER_CKA)
 """Metrics with the published code's faults: they answer to their names, but are no default."""
@@ -52,14 +56,14 @@ def list_metrics(family: str | None = None, *, paper: bool = False) -> list[str]
     """
     if family is not None and family not in FAMILIES:
         raise MetricError(unknown_name("family", family, FAMILIES))
-    listed = (*METRICS, *(PAPER_METRICS if paper else ()))
+    listed = (*METRICS, *TRAINED_METRICS, *(PAPER_METRICS if paper else ()))
     names = [metric.name for metric in listed if family in (None, metric.family)]
     return names + (list(_installed()) if family in (None, "custom") else [])
 
 
 def _installed() -> dict[str, EntryPoint]:
     """Return the metrics of other packages by name; ours keep their names."""
-    own = {metric.name for metric in (*METRICS, *PAPER_METRICS)}
+    own = {metric.name for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS)}
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in own}
 
 
@@ -78,7 +82,7 @@ def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:
     Raises:
         MetricError: Unknown name (near ones are listed) or option, or unusable device.
     """
-    for metric in (*METRICS, *PAPER_METRICS):
+    for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS):
         if metric.name == name:
             return metric.with_options(**options).to(device)
     if name in _installed():

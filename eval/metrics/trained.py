@@ -1,0 +1,149 @@
+"""Trained metrics: weights fitted to the labels of other folds.
+
+`gap_mean` is the baseline to beat: three numbers per task, nothing more.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.metrics.angle import cosine, cosine_class
+from cfqa_data.eval.metrics.base import Metric
+from cfqa_data.eval.metrics.kernel import cka
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from cfqa_data.eval.features import Features
+    from cfqa_data.eval.reading import FeatureSource
+
+__all__ = ["TRAINED", "fit_gap_mean", "gap_mean"]
+
+GAPS = (cosine, cosine_class, cka)
+"""Similarities whose gaps to 1 are weighed: of all tokens, of the class token, of structure."""
+
+FLOOR = 1e-9
+"""Least gap: whatever is closer counts as this close."""
+
+STEPS = 5
+"""The weights tried are the multiples of 1/5 that sum to 1."""
+
+SOURCES = 40
+"""Sources looked at in training; three numbers need no more."""
+
+
+def gap_mean(
+    x: Tensor | Features, y: Tensor | Features, *, exponents: tuple[float, ...] | None = None
+) -> Tensor:
+    """Geometric mean of three gaps, 1 - cosine, 1 - cosine_class and 1 - cka.
+
+    Args:
+        x: (B or 1, N, C, T, D).
+        y: (B, N, C, T, D).
+        exponents: One per gap, not negative, of sum 1.
+
+    Returns:
+        (B,) float64 in [1e-9, 2].
+
+    Raises:
+        MetricError: There are no exponents, or impossible ones.
+    """
+    import torch
+
+    from cfqa_data.eval.features import as_features
+
+    if exponents is None or len(exponents) != len(GAPS) or min(exponents) < 0:
+        raise MetricError(f"gap_mean: exponents are {len(GAPS)} numbers from 0, not {exponents!r}")
+    x, y = as_features(x, y)
+    score = torch.zeros(len(y), dtype=torch.float64, device=y.values.device)
+    for similarity, exponent in zip(GAPS, exponents, strict=True):
+        if exponent > 0:
+            score += exponent * (1.0 - similarity(x, y)).clamp(min=FLOOR).log()
+    return score.exp()
+
+
+def fit_gap_mean(training: FeatureSource, device: str) -> Metric:
+    """Choose the exponents under which the scores rank a source's versions best.
+
+    The gaps' logarithms are brought to unit deviation about their source's mean, and the weights on
+    them tried on a grid; the best mean SROCC over the training sources, each over all its versions,
+    is taken. Exponents are the weights over the deviations, scaled to sum 1.
+
+    Args:
+        training: Labelled sources of one task.
+        device: Torch device to compute gaps on.
+    """
+    gaps, truth = _training_rows(training, device)
+    spreads = np.sqrt(np.mean([np.var(of_source, axis=0) for of_source in gaps], axis=0))
+    spreads[spreads < FLOOR] = np.inf  # no weight for a gap that never changes
+    if np.isinf(spreads).all():
+        raise MetricError("the training features are all alike")
+    best, chosen = -np.inf, np.zeros(len(GAPS))
+    for parts in itertools.product(range(STEPS + 1), repeat=len(GAPS)):
+        weights = np.array(parts) / STEPS / spreads
+        if sum(parts) == STEPS and weights.any():
+            value = _agreement([of_source @ weights for of_source in gaps], truth)
+            if value > best:
+                best, chosen = value, weights
+    exponents = tuple(float(weight) for weight in chosen / chosen.sum())
+    return replace(GAP_MEAN, options={"exponents": exponents}, fit=None)
+
+
+def _training_rows(
+    training: FeatureSource, device: str
+) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Return the logarithms of the gaps (versions, 3) and the labels of each source."""
+    import torch
+
+    from cfqa_data.eval.reading import read_batches
+
+    labels = training.labels
+    ids = np.array(labels["source_id"].to_pylist())
+    sources = list(dict.fromkeys(ids.tolist()))[:SOURCES]
+    rows = np.flatnonzero(np.isin(ids, sources))
+    gaps: dict[str, list[NDArray[Any]]] = {source: [] for source in sources}
+    truth: dict[str, list[float]] = {source: [] for source in sources}
+    target = labels["distortion"].to_numpy()
+    with torch.inference_mode():
+        for batch in read_batches(training, rows.tolist(), device):
+            found = torch.stack([1.0 - gap(batch.x, batch.y) for gap in GAPS], dim=1)
+            gaps[batch.source_id].append(found.clamp(min=FLOOR).log().cpu().numpy())
+            truth[batch.source_id] += target[batch.rows].tolist()
+    moving = [source for source in sources if len(set(truth[source])) > 1]
+    if not moving:
+        raise MetricError("no training source has a distortion that changes")
+    return (
+        [np.concatenate(gaps[source]) for source in moving],
+        [np.array(truth[source]) for source in moving],
+    )
+
+
+def _agreement(scores: list[NDArray[Any]], truth: list[NDArray[Any]]) -> float:
+    from cfqa_data.eval.statistics.correlations import spearman
+
+    values = [spearman(a[None], b[None])[0] for a, b in zip(scores, truth, strict=True)]
+    return float(np.mean(np.nan_to_num(values)))
+
+
+GAP_MEAN = Metric(
+    name="gap_mean",
+    family="trained",
+    formula="(1 - cosine)^a (1 - cosine_class)^b (1 - cka)^c, a + b + c = 1",
+    function=gap_mean,
+    lower_better=True,
+    score_range=(FLOOR, 2.0),
+    identity=FLOOR,
+    invariances=frozenset({"scale"}),
+    cost="T2D",
+    citation="this project",
+    options={"exponents": None},
+    fit=fit_gap_mean,
+)
+
+TRAINED = (GAP_MEAN,)
