@@ -30,8 +30,8 @@ TAIL = 2.0**-20
 """Probability mass left to the escape."""
 
 COMPRESSAI_TAIL = 1e-9
-COMPRESSAI_FLOOR = 2.0**-16
-"""CompressAI's tables reach as far as COMPRESSAI_TAIL, and with 16 bits no entry has less."""
+COMPRESSAI_BITS = 16
+"""CompressAI's tables reach as far as COMPRESSAI_TAIL; probabilities are multiples of 2**-16."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,14 @@ class Tables:
         return self.counts[start : start + int(self.sizes[index])], int(self.firsts[index])
 
     @classmethod
-    def from_masses(cls, masses: list[np.ndarray], firsts: list[int], floor: float = 0.0) -> Tables:
+    def from_masses(
+        cls, masses: list[np.ndarray], firsts: list[int], bits: int | None = None
+    ) -> Tables:
         """Make tables of probability masses (one array per table, summing to at most 1).
 
-        No entry, the escape included, gets much less than ``floor``.
+        With ``bits``, the probabilities are multiples of ``2**-bits``, at least one of them each.
         """
-        counts = [_counts(mass, floor) for mass in masses]
+        counts = [_counts(mass) if bits is None else _coarse(mass, bits) for mass in masses]
         return cls(
             counts=np.concatenate(counts).astype(np.uint32),
             sizes=np.array([len(entry) for entry in counts], np.int32),
@@ -80,13 +82,29 @@ class Tables:
         )
 
 
-def _counts(mass: np.ndarray, floor: float) -> np.ndarray:
+def _counts(mass: np.ndarray) -> np.ndarray:
     """Return integer counts, escape first, that sum to 2**PRECISION less their number."""
-    mass = np.maximum(np.concatenate([[max(0.0, 1.0 - mass.sum())], mass]), floor)
+    mass = np.concatenate([[max(0.0, 1.0 - mass.sum())], mass])
     free = (1 << PRECISION) - len(mass)
     counts = np.floor(mass / mass.sum() * free).astype(np.int64)
     counts[counts.argmax()] += free - counts.sum()
     return counts
+
+
+def _coarse(mass: np.ndarray, bits: int) -> np.ndarray:
+    """Return such counts for probabilities that are multiples of 2**-bits, as CompressAI's are.
+
+    What rounding leaves over is the escape's, which thereby gets much more than its mass; entries
+    without a share take one from the entry that has the least to give.
+    """
+    whole = 1 << bits
+    shares = np.rint(np.append(mass, max(0.0, 1.0 - mass.sum())) * whole).astype(np.int64)
+    shares = shares * whole // shares.sum()
+    shares[-1] += whole - shares.sum()
+    for place in np.flatnonzero(shares == 0):
+        shares[np.where(shares > 1, shares, whole + 1).argmin()] -= 1
+        shares[place] = 1
+    return np.roll(shares << PRECISION - bits, 1) - 1
 
 
 def scale_table(low: float = 0.11, high: float = 256.0, levels: int = 64) -> np.ndarray:
@@ -94,13 +112,13 @@ def scale_table(low: float = 0.11, high: float = 256.0, levels: int = 64) -> np.
     return np.exp(np.linspace(math.log(low), math.log(high), levels))
 
 
-def gaussian_tables(scales: np.ndarray, tail: float = TAIL, floor: float = 0.0) -> Tables:
+def gaussian_tables(scales: np.ndarray, tail: float = TAIL, bits: int | None = None) -> Tables:
     """Return the tables of zero-mean Gaussians integrated over unit cells.
 
     Args:
         scales: standard deviations.
         tail: probability mass that the tables leave out.
-        floor: of an entry's probability.
+        bits: see :meth:`Tables.from_masses`.
     """
     masses, firsts = [], []
     for scale in scales:
@@ -110,7 +128,7 @@ def gaussian_tables(scales: np.ndarray, tail: float = TAIL, floor: float = 0.0) 
         half = 0.5 * (upper[:-1] - upper[1:])
         masses.append(np.concatenate([half[::-1], [1.0 - upper[0]], half]))
         firsts.append(-reach)
-    return Tables.from_masses(masses, firsts, floor)
+    return Tables.from_masses(masses, firsts, bits)
 
 
 def _normal_quantile(tail: float) -> float:
@@ -130,7 +148,7 @@ def bottleneck_tables(
     biases: list[np.ndarray],
     factors: list[np.ndarray],
     quantiles: np.ndarray | None = None,
-    floor: float = 0.0,
+    bits: int | None = None,
 ) -> tuple[Tables, np.ndarray]:
     """Return the tables of a learned factorised density, and their centres.
 
@@ -144,7 +162,7 @@ def bottleneck_tables(
         factors: (channels, out, 1) per layer but the last, before the tanh.
         quantiles: float64 (channels, 3), rising: the tables' first point, what z is counted from,
             and their last point; the density's own lower end, median and upper end if not given.
-        floor: of an entry's probability.
+        bits: see :meth:`Tables.from_masses`.
 
     Returns:
         One table per channel for the integers ``round(z - centre)``, and the float64 centres.
@@ -171,7 +189,7 @@ def bottleneck_tables(
         sign = -np.sign(edges[:-1] + edges[1:])
         masses.append(np.abs(_sigmoid(sign * edges[1:]) - _sigmoid(sign * edges[:-1])))
         firsts.append(-int(below[channel]))
-    return Tables.from_masses(masses, firsts, floor), centres
+    return Tables.from_masses(masses, firsts, bits), centres
 
 
 def density_quantiles(

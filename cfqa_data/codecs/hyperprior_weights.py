@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.codecs.entropy_tables import (
-    COMPRESSAI_FLOOR,
+    COMPRESSAI_BITS,
     COMPRESSAI_TAIL,
     Tables,
     bottleneck_tables,
@@ -137,11 +137,11 @@ class HyperpriorWeights:
         """
         scales = scale_table() if scales is None else scales
         quantiles = state["entropy_bottleneck.quantiles"][:, 0].astype(np.float64)
-        z_tables, medians = bottleneck_tables(*density(state), quantiles, COMPRESSAI_FLOOR)
+        z_tables, medians = bottleneck_tables(*density(state), quantiles, COMPRESSAI_BITS)
         return cls(
             state=state,
             pad=pad,
-            y_tables=gaussian_tables(scales, COMPRESSAI_TAIL, COMPRESSAI_FLOOR),
+            y_tables=gaussian_tables(scales, COMPRESSAI_TAIL, COMPRESSAI_BITS),
             y_thresholds=_fixed(scales[:-1]),
             z_tables=z_tables,
             medians=_fixed(medians) * 2.0**-FRACTION,
