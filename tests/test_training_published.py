@@ -9,8 +9,10 @@ import os
 import signal
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -516,3 +518,13 @@ def test_an_interrupt_is_told(
     monkeypatch.setattr(hyperprior_workers._Run, "begin", press)
     assert main(arguments(features, tmp_path)) == 130
     assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+
+
+def test_the_recipe_asks_for_the_lambdas_that_are_trained() -> None:
+    recipe = tomllib.loads((files("cfqa_data") / "recipes" / "paper.toml").read_text("utf-8"))
+    for task in TASKS:
+        for name in (MULTI_TASK, "hyperprior_task_specific"):
+            ladder = name if name == MULTI_TASK else f"{name}-{task}"
+            asked = recipe["tasks"][task]["codecs"][name]
+            assert sorted(asked["levels"]) == sorted(LAMBDAS[ladder])
+            assert asked["models"] == f"root://weights/{ladder}.safetensors"
