@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cfqa_data.eval.report.axes import Axis
 from cfqa_data.eval.report.drawing import Panel
-from cfqa_data.eval.statistics.mapping import _fit, _standard, logistic, map_scores
+from cfqa_data.eval.statistics.mapping import map_scores
 from cfqa_data.tasks import TASKS
 
 __all__ = ["POINTS", "TaskPoints", "curve", "fit", "ladders", "scatter", "target_text"]
@@ -130,17 +130,7 @@ def fit(scores: Floats, truth: Floats, at: Floats) -> Floats:
         truth: (n,) finite labels.
         at: (k,) scores within the range of the others.
     """
-    if (scores == scores[0]).all() or (truth == truth[0]).all():
-        return np.full(len(at), truth.mean())
-    x, y = _standard(scores), _standard(truth)
-    order = np.argsort(x)
-    wanted = np.interp(at, scores[order], x[order])  # standardising is linear
-    slope = float(np.mean(x * y))
-    found = _fit(x, y, 1.0 if slope >= 0 else -1.0)
-    mapped = wanted * slope
-    if map_scores(scores, truth).kind == "logistic" and found is not None:
-        mapped = logistic(wanted, *found)
-    return np.asarray(mapped * truth.std() + truth.mean())
+    return map_scores(scores, truth).curve(at)
 
 
 def target_text(task: str, target: str) -> str:

@@ -10,7 +10,9 @@ Pearson correlation, so that a metric that falls with the damage starts on a fal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,11 +42,13 @@ class Mapped:
             truth is constant, 0 if only the metric is.
         rmse: Root mean square error of the mapped scores, in units of the truth; NaN as plcc.
         kind: ``logistic``, or ``linear`` where the logistic could not be fitted.
+        curve: Takes scores (k,) to the truth that the mapping expects of them.
     """
 
     plcc: float
     rmse: float
     kind: str
+    curve: Callable[[NDArray[Any]], Floats] = field(repr=False, compare=False)
 
 
 def logistic(x: NDArray[Any], b1: float, b2: float, b3: float, b4: float) -> Floats:
@@ -64,13 +68,14 @@ def map_scores(scores: NDArray[Any], truth: NDArray[Any]) -> Mapped:
         scores: (n,) finite scores.
         truth: (n,) finite labels.
     """
+    deviation, mean = float(np.std(truth)), float(np.mean(truth))
     if (truth == truth[0]).all():
-        return Mapped(np.nan, np.nan, "linear")
-    deviation = float(np.std(truth))
+        return Mapped(np.nan, np.nan, "linear", lambda at: np.full(len(at), mean))
     if (scores == scores[0]).all():
-        return Mapped(0.0, deviation, "linear")
+        return Mapped(0.0, deviation, "linear", lambda at: np.full(len(at), mean))
     r = float(pearson(scores[None], truth[None])[0])
-    x, y = _standard(scores), _standard(truth)
+    standard = _standardiser(scores)
+    x, y = standard(scores), _standardiser(truth)(truth)
     line = float(np.sqrt(max(0.0, 1 - r * r)))
     fitted = _fit(x, y, 1.0 if r >= 0 else -1.0)
     if fitted is not None:
@@ -79,16 +84,23 @@ def map_scores(scores: NDArray[Any], truth: NDArray[Any]) -> Mapped:
         if error <= line and (mapped != mapped[0]).any():
             direction = float(np.sign((fitted[0] - fitted[1]) * fitted[3]))
             plcc = direction * float(pearson(mapped[None], y[None])[0])
-            return Mapped(plcc, error * deviation, "logistic")
-    return Mapped(r, line * deviation, "linear")
+            curve = partial(_curve, standard, lambda z: logistic(z, *fitted), mean, deviation)
+            return Mapped(plcc, error * deviation, "logistic", curve)
+    curve = partial(_curve, standard, lambda z: r * z, mean, deviation)
+    return Mapped(r, line * deviation, "linear", curve)
 
 
-def _standard(values: NDArray[Any]) -> Floats:
-    """Scale values that vary to mean 0 and standard deviation 1, however small they are."""
-    centred = values - values[0]
-    centred = centred / np.abs(centred).max()
-    centred -= centred.mean()
-    return np.asarray(centred / centred.std())
+def _curve(standard: Any, shape: Any, mean: float, deviation: float, at: NDArray[Any]) -> Floats:
+    return np.asarray(mean + deviation * shape(standard(at)))
+
+
+def _standardiser(values: NDArray[Any]) -> Callable[[NDArray[Any]], Floats]:
+    """Return what scales values that vary to mean 0 and deviation 1, however small they are."""
+    first = values[0]
+    size = np.abs(values - first).max()
+    scaled = (values - first) / size
+    mean, deviation = scaled.mean(), scaled.std()
+    return lambda at: np.asarray(((at - first) / size - mean) / deviation)
 
 
 def _fit(x: Floats, y: Floats, sign: float) -> tuple[float, float, float, float] | None:
