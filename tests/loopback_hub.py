@@ -1,0 +1,176 @@
+"""A small Hub on 127.0.0.1, for the real `huggingface_hub` and `datasets` clients.
+
+It answers what those clients ask on the way from `create_repo` to `load_dataset`, with Xet off:
+repos, commits of regular and LFS files, branches and tags, trees, ranges, private repos. Content in
+LFS is served as the Hub serves it, by a redirect to another host without the token. Faults come on
+demand, and every request is counted. Everything is in memory and gone with the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from loopback_handler import Handler
+from loopback_state import READ_TOKEN, TOKEN, Fault, Repo, Request, is_lfs
+
+__all__ = ["READ_TOKEN", "TOKEN", "LoopbackHub", "Request", "loopback_hub", "point_clients_at"]
+
+
+class LoopbackHub:
+    """The server, what tests set, and what they read.
+
+    Attributes:
+        endpoint: its address, for `HF_ENDPOINT`.
+        repos: what there is, by "org/name"; all are dataset repos.
+        blobs: content by its SHA-256.
+        requests: every request so far.
+        page: most entries in one answer of a tree.
+        ranges: whether it honours ranges, as it should.
+    """
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.requests: list[Request] = []
+        self.faults: list[Fault] = []
+        self.page = 1000
+        self.ranges = True
+        self.lock = threading.RLock()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.server.hub = self  # type: ignore[attr-defined]
+        self.port = self.server.server_address[1]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+
+    def fail(self, pattern: str, times: int = 1, **what: Any) -> None:
+        """Let the next requests for paths like `pattern` fail.
+
+        Args:
+            pattern: of the whole decoded path, as `*/labels/cls.parquet`; a file in LFS is sent
+                from `/cdn/{sha256}/{path}`, so this matches the redirect and what follows it.
+            times: how many of them.
+            what: `status=503`; or, of answers that carry content, `drop_after=100`, to close the
+                connection after so many bytes, `corrupt=True`, to flip the bits of the last byte,
+                or `headers={...}`, to answer with other headers.
+        """
+        self.faults.append(Fault(pattern, times, **what))
+
+    def find(self, pattern: str = "*", method: str = "*") -> list[Request]:
+        """Return the requests for paths like `pattern`."""
+        return [
+            request
+            for request in list(self.requests)
+            if fnmatchcase(request.path, pattern) and fnmatchcase(request.method, method)
+        ]
+
+    def count(self, pattern: str = "*", method: str = "*") -> int:
+        """Return how many requests there were for paths like `pattern`."""
+        return len(self.find(pattern, method))
+
+    def sent(self, pattern: str = "*") -> int:
+        """Return how many bytes of bodies were sent for paths like `pattern`."""
+        return sum(request.sent for request in self.find(pattern))
+
+    def reset(self) -> None:
+        """Forget requests and faults."""
+        self.requests.clear()
+        self.faults.clear()
+
+    def put(self, repo_id: str, folder: Path, *, private: bool = False, tag: str = "") -> str:
+        """Make a folder the whole content of a repo's main branch; return the commit."""
+        files, lfs = {}, set()
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                name, content = path.relative_to(folder).as_posix(), path.read_bytes()
+                files[name] = self.store(content)
+                if is_lfs(name, len(content), content[:512]):
+                    lfs.add(name)
+        with self.lock:
+            repo = self.repos.setdefault(repo_id, Repo(private))
+            sha = repo.commit("main", "put", files, frozenset(lfs))
+            if tag:
+                repo.tags[tag] = sha
+        return sha
+
+    def store(self, content: bytes) -> str:
+        """Keep content and return its SHA-256."""
+        oid = hashlib.sha256(content).hexdigest()
+        self.blobs[oid] = content
+        return oid
+
+    def take_fault(self, path: str, *kinds: str) -> Fault | None:
+        """Return the first fault of one of some kinds that is due for a path, and count it."""
+        with self.lock:
+            for fault in self.faults:
+                due = fault.times and any(getattr(fault, kind) not in (0, -1, {}) for kind in kinds)
+                if due and fnmatchcase(path, fault.pattern):
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+@contextmanager
+def loopback_hub() -> Iterator[LoopbackHub]:
+    """Run a Hub in a thread."""
+    hub = LoopbackHub()
+    thread = threading.Thread(target=hub.server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.server.shutdown()
+        hub.server.server_close()
+        thread.join()
+
+
+def point_clients_at(
+    hub: LoopbackHub, monkeypatch: Any, cache: Path, token: str | None = TOKEN
+) -> None:
+    """Send the clients of this process, and of those it starts, to a Hub, and nowhere else.
+
+    Args:
+        hub: the one.
+        monkeypatch: pytest's.
+        cache: a folder for the clients' caches.
+        token: what they say who they are with; None for nobody.
+    """
+    values = {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(cache),
+        "HF_HUB_CACHE": str(cache / "hub"),
+        "HF_TOKEN_PATH": str(cache / "token"),
+        "HF_DATASETS_CACHE": str(cache / "datasets"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "NO_PROXY": "*",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    # The clients read their environment once, when they are imported.
+    import huggingface_hub.constants as constants
+
+    template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    if "datasets" in sys.modules:
+        import datasets.config as config
+
+        monkeypatch.setattr(config, "HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(config, "HF_DATASETS_CACHE", cache / "datasets")
