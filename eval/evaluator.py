@@ -360,8 +360,8 @@ def _score(metric: Metric, part: Batch) -> NDArray[Any]:
 
 def _scores(metric: Metric, x: Features, y: Features) -> NDArray[Any]:
     try:
-        return np.asarray(metric.score(x, y).cpu())
+        return np.asarray(metric.score(x, y).detach().cpu())
     except CfqaError as error:
         raise MetricError(str(error)) from error
-    except Exception as error:  # whatever a user's function raises
+    except (Exception, SystemExit) as error:  # whatever a user's function raises
         raise MetricError(f"metric {metric.name!r} failed: {error_line(error)}") from error

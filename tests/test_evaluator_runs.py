@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -70,6 +74,39 @@ def test_an_error_that_only_a_batch_shows_names_the_source() -> None:
 
     with pytest.raises(MetricError, match=r"one at a time \(source cls-0, 3 versions at once\)"):
         evaluate(MemoryDataset(), [wants_one], batch=3)
+
+
+@pytest.mark.parametrize("batch", [1, 3, None])
+def test_a_metric_that_changes_its_input_changes_no_other(batch: int | None) -> None:
+    def overwrites(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x.mul_(7.0)
+        return y.sub_(x).abs().mean((1, 2, 3, 4))
+
+    alone = evaluate(MemoryDataset(), ["mse", "cka"], batch=batch).scores
+    mixed = evaluate(MemoryDataset(), [overwrites, "mse", "cka"], batch=batch).scores
+    of_both = mixed.filter(pa.compute.not_equal(mixed["metric"], "overwrites"))
+    assert of_both.equals(alone)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda y: sys.exit(3), "failed: SystemExit: 3"),
+        (lambda y: torch.complex(y, y).sum((1, 2, 3, 4)), "returned Tensor, not one number"),
+        (lambda y: y.square().mean(), r"returned shape \(\) for a batch"),
+    ],
+)
+def test_an_answer_that_is_none_costs_only_its_metric(
+    answer: Callable[[torch.Tensor], Any], said: str
+) -> None:
+    def answers(x: torch.Tensor, y: torch.Tensor) -> Any:
+        return answer(y)
+
+    result = evaluate(MemoryDataset(), ["mse", answers])
+    assert [metric.name for metric in result.metrics] == ["mse"]
+    assert re.search(
+        said + r".*compressed feature cls-0, x265, level 0", result.failures["answers"]
+    )
 
 
 # Selections.

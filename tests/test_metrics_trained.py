@@ -68,6 +68,19 @@ def test_one_fold_can_be_trained_for_alone() -> None:
     assert set(result.labels["source_id"].to_pylist()) == {"cls-1", "cls-3", "seg-1", "seg-3"}
 
 
+def test_training_may_follow_gradients() -> None:
+    class Descends:
+        def fit(self, training: Any, device: str) -> Any:
+            weight = torch.zeros(1, requires_grad=True)
+            (weight - 3.0).square().backward()
+            with torch.no_grad():
+                weight -= weight.grad / 2
+            return lambda x, y: weight.expand(len(y))
+
+    result = evaluate(FoldedDataset(), [Descends()])
+    assert set(result.scores["value"].to_pylist()) == {3.0}
+
+
 def test_training_that_fails_leaves_the_others() -> None:
     class Fails:
         def fit(self, training: Any, device: str) -> Any:

@@ -166,15 +166,18 @@ class Metric:
         Raises:
             MetricError: It is not one that is trained, or training fails.
         """
+        import torch
+
         from cfqa_data.eval.metrics.custom import as_metric
 
         if self.fit is None:
             raise MetricError(f"metric {self.name!r} is not one that is trained")
         try:
-            found = as_metric(self.fit(training, self.device), self.device)
+            with torch.inference_mode(False):  # gradients, also while an evaluation runs
+                found = as_metric(self.fit(training, self.device), self.device)
         except CfqaError as error:
             raise MetricError(f"metric {self.name!r} cannot be trained: {error}") from error
-        except Exception as error:  # whatever a user's function raises
+        except (Exception, SystemExit) as error:  # whatever a user's function raises
             told = f"metric {self.name!r} cannot be trained: {error_line(error)}"
             raise MetricError(told) from error
         return replace(found, name=self.name, lower_better=self.lower_better)

@@ -116,9 +116,13 @@ def _wrapped(call: Callable[..., Any]) -> Metric:
     def function(x: Features, y: Features) -> Tensor:
         import torch
 
-        answer = call(x.values.expand_as(y.values), y.values)
+        # Copies: what a metric does to them in place must not reach the next one.
+        answer = call(x.values.expand_as(y.values).clone(), y.values.clone())
         try:
-            return torch.as_tensor(answer, dtype=torch.float64)
+            scores = torch.as_tensor(answer)
+            if scores.is_complex():
+                raise TypeError("complex")
+            return scores.double()
         except (TypeError, ValueError, RuntimeError):
             kind = type(answer).__name__
             raise MetricError(f"metric {name!r} returned {kind}, not one number per item") from None
