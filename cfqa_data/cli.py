@@ -63,6 +63,15 @@ class Precision(StrEnum):
     high = "high"
 
 
+class ExportFormat(StrEnum):
+    """What `cfqa export` writes."""
+
+    safetensors = "safetensors"
+    zarr = "zarr"
+    npy = "npy"
+    parquet = "parquet"
+
+
 class TableLayout(StrEnum):
     """How `cfqa eval` lays out its figures."""
 
@@ -435,6 +444,57 @@ def write_page(
     dataset = load(folder)
     evaluation = read_evaluation(dataset, scores, target.value if target else None)
     print(f"Report: {write_report(evaluation, out, dataset)}")
+
+
+@app.command()
+def export(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A dataset folder.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to make, or to go on with.")
+    ],
+    format: Annotated[ExportFormat, typer.Option(help="Of the files to write.")],
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="Only this task: cls, seg or dpt.")
+    ] = None,
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODEC", help="Only this codec; repeat it for several."),
+    ] = None,
+    level: Annotated[
+        list[int] | None,
+        typer.Option(metavar="LEVEL", help="Only this level; repeat it for several."),
+    ] = None,
+    originals: Annotated[
+        bool, typer.Option("--originals/--no-originals", help="Also write the originals.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Write features as plain float32 files. Goes on where it was stopped."""
+    from cfqa_data.builders.export import INDEX
+    from cfqa_data.builders.export import export as run_export
+    from cfqa_data.terminal import show_progress
+    from cfqa_data.text import size_text
+
+    try:
+        with show_progress() as progress:
+            exported = run_export(
+                folder,
+                out,
+                format.value,
+                task=task,
+                codec=codec or None,
+                level=level or None,
+                originals=originals,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        _interrupted("what is finished is kept, the same command goes on from here")
+        raise typer.Exit(130) from None
+    if as_json:
+        _print_json(exported.to_dict())
+    else:
+        print(f"{out}: {exported.features} features, {size_text(exported.size)} of float32")
+        print(f"What is where, with the labels: {out / INDEX}")
 
 
 def _only(context: typer.Context, *allowed: str) -> None:

@@ -1,0 +1,203 @@
+"""Export: the features of a dataset as plain float32 files for tools that want those.
+
+An export appears file by file, each whole or not at all, and goes on after the last whole one when
+it is run again; its index, written last, says that it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+
+from cfqa_data.dataset import Dataset, load
+from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.progress import Progress, Silent
+from cfqa_data.storage import PARTIAL, write_table, write_text
+
+from .export_formats import FORMATS, Format, Part
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["INDEX", "MARKER", "Exported", "export"]
+
+INDEX = "index.parquet"
+"""One row per exported compressed feature: its label, and where it and its original are."""
+
+MARKER = "export.json"
+"""What an export folder is of; by it a later run knows that it may go on there."""
+
+FACTS = ["task", "source_id", "fold", "reference_score", "reference_loss"]
+"""Columns of the labels that say something of the original."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export did.
+
+    Attributes:
+        root: its folder.
+        written: files (for Zarr, arrays) that this run wrote.
+        kept: those that an earlier run had written.
+        features: float32 features in all of them, originals included.
+        size: bytes of those as plain arrays.
+    """
+
+    root: Path
+    written: int
+    kept: int
+    features: int
+    size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts, JSON-safe."""
+        return self.__dict__ | {"root": str(self.root)}
+
+
+def export(
+    path: str | Path,
+    out: Path,
+    kind: str,
+    *,
+    task: str | None = None,
+    codec: str | Iterable[str] | None = None,
+    level: SupportsIndex | Iterable[SupportsIndex] | None = None,
+    originals: bool = True,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write features as plain float32 files; goes on where an earlier run stopped.
+
+    Args:
+        path: what :func:`cfqa_data.load` opens.
+        out: the folder to make; one that an export of the same began is gone on with.
+        kind: name of the format, one of `FORMATS`.
+        task: only this task.
+        codec: only this codec, or these.
+        level: only this level, or these.
+        originals: also write the originals.
+        progress: told of every feature.
+
+    Raises:
+        CfqaError: there is no such format, nothing to export, or the folder holds something else.
+        FormatError: the dataset, or a feature in it, cannot be read.
+    """
+    if kind not in FORMATS:
+        raise CfqaError(unknown_name("format", kind, FORMATS))
+    progress = progress or Silent()
+    dataset = load(path, task, codec=codec, level=level)
+    if not len(dataset):
+        raise CfqaError(f"{path}: no compressed feature is of that task, codec and level")
+    _open_folder(out, dataset, _facts(dataset, kind, originals))
+    parts = list(_parts(dataset, FORMATS[kind], originals))
+    features = sum(part.rows.num_rows for part in parts)
+    written = 0
+    progress.start("export", features, "features")
+    for part in parts:
+        if (out / part.name).exists():
+            progress.advance(part.rows.num_rows)
+            continue
+        (out / part.name).parent.mkdir(parents=True, exist_ok=True)
+        FORMATS[kind].write(out / part.name, part, _features(dataset, part, progress))
+        written += 1
+    progress.finish()
+    write_table(out / INDEX, _index(parts, FORMATS[kind]))
+    size = sum(4 * int(np.prod(part.shape)) * part.rows.num_rows for part in parts)
+    return Exported(out, written, len(parts) - written, features, size)
+
+
+def _facts(dataset: Dataset, kind: str, originals: bool) -> dict[str, Any]:
+    """Return what two exports share if one may go on with the other."""
+    manifest = json.dumps(dataset.manifest.to_dict(), sort_keys=True)
+    labels = dataset.labels
+    return {
+        "format": kind,
+        "dataset": dataset.manifest.name,
+        "manifest": hashlib.sha256(manifest.encode()).hexdigest(),
+        "originals": originals,
+    } | {column: sorted(set(labels[column].to_pylist())) for column in ("task", "codec", "level")}
+
+
+def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
+    """Make the export's folder, or see that it is one of the same, and clear what a kill left.
+
+    Raises:
+        CfqaError: it is in the dataset's folder, a file, or a folder that holds something else.
+    """
+    root = Path(dataset.path).resolve()
+    if out.resolve() == root or root in out.resolve().parents:
+        raise CfqaError(f"{out}: is in the dataset's own folder; export to another")
+    if out.exists() and not out.is_dir():
+        raise CfqaError(f"{out}: is a file; name a folder to export to")
+    marker = out / MARKER
+    if not marker.exists():
+        if out.is_dir() and any(not p.name.endswith(PARTIAL) for p in out.iterdir()):
+            raise CfqaError(f"{out}: holds something else; name a new folder to export to")
+    else:
+        found = None
+        with suppress(OSError, ValueError, RecursionError):
+            found = json.loads(marker.read_text(encoding="utf-8"))
+        if found != facts:
+            raise CfqaError(f"{out}: holds another export; name a new folder, or remove that one")
+        for partial in list(out.rglob(f"*{PARTIAL}")):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+    write_text(marker, json.dumps(facts, indent=1) + "\n")
+
+
+def _parts(dataset: Dataset, form: Format, originals: bool) -> Iterator[Part]:
+    """Yield what to write, originals of a task first."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    labels = dataset.labels.drop_columns(["array", "index"])
+    for task in dict.fromkeys(labels["task"].to_pylist()):
+        entry = dataset.manifest.tasks[task]
+        numbers = {source: number for number, source in enumerate(entry.sources)}
+        rows = labels.filter(pc.equal(labels["task"], task))
+        number = np.array([numbers[source] for source in rows["source_id"].to_pylist()])
+        rows = rows.take(pa.array(np.lexsort((rows["level"].to_numpy(), number))))
+        if originals:
+            first = np.unique(np.sort(number), return_index=True)[1]
+            yield from form.split(rows.take(pa.array(first)).select(FACTS), entry.shape, numbers)
+        for codec in dataset.manifest.recipe.tasks[task].ladders:
+            chosen = rows.filter(pc.equal(rows["codec"], codec))
+            yield from form.split(chosen, entry.shape, numbers)
+
+
+def _features(dataset: Dataset, part: Part, progress: Progress) -> Iterator[np.ndarray]:
+    """Yield the features of a part's rows, one at a time."""
+    for row in part.rows.to_pylist():
+        source = row["source_id"]
+        if part.levels:
+            yield dataset.compressed(source, row["codec"], row["level"])
+        else:
+            yield dataset.original(source)
+        progress.advance()
+
+
+def _index(parts: list[Part], form: Format) -> pa.Table:
+    """Return the labels of what was exported, with the places of the features and originals."""
+    import pyarrow as pa
+
+    tables: dict[bool, list[pa.Table]] = {False: [], True: []}
+    for part in parts:
+        table = part.rows.append_column("file", pa.array([part.name] * part.rows.num_rows))
+        for name, values in form.places(part).items():
+            table = table.append_column(name, pa.array(values))
+        tables[bool(part.levels)].append(table)
+    index = pa.concat_tables(tables[True])
+    if tables[False]:
+        first = pa.concat_tables(tables[False])
+        places = [name for name in first.column_names if name not in FACTS]
+        rows = {source: row for row, source in enumerate(first["source_id"].to_pylist())}
+        chosen = first.take(pa.array([rows[source] for source in index["source_id"].to_pylist()]))
+        for name in places:
+            index = index.append_column(f"original_{name}", chosen[name])
+    return index.combine_chunks()
