@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cfqa_data.errors import CfqaError, MetricError
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
 from cfqa_data.eval.metrics.base import error_line
-from cfqa_data.eval.statistics import statistics
+from cfqa_data.eval.statistics import check_labels, statistics
 from cfqa_data.eval.tables import scores_table
 from cfqa_data.progress import Progress, Silent
 
@@ -113,10 +113,13 @@ def evaluate(
     _check(target, precision, batch, limit)
     resolved = as_metrics(metrics, device)
     opened = _open(dataset, task, codec)
-    if target not in opened.labels.column_names:
-        raise MetricError(f"the labels have no column {target!r} to follow")
+    for name in ("task", "source_id", "codec", "level", target):
+        if name not in opened.labels.column_names:
+            what = f"{target!r} to follow" if name == target else repr(name)
+            raise MetricError(f"the labels have no column {what}")
     rows = _selected(opened.labels, fold, limit)
     labels = opened.labels.take(rows)
+    check_labels(labels, target)
     file = _score_file(out, opened, labels, resolved, device, precision)
     values = file.resume() if file else np.full((len(rows), len(resolved)), np.nan)
     failures: dict[str, str] = {}

@@ -20,7 +20,7 @@ from memory_dataset import CODECS, LEVELS, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
 
 from cfqa_data import load
-from cfqa_data.errors import MetricError
+from cfqa_data.errors import CfqaError, MetricError
 from cfqa_data.eval import create_metric, evaluate, list_metrics
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics.base import Metric
@@ -136,6 +136,35 @@ def test_a_label_that_is_not_there_is_named() -> None:
     dataset.labels = dataset.labels.drop_columns(["loss"])
     with pytest.raises(MetricError, match="no column 'loss' to follow"):
         evaluate(dataset, ["mse"], target="loss")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("distortion", np.nan, "distortion of cls-1, x265, level 3 is missing, NaN or Inf"),
+        ("distortion", "bad", "labels in column 'distortion' are no numbers"),
+        ("level", 4, "cls-1 has no row for codec x265, level 3; all sources need the same"),
+        ("task", "clss", "unknown task 'clss': did you mean 'cls'"),
+        ("codec", None, "the labels have no column 'codec'"),
+    ],
+)
+def test_labels_that_nothing_correlates_with_are_told_of_before_any_work(
+    column: str, value: Any, message: str
+) -> None:
+    dataset = MemoryDataset()
+    rows = dataset.labels.to_pylist()
+    place = next(n for n, r in enumerate(rows) if (r["source_id"], r["level"]) == ("cls-1", 3))
+    if value is None:
+        dataset.labels = dataset.labels.drop_columns([column])
+    else:
+        values = [value if column == "task" else row[column] for row in rows]
+        values = list(map(str, values)) if value == "bad" else values
+        values[place] = value
+        at = dataset.labels.column_names.index(column)
+        dataset.labels = dataset.labels.set_column(at, column, pa.array(values))
+    with pytest.raises(CfqaError, match=message):
+        evaluate(dataset, ["mse"])
+    assert not dataset.reads
 
 
 # Statistics of other folds' originals.

@@ -70,7 +70,7 @@ def test_an_unknown_name_lists_the_near_ones() -> None:
         create_metric("cosin")
 
 
-@pytest.mark.parametrize("device", ["mps", "nonsense", "cuda:999"])
+@pytest.mark.parametrize("device", ["mps", "meta", "nonsense", "cuda:999"])
 def test_a_device_that_cannot_be_used_is_one_line(device: str) -> None:
     with pytest.raises(MetricError, match=f"device '{device}' cannot run the metrics: ") as caught:
         create_metric("mse", device=device)

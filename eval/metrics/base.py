@@ -264,7 +264,7 @@ def check_device(device: str) -> str:
         import torch
 
         try:
-            torch.zeros(1, dtype=torch.float64, device=device)
+            torch.zeros(1, dtype=torch.float64, device=device).item()
         except (RuntimeError, AssertionError, TypeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise MetricError(f"device {device!r} cannot run the metrics: {reason}") from None

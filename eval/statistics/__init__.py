@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from cfqa_data.eval.statistics.correlations import average_ranks, kendall, pearson, spearman
-from cfqa_data.eval.statistics.tables import Statistics, statistics
+from cfqa_data.eval.statistics.tables import Statistics, check_labels, statistics
 
-__all__ = ["Statistics", "average_ranks", "kendall", "pearson", "spearman", "statistics"]
+__all__ = [
+    "Statistics",
+    "average_ranks",
+    "check_labels",
+    "kendall",
+    "pearson",
+    "spearman",
+    "statistics",
+]

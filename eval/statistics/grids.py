@@ -61,7 +61,8 @@ def read_grids(labels: pa.Table) -> Iterator[Grid]:
         for cell in full:
             if cell not in cells:
                 raise MetricError(
-                    f"labels of {task}: {cell[0]} has no row for codec {cell[1]}, level {cell[2]}"
+                    f"labels of {task}: {cell[0]} has no row for codec {cell[1]}, level {cell[2]}; "
+                    "all sources need the same codecs and levels"
                 )
         if len(rows) != len(full):
             raise MetricError(f"labels of {task}: {len(rows) - len(full)} rows are there twice")

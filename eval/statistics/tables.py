@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from cfqa_data.eval.metrics import Metric
 
-__all__ = ["DRAWS", "Statistics", "statistics"]
+__all__ = ["DRAWS", "Statistics", "check_labels", "statistics"]
 
 DRAWS = 1000
 
@@ -102,8 +102,8 @@ def statistics(
     together: list[Cell] = []
     for grid in read_grids(labels):
         scores = np.moveaxis(np.asarray(values, dtype=np.float64)[grid.rows], -1, 0)
-        truth = labels[target].to_numpy().astype(np.float64)[grid.rows]
-        _check_finite(grid, metrics, scores, truth, target)
+        truth = _truth(grid, labels, target)
+        _check_scores(grid, metrics, scores)
         counts = source_counts(len(grid.sources), draws, seed, grid.task)
         if wanted & {"correlations", "comparisons"}:
             for k, codec in enumerate(grid.codecs):
@@ -129,6 +129,30 @@ def statistics(
     )
 
 
+def check_labels(labels: pa.Table, target: str) -> None:
+    """See that labels can be correlated with, before anything is scored.
+
+    Raises:
+        MetricError: A source lacks levels that others have, or a label is NaN or Inf.
+        CfqaError: A task is unknown.
+    """
+    for grid in read_grids(labels):
+        get_task(grid.task)
+        _truth(grid, labels, target)
+
+
+def _truth(grid: Grid, labels: pa.Table, target: str) -> Floats:
+    """Return the labels of a task, (S, K, L), larger is worse."""
+    try:
+        truth = np.asarray(labels[target].to_numpy().astype(np.float64)[grid.rows])
+    except (TypeError, ValueError):
+        raise MetricError(f"the labels in column {target!r} are no numbers") from None
+    bad = np.flatnonzero(~np.isfinite(truth))
+    if bad.size:
+        raise MetricError(f"the {target} of {grid.name(int(bad[0]))} is missing, NaN or Inf")
+    return truth
+
+
 def _checked(draws: int, seed: int, tables: Iterable[str]) -> set[str]:
     for name, value in (("draws", draws), ("seed", seed)):
         if value < 0:
@@ -139,12 +163,7 @@ def _checked(draws: int, seed: int, tables: Iterable[str]) -> set[str]:
     return wanted
 
 
-def _check_finite(
-    grid: Grid, metrics: Sequence[Metric], scores: Floats, truth: Floats, target: str
-) -> None:
-    bad = np.flatnonzero(~np.isfinite(truth))
-    if bad.size:
-        raise MetricError(f"the {target} of {grid.name(int(bad[0]))} is missing, NaN or Inf")
+def _check_scores(grid: Grid, metrics: Sequence[Metric], scores: Floats) -> None:
     for metric, of_metric in zip(metrics, scores, strict=True):
         bad = np.flatnonzero(~np.isfinite(of_metric))
         if bad.size:
