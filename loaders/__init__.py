@@ -1,0 +1,12 @@
+"""Opening a dataset folder with the libraries that its users train with.
+
+`cfqa_data.loaders.attach` gives rows of Hugging Face `datasets` their arrays;
+`cfqa_data.loaders.torch` has a PyTorch dataset and its `DataLoader`. Plain arrays are
+`cfqa_data.load`.
+"""
+
+from __future__ import annotations
+
+from cfqa_data.loaders.huggingface import attach
+
+__all__ = ["attach"]
