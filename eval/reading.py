@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics.base import first_nonfinite
+from cfqa_data.loaders.torch.codes import CodeTensors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -170,17 +171,4 @@ def _stacked(versions: list[Any], device: str) -> torch.Tensor:
     """Return arrays, or codes, as one float32 tensor (B, N, C, T, D) on the device."""
     if isinstance(versions[0], np.ndarray):
         return torch.from_numpy(np.stack(versions)).to(device)
-    return torch.stack([_dequantized(codes, device) for codes in versions])
-
-
-def _dequantized(codes: Any, device: str) -> torch.Tensor:
-    """Return a feature from its codes, looked up on the device."""
-    indices = codes.indices
-    if indices.dtype == np.uint16:  # torch moves and converts int16 everywhere, uint16 not yet
-        indices = indices.view(np.int16)
-    places = torch.from_numpy(indices).to(device, non_blocking=True).int()
-    places = places & 0xFFFF  # the sign of int16 is the sixteenth bit
-    tables = torch.from_numpy(np.ascontiguousarray(codes.tables)).to(device)
-    layers, size = tables.shape
-    offsets = torch.arange(layers, device=device, dtype=torch.int32) * size
-    return tables.flatten()[places + offsets[:, None, None]]
+    return torch.stack([CodeTensors.of(codes).dequantize(device) for codes in versions])

@@ -1,0 +1,9 @@
+"""A dataset folder as a PyTorch dataset, and a `DataLoader` that suits it."""
+
+from __future__ import annotations
+
+from cfqa_data.loaders.torch.batches import ShardBatches, data_loader
+from cfqa_data.loaders.torch.codes import CodeTensors
+from cfqa_data.loaders.torch.pairs import Pair, Pairs
+
+__all__ = ["CodeTensors", "Pair", "Pairs", "ShardBatches", "data_loader"]

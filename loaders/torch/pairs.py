@@ -1,0 +1,106 @@
+"""Pairs of original and compressed feature with a label, as a map-style PyTorch dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+import torch
+import torch.utils.data
+from torch import Tensor
+
+from cfqa_data.dataset import Dataset, load
+from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.loaders.torch.codes import CodeTensors
+
+__all__ = ["Pair", "Pairs"]
+
+
+class Pair(NamedTuple):
+    """One item of `Pairs`; a batch of them has the same fields with a leading axis.
+
+    Attributes:
+        original: float32 (N, C, T, D).
+        compressed: float32 (N, C, T, D), or the codes of it.
+        label: the column asked for, a tensor () of the column's dtype; or, where several columns
+            were asked for, a dict of them, texts as they are.
+    """
+
+    original: Tensor
+    compressed: Tensor | CodeTensors
+    label: Any
+
+
+class Pairs(torch.utils.data.Dataset[Pair]):
+    """The rows of a dataset folder as tensors, in the order of `dataset.labels`.
+
+    Features of different tasks have different shapes: `data_loader` batches each task by itself;
+    a plain `DataLoader` takes the rows of one task.
+
+    Args:
+        dataset: what `cfqa_data.load` takes; or an open `cfqa_data.Dataset`, as it is.
+        task: cls, seg or dpt; all of them if None.
+        codec: keep the rows of this codec, or of these.
+        level: keep the rows of this level, or of these.
+        label: the column of the labels to give, or several.
+        codes: give compressed features as `CodeTensors`, to be dequantised on a device.
+
+    Raises:
+        CfqaError: there is no such task, codec, level or column, or rows are chosen from a
+            dataset that is open already. (Taking a pair raises `FormatError` if its file is
+            missing or damaged.)
+    """
+
+    def __init__(
+        self,
+        dataset: str | Path | Dataset,
+        task: str | None = None,
+        *,
+        codec: str | Iterable[str] | None = None,
+        level: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        label: str | Sequence[str] = "distortion",
+        codes: bool = False,
+    ) -> None:
+        if not isinstance(dataset, Dataset):
+            dataset = load(dataset, task, codec=codec, level=level)
+        elif not task is codec is level is None:
+            raise CfqaError("task, codec and level choose rows of a path; give them to load()")
+        self.dataset = dataset
+        self.label = label if isinstance(label, str) else tuple(label)
+        self.codes = codes
+        known = dataset.labels.column_names
+        for name in (label,) if isinstance(label, str) else label:
+            if name not in known:
+                raise CfqaError(unknown_name("label column", name, known))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Pair:
+        rows = len(self)
+        if not -rows <= index < rows:
+            raise IndexError(f"pair {index} of {rows}")
+        index = int(index) % rows
+        source, codec, level = (
+            self._value(name, index) for name in ("source_id", "codec", "level")
+        )
+        compressed: Tensor | CodeTensors
+        if self.codes:
+            compressed = CodeTensors.of(self.dataset.codes(source, codec, level))
+        else:
+            compressed = torch.from_numpy(self.dataset.compressed(source, codec, level))
+        original = torch.from_numpy(self.dataset.original(source))
+        if isinstance(self.label, str):
+            return Pair(original, compressed, self._tensor(self.label, index))
+        return Pair(original, compressed, {name: self._tensor(name, index) for name in self.label})
+
+    def _value(self, column: str, index: int) -> Any:
+        return self.dataset.labels[column][index].as_py()
+
+    def _tensor(self, column: str, index: int) -> Any:
+        """Return a label as a tensor of its column's dtype, or a text as it is."""
+        kind = self.dataset.labels.schema.field(column).type.to_pandas_dtype()
+        value = self._value(column, index)
+        return torch.from_numpy(np.array(value, kind)) if kind is not np.object_ else value
