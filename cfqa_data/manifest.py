@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +28,7 @@ __all__ = [
     "TaskEntry",
     "hash_file",
     "hash_files",
+    "manifest_text",
     "package_versions",
     "read_manifest",
     "write_manifest",
@@ -144,9 +145,13 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
     ``manifest.files`` is ignored and taken from the folder.
     """
     layout = Layout(root)
-    data = manifest.to_dict() | {"files": hash_files(root)}
-    write_text(layout.manifest, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(layout.manifest, manifest_text(replace(manifest, files=hash_files(root))))
     return layout.manifest
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """Return a manifest as it stands in the folder; equal manifests are equal texts."""
+    return json.dumps(manifest.to_dict(), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_manifest(root: Path) -> Manifest:
