@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -376,20 +377,28 @@ def evaluate(
     page, out = _report_files(report, out)
     if any(":" in name for name in metric or ()):
         sys.path.insert(0, os.getcwd())  # a user's module lies where the command is run
-    with show_progress() as progress:
-        evaluation = run_evaluation(
-            folder,
-            list_metrics() if metric == ["all"] else metric or DEFAULT_METRICS,
-            device,
-            task=task,
-            codec=codec or None,
-            fold=fold,
-            limit=limit,
-            target=target.value,
-            precision=precision.value,
-            out=out,
-            progress=progress,
-        )
+    names: list[str] = []
+    for name in metric or DEFAULT_METRICS:
+        names += list_metrics() if name == "all" else [name]
+    try:
+        # What a metric prints is none of the answer.
+        with show_progress() as progress, redirect_stdout(sys.stderr):
+            evaluation = run_evaluation(
+                folder,
+                list(dict.fromkeys(names)),
+                device,
+                task=task,
+                codec=codec or None,
+                fold=fold,
+                limit=limit,
+                target=target.value,
+                precision=precision.value,
+                out=out,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        _interrupted("the same command goes on from the scores so far" if out else "")
+        raise typer.Exit(130) from None
     if page is not None:
         from cfqa_data.eval.report import write_report
 
@@ -520,12 +529,13 @@ def _evaluate_logs(folder: Path, as_json: bool) -> None:
 
 
 def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    from cfqa_data.eval.statistics.columns import COLUMNS
+
     return {
         "target": evaluation.target,
         "metrics": [metric.name for metric in evaluation.metrics],
         "failures": evaluation.failures,
-        "correlations": evaluation.correlations.to_pylist(),
-        "across_codecs": evaluation.across_codecs.to_pylist(),
+        **{name: getattr(evaluation, name).to_pylist() for name in COLUMNS},
     }
 
 

@@ -264,6 +264,40 @@ def test_eval_takes_a_metric_from_the_working_directory(
     assert json.loads(capsys.readouterr().out)["metrics"] == ["worst"]
 
 
+def test_eval_as_json_has_every_table_and_nothing_that_a_metric_prints(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "loud_cli_metric.py").write_text(
+        "print('made')\ndef loud(x, y):\n    print('scored')\n    return y.sum((1, 2, 3, 4))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    metrics = ["--metric", "mse", "--metric", "loud_cli_metric:loud"]
+    assert main(["eval", str(folder), "--codec", "x265", *metrics, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "made" in captured.err
+    assert "scored" in captured.err
+    found = json.loads(captured.out)
+    assert list(found) == [
+        *("target", "metrics", "failures", "correlations", "across_codecs", "across_tasks"),
+        *("per_level", "comparisons", "discrimination"),
+    ]
+    assert [row["metric"] for row in found["across_tasks"]] == ["mse", "loud"]
+    assert len(found["per_level"]) == 3 * 10 * 2
+    assert {row["task"] for row in found["discrimination"]} == {"cls", "seg", "dpt"}
+
+
+def test_all_metrics_go_with_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cfqa_data.eval.list_metrics", lambda: ["mse", "cosine"])
+    asked = ["--metric", "mae", "--metric", "all", "--metric", "mse", "--json"]
+    assert main(["eval", str(folder), "--task", "cls", "--codec", "x265", *asked]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == ["mae", "mse", "cosine"]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -422,10 +456,19 @@ def test_interrupting_exits_130_without_a_traceback(folder: Path, tmp_path: Path
         "def stop(x, y):\n"
         "    signal.raise_signal(signal.SIGINT)\n"
     )
-    stopped = run("eval", str(folder), "--metric", "stopper:stop", cwd=tmp_path)
-    assert stopped.returncode == 130
-    assert "Traceback" not in stopped.stderr
-    assert stopped.stdout == ""
+    arguments = ["eval", str(folder), "--metric", "stopper:stop"]
+    for more, said in (
+        ([], "cfqa: interrupted"),
+        (
+            ["--out", "scores.csv"],
+            "cfqa: interrupted; the same command goes on from the scores so far",
+        ),
+    ):
+        stopped = run(*arguments, *more, cwd=tmp_path)
+        assert stopped.returncode == 130
+        assert "Traceback" not in stopped.stderr
+        assert stopped.stderr.splitlines()[-1] == said
+        assert stopped.stdout == ""
 
 
 def test_a_reader_that_goes_away_is_no_error(folder: Path, tmp_path: Path) -> None:
