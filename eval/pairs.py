@@ -8,14 +8,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cfqa_data.eval.features import Features
+from cfqa_data.eval.features import Features, by_rows
 
-__all__ = ["cosines", "errors", "opposite_gaps", "ratio", "square_gaps"]
+__all__ = ["cosines", "error_energies", "errors", "opposite_gaps", "ratio", "square_gaps"]
 
 
 def errors(x: Features, y: Features) -> Features:
     """Return ``y - x``: explicit differences, not an expansion, which would cancel."""
     return y.once(("errors", x), lambda: Features(y.values - x.values))
+
+
+def error_energies(x: Features, y: Features) -> Tensor:
+    """Return the sum of squares of each token's error, float64 (B, N, C, T)."""
+    return y.once(("error_energies", x), lambda: by_rows(_square_distance, x.values, y.values))
+
+
+def _square_distance(x: Tensor, y: Tensor) -> Tensor:
+    error = y - x
+    return torch.linalg.vecdot(error, error).double()
 
 
 def square_gaps(x: Features, y: Features) -> Tensor:
@@ -36,8 +46,11 @@ def opposite_gaps(x: Features, y: Features) -> Tensor:
 def _square_gaps(x: Features, y: Features, sign: float) -> Tensor:
     # Neither batch is normalised: y is brought to the length of x.
     scale = ratio(x.norms, y.norms)[..., None].to(y.values.dtype)
-    apart = torch.addcmul(x.values, y.values, scale, value=sign)
-    gaps = ratio(torch.linalg.vector_norm(apart, dim=-1).double(), x.norms)
+
+    def length(a: Tensor, factor: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(torch.addcmul(a, b, factor, value=sign), dim=-1).double()
+
+    gaps = ratio(by_rows(length, x.values, scale, y.values), x.norms)
     return gaps.square().masked_fill((x.norms == 0) | (y.norms == 0), 2.0)
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cfqa_data.eval.features import Features
+from cfqa_data.eval.features import Features, by_rows
 
 __all__ = [
     "ROUNDING",
@@ -156,6 +156,10 @@ def unit(matrices: Tensor, floor: float = 0.0) -> Directions:
     return Directions(matrices.mul_(scales[:, None, None]), missing)
 
 
+def _gap(x: Tensor, y: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x - y, dim=-1).double()
+
+
 def alignment(x: Directions, y: Directions) -> Tensor:
     """Cosine of the angle between two matrices, per slice; 0 where one of the two is missing.
 
@@ -168,5 +172,5 @@ def alignment(x: Directions, y: Directions) -> Tensor:
     Returns:
         (B, N, C) float64 in [-1, 1].
     """
-    gaps = torch.linalg.vector_norm(x.arrays - y.arrays, dim=-1).double().square().sum(-1)
+    gaps = by_rows(_gap, x.arrays, y.arrays).square().sum(-1)
     return (1.0 - gaps / 2.0).clamp_(-1.0, 1.0).masked_fill_(x.missing | y.missing, 0.0)

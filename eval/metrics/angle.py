@@ -130,12 +130,12 @@ def norm_error(x: Tensor | Features, y: Tensor | Features) -> Tensor:
     import torch
 
     from cfqa_data.eval.features import as_features, slice_mean
-    from cfqa_data.eval.pairs import errors, ratio
+    from cfqa_data.eval.pairs import error_energies, errors, ratio
 
     x, y = as_features(x, y)
     e = errors(x, y)
     # |y| - |x| = (|y|^2 - |x|^2) / (|y| + |x|), where |y|^2 - |x|^2 = 2<x, e> + |e|^2.
-    growth = 2.0 * torch.linalg.vecdot(x.values, e.values).double() + e.energies
+    growth = 2.0 * torch.linalg.vecdot(x.values, e.values).double() + error_energies(x, y)
     return slice_mean(ratio(ratio(growth.abs(), x.norms + y.norms), x.norms))
 
 
@@ -203,7 +203,7 @@ def ccc(x: Tensor | Features, y: Tensor | Features) -> Tensor:
         (B,) float64 in [-1, 1].
     """
     from cfqa_data.eval.features import as_features, slice_mean
-    from cfqa_data.eval.pairs import errors, ratio
+    from cfqa_data.eval.pairs import error_energies, ratio
 
     x, y = as_features(x, y)
     means, variances = [], []
@@ -213,7 +213,7 @@ def ccc(x: Tensor | Features, y: Tensor | Features) -> Tensor:
         variances.append(z.spreads.square().mean(-1) + tokens.var(-1, correction=0))
     # 2 cov(x, y) = var(x) + var(y) + (mean(x) - mean(y))^2 - mse(x, y).
     whole = variances[0] + variances[1] + (means[0] - means[1]).square()
-    mse = errors(x, y).energies.mean(-1) / y.shape[-1]
+    mse = error_energies(x, y).mean(-1) / y.shape[-1]
     return slice_mean(1.0 - ratio(mse, whole)).clamp(-1.0, 1.0)
 
 

@@ -239,11 +239,13 @@ class Metric:
 def first_nonfinite(batch: Tensor) -> int | None:
     """Return the index of the first item that holds NaN or Inf, or None.
 
-    One float64 sum per item: finite float32 values cannot overflow it, and NaN or Inf cannot
-    leave it.
+    NaN or Inf cannot leave a sum. One of finite float32 values may overflow float32, which is when
+    the sum is taken again in float64, which it cannot overflow.
     """
     import torch
 
+    if batch.is_floating_point() and bool(batch.sum(-1).isfinite().all()):
+        return None
     bad = ~batch.reshape(len(batch), -1).sum(1, dtype=torch.float64).isfinite()
     return int(bad.int().argmax()) if bool(bad.any()) else None
 

@@ -33,10 +33,10 @@ def mse(x: Tensor | Features, y: Tensor | Features) -> Tensor:
         (B,) float64, in squared feature units.
     """
     from cfqa_data.eval.features import as_features, slice_mean
-    from cfqa_data.eval.pairs import errors
+    from cfqa_data.eval.pairs import error_energies
 
     x, y = as_features(x, y)
-    return slice_mean(errors(x, y).energies) / y.shape[-1]
+    return slice_mean(error_energies(x, y)) / y.shape[-1]
 
 
 def mae(x: Tensor | Features, y: Tensor | Features) -> Tensor:
@@ -72,10 +72,10 @@ def nmse(x: Tensor | Features, y: Tensor | Features) -> Tensor:
         (B,) float64.
     """
     from cfqa_data.eval.features import as_features, slice_mean
-    from cfqa_data.eval.pairs import errors, ratio
+    from cfqa_data.eval.pairs import error_energies, ratio
 
     x, y = as_features(x, y)
-    return slice_mean(ratio(errors(x, y).energies.sum(-1), x.energies.sum(-1)))
+    return slice_mean(ratio(error_energies(x, y).sum(-1), x.energies.sum(-1)))
 
 
 def psnr(x: Tensor | Features, y: Tensor | Features, value_range: Tensor) -> Tensor:
@@ -95,12 +95,12 @@ def psnr(x: Tensor | Features, y: Tensor | Features, value_range: Tensor) -> Ten
         MetricError: A range is not above zero.
     """
     from cfqa_data.eval.features import as_features, slice_mean
-    from cfqa_data.eval.pairs import errors
+    from cfqa_data.eval.pairs import error_energies
 
     x, y = as_features(x, y)
     if not bool((value_range > 0).all()):
         raise MetricError(f"value_range is above zero, not {value_range.tolist()}")
-    mse = errors(x, y).energies.mean(-1) / y.shape[-1]
+    mse = error_energies(x, y).mean(-1) / y.shape[-1]
     relative = mse / value_range.to(mse.device).square()
     return slice_mean(-10.0 * relative.clamp(min=10.0 ** (-PSNR_CAP / 10.0)).log10())
 
