@@ -10,6 +10,7 @@ __all__ = [
     "CfqaError",
     "CodecError",
     "FormatError",
+    "HubError",
     "MetricError",
     "MissingDependencyError",
     "RecipeError",
@@ -29,6 +30,10 @@ class RecipeError(CfqaError):
 
 class FormatError(CfqaError):
     """A dataset folder, or a file in it, is not what its format says it should be."""
+
+
+class HubError(CfqaError):
+    """A repo on the Hub is not there, may not be read or written, or cannot be reached."""
 
 
 class BuildError(CfqaError):

@@ -30,6 +30,7 @@ __all__ = [
     "hash_files",
     "manifest_text",
     "package_versions",
+    "parse_manifest",
     "read_manifest",
     "write_manifest",
 ]
@@ -162,15 +163,32 @@ def read_manifest(root: Path) -> Manifest:
     """
     path = Layout(root).manifest
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise FormatError(f"{root}: not a CFQA dataset folder (no {path.name} in it)") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error}") from None
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Return the manifest that a file's content is.
+
+    Args:
+        data: the content.
+        where: the file's name, for messages.
+
+    Raises:
+        FormatError: it is not valid.
+    """
     try:
-        return Manifest.from_dict(data)
+        facts = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: cannot be read: {error}") from None
+    try:
+        return Manifest.from_dict(facts)
     except FormatError as error:
-        raise FormatError(f"{path}: {error}") from None
+        raise FormatError(f"{where}: {error}") from None
 
 
 def hash_file(path: Path) -> str:
