@@ -117,10 +117,12 @@ class _RowReader:
 
     def add_columns(self, rows: dict[str, list[Any]]) -> dict[str, Any]:
         """Return rows, as columns, with columns of arrays."""
-        found = {
-            name: _Column(self, name, list(zip(*(rows[need] for need in NEEDS[name]), strict=True)))
-            for name in self.given(rows)
-        }
+        found: dict[str, Sequence[Any]] = {}
+        for name in self.given(rows):
+            keys = list(zip(*(rows[need] for need in NEEDS[name]), strict=True))
+            # `datasets` would hide an error of reading a single row later behind one of its own.
+            column = _Column(self, name, keys)
+            found[name] = column if len(keys) != 1 else list(column)
         return {**rows, **found}
 
 

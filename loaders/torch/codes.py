@@ -30,11 +30,11 @@ class CodeTensors(NamedTuple):
 
     @classmethod
     def of(cls, codes: Codes) -> CodeTensors:
-        """Return a feature's codes as tensors over the same memory."""
-        indices = codes.indices
+        """Return a feature's codes as tensors; indices that can be written to are not copied."""
+        indices = np.require(codes.indices, requirements=("C", "W"))
         if indices.dtype == np.uint16:
             indices = indices.view(np.int16)
-        return cls(torch.from_numpy(indices), torch.from_numpy(codes.tables))
+        return cls(torch.from_numpy(indices), torch.tensor(codes.tables))
 
     def dequantize(self, device: str | torch.device | None = None) -> Tensor:
         """Return float32 (..., N, C, T, D), looked up on a device, or where the codes are."""
