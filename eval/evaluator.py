@@ -236,7 +236,8 @@ def _score_file(
     from cfqa_data.eval.stored import dataset_identity
 
     settings = {"device": device, "precision": precision}
-    return ScoreFile(Path(out), dataset_identity(dataset), labels, metrics, settings)
+    identity = dataset_identity(dataset)
+    return ScoreFile(Path(out), identity, labels, metrics, dataset.labels, settings)
 
 
 @contextmanager

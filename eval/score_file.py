@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics import Metric
-from cfqa_data.eval.stored import KEY, with_facts
+from cfqa_data.eval.stored import KEY, table_digest, with_facts
 from cfqa_data.manifest import hash_file
 from cfqa_data.storage import atomic_path, check_writable, write_table
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ScoreFile"]
 
 SECONDS = 20.0  # between two savings
+PREFIX = "score of "  # of a column: a metric may be named like one of the others
 
 
 class ScoreFile:
@@ -38,8 +39,9 @@ class ScoreFile:
     Args:
         path: ``.parquet`` or ``.csv``.
         dataset: What identifies the dataset, such as the hash of its manifest.
-        labels: Its rows.
+        labels: Its rows that are scored.
         metrics: M metrics.
+        whole: All its rows: what metrics are trained on, or take statistics of.
         settings: Whatever else decides a score: device, precision.
 
     Raises:
@@ -53,6 +55,7 @@ class ScoreFile:
         dataset: str,
         labels: pa.Table,
         metrics: Sequence[Metric],
+        whole: pa.Table,
         settings: Mapping[str, str],
     ) -> None:
         check_writable(path)
@@ -62,7 +65,7 @@ class ScoreFile:
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         self._labels = labels.select(["task", "source_id", "codec", "level"])
         self._names = [metric.name for metric in metrics]
-        prints = {metric.name: _fingerprint(metric) for metric in metrics}
+        prints = {metric.name: _fingerprint(metric, whole) for metric in metrics}
         self._prints = prints
         self._facts = {"dataset": dataset, "settings": dict(settings), "metrics": prints}
         self._dataset = dataset
@@ -86,7 +89,7 @@ class ScoreFile:
             facts = json.loads((table.schema.metadata or {})[KEY])
             prints, dataset, settings = facts["metrics"], facts["dataset"], facts["settings"]
             known = [n for n in self._names if self._prints[n] and prints.get(n) == self._prints[n]]
-            found = {name: table[name].to_numpy() for name in known}
+            found = {name: table[PREFIX + name].to_numpy() for name in known}
             rows = table.select(self._labels.column_names).to_pylist()
         except (OSError, KeyError, TypeError, AttributeError, ValueError, pa.ArrowException):
             raise MetricError(
@@ -112,7 +115,7 @@ class ScoreFile:
         # Here a score that is not there yet is NaN: metrics give finite numbers only.
         table = self._labels
         for column, name in enumerate(self._names):
-            table = table.append_column(name, pa.array(values[:, column]))
+            table = table.append_column(PREFIX + name, pa.array(values[:, column]))
         table = table.replace_schema_metadata({KEY: json.dumps(self._facts)})
         with suppress(OSError):
             write_table(self.unfinished, table)
@@ -151,19 +154,27 @@ class ScoreFile:
         self.unfinished.unlink(missing_ok=True)
 
 
-def _fingerprint(metric: Metric) -> str | None:
+def _fingerprint(metric: Metric, whole: pa.Table) -> str | None:
     """Return a text that changes when a metric's code or options do; None if that cannot be told.
 
-    What a module has learned, and what a function that was typed in says, no file tells.
+    What a module has learned, and what a function that was typed in or made by another one says, no
+    file tells. For a metric that depends on other sources, the text changes with these too.
     """
     from importlib.metadata import version
 
     code = getattr(metric.function, "__wrapped__", metric.function)
-    if not inspect.isfunction(code):
+    if not inspect.isfunction(code) or code.__closure__:
         return None
     try:
         source = hash_file(Path(inspect.getsourcefile(code) or ""))
     except (TypeError, OSError):
         return None
     options = {name: repr(value) for name, value in sorted(metric.options.items())}
-    return json.dumps([version("cfqa-data"), source, code.__qualname__, options])
+    defaults = repr((code.__defaults__, code.__kwdefaults__))
+    facts = [version("cfqa-data"), source, code.__qualname__, defaults, options]
+    if metric.fit or any(name not in metric.options for name in metric.needs):
+        keys = [
+            n for n in ("task", "source_id", "fold", "codec", "level") if n in whole.schema.names
+        ]
+        facts.append(table_digest(whole.select(keys)))
+    return json.dumps(facts)

@@ -7,6 +7,7 @@ and correlating it anew gives the tables that the evaluation had.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval.evaluator import Evaluation
     from cfqa_data.eval.reading import FeatureSource
 
-__all__ = ["KEY", "dataset_identity", "read_evaluation", "with_facts"]
+__all__ = ["KEY", "dataset_identity", "read_evaluation", "table_digest", "with_facts"]
 
 KEY = b"cfqa"
 """Of the facts, JSON, in a file's metadata."""
@@ -38,12 +39,17 @@ COLUMNS = ("task", "source_id", "codec", "level")
 
 
 def dataset_identity(dataset: FeatureSource) -> str:
-    """Return what tells a dataset from others: the hash of its manifest, or "" without one."""
+    """Return what tells a dataset from others: the hash of its manifest, or else of its labels."""
     from cfqa_data.layout import Layout
     from cfqa_data.manifest import hash_file
 
     path = getattr(dataset, "path", None)
-    return hash_file(Layout(path).manifest) if path else ""
+    return hash_file(Layout(path).manifest) if path else table_digest(dataset.labels)
+
+
+def table_digest(table: pa.Table) -> str:
+    """Return a hash of what a table holds, however it is cut into chunks."""
+    return hashlib.sha256(repr(table.to_pydict()).encode()).hexdigest()
 
 
 def with_facts(

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -310,12 +311,46 @@ def test_scores_of_other_code_options_or_settings_are_not_taken_up(tmp_path: Pat
     assert len(dataset.reads) == len(dataset.originals) + len(dataset.versions)
 
 
+def test_scores_that_other_sources_decide_are_taken_up_with_the_same_ones_only(
+    tmp_path: Path,
+) -> None:
+    folder, out = write_mock_dataset(tmp_path / "cfqa"), tmp_path / "scores.parquet"
+    metrics = ["mse", "gap_mean"]
+    with pytest.raises(KeyboardInterrupt):  # trained on one codec
+        evaluate(folder, metrics, codec="x265", task="cls", out=out, progress=Stops(10))
+    result = evaluate(folder, metrics, task="cls", out=out)
+    assert result.scores.equals(evaluate(folder, metrics, task="cls").scores)
+
+
+def test_scores_of_a_function_that_was_made_are_not_taken_up(tmp_path: Path) -> None:
+    def times(factor: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        def scaled(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return factor * mean_error(x, y)
+
+        return scaled
+
+    out = unfinished(tmp_path, [times(1.0)])
+    result = evaluate(MemoryDataset(), [times(2.0)], out=out)
+    assert result.scores.equals(evaluate(MemoryDataset(), [times(2.0)]).scores)
+
+
+def test_a_metric_may_be_named_like_a_column(tmp_path: Path) -> None:
+    metric = replace(create_metric("mse"), name="codec")
+    out = unfinished(tmp_path, [metric])
+    dataset = MemoryDataset()
+    result = evaluate(dataset, [metric], out=out)
+    assert result.scores.equals(evaluate(MemoryDataset(), [metric]).scores)
+    assert len(dataset.reads) < len(dataset.originals) + len(dataset.versions)
+
+
 def test_an_unfinished_file_of_another_dataset_or_none_is_refused(tmp_path: Path) -> None:
     out = unfinished(tmp_path, ["mse"])
     beside = tmp_path / "scores.parquet.unfinished"
     folder = write_mock_dataset(tmp_path / "cfqa")
     with pytest.raises(MetricError, match="an interrupted run on another dataset; delete it"):
         evaluate(folder, ["mse"], out=out)
+    with pytest.raises(MetricError, match="an interrupted run on another dataset; delete it"):
+        evaluate(MemoryDataset(seed=1), ["mse"], out=out)
     table = pq.read_table(beside)
     for bad in (
         b"not Parquet",
