@@ -1,0 +1,262 @@
+"""`attach` beyond what all loaders share, and the card against what `datasets` finds itself."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import load_dataset
+from mock_dataset import write_mock_dataset
+from torch.utils.data import DataLoader
+
+import cfqa_data
+from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.loaders import attach
+
+CONFIGS = {"default": 240, "cls": 80, "seg": 80, "dpt": 80, "originals": 6}
+configs = pytest.mark.parametrize("config", CONFIGS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet() -> Iterator[None]:
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mock_dataset(tmp_path_factory.mktemp("hub") / "cfqa", sources=2)
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> cfqa_data.Dataset:
+    return cfqa_data.load(folder)
+
+
+def rows(folder: Path, config: str = "default", *, streaming: bool = False) -> Any:
+    cache = str(folder.parent / "cache")
+    return load_dataset(str(folder), config, split="test", streaming=streaming, cache_dir=cache)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is read from the folder from now on."""
+    done: list[str] = []
+    for name in ("original", "compressed", "bitstream"):
+        read = getattr(cfqa_data.Dataset, name)
+
+        def counted(self: Any, *key: Any, read: Any = read, name: str = name) -> Any:
+            done.append(name)
+            return read(self, *key)
+
+        monkeypatch.setattr(cfqa_data.Dataset, name, counted)
+    return done
+
+
+def same(row: dict[str, Any], plain: cfqa_data.Dataset) -> None:
+    key = row["source_id"], row["codec"], row["level"]
+    np.testing.assert_array_equal(np.asarray(row["original"]), plain.original(key[0]))
+    np.testing.assert_array_equal(np.asarray(row["compressed"]), plain.compressed(*key))
+
+
+def test_arrays_are_read_when_a_row_is_taken(
+    folder: Path, plain: cfqa_data.Dataset, reads: list[str]
+) -> None:
+    attached = attach(rows(folder), folder)
+    assert reads == []
+    same(attached[7], plain)
+    assert reads[:2] == ["original", "compressed"]
+    reads.clear()
+    batch = attached[2:6]
+    assert reads == []
+    assert [array.shape for array in batch["compressed"][1:3]] == [(1, 1, 9, 16)] * 2
+    assert reads == ["compressed"] * 2
+    assert "4 arrays 'original'" in repr(batch["original"])
+
+
+def test_filtering_on_labels_reads_no_array(folder: Path, reads: list[str]) -> None:
+    attached = attach(rows(folder), folder)
+    by_column = attached.filter(lambda codec: codec == "vvenc", input_columns="codec")
+    by_batch = attached.filter(lambda b: [c == "vvenc" for c in b["codec"]], batched=True)
+    assert (len(by_column), len(by_batch), reads) == (60, 60, [])
+    assert by_column[0]["compressed"].shape == (1, 1, 9, 16)
+
+
+def test_select_shuffle_filter_and_map_keep_the_arrays(
+    folder: Path, plain: cfqa_data.Dataset
+) -> None:
+    attached = attach(rows(folder, "seg"), folder)
+    changed = attached.filter(lambda row: bool(row["mse"] > 0.01)).shuffle(seed=3)
+    changed = changed.select(range(5)).map(lambda row: {"mean": float(row["original"].mean())})
+    assert len(changed) == 5
+    for row in changed:
+        same(row, plain)
+        assert row["mean"] == pytest.approx(float(row["original"].mean()), abs=1e-7)
+    assert "original" not in changed.column_names  # only labels were written
+
+
+def test_streams_can_be_filtered_shuffled_and_mapped(
+    folder: Path, plain: cfqa_data.Dataset
+) -> None:
+    attached = attach(rows(folder, "dpt", streaming=True), folder)
+    changed = attached.filter(lambda row: row["level"] == 9).shuffle(seed=0, buffer_size=8)
+    taken = list(changed.map(lambda row: {"mean": float(row["compressed"].mean())}).take(3))
+    assert len(taken) == 3
+    for row in taken:
+        same(row, plain)
+        assert row["compressed"].dtype == np.float32
+        assert row["mean"] == float(row["compressed"].mean())
+
+
+def test_a_stream_reads_no_further_than_it_is_followed(folder: Path, reads: list[str]) -> None:
+    stream = iter(attach(rows(folder, "cls", streaming=True), folder))
+    next(stream)
+    assert len(reads) <= 4  # this row, and at most one ahead
+
+
+def test_bitstreams_are_given_on_request(folder: Path, plain: cfqa_data.Dataset) -> None:
+    for streaming in (False, True):
+        part = attach(rows(folder, "cls", streaming=streaming), folder, arrays="bitstream")
+        row = next(iter(part))
+        assert row["bitstream"] == plain.bitstream(row["source_id"], row["codec"], row["level"])
+        assert not {"original", "compressed"} & row.keys()
+
+
+def test_torch_tensors(folder: Path, plain: cfqa_data.Dataset) -> None:
+    for streaming in (False, True):
+        part = attach(rows(folder, "cls", streaming=streaming), str(folder), format="torch")
+        row = next(iter(part))
+        assert row["original"].dtype == row["compressed"].dtype == torch.float32
+        assert type(row["level"]) is int
+        same(row, plain)
+
+
+def test_a_format_of_datasets_does_not_touch_the_arrays(folder: Path) -> None:
+    row = next(iter(attach(rows(folder, "cls", streaming=True).with_format("numpy"), folder)))
+    assert row["level"].dtype == np.int64  # `datasets`' own doing
+    assert row["original"].dtype == np.float32
+
+
+def test_originals_have_only_originals(folder: Path, plain: cfqa_data.Dataset) -> None:
+    attached = attach(rows(folder, "originals"), plain)
+    assert len(attached) == 6
+    assert "compressed" not in attached[5]
+    np.testing.assert_array_equal(attached[5]["original"], plain.original("dpt-001"))
+    few = attach(rows(folder), plain).select_columns(["source_id", "mse"])
+    assert set(few[0]) == {"source_id", "mse", "original"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_all_splits_at_once(folder: Path, streaming: bool, plain: cfqa_data.Dataset) -> None:
+    loaded = load_dataset(str(folder), streaming=streaming, cache_dir=str(folder.parent / "cache"))
+    attached = attach(loaded, folder)
+    assert type(attached) is type(loaded)
+    same(next(iter(attached["test"])), plain)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_data_loader_workers(folder: Path, method: str, plain: cfqa_data.Dataset) -> None:
+    part = attach(rows(folder, "seg"), folder, format="torch").shuffle(seed=1).select(range(8))
+    part = part.select_columns(["source_id", "codec", "level", "mse"])
+    wanted = [[row[name] for name in ("source_id", "codec", "level")] for row in part]
+    loader = DataLoader(part, batch_size=4, num_workers=2, multiprocessing_context=method)
+    found = []
+    for batch in loader:
+        assert batch["original"].dtype == torch.float32
+        assert batch["original"].shape == (4, 2, 1, 9, 16)
+        for i in range(4):
+            row = {name: batch[name][i] for name in batch}
+            same(row | {"level": int(row["level"])}, plain)
+            found.append([row["source_id"], row["codec"], int(row["level"])])
+    assert found == wanted
+
+
+def test_a_pickled_dataset_is_small_and_reads_the_same(
+    folder: Path, plain: cfqa_data.Dataset
+) -> None:
+    attached = attach(rows(folder), folder)
+    assert attached[0]["original"] is not None
+    data = pickle.dumps(attached)
+    assert len(data) < 200_000  # no features
+    same(pickle.loads(data)[100], plain)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((), {}, r"needs the folder that the rows come from, as in attach\(ds, 'cfqa'\)"),
+        (("nowhere",), {}, "nowhere: not a CFQA dataset folder"),
+        (("folder",), {"format": "tf"}, "unknown format 'tf': .*known: numpy, torch"),
+        (("folder",), {"arrays": ["orginal"]}, "unknown array 'orginal': did you mean 'original'"),
+    ],
+)
+def test_what_cannot_be_attached_is_told(
+    folder: Path, arguments: Any, options: dict[str, Any], message: str
+) -> None:
+    where = [folder if name == "folder" else name for name in arguments]
+    with pytest.raises(CfqaError, match=message):
+        attach(rows(folder), *where, **options)
+
+
+def test_other_data_is_refused(folder: Path) -> None:
+    with pytest.raises(CfqaError, match="takes what load_dataset returns, not a list"):
+        attach([], folder)
+    with pytest.raises(CfqaError, match="these have no source_id"):
+        attach(datasets.Dataset.from_dict({"x": [1]}), folder)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_another_folder_are_told(folder: Path, tmp_path: Path, streaming: bool) -> None:
+    other = write_mock_dataset(tmp_path / "cfqa", sources=1)
+    attached = attach(rows(folder, "cls", streaming=streaming), other)
+    with pytest.raises(FormatError, match="unknown source 'cls-001'"):
+        list(attached)
+
+
+@configs
+def test_the_card_says_what_datasets_finds_by_itself(
+    folder: Path, tmp_path: Path, config: str
+) -> None:
+    """Features, rows, bytes and download size, against a card that says nothing of them."""
+    head = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+    said = {entry["config_name"]: entry for entry in head.pop("dataset_info")}[config]
+    shutil.copytree(folder / "labels", tmp_path / "cfqa/labels")
+    (tmp_path / "cfqa/README.md").write_text(f"---\n{yaml.safe_dump(head)}---\n")
+    builder = datasets.load_dataset_builder(
+        str(tmp_path / "cfqa"), config, cache_dir=str(tmp_path / "cache")
+    )
+    builder.download_and_prepare()
+    info = builder.info
+    assert said["features"] == info.features._to_yaml_list()
+    (split,) = said["splits"]
+    found = info.splits["test"]
+    assert split == {
+        "name": "test",
+        "num_bytes": found.num_bytes,
+        "num_examples": found.num_examples,
+    }
+    assert found.num_examples == CONFIGS[config]
+    assert said["download_size"] == info.download_size
+    assert said["dataset_size"] == info.dataset_size
+
+
+@configs
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_are_typed(folder: Path, config: str, streaming: bool) -> None:
+    loaded = rows(folder, config, streaming=streaming)
+    types = {name: feature.dtype for name, feature in loaded.features.items()}
+    assert types["fold"] == "int8"
+    assert types["reference_score"] == "float64"
+    assert len(list(loaded)) == CONFIGS[config]
+    if config != "originals":
+        assert (types["level"], types["bits"], types["index"]) == ("int8", "int64", "int32")
