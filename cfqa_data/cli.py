@@ -33,7 +33,9 @@ EXTRAS = {
     "av": "codecs",
     "constriction": "codecs",
     "dask": "build",
+    "datasets": "hf",
     "distributed": "build",
+    "huggingface_hub": "hf",
     "imageio_ffmpeg": "codecs",
     "jinja2": "eval",
     "matplotlib": "build",
@@ -504,6 +506,66 @@ def export(
     else:
         print(f"{out}: {exported.features} features, {size_text(exported.size)} of float32")
         print(f"What is where, with the labels: {out / INDEX}")
+
+
+@app.command()
+def publish(
+    folder: Folder,
+    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Dataset repo on the Hub.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repo is seen by its owners only.")
+    ] = False,
+    tier: Annotated[
+        Tier | None,
+        typer.Option(help="light leaves out the codes of a full folder. Default: the folder's."),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="BRANCH", help="Branch, made if it is not there. Default: main."),
+    ] = None,
+    tag: Annotated[
+        str | None,
+        typer.Option(metavar="TAG", help="Of this version. Default: one made of its content."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, tell what would go, send nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish a dataset on the Hugging Face Hub. Goes on where it was stopped."""
+    from cfqa_data.builders.publish import plan_publishing
+    from cfqa_data.builders.publish import publish as run_publishing
+    from cfqa_data.builders.publish_text import plan_text, published_text, quiet_client
+    from cfqa_data.terminal import show_progress
+
+    with show_progress() as progress:
+        plan = plan_publishing(
+            folder,
+            repo,
+            tier=tier.value if tier else None,
+            revision=revision,
+            tag=tag,
+            private=private,
+            progress=progress,
+        )
+    if dry_run:
+        if as_json:
+            _print_json(plan.to_dict())
+        else:
+            print(plan_text(plan))
+        return
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
+    try:
+        with quiet_client():
+            published = run_publishing(plan)
+    except KeyboardInterrupt:
+        _interrupted("what was sent is kept, the same command goes on from there")
+        raise typer.Exit(130) from None
+    if as_json:
+        _print_json(published.to_dict())
+    else:
+        print(published_text(published))
 
 
 def _only(context: typer.Context, *allowed: str) -> None:

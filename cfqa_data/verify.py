@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cfqa_data.errors import FormatError
 from cfqa_data.layout import Layout
@@ -97,7 +99,7 @@ def verify(
     )
 
 
-def _fault(path: Path, expected: dict[str, object]) -> str:
+def _fault(path: Path, expected: Mapping[str, Any]) -> str:
     """Return what is wrong with a file; nothing if it is as expected."""
     try:
         if not path.is_file():
