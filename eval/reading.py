@@ -26,7 +26,9 @@ __all__ = ["Batch", "FeatureSource", "Part", "read_batches"]
 # three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
 CPU_BATCH_BYTES = 4 * 2**20
 GPU_BATCH_BYTES = 256 * 2**20
-THREADS = 4
+# Threads that read ahead. On a CPU more than one gets in the way of the matrix products (two to
+# three times slower at the published sizes on two cores).
+CPU_THREADS, GPU_THREADS = 1, 4
 AHEAD = 2  # batches read beyond the one that is being scored
 
 
@@ -116,7 +118,8 @@ def read_batches(
                 ]
                 yield source_id, original, part, reads
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="cfqa-read") as pool:
+    threads = CPU_THREADS if device == "cpu" else GPU_THREADS
+    with ThreadPoolExecutor(threads, thread_name_prefix="cfqa-read") as pool:
         waiting: deque[Any] = deque()
         try:
             for job in jobs(pool):
@@ -170,5 +173,6 @@ def _batch(
 def _stacked(versions: list[Any], device: str) -> torch.Tensor:
     """Return arrays, or codes, as one float32 tensor (B, N, C, T, D) on the device."""
     if isinstance(versions[0], np.ndarray):
-        return torch.from_numpy(np.stack(versions)).to(device)
+        whole = versions[0][None] if len(versions) == 1 else np.stack(versions)
+        return torch.from_numpy(whole).to(device)
     return torch.stack([CodeTensors.of(codes).dequantize(device) for codes in versions])
