@@ -131,8 +131,8 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
     Raises:
         CfqaError: it is in the dataset's folder, a file, or a folder that holds something else.
     """
-    root = Path(dataset.path).resolve()
-    if out.resolve() == root or root in out.resolve().parents:
+    root = dataset.path.resolve() if dataset.path else None
+    if root is not None and root in (out.resolve(), *out.resolve().parents):
         raise CfqaError(f"{out}: is in the dataset's own folder; export to another")
     if out.exists() and not out.is_dir():
         raise CfqaError(f"{out}: is a file; name a folder to export to")

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.files import Files, LocalFiles
 from cfqa_data.quantizers import Quantizer, quantizer_from_dict
+from cfqa_data.selection import Selection
 from cfqa_data.shards import ShardReader
 
 __all__ = ["Codes", "CodesReader", "create_codes_array", "find_centres", "write_codes"]
@@ -93,7 +95,7 @@ def create_codes_array(
     }
     full = (sources, levels, *shape)
     if (path / "zarr.json").exists():
-        metadata = _read_metadata(path)
+        metadata = _read_metadata(LocalFiles(path))
         if metadata.get("attributes") != attributes or metadata.get("shape") != list(full):
             raise FormatError(f"{path}: holds another array; remove it or build elsewhere")
         return
@@ -125,7 +127,7 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
     """
     import zarr
 
-    metadata = _read_metadata(path)
+    metadata = _read_metadata(LocalFiles(path))
     quantizer, centres = _read_attributes(path, metadata)
     if list(codes.shape) != metadata["shape"][1:] or codes.dtype != quantizer.dtype:
         raise FormatError(f"{path}: does not take codes {codes.shape} of {codes.dtype}")
@@ -141,7 +143,7 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
     with zarr.config.set({"array.write_empty_chunks": True}):
         array = zarr.open_array(str(path), mode="r+")
     array[source_index] = stored
-    with _shard_path(path, source_index).open("rb") as file:
+    with (path / _shard_name(source_index)).open("rb") as file:
         os.fsync(file.fileno())
 
 
@@ -149,7 +151,7 @@ class CodesReader:
     """Reads features from an array of codes; reads its metadata on first use, and when unpickled.
 
     Args:
-        path: folder of the array.
+        path: folder of the array, or its files wherever they lie.
         sources: how many sources it must have.
         levels: how many levels it must have.
         shape: the (N, C, T, D) it must have.
@@ -158,13 +160,15 @@ class CodesReader:
         FormatError: (on first use) the array is missing or is not what was asked for.
     """
 
-    def __init__(self, path: Path, *, sources: int, levels: int, shape: Shape) -> None:
-        self.path = path
+    def __init__(self, path: Path | Files, *, sources: int, levels: int, shape: Shape) -> None:
+        self.files = path if isinstance(path, Files) else LocalFiles(path)
+        self.where = self.files.location
         self.full = (sources, levels, *shape)
         self._open: tuple[ShardReader, np.ndarray, list[str]] | None = None
+        self._indices: dict[int, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": None}
+        return self.__dict__ | {"_open": None, "_indices": {}}
 
     @property
     def source_ids(self) -> list[str]:
@@ -179,21 +183,32 @@ class CodesReader:
         """
         return self.read_codes(source_index, level).dequantize()
 
-    def read_codes(self, source_index: int, level: int) -> Codes:
-        """Return one compressed feature as stored numbers and the values that they stand for."""
-        return Codes(self.read_stored(source_index, level), self._opened()[1])
+    def read_codes(self, source_index: int, level: int, part: Selection | None = None) -> Codes:
+        """Return a feature, or a part, as stored numbers and the values that they stand for."""
+        part = part or Selection.of(self.full[2:])
+        stored = self.read_stored(source_index, level, part)
+        return Codes(stored, self._opened()[1][list(part.layers)])
 
-    def read_stored(self, source_index: int, level: int) -> np.ndarray:
-        """Return the stored numbers (N, C, T, D) of one compressed feature."""
+    def read_stored(
+        self, source_index: int, level: int, part: Selection | None = None
+    ) -> np.ndarray:
+        """Return the stored numbers (N, C, T, D) of one compressed feature, or of a part of it."""
         shards, tables, _ = self._opened()
         sources, levels = self.full[:2]
         if not (0 <= source_index < sources and 0 <= level < levels):
-            raise FormatError(f"{self.path}: has no source {source_index} at level {level}")
-        shard = _shard_path(self.path, source_index)
-        if not shard.is_file():
-            raise FormatError(f"{shard}: missing shard; build or fetch the dataset again")
+            raise FormatError(f"{self.where}: has no source {source_index} at level {level}")
+        name = _shard_name(source_index)
+        shard = self.files.where(name)
         try:
-            stored = shards.read(shard, level)
+            with self.files.open(name) as blob:
+                index = self._indices.get(source_index)
+                if index is None:
+                    index = shards.read_index(blob)
+                    if self.files.root is None:  # asking again is a request
+                        self._indices[source_index] = index
+                stored = shards.read(blob, index, level, part or Selection.of(self.full[2:]))
+        except (FileNotFoundError, IsADirectoryError):
+            raise FormatError(f"{shard}: missing shard; build or fetch the dataset again") from None
         except (OSError, ValueError) as error:
             raise FormatError(f"{shard}: damaged shard: {error}") from error
         if stored.max(initial=0) >= tables[0].size:
@@ -207,29 +222,29 @@ class CodesReader:
         return self._open
 
     def _read_head(self) -> tuple[ShardReader, np.ndarray, list[str]]:
-        metadata = _read_metadata(self.path)
+        metadata = _read_metadata(self.files)
         if metadata.get("shape") != list(self.full):
             raise FormatError(
-                f"{self.path}: shape is {metadata.get('shape')}, the manifest says {self.full}"
+                f"{self.where}: shape is {metadata.get('shape')}, the manifest says {self.full}"
             )
-        quantizer, centres = _read_attributes(self.path, metadata)
+        quantizer, centres = _read_attributes(self.where, metadata)
         if quantizer.layers != self.full[3]:
-            raise FormatError(f"{self.path}: the quantiser is not one for this shape")
+            raise FormatError(f"{self.where}: the quantiser is not one for this shape")
         ids = metadata["attributes"].get("source_ids")
         if not isinstance(ids, list) or not all(isinstance(entry, str) for entry in ids):
-            raise FormatError(f"{self.path}: source ids are not a list of texts")
+            raise FormatError(f"{self.where}: source ids are not a list of texts")
         shards = ShardReader(self.full[1], self.full[2:], np.dtype(quantizer.dtype))
         if not shards.fits(metadata):
             raise FormatError(
-                f"{self.path}: chunks, shards, codecs or dtype are not as the format has them"
+                f"{self.where}: chunks, shards, codecs or dtype are not as the format has them"
             )
         orders = _orders(quantizer, centres)
         tables = [table[o] for table, o in zip(quantizer.values(), orders, strict=True)]
         return shards, np.stack(tables), ids
 
 
-def _shard_path(path: Path, source_index: int) -> Path:
-    return path / f"c/{source_index}/0/0/0/0/0"
+def _shard_name(source_index: int) -> str:
+    return f"c/{source_index}/0/0/0/0/0"
 
 
 def _orders(quantizer: Quantizer, centres: Sequence[int]) -> list[np.ndarray]:
@@ -238,21 +253,20 @@ def _orders(quantizer: Quantizer, centres: Sequence[int]) -> list[np.ndarray]:
     return [np.argsort(np.abs(codes - centre), kind="stable") for centre in centres]
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
+def _read_metadata(files: Files) -> dict[str, Any]:
     """Return an array's `zarr.json`, read as plain data before anything is made from it."""
-    file = path / "zarr.json"
+    name = "zarr.json"
+    data = files.read(name)
     try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FormatError(f"{file}: missing; is this a complete dataset folder?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{file}: cannot be read: {error}") from None
+        metadata = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{files.where(name)}: cannot be read: {error}") from None
     if not isinstance(metadata, dict):
-        raise FormatError(f"{file}: is not Zarr metadata")
+        raise FormatError(f"{files.where(name)}: is not Zarr metadata")
     return metadata
 
 
-def _read_attributes(path: Path, metadata: dict[str, Any]) -> tuple[Quantizer, list[int]]:
+def _read_attributes(path: object, metadata: dict[str, Any]) -> tuple[Quantizer, list[int]]:
     attributes = metadata.get("attributes")
     if not isinstance(attributes, dict):
         raise FormatError(f"{path}: has no attributes")

@@ -17,9 +17,11 @@ import numpy as np
 
 from cfqa_data.codes import Codes
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
+from cfqa_data.files import open_files
 from cfqa_data.folder import Folder, check_level
 from cfqa_data.manifest import Manifest
 from cfqa_data.schema import label_schema
+from cfqa_data.selection import Part
 from cfqa_data.tasks import CODECS, get_task
 
 if TYPE_CHECKING:
@@ -54,9 +56,14 @@ class Dataset(Sequence[FeaturePair]):
         self._labels = labels
 
     @property
-    def path(self) -> Path:
-        """The folder."""
-        return self._folder.layout.root
+    def location(self) -> str:
+        """Where the folder is: a path, or an ``hf://`` address."""
+        return self._folder.files.location
+
+    @property
+    def path(self) -> Path | None:
+        """The folder, if it is one on this machine."""
+        return self._folder.files.root
 
     @property
     def manifest(self) -> Manifest:
@@ -98,33 +105,68 @@ class Dataset(Sequence[FeaturePair]):
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"<Dataset {self.manifest.name!r} at {self.path}: {len(self)} compressed features>"
+        return (
+            f"<Dataset {self.manifest.name!r} at {self.location}: {len(self)} compressed features>"
+        )
 
-    def original(self, source_id: str) -> np.ndarray:
-        """Return an original feature, float32 (N, C, T, D).
+    def original(
+        self, source_id: str, *, views: Part = None, layers: Part = None, tokens: Part = None
+    ) -> np.ndarray:
+        """Return an original feature, or a part of it, float32 (N, C, T, D).
+
+        Args:
+            source_id: which.
+            views: a place along N, or a slice of places; all if None. The axis stays.
+            layers: the same along C.
+            tokens: the same along T; the class token is 0.
 
         Raises:
+            CfqaError: the part has no such place.
             FormatError: there is no such source, or its file is missing or damaged.
         """
-        return self._folder.original(source_id)
+        return self._folder.original(source_id, views, layers, tokens)
 
-    def compressed(self, source_id: str, codec: str, level: int) -> np.ndarray:
+    def compressed(
+        self,
+        source_id: str,
+        codec: str,
+        level: int,
+        *,
+        views: Part = None,
+        layers: Part = None,
+        tokens: Part = None,
+    ) -> np.ndarray:
         """Return a compressed feature, float32 (N, C, T, D), whatever rows were asked for.
 
+        Parts are asked for as of :meth:`original`. Of stored codes only the views and layers that
+        are asked for are read; a bitstream is decoded whole.
+
         Raises:
+            CfqaError: the part has no such place.
             FormatError: there is no such feature, or its file is missing or damaged.
         """
-        return self._folder.compressed(source_id, codec, level)
+        return self._folder.compressed(source_id, codec, level, views, layers, tokens)
 
-    def codes(self, source_id: str, codec: str, level: int) -> Codes:
+    def codes(
+        self,
+        source_id: str,
+        codec: str,
+        level: int,
+        *,
+        views: Part = None,
+        layers: Part = None,
+        tokens: Part = None,
+    ) -> Codes:
         """Return a compressed feature as integers with the values that they stand for.
 
         A quarter or half of the bytes of the float32 that they stand for: what to send to a GPU.
+        Parts are asked for as of :meth:`original`.
 
         Raises:
+            CfqaError: the part has no such place.
             FormatError: there is no such feature, or its file is missing or damaged.
         """
-        return self._folder.codes(source_id, codec, level)
+        return self._folder.codes(source_id, codec, level, views, layers, tokens)
 
     def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
         """Return what the rate of a compressed feature counts.
@@ -149,34 +191,55 @@ def load(
     *,
     codec: str | Iterable[str] | None = None,
     level: SupportsIndex | Iterable[SupportsIndex] | None = None,
+    source: str | Iterable[str] | None = None,
+    revision: str | None = None,
+    cache: bool | str | Path = False,
 ) -> Dataset:
-    """Open a dataset folder.
+    """Open a dataset folder, on this machine or in a dataset repo on the Hub.
 
     Args:
-        path: the folder that `cfqa build` wrote.
+        path: the folder that `cfqa build` wrote; or "org/name" or
+            "hf://datasets/org/name[@revision]". What exists on this machine is always the folder.
         task: cls, seg or dpt; all of them if None.
         codec: keep the rows of this codec, or of these.
         level: keep the rows of this level, or of these.
+        source: keep the rows of this source id, or of these.
+        revision: of a repo: branch, tag or commit; its main branch if None.
+        cache: of a repo: fetch whole files into `huggingface_hub`'s cache (or the folder given
+            here) and read them from there, instead of only the bytes that are needed each time.
 
     Returns:
         The compressed features with their originals and labels.
 
     Raises:
-        CfqaError: there is no task, codec or level of that name.
+        CfqaError: there is no task, codec, level or source of that name.
         FormatError: the folder is not a dataset folder, or a table in it is missing, damaged or
             lacks a row that the manifest promises.
+        HubError: the repo is not there, may not be read, or cannot be reached.
+        MissingDependencyError: a repo is asked for, and `huggingface_hub` is not installed.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    folder = Folder(Path(path))
+    folder = Folder(open_files(path, revision, cache))
     tasks = list(folder.manifest.tasks)
     if task is not None:
         if get_task(task).name not in tasks:
             raise FormatError(f"{path}: holds no task {task}, only {', '.join(tasks)}")
         tasks = [task]
+    sources = {entry: None for name in tasks for entry in folder.manifest.tasks[name].sources}
+
+    def check_source(value: object) -> object:
+        if not isinstance(value, str) or value not in sources:
+            raise CfqaError(f"{path}: {unknown_name('source', value, sources)}")
+        return value
+
     labels = pa.concat_tables([folder.labels(name) for name in tasks])
-    for column, wanted, check in (("codec", codec, _check_codec), ("level", level, check_level)):
+    for column, wanted, check in (
+        ("codec", codec, _check_codec),
+        ("level", level, check_level),
+        ("source_id", source, check_source),
+    ):
         if wanted is not None:
             values = [check(value) for value in _several(wanted)]
             kept = pa.array(values, label_schema().field(column).type)

@@ -1,22 +1,24 @@
-"""Reading one feature from a shard of codes on disk, without Zarr's machinery around it.
+"""Reading one feature from a shard of codes, without Zarr's machinery around it.
 
 Zarr takes several times as long for a call as decoding a chunk takes. What it does for an array of
 this format is short: a shard is its chunks (n, c) of every level one after another, and then an
 index: offset and length of each chunk as little-endian uint64, and the CRC-32C of those.
 
-Nothing stays open between two reads, so a reader is safe in threads and in forked processes.
+Only the chunks of the slices that are asked for are read. Nothing stays open between two reads, so
+a reader is safe in threads and in forked processes.
 """
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+
+from cfqa_data.files import Blob
+from cfqa_data.selection import Selection
 
 __all__ = ["ShardReader"]
 
@@ -71,36 +73,44 @@ class ShardReader:
             return False
         return all(facts)
 
-    def read(self, path: Path, level: int) -> np.ndarray:
-        """Return the stored numbers (N, C, T, D) of one level.
+    def read(self, blob: Blob, index: np.ndarray, level: int, part: Selection) -> np.ndarray:
+        """Return the stored numbers (N, C, T, D) of a part of one level.
+
+        Args:
+            blob: the shard.
+            index: its index, by :meth:`read_index`.
+            level: the level.
+            part: which part of the feature.
 
         Raises:
             OSError: the file cannot be read.
             ValueError: it is damaged.
         """
-        views, layers, tokens, channels = self.shape
-        stored = np.zeros(self.shape, self.dtype)
-        with path.open("rb") as file:
-            places = self._index(file)[level]
-            for n in range(views):
-                for c in range(layers):
-                    offset, size = map(int, places[n, c])
-                    if offset == size == NOTHING:
-                        continue
-                    chunk = _read_exactly(file, offset, size)
-                    values = np.frombuffer(self._decoded(chunk), self.dtype)
-                    stored[n, c] = values.reshape(channels, tokens).T
-        return stored
+        tokens, channels = self.shape[2:]
+        places = [(int(index[level, n, c, 0]), int(index[level, n, c, 1])) for n, c in part.slices]
+        there = [place for place in places if place != (NOTHING, NOTHING)]
+        chunks = iter(blob.read(there))
+        stored = np.zeros((len(part.views), len(part.layers), tokens, channels), self.dtype)
+        for block, place in zip(stored.reshape(-1, tokens, channels), places, strict=True):
+            if place != (NOTHING, NOTHING):
+                values = np.frombuffer(self._decoded(next(chunks)), self.dtype)
+                block[:] = values.reshape(channels, tokens).T
+        return part.take_tokens(stored)
 
-    def _index(self, file: BinaryIO) -> np.ndarray:
-        """Return offset and length of each chunk, uint64 (levels, N, C, 2)."""
+    def read_index(self, blob: Blob) -> np.ndarray:
+        """Return offset and length of each chunk of a shard, uint64 (levels, N, C, 2).
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is damaged.
+        """
         import google_crc32c
 
         count = self.levels * self.shape[0] * self.shape[1]
-        whole = file.seek(0, os.SEEK_END)
-        if whole < 16 * count + 4:
-            raise ValueError(f"its {whole} bytes are fewer than its index takes")
-        index = _read_exactly(file, whole - 16 * count - 4, 16 * count + 4)
+        length = 16 * count + 4
+        if blob.size < length:
+            raise ValueError(f"its {blob.size} bytes are fewer than its index takes")
+        (index,) = blob.read([(blob.size - length, length)])
         if google_crc32c.value(index[:-4]) != int.from_bytes(index[-4:], "little"):
             raise ValueError("its index does not have its checksum")
         return np.frombuffer(index[:-4], "<u8").reshape(self.levels, *self.shape[:2], 2)
@@ -121,14 +131,3 @@ class ShardReader:
 
 def _named(name: str, **configuration: Any) -> dict[str, Any]:
     return {"name": name, "configuration": configuration}
-
-
-def _read_exactly(file: BinaryIO, offset: int, size: int) -> bytes:
-    whole = file.seek(0, os.SEEK_END)
-    if offset + size > whole:
-        raise ValueError(f"a chunk ends at byte {offset + size} of {whole}")
-    file.seek(offset)
-    data = file.read(size)
-    if len(data) != size:
-        raise ValueError(f"{len(data)} of {size} bytes could be read")
-    return data

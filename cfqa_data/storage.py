@@ -120,8 +120,13 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def read_table(path: Path | str, schema: pa.Schema, data: bytes | None = None) -> pa.Table:
     """Read a Parquet table that must have exactly ``schema`` and a value in every place.
+
+    Args:
+        path: the file, or its name if ``data`` is given.
+        schema: what it must have.
+        data: the file's content, if it is no file on this machine.
 
     Raises:
         FormatError: the file is not there, not Parquet, has other columns, or lacks a value.
@@ -131,7 +136,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, partitioning=None)
+        table = pq.read_table(path if data is None else pa.BufferReader(data), partitioning=None)
     except FileNotFoundError:
         raise FormatError(f"{path}: missing; is this a complete dataset folder?") from None
     except (OSError, pa.ArrowException) as error:
@@ -146,7 +151,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     return table
 
 
-def check_rows(path: Path, table: pa.Table, axes: Mapping[str, Sequence[object]]) -> None:
+def check_rows(path: Path | str, table: pa.Table, axes: Mapping[str, Sequence[object]]) -> None:
     """See that a table has one row for each combination of some columns' values, in any order.
 
     Args:

@@ -1,0 +1,204 @@
+"""The files of a dataset folder, wherever it lies: on this machine, or in a repo on the Hub.
+
+A file is named as the manifest names it: relative to the folder, with ``/``. Every name comes from
+the format's own layout, so none leads out of the folder, whatever a manifest says.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import unquote
+
+from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.manifest import Manifest, read_manifest
+
+__all__ = ["Blob", "Files", "LocalFiles", "open_files"]
+
+HUB = "hf://"
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+MISSING = "missing; is this a complete dataset folder?"
+
+
+class Blob(Protocol):
+    """A file of which parts are read.
+
+    Attributes:
+        size: its bytes.
+    """
+
+    size: int
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of each (offset, length).
+
+        Raises:
+            ValueError: one is not within the file, or could not be read whole.
+            OSError: the file cannot be read.
+        """
+
+
+class Files(ABC):
+    """The files of one folder.
+
+    Attributes:
+        location: the folder, as it is named in messages: a path, or an ``hf://`` address.
+        root: the folder's path, if it is one on this machine.
+    """
+
+    location: str
+    root: Path | None = None
+
+    def where(self, name: str) -> str:
+        """Return a file's name for messages."""
+        return f"{self.location}/{name}"
+
+    @abstractmethod
+    def read_manifest(self) -> Manifest:
+        """Return the folder's manifest.
+
+        Raises:
+            FormatError: this is not a dataset folder, or its manifest is not valid.
+        """
+
+    @abstractmethod
+    def below(self, name: str) -> Files:
+        """Return the files of a folder in this one."""
+
+    @abstractmethod
+    def path(self, name: str) -> Path | None:
+        """Return where a file lies on this machine, or would; None if it is read over the net."""
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file or folder."""
+
+    @abstractmethod
+    def beside(self, stem: str) -> list[str]:
+        """Return the names of the files that begin with ``stem``, in the folder it names."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """Return a small file's whole content.
+
+        Raises:
+            FormatError: it is missing, cannot be read, or is not the one of the manifest.
+        """
+
+    @abstractmethod
+    def open(self, name: str) -> AbstractContextManager[Blob]:
+        """Open a file to read parts of it.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+
+
+class LocalFiles(Files):
+    """A folder on this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root: Path = root
+        self.location = str(root)
+
+    def where(self, name: str) -> str:
+        """Return a file's path."""
+        return str(self.root / name)
+
+    def read_manifest(self) -> Manifest:
+        """Return the folder's manifest."""
+        return read_manifest(self.root)
+
+    def below(self, name: str) -> LocalFiles:
+        """Return the files of a folder in this one."""
+        return LocalFiles(self.root / name)
+
+    def path(self, name: str) -> Path:
+        """Return a file's path."""
+        return self.root / name
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file or folder."""
+        return (self.root / name).exists()
+
+    def beside(self, stem: str) -> list[str]:
+        """Return the names of the files that begin with ``stem``."""
+        folder, _, start = stem.rpartition("/")
+        found = (self.root / folder).glob("*")
+        return sorted(f"{folder}/{p.name}" for p in found if p.name.startswith(start))
+
+    def read(self, name: str) -> bytes:
+        """Return a file's whole content."""
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            raise FormatError(f"{self.where(name)}: {MISSING}") from None
+        except OSError as error:
+            raise FormatError(f"{self.where(name)}: cannot be read: {error}") from None
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Blob]:
+        """Open a file; nothing stays open behind it."""
+        with (self.root / name).open("rb") as file:
+            yield _LocalBlob(file)
+
+
+class _LocalBlob:
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = file.seek(0, 2)
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        return [self._read(offset, size) for offset, size in ranges]
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if offset + size > self.size:
+            raise ValueError(f"a part ends at byte {offset + size} of {self.size}")
+        self.file.seek(offset)
+        data = self.file.read(size)
+        if len(data) != size:
+            raise ValueError(f"{len(data)} of {size} bytes could be read")
+        return data
+
+
+def open_files(
+    path: str | Path, revision: str | None = None, cache: bool | str | Path = False
+) -> Files:
+    """Return the files of a folder or of a dataset repo on the Hub.
+
+    Args:
+        path: a folder, "org/name" or "hf://datasets/org/name[@revision]". What is there on this
+            machine is always meant as such.
+        revision: branch, tag or commit of the repo; its main branch if None.
+        cache: keep whole files in `huggingface_hub`'s cache, or in this one.
+
+    Raises:
+        CfqaError: ``path`` is an address of another kind, or a revision is given for a folder.
+        MissingDependencyError: `huggingface_hub` is not installed.
+        HubError: there is no such repo or revision, or it cannot be reached.
+    """
+    named, at, own = str(path), "", ""
+    if isinstance(path, str) and path.startswith(HUB):
+        named, at, own = path.removeprefix(HUB).rstrip("/").partition("@")
+        if not named.startswith("datasets/") or (at and not own):
+            raise CfqaError(f"{path}: give hf://datasets/org/name or hf://datasets/org/name@rev")
+        named = named.removeprefix("datasets/")
+        if not _is_repo(named):
+            raise CfqaError(f"{path}: {named!r} is not the id of a dataset repo, as org/name is")
+    elif not isinstance(path, str) or Path(path).exists() or not _is_repo(path):
+        if revision is not None:
+            raise CfqaError(f"{path}: a folder has no revisions; only a repo on the Hub has")
+        return LocalFiles(Path(path))
+    if own and revision is not None and unquote(own) != revision:
+        raise CfqaError(f"{path}: names another revision than revision={revision!r}")
+    from cfqa_data.hub import HubFiles
+
+    return HubFiles(named, unquote(own) or revision, cache)
+
+
+def _is_repo(text: str) -> bool:
+    return REPO.fullmatch(text) is not None and ".." not in text
