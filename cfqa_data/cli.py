@@ -376,6 +376,8 @@ def evaluate(
     from cfqa_data.eval.text import LAYOUTS
     from cfqa_data.terminal import show_progress
 
+    if report is not None:  # what it needs is missed now, not when everything is scored
+        from cfqa_data.eval.report import write_report
     page, out = _report_files(report, out)
     if any(":" in name for name in metric or ()):
         sys.path.insert(0, os.getcwd())  # a user's module lies where the command is run
@@ -401,17 +403,15 @@ def evaluate(
     except KeyboardInterrupt:
         _interrupted("the same command goes on from the scores so far" if out else "")
         raise typer.Exit(130) from None
-    if page is not None:
-        from cfqa_data.eval.report import write_report
-
-        write_report(evaluation, page, folder)
     if as_json:
         _print_json(_evaluation_json(evaluation))
     else:
         print(LAYOUTS[table.value](evaluation), flush=True)
         if out is not None and str(out) not in evaluation.failures:
             print(f"Every score: {out}")
-        if page is not None:
+    if page is not None:
+        write_report(evaluation, page, folder)
+        if not as_json:
             print(f"Report: {page}")
     if evaluation.failures:
         raise MetricError("; ".join(evaluation.failures.values()))

@@ -236,6 +236,26 @@ def test_eval_prints_what_it_then_cannot_write(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_eval_prints_what_no_report_could_be_written_of(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    page = tmp_path / "report.html"
+    monkeypatch.setattr("cfqa_data.eval.report.page.write_text", full)
+    arguments = ["eval", str(folder), "--task", "cls", "--codec", "x265", "--report", str(page)]
+    assert main([*arguments, "--json"]) == 2
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)["correlations"]) == 3
+    assert captured.err.splitlines()[-1] == (
+        f"cfqa: {page}: the report could not be written: No space left on device"
+    )
+
+
 def test_the_stored_baselines_are_the_evaluators(folder: Path) -> None:
     """The labels carry mse, cosine and cka; scoring the stored arrays gives them again."""
     scores = evaluate(folder).scores
@@ -431,6 +451,20 @@ def test_eval_without_torch_names_the_extra(
     assert main(["eval", str(folder)]) == 2
     message = "cfqa: torch is not installed: pip install 'cfqa-data[eval]'"
     assert capsys.readouterr().err.splitlines()[-1] == message
+
+
+def test_a_report_without_jinja2_names_the_extra_before_anything_is_scored(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("cfqa_data.eval.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main(["eval", str(folder), "--report", str(tmp_path / "report.html")]) == 2
+    message = "cfqa: jinja2 is not installed: pip install 'cfqa-data[eval]'"
+    assert capsys.readouterr().err.splitlines() == [message]
 
 
 # As a process

@@ -47,13 +47,18 @@ def write_report(
         dataset: What was scored, open or its path: the page then says what it was made from.
 
     Raises:
-        MetricError: There is nothing to report.
+        MetricError: There is nothing to report, or no room for it.
         CfqaError: No file can be written there.
         FormatError: The folder is not a dataset.
     """
     path = Path(path)
     check_writable(path)
-    write_text(path, report_html(evaluation, dataset))
+    page = report_html(evaluation, dataset)
+    try:
+        write_text(path, page)
+    except OSError as error:
+        why = error.strerror or error
+        raise MetricError(f"{path}: the report could not be written: {why}") from None
     return path
 
 
