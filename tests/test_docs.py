@@ -127,7 +127,7 @@ def test_commands_and_their_options_exist() -> None:
     seen = set()
     for words in commands("cfqa"):
         command = known.commands[words[1]]
-        options = {name for parameter in command.params for name in parameter.opts}
+        options = {n for p in command.params for n in (*p.opts, *p.secondary_opts)}
         assert {word for word in words if word.startswith("-")} <= options
         seen.add(words[1])
     assert {"build", "eval"} <= seen
@@ -135,7 +135,14 @@ def test_commands_and_their_options_exist() -> None:
 
 def test_every_option_of_the_command_line_is_documented() -> None:
     known: Any = typer.main.get_command(app)
-    for name, page in (("build", "docs/building.md"), ("eval", "docs/metrics.md")):
+    pages = {
+        "build": "docs/building.md",
+        "eval": "docs/metrics.md",
+        "report": "docs/report.md",
+        "publish": "docs/publishing.md",
+        "export": "docs/publishing.md",
+    }
+    for name, page in pages.items():
         for parameter in known.commands[name].params:
             if parameter.param_type_name == "option":
                 assert f"`{parameter.opts[0]}" in read(page), (name, parameter.opts)
