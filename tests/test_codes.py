@@ -12,7 +12,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfqa_data.codes import CodesReader, create_codes_array, find_centres, write_codes
+from cfqa_data.codes import Codes, CodesReader, create_codes_array, find_centres, write_codes
 from cfqa_data.errors import FormatError
 from cfqa_data.quantizers import KMeansQuantizer, Quantizer, UniformQuantizer
 
@@ -224,6 +224,24 @@ def test_codes_beyond_the_quantiser_are_refused(tmp_path: Path) -> None:
         for read in (reader(path).read, reader(path).read_stored):
             with pytest.raises(FormatError, match=r"c/0/0/0/0/0/0: damaged shard: a code out"):
                 read(0, level)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3, 5), (2, 1, 3, 5), (2, 4, 3, 5), (1, 1, 0, 5)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_dequantising_is_one_look_up_per_layer(shape: tuple[int, ...], dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    tables = rng.standard_normal((shape[1], 200)).astype(np.float32)
+    indices = rng.integers(0, 200, shape).astype(dtype)
+    for places in (indices, np.asfortranarray(indices)):
+        found = Codes(places, tables).dequantize()
+        assert (found.dtype, found.shape) == (np.float32, shape)
+        for place in np.ndindex(shape):
+            assert found[place] == tables[place[1], indices[place]]
+        found[...] = 0  # one's own
+    if indices.size:
+        indices[0, 0, 0, 0] = 200
+        with pytest.raises(IndexError, match="index 200 in tables of 200"):
+            Codes(indices, tables).dequantize()
 
 
 def test_missing_and_damaged_shards_are_named(tmp_path: Path) -> None:
