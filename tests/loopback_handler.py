@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _check(self) -> None:
         """Refuse what a fault asks for, unknown tokens, and writing without the right to."""
-        if fault := self.hub.take_fault(self.entry.path, "status"):
+        if fault := self.hub.take_fault(self.entry.path, content=False):
             raise Refusal(fault.status, "as asked")
         if self.token not in ("", TOKEN, READ_TOKEN):
             raise Refusal(401, "Invalid credentials in Authorization header")
@@ -371,7 +371,7 @@ class Handler(BaseHTTPRequestHandler):
         """Send an answer, or what a fault leaves of it."""
         headers = {"Content-Length": str(len(body))} | headers
         if body and status in (200, 206) and self.command == "GET":
-            fault = self.hub.take_fault(self.entry.path, "drop_after", "corrupt", "headers")
+            fault = self.hub.take_fault(self.entry.path, content=True)
             if fault and fault.corrupt:
                 body = body[:-1] + bytes([body[-1] ^ 0xFF])
             if fault and fault.drop_after >= 0:

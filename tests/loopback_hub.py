@@ -106,11 +106,16 @@ class LoopbackHub:
         self.blobs[oid] = content
         return oid
 
-    def take_fault(self, path: str, *kinds: str) -> Fault | None:
-        """Return the first fault of one of some kinds that is due for a path, and count it."""
+    def take_fault(self, path: str, *, content: bool) -> Fault | None:
+        """Return the first fault that is due for a path, and count it.
+
+        Args:
+            path: what was asked for.
+            content: whether content is being sent; if not, only faults with a status are due.
+        """
         with self.lock:
             for fault in self.faults:
-                due = fault.times and any(getattr(fault, kind) not in (0, -1, {}) for kind in kinds)
+                due = fault.times and bool(fault.status) != content
                 if due and fnmatchcase(path, fault.pattern):
                     fault.times -= 1
                     return fault

@@ -1,0 +1,684 @@
+"""A dataset on a (loopback) Hub reads as the folder does, by few and small requests."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loopback_hub import READ_TOKEN, TOKEN, LoopbackHub, loopback_hub, point_clients_at
+from mock_dataset import TOY_SHAPES, MockCodec, toy_recipe_dict, write_mock_dataset
+
+import cfqa_data
+from cfqa_data import hub_requests
+from cfqa_data.errors import CfqaError, FormatError, HubError, MissingDependencyError
+from cfqa_data.manifest import hash_files
+from cfqa_data.recipe import Recipe
+
+FULL, LIGHT, BIG = "org/full", "org/light", "org/big"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two tiers of the mock dataset, and one whose chunks are larger than gaps that are read."""
+    base = tmp_path_factory.mktemp("remote")
+    found = {
+        FULL: write_mock_dataset(base / "full"),
+        LIGHT: write_mock_dataset(base / "light", tier="light"),
+    }
+    recipe = toy_recipe_dict(1)
+    recipe["tasks"] = {"dpt": recipe["tasks"]["dpt"]}
+    recipe["tasks"]["dpt"]["codecs"] = {"x265": recipe["tasks"]["dpt"]["codecs"]["x265"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TOY_SHAPES, "dpt", (2, 4, 2049, 33))
+        found[BIG] = write_mock_dataset(base / "big", sources=1, recipe=Recipe.from_dict(recipe))
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(folders: dict[str, Path]) -> Iterator[LoopbackHub]:
+    with loopback_hub() as hub:
+        for repo, folder in folders.items():
+            hub.put(repo, folder, tag="v1")
+        yield hub
+
+
+@pytest.fixture
+def hub(
+    server: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[LoopbackHub]:
+    point_clients_at(server, monkeypatch, tmp_path / "cache", token=None)
+    monkeypatch.setattr(hub_requests, "PAUSE", 0.0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cfqa_data.codecs.get_codec", mock_codec, raising=False)
+    server.reset()
+    yield server
+    server.reset()
+
+
+def mock_codec(name: str, **_: Any) -> MockCodec:
+    return MockCodec(np.dtype(np.uint8 if "hyperprior" in name else np.uint16))
+
+
+@pytest.fixture
+def spoiled(hub: LoopbackHub, folders: dict[str, Path], tmp_path: Path) -> Callable[..., str]:
+    """Return a maker of repos: a copy of the full folder, changed, put where nobody has been."""
+
+    def make(
+        change: Callable[[Path], None], *, rehash: bool = False, name: str = "org/spoiled"
+    ) -> str:
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folders[FULL], copy)
+        change(copy)
+        if rehash:
+            path = copy / "manifest.json"
+            facts = json.loads(path.read_text())
+            path.write_text(json.dumps(facts | {"files": hash_files(copy)}))
+        hub.put(name, copy)
+        return name
+
+    return make
+
+
+# The same as the folder.
+
+
+@pytest.mark.parametrize("repo", [FULL, LIGHT])
+@pytest.mark.parametrize("cache", [False, True])
+def test_everything_is_as_in_the_folder(
+    hub: LoopbackHub, folders: dict[str, Path], repo: str, cache: bool
+) -> None:
+    local, remote = cfqa_data.load(folders[repo]), cfqa_data.load(repo, cache=cache)
+    assert remote.labels.equals(local.labels)
+    assert remote.manifest == local.manifest
+    assert (remote.path, remote.location) == (None, f"hf://datasets/{repo}")
+    for index in range(0, len(local), 11):
+        one, other = local[index], remote[index]
+        assert one.label == other.label
+        for kind in ("original", "compressed"):
+            a, b = getattr(one, kind), getattr(other, kind)
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+            assert a.tobytes() == b.tobytes()
+            assert b.flags.writeable
+        source, codec, level = (one.label[name] for name in ("source_id", "codec", "level"))
+        assert local.bitstream(source, codec, level) == remote.bitstream(source, codec, level)
+        truths = local.truth(source), remote.truth(source)
+        assert truths[0].dtype == truths[1].dtype
+        np.testing.assert_array_equal(*truths)
+
+
+def test_the_first_item_takes_few_requests(hub: LoopbackHub) -> None:
+    counts = {}
+    for repo in (FULL, LIGHT):
+        for task in ("cls", "seg", "dpt"):
+            hub.reset()
+            cfqa_data.load(repo, task)[0]
+            counts[repo, task] = len(hub.requests)
+    # manifest; labels, originals and codes or bitstreams each with a redirect to the storage
+    assert set(counts.values()) <= {9, 10}, counts
+    hub.reset()
+    dataset = cfqa_data.load(FULL, "cls", codec="x265")
+    dataset[0]
+    before = len(hub.requests)
+    dataset[1]  # the same source: its header and its shard's index are known
+    assert len(hub.requests) == before + 2
+
+
+def test_tokens_go_to_the_hub_and_not_to_its_storage(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    cfqa_data.load(FULL, "cls")[0]
+    assert all(request.authorized for request in hub.find("*/resolve/*"))
+    assert hub.count("/cdn/*") > 3
+    assert not any(request.authorized for request in hub.find("/cdn/*"))
+
+
+@pytest.mark.parametrize("repo", [FULL, BIG])
+def test_parts_are_those_of_the_whole(
+    hub: LoopbackHub, folders: dict[str, Path], repo: str
+) -> None:
+    key = ("dpt-000", "x265", 3)
+    for dataset in (cfqa_data.load(folders[repo]), cfqa_data.load(repo)):
+        original, compressed = dataset.original(key[0]), dataset.compressed(*key)
+        for views, layers, tokens in (
+            (0, None, None),
+            (None, -1, 0),
+            (1, slice(1, 3), slice(1, None)),
+            (slice(None, None, -1), slice(None, None, 2), slice(8, None, -3)),
+            (None, None, np.int64(8)),
+        ):
+            part = {"views": views, "layers": layers, "tokens": tokens}
+            chosen = tuple(
+                [p] if p is not None and not isinstance(p, slice) else p or slice(None)
+                for p in (views, layers, tokens)
+            )
+            for whole, found in (
+                (original, dataset.original(key[0], **part)),
+                (compressed, dataset.compressed(*key, **part)),
+                (compressed, dataset.codes(*key, **part).dequantize()),
+            ):
+                expected = whole
+                for axis, places in enumerate(chosen):
+                    expected = expected[(slice(None),) * axis + (places,)]
+                np.testing.assert_array_equal(found, expected)
+                assert found.flags.c_contiguous
+
+
+def test_parts_of_a_decoded_bitstream(hub: LoopbackHub, folders: dict[str, Path]) -> None:
+    for where in (folders[LIGHT], LIGHT):
+        dataset = cfqa_data.load(where, "dpt")
+        for codec in ("x265", "hyperprior_multi_task"):
+            whole = dataset.compressed("dpt-001", codec, 5)
+            part = dataset.compressed("dpt-001", codec, 5, views=1, layers=[2].pop(), tokens=0)
+            np.testing.assert_array_equal(part, whole[1:, 2:3, :1])
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"layers": 4}, "there is no layer 4: layers are 0 to 3"),
+        ({"views": -3}, "there is no view -3"),
+        ({"tokens": slice(9, None)}, r"there is no token slice\(9, None, None\)"),
+        ({"layers": 1.5}, "layers: a whole number or a slice of them, not 1.5"),
+        ({"layers": "all"}, "not 'all'"),
+        ({"layers": slice(0, 2, 0)}, "a whole number or a slice"),
+    ],
+)
+def test_parts_that_are_not_there(
+    folders: dict[str, Path], part: dict[str, Any], message: str
+) -> None:
+    dataset = cfqa_data.load(folders[FULL])
+    for read in (
+        lambda: dataset.original("dpt-000", **part),
+        lambda: dataset.compressed("dpt-000", "x265", 0, **part),
+    ):
+        with pytest.raises(CfqaError, match=message):
+            read()
+
+
+def test_a_part_costs_its_own_bytes(hub: LoopbackHub, folders: dict[str, Path]) -> None:
+    dataset = cfqa_data.load(BIG)
+    (shard,) = (folders[BIG] / "compressed/dpt/x265.zarr/c/0").rglob("0/0/0/0/0")
+    data, count = shard.read_bytes(), 10 * 2 * 4
+    index = np.frombuffer(data[-16 * count - 4 : -4], "<u8").reshape(10, 2, 4, 2)
+    dataset.compressed("dpt-000", "x265", 7, views=0, layers=0)
+    hub.reset()
+
+    def cost(read: Callable[[], object], pattern: str) -> int:
+        hub.reset()
+        read()
+        return hub.sent(pattern)
+
+    key = ("dpt-000", "x265", 7)
+    codes, originals = "/cdn/*/c/0/*", "/cdn/*/originals/*"
+    one = cost(lambda: dataset.compressed(*key, views=1, layers=2), codes)
+    assert one == index[7, 1, 2, 1] > 60_000
+    two = cost(lambda: dataset.compressed(*key, layers=2), codes)
+    assert two == index[7, :, 2, 1].sum()
+    assert cost(lambda: dataset.compressed(*key), codes) == index[7, ..., 1].sum()
+    row = 33 * 4
+    dataset.original("dpt-000", views=0, layers=0, tokens=0)
+    assert cost(lambda: dataset.original("dpt-000", views=1, layers=3), originals) == 2049 * row
+    tokens = {"tokens": slice(1, 601)}
+    assert cost(lambda: dataset.original("dpt-000", **tokens), originals) == 8 * 600 * row
+    assert cost(lambda: dataset.original("dpt-000"), originals) == 8 * 2049 * row
+
+
+def test_rows_by_source(hub: LoopbackHub, folders: dict[str, Path]) -> None:
+    for where in (folders[FULL], FULL):
+        dataset = cfqa_data.load(where, codec="x265", source=["seg-001", "cls-002"])
+        assert dataset.source_ids == ["cls-002", "seg-001"]
+        assert len(dataset) == 20
+        assert len(cfqa_data.load(where, "cls", source="cls-000", level=0)) == 4
+        with pytest.raises(CfqaError, match="unknown source 'cls-0001': did you mean"):
+            cfqa_data.load(where, source="cls-0001")
+        with pytest.raises(CfqaError, match="unknown source 'seg-000'"):
+            cfqa_data.load(where, "cls", source="seg-000")
+        with pytest.raises(CfqaError, match="unknown source '3'"):
+            cfqa_data.load(where, source=3)  # type: ignore[arg-type]
+
+
+# In other processes and threads.
+
+
+def read_bytes(dataset: Any, index: int) -> bytes:
+    pair = dataset[index]
+    return bytes(pair.original.tobytes() + pair.compressed.tobytes())
+
+
+def test_a_pickled_dataset_stays_at_its_commit_and_holds_no_token(
+    hub: LoopbackHub, spoiled: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    repo = spoiled(lambda _: None)
+    dataset = cfqa_data.load(repo, "cls")
+    before = read_bytes(dataset, 4)
+    data = pickle.dumps(dataset)
+    assert TOKEN.encode() not in data
+    spoiled(lambda copy: shutil.rmtree(copy / "originals"), rehash=True)
+    assert read_bytes(pickle.loads(data), 4) == before
+    with pytest.raises(FormatError, match=r"originals/cls-\*.safetensors: missing"):
+        cfqa_data.load(repo, "cls")[4]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_read_the_same(hub: LoopbackHub, method: str) -> None:
+    dataset = cfqa_data.load(FULL, "seg", codec=["x265", "vvenc"])
+    expected = read_bytes(dataset, 5)
+    context = multiprocessing.get_context(method)
+    with context.Pool(1) as pool:
+        assert pool.apply(read_bytes, (dataset, 5)) == expected
+
+
+def test_threads_read_the_same(hub: LoopbackHub, folders: dict[str, Path]) -> None:
+    local, remote = cfqa_data.load(folders[FULL]), cfqa_data.load(FULL)
+    rows = list(range(0, len(local), 9))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda index: read_bytes(remote, index), rows))
+    assert found == [read_bytes(local, index) for index in rows]
+
+
+# Names, revisions, permissions.
+
+
+def test_a_folder_wins_over_a_repo(
+    hub: LoopbackHub, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folders[LIGHT], tmp_path / FULL)
+    assert cfqa_data.load(FULL).manifest.tier == "light"
+    assert not hub.requests
+    assert cfqa_data.load(f"hf://datasets/{FULL}").manifest.tier == "full"
+    with pytest.raises(FormatError, match="no/such: not a CFQA dataset folder"):
+        cfqa_data.load(Path("no/such"))
+    with pytest.raises(CfqaError, match="a folder has no revisions"):
+        cfqa_data.load(tmp_path / FULL, revision="v1")
+
+
+def test_revisions(hub: LoopbackHub, spoiled: Callable[..., str]) -> None:
+    repo = spoiled(lambda _: None, name="org/grown")
+    first = hub.repos[repo].branches["main"]
+    hub.repos[repo].tags["refs odd/1"] = first
+    spoiled(lambda copy: (copy / "manifest.json").unlink(), name="org/grown")
+    for dataset in (
+        cfqa_data.load(repo, "cls", revision=first),
+        cfqa_data.load(repo, "cls", revision="refs odd/1"),
+        cfqa_data.load(f"hf://datasets/{repo}@refs%20odd%2F1", "cls"),
+    ):
+        assert dataset[0].original.shape == TOY_SHAPES["cls"]
+    assert hub.count(f"*/resolve/{first}/labels/cls.parquet") == 3
+    with pytest.raises(FormatError, match=r"org/grown: not a CFQA dataset \(no manifest.json"):
+        cfqa_data.load(repo)
+    with pytest.raises(HubError, match="full@v2: there is no such branch, tag or commit"):
+        cfqa_data.load(FULL, revision="v2")
+    with pytest.raises(CfqaError, match="names another revision than revision='v1'"):
+        cfqa_data.load(f"hf://datasets/{FULL}@main", revision="v1")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "hf://org/name",
+        "hf://datasets/name",
+        "hf://datasets/org/name/deeper",
+        "hf://datasets/org/../etc",
+        "hf://datasets/../../etc/passwd",
+        "hf://datasets/org/na me",
+        "hf://datasets/org/name@",
+        "hf://models/org/name",
+        "hf://datasets/örg/name",
+    ],
+)
+def test_addresses_of_another_kind(hub: LoopbackHub, address: str) -> None:
+    with pytest.raises(CfqaError, match="hf://") as caught:
+        cfqa_data.load(address)
+    assert "\n" not in str(caught.value)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("name", ["../folder", "a b/c ü", "org/../etc", "örg/name", "a/b/c", "."])
+def test_names_that_are_no_repo_s_are_folders(hub: LoopbackHub, name: str) -> None:
+    with pytest.raises(FormatError, match="not a CFQA dataset folder"):
+        cfqa_data.load(name)
+    assert not hub.requests
+
+
+def test_a_folder_of_any_name_is_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    odd = tmp_path / "a b" / "Ünï@cödé #1%20"
+    shutil.copytree(folders[FULL], odd)
+    assert cfqa_data.load(str(odd), "cls")[0].original.shape == TOY_SHAPES["cls"]
+    assert len(cfqa_data.load(tmp_path / "a b" / ".." / "a b" / odd.name, "cls")) == 120
+
+
+def test_private_and_missing_repos(
+    hub: LoopbackHub, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.put("org/private", folders[LIGHT], private=True)
+    for cache in (False, True):
+        for repo in ("org/private", "org/none"):
+            with pytest.raises(HubError, match=f"{repo}: no folder .* HF_TOKEN") as caught:
+                cfqa_data.load(repo, cache=cache)
+            assert "\n" not in str(caught.value)
+    monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
+    assert len(cfqa_data.load("org/private", "cls")) == 120
+    with pytest.raises(HubError, match="org/none: no folder"):
+        cfqa_data.load("org/none")
+
+
+def test_no_network_is_told(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = cfqa_data.load(FULL, "cls", codec="x265")
+    kept = cfqa_data.load(FULL, "cls", codec="x265", cache=True)[0]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub.reset()
+    for read in (lambda: cfqa_data.load(FULL), lambda: dataset.original("cls-000")):
+        with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+            read()
+    cached = cfqa_data.load(FULL, "cls", codec="x265", cache=True)
+    np.testing.assert_array_equal(cached[0].compressed, kept.compressed)
+    with pytest.raises(HubError, match=r"bitstreams/.*: not in the cache, and HF_HUB_OFFLINE"):
+        cached.bitstream("cls-000", "x265", 0)
+    assert not hub.requests
+
+
+def test_a_cache_fetches_a_file_once(hub: LoopbackHub, tmp_path: Path) -> None:
+    dataset = cfqa_data.load(FULL, "cls", cache=tmp_path / "mine")
+    dataset[0]
+    assert any((tmp_path / "mine").rglob("manifest.json"))
+    assert not (tmp_path / "cache/hub").exists()
+    hub.reset()
+    pickle.loads(pickle.dumps(dataset))[1]
+    assert not hub.find(method="GET")
+
+
+def test_a_dataset_without_huggingface_hub_says_what_to_install(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.split(".")[0] == "huggingface_hub":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingDependencyError, match=r'pip install "cfqa-data\[hf\]"'):
+        cfqa_data.load(FULL)
+
+
+def test_a_local_folder_needs_no_client(folders: dict[str, Path]) -> None:
+    script = (
+        f"import sys, cfqa_data; cfqa_data.load({str(folders[FULL])!r}, 'cls')[0]; "
+        "print([m for m in sys.modules if m.startswith(('huggingface_hub', 'httpx'))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stdout.strip() == "[]"
+
+
+# What goes wrong on the way.
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [
+        ("*/manifest.json", {"status": 503}),
+        ("*/manifest.json", {"drop_after": 100}),
+        ("/datasets/*/labels/cls.parquet", {"status": 500}),
+        ("/cdn/*/labels/cls.parquet", {"drop_after": 1000}),
+        ("/cdn/*/labels/cls.parquet", {"corrupt": True, "times": 1}),
+        ("/cdn/*/originals/*", {"drop_after": 10}),
+        ("/cdn/*/originals/*", {"status": 429}),
+        ("/cdn/*/originals/*", {"status": 403, "times": 1}),
+        ("*/zarr.json", {"drop_after": 0}),
+        ("/cdn/*/c/0/*", {"drop_after": 7}),
+    ],
+)
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_fault_that_passes_is_overcome(
+    hub: LoopbackHub,
+    folders: dict[str, Path],
+    pattern: str,
+    fault: dict[str, Any],
+    cache: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if cache and fault.get("status") in (403, 429):
+        pytest.skip("the cache's own client does not try these again")
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    expected = read_bytes(cfqa_data.load(folders[FULL], "cls"), 0)
+    if fault.get("status") == 403:  # an address that has run out: after it was good
+        dataset = cfqa_data.load(FULL, "cls")
+        dataset[0]
+        hub.fail(pattern, **fault)
+    else:
+        hub.fail(pattern, **({"times": 2} | fault))
+        dataset = cfqa_data.load(FULL, "cls", cache=cache)
+    assert read_bytes(dataset, 0) == expected
+    assert not any(fault.times for fault in hub.faults)
+
+
+def test_a_dropped_download_goes_on_where_it_stopped(hub: LoopbackHub) -> None:
+    dataset = cfqa_data.load(BIG)
+    dataset.original("dpt-000", tokens=0)
+    hub.reset()
+    hub.fail("/cdn/*/originals/*", drop_after=1_500_000)
+    size = dataset.original("dpt-000").nbytes
+    assert hub.requests[0].sent == 1_500_000
+    assert hub.sent() < 1.7 * size
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault", "message"),
+    [
+        ("*/manifest.json", {"status": 503}, "manifest.json: .*5 attempts: the server answers 503"),
+        ("*/labels/cls.parquet", {"drop_after": 0}, "labels/cls.parquet: .* after 5 attempts"),
+        ("/cdn/*/originals/*", {"drop_after": 0}, "originals/cls-00000.* after 5 attempts"),
+        ("*/labels/cls.parquet", {"status": 418}, "cls.parquet: the server answers 418"),
+    ],
+)
+def test_a_fault_that_stays_is_told_of_in_one_line(
+    hub: LoopbackHub, pattern: str, fault: dict[str, Any], message: str
+) -> None:
+    hub.fail(pattern, times=1000, **fault)
+    with pytest.raises(HubError, match=message) as caught:
+        cfqa_data.load(FULL, "cls")[0]
+    assert "\n" not in str(caught.value)
+    assert hub.count() < 20
+
+
+def test_damage_is_noticed_in_what_is_fetched_whole(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fail("/cdn/*/labels/cls.parquet", times=9, corrupt=True)
+    with pytest.raises(FormatError, match=r"cls.parquet: by its SHA-256 not the file of the"):
+        cfqa_data.load(FULL, "cls")
+    hub.reset()
+    hub.fail("*/zarr.json", times=9, corrupt=True)
+    with pytest.raises(FormatError, match=r"zarr.json: by its SHA-256"):
+        cfqa_data.load(FULL, "cls")[0]
+    hub.reset()
+    hub.fail("/cdn/*/originals/cls*", times=9, corrupt=True)
+    dataset = cfqa_data.load(FULL, "cls", cache=True)
+    with pytest.raises(FormatError, match=r"originals/cls.* by its SHA-256"):
+        dataset.original("cls-000")
+
+
+def test_damage_in_ranges_is_noticed_where_the_bytes_show_it(hub: LoopbackHub) -> None:
+    hub.fail("/cdn/*/c/0/*", corrupt=True)
+    with pytest.raises(FormatError, match="c/0/0/0/0/0/0: damaged shard: its index"):
+        cfqa_data.load(FULL, "cls")[0]
+    dataset = cfqa_data.load(FULL, "cls")
+    good = dataset.original("cls-000")
+    hub.fail("/cdn/*/originals/cls*", corrupt=True)
+    # Bytes of an original have no checksum of their own: only `cache=True` notices.
+    assert not np.array_equal(dataset.original("cls-000"), good)
+
+
+# What a repo may hold that is not a dataset.
+
+
+def header(**entry: Any) -> Callable[[Path], None]:
+    """Give an original's shard another header."""
+
+    def change(copy: Path) -> None:
+        path = copy / "originals/cls-00000-of-00002.safetensors"
+        data = json.dumps({"cls-000": entry}).encode()
+        path.write_bytes(struct.pack("<Q", len(data)) + data + bytes(9 * 16 * 4))
+
+    return change
+
+
+def raw(content: bytes) -> Callable[[Path], None]:
+    def change(copy: Path) -> None:
+        (copy / "originals/cls-00000-of-00002.safetensors").write_bytes(content)
+
+    return change
+
+
+SHAPE = [1, 1, 9, 16]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (header(dtype="F32", shape=SHAPE, data_offsets=[0, 577]), "ends at byte"),
+        (header(dtype="F32", shape=SHAPE, data_offsets=[0, 4]), "does not fill its place"),
+        (header(dtype="F32", shape=[1 << 62, 16], data_offsets=[0, 4]), "does not fill"),
+        (header(dtype="F32", shape=SHAPE, data_offsets=[8, 4]), "ends at byte"),
+        (header(dtype="F32", shape=SHAPE, data_offsets=[-4, 572]), "not what they must be"),
+        (header(dtype="F32", shape=[1, 1, 9, True], data_offsets=[0, 36]), "not what they must"),
+        (header(dtype=7, shape=SHAPE, data_offsets=[0, 576]), "not what they must be"),
+        (header(dtype="F32", data_offsets=[0, 576]), "not what they must be"),
+        (header(dtype="F32", shape=[9, 16], data_offsets=[0, 576]), r"float32 \(9, 16\), not"),
+        (header(dtype="BF16", shape=SHAPE, data_offsets=[0, 288]), "is BF16, which a dataset"),
+        (raw(struct.pack("<Q", 1 << 60) + b"{}"), "its header says that it has"),
+        (raw(struct.pack("<Q", 2000) + b"{}"), "its header says that it has 2000 bytes"),
+        (raw(struct.pack("<Q", 2) + b"[]"), "its header is not a table"),
+        (raw(struct.pack("<Q", 9) + b'{"a": 12}'), "'a' is not a table"),
+        (raw(struct.pack("<Q", 200_000) + b"[" * 200_000), "recursion"),
+        (raw(b"abc"), "shorter than the length"),
+        (raw(b""), "shorter than the length"),
+    ],
+)
+def test_headers_that_lie_are_refused(
+    hub: LoopbackHub, spoiled: Callable[..., str], change: Callable[[Path], None], message: str
+) -> None:
+    dataset = cfqa_data.load(spoiled(change, rehash=True), "cls")
+    with pytest.raises(FormatError, match=message) as caught:
+        dataset.original("cls-000")
+    assert "\n" not in str(caught.value)
+    assert hub.sent("/cdn/*/originals/*") < 500_000
+
+
+def edit_manifest(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def changed(copy: Path) -> None:
+        path = copy / "manifest.json"
+        facts = json.loads(path.read_text())
+        change(facts)
+        path.write_text(json.dumps(facts))
+
+    return changed
+
+
+ORIGINAL = "originals/cls-00000-of-00002.safetensors"
+ENTRY = {"size": 1, "sha256": hashlib.sha256().hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["files"].update({"../../etc/passwd": ENTRY}), "is not a path in the folder"),
+        (lambda m: m["files"].update({"/etc/passwd": ENTRY}), "is not a path in the folder"),
+        (lambda m: m["files"].update({"a\\..\\b": ENTRY}), "is not a path in the folder"),
+        (lambda m: m["files"][ORIGINAL].update(size=-1), "lacks its size"),
+        (lambda m: m["files"][ORIGINAL].update(size=10**15), "the server sends .*upload finished"),
+        (lambda m: m["files"][ORIGINAL].update(size=700), "the server sends .*upload finished"),
+        (lambda m: m["files"].pop(ORIGINAL), "cls-00000-of-00002.safetensors: missing shard"),
+        (lambda m: m["files"]["labels/cls.parquet"].update(size=10**12), "too many to read at"),
+        (lambda m: m["files"].pop("labels/cls.parquet"), "labels/cls.parquet: missing; is this"),
+        (lambda m: m.update(format=2), "format version 2"),
+        (lambda m: m["tasks"].update({"../x": m["tasks"]["cls"]}), "tasks are not the recipe's"),
+        (
+            lambda m: m["recipe"]["tasks"]["cls"]["codecs"].update(
+                {"../x": m["recipe"]["tasks"]["cls"]["codecs"]["x265"]}
+            ),
+            r"\.\./x",
+        ),
+    ],
+)
+def test_manifests_that_lie_are_refused(
+    hub: LoopbackHub,
+    spoiled: Callable[..., str],
+    change: Callable[[dict[str, Any]], None],
+    message: str,
+) -> None:
+    repo = spoiled(edit_manifest(change))
+    with pytest.raises(CfqaError, match=message) as caught:
+        cfqa_data.load(repo, "cls")[0]
+    assert "\n" not in str(caught.value)
+    assert all("/resolve/" in request.path or "/cdn/" in request.path for request in hub.requests)
+    assert not [request for request in hub.requests if ".." in request.path]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("labels/cls.parquet", "labels/cls.parquet: missing; .* upload not finished"),
+        (ORIGINAL, "cls-00000-of-00002.safetensors: missing; .* upload not finished"),
+        ("compressed/cls/x265.zarr/zarr.json", "zarr.json: missing; .* upload not finished"),
+        ("compressed/cls/x265.zarr/c/0", "c/0/0/0/0/0/0: missing; .* upload not finished"),
+    ],
+)
+def test_a_half_uploaded_repo_is_told(
+    hub: LoopbackHub, spoiled: Callable[..., str], name: str, message: str
+) -> None:
+    def remove(copy: Path) -> None:
+        path = copy / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    repo = spoiled(remove)
+    for cache in (False, True):
+        with pytest.raises(FormatError, match=message):
+            cfqa_data.load(repo, "cls", cache=cache)[0]
+
+
+def test_a_server_that_sends_something_else_is_refused(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = cfqa_data.load(FULL, "cls")
+    monkeypatch.setattr(hub, "ranges", False)
+    with pytest.raises(FormatError, match=r"asked for bytes .* the server sends status 200"):
+        dataset.original("cls-000")
+    monkeypatch.setattr(hub, "ranges", True)
+    hub.fail("/cdn/*/originals/*", headers={"Content-Range": "bytes 5-9/99"})
+    with pytest.raises(FormatError, match="the server sends 'bytes 5-9/99'"):
+        cfqa_data.load(FULL, "cls").original("cls-000")
+
+
+def test_another_order_of_shards_is_found(hub: LoopbackHub, spoiled: Callable[..., str]) -> None:
+    def swap(copy: Path) -> None:
+        names = [copy / f"originals/cls-0000{n}-of-00002.safetensors" for n in (0, 1)]
+        contents = [path.read_bytes() for path in names]
+        for path, content in zip(names, reversed(contents), strict=True):
+            path.write_bytes(content)
+
+    repo = spoiled(swap, rehash=True)
+    one, other = cfqa_data.load(repo, "cls"), cfqa_data.load(FULL, "cls")
+    for source in one.source_ids:
+        np.testing.assert_array_equal(one.original(source), other.original(source))
