@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -78,15 +79,15 @@ class Edition:
     card: str
     tag: str
 
-    @property
+    @cached_property
     def texts(self) -> dict[str, bytes]:
         """The files that are not taken from the folder: card and manifest."""
         return {CARD: self.card.encode(), MANIFEST: manifest_text(self.manifest).encode()}
 
-    @property
+    @cached_property
     def files(self) -> dict[str, dict[str, Any]]:
         """Path -> {"size": bytes, "sha256": hex} of all files, card and manifest among them."""
-        entry = _entry(manifest_text(self.manifest).encode())
+        entry = _entry(self.texts[MANIFEST])
         return {path: dict(e) for path, e in self.manifest.files.items()} | {MANIFEST: entry}
 
     @property
