@@ -181,7 +181,7 @@ def main() -> None:
     if program is None:
         sys.exit(f"no browser found: install one of {', '.join(BROWSERS)}, or set BROWSER")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         browser = Browser(program, profile)
         browser.size(1280)
         browser.media()

@@ -243,6 +243,30 @@ def test_undeclared_direction_is_said_and_ranked_as_it_is() -> None:
     assert "not declared" in report_html(evaluation)
 
 
+def test_what_could_not_be_compared_is_not_called_worse() -> None:
+    def hardly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return y[:, 0, 0, 0, 0].abs()
+
+    def lead(*metrics: Any) -> str:
+        text = " ".join(report_html(evaluate(MemoryDataset(8), metrics)).split())
+        return text.partition('<p class="lead">')[2].partition("</p>")[0]
+
+    assert "Every other" not in lead("mse", hardly)
+    assert "1 of undeclared direction is not compared" in lead("mse", hardly)
+    hardly.lower_better = True  # type: ignore[attr-defined]
+    assert "Every other metric is significantly worse" in lead("mse", hardly)
+
+
+def test_long_names_leave_the_scatter_its_place() -> None:
+    def metric(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y - x).abs().mean((1, 2, 3, 4))
+
+    metric.name = "m" * 300  # type: ignore[attr-defined]
+    found = Page(report_html(evaluate(MemoryDataset(), metric)))
+    assert "m" * 39 + "…" in "".join(found.texts["text"])
+    assert "m" * 40 not in "".join(found.texts["text"])
+
+
 def test_the_items_are_those_with_the_largest_gap_in_ranks(scored: Evaluation) -> None:
     points = task_points(scored)
     column = [metric.name for metric in scored.metrics].index("cosine")

@@ -19,6 +19,9 @@ __all__ = ["POINTS", "TaskPoints", "curve", "fit", "ladders", "scatter", "target
 POINTS = 500
 """Points of a task that a scatter shows, of all that there are."""
 
+ROOM = 40
+"""Characters of a metric's name that go under a scatter."""
+
 Floats = NDArray[np.float64]
 
 
@@ -71,7 +74,8 @@ def scatter(
     scores = points.scores[:, column]
     x, y = Axis.around(scores), Axis.around(points.truth)
     title = f"{points.task}: {name} against {target}"
-    panel = Panel(x, y, title, name, target_text(points.task, target))
+    short = name if len(name) <= ROOM else f"{name[: ROOM - 1]}…"
+    panel = Panel(x, y, title, short, target_text(points.task, target))
     shown = points.shown()
     for codec in range(len(points.codecs)):
         of = shown[points.codec[shown] == codec]
