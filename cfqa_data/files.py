@@ -71,7 +71,11 @@ class Files(ABC):
 
     @abstractmethod
     def path(self, name: str) -> Path | None:
-        """Return where a file lies on this machine, or would; None if it is read over the net."""
+        """Return where a file lies on this machine, or would; None if it is read over the net.
+
+        Raises:
+            FileNotFoundError: it is to be fetched and is not there.
+        """
 
     @abstractmethod
     def exists(self, name: str) -> bool:

@@ -70,9 +70,9 @@ class Folder:
     def labels(self, task: str) -> pa.Table:
         """Return the label rows of a task, one per source, codec and level, in any order."""
         name = LAYOUT.labels(task).as_posix()
-        path, where = self.files.path(name), self.files.where(name)
-        data = self.files.read(name) if path is None else None
-        table = read_table(path or where, label_schema(), data)
+        where = self.files.where(name)
+        data = None if self.files.root else self.files.read(name)
+        table = read_table(where, label_schema(), data)
         axes = {
             "task": [task],
             "source_id": self.manifest.tasks[task].sources,

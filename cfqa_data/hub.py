@@ -103,16 +103,21 @@ class HubFiles(Files):
 
     def read(self, name: str) -> bytes:
         """Return a file's whole content, compared with the manifest."""
-        if path := self.path(name):
-            return path.read_bytes()
-        entry = self._entry(name)
-        size = entry["size"]
-        if size > LARGEST_WHOLE:
-            raise FormatError(f"{self.where(name)}: {size} bytes, too many to read at once")
-        for _ in range(2):
-            data = self.repo.fetch(self.prefix + name, 0, size, size)
-            if hashlib.sha256(data).hexdigest() == entry["sha256"]:
-                return data
+        try:
+            if path := self.path(name):
+                return path.read_bytes()
+            entry = self._entry(name)
+            size = entry["size"]
+            if size > LARGEST_WHOLE:
+                raise ValueError(f"{size} bytes are too many to read at once")
+            for _ in range(2):
+                data = self.repo.fetch(self.prefix + name, 0, size, size)
+                if hashlib.sha256(data).hexdigest() == entry["sha256"]:
+                    return data
+        except FileNotFoundError:
+            raise FormatError(f"{self.where(name)}: {MISSING}") from None
+        except ValueError as error:
+            raise FormatError(f"{self.where(name)}: {error}") from None
         raise self._other(name)
 
     def open(self, name: str) -> AbstractContextManager[Blob]:
@@ -125,7 +130,7 @@ class HubFiles(Files):
         try:
             return self.manifest.files[self.prefix + name]
         except KeyError:
-            raise FormatError(f"{self.where(name)}: {MISSING}") from None
+            raise FileNotFoundError(self.where(name)) from None
 
     def _other(self, name: str) -> FormatError:
         return FormatError(

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cfqa_data.errors import CfqaError, FormatError, HubError, MissingDependencyError
-from cfqa_data.files import MISSING
 
 __all__ = ["LARGEST_WHOLE", "HubRepo"]
 
@@ -73,7 +72,8 @@ class HubRepo:
         """Return the bytes from ``start`` to ``stop`` of a file of ``size`` bytes.
 
         Raises:
-            FormatError: the file is not there, or has another size.
+            FileNotFoundError: it is not there.
+            ValueError: it has another size.
             HubError: it cannot be reached, or may not be read.
         """
         return bytes(self._retry(name, start, stop, size))
@@ -169,9 +169,7 @@ class HubRepo:
                 self._check(name, response, start, stop, size)
                 for piece in response.iter_bytes(PIECE):
                     if len(piece) > most:
-                        raise FormatError(
-                            f"{self.location}/{name}: more bytes came than were asked for"
-                        )
+                        raise ValueError("more bytes came than were asked for")
                     most -= len(piece)
                     data += piece
         except OfflineModeIsEnabled:
@@ -201,13 +199,13 @@ class HubRepo:
         elif (status, start, stop) != (200, 0, size) and (
             status != 206 or told != f"bytes {start}-{stop - 1}/{size}"
         ):
-            sent = f"{told[:60]!r}" if status == 206 else f"status {status}"
-            raise FormatError(
-                f"{self.location}/{name}: asked for bytes {start}-{stop - 1} of the manifest's "
-                f"{size}, the server sends {sent}; is its upload finished?"
+            sent = repr(told[:60]) if status == 206 else f"status {status}"
+            raise ValueError(
+                f"asked for bytes {start}-{stop - 1} of the manifest's {size}, the server sends "
+                f"{sent}; is its upload finished?"
             )
 
-    def _refusal(self, name: str, status: int, code: str) -> CfqaError:
+    def _refusal(self, name: str, status: int, code: str) -> CfqaError | OSError:
         """Return the error for a status of 400 or more."""
         if code == "RevisionNotFound":
             return HubError(f"{self.location}: there is no such branch, tag or commit")
@@ -215,10 +213,11 @@ class HubRepo:
             return HubError(f"{self.location}: gated: ask for access on its page, and log in")
         if code == "EntryNotFound" and not self._pinned:
             return FormatError(
-                f"{self.location}: not a CFQA dataset (no {name} in it); is its upload finished?"
+                f"{self.location}: not a CFQA dataset folder (no {name} in it); is its upload "
+                "finished?"
             )
-        if status == 416 or code == "EntryNotFound":
-            return FormatError(f"{self.location}/{name}: {MISSING} Or is its upload not finished?")
+        if code == "EntryNotFound":
+            return FileNotFoundError(f"{self.location}/{name}")
         if status in (401, 403, 404):
             return HubError(
                 f"{self.location}: no folder of this name here, and no dataset repo on the Hub "

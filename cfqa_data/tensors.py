@@ -11,6 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -88,8 +89,15 @@ class TensorSet:
 
     def _open(self, name: str) -> _Mapped | _Remote:
         if name not in self._opened:
-            kind = _Remote if self.files.path(name) is None else _Mapped
-            self._opened[name] = kind(self.files, name, self.where)
+            try:
+                path = self.files.path(name)
+                self._opened[name] = (
+                    _Remote(self.files, name, self.where)
+                    if path is None
+                    else _Mapped(path, self.files.where(name), self.where)
+                )
+            except FileNotFoundError:
+                raise FormatError(f"{self.files.where(name)}: {MISSING}") from None
         return self._opened[name]
 
 
@@ -109,17 +117,16 @@ def _known(where: str, key: str, kind: str) -> np.dtype[Any]:
 class _Mapped:
     """A file on this machine, mapped into memory."""
 
-    def __init__(self, files: Files, name: str, where: str) -> None:
+    def __init__(self, path: Path, named: str, where: str) -> None:
         from safetensors import SafetensorError, safe_open
 
-        path = files.path(name)
         try:
             self.file: Any = safe_open(path, framework="numpy")
             self.keys = set(self.file.keys())
         except FileNotFoundError:
-            raise FormatError(f"{path}: {MISSING}") from None
+            raise
         except (SafetensorError, OSError) as error:
-            raise FormatError(f"{path}: not a safetensors file: {error}") from None
+            raise FormatError(f"{named}: not a safetensors file: {error}") from None
         self.where = where
 
     def read(self, key: str, part: Selection | None) -> np.ndarray:
@@ -186,7 +193,7 @@ class _Remote:
         dtype = _known(self.where, key, entry.kind)
         _expect(self.where, key, dtype, entry.shape, part)
         if part is None or part.whole:
-            (data,) = self._read([(entry.start, entry.stop - entry.start)])
+            (data,) = self._read(key, [(entry.start, entry.stop - entry.start)])
             return np.frombuffer(bytearray(data), dtype).reshape(entry.shape)
         _, layers, tokens, channels = part.full
         row, span = channels * dtype.itemsize, part.span
@@ -194,12 +201,17 @@ class _Remote:
             (entry.start + ((n * layers + c) * tokens + span.start) * row, len(span) * row)
             for n, c in part.slices
         ]
-        blocks = (np.frombuffer(data, dtype).reshape(-1, channels) for data in self._read(ranges))
+        blocks = (
+            np.frombuffer(data, dtype).reshape(-1, channels) for data in self._read(key, ranges)
+        )
         return part.gather(blocks, span.start)
 
-    def _read(self, ranges: list[tuple[int, int]]) -> list[bytes]:
-        with self.files.open(self.name) as blob:
-            return blob.read(ranges)
+    def _read(self, key: str, ranges: list[tuple[int, int]]) -> list[bytes]:
+        try:
+            with self.files.open(self.name) as blob:
+                return blob.read(ranges)
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{self.where}: {key!r} is damaged: {error}") from None
 
 
 def _entry(key: str, entry: Any, base: int, size: int) -> _Entry:
