@@ -174,5 +174,5 @@ def _stacked(versions: list[Any], device: str) -> torch.Tensor:
     """Return arrays, or codes, as one float32 tensor (B, N, C, T, D) on the device."""
     if isinstance(versions[0], np.ndarray):
         whole = versions[0][None] if len(versions) == 1 else np.stack(versions)
-        return torch.from_numpy(whole).to(device)
+        return torch.from_numpy(np.require(whole, np.float32, "W")).to(device)
     return torch.stack([CodeTensors.of(codes).dequantize(device) for codes in versions])

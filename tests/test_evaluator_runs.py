@@ -89,6 +89,20 @@ def test_a_metric_that_changes_its_input_changes_no_other(batch: int | None) -> 
     assert of_both.equals(alone)
 
 
+@pytest.mark.parametrize("stored", ["f2", "f4", "f8"])
+def test_a_metric_sees_float32_whatever_a_dataset_gives(stored: str) -> None:
+    def counts(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        assert x.dtype == y.dtype == torch.float32
+        return y.sum((1, 2, 3, 4))
+
+    dataset = MemoryDataset()
+    for kept in (dataset.originals, dataset.versions):
+        for key, values in kept.items():
+            kept[key] = values.astype(stored)  # type: ignore[index]
+            kept[key].flags.writeable = False  # type: ignore[index]
+    assert not evaluate(dataset, [counts], batch=1).failures
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
