@@ -189,6 +189,8 @@ class HubRepo:
             raise _Again(f"the server answers {status}")
         if status >= 400 and self._storage.pop(name, None):
             raise _Again(f"the storage answers {status}")  # its address has run out
+        if status == 416:
+            raise ValueError(f"fewer bytes than the manifest's {size}; is its upload finished?")
         if status >= 400:
             raise self._refusal(name, status, response.headers.get("X-Error-Code", ""))
         first = response.history[0] if response.history else response

@@ -397,6 +397,18 @@ def test_no_network_is_told(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -
     assert not hub.requests
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_hub_that_is_down_is_told(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: bool
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with loopback_hub() as gone:
+        point_clients_at(gone, monkeypatch, tmp_path / "cache")
+    with pytest.raises(HubError, match=r"org/full/manifest.json: cannot be") as caught:
+        cfqa_data.load(FULL, cache=cache)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_cache_fetches_a_file_once(hub: LoopbackHub, tmp_path: Path) -> None:
     dataset = cfqa_data.load(FULL, "cls", cache=tmp_path / "mine")
     dataset[0]
@@ -661,6 +673,17 @@ def test_a_half_uploaded_repo_is_told(
     for cache in (False, True):
         with pytest.raises(FormatError, match=message):
             cfqa_data.load(repo, "cls", cache=cache)[0]
+
+
+def test_a_shard_that_was_cut_off_is_told(hub: LoopbackHub, spoiled: Callable[..., str]) -> None:
+    def cut(copy: Path) -> None:
+        path = copy / "compressed/cls/x265.zarr/c/0/0/0/0/0/0"
+        path.write_bytes(path.read_bytes()[:1000])
+
+    with pytest.raises(FormatError, match=r"damaged shard: fewer bytes than the manifest's"):
+        cfqa_data.load(spoiled(cut), "cls")[0]
+    with pytest.raises(FormatError, match=r"damaged shard: .* not have its checksum"):
+        cfqa_data.load(spoiled(cut, rehash=True), "cls")[0]
 
 
 def test_a_server_that_sends_something_else_is_refused(
