@@ -79,7 +79,7 @@ def test_hosts_are_known(page: Path) -> None:
 
 @pages
 def test_files_that_are_named_exist(page: Path) -> None:
-    folders = r"(?:cfqa_data|builders|eval|examples|docs|tests|benchmarks|\.ci)"
+    folders = r"(?:cfqa_data|builders|loaders|eval|examples|docs|tests|benchmarks|\.ci)"
     for name in re.findall(rf"(?<![\w./-])({folders}/[\w./-]*)", TEXT[page]):
         name = name.rstrip(".")
         if not re.search(r"/[A-Z]+\.", name):  # such as recipes/NAME.toml
@@ -185,6 +185,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_python_blocks_run(page: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page share their names, in order; those marked `no-run` are left out."""
     monkeypatch.chdir(parent)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", parent / "cache")
     names: dict[str, Any] = {"__name__": "page"}
     for info, code in blocks(page, "python"):
         if info != "no-run":

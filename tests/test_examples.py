@@ -68,6 +68,20 @@ def test_own_metric_by_the_command_line(
     assert "worst_token" in capsys.readouterr().out
 
 
+def test_train_metric(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "train_metric.py", folder, "--task", "cls")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [["cls", "mse"], ["cls", "bands"]]
+    assert float(rows[1][3]) > 0.5  # on sources that training did not see
+
+
+def test_load_and_plot(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "load_and_plot.py", folder, tmp_path / "errors.png")
+    assert (tmp_path / "errors.png").read_bytes().startswith(PNG)
+
+
 def test_plot_ladder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "plot_ladder.py", folder, tmp_path / "ladder.png")
     assert (tmp_path / "ladder.png").read_bytes().startswith(PNG)
