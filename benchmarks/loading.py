@@ -120,7 +120,7 @@ def write_features(root: Path, sources: int) -> float:
         source_ids=ids,
     )
     rng = np.random.default_rng(0)
-    spread = 8.0 * 2.0 ** (-0.45 * np.arange(LEVELS))  # of the codes: ever coarser levels
+    spread = 5.3 * 2.0 ** (-0.45 * np.arange(LEVELS))  # of the codes: ever coarser levels
     (root / "npy").mkdir()
     for index, source in enumerate(ids):
         noise = rng.standard_normal((LEVELS, *SHAPE), np.float32)
