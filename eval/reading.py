@@ -1,10 +1,8 @@
-"""Reading what is evaluated: in threads, ahead of the metrics, as integers where that helps."""
+"""Reading what is evaluated: for a GPU in threads, ahead of the metrics, and as integers."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics.base import first_nonfinite
+from cfqa_data.loaders.ahead import read_ahead
 from cfqa_data.loaders.torch.codes import CodeTensors
 
 if TYPE_CHECKING:
@@ -26,10 +25,9 @@ __all__ = ["Batch", "FeatureSource", "Part", "read_batches"]
 # three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
 CPU_BATCH_BYTES = 4 * 2**20
 GPU_BATCH_BYTES = 256 * 2**20
-# Threads that read ahead. On a CPU more than one gets in the way of the matrix products (two to
-# three times slower at the published sizes on two cores).
-CPU_THREADS, GPU_THREADS = 1, 4
-AHEAD = 2  # batches read beyond the one that is being scored
+# Threads that read ahead of a GPU. A CPU's cores are busy with the metrics: reading beside them was
+# 1.4 to 1.8 times slower, at the published sizes on two cores.
+THREADS = 4
 
 
 class FeatureSource(Protocol):
@@ -106,30 +104,23 @@ def read_batches(
     room = CPU_BATCH_BYTES if device == "cpu" else GPU_BATCH_BYTES
     read = _reader(dataset, device)
 
-    def jobs(pool: ThreadPoolExecutor) -> Iterator[tuple[str, Any, list[int], list[Future[Any]]]]:
+    def jobs() -> Iterator[tuple[str, Features, list[int]]]:
         for source_id, of_source in by_source.items():
-            original = pool.submit(_read_original, dataset, source_id, device)
-            step = size or max(1, room // (4 * original.result().values.numel()))
+            x = _read_original(dataset, source_id, device)
+            step = size or max(1, room // (4 * x.values.numel()))
             for first in range(0, len(of_source), step):
-                part = of_source[first : first + step]
-                reads = [
-                    pool.submit(read, source_id, columns["codec"][row], int(columns["level"][row]))
-                    for row in part
-                ]
-                yield source_id, original, part, reads
+                yield source_id, x, of_source[first : first + step]
 
-    threads = CPU_THREADS if device == "cpu" else GPU_THREADS
-    with ThreadPoolExecutor(threads, thread_name_prefix="cfqa-read") as pool:
-        waiting: deque[Any] = deque()
-        try:
-            for job in jobs(pool):
-                waiting.append(job)
-                if len(waiting) > AHEAD:
-                    yield _batch(columns, device, *waiting.popleft())
-            while waiting:
-                yield _batch(columns, device, *waiting.popleft())
-        finally:  # what nobody waits for any more is not read
-            pool.shutdown(wait=True, cancel_futures=True)
+    def versions(job: tuple[str, Features, list[int]]) -> tuple[Any, ...]:
+        source_id, x, part = job
+        keys = [(source_id, columns["codec"][row], int(columns["level"][row])) for row in part]
+        return source_id, x, part, keys, [read(*key) for key in keys]
+
+    ready: Iterator[tuple[Any, ...]] = map(versions, jobs())
+    if device != "cpu":
+        ready = read_ahead(versions, jobs(), threads=THREADS, ahead=1)
+    for parts in ready:
+        yield _batch(device, *parts)
 
 
 def _read_original(dataset: FeatureSource, source_id: str, device: str) -> Features:
@@ -147,18 +138,14 @@ def _reader(dataset: FeatureSource, device: str) -> Any:
 
 
 def _batch(
-    columns: dict[str, list[Any]],
     device: str,
     source_id: str,
-    original: Future[Features],
+    x: Features,
     rows: list[int],
-    reads: list[Future[Any]],
+    keys: list[tuple[str, str, int]],
+    versions: list[Any],
 ) -> Batch:
-    names = [
-        f"compressed feature {source_id}, {columns['codec'][row]}, level {columns['level'][row]}"
-        for row in rows
-    ]
-    x, versions = original.result(), [read.result() for read in reads]
+    names = [f"compressed feature {key[0]}, {key[1]}, level {key[2]}" for key in keys]
     for name, version in zip(names, versions, strict=True):
         shape = getattr(version, "indices", version).shape
         if shape != x.shape[1:]:
