@@ -144,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
             case ["refs"]:
                 return self._refs(self._repo(repo_id))
             case ["settings"]:
-                self._repo(repo_id).private = bool(json.loads(self.body).get("private"))
+                self._repo(repo_id).private = _is_private(json.loads(self.body))
                 return self._json({})
             case [("branch" | "tag") as kind, name]:
                 return self._label(self._repo(repo_id), kind, name)
@@ -188,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.endpoint}/datasets/{repo_id}"
         if repo_id in self.hub.repos:
             return self._json({"error": "You already created this repo", "url": url}, 409)
-        repo = self.hub.repos[repo_id] = Repo(bool(facts.get("private")))
+        repo = self.hub.repos[repo_id] = Repo(_is_private(facts))
         first = {".gitattributes": self.hub.store(b"*.parquet filter=lfs -text\n")}
         repo.commit("main", "initial commit", first, frozenset())
         return self._json({"url": url, "name": repo_id, "id": "0"})
@@ -387,3 +387,8 @@ class Handler(BaseHTTPRequestHandler):
             self.entry.sent = len(body)
             self.wfile.write(body)
         self.wfile.flush()
+
+
+def _is_private(facts: dict[str, Any]) -> bool:
+    """Return what a request says of who may see a repo, in newer and in older clients' words."""
+    return facts.get("visibility") == "private" or bool(facts.get("private"))

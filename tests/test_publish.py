@@ -482,15 +482,8 @@ def test_a_branch_that_cannot_be_is_one_line(hub: LoopbackHub, folder: Path) -> 
 
 
 def test_a_new_repo_is_private_on_request_and_a_public_one_is_refused(
-    hub: LoopbackHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+    hub: LoopbackHub, folder: Path
 ) -> None:
-    real = Handler._create
-
-    def create(self: Handler, facts: dict[str, Any]) -> Any:
-        private = facts.get("private") or facts.get("visibility") == "private"
-        return real(self, facts | {"private": private})
-
-    monkeypatch.setattr(Handler, "_create", create)
     send(folder, private=True)
     assert hub.repos[REPO].private
     hub.repos[REPO].private = False
