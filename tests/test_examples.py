@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from loopback_hub import loopback_hub, point_clients_at
 from mock_dataset import write_mock_dataset
 
+import cfqa_data
 from cfqa_data.cli import main as cfqa
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -80,6 +82,29 @@ def test_train_metric(
 def test_load_and_plot(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "load_and_plot.py", folder, tmp_path / "errors.png")
     assert (tmp_path / "errors.png").read_bytes().startswith(PNG)
+
+
+def test_stream_from_hub(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pairs = cfqa_data.load(folder, "dpt")[:2]
+    shown = [
+        f"{pair.label['source_id']} {pair.label['codec']} level {pair.label['level']}: "
+        f"MSE {((pair.compressed - pair.original) ** 2).mean():.4g}"
+        for pair in pairs
+    ]
+    with loopback_hub() as hub:
+        point_clients_at(hub, monkeypatch, tmp_path)
+        hub.put("org/cfqa", folder, private=True, tag="v1")
+        run(
+            monkeypatch,
+            "stream_from_hub.py",
+            *("org/cfqa", "--task", "dpt", "--rows", 2, "--revision", "v1"),
+        )
+    assert capsys.readouterr().out.splitlines() == shown
 
 
 def test_plot_ladder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
