@@ -71,8 +71,8 @@ class Folder:
         """Return the label rows of a task, one per source, codec and level, in any order."""
         name = LAYOUT.labels(task).as_posix()
         where = self.files.where(name)
-        data = None if self.files.root else self.files.read(name)
-        table = read_table(where, label_schema(), data)
+        # As bytes: pyarrow takes a path that looks like an address, as s3:/x, for one.
+        table = read_table(where, label_schema(), self.files.read(name))
         axes = {
             "task": [task],
             "source_id": self.manifest.tasks[task].sources,
