@@ -193,6 +193,8 @@ def open_files(
         named = named.removeprefix("datasets/")
         if not _is_repo(named):
             raise CfqaError(f"{path}: {named!r} is not the id of a dataset repo, as org/name is")
+    elif "\0" in named or (isinstance(path, str) and "://" in path and not Path(path).exists()):
+        raise CfqaError(f"{path!r}: give a folder, org/name or hf://datasets/org/name")
     elif not isinstance(path, str) or Path(path).exists() or not _is_repo(path):
         if revision is not None:
             raise CfqaError(f"{path}: a folder has no revisions; only a repo on the Hub has")

@@ -192,6 +192,11 @@ class HubRepo:
         if status == 416:
             raise ValueError(f"fewer bytes than the manifest's {size}; is its upload finished?")
         if status >= 400:
+            if "Invalid credentials" in response.headers.get("X-Error-Message", ""):
+                raise HubError(
+                    f"{self.location}: the Hub does not know this token; run `hf auth login`, or "
+                    "set HF_TOKEN"
+                )
             raise self._refusal(name, status, response.headers.get("X-Error-Code", ""))
         first = response.history[0] if response.history else response
         if urlsplit(str(response.url)).netloc != urlsplit(str(first.url)).netloc:

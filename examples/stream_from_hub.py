@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3, help="how many rows to read")
     arguments = parser.parse_args()
 
-    # The dataset first: it reads the manifest, and says in one line what is wrong with a repo.
+    # Opened before the rows are: it says what is wrong with a repo.
     arrays = cfqa_data.load(arguments.repo, arguments.task, revision=arguments.revision)
     rows = load_dataset(
         arguments.repo, arguments.task, split="test", revision=arguments.revision, streaming=True

@@ -344,6 +344,9 @@ def test_revisions(hub: LoopbackHub, spoiled: Callable[..., str]) -> None:
         "hf://datasets/org/name@",
         "hf://models/org/name",
         "hf://datasets/örg/name",
+        "https://huggingface.co/datasets/org/name",
+        "s3://org/name",
+        "org/na\0me",
     ],
 )
 def test_addresses_of_another_kind(hub: LoopbackHub, address: str) -> None:
@@ -358,6 +361,24 @@ def test_names_that_are_no_repo_s_are_folders(hub: LoopbackHub, name: str) -> No
     with pytest.raises(FormatError, match="not a CFQA dataset folder"):
         cfqa_data.load(name)
     assert not hub.requests
+
+
+def test_a_folder_may_be_named_as_an_address_is(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folders[FULL], tmp_path / "s3:" / "name")
+    monkeypatch.chdir(tmp_path)
+    assert len(cfqa_data.load("s3://name", "cls")) == 120
+
+
+def test_a_token_that_the_hub_does_not_know_is_told_from_a_missing_repo(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_mistyped")
+    with pytest.raises(HubError, match="the Hub does not know this token") as caught:
+        cfqa_data.load(FULL, "cls")
+    assert "hf_mistyped" not in str(caught.value)
+    assert len(hub.requests) == 1
 
 
 def test_a_folder_of_any_name_is_read(folders: dict[str, Path], tmp_path: Path) -> None:
