@@ -108,7 +108,8 @@ def export(
         FORMATS[kind].write(out / part.name, part, _features(dataset, part, progress))
         written += 1
     progress.finish()
-    write_table(out / INDEX, _index(parts, FORMATS[kind]))
+    # Absolute: pyarrow takes a path that looks like an address, as s3:/x, for one.
+    write_table((out / INDEX).absolute(), _index(parts, FORMATS[kind]))
     size = sum(4 * int(np.prod(part.shape)) * part.rows.num_rows for part in parts)
     return Exported(out, written, len(parts) - written, features, size)
 

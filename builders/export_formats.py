@@ -139,7 +139,9 @@ def _write_parquet(path: Path, part: Part, features: Iterable[np.ndarray]) -> No
     with (
         atomic_path(path) as partial,
         # A dictionary of floats may take two NaNs for one: the features are written as they are.
-        pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=facts) as writer,
+        pq.ParquetWriter(
+            partial.absolute(), schema, compression="zstd", use_dictionary=facts
+        ) as writer,
     ):
         for index, feature in enumerate(features):
             values = pa.FixedSizeListArray.from_arrays(pa.array(feature.ravel()), size)

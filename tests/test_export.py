@@ -127,6 +127,16 @@ def test_parquet_holds_the_labels_beside_the_features(folder: Path, tmp_path: Pa
         assert table[column].to_pylist() == expected[column].to_pylist()
 
 
+@kinds
+def test_a_folder_may_be_named_as_an_address_is(
+    kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen = ["--format", kind, "--task", "cls", "--codec", "x265", "--level", "0"]
+    assert main(["export", str(folder), "--out", "s3:/name", *chosen]) == 0
+    assert (tmp_path / "s3:" / "name" / "index.parquet").is_file()
+
+
 def test_originals_are_left_out_on_request(folder: Path, tmp_path: Path) -> None:
     told = export(folder, tmp_path / "out", "npy", task="cls", codec="x265", originals=False)
     assert told.features == 20
