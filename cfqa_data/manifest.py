@@ -107,9 +107,11 @@ class Manifest:
         _require(isinstance(data, dict), "is not a table")
         assert isinstance(data, dict)
         version = data.get("format")
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        remedy = "update cfqa-data" if newer else "build or fetch the dataset again"
         _require(
             version == FORMAT_VERSION,
-            f"format version {version!r}, this cfqa-data reads {FORMAT_VERSION}; update it",
+            f"format version {version!r}, this cfqa-data reads {FORMAT_VERSION}; {remedy}",
         )
         _require(isinstance(data.get("name"), str), "the name is not a text")
         _require(data.get("tier") in TIERS, f"the tier is not one of {', '.join(TIERS)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from cfqa_data.codecs import fixed_point
 from cfqa_data.codecs.fixed_point import FRACTION, GDN, LIMIT, Conv, Deconv, snap
@@ -36,7 +37,6 @@ def layers(shuffle: np.ndarray | None = None) -> dict[str, tuple]:
 @pytest.mark.parametrize("kind", ["conv", "flat", "deconv", "gdn", "igdn"])
 @pytest.mark.parametrize("size", [(8, 8), (9, 13), (1, 1), (2, 41)])
 def test_layers_agree_with_torch(kind: str, size: tuple[int, int]) -> None:
-    torch = pytest.importorskip("torch")
     layer, weight, bias = layers()[kind]
     x = activations(12, *size)
     t, w, b = (torch.tensor(array) for array in (x, weight, bias))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -259,6 +260,22 @@ def test_codes_are_dequantised_to_what_the_dataset_reads(tmp_path: Path) -> None
             np.testing.assert_array_equal(y.numpy(), expected)
         seen += batch.rows
     assert sorted(seen) == list(range(len(dataset)))
+
+
+@pytest.mark.parametrize("path", ["cfqa", None], ids=["folder", "hub"])
+def test_threads_read_ahead_only_where_answers_are_waited_for(path: str | None) -> None:
+    dataset, readers = MemoryDataset(), set()
+    read = dataset.compressed
+
+    def compressed(source_id: str, codec: str, level: int) -> np.ndarray:
+        readers.add(threading.current_thread() is threading.main_thread())
+        return read(source_id, codec, level)
+
+    dataset.compressed = compressed  # type: ignore[method-assign]
+    dataset.path = path  # type: ignore[attr-defined]
+    rows = range(dataset.labels.num_rows)
+    assert sum(len(batch.rows) for batch in read_batches(dataset, rows, "cpu", 3)) == len(rows)
+    assert readers == {path is not None}
 
 
 # Scores on disk.

@@ -69,7 +69,8 @@ def _file(name: str, **entry: Any) -> Callable[[dict[str, Any]], Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.update(format=2), "format version 2, this cfqa-data reads 1"),
+        (lambda data: data.update(format=2), "version 2, this cfqa-data reads 1; update cfqa-data"),
+        (lambda data: data.update(format=0), "version 0, .* reads 1; build or fetch the dataset"),
         (lambda data: data.update(name=1), "name"),
         (lambda data: data.update(tier="heavy"), "light, full"),
         (lambda data: data["recipe"].update(group_size=0), "recipe: group_size"),

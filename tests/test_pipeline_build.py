@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from pipeline_toy import LAMBDAS, QPS, qp, toy_recipe, tree, write_models, write_networks
 
@@ -155,8 +156,6 @@ def test_cls_sources_are_of_different_classes_and_right(full: Path) -> None:
 def test_workers_do_not_change_a_byte_even_when_one_is_killed(
     full: Path, every_codec: Recipe, tmp_path: Path
 ) -> None:
-    psutil = pytest.importorskip("psutil")
-
     def kill_one() -> None:
         workers = [
             child
