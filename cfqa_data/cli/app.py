@@ -1,0 +1,87 @@
+"""The typer application: options that commands share, and how they answer."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["Folder", "Json", "Tier", "app", "interrupted", "print_json", "resumable"]
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Compressed Feature Quality Assessment: build a dataset, look at it, score metrics on it.",
+)
+
+
+class Tier(StrEnum):
+    """Which files a dataset folder holds."""
+
+    full = "full"
+    light = "light"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"cfqa {version('cfqa-data')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=_print_version,
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """Print an object as JSON; NaN and infinity, which JSON lacks, are null."""
+    print(json.dumps(_json_safe(data), indent=1, allow_nan=False))
+
+
+def _json_safe(value: Any) -> Any:
+    """Return the value with NaN and infinity, which JSON lacks, as None."""
+    if isinstance(value, dict):
+        return {key: _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json_safe(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def resumable(more: str) -> Iterator[None]:
+    """Say on an interrupt what the next run of the command goes on from, and exit with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        interrupted(more)
+        raise typer.Exit(130) from None
+
+
+def interrupted(more: str = "") -> int:
+    """Say in one line that the command was interrupted, and return the exit status for it."""
+    print(f"cfqa: interrupted{'; ' if more else ''}{more}", file=sys.stderr)
+    return 130

@@ -1,0 +1,18 @@
+"""Commands that look at a dataset: `info`."""
+
+from __future__ import annotations
+
+from cfqa_data.cli.app import Folder, Json, print_json
+
+__all__ = ["info"]
+
+
+def info(folder: Folder, as_json: Json = False) -> None:
+    """Show what a dataset holds, and whether its labels can tell metrics apart."""
+    from cfqa_data.summary import info_text, summarise
+
+    summary = summarise(folder)
+    if as_json:
+        print_json(summary)
+    else:
+        print(info_text(summary))

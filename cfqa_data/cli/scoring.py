@@ -1,0 +1,230 @@
+"""Commands that score metrics: `eval` and `report`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import redirect_stdout
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cfqa_data.cli.app import Folder, Json, print_json, resumable
+from cfqa_data.errors import CfqaError, MetricError
+
+if TYPE_CHECKING:
+    from cfqa_data.eval import Evaluation
+
+__all__ = ["evaluate", "write_page"]
+
+
+class Precision(StrEnum):
+    """How exact float32 matrix products are."""
+
+    highest = "highest"
+    high = "high"
+
+
+class TableLayout(StrEnum):
+    """How `cfqa eval` lays out its figures."""
+
+    paper = "paper"
+    plain = "plain"
+
+
+class Target(StrEnum):
+    """Label that a metric should follow."""
+
+    distortion = "distortion"
+    loss = "loss"
+
+
+def evaluate(
+    context: typer.Context,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="A dataset folder.", show_default=False)
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A metric's name, MODULE:FUNCTION, or `all`; repeat it for several. "
+            "Default: mse, cosine and cka.",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="Only this task: cls, seg or dpt.")
+    ] = None,
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODEC", help="Only this codec; repeat it for several."),
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option(metavar="K", help="Only the sources of this fold, 0 to 4.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="At most so many sources of each task."),
+    ] = None,
+    target: Annotated[
+        Target, typer.Option(help="Label to follow: the score's distortion or the task's loss.")
+    ] = Target.distortion,
+    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1.")] = "cpu",
+    precision: Annotated[
+        Precision,
+        typer.Option(help="Of float32 matrix products: highest is exact, high allows TF32."),
+    ] = Precision.highest,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write every score to this .parquet or .csv file. An interrupted run goes on "
+            "from what it left beside it.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT",
+            help="Write a report: one .html file, or a folder for report.html and scores.parquet.",
+        ),
+    ] = None,
+    table: Annotated[
+        TableLayout, typer.Option(help="paper: as published. plain: every figure, one per line.")
+    ] = TableLayout.paper,
+    paper_logs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LOGS",
+            help="Instead of a dataset: the published statistic from a folder of score logs.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Score metrics on a dataset and correlate them with its labels."""
+    if paper_logs is not None:
+        _only(context, "paper_logs", "as_json")
+        _evaluate_logs(paper_logs, as_json)
+        return
+    if folder is None:
+        raise typer.BadParameter(
+            "missing; or name a folder of logs with --paper-logs", context, param_hint="'DIR'"
+        )
+    from cfqa_data.eval import evaluate as run_evaluation
+    from cfqa_data.eval import list_metrics
+    from cfqa_data.eval.evaluator import DEFAULT_METRICS
+    from cfqa_data.eval.text import LAYOUTS
+    from cfqa_data.terminal import show_progress
+
+    if report is not None:  # what it needs is missed now, not when everything is scored
+        from cfqa_data.eval.report import write_report
+    page, out = _report_files(report, out)
+    if any(":" in name for name in metric or ()):
+        sys.path.insert(0, os.getcwd())  # a user's module lies where the command is run
+    names: list[str] = []
+    for name in metric or DEFAULT_METRICS:
+        names += list_metrics() if name == "all" else [name]
+    with (
+        resumable("the same command goes on from the scores so far" if out else ""),
+        show_progress() as progress,
+        redirect_stdout(sys.stderr),  # what a metric prints is none of the answer
+    ):
+        evaluation = run_evaluation(
+            folder,
+            list(dict.fromkeys(names)),
+            device,
+            task=task,
+            codec=codec or None,
+            fold=fold,
+            limit=limit,
+            target=target.value,
+            precision=precision.value,
+            out=out,
+            progress=progress,
+        )
+    if as_json:
+        print_json(_evaluation_json(evaluation))
+    else:
+        print(LAYOUTS[table.value](evaluation), flush=True)
+        if out is not None and str(out) not in evaluation.failures:
+            print(f"Every score: {out}")
+    if page is not None:
+        write_report(evaluation, page, folder)
+        if not as_json:
+            print(f"Report: {page}")
+    if evaluation.failures:
+        raise MetricError("; ".join(evaluation.failures.values()))
+
+
+def _report_files(report: Path | None, out: Path | None) -> tuple[Path | None, Path | None]:
+    """Return where the page and the scores go; what cannot be written there is told of at once."""
+    if report is None:
+        return None, out
+    from cfqa_data.storage import check_writable
+
+    page = report
+    if report.suffix != ".html":
+        report.mkdir(exist_ok=True)
+        page, out = report / "report.html", out or report / "scores.parquet"
+    check_writable(page)
+    return page, out
+
+
+def _only(context: typer.Context, *allowed: str) -> None:
+    """See that no parameter of the command was given but some that go together."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in allowed:
+            names = [p.opts[0] for p in context.command.params if p.name in allowed]
+            given = parameter.metavar if parameter.param_type_name == "argument" else None
+            raise CfqaError(
+                f"{names[0]} does not go with {given or parameter.opts[0]}, only with {names[1]}"
+            )
+
+
+def _evaluate_logs(folder: Path, as_json: bool) -> None:
+    from cfqa_data.eval.paper_logs import paper_figures, paper_logs_text
+
+    figures = paper_figures(folder)
+    if as_json:
+        print_json({"correlations": [figure.to_dict() for figure in figures]})
+    else:
+        print(paper_logs_text(figures))
+
+
+def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    from cfqa_data.eval.statistics.columns import COLUMNS
+
+    return {
+        "target": evaluation.target,
+        "metrics": [metric.name for metric in evaluation.metrics],
+        "failures": evaluation.failures,
+        **{name: getattr(evaluation, name).to_pylist() for name in COLUMNS},
+    }
+
+
+def write_page(
+    folder: Folder,
+    scores: Annotated[
+        Path, typer.Argument(metavar="SCORES", help="What `cfqa eval DIR --out` wrote, .parquet.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Page to write, .html.")],
+    target: Annotated[
+        Target | None,
+        typer.Option(help="Label to follow. Default: that of the scores.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a report of scores: one HTML file that opens offline."""
+    from cfqa_data.dataset import load
+    from cfqa_data.eval import read_evaluation
+    from cfqa_data.eval.report import write_report
+    from cfqa_data.storage import check_writable
+
+    if out.suffix != ".html":
+        raise CfqaError(f"{out}: a report is written as .html, by that ending")
+    check_writable(out)
+    dataset = load(folder)
+    evaluation = read_evaluation(dataset, scores, target.value if target else None)
+    print(f"Report: {write_report(evaluation, out, dataset)}")
