@@ -10,7 +10,6 @@ that order, and gives the exact float32 that the codec decoded to.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,12 @@ from cfqa_data.files import Files, LocalFiles
 from cfqa_data.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.selection import Selection
 from cfqa_data.shards import ShardReader
+from cfqa_data.storage import write_bytes
 
 __all__ = ["Codes", "CodesReader", "create_codes_array", "find_centres", "write_codes"]
 
 AXES = ("source", "level", "N", "C", "T", "D")
+METADATA = "zarr.json"
 Shape = tuple[int, int, int, int]
 
 
@@ -98,6 +99,7 @@ def create_codes_array(
     """
     import zarr
     from zarr.codecs import BloscCodec, TransposeCodec
+    from zarr.storage import MemoryStore
 
     if len(source_ids) != sources or not len(centres) == quantizer.layers == shape[1]:
         raise FormatError(f"{path}: source ids, centres, quantiser and shape {shape} do not agree")
@@ -107,13 +109,14 @@ def create_codes_array(
         "source_ids": list(source_ids),
     }
     full = (sources, levels, *shape)
-    if (path / "zarr.json").exists():
+    if (path / METADATA).exists():
         metadata = _read_metadata(LocalFiles(path))
         if metadata.get("attributes") != attributes or metadata.get("shape") != list(full):
             raise FormatError(f"{path}: holds another array; remove it or build elsewhere")
         return
+    made: dict[str, Any] = {}  # in memory: zarr's own store on disk syncs nothing
     zarr.create_array(
-        str(path),
+        MemoryStore(made),
         shape=full,
         dtype=quantizer.dtype,
         chunks=(1, 1, 1, 1, *shape[2:]),
@@ -125,6 +128,7 @@ def create_codes_array(
         dimension_names=list(AXES),
         attributes=attributes,
     )
+    write_bytes(path / METADATA, made[METADATA].to_bytes())
 
 
 def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
@@ -139,8 +143,11 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
         FormatError: the codes do not have the array's shape or dtype.
     """
     import zarr
+    from zarr.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
 
-    metadata = _read_metadata(LocalFiles(path))
+    head = LocalFiles(path).read(METADATA)
+    metadata = _parse_metadata(head, str(path / METADATA))
     quantizer, centres = _read_attributes(path, metadata)
     if list(codes.shape) != metadata["shape"][1:] or codes.dtype != quantizer.dtype:
         raise FormatError(f"{path}: does not take codes {codes.shape} of {codes.dtype}")
@@ -150,14 +157,14 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
     for layer, order in enumerate(_orders(quantizer, centres)):
         ranks = np.argsort(order).astype(codes.dtype)
         stored[:, :, layer] = ranks[codes[:, :, layer]]
-    # zarr's local store writes each shard beside its place and renames it; shards of nothing but
-    # zeros are written too, so that a missing file always means a missing shard.
-    # `open_array` takes a config and, for an array that is there, passes over it.
+    made: dict[str, Any] = {METADATA: default_buffer_prototype().buffer.from_bytes(head)}
+    # Shards of nothing but zeros are written too, so that a missing file always means a missing
+    # shard. `open_array` takes a config and, for an array that is there, passes over it.
     with zarr.config.set({"array.write_empty_chunks": True}):
-        array = zarr.open_array(str(path), mode="r+")
+        array = zarr.open_array(MemoryStore(made), mode="r+")
     array[source_index] = stored
-    with (path / _shard_name(source_index)).open("rb") as file:
-        os.fsync(file.fileno())
+    name = _shard_name(source_index)
+    write_bytes(path / name, made[name].to_bytes())
 
 
 class CodesReader:
@@ -268,14 +275,16 @@ def _orders(quantizer: Quantizer, centres: Sequence[int]) -> list[np.ndarray]:
 
 def _read_metadata(files: Files) -> dict[str, Any]:
     """Return an array's `zarr.json`, read as plain data before anything is made from it."""
-    name = "zarr.json"
-    data = files.read(name)
+    return _parse_metadata(files.read(METADATA), files.where(METADATA))
+
+
+def _parse_metadata(data: bytes, where: str) -> dict[str, Any]:
     try:
         metadata = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{files.where(name)}: cannot be read: {error}") from None
+        raise FormatError(f"{where}: cannot be read: {error}") from None
     if not isinstance(metadata, dict):
-        raise FormatError(f"{files.where(name)}: is not Zarr metadata")
+        raise FormatError(f"{where}: is not Zarr metadata")
     return metadata
 
 

@@ -1,16 +1,22 @@
 """Writing the files of a dataset folder, each whole, under its name, or not at all; its tables.
 
 Identical input gives identical bytes, so a folder built twice has the same hashes.
+
+A file is written beside its place, synced and renamed, and then its folder is synced: when a writer
+returns, neither a kill nor a power cut takes the file away. So whatever is written later, a marker
+or a manifest, may name it. Syncing a folder takes 0.1 ms where that of a file takes 1 ms.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
@@ -25,26 +31,34 @@ __all__ = [
     "atomic_path",
     "check_rows",
     "check_writable",
+    "make_folder",
     "read_table",
     "remove_partials",
+    "sync_folder",
+    "sync_folders",
+    "write_bytes",
     "write_table",
     "write_tensors",
     "write_text",
 ]
 
 PARTIAL = ".partial"
-"""Suffix of files being written; zarr's local store uses the same."""
+"""Suffix of files being written."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; on success it is synced and becomes ``path``.
 
-    The folder is made if it is not there. After an exception nothing is left behind; after a kill,
-    at most a file that :func:`remove_partials` removes.
+    The folder is made if it is not there, and synced at the end. After an exception nothing is left
+    behind; after a kill, at most a file that :func:`remove_partials` removes.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    # Of two machines that share the folder, each may have a process of the same number.
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{token_hex(4)}{PARTIAL}")
+    make_folder(path.parent)
     try:
         yield partial
         # Some writers make files that only their owner reads; these are for whom the folder is for.
@@ -52,9 +66,45 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+        sync_folder(path.parent)
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial), partial):
+            error.filename = str(path)
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those it lies in, as lasting as a file of :func:`atomic_path`."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder would survive a power cut, where the platform can tell.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    if os.name == "nt":  # has no handles of folders that could be synced
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_folders(root: Path) -> None:
+    """Sync a folder and all below it, whoever made them."""
+    for folder, _, _ in os.walk(root):
+        sync_folder(Path(folder))
 
 
 def check_writable(path: Path) -> None:
@@ -88,10 +138,15 @@ def remove_partials(root: Path) -> int:
     return len(partials)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file of these bytes."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(data)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file."""
-    with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_tensors(
@@ -105,11 +160,11 @@ def write_tensors(
         metadata: JSON-safe facts, kept as one JSON text under the key ``cfqa`` because the
             format's writer does not keep the order of several.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     header = {"cfqa": json.dumps(dict(metadata), sort_keys=True)} if metadata else None
-    with atomic_path(path) as partial:
-        save_file({key: np.asarray(t, order="C") for key, t in tensors.items()}, partial, header)
+    # Written here: what the library says of a full disk is no OSError.
+    write_bytes(path, save({key: np.asarray(t, order="C") for key, t in tensors.items()}, header))
 
 
 def write_table(path: Path, table: pa.Table) -> None:
