@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import STAGES, Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.builders.pipeline.workspace import (
     PLAN,
     clear_disk_errors,
-    locked,
     open_workspace,
     remove_work,
     status,
@@ -33,7 +33,7 @@ from cfqa_data.manifest import read_manifest
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.recipe import Recipe, load_recipe
 from cfqa_data.schema import label_schema
-from cfqa_data.storage import read_table
+from cfqa_data.storage import make_folder, read_table
 
 __all__ = ["Imported", "import_release"]
 
@@ -136,7 +136,7 @@ def import_release(
     with clear_disk_errors("importing the release"):
         finished = status(made, root) == "finished"
         if not finished or layout.work.exists():
-            root.mkdir(parents=True, exist_ok=True)
+            make_folder(root)
             with locked(root):
                 if not finished and scores is not None:
                     plan = Plan(made, "full", *provenance(release, made, logged))
@@ -178,7 +178,7 @@ def _begun(root: Path) -> Recipe | None:
     try:
         if layout.manifest.exists():
             return read_manifest(root).recipe
-        return Plan.from_json((layout.work / PLAN).read_text()).recipe
+        return Plan.from_json((layout.work / PLAN).read_text(encoding="utf-8")).recipe
     except (OSError, ValueError, KeyError, TypeError, CfqaError):
         return None
 

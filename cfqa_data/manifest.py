@@ -18,7 +18,7 @@ from typing import Any
 from cfqa_data.errors import FormatError, RecipeError
 from cfqa_data.layout import Layout
 from cfqa_data.recipe import Recipe
-from cfqa_data.storage import write_text
+from cfqa_data.storage import sync_folders, write_text
 from cfqa_data.tasks import TASKS
 
 __all__ = [
@@ -145,9 +145,11 @@ class Manifest:
 def write_manifest(root: Path, manifest: Manifest) -> Path:
     """Hash every file in the folder and write the manifest there; return its path.
 
-    ``manifest.files`` is ignored and taken from the folder.
+    ``manifest.files`` is ignored and taken from the folder. Before the files are named, all folders
+    are synced, whoever made them: a power cut then takes none that the manifest names.
     """
     layout = Layout(root)
+    sync_folders(root)
     write_text(layout.manifest, manifest_text(replace(manifest, files=hash_files(root))))
     return layout.manifest
 
@@ -163,10 +165,16 @@ def read_manifest(root: Path) -> Manifest:
     Raises:
         FormatError: this is not a dataset folder, or its manifest is not valid.
     """
-    path = Layout(root).manifest
+    layout = Layout(root)
+    path = layout.manifest
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        if layout.work.is_dir():
+            raise FormatError(
+                f"{root}: not built yet: a build of it is under way or was stopped; the command "
+                "that began it (`cfqa build` or `cfqa import-release`) goes on"
+            ) from None
         raise FormatError(f"{root}: not a CFQA dataset folder (no {path.name} in it)") from None
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error}") from None

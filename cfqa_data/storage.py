@@ -134,7 +134,7 @@ def remove_partials(root: Path) -> int:
     """
     partials = list(root.rglob(f"*{PARTIAL}"))
     for path in partials:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return len(partials)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.dataset import load
-from cfqa_data.errors import FormatError
 from cfqa_data.health import LEAST_CHANGING, LEAST_MONOTONE, LEAST_SPAN, health
 from cfqa_data.layout import Layout
 from cfqa_data.text import printable, size_text, table_text
@@ -28,11 +27,6 @@ def summarise(root: Path) -> dict[str, Any]:
     Raises:
         FormatError: The folder is not a dataset, or its build is not finished.
     """
-    layout = Layout(root)
-    if layout.work.exists() and not layout.manifest.exists():
-        raise FormatError(
-            f"{root}: this build is not finished; the `cfqa build` command that began it goes on"
-        )
     dataset = load(root)
     manifest = dataset.manifest
     labelled = dataset.labels["task"].to_pylist()
@@ -51,7 +45,7 @@ def summarise(root: Path) -> dict[str, Any]:
     for path, file in manifest.files.items():
         folder = path.split("/")[0] if "/" in path else "card"
         sizes[folder] = (sizes.get(folder) or 0) + file["size"]
-    total = sum(size or 0 for size in sizes.values()) + layout.manifest.stat().st_size
+    total = sum(size or 0 for size in sizes.values()) + Layout(root).manifest.stat().st_size
     sizes["light"] = total - (sizes.get("compressed") or 0)
     sizes["full"] = total if manifest.tier == "full" else None
     sizes["float32"] = plain

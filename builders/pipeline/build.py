@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from cfqa_data.builders.pipeline.check import check_space, make_plan
+from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import STAGES, Plan
 from cfqa_data.builders.pipeline.run import Runner, make_runner
 from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import (
     clear_disk_errors,
-    locked,
     open_workspace,
     remove_work,
     status,
@@ -19,6 +19,7 @@ from cfqa_data.builders.pipeline.workspace import (
 from cfqa_data.layout import Layout
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.recipe import Recipe, load_recipe
+from cfqa_data.storage import make_folder
 
 __all__ = ["build"]
 
@@ -30,6 +31,7 @@ def build(
     workers: int = 2,
     tier: str = "full",
     scheduler: str | None = None,
+    accept_versions: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Build the dataset of a recipe in a folder, or go on with a build that was stopped there.
@@ -42,6 +44,8 @@ def build(
         workers: processes on this machine; with 0 or 1 the work is done in this process.
         tier: "full", or "light" without the decoded codes, which are then decoded on access.
         scheduler: address of a Dask scheduler to use instead; its workers must see `out`.
+        accept_versions: go on with a build that was begun with other versions of the software; the
+            manifest then names both, and the bytes may be those of neither.
         progress: told of stages and their progress; nobody if None.
 
     Returns:
@@ -58,10 +62,10 @@ def build(
         if status(recipe, root, tier=tier) != "finished":
             plan = make_plan(recipe, tier)
             runner = make_runner(workers, scheduler)
-            root.mkdir(parents=True, exist_ok=True)
+            make_folder(root)
             with locked(root):
                 if status(recipe, root, tier=tier) != "finished":
-                    open_workspace(plan, root)
+                    plan = open_workspace(plan, root, accept_versions=accept_versions)
                     _build(plan, Layout(root), runner, progress or Silent())
                 remove_work(root)
         elif Layout(root).work.exists():

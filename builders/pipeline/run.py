@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.work import run_item
+from cfqa_data.builders.pipeline.workspace import DiskError
 from cfqa_data.errors import BuildError, CfqaError
 
 __all__ = [
@@ -82,7 +83,7 @@ class LocalRunner(AbstractContextManager["LocalRunner"]):
                 yield item
                 continue
             failures[item] = error
-            if len(failures) == MOST_FAILURES:
+            if _hopeless(failures):
                 break
         _report(failures, len(items))
 
@@ -189,7 +190,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
                 attempts[item] += 1
                 if final := _final(item, future.exception(), attempts[item]):
                     failures[item] = final
-                    if len(failures) == MOST_FAILURES:
+                    if _hopeless(failures):
                         break
                 else:
                     completed.add(submit(item))
@@ -231,6 +232,11 @@ def _final(item: Item, error: Exception, attempt: int) -> CfqaError | None:
     final = BuildError(f"{item} failed {attempt} times: {type(error).__name__}: {error}")
     final.__cause__ = error
     return final
+
+
+def _hopeless(failures: Mapping[Item, CfqaError]) -> bool:
+    """Whether nothing more is to be begun: it is the disk, or too many have failed."""
+    return len(failures) >= MOST_FAILURES or isinstance([*failures.values()][-1], DiskError)
 
 
 def _report(failures: Mapping[Item, CfqaError], total: int) -> None:

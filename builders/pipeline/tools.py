@@ -147,7 +147,7 @@ class Tools:
 
 def read_json(path: Path) -> Any:
     """Return what a marker file holds."""
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_tensors(path: Path, keys: list[str]) -> dict[str, np.ndarray]:

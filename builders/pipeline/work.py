@@ -47,7 +47,7 @@ def _tools(root: str, digest: str) -> Tools:
     layout = Layout(Path(root))
     path = layout.work / PLAN
     try:
-        plan = Plan.from_json(path.read_text())
+        plan = Plan.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BuildError(
             f"a worker does not see {path}: the folder must be shared by all"

@@ -1,4 +1,4 @@
-"""The output folder of a build: what it holds already, whose it is now, and how files land in it.
+"""The output folder of a build: what it holds already, and whether this build may go on there.
 
 While a build is not finished, `.build/` holds its plan, its lock and one marker file per finished
 work item. `.build/plan.json` is the first file written and `manifest.json` the last.
@@ -8,41 +8,46 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cfqa_data.builders.pipeline.lock import LOCK
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import read_manifest
 from cfqa_data.recipe import Recipe
-from cfqa_data.storage import write_text
+from cfqa_data.storage import PARTIAL, remove_partials, write_text
 
 __all__ = [
     "PLAN",
+    "DiskError",
     "clear_disk_errors",
-    "locked",
     "open_workspace",
     "remove_work",
     "status",
     "write_json",
 ]
 
-PLAN, _LOCK = "plan.json", "lock"
-_YOUNG = 10.0  # seconds within which a lock without a name may still get one
+PLAN = "plan.json"
+ABSENT = "absent"
+_THEN = ", then "  # between the versions of a build that was gone on with under others
 _DISK_ERRORS = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "disk quota exceeded",
+    errno.EFBIG: "larger than a file may be",
     errno.EACCES: "no permission to write",
     errno.EPERM: "no permission to write",
     errno.EROFS: "read-only file system",
 }
+
+
+class DiskError(BuildError):
+    """The disk is full or may not be written to; nothing else can be built there either."""
 
 
 @contextmanager
@@ -50,7 +55,7 @@ def clear_disk_errors(what: str) -> Iterator[None]:
     """Turn a full or forbidden disk into one line that says what was being written.
 
     Raises:
-        BuildError: instead of an OSError of that kind; every other exception passes.
+        DiskError: instead of an OSError of that kind; every other exception passes.
     """
     try:
         yield
@@ -58,7 +63,7 @@ def clear_disk_errors(what: str) -> Iterator[None]:
         if error.errno not in _DISK_ERRORS:
             raise
         where = f" at {error.filename}" if error.filename else ""
-        raise BuildError(
+        raise DiskError(
             f"{what}: {_DISK_ERRORS[error.errno]}{where}; what is finished is kept: "
             "make room or change the folder's permissions, then run the same command again"
         ) from None
@@ -84,8 +89,8 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
     if not layout.root.is_dir():
         raise BuildError(f"{layout.root} is a file: choose a folder")
     try:
+        inside = _inside(layout)  # before the rest: a build that ends now removes it last
         names = {path.name for path in layout.root.iterdir()}
-        inside = {path.name for path in layout.work.iterdir()} if ".build" in names else set()
     except OSError as error:
         raise BuildError(f"{layout.root} cannot be read: {error.strerror}") from None
     if layout.manifest.name in names:
@@ -95,6 +100,8 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         return "new"
     if PLAN in inside:
         begun = _read_plan(layout)
+        if begun is None:  # the build that was at work has just ended
+            return status(recipe, out, tier=tier)
         if begun.recipe.to_dict() != recipe.to_dict() or begun.tier != tier:
             raise BuildError(
                 f"{layout.root} holds a begun build of recipe {begun.recipe.name!r} "
@@ -102,7 +109,7 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
                 "folder"
             )
         return "begun"
-    if names - {".build"} or inside - {_LOCK}:
+    if names - {layout.work.name} or inside - {LOCK}:
         raise BuildError(
             f"{layout.root} holds something that is no CFQA dataset "
             f"({', '.join(sorted(names)[:3])}...): choose a new or empty folder"
@@ -110,10 +117,18 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
     return "new"
 
 
+def _inside(layout: Layout) -> set[str]:
+    """Return what is in `.build`, but for what a killed writer left."""
+    try:
+        return {p.name for p in layout.work.iterdir() if not p.name.endswith(PARTIAL)}
+    except FileNotFoundError:
+        return set()
+
+
 def _untouched(layout: Layout) -> bool:
     """Whether a build was begun here that has not finished a single file: nothing to keep."""
     names = {path.name for path in layout.root.iterdir()}
-    return names == {layout.work.name} and {p.name for p in layout.work.iterdir()} <= {PLAN, _LOCK}
+    return names == {layout.work.name} and _inside(layout) <= {PLAN, LOCK}
 
 
 def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
@@ -128,106 +143,79 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
         )
 
 
-def _read_plan(layout: Layout) -> Plan:
+def _read_plan(layout: Layout) -> Plan | None:
+    """Return the plan of the build that was begun, or None if it is not there any more."""
     path = layout.work / PLAN
     try:
-        return Plan.from_json(path.read_text())
+        return Plan.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, KeyError, TypeError, CfqaError) as error:
         raise BuildError(
             f"{path} is not the plan of a build ({error}): delete {layout.root}"
         ) from None
 
 
-def open_workspace(plan: Plan, root: Path) -> None:
+def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> Plan:
     """Record the plan in the folder, or see that the one recorded there is the same.
+
+    Args:
+        plan: of this machine's software and weights.
+        root: the folder, held by this process.
+        accept_versions: go on although the build was begun with other software. Its versions are
+            then noted one after the other.
+
+    Returns:
+        The plan to go by: `plan`, with the versions of all software that had a part.
 
     Raises:
         BuildError: the build there was begun with other software or weights.
     """
     layout = Layout(root)
     path = layout.work / PLAN
-    if not path.exists() or _untouched(layout):
+    remove_partials(root)
+    begun = None if _untouched(layout) else _read_plan(layout)
+    if begun is None:
         write_text(path, plan.to_json())
-        return
-    begun = _read_plan(layout)
-    for what, then, now in (
-        ("software", begun.versions, plan.versions),
-        ("weights", begun.weights, plan.weights),
-    ):
-        changed = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
-        if changed:
-            name = changed[0]
+        return plan
+    _see_same("weights", root, begun.weights, plan.weights, "")
+    versions = _joined(begun.versions, plan.versions)
+    if versions != begun.versions:
+        if not accept_versions:
+            last = {name: text.rpartition(_THEN)[2] for name, text in begun.versions.items()}
+            more = ", or accept a mixture with --accept-versions"
+            _see_same("software", root, last, plan.versions, more)
+        write_text(path, replace(begun, versions=versions).to_json())
+    return replace(plan, versions=versions)
+
+
+def _see_same(
+    what: str, root: Path, then: Mapping[str, str], now: Mapping[str, str], more: str
+) -> None:
+    """Raise an error that names the first difference."""
+    for name in sorted({*then, *now}):
+        if then.get(name, ABSENT) != now.get(name, ABSENT):
             raise BuildError(
-                f"{root} was begun with other {what} ({name}: {then.get(name)}, now "
-                f"{now.get(name)}), so it would not end with the same bytes: go back to that, or "
-                "choose another folder"
+                f"{root} was begun with other {what} ({name}: {then.get(name, ABSENT)}, now "
+                f"{now.get(name, ABSENT)}), so it would not end with the same bytes: go back to "
+                f"that{more}, or choose another folder"
             )
 
 
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock of a dead process on this host is taken over.
-
-    Raises:
-        BuildError: another build works in the folder.
-    """
-    path = Layout(root).work / _LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(3):
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            _take_over(path)
-            continue
-        with os.fdopen(handle, "w") as file:
-            json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
-        break
-    else:
-        raise BuildError(f"{path} cannot be taken: another build begins in {root}")
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _take_over(path: Path) -> None:
-    try:
-        owner = json.loads(path.read_text())
-        pid, host = int(owner["pid"]), str(owner["host"])
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError):  # its writer is just writing, or was killed there
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime < _YOUNG:
-                raise BuildError(f"another build has just begun in {path.parent.parent}") from None
-            path.unlink()
-        return
-    if host != socket.gethostname() or _alive(pid):
-        raise BuildError(
-            f"another build works in {path.parent.parent} (process {pid} on {host}); "
-            f"if it does not run any more, delete {path}"
-        )
-    path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _joined(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Return all versions, those that differ as the former, and what is used from here on."""
+    joined = {}
+    for name in sorted({*then, *now}):
+        old, new = then.get(name, ABSENT), now.get(name, ABSENT)
+        joined[name] = old if old.rpartition(_THEN)[2] == new else f"{old}{_THEN}{new}"
+    return joined
 
 
 def remove_work(root: Path) -> None:
     """Remove what only the build needed; the plan goes last, so that a kill here is harmless."""
     work = Layout(root).work
     for path in sorted(work.iterdir()):
-        if path.name in (PLAN, _LOCK):
+        if path.name in (PLAN, LOCK):
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (work / PLAN).unlink(missing_ok=True)
-    (work / _LOCK).unlink(missing_ok=True)
-    with suppress(OSError):
-        work.rmdir()

@@ -1,0 +1,123 @@
+"""One builder at a time: the lock of a build folder.
+
+The lock is the kernel's, on the file `.build/lock`: it goes with its process, so that of a killed
+one is free at once, whoever has its number now, and of several that want it one gets it. What the
+file says is for people, and for the file systems whose locks do not reach other machines.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cfqa_data.errors import BuildError
+from cfqa_data.layout import Layout
+from cfqa_data.storage import make_folder
+
+__all__ = ["LOCK", "locked"]
+
+LOCK = "lock"
+_TRIES, _PAUSE = 40, 0.05
+"""How often and after how many seconds to look again at a lock that is just changing hands."""
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold a build folder for this process; make it, and tidy up the lock's own folder after.
+
+    A lock of a dead process on this machine is taken over. Where the file system has no locks, the
+    process that the file names decides: two that begin within a moment are then not told apart.
+
+    Raises:
+        BuildError: another build works in the folder, or one on another machine did not end there.
+    """
+    path = Layout(root).work / LOCK
+    handle = _take(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # never another's, should somebody have removed ours
+            if _is_at(handle, path):
+                path.unlink()
+        os.close(handle)
+        with suppress(OSError):  # it is not empty, or a next one is at it
+            path.parent.rmdir()
+
+
+def _take(path: Path) -> int:
+    """Return the open and locked file."""
+    root = path.parent.parent
+    for _ in range(_TRIES):
+        try:
+            make_folder(path.parent)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # whoever had it has just removed the folder
+            continue
+        try:
+            got = _lock(handle)
+            pid, host = _owner(path)
+            if got is False and pid:
+                raise BuildError(f"another build works in {root} (process {pid} on {host})")
+            here = host == socket.gethostname()
+            if got is not False and pid and (not here or (got is None and _alive(pid))):
+                raise BuildError(
+                    f"another build works in {root} (process {pid} on {host}); "
+                    f"if it does not run any more, delete {path}"
+                )
+            if got is not False and _is_at(handle, path):
+                me = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+                os.write(handle, me)
+                os.ftruncate(handle, len(me))
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        time.sleep(_PAUSE)
+    raise BuildError(f"another build has just begun in {root}")
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock a file; False if another process has, None if the file system has no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name: the last holder removes it."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _owner(path: Path) -> tuple[int, str]:
+    """Return process and host that the file names; 0 if it names none, or only half."""
+    try:
+        owner = json.loads(path.read_bytes())
+        return int(owner["pid"]), str(owner["host"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, ""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
