@@ -140,4 +140,9 @@ class Lines:
         self._say(f"done in {duration(self._pace.elapsed)}")
 
     def _say(self, text: str) -> None:
-        print(f"{self._stage}: {text}", file=self._stream, flush=True)
+        try:
+            print(f"{self._stage}: {text}", file=self._stream, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError:  # such as a full disk under a log: no reason to end the work itself
+            pass

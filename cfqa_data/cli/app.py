@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from cfqa_data.cli.process import say
 
 __all__ = ["Folder", "Json", "Tier", "app", "interrupted", "print_json", "resumable"]
 
@@ -73,15 +75,20 @@ def _json_safe(value: Any) -> Any:
 
 @contextmanager
 def resumable(more: str) -> Iterator[None]:
-    """Say on an interrupt what the next run of the command goes on from, and exit with 130."""
+    """Say on an interrupt what the next run of the command goes on from, and exit."""
     try:
         yield
-    except KeyboardInterrupt:
-        interrupted(more)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        raise typer.Exit(interrupted(stop, more)) from None
 
 
-def interrupted(more: str = "") -> int:
-    """Say in one line that the command was interrupted, and return the exit status for it."""
-    print(f"cfqa: interrupted{'; ' if more else ''}{more}", file=sys.stderr)
-    return 130
+def interrupted(stop: BaseException, more: str = "") -> int:
+    """Say in one line that the command was interrupted, and return the exit status for it.
+
+    Args:
+        stop: what interrupted it; a KeyboardInterrupt may have the signal's number.
+        more: what there is to know.
+    """
+    number = stop.args[0] if stop.args and isinstance(stop.args[0], int) else signal.SIGINT
+    say(f"interrupted{'; ' if more else ''}{more}")
+    return 128 + number

@@ -1,0 +1,120 @@
+"""The commands by name, and running one: whatever goes wrong becomes a line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+
+from cfqa_data.cli import looking, making, scoring, sharing
+from cfqa_data.cli.app import app, interrupted
+from cfqa_data.cli.process import STDOUT, drop, say
+from cfqa_data.errors import CfqaError
+
+__all__ = ["COMMANDS", "run"]
+
+# Base of all of typer's usage errors; typer itself does not export it.
+USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+# Module that may be absent -> the extra that brings it.
+EXTRAS = {
+    "av": "codecs",
+    "constriction": "codecs",
+    "dask": "build",
+    "datasets": "hf",
+    "distributed": "build",
+    "huggingface_hub": "hf",
+    "imageio_ffmpeg": "codecs",
+    "jinja2": "eval",
+    "matplotlib": "build",
+    "PIL": "build",
+    "scipy": "eval",
+    "torch": "eval",
+}
+
+# In the order in which the help shows them.
+COMMANDS: dict[str, Callable[..., None]] = {
+    "build": making.build,
+    "import-release": making.import_release,
+    "info": looking.info,
+    "eval": scoring.evaluate,
+    "report": scoring.write_page,
+    "export": sharing.export,
+    "publish": sharing.publish,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit status."""
+    try:
+        _check(arguments)
+        command = typer.main.get_command(app)
+        status = command.main(
+            list(arguments) or ["--help"], prog_name="cfqa", standalone_mode=False
+        )
+        sys.stdout.flush()
+        if not arguments:
+            return 2
+        return status if isinstance(status, int) else 0
+    except USAGE_ERROR as error:
+        of = error.ctx.command_path if error.ctx else "cfqa"
+        return _fail(f"{error.format_message()} (see {of} --help)")
+    except CfqaError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        module = (error.name or "").split(".")[0]
+        if module not in EXTRAS:
+            raise
+        extra = "build" if arguments[:1] in (["build"], ["import-release"]) else EXTRAS[module]
+        return _fail(f"{module} is not installed: pip install 'cfqa-data[{extra}]'")
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        return interrupted(stop)
+    except MemoryError as error:
+        return _fail(f"out of memory: {error or 'nothing more can be had'}; free some, go on then")
+    except BrokenPipeError:
+        return _reader_gone()
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # typer makes that an exit with 1
+            return _reader_gone()
+        raise
+    except OSError as error:
+        return _fail(_os_error_line(error))
+
+
+def _check(arguments: Sequence[str]) -> None:
+    """Refuse what no argument can be.
+
+    A path that is empty would be taken for the working directory: mostly it is a shell's variable
+    that is not set.
+    """
+    for place, argument in enumerate(arguments):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            after = argument or (f"after {arguments[place - 1]}" if place else "first")
+            raise CfqaError(f"an argument is empty ({after.strip()}): is a variable not set?")
+        if "\0" in argument:
+            raise CfqaError(f"{argument!r}: no name has a NUL byte in it; give another")
+
+
+def _os_error_line(error: OSError) -> str:
+    why = error.strerror or str(error)
+    if error.filename == STDOUT:
+        drop(1)
+        return f"{STDOUT}: {why}; the answer could not be written"
+    return why if error.filename is None else f"{os.fsdecode(error.filename)}: {why}"
+
+
+def _reader_gone() -> int:
+    """Return the status for a reader that stopped, as in `cfqa info DIR | head -1`."""
+    drop(1)
+    return 141
+
+
+def _fail(message: str) -> int:
+    """Say in one line what is wrong, and return the exit status for it."""
+    say(message)
+    return 2
