@@ -1,6 +1,6 @@
 """What DINOv2's ViT-g costs on a CPU: memory to load it and to run one image, and seconds.
 
-    python benchmarks/backbone.py [--folder DIR] [--precision bfloat16] [--depth 40] [--json]
+    python benchmarks/backbone.py [--folder DIR] [--precision bfloat16] [--depth 40]
 
 Random weights are written to a folder (4.5 GB at a time, removed afterwards), first as the
 official ``.pth``, then as the Hub's sharded safetensors; each is loaded and run in a process of its
@@ -17,23 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+
+from measuring import least, peak
+from results import Result, figure, run
 
 DIM, HIDDEN, GRID, PATCH, HEADS = 1536, 4096, 37, 14, 24
 SIZES = {"cls": (224, 224), "seg": (518, 518), "dpt": (490, 644)}
-LOAD_LIMIT = 1.3
-"""Greatest memory while loading, over the size of the weights."""
-RUN_LIMIT = 9e9
-"""Greatest memory in bytes with one image run."""
 SHARD_BLOCKS = 10
-
-
-def peak() -> int:
-    """Return this program's greatest resident memory so far, in bytes, mapped files included."""
-    # Not getrusage: its figure survives exec, so a child starts with its parent's.
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def write_official(path: Path, depth: int) -> None:
@@ -74,16 +66,6 @@ def write_hub(folder: Path, official: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def least(call: Callable[[], object], repeats: int) -> float:
-    """Return the least wall time of a call, in seconds."""
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
 def bare(tokens: int, depth: int, precision: str) -> float:
     """Return the seconds of all blocks' matrix products and attention alone."""
     import torch
@@ -113,82 +95,71 @@ def child(path: Path, task: str, precision: str) -> dict[str, float]:
 
     from cfqa_data.builders.backbone import load_backbone
 
-    before, began = peak(), time.perf_counter()
+    began = time.perf_counter()
     backbone = load_backbone(path)
-    loaded, seconds = peak(), time.perf_counter() - began
+    loaded, loading = peak(), time.perf_counter() - began
     depth = len(backbone.blocks)
     blocks = [depth * k // 4 - 1 for k in (1, 2, 3, 4)] if task == "dpt" else [depth - 1]
     images = torch.randn(1, 3, *SIZES[task])
     first = least(lambda: backbone.extract(images, blocks, precision), 1)
     again = least(lambda: backbone.extract(images, blocks, precision), 1)
-    run = peak()  # before the yardstick takes memory of its own
+    run_peak = peak()  # before the yardstick takes memory of its own
     tokens = 1 + images.shape[2] * images.shape[3] // PATCH**2
     return {
         "weights": sum(4 * tensor.numel() for tensor in backbone.state_dict().values()),
-        "before": before,
         "loaded": loaded,
-        "load_s": seconds,
-        "run": run,
+        "load_s": loading,
+        "run": run_peak,
         "first_s": first,
         "again_s": again,
         "bare_s": bare(tokens, depth, precision),
     }
 
 
-def measure(path: Path, task: str, precision: str) -> dict[str, float]:
+def in_child(path: Path, task: str, precision: str) -> dict[str, float]:
     """Run `child` in a process of its own."""
-    command = [sys.executable, __file__, "--child", str(path), task, "--precision", precision]
+    command = [sys.executable, __file__, "--child", str(path), task, precision]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
 
 
-def main() -> int:
-    """Print a table; return 1 if a limit is not met."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="where 10 GB are free (default: temporary)")
-    parser.add_argument("--precision", default="float32")
-    parser.add_argument("--depth", type=int, default=40, help="blocks (default 40, ViT-g)")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", nargs=2, metavar=("WEIGHTS", "TASK"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        print(json.dumps(child(Path(given.child[0]), given.child[1], given.precision)))
-        return 0
-    rows = []
+def of_layout(layout: str, path: Path, tasks: list[str], precision: str) -> Iterator[Result]:
+    """Yield the figures of the weights in one layout."""
+    rows = {task: in_child(path, task, precision) for task in tasks}
+    for task, row in rows.items():
+        name = f"ViT-g, {layout}, {task}"
+        yield Result(f"{name}: load", row["load_s"], "s")
+        yield Result(f"{name}: first image", row["first_s"], "s", "bare products", row["bare_s"])
+        yield Result(f"{name}: an image", row["again_s"], "s", "bare products", row["bare_s"])
+    loaded = max(row["loaded"] for row in rows.values()) / 1e9
+    weights = next(iter(rows.values()))["weights"] / 1e9
+    yield figure(f"ViT-g, {layout}: memory to load", loaded, weights)
+    run_peak = max(row["run"] for row in rows.values()) / 1e9
+    yield figure(f"ViT-g, {layout}: memory with an image", run_peak, weights)
+    ours, bare = (sum(row[key] for row in rows.values()) for key in ("again_s", "bare_s"))
+    yield figure(f"ViT-g, {layout}: images of {len(SIZES)} sizes", ours, bare)
+
+
+def measure(given: argparse.Namespace) -> Iterator[Result]:
+    """Yield the figures of both layouts."""
+    depth, tasks = (2, ["cls"]) if given.quick else (given.depth, list(SIZES))
     with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
         official, hub = Path(scratch) / "vitg14.pth", Path(scratch) / "hub"
         hub.mkdir()
-        write_official(official, given.depth)
-        layouts = {"official": official, "hub": hub}
-        for layout, path in layouts.items():
-            if layout == "hub":
-                write_hub(hub, official)
-                official.unlink()
-            for task in SIZES:
-                row = measure(path, task, given.precision)
-                rows.append({"layout": layout, "task": task, **row})
-    if given.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print(f"weights {rows[0]['weights'] / 1e9:.2f} GB, {given.precision}, {given.depth} blocks")
-        print(
-            f"{'layout':10}{'task':6}{'load':>8}{'peak':>10}{'/ weights':>10}"
-            f"{'run, peak':>11}{'first':>9}{'again':>9}{'bare':>9}{'x':>6}"
-        )
-        for row in rows:
-            print(
-                f"{row['layout']:10}{row['task']:6}{row['load_s']:6.2f} s"
-                f"{row['loaded'] / 1e9:7.2f} GB{row['loaded'] / row['weights']:10.2f}"
-                f"{row['run'] / 1e9:8.2f} GB"
-                f"{row['first_s']:7.1f} s{row['again_s']:7.1f} s{row['bare_s']:7.1f} s"
-                f"{row['again_s'] / row['bare_s']:6.2f}"
-            )
-    missed = [
-        row
-        for row in rows
-        if row["loaded"] >= LOAD_LIMIT * row["weights"] or row["run"] >= RUN_LIMIT
-    ]
-    return 1 if missed else 0
+        write_official(official, depth)
+        yield from of_layout("official layout", official, tasks, given.precision)
+        write_hub(hub, official)
+        official.unlink()
+        yield from of_layout("Hub layout", hub, tasks, given.precision)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, help="where 10 GB are free (default: temporary)")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--depth", type=int, default=40, help="blocks (default 40, ViT-g)")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:2] == ["--child"]:
+        print(json.dumps(child(Path(sys.argv[2]), *sys.argv[3:])))
+    else:
+        sys.exit(run(__doc__, measure, options))

@@ -1,6 +1,6 @@
 """What a build costs: by stage, at its peak, and per compressed feature over the bare encoder.
 
-    python benchmarks/build.py --recipe nano --workers 2
+    python benchmarks/build.py [--recipe nano] [--workers 2] [--no-ratio]
 
 The ratio is measured in one process and one run, so that it holds on any machine: the seconds of
 whole work items (read, quantise, encode, decode, score, store) over those their codec spent in
@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from measuring import Clock, seconds
+from results import FIGURES, Result, figure, run
 
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline import tools as pipeline_tools
@@ -29,28 +34,12 @@ from cfqa_data.layout import Layout
 from cfqa_data.recipe import Recipe, load_recipe
 
 
-class Clock:
-    """A progress that times the stages."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._stage, self._since = "", 0.0
-
-    def start(self, stage: str, total: int, unit: str) -> None:
-        self._stage, self._since = stage, time.perf_counter()
-
-    def advance(self, n: int = 1) -> None:
-        pass
-
-    def finish(self) -> None:
-        self.seconds[self._stage] = time.perf_counter() - self._since
-
-
 class Memory:
-    """Peak of the unique memory of this process and its children, in bytes."""
+    """Peak memory of this process and its children, in bytes: together, and of the largest."""
 
     def __enter__(self) -> Memory:
-        self.peak, self._stop = 0, threading.Event()
+        self.peak = self.largest = 0
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -62,10 +51,12 @@ class Memory:
     def _watch(self) -> None:
         me = psutil.Process()
         while not self._stop.wait(0.5):
-            total = 0
+            total = 0  # what is shared counts once
             for process in (me, *me.children(recursive=True)):
                 try:
-                    total += process.memory_full_info().pss
+                    info = process.memory_full_info()
+                    total += info.pss
+                    self.largest = max(self.largest, info.rss)
                 except (psutil.NoSuchProcess, psutil.AccessDenied):
                     continue
             self.peak = max(self.peak, total)
@@ -92,18 +83,24 @@ class Timed:
         return timed
 
 
-def stages(recipe: Recipe, workers: int, tier: str) -> tuple[dict[str, float], float, int, int]:
-    """Build in a new folder; return seconds by stage, in all, peak memory, and bytes."""
-    folder = Path(tempfile.mkdtemp())
-    clock, begin = Clock(), time.perf_counter()
-    try:
-        with Memory() as memory:
-            out = build(recipe, folder / "out", workers=workers, tier=tier, progress=clock)
-        total = time.perf_counter() - begin
-        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    finally:
-        shutil.rmtree(folder)
-    return clock.seconds, total, memory.peak, size
+@dataclass(frozen=True)
+class Built:
+    """What a build took: seconds in all and by stage, bytes of memory, and bytes written."""
+
+    seconds: float
+    stages: dict[str, float]
+    peak: int
+    largest: int
+    size: int
+
+
+def timed_build(recipe: Recipe, out: Path, workers: int, tier: str) -> Built:
+    """Build in a new folder."""
+    clock = Clock()
+    with Memory() as memory:
+        total = seconds(lambda: build(recipe, out, workers=workers, tier=tier, progress=clock))
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return Built(total, clock.seconds, memory.peak, memory.largest, size)
 
 
 def ratios(recipe: Recipe) -> list[tuple[Item, int, float, float, float]]:
@@ -141,36 +138,55 @@ def _restore_work(plan: Plan, layout: Layout) -> None:
             run_item(str(layout.root), plan.digest(), item)
 
 
-def main() -> None:
-    """Print the tables as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def told(name: str, built: Built) -> Iterator[Result]:
+    """Yield what there is to say of a build."""
+    yield _figure(f"{name}: build", built.seconds, "s")
+    yield _figure(f"{name}: memory of all processes", built.peak / 1e9, "GB")
+    yield _figure(f"{name}: memory of the largest process", built.largest / 1e9, "GB")
+    for stage, spent in built.stages.items():
+        yield Result(f"{name}: build, {stage}", spent, "s", "the build", built.seconds)
+
+
+def _figure(
+    name: str, value: float, unit: str, peer: str = "", other: float | None = None
+) -> Result:
+    """Return a figure of the data, or one of another recipe."""
+    return figure(name, value, other) if name in FIGURES else Result(name, value, unit, peer, other)
+
+
+def told_ratios(recipe: Recipe) -> Iterator[Result]:
+    """Yield what a feature costs over its codec alone, by task and codec and in sum."""
+    sums: dict[str, list[float]] = {"video": [0.0] * 3, "hyperpriors": [0.0] * 3}
+    for item, features, *spent in ratios(recipe):
+        whole, encode, decode = ms = [1000 * value / features for value in spent]
+        name = f"{recipe.name}: a feature, {item.task} {item.codec}"
+        yield Result(name, whole, "ms", "encoding", encode)
+        yield Result(name, whole, "ms", "encoding and decoding", encode + decode)
+        kind = "hyperpriors" if item.codec.startswith("hyperprior") else "video"
+        sums[kind] = [a + b for a, b in zip(sums[kind], ms, strict=True)]
+    for kind, (whole, encode, decode) in sums.items():
+        for peer, other in (("encoding", encode), ("both ways", encode + decode)):
+            name = f"{recipe.name}: features by {kind}, over {peer}"
+            yield _figure(name, whole / 1000, "s", peer, other / 1000)
+
+
+def measure(given: argparse.Namespace) -> Iterator[Result]:
+    """Yield the figures of a build, then those of its items."""
+    recipe = load_recipe(given.recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        built = timed_build(recipe, Path(folder) / "out", given.workers, given.tier)
+    yield from told(recipe.name, built)
+    yield Result(f"{recipe.name}: size", built.size / 1e6, "MB")
+    if not given.no_ratio and not given.quick:
+        yield from told_ratios(recipe)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="nano")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tier", default="full")
     parser.add_argument("--no-ratio", action="store_true", help="only time the build")
-    chosen = parser.parse_args()
-    recipe = load_recipe(chosen.recipe)
-    seconds, total, peak, size = stages(recipe, chosen.workers, chosen.tier)
-    print(f"{recipe.name}, {chosen.tier} tier, {chosen.workers} workers: {total:.1f} s, ", end="")
-    print(f"peak {peak / 1e9:.2f} GB, {size / 1e6:.1f} MB\n")
-    print("| stage | seconds |\n|---|---|")
-    for stage, spent in seconds.items():
-        print(f"| {stage} | {spent:.1f} |")
-    print(f"| workers, plan, rest | {total - sum(seconds.values()):.1f} |")
-    if chosen.no_ratio:
-        return
-    print("\n| task | codec | ms a feature | encode | decode | over the encoder | over both |")
-    print("|---|---|---|---|---|---|---|")
-    sums = [0.0, 0.0, 0.0]
-    for item, features, whole, encode, decode in ratios(recipe):
-        ms = [1000 * value / features for value in (whole, encode, decode)]
-        sums = [a + b for a, b in zip(sums, ms, strict=True)]
-        print(
-            f"| {item.task} | {item.codec} | {ms[0]:.1f} | {ms[1]:.1f} | {ms[2]:.1f} "
-            f"| {ms[0] / ms[1]:.2f} | {ms[0] / (ms[1] + ms[2]):.2f} |"
-        )
-    print(f"| all | all | | | | {sums[0] / sums[1]:.2f} | {sums[0] / (sums[1] + sums[2]):.2f} |")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(__doc__, measure, options))

@@ -1,24 +1,25 @@
 """What coding a feature costs: ours over the bare encoder's, in one run, and milliseconds.
 
-    python benchmarks/coding.py [--json] [--models LADDER.safetensors] [--large]
+    python benchmarks/coding.py [--models LADDER.safetensors] [--only x265] [--no-large]
 
 The bare encoder of x265 is PyAV's encode call on a frame that is ready; of VVenC, an ffmpeg
 process fed the same bytes and read to its end.  The hyperprior's is its networks alone (the
-matrix products and what lies between), without entropy coding and bitstream.  --large codes one
-feature of the published benchmark's largest size instead, and counts quantising and packing in.
+matrix products and what lies between), without entropy coding and bitstream.  One feature of the
+published benchmark's largest size is coded as well, and there quantising and packing count.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from measuring import turns
+from results import Result, figure, run
 
 from cfqa_data.codecs import Codec, get_codec
 from cfqa_data.packing import pack, unpack
@@ -28,9 +29,9 @@ SHAPES = {"cls": (65, 192), "seg": (130, 192), "dpt": (130, 768)}
 QPS = (10, 30, 45)
 BATCH = 10
 
-
 LARGE = (3222, 6144)
 LARGE_SHAPE = (2, 4, 1611, 1536)
+CODECS = ("x265", "vvenc", "hyperprior")
 
 
 def planes(shape: tuple[int, int], peak: int) -> list[np.ndarray]:
@@ -45,19 +46,6 @@ def planes(shape: tuple[int, int], peak: int) -> list[np.ndarray]:
         dtype = np.uint8 if peak < 256 else np.uint16
         made.append(np.clip(np.rint(values * peak), 0, peak).astype(dtype))
     return made
-
-
-def milliseconds(
-    calls: list[Callable[[], object]], repeats: int = 7, count: int = BATCH
-) -> list[float]:
-    """Return each call's least wall time per plane; the calls take turns, so load hits all."""
-    taken: list[list[float]] = [[] for _ in calls]
-    for _ in range(repeats):
-        for times, call in zip(taken, calls, strict=True):
-            began = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - began)
-    return [1e3 * min(times) / count for times in taken]
 
 
 def bare_x265(batch: list[np.ndarray], qp: int) -> Callable[[], object]:
@@ -98,11 +86,11 @@ def bare_hyperprior(codec: Codec, batch: list[np.ndarray], lmbda: float) -> Call
     return lambda: [model.latents(plane / 256.0) for plane in batch]
 
 
-def measure(codec: Codec, bare: str, parameters: tuple[float, ...]) -> list[dict]:
-    """Return one row per shape and parameter."""
-    rows = []
-    for task, shape in SHAPES.items():
-        batch = planes(shape, codec.peak)
+def small(codec: Codec, bare: str, parameters: tuple[float, ...], quick: bool) -> Iterator[Result]:
+    """Yield the figures of each shape and parameter of `mini`, and of all of them together."""
+    total = [0.0, 0.0]
+    for task in ("cls",) if quick else SHAPES:
+        batch = planes(SHAPES[task], codec.peak)
         for parameter in parameters:
             if bare == "x265":
                 reference = bare_x265(batch, int(parameter))
@@ -111,85 +99,65 @@ def measure(codec: Codec, bare: str, parameters: tuple[float, ...]) -> list[dict
             else:
                 reference = bare_hyperprior(codec, batch, parameter)
             streams = codec.encode_many(batch, parameter)  # also the warm-up
-            bare_time, encode, decode = milliseconds(
-                [
-                    reference,
-                    lambda: codec.encode_many(batch, parameter),  # noqa: B023
-                    lambda: codec.decode_many(streams, shape),  # noqa: B023
-                ]
-            )
-            rows.append(
-                {
-                    "codec": codec.name,
-                    "task": task,
-                    "shape": list(shape),
-                    "parameter": parameter,
-                    "bytes": round(sum(map(len, streams)) / BATCH),
-                    "encode_ms": round(encode, 2),
-                    "bare_ms": round(bare_time, 2),
-                    "ratio": round(encode / bare_time, 3),
-                    "decode_ms": round(decode, 2),
-                }
-            )
-    return rows
+            calls = [
+                reference,
+                lambda: codec.encode_many(batch, parameter),  # noqa: B023
+                lambda: codec.decode_many(streams, SHAPES[task]),  # noqa: B023
+            ]
+            taken = turns(calls, 2 if quick else 7)
+            alone, encode, decode = (1e3 * value / BATCH for value in taken)
+            total = [total[0] + encode, total[1] + alone]
+            name = f"{codec.name}, {task} at {parameter:g}"
+            yield Result(f"{name}: encode a plane", encode, "ms", "alone", alone)
+            yield Result(f"{name}: decode a plane", decode, "ms", "encode", encode)
+            yield Result(f"{name}: size", sum(map(len, streams)) / BATCH, "bytes")
+    yield figure(f"{codec.name}: encode mini's planes", *total)
 
 
-def measure_large(codec: Codec, bare: Callable[..., Callable[[], object]], qp: int) -> dict:
-    """Return one row: a dpt feature of 2 x 4 x 1611 x 1536 from float32 to bitstream, and back."""
+def large(codec: Codec, bare: Callable[..., Callable[[], object]], qp: int) -> Iterator[Result]:
+    """Yield the figures of a dpt feature of 2 x 4 x 1611 x 1536: float32 to bitstream, and back."""
     plane = planes(LARGE, codec.peak)[0]
     quantizer = UniformQuantizer(bits=10, lo=(-4.0,) * 4, hi=(4.0,) * 4)
     feature = quantizer.dequantize(unpack(plane, LARGE_SHAPE))
     stream = codec.encode(plane, qp)
-    bare_time, encode, decode = milliseconds(
+    alone, encode, decode = turns(
         [
             bare([plane], qp),
             lambda: codec.encode(pack(quantizer.quantize(feature)), qp),
             lambda: quantizer.dequantize(unpack(codec.decode(stream, LARGE), LARGE_SHAPE)),
         ],
         repeats=2,
-        count=1,
     )
-    return {
-        "codec": codec.name,
-        "task": "dpt",
-        "shape": list(LARGE),
-        "parameter": qp,
-        "bytes": len(stream),
-        "encode_ms": round(encode, 2),
-        "bare_ms": round(bare_time, 2),
-        "ratio": round(encode / bare_time, 3),
-        "decode_ms": round(decode, 2),
-    }
+    name = f"{codec.name}: a full-size dpt feature at QP {qp}"
+    yield figure(name, encode, alone)
+    yield Result(f"{name}, decode", decode, "s", "encode", encode)
+    yield Result(f"{name}, size", len(stream) / 1e6, "MB")
 
 
-def main() -> None:
-    """Print the table, or JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--models", type=Path, help="a ladder other than the shipped one")
-    parser.add_argument("--large", action="store_true", help="the video codecs at paper size")
-    given = parser.parse_args()
-    if given.large:
-        rows = [measure_large(get_codec("x265"), bare_x265, qp) for qp in (10, 30)]
-        rows.append(measure_large(get_codec("vvenc"), bare_vvenc, 30))
-    else:
-        rows = [row for name in ("x265", "vvenc") for row in measure(get_codec(name), name, QPS)]
+def measure(given: argparse.Namespace) -> Iterator[Result]:
+    """Yield the figures of each codec."""
+    chosen = given.only or (["x265"] if given.quick else list(CODECS))
+    for name in ("x265", "vvenc"):
+        if name in chosen:
+            yield from small(get_codec(name), name, QPS[1:2] if given.quick else QPS, given.quick)
+    if "hyperprior" in chosen:
         learned = get_codec("hyperprior_multi_task", models=given.models)
         lambdas = sorted(learned.parameters)  # type: ignore[attr-defined]
-        rows += measure(learned, "hyperprior", tuple(dict.fromkeys((lambdas[-1], lambdas[0]))))
-    if given.json:
-        print(json.dumps(rows, indent=1))
-        return
-    print(
-        f"{'codec':22}{'plane':12}{'at':>7}{'bytes':>8}{'bare':>9}{'ours':>9}{'x':>7}{'decode':>9}"
-    )
-    for row in rows:
-        size = "{} x {}".format(*row["shape"])
-        print(
-            f"{row['codec']:22}{size:12}{row['parameter']:7g}{row['bytes']:8}{row['bare_ms']:9.2f}"
-            f"{row['encode_ms']:9.2f}{row['ratio']:7.2f}{row['decode_ms']:9.2f}"
-        )
+        ends = tuple(dict.fromkeys((lambdas[-1], lambdas[0])))
+        yield from small(learned, "hyperprior", ends, given.quick)
+    if not given.no_large and not given.quick:
+        if "x265" in chosen:
+            for qp in (10, 30):
+                yield from large(get_codec("x265"), bare_x265, qp)
+        if "vvenc" in chosen:
+            yield from large(get_codec("vvenc"), bare_vvenc, 30)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", type=Path, help="a ladder other than the shipped one")
+    parser.add_argument("--only", action="append", choices=CODECS, help="default: all")
+    parser.add_argument("--no-large", action="store_true", help="only planes of mini's size")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(__doc__, measure, options))

@@ -1,33 +1,34 @@
 """Scoring by mse, cosine and cka at the published sizes, against plain NumPy, in one run.
 
-    python benchmarks/evaluator.py [--task cls] [--versions 40] [--json]
+    python benchmarks/evaluator.py [--task cls] [--versions 40]
 
 The peer is a straightforward float32 NumPy version of the published functions, one pair at a time,
 which loads the original again for each, as the published scripts do.  Both read the same `.npy`
-files from a warm cache.  `cka share` is the rate of the one matrix product per version that CKA
-needs, over the time that CKA takes, as a share of what this machine's float32 products reach.
+files from a warm cache.  For CKA, the operations of the one matrix product that a version needs,
+over the time that all of it takes, stand beside what this machine's float32 products reach.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from measuring import SHAPES, turns
+from results import Result, figure, run
 
 from cfqa_data.eval import create_metric
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.reading import read_batches
 
-SHAPES = {"cls": (1, 1, 257, 1536), "seg": (2, 1, 1370, 1536), "dpt": (2, 4, 1611, 1536)}
 METRICS = ("mse", "cosine", "cka")
+REST = 0.3
+"""Seconds until the threads of the other side's library have stopped spinning."""
 
 
 def numpy_mse(x: np.ndarray, y: np.ndarray) -> float:
@@ -82,13 +83,6 @@ class Files:
         return np.load(self.folder / f"{level}.npy")
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    time.sleep(0.3)  # until the threads of the other side's library have stopped spinning
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def scored(files: Files) -> list[list[float]]:
     """Read and score as `evaluate` does, without the statistics."""
     metrics = [create_metric(name) for name in METRICS]
@@ -108,69 +102,52 @@ def plain(files: Files) -> list[list[float]]:
     return rows
 
 
-def product_rate() -> float:
-    """Return float32 operations per second of a large matrix product."""
-    a = torch.randn(2048, 2048)
-    return 5 * 2 * 2048**3 / seconds(lambda: [a @ a for _ in range(5)])
-
-
-def cka_share(files: Files) -> float:
-    """Return what CKA's product per version would take at the machine's rate, over its time."""
+def cka_share(files: Files, repeats: int) -> tuple[float, float]:
+    """Return the rate of CKA's product per version and the machine's, in 10^9 operations/s."""
     shape = SHAPES[files.labels["task"][0].as_py()]
     slices, tokens, channels = shape[0] * shape[1], *shape[2:]
     cka = create_metric("cka")
     x = Features(torch.from_numpy(files.original("x"))[None])
     y = torch.from_numpy(files.compressed("x", "noise", 0))[None]
+    a = torch.randn(2048, 2048)
+    count = max(1, 40 // slices**2)
     with torch.inference_mode():
         cka.score(x, Features(y))
-        rate, taken = 0.0, float("inf")
-        count = max(1, 40 // slices**2)
-        for _ in range(5):
-            taken = min(taken, seconds(lambda: [cka.score(x, Features(y)) for _ in range(count)]))
-            rate = max(rate, product_rate())
-    return 2 * slices * tokens**2 * channels * count / taken / rate
+        taken, product = turns(
+            [
+                lambda: [cka.score(x, Features(y)) for _ in range(count)],
+                lambda: [a @ a for _ in range(5)],
+            ],
+            repeats,
+            REST,
+        )
+    ours, machine = 2 * slices * tokens**2 * channels * count / taken, 5 * 2 * 2048**3 / product
+    return ours / 1e9, machine / 1e9
 
 
-def measure(task: str, versions: int, folder: Path) -> dict[str, Any]:
+def measure_task(task: str, versions: int, folder: Path, runs: int) -> Iterator[Result]:
+    """Yield the figures of one task, its files in a folder."""
     files = Files(folder, task, versions)
     # Once for the page cache and the libraries; CKA's published numerator is another, see docs.
     gap = np.abs(np.array(scored(files)) - np.array(plain(files)))[:, :2].max()
-    ours, peer = [], []
-    for _ in range(3):
-        ours.append(seconds(lambda: scored(files)))
-        peer.append(seconds(lambda: plain(files)))
-    return {
-        "task": task,
-        "versions": versions,
-        "ours_ms": 1e3 * min(ours) / versions,
-        "numpy_ms": 1e3 * min(peer) / versions,
-        "ratio": min(peer) / min(ours),
-        "largest_difference": float(gap),
-        "cka_share": cka_share(files),
-    }
+    ours, peer = turns([lambda: scored(files), lambda: plain(files)], runs, REST)
+    yield figure(f"mse, cosine and cka, {task}", versions / ours, versions / peer)
+    yield figure(f"the product in cka, {task}", *cka_share(files, runs + 2))
+    yield Result(f"largest difference from NumPy, {task}", float(gap), "")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def measure(given: argparse.Namespace) -> Iterator[Result]:
+    """Yield the figures of each task."""
+    for task in given.task or (["cls"] if given.quick else SHAPES):
+        with tempfile.TemporaryDirectory() as folder:
+            versions = given.versions or (10 if given.quick or task == "dpt" else 40)
+            yield from measure_task(task, versions, Path(folder), 1 if given.quick else 3)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", action="append", choices=list(SHAPES), help="default: all")
     parser.add_argument("--versions", type=int, help="of the source; default 40, 10 for dpt")
-    parser.add_argument("--json", action="store_true")
-    chosen = parser.parse_args()
-    rows = []
-    for task in chosen.task or SHAPES:
-        with tempfile.TemporaryDirectory() as folder:
-            versions = chosen.versions or (10 if task == "dpt" else 40)
-            rows.append(measure(task, versions, Path(folder)))
-    if chosen.json:
-        print(json.dumps(rows, indent=1))
-        return
-    print("task  versions  NumPy ms  ours ms      x  cka share  largest difference")
-    for row in rows:
-        print(
-            f"{row['task']:4}{row['versions']:10}{row['numpy_ms']:10.1f}{row['ours_ms']:9.1f}"
-            f"{row['ratio']:7.1f}{row['cka_share']:11.2f}{row['largest_difference']:20.1e}"
-        )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(__doc__, measure, options))

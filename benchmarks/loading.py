@@ -1,6 +1,6 @@
 """Measure opening and reading a dataset folder at the published size, against limits.
 
-    python benchmarks/loading.py [--sources 12] [--folder FOLDER] [--json]
+    python benchmarks/loading.py [--sources 12] [--folder FOLDER]
 
 Features are made up, (1, 1, 257, 1536) as the published ones of `cls`; their codes take the 2.7
 bits each that those of `mini` take by VVenC. They are stored by the functions that builds use, and
@@ -16,15 +16,16 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from measuring import forget, seconds
+from results import Result, figure, run
 
 import cfqa_data
 from cfqa_data.codes import create_codes_array, write_codes
@@ -48,28 +49,6 @@ assert len(cfqa_data.load(sys.argv[1])) == 12000
 print(time.perf_counter() - start)
 """
 IMPORTS = "import cfqa_data.dataset, numpy, pyarrow.compute, pyarrow.parquet"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One figure and its limit: a greatest one for times, a least one for rates and ratios."""
-
-    name: str
-    value: float
-    unit: str
-    limit: float | None = None
-
-    @property
-    def missed(self) -> bool:
-        """Whether the limit is not met."""
-        if self.limit is None:
-            return False
-        return self.value > self.limit if self.unit in ("s", "ms") else self.value < self.limit
-
-    def __str__(self) -> str:
-        limit = "-" if self.limit is None else f"{self.limit:g} {self.unit}"
-        told = "  MISSED" if self.missed else ""
-        return f"{self.name:52}{self.value:10.3g} {self.unit:5}{limit:>10}{told}"
 
 
 def write_tables(root: Path, recipe: Recipe, ids: dict[str, list[str]]) -> None:
@@ -134,22 +113,6 @@ def write_features(root: Path, sources: int) -> float:
     return 8 * stored / (sources * LEVELS * FEATURE / 4)
 
 
-def forget(root: Path) -> None:
-    """Tell the system that it need not keep the pages of the files below a folder."""
-    for path in root.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Return the wall time of a call."""
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def consume(things: Iterable[Any]) -> None:
     """Take every feature, and look at one value of each."""
     for thing in things:
@@ -172,83 +135,76 @@ def scans(root: Path) -> dict[str, Callable[[], Iterator[Any]]]:
     }
 
 
-def opening(folder: Path, runs: int) -> Iterator[Line]:
+def opening(folder: Path, runs: int) -> Iterator[Result]:
     """Open 12000 rows, each time in a fresh process."""
-    for name, imports, limit in (
-        ("open 12000 rows", IMPORTS, 0.2),
-        ("open 12000 rows, import of libraries included", "", None),
-    ):
+    found = []
+    for imports in (IMPORTS, ""):
         command = [sys.executable, "-c", OPEN.format(imports=imports), str(folder)]
-        found = [
-            float(subprocess.run(command, check=True, capture_output=True).stdout)
-            for _ in range(runs)
-        ]
-        yield Line(name, min(found), "s", limit)
+        told = [subprocess.run(command, check=True, capture_output=True) for _ in range(runs)]
+        found.append(min(float(done.stdout) for done in told))
+    yield figure("open 12 000 rows", found[0])
+    yield Result("open 12 000 rows, import of libraries included", found[1], "s")
 
 
-def random_access(root: Path, rows: int) -> Iterator[Line]:
+def random_access(root: Path, rows: int) -> Iterator[Result]:
     """Take pairs in random order."""
     pairs = cfqa_data.load(root / "cfqa")
     order = np.random.default_rng(0).permutation(rows)
+    keys = pairs.labels["source_id"].to_pylist(), pairs.labels["level"].to_pylist()
+    names = [root / "npy" / f"{source}-{level}.npy" for source, level in zip(*keys, strict=True)]
     pairs[0]
-    found = sorted(seconds(lambda index=index: pairs[index]) for index in order)  # type: ignore[misc]
-    yield Line("a random pair, median", 1e3 * found[rows // 2], "ms", 10)
-    yield Line("a random pair, 95%", 1e3 * found[rows * 95 // 100], "ms")
+
+    def median(rows: Iterable[int]) -> tuple[float, float]:
+        """Return the milliseconds of a pair, and of two features as files."""
+        ours, plain = [], []
+        for row in rows:
+            ours.append(1e3 * seconds(lambda row=row: pairs[row]))  # type: ignore[misc]
+            plain.append(2e3 * seconds(lambda row=row: np.load(names[row])))  # type: ignore[misc]
+        return float(np.median(ours)), float(np.median(plain))
+
+    median(order)  # into the cache
+    yield figure("a random pair, warm", *median(order))
     if hasattr(os, "posix_fadvise"):
-        forget(root / "cfqa")
-        cold = sorted(seconds(lambda index=index: pairs[index]) for index in order[::7])  # type: ignore[misc]
-        yield Line("a random pair, cold, median", 1e3 * cold[len(cold) // 2], "ms", 10)
+        forget(root)
+        yield figure("a random pair, cold", *median(order[::7]))
 
 
-def scanning(root: Path, rows: int, runs: int) -> Iterator[Line]:
-    """Read everything in order, from a cold and from a warm cache."""
-    for cache, limit in (("cold", 3.0), ("warm", 0.7)):
+def scanning(root: Path, rows: int, runs: int) -> Iterator[Result]:
+    """Read everything in order, from a cold and from a warm cache; the ways take turns."""
+    for cache in ("cold", "warm"):
         if cache == "cold" and not hasattr(os, "posix_fadvise"):
             continue
-        rates: dict[str, float] = {}
-        for name, scan in scans(root).items():
-            times = []
-            for _ in range(runs):
+        ways = scans(root)
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(runs):
+            for name, scan in ways.items():
                 if cache == "cold":
                     forget(root)
-                times.append(seconds(lambda scan=scan: consume(scan())))  # type: ignore[misc]
-            rates[name] = rows * FEATURE / min(times) / 1e9
+                times[name].append(seconds(lambda scan=scan: consume(scan())))  # type: ignore[misc]
+        rates = {name: rows * FEATURE / min(taken) / 1e9 for name, taken in times.items()}
+        plain = rates.pop("np.load")
         for name, rate in rates.items():
-            yield Line(f"scan, {cache}: {name}", rate, "GB/s")
-        ratio = rates["read_ahead(compressed)"] / rates["np.load"]
-        yield Line(f"scan, {cache}: read_ahead(compressed) over np.load", ratio, "x", limit)
+            yield figure(f"scan, {cache}: {name}", rate, plain)
 
 
-def measure(root: Path, sources: int, runs: int) -> Iterator[Line]:
+def measure(given: argparse.Namespace) -> Iterator[Result]:
     """Yield every figure as it is measured."""
-    recipe = load_recipe("mini")
-    ids = {task: [f"{task}-{index}" for index in range(100)] for task in recipe.tasks}
-    write_tables(root / "tables", recipe, ids)
-    yield from opening(root / "tables", runs)
-    bits = write_features(root, sources)
-    yield Line("bits per stored code", bits, "bits")
-    yield from random_access(root, sources * LEVELS)
-    yield from scanning(root, sources * LEVELS, runs)
+    sources, runs = (2, 1) if given.quick else (given.sources, given.runs)
+    with TemporaryDirectory(dir=given.folder) as folder:
+        root, recipe = Path(folder), load_recipe("mini")
+        ids = {task: [f"{task}-{index}" for index in range(100)] for task in recipe.tasks}
+        write_tables(root / "tables", recipe, ids)
+        yield from opening(root / "tables", runs)
+        yield Result("bits per stored code", write_features(root, sources), "bits")
+        yield from random_access(root, sources * LEVELS)
+        yield from scanning(root, sources * LEVELS, runs)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table; return 1 if a limit is not met."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sources", type=int, default=12, help="10 features each (default 12)")
     parser.add_argument("--runs", type=int, default=5, help="per figure (default 5)")
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary one)")
-    parser.add_argument("--json", action="store_true", help="one object per line")
-    given = parser.parse_args(arguments)
-    missed = 0
-    with TemporaryDirectory(dir=given.folder) as folder:
-        if not given.json:
-            print(f"{'':52}{'measured':>15}{'limit':>11}")
-        for line in measure(Path(folder), given.sources, given.runs):
-            shown = {"name": line.name, "value": line.value, "unit": line.unit, "limit": line.limit}
-            print(json.dumps(shown) if given.json else line, flush=True)
-            missed += line.missed
-    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, measure, options))

@@ -1,10 +1,10 @@
 """Every listed metric on one pair at the published sizes: milliseconds and memory.
 
-    python benchmarks/metrics.py [--task cls] [--family kernel] [--device cuda] [--json]
+    python benchmarks/metrics.py [--task cls] [--family kernel] [--device cuda]
 
 ``first`` is the time for an original and a version of which nothing is known yet, ``next`` that for
 another version of the same original, which is what a long evaluation takes; the least of several.
-``memory`` is what a first score takes at its peak above the two features.  The last line is all
+``memory`` is what a first score takes at its peak above the two features.  The last lines are all
 the metrics together on one version, which share what they derive.
 """
 
@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
-import time
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from measuring import SHAPES, least, status
+from results import Result, run
 
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics import FAMILIES, METRICS, Metric
-
-SHAPES = {"cls": (1, 1, 257, 1536), "seg": (2, 1, 1370, 1536), "dpt": (2, 4, 1611, 1536)}
-"""Views, layers, tokens and channels of the published features."""
 
 MEBIBYTE = 2**20
 
@@ -69,81 +66,68 @@ class Peak:
         elif Path("/proc/self/clear_refs").exists():
             ctypes.CDLL(None).malloc_trim(0)  # what was freed would be used again unseen
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-            self.start = self.resident("VmRSS")
+            self.start = status("VmRSS")
         return self
 
     def __exit__(self, *raised: object) -> None:
         if self.cuda:
             self.extra = torch.cuda.max_memory_allocated() - self.start
         elif hasattr(self, "start"):
-            self.extra = max(0, self.resident("VmHWM") - self.start)
-
-    @staticmethod
-    def resident(key: str) -> int:
-        """Return a line of the process's status, in bytes."""
-        status = Path("/proc/self/status").read_text()
-        return int(status.split(f"{key}:")[1].split()[0]) * 1024
+            self.extra = max(0, status("VmHWM") - self.start)
 
 
-def seconds(call: Callable[[], object], device: str) -> float:
-    """Return the wall time of a call, the device's work included."""
-    began = time.perf_counter()
-    call()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def measure(
-    metrics: Sequence[Metric], x: torch.Tensor, y: torch.Tensor, device: str, repeats: int
-) -> dict[str, Any]:
-    """Return what there is to say of one metric, or of several that share what they derive."""
+def score_one(
+    name: str,
+    metrics: Sequence[Metric],
+    pair: tuple[torch.Tensor, torch.Tensor],
+    device: str,
+    repeats: int,
+) -> Iterator[Result]:
+    """Yield what there is to say of one metric, or of several that share what they derive."""
+    x, y = pair
 
     def score(original: Features) -> None:
         version = Features(y)
         for metric in metrics:
             metric.score(original, version)
+        if device != "cpu":
+            torch.cuda.synchronize()
 
-    with Peak(device) as peak:
-        first = [seconds(lambda: score(Features(x)), device)]
-    first += [seconds(lambda: score(Features(x)), device) for _ in range(repeats - 1)]
-    original = Features(x)
-    score(original)
-    again = [seconds(lambda: score(original), device) for _ in range(repeats)]
-    return {
-        "first_ms": 1e3 * min(first),
-        "next_ms": 1e3 * min(again),
-        "memory_mib": None if peak.extra is None else peak.extra / MEBIBYTE,
-    }
+    with torch.inference_mode():
+        with Peak(device) as peak:
+            first = least(lambda: score(Features(x)), 1)
+        first = min([first, *(least(lambda: score(Features(x)), 1) for _ in range(repeats - 1))])
+        original = Features(x)
+        score(original)
+        again = least(lambda: score(original), repeats)
+    yield Result(f"{name}, first", 1e3 * first, "ms")
+    yield Result(f"{name}, next", 1e3 * again, "ms", "first", 1e3 * first)
+    if peak.extra is not None:
+        yield Result(f"{name}, memory", peak.extra / MEBIBYTE, "MiB")
 
 
-def main() -> None:
-    """Print one line per metric as it is measured."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--task", nargs="+", choices=SHAPES, default=list(SHAPES))
+def measure(given: argparse.Namespace) -> Iterator[Result]:
+    """Yield the figures of each metric, and of all together, for each task."""
+    listed = [metric for metric in METRICS if metric.family in given.family]
+    if given.quick:
+        listed = listed[:3]
+    for task in given.task or (["cls"] if given.quick else SHAPES):
+        x, y = pair(task, given.device)
+        metrics = [metric.to(given.device) for metric in ready(listed, task)]
+        lines = [
+            (f"{metric.name} ({metric.family}, {metric.cost})", [metric]) for metric in metrics
+        ]
+        for name, together in [*lines, ("all together", metrics)]:
+            repeats = 1 if given.quick else max(1, given.repeats)
+            yield from score_one(f"{task}: {name}", together, (x, y), given.device, repeats)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", nargs="+", choices=SHAPES, help="default: all")
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="one object per line")
-    given = parser.parse_args()
-    listed = [metric for metric in METRICS if metric.family in given.family]
-    for task in given.task:
-        if not given.json:
-            print(f"{task} {SHAPES[task]}, {torch.get_num_threads()} threads, {given.device}")
-            print(f"{'metric':24}{'family':16}{'cost':6}{'first ms':>10}{'next ms':>10}{'MiB':>8}")
-        x, y = pair(task, given.device)
-        metrics = [metric.to(given.device) for metric in ready(listed, task)]
-        lines = [(metric.name, metric.family, metric.cost, [metric]) for metric in metrics]
-        for name, family, cost, together in [*lines, ("all together", "-", "-", metrics)]:
-            with torch.inference_mode():
-                row = measure(together, x, y, given.device, max(1, given.repeats))
-            if given.json:
-                print(json.dumps({"task": task, "metric": name, **row}), flush=True)
-                continue
-            memory = "-" if row["memory_mib"] is None else f"{row['memory_mib']:.0f}"
-            times = f"{row['first_ms']:10.2f}{row['next_ms']:10.2f}"
-            print(f"{name:24}{family:16}{cost:6}{times}{memory:>8}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(__doc__, measure, options))

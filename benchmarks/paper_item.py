@@ -1,6 +1,6 @@
 """One full-size item of each task through the whole pipeline: seconds per stage, and memory.
 
-    python benchmarks/paper_item.py [--task cls] [--levels 2] [--depth 40] [--json]
+    python benchmarks/paper_item.py [--task cls] [--levels 2] [--depth 40]
 
 Made for it, in a folder that is removed afterwards: a ViT-g/14 and the three heads with random
 weights in the official layouts (4.5 GB), and one image of each data set in its own layout. The
@@ -12,19 +12,20 @@ memory limit is not met. Linux only.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from backbone import DIM, peak, write_official
+from backbone import DIM, write_official
+from measuring import peak, seconds
 from PIL import Image
+from results import Result, figure
+from results import run as run_benchmark
 
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import STAGES, Item, Plan
@@ -34,9 +35,7 @@ from cfqa_data.layout import Layout
 from cfqa_data.recipe import Recipe, load_recipe
 from cfqa_data.resources import ROOT_VARIABLE
 from cfqa_data.tasks import TASKS
-from cfqa_data.text import size_text, table_text
 
-MEMORY_LIMIT = 12e9
 RANGE = 4.0  # of the random backbone's features
 
 
@@ -141,53 +140,41 @@ def trimmed(recipe: Recipe, levels: int) -> Recipe:
     return recipe
 
 
-def run(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
-    """Run every item, in the pipeline's order, and return what each took."""
+def run(recipe: Recipe, out: Path) -> Iterator[Result]:
+    """Run every item, in the pipeline's order, and yield what each took."""
     plan = Plan(recipe)
-    tools, rows = Tools(plan, Layout(out)), []
-
-    def clock(what: str, call: Any, *arguments: Any) -> None:
-        began = time.perf_counter()
-        call(*arguments)
-        seconds = time.perf_counter() - began
-        rows.append({"item": what, "seconds": seconds, "peak": peak()})
-        print(f"{what}: {seconds:.1f} s, peak {size_text(peak())}", file=sys.stderr, flush=True)
-
+    tools = Tools(plan, Layout(out))
     items: list[Item] = [item for stage in STAGES for item in plan.items(stage)]
     for item in items:
-        clock(str(item), _STAGES[item.stage], tools, item)
-    clock("pack", pack, tools, lambda n=1: None)
-    return rows
+        taken = seconds(lambda: _STAGES[item.stage](tools, item))  # noqa: B023
+        yield Result(f"full size, {item}", taken, "s")
+    yield Result("full size, pack", seconds(lambda: pack(tools, lambda n=1: None)), "s")
+    yield figure("an item of full size: memory", peak() / 1e9)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def measure(given: argparse.Namespace) -> Iterator[Result]:
+    """Make weights and images, and yield what the items took."""
+    torch.set_num_threads(1)
+    depth, wanted = (4, ["cls"]) if given.quick else (given.depth, given.task or list(TASKS))
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        root = Path(name)
+        (root / "weights").mkdir()
+        write_official(root / "weights" / "dinov2_vitg14_pretrain.pth", depth)
+        write_heads(root / "weights")
+        write_images(root)
+        os.environ[ROOT_VARIABLE] = name
+        recipe = item_recipe(root, depth)
+        label_the_image(recipe, root)
+        recipe = replace(recipe, tasks={task: recipe.tasks[task] for task in wanted})
+        yield from run(trimmed(recipe, given.levels), root / "out")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", action="append", choices=list(TASKS), help="default: all three")
     parser.add_argument("--levels", type=int, default=2, help="of each ladder")
     parser.add_argument("--depth", type=int, default=40, help="blocks; a multiple of 4")
     parser.add_argument("--folder", type=Path, help="where to put the weights; default: temporary")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
-        root = Path(name)
-        (root / "weights").mkdir()
-        write_official(root / "weights" / "dinov2_vitg14_pretrain.pth", chosen.depth)
-        write_heads(root / "weights")
-        write_images(root)
-        os.environ[ROOT_VARIABLE] = name
-        recipe = item_recipe(root, chosen.depth)
-        label_the_image(recipe, root)
-        wanted = chosen.task or list(TASKS)
-        recipe = replace(recipe, tasks={task: recipe.tasks[task] for task in wanted})
-        rows = run(trimmed(recipe, chosen.levels), root / "out")
-    if chosen.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        cells = [[row["item"], f"{row['seconds']:.1f}", size_text(row["peak"])] for row in rows]
-        print(table_text([["item", "seconds", "peak so far"], *cells]))
-    return 0 if rows[-1]["peak"] < MEMORY_LIMIT else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmark(__doc__, measure, options))

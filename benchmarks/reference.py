@@ -1,10 +1,10 @@
 """HM and VTM against this package's decoding of their streams: equal samples, and time.
 
-    CFQA_HM_ENCODER=... CFQA_VTM_ENCODER=... python benchmarks/reference.py [--large] [--record]
+    CFQA_HM_ENCODER=... CFQA_VTM_ENCODER=... python benchmarks/reference.py [--record]
 
 Planes are made up but resemble features; each is encoded, decoded by the reference decoder's
-process and by us, and compared sample by sample.  Times are the least of several wall times.
---large adds HM at the full size of a depth feature (minutes).  --record writes the streams'
+process and by us, and compared sample by sample; HM also at the full size of a depth feature.
+Times are the least of several wall times.  --record writes the streams'
 hashes, and the smallest streams, into tests/reference_streams.json; without it they are compared.
 """
 
@@ -16,16 +16,19 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import least, turns
+from results import FIGURES, Result, figure, not_here, run
 
+from cfqa_data.codecs import get_codec
 from cfqa_data.codecs.reference import CHECK_VARIABLE, ReferenceCodec
-from cfqa_data.codecs.reference_software import HM, VTM, Software, find_decoder
+from cfqa_data.codecs.reference_software import HM, VTM, Software, find_decoder, find_encoder
+from cfqa_data.errors import MissingDependencyError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -40,29 +43,22 @@ TALL = [(257, 1536, qp) for qp in (2, 12, 20)]
 LARGE = [(3222, 6144, qp) for qp in (2, 12, 20)]
 
 
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Return the least wall time of a call."""
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
-
-
-def measure(software: Software, rows: int, cols: int, qp: int) -> dict[str, Any]:
+def compare(software: Software, rows: int, cols: int, qp: int) -> dict[str, Any]:
     """Encode a plane, decode it both ways, and return what there is to say about it."""
     codec, decoder = ReferenceCodec(software), find_decoder(software)
     plane = feature_like_plane(rows, cols)
-    began = time.perf_counter()
-    stream = codec.encode(plane, qp)
-    encode = time.perf_counter() - began
+    streams: list[bytes] = []
+    encode = least(lambda: streams.append(codec.encode(plane, qp)), 1)
+    (stream,) = streams
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "stream.bin"), Path(folder, "plane.yuv")
         source.write_bytes(stream)
         command = [decoder, "-b", source, "-o", target, "--OutputBitDepth=10"]
-        run = lambda: subprocess.run(command, capture_output=True, check=True)  # noqa: E731
-        reference = seconds(run, 5)
+
+        def run_it() -> None:
+            subprocess.run(command, capture_output=True, check=True)
+
+        reference, ours = turns([run_it, lambda: codec.decode(stream, plane.shape)], 5)
         expected = target.read_bytes()
     decoded = codec.decode(stream, plane.shape)
     return {
@@ -77,7 +73,7 @@ def measure(software: Software, rows: int, cols: int, qp: int) -> dict[str, Any]
         "error": int(np.abs(decoded.astype(int) - plane).max()),
         "encode_s": encode,
         "reference_s": reference,
-        "ours_s": seconds(lambda: codec.decode(stream, plane.shape), 5),
+        "ours_s": ours,
         "data": stream,
     }
 
@@ -107,37 +103,71 @@ def record(rows: list[dict[str, Any]]) -> None:
     RECORD.write_text(json.dumps({"made_by": made_by, "streams": streams}, indent=1) + "\n")
 
 
-def main() -> int:
-    """Print the table; the status is 1 where a picture differs."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--large", action="store_true", help="HM at 3222 x 6144 alone")
-    parser.add_argument("--record", action="store_true", help="write the tests' fixture")
-    given = parser.parse_args()
+def told(row: dict[str, Any], known: dict[tuple[Any, ...], str]) -> Iterator[Result]:
+    """Yield what there is to say of a plane."""
+    key = tuple(row[name] for name in ("codec", "rows", "cols", "qp"))
+    name = "{}, {} x {} at QP {}".format(*key)
+    samples = row["rows"] * row["cols"]
+    peer = "the reference decoder", samples / row["reference_s"] / 1e6
+    yield Result(f"{name}: decode", samples / row["ours_s"] / 1e6, "Msamples/s", *peer)
+    yield Result(f"{name}: encode", row["encode_s"], "s")
+    yield Result(f"{name}: size", 8 * row["size"] / samples, "bits/sample")
+    if key in known:
+        yield Result(f"{name}: other bytes than recorded", known[key] != row["sha256"], "")
+
+
+def encoding(software: Software, qp: int) -> Result:
+    """Return what encoding costs beside the encoder that comes along."""
+    other = {"hm": "x265", "vtm": "vvenc"}[software.name]
+    plane = feature_like_plane(257, 192)
+    ours, codec = ReferenceCodec(software), get_codec(other)
+    taken = turns([lambda: ours.encode(plane, qp), lambda: codec.encode(plane, qp)], 2)
+    return figure(f"{software.title}: encode 257 x 192 at QP {qp}", *taken)
+
+
+def measure(given: argparse.Namespace) -> Iterator[Result]:
+    """Yield the figures of the planes, of those at full size, and of encoding."""
     os.environ.pop(CHECK_VARIABLE, None)
-    todo = [(HM, *size) for size in LARGE] if given.large else []
-    if not given.large:
-        todo = [(software, *size) for software in (HM, VTM) for size in [*PLANES, *TALL]]
     known = {(s.codec, s.rows, s.cols, s.qp): s.sha256 for s in recorded_streams()}
-    head = ("codec", "plane", "QP", "bits/sample", "exact", "as recorded")
-    times = ("encode s", "reference s", "ours s", "x")
-    print("".join(f"{word:>12}" for word in (*head, *times)), flush=True)
-    rows = []
-    for software, *size in todo:
-        row = measure(software, *size)
-        rows.append(row)
-        same = {None: "-", row["sha256"]: "yes"}.get(known.get((software.name, *size)), "no")
-        print(
-            f"{row['codec']:>12}{row['rows']:>5} x{row['cols']:>5}{row['qp']:12}"
-            f"{8 * row['size'] / (row['rows'] * row['cols']):12.3f}"
-            f"{'yes' if row['exact'] else 'NO':>12}{same:>12}{row['encode_s']:12.2f}"
-            f"{row['reference_s']:12.3f}{row['ours_s']:12.3f}"
-            f"{row['reference_s'] / row['ours_s']:12.1f}",
-            flush=True,
-        )
+    rows: list[dict[str, Any]] = []
+    for software in (HM, VTM):
+        missing = absent(software)
+        if missing:
+            names = [name for name in FIGURES if name.startswith(software.title + ":")]
+            yield from (not_here(name, missing) for name in names)
+            continue
+        for size in SMALL if given.quick else [*PLANES, *TALL]:
+            rows.append(compare(software, *size))
+            yield from told(rows[-1], known)
+        yield encoding(software, 20)
+        if software is HM and not given.quick:
+            for size in LARGE:
+                row = compare(software, *size)
+                rows.append(row)
+                yield from told(row, known)
+                peer = row["reference_s"]
+                yield figure(
+                    f"HM: decode 3222 x 6144 at QP {row['qp']}", 1 / row["ours_s"], 1 / peer
+                )
+        wrong = sum(not row["exact"] for row in rows if row["codec"] == software.name)
+        yield figure(f"{software.title}: pictures that differ from the reference decoder's", wrong)
     if given.record:
-        record(rows)
-    return 0 if all(row["exact"] for row in rows) else 1
+        record([row for row in rows if (row["rows"], row["cols"], row["qp"]) not in LARGE])
+
+
+def absent(software: Software) -> str:
+    """Return what of a reference software is not here."""
+    for what, find in (("ENCODER", find_encoder), ("DECODER", find_decoder)):
+        try:
+            find(software)
+        except MissingDependencyError:
+            return f"not here: {software.variable(what)}"
+    return ""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--record", action="store_true", help="write the tests' fixture")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, measure, options))

@@ -1,6 +1,6 @@
-"""Measure the statistics of a full evaluation against a loop over scipy.stats.
+"""The statistics of a full evaluation against a loop over scipy.stats.
 
-    python benchmarks/statistics.py [--dataset cfqa] [--metrics 25] [--draws 1000] [--loop-draws 2]
+    python benchmarks/bootstrap.py [--dataset cfqa] [--metrics 25] [--draws 1000] [--loop-draws 2]
 
 Labels are those of a dataset folder, or made up at the size of `mini` (3 tasks, 100 sources, 4
 codecs, 10 levels); scores are made up. The loop does the bootstrap's coefficients only, which are
@@ -12,16 +12,19 @@ the intervals of a pooled correlation hold the true value. Exits with 1 when a l
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from measuring import peak, seconds
+from results import Result, figure, run
 from scipy import stats
 
+from cfqa_data.dataset import load
 from cfqa_data.eval.metrics import Metric, create_metric
 from cfqa_data.eval.metrics.custom import as_metrics
 from cfqa_data.eval.statistics import statistics
@@ -30,8 +33,6 @@ from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.eval.statistics.pooled import pooled_coefficients
 from cfqa_data.tasks import CODECS, TASKS
 
-SECONDS = 30.0
-GIGABYTES = 2.0
 COEFFICIENTS = (stats.pearsonr, stats.spearmanr, stats.kendalltau)
 
 
@@ -122,37 +123,29 @@ def coverage(experiments: int = 500, sources: int = 100, levels: int = 10) -> li
     return [float(value) for value in held.mean(axis=0)]
 
 
-def main() -> int:
-    """Print the figures; return 1 if a limit is not met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def measure(given: argparse.Namespace) -> Iterator[Result]:
+    """Yield time and memory of all tables, and how often the intervals hold."""
+    count, draws = (3, 100) if given.quick else (given.metrics, given.draws)
+    labels = load(given.dataset).labels if given.dataset else made_up_labels()
+    scores = made_up_scores(labels, count)
+    metrics = made_up_metrics(count)
+    taken = seconds(lambda: statistics(labels, metrics, scores, draws=draws))
+    memory = peak() / 1e9
+    loop = loop_seconds(labels, scores[:, 0], 1 if given.quick else given.loop_draws)
+    yield figure("tables of 25 metrics, 1000 resamples", taken, loop * count * draws)
+    yield figure("their memory", memory)
+    yield Result("a metric and a resample by the loop over scipy", loop, "s")
+    held = coverage(20 if given.quick else 500)
+    for name, share in zip(("PLCC", "SROCC"), held, strict=True):
+        yield Result(f"95% intervals of pooled {name} that hold", 100 * share, "%")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, help="folder to take labels from")
     parser.add_argument("--metrics", type=int, default=25, help="number of metrics (default 25)")
     parser.add_argument("--draws", type=int, default=1000, help="resamples (default 1000)")
     parser.add_argument("--loop-draws", type=int, default=2, help="of the loop (default 2)")
-    arguments = parser.parse_args()
-    if arguments.dataset:
-        from cfqa_data.dataset import load
-
-        labels = load(arguments.dataset).labels
-    else:
-        labels = made_up_labels()
-    scores = made_up_scores(labels, arguments.metrics)
-    metrics = made_up_metrics(arguments.metrics)
-    start, cpu = time.perf_counter(), time.process_time()
-    statistics(labels, metrics, scores, draws=arguments.draws)
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    each = loop_seconds(labels, scores[:, 0], arguments.loop_draws)
-    loop = each * arguments.metrics * arguments.draws
-    print(f"{arguments.metrics} metrics, {labels.num_rows} features, {arguments.draws} resamples")
-    print(f"all tables       {seconds:8.1f} s   (limit {SECONDS:.0f} s; processor {cpu:.1f} s)")
-    print(f"largest memory   {memory:8.2f} GB  (limit {GIGABYTES:.0f} GB)")
-    print(f"loop over scipy  {loop:8.0f} s   ({each:.2f} s per metric and resample, extrapolated)")
-    print(f"ratio            {loop / seconds:8.0f}")
-    plcc, srocc = coverage()
-    print(f"95% intervals of pooled PLCC and SROCC hold in {plcc:.1%} and {srocc:.1%} of 500")
-    return int(seconds > SECONDS or memory > GIGABYTES)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, measure, options))

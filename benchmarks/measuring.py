@@ -1,0 +1,79 @@
+"""Time and memory, measured alike by all benchmarks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["SHAPES", "Clock", "forget", "least", "peak", "seconds", "status", "turns"]
+
+SHAPES = {"cls": (1, 1, 257, 1536), "seg": (2, 1, 1370, 1536), "dpt": (2, 4, 1611, 1536)}
+"""Views, layers, tokens and channels of the published features."""
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Return the wall time of a call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def least(call: Callable[[], object], repeats: int) -> float:
+    """Return the least wall time of a call: others carry what else the machine does."""
+    return min(seconds(call) for _ in range(repeats))
+
+
+def turns(calls: list[Callable[[], object]], repeats: int, rest: float = 0.0) -> list[float]:
+    """Return each call's least wall time; they take turns, so that load hits all of them.
+
+    Args:
+        calls: what is compared.
+        repeats: of each.
+        rest: seconds before each call, until the threads of another's library stopped spinning.
+    """
+    taken: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for times, call in zip(taken, calls, strict=True):
+            time.sleep(rest)
+            times.append(seconds(call))
+    return [min(times) for times in taken]
+
+
+def status(key: str) -> int:
+    """Return a line of this process's status in Linux, in bytes."""
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(text.split(f"{key}:")[1].split()[0])
+
+
+def peak() -> int:
+    """Return this program's greatest resident memory so far, in bytes, mapped files included."""
+    # Not getrusage: its figure survives exec, so a child starts with its parent's.
+    return status("VmHWM")
+
+
+def forget(root: Path) -> None:
+    """Tell the system that it need not keep the pages of the files below a folder."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class Clock:
+    """A progress that times the stages."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._stage, self._since = "", 0.0
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self._stage, self._since = stage, time.perf_counter()
+
+    def advance(self, n: int = 1) -> None:
+        pass
+
+    def finish(self) -> None:
+        self.seconds[self._stage] = time.perf_counter() - self._since
