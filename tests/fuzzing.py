@@ -1,0 +1,250 @@
+"""The law of untrusted bytes, and who it is held against.
+
+A case is a sample with a mutation, decided by the target's name, the seed and the case's number. It
+is lawful if reading it succeeds or raises a `CfqaError` whose message is one printable line, and if
+on the way no process ends, no time or memory beyond the target's bound is taken, nothing outside
+the case's folder is opened (installed libraries aside), nothing is written, and no code is run.
+
+Targets register themselves: `fuzz_*.py` modules in this folder, which `load_targets` imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import resource
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mutations import Mutation, of_bytes
+
+from cfqa_data.errors import CfqaError
+
+__all__ = ["TARGETS", "Session", "Target", "load_targets", "register"]
+
+TARGETS: dict[str, Target] = {}
+ROOM = 1 << 30
+"""Bytes of address space that a case may reserve, whatever it then uses of it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that reads bytes which may come from anyone.
+
+    Attributes:
+        name: what the runner calls it.
+        samples: (folder) -> real bytes by name; called once, in an empty folder, where it may lay
+            out what the reading needs.
+        read: (name, data, folder) reads the sample of that name with other bytes.
+        mutations: how the bytes are changed; each is as likely.
+        memory: bytes that the resident memory of a case may grow by.
+        seconds: what a case may take.
+        writes: whether reading may write into the folder.
+        cost: how many cases of a cheap target take as long as one of this; the runner's default
+            number of cases is divided by it.
+        connects: whether reading may connect to an address of this machine.
+    """
+
+    name: str
+    samples: Callable[[Path], Mapping[str, bytes]]
+    read: Callable[[str, bytes, Path], object]
+    mutations: Sequence[Mutation] = (of_bytes,)
+    memory: int = 64 << 20
+    seconds: float = 10.0
+    writes: bool = False
+    cost: int = 1
+    connects: bool = False
+
+
+def register(target: Target) -> Target:
+    """Make a target known to the runner."""
+    assert target.name not in TARGETS, target.name
+    TARGETS[target.name] = target
+    return target
+
+
+def load_targets() -> dict[str, Target]:
+    """Return all targets by name."""
+    for path in sorted(Path(__file__).parent.glob("fuzz_*.py")):
+        importlib.import_module(path.stem)
+    return TARGETS
+
+
+@dataclass
+class Session:
+    """A target that is ready for cases, in a folder of its own.
+
+    Attributes:
+        target: what is read.
+        folder: where.
+        samples: real bytes by name.
+    """
+
+    target: Target
+    folder: Path
+    samples: Mapping[str, bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = self.folder.resolve()
+        self.samples = dict(self.target.samples(self.folder))
+        for name, data in self.samples.items():  # also imports what reading needs
+            self.target.read(name, data, self.folder)
+
+    def case(self, seed: int, number: int) -> tuple[str, bytes]:
+        """Return a sample's name and the bytes of a case."""
+        rng = random.Random(f"{self.target.name}/{seed}/{number}")
+        name = rng.choice(sorted(self.samples))
+        mutation = rng.choice(self.target.mutations)
+        return name, mutation(rng, self.samples[name], list(self.samples.values()))
+
+    def run(self, seed: int, number: int) -> tuple[str, str]:
+        """Read a case; return ("ok" or the error's class, what is against the law or "")."""
+        name, data = self.case(seed, number)
+        before = _memory()
+        with _limited(), _watched(self.folder, self.target) as seen:
+            outcome, fault = _outcome(self.target, name, data, self.folder)
+        grown = _peak() - before
+        if not fault and seen:
+            fault = f"{outcome}; {'; '.join(dict.fromkeys(seen))}"
+        if not fault and grown > self.target.memory:
+            fault = f"{outcome}; took {grown >> 20} MiB"
+        return outcome, fault
+
+
+def _outcome(target: Target, name: str, data: bytes, folder: Path) -> tuple[str, str]:
+    try:
+        target.read(name, data, folder)
+    except CfqaError as error:
+        return type(error).__name__, message_fault(str(error))
+    except BaseException as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        own = [f for f in traceback.extract_tb(error.__traceback__) if "cfqa" in f.filename]
+        place = f"{Path((own or [where])[-1].filename).name}:{(own or [where])[-1].lineno}"
+        return type(error).__name__, f"{type(error).__name__} at {place}: {str(error)[:200]!r}"
+    return "ok", ""
+
+
+def message_fault(message: str) -> str:
+    """Return what keeps a message from being one line that any terminal shows."""
+    if not message or not message.isprintable():
+        return f"message is no printable line: {message[:300]!r}"
+    if len(message) > 2000:
+        return f"message of {len(message)} characters: {message[:200]!r}"
+    return ""
+
+
+# Memory: the peak of the resident set, which Linux counts anew on demand.
+
+
+def _memory() -> int:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return _status("VmRSS")
+
+
+def _peak() -> int:
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith(key))
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + ROOM, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+# What is opened, written, started: an audit hook, which stays for the life of the process.
+
+_KNOWN = tuple(
+    os.path.realpath(path)
+    for path in {
+        *(sysconfig.get_paths().values()),
+        *(sys.prefix, sys.base_prefix, sys.exec_prefix),
+        os.path.dirname(sys.modules["cfqa_data"].__file__ or ""),
+        os.path.dirname(os.path.dirname(sys.modules["cfqa_data"].__file__ or "")),
+        *("/proc", "/sys", "/usr/lib", "/usr/share/zoneinfo", "/etc/localtime", "/dev/null"),
+    }
+)
+_CHANGES = {
+    *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.chmod"),
+    *("os.truncate", "os.chown", "os.utime", "shutil.rmtree", "shutil.move", "shutil.copyfile"),
+}
+_STARTS = {"os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen"}
+_watch: tuple[str, Target, list[str]] | None = None
+_hooked = False
+
+
+@contextmanager
+def _watched(folder: Path, target: Target) -> Iterator[list[str]]:
+    global _watch, _hooked
+    if not _hooked:
+        sys.addaudithook(_hook)
+        _hooked = True
+    seen: list[str] = []
+    _watch = (str(folder), target, seen)
+    try:
+        yield seen
+    finally:
+        _watch = None
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    global _watch
+    if _watch is None:
+        return
+    watch, _watch = _watch, None
+    try:
+        if told := _unlawful(event, arguments, watch[0], watch[1]):
+            watch[2].append(told)
+    finally:
+        _watch = watch
+
+
+def _unlawful(event: str, arguments: tuple[Any, ...], folder: str, target: Target) -> str:
+    """Return what is wrong with an event of the interpreter."""
+    if event in ("open", "os.listdir", "os.scandir", *_CHANGES):
+        path = arguments[0]
+        if not isinstance(path, str | bytes | os.PathLike):
+            return ""  # a descriptor, of what has been opened before
+        real = os.path.realpath(os.fsdecode(path))
+        inside = _below(real, folder)
+        changes = event in _CHANGES or (
+            event == "open" and bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        )
+        if changes and not (inside and target.writes):
+            return f"{event} changes {real[:200]!r}"
+        if not inside and not any(_below(real, known) for known in _KNOWN):
+            return f"{event} outside the folder: {real[:200]!r}"
+    elif event in _STARTS or event == "pickle.find_class":
+        return f"{event} {str(arguments)[:200]}"
+    elif event == "compile" and arguments[1] not in (None, b"<unknown>", "<unknown>"):
+        if not any(_below(os.path.realpath(os.fsdecode(arguments[1])), known) for known in _KNOWN):
+            return f"compile {str(arguments)[:200]}"
+    elif event == "exec" and not any(
+        _below(os.path.realpath(arguments[0].co_filename), known) for known in _KNOWN
+    ):
+        return f"exec {arguments[0].co_filename[:200]!r}"
+    elif event == "socket.connect" and not target.connects:
+        return f"socket.connect {str(arguments[1])[:200]}"
+    return ""
+
+
+def _below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
