@@ -108,8 +108,7 @@ def export(
         FORMATS[kind].write(out / part.name, part, _features(dataset, part, progress))
         written += 1
     progress.finish()
-    # Absolute: pyarrow takes a path that looks like an address, as s3:/x, for one.
-    write_table((out / INDEX).absolute(), _index(parts, FORMATS[kind]))
+    write_table(out / INDEX, _index(parts, FORMATS[kind]))
     size = sum(4 * int(np.prod(part.shape)) * part.rows.num_rows for part in parts)
     return Exported(out, written, len(parts) - written, features, size)
 

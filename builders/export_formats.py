@@ -138,10 +138,9 @@ def _write_parquet(path: Path, part: Part, features: Iterable[np.ndarray]) -> No
     facts = part.rows.column_names
     with (
         atomic_path(path) as partial,
+        partial.open("wb") as file,
         # A dictionary of floats may take two NaNs for one: the features are written as they are.
-        pq.ParquetWriter(
-            partial.absolute(), schema, compression="zstd", use_dictionary=facts
-        ) as writer,
+        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=facts) as writer,
     ):
         for index, feature in enumerate(features):
             values = pa.FixedSizeListArray.from_arrays(pa.array(feature.ravel()), size)

@@ -171,8 +171,9 @@ def write_table(path: Path, table: pa.Table) -> None:
     """Write a table as Parquet, zstd compressed."""
     import pyarrow.parquet as pq
 
-    with atomic_path(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+    # Opened here: pyarrow takes names such as s3:/x for addresses, and only UTF-8.
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def read_table(path: Path | str, schema: pa.Schema, data: bytes | None = None) -> pa.Table:
@@ -191,7 +192,8 @@ def read_table(path: Path | str, schema: pa.Schema, data: bytes | None = None) -
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path if data is None else pa.BufferReader(data), partitioning=None)
+        data = Path(path).read_bytes() if data is None else data
+        table = pq.read_table(pa.BufferReader(data), partitioning=None)
     except FileNotFoundError:
         raise FormatError(f"{path}: missing; is this a complete dataset folder?") from None
     except (OSError, pa.ArrowException) as error:

@@ -6,16 +6,21 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from cfqa_data.dataset import load
+from cfqa_data.dataset import Dataset, load
 from cfqa_data.health import LEAST_CHANGING, LEAST_MONOTONE, LEAST_SPAN, health
 from cfqa_data.layout import Layout
+from cfqa_data.manifest import manifest_text
 from cfqa_data.text import printable, size_text, table_text
 
 __all__ = ["build_text", "imported_text", "info_text", "summarise"]
 
 
-def summarise(root: Path) -> dict[str, Any]:
+def summarise(path: str | Path) -> dict[str, Any]:
     """Return the facts of a dataset folder, JSON-safe.
+
+    Args:
+        path: what :func:`cfqa_data.load` opens; of a repo on the Hub only the manifest and the
+            labels are read.
 
     Returns:
         ``path``, ``name``, ``summary``, ``tier``, ``tasks`` (per task: sources, features, shape),
@@ -26,8 +31,9 @@ def summarise(root: Path) -> dict[str, Any]:
 
     Raises:
         FormatError: The folder is not a dataset, or its build is not finished.
+        HubError: The repo is not there, may not be read, or cannot be reached.
     """
-    dataset = load(root)
+    dataset = load(path)
     manifest = dataset.manifest
     labelled = dataset.labels["task"].to_pylist()
     tasks = {}
@@ -42,15 +48,15 @@ def summarise(root: Path) -> dict[str, Any]:
             "shape": list(entry.shape),
         }
     sizes: dict[str, int | None] = {}
-    for path, file in manifest.files.items():
-        folder = path.split("/")[0] if "/" in path else "card"
+    for name, file in manifest.files.items():
+        folder = name.split("/")[0] if "/" in name else "card"
         sizes[folder] = (sizes.get(folder) or 0) + file["size"]
-    total = sum(size or 0 for size in sizes.values()) + Layout(root).manifest.stat().st_size
+    total = sum(size or 0 for size in sizes.values()) + _manifest_size(dataset)
     sizes["light"] = total - (sizes.get("compressed") or 0)
     sizes["full"] = total if manifest.tier == "full" else None
     sizes["float32"] = plain
     return {
-        "path": str(root),
+        "path": dataset.location,
         "name": manifest.name,
         "summary": manifest.recipe.summary,
         "tier": manifest.tier,
@@ -60,6 +66,12 @@ def summarise(root: Path) -> dict[str, Any]:
         "versions": dict(manifest.versions),
         "health": health(dataset.labels),
     }
+
+
+def _manifest_size(dataset: Dataset) -> int:
+    if dataset.path is None:
+        return len(manifest_text(dataset.manifest).encode())
+    return Layout(dataset.path).manifest.stat().st_size
 
 
 def info_text(summary: dict[str, Any]) -> str:

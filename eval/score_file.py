@@ -85,7 +85,8 @@ class ScoreFile:
             return values
         remedy = "delete it, or write to another file"
         try:
-            table = pq.read_table(self.unfinished, partitioning=None)
+            # As bytes, since pyarrow takes names such as s3:/x for addresses, and only UTF-8.
+            table = pq.read_table(pa.BufferReader(self.unfinished.read_bytes()), partitioning=None)
             facts = json.loads((table.schema.metadata or {})[KEY])
             prints, dataset, settings = facts["metrics"], facts["dataset"], facts["settings"]
             known = [n for n in self._names if self._prints[n] and prints.get(n) == self._prints[n]]
@@ -143,8 +144,8 @@ class ScoreFile:
             if self.path.suffix == ".csv":
                 from pyarrow import csv
 
-                with atomic_path(self.path) as partial:
-                    csv.write_csv(scores, partial)
+                with atomic_path(self.path) as partial, partial.open("wb") as file:
+                    csv.write_csv(scores, file)
             else:
                 of = self._dataset
                 write_table(self.path, with_facts(scores, of, target, metrics, failures))

@@ -41,10 +41,13 @@ COLUMNS = ("task", "source_id", "codec", "level")
 def dataset_identity(dataset: FeatureSource) -> str:
     """Return what tells a dataset from others: the hash of its manifest, or else of its labels."""
     from cfqa_data.layout import Layout
-    from cfqa_data.manifest import hash_file
+    from cfqa_data.manifest import hash_file, manifest_text
 
-    path = getattr(dataset, "path", None)
-    return hash_file(Layout(path).manifest) if path else table_digest(dataset.labels)
+    if path := getattr(dataset, "path", None):
+        return hash_file(Layout(path).manifest)
+    if manifest := getattr(dataset, "manifest", None):  # of a repo on the Hub: as it is written
+        return hashlib.sha256(manifest_text(manifest).encode()).hexdigest()
+    return table_digest(dataset.labels)
 
 
 def table_digest(table: pa.Table) -> str:
@@ -166,7 +169,8 @@ def _read(path: Path) -> tuple[pa.Table, dict[str, Any], tuple[Metric, ...]]:
     if not path.is_file():
         raise MetricError(f"{path}: there is no such file; {remedy}")
     try:
-        table = pq.read_table(path, partitioning=None)
+        # As bytes, since pyarrow takes names such as s3:/x for addresses, and only UTF-8.
+        table = pq.read_table(pa.BufferReader(path.read_bytes()), partitioning=None)
         facts = json.loads((table.schema.metadata or {})[KEY])
         metrics = tuple(_metric(entry) for entry in facts["metrics"])
         names = [metric.name for metric in metrics]

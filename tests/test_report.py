@@ -476,7 +476,7 @@ def test_eval_writes_a_report_with_its_scores(
     ("command", "said"),
     [
         (["eval", "DIR", "--report", "TMP/none/page.html"], "there is no folder"),
-        (["eval", "DIR", "--report", "TMP/none/out"], "No such file or directory"),
+        (["eval", "DIR", "--report", "TMP/none/out"], "there is no folder"),
         (["eval", "DIR", "--report", "TMP/a.html", "--metric", "nope"], "unknown metric 'nope'"),
         (["report", "DIR", "TMP/none.parquet", "-o", "TMP/a.html"], "there is no such file"),
         (["report", "DIR", "TMP/none.parquet", "-o", "TMP/a.pdf"], "written as .html"),

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from cfqa_data.cli import looking, making, scoring, sharing
-from cfqa_data.cli.app import app, interrupted
+from cfqa_data.cli.shared import app, interrupted
 from cfqa_data.cli.process import STDOUT, drop, say
 from cfqa_data.errors import CfqaError
 

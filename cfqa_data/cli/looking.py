@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from cfqa_data.cli.app import Folder, Json, print_json
+from cfqa_data.cli.shared import AnyDataset, Json, print_json
 
 __all__ = ["info"]
 
 
-def info(folder: Folder, as_json: Json = False) -> None:
+def info(folder: AnyDataset, as_json: Json = False) -> None:
     """Show what a dataset holds, and whether its labels can tell metrics apart."""
     from cfqa_data.summary import info_text, summarise
 

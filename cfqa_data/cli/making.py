@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cfqa_data.cli.app import Json, Tier, print_json, resumable
+from cfqa_data.cli.shared import Json, Tier, local_path, print_json, resumable
 
 __all__ = ["build", "import_release"]
 
@@ -16,11 +16,19 @@ KEPT = "what is finished is kept, the same command goes on from here"
 
 Encoder = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Reference encoder. Default: the environment's, or on PATH."),
+    typer.Option(
+        parser=local_path,
+        metavar="FILE",
+        help="Reference encoder. Default: the environment's, or on PATH.",
+    ),
 ]
 EncoderConfig = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Its configuration. Default: the environment's, or near it."),
+    typer.Option(
+        parser=local_path,
+        metavar="FILE",
+        help="Its configuration. Default: the environment's, or near it.",
+    ),
 ]
 
 
@@ -29,7 +37,8 @@ def build(
         str, typer.Argument(metavar="RECIPE", help="mini, nano, paper, or a recipe's TOML file.")
     ] = "mini",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder to make.")
+        Path | None,
+        typer.Option("--out", "-o", parser=local_path, metavar="DIR", help="Folder to make."),
     ] = None,
     workers: Annotated[
         int | None,
@@ -43,7 +52,11 @@ def build(
     ] = None,
     root: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where root:// is: images and weights of a recipe."),
+        typer.Option(
+            parser=local_path,
+            metavar="DIR",
+            help="Where root:// is: images and weights of a recipe.",
+        ),
     ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Check everything, tell what it takes, build nothing.")
@@ -110,19 +123,32 @@ def _plan(recipe: str, tier: str, as_json: bool) -> None:
 
 def import_release(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A downloaded release of the benchmark.")
+        Path,
+        typer.Argument(
+            parser=local_path, metavar="SRC", help="A downloaded release of the benchmark."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to make.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", parser=local_path, metavar="DIR", help="Folder to make.")
+    ],
     logs: Annotated[
         Path | None,
-        typer.Option(metavar="LOGS", help="Published score logs. Default: score by the recipe."),
+        typer.Option(
+            parser=local_path,
+            metavar="LOGS",
+            help="Published score logs. Default: score by the recipe.",
+        ),
     ] = None,
     recipe: Annotated[
         str, typer.Option(metavar="RECIPE", help="Ranges, and what to score with.")
     ] = "paper",
     root: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where root:// is: images and weights of the recipe."),
+        typer.Option(
+            parser=local_path,
+            metavar="DIR",
+            help="Where root:// is: images and weights of the recipe.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

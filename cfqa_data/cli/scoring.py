@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cfqa_data.cli.app import Folder, Json, print_json, resumable
+from cfqa_data.cli.shared import AnyDataset, Json, local_path, print_json, resumable
 from cfqa_data.errors import CfqaError, MetricError
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ class Target(StrEnum):
 def evaluate(
     context: typer.Context,
     folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="A dataset folder.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="DIR", help="A dataset folder, or org/name on the Hub.", show_default=False
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -79,6 +82,7 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
+            parser=local_path,
             metavar="FILE",
             help="Write every score to this .parquet or .csv file. An interrupted run goes on "
             "from what it left beside it.",
@@ -87,6 +91,7 @@ def evaluate(
     report: Annotated[
         Path | None,
         typer.Option(
+            parser=local_path,
             metavar="OUT",
             help="Write a report: one .html file, or a folder for report.html and scores.parquet.",
         ),
@@ -97,6 +102,7 @@ def evaluate(
     paper_logs: Annotated[
         Path | None,
         typer.Option(
+            parser=local_path,
             metavar="LOGS",
             help="Instead of a dataset: the published statistic from a folder of score logs.",
         ),
@@ -120,7 +126,7 @@ def evaluate(
 
     if report is not None:  # what it needs is missed now, not when everything is scored
         from cfqa_data.eval.report import write_report
-    page, out = _report_files(report, out)
+    page, out = _report_files(context, report, out)
     if any(":" in name for name in metric or ()):
         sys.path.insert(0, os.getcwd())  # a user's module lies where the command is run
     names: list[str] = []
@@ -158,7 +164,9 @@ def evaluate(
         raise MetricError("; ".join(evaluation.failures.values()))
 
 
-def _report_files(report: Path | None, out: Path | None) -> tuple[Path | None, Path | None]:
+def _report_files(
+    context: typer.Context, report: Path | None, out: Path | None
+) -> tuple[Path | None, Path | None]:
     """Return where the page and the scores go; what cannot be written there is told of at once."""
     if report is None:
         return None, out
@@ -166,10 +174,29 @@ def _report_files(report: Path | None, out: Path | None) -> tuple[Path | None, P
 
     page = report
     if report.suffix != ".html":
-        report.mkdir(exist_ok=True)
+        _make_folder(context, report)
         page, out = report / "report.html", out or report / "scores.parquet"
     check_writable(page)
     return page, out
+
+
+def _make_folder(context: typer.Context, folder: Path) -> None:
+    """Make a folder for this command's files; it goes with the command if it stays empty."""
+    if folder.is_dir():
+        return
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        raise CfqaError(
+            f"{folder}: is there and is no folder; name a folder, or an .html file"
+        ) from None
+    except FileNotFoundError:
+        raise CfqaError(f"{folder}: there is no folder {folder.parent} to make it in") from None
+
+    @context.call_on_close
+    def _() -> None:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _only(context: typer.Context, *allowed: str) -> None:
@@ -206,11 +233,19 @@ def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def write_page(
-    folder: Folder,
+    folder: AnyDataset,
     scores: Annotated[
-        Path, typer.Argument(metavar="SCORES", help="What `cfqa eval DIR --out` wrote, .parquet.")
+        Path,
+        typer.Argument(
+            parser=local_path, metavar="SCORES", help="What `cfqa eval DIR --out` wrote, .parquet."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Page to write, .html.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", parser=local_path, metavar="FILE", help="Page to write, .html."
+        ),
+    ],
     target: Annotated[
         Target | None,
         typer.Option(help="Label to follow. Default: that of the scores.", show_default=False),

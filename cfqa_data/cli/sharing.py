@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cfqa_data.cli.app import Folder, Json, Tier, print_json, resumable
+from cfqa_data.cli.shared import AnyDataset, Folder, Json, Tier, local_path, print_json, resumable
 
 __all__ = ["export", "publish"]
 
@@ -24,9 +24,16 @@ class ExportFormat(StrEnum):
 
 
 def export(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A dataset folder.")],
+    folder: AnyDataset,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to make, or to go on with.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            parser=local_path,
+            metavar="OUT",
+            help="Folder to make, or to go on with.",
+        ),
     ],
     format: Annotated[ExportFormat, typer.Option(help="Of the files to write.")],
     task: Annotated[

@@ -15,7 +15,17 @@ import typer
 
 from cfqa_data.cli.process import say
 
-__all__ = ["Folder", "Json", "Tier", "app", "interrupted", "print_json", "resumable"]
+__all__ = [
+    "AnyDataset",
+    "Folder",
+    "Json",
+    "Tier",
+    "app",
+    "interrupted",
+    "local_path",
+    "print_json",
+    "resumable",
+]
 
 app = typer.Typer(
     add_completion=False,
@@ -33,7 +43,19 @@ class Tier(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder.")]
+
+
+def local_path(text: str) -> Path:
+    """Return the path on this machine that an argument names."""
+    if "://" in text:
+        raise typer.BadParameter(f"{text!r} is an address; name a place on this machine")
+    return Path(text)
+
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", parser=local_path, help="A dataset folder.")]
+AnyDataset = Annotated[
+    str, typer.Argument(metavar="DIR", help="A dataset folder, or org/name on the Hub.")
+]
 
 
 def _print_version(asked: bool) -> None:
