@@ -19,6 +19,7 @@ import numpy as np
 
 from cfqa_data.dataset import Dataset, load
 from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.storage import PARTIAL, write_table, write_text
 
@@ -132,7 +133,8 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
         CfqaError: it is in the dataset's folder, a file, or a folder that holds something else.
     """
     root = dataset.path.resolve() if dataset.path else None
-    if root is not None and root in (out.resolve(), *out.resolve().parents):
+    target = real_path(out)
+    if root is not None and root in (target, *target.parents):
         raise CfqaError(f"{out}: is in the dataset's own folder; export to another")
     if out.exists() and not out.is_dir():
         raise CfqaError(f"{out}: is a file; name a folder to export to")

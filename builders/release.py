@@ -30,6 +30,7 @@ from cfqa_data.card import Terms
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import read_manifest
+from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.recipe import Recipe, load_recipe
 from cfqa_data.schema import label_schema
@@ -112,7 +113,7 @@ def import_release(
         BuildError: nothing can be imported, or a file is damaged; what is finished is kept.
         MetricError: a line of a log is bad.
     """
-    progress, root = progress or Silent(), Path(out).expanduser().resolve()
+    progress, root = progress or Silent(), real_path(out)
     release, layout = scan_release(source), Layout(root)
     if root.is_relative_to(release.root):
         raise BuildError(f"{out} lies in the release itself: choose another folder")

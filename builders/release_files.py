@@ -22,6 +22,7 @@ from numpy.lib.format import open_memmap
 
 from cfqa_data.errors import BuildError
 from cfqa_data.eval.log_files import level_of
+from cfqa_data.paths import real_path
 from cfqa_data.tasks import CODEC_PARAMETERS, LEVELS, TASKS
 
 __all__ = [
@@ -125,7 +126,7 @@ def scan_release(source: Path | str) -> Release:
         BuildError: it is no release, or an original is not a feature of its task; the first
             such file is named.
     """
-    root = Path(source).expanduser().resolve()
+    root = real_path(source)
     if (root / "cfqa_dataset").is_dir():
         root = root / "cfqa_dataset"
     if not (root / "org_feat").is_dir():

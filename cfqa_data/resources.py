@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from cfqa_data.errors import RecipeError
+from cfqa_data.paths import expanded, real_path
 
 __all__ = ["ROOT_VARIABLE", "is_uri", "locate", "resolve"]
 
@@ -39,9 +40,9 @@ def locate(uri: str, base: str | Path | None = None) -> Path:
         parts = PurePosixPath(uri.removeprefix(ROOT)).parts
         if not parts or ".." in parts or parts[0] == "/":
             raise RecipeError(f"{uri}: must be root://path without '..'")
-        return Path(os.environ.get(ROOT_VARIABLE) or ".").expanduser().resolve().joinpath(*parts)
+        return real_path(os.environ.get(ROOT_VARIABLE) or ".").joinpath(*parts)
     if not uri.startswith(PACKAGE):
-        return Path(base or ".") / Path(uri).expanduser()
+        return Path(base or ".") / expanded(uri)
     package, _, name = uri.removeprefix(PACKAGE).partition("/")
     parts = PurePosixPath(name).parts
     if package.split(".")[0] != "cfqa_data" or not parts or ".." in parts or name[0] == "/":

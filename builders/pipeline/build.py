@@ -17,6 +17,7 @@ from cfqa_data.builders.pipeline.workspace import (
     status,
 )
 from cfqa_data.layout import Layout
+from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.recipe import Recipe, load_recipe
 from cfqa_data.storage import make_folder
@@ -57,7 +58,7 @@ def build(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
-    root = Path(out).expanduser().resolve()
+    root = real_path(out)
     with clear_disk_errors(f"building {recipe.name!r}"):
         if status(recipe, root, tier=tier) != "finished":
             plan = make_plan(recipe, tier)

@@ -10,8 +10,8 @@ from typing import Any
 import typer
 
 from cfqa_data.cli import looking, making, scoring, sharing
-from cfqa_data.cli.shared import app, interrupted
 from cfqa_data.cli.process import STDOUT, drop, say
+from cfqa_data.cli.shared import app, interrupted
 from cfqa_data.errors import CfqaError
 
 __all__ = ["COMMANDS", "run"]

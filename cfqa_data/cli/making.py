@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cfqa_data.cli.shared import Json, Tier, local_path, print_json, resumable
+from cfqa_data.paths import real_path
 
 __all__ = ["build", "import_release"]
 
@@ -78,7 +79,7 @@ def build(
     from cfqa_data.terminal import show_progress
 
     if root is not None:
-        os.environ[ROOT_VARIABLE] = str(root.resolve())  # workers of this machine inherit it
+        os.environ[ROOT_VARIABLE] = str(real_path(root))  # workers of this machine inherit it
     files = {
         "CFQA_HM_ENCODER": hm_encoder,
         "CFQA_HM_CONFIG": hm_config,
@@ -159,7 +160,7 @@ def import_release(
     from cfqa_data.terminal import show_progress
 
     if root is not None:
-        os.environ[ROOT_VARIABLE] = str(root.resolve())
+        os.environ[ROOT_VARIABLE] = str(real_path(root))
     with resumable(KEPT), show_progress() as progress:
         imported = run_import(source, out, logs=logs, recipe=recipe, progress=progress)
     summary = summarise(imported.root) | {"import": imported.to_dict()}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cfqa_data.codecs.program import last_words, run_program
 from cfqa_data.errors import MissingDependencyError
+from cfqa_data.paths import expanded
 
 __all__ = ["ANSWER_SECONDS", "HM", "VTM", "Software", "find_decoder", "find_encoder"]
 
@@ -156,7 +157,7 @@ def _find_program(software: Software, option: str | Path | None) -> Path:
 def _find_config(software: Software, program: Path, option: str | Path | None) -> Path:
     name, file = software.name, software.config_file
     if given := software.given("config", option):
-        path = Path(given).expanduser().absolute()
+        path = expanded(given).absolute()
         if not path.is_file():
             raise MissingDependencyError(f"{name}: {given}: no such configuration file")
         return path
@@ -172,7 +173,7 @@ def _find_config(software: Software, program: Path, option: str | Path | None) -
 
 def _named(name: str, given: str | Path) -> Path:
     """Return the absolute path of a program that was named."""
-    path = Path(given).expanduser()
+    path = expanded(given)
     if found := shutil.which(path):
         return Path(found).absolute()
     why = "it is not an executable file" if path.exists() else "there is no such program"

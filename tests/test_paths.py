@@ -1,0 +1,38 @@
+"""Paths as people write them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cfqa_data.errors import CfqaError
+from cfqa_data.paths import expanded, real_path
+
+
+def test_home_links_and_dots_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    assert expanded("~/x") == tmp_path / "x"
+    assert expanded("x~") == Path("x~")
+    for written in ("there/x", "~/there/x", "link/x", "nowhere/../link/x", tmp_path / "link" / "x"):
+        assert real_path(written) == tmp_path.resolve() / "there" / "x"
+    assert real_path(os.fsdecode(b"\xff")) == tmp_path.resolve() / os.fsdecode(b"\xff")
+
+
+def test_what_leads_nowhere_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(CfqaError, match=r"^~nobody-of-that-name/x: .* write \./~nobody"):
+        real_path("~nobody-of-that-name/x")
+    with pytest.raises(CfqaError, match="leads to no place: embedded null byte"):
+        real_path("a\0b")
+    try:  # Python 3.13 and later follow a circle up to itself
+        assert real_path("loop/x").name == "x"
+    except CfqaError as error:
+        assert str(error).startswith("loop/x: leads to no place: ")
