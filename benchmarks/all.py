@@ -43,7 +43,7 @@ def options_of(name: str, given: argparse.Namespace) -> list[str]:
     options = ["--quick"] if given.quick else []
     if name == "mini" and given.dataset:
         options += ["--dataset", str(given.dataset)]
-    if name == "growth":
+    if name == "scaling":
         options += ["--plot", str(given.plot)]
     return options
 

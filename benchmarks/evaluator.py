@@ -27,6 +27,8 @@ from cfqa_data.eval.features import Features
 from cfqa_data.eval.reading import read_batches
 
 METRICS = ("mse", "cosine", "cka")
+SIDE = 2048
+"""Rows and columns of the product that tells what the machine reaches."""
 REST = 0.3
 """Seconds until the threads of the other side's library have stopped spinning."""
 
@@ -109,7 +111,7 @@ def cka_share(files: Files, repeats: int) -> tuple[float, float]:
     cka = create_metric("cka")
     x = Features(torch.from_numpy(files.original("x"))[None])
     y = torch.from_numpy(files.compressed("x", "noise", 0))[None]
-    a = torch.randn(2048, 2048)
+    a = torch.randn(SIDE, SIDE)
     count = max(1, 40 // slices**2)
     with torch.inference_mode():
         cka.score(x, Features(y))
@@ -121,7 +123,7 @@ def cka_share(files: Files, repeats: int) -> tuple[float, float]:
             repeats,
             REST,
         )
-    ours, machine = 2 * slices * tokens**2 * channels * count / taken, 5 * 2 * 2048**3 / product
+    ours, machine = 2 * slices * tokens**2 * channels * count / taken, 5 * 2 * SIDE**3 / product
     return ours / 1e9, machine / 1e9
 
 

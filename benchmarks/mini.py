@@ -13,12 +13,12 @@ import argparse
 import hashlib
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from measuring import Clock, seconds
-from results import Result, figure, not_here, run
+from results import FIGURES, Result, figure, not_here, run
 
 import cfqa_data
 from cfqa_data.eval import evaluate
@@ -91,7 +91,8 @@ def verifying(root: Path) -> Result:
 
 def from_a_hub(root: Path) -> Iterator[Result]:
     """Yield what the first pair takes from a Hub."""
-    names = ["mini: requests until the first pair", "mini: bytes until the first pair"]
+    names = [name for name, known in FIGURES.items() if known.benchmark == "mini"]
+    names = names[names.index("mini: requests until the first pair") :]
     try:
         import pytest
         from loopback_hub import loopback_hub, point_clients_at
@@ -105,14 +106,29 @@ def from_a_hub(root: Path) -> Iterator[Result]:
     ):
         hub.put("org/mini", root)
         point_clients_at(hub, patch, Path(cache), token=None)
+
+        def counted(call: Callable[[], Any]) -> tuple[int, float]:
+            """Return the requests and the bytes of a call."""
+            hub.reset()
+            call()
+            return len(hub.requests), hub.sent()
+
+        of_all = counted(lambda: cfqa_data.load("org/mini")[0])
         pairs = cfqa_data.load("org/mini", "dpt", codec="x265")
-        opened = len(hub.requests), hub.sent()
+        source = pairs.source_ids[0]
+        first = counted(lambda: cfqa_data.load("org/mini", "dpt", codec="x265")[0])
         pairs[0]
+        further = counted(lambda: pairs.compressed(source, "x265", 9))
+        layer = counted(lambda: pairs.compressed(source, "x265", 9, layers=3))
+        original = counted(lambda: pairs.original(source))
         whole = sum(entry["size"] for entry in pairs.manifest.files.values())
-        yield figure(names[0], len(hub.requests))
-        yield figure(names[1], hub.sent() / 1e6, whole / 1e6)
-        yield Result("mini: requests to open a repo", opened[0], "")
-        yield Result("mini: bytes to open a repo", opened[1] / 1e6, "MB")
+        plain = pairs.original(source).nbytes / 1e3
+    yield figure(names[0], first[0])
+    yield figure(names[1], of_all[0])
+    yield figure(names[2], first[1] / 1e6, whole / 1e6)
+    yield figure(names[3], further[1] / 1e3, plain)
+    yield figure(names[4], layer[1] / 1e3, plain / 4)
+    yield figure(names[5], original[1] / 1e3, plain)
 
 
 def measure(given: argparse.Namespace) -> Iterator[Result]:

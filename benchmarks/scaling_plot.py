@@ -1,4 +1,4 @@
-"""The figure of `growth.py`: time per item and memory against the number of items."""
+"""The figure of `scaling.py`: time per item and memory against the number of items."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLOOR = 0.1
 
 
 def plot(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
-    """Draw what `growth.py` found, by step and number of items, as PNG."""
+    """Draw what `scaling.py` found, by step and number of items, as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
