@@ -27,12 +27,18 @@ def test_what_leads_nowhere_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(CfqaError, match=r"^~nobody-of-that-name/x: .* write \./~nobody"):
         real_path("~nobody-of-that-name/x")
     with pytest.raises(CfqaError, match="leads to no place: embedded null byte"):
         real_path("a\0b")
-    try:  # Python 3.13 and later follow a circle up to itself
-        assert real_path("loop/x").name == "x"
-    except CfqaError as error:
-        assert str(error).startswith("loop/x: leads to no place: ")
+
+
+def test_links_in_a_circle_are_told_or_followed_up_to_the_circle(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    told = ""
+    try:
+        found = real_path(tmp_path / "loop" / "x").name
+    except CfqaError as error:  # until Python 3.12
+        found, told = "x", str(error)
+    assert found == "x"
+    assert told in ("", f"{tmp_path}/loop/x: leads to no place: {told.rpartition(': ')[2]}")
