@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from cfqa_data.text import printable
+
 __all__ = [
     "BuildError",
     "CfqaError",
@@ -19,9 +21,20 @@ __all__ = [
 
 MOST_SHOWN = 16
 
+LONGEST_MESSAGE = 1500
+"""Characters of a message; of a longer one, what is in the middle is left out."""
+
 
 class CfqaError(Exception):
-    """Base of all errors of this package; the command line shows it without a traceback."""
+    """Base of all errors of this package; the command line shows it without a traceback.
+
+    Its text is one line that any terminal can show: names and values in it may come from files of
+    strangers, so what cannot be printed is escaped, and what is very long is cut.
+    """
+
+    def __str__(self) -> str:
+        text = _cut(super().__str__())
+        return text if text.isprintable() else _cut(printable(" ".join(text.splitlines())))
 
 
 class RecipeError(CfqaError):
@@ -65,3 +78,10 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     shown = names if len(names) <= MOST_SHOWN else [*names[:MOST_SHOWN], "..."]
     return f"unknown {what} {str(name)!r}: {hint}known: {', '.join(shown)}"
+
+
+def _cut(text: str) -> str:
+    """Return a text of at most LONGEST_MESSAGE characters, without its middle if need be."""
+    if len(text) <= LONGEST_MESSAGE:
+        return text
+    return f"{text[: LONGEST_MESSAGE * 3 // 4]} ... {text[-LONGEST_MESSAGE // 5 :]}"
