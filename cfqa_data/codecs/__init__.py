@@ -104,11 +104,13 @@ def list_codecs() -> list[str]:
     return list(CODEC_FACTORIES)
 
 
-def get_codec(name: str, /, **options: Any) -> Codec:
+def get_codec(name: str, /, *, untrusted: bool = False, **options: Any) -> Codec:
     """Return a codec.
 
     Args:
         name: one of :func:`list_codecs`.
+        untrusted: decode in a child process that can do nothing else; for bitstreams that may come
+            from anyone (see :mod:`cfqa_data.codecs.isolated`).
         options: of that codec, such as ``preset`` or ``models``.
 
     Raises:
@@ -119,6 +121,10 @@ def get_codec(name: str, /, **options: Any) -> Codec:
         factory = CODEC_FACTORIES[name]
     except (KeyError, TypeError):
         raise CodecError(unknown_name("codec", name, CODEC_FACTORIES)) from None
+    if untrusted:
+        from cfqa_data.codecs.isolated import IsolatedCodec
+
+        return IsolatedCodec(name, options)
     try:
         return factory(**options)
     except TypeError as error:
