@@ -9,7 +9,6 @@ that order, and gives the exact float32 that the codec decoded to.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.files import Files, LocalFiles
+from cfqa_data.limits import parse_json
 from cfqa_data.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.selection import Selection
 from cfqa_data.shards import ShardReader
@@ -280,8 +280,8 @@ def _read_metadata(files: Files) -> dict[str, Any]:
 
 def _parse_metadata(data: bytes, where: str) -> dict[str, Any]:
     try:
-        metadata = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        metadata = parse_json(data)
+    except ValueError as error:
         raise FormatError(f"{where}: cannot be read: {error}") from None
     if not isinstance(metadata, dict):
         raise FormatError(f"{where}: is not Zarr metadata")

@@ -1,11 +1,13 @@
 """The files of a dataset folder, wherever it lies: on this machine, or in a repo on the Hub.
 
 A file is named as the manifest names it: relative to the folder, with ``/``. Every name comes from
-the format's own layout, so none leads out of the folder, whatever a manifest says.
+the format's own layout, so none leads out of the folder, whatever a manifest says; nor does a link,
+but those that a cache of the Hub is made of.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -15,9 +17,10 @@ from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
 from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.limits import open_plain
 from cfqa_data.manifest import Manifest, read_manifest
 
-__all__ = ["Blob", "Files", "LocalFiles", "open_files"]
+__all__ = ["Blob", "Files", "LocalFiles", "open_blob", "open_files"]
 
 HUB = "hf://"
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -105,9 +108,11 @@ class Files(ABC):
 class LocalFiles(Files):
     """A folder on this machine."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, within: tuple[Path, ...] = ()) -> None:
         self.root: Path = root
         self.location = str(root)
+        self.within = within or _places(root)
+        self._known: set[str] = set()
 
     def where(self, name: str) -> str:
         """Return a file's path."""
@@ -119,15 +124,27 @@ class LocalFiles(Files):
 
     def below(self, name: str) -> LocalFiles:
         """Return the files of a folder in this one."""
-        return LocalFiles(self.root / name)
+        return LocalFiles(self.root / name, self.within)
 
     def path(self, name: str) -> Path:
-        """Return a file's path."""
-        return self.root / name
+        """Return a file's path.
+
+        Raises:
+            FormatError: it is a link that leads out of the folder, or is neither file nor folder.
+        """
+        path = self.root / name
+        if name not in self._known:
+            real = Path(os.path.realpath(path))
+            if not any(real.is_relative_to(place) for place in self.within):
+                raise FormatError(f"{path}: leads out of the folder; put the file itself there")
+            if real.exists() and not (real.is_file() or real.is_dir()):
+                raise FormatError(f"{path}: is no plain file; build or fetch the dataset again")
+            self._known.add(name)
+        return path
 
     def exists(self, name: str) -> bool:
         """Return whether there is such a file or folder."""
-        return (self.root / name).exists()
+        return self.path(name).exists()
 
     def beside(self, stem: str) -> list[str]:
         """Return the names of the files that begin with ``stem``."""
@@ -138,7 +155,8 @@ class LocalFiles(Files):
     def read(self, name: str) -> bytes:
         """Return a file's whole content."""
         try:
-            return (self.root / name).read_bytes()
+            with open_plain(self.path(name)) as file:
+                return file.read()
         except FileNotFoundError:
             raise FormatError(f"{self.where(name)}: {MISSING}") from None
         except OSError as error:
@@ -147,8 +165,22 @@ class LocalFiles(Files):
     @contextmanager
     def open(self, name: str) -> Iterator[Blob]:
         """Open a file; nothing stays open behind it."""
-        with (self.root / name).open("rb") as file:
-            yield _LocalBlob(file)
+        with open_blob(self.path(name)) as blob:
+            yield blob
+
+
+def _places(root: Path) -> tuple[Path, ...]:
+    """Return where the files of a folder may lie: in it, or in the blobs of the cache it is in."""
+    real = Path(os.path.realpath(root))
+    cached = real.parent.name == "snapshots"
+    return (real, real.parent.parent / "blobs") if cached else (real,)
+
+
+@contextmanager
+def open_blob(path: Path) -> Iterator[Blob]:
+    """Open a plain file of which parts are read; nothing stays open behind it."""
+    with open_plain(path) as file:
+        yield _LocalBlob(file)
 
 
 class _LocalBlob:

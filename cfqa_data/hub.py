@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.errors import FormatError
-from cfqa_data.files import MISSING, Blob, Files, LocalFiles
+from cfqa_data.files import MISSING, Blob, Files, open_blob
 from cfqa_data.hub_requests import LARGEST_WHOLE, HubRepo
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest, hash_file, parse_manifest
@@ -123,7 +123,7 @@ class HubFiles(Files):
     def open(self, name: str) -> AbstractContextManager[Blob]:
         """Return a file of which parts are read; nothing is asked of the Hub yet."""
         if path := self.path(name):
-            return LocalFiles(path.parent).open(path.name)
+            return open_blob(path)
         return nullcontext(_HubBlob(self.repo, self.prefix + name, self._entry(name)["size"]))
 
     def _entry(self, name: str) -> Mapping[str, Any]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -17,6 +19,7 @@ from typing import Any
 
 from cfqa_data.errors import FormatError, RecipeError
 from cfqa_data.layout import Layout
+from cfqa_data.limits import LARGEST_FEATURE, LARGEST_JSON, LONGEST_ID, parse_json, read_limited
 from cfqa_data.recipe import Recipe
 from cfqa_data.storage import sync_folders, write_text
 from cfqa_data.tasks import TASKS
@@ -168,7 +171,7 @@ def read_manifest(root: Path) -> Manifest:
     layout = Layout(root)
     path = layout.manifest
     try:
-        data = path.read_bytes()
+        data = read_limited(path, LARGEST_JSON)
     except (FileNotFoundError, NotADirectoryError):
         if layout.work.is_dir():
             raise FormatError(
@@ -176,7 +179,7 @@ def read_manifest(root: Path) -> Manifest:
                 "that began it (`cfqa build` or `cfqa import-release`) goes on"
             ) from None
         raise FormatError(f"{root}: not a CFQA dataset folder (no {path.name} in it)") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise FormatError(f"{path}: cannot be read: {error}") from None
     return parse_manifest(data, str(path))
 
@@ -192,8 +195,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         FormatError: it is not valid.
     """
     try:
-        facts = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        facts = parse_json(data)
+    except ValueError as error:
         raise FormatError(f"{where}: cannot be read: {error}") from None
     try:
         return Manifest.from_dict(facts)
@@ -248,13 +251,20 @@ def _tasks(data: object, recipe: Recipe) -> dict[str, TaskEntry]:
             f"tasks.{name}.shape is not (N, C, T, D)",
         )
         _require(
+            math.prod(shape) <= LARGEST_FEATURE,
+            f"tasks.{name}.shape {shape} has more than {LARGEST_FEATURE:,} elements",
+        )
+        _require(
             shape[1] == TASKS[name].layers,
             f"tasks.{name}.shape has {shape[1]} layers, not the task's",
         )
         _require(
             isinstance(sources, list)
             and bool(sources)
-            and all(isinstance(source, str) and source for source in sources)
+            and all(
+                isinstance(source, str) and source.isprintable() and 0 < len(source) <= LONGEST_ID
+                for source in sources
+            )
             and len(set(sources)) == len(sources),
             f"tasks.{name}.sources is not a list of different ids",
         )
@@ -268,15 +278,19 @@ def _files(data: object) -> dict[str, dict[str, Any]]:
     for name, entry in data.items():
         path = PurePosixPath(name)
         _require(
-            not path.is_absolute() and ".." not in path.parts and "\\" not in name and bool(name),
+            not path.is_absolute()
+            and ".." not in path.parts
+            and "\\" not in name
+            and name.isprintable()
+            and path.as_posix() == name != ".",
             f"files: {name!r} is not a path in the folder",
         )
         _require(
             isinstance(entry, dict)
-            and isinstance(entry.get("size"), int)
-            and entry["size"] >= 0
+            and type(entry.get("size")) is int
+            and 0 <= entry["size"] < 1 << 63
             and isinstance(entry.get("sha256"), str)
-            and len(entry["sha256"]) == 64,
+            and re.fullmatch("[0-9a-f]{64}", entry["sha256"]) is not None,
             f"files: {name!r} lacks its size or SHA-256",
         )
     return data

@@ -7,7 +7,6 @@ A header is checked in full before a byte that it points to is read: it may come
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 
 from cfqa_data.errors import FormatError
 from cfqa_data.files import MISSING, Files
+from cfqa_data.limits import LARGEST_HEADER, parse_json
 from cfqa_data.selection import Selection
 
 __all__ = ["TensorSet"]
@@ -41,9 +41,6 @@ DTYPES = {
 
 FIRST_READ = 16 << 10
 """Bytes of a remote file that are read first: most headers are within."""
-
-LARGEST_HEADER = 16 << 20
-"""Bytes of the largest header that is read; the paper's largest is below 100 kB."""
 
 AGAIN = "build or fetch it again"
 
@@ -167,7 +164,7 @@ class _Remote:
         self.where = where
         try:
             self.keys = self._read_header()
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise FormatError(f"{files.where(name)}: not a safetensors file: {error}") from None
 
     def _read_header(self) -> dict[str, _Entry]:
@@ -182,7 +179,7 @@ class _Remote:
             if rest > 0:
                 head += blob.read([(len(head), rest)])[0]
             size = blob.size
-        facts = json.loads(head[8 : 8 + length].decode("utf-8"))
+        facts = parse_json(head[8 : 8 + length])
         if not isinstance(facts, dict):
             raise ValueError("its header is not a table")
         facts.pop("__metadata__", None)

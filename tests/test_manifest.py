@@ -83,6 +83,11 @@ def _file(name: str, **entry: Any) -> Callable[[dict[str, Any]], Any]:
         (_task(shape=[1, 1, 9]), r"not \(N, C, T, D\)"),
         (_task(shape=[1, 1, -9, 16]), r"not \(N, C, T, D\)"),
         (_task(shape=[1, 4, 9, 16]), "4 layers"),
+        (_task(shape=[1, 1, 10**6, 10**6]), "has more than 268,435,456 elements"),
+        (_task(shape=[1, 1, 10**400, 1]), "has more than 268,435,456 elements"),
+        (_task(sources=["a\0b"]), "different ids"),
+        (_task(sources=["\ud800"]), "different ids"),
+        (_task(sources=["a" * 1025]), "different ids"),
         (_task(sources=["a", "a"]), "different ids"),
         (_task(sources=[]), "different ids"),
         (_task(sources=[1]), "different ids"),
@@ -92,7 +97,15 @@ def _file(name: str, **entry: Any) -> Callable[[dict[str, Any]], Any]:
         (_file("..\\x", size=1, sha256="0" * 64), "not a path in the folder"),
         (_file("", size=1, sha256="0" * 64), "not a path in the folder"),
         (_file("x", size=-1, sha256="0" * 64), "lacks its size"),
+        (_file("a\0b", size=1, sha256="0" * 64), "not a path in the folder"),
+        (_file("a\ud800", size=1, sha256="0" * 64), "not a path in the folder"),
+        (_file("a/./b", size=1, sha256="0" * 64), "not a path in the folder"),
+        (_file(".", size=1, sha256="0" * 64), "not a path in the folder"),
+        (_file("x", size=True, sha256="0" * 64), "lacks its size"),
+        (_file("x", size=1 << 63, sha256="0" * 64), "lacks its size"),
         (_file("x", size=1, sha256="no"), "lacks its size"),
+        (_file("x", size=1, sha256="\n" * 64), "lacks its size"),
+        (lambda data: data["health"].append({"x": float("nan")}), "NaN is no finite number"),
     ],
 )
 def test_a_manifest_from_anywhere_is_checked(
@@ -107,7 +120,7 @@ def test_a_manifest_from_anywhere_is_checked(
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "\ud800", "[" * 100_000])
+@pytest.mark.parametrize("text", ["{", "[]", "\ud800", "[" * 100_000, "9" * 5000, "1e999"])
 def test_what_is_not_a_json_table_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(FormatError, match=r"manifest.json: (cannot be read|is not a table)"):

@@ -609,7 +609,7 @@ SHAPE = [1, 1, 9, 16]
         (raw(struct.pack("<Q", 2000) + b"{}"), "its header says that it has 2000 bytes"),
         (raw(struct.pack("<Q", 2) + b"[]"), "its header is not a table"),
         (raw(struct.pack("<Q", 9) + b'{"a": 12}'), "'a' is not a table"),
-        (raw(struct.pack("<Q", 200_000) + b"[" * 200_000), "recursion"),
+        (raw(struct.pack("<Q", 200_000) + b"[" * 200_000), "nested too deeply"),
         (raw(b"abc"), "shorter than the length"),
         (raw(b""), "shorter than the length"),
     ],
