@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cfqa_data.storage import PARTIAL, atomic_path
+from cfqa_data.storage import PARTIAL, atomic_path, make_folder, sync_folder, sync_folders
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -176,16 +176,20 @@ def _write_zarr(path: Path, part: Part, features: Iterable[np.ndarray]) -> None:
 def _atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a folder beside ``path`` that becomes ``path`` on success and else is removed."""
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    partial.mkdir(parents=True)
+    make_folder(partial)
     try:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
+        sync_folders(partial)
         partial.replace(path)
-    except BaseException:
+        sync_folder(path.parent)
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
 
 

@@ -17,7 +17,6 @@ from cfqa_data.builders.pipeline.plan import STAGES, Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.builders.pipeline.workspace import (
     PLAN,
-    clear_disk_errors,
     open_workspace,
     remove_work,
     status,
@@ -27,6 +26,7 @@ from cfqa_data.builders.release_recipe import find_quantizers, provenance, relea
 from cfqa_data.builders.release_scores import HeadScores, LogScores, Scores
 from cfqa_data.builders.release_stages import Import
 from cfqa_data.card import Terms
+from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import read_manifest

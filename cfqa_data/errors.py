@@ -11,6 +11,7 @@ __all__ = [
     "BuildError",
     "CfqaError",
     "CodecError",
+    "DiskError",
     "FormatError",
     "HubError",
     "MetricError",
@@ -51,6 +52,10 @@ class HubError(CfqaError):
 
 class BuildError(CfqaError):
     """A dataset could not be built."""
+
+
+class DiskError(CfqaError):
+    """A file could not be written: the disk is full, or may not be written to."""
 
 
 class CodecError(CfqaError):

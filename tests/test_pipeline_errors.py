@@ -17,7 +17,7 @@ from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
 from cfqa_data.builders.pipeline import build, check, compress, run, select, tools, work
 from cfqa_data.builders.pipeline.plan import Item
-from cfqa_data.errors import BuildError, CodecError, RecipeError
+from cfqa_data.errors import BuildError, CodecError, DiskError, RecipeError
 from cfqa_data.recipe import Recipe
 
 
@@ -84,7 +84,7 @@ def test_no_room_is_seen_before_and_while_compressing(
 
     with monkeypatch.context() as patch:
         patch.setattr(compress, "write_tensors", full_disk)
-        with pytest.raises(BuildError) as caught:
+        with pytest.raises(DiskError) as caught:
             build(small, tmp_path, workers=0)
     assert one_line(caught).startswith("compress seg x265 group 0: no space left at ")
     assert len(calls) == 3  # the others are not even begun
@@ -98,7 +98,7 @@ def test_no_permission(small: Recipe, tmp_path: Path, monkeypatch: pytest.Monkey
         raise PermissionError(errno.EACCES, "Permission denied", "somewhere")
 
     monkeypatch.setattr(Path, "mkdir", forbidden)
-    with pytest.raises(BuildError) as caught:
+    with pytest.raises(DiskError) as caught:
         build(small, tmp_path / "out")
     assert "no permission to write at somewhere" in one_line(caught)
 

@@ -13,9 +13,10 @@ from pipeline_toy import qp, toy_recipe
 from cfqa_data.builders.pipeline import status
 from cfqa_data.builders.pipeline.extract import median_codes
 from cfqa_data.builders.pipeline.plan import STAGES, Plan
-from cfqa_data.builders.pipeline.workspace import clear_disk_errors, open_workspace
+from cfqa_data.builders.pipeline.workspace import open_workspace
 from cfqa_data.codes import find_centres
-from cfqa_data.errors import BuildError
+from cfqa_data.disk import clear_disk_errors
+from cfqa_data.errors import BuildError, DiskError
 from cfqa_data.layout import Layout
 from cfqa_data.quantizers import UniformQuantizer
 from cfqa_data.recipe import Recipe
@@ -115,7 +116,7 @@ def test_other_software_or_weights_do_not_go_on(tmp_path: Path) -> None:
 def test_disk_errors_become_one_line() -> None:
     for number, words in ((28, "no space left"), (13, "no permission"), (30, "read-only")):
         message = f"compress cls: {words}.* at f.*what is finished"
-        with pytest.raises(BuildError, match=message), clear_disk_errors("compress cls"):
+        with pytest.raises(DiskError, match=message), clear_disk_errors("compress cls"):
             raise OSError(number, "x", "f")
     with pytest.raises(OSError, match="other"), clear_disk_errors("x"):
         raise OSError(5, "other")

@@ -11,11 +11,11 @@ from cfqa_data.builders.pipeline.plan import STAGES, Plan
 from cfqa_data.builders.pipeline.run import Runner, make_runner
 from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import (
-    clear_disk_errors,
     open_workspace,
     remove_work,
     status,
 )
+from cfqa_data.disk import clear_disk_errors
 from cfqa_data.layout import Layout
 from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
@@ -55,6 +55,7 @@ def build(
     Raises:
         RecipeError: there is no such recipe, or it is impossible.
         BuildError: it cannot be built here; whatever was finished is kept.
+        DiskError: the disk is full, or may not be written to; what was finished is kept.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.work import run_item
-from cfqa_data.builders.pipeline.workspace import DiskError
-from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.errors import BuildError, CfqaError, DiskError
 
 __all__ = [
     "ATTEMPTS",

@@ -12,7 +12,8 @@ from cfqa_data.builders.pipeline.extract import centre, extract
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.select import select
 from cfqa_data.builders.pipeline.tools import Tools
-from cfqa_data.builders.pipeline.workspace import PLAN, clear_disk_errors
+from cfqa_data.builders.pipeline.workspace import PLAN
+from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError
 from cfqa_data.layout import Layout
 

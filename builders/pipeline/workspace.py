@@ -6,11 +6,9 @@ work item. `.build/plan.json` is the first file written and `manifest.json` the 
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,6 @@ from cfqa_data.storage import PARTIAL, remove_partials, write_text
 
 __all__ = [
     "PLAN",
-    "DiskError",
-    "clear_disk_errors",
     "open_workspace",
     "remove_work",
     "status",
@@ -36,37 +32,6 @@ __all__ = [
 PLAN = "plan.json"
 ABSENT = "absent"
 _THEN = ", then "  # between the versions of a build that was gone on with under others
-_DISK_ERRORS = {
-    errno.ENOSPC: "no space left",
-    errno.EDQUOT: "disk quota exceeded",
-    errno.EFBIG: "larger than a file may be",
-    errno.EACCES: "no permission to write",
-    errno.EPERM: "no permission to write",
-    errno.EROFS: "read-only file system",
-}
-
-
-class DiskError(BuildError):
-    """The disk is full or may not be written to; nothing else can be built there either."""
-
-
-@contextmanager
-def clear_disk_errors(what: str) -> Iterator[None]:
-    """Turn a full or forbidden disk into one line that says what was being written.
-
-    Raises:
-        DiskError: instead of an OSError of that kind; every other exception passes.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        where = f" at {error.filename}" if error.filename else ""
-        raise DiskError(
-            f"{what}: {_DISK_ERRORS[error.errno]}{where}; what is finished is kept: "
-            "make room or change the folder's permissions, then run the same command again"
-        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:
