@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["app", "main"]
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = run(sys.argv[1:])
         leave()
     except KeyboardInterrupt as stop:  # while starting, or once more while ending
+        with suppress(OSError):
+            print("cfqa: interrupted", file=sys.stderr, flush=True)
         status = 128 + (stop.args[0] if stop.args else 2)
     return status
 

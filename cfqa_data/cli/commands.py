@@ -53,14 +53,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit status."""
     try:
         _check(arguments)
-        command = typer.main.get_command(app)
-        status = command.main(
-            list(arguments) or ["--help"], prog_name="cfqa", standalone_mode=False
-        )
+        status = _invoke(list(arguments) or ["--help"])
         sys.stdout.flush()
-        if not arguments:
-            return 2
-        return status if isinstance(status, int) else 0
+        return status if arguments else 2
     except USAGE_ERROR as error:
         of = error.ctx.command_path if error.ctx else "cfqa"
         return _fail(f"{error.format_message()} (see {of} --help)")
@@ -72,18 +67,29 @@ def run(arguments: Sequence[str]) -> int:
             raise
         extra = "build" if arguments[:1] in (["build"], ["import-release"]) else EXTRAS[module]
         return _fail(f"{module} is not installed: pip install 'cfqa-data[{extra}]'")
-    except (KeyboardInterrupt, typer.Abort) as stop:
+    except KeyboardInterrupt as stop:
         return interrupted(stop)
     except MemoryError as error:
         return _fail(f"out of memory: {error or 'nothing more can be had'}; free some, go on then")
     except BrokenPipeError:
         return _reader_gone()
     except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # typer makes that an exit with 1
+        if isinstance(stop.__context__, BrokenPipeError):  # rich makes that an exit with 1
             return _reader_gone()
         raise
     except OSError as error:
         return _fail(_os_error_line(error))
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Run a command; what it raises comes through, which typer's own `main` would answer."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("cfqa", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    return 0
 
 
 def _check(arguments: Sequence[str]) -> None:
