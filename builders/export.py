@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from cfqa_data.dataset import Dataset, load
+from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
@@ -63,6 +64,7 @@ class Exported:
         return self.__dict__ | {"root": str(self.root)}
 
 
+@clear_disk_errors("exporting")
 def export(
     path: str | Path,
     out: Path,
@@ -73,6 +75,7 @@ def export(
     level: SupportsIndex | Iterable[SupportsIndex] | None = None,
     originals: bool = True,
     progress: Progress | None = None,
+    untrusted: bool = False,
 ) -> Exported:
     """Write features as plain float32 files; goes on where an earlier run stopped.
 
@@ -85,15 +88,17 @@ def export(
         level: only this level, or these.
         originals: also write the originals.
         progress: told of every feature.
+        untrusted: decode bitstreams in child processes that can do nothing else.
 
     Raises:
+        DiskError: the disk is full, or may not be written to; what is finished is kept.
         CfqaError: there is no such format, nothing to export, or the folder holds something else.
         FormatError: the dataset, or a feature in it, cannot be read.
     """
     if kind not in FORMATS:
         raise CfqaError(unknown_name("format", kind, FORMATS))
     progress = progress or Silent()
-    dataset = load(path, task, codec=codec, level=level)
+    dataset = load(path, task, codec=codec, level=level, untrusted=untrusted)
     if not len(dataset):
         raise CfqaError(f"{path}: no compressed feature is of that task, codec and level")
     _open_folder(out, dataset, _facts(dataset, kind, originals))
@@ -105,7 +110,6 @@ def export(
         if (out / part.name).exists():
             progress.advance(part.rows.num_rows)
             continue
-        (out / part.name).parent.mkdir(parents=True, exist_ok=True)
         FORMATS[kind].write(out / part.name, part, _features(dataset, part, progress))
         written += 1
     progress.finish()

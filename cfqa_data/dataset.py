@@ -194,6 +194,7 @@ def load(
     source: str | Iterable[str] | None = None,
     revision: str | None = None,
     cache: bool | str | Path = False,
+    untrusted: bool = False,
 ) -> Dataset:
     """Open a dataset folder, on this machine or in a dataset repo on the Hub.
 
@@ -207,6 +208,8 @@ def load(
         revision: of a repo: branch, tag or commit; its main branch if None.
         cache: of a repo: fetch whole files into `huggingface_hub`'s cache (or the folder given
             here) and read them from there, instead of only the bytes that are needed each time.
+        untrusted: decode bitstreams in child processes that can do nothing else, for a dataset
+            that may come from anyone. The decoded features are the same.
 
     Returns:
         The compressed features with their originals and labels.
@@ -221,7 +224,7 @@ def load(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    folder = Folder(open_files(path, revision, cache))
+    folder = Folder(open_files(path, revision, cache), untrusted)
     tasks = list(folder.manifest.tasks)
     if task is not None:
         if get_task(task).name not in tasks:

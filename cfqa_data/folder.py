@@ -6,6 +6,7 @@ needed are fetched. Pickling drops what is open.
 
 from __future__ import annotations
 
+import math
 import operator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,19 +34,24 @@ __all__ = ["Folder", "check_level"]
 LAYOUT = Layout(Path())
 """Names in a folder, relative to it."""
 
+KEPT = ("files", "manifest", "untrusted", "_places")
+"""What goes into a pickle."""
+
 
 class Folder:
     """Reads the labels and arrays of one dataset folder, of either tier.
 
     Args:
         root: the folder, or its files wherever they lie.
+        untrusted: decode bitstreams in child processes that can do nothing else.
 
     Raises:
         FormatError: it is not a dataset folder. (Its methods raise it for what is missing,
             damaged or not what the manifest says.)
     """
 
-    def __init__(self, root: Path | Files) -> None:
+    def __init__(self, root: Path | Files, untrusted: bool = False) -> None:
+        self.untrusted = untrusted
         self.files = root if isinstance(root, Files) else LocalFiles(root)
         self.manifest = self.files.read_manifest()
         self._places = {
@@ -61,7 +67,7 @@ class Folder:
         self._decoders: dict[tuple[str, str], Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("files", "manifest", "_places")}
+        return {name: getattr(self, name) for name in KEPT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -72,13 +78,14 @@ class Folder:
         name = LAYOUT.labels(task).as_posix()
         where = self.files.where(name)
         # As bytes: pyarrow takes a path that looks like an address, as s3:/x, for one.
-        table = read_table(where, label_schema(), self.files.read(name))
         axes = {
             "task": [task],
             "source_id": self.manifest.tasks[task].sources,
             "codec": list(self.manifest.recipe.tasks[task].ladders),
             "level": range(LEVELS),
         }
+        most = 2 * math.prod(map(len, axes.values()))  # more are not looked at, to name the first
+        table = read_table(where, label_schema(), self.files.read(name), most_rows=most)
         check_rows(where, table, axes)
         return table
 
@@ -197,12 +204,13 @@ class Folder:
         try:
             if ladder.models is not None:
                 expected = self.manifest.weights.get(ladder.models)
-                if expected not in (None, hash_file(resolve(ladder.models))):
+                if not expected or expected != hash_file(resolve(ladder.models)):
                     raise FormatError(
                         f"{ladder.models}: not the weights that made {self.files.location}; "
                         "install the cfqa-data version in its manifest"
                     )
-            return get_codec(ladder.codec, **ladder.codec_options)
+            options = ladder.codec_options | ({"untrusted": True} if self.untrusted else {})
+            return get_codec(ladder.codec, **options)
         except (CodecError, RecipeError) as error:
             name = LAYOUT.manifest.as_posix()
             raise FormatError(

@@ -79,6 +79,7 @@ def evaluate(
     batch: int | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
+    untrusted: bool = False,
 ) -> Evaluation:
     """Run metrics over a dataset in one pass and correlate them with the labels.
 
@@ -104,6 +105,7 @@ def evaluate(
         out: File for the scores, ``.parquet`` or ``.csv``. What an interrupted run leaves beside
             it is gone on from.
         progress: Told about every batch that is done.
+        untrusted: Decode bitstreams in child processes that can do nothing else (with a path only).
 
     Raises:
         MetricError: Unknown metric; all metrics failed; NaN or Inf in a feature, which is named;
@@ -112,7 +114,7 @@ def evaluate(
     """
     _check(target, precision, batch, limit)
     resolved = as_metrics(metrics, device)
-    opened = _open(dataset, task, codec)
+    opened = _open(dataset, task, codec, untrusted)
     for name in ("task", "source_id", "codec", "level", target):
         if name not in opened.labels.column_names:
             what = f"{target!r} to follow" if name == target else repr(name)
@@ -186,14 +188,19 @@ def _check(target: str, precision: str, batch: int | None, limit: int | None) ->
 
 
 def _open(
-    dataset: FeatureSource | str | Path, task: str | None, codec: str | Iterable[str] | None
+    dataset: FeatureSource | str | Path,
+    task: str | None,
+    codec: str | Iterable[str] | None,
+    untrusted: bool,
 ) -> FeatureSource:
     if isinstance(dataset, str | Path):
         from cfqa_data.dataset import load
 
-        return load(dataset, task, codec=codec)
-    if task is not None or codec is not None:
-        raise MetricError("task and codec select from a path; open the dataset with them instead")
+        return load(dataset, task, codec=codec, untrusted=untrusted)
+    if task is not None or codec is not None or untrusted:
+        raise MetricError(
+            "task, codec and untrusted say how to open a path; open the dataset with them instead"
+        )
     return dataset
 
 

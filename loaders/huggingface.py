@@ -37,6 +37,7 @@ def attach(
     *,
     format: str = "numpy",
     arrays: Sequence[str] = ("original", "compressed"),
+    untrusted: bool = False,
 ) -> Any:
     """Give rows of `load_dataset` the arrays that they are about, read when a row is taken.
 
@@ -48,6 +49,7 @@ def attach(
         format: "numpy" or "torch".
         arrays: which to give, of ``original`` and ``compressed``, float32 (N, C, T, D), and
             ``bitstream``, bytes. Rows of the config `originals` have only the first.
+        untrusted: decode bitstreams in child processes that can do nothing else.
 
     Returns:
         The same kind of dataset.
@@ -70,8 +72,10 @@ def attach(
     for name in names:
         if name not in NEEDS:
             raise CfqaError(unknown_name("array", name, NEEDS))
+    if untrusted and isinstance(root, Dataset):
+        raise CfqaError("untrusted says how to open a path; give it to load()")
     if isinstance(ds, dict):
-        root = root if isinstance(root, Dataset) else load(root)
+        root = root if isinstance(root, Dataset) else load(root, untrusted=untrusted)
         splits = {
             split: attach(part, root, format=format, arrays=names) for split, part in ds.items()
         }
@@ -80,7 +84,7 @@ def attach(
         raise CfqaError(f"attach takes what load_dataset returns, not a {type(ds).__name__}")
     if ds.column_names is not None and "source_id" not in ds.column_names:
         raise CfqaError("attach takes the rows of a dataset folder; these have no source_id")
-    dataset = root if isinstance(root, Dataset) else load(root)
+    dataset = root if isinstance(root, Dataset) else load(root, untrusted=untrusted)
     reader = _RowReader(dataset[:0], names, format)
     if isinstance(ds, datasets.Dataset):
         return ds.with_transform(reader.add_columns)

@@ -6,17 +6,16 @@ and the labels follow the noise, differently per source, so that correlations me
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from mock_codec import MockCodec
 
 from cfqa_data.card import write_card
 from cfqa_data.codes import create_codes_array, find_centres, write_codes
-from cfqa_data.errors import CodecError
 from cfqa_data.health import health
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest, TaskEntry, hash_file, package_versions, write_manifest
@@ -27,7 +26,7 @@ from cfqa_data.schema import label_schema, originals_schema
 from cfqa_data.storage import write_table, write_tensors
 from cfqa_data.tasks import FOLDS, LEVELS, TASKS, Task
 
-__all__ = ["TOY_SHAPES", "MockCodec", "toy_recipe", "write_mock_dataset"]
+__all__ = ["TOY_SHAPES", "toy_recipe", "write_mock_dataset"]
 
 TOY_SHAPES = {"cls": (1, 1, 9, 16), "seg": (2, 1, 9, 16), "dpt": (2, 4, 9, 16)}
 """(N, C, T, D) per task."""
@@ -39,23 +38,6 @@ NOISE = {
     "hyperprior_task_specific": 0.06,
 }
 """Standard deviation that one level adds, per codec."""
-
-
-class MockCodec:
-    """Stands for any codec: a bitstream is the deflated plane."""
-
-    def __init__(self, quantizer_dtype: np.dtype) -> None:
-        self.dtype = quantizer_dtype
-
-    def encode(self, plane: np.ndarray) -> bytes:
-        return zlib.compress(plane.astype(self.dtype).tobytes())
-
-    def decode(self, bitstream: bytes, shape: tuple[int, int]) -> np.ndarray:
-        try:
-            plane = np.frombuffer(zlib.decompress(bitstream), self.dtype)
-        except zlib.error as error:
-            raise CodecError(f"bad bytes: {error}") from None
-        return plane.reshape(shape)
 
 
 def toy_recipe(sources: int = 3, **changes: Any) -> Recipe:

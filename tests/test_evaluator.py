@@ -217,7 +217,8 @@ def test_impossible_arguments_are_refused(dataset: MemoryDataset) -> None:
         ({"metrics": 3}, "a metric is a name or a callable, not 3"),
         ({"metrics": None}, "a metric is a name or a callable, not None"),
         ({"metrics": ["msee"]}, "unknown metric 'msee': did you mean 'mse'"),
-        ({"task": "cls"}, "select from a path"),
+        ({"task": "cls"}, "how to open a path"),
+        ({"untrusted": True}, "how to open a path"),
     ):
         with pytest.raises(MetricError, match=message):
             evaluate(dataset, **arguments)

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 from loopback_hub import LoopbackHub, loopback_hub, point_clients_at
-from mock_dataset import TOY_SHAPES, MockCodec, write_mock_dataset
+from mock_codec import mock_codec
+from mock_dataset import TOY_SHAPES, write_mock_dataset
 from safetensors.numpy import load_file
 
 import cfqa_data
@@ -111,6 +112,11 @@ def hub_item(opened: Any, index: int) -> Row:
 
 WAYS = {
     "plain": Way(cfqa_data.load, indexed(plain_row), plain_row),
+    "plain-untrusted": Way(
+        lambda root, task: cfqa_data.load(root, task, untrusted=True),
+        indexed(plain_row),
+        plain_row,
+    ),
     "plain-remote": Way(open_remote, indexed(plain_row), plain_row),
     "datasets": Way(
         lambda root, task: open_hub(root, task, streaming=False, format="numpy"),
@@ -137,10 +143,6 @@ WAYS = {
 TIERS = ("full", "light")
 ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 tiers = pytest.mark.parametrize("tier", TIERS)
-
-
-def mock_codec(name: str, **_: Any) -> MockCodec:
-    return MockCodec(np.dtype(np.uint8 if "hyperprior" in name else np.uint16))
 
 
 def use_mock_codecs() -> None:

@@ -51,8 +51,10 @@ def test_an_open_dataset_is_taken_as_it_is(folder: Path) -> None:
     pairs = Pairs(opened)
     assert len(pairs) == 4
     np.testing.assert_array_equal(pairs[2].compressed.numpy(), opened[2].compressed)
-    with pytest.raises(CfqaError, match="choose rows of a path; give them to load"):
+    with pytest.raises(CfqaError, match="how to open a path; give them to load"):
         Pairs(opened, "dpt")
+    with pytest.raises(CfqaError, match="how to open a path; give them to load"):
+        Pairs(opened, untrusted=True)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cfqa_data.cli.shared import AnyDataset, Json, local_path, print_json, resumable
+from cfqa_data.cli.shared import AnyDataset, Json, Untrusted, local_path, print_json, resumable
 from cfqa_data.errors import CfqaError, MetricError
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def evaluate(
             help="Instead of a dataset: the published statistic from a folder of score logs.",
         ),
     ] = None,
+    untrusted: Untrusted = False,
     as_json: Json = False,
 ) -> None:
     """Score metrics on a dataset and correlate them with its labels."""
@@ -149,6 +150,7 @@ def evaluate(
             precision=precision.value,
             out=out,
             progress=progress,
+            untrusted=untrusted,
         )
     if as_json:
         print_json(_evaluation_json(evaluation))

@@ -20,6 +20,7 @@ __all__ = [
     "Folder",
     "Json",
     "Tier",
+    "Untrusted",
     "app",
     "interrupted",
     "local_path",
@@ -43,6 +44,12 @@ class Tier(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Untrusted = Annotated[
+    bool,
+    typer.Option(
+        "--untrusted", help="Decode a stranger's bitstreams in processes that can do nothing else."
+    ),
+]
 
 
 def local_path(text: str) -> Path:

@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from cfqa_data.cli.shared import AnyDataset, Folder, Json, Tier, local_path, print_json, resumable
+from cfqa_data.cli.shared import (
+    AnyDataset,
+    Folder,
+    Json,
+    Tier,
+    Untrusted,
+    local_path,
+    print_json,
+    resumable,
+)
 
 __all__ = ["export", "publish"]
 
@@ -50,6 +59,7 @@ def export(
     originals: Annotated[
         bool, typer.Option("--originals/--no-originals", help="Also write the originals.")
     ] = True,
+    untrusted: Untrusted = False,
     as_json: Json = False,
 ) -> None:
     """Write features as plain float32 files. Goes on where it was stopped."""
@@ -71,6 +81,7 @@ def export(
             level=level or None,
             originals=originals,
             progress=progress,
+            untrusted=untrusted,
         )
     if as_json:
         print_json(exported.to_dict())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ __all__ = ["IsolatedCodec", "memory_limit", "time_limit"]
 
 POSIX = os.name == "posix"
 SMALLEST = 1 << 20  # samples: the limits of a smaller plane are those of one of this size
-MOST_IDLE = max(2, min(8, os.cpu_count() or 1))
+MOST_CHILDREN = min(8, os.cpu_count() or 1)  # of a codec; more threads wait for one another
 LIFE_SECONDS = 1800.0  # of decoding; then a child is replaced, so that it can have a limit
 
 
@@ -45,8 +46,9 @@ def time_limit(samples: int) -> float:
 class IsolatedCodec(Codec):
     """A codec that decodes in child processes, and encodes, like any other, in this one.
 
-    Calls from several threads decode in a child each. The children end with this object. Another
-    process, whether it was forked or got this object by pickle, starts its own.
+    Threads decode in a child each, as many as there are processors, up to eight. The children end
+    with this object. Another process, whether it was forked or got this object by pickle, starts
+    its own.
 
     Args:
         name: of the codec.
@@ -79,6 +81,7 @@ class IsolatedCodec(Codec):
     def _open(self) -> None:
         self._direct: Codec | None = None
         self._idle: list[DecoderProcess] = []
+        self._slots = threading.Semaphore(MOST_CHILDREN)
         self._owner = os.getpid()
         self._end = weakref.finalize(self, _close_all, self._idle, self._owner)
 
@@ -101,17 +104,12 @@ class IsolatedCodec(Codec):
             CodecError: also where the decoder crashed, took too long or needed too much memory.
         """
         rows, cols = check_shape(self.name, shape)
-        size, seconds = self.dtype.itemsize * rows * cols, time_limit(rows * cols)
-        child = self._take(rows * cols)
-        try:
-            plane = np.frombuffer(child.decode(bitstream, (rows, cols), size, seconds), self.dtype)
-        except Refused as refusal:
-            self._keep(child)
-            raise refusal.error from None
-        except BaseException:
-            child.close()
-            raise
-        self._keep(child)
+        if self._owner != os.getpid():  # forked: those children are another process's
+            self._end()
+            self._open()
+        with self._slots:
+            samples = self._decode(bitstream, (rows, cols))
+        plane = np.frombuffer(samples, self.dtype)
         if int(plane.max()) > self.peak:
             raise CodecError(f"{self.name}: the decoder gave {plane.max()}, beyond {self.peak}")
         return plane.reshape(rows, cols)
@@ -136,11 +134,23 @@ class IsolatedCodec(Codec):
             self._direct = make(self.name, **self._options)
         return self._direct
 
+    def _decode(self, bitstream: bytes, shape: tuple[int, int]) -> bytearray:
+        samples = shape[0] * shape[1]
+        child = self._take(samples)
+        try:
+            size = self.dtype.itemsize * samples
+            decoded = child.decode(bitstream, shape, size, time_limit(samples))
+        except Refused as refusal:
+            self._keep(child)
+            raise refusal.error from None
+        except BaseException:
+            child.close()
+            raise
+        self._keep(child)
+        return decoded
+
     def _take(self, samples: int) -> DecoderProcess:
         """Return a child that is large enough and has said nothing since its last reply."""
-        if self._owner != os.getpid():  # forked: those children are another process's
-            self._end()
-            self._open()
         while self._idle:
             try:
                 child = self._idle.pop()
@@ -156,7 +166,7 @@ class IsolatedCodec(Codec):
         return DecoderProcess(self.name, self._start, samples, memory_limit(samples), life)
 
     def _keep(self, child: DecoderProcess) -> None:
-        if len(self._idle) < MOST_IDLE and child.spent < LIFE_SECONDS:
+        if child.spent < LIFE_SECONDS:
             self._idle.append(child)
         else:
             child.close()

@@ -46,6 +46,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         level: keep the rows of this level, or of these.
         label: the column of the labels to give, or several.
         codes: give compressed features as `CodeTensors`, to be dequantised on a device.
+        untrusted: decode bitstreams in child processes that can do nothing else.
 
     Raises:
         CfqaError: there is no such task, codec, level or column, or rows are chosen from a
@@ -62,11 +63,14 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         level: SupportsIndex | Iterable[SupportsIndex] | None = None,
         label: str | Sequence[str] = "distortion",
         codes: bool = False,
+        untrusted: bool = False,
     ) -> None:
         if not isinstance(dataset, Dataset):
-            dataset = load(dataset, task, codec=codec, level=level)
-        elif not task is codec is level is None:
-            raise CfqaError("task, codec and level choose rows of a path; give them to load()")
+            dataset = load(dataset, task, codec=codec, level=level, untrusted=untrusted)
+        elif untrusted or not task is codec is level is None:
+            raise CfqaError(
+                "task, codec, level and untrusted say how to open a path; give them to load()"
+            )
         self.dataset = dataset
         self.label = label if isinstance(label, str) else tuple(label)
         self.codes = codes
