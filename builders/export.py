@@ -37,6 +37,9 @@ INDEX = "index.parquet"
 MARKER = "export.json"
 """What an export folder is of; by it a later run knows that it may go on there."""
 
+TABLES_AT_ONCE = 256
+"""Tables of the index before they are joined."""
+
 FACTS = ["task", "source_id", "fold", "reference_score", "reference_loss"]
 """Columns of the labels that say something of the original."""
 
@@ -102,20 +105,22 @@ def export(
     if not len(dataset):
         raise CfqaError(f"{path}: no compressed feature is of that task, codec and level")
     _open_folder(out, dataset, _facts(dataset, kind, originals))
-    parts = list(_parts(dataset, FORMATS[kind], originals))
-    features = sum(part.rows.num_rows for part in parts)
-    written = 0
+    form, index = FORMATS[kind], _Index(FORMATS[kind])
+    features = len(dataset) + (len(dataset.source_ids) if originals else 0)
+    parts = written = size = 0
     progress.start("export", features, "features")
-    for part in parts:
+    for part in _parts(dataset, form, originals):
+        parts += 1
+        size += 4 * int(np.prod(part.shape)) * part.rows.num_rows
         if (out / part.name).exists():
             progress.advance(part.rows.num_rows)
-            continue
-        FORMATS[kind].write(out / part.name, part, _features(dataset, part, progress))
-        written += 1
+        else:
+            form.write(out / part.name, part, _features(dataset, part, progress))
+            written += 1
+        index.add(part)
     progress.finish()
-    write_table(out / INDEX, _index(parts, FORMATS[kind]))
-    size = sum(4 * int(np.prod(part.shape)) * part.rows.num_rows for part in parts)
-    return Exported(out, written, len(parts) - written, features, size)
+    write_table(out / INDEX, index.table())
+    return Exported(out, written, parts - written, features, size)
 
 
 def _facts(dataset: Dataset, kind: str, originals: bool) -> dict[str, Any]:
@@ -188,22 +193,39 @@ def _features(dataset: Dataset, part: Part, progress: Progress) -> Iterator[np.n
         progress.advance()
 
 
-def _index(parts: list[Part], form: Format) -> pa.Table:
-    """Return the labels of what was exported, with the places of the features and originals."""
-    import pyarrow as pa
+class _Index:
+    """The labels of what was exported, with the places of the features and originals.
 
-    tables: dict[bool, list[pa.Table]] = {False: [], True: []}
-    for part in parts:
+    Tables of few rows take many times the memory of their rows: they are joined now and then.
+    """
+
+    def __init__(self, form: Format) -> None:
+        self._form = form
+        self._tables: dict[bool, list[pa.Table]] = {False: [], True: []}
+
+    def add(self, part: Part) -> None:
+        """Take the rows of a part."""
+        import pyarrow as pa
+
         table = part.rows.append_column("file", pa.array([part.name] * part.rows.num_rows))
-        for name, values in form.places(part).items():
+        for name, values in self._form.places(part).items():
             table = table.append_column(name, pa.array(values))
-        tables[bool(part.levels)].append(table)
-    index = pa.concat_tables(tables[True])
-    if tables[False]:
-        first = pa.concat_tables(tables[False])
-        places = [name for name in first.column_names if name not in FACTS]
-        rows = {source: row for row, source in enumerate(first["source_id"].to_pylist())}
-        chosen = first.take(pa.array([rows[source] for source in index["source_id"].to_pylist()]))
-        for name in places:
-            index = index.append_column(f"original_{name}", chosen[name])
-    return index.combine_chunks()
+        tables = self._tables[bool(part.levels)]
+        tables.append(table)
+        if len(tables) >= TABLES_AT_ONCE:
+            tables[:] = [pa.concat_tables(tables).combine_chunks()]
+
+    def table(self) -> pa.Table:
+        """Return a row per compressed feature."""
+        import pyarrow as pa
+
+        index = pa.concat_tables(self._tables[True])
+        if self._tables[False]:
+            first = pa.concat_tables(self._tables[False])
+            places = [name for name in first.column_names if name not in FACTS]
+            rows = {source: row for row, source in enumerate(first["source_id"].to_pylist())}
+            sources = index["source_id"].to_pylist()
+            chosen = first.take(pa.array([rows[source] for source in sources]))
+            for name in places:
+                index = index.append_column(f"original_{name}", chosen[name])
+        return index.combine_chunks()

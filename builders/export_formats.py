@@ -85,7 +85,8 @@ class Format:
         import pyarrow as pa
 
         members: dict[str, list[int]] = {}
-        for position, row in enumerate(rows.to_pylist()):
+        axes = [axis for axis in self.shared if axis in rows.column_names]
+        for position, row in enumerate(rows.select(axes).to_pylist()):
             name = "/".join(filter(None, (_step(row, axis, numbers) for axis in self.shared)))
             members.setdefault(name, []).append(position)
         for name, positions in members.items():
