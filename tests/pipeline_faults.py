@@ -182,6 +182,9 @@ def named(events: tuple[str, ...]) -> dict[str, Fault]:
         "inside remove_work, last": Fault("kill", place(events, r"remove /.build/plan.json")),
         "before the lock goes": Fault("kill", place(events, r"remove /.build/lock")),
         "after the lock went": Fault("kill", len(events) - 1),
+        "no room for a shard": Fault("short", place(events, shard), 999),
+        "no room for label rows": Fault("short", place(events, rows) - 1, 99),
+        "no room for the manifest": Fault("full", place(events, r"open /manifest.json")),
         "power cut at the end": Fault("power", len(events) - 1),
         "torn files at the end": Fault("torn", len(events) - 1),
     }
@@ -226,7 +229,8 @@ def main() -> None:
     parser.add_argument("--named", action="store_true", help="and the places that have a name")
     parser.add_argument("--events", action="store_true", help="and tell what a build does")
     options = parser.parse_args()
-    with TemporaryDirectory(prefix="cfqa-faults-") as scratch:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a sync costs nothing there
+    with TemporaryDirectory(prefix="cfqa-faults-", dir=memory) as scratch:
         builder = prepare(Path(scratch))
         expected, events = undisturbed(builder, options.workers)
         random_ = random.Random(options.seed)
