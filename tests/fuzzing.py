@@ -16,6 +16,7 @@ import random
 import resource
 import sys
 import sysconfig
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from typing import Any
 
 from mutations import Mutation, of_bytes
 
+from cfqa_data.codecs import isolated_child
 from cfqa_data.errors import CfqaError
 
 __all__ = ["TARGETS", "Session", "Target", "load_targets", "register"]
@@ -50,6 +52,7 @@ class Target:
         cost: how many cases of a cheap target take as long as one of this; the runner's default
             number of cases is divided by it.
         connects: whether reading may connect to an address of this machine.
+        isolates: whether reading may start the processes of an isolated codec.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Target:
     writes: bool = False
     cost: int = 1
     connects: bool = False
+    isolates: bool = False
 
 
 def register(target: Target) -> Target:
@@ -224,6 +228,8 @@ def _unlawful(event: str, arguments: tuple[Any, ...], folder: str, target: Targe
         if not isinstance(path, str | bytes | os.PathLike):
             return ""  # a descriptor, of what has been opened before
         real = os.path.realpath(os.fsdecode(path))
+        if target.isolates and _below(os.path.dirname(real), tempfile.gettempdir()):
+            return ""  # the empty folder that such a process is in
         inside = _below(real, folder)
         changes = event in _CHANGES or (
             event == "open" and bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
@@ -232,6 +238,8 @@ def _unlawful(event: str, arguments: tuple[Any, ...], folder: str, target: Targe
             return f"{event} changes {real[:200]!r}"
         if not inside and not any(_below(real, known) for known in _KNOWN):
             return f"{event} outside the folder: {real[:200]!r}"
+    elif event == "subprocess.Popen" and target.isolates:
+        return "" if isolated_child.__name__ in arguments[1] else f"{event} {arguments[1]}"
     elif event in _STARTS or event == "pickle.find_class":
         return f"{event} {str(arguments)[:200]}"
     elif event == "compile" and arguments[1] not in (None, b"<unknown>", "<unknown>"):
