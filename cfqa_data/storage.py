@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
+from cfqa_data.limits import MOST_ROWS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,6 +97,7 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
+            error.filename = str(folder)
             raise
     finally:
         os.close(handle)
@@ -176,31 +178,43 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, file, compression="zstd")
 
 
-def read_table(path: Path | str, schema: pa.Schema, data: bytes | None = None) -> pa.Table:
+def read_table(
+    path: Path | str,
+    schema: pa.Schema,
+    data: bytes | None = None,
+    *,
+    most_rows: int = MOST_ROWS,
+) -> pa.Table:
     """Read a Parquet table that must have exactly ``schema`` and a value in every place.
 
     Args:
         path: the file, or its name if ``data`` is given.
         schema: what it must have.
         data: the file's content, if it is no file on this machine.
+        most_rows: refuse a table of more, before any row is read.
 
     Raises:
-        FormatError: the file is not there, not Parquet, has other columns, or lacks a value.
+        FormatError: the file is not there, not Parquet, has other columns, lacks a value, or would
+            take more memory than a table of so many rows does.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
+
+    from cfqa_data.parquet import read_parquet, read_schema
+
+    def check_columns(found: pa.Schema) -> None:
+        if not found.equals(schema):
+            wrong = [f.name for f in schema if f not in list(found)] or ["their order or number"]
+            raise FormatError(f"{path}: columns are not as expected: {', '.join(wrong)}")
 
     try:
         data = Path(path).read_bytes() if data is None else data
-        table = pq.read_table(pa.BufferReader(data), partitioning=None)
+        check_columns(read_schema(data)[0])
+        table = read_parquet(data, most_rows)
     except FileNotFoundError:
         raise FormatError(f"{path}: missing; is this a complete dataset folder?") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise FormatError(f"{path}: not a Parquet table that can be read: {error}") from None
-    if not table.schema.equals(schema):
-        wrong = [f.name for f in schema if f not in list(table.schema)] or ["their order or number"]
-        raise FormatError(f"{path}: columns are not as expected: {', '.join(wrong)}")
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count:
             row = pc.index(pc.is_null(column), True).as_py()

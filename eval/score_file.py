@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.stored import KEY, table_digest, with_facts
+from cfqa_data.limits import MOST_ROWS, parse_json
 from cfqa_data.manifest import hash_file
+from cfqa_data.parquet import read_parquet
 from cfqa_data.storage import atomic_path, check_writable, write_table
 
 if TYPE_CHECKING:
@@ -78,16 +80,14 @@ class ScoreFile:
             MetricError: They are of another dataset.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         values = np.full((self._labels.num_rows, len(self._names)), np.nan)
         if not self.unfinished.is_file():
             return values
         remedy = "delete it, or write to another file"
         try:
-            # As bytes, since pyarrow takes names such as s3:/x for addresses, and only UTF-8.
-            table = pq.read_table(pa.BufferReader(self.unfinished.read_bytes()), partitioning=None)
-            facts = json.loads((table.schema.metadata or {})[KEY])
+            table = read_parquet(self.unfinished.read_bytes(), MOST_ROWS)
+            facts = parse_json((table.schema.metadata or {})[KEY])
             prints, dataset, settings = facts["metrics"], facts["dataset"], facts["settings"]
             known = [n for n in self._names if self._prints[n] and prints.get(n) == self._prints[n]]
             found = {name: table[PREFIX + name].to_numpy() for name in known}

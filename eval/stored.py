@@ -19,6 +19,8 @@ import numpy as np
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.tables import scores_table
+from cfqa_data.limits import MOST_ROWS, parse_json
+from cfqa_data.parquet import read_parquet, read_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,10 +34,16 @@ __all__ = ["KEY", "dataset_identity", "read_evaluation", "table_digest", "with_f
 KEY = b"cfqa"
 """Of the facts, JSON, in a file's metadata."""
 
-WRONG = (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError, MetricError)
+WRONG = (OSError, LookupError, TypeError, AttributeError, ValueError, OverflowError, MetricError)
 """What reading a file that is something else may raise."""
 
 COLUMNS = ("task", "source_id", "codec", "level")
+
+FACTS = {
+    *("name", "family", "formula", "lower_better", "score_range"),
+    *("identity", "invariances", "citation", "cost"),
+}
+"""Of a metric, by name."""
 
 
 def dataset_identity(dataset: FeatureSource) -> str:
@@ -103,9 +111,7 @@ def read_evaluation(
         from cfqa_data.dataset import load
 
         dataset = load(dataset)
-    table, facts, metrics = _read(Path(path))
-    if facts["dataset"] != dataset_identity(dataset):
-        raise MetricError(f"{path}: these are the scores of another dataset; give theirs")
+    table, facts, metrics = _read(Path(path), dataset)
     target = facts["target"] if target is None else target
     if target not in ("distortion", "loss") or target not in dataset.labels.column_names:
         raise MetricError(f"the labels have no column {target!r} to follow")
@@ -140,6 +146,8 @@ def _metric_facts(metric: Metric) -> dict[str, Any]:
 
 
 def _metric(facts: dict[str, Any]) -> Metric:
+    if set(facts) != FACTS:
+        raise TypeError("not the facts of a metric")
     low, high = facts["score_range"]
     for name in ("formula", "citation"):
         if not isinstance(facts[name], str):
@@ -156,42 +164,57 @@ def _gone(*features: Any, **options: Any) -> Tensor:
     raise MetricError("of this metric only its scores were read: it cannot score anything")
 
 
-def _read(path: Path) -> tuple[pa.Table, dict[str, Any], tuple[Metric, ...]]:
+def _read(
+    path: Path, dataset: FeatureSource
+) -> tuple[pa.Table, dict[str, Any], tuple[Metric, ...]]:
     """Return the scores, the facts and the metrics of a file.
 
+    Args:
+        path: The file.
+        dataset: What they must be of.
+
     Raises:
-        MetricError: It is not such a file.
+        MetricError: It is not such a file, or one of another dataset.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     remedy = "name the .parquet file that `cfqa eval DIR --out FILE` wrote"
     if not path.is_file():
         raise MetricError(f"{path}: there is no such file; {remedy}")
     try:
-        # As bytes, since pyarrow takes names such as s3:/x for addresses, and only UTF-8.
-        table = pq.read_table(pa.BufferReader(path.read_bytes()), partitioning=None)
-        facts = json.loads((table.schema.metadata or {})[KEY])
+        data = path.read_bytes()
+        schema, _ = read_schema(data)
+        facts = parse_json((schema.metadata or {})[KEY])
         metrics = tuple(_metric(entry) for entry in facts["metrics"])
         names = [metric.name for metric in metrics]
         whole = (
-            table.column_names == [*COLUMNS, "metric", "value"]
-            and table["value"].type == pa.float64()
+            schema.names == [*COLUMNS, "metric", "value"]
+            and schema.field("value").type == pa.float64()
             and len(set(names)) == len(names)
             and isinstance(facts["failures"], dict)
             and all(isinstance(text, str) for text in facts["failures"].values())
             and isinstance(facts["dataset"], str)
         )
         rows, target = int(facts["rows"]), str(facts["target"])
+        if whole and facts["dataset"] != dataset_identity(dataset):
+            raise _OtherDataset
+        table = read_parquet(data, dataset.labels.num_rows * len(metrics) if metrics else MOST_ROWS)
+    except _OtherDataset:
+        told = "these are the scores of another dataset; give theirs"
+        raise MetricError(f"{path}: {told}") from None
     except (*WRONG, pa.ArrowException):
         raise MetricError(f"{path}: not a finished file of scores; {remedy}") from None
-    if not whole:
+    if not whole or any(column.null_count for column in table.columns):
         raise MetricError(f"{path}: not a finished file of scores; {remedy}")
     if table.num_rows == 0 or not metrics:
         raise MetricError(f"{path}: there are no scores in it")
     if table.num_rows != rows or rows % len(metrics):
         raise MetricError(f"{path}: holds {table.num_rows} scores of {rows}; score again")
     return table, facts | {"target": target}, metrics
+
+
+class _OtherDataset(Exception):
+    """The scores are of another dataset."""
 
 
 def _named(key: tuple[Any, ...]) -> str:

@@ -449,8 +449,11 @@ def test_files_that_are_not_its_scores_are_refused_in_one_line(
 def test_a_file_of_scores_names_no_code(folder: Path, scored: Evaluation, tmp_path: Path) -> None:
     bad = tmp_path / "bad.parquet"
     spoil(folder.parent / "scores.parquet", bad, "code")
+    with pytest.raises(MetricError, match="not a finished file of scores"):
+        read_evaluation(folder, bad)
+    good = read_evaluation(folder, folder.parent / "scores.parquet")
     with pytest.raises(MetricError, match="only its scores were read"):
-        read_evaluation(folder, bad).metrics[0].function()
+        good.metrics[0].function()
 
 
 # The command line
