@@ -33,6 +33,7 @@ from release_samples import (
 )
 
 import cfqa_data
+from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.builders.release import import_release
 from cfqa_data.builders.release_files import load_feature, scan_release
@@ -114,6 +115,20 @@ def release(tmp_path: Path) -> Path:
 
 def imported(release: Path) -> Any:
     return import_release(release, release.parent / "out", logs=release.parent / "logs")
+
+
+def test_an_import_takes_the_lock_of_a_build(release: Path) -> None:
+    out = release.parent / "out"
+    with (
+        locked(out),
+        pytest.raises(
+            BuildError, match=rf"^another build works in {out} \(process {os.getpid()} on"
+        ),
+    ):
+        imported(release)
+    assert list(out.iterdir()) == []
+    imported(release)
+    assert not (out / ".build").exists()
 
 
 def test_the_real_streams_decode_as_their_own_decoders_do() -> None:

@@ -57,7 +57,8 @@ def _take(path: Path) -> int:
         try:
             make_folder(path.parent)
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # whoever had it has just removed the folder
+        except (FileNotFoundError, FileExistsError):  # who had it is just removing the folder
+            time.sleep(_PAUSE)
             continue
         try:
             got = _lock(handle)
