@@ -1,20 +1,42 @@
-"""A dataset folder against its manifest: whether every file is there, byte for byte."""
+"""A dataset folder against its manifest: whether every file is there, byte for byte, and no more.
+
+What tools leave in a folder (a desktop's `.DS_Store`, the Hub's `.gitattributes` and `.cache`, what
+a build or a repair works with) is told of and is no damage: no reader looks at it. Any other file
+that the manifest does not list is damage, since it may be taken for a part of the dataset.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cfqa_data.errors import FormatError
+from cfqa_data.files import LocalFiles
 from cfqa_data.layout import Layout
-from cfqa_data.manifest import Manifest, hash_file, read_manifest
+from cfqa_data.limits import open_plain
+from cfqa_data.manifest import Manifest, read_manifest
 from cfqa_data.progress import Progress, Silent
 
-__all__ = ["Fault", "Verified", "verify"]
+__all__ = ["EXTRA", "Fault", "Verified", "verify"]
+
+EXTRA = "is not in the manifest"
+
+PIECE = 1 << 20
+"""Bytes that are read and hashed at once."""
+
+TOOLS = {".DS_Store", "Thumbs.db", "desktop.ini"}
+"""Files that desktops put into any folder."""
+
+TOP = {".build", ".repair", ".cache", ".git", ".gitattributes", ".gitignore"}
+"""What stands at the top of a folder and belongs to what made, fetched or keeps it."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +73,25 @@ class Verified:
     faults: tuple[Fault, ...]
     unlisted: tuple[str, ...]
 
+    @cached_property
+    def foreign(self) -> tuple[str, ...]:
+        """Those of the unlisted files that tools put there, which do no harm."""
+        return tuple(name for name in self.unlisted if _of_tools(name))
+
+    @cached_property
+    def damage(self) -> tuple[Fault, ...]:
+        """All faults: those of the files that the manifest lists, and the files that are extra."""
+        known = set(self.foreign)
+        return (
+            *self.faults,
+            *(Fault(name, EXTRA) for name in self.unlisted if name not in known),
+        )
+
     def require(self) -> None:
-        """See that nothing is wrong.
+        """See that no file of the manifest is damaged.
 
         Raises:
-            FormatError: something is; names the first file and says how many there are.
+            FormatError: one is; names the first file and says how many there are.
         """
         if self.faults:
             more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
@@ -82,13 +118,17 @@ def verify(
     manifest = read_manifest(layout.root)
     names = sorted(manifest.files)
     faults = []
+    hashing = _Hashing(layout.root)
     progress.start("verify", len(names), "files")
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda name: _fault(layout.root / name, manifest.files[name]), names)
+    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+    try:
+        found = pool.map(lambda name: hashing.fault(name, manifest.files[name]), names)
         for name, what in zip(names, found, strict=True):
             if what:
                 faults.append(Fault(name, what))
             progress.advance()
+    finally:
+        pool.shutdown(cancel_futures=True)
     progress.finish()
     return Verified(
         root=layout.root,
@@ -99,26 +139,61 @@ def verify(
     )
 
 
-def _fault(path: Path, expected: Mapping[str, Any]) -> str:
-    """Return what is wrong with a file; nothing if it is as expected."""
-    try:
-        if not path.is_file():
-            return "is not a file" if path.exists() else "missing"
-        size = path.stat().st_size
-        if size != expected["size"]:
-            return f"has {size} bytes, the manifest says {expected['size']}"
-        if hash_file(path) != expected["sha256"]:
-            return "has other bytes than the manifest's SHA-256 says"
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    return ""
+class _Hashing:
+    """Compares files with what is expected of them; each thread has its own buffer."""
+
+    def __init__(self, root: Path) -> None:
+        self.files = LocalFiles(root)
+        self.root = root
+        self._local = threading.local()
+
+    def fault(self, name: str, expected: Mapping[str, Any]) -> str:
+        """Return what is wrong with a file; nothing if it is as expected."""
+        path = self.root / name
+        try:
+            mode = os.lstat(path).st_mode
+            # A file that is no link is where its folder is, which is looked at once.
+            self.files.path(name if stat.S_ISLNK(mode) else name.rpartition("/")[0])
+            if stat.S_ISLNK(mode):
+                mode = os.stat(path).st_mode
+            if not stat.S_ISREG(mode):
+                return f"is {'a folder' if stat.S_ISDIR(mode) else 'no plain file'}, not a file"
+            with open_plain(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != expected["size"]:
+                    return f"has {size} bytes, the manifest says {expected['size']}"
+                if self._hash(file) != expected["sha256"]:
+                    return "has other bytes than the manifest's SHA-256 says"
+        except (FileNotFoundError, NotADirectoryError):
+            return "is a link to nothing" if path.is_symlink() else "missing"
+        except FormatError:
+            return "leads out of the folder, or to something that is no file"
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+        return ""
+
+    def _hash(self, file: Any) -> str:
+        if not hasattr(self._local, "buffer"):
+            self._local.buffer = memoryview(bytearray(PIECE))
+        piece, digest = self._local.buffer, hashlib.sha256()
+        while count := file.raw.readinto(piece):
+            digest.update(piece[:count])
+        return digest.hexdigest()
 
 
 def _unlisted(layout: Layout, manifest: Manifest) -> list[str]:
+    """Return what is in the folder and is no folder; a link to a folder is not followed."""
     names = []
-    for folder, _, files in os.walk(layout.root):
-        for file in files:
-            name = layout.relative(Path(folder) / file)
-            if name not in manifest.files and name != layout.manifest.name:
-                names.append(name)
+    listed = {layout.manifest.name, *manifest.files}
+    for folder, folders, files in os.walk(layout.root):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in (*files, *links):
+            path = layout.relative(Path(folder) / name)
+            if path not in listed:
+                names.append(path)
     return sorted(names)
+
+
+def _of_tools(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.parts[0] in TOP or path.name in TOOLS or path.name.startswith("._")
