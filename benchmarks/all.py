@@ -6,7 +6,8 @@ Runs the other benchmarks, each in a process of its own, and prints their figure
 their peers and the limits. Writes everything they told to benchmarks.json, and how cost grows to
 growth.png. Takes an hour on two cores (the figures of the published size most of it), --quick two
 minutes. Exits with 1 when a limit is not met or a benchmark fails; a reduced run is not held to
-limits. `--from benchmarks.json` shows an earlier run again.
+limits. `--from benchmarks.json` shows an earlier run again; `--only NAME --keep` measures a part of
+it anew, on the same machine with the same versions.
 """
 
 from __future__ import annotations
@@ -49,8 +50,12 @@ def options_of(name: str, given: argparse.Namespace) -> list[str]:
 
 
 def run_all(given: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Run the chosen benchmarks; return all that they told, JSON-safe."""
+    """Run the chosen benchmarks; write and return all that they told."""
     told: dict[str, Any] = {"quick": given.quick, "machine": machine(), "benchmarks": {}}
+    if given.keep and given.json.exists():
+        earlier = json.loads(given.json.read_text(encoding="utf-8"))
+        if all(earlier[key] == told[key] for key in ("quick", "machine")):
+            told["benchmarks"] = earlier["benchmarks"]
     for name in given.only or BENCHMARKS:
         began = time.perf_counter()
         console.print(f"{name} ...", end=" ")
@@ -62,6 +67,7 @@ def run_all(given: argparse.Namespace, console: Console) -> dict[str, Any]:
             "failed": code not in (0, 1) or not results,
             "results": [result.to_dict() for result in results],
         }
+        given.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return told
 
 
@@ -73,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", type=Path, help="a folder that is `mini`, built before")
     parser.add_argument("--json", type=Path, default=Path("benchmarks.json"), metavar="FILE")
     parser.add_argument("--plot", type=Path, default=Path("growth.png"), metavar="FILE")
+    parser.add_argument("--keep", action="store_true", help="keep what FILE has of the others")
     parser.add_argument("--from", type=Path, dest="earlier", metavar="FILE", help="run nothing")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="fill in this page's table")
     given = parser.parse_args(arguments)
@@ -80,7 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = json.loads(given.earlier.read_text(encoding="utf-8"))
     else:
         told = run_all(given, Console(stderr=True))
-        given.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     parts = told["benchmarks"].values()
     results = [Result.from_dict(known) for part in parts for known in part["results"]]
     rows = complete(results, tuple(told["benchmarks"]))
@@ -90,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     title = f"{kind}; {facts['cores']} cores of {facts['processor']}"
     show(rows, title, Console(width=width))
     if given.markdown:
-        fill(given.markdown, markdown(rows, facts))
+        fill(given.markdown, markdown(complete(results), facts))  # all of them, measured or not
     missed = not told["quick"] and any(result.met is False for _, result in rows)
     return int(missed or any(part["failed"] for part in parts))
 

@@ -14,7 +14,7 @@ STYLES = {
     "statistics": ("#CC79A7", "v", "statistics"),
     "verify": ("#E69F00", "P", "verify"),
     "open": ("#56B4E9", "X", "open"),
-    "labels": ("#7F7F7F", "*", "read a column of labels"),
+    "labels": ("#7F7F7F", "*", "labels as Python objects"),
 }
 """Colour (Okabe and Ito, which all kinds of eyes tell apart), marker, and words of each step."""
 
@@ -40,24 +40,20 @@ def plot(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     most = max(max(rows) for rows in found.values())
     least = min(min(rows) for rows in found.values())
     size = [4e-6 * 65 * 64 * n for n in (least, most)]
-    right.plot([least, most], size, ls=":", color="#000000", lw=1.2)
-    right.annotate(
-        "all compressed features as float32",
-        (most, size[1]),
-        xytext=(-4, 4),
-        textcoords="offset points",
-        ha="right",
-        fontsize=9,
-    )
-    for axes, title in ((left, "milliseconds per item"), (right, "megabytes above the start")):
+    words = "all features as float32"
+    right.plot([least, most], size, ls=":", color="#000000", lw=1.4, label=words)
+    for axes, title in (
+        (left, "milliseconds of processor per item"),
+        (right, "megabytes above the start"),
+    ):
         axes.set(xscale="log", yscale="log", xlabel="compressed features in the folder")
         axes.set_title(title, loc="left", fontsize=11)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}".replace(",", " ")))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:g}"))
         axes.grid(which="major", color="#DDDDDD", lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, metadata={"Software": None})
     plt.close(figure)
