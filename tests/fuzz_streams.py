@@ -17,7 +17,7 @@ from stream_edits import in_header, in_sets
 
 from cfqa_data.codecs import Codec, get_codec
 
-__all__ = ["CODECS", "decode", "stream_samples"]
+__all__ = ["CODECS", "codec_of", "decode", "stream_samples"]
 
 SHAPES = ((16, 24), (33, 40))
 PARAMETERS: dict[str, Sequence[float]] = {"x265": (4, 24, 51), "vvenc": (10, 32, 63)}
@@ -57,7 +57,8 @@ def _older(name: str) -> str:
 
 
 @functools.cache
-def _codec(name: str, folder: Path, untrusted: bool) -> Codec:
+def codec_of(name: str, folder: Path, untrusted: bool) -> Codec:
+    """Return a codec, with the models that lie in the folder if it has some."""
     options: dict[str, Any] = {}
     if name == "hyperprior_task_specific":
         options["models"] = folder / "models.safetensors"
@@ -74,7 +75,7 @@ def stream_samples(name: str, folder: Path) -> dict[str, bytes]:
         }
     if name == "hyperprior_task_specific":
         _compressai(folder)
-    codec, streams = _codec(name, folder, False), {}
+    codec, streams = codec_of(name, folder, False), {}
     known: Sequence[float] = getattr(codec, "lambdas", ())
     for rows, cols in SHAPES:
         planes = extreme_planes(rows, cols, codec.peak) | {
@@ -102,7 +103,7 @@ def _targets(name: str, untrusted: bool) -> Target:
         return stream_samples(name, folder)
 
     def read(key: str, data: bytes, folder: Path) -> object:
-        return decode(_codec(name, folder, untrusted), key, data)
+        return decode(codec_of(name, folder, untrusted), key, data)
 
     mutations, cost = CODECS[name]
     return Target(

@@ -17,6 +17,12 @@ SAMPLE = np.dtype("<u2")
 PEAK = 1023
 """Largest sample: 10 bits."""
 
+MOST_UNITS = 64
+"""NAL units of a bitstream; encoders write 3 to 10. FFmpeg keeps a megabyte for each of VVC's
+parameter sets, however short, before it decodes anything."""
+
+START_CODE = b"\0\0\1"
+
 
 def import_av() -> ModuleType:
     """Return PyAV.
@@ -67,6 +73,8 @@ def decode_picture(
         CodecError: the bitstream is not one whole picture of that shape in 10-bit monochrome.
     """
     rows, cols = check_shape(name, shape)
+    if bitstream.count(START_CODE) > MOST_UNITS:
+        raise CodecError(f"{name}: the bitstream holds more units than one picture has")
     av = import_av()
     context = av.CodecContext.create(decoder, "r")
     context.thread_count = 1
