@@ -94,6 +94,7 @@ def import_release(
     *,
     logs: Path | str | None = None,
     recipe: str | Path | Recipe = "paper",
+    accept_versions: bool = False,
     progress: Progress | None = None,
 ) -> Imported:
     """Make a dataset folder of a downloaded release, or go on where that was stopped.
@@ -104,6 +105,7 @@ def import_release(
         logs: folder of published score logs, for the labels; without one the recipe's heads score
             the features against the truths of its sources.
         recipe: says the blocks, the ranges of HM's and VTM's quantisers, and what to score with.
+        accept_versions: go on with an import that was begun with other versions of the software.
         progress: told of stages and their progress; nobody if None.
 
     Returns:
@@ -141,7 +143,7 @@ def import_release(
             with locked(root):
                 if not finished and scores is not None:
                     plan = Plan(made, "full", *provenance(release, made, logged))
-                    open_workspace(plan, root)
+                    plan = open_workspace(plan, root, accept_versions=accept_versions)
                     _run(Import(Tools(plan, layout), release, scores), progress)
                 remove_work(root)
     return Imported(

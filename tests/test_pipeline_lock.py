@@ -101,6 +101,24 @@ def test_who_lost_the_lock_file_does_not_take_anothers_away(tmp_path: Path) -> N
     assert path.read_text() == "another's"
 
 
+def test_the_file_that_the_last_holder_removed_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kept, tries = tmp_path / ".build" / "lock", lock._lock, []
+
+    def slow(handle: int) -> bool | None:
+        """Open the file as long as it is held, and get it when it has no name any more."""
+        tries.append(handle)
+        if len(tries) == 1:
+            path.unlink()
+        return kept(handle)
+
+    monkeypatch.setattr(lock, "_lock", slow)
+    with locked(tmp_path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert len(tries) == 2
+
+
 def test_of_many_that_come_at_once_one_gets_it(tmp_path: Path) -> None:
     program = Path(__file__).with_name("lock_takers.py")
     done = subprocess.run(

@@ -113,6 +113,32 @@ def test_other_software_or_weights_do_not_go_on(tmp_path: Path) -> None:
         status(recipe(), tmp_path)
 
 
+def test_accepted_versions_are_noted_one_after_the_other(tmp_path: Path) -> None:
+    def opened(accept: bool = True, **versions: str) -> dict[str, str]:
+        plan = Plan(recipe(), versions=versions, weights={"a": "b"})
+        went_by = open_workspace(plan, tmp_path, accept_versions=accept)
+        recorded = Plan.from_json((tmp_path / ".build" / "plan.json").read_text())
+        assert recorded.digest() == went_by.digest()
+        return dict(went_by.versions)
+
+    first = {"numpy": "2.0", "x265": "4.0"}
+    assert opened(**first) == first
+    begin(tmp_path)
+    second = {"numpy": "2.0", "x265": "4.0, then 4.1", "zarr": "absent, then 3"}
+    with pytest.raises(BuildError, match=r"\(x265: 4.0, now 4.1\).*--accept-versions"):
+        opened(accept=False, numpy="2.0", x265="4.1", zarr="3")
+    assert opened(numpy="2.0", x265="4.1", zarr="3") == second
+    assert opened(accept=False, numpy="2.0", x265="4.1", zarr="3") == second  # once is enough
+    with pytest.raises(BuildError, match=r"\(x265: 4.1, now 4.0\)"):
+        opened(accept=False, numpy="2.0", x265="4.0", zarr="3")
+    third = {"numpy": "2.0", "x265": "4.0, then 4.1, then 4.0", "zarr": "absent, then 3"}
+    assert opened(numpy="2.0", x265="4.0", zarr="3") == third
+    assert opened(numpy="2.0", x265="4.0")["zarr"] == "absent, then 3, then absent"
+    with pytest.raises(BuildError, match=r"other weights \(a: b, now c\)") as told:
+        open_workspace(Plan(recipe(), weights={"a": "c"}), tmp_path, accept_versions=True)
+    assert "--accept-versions" not in str(told.value)
+
+
 def test_disk_errors_become_one_line() -> None:
     for number, words in ((28, "no space left"), (13, "no permission"), (30, "read-only")):
         message = f"compress cls: {words}.* at f.*what is finished"

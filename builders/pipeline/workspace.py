@@ -148,7 +148,7 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
     if versions != begun.versions:
         if not accept_versions:
             last = {name: text.rpartition(_THEN)[2] for name, text in begun.versions.items()}
-            more = ", or accept a mixture with --accept-versions"
+            more = ", accept a mixture with --accept-versions"
             _see_same("software", root, last, plan.versions, more)
         write_text(path, replace(begun, versions=versions).to_json())
     return replace(plan, versions=versions)
