@@ -15,6 +15,7 @@ from typing import Any
 from cfqa_data.dataset import load
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.layout import Layout
+from cfqa_data.limits import LARGEST_TEXT, read_limited
 from cfqa_data.manifest import TIERS, Manifest, manifest_text
 from cfqa_data.recipe import list_recipes, load_recipe
 from cfqa_data.text import size_text
@@ -169,7 +170,7 @@ def _own_card(root: Path, manifest: Manifest) -> str:
     if CARD not in manifest.files:
         raise FormatError(f"{path}: missing from the manifest; build or fetch the dataset again")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_limited(path, LARGEST_TEXT).decode("utf-8")
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: cannot be read: {error}") from None
     if not re.match(r"---\n.*?\n---\n", text, re.S):
@@ -214,14 +215,17 @@ def _check_configs(root: Path, text: str, files: Mapping[str, Any]) -> None:
 
     where = Layout(root).card
     try:
-        head = yaml.safe_load(text.split("\n---\n", 1)[0].removeprefix("---\n"))
+        text = text.split("\n---\n", 1)[0].removeprefix("---\n")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError  # a list of lists of one list, told in a few bytes, never ends
+        head = yaml.safe_load(text)
         paths = [
-            path
+            str(path)
             for config in head["configs"]
             for split in config["data_files"]
             for path in split["path"]
         ]
-    except (yaml.YAMLError, KeyError, TypeError, RecursionError):
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError):
         raise FormatError(
             f"{where}: its head does not say which files load_dataset reads"
         ) from None

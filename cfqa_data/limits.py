@@ -10,6 +10,7 @@ import json
 import math
 import os
 import stat
+import tomllib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ __all__ = [
     "MOST_ROWS",
     "open_plain",
     "parse_json",
+    "parse_toml",
     "read_limited",
 ]
 
@@ -84,7 +86,7 @@ def read_limited(path: Path, most: int) -> bytes:
 
 
 def parse_json(data: bytes) -> Any:
-    """Return what a JSON text says, without NaN and infinity.
+    """Return what a JSON text says, without NaN, infinity and numbers of more than 64 bits.
 
     Raises:
         ValueError: it is too large, is not such a text, or is nested too deeply.
@@ -92,9 +94,40 @@ def parse_json(data: bytes) -> Any:
     if len(data) > LARGEST_JSON:
         raise ValueError(f"more than the {LARGEST_JSON:,} bytes that are read of such a file")
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
+        text = data.decode("utf-8")
+        return json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def parse_toml(data: bytes) -> dict[str, Any]:
+    """Return what a TOML text says: tables, lists, texts and numbers as of :func:`parse_json`.
+
+    Raises:
+        ValueError: it is not such a text, or is nested too deeply.
+    """
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    entries: list[Any] = [table]
+    while entries:
+        entry = entries.pop()
+        if isinstance(entry, dict | list):
+            entries += entry.values() if isinstance(entry, dict) else entry
+        elif isinstance(entry, float) and not math.isfinite(entry):
+            raise ValueError(f"{entry} is no finite number")
+        elif isinstance(entry, int) and not -(1 << 63) <= entry < 1 << 64:
+            raise ValueError("a number of more than 64 bits")
+        elif not isinstance(entry, str | int | float):
+            raise ValueError(f"a {type(entry).__name__}, which is neither text nor number")
+    return table
+
+
+def _whole(literal: str) -> int:
+    if len(literal) > 20 or not -(1 << 63) <= (number := int(literal)) < 1 << 64:
+        raise ValueError(f"{literal[:40]} is a number of more than 64 bits")
+    return number
 
 
 def _finite(literal: str) -> float:

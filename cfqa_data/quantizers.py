@@ -140,7 +140,7 @@ class KMeansQuantizer(Quantizer):
         _check_bits(self.bits)
         try:
             table = np.array(self.centers, np.float32)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise RecipeError("k-means quantiser: centers must be numbers (C, 2**bits)") from None
         if table.ndim != 2 or table.shape[1] != 1 << self.bits or not len(table):
             raise RecipeError(
@@ -239,7 +239,7 @@ def _check_bits(bits: object) -> None:
 def _floats(name: str, numbers: Sequence[float]) -> tuple[float, ...]:
     try:
         values = tuple(float(number) for number in numbers)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RecipeError(f"uniform quantiser: {name} must be numbers, got {numbers!r}") from None
     if not np.isfinite(values).all():
         raise RecipeError(f"uniform quantiser: {name} must be finite, got {values}")

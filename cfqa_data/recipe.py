@@ -6,12 +6,12 @@ Once read, nothing is left to look up but what `package://`, `root://` and absol
 
 from __future__ import annotations
 
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
+from cfqa_data.limits import LARGEST_TEXT, parse_toml, read_limited
 from cfqa_data.paths import expanded, real_path
 from cfqa_data.recipe_specs import BackboneSpec, Ladder, Recipe, SourceSpec, TaskSpec
 from cfqa_data.resources import ROOT_VARIABLE, is_uri, locate, resolve
@@ -75,8 +75,8 @@ def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
     if path in seen:
         raise RecipeError(f"extends itself: {' -> '.join(p.name for p in (*seen, path))}")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = parse_toml(read_limited(path, LARGEST_TEXT))
+    except (OSError, ValueError) as error:
         raise RecipeError(f"not a TOML file that can be read: {error}") from None
     _resolve_files(data, path.parent, fitted)
     if "extends" not in data:
@@ -155,7 +155,7 @@ def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:
     path = resolve(uri, base)
     try:
         tables = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # bfloat16, float8
         raise RecipeError(f"{uri}: not a safetensors file that can be read: {error}") from None
     if task not in tables:
         raise RecipeError(f"{uri}: " + unknown_name("table of centres", task, tables))

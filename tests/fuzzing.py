@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ class Target:
         cost: how many cases of a cheap target take as long as one of this; the runner's default
             number of cases is divided by it.
         connects: whether reading may connect to an address of this machine.
+        in_place: whether the samples are files of the folder, named relative to it; a case is
+            written in the place of its sample, and the sample put back.
         isolates: whether reading may start the processes of an isolated codec.
     """
 
@@ -64,6 +67,7 @@ class Target:
     writes: bool = False
     cost: int = 1
     connects: bool = False
+    in_place: bool = False
     isolates: bool = False
 
 
@@ -112,8 +116,14 @@ class Session:
         """Read a case; return ("ok" or the error's class, what is against the law or "")."""
         name, data = self.case(seed, number)
         before = _memory()
-        with _limited(), _watched(self.folder, self.target) as seen:
-            outcome, fault = _outcome(self.target, name, data, self.folder)
+        if self.target.in_place:
+            (self.folder / name).write_bytes(data)
+        try:
+            with _limited(), _watched(self.folder, self.target) as seen:
+                outcome, fault = _outcome(self.target, name, data, self.folder)
+        finally:
+            if self.target.in_place:
+                (self.folder / name).write_bytes(self.samples[name])
         grown = _peak() - before
         if not fault and seen:
             fault = f"{outcome}; {'; '.join(dict.fromkeys(seen))}"
@@ -124,7 +134,9 @@ class Session:
 
 def _outcome(target: Target, name: str, data: bytes, folder: Path) -> tuple[str, str]:
     try:
-        target.read(name, data, folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a message is all that is said of bad bytes
+            target.read(name, data, folder)
     except CfqaError as error:
         return type(error).__name__, message_fault(str(error))
     except BaseException as error:

@@ -15,7 +15,16 @@ import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Mutation", "in_header", "in_json", "in_lines", "in_toml", "in_zip", "of_bytes"]
+__all__ = [
+    "Mutation",
+    "in_header",
+    "in_json",
+    "in_lines",
+    "in_shard",
+    "in_toml",
+    "in_zip",
+    "of_bytes",
+]
 
 Mutation = Callable[[random.Random, bytes, Sequence[bytes]], bytes]
 
@@ -73,6 +82,24 @@ def in_header(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes
     header = in_json(rng, data[8 : 8 + length], others)
     said = rng.choice(INTEGERS) if rng.random() < 0.1 else len(header)
     return said.to_bytes(8, "little") + header + data[8 + length :]
+
+
+def in_shard(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    """Change places in the index of a shard of codes, whose checksum is right again."""
+    import google_crc32c
+
+    def checksum(index: bytes) -> bytes:
+        return int(google_crc32c.value(index)).to_bytes(4, "little")
+
+    sizes = range(16, len(data) - 3, 16)
+    size = next(n for n in sizes if checksum(data[-4 - n : -4]) == data[-4:])
+    index = bytearray(data[-4 - size : -4])
+    for _ in range(rng.choice((1, 1, 2, 9))):
+        place = rng.randrange(len(index) // 8) * 8
+        old = int.from_bytes(index[place : place + 8], "little")
+        new = rng.choice((*INTEGERS, old + 1, old - 1, old + 16, len(data), len(data) - old))
+        index[place : place + 8] = (new % 2**64).to_bytes(8, "little")
+    return data[: -4 - size] + bytes(index) + checksum(bytes(index))
 
 
 def in_lines(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
@@ -210,7 +237,8 @@ def _changed(
         return rng.choice(values)
 
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        holder = key = None
+        holder: Any = None
+        key: Any = None
         node = facts
         while isinstance(node, dict | list) and node:
             if holder is not None and rng.random() < 0.15:
