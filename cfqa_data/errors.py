@@ -22,7 +22,7 @@ __all__ = [
 
 MOST_SHOWN = 16
 
-LONGEST_MESSAGE = 1500
+LONGEST_MESSAGE = 4000
 """Characters of a message; of a longer one, what is in the middle is left out."""
 
 

@@ -56,9 +56,11 @@ class PaperUniformQuantizer(UniformQuantizer):
     def _float32(self) -> tuple[np.ndarray, np.ndarray]:
         """Return scale and lo per layer, (C, 1); the scale is rounded after it was divided."""
         lo, hi = np.array(self.lo), np.array(self.hi)
-        with np.errstate(divide="ignore"):  # no range at all is refused by its values
-            scale = ((1 << self.bits) - 1) / (hi - lo)
-        return scale.astype(np.float32)[:, None], lo.astype(np.float32)[:, None]
+        with np.errstate(
+            divide="ignore", over="ignore"
+        ):  # (nearly) no range: refused by its values
+            scale = (((1 << self.bits) - 1) / (hi - lo)).astype(np.float32)
+        return scale[:, None], lo.astype(np.float32)[:, None]
 
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"kind": "paper_uniform"}

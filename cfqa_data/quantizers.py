@@ -19,6 +19,10 @@ __all__ = ["KMeansQuantizer", "Quantizer", "UniformQuantizer", "fit_kmeans", "qu
 
 MAX_BITS = 16
 
+MAX_LAYERS = 64
+
+LARGEST = float(np.finfo(np.float32).max)
+
 
 class Quantizer:
     """What both quantisers share: code ``k`` of layer ``c`` stands for ``values()[c, k]``.
@@ -139,7 +143,8 @@ class KMeansQuantizer(Quantizer):
     def __post_init__(self) -> None:
         _check_bits(self.bits)
         try:
-            table = np.array(self.centers, np.float32)
+            with np.errstate(over="ignore"):  # infinity, which is refused
+                table = np.array(self.centers, np.float32)
         except (TypeError, ValueError, OverflowError):
             raise RecipeError("k-means quantiser: centers must be numbers (C, 2**bits)") from None
         if table.ndim != 2 or table.shape[1] != 1 << self.bits or not len(table):
@@ -237,12 +242,15 @@ def _check_bits(bits: object) -> None:
 
 
 def _floats(name: str, numbers: Sequence[float]) -> tuple[float, ...]:
+    if not isinstance(numbers, Sequence) or isinstance(numbers, str) or len(numbers) > MAX_LAYERS:
+        told = f"at most {MAX_LAYERS} numbers, got {numbers!r}"
+        raise RecipeError(f"uniform quantiser: {name} must be {told}")
     try:
         values = tuple(float(number) for number in numbers)
     except (TypeError, ValueError, OverflowError):
         raise RecipeError(f"uniform quantiser: {name} must be numbers, got {numbers!r}") from None
-    if not np.isfinite(values).all():
-        raise RecipeError(f"uniform quantiser: {name} must be finite, got {values}")
+    if not all(abs(value) <= LARGEST for value in values):
+        raise RecipeError(f"uniform quantiser: {name} must be finite float32 numbers, got {values}")
     return values
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from mutations import Mutation, of_bytes
 
 from cfqa_data.codecs import isolated_child
-from cfqa_data.errors import CfqaError
+from cfqa_data.errors import LONGEST_MESSAGE, CfqaError
 
 __all__ = ["TARGETS", "Session", "Target", "load_targets", "register"]
 
@@ -151,7 +151,7 @@ def message_fault(message: str) -> str:
     """Return what keeps a message from being one line that any terminal shows."""
     if not message or not message.isprintable():
         return f"message is no printable line: {message[:300]!r}"
-    if len(message) > 2000:
+    if len(message) > LONGEST_MESSAGE:
         return f"message of {len(message)} characters: {message[:200]!r}"
     return ""
 

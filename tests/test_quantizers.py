@@ -146,3 +146,31 @@ def test_kmeans_never_loses_to_its_start(samples: np.ndarray) -> None:
 def test_kmeans_refuses_samples_without_a_range(samples: list[float]) -> None:
     with pytest.raises(RecipeError, match="more than one value"):
         fit_kmeans(np.array(samples), 4)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "paper_uniform"])
+@pytest.mark.parametrize(
+    ("lo", "hi", "message"),
+    [
+        ([0], [10**400], "hi must be numbers"),
+        ([-1e308], [1e308], "lo must be finite float32 numbers"),
+        ([0], [1e39], "hi must be finite float32 numbers"),
+        ([0], [1e-320], "no range between"),
+        ("12", "34", "lo must be at most 64 numbers"),
+        ({"0": 1}, [2], "lo must be at most 64 numbers"),
+        ([0] * 65, [1] * 65, "lo must be at most 64 numbers"),
+        ([0], [float("nan")], "hi must be finite"),
+    ],
+)
+def test_ranges_of_strangers_are_refused_in_one_line(
+    kind: str, lo: object, hi: object, message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        quantizer_from_dict({"kind": kind, "bits": 10, "lo": lo, "hi": hi})
+
+
+@pytest.mark.parametrize("centers", [[[0, 10**400]], [[0, 1e39]], [[0, [1]]], "ab", [[1, 0]], []])
+@pytest.mark.parametrize("kind", ["kmeans", "paper_kmeans"])
+def test_centres_of_strangers_are_refused_in_one_line(kind: str, centers: object) -> None:
+    with pytest.raises(RecipeError, match="k-means quantiser: centers must be"):
+        quantizer_from_dict({"kind": kind, "bits": 1, "centers": centers})

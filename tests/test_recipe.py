@@ -227,3 +227,23 @@ def test_a_bad_recipe_file_is_named(tmp_path: Path, text: str, message: str) -> 
     with pytest.raises(RecipeError, match=message) as error:
         load_recipe(path)
     assert "bad.toml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("x = " + "9" * 5000, "digits"),
+        ("x = 0x" + "f" * 10_000, "a number of more than 64 bits"),
+        ("x = [1, {y = [nan]}]", "nan is no finite number"),
+        ("x = [1, {y = -inf}]", "-inf is no finite number"),
+        ("x = 1979-05-27", "a date, which is neither text nor number"),
+        ('x = "\ud800"', "can't decode"),
+    ],
+)
+def test_what_no_recipe_holds_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(RecipeError, match=message) as error:
+        load_recipe(path)
+    assert str(path) in str(error.value)
