@@ -13,11 +13,12 @@ from cfqa_data.builders.pipeline.label import baseline_values, score
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.codes import write_codes
+from cfqa_data.layout import Layout
 from cfqa_data.schema import label_schema
 from cfqa_data.storage import write_table, write_tensors
 from cfqa_data.tasks import FOLDS, get_task
 
-__all__ = ["batch_of_levels", "compress", "label_rows"]
+__all__ = ["batch_of_levels", "compress", "kept_streams", "label_rows"]
 
 BATCH_POINTS = 1 << 24
 """Feature points that are labelled at once; their metrics take some 30 bytes each."""
@@ -35,7 +36,9 @@ def compress(tools: Tools, item: Item) -> None:
     task, group, layout, plan = item.task, item.group, tools.layout, tools.plan
     ladder, codec = tools.ladder(item), tools.codec(item.task, item.codec)
     originals = tools.originals(task, group)
-    kept = KeptStreams(layout.work / "streams" / item.marker(layout).stem) if codec.slow else None
+    there = kept_streams(layout, item)
+    # Those that a repair took from the dataset are there for any codec.
+    kept = there if codec.slow or there.folder.is_dir() else None
     bitstreams, codes = code_ladder(codec, ladder.quantizer, originals, ladder.levels, kept)
     ids = tools.group_ids(task, group)
     write_tensors(
@@ -57,6 +60,11 @@ def compress(tools: Tools, item: Item) -> None:
     write_table(item.marker(layout), pa.Table.from_pylist(rows, schema=label_schema()))
     if kept:
         kept.remove()
+
+
+def kept_streams(layout: Layout, item: Item) -> KeptStreams:
+    """Return where an item's bitstreams are taken from, if they are there."""
+    return KeptStreams(layout.work / "streams" / item.marker(layout).stem)
 
 
 def _rows(

@@ -19,7 +19,7 @@ from cfqa_data.tasks import FOLDS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["pack"]
+__all__ = ["label_table", "originals_table", "pack"]
 
 
 def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> None:
@@ -36,10 +36,10 @@ def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> Non
     remove_partials(layout.root)
     tables = []
     for task in plan.recipe.tasks:
-        tables.append(_labels(tools, task))
+        tables.append(label_table(tools, task))
         write_table(layout.labels(task), tables[-1])
         advance()
-    write_table(layout.originals_table, _originals(tools))
+    write_table(layout.originals_table, originals_table(tools))
     advance()
     manifest = Manifest(
         name=plan.recipe.name,
@@ -61,8 +61,8 @@ def _entry(tools: Tools, task: str) -> TaskEntry:
     return TaskEntry(shape, tuple(tools.source_ids(task)))
 
 
-def _labels(tools: Tools, task: str) -> pa.Table:
-    """All rows of a task, by source, codec and level."""
+def label_table(tools: Tools, task: str) -> pa.Table:
+    """Return all rows of a task, by source, codec and level."""
     import pyarrow as pa
 
     codecs = list(tools.spec(task).ladders)
@@ -79,8 +79,8 @@ def _labels(tools: Tools, task: str) -> pa.Table:
     return table.take(order).combine_chunks()
 
 
-def _originals(tools: Tools) -> pa.Table:
-    """One row per original."""
+def originals_table(tools: Tools) -> pa.Table:
+    """Return one row per original."""
     import pyarrow as pa
 
     layout, plan = tools.layout, tools.plan

@@ -17,7 +17,7 @@ from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError
 from cfqa_data.layout import Layout
 
-__all__ = ["run_item"]
+__all__ = ["one_thread", "run_item"]
 
 _STAGES: dict[str, Callable[[Tools, Item], None]] = {
     "select": select,
@@ -38,7 +38,7 @@ def run_item(root: str, digest: str, item: Item) -> Item:
     Raises:
         CfqaError: it cannot be done, and trying again would not help.
     """
-    with clear_disk_errors(str(item)), _one_thread():
+    with clear_disk_errors(str(item)), one_thread():
         _STAGES[item.stage](_tools(root, digest), item)
     return item
 
@@ -59,7 +59,7 @@ def _tools(root: str, digest: str) -> Tools:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Sums are taken in an order that depends on the number of threads: so it is always one."""
     import torch
 

@@ -1,0 +1,203 @@
+"""Making damaged files of a dataset folder again, until each has the manifest's SHA-256.
+
+What is damaged is made by the pipeline's own items in `.repair/work`, a build folder of its own to
+which the intact files are linked, with bitstreams taken as already encoded where they are intact.
+Codes are decoded from bitstreams, which needs no encoder. A file gets into the dataset only if it
+has the manifest's bytes, by a rename; so a repair that was killed is simply run again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.builders.pipeline.lock import locked
+from cfqa_data.builders.repair_plan import check_same, plan_steps
+from cfqa_data.builders.repair_work import Scratch, link
+from cfqa_data.disk import clear_disk_errors
+from cfqa_data.layout import Layout
+from cfqa_data.manifest import read_manifest
+from cfqa_data.paths import real_path
+from cfqa_data.progress import Progress, Silent
+from cfqa_data.storage import atomic_path, make_folder
+from cfqa_data.verify import EXTRA, Fault, Verified, verify
+
+__all__ = ["ASIDE", "Repaired", "repair"]
+
+WORK = ".repair/work"
+
+ASIDE = ".repair/aside"
+"""Where things are put that are no part of the dataset or stood in the way; nothing is deleted."""
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What a repair did, or would do.
+
+    Attributes:
+        root: the folder.
+        damaged: what was wrong with which file.
+        repaired: files that have the manifest's bytes again, or would be made again.
+        aside: files that are no part of the dataset, moved to `.repair/aside`, or to be moved.
+        failed: files that could not be made again, and why.
+    """
+
+    root: Path
+    damaged: tuple[Fault, ...]
+    repaired: tuple[str, ...]
+    aside: tuple[str, ...]
+    failed: tuple[Fault, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts, JSON-safe."""
+        return {
+            "path": str(self.root),
+            "damaged": [{"path": fault.path, "what": fault.what} for fault in self.damaged],
+            "repaired": list(self.repaired),
+            "aside": list(self.aside),
+            "failed": [{"path": fault.path, "why": fault.what} for fault in self.failed],
+        }
+
+
+def repair(
+    root: str | Path,
+    *,
+    workers: int = 2,
+    accept_versions: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Repaired:
+    """Make the damaged files of a dataset folder again, to the manifest's bytes.
+
+    Args:
+        root: the folder; its manifest must be intact.
+        workers: processes.
+        accept_versions: try although other versions are installed than the manifest names.
+        dry_run: say what would be done, and do nothing.
+        progress: told of stages and their progress.
+
+    Raises:
+        FormatError: it is not a dataset folder, or its manifest is damaged.
+        BuildError: other software or weights are installed here, another process is at work in the
+            folder, or an item cannot be made again; what was repaired before stays.
+        DiskError: the disk is full, or may not be written to.
+    """
+    folder, progress = real_path(root), progress or Silent()
+    read_manifest(folder)
+    if dry_run:
+        found = verify(folder, progress=progress)
+        damaged = {fault.path for fault in found.faults}
+        steps = plan_steps(found.manifest, damaged)
+        check_same(folder, found.manifest, steps, damaged, versions=not accept_versions)
+        failed = {fault.path for fault in steps.impossible}
+        return Repaired(
+            root=folder,
+            damaged=found.damage,
+            repaired=tuple(sorted(damaged - failed)),
+            aside=tuple(fault.path for fault in found.damage if fault.what == EXTRA),
+            failed=steps.impossible,
+        )
+    with clear_disk_errors("repairing"), locked(folder):
+        return _repair(folder, workers, accept_versions, progress)
+
+
+def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress) -> Repaired:
+    found = verify(root, progress=progress)
+    if not found.damage:
+        shutil.rmtree(root / WORK, ignore_errors=True)  # of a repair that was killed at its end
+        _tidy(root)
+        return Repaired(root, (), (), (), ())
+    _check(found, accept_versions)
+    first = found.damage
+    aside = [fault.path for fault in found.damage if fault.what == EXTRA]
+    for name in aside:
+        _put_aside(root, name)
+    if aside:  # a link to a folder may have been among them
+        found = verify(root, progress=progress)
+        _check(found, accept_versions)
+    damaged = frozenset(fault.path for fault in found.faults)
+    steps = plan_steps(found.manifest, set(damaged))
+    scratch = Scratch(root, found.manifest, steps, damaged, Layout(root / WORK))
+    scratch.prepare()
+    done: set[str] = set()
+    failed = {fault.path: fault.what for fault in steps.impossible}
+
+    def put(name: str) -> None:
+        if name not in damaged or name in done:
+            return
+        if not (scratch.layout.root / name).is_file():
+            failed[name] = "could not be made again: what it is made from is damaged"
+        elif not scratch.right(name):
+            failed[name] = "made again, it has other bytes; fetch the dataset again"
+        else:
+            _put(root, name, scratch.layout.root / name)
+            failed.pop(name, None)
+            done.add(name)
+
+    for name in scratch.run(workers, progress):
+        put(name)
+    for name in scratch.write_heads():
+        put(name)
+    for name in scratch.write_shards(workers, progress):
+        put(name)
+    if steps.card and not any(name.startswith("labels/") for name in failed):
+        for name in scratch.write_cards():
+            put(name)
+    for name in sorted(damaged - done - failed.keys()):
+        failed[name] = "could not be made again: what it is made from is damaged"
+    shutil.rmtree(root / WORK)
+    _tidy(root)
+    return Repaired(
+        root=root,
+        damaged=first,
+        repaired=tuple(sorted(done)),
+        aside=tuple(aside),
+        failed=tuple(Fault(name, why) for name, why in sorted(failed.items())),
+    )
+
+
+def _check(found: Verified, accept_versions: bool) -> None:
+    """See that what is installed can make the damaged files again, before anything is touched."""
+    damaged = {fault.path for fault in found.faults}
+    steps = plan_steps(found.manifest, damaged)
+    if damaged:
+        versions = not accept_versions
+        check_same(found.root, found.manifest, steps, damaged, versions=versions)
+
+
+def _put(root: Path, name: str, made: Path) -> None:
+    """Put a file into its place in the dataset, whatever stands there or on the way."""
+    parts = Path(name).parts
+    for count in range(1, len(parts)):
+        step = root.joinpath(*parts[:count])
+        if step.is_symlink() or (step.exists() and not step.is_dir()):
+            _put_aside(root, "/".join(parts[:count]))
+    target = root / name
+    if target.is_dir() and not target.is_symlink():
+        _put_aside(root, name)
+    with atomic_path(target) as partial:
+        link(made, partial)
+
+
+def _put_aside(root: Path, name: str) -> None:
+    """Move a file, link or folder of the dataset's folder to where it is in nobody's way."""
+    target = root / ASIDE / name
+    number = 0
+    while os.path.lexists(target):
+        number += 1
+        target = root / ASIDE / f"{name}.{number}"
+    make_folder(target.parent)
+    os.rename(root / name, target)
+    with suppress(OSError):  # the folders that it leaves empty
+        for parent in Path(name).parents:
+            if parent != Path():
+                (root / parent).rmdir()
+
+
+def _tidy(root: Path) -> None:
+    with suppress(OSError):
+        (root / ".repair").rmdir()

@@ -1,0 +1,215 @@
+"""What a repair has to do: from damaged files to the pipeline's items; and what is not possible.
+
+Think of the folder as the pipeline's result: each file has an item that makes it, and what an item
+needs is either intact or is made by an item before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cfqa_data.builders.pipeline.plan import STAGES, Item, Plan
+from cfqa_data.builders.pipeline.tools import codec_for
+from cfqa_data.errors import BuildError, RecipeError
+from cfqa_data.layout import Layout
+from cfqa_data.manifest import Manifest, hash_file, package_versions
+from cfqa_data.resources import resolve
+from cfqa_data.verify import Fault
+
+__all__ = ["Steps", "check_same", "made_by", "plan_steps", "was_built"]
+
+NAMES = Layout(Path())
+
+FETCH = "fetch the dataset again"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is to be done, in this order.
+
+    Attributes:
+        plan: of the scratch build: the manifest's recipe, in the light tier.
+        items: of the pipeline, by stage.
+        tables: tasks whose labels are joined again.
+        originals: whether the table of originals is joined again.
+        heads: (task, codec) whose array's metadata is written again.
+        codes: (task, codec, position) whose shard is decoded again.
+        card: whether the card is written again.
+        impossible: files that cannot be made again, and why.
+    """
+
+    plan: Plan
+    items: Mapping[str, tuple[Item, ...]]
+    tables: tuple[str, ...]
+    originals: bool
+    heads: tuple[tuple[str, str], ...]
+    codes: tuple[tuple[str, str, int], ...]
+    card: bool
+    impossible: tuple[Fault, ...]
+
+
+def was_built(manifest: Manifest) -> bool:
+    """Return whether `cfqa build` made a dataset, so that its recipe can make it again."""
+    codecs = {codec for task in manifest.recipe.tasks.values() for codec in task.ladders}
+    return all(f"{codec} encoder" in manifest.versions for codec in codecs)
+
+
+def made_by(plan: Plan, item: Item) -> tuple[str, ...]:
+    """Return the files of a light dataset that an item makes."""
+    if item.stage == "select":
+        return (NAMES.truth(item.task).as_posix(),)
+    if item.stage == "extract":
+        return (NAMES.originals(item.task, item.group, plan.groups).as_posix(),)
+    if item.stage == "compress":
+        path = NAMES.bitstreams(item.task, item.codec, item.group, plan.groups)
+        return (path.as_posix(),)
+    return ()
+
+
+def plan_steps(manifest: Manifest, damaged: set[str]) -> Steps:
+    """Return what makes damaged files of a dataset again.
+
+    Args:
+        manifest: the dataset's.
+        damaged: files that it lists.
+    """
+    plan = Plan(manifest.recipe, "light", manifest.versions, manifest.weights)
+    todo, left = {stage: dict[Item, None]() for stage in STAGES}, set(damaged)
+
+    def bad(path: Path) -> bool:
+        name = path.as_posix()
+        if name not in damaged:
+            return False
+        left.discard(name)
+        return True
+
+    tables, heads, codes = [], [], []
+    originals, card = bad(NAMES.originals_table), bad(NAMES.card)
+    for task, spec in manifest.recipe.tasks.items():
+        relabel = bad(NAMES.labels(task))
+        if relabel:
+            tables.append(task)
+        if bad(NAMES.truth(task)):
+            todo["select"][Item("select", task)] = None
+        for group in range(plan.groups):
+            if bad(NAMES.originals(task, group, plan.groups)) or (relabel and originals):
+                todo["extract"][Item("extract", task, "", group)] = None
+        for codec in spec.ladders:
+            for group in range(plan.groups):
+                if bad(NAMES.bitstreams(task, codec, group, plan.groups)) or relabel:
+                    todo["compress"][Item("compress", task, codec, group)] = None
+            array = NAMES.compressed(task, codec)
+            if bad(array / "zarr.json"):
+                heads.append((task, codec))
+                todo["centre"][Item("centre", task)] = None
+            for position in range(len(manifest.tasks[task].sources)):
+                if bad(array / f"c/{position}/0/0/0/0/0"):
+                    codes.append((task, codec, position))
+    why = f"is not a file that this version makes; {FETCH}"
+    impossible = [Fault(name, why) for name in sorted(left)]
+    if not was_built(manifest):
+        why = f"comes from a release, not from a recipe; import that again, or {FETCH}"
+        parts = {stage: made for stage, made in todo.items() if stage != "centre"}
+        names = {name for made in parts.values() for i in made for name in made_by(plan, i)}
+        names |= {NAMES.labels(task).as_posix() for task in tables}
+        impossible += [Fault(name, why) for name in sorted(names & damaged)]
+        todo = {stage: {} for stage in STAGES}
+        if tables and originals:
+            impossible.append(Fault(NAMES.originals_table.as_posix(), why))
+            originals = False
+        if tables and card:
+            impossible.append(Fault(NAMES.card.as_posix(), "needs the labels, which are damaged"))
+            card = False
+        streams = {name for name in manifest.files if name.startswith("bitstreams/")} - damaged
+        gone = [c for c in codes if _streams(plan, *c) not in streams]
+        no_head = [h for h in heads if _streams(plan, *h, 0) not in streams]
+        impossible += [Fault(_shard(*c), f"has no intact bitstreams; {FETCH}") for c in gone]
+        impossible += [
+            Fault((NAMES.compressed(*h) / "zarr.json").as_posix(), f"{why}") for h in no_head
+        ]
+        impossible += [
+            Fault(_shard(*c), f"has no metadata; {FETCH}")
+            for c in codes
+            if c not in gone and c[:2] in no_head
+        ]
+        codes = [c for c in codes if c not in gone and c[:2] not in no_head]
+        heads = [h for h in heads if h not in no_head]
+        tables = []
+    return Steps(
+        plan=plan,
+        items={stage: tuple(made) for stage, made in todo.items()},
+        tables=tuple(tables),
+        originals=originals,
+        heads=tuple(heads),
+        codes=tuple(codes),
+        card=card,
+        impossible=tuple(impossible),
+    )
+
+
+def _streams(plan: Plan, task: str, codec: str, position: int) -> str:
+    group = position // plan.recipe.group_size
+    return NAMES.bitstreams(task, codec, group, plan.groups).as_posix()
+
+
+def _shard(task: str, codec: str, position: int) -> str:
+    return (NAMES.compressed(task, codec) / f"c/{position}/0/0/0/0/0").as_posix()
+
+
+def check_same(
+    root: Path, manifest: Manifest, steps: Steps, damaged: set[str], *, versions: bool
+) -> None:
+    """See that this machine has the software and weights of the manifest.
+
+    Args:
+        root: the folder.
+        manifest: its manifest.
+        steps: what is to be done.
+        damaged: files that it lists.
+        versions: look at versions, too, not only at the weights.
+
+    Raises:
+        BuildError: something differs; names all of it.
+    """
+    different = []
+    if versions:
+        found = package_versions()
+        for item in steps.items["compress"]:
+            if damaged & set(made_by(steps.plan, item)):
+                codec = codec_for(manifest.recipe.tasks[item.task].ladders[item.codec])
+                told = codec.version()
+                told.pop("models", None)
+                found |= {f"{item.codec} {what}": version for what, version in told.items()}
+        names = {*found, *(name for name in manifest.versions if " " not in name)}
+        for name in sorted(names):
+            then, now = manifest.versions.get(name, "absent"), found.get(name, "absent")
+            if then != now and not (then == "absent" and not was_built(manifest)):
+                different.append(f"{name} was {then}, is {now}")
+    for uri in sorted(_weights(manifest, steps)):
+        try:
+            same = hash_file(resolve(uri)) == manifest.weights.get(uri)
+            if not same:
+                different.append(f"{uri} is another file")
+        except (RecipeError, OSError) as error:
+            different.append(str(error))
+    if different:
+        more = f" (and {len(different) - 5} more)" if len(different) > 5 else ""
+        raise BuildError(
+            f"{root}: cannot be repaired with what is installed here: "
+            f"{'; '.join(different[:5])}{more}; install what its manifest names, or {FETCH}"
+        )
+
+
+def _weights(manifest: Manifest, steps: Steps) -> set[str]:
+    """Return the weights that the steps need."""
+    uris = set()
+    items = [item for made in steps.items.values() for item in made if item.stage != "centre"]
+    for task in {item.task for item in items}:
+        uris |= {manifest.recipe.backbone.weights, manifest.recipe.tasks[task].head}
+    pairs = {(item.task, item.codec) for item in items if item.codec}
+    for task, codec in pairs | {(t, c) for t, c, _ in steps.codes}:
+        if models := manifest.recipe.tasks[task].ladders[codec].models:
+            uris.add(models)
+    return uris

@@ -1,0 +1,259 @@
+"""The scratch build of a repair: intact files linked, markers from intact tables, items run again.
+
+The pipeline writes files beside and renames them, so a link to a dataset's file is never written
+through.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cfqa_data.builders.crew import each
+from cfqa_data.builders.pipeline.compress import kept_streams
+from cfqa_data.builders.pipeline.pack import label_table, originals_table
+from cfqa_data.builders.pipeline.plan import STAGES, Item
+from cfqa_data.builders.pipeline.run import make_runner
+from cfqa_data.builders.pipeline.tools import Tools, read_json, read_tensors
+from cfqa_data.builders.pipeline.workspace import PLAN
+from cfqa_data.builders.release import RELEASED
+from cfqa_data.builders.repair_plan import Steps, made_by
+from cfqa_data.card import BUILT, write_card
+from cfqa_data.codes import create_codes_array, find_centres, write_codes
+from cfqa_data.errors import FormatError
+from cfqa_data.folder import Folder
+from cfqa_data.layout import Layout
+from cfqa_data.manifest import Manifest, hash_file
+from cfqa_data.progress import Progress
+from cfqa_data.schema import label_schema, originals_schema
+from cfqa_data.storage import make_folder, read_table, remove_partials, write_table, write_text
+from cfqa_data.tasks import LEVELS
+
+__all__ = ["Scratch", "link"]
+
+INPUTS = ("originals/", "truth/", "bitstreams/")
+"""Where items find what earlier ones made."""
+
+SIZED = ("originals/", "truth/", "bitstreams/", "compressed/")
+"""What the card tells only the size of."""
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name; where the file system cannot, copy it."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A build folder inside the dataset's, with what is intact.
+
+    Attributes:
+        root: the dataset.
+        manifest: its manifest.
+        steps: what is to be done.
+        damaged: the damaged files that the manifest lists.
+        layout: of the scratch folder.
+    """
+
+    root: Path
+    manifest: Manifest
+    steps: Steps
+    damaged: frozenset[str]
+    layout: Layout
+
+    def prepare(self) -> None:
+        """Make the folder, or see that what a repair that was killed left is still right."""
+        path, text = self.layout.work / PLAN, self.steps.plan.to_json()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            shutil.rmtree(self.layout.root, ignore_errors=True)
+        remove_partials(self.layout.root)
+        write_text(path, text)
+        for name in self.manifest.files:
+            if not name.startswith(INPUTS):
+                continue
+            here = self.layout.root / name
+            if name not in self.damaged:
+                make_folder(here.parent)
+                link(self.root / name, here)
+            elif here.is_file() and not self.right(name):
+                here.unlink()
+        for task in self.steps.plan.recipe.tasks:
+            self._mark(task)
+
+    def _mark(self, task: str) -> None:
+        """Note what select and extract would find, from the tables that are intact."""
+        sources = list(self.manifest.tasks[task].sources)
+        write_text(Item("select", task).marker(self.layout), json.dumps(sources))
+        known = self._references(task)
+        extracted = set(self.steps.items["extract"])
+        for group in range(self.steps.plan.groups):
+            item = Item("extract", task, "", group)
+            if known and (item not in extracted or not item.marker(self.layout).exists()):
+                rows = [known[sources[place]] for place in self.steps.plan.members(group)]
+                told = {"score": [s for s, _ in rows], "loss": [loss for _, loss in rows]}
+                write_text(item.marker(self.layout), json.dumps(told))
+
+    def _references(self, task: str) -> dict[str, tuple[float, float]]:
+        """Return score and loss of each original, from a table that is intact; else nothing."""
+        theirs = Layout(self.root)
+        for path, schema in (
+            (theirs.originals_table, originals_schema()),
+            (theirs.labels(task), label_schema()),
+        ):
+            if theirs.relative(path) not in self.damaged:
+                rows = read_table(path, schema).to_pylist()
+                return {
+                    row["source_id"]: (row["reference_score"], row["reference_loss"])
+                    for row in rows
+                    if row["task"] == task
+                }
+        return {}
+
+    def right(self, name: str) -> bool:
+        """Return whether a file here has the manifest's bytes."""
+        path, entry = self.layout.root / name, self.manifest.files[name]
+        return (
+            path.is_file()
+            and path.stat().st_size == entry["size"]
+            and hash_file(path) == entry["sha256"]
+        )
+
+    def run(self, workers: int, progress: Progress) -> Iterator[str]:
+        """Run the items, join the tables; yield each file that was made again."""
+        plan, tools = self.steps.plan, Tools(self.steps.plan, self.layout)
+        with make_runner(workers, None) as runner:
+            for stage in STAGES:
+                items = self.steps.items[stage]
+                todo = [item for item in items if not self._done(item)]
+                if not items:
+                    continue
+                for item in todo:
+                    if stage == "compress":
+                        self._keep_streams(item)
+                progress.start(stage, sum(map(plan.size, items)), plan.unit(stage))
+                progress.advance(sum(plan.size(item) for item in items if item not in todo))
+                for item in items:
+                    if item not in todo:
+                        yield from made_by(plan, item)
+                for item in runner.run(self.layout.root, plan.digest(), todo):
+                    yield from made_by(plan, item)
+                    progress.advance(plan.size(item))
+                progress.finish()
+        for task in self.steps.tables:
+            path = self.layout.labels(task)
+            write_table(path, label_table(tools, task))
+            yield self.layout.relative(path)
+        if self.steps.originals:
+            write_table(self.layout.originals_table, originals_table(tools))
+            yield self.layout.relative(self.layout.originals_table)
+
+    def _done(self, item: Item) -> bool:
+        files = self.damaged & set(made_by(self.steps.plan, item))
+        if item.stage in ("select", "extract"):  # their markers are here in any case
+            return bool(files) and all((self.layout.root / name).is_file() for name in files)
+        return item.marker(self.layout).exists() and all(
+            (self.layout.root / name).is_file() for name in files
+        )
+
+    def _keep_streams(self, item: Item) -> None:
+        """Let the item find its bitstreams already encoded, where they are intact."""
+        plan = self.steps.plan
+        path = self.layout.bitstreams(item.task, item.codec, item.group, plan.groups)
+        if self.layout.relative(path) in self.damaged:
+            return
+        kept = kept_streams(self.layout, item)
+        sources = self.manifest.tasks[item.task].sources
+        ids = [sources[place] for place in plan.members(item.group)]
+        for level in range(LEVELS):
+            keys = [f"{source}/{level}" for source in ids]
+            found = read_tensors(path, keys)
+            kept.write(level, [found[key].tobytes() for key in keys])
+
+    def write_heads(self) -> Iterator[str]:
+        """Write the metadata of arrays of codes; yield the files."""
+        for task, codec in self.steps.heads:
+            entry = self.manifest.tasks[task]
+            ladder = self.manifest.recipe.tasks[task].ladders[codec]
+            item = Item("centre", task)
+            if item in self.steps.items["centre"]:
+                centres = read_json(item.marker(self.layout))[codec]
+            else:  # of a release: by its first feature
+                first = Folder(self.root).decoded(entry.sources[0], codec, 0)
+                centres = list(find_centres(first.indices))
+            path = self.layout.compressed(task, codec)
+            (path / "zarr.json").unlink(missing_ok=True)
+            create_codes_array(
+                path,
+                sources=len(entry.sources),
+                levels=LEVELS,
+                shape=entry.shape,
+                quantizer=ladder.quantizer,
+                centres=centres,
+                source_ids=entry.sources,
+            )
+            yield self.layout.relative(path / "zarr.json")
+
+    def write_shards(self, workers: int, progress: Progress) -> Iterator[str]:
+        """Decode bitstreams, which are intact by now, to shards of codes; yield the files."""
+        jobs = self.steps.codes
+        if not jobs:
+            return
+        for task, codec in {(task, codec) for task, codec, _ in jobs}:
+            path = self.layout.compressed(task, codec)
+            make_folder(path)
+            link(Layout(self.root).compressed(task, codec) / "zarr.json", path / "zarr.json")
+        progress.start("decode", len(jobs), "sources")
+        for name in each(_decoder, (self.root, self.layout), jobs, workers):
+            yield name
+            progress.advance()
+        progress.finish()
+
+    def write_cards(self) -> Iterator[str]:
+        """Write the card; yield it once for each wording that it may have had.
+
+        It tells sizes of files and counts of rows: tables are linked, and of all else it is enough
+        that there are files of the right sizes, which take no room.
+        """
+        folder = Layout(self.layout.root / "card")
+        shutil.rmtree(folder.root, ignore_errors=True)
+        for name, entry in self.manifest.files.items():
+            path = folder.root / name
+            if name.startswith("labels/"):
+                make_folder(path.parent)
+                link(self.root / name, path)
+            elif name.startswith(SIZED):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+                os.truncate(path, entry["size"])
+        for terms in (BUILT, RELEASED):
+            written = write_card(folder.root, self.manifest, terms)
+            written.replace(self.layout.card)
+            yield self.layout.relative(self.layout.card)
+
+
+def _decoder(root: Path, layout: Layout) -> Callable[[tuple[str, str, int]], str]:
+    folder = Folder(root)
+
+    def decode(job: tuple[str, str, int]) -> str:
+        """Write a source's shard and return its name; nothing is there if it has no bitstreams."""
+        task, codec, position = job
+        source = folder.manifest.tasks[task].sources[position]
+        path = layout.compressed(task, codec)
+        try:
+            levels = [folder.decoded(source, codec, level).indices for level in range(LEVELS)]
+            write_codes(path, position, np.stack(levels))
+        except FormatError:  # a bitstream that could not be made again either
+            (path / f"c/{position}/0/0/0/0/0").unlink(missing_ok=True)
+        return layout.relative(path / f"c/{position}/0/0/0/0/0")
+
+    return decode

@@ -1,0 +1,110 @@
+"""A built toy dataset, and ways to damage a copy of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pipeline_toy import LAMBDAS, QPS, toy_recipe, write_models, write_networks
+
+from cfqa_data.builders.pipeline import build
+from cfqa_data.manifest import hash_file
+from cfqa_data.schema import label_schema
+from cfqa_data.storage import write_table
+
+
+def build_toy(folder: Path) -> Path:
+    """Build the toy of two codecs below a folder and return the dataset."""
+    write_networks(folder)
+    write_models(folder)
+    learned = {"parameter_name": "lambda", "levels": list(LAMBDAS)}
+    codecs = {
+        "x265": QPS,
+        "hyperprior_multi_task": learned | {"models": str(folder / "models.safetensors")},
+    }
+    return build(toy_recipe(folder, codecs), folder / "cfqa", workers=1)
+
+
+def flip(path: Path, at: int | None = None) -> None:
+    """Flip a bit, in the middle if not told where."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if at is None else at] ^= 4
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "inside").write_text("x")
+
+
+def as_link_away(path: Path) -> None:
+    """Move the file out of the folder, with a link to it."""
+    away = path.parents[len(path.parts) - 2 - len(_root(path).parts)] / f"away-{path.name}"
+    shutil.move(path, away)
+    path.symlink_to(away)
+
+
+def as_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _root(path: Path) -> Path:
+    return next(parent for parent in path.parents if (parent / "manifest.json").exists()).parent
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "flip": flip,
+    "cut": cut,
+    "missing": Path.unlink,
+    "folder": as_folder,
+    "link": as_link_away,
+    "pipe": as_pipe,
+}
+
+KINDS = {
+    "card": "README.md",
+    "labels": "labels/dpt.parquet",
+    "originals table": "labels/originals.parquet",
+    "originals": "originals/seg-00001-of-00002.safetensors",
+    "bitstreams": "bitstreams/cls-x265-00000-of-00002.safetensors",
+    "learned bitstreams": "bitstreams/dpt-hyperprior_multi_task-00001-of-00002.safetensors",
+    "truth": "truth/seg.safetensors",
+    "metadata": "compressed/dpt/x265.zarr/zarr.json",
+    "codes": "compressed/seg/hyperprior_multi_task.zarr/c/2/0/0/0/0/0",
+}
+"""A file of every kind."""
+
+
+def rehash(root: Path) -> None:
+    """Let the manifest say what is there now, as somebody who edits files would."""
+    path = root / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name, entry in manifest["files"].items():
+        entry |= {"size": (root / name).stat().st_size, "sha256": hash_file(root / name)}
+    path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def edit_manifest(root: Path, **changes: Any) -> None:
+    path = root / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_labels(root: Path, task: str, edit: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Change rows of the labels, and the manifest with them."""
+    path = root / "labels" / f"{task}.parquet"
+    rows = pq.read_table(path).to_pylist()
+    edit(rows)
+    write_table(path, pa.Table.from_pylist(rows, schema=label_schema()))
+    rehash(root)

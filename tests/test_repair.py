@@ -1,0 +1,197 @@
+"""Repairing every kind of damage: the tree is the same again, or is left as it was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from damaged import DAMAGES, KINDS, build_toy, cut, edit_manifest, flip
+from pipeline_toy import tree
+
+from cfqa_data.builders import repair_work
+from cfqa_data.builders.pipeline.lock import locked
+from cfqa_data.builders.repair import repair
+from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.manifest import read_manifest
+from cfqa_data.verify import verify
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_toy(tmp_path_factory.mktemp("repair"))
+
+
+@pytest.fixture
+def folder(built: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(built, tmp_path / "cfqa")
+
+
+def same(folder: Path, built: Path) -> bool:
+    """Whether a folder is the one that was built, apart from what was put aside."""
+    shutil.rmtree(folder / ".repair" / "aside", ignore_errors=True)
+    if (folder / ".repair").exists():
+        (folder / ".repair").rmdir()
+    assert not (folder / ".build").exists()
+    return tree(folder) == tree(built)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_each_kind_is_made_again(kind: str, folder: Path, built: Path) -> None:
+    flip(folder / KINDS[kind])
+    told = repair(folder, workers=1)
+    assert (told.repaired, told.failed, told.aside) == ((KINDS[kind],), (), ())
+    assert [fault.path for fault in told.damaged] == [KINDS[kind]]
+    assert same(folder, built)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_kind_of_damage_is_repaired(damage: str, folder: Path, built: Path) -> None:
+    name = KINDS["codes"]
+    DAMAGES[damage](folder / name)
+    told = repair(folder, workers=1)
+    assert told.repaired == (name,)
+    assert told.failed == ()
+    assert same(folder, built)
+
+
+def test_everything_but_the_manifest_is_made_again(folder: Path, built: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "manifest.json":
+            cut(path)
+    told = repair(folder, workers=1)
+    assert told.failed == ()
+    assert len(told.repaired) == len(read_manifest(built).files)
+    assert same(folder, built)
+
+
+def test_a_sound_folder_is_left_alone(folder: Path, built: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    told = repair(folder)
+    assert told.damaged == told.repaired == told.failed == ()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert same(folder, built)
+
+
+def test_what_is_extra_is_put_aside_and_kept(folder: Path, built: Path) -> None:
+    (folder / "labels" / "notes.txt").write_text("mine")
+    (folder / ".DS_Store").write_text("a desktop's")
+    os.symlink(built / "labels", folder / "more")
+    told = repair(folder, workers=1)
+    assert told.aside == ("labels/notes.txt", "more")
+    assert (folder / ".repair/aside/labels/notes.txt").read_text() == "mine"
+    assert (folder / ".repair/aside/more").is_symlink()
+    (folder / ".DS_Store").unlink()
+    assert verify(folder).damage == ()
+    assert same(folder, built)
+
+
+def test_a_dry_run_tells_and_touches_nothing(folder: Path) -> None:
+    flip(folder / KINDS["labels"])
+    (folder / "extra").write_text("x")
+    before = tree(folder)
+    told = repair(folder, dry_run=True)
+    assert (told.repaired, told.aside, told.failed) == ((KINDS["labels"],), ("extra",), ())
+    assert tree(folder) == before
+
+
+def test_other_versions_are_refused_before_anything_is_touched(folder: Path, built: Path) -> None:
+    versions = dict(read_manifest(folder).versions)
+    edit_manifest(folder, versions=versions | {"numpy": "1.0", "x265 encoder": "libx265 1"})
+    flip(folder / KINDS["bitstreams"])
+    (folder / "extra").write_text("x")
+    before = tree(folder)
+    for dry_run in (True, False):
+        with pytest.raises(BuildError) as caught:
+            repair(folder, dry_run=dry_run)
+        assert f"numpy was 1.0, is {versions['numpy']}" in str(caught.value)
+        assert "x265 encoder was libx265 1" in str(caught.value)
+        assert tree(folder) == before
+    told = repair(folder, workers=1, accept_versions=True)
+    assert told.repaired == (KINDS["bitstreams"],)
+    assert (folder / KINDS["bitstreams"]).read_bytes() == (built / KINDS["bitstreams"]).read_bytes()
+
+
+def test_other_encoders_do_not_matter_where_nothing_is_encoded(folder: Path) -> None:
+    versions = dict(read_manifest(folder).versions)
+    edit_manifest(folder, versions=versions | {"x265 encoder": "libx265 1"})
+    flip(folder / "compressed/dpt/x265.zarr/c/0/0/0/0/0/0")
+    assert repair(folder, workers=1).failed == ()
+    assert verify(folder).damage == ()
+
+
+def test_other_weights_are_refused(folder: Path) -> None:
+    weights = dict(read_manifest(folder).weights)
+    head = next(uri for uri in weights if uri.endswith("seg.safetensors"))
+    edit_manifest(folder, weights=weights | {head: "0" * 64})
+    flip(folder / KINDS["truth"])
+    before = tree(folder)
+    with pytest.raises(BuildError, match=r"seg\.safetensors is another file"):
+        repair(folder, accept_versions=True)
+    assert tree(folder) == before
+
+
+def test_a_file_that_comes_out_otherwise_does_not_get_in(folder: Path) -> None:
+    name = KINDS["codes"]
+    flip(folder / name)
+    damaged = (folder / name).read_bytes()
+    files = {k: dict(v) for k, v in read_manifest(folder).files.items()}
+    files[name]["sha256"] = "0" * 64
+    edit_manifest(folder, files=files)
+    told = repair(folder, workers=1)
+    assert [str(fault) for fault in told.failed] == [
+        f"{name}: made again, it has other bytes; fetch the dataset again"
+    ]
+    assert (folder / name).read_bytes() == damaged
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 6])
+def test_a_repair_that_was_killed_is_run_again(
+    after: int, folder: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [KINDS[kind] for kind in ("labels", "bitstreams", "originals", "codes", "card")]
+    for name in names:
+        flip(folder / name)
+    real, left = repair_work.link, [after]
+
+    def dying(source: Path, target: Path) -> None:
+        if source.is_relative_to(folder / ".repair"):
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+        real(source, target)
+
+    monkeypatch.setattr("cfqa_data.builders.repair.link", dying)
+    done: tuple[str, ...] = ()
+    try:
+        repair(folder, workers=1)
+    except Killed:
+        monkeypatch.undo()
+        assert len(verify(folder).faults) == len(names) - after
+        flip(folder / "originals/cls-00000-of-00002.safetensors")  # and something more breaks
+        done = repair(folder, workers=1).repaired
+        assert len(done) == len(names) - after + 1
+    assert bool(done) == (after < len(names))
+    assert same(folder, built)
+
+
+def test_two_at_once_are_refused(folder: Path) -> None:
+    flip(folder / KINDS["codes"])
+    with locked(folder), pytest.raises(BuildError, match="another build works in"):
+        repair(folder)
+
+
+def test_a_damaged_manifest_cannot_be_repaired(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(FormatError, match="manifest"):
+        repair(folder)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(FormatError, match="not a CFQA dataset folder"):
+        repair(folder)
