@@ -22,7 +22,7 @@ from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
-from cfqa_data.storage import PARTIAL, write_table, write_text
+from cfqa_data.storage import PARTIAL, check_folder, write_table, write_text
 
 from .export_formats import FORMATS, Format, Part
 
@@ -145,8 +145,7 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
     target = real_path(out)
     if root is not None and root in (target, *target.parents):
         raise CfqaError(f"{out}: is in the dataset's own folder; export to another")
-    if out.exists() and not out.is_dir():
-        raise CfqaError(f"{out}: is a file; name a folder to export to")
+    check_folder(out)
     marker = out / MARKER
     if not marker.exists():
         if out.is_dir() and any(not p.name.endswith(PARTIAL) for p in out.iterdir()):

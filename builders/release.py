@@ -34,7 +34,7 @@ from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.recipe import Recipe, load_recipe
 from cfqa_data.schema import label_schema
-from cfqa_data.storage import make_folder, read_table
+from cfqa_data.storage import check_folder, make_folder, read_table
 
 __all__ = ["Imported", "import_release"]
 
@@ -119,6 +119,8 @@ def import_release(
     release, layout = scan_release(source), Layout(root)
     if root.is_relative_to(release.root):
         raise BuildError(f"{out} lies in the release itself: choose another folder")
+    if not layout.manifest.exists():
+        check_folder(root)
     base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, fitted=False)
     logged = None if logs is None else LogScores(Path(logs))
     if logged is not None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "atomic_path",
+    "check_folder",
     "check_rows",
     "check_writable",
     "make_folder",
@@ -121,12 +122,30 @@ def check_writable(path: Path) -> None:
         raise CfqaError(f"{path}: is neither new nor a plain file; name another to write to")
     if not path.parent.is_dir():
         raise CfqaError(f"{path}: there is no folder {path.parent} to write it to")
+    _check_takes_files(path, path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """See that a folder takes files, or can be made, before there is anything to lose.
+
+    Raises:
+        CfqaError: something else is in its place, or it or the folder to make it in takes no files.
+    """
+    nearest = folder
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise CfqaError(f"{folder}: {nearest} is there and is no folder; name another place")
+    _check_takes_files(folder, nearest)
+
+
+def _check_takes_files(path: Path, folder: Path) -> None:
     try:
-        with TemporaryFile(dir=path.parent):
+        with TemporaryFile(dir=folder):
             pass
     except OSError as error:
         why = error.strerror or error
-        raise CfqaError(f"{path}: no file can be made in {path.parent}: {why}") from None
+        raise CfqaError(f"{path}: no file can be made in {folder}: {why}") from None
 
 
 def remove_partials(root: Path) -> int:

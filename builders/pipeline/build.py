@@ -20,7 +20,7 @@ from cfqa_data.layout import Layout
 from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.storage import make_folder
+from cfqa_data.storage import check_folder, make_folder
 
 __all__ = ["build"]
 
@@ -62,6 +62,7 @@ def build(
     root = real_path(out)
     with clear_disk_errors(f"building {recipe.name!r}"):
         if status(recipe, root, tier=tier) != "finished":
+            check_folder(root)
             plan = make_plan(recipe, tier)
             runner = make_runner(workers, scheduler)
             make_folder(root)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from cfqa_data.cli import looking, making, scoring, sharing
+from cfqa_data.cli import checking, looking, making, scoring, sharing
 from cfqa_data.cli.process import STDOUT, drop, say
 from cfqa_data.cli.shared import app, interrupted
 from cfqa_data.errors import CfqaError
@@ -40,6 +40,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "build": making.build,
     "import-release": making.import_release,
     "info": looking.info,
+    "verify": checking.verify,
+    "repair": checking.repair,
     "eval": scoring.evaluate,
     "report": scoring.write_page,
     "export": sharing.export,
@@ -57,15 +59,20 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return status if arguments else 2
     except USAGE_ERROR as error:
-        of = error.ctx.command_path if error.ctx else "cfqa"
-        return _fail(f"{error.format_message()} (see {of} --help)")
+        named = [word for word in arguments[:1] if word in COMMANDS]
+        help_of = " ".join(["cfqa", *named, "--help"])
+        return _fail(f"{error.format_message()} (see {help_of})")
     except CfqaError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
         module = (error.name or "").split(".")[0]
         if module not in EXTRAS:
             raise
-        extra = "build" if arguments[:1] in (["build"], ["import-release"]) else EXTRAS[module]
+        extra = (
+            "build"
+            if arguments[:1] in (["build"], ["import-release"], ["repair"])
+            else EXTRAS[module]
+        )
         return _fail(f"{module} is not installed: pip install 'cfqa-data[{extra}]'")
     except KeyboardInterrupt as stop:
         return interrupted(stop)

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from cfqa_data.cli.shared import Json, Tier, local_path, print_json, resumable
+from cfqa_data.cli.shared import (
+    Json,
+    Tier,
+    folder_there,
+    local_path,
+    plain_file,
+    print_json,
+    resumable,
+)
 from cfqa_data.paths import real_path
 
 __all__ = ["build", "import_release"]
@@ -18,7 +26,7 @@ KEPT = "what is finished is kept, the same command goes on from here"
 Encoder = Annotated[
     Path | None,
     typer.Option(
-        parser=local_path,
+        parser=plain_file,
         metavar="FILE",
         help="Reference encoder. Default: the environment's, or on PATH.",
     ),
@@ -26,10 +34,15 @@ Encoder = Annotated[
 EncoderConfig = Annotated[
     Path | None,
     typer.Option(
-        parser=local_path,
+        parser=plain_file,
         metavar="FILE",
         help="Its configuration. Default: the environment's, or near it.",
     ),
+]
+
+AcceptVersions = Annotated[
+    bool,
+    typer.Option("--accept-versions", help="Go on with what other versions of software began."),
 ]
 
 
@@ -54,7 +67,7 @@ def build(
     root: Annotated[
         Path | None,
         typer.Option(
-            parser=local_path,
+            parser=folder_there,
             metavar="DIR",
             help="Where root:// is: images and weights of a recipe.",
         ),
@@ -70,6 +83,7 @@ def build(
         bool,
         typer.Option("--check-decoder", help="Have HM's and VTM's decoders decode all again."),
     ] = False,
+    accept_versions: AcceptVersions = False,
     as_json: Json = False,
 ) -> None:
     """Build a dataset from a recipe. Goes on where an earlier build stopped."""
@@ -101,6 +115,7 @@ def build(
             workers=workers or min(8, _cores()),
             tier=tier.value,
             scheduler=scheduler,
+            accept_versions=accept_versions,
             progress=progress,
         )
     summary = summarise(folder)
@@ -146,11 +161,12 @@ def import_release(
     root: Annotated[
         Path | None,
         typer.Option(
-            parser=local_path,
+            parser=folder_there,
             metavar="DIR",
             help="Where root:// is: images and weights of the recipe.",
         ),
     ] = None,
+    accept_versions: AcceptVersions = False,
     as_json: Json = False,
 ) -> None:
     """Make a dataset of a downloaded release, without loss. Goes on where it was stopped."""
@@ -162,7 +178,14 @@ def import_release(
     if root is not None:
         os.environ[ROOT_VARIABLE] = str(real_path(root))
     with resumable(KEPT), show_progress() as progress:
-        imported = run_import(source, out, logs=logs, recipe=recipe, progress=progress)
+        imported = run_import(
+            source,
+            out,
+            logs=logs,
+            recipe=recipe,
+            accept_versions=accept_versions,
+            progress=progress,
+        )
     summary = summarise(imported.root) | {"import": imported.to_dict()}
     if as_json:
         print_json(summary)

@@ -22,8 +22,10 @@ __all__ = [
     "Tier",
     "Untrusted",
     "app",
+    "folder_there",
     "interrupted",
     "local_path",
+    "plain_file",
     "print_json",
     "resumable",
 ]
@@ -57,6 +59,22 @@ def local_path(text: str) -> Path:
     if "://" in text:
         raise typer.BadParameter(f"{text!r} is an address; name a place on this machine")
     return Path(text)
+
+
+def plain_file(text: str) -> Path:
+    """Return the path of a file that is there."""
+    path = local_path(text)
+    if not path.is_file():
+        raise typer.BadParameter(f"{text}: there is no such file")
+    return path
+
+
+def folder_there(text: str) -> Path:
+    """Return the path of a folder that is there."""
+    path = local_path(text)
+    if not path.is_dir():
+        raise typer.BadParameter(f"{text}: there is no such folder")
+    return path
 
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", parser=local_path, help="A dataset folder.")]

@@ -1,0 +1,279 @@
+"""Every command with every kind of bad argument: one line, exit status 2, and nothing happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from walk import PROGRESS, Sandbox, as_anybody, broken_law, run
+
+from cfqa_data.builders.pipeline import build
+from cfqa_data.cli import app
+
+
+@dataclass(frozen=True)
+class Walked:
+    """A command as it is walked.
+
+    Attributes:
+        good: arguments with which it does its work; `{data}` and the like are the sandbox's.
+        kinds: of each parameter that takes a value, the kind of its bad ones.
+        needs: of a parameter, arguments in place of the good ones, without the parameter itself.
+    """
+
+    good: tuple[str, ...]
+    kinds: dict[str, str]
+    needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+SELECTED = ("--task", "cls", "--codec", "x265")
+COMMANDS = {
+    "build": Walked(
+        ("nano", "--out", "out", "--workers", "1"),
+        {
+            "recipe": "recipe",
+            "out": "out folder",
+            "workers": "number",
+            "tier": "choice",
+            "scheduler": "scheduler",
+            "root": "folder",
+            "hm_encoder": "file",
+            "hm_config": "file",
+            "vtm_encoder": "file",
+            "vtm_config": "file",
+        },
+    ),
+    "import-release": Walked(
+        ("{release}", "--out", "out", "--logs", "{logs}"),
+        {
+            "source": "release",
+            "out": "out folder",
+            "logs": "logs",
+            "recipe": "recipe",
+            "root": "folder",
+        },
+    ),
+    "info": Walked(("{data}",), {"folder": "dataset"}),
+    "eval": Walked(
+        ("{data}", *SELECTED, "--metric", "mse"),
+        {
+            "folder": "dataset",
+            "metric": "name",
+            "task": "name",
+            "codec": "name",
+            "fold": "number",
+            "limit": "number",
+            "target": "choice",
+            "device": "name",
+            "precision": "choice",
+            "out": "out file",
+            "report": "report",
+            "table": "choice",
+            "paper_logs": "logs",
+        },
+        {"paper_logs": ()},
+    ),
+    "report": Walked(
+        ("{data}", "{scores}", "--out", "out.html"),
+        {"folder": "dataset", "scores": "scores", "out": "out file", "target": "choice"},
+    ),
+    "export": Walked(
+        ("{data}", "--out", "out", "--format", "npy", *SELECTED, "--level", "0"),
+        {
+            "folder": "dataset",
+            "out": "out folder",
+            "format": "choice",
+            "task": "name",
+            "codec": "name",
+            "level": "number",
+        },
+    ),
+    "publish": Walked(
+        ("{data}", "org/name", "--dry-run"),
+        {"folder": "dataset", "repo": "name", "tier": "choice", "revision": "tag", "tag": "tag"},
+    ),
+}
+
+KNOWN: Any = typer.main.get_command(app)
+PARAMETERS = [
+    (command, parameter.name)
+    for command, known in KNOWN.commands.items()
+    for parameter in known.params
+    if parameter.param_type_name == "argument" or not parameter.is_flag
+]
+FLAGS = [
+    (command, parameter.opts[0])
+    for command, known in KNOWN.commands.items()
+    for parameter in known.params
+    if parameter.param_type_name == "option" and parameter.is_flag
+]
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    return Sandbox(tmp_path_factory.mktemp("walk"))
+
+
+def begun(*_: Any) -> None:
+    """Stand for the first thing of a build that takes long."""
+    raise AssertionError("the build began")
+
+
+@pytest.fixture(autouse=True)
+def as_before(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Work in the sandbox; what a command sets in this process is taken back."""
+    monkeypatch.chdir(sandbox.root / "work")
+    environment, path = dict(os.environ), list(sys.path)
+    monkeypatch.setattr(sys.modules[build.__module__], "make_plan", begun)
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:] = path
+
+
+def parameter_of(command: str, name: str) -> Any:
+    return next(p for p in KNOWN.commands[command].params if p.name == name)
+
+
+def with_value(command: str, name: str, value: str) -> list[str]:
+    """Return the good arguments of a command with another value of one parameter."""
+    walked, parameter = COMMANDS[command], parameter_of(command, name)
+    words = list(walked.needs.get(name, walked.good))
+    if parameter.param_type_name == "argument":
+        arguments = [p.name for p in KNOWN.commands[command].params if p.opts[0][0] != "-"]
+        words[arguments.index(name)] = "\a"
+        return [command, *words]
+    for option in parameter.opts:
+        while option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    return [command, *words, parameter.opts[0], "\a"]
+
+
+def test_every_command_and_every_parameter_is_walked() -> None:
+    assert set(COMMANDS) == set(KNOWN.commands)
+    walked = {(command, name) for command, entry in COMMANDS.items() for name in entry.kinds}
+    assert walked == set(PARAMETERS)
+
+
+@pytest.mark.parametrize(("command", "name"), PARAMETERS)
+def test_bad_values(command: str, name: str, sandbox: Sandbox) -> None:
+    kind = COMMANDS[command].kinds[name]
+    template = sandbox.fill(with_value(command, name, ""))
+    found = []
+    for value in sandbox.bad[kind].values():
+        words = [str(value) if word == "\a" else word for word in template]
+        found.append(broken_law(sandbox, words))
+    assert [fault for fault in found if fault] == []
+
+
+@pytest.mark.parametrize(("command", "name"), PARAMETERS)
+def test_options_without_their_value(command: str, name: str, sandbox: Sandbox) -> None:
+    parameter = parameter_of(command, name)
+    words = sandbox.fill(with_value(command, name, ""))
+    if parameter.param_type_name == "option":
+        assert broken_law(sandbox, words[:-1], "requires an argument", f"{command} --help") == ""
+        assert broken_law(sandbox, [*words[:-2], f"{parameter.opts[0]}="], "is empty") == ""
+    elif parameter.required:
+        assert broken_law(sandbox, [command, *words[words.index("\a") + 2 :]], "issing") == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_that_there_are_not(command: str, sandbox: Sandbox) -> None:
+    good = sandbox.fill(COMMANDS[command].good)
+    for words in (
+        ["--no-such-option"],
+        ["--no-such-option=3"],
+        ["-Z"],
+        ["--"],
+        ["too", "many", "arguments"],
+        ["\udcff"],
+    ):
+        if words != ["--"]:
+            assert broken_law(sandbox, [command, *good, *words], f"cfqa {command} --help") == ""
+    assert broken_law(sandbox, ["no-such-command", *good], "cfqa --help") == ""
+    assert broken_law(sandbox, ["--no-such-option", command, *good], "cfqa --help") == ""
+
+
+@pytest.mark.parametrize(("command", "flag"), FLAGS)
+def test_flags_take_no_value(command: str, flag: str, sandbox: Sandbox) -> None:
+    good = sandbox.fill(COMMANDS[command].good)
+    if flag != "--help":
+        assert broken_law(sandbox, [command, *good, f"{flag}=yes"], flag) == ""
+
+
+# What the good arguments do, and what they do where files may not be read or written.
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "build"])
+def test_the_good_arguments_are_good(
+    command: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, lines = run([command, *sandbox.fill(COMMANDS[command].good)])
+    assert (status, bool(out)) == (0, True), lines
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_files_that_may_not_be_read(command: str, sandbox: Sandbox, tmp_path: Path) -> None:
+    words = [command, *sandbox.fill(COMMANDS[command].good)]
+    data = Path(sandbox.names["data"])
+    closed = {
+        "info": [data, data / "manifest.json", data / "labels" / "cls.parquet"],
+        "eval": [data, data / "manifest.json", data / "labels" / "cls.parquet"],
+        "report": [data / "manifest.json", Path(sandbox.names["scores"])],
+        "export": [data, data / "labels" / "cls.parquet", data / "compressed"],
+        "publish": [data, data / "README.md"],
+        "import-release": [Path(sandbox.names["release"]), Path(sandbox.names["logs"])],
+        "build": [],
+    }
+    for path in closed.get(command, [data]):
+        mode = path.stat().st_mode
+        path.chmod(0)
+        try:
+            with as_anybody():
+                status, out, lines = run(words)
+        finally:
+            path.chmod(mode)
+        lines = [line for line in lines if not PROGRESS.fullmatch(line)]
+        assert (status, out, len(lines)) == (2, "", 1), (path, lines)
+        assert str(path) in lines[0]
+        assert "ermission" in lines[0]
+        shutil.rmtree("out", ignore_errors=True)
+
+
+@pytest.mark.parametrize("command", ["build", "import-release", "eval", "report", "export"])
+def test_folders_that_may_not_be_written_to(command: str, sandbox: Sandbox) -> None:
+    closed = sandbox.root / "closed"
+    closed.mkdir(exist_ok=True)
+    closed.chmod(0o555)
+    name = "scores.csv" if command == "eval" else "out.html" if command == "report" else "out"
+    words = sandbox.fill(with_value(command, "out", ""))
+    words = [str(closed / name) if word == "\a" else word for word in words]
+    with as_anybody():
+        assert broken_law(sandbox, words, str(closed), "Permission denied") == ""
+
+
+@pytest.mark.parametrize("command", ["info", "eval", "report", "export", "publish"])
+def test_a_dataset_that_may_only_be_read_is_enough(
+    command: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(sandbox.names["data"])
+    monkeypatch.chdir(tmp_path)
+    everything = [data, *data.rglob("*")]
+    for path in everything:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = sandbox.state()
+    try:
+        with as_anybody():
+            status, _, lines = run([command, *sandbox.fill(COMMANDS[command].good)])
+        assert (status, sandbox.state()) == (0, before), lines
+    finally:
+        for path in everything:
+            path.chmod(0o755 if path.is_dir() else 0o644)
