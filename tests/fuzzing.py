@@ -240,7 +240,8 @@ def _unlawful(event: str, arguments: tuple[Any, ...], folder: str, target: Targe
         if not isinstance(path, str | bytes | os.PathLike):
             return ""  # a descriptor, of what has been opened before
         real = os.path.realpath(os.fsdecode(path))
-        if target.isolates and _below(os.path.dirname(real), tempfile.gettempdir()):
+        nowhere = os.path.join(os.path.realpath(tempfile.gettempdir()), "cfqa-decode-")
+        if target.isolates and real.startswith(nowhere):
             return ""  # the empty folder that such a process is in
         inside = _below(real, folder)
         changes = event in _CHANGES or (
