@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from cfqa_data.errors import CfqaError, FormatError, HubError, MissingDependencyError
 
@@ -24,6 +24,9 @@ LARGEST_WHOLE = 256 << 20
 """Bytes of the largest file that is read whole into memory: a manifest, a table."""
 
 PIECE = 1 << 20
+
+REDIRECTS = 5
+"""How many redirects are followed: the Hub has one or two."""
 
 
 class _Again(Exception):
@@ -164,14 +167,31 @@ class HubRepo:
             headers["Range"] = f"bytes={start}-{stop - 1}"
         url = url or hf_hub_url(self.repo, name, repo_type="dataset", revision=self.commit)
         most = LARGEST_WHOLE if stop is None else stop - start
+        asked = urlsplit(url).netloc
+        first = ""  # the commit that the Hub itself tells, not what it redirects to
         try:
-            with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
-                self._check(name, response, start, stop, size)
-                for piece in response.iter_bytes(PIECE):
-                    if len(piece) > most:
-                        raise ValueError("more bytes came than were asked for")
-                    most -= len(piece)
-                    data += piece
+            for _ in range(REDIRECTS + 1):
+                # Redirects are followed here: the client reads their bodies, however long.
+                with get_session().stream(
+                    "GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=False
+                ) as response:
+                    first = first or response.headers.get("X-Repo-Commit", "")
+                    if response.has_redirect_location:
+                        url = self._redirected(name, url, response.headers["Location"], headers)
+                        continue
+                    self._check(name, response, start, stop, size)
+                    if urlsplit(url).netloc != asked:
+                        self._storage[name] = url
+                    if stop is None and first:
+                        self.commit = first
+                    for piece in response.iter_bytes(PIECE):
+                        if len(piece) > most:
+                            raise ValueError("more bytes came than were asked for")
+                        most -= len(piece)
+                        data += piece
+                    break
+            else:
+                raise HubError(f"{self.location}/{name}: more than {REDIRECTS} redirects")
         except OfflineModeIsEnabled:
             raise HubError(
                 f"{self.location}: HF_HUB_OFFLINE is set; give a folder, or cache=True for what "
@@ -183,7 +203,7 @@ class HubRepo:
             raise _Again(f"{most} of {stop - start} bytes did not come")
 
     def _check(self, name: str, response: Any, start: int, stop: int | None, size: int) -> None:
-        """See that a response is what was asked for; note the commit and the storage's address."""
+        """See that a response is what was asked for."""
         status, told = response.status_code, response.headers.get("Content-Range", "")
         if status >= 500 or status in (408, 429):
             raise _Again(f"the server answers {status}")
@@ -198,19 +218,31 @@ class HubRepo:
                     "set HF_TOKEN"
                 )
             raise self._refusal(name, status, response.headers.get("X-Error-Code", ""))
-        first = response.history[0] if response.history else response
-        if urlsplit(str(response.url)).netloc != urlsplit(str(first.url)).netloc:
-            self._storage[name] = str(response.url)
-        if stop is None:
-            self.commit = first.headers.get("X-Repo-Commit", self.commit)
-        elif (status, start, stop) != (200, 0, size) and (
-            status != 206 or told != f"bytes {start}-{stop - 1}/{size}"
+        if (
+            stop is not None
+            and (status, start, stop) != (200, 0, size)
+            and (status != 206 or told != f"bytes {start}-{stop - 1}/{size}")
         ):
             sent = repr(told[:60]) if status == 206 else f"status {status}"
             raise ValueError(
                 f"asked for bytes {start}-{stop - 1} of the manifest's {size}, the server sends "
                 f"{sent}; is its upload finished?"
             )
+
+    def _redirected(self, name: str, url: str, location: str, headers: dict[str, str]) -> str:
+        """Return where a redirect leads; to another host, the storage's, the token does not go."""
+        try:
+            target = urljoin(url, location)
+            there, here = urlsplit(target), urlsplit(url)
+            known = there.scheme == "https" or there.scheme == here.scheme == "http"
+        except ValueError:
+            known = False
+        if not known:
+            raise HubError(f"{self.location}/{name}: the server redirects to {location[:200]!r}")
+        if there.netloc != here.netloc:
+            for key in [key for key in headers if key.lower() == "authorization"]:
+                del headers[key]
+        return target
 
     def _refusal(self, name: str, status: int, code: str) -> CfqaError | OSError:
         """Return the error for a status of 400 or more."""

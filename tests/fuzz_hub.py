@@ -1,0 +1,179 @@
+"""Targets of the fuzzer: what a Hub answers.
+
+A case is a table of what is done to the answers for some paths: another status, other headers,
+bytes less or more, a flipped byte, a body without an end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz_files import little_dataset
+from fuzzing import Target, register
+from loopback_handler import Handler
+from loopback_hub import LoopbackHub, loopback_hub, point_clients_at
+from mutations import in_json
+
+import cfqa_data
+from cfqa_data import hub_requests
+from cfqa_data.errors import CfqaError
+
+__all__: list[str] = []
+
+REPO = "org/little"
+AS_IT_IS = {"status": 0, "cut": 0, "flip": -1, "endless": 0}
+HEADERS = {
+    "*/resolve/*/manifest.json": {"X-Repo-Commit": "0123abc"},
+    "*/resolve/*.parquet": {"Location": "/nowhere", "ETag": '"0"', "X-Linked-Size": "1"},
+    "/cdn/*.parquet": {"Content-Length": "10", "Content-Range": "bytes 0-9/10"},
+    "*/resolve/*.safetensors": {"X-Linked-Etag": '"0"', "X-Error-Code": "EntryNotFound"},
+    "/cdn/*.safetensors": {"Content-Range": "bytes 0-9/10", "Content-Encoding": "gzip"},
+    "*/zarr.json": {"Content-Type": "text/html", "X-Error-Message": "Invalid credentials"},
+    "*/c/*": {"Content-Range": "bytes 0-9/10", "Transfer-Encoding": "chunked"},
+}
+
+
+class Hostile(Handler):
+    """Answers as the server's script says."""
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        for pattern, told in self.hub.script.items():  # type: ignore[attr-defined]
+            if isinstance(told, dict) and fnmatchcase(self.entry.path, str(pattern)):
+                status, body, headers = _spoiled(told, status, body, headers)
+                if told.get("endless") not in (0, None):
+                    return self._endless(status, headers)
+        if status in (204, 304):
+            body = b""
+        return super()._send(status, body, headers)
+
+    def _endless(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name in headers.keys() - {"Content-Length"}:
+            self.send_header(name, headers[name])
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            for _ in range(1 << 10):
+                self.wfile.write(bytes(1 << 16))
+
+
+def _spoiled(
+    told: dict[str, Any], status: int, body: bytes, headers: dict[str, str]
+) -> tuple[int, bytes, dict[str, str]]:
+    if type(told.get("status")) is int and 200 <= told["status"] < 600:
+        status = told["status"]
+    if type(told.get("cut")) is int and abs(told["cut"]) < 10**6:
+        body = body[: len(body) - told["cut"]] if told["cut"] > 0 else body + bytes(-told["cut"])
+    if type(told.get("flip")) is int and 0 <= told["flip"] < len(body):
+        body = body[: told["flip"]] + b"\xff" + body[told["flip"] + 1 :]
+    more = told.get("headers")
+    for name, value in more.items() if isinstance(more, dict) else ():
+        if name not in AS_IT_IS and f"{value}" not in HEADERS.get(name, ()):
+            line = f"{value}".encode("latin-1", "replace").decode("latin-1")[:5000]
+            if name.isascii() and name.replace("-", "").isalnum():
+                headers = headers | {name: line.replace("\r", "").replace("\n", "")}
+    return status, body, headers
+
+
+_hub: LoopbackHub | None = None
+
+
+def _server(folder: Path) -> LoopbackHub:
+    """Return the Hub of this process, which holds the folder's dataset, and nothing else known."""
+    global _hub
+    if _hub is None:
+        keeps = loopback_hub()
+        _hub = keeps.__enter__()
+        _hub.server.RequestHandlerClass = Hostile
+        _hub.script = {}  # type: ignore[attr-defined]
+        _hub.keeps = keeps  # type: ignore[attr-defined]
+        hub_requests.PAUSE, hub_requests.TIMEOUT = 0.0, 1.0
+        hub_requests.LARGEST_WHOLE = 4 << 20
+    patch = pytest.MonkeyPatch()  # for the life of the process
+    point_clients_at(_hub, patch, folder / "cache", token=None)
+    if REPO not in _hub.repos:
+        _hub.put(REPO, little_dataset(folder / "data"))
+    return _hub
+
+
+def _answers(folder: Path) -> dict[str, bytes]:
+    _server(folder)
+    os.chdir(folder)
+    made = {}
+    for pattern, headers in HEADERS.items():
+        for name in headers:
+            kept = {pattern: {**AS_IT_IS, "headers": {}}}
+            made[f"{pattern} {name}"] = json.dumps(kept).encode()
+    return made
+
+
+def _read_repo(cache: bool | Path, data: bytes, folder: Path) -> None:
+    hub = _server(folder)
+    hub.reset()
+    try:
+        script = json.loads(data)
+    except (ValueError, RecursionError):
+        script = {}
+    hub.script = script if isinstance(script, dict) else {}  # type: ignore[attr-defined]
+    try:
+        dataset = cfqa_data.load(REPO, "seg", cache=cache)
+        dataset[0]
+        source = dataset.source_ids[0]
+        dataset.truth(source)
+        dataset.bitstream(source, "hyperprior_multi_task", 9)
+    finally:
+        hub.script = {}  # type: ignore[attr-defined]
+
+
+def in_answers(rng, data: bytes, others) -> bytes:  # type: ignore[no-untyped-def]
+    """Change one kind of answer in one to three ways."""
+    facts = json.loads(data)
+    ((pattern, told),) = facts.items()
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        match rng.randrange(5):
+            case 0:
+                told["status"] = rng.choice((200, 204, 206, 301, 302, 304, 401, 403, 404, 416, 500))
+            case 1:
+                told["cut"] = rng.choice((1, -1, 7, -7, 10**5, -(10**5)))
+            case 2:
+                told["flip"] = rng.randrange(5000)
+            case 3:
+                told["endless"] = 1
+            case _:
+                name = rng.choice(list(HEADERS[pattern]))
+                told["headers"][name] = HEADERS[pattern][name]
+    text = json.dumps(facts).encode()
+    return in_json(rng, text, others) if rng.random() < 0.5 else text
+
+
+def _read_ranges(name: str, data: bytes, folder: Path) -> None:
+    _read_repo(False, data, folder)
+
+
+def _read_cached(name: str, data: bytes, folder: Path) -> None:
+    import shutil
+
+    try:
+        _read_repo(folder / "kept", data, folder)
+    finally:
+        shutil.rmtree(folder / "kept", ignore_errors=True)
+
+
+for target in (
+    Target("hub", _answers, _read_ranges, (in_answers,), connects=True, cost=20, seconds=30.0),
+    Target(
+        *("hub-cache", _answers, _read_cached, (in_answers,)),
+        connects=True,
+        writes=True,
+        cost=50,
+        seconds=60.0,
+    ),
+):
+    register(target)
+assert issubclass(cfqa_data.errors.HubError, CfqaError)
