@@ -43,6 +43,9 @@ READ_ROUNDS = 50
 PAIRS_PER_OPENING = 10
 """Pairs that are read before the dataset is opened anew."""
 
+LIGHT = 10
+"""One of so many openings is of the light tier, where a pair has to be decoded first."""
+
 TABLES = ("scores", "correlations", "across_codecs", "across_tasks", "per_level", "comparisons")
 
 CLOSE = 1e-12
@@ -115,12 +118,15 @@ def read_pairs(folder: Path, digests: Digests, seed: int, count: int) -> list[st
 def soak_reading(
     name: str, folders: Sequence[Path], digests: Digests, pairs: int, pool: Executor, temp: Path
 ) -> Soak:
-    """Read random pairs of the folders in turn, all of a pool's readers at once."""
+    """Read random pairs of a full and a light folder, all of a pool's readers at once."""
+    full, light = folders
     openings = max(1, round(pairs / PAIRS_PER_OPENING / READ_ROUNDS))
 
     def work(number: int) -> Iterator[str]:
         tasks = [
-            pool.submit(read_pairs, folders[seed % len(folders)], digests, seed, PAIRS_PER_OPENING)
+            pool.submit(
+                read_pairs, full if seed % LIGHT else light, digests, seed, PAIRS_PER_OPENING
+            )
             for seed in range(number * openings, (number + 1) * openings)
         ]
         for task in tasks:
@@ -203,9 +209,9 @@ def soak_all(given: argparse.Namespace, folder: Path, temp: Path) -> Iterator[So
         "threads": lambda: ThreadPoolExecutor(given.readers),
         "processes": lambda: ProcessPoolExecutor(given.readers, mp_context=start),
     }
-    for kind, pool in pools.items() if given.pairs else ():
+    for kind in given.pool if given.pairs else ():
         name = f"pairs, {given.readers} {kind}"
-        yield soak_reading(name, (full, light), digests, given.pairs, pool(), temp)
+        yield soak_reading(name, (full, light), digests, given.pairs, pools[kind](), temp)
     if given.evaluations:
         yield soak_evaluating(full, given.evaluations, given.metric, temp)
     if given.builds:
@@ -223,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--evaluations", type=int, default=50, help="(default 50)")
     parser.add_argument("--metric", action="append", help="to evaluate (default: all)")
     parser.add_argument("--pairs", type=int, default=100_000, help="per pool (default 100000)")
+    parser.add_argument("--pool", nargs="+", default=["threads", "processes"], help="(both)")
     parser.add_argument("--readers", type=int, default=8, help="threads, processes (default 8)")
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was noted")

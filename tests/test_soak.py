@@ -103,7 +103,7 @@ def test_reading_is_compared_with_what_other_readers_read(
 
     def found() -> growth.Soak:
         pool = ThreadPoolExecutor(4)
-        return soak.soak_reading("pairs", [full], digests, 120, pool, tmp_path)
+        return soak.soak_reading("pairs", [full, full], digests, 120, pool, tmp_path)
 
     sound = found()
     assert (sound.checked, sound.faults()) == (120, [])
