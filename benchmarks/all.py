@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -57,13 +58,14 @@ def run_all(given: argparse.Namespace, console: Console) -> dict[str, Any]:
         if all(earlier[key] == told[key] for key in ("quick", "machine")):
             told["benchmarks"] = earlier["benchmarks"]
     for name in given.only or BENCHMARKS:
-        began = time.perf_counter()
+        began, load = time.perf_counter(), os.getloadavg()[0]
         console.print(f"{name} ...", end=" ")
         results, code = run_one(name, options_of(name, given))
         taken = time.perf_counter() - began
         console.print(f"{taken:.0f} s" + (f", failed with {code}" if code not in (0, 1) else ""))
         told["benchmarks"][name] = {
             "seconds": round(taken, 1),
+            "load": round(load, 1),
             "failed": code not in (0, 1) or not results,
             "results": [result.to_dict() for result in results],
         }
@@ -96,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     title = f"{kind}; {facts['cores']} cores of {facts['processor']}"
     show(rows, title, Console(width=width))
     if given.markdown:
-        fill(given.markdown, markdown(complete(results), facts))  # all of them, measured or not
+        loads = [part["load"] for part in parts]
+        fill(given.markdown, markdown(complete(results), facts, loads))  # measured or not
     missed = not told["quick"] and any(result.met is False for _, result in rows)
     return int(missed or any(part["failed"] for part in parts))
 

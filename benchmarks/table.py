@@ -32,6 +32,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": name[1] if name else platform.machine(),
         "cores": cores,
+        "threads": os.environ.get("OMP_NUM_THREADS", "as many as cores"),
         "memory_gb": round(pages / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": package_versions(),
@@ -66,12 +67,15 @@ def show(rows: Iterable[tuple[Figure, Result]], title: str, console: Console) ->
     console.print(table)
 
 
-def markdown(rows: Iterable[tuple[Figure, Result]], facts: dict[str, Any]) -> str:
+def markdown(
+    rows: Iterable[tuple[Figure, Result]], facts: dict[str, Any], loads: Sequence[float]
+) -> str:
     """Return the table as a page has it, with commands and why limits are not met."""
     lines = [
         f"Measured on {facts['cores']} cores of {facts['processor']} with {facts['memory_gb']:.0f} "
         f"GB of memory, Python {facts['versions']['python']}, torch {facts['versions']['torch']}, "
-        f"NumPy {facts['versions']['numpy']}.",
+        f"NumPy {facts['versions']['numpy']}, threads of torch and BLAS: {facts['threads']}. "
+        f"Other programs kept {min(loads):.0f} to {max(loads):.0f} processes busy meanwhile.",
         "",
         f"| {' | '.join((*HEADS, 'command'))} |",
         "|---" * (len(HEADS) + 1) + "|",
