@@ -225,9 +225,9 @@ def open_files(
         named = named.removeprefix("datasets/")
         if not _is_repo(named):
             raise CfqaError(f"{path}: {named!r} is not the id of a dataset repo, as org/name is")
-    elif "\0" in named or (isinstance(path, str) and "://" in path and not Path(path).exists()):
+    elif "\0" in named or (isinstance(path, str) and "://" in path and not _exists(path)):
         raise CfqaError(f"{path!r}: give a folder, org/name or hf://datasets/org/name")
-    elif not isinstance(path, str) or Path(path).exists() or not _is_repo(path):
+    elif not isinstance(path, str) or _exists(path) or not _is_repo(path):
         if revision is not None:
             raise CfqaError(f"{path}: a folder has no revisions; only a repo on the Hub has")
         return LocalFiles(Path(path))
@@ -236,6 +236,14 @@ def open_files(
     from cfqa_data.hub import HubFiles
 
     return HubFiles(named, unquote(own) or revision, cache)
+
+
+def _exists(path: str | Path) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError as error:  # a name too long, or a folder above that may not be entered
+        why = error.strerror or error
+        raise CfqaError(f"{path}: no dataset can be read there: {why}") from None
 
 
 def _is_repo(text: str) -> bool:

@@ -57,6 +57,10 @@ def find_logs(root: Path) -> dict[tuple[str, str], list[Path]]:
     """
     if not root.is_dir():
         raise MetricError(f"{root}: no such folder of logs")
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise MetricError(f"{root}: cannot be read: {error.strerror or error}") from None
     found: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(root.rglob("*.txt")):
         if (place := _place(path.relative_to(root))) is not None:

@@ -183,6 +183,9 @@ def _read(
         raise MetricError(f"{path}: there is no such file; {remedy}")
     try:
         data = path.read_bytes()
+    except OSError as error:
+        raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
         schema, _ = read_schema(data)
         facts = parse_json((schema.metadata or {})[KEY])
         metrics = tuple(_metric(entry) for entry in facts["metrics"])
