@@ -71,7 +71,8 @@ def write(root: Path, items: int) -> None:
     for shard, first in enumerate(groups):
         members = range(first, min(first + GROUP, count))
         stored = layout.originals("cls", shard, len(groups))
-        features, streams = {}, {}
+        features: dict[str, np.ndarray] = {}
+        streams: dict[str, np.ndarray] = {}
         for index in members:
             noise = rng.standard_normal((LEVELS, *SHAPE), np.float32)
             codes = np.rint(centre + spread * noise).astype(quantizer.dtype)
