@@ -67,6 +67,14 @@ def test_a_table_reads_as_pyarrow_reads_it(options: dict[str, object], rows: int
     assert read_schema(data) == (table.schema, rows)
 
 
+def test_a_table_takes_the_bytes_that_pyarrow_takes() -> None:
+    """The card of a dataset says how many, so a build's bytes depend on it."""
+    data = _written(pa.table({"x": ["a", "b"] * 500, "y": [None, "b"] * 500, "z": range(1000)}))
+    table = read_parquet(data, 1000)
+    table.validate(full=True)
+    assert table.nbytes == pq.read_table(io.BytesIO(data)).nbytes
+
+
 def test_more_rows_than_expected_are_not_read() -> None:
     with pytest.raises(ValueError, match="has 1,000 rows; at most 999"):
         read_parquet(_written(_table()), 999)
