@@ -1,0 +1,191 @@
+"""The command as a process: signals, streams that are closed or full, and other languages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from mock_dataset import write_mock_dataset
+from pipeline_toy import tree
+
+import cfqa_data.terminal
+from cfqa_data.cli import main
+
+CFQA = [sys.executable, "-c", "import sys; from cfqa_data.cli import main; sys.exit(main())"]
+INTERRUPTED = "cfqa: interrupted; the same command goes on from the scores so far"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mock_dataset(tmp_path_factory.mktemp("process") / "cfqa", sources=2)
+
+
+def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*CFQA, *arguments], **pipes | options)
+
+
+def shell(command: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a shell's command in which "$@" is `cfqa`."""
+    return subprocess.Popen(
+        ["sh", "-c", command, "sh", *CFQA],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=os.environ | environment,
+    )
+
+
+def test_each_signal_ends_a_command_cleanly_and_it_goes_on(folder: Path, tmp_path: Path) -> None:
+    # A shell starts background jobs deaf to Ctrl-C, and `nohup` to SIGHUP: both are set here.
+    (tmp_path / "stopper.py").write_text(
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "calls = 0\n"
+        "def stop(x, y):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    if calls == 2 and 'STOP' in os.environ:\n"
+        "        signal.raise_signal(int(os.environ['STOP']))\n"
+        "    return (x - y).square().mean((1, 2, 3, 4))\n"
+    )
+    words = ["eval", str(folder), "--task", "cls", "--metric", "stopper:stop", "--metric", "mse"]
+    processes = {
+        number: start(
+            *words,
+            "--out",
+            f"{number}.parquet",
+            cwd=tmp_path,
+            env=os.environ | {"STOP": str(int(number))},
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        )
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    for number, process in processes.items():
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out) == (128 + number, ""), err
+        assert err.splitlines()[-1] == INTERRUPTED
+        assert "Traceback" not in err
+        assert not (tmp_path / f"{number}.parquet").exists()
+        assert (tmp_path / f"{number}.parquet.unfinished").exists()
+    whole = start(*words, "--out", "whole.parquet", cwd=tmp_path)
+    on = start(*words, "--out", f"{signal.SIGTERM}.parquet", cwd=tmp_path)
+    for process in (whole, on):
+        assert process.communicate(timeout=120)[1].splitlines()[-1].startswith("evaluate: done")
+    again = pq.read_table(tmp_path / f"{signal.SIGTERM}.parquet")
+    assert again.equals(pq.read_table(tmp_path / "whole.parquet"))
+    assert not (tmp_path / f"{signal.SIGTERM}.parquet.unfinished").exists()
+
+
+class Stops:
+    """Progress that is interrupted at a step."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __enter__(self) -> Stops:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self.advance()
+
+    def advance(self, n: int = 1) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        self.advance()
+
+
+@pytest.mark.parametrize("kind", ["npy", "zarr", "parquet", "safetensors"])
+def test_an_export_that_is_interrupted_at_any_step_ends_as_another(
+    kind: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["export", str(folder), "--format", kind, "--task", "cls", "--codec", "x265"]
+    words += ["--level", "0", "--level", "9"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    stops = 0
+    for at in range(12):
+        capsys.readouterr()
+        monkeypatch.setattr(cfqa_data.terminal, "show_progress", lambda at=at: Stops(at))
+        status = main([*words, "--out", str(tmp_path / "out")])
+        if status == 0:
+            break
+        stops += 1
+        told = capsys.readouterr()
+        assert (status, told.out) == (130, "")
+        assert told.err == (
+            "cfqa: interrupted; what is finished is kept, the same command goes on from here\n"
+        )
+        assert not list((tmp_path / "out").rglob("*.partial"))
+    assert stops >= 5
+    monkeypatch.undo()
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+STREAMS = {
+    # What follows the command: exit status, whether stdout has something, and stderr.
+    ">&-": (0, False, ""),
+    "2>&-": (0, True, ""),
+    "<&-": (0, True, ""),
+    "<&- >&- 2>&-": (0, False, ""),
+    "2>/dev/full": (0, True, ""),
+    ">/dev/full": (
+        2,
+        False,
+        "cfqa: stdout: No space left on device; the answer could not be written\n",
+    ),
+}
+
+
+def test_streams_that_are_closed_or_full(folder: Path) -> None:
+    running = {
+        (words, after): shell(f'"$@" {words} {after}', PYTHONUNBUFFERED=unbuffered)
+        for after in STREAMS
+        for words, unbuffered in ((f"info {folder}", ""), ("--version", "1"))
+    }
+    for (_, after), process in running.items():
+        status, answers, said = STREAMS[after]
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, bool(out), err) == (status, answers, said), after
+    for after in ("2>&-", "2>/dev/full", ">&- 2>&-"):
+        process = shell(f'"$@" info {folder}/nowhere {after}')
+        assert (process.communicate(timeout=60), process.returncode) == (("", ""), 2)
+
+
+def test_other_languages_and_terminals(folder: Path) -> None:
+    posix = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    for environment in (
+        posix,
+        {"PYTHONIOENCODING": "ascii"},
+        {"TERM": "dumb", "NO_COLOR": "1"},
+        {"COLUMNS": "1"},
+        {"LC_ALL": "no_SUCH"},
+    ):
+        refused = shell('"$@" info n\u00f6 ', **environment)
+        out, err = refused.communicate(timeout=60)
+        assert (refused.returncode, out, err.count("\n")) == (2, "", 1), environment
+        assert err.startswith("cfqa: n")
+        helped = shell('"$@" eval --help', **environment)
+        out, err = helped.communicate(timeout=60)
+        assert (helped.returncode, err) == (0, ""), environment
+        assert "\x1b" not in out
+    process = shell(f'"$@" info {folder} --json', **posix)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0
