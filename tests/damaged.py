@@ -50,7 +50,8 @@ def as_folder(path: Path) -> None:
 
 def as_link_away(path: Path) -> None:
     """Move the file out of the folder, with a link to it."""
-    away = path.parents[len(path.parts) - 2 - len(_root(path).parts)] / f"away-{path.name}"
+    root = next(p for p in path.parents if (p / "manifest.json").exists())
+    away = root.parent / f"away-{path.name}"
     shutil.move(path, away)
     path.symlink_to(away)
 
@@ -58,10 +59,6 @@ def as_link_away(path: Path) -> None:
 def as_pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
-
-
-def _root(path: Path) -> Path:
-    return next(parent for parent in path.parents if (parent / "manifest.json").exists()).parent
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {

@@ -1,0 +1,169 @@
+"""Commands that look for damage in a dataset and mend it: `verify` and `repair`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cfqa_data.cli.shared import Folder, Json, Untrusted, print_json, resumable
+from cfqa_data.errors import FormatError
+from cfqa_data.text import printable, size_text
+
+if TYPE_CHECKING:
+    from cfqa_data.verify import Fault, Verified
+
+__all__ = ["repair", "verify"]
+
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", "-j", min=1, help="Processes. Default: one per core, up to 8."),
+]
+
+
+def verify(
+    folder: Folder,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also decode every bitstream, and compute labels of a sample."),
+    ] = False,
+    sample: Annotated[
+        int, typer.Option(metavar="N", min=0, help="With --deep: label rows to compute again.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="With --deep: of the choice of the sample.")] = 0,
+    workers: Workers = None,
+    untrusted: Untrusted = False,
+    as_json: Json = False,
+) -> None:
+    """Compare a dataset with its manifest. Exit status: 0 clean, 1 damaged, 2 not a dataset."""
+    from cfqa_data.consistency import inconsistencies
+    from cfqa_data.terminal import show_progress
+    from cfqa_data.verify import verify as run_verify
+
+    workers = workers or _cores()
+    found, damage = None, list[Any]()
+    told: dict[str, Any] = {"path": str(folder)}
+    with show_progress() as progress:
+        try:
+            found = run_verify(folder, workers=workers, progress=progress)
+        except FormatError as error:
+            damage = [_damaged_manifest(folder, error)]
+        if found is not None:
+            told |= {"files": len(found.manifest.files) + 1, "bytes": found.size}
+            damage += found.damage
+            bad = {fault.path for fault in found.faults}
+            damage += inconsistencies(folder, found.manifest, bad)
+            if deep:
+                looked, notes = _look(
+                    folder,
+                    found,
+                    bad | {fault.path for fault in damage if fault.path.endswith("zarr.json")},
+                    {"sample": sample, "seed": seed, "workers": workers, "untrusted": untrusted},
+                    progress,
+                )
+                damage += [fault for fault in looked.faults if fault not in damage]
+                told |= {"decoded": looked.decoded, "compared": looked.compared}
+                told |= {"labelled": looked.labelled, "not_checked": list(notes)}
+            told["foreign"] = list(found.foreign)
+    if as_json:
+        print_json(told | {"damage": [{"path": f.path, "what": f.what} for f in damage]})
+    else:
+        _tell(folder, told, damage)
+    if damage:
+        raise typer.Exit(1)
+
+
+def _damaged_manifest(folder: Path, error: FormatError) -> Fault:
+    """Return what is wrong with the manifest; without one, or with a newer, this is no dataset."""
+    from cfqa_data.layout import Layout
+    from cfqa_data.verify import Fault
+
+    path = Layout(folder).manifest
+    if not os.path.lexists(path) or "this cfqa-data reads" in str(error):
+        raise error
+    return Fault(path.name, str(error).removeprefix(f"{path}: "))
+
+
+def _look(
+    folder: Path, found: Verified, damaged: set[str], options: dict[str, Any], progress: Any
+) -> tuple[Any, tuple[str, ...]]:
+    from cfqa_data.builders.deep import look_into
+
+    looked = look_into(folder, found.manifest, damaged, progress=progress, **options)
+    return looked, looked.notes
+
+
+def _tell(folder: Path, told: dict[str, Any], damage: list[Fault]) -> None:
+    for note in told.get("not_checked", ()):
+        print(f"note: {printable(note)}", file=sys.stderr)
+    if foreign := told.get("foreign"):
+        first = printable(foreign[0])
+        text = f"note: {len(foreign)} files of tools are no part of the dataset, first {first}"
+        print(text, file=sys.stderr)
+    for fault in damage:
+        print(printable(str(fault)))
+    if damage:
+        count = len({fault.path for fault in damage})
+        print(f"{folder}: {count} file{'s are' if count > 1 else ' is'} damaged")
+        return
+    deep = ""
+    if "decoded" in told:
+        deep = (
+            f"; {told['decoded']:,} bitstreams decoded, {told['compared']:,} compared with the "
+            f"stored codes, labels of {told['labelled']:,} rows computed again"
+        )
+    print(f"{folder}: {told['files']:,} files, {size_text(told['bytes'])}, no damage{deep}")
+
+
+def repair(
+    folder: Folder,
+    workers: Workers = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")
+    ] = False,
+    accept_versions: Annotated[
+        bool,
+        typer.Option(
+            "--accept-versions",
+            help="Try with other versions of software; only the manifest's bytes get in.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make damaged files again, to the manifest's bytes. Exit status: 1 where that fails."""
+    from cfqa_data.builders.repair import ASIDE
+    from cfqa_data.builders.repair import repair as run_repair
+    from cfqa_data.terminal import show_progress
+
+    kept = "what was made again stays, the same command goes on from here"
+    with resumable(kept), show_progress() as progress:
+        repaired = run_repair(
+            folder,
+            workers=workers or _cores(),
+            accept_versions=accept_versions,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if as_json:
+        print_json(repaired.to_dict())
+    else:
+        for name in repaired.repaired:
+            print(f"{printable(name)}: {'can be' if dry_run else 'was'} made again")
+        for name in repaired.aside:
+            print(f"{printable(name)}: {'goes' if dry_run else 'went'} to {ASIDE}")
+        for fault in repaired.failed:
+            print(printable(str(fault)))
+        if not repaired.damaged:
+            print(f"{folder}: no file is damaged")
+    if repaired.failed:
+        raise typer.Exit(1)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use, up to 8."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(8, len(os.sched_getaffinity(0)))
+    return min(8, os.cpu_count() or 1)

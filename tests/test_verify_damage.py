@@ -1,0 +1,319 @@
+"""What `cfqa verify` finds: every kind of damage, and folders that only look right."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from damaged import DAMAGES, KINDS, build_toy, edit_labels, edit_manifest, flip, rehash
+from safetensors.numpy import load_file
+
+from cfqa_data.builders.deep import look_into
+from cfqa_data.cli import main
+from cfqa_data.codes import write_codes
+from cfqa_data.consistency import inconsistencies
+from cfqa_data.errors import BuildError
+from cfqa_data.folder import Folder
+from cfqa_data.manifest import read_manifest
+from cfqa_data.storage import write_tensors
+from cfqa_data.verify import verify
+
+WHAT = {
+    "flip": "other bytes",
+    "cut": "bytes, the manifest says",
+    "missing": "missing",
+    "folder": "is a folder, not a file",
+    "link": "leads out of the folder",
+    "pipe": "is no plain file, not a file",
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_toy(tmp_path_factory.mktemp("verify"))
+
+
+@pytest.fixture
+def folder(built: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(built, tmp_path / "cfqa")
+
+
+def found(folder: Path) -> list[str]:
+    """What the consistency check says of a folder whose hashes are right."""
+    checked = verify(folder)
+    assert checked.damage == ()
+    return [str(fault) for fault in inconsistencies(folder, checked.manifest, set())]
+
+
+def looked(folder: Path, **options: Any) -> list[str]:
+    options = {"sample": 40, "workers": 1} | options
+    return [str(f) for f in look_into(folder, read_manifest(folder), set(), **options).faults]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_damage_of_each_kind_of_file_is_named(kind: str, damage: str, folder: Path) -> None:
+    DAMAGES[damage](folder / KINDS[kind])
+    checked = verify(folder)
+    assert [fault.path for fault in checked.faults] == [KINDS[kind]]
+    assert WHAT[damage] in checked.faults[0].what
+    extra = [f"{KINDS[kind]}/inside"] if damage == "folder" else []
+    assert [fault.path for fault in checked.damage] == [KINDS[kind], *extra]
+    manifest = checked.manifest
+    assert inconsistencies(folder, manifest, {fault.path for fault in checked.faults}) == []
+
+
+def test_what_tools_leave_is_no_damage(folder: Path) -> None:
+    for name in (".DS_Store", "labels/._cls.parquet", ".gitattributes", ".cache/huggingface/x"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    (folder / "originals" / "cls-00000-of-00009.safetensors").write_text("x")
+    (folder / "link").symlink_to(folder / "labels")
+    checked = verify(folder)
+    assert len(checked.foreign) == 4
+    assert [fault.path for fault in checked.damage] == [
+        "link",
+        "originals/cls-00000-of-00009.safetensors",
+    ]
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_is_sound(built: Path, tmp_path: Path) -> None:
+    """There, every file is a link into a folder beside."""
+    blobs, snapshot = tmp_path / "repo" / "blobs", tmp_path / "repo" / "snapshots" / "abc"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(p for p in built.rglob("*") if p.is_file()):
+        shutil.copyfile(path, blobs / str(number))
+        target = snapshot / path.relative_to(built)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(blobs / str(number))
+    assert verify(snapshot).damage == ()
+    assert found(snapshot) == []
+
+
+def test_what_was_built_agrees(built: Path) -> None:
+    assert found(built) == []
+
+
+def change(column: str, value: Any) -> Callable[[list[dict[str, Any]]], None]:
+    def edit(rows: list[dict[str, Any]]) -> None:
+        rows[13][column] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("fold", 3),
+        ("index", 2),
+        ("array", "compressed/cls/x265.zarr"),
+        ("parameter_name", "qp"),
+        ("parameter", 99.0),
+        ("bits", 8),
+        ("bpfp", 0.5),
+        ("distortion", 0.25),
+        ("score", math.inf),
+        ("mse", math.nan),
+        ("loss", math.nan),
+        ("reference_loss", 0.125),
+    ],
+)
+def test_an_edited_label_is_found_though_the_hashes_are_right(
+    column: str, value: Any, folder: Path
+) -> None:
+    edit_labels(folder, "dpt", change(column, value))
+    assert any(text.split(": ")[1].startswith(column) for text in found(folder))
+
+
+def test_rows_that_changed_places_are_found(folder: Path) -> None:
+    edit_labels(folder, "dpt", list.reverse)
+    assert "labels/dpt.parquet: rows are not in the format's order, first row 1" in found(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "what"),
+    [
+        ("README.md", lambda p: p.write_text(p.read_text().replace("60", "61")), "says "),
+        ("truth/seg.safetensors", lambda p: _rename_key(p), "holds 'other'"),
+        ("bitstreams/cls-x265-00001-of-00002.safetensors", lambda p: _rename_key(p), "holds"),
+        ("originals/cls-00001-of-00002.safetensors", lambda p: _rename_key(p), "has no"),
+        ("compressed/cls/x265.zarr/zarr.json", lambda p: _other_range(p), "not the recipe's"),
+        ("originals/cls-00001-of-00002.safetensors", lambda p: p.write_text("x"), "safetensors"),
+        ("labels/seg.parquet", lambda p: p.write_text("x"), "not a Parquet table"),
+    ],
+)
+def test_edited_files_are_found_though_the_hashes_are_right(
+    name: str, edit: Callable[[Path], None], what: str, folder: Path
+) -> None:
+    edit(folder / name)
+    rehash(folder)
+    assert any(what in text for text in found(folder))
+
+
+def _rename_key(path: Path) -> None:
+    tensors = load_file(path)
+    write_tensors(path, {"other": tensors.pop(next(iter(tensors))), **tensors})
+
+
+def _other_range(path: Path) -> None:
+    metadata = json.loads(path.read_text())
+    metadata["attributes"]["quantizer"]["hi"] = [7.0]
+    path.write_text(json.dumps(metadata))
+
+
+def test_a_manifest_of_other_files_or_figures_is_found(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    files = dict(manifest["files"])
+    del files["labels/cls.parquet"]
+    (folder / "new").write_text("x")
+    edit_manifest(folder, files=files | {"new": {"size": 1, "sha256": "0" * 64}})
+    checked = verify(folder)
+    told = [str(f) for f in inconsistencies(folder, checked.manifest, {"new"})]
+    assert "manifest.json: does not list labels/cls.parquet" in told
+    assert "manifest.json: lists new, which the format does not have" in told
+    manifest["health"][0]["changing"] = 0.125
+    edit_manifest(folder, files=manifest["files"], health=manifest["health"])
+    (folder / "new").unlink()
+    assert found(folder) == ["manifest.json: its figures of health are not those of the labels"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_built_decodes_and_is_labelled_alike(built: Path, workers: int) -> None:
+    told = look_into(built, read_manifest(built), set(), sample=1000, workers=workers)
+    assert (told.faults, told.notes) == ((), ())
+    assert (told.decoded, told.compared, told.labelled) == (180, 180, 180)
+
+
+def test_edited_codes_are_found_by_looking_deep_only(folder: Path) -> None:
+    codes = np.stack(
+        [Folder(folder).decoded(_source(folder), "x265", n).indices for n in range(10)]
+    )
+    codes[4, 0, 0, 3, 5] ^= 1
+    write_codes(folder / "compressed/seg/x265.zarr", 1, codes)
+    rehash(folder)
+    assert found(folder) == []
+    assert looked(folder, sample=0) == [
+        f"compressed/seg/x265.zarr/c/1/0/0/0/0/0: level 4 of {_source(folder)} is not what its "
+        "bitstream decodes to"
+    ]
+
+
+def _source(folder: Path) -> str:
+    return read_manifest(folder).tasks["seg"].sources[1]
+
+
+@pytest.mark.parametrize("column", ["mse", "cosine", "cka", "score", "loss"])
+def test_edited_labels_are_found_by_looking_deep_only(column: str, folder: Path) -> None:
+    def edit(rows: list[dict[str, Any]]) -> None:
+        rows[17][column] += 0.25
+        rows[17]["distortion"] = rows[17]["reference_score"] - rows[17]["score"]
+
+    edit_labels(folder, "seg", edit)
+    told = looked(folder, sample=1000)
+    assert len(told) == 1
+    assert told[0].startswith(f"labels/seg.parquet: {column} of ")
+
+
+def test_bitstreams_that_do_not_decode_are_found(folder: Path) -> None:
+    name = "bitstreams/cls-x265-00000-of-00002.safetensors"
+    tensors = load_file(folder / name)
+    key = next(key for key in tensors if key.endswith("/3"))
+    tensors[key] = np.zeros_like(tensors[key])
+    write_tensors(folder / name, tensors)
+    rehash(folder)
+    assert found(folder) == []
+    told = looked(folder)
+    assert len(told) == 1
+    assert told[0].startswith(f"{name}: bitstream of {key[:-2]!r} by x265 at level 3 cannot be")
+
+
+def test_the_sample_follows_the_seed(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cfqa_data.builders import deep
+
+    rows: list[Any] = []
+    monkeypatch.setattr(
+        deep, "_label_faults", lambda *args: rows.append(tuple(args[3].values())) or []
+    )
+    samples = []
+    for seed in (0, 0, 1):
+        rows.clear()
+        assert look_into(built, read_manifest(built), set(), sample=5, seed=seed).labelled == 5
+        samples.append(sorted(map(str, rows)))
+    assert samples[0] == samples[1] != samples[2]
+
+
+def test_scores_are_left_out_where_the_head_is_not_here(folder: Path) -> None:
+    weights = dict(read_manifest(folder).weights)
+    head = next(uri for uri in weights if uri.endswith("seg.safetensors"))
+    edit_manifest(folder, weights=weights | {head: "0" * 64})
+    told = look_into(folder, read_manifest(folder), set(), sample=10, workers=1)
+    assert told.faults == ()
+    assert told.notes == (f"seg: scores are not computed again: {head} is another file here",)
+
+
+def test_a_worker_that_is_killed_is_one_line(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cfqa_data.builders import crew
+
+    with pytest.raises(BuildError, match="a worker was killed"):
+        list(crew.each(_killing, (), [1, 2], 2))
+
+
+def _killing() -> Callable[[int], None]:
+    return lambda job: os._exit(9)
+
+
+def test_the_command_says_what_is_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(folder)]) == 0
+    assert "no damage" in capsys.readouterr().out
+    (folder / "labels/a\nb").write_text("x")
+    flip(folder / KINDS["codes"])
+    assert main(["verify", str(folder)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{KINDS['codes']}: has other bytes than the manifest's SHA-256 says",
+        "labels/a\\nb: is not in the manifest",
+        f"{folder}: 2 files are damaged",
+    ]
+    assert main(["verify", str(folder), "--json"]) == 1
+    assert [entry["path"] for entry in json.loads(capsys.readouterr().out)["damage"]] == [
+        KINDS["codes"],
+        "labels/a\nb",
+    ]
+    assert main(["repair", str(folder), "--workers", "1"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{KINDS['codes']}: was made again",
+        "labels/a\\nb: went to .repair/aside",
+    ]
+    assert main(["verify", str(folder), "--deep", "--workers", "1", "--sample", "3"]) == 0
+    assert "180 bitstreams decoded, 180 compared" in capsys.readouterr().out
+
+
+def test_no_dataset_is_status_2_and_a_damaged_manifest_is_damage(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["verify", str(empty)]) == 2
+    (empty / ".build").mkdir()
+    assert main(["verify", str(empty)]) == 2
+    assert "not built yet" in capsys.readouterr().err
+    (folder / "manifest.json").write_text("{")
+    assert main(["verify", str(folder)]) == 1
+    assert capsys.readouterr().out.startswith("manifest.json: cannot be read: ")
+    assert main(["repair", str(folder)]) == 2
+
+
+def test_a_light_folder(folder: Path) -> None:
+    shutil.rmtree(folder / "compressed")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    files = {k: v for k, v in manifest["files"].items() if not k.startswith("compressed/")}
+    edit_manifest(folder, tier="light", files=files)
+    assert found(folder) == []
+    told = look_into(folder, read_manifest(folder), set(), sample=10, workers=1)
+    assert (told.faults, told.decoded, told.compared, told.labelled) == ((), 180, 0, 10)
