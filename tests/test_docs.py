@@ -137,6 +137,8 @@ def test_every_option_of_the_command_line_is_documented() -> None:
     known: Any = typer.main.get_command(app)
     pages = {
         "build": "docs/building.md",
+        "verify": "docs/verifying.md",
+        "repair": "docs/verifying.md",
         "eval": "docs/metrics.md",
         "report": "docs/report.md",
         "publish": "docs/publishing.md",
