@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,20 +61,24 @@ class Result:
         )
 
 
-def fuzz(names: Iterable[str], cases: int, seed: int, first: int = 0) -> list[Result]:
+def fuzz(
+    names: Iterable[str], cases: int | Mapping[str, int], seed: int, first: int = 0
+) -> list[Result]:
     """Run cases of targets in child processes, which are replaced when they end or hang.
 
     Args:
         names: of the targets.
-        cases: of each cheap one; of a dear one as many fewer as its cost says.
+        cases: of each cheap one; of a dear one as many fewer as its cost says; or of each by name.
         seed: decides them, with their number and the target's name.
         first: number of the first case.
     """
     targets, results = load_targets(), {name: Result(name) for name in names}
     todo = [
-        (name, number, first + max(1, cases // targets[name].cost))
+        (name, first, first + count)
         for name in results
-        for number in [first]
+        for count in [
+            max(1, cases // targets[name].cost) if isinstance(cases, int) else cases[name]
+        ]
     ]
     with tempfile.TemporaryDirectory(prefix="cfqa-fuzz-") as base:
         while todo:

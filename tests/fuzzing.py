@@ -255,16 +255,21 @@ def _unlawful(event: str, arguments: tuple[Any, ...], folder: str, target: Targe
         return "" if isolated_child.__name__ in arguments[1] else f"{event} {arguments[1]}"
     elif event in _STARTS or event == "pickle.find_class":
         return f"{event} {str(arguments)[:200]}"
-    elif event == "compile" and arguments[1] not in (None, b"<unknown>", "<unknown>"):
-        if not any(_below(os.path.realpath(os.fsdecode(arguments[1])), known) for known in _KNOWN):
-            return f"compile {str(arguments)[:200]}"
-    elif event == "exec" and not any(
-        _below(os.path.realpath(arguments[0].co_filename), known) for known in _KNOWN
-    ):
+    elif event == "compile" and not _installed(arguments[1]):
+        return f"compile {str(arguments)[:200]}"
+    elif event == "exec" and not _installed(arguments[0].co_filename):
         return f"exec {arguments[0].co_filename[:200]!r}"
     elif event == "socket.connect" and not target.connects:
         return f"socket.connect {str(arguments[1])[:200]}"
     return ""
+
+
+def _installed(name: str | bytes | None) -> bool:
+    """Return whether code is a module's, or (unknown) a literal that is parsed and not run."""
+    text = os.fsdecode(name or "<unknown>")
+    if text.startswith("<"):
+        return text == "<unknown>" or text.startswith("<frozen ")
+    return any(_below(os.path.realpath(text), known) for known in _KNOWN)
 
 
 def _below(path: str, folder: str) -> bool:
