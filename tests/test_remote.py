@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub.utils import get_session
+from loopback_handler import Handler
 from loopback_hub import READ_TOKEN, TOKEN, LoopbackHub, loopback_hub, point_clients_at
 from mock_dataset import TOY_SHAPES, MockCodec, toy_recipe_dict, write_mock_dataset
 
@@ -731,3 +733,48 @@ def test_another_order_of_shards_is_found(hub: LoopbackHub, spoiled: Callable[..
     one, other = cfqa_data.load(repo, "cls"), cfqa_data.load(FULL, "cls")
     for source in one.source_ids:
         np.testing.assert_array_equal(one.original(source), other.original(source))
+
+
+# Redirects of a stranger.
+
+
+@pytest.mark.parametrize(
+    "location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://[", "//[::1", "gopher://x"]
+)
+def test_redirects_to_what_is_no_address_of_the_net_are_refused(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    dataset = cfqa_data.load(FULL, "cls")
+    monkeypatch.setattr(Handler, "_resolve", lambda *_: (302, b"", {"Location": location}))
+    with pytest.raises(HubError, match="the server redirects to"):
+        dataset[0]
+
+
+def test_redirects_have_an_end(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = cfqa_data.load(FULL, "cls")
+    hub.reset()
+    monkeypatch.setattr(Handler, "_resolve", lambda *_: (302, b"", {"Location": "?again"}))
+    with pytest.raises(HubError, match="more than 5 redirects"):
+        dataset[0]
+    assert len(hub.requests) == hub_requests.REDIRECTS + 1
+
+
+def test_the_body_of_a_redirect_is_not_read(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client reads it whole into memory: 64 MiB here, and more where there is no end."""
+    answer, size = Handler._resolve, 64 << 20
+
+    def with_body(self: Handler, *args: Any) -> tuple[int, bytes, dict[str, str]]:
+        status, body, headers = answer(self, *args)
+        return status, bytes(size) if status == 302 else body, headers
+
+    dataset = cfqa_data.load(FULL, "cls")
+    expected = dataset[0].original.tobytes()
+    monkeypatch.setattr(Handler, "_resolve", with_body)
+    read: list[int] = []
+    client = sys.modules[type(get_session()).__module__.split(".")[0]]  # httpx, or its successor
+    whole = client.Response.read
+    monkeypatch.setattr(client.Response, "read", lambda self: read.append(1) or whole(self))
+    assert cfqa_data.load(FULL, "cls")[0].original.tobytes() == expected
+    assert not read
