@@ -369,7 +369,8 @@ def test_build_passes_its_options_and_says_what_next(
     monkeypatch.setattr(pipeline, "build", fake_build(calls))
     monkeypatch.chdir(tmp_path)
     assert main(["build", "nano", "--out", "my cfqa", "--workers", "3", "--tier", "light"]) == 0
-    assert calls == [{"recipe": "nano", "workers": 3, "tier": "light", "scheduler": None}]
+    options = {"workers": 3, "tier": "light", "scheduler": None, "accept_versions": False}
+    assert calls == [{"recipe": "nano"} | options]
     captured = capsys.readouterr()
     assert captured.err.splitlines()[0] == "extract: 9 originals"
     assert "9 originals, 360 compressed features" in captured.out
