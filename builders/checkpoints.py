@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -15,12 +14,14 @@ import torch
 from torch import Tensor
 
 from ..errors import BuildError
+from ..limits import LARGEST_JSON, parse_json, read_limited
 
 __all__ = ["check_tensors", "read_tensors", "state_of", "weight_files"]
 
 HUB_FILE = "model.safetensors"
 HUB_INDEX = "model.safetensors.index.json"
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
+_SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 #: First bytes of what Git keeps in place of a large file that was not downloaded.
 _POINTER = b"version https://git-lfs"
 
@@ -121,12 +122,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def _index(path: Path) -> dict[str, str]:
     """Tensor -> name of the shard beside the index that holds it."""
     try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        places = parse_json(read_limited(path, LARGEST_JSON))["weight_map"]
         shards = set(places.values())
     except Exception as error:
         raise BuildError(f"{path}: not an index of safetensors shards") from error
     for shard in shards:
-        if not isinstance(shard, str) or not re.fullmatch(r"[\w.-]+\.safetensors", shard):
+        if not isinstance(shard, str) or not re.fullmatch(
+            r"[\w.-]{1,200}\.safetensors", shard, re.A
+        ):
             raise BuildError(f"{path}: {shard!r} is not the name of a shard beside the index")
     return dict(places)
 

@@ -97,12 +97,6 @@ class Folder:
         part = Selection.of(self.manifest.tasks[task].shape, views, layers, tokens)
         return self._tensor(f"originals/{task}", source_id, source_id, part)
 
-    def original_shape(self, source_id: str) -> tuple[str, tuple[int, ...]]:
-        """Return the name of the file that an original lies in, and its shape."""
-        return self._tensors_of(f"originals/{self.task(source_id)}").shape(
-            source_id, likely=self._group(source_id)
-        )
-
     def truth(self, source_id: str) -> np.ndarray:
         """Return what the task's head is scored against for a source."""
         task, _ = self._place(source_id)
@@ -113,12 +107,6 @@ class Folder:
         task, level = self._check(source_id, codec, level)
         key = f"{source_id}/{level}"
         return self._tensor(f"bitstreams/{task}-{codec}", key, source_id).tobytes()
-
-    def bitstream_size(self, source_id: str, codec: str, level: int) -> int:
-        """Return the bytes of a compressed feature's bitstream."""
-        task, level = self._check(source_id, codec, level)
-        tensors = self._tensors_of(f"bitstreams/{task}-{codec}")
-        return math.prod(tensors.shape(f"{source_id}/{level}", likely=self._group(source_id))[1])
 
     def has_codes(self, task: str, codec: str) -> bool:
         """Return whether the codes of a ladder are stored; their array's head is read."""
@@ -188,10 +176,6 @@ class Folder:
         if (task, codec) not in self._decoders:
             self._decoders[task, codec] = self._make_decoder(task, codec)
 
-    def task(self, source_id: str) -> str:
-        """Return the task of a source."""
-        return self._place(source_id)[0]
-
     def _place(self, source_id: str) -> tuple[str, int]:
         try:
             return self._places[source_id]
@@ -217,17 +201,10 @@ class Folder:
         sharded: bool = True,
     ) -> np.ndarray:
         """Return the tensor ``key`` of a source from the safetensors file or shards at ``stem``."""
-        tensors = self._tensors_of(stem, sharded=sharded)
-        return tensors.read(key, part, likely=self._group(source_id))
-
-    def _tensors_of(self, stem: str, *, sharded: bool = True) -> TensorSet:
         if stem not in self._tensors:
             self._tensors[stem] = TensorSet(self.files, stem, sharded=sharded)
-        return self._tensors[stem]
-
-    def _group(self, source_id: str) -> int:
-        """Return the shard that a source most likely lies in."""
-        return self._place(source_id)[1] // self.manifest.recipe.group_size
+        likely = self._place(source_id)[1] // self.manifest.recipe.group_size
+        return self._tensors[stem].read(key, part, likely=likely)
 
     def _open_codes(self, task: str, codec: str) -> CodesReader | None:
         name = LAYOUT.compressed(task, codec).as_posix()

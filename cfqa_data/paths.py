@@ -6,7 +6,15 @@ from pathlib import Path
 
 from cfqa_data.errors import CfqaError
 
-__all__ = ["expanded", "real_path"]
+__all__ = ["expanded", "is_file", "real_path"]
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; of a name that no file can have, there is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def expanded(path: str | Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
 from cfqa_data.limits import LARGEST_TEXT, parse_toml, read_limited
-from cfqa_data.paths import expanded, real_path
+from cfqa_data.paths import expanded, is_file, real_path
 from cfqa_data.recipe_specs import BackboneSpec, Ladder, Recipe, SourceSpec, TaskSpec
 from cfqa_data.resources import ROOT_VARIABLE, is_uri, locate, resolve
 
@@ -60,7 +60,7 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
     text = str(name_or_path)
     if text.endswith(".toml"):
         path = Path(base or ".") / expanded(text)
-        if not path.is_file():
+        if not is_file(path):
             raise RecipeError(f"{path}: no such recipe file")
         return path
     if text not in list_recipes():
@@ -103,7 +103,7 @@ def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:
             _make_absolute(ladder, "models", base)
             quantizer = ladder.get("quantizer")
             if isinstance(quantizer, dict) and isinstance(quantizer.get("centers"), str):
-                if fitted or locate(quantizer["centers"], base).exists():
+                if fitted or is_file(locate(quantizer["centers"], base)):
                     quantizer["centers"] = _read_centers(quantizer["centers"], name, base)
                 else:
                     del task["codecs"][codec]
@@ -131,7 +131,7 @@ def _check_tables(data: dict[str, Any], base: Path) -> None:
 def _missing(uris: list[Any], base: Path) -> dict[str, Path]:
     """Return those of some files that are not there, with the paths where they should be."""
     paths = {uri: locate(uri, base) for uri in uris if isinstance(uri, str) and uri}
-    return {uri: path for uri, path in paths.items() if not path.is_file()}
+    return {uri: path for uri, path in paths.items() if not is_file(path)}
 
 
 def _tables(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:

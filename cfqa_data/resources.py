@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from cfqa_data.errors import RecipeError
-from cfqa_data.paths import expanded, real_path
+from cfqa_data.paths import expanded, is_file, real_path
 
 __all__ = ["ROOT_VARIABLE", "is_uri", "locate", "resolve"]
 
@@ -64,7 +64,7 @@ def resolve(uri: str, base: str | Path | None = None) -> Path:
         RecipeError: the name is malformed, or there is no such file.
     """
     path = locate(uri, base)
-    if not path.is_file():
+    if not is_file(path):
         hint = f"; {ROOT_VARIABLE} says where {ROOT} is" if uri.startswith(ROOT) else ""
         raise RecipeError(f"{uri}: no such file ({path}){hint}")
     return path

@@ -77,23 +77,11 @@ class TensorSet:
         Raises:
             FormatError: it is not there, is damaged, or is not of that shape.
         """
-        return self._find(key, likely)[1].read(key, part)
-
-    def shape(self, key: str, *, likely: int = 0) -> tuple[str, tuple[int, ...]]:
-        """Return the name of the file that a tensor lies in, and its shape; nothing is read.
-
-        Raises:
-            FormatError: it is not there.
-        """
-        name, file = self._find(key, likely)
-        return name, file.shape(key)
-
-    def _find(self, key: str, likely: int) -> tuple[str, _Mapped | _Remote]:
         start = likely if likely < len(self.names) else 0
         for name in [self.names[start], *self.names[:start], *self.names[start + 1 :]]:
             file = self._open(name)
             if key in file.keys:
-                return name, file
+                return file.read(key, part)
         raise FormatError(f"{self.where}: {key!r} is in none of its files")
 
     def _open(self, name: str) -> _Mapped | _Remote:
@@ -137,9 +125,6 @@ class _Mapped:
         except (SafetensorError, OSError) as error:
             raise FormatError(f"{named}: not a safetensors file: {error}") from None
         self.where = where
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self.file.get_slice(key).get_shape())
 
     def read(self, key: str, part: Selection | None) -> np.ndarray:
         from safetensors import SafetensorError
@@ -199,9 +184,6 @@ class _Remote:
             raise ValueError("its header is not a table")
         facts.pop("__metadata__", None)
         return {key: _entry(key, entry, 8 + length, size) for key, entry in facts.items()}
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        return self.keys[key].shape
 
     def read(self, key: str, part: Selection | None) -> np.ndarray:
         entry = self.keys[key]

@@ -199,6 +199,8 @@ def test_the_files_behind_an_index_are_listed(tmp_path: Path) -> None:
         "",
         "a\0.safetensors",
         "a\n.safetensors",
+        "a" * 201 + ".safetensors",
+        "\N{GREEK SMALL LETTER ALPHA}.safetensors",
         3,
     ],
 )

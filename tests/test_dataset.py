@@ -212,7 +212,10 @@ def _retype(name: str, dtype: str) -> Callable[[Path], None]:
         (_remove("compressed/cls/x265.zarr/c/0"), "missing shard"),
         (_remove("compressed/cls/x265.zarr/zarr.json"), "missing"),
         (_spoil("compressed/cls/x265.zarr/zarr.json"), "cannot be read"),
-        (_nest("compressed/cls/x265.zarr/zarr.json"), "zarr.json: cannot be read: nested too deeply"),
+        (
+            _nest("compressed/cls/x265.zarr/zarr.json"),
+            "zarr.json: cannot be read: nested too deeply",
+        ),
         (_retype("originals/cls-00000-of-00002.safetensors", "BF16"), "'cls-000' is BF16, which"),
         (_retype("originals/cls-00000-of-00002.safetensors", "F8_E4M3"), "'cls-000' is F8_E4M3,"),
         (_retype("originals/cls-00000-of-00002.safetensors", "F16"), "'cls-000' is float16 "),

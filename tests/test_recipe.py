@@ -247,3 +247,18 @@ def test_what_no_recipe_holds_is_one_line(tmp_path: Path, text: str, message: st
     with pytest.raises(RecipeError, match=message) as error:
         load_recipe(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'extends = "{name}.toml"',
+        '[backbone]\nweights = "{name}"',
+        '[tasks.cls.codecs.x265.quantizer]\ncenters = "{name}"',
+        'extends = "nano"\n[tasks.cls.codecs.x265.quantizer]\ncenters = "{name}"',
+    ],
+)
+def test_names_that_no_file_can_have_are_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.toml").write_text(text.replace("{name}", "x" * 5000))
+    with pytest.raises(RecipeError, match=r"x\.toml: "):
+        load_recipe(tmp_path / "x.toml")

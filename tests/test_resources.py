@@ -53,3 +53,10 @@ def test_the_root_is_where_the_environment_says(
 def test_other_names_are_refused(uri: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         resolve(uri)
+
+
+@pytest.mark.parametrize("start", ["", "root://", "package://cfqa_data/", "/"])
+@pytest.mark.parametrize("name", ["x" * 600, "a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_one_line(start: str, name: str) -> None:
+    with pytest.raises(RecipeError, match="no such file"):
+        resolve(start + name)
