@@ -265,8 +265,24 @@ def test_a_worker_that_is_killed_is_one_line(built: Path, monkeypatch: pytest.Mo
         list(crew.each(_killing, (), [1, 2], 2))
 
 
+def test_workers_have_one_thread_and_this_process_what_it_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cfqa_data.builders import crew
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    names = ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]
+    assert list(crew.each(_environment, (), names, 2)) == ["1", "1"]
+    assert [os.environ.get(name) for name in names] == ["5", None]
+
+
+def _environment() -> Callable[[str], str]:
+    return os.environ.__getitem__
+
+
 def _killing() -> Callable[[int], None]:
-    return lambda job: os._exit(9)
+    return os._exit
 
 
 def test_the_command_says_what_is_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
