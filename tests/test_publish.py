@@ -259,7 +259,7 @@ def spoil(change: Callable[[Path], Any]) -> Callable[[Path], None]:
         (lambda f: f.write_bytes(f.read_bytes()[:-1]), "bytes, the manifest says"),
         (lambda f: f.write_bytes(f.read_bytes()[:-1] + b"\0"), "has other bytes than"),
         (lambda f: f.unlink(), "missing"),
-        (lambda f: (f.unlink(), f.mkdir()), "is not a file"),
+        (lambda f: (f.unlink(), f.mkdir()), "is a folder, not a file"),
     ],
 )
 def test_a_folder_that_is_not_as_its_manifest_says_stays_here(
