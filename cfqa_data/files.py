@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
 from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.limits import open_plain
+from cfqa_data.limits import LARGEST_WHOLE, open_plain, read_limited
 from cfqa_data.manifest import Manifest, read_manifest
 
 __all__ = ["Blob", "Files", "LocalFiles", "open_blob", "open_files"]
@@ -155,11 +155,10 @@ class LocalFiles(Files):
     def read(self, name: str) -> bytes:
         """Return a file's whole content."""
         try:
-            with open_plain(self.path(name)) as file:
-                return file.read()
+            return read_limited(self.path(name), LARGEST_WHOLE)
         except FileNotFoundError:
             raise FormatError(f"{self.where(name)}: {MISSING}") from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise FormatError(f"{self.where(name)}: cannot be read: {error}") from None
 
     @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from cfqa_data.errors import CfqaError, FormatError, HubError, MissingDependencyError
+from cfqa_data.limits import LARGEST_WHOLE
 
 __all__ = ["LARGEST_WHOLE", "HubRepo"]
 
@@ -19,9 +20,6 @@ PAUSE = 0.5
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as dropped."""
-
-LARGEST_WHOLE = 256 << 20
-"""Bytes of the largest file that is read whole into memory: a manifest, a table."""
 
 PIECE = 1 << 20
 

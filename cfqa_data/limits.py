@@ -20,6 +20,7 @@ __all__ = [
     "LARGEST_JSON",
     "LARGEST_PAGES",
     "LARGEST_TEXT",
+    "LARGEST_WHOLE",
     "LONGEST_CELL",
     "LONGEST_ID",
     "MOST_ROWS",
@@ -31,6 +32,9 @@ __all__ = [
 
 LARGEST_FEATURE = 1 << 28
 """Elements N C T D of a feature: a gigabyte as float32."""
+
+LARGEST_WHOLE = 256 << 20
+"""Bytes of the largest file that is read whole into memory: a table."""
 
 LARGEST_JSON = 64 << 20
 """Bytes of a manifest, of Zarr metadata, of a record of a build."""
@@ -79,8 +83,9 @@ def read_limited(path: Path, most: int) -> bytes:
         ValueError: it is larger.
     """
     with open_plain(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(most + 1) if size <= most else b""  # 0 of what the kernel makes up
+    if size > most or len(data) > most:
         raise ValueError(f"more than the {most:,} bytes that are read of such a file")
     return data
 

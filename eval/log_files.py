@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cfqa_data.errors import MetricError
+from cfqa_data.limits import LARGEST_TEXT, read_limited
 from cfqa_data.tasks import TASKS
 
 __all__ = ["LogLine", "find_logs", "level_of", "read_log"]
@@ -84,8 +85,8 @@ def read_log(path: Path) -> list[LogLine]:
             not; file and line are named.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_limited(path, LARGEST_TEXT).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise MetricError(f"{path}: not a log that can be read: {error}") from None
     lines = list(_lines(path, text))
     names = {line.name for line in lines if isinstance(line, LogLine)}

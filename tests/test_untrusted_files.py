@@ -11,7 +11,8 @@ import pytest
 from mock_dataset import write_mock_dataset
 
 import cfqa_data
-from cfqa_data.errors import FormatError
+from cfqa_data.errors import FormatError, MetricError
+from cfqa_data.eval.log_files import read_log
 from cfqa_data.limits import open_plain, parse_json, read_limited
 from cfqa_data.manifest import read_manifest
 
@@ -102,7 +103,7 @@ def test_what_is_read_of_a_file_is_limited(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [b"NaN", b"[1e999]", b"-Infinity", b"[" * 10**6, b"1" * 5000])
 def test_json_has_finite_numbers_and_some_depth(text: bytes) -> None:
-    with pytest.raises(ValueError, match=r"finite|nested|digits"):
+    with pytest.raises(ValueError, match=r"finite|nested|64 bits"):
         parse_json(text)
     assert parse_json(b'{"a": [1.5, 2]}') == {"a": [1.5, 2]}
 
@@ -112,3 +113,16 @@ def test_an_open_folder_with_known_links_can_be_pickled(folder: Path) -> None:
     one = dataset.original(dataset.source_ids[0])
     again = pickle.loads(pickle.dumps(dataset))
     assert np.array_equal(again.original(dataset.source_ids[0]), one)
+
+
+def test_files_that_are_read_whole_have_a_limit(folder: Path) -> None:
+    os.truncate(folder / LABELS, 1 << 40)  # of holes: it takes no room on the disk
+    with pytest.raises(
+        FormatError, match=r"cls.parquet: cannot be read: more than the 268,435,456"
+    ):
+        _read(folder)
+    log = folder / "log.txt"
+    log.write_text("x")
+    os.truncate(log, 1 << 40)
+    with pytest.raises(MetricError, match="more than the 16,777,216 bytes"):
+        read_log(log)
