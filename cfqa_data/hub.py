@@ -55,7 +55,10 @@ class HubFiles(Files):
         if cache:
             data = self.repo.download(name, cache).read_bytes()
         else:
-            data = self.repo.fetch_first(name)
+            try:
+                data = self.repo.fetch_first(name)
+            except ValueError as error:
+                raise FormatError(f"{self.where(name)}: {error}") from None
         self.manifest = parse_manifest(data, self.where(name))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -39,6 +39,9 @@ DTYPES = {
     "BOOL": "|b1",
 }
 
+MOST_AXES = 8
+"""Of a tensor; NumPy takes 64, and a dataset's have four."""
+
 FIRST_READ = 16 << 10
 """Bytes of a remote file that are read first: most headers are within."""
 
@@ -140,7 +143,7 @@ class _Mapped:
             t = part.span
             blocks = (found[n : n + 1, c : c + 1, t.start : t.stop][0, 0] for n, c in part.slices)
             return part.gather(blocks, t.start)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError) as error:
             raise FormatError(f"{self.where}: {key!r} is damaged: {error}") from None
         except (TypeError, AttributeError):  # what safetensors says to bfloat16, and to float8
             _known(self.where, key, self.file.get_slice(key).get_dtype())
@@ -191,7 +194,10 @@ class _Remote:
         _expect(self.where, key, dtype, entry.shape, part)
         if part is None or part.whole:
             (data,) = self._read(key, [(entry.start, entry.stop - entry.start)])
-            return np.frombuffer(bytearray(data), dtype).reshape(entry.shape)
+            try:
+                return np.frombuffer(bytearray(data), dtype).reshape(entry.shape)
+            except ValueError as error:  # no elements, by axes that no array has
+                raise FormatError(f"{self.where}: {key!r} is damaged: {error}") from None
         _, layers, tokens, channels = part.full
         row, span = channels * dtype.itemsize, part.span
         ranges = [
@@ -219,6 +225,8 @@ def _entry(key: str, entry: Any, base: int, size: int) -> _Entry:
     if not (isinstance(kind, str) and _counts(shape) and _counts(offsets) and len(offsets) == 2):
         raise ValueError(f"dtype, shape or offsets of {key!r} are not what they must be")
     start, stop = base + offsets[0], base + offsets[1]
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"{key!r} has {len(shape)} axes")
     if not start <= stop <= size:
         raise ValueError(f"{key!r} ends at byte {stop} of {size}")
     if kind in DTYPES and math.prod(shape) * np.dtype(DTYPES[kind]).itemsize != stop - start:

@@ -231,10 +231,11 @@ def _changed(
         if kind == 1:
             return rng.choice(TEXTS)
         if kind == 2 and isinstance(old, list):
-            return rng.choice((old[:-1], old * 2, old[::-1], old * 1000 if len(old) < 9 else []))
+            many = old * 1000 if len(old) < 9 else []
+            return _copied(rng.choice((old[:-1], old * 2, old[::-1], many)))
         if kind == 3 and isinstance(old, int | float) and abs(old) < 1e300:
             return rng.choice((old + 1, old - 1, -old, old * 10**6, float(old), str(old)))
-        return rng.choice(values)
+        return _copied(rng.choice(values))  # it may be changed in its new place
 
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         holder: Any = None
@@ -255,6 +256,12 @@ def _changed(
         else:
             holder[key] = hostile(node)
     return facts, used
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(entry) for key, entry in value.items()}
+    return [_copied(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _toml(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -612,6 +613,7 @@ SHAPE = [1, 1, 9, 16]
         (raw(struct.pack("<Q", 2) + b"[]"), "its header is not a table"),
         (raw(struct.pack("<Q", 9) + b'{"a": 12}'), "'a' is not a table"),
         (raw(struct.pack("<Q", 200_000) + b"[" * 200_000), "nested too deeply"),
+        (header(dtype="F32", shape=[1] * 1000, data_offsets=[0, 4]), "has 1000 axes"),
         (raw(b"abc"), "shorter than the length"),
         (raw(b""), "shorter than the length"),
     ],
@@ -624,6 +626,31 @@ def test_headers_that_lie_are_refused(
         dataset.original("cls-000")
     assert "\n" not in str(caught.value)
     assert hub.sent("/cdn/*/originals/*") < 500_000
+
+
+@pytest.mark.parametrize("shape", [[1] * 1000, [0, 1 << 62, 1 << 62]])
+@pytest.mark.parametrize("remote", [False, True])
+def test_shapes_that_no_array_has_are_refused(
+    hub: LoopbackHub, spoiled: Callable[..., str], shape: list[int], remote: bool, tmp_path: Path
+) -> None:
+    def change(copy: Path) -> None:
+        size = 8 * math.prod(shape)
+        entry = {"dtype": "I64", "shape": shape, "data_offsets": [0, size]}
+        head = json.dumps({"cls-000": entry}).encode()
+        path = copy / "truth/cls.safetensors"
+        path.write_bytes(struct.pack("<Q", len(head)) + head + bytes(size))
+
+    repo = spoiled(change, rehash=True)
+    with pytest.raises(FormatError, match="cls"):
+        cfqa_data.load(repo if remote else tmp_path / "copy", "cls").truth("cls-000")
+
+
+def test_a_manifest_without_an_end_is_refused(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_requests, "LARGEST_WHOLE", 1000)
+    with pytest.raises(FormatError, match=r"manifest.json: more bytes came than were asked for"):
+        cfqa_data.load(FULL)
 
 
 def edit_manifest(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
