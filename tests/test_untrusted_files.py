@@ -117,9 +117,7 @@ def test_an_open_folder_with_known_links_can_be_pickled(folder: Path) -> None:
 
 def test_files_that_are_read_whole_have_a_limit(folder: Path) -> None:
     os.truncate(folder / LABELS, 1 << 40)  # of holes: it takes no room on the disk
-    with pytest.raises(
-        FormatError, match=r"cls.parquet: cannot be read: more than the 268"
-    ):
+    with pytest.raises(FormatError, match=r"cls.parquet: cannot be read: more than the 268"):
         _read(folder)
     log = folder / "log.txt"
     log.write_text("x")
