@@ -135,7 +135,7 @@ def check_folder(folder: Path) -> None:
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise CfqaError(f"{folder}: {nearest} is there and is no folder; name another place")
+        raise CfqaError(f"{nearest}: is there and is no folder; name another place")
     _check_takes_files(folder, nearest)
 
 

@@ -423,6 +423,8 @@ def test_the_command_line_hands_binaries_to_its_workers(
         for name in ("hm", "vtm")
         for what in ("encoder", "config")
     }
+    for file in files.values():
+        Path(file).touch()
     arguments = [word for pair in files.items() for word in pair]
     assert main(["build", "nano", "--out", "new", *arguments, "--check-decoder"]) == 2
     assert "far enough" in capsys.readouterr().err

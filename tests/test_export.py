@@ -252,7 +252,7 @@ def test_a_folder_that_holds_something_else_is_refused(folder: Path, tmp_path: P
             export(folder, inside, "npy")
     assert hashes(folder) == before
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(CfqaError, match="is a file"):
+    with pytest.raises(CfqaError, match="is there and is no folder"):
         export(folder, tmp_path / "file", "npy")
     with pytest.raises(CfqaError, match="holds something else"):
         export(folder, tmp_path, "npy")

@@ -63,9 +63,10 @@ def _take(path: Path) -> int:
         try:
             got = _lock(handle)
             pid, host = _owner(path)
-            if got is False and pid:
-                raise BuildError(f"another build works in {root} (process {pid} on {host})")
             here = host == socket.gethostname()
+            # Whoever has just got the lock of a dead process has its name to write yet.
+            if got is False and pid and not (here and not _alive(pid)):
+                raise BuildError(f"another build works in {root} (process {pid} on {host})")
             if got is not False and pid and (not here or (got is None and _alive(pid))):
                 raise BuildError(
                     f"another build works in {root} (process {pid} on {host}); "
