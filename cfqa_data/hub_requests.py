@@ -119,8 +119,9 @@ class HubRepo:
                 raise self._refusal(name, 404, "RevisionNotFound") from None
             except errors.EntryNotFoundError:
                 raise self._refusal(name, 404, "EntryNotFound") from None
-            except OSError as error:  # what its other errors are too
-                why = str(error)
+            # What its other errors are too, what its client raises, and headers that are nonsense.
+            except (OSError, _http_error(), ValueError) as error:
+                why = str(error) or type(error).__name__
             else:
                 if not self._pinned:  # a snapshot lies in a folder called as its commit
                     self.commit, self._pinned = Path(path).parent.name, True
@@ -150,13 +151,9 @@ class HubRepo:
     def _request(self, name: str, start: int, stop: int | None, size: int, data: bytearray) -> None:
         """Append the bytes from ``start`` to ``stop`` to ``data``, in one request."""
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.errors import OfflineModeIsEnabled
         from huggingface_hub.utils import build_hf_headers, get_session
 
-        # httpx's for huggingface_hub 1, httpx2's for later ones.
-        http_error: Any = next(
-            base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"
-        )
         url = self._storage.get(name)
         # The storage's address is signed and of another host: the token stays with the Hub.
         headers = {} if url else build_hf_headers(library_name="cfqa-data")
@@ -195,7 +192,7 @@ class HubRepo:
                 f"{self.location}: HF_HUB_OFFLINE is set; give a folder, or cache=True for what "
                 "was cached before"
             ) from None
-        except http_error as error:
+        except _http_error() as error:
             raise _Again(f"{type(error).__name__}: {error}") from None
         if stop is not None and most:
             raise _Again(f"{most} of {stop - start} bytes did not come")
@@ -261,3 +258,10 @@ class HubRepo:
                 "that you may read; for a private one set HF_TOKEN or run: hf auth login"
             )
         return HubError(f"{self.location}/{name}: the server answers {status}")
+
+
+def _http_error() -> Any:
+    """Return the base of what the client raises: httpx's for huggingface_hub 1, or httpx2's."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")

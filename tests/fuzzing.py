@@ -236,7 +236,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 def _unlawful(event: str, arguments: tuple[Any, ...], folder: str, target: Target) -> str:
     """Return what is wrong with an event of the interpreter."""
     if event in ("open", "os.listdir", "os.scandir", *_CHANGES):
-        path = arguments[0]
+        path = arguments[1 if event == "os.symlink" else 0]  # a link leads wherever it likes
         if not isinstance(path, str | bytes | os.PathLike):
             return ""  # a descriptor, of what has been opened before
         real = os.path.realpath(os.fsdecode(path))

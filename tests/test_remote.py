@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -651,6 +652,20 @@ def test_a_manifest_without_an_end_is_refused(
     monkeypatch.setattr(hub_requests, "LARGEST_WHOLE", 1000)
     with pytest.raises(FormatError, match=r"manifest.json: more bytes came than were asked for"):
         cfqa_data.load(FULL)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Content-Length": "nonsense"}, {"Content-Encoding": "gzip"}, {"ETag": ""}]
+)
+def test_nonsense_on_the_way_to_a_cache_is_one_line(
+    hub: LoopbackHub, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    hub.fail("*manifest.json", times=1000, headers=headers)
+    with suppress(HubError):  # what the client does not mind is read
+        cfqa_data.load(FULL, "cls", cache=tmp_path / "kept")
+    if "ETag" not in headers:
+        with pytest.raises(HubError, match=r"manifest.json: cannot be (fetched|read)"):
+            cfqa_data.load(FULL, "cls", cache=tmp_path / "other")
 
 
 def edit_manifest(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
