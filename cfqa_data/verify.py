@@ -122,6 +122,7 @@ def verify(
     progress.start("verify", len(names), "files")
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
     try:
+        unlisted = pool.submit(_unlisted, layout, manifest)
         found = pool.map(lambda name: hashing.fault(name, manifest.files[name]), names)
         for name, what in zip(names, found, strict=True):
             if what:
@@ -135,7 +136,7 @@ def verify(
         manifest=manifest,
         size=sum(entry["size"] for entry in manifest.files.values()),
         faults=tuple(faults),
-        unlisted=tuple(_unlisted(layout, manifest)),
+        unlisted=tuple(unlisted.result()),
     )
 
 
@@ -183,14 +184,20 @@ class _Hashing:
 
 def _unlisted(layout: Layout, manifest: Manifest) -> list[str]:
     """Return what is in the folder and is no folder; a link to a folder is not followed."""
-    names = []
     listed = {layout.manifest.name, *manifest.files}
-    for folder, folders, files in os.walk(layout.root):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        for name in (*files, *links):
-            path = layout.relative(Path(folder) / name)
-            if path not in listed:
-                names.append(path)
+    names, folders = [], [""]
+    while folders:
+        below = folders.pop()
+        try:
+            with os.scandir(layout.root / below) as entries:
+                for entry in entries:
+                    name = below + entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(f"{name}/")
+                    elif name not in listed:
+                        names.append(name)
+        except OSError:  # what cannot be looked into could hold anything
+            names.append(below)
     return sorted(names)
 
 
