@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,11 +118,11 @@ def verify(
     manifest = read_manifest(layout.root)
     names = sorted(manifest.files)
     faults = []
-    hashing = _Hashing(layout.root)
+    unlisted, folders = _look_around(layout, manifest)
+    hashing = _Hashing(layout.root, folders)
     progress.start("verify", len(names), "files")
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
     try:
-        unlisted = pool.submit(_unlisted, layout, manifest)
         found = pool.map(lambda name: hashing.fault(name, manifest.files[name]), names)
         for name, what in zip(names, found, strict=True):
             if what:
@@ -136,15 +136,21 @@ def verify(
         manifest=manifest,
         size=sum(entry["size"] for entry in manifest.files.values()),
         faults=tuple(faults),
-        unlisted=tuple(unlisted.result()),
+        unlisted=tuple(unlisted),
     )
 
 
 class _Hashing:
-    """Compares files with what is expected of them; each thread has its own buffer."""
+    """Compares files with what is expected of them; each thread has its own buffer.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the folder.
+        inside: folders that are known to be in it, no links; "" is the root itself.
+    """
+
+    def __init__(self, root: Path, inside: Set[str]) -> None:
         self.files = LocalFiles(root)
+        self.inside = inside
         self.root = root
         self._local = threading.local()
 
@@ -153,9 +159,9 @@ class _Hashing:
         path = self.root / name
         try:
             mode = os.lstat(path).st_mode
-            # A file that is no link is where its folder is, which is looked at once.
-            self.files.path(name if stat.S_ISLNK(mode) else name.rpartition("/")[0])
-            if stat.S_ISLNK(mode):
+            # A file that is no link is where its folder is.
+            if stat.S_ISLNK(mode) or name.rpartition("/")[0] not in self.inside:
+                self.files.path(name)
                 mode = os.stat(path).st_mode
             if not stat.S_ISREG(mode):
                 return f"is {'a folder' if stat.S_ISDIR(mode) else 'no plain file'}, not a file"
@@ -182,23 +188,24 @@ class _Hashing:
         return digest.hexdigest()
 
 
-def _unlisted(layout: Layout, manifest: Manifest) -> list[str]:
-    """Return what is in the folder and is no folder; a link to a folder is not followed."""
+def _look_around(layout: Layout, manifest: Manifest) -> tuple[list[str], set[str]]:
+    """Return the names that the manifest does not list, and the folders; links are no folders."""
     listed = {layout.manifest.name, *manifest.files}
-    names, folders = [], [""]
-    while folders:
-        below = folders.pop()
+    names, folders, left = [], set(), [""]
+    while left:
+        folder = left.pop()
+        folders.add(folder)
         try:
-            with os.scandir(layout.root / below) as entries:
+            with os.scandir(layout.root / folder) as entries:
                 for entry in entries:
-                    name = below + entry.name
+                    name = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_dir(follow_symlinks=False):
-                        folders.append(f"{name}/")
+                        left.append(name)
                     elif name not in listed:
                         names.append(name)
         except OSError:  # what cannot be looked into could hold anything
-            names.append(below)
-    return sorted(names)
+            names.append(folder)
+    return sorted(names), folders
 
 
 def _of_tools(name: str) -> bool:
