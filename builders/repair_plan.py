@@ -75,7 +75,7 @@ def plan_steps(manifest: Manifest, damaged: set[str]) -> Steps:
         manifest: the dataset's.
         damaged: files that it lists.
     """
-    plan = Plan(manifest.recipe, "light", manifest.versions, manifest.weights)
+    plan = Plan(manifest.recipe.without_programs(), "light", manifest.versions, manifest.weights)
     todo, left = {stage: dict[Item, None]() for stage in STAGES}, set(damaged)
 
     def bad(path: Path) -> bool:
@@ -178,7 +178,7 @@ def check_same(
         found = package_versions()
         for item in steps.items["compress"]:
             if damaged & set(made_by(steps.plan, item)):
-                codec = codec_for(manifest.recipe.tasks[item.task].ladders[item.codec])
+                codec = codec_for(steps.plan.recipe.tasks[item.task].ladders[item.codec])
                 told = codec.version()
                 told.pop("models", None)
                 found |= {f"{item.codec} {what}": version for what, version in told.items()}

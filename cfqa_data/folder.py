@@ -222,7 +222,7 @@ class Folder:
         """Return the codec of a ladder, with the very weights that made the bitstreams."""
         from cfqa_data.codecs import get_codec
 
-        ladder = self.manifest.recipe.tasks[task].ladders[codec]
+        ladder = self.manifest.recipe.tasks[task].ladders[codec].without_programs()
         try:
             if ladder.models is not None:
                 expected = self.manifest.weights.get(ladder.models)

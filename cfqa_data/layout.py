@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "of_tools"]
+
+TOOLS = {".DS_Store", "Thumbs.db", "desktop.ini"}
+"""Files that desktops put into any folder."""
+
+TOP = {".build", ".repair", ".cache", ".git", ".gitattributes", ".gitignore"}
+"""What stands at the top of a folder and belongs to what made, fetched or keeps it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,12 @@ class Layout:
     def relative(self, path: Path) -> str:
         """Return a path in the folder as tables and the manifest name it: relative, with ``/``."""
         return path.relative_to(self.root).as_posix()
+
+
+def of_tools(name: str) -> bool:
+    """Whether a path relative to the folder is what tools put there, and no part of a dataset."""
+    path = PurePosixPath(name)
+    return path.parts[0] in TOP or path.name in TOOLS or path.name.startswith("._")
 
 
 def _shard(shard: int, shards: int) -> str:

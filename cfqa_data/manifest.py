@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cfqa_data.errors import FormatError, RecipeError
-from cfqa_data.layout import Layout
+from cfqa_data.layout import Layout, of_tools
 from cfqa_data.limits import LARGEST_FEATURE, LARGEST_JSON, LONGEST_ID, parse_json, read_limited
 from cfqa_data.recipe import Recipe
 from cfqa_data.storage import sync_folders, write_text
@@ -213,14 +213,15 @@ def hash_file(path: Path) -> str:
 def hash_files(root: Path) -> dict[str, dict[str, Any]]:
     """Return size and SHA-256 of every file in a dataset folder but its manifest.
 
-    The state of an unfinished build does not count.
+    What tools put there does not count, nor the state of an unfinished build.
     """
     layout = Layout(root)
     files = {}
     for path in sorted(root.rglob("*")):
-        if path == layout.manifest or layout.work in path.parents or not path.is_file():
+        name = layout.relative(path)
+        if path == layout.manifest or of_tools(name) or not path.is_file():
             continue
-        files[layout.relative(path)] = {"size": path.stat().st_size, "sha256": hash_file(path)}
+        files[name] = {"size": path.stat().st_size, "sha256": hash_file(path)}
     return files
 
 

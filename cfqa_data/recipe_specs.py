@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cfqa_data.errors import RecipeError, unknown_name
@@ -12,6 +12,9 @@ from cfqa_data.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.tasks import CODEC_PARAMETERS, CODECS, HIGHEST_QP, LEVELS, TASKS
 
 __all__ = ["BackboneSpec", "Ladder", "Recipe", "SourceSpec", "TaskSpec"]
+
+PROGRAMS = ("encoder", "config")
+"""Options of codecs that name a program of one machine, and what it reads."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,14 @@ class Ladder:
         """Keyword arguments that make this ladder's codec."""
         return dict(self.options) | ({"models": self.models} if self.models else {})
 
+    def without_programs(self) -> Ladder:
+        """Return the ladder without options that name programs, for the recipe of a manifest.
+
+        A manifest may be a stranger's: what is run is for this machine's environment to say.
+        """
+        kept = {key: value for key, value in self.options.items() if key not in PROGRAMS}
+        return replace(self, options=kept)
+
     @classmethod
     def from_dict(cls, codec: str, data: object) -> Ladder:
         values = _keys(
@@ -236,6 +247,19 @@ class Recipe:
             raise RecipeError("there must be at least one task")
         ordered = {name: self.tasks[name] for name in TASKS if name in self.tasks}
         object.__setattr__(self, "tasks", ordered)
+
+    def without_programs(self) -> Recipe:
+        """Return the recipe with :meth:`Ladder.without_programs` of every ladder."""
+        return replace(
+            self,
+            tasks={
+                name: replace(
+                    spec,
+                    ladders={c: ladder.without_programs() for c, ladder in spec.ladders.items()},
+                )
+                for name, spec in self.tasks.items()
+            },
+        )
 
     @classmethod
     def from_dict(cls, data: object) -> Recipe:

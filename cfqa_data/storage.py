@@ -63,8 +63,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     try:
         yield partial
-        # Some writers make files that only their owner reads; these are for whom the folder is for.
-        partial.chmod(path.parent.stat().st_mode & 0o666)
+        # Some writers make files that only their owner reads; these are for whom the folder is for,
+        # but in a folder that all may write to, each may change his own only.
+        partial.chmod(path.parent.stat().st_mode & 0o664)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)

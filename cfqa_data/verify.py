@@ -15,12 +15,12 @@ from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cfqa_data.errors import FormatError
 from cfqa_data.files import LocalFiles
-from cfqa_data.layout import Layout
+from cfqa_data.layout import Layout, of_tools
 from cfqa_data.limits import open_plain
 from cfqa_data.manifest import Manifest, read_manifest
 from cfqa_data.progress import Progress, Silent
@@ -31,12 +31,6 @@ EXTRA = "is not in the manifest"
 
 PIECE = 1 << 20
 """Bytes that are read and hashed at once."""
-
-TOOLS = {".DS_Store", "Thumbs.db", "desktop.ini"}
-"""Files that desktops put into any folder."""
-
-TOP = {".build", ".repair", ".cache", ".git", ".gitattributes", ".gitignore"}
-"""What stands at the top of a folder and belongs to what made, fetched or keeps it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class Verified:
     @cached_property
     def foreign(self) -> tuple[str, ...]:
         """Those of the unlisted files that tools put there, which do no harm."""
-        return tuple(name for name in self.unlisted if _of_tools(name))
+        return tuple(name for name in self.unlisted if of_tools(name))
 
     @cached_property
     def damage(self) -> tuple[Fault, ...]:
@@ -206,8 +200,3 @@ def _look_around(layout: Layout, manifest: Manifest) -> tuple[list[str], set[str
         except OSError:  # what cannot be looked into could hold anything
             names.append(folder)
     return sorted(names), folders
-
-
-def _of_tools(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.parts[0] in TOP or path.name in TOOLS or path.name.startswith("._")

@@ -179,3 +179,25 @@ def test_visitors_of_a_folder_in_building(recipe: Recipe, tmp_path: Path) -> Non
     assert progress.visits > 1
     for read in READERS.values():
         read(out)
+
+
+@pytest.mark.parametrize("name", [".build", ".build/lock"])
+def test_nothing_is_written_through_a_link(name: str, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir() if name == ".build" else victim.write_text("mine")
+    root = tmp_path / "root"
+    (root / name).parent.mkdir(parents=True)
+    (root / name).symlink_to(victim)
+    with (
+        pytest.raises(BuildError, match="is a link, which no build makes: remove it"),
+        locked(root),
+    ):
+        pass
+    assert list(victim.iterdir()) == [] if victim.is_dir() else victim.read_text() == "mine"
+
+
+def test_a_pipe_is_no_lock(tmp_path: Path) -> None:
+    (tmp_path / ".build").mkdir()
+    os.mkfifo(tmp_path / ".build" / "lock")
+    with pytest.raises(BuildError, match="is no file"), locked(tmp_path):
+        pass

@@ -21,6 +21,7 @@ from cfqa_data.builders.export import export
 from cfqa_data.cli import app
 from cfqa_data.codecs.isolated import IsolatedCodec
 from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.folder import Folder
 from cfqa_data.loaders import attach
 from cfqa_data.loaders.torch import Pairs
 from cfqa_data.recipe import Recipe
@@ -119,3 +120,22 @@ def test_a_manifest_cannot_ask_to_be_trusted(folder: Path, monkeypatch: pytest.M
     monkeypatch.setitem(ladder.options, "untrusted", False)
     opened[0]
     assert MADE == [("x265", True)]
+
+
+def test_no_program_of_a_manifest_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_mock_dataset(tmp_path / "cfqa", sources=1)
+    manifest = json.loads((root / "manifest.json").read_text())
+    ladders = manifest["recipe"]["tasks"]["cls"]["codecs"]
+    ladders["hm"] = ladders.pop("x265") | {"options": {"encoder": "evil", "config": "evil.cfg"}}
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    given = {}
+    monkeypatch.setattr(
+        cfqa_data.codecs, "get_codec", lambda name, **options: given.update({name: options})
+    )
+    folder = Folder(root)
+    folder.check_decoder("cls", "hm")
+    assert given == {"hm": {}}
+    recipe = folder.manifest.recipe
+    assert recipe.tasks["cls"].ladders["hm"].codec_options["encoder"] == "evil"
+    kept = recipe.without_programs().tasks["cls"].ladders["hm"].codec_options
+    assert kept == {}

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -56,13 +57,13 @@ def _take(path: Path) -> int:
     for _ in range(_TRIES):
         try:
             make_folder(path.parent)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = _open(path)
         except (FileNotFoundError, FileExistsError):  # who had it is just removing the folder
             time.sleep(_PAUSE)
             continue
         try:
             got = _lock(handle)
-            pid, host = _owner(path)
+            pid, host = _owner(handle)
             here = host == socket.gethostname()
             # Whoever has just got the lock of a dead process has its name to write yet.
             if got is False and pid and not (here and not _alive(pid)):
@@ -74,6 +75,7 @@ def _take(path: Path) -> int:
                 )
             if got is not False and _is_at(handle, path):
                 me = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+                os.lseek(handle, 0, os.SEEK_SET)
                 os.write(handle, me)
                 os.ftruncate(handle, len(me))
                 return handle
@@ -83,6 +85,30 @@ def _take(path: Path) -> int:
         os.close(handle)
         time.sleep(_PAUSE)
     raise BuildError(f"another build has just begun in {root}")
+
+
+def _open(path: Path) -> int:
+    """Open the file; a folder may be a stranger's, and what is written must stay in it.
+
+    Raises:
+        BuildError: a link or something else that is no file is in its place.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    for there in (path.parent, path):
+        if there.is_symlink():
+            raise BuildError(f"{there} is a link, which no build makes: remove it")
+    try:
+        handle = os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise BuildError(f"{path} is no file, and no build made it: remove it") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise BuildError(f"{path} is no file, and no build made it: remove it")
+    return handle
 
 
 def _lock(handle: int) -> bool | None:
@@ -101,15 +127,16 @@ def _lock(handle: int) -> bool | None:
 def _is_at(handle: int, path: Path) -> bool:
     """Whether an open file is still the one of that name: the last holder removes it."""
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
+        return os.path.samestat(os.fstat(handle), path.lstat())
     except FileNotFoundError:
         return False
 
 
-def _owner(path: Path) -> tuple[int, str]:
+def _owner(handle: int) -> tuple[int, str]:
     """Return process and host that the file names; 0 if it names none, or only half."""
     try:
-        owner = json.loads(path.read_bytes())
+        os.lseek(handle, 0, os.SEEK_SET)
+        owner = json.loads(os.read(handle, 1000))
         return int(owner["pid"]), str(owner["host"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0, ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cfqa_data.cli.shared import Folder, Json, Untrusted, print_json, resumable
-from cfqa_data.errors import FormatError
+from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.text import printable, size_text
 
 if TYPE_CHECKING:
@@ -57,16 +57,19 @@ def verify(
             bad = {fault.path for fault in found.faults}
             damage += inconsistencies(folder, found.manifest, bad)
             if deep:
-                looked, notes = _look(
-                    folder,
-                    found,
-                    bad | {fault.path for fault in damage if fault.path.endswith("zarr.json")},
-                    {"sample": sample, "seed": seed, "workers": workers, "untrusted": untrusted},
-                    progress,
-                )
-                damage += [fault for fault in looked.faults if fault not in damage]
-                told |= {"decoded": looked.decoded, "compared": looked.compared}
-                told |= {"labelled": looked.labelled, "not_checked": list(notes)}
+                options = {"sample": sample, "seed": seed, "workers": workers}
+                bad = {fault.path for fault in damage}
+                try:
+                    looked = _look(folder, found, bad, options | {"untrusted": untrusted}, progress)
+                    damage += [fault for fault in looked.faults if fault not in damage]
+                    told |= {"decoded": looked.decoded, "compared": looked.compared}
+                    told |= {"labelled": looked.labelled, "not_checked": list(looked.notes)}
+                except CfqaError as error:
+                    if not damage:
+                        raise
+                    told["not_checked"] = [
+                        f"--deep: {error}"
+                    ]  # what was found is told all the same
             told["foreign"] = list(found.foreign)
     if as_json:
         print_json(told | {"damage": [{"path": f.path, "what": f.what} for f in damage]})
@@ -89,11 +92,10 @@ def _damaged_manifest(folder: Path, error: FormatError) -> Fault:
 
 def _look(
     folder: Path, found: Verified, damaged: set[str], options: dict[str, Any], progress: Any
-) -> tuple[Any, tuple[str, ...]]:
+) -> Any:
     from cfqa_data.builders.deep import look_into
 
-    looked = look_into(folder, found.manifest, damaged, progress=progress, **options)
-    return looked, looked.notes
+    return look_into(folder, found.manifest, damaged, progress=progress, **options)
 
 
 def _tell(folder: Path, told: dict[str, Any], damage: list[Fault]) -> None:
