@@ -310,6 +310,14 @@ def test_the_command_says_what_is_damaged(folder: Path, capsys: pytest.CaptureFi
     assert "180 bitstreams decoded, 180 compared" in capsys.readouterr().out
 
 
+def test_looking_deep_tells_of_what_stands_in_its_way(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_labels(folder, "dpt", lambda rows: rows.pop())
+    assert main(["verify", str(folder), "--deep", "--workers", "1", "--sample", "3"]) == 1
+    assert "labels/dpt.parquet: lacks 1 of " in capsys.readouterr().out
+
+
 def test_no_dataset_is_status_2_and_a_damaged_manifest_is_damage(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
