@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.stored import KEY, table_digest, with_facts
+from cfqa_data.eval.tables import key_columns
 from cfqa_data.limits import MOST_ROWS, parse_json
 from cfqa_data.manifest import hash_file
 from cfqa_data.parquet import read_parquet
@@ -65,7 +66,7 @@ class ScoreFile:
             raise MetricError(f"{path}: scores are written as .parquet or .csv, by that ending")
         self.path = path
         self.unfinished = path.with_name(f"{path.name}.unfinished")
-        self._labels = labels.select(["task", "source_id", "codec", "level"])
+        self._labels = key_columns(labels)
         self._names = [metric.name for metric in metrics]
         prints = {metric.name: _fingerprint(metric, whole) for metric in metrics}
         self._prints = prints

@@ -23,7 +23,7 @@ from mock_dataset import write_mock_dataset
 
 from cfqa_data import load
 from cfqa_data.errors import CfqaError, MetricError
-from cfqa_data.eval import create_metric, evaluate, list_metrics
+from cfqa_data.eval import create_metric, evaluate, list_metrics, read_evaluation
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics.base import Metric
 from cfqa_data.eval.originals import original_statistics
@@ -315,6 +315,35 @@ def test_an_interrupted_run_is_gone_on_from(tmp_path: Path, name: str) -> None:
     written = pq.read_table(out) if out.suffix == ".parquet" else pa.csv.read_csv(out)
     assert written["value"].to_pylist() == result.scores["value"].to_pylist()
     assert written.column_names == result.scores.column_names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pa.large_string(),
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.dictionary(pa.int32(), pa.large_string()),
+    ],
+    ids=str,
+)
+def test_labels_may_hold_texts_of_any_kind(tmp_path: Path, text: pa.DataType) -> None:
+    class Other(MemoryDataset):
+        def __init__(self) -> None:
+            super().__init__()
+            for place, name in enumerate(self.labels.column_names[:3]):
+                column = pa.array(self.labels[name].to_pylist(), text)
+                self.labels = self.labels.set_column(place, name, column)
+
+    out = tmp_path / "scores.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Other(), ["mse"], out=out, batch=5, progress=Stops(50))
+    fresh = Other()
+    result = evaluate(fresh, ["mse"], out=out, batch=5)
+    assert sum(type(key) is tuple for key in fresh.reads) <= len(fresh.versions) - 50
+    assert result.scores.equals(evaluate(MemoryDataset(), ["mse"], batch=5).scores)
+    again = read_evaluation(Other(), out)
+    assert again.scores.equals(result.scores)
+    assert again.correlations.equals(result.correlations)
 
 
 def unfinished(tmp_path: Path, metrics: Any) -> Path:
