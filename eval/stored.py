@@ -86,7 +86,8 @@ def with_facts(
         "metrics": [_metric_facts(metric) for metric in metrics],
         "failures": dict(failures),
     }
-    return scores.replace_schema_metadata({KEY: json.dumps(facts, sort_keys=True)})
+    text = json.dumps(facts, sort_keys=True, allow_nan=False)
+    return scores.replace_schema_metadata({KEY: text})
 
 
 def read_evaluation(
@@ -131,14 +132,20 @@ def read_evaluation(
 
 
 def _metric_facts(metric: Metric) -> dict[str, Any]:
-    """Return a metric's facts, JSON-safe: an end of its range that is infinite is None."""
+    """Return a metric's facts, JSON-safe.
+
+    An end of its range that is infinite is None; an identity that is not finite is its name.
+    """
+    identity = metric.identity
+    if identity is not None:
+        identity = float(identity)
     return {
         "name": metric.name,
         "family": metric.family,
         "formula": metric.formula,
         "lower_better": metric.lower_better,
         "score_range": [end if math.isfinite(end) else None for end in metric.score_range],
-        "identity": metric.identity,
+        "identity": identity if identity is None or math.isfinite(identity) else repr(identity),
         "invariances": sorted(metric.invariances),
         "citation": metric.citation,
         "cost": metric.cost,
@@ -152,7 +159,9 @@ def _metric(facts: dict[str, Any]) -> Metric:
     for name in ("formula", "citation"):
         if not isinstance(facts[name], str):
             raise TypeError(f"{name} is no text")
+    identity = facts["identity"]
     changed = {
+        "identity": None if identity is None else float(identity),
         "score_range": (-math.inf if low is None else low, math.inf if high is None else high),
         "invariances": frozenset(facts["invariances"]),
         "function": _gone,

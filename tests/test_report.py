@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from base64 import b64encode
 from collections import Counter
@@ -363,6 +364,20 @@ def test_what_is_read_back_is_what_was_found(folder: Path, scored: Evaluation) -
     with pytest.raises(MetricError, match="only its scores were read"):
         again.metrics[0](torch.zeros(1, 1, 1, 2, 2), torch.zeros(1, 1, 1, 2, 2))
     assert read_evaluation(folder, folder.parent / "scores.parquet", "loss").target == "loss"
+
+
+@pytest.mark.parametrize("identity", [math.inf, -math.inf, math.nan, np.float32(0.5), 1, None])
+def test_what_a_metric_gives_a_feature_against_itself_is_read_back(
+    folder: Path, tmp_path: Path, identity: float | None
+) -> None:
+    def own(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y - x).square().mean((1, 2, 3, 4))
+
+    own.identity = identity  # type: ignore[attr-defined]
+    out = tmp_path / "scores.parquet"
+    evaluate(folder, own, limit=2, out=out)
+    found = read_evaluation(folder, out).metrics[0].identity
+    assert found == identity or (found != found and identity != identity)
 
 
 def test_a_part_of_a_dataset_is_read_back(folder: Path, tmp_path: Path) -> None:
