@@ -171,8 +171,11 @@ class LocalFiles(Files):
 def _places(root: Path) -> tuple[Path, ...]:
     """Return where the files of a folder may lie: in it, or in the blobs of the cache it is in."""
     real = Path(os.path.realpath(root))
-    cached = real.parent.name == "snapshots"
-    return (real, real.parent.parent / "blobs") if cached else (real,)
+    for place in (real, *real.parents):  # the dataset may be a folder in the repo
+        blobs = place.parent.parent / "blobs"
+        if place.parent.name == "snapshots" and blobs.is_dir():
+            return real, blobs
+    return (real,)
 
 
 @contextmanager

@@ -51,14 +51,25 @@ def test_links_within_the_folder_are_followed(folder: Path, tmp_path: Path) -> N
     _read(tmp_path / "link")
 
 
-def test_a_snapshot_in_the_cache_of_the_hub_is_links_to_its_blobs(tmp_path: Path) -> None:
-    folder = write_mock_dataset(tmp_path / "repo" / "snapshots" / "0123abc")
+@pytest.mark.parametrize("where", ["0123abc", "0123abc/nano", "0123abc/snapshots/nano"])
+def test_a_snapshot_in_the_cache_of_the_hub_is_links_to_its_blobs(
+    tmp_path: Path, where: str
+) -> None:
+    folder = write_mock_dataset(tmp_path / "repo" / "snapshots" / where)
     blobs = tmp_path / "repo" / "blobs"
     blobs.mkdir()
     for name in (LABELS, SHARD):
-        (folder / name).rename(blobs / Path(name).name)
-        (folder / name).symlink_to(Path("../../../blobs") / Path(name).name)
+        target = blobs / Path(name).name
+        (folder / name).rename(target)
+        (folder / name).symlink_to(os.path.relpath(target, (folder / name).parent))
     _read(folder)
+    foreign = tmp_path / "other" / "blobs" / target.name  # another repo's
+    foreign.parent.mkdir(parents=True)
+    target.rename(foreign)
+    (folder / SHARD).unlink()
+    (folder / SHARD).symlink_to(foreign)
+    with pytest.raises(FormatError, match="leads out of the folder"):
+        _read(folder)
 
 
 def test_a_link_to_itself_is_no_file(folder: Path) -> None:
