@@ -53,6 +53,10 @@ SPELLED = {
 """What older metadata writes -> SPDX id."""
 
 
+CUDA = re.compile(r"(nvidia|cuda)-|triton$")
+"""Names of packages that only torch's CUDA build requires, as `.ci/lock` leaves them out."""
+
+
 def read_lock(text: str) -> dict[str, str]:
     """Name -> version of a lock, whose lines must all be `name==version`."""
     pins = {}
@@ -65,7 +69,10 @@ def read_lock(text: str) -> dict[str, str]:
 
 
 def closure(name: str, extra: str) -> dict[str, Distribution]:
-    """Every distribution that is installed for an extra, without the one that asks for it."""
+    """Every distribution that is installed for an extra, without the one that asks for it.
+
+    What only torch's CUDA build requires is left out: the lock is of the build without CUDA.
+    """
     found: dict[str, Distribution] = {}
     seen = set()
     todo = [(name, frozenset({extra}))]
@@ -78,6 +85,9 @@ def closure(name: str, extra: str) -> dict[str, Distribution]:
         for text in found[name].requires or []:
             needed = Requirement(text)
             marker = needed.marker
+            # PyPI's torch for Linux requires these; the build without CUDA, which CI has, does not.
+            if name == "torch" and CUDA.match(canonicalize_name(needed.name)):
+                continue
             if marker is None or any(marker.evaluate({"extra": e}) for e in {"", *extras}):
                 todo.append((canonicalize_name(needed.name), frozenset(needed.extras)))
     del found["cfqa-data"]
@@ -112,6 +122,38 @@ def test_the_lock_is_sorted_and_says_why_it_is_there() -> None:
     names = [line.partition("==")[0].lower() for line in LOCK.splitlines() if line[0] != "#"]
     assert names == sorted(names)
     assert "/" not in "".join(names)
+
+
+def test_what_only_torchs_cuda_build_requires_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Made(Distribution):
+        def __init__(self, *needed: str) -> None:
+            self.needed = list(needed)
+
+        requires = property(lambda self: self.needed)  # type: ignore[assignment]
+
+        def read_text(self, filename: str) -> None:
+            return None
+
+        def locate_file(self, path: object) -> Path:
+            return Path(str(path))
+
+    made = {
+        "cfqa-data": Made("torch>=2", "sympy"),
+        "torch": Made("nvidia-cublas-cu12==1", "cuda-bindings", "triton==3; extra == ''", "sympy"),
+        "sympy": Made(),
+    }
+    monkeypatch.setattr(f"{__name__}.distribution", made.__getitem__)
+    assert set(closure("cfqa-data", EXTRA)) == {"torch", "sympy"}
+
+
+def test_the_lock_leaves_out_the_same() -> None:
+    assert [name for name in PINS if CUDA.match(name)] == []
+    script = (ROOT / ".ci" / "lock").read_text()
+    sed = re.search(r"sed -E '(.*)'", script)
+    assert sed is not None
+    frozen = "cuda-bindings==1\nnvidia_nccl_cu12==2\ntorch==2.13.0+cpu\ntriton==3\nzarr==3\n"
+    told = subprocess.run(["sed", "-E", sed[1]], input=frozen, capture_output=True, text=True)
+    assert told.stdout == "torch==2.13.0\nzarr==3\n"
 
 
 @pytest.mark.parametrize(
