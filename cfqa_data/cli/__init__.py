@@ -1,7 +1,8 @@
 """The command `cfqa`. Whatever is heavy is imported inside the command that needs it.
 
-Exit status: 0 done; 1 `cfqa verify` found damage; 2 bad use or bad input, with one line on stderr;
-130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP; 141 whoever read the output has gone.
+Exit status: 0 done; 1 `cfqa verify` found damage, or `cfqa repair` left some; 2 bad use or bad
+input, with one line on stderr; 130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP; 141 whoever read
+the output has gone.
 """
 
 from __future__ import annotations
