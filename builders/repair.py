@@ -19,6 +19,7 @@ from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.repair_plan import check_same, plan_steps
 from cfqa_data.builders.repair_work import Scratch, link
 from cfqa_data.disk import clear_disk_errors
+from cfqa_data.errors import BuildError
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import read_manifest
 from cfqa_data.paths import real_path
@@ -88,6 +89,7 @@ def repair(
     """
     folder, progress = real_path(root), progress or Silent()
     read_manifest(folder)
+    _check_ours(folder)
     if dry_run:
         found = verify(folder, progress=progress)
         damaged = {fault.path for fault in found.faults}
@@ -103,6 +105,18 @@ def repair(
         )
     with clear_disk_errors("repairing"), locked(folder):
         return _repair(folder, workers, accept_versions, progress)
+
+
+def _check_ours(root: Path) -> None:
+    """See that what a repair writes stays in the folder, which may be a stranger's.
+
+    Raises:
+        BuildError: a link or something else is where a repair has its own folders.
+    """
+    for name in (".build", ".repair", WORK, ASIDE):
+        path = root / name
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise BuildError(f"{path} is a link or no folder, and no repair made it: remove it")
 
 
 def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress) -> Repaired:

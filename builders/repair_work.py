@@ -48,7 +48,7 @@ def link(source: Path, target: Path) -> None:
     """Give a file a second name; where the file system cannot, copy it."""
     target.unlink(missing_ok=True)
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # of a link, what it leads to
     except OSError:
         shutil.copyfile(source, target)
 
@@ -74,7 +74,8 @@ class Scratch:
     def prepare(self) -> None:
         """Make the folder, or see that what a repair that was killed left is still right."""
         path, text = self.layout.work / PLAN, self.steps.plan.to_json()
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        links = any(inside.is_symlink() for inside in self.layout.root.rglob("*"))
+        if links or not path.is_file() or path.read_text(encoding="utf-8") != text:
             shutil.rmtree(self.layout.root, ignore_errors=True)
         remove_partials(self.layout.root)
         write_text(path, text)

@@ -195,3 +195,33 @@ def test_a_damaged_manifest_cannot_be_repaired(folder: Path) -> None:
     (folder / "manifest.json").unlink()
     with pytest.raises(FormatError, match="not a CFQA dataset folder"):
         repair(folder)
+
+
+@pytest.mark.parametrize("name", [".repair", ".repair/work", ".repair/aside", ".build"])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_nothing_is_done_through_a_link(name: str, damaged: bool, folder: Path) -> None:
+    outside = folder.parent / "outside"
+    (outside / "work").mkdir(parents=True)
+    (outside / "work" / "mine.partial").write_text("mine")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to(outside)
+    if damaged:
+        flip(folder / KINDS["codes"])
+    before = tree(outside), tree(folder)
+    with pytest.raises(BuildError, match="remove it"):
+        repair(folder, workers=1)
+    assert (tree(outside), tree(folder)) == before
+
+
+def test_a_folder_of_links_into_a_cache_is_repaired(folder: Path) -> None:
+    blobs = folder / ".cache" / "blobs"
+    blobs.mkdir(parents=True)
+    for number, name in enumerate(sorted(read_manifest(folder).files)):
+        path = folder / name
+        path.rename(blobs / str(number))
+        path.symlink_to(os.path.relpath(blobs / str(number), path.parent))
+    name = "compressed/dpt/x265.zarr/c/0/0/0/0/0/0"
+    (folder / name).unlink()
+    told = repair(folder, workers=1)
+    assert (told.repaired, told.failed) == ((name,), ())
+    assert verify(folder).damage == ()
