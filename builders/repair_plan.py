@@ -187,6 +187,7 @@ def check_same(
             then, now = manifest.versions.get(name, "absent"), found.get(name, "absent")
             if then != now and not (then == "absent" and not was_built(manifest)):
                 different.append(f"{name} was {then}, is {now}")
+    only_versions = len(different)
     for uri in sorted(_weights(manifest, steps)):
         try:
             same = hash_file(resolve(uri)) == manifest.weights.get(uri)
@@ -196,9 +197,11 @@ def check_same(
             different.append(str(error))
     if different:
         more = f" (and {len(different) - 5} more)" if len(different) > 5 else ""
+        accept = "try --accept-versions, " if len(different) == only_versions else ""
         raise BuildError(
             f"{root}: cannot be repaired with what is installed here: "
-            f"{'; '.join(different[:5])}{more}; install what its manifest names, or {FETCH}"
+            f"{'; '.join(different[:5])}{more}; "
+            f"install what its manifest names, {accept}or {FETCH}"
         )
 
 

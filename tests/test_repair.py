@@ -109,6 +109,7 @@ def test_other_versions_are_refused_before_anything_is_touched(folder: Path, bui
             repair(folder, dry_run=dry_run)
         assert f"numpy was 1.0, is {versions['numpy']}" in str(caught.value)
         assert "x265 encoder was libx265 1" in str(caught.value)
+        assert "--accept-versions" in str(caught.value)
         assert tree(folder) == before
     told = repair(folder, workers=1, accept_versions=True)
     assert told.repaired == (KINDS["bitstreams"],)
@@ -129,8 +130,9 @@ def test_other_weights_are_refused(folder: Path) -> None:
     edit_manifest(folder, weights=weights | {head: "0" * 64})
     flip(folder / KINDS["truth"])
     before = tree(folder)
-    with pytest.raises(BuildError, match=r"seg\.safetensors is another file"):
+    with pytest.raises(BuildError, match=r"seg\.safetensors is another file") as caught:
         repair(folder, accept_versions=True)
+    assert "--accept-versions" not in str(caught.value)
     assert tree(folder) == before
 
 
