@@ -8,6 +8,7 @@ has the manifest's bytes, by a rename; so a repair that was killed is simply run
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from contextlib import suppress
@@ -104,6 +105,7 @@ def repair(
             failed=steps.impossible,
         )
     with clear_disk_errors("repairing"), locked(folder):
+        _check_ours(folder)
         return _repair(folder, workers, accept_versions, progress)
 
 
@@ -115,7 +117,7 @@ def _check_ours(root: Path) -> None:
     """
     for name in (".build", ".repair", WORK, ASIDE):
         path = root / name
-        if path.is_symlink() or (path.exists() and not path.is_dir()):
+        if _in_the_way(path):
             raise BuildError(f"{path} is a link or no folder, and no repair made it: remove it")
 
 
@@ -134,17 +136,24 @@ def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress)
         found = verify(root, progress=progress)
         _check(found, accept_versions)
     damaged = frozenset(fault.path for fault in found.faults)
+    if not damaged:
+        _tidy(root)
+        return Repaired(root, first, (), tuple(aside), ())
     steps = plan_steps(found.manifest, set(damaged))
     scratch = Scratch(root, found.manifest, steps, damaged, Layout(root / WORK))
     scratch.prepare()
     done: set[str] = set()
     failed = {fault.path: fault.what for fault in steps.impossible}
 
+    def lost(name: str) -> str:
+        why = scratch.reasons.get(name, "what it is made from is damaged")
+        return f"could not be made again: {why}"
+
     def put(name: str) -> None:
         if name not in damaged or name in done:
             return
         if not (scratch.layout.root / name).is_file():
-            failed[name] = "could not be made again: what it is made from is damaged"
+            failed[name] = lost(name)
         elif not scratch.right(name):
             failed[name] = "made again, it has other bytes; fetch the dataset again"
         else:
@@ -162,7 +171,7 @@ def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress)
         for name in scratch.write_cards():
             put(name)
     for name in sorted(damaged - done - failed.keys()):
-        failed[name] = "could not be made again: what it is made from is damaged"
+        failed[name] = lost(name)
     shutil.rmtree(root / WORK)
     _tidy(root)
     return Repaired(
@@ -183,12 +192,16 @@ def _check(found: Verified, accept_versions: bool) -> None:
         check_same(found.root, found.manifest, steps, damaged, versions=versions)
 
 
+def _in_the_way(path: Path) -> bool:
+    """Whether a folder is wanted where there is something else, or a link that leads elsewhere."""
+    return path.is_symlink() or (path.exists() and not path.is_dir())
+
+
 def _put(root: Path, name: str, made: Path) -> None:
     """Put a file into its place in the dataset, whatever stands there or on the way."""
     parts = Path(name).parts
     for count in range(1, len(parts)):
-        step = root.joinpath(*parts[:count])
-        if step.is_symlink() or (step.exists() and not step.is_dir()):
+        if _in_the_way(root.joinpath(*parts[:count])):
             _put_aside(root, "/".join(parts[:count]))
     target = root / name
     if target.is_dir() and not target.is_symlink():
@@ -199,11 +212,13 @@ def _put(root: Path, name: str, made: Path) -> None:
 
 def _put_aside(root: Path, name: str) -> None:
     """Move a file, link or folder of the dataset's folder to where it is in nobody's way."""
-    target = root / ASIDE / name
-    number = 0
-    while os.path.lexists(target):
-        number += 1
-        target = root / ASIDE / f"{name}.{number}"
+    parts = Path(name).parts
+    for number in itertools.count():
+        below = root / ASIDE / str(number or "")
+        steps = [below.joinpath(*parts[:count]) for count in range(len(parts))]
+        target = below / name
+        if not os.path.lexists(target) and not any(map(_in_the_way, steps)):
+            break
     make_folder(target.parent)
     os.rename(root / name, target)
     with suppress(OSError):  # the folders that it leaves empty

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from cfqa_data.builders.release import RELEASED
 from cfqa_data.builders.repair_plan import Steps, made_by
 from cfqa_data.card import BUILT, write_card
 from cfqa_data.codes import create_codes_array, find_centres, write_codes
-from cfqa_data.errors import FormatError
+from cfqa_data.errors import CfqaError, DiskError, FormatError
 from cfqa_data.folder import Folder
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest, hash_file
@@ -63,6 +64,7 @@ class Scratch:
         steps: what is to be done.
         damaged: the damaged files that the manifest lists.
         layout: of the scratch folder.
+        reasons: file that cannot be made again -> why.
     """
 
     root: Path
@@ -70,6 +72,7 @@ class Scratch:
     steps: Steps
     damaged: frozenset[str]
     layout: Layout
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def prepare(self) -> None:
         """Make the folder, or see that what a repair that was killed left is still right."""
@@ -130,9 +133,13 @@ class Scratch:
         )
 
     def run(self, workers: int, progress: Progress) -> Iterator[str]:
-        """Run the items, join the tables; yield each file that was made again."""
+        """Run the items, join the tables; yield each file that was made again.
+
+        What cannot be made is noted, and does not keep the rest from it; but for a full disk.
+        """
         plan, tools = self.steps.plan, Tools(self.steps.plan, self.layout)
-        with make_runner(workers, None) as runner:
+        every = [item for stage in STAGES for item in self.steps.items[stage]]
+        with make_runner(workers if not all(map(self._done, every)) else 0, None) as runner:
             for stage in STAGES:
                 items = self.steps.items[stage]
                 todo = [item for item in items if not self._done(item)]
@@ -146,17 +153,33 @@ class Scratch:
                 for item in items:
                     if item not in todo:
                         yield from made_by(plan, item)
-                for item in runner.run(self.layout.root, plan.digest(), todo):
-                    yield from made_by(plan, item)
-                    progress.advance(plan.size(item))
-                progress.finish()
+                left = {name for item in todo for name in made_by(plan, item)}
+                with self._noting(left):
+                    for item in runner.run(self.layout.root, plan.digest(), todo):
+                        left.difference_update(made_by(plan, item))
+                        yield from made_by(plan, item)
+                        progress.advance(plan.size(item))
+                    progress.finish()
         for task in self.steps.tables:
             path = self.layout.labels(task)
-            write_table(path, label_table(tools, task))
-            yield self.layout.relative(path)
+            with self._noting({self.layout.relative(path)}):
+                write_table(path, label_table(tools, task))
+                yield self.layout.relative(path)
         if self.steps.originals:
-            write_table(self.layout.originals_table, originals_table(tools))
-            yield self.layout.relative(self.layout.originals_table)
+            name = self.layout.relative(self.layout.originals_table)
+            with self._noting({name}):
+                write_table(self.layout.originals_table, originals_table(tools))
+                yield name
+
+    @contextmanager
+    def _noting(self, names: Set[str]) -> Iterator[None]:
+        """Note why files cannot be made again."""
+        try:
+            yield
+        except DiskError:
+            raise
+        except CfqaError as error:
+            self.reasons.update(dict.fromkeys(names, str(error)))
 
     def _done(self, item: Item) -> bool:
         files = self.damaged & set(made_by(self.steps.plan, item))
@@ -214,7 +237,9 @@ class Scratch:
             make_folder(path)
             link(Layout(self.root).compressed(task, codec) / "zarr.json", path / "zarr.json")
         progress.start("decode", len(jobs), "sources")
-        for name in each(_decoder, (self.root, self.layout), jobs, workers):
+        for name, why in each(_decoder, (self.root, self.layout), jobs, workers):
+            if why:
+                self.reasons[name] = why
             yield name
             progress.advance()
         progress.finish()
@@ -242,19 +267,21 @@ class Scratch:
             yield self.layout.relative(self.layout.card)
 
 
-def _decoder(root: Path, layout: Layout) -> Callable[[tuple[str, str, int]], str]:
+def _decoder(root: Path, layout: Layout) -> Callable[[tuple[str, str, int]], tuple[str, str]]:
     folder = Folder(root)
 
-    def decode(job: tuple[str, str, int]) -> str:
-        """Write a source's shard and return its name; nothing is there if it has no bitstreams."""
+    def decode(job: tuple[str, str, int]) -> tuple[str, str]:
+        """Write a source's shard; return its name, and why it could not be written."""
         task, codec, position = job
         source = folder.manifest.tasks[task].sources[position]
         path = layout.compressed(task, codec)
+        shard = path / f"c/{position}/0/0/0/0/0"
         try:
             levels = [folder.decoded(source, codec, level).indices for level in range(LEVELS)]
             write_codes(path, position, np.stack(levels))
-        except FormatError:  # a bitstream that could not be made again either
-            (path / f"c/{position}/0/0/0/0/0").unlink(missing_ok=True)
-        return layout.relative(path / f"c/{position}/0/0/0/0/0")
+        except FormatError as error:
+            shard.unlink(missing_ok=True)
+            return layout.relative(shard), str(error)
+        return layout.relative(shard), ""
 
     return decode

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from damaged import DAMAGES, KINDS, build_toy, cut, edit_manifest, flip
+from pipeline_dies import refuse
 from pipeline_toy import tree
 
 from cfqa_data.builders import repair_work
+from cfqa_data.builders.pipeline import work
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.repair import repair
 from cfqa_data.errors import BuildError, FormatError
@@ -227,3 +229,40 @@ def test_a_folder_of_links_into_a_cache_is_repaired(folder: Path) -> None:
     told = repair(folder, workers=1)
     assert (told.repaired, told.failed) == ((name,), ())
     assert verify(folder).damage == ()
+
+
+def test_what_cannot_be_made_does_not_keep_the_rest_from_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(work._STAGES, "extract", refuse)
+    flip(folder / KINDS["originals"])
+    flip(folder / KINDS["codes"])
+    told = repair(folder, workers=1)
+    assert told.repaired == (KINDS["codes"],)
+    (fault,) = told.failed
+    assert fault.path == KINDS["originals"]
+    assert "could not be made again: extract " in fault.what
+    assert "nothing doing" in fault.what
+    assert [left.path for left in verify(folder).damage] == [KINDS["originals"]]
+
+
+def test_what_is_put_aside_finds_a_place(folder: Path) -> None:
+    (folder / "notes").write_text("first")
+    repair(folder, workers=1)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a").write_text("second")
+    assert repair(folder, workers=1).aside == ("notes/a",)
+    aside = folder / ".repair" / "aside"
+    assert (aside / "notes").read_text() == "first"
+    assert (aside / "1" / "notes" / "a").read_text() == "second"
+
+
+def test_nothing_leaves_through_a_link_that_was_put_aside(folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (folder / "notes").symlink_to(outside)
+    repair(folder, workers=1)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a").write_text("mine")
+    repair(folder, workers=1)
+    assert list(outside.iterdir()) == []
