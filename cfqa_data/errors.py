@@ -13,6 +13,7 @@ __all__ = [
     "CodecError",
     "DiskError",
     "FormatError",
+    "FormatVersionError",
     "HubError",
     "MetricError",
     "MissingDependencyError",
@@ -44,6 +45,10 @@ class RecipeError(CfqaError):
 
 class FormatError(CfqaError):
     """A dataset folder, or a file in it, is not what its format says it should be."""
+
+
+class FormatVersionError(FormatError):
+    """A dataset folder is of a version of the format that this package does not read."""
 
 
 class HubError(CfqaError):

@@ -110,9 +110,7 @@ class Folder:
 
     def has_codes(self, task: str, codec: str) -> bool:
         """Return whether the codes of a ladder are stored; their array's head is read."""
-        if (task, codec) not in self._codes:
-            self._codes[task, codec] = self._open_codes(task, codec)
-        return self._codes[task, codec] is not None
+        return self._array(task, codec) is not None
 
     def compressed(
         self,
@@ -139,7 +137,7 @@ class Folder:
         task, level = self._check(source_id, codec, level)
         shape = self.manifest.tasks[task].shape
         part = Selection.of(shape, views, layers, tokens)
-        codes = self._codes[task, codec] if self.has_codes(task, codec) else None
+        codes = self._array(task, codec)
         if codes is not None:
             return codes.read_codes(self._place(source_id)[1], level, part)
         return self.decoded(source_id, codec, level, part)
@@ -205,6 +203,11 @@ class Folder:
             self._tensors[stem] = TensorSet(self.files, stem, sharded=sharded)
         likely = self._place(source_id)[1] // self.manifest.recipe.group_size
         return self._tensors[stem].read(key, part, likely=likely)
+
+    def _array(self, task: str, codec: str) -> CodesReader | None:
+        if (task, codec) not in self._codes:
+            self._codes[task, codec] = self._open_codes(task, codec)
+        return self._codes[task, codec]
 
     def _open_codes(self, task: str, codec: str) -> CodesReader | None:
         name = LAYOUT.compressed(task, codec).as_posix()

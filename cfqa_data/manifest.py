@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cfqa_data.errors import FormatError, RecipeError
+from cfqa_data.errors import FormatError, FormatVersionError, RecipeError
 from cfqa_data.layout import Layout, of_tools
 from cfqa_data.limits import LARGEST_FEATURE, LARGEST_JSON, LONGEST_ID, parse_json, read_limited
 from cfqa_data.recipe import Recipe
@@ -105,17 +105,18 @@ class Manifest:
         """Return the manifest that :meth:`to_dict` describes.
 
         Raises:
-            FormatError: it is of another format version, or a part is not what it must be.
+            FormatVersionError: it is of another version of the format.
+            FormatError: a part is not what it must be.
         """
         _require(isinstance(data, dict), "is not a table")
         assert isinstance(data, dict)
         version = data.get("format")
         newer = isinstance(version, int) and version > FORMAT_VERSION
         remedy = "update cfqa-data" if newer else "build or fetch the dataset again"
-        _require(
-            version == FORMAT_VERSION,
-            f"format version {version!r}, this cfqa-data reads {FORMAT_VERSION}; {remedy}",
-        )
+        if version != FORMAT_VERSION:
+            raise FormatVersionError(
+                f"format version {version!r}, this cfqa-data reads {FORMAT_VERSION}; {remedy}"
+            )
         _require(isinstance(data.get("name"), str), "the name is not a text")
         _require(data.get("tier") in TIERS, f"the tier is not one of {', '.join(TIERS)}")
         try:
@@ -201,7 +202,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     try:
         return Manifest.from_dict(facts)
     except FormatError as error:
-        raise FormatError(f"{where}: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
 
 
 def hash_file(path: Path) -> str:

@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cfqa_data.cli.shared import Folder, Json, Untrusted, print_json, resumable
-from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.cli.shared import (
+    Folder,
+    Json,
+    Untrusted,
+    Workers,
+    cores,
+    print_json,
+    resumable,
+)
+from cfqa_data.errors import CfqaError, FormatError, FormatVersionError
 from cfqa_data.text import printable, size_text
 
 if TYPE_CHECKING:
-    from cfqa_data.verify import Fault, Verified
+    from cfqa_data.verify import Fault
 
 __all__ = ["repair", "verify"]
-
-Workers = Annotated[
-    int | None,
-    typer.Option("--workers", "-j", min=1, help="Processes. Default: one per core, up to 8."),
-]
 
 
 def verify(
@@ -43,7 +46,7 @@ def verify(
     from cfqa_data.terminal import show_progress
     from cfqa_data.verify import verify as run_verify
 
-    workers = workers or _cores()
+    workers = workers or cores()
     found, damage = None, list[Any]()
     told: dict[str, Any] = {"path": str(folder)}
     with show_progress() as progress:
@@ -57,19 +60,28 @@ def verify(
             bad = {fault.path for fault in found.faults}
             damage += inconsistencies(folder, found.manifest, bad)
             if deep:
-                options = {"sample": sample, "seed": seed, "workers": workers}
+                from cfqa_data.builders.deep import look_into
+
                 bad = {fault.path for fault in damage}
                 try:
-                    looked = _look(folder, found, bad, options | {"untrusted": untrusted}, progress)
+                    looked = look_into(
+                        folder,
+                        found.manifest,
+                        bad,
+                        sample=sample,
+                        seed=seed,
+                        workers=workers,
+                        untrusted=untrusted,
+                        progress=progress,
+                    )
                     damage += [fault for fault in looked.faults if fault not in damage]
                     told |= {"decoded": looked.decoded, "compared": looked.compared}
                     told |= {"labelled": looked.labelled, "not_checked": list(looked.notes)}
                 except CfqaError as error:
                     if not damage:
                         raise
-                    told["not_checked"] = [
-                        f"--deep: {error}"
-                    ]  # what was found is told all the same
+                    # What was found is told all the same.
+                    told["not_checked"] = [f"--deep: {error}"]
             told["foreign"] = list(found.foreign)
     if as_json:
         print_json(told | {"damage": [{"path": f.path, "what": f.what} for f in damage]})
@@ -85,17 +97,9 @@ def _damaged_manifest(folder: Path, error: FormatError) -> Fault:
     from cfqa_data.verify import Fault
 
     path = Layout(folder).manifest
-    if not os.path.lexists(path) or "this cfqa-data reads" in str(error):
+    if not os.path.lexists(path) or isinstance(error, FormatVersionError):
         raise error
     return Fault(path.name, str(error).removeprefix(f"{path}: "))
-
-
-def _look(
-    folder: Path, found: Verified, damaged: set[str], options: dict[str, Any], progress: Any
-) -> Any:
-    from cfqa_data.builders.deep import look_into
-
-    return look_into(folder, found.manifest, damaged, progress=progress, **options)
 
 
 def _tell(folder: Path, told: dict[str, Any], damage: list[Fault]) -> None:
@@ -144,7 +148,7 @@ def repair(
     with resumable(kept), show_progress() as progress:
         repaired = run_repair(
             folder,
-            workers=workers or _cores(),
+            workers=workers or cores(),
             accept_versions=accept_versions,
             dry_run=dry_run,
             progress=progress,
@@ -162,10 +166,3 @@ def repair(
             print(f"{folder}: no file is damaged")
     if repaired.failed:
         raise typer.Exit(1)
-
-
-def _cores() -> int:
-    """Return how many cores this process may use, up to 8."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(8, len(os.sched_getaffinity(0)))
-    return min(8, os.cpu_count() or 1)

@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from cfqa_data.cli.shared import (
+    DataRoot,
     Json,
     Tier,
-    folder_there,
+    Workers,
+    cores,
     local_path,
     plain_file,
     print_json,
@@ -54,24 +56,14 @@ def build(
         Path | None,
         typer.Option("--out", "-o", parser=local_path, metavar="DIR", help="Folder to make."),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", "-j", min=1, help="Processes. Default: one per core, up to 8."),
-    ] = None,
+    workers: Workers = None,
     tier: Annotated[
         Tier, typer.Option(help="light leaves out what bitstreams decode to.")
     ] = Tier.full,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler to run on instead.")
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            parser=folder_there,
-            metavar="DIR",
-            help="Where root:// is: images and weights of a recipe.",
-        ),
-    ] = None,
+    root: DataRoot = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Check everything, tell what it takes, build nothing.")
     ] = False,
@@ -112,7 +104,7 @@ def build(
         folder = run_build(
             recipe,
             out,
-            workers=workers or min(8, _cores()),
+            workers=workers or cores(),
             tier=tier.value,
             scheduler=scheduler,
             accept_versions=accept_versions,
@@ -158,14 +150,7 @@ def import_release(
     recipe: Annotated[
         str, typer.Option(metavar="RECIPE", help="Ranges, and what to score with.")
     ] = "paper",
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            parser=folder_there,
-            metavar="DIR",
-            help="Where root:// is: images and weights of the recipe.",
-        ),
-    ] = None,
+    root: DataRoot = None,
     accept_versions: AcceptVersions = False,
     as_json: Json = False,
 ) -> None:
@@ -191,10 +176,3 @@ def import_release(
         print_json(summary)
     else:
         print(imported_text(summary, out))
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

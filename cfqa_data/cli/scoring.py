@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cfqa_data.cli.shared import AnyDataset, Json, Untrusted, local_path, print_json, resumable
+from cfqa_data.cli.shared import (
+    AnyDataset,
+    Codecs,
+    Json,
+    Task,
+    Untrusted,
+    local_path,
+    print_json,
+    resumable,
+)
 from cfqa_data.errors import CfqaError, MetricError
 
 if TYPE_CHECKING:
@@ -57,13 +66,8 @@ def evaluate(
             "Default: mse, cosine and cka.",
         ),
     ] = None,
-    task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="Only this task: cls, seg or dpt.")
-    ] = None,
-    codec: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CODEC", help="Only this codec; repeat it for several."),
-    ] = None,
+    task: Task = None,
+    codec: Codecs = None,
     fold: Annotated[
         int | None, typer.Option(metavar="K", help="Only the sources of this fold, 0 to 4.")
     ] = None,

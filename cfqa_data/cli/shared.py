@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,16 @@ from cfqa_data.cli.process import say
 
 __all__ = [
     "AnyDataset",
+    "Codecs",
+    "DataRoot",
     "Folder",
     "Json",
+    "Task",
     "Tier",
     "Untrusted",
+    "Workers",
     "app",
+    "cores",
     "folder_there",
     "interrupted",
     "local_path",
@@ -81,6 +87,33 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", parser=local_path, help="
 AnyDataset = Annotated[
     str, typer.Argument(metavar="DIR", help="A dataset folder, or org/name on the Hub.")
 ]
+
+
+Task = Annotated[str | None, typer.Option(metavar="TASK", help="Only this task: cls, seg or dpt.")]
+Codecs = Annotated[
+    list[str] | None,
+    typer.Option("--codec", metavar="CODEC", help="Only this codec; repeat it for several."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", "-j", min=1, help="Processes. Default: one per core, up to 8."),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        parser=folder_there,
+        metavar="DIR",
+        help="Where root:// is: images and weights of a recipe.",
+    ),
+]
+
+
+def cores() -> int:
+    """Return how many cores this process may use, up to 8: the default of `--workers`."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(8, len(os.sched_getaffinity(0)))
+    return min(8, os.cpu_count() or 1)
 
 
 def _print_version(asked: bool) -> None:

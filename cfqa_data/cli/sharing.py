@@ -11,8 +11,10 @@ import typer
 
 from cfqa_data.cli.shared import (
     AnyDataset,
+    Codecs,
     Folder,
     Json,
+    Task,
     Tier,
     Untrusted,
     local_path,
@@ -45,13 +47,8 @@ def export(
         ),
     ],
     format: Annotated[ExportFormat, typer.Option(help="Of the files to write.")],
-    task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="Only this task: cls, seg or dpt.")
-    ] = None,
-    codec: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CODEC", help="Only this codec; repeat it for several."),
-    ] = None,
+    task: Task = None,
+    codec: Codecs = None,
     level: Annotated[
         list[int] | None,
         typer.Option(metavar="LEVEL", help="Only this level; repeat it for several."),
