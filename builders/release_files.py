@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from cfqa_data.errors import BuildError
+from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.eval.log_files import level_of
+from cfqa_data.invariants import check_source_ids
 from cfqa_data.paths import real_path
 from cfqa_data.tasks import CODEC_PARAMETERS, LEVELS, TASKS
 
@@ -110,6 +111,17 @@ class Release:
         for task in [name for name in self.originals if not self.codecs(name)]:
             for path in self.originals.pop(task).values():
                 self.leave_out(path, f"no codec of {task} is complete")
+
+    def check_ids(self) -> None:
+        """See that no two originals have the same name, of whichever tasks they are.
+
+        Raises:
+            BuildError: they have; the name and its tasks are told.
+        """
+        try:
+            check_source_ids({task: list(files) for task, files in self.originals.items()})
+        except FormatError as error:
+            raise BuildError(f"{self.root / 'org_feat'}: {error}") from None
 
     def codecs(self, task: str) -> list[str]:
         """Return the codecs that a task has ladders of."""

@@ -57,6 +57,8 @@ class Task:
         loss_name: a continuous loss kept beside the score; smaller is always better.
         views: N, crops or windows of one source.
         layers: C, block outputs kept per view.
+        truth_dtype: NumPy's name of the type of what a source is scored against.
+        truth_axes: how many axes that has.
         noticeable: smallest difference of two distortions that counts when versions of a source
             are told apart, in units of the score.
         noticeable_loss: the same of two losses.
@@ -70,6 +72,8 @@ class Task:
     loss_name: str
     views: int
     layers: int
+    truth_dtype: str
+    truth_axes: int
     noticeable: float
     noticeable_loss: float
 
@@ -96,6 +100,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 loss_name="negative log-likelihood",
                 views=1,
                 layers=1,
+                truth_dtype="int64",
+                truth_axes=0,
                 noticeable=1.0,
                 noticeable_loss=0.5,
             ),
@@ -108,6 +114,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 loss_name="cross-entropy",
                 views=2,
                 layers=1,
+                truth_dtype="uint8",
+                truth_axes=2,
                 noticeable=0.02,
                 noticeable_loss=0.1,
             ),
@@ -120,6 +128,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 loss_name="absolute relative error",
                 views=2,
                 layers=4,
+                truth_dtype="uint16",
+                truth_axes=2,
                 noticeable=0.05,
                 noticeable_loss=0.02,
             ),

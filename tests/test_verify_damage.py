@@ -143,7 +143,7 @@ def test_rows_that_changed_places_are_found(folder: Path) -> None:
         ("README.md", lambda p: p.write_text(p.read_text().replace("60", "61")), "says "),
         ("truth/seg.safetensors", lambda p: _rename_key(p), "holds 'other'"),
         ("bitstreams/cls-x265-00001-of-00002.safetensors", lambda p: _rename_key(p), "holds"),
-        ("originals/cls-00001-of-00002.safetensors", lambda p: _rename_key(p), "has no"),
+        ("originals/cls-00001-of-00002.safetensors", lambda p: _rename_key(p), "lacks"),
         ("compressed/cls/x265.zarr/zarr.json", lambda p: _other_range(p), "not the recipe's"),
         ("originals/cls-00001-of-00002.safetensors", lambda p: p.write_text("x"), "safetensors"),
         ("labels/seg.parquet", lambda p: p.write_text("x"), "not a Parquet table"),
