@@ -229,6 +229,44 @@ def test_what_is_missing_or_damaged_is_named(
         cfqa_data.load(copy, "cls")[0]
 
 
+def _convert(name: str, dtype: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        from safetensors.numpy import load_file, save_file
+
+        save_file({k: t.astype(dtype) for k, t in load_file(root / name).items()}, root / name)
+
+    return change
+
+
+def _other_range(root: Path) -> None:
+    path = root / "compressed/cls/x265.zarr/zarr.json"
+    path.write_text(path.read_text().replace("8.0", "7.0"))
+
+
+@pytest.mark.parametrize(
+    ("change", "read", "message"),
+    [
+        (
+            _convert("truth/cls.safetensors", "i4"),
+            lambda d: d.truth("cls-001"),
+            "truth/cls: 'cls-001' is int32 of 0 axes; a truth of cls is int64 of 0",
+        ),
+        (
+            _convert("bitstreams/cls-x265-00000-of-00002.safetensors", "i2"),
+            lambda d: d.bitstream("cls-001", "x265", 3),
+            "bitstreams/cls-x265: 'cls-001/3' is int16 of 1 axes, not a row of bytes",
+        ),
+        (_other_range, lambda d: d[0], "x265.zarr/zarr.json: its quantiser is not the recipe's"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(
+    copy: Path, change: Callable[[Path], None], read: Callable[[Any], object], message: str
+) -> None:
+    change(copy)
+    with pytest.raises(FormatError, match=message):
+        read(cfqa_data.load(copy, "cls"))
+
+
 def test_an_array_of_other_sources_is_refused(copy: Path) -> None:
     shutil.rmtree(copy / "compressed/cls/x265.zarr")
     other = write_mock_dataset(copy.parent / "other", sources=2)
@@ -323,6 +361,12 @@ def _put(column: str, values: Callable[[list[Any]], list[Any]]) -> Callable[[pa.
         (_put("task", lambda v: [*v[:-1], "seg"]), "row 119: unknown task 'seg'.* known: cls;"),
         (_put("source_id", lambda v: ["cls-9", *v[1:]]), "row 0: unknown source_id 'cls-9'"),
         (_put("source_id", lambda v: [None] * len(v)), "source_id is null in row 0;"),
+        (
+            _put("fold", lambda v: [*v[:50], 3, *v[51:]]),
+            "fold of cls-002 by vvenc at level 0 is 3, not its source's position modulo 5;",
+        ),
+        (_put("index", lambda v: [2, *v[1:]]), "index of cls-000 by x265 at level 0 is 2, not its"),
+        (_put("array", lambda v: v[::-1]), "array of cls-000 by x265 at level 0 is .* not the arr"),
         (_put("codec", lambda v: [*v[:7], None, *v[8:]]), "codec is null in row 7;"),
         (_put("distortion", lambda v: [*v[:-1], None]), "distortion is null in row 119;"),
     ],
