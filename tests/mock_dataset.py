@@ -118,6 +118,7 @@ def write_mock_dataset(
         for ladder in recipe.tasks[name].ladders.values():
             harmful = float((name, ladder.codec) not in weak)
             rows += _compress(layout, task, ladder, ids, features, groups, tier, rng, harmful)
+        rows.sort(key=lambda row: row["index"])  # by source, then codec and level
         tables.append(pa.Table.from_pylist(rows, schema=label_schema()))
         write_table(layout.labels(name), tables[-1])
     write_table(layout.originals_table, pa.Table.from_pylist(originals, schema=originals_schema()))

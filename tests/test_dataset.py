@@ -342,7 +342,7 @@ def _put(column: str, values: Callable[[list[Any]], list[Any]]) -> Callable[[pa.
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.slice(0, 17), "lacks 103 of 120 rows, first .*cls-000, codec vvenc, level 0;"),
+        (lambda t: t.slice(0, 17), "lacks 103 of 120 rows, first .*cls-000, codec vvenc, level 7;"),
         (lambda t: t.slice(0, 0), "lacks 120 of 120 rows, first .*cls-000, codec x265, level 0;"),
         (
             lambda t: t.filter(pc.not_equal(t["codec"], "vvenc")),
@@ -363,7 +363,7 @@ def _put(column: str, values: Callable[[list[Any]], list[Any]]) -> Callable[[pa.
         (_put("source_id", lambda v: [None] * len(v)), "source_id is null in row 0;"),
         (
             _put("fold", lambda v: [*v[:50], 3, *v[51:]]),
-            "fold of cls-002 by vvenc at level 0 is 3, not its source's position modulo 5;",
+            "fold of cls-001 by vvenc at level 0 is 3, not its source's position modulo 5;",
         ),
         (_put("index", lambda v: [2, *v[1:]]), "index of cls-000 by x265 at level 0 is 2, not its"),
         (_put("array", lambda v: v[::-1]), "array of cls-000 by x265 at level 0 is .* not the arr"),
