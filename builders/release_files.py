@@ -24,6 +24,7 @@ from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.eval.log_files import level_of
 from cfqa_data.invariants import check_source_ids
 from cfqa_data.paths import real_path
+from cfqa_data.pointers import pointer_at
 from cfqa_data.tasks import CODEC_PARAMETERS, LEVELS, TASKS
 
 __all__ = [
@@ -135,8 +136,8 @@ def scan_release(source: Path | str) -> Release:
         source: the folder `cfqa_dataset`, or the one that holds it.
 
     Raises:
-        BuildError: it is no release, or an original is not a feature of its task; the first
-            such file is named.
+        BuildError: it is no release, Git keeps a file elsewhere, or an original is not a feature of
+            its task; the first such file is named.
     """
     root = real_path(source)
     if (root / "cfqa_dataset").is_dir():
@@ -146,7 +147,10 @@ def scan_release(source: Path | str) -> Release:
     release = Release(root)
     compressed: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(_all_files(root)):
-        match path.relative_to(root).parts:
+        parts = path.relative_to(root).parts
+        if parts[0] in ("org_feat", "compressed_feat") and (kind := pointer_at(path)):
+            raise BuildError(f"{path}: {kind}")
+        match parts:
             case _ if not path.is_file():
                 linked = "a link to a folder is not followed: put the folder itself there"
                 release.leave_out(path, linked if path.is_dir() else "no file that can be read")

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.limits import LARGEST_WHOLE, open_plain, read_limited
 from cfqa_data.manifest import Manifest, read_manifest
+from cfqa_data.pointers import pointer_at
 
 __all__ = ["Blob", "Files", "LocalFiles", "open_blob", "open_files"]
 
@@ -130,11 +131,14 @@ class LocalFiles(Files):
         """Return a file's path.
 
         Raises:
-            FormatError: it is a link that leads out of the folder, or is neither file nor folder.
+            FormatError: it is a link that leads out of the folder, is neither file nor folder, or
+                Git keeps it elsewhere.
         """
         path = self.root / name
         if name not in self._known:
             real = Path(os.path.realpath(path))
+            if kind := pointer_at(path):
+                raise FormatError(f"{path}: {kind}")
             if not any(real.is_relative_to(place) for place in self.within):
                 raise FormatError(f"{path}: leads out of the folder; put the file itself there")
             if real.exists() and not (real.is_file() or real.is_dir()):

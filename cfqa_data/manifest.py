@@ -21,6 +21,7 @@ from cfqa_data.errors import FormatError, FormatVersionError, RecipeError
 from cfqa_data.invariants import check_source_ids
 from cfqa_data.layout import Layout, of_tools
 from cfqa_data.limits import LARGEST_FEATURE, LARGEST_JSON, parse_json, read_limited
+from cfqa_data.pointers import pointer
 from cfqa_data.recipe import Recipe
 from cfqa_data.storage import sync_folders, write_text
 from cfqa_data.tasks import TASKS
@@ -200,6 +201,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     Raises:
         FormatError: it is not valid.
     """
+    if kind := pointer(data):
+        raise FormatError(f"{where}: {kind}")
     try:
         facts = parse_json(data)
     except ValueError as error:

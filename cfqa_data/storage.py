@@ -24,6 +24,7 @@ import numpy as np
 
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
 from cfqa_data.limits import MOST_ROWS
+from cfqa_data.pointers import pointer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -229,6 +230,8 @@ def read_table(
 
     try:
         data = Path(path).read_bytes() if data is None else data
+        if kind := pointer(data):
+            raise FormatError(f"{path}: {kind}")
         check_columns(read_schema(data)[0])
         table = read_parquet(data, most_rows)
     except FileNotFoundError:

@@ -23,6 +23,7 @@ from cfqa_data.files import LocalFiles
 from cfqa_data.layout import Layout, of_tools
 from cfqa_data.limits import open_plain
 from cfqa_data.manifest import Manifest, read_manifest
+from cfqa_data.pointers import pointer_at
 from cfqa_data.progress import Progress, Silent
 
 __all__ = ["EXTRA", "Fault", "Verified", "verify"]
@@ -162,13 +163,16 @@ class _Hashing:
             with open_plain(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size != expected["size"]:
-                    return f"has {size} bytes, the manifest says {expected['size']}"
+                    return (
+                        pointer_at(path)
+                        or f"has {size} bytes, the manifest says {expected['size']}"
+                    )
                 if self._hash(file) != expected["sha256"]:
                     return "has other bytes than the manifest's SHA-256 says"
         except (FileNotFoundError, NotADirectoryError):
             return "is a link to nothing" if path.is_symlink() else "missing"
-        except FormatError:
-            return "leads out of the folder, or to something that is no file"
+        except FormatError as error:
+            return str(error).removeprefix(f"{path}: ")
         except OSError as error:
             return f"cannot be read: {error.strerror or error}"
         return ""

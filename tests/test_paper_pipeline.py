@@ -233,7 +233,7 @@ def test_bad_images_stop_a_build_and_their_repair_ends_it(
     depth_image.write_text("version https://git-lfs.github.com/spec/v1\n")
     told = refused()
     assert told.startswith("cfqa: extract dpt group 1: ")
-    assert f"{depth_image}: not a JPEG or PNG image" in told
+    assert f"{depth_image}: a Git LFS pointer; 'git lfs pull' gets the file itself" in told
     extracted = kept()
     assert selected.items() <= extracted.items()
     assert len([name for name in extracted if name.startswith(".build/references/")]) == 5
