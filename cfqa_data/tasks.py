@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from cfqa_data.errors import CfqaError, unknown_name
 
@@ -77,12 +78,12 @@ class Task:
     noticeable: float
     noticeable_loss: float
 
-    def distortion(self, score: float, reference: float) -> float:
+    def distortion(self, score: Any, reference: Any) -> Any:
         """Return the harm done: the score against the uncompressed one, larger is worse.
 
         Args:
-            score: score of the compressed feature.
-            reference: score of its original.
+            score: score of the compressed feature, or an array of several.
+            reference: score of its original, likewise.
         """
         return score - reference if self.score_lower_better else reference - score
 
