@@ -51,7 +51,7 @@ def test_the_lowest_qps_are_different_levels(name: str) -> None:
 
 @pytest.mark.parametrize("name", VIDEO)
 def test_a_qp_does_the_same_damage_at_any_number_of_tokens(name: str) -> None:
-    """VVenC adapts the QP to the picture's height by default: twice the error at 16 times as many."""
+    """VVenC adapts the QP to the picture's height by default: here to twice the error."""
     codec = get_codec(name)
     planes = [feature_plane(rows, 192, peak=1023) for rows in (16, 64, 256)]
     errors = [mse(codec.decode(codec.encode(plane, 20), plane.shape), plane) for plane in planes]
