@@ -71,6 +71,11 @@ class Dataset(Sequence[FeaturePair]):
         return self._folder.manifest
 
     @property
+    def untrusted(self) -> bool:
+        """Whether bitstreams are decoded in child processes that can do nothing else."""
+        return self._folder.untrusted
+
+    @property
     def labels(self) -> pa.Table:
         """One row per compressed feature, as :func:`cfqa_data.schema.label_schema` has it."""
         return self._labels

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 import pickle
 import warnings
@@ -47,11 +48,11 @@ INLINE = "array"
 
 
 def hold(dataset: Dataset) -> str:
-    """Return the name by which cells refer to an open dataset: a digest of it and its options."""
-    handle = zlib.compress(pickle.dumps(dataset[:0]))
-    name = hashlib.sha256(handle).hexdigest()[:16]
-    HANDLES[name] = handle
-    OPEN.setdefault(name, dataset)
+    """Return the name by which cells refer to an open dataset: the same in every process."""
+    what = [dataset.location, dataset.untrusted, dataset.manifest.to_dict()]
+    name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    HANDLES[name] = zlib.compress(pickle.dumps(dataset[:0]))
+    OPEN[name] = dataset
     return name
 
 
@@ -104,19 +105,13 @@ class CfqaArray:
         """
         name, _, key = value.partition("/")
         try:
-            if not key:
-                raise ValueError
-            if name == INLINE:
-                found = _read_inline(key)
-            elif self.array == "original":
-                found = self._dataset(name).original(key)
-            else:
-                source, codec, level = key.rsplit("/", 2)
-                found = getattr(self._dataset(name), self.array)(source, codec, int(level))
+            inline = _read_inline(key) if name == INLINE else None
+            which = () if name == INLINE else _parts(self.array, key)
         except (ValueError, TypeError):
             raise FormatError(
                 f"a cell of CfqaArray({self.array!r}) holds {value[:60]!r}, which names no array"
             ) from None
+        found = getattr(self._dataset(name), self.array)(*which) if which else inline
         if self.format == "numpy" or isinstance(found, bytes):
             return found
         import torch
@@ -154,13 +149,23 @@ class CfqaArray:
         return self._used[name]
 
 
+def _parts(array: str, key: str) -> tuple[Any, ...]:
+    """Return what a key says of an array: its source, or source, codec and level."""
+    if not key:
+        raise ValueError
+    if array == "original":
+        return (key,)
+    source, codec, level = key.rsplit("/", 2)
+    return source, codec, int(level)
+
+
 def _inline(value: Any) -> str:
     """Return a cell that holds an array, or bytes."""
     if isinstance(value, bytes):
         return f"{INLINE}///{base64.b64encode(value).decode()}"
     array = np.ascontiguousarray(value)
     shape = ",".join(map(str, np.shape(value)))
-    return f"{INLINE}/{array.dtype.str}/{shape}/{base64.b64encode(array).decode()}"
+    return f"{INLINE}/{array.dtype.str}/{shape}/{base64.b64encode(array.tobytes()).decode()}"
 
 
 def _read_inline(text: str) -> np.ndarray | bytes:

@@ -457,6 +457,15 @@ def test_arrays_that_a_function_returns_are_kept_where_types_are_inferred(case: 
     assert other[0]["compressed"] is None
 
 
+def test_keys_are_the_same_in_every_process_and_by_folder_and_trust(roots: list[Path]) -> None:
+    opened = cfqa_data.load(roots[0])
+    name = array_feature.hold(opened)
+    assert opened[0].label["level"] == 0  # what has been read does not matter
+    assert array_feature.hold(opened) == name == array_feature.hold(cfqa_data.load(roots[0], "cls"))
+    others = cfqa_data.load(roots[1]), cfqa_data.load(roots[0], untrusted=True)
+    assert len({name, *map(array_feature.hold, others)}) == 3
+
+
 def become_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(array_feature, "HANDLES", {})
     monkeypatch.setattr(array_feature, "OPEN", {})
