@@ -17,6 +17,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -511,6 +512,16 @@ def test_ragged_lists_stay_lists(case: Case) -> None:
 def test_batch_of_a_dataset_compares_arrays_with_texts(case: Case) -> None:
     with pytest.raises(ValueError, match="truth value of an array"):
         case.rows.batch(4)[0]
+
+
+@pytest.mark.parametrize("case", [STREAMED], indirect=True)
+def test_a_mapped_stream_is_concatenated_if_its_types_are_said(case: Case) -> None:
+    with pytest.raises(pa.ArrowInvalid):
+        concatenate_datasets([case.rows.map(mean), case.other.map(mean)])
+    features = Features({**case.rows.features, "mean": Value("float64")})
+    parts = [rows.map(mean, features=features) for rows in (case.rows, case.other)]
+    for row in concatenate_datasets(parts):
+        assert row["mean"] == float(row["original"].mean())
 
 
 def test_the_docs_list_what_is_not_possible_and_what_gives_keys() -> None:
