@@ -46,6 +46,8 @@ def test_length_is_the_number_of_rows_asked_for(folder: Path) -> None:
     assert len(cfqa_data.load(folder, "cls", codec="x265")) == 3 * 10
     assert len(cfqa_data.load(folder, "cls", codec=["x265", "vvenc"], level=range(2))) == 12
     assert len(cfqa_data.load(folder, level=9)) == 3 * 3 * 4
+    assert cfqa_data.load(folder, "seg", fold=np.int8(2)).source_ids == ["seg-002"]
+    assert cfqa_data.load(folder, "cls", fold=range(2)).source_ids == ["cls-000", "cls-001"]
     assert len(cfqa_data.load(folder, codec=[])) == 0
 
 
@@ -77,6 +79,13 @@ def test_indices_and_slices_follow_the_rules_of_sequences(folder: Path) -> None:
     for index in (len(dataset), -len(dataset) - 1):
         with pytest.raises(IndexError):
             dataset[index]
+
+
+@pytest.mark.parametrize("fold", [3, -1, True, "1", 1.0, [0, None]])
+def test_a_fold_that_no_source_is_in_is_told(folder: Path, fold: Any) -> None:
+    wrong = repr(fold[1] if isinstance(fold, list) else fold)
+    with pytest.raises(CfqaError, match=rf"no source is in fold {wrong}: there are 0, 1, 2$"):
+        cfqa_data.load(folder, fold=fold)
 
 
 def test_sources_and_truth(folder: Path) -> None:
