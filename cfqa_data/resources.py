@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from cfqa_data.errors import RecipeError
 from cfqa_data.paths import expanded, is_file, real_path
 
-__all__ = ["ROOT_VARIABLE", "is_uri", "locate", "resolve"]
+__all__ = ["ROOT_VARIABLE", "WEIGHTS_VARIABLE", "is_uri", "locate", "resolve"]
 
 PACKAGE, ROOT = "package://", "root://"
 
@@ -18,6 +18,9 @@ ROOT_VARIABLE = "CFQA_ROOT"
 
 A recipe that names its images and weights by ``root://`` holds for every machine that has them.
 """
+
+WEIGHTS_VARIABLE = "CFQA_WEIGHTS"
+"""Environment variable with a file of weights, or a folder of some, that a dataset may need."""
 
 
 def is_uri(text: str) -> bool:
