@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError
-from cfqa_data.manifest import hash_file
+from cfqa_data.manifest import hash_file, read_manifest
+from cfqa_data.portable import check_portable
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.verify import verify
 
@@ -142,6 +143,7 @@ def plan_publishing(
     for name in (revision, tag):
         if name is not None and not REF.fullmatch(name):
             raise CfqaError(f"{name!r} cannot be the name of a branch or tag")
+    check_portable(root, read_manifest(Path(root)))
     verified = verify(root, workers=workers, progress=progress)
     verified.require()
     edition = make_edition(Path(root), verified.manifest, repo, tier, tag)

@@ -12,6 +12,9 @@ from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.card import BUILT, Terms, write_card
 from cfqa_data.health import health
 from cfqa_data.manifest import Manifest, TaskEntry, write_manifest
+from cfqa_data.portable import portable, portable_names, rename
+from cfqa_data.remembered import remember
+from cfqa_data.resources import locate
 from cfqa_data.schema import label_schema, originals_schema
 from cfqa_data.storage import read_table, remove_partials, write_table
 from cfqa_data.tasks import FOLDS
@@ -41,18 +44,22 @@ def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> Non
         advance()
     write_table(layout.originals_table, originals_table(tools))
     advance()
+    names = portable_names(plan.recipe)
     manifest = Manifest(
         name=plan.recipe.name,
         tier=plan.tier,
-        recipe=plan.recipe,
+        recipe=portable(plan.recipe),
         tasks={task: _entry(tools, task) for task in plan.recipe.tasks},
         versions=plan.versions,
-        weights=plan.weights,
+        weights={rename(name, names): digest for name, digest in plan.weights.items()},
         health=tuple(health(pa.concat_tables(tables))),
     )
     write_card(layout.root, manifest, terms)
     advance()
     write_manifest(layout.root, manifest)
+    for uri in names:
+        if uri in plan.weights:
+            remember(plan.weights[uri], locate(uri))
     advance()
 
 
