@@ -246,8 +246,8 @@ def load_backbone(
 
     Args:
         path_or_state_dict: official ``.pth`` or safetensors file; ``model.safetensors`` of the
-            Hub's `transformers` layout, its index, or the folder of either; or a state dict of any
-            of these.
+            Hub's `transformers` layout, its index, or the folder of either; a training's
+            checkpoint around one; or a state dict of any of these.
         num_heads: attention heads; ``dim / 64`` when None.
 
     Returns:
@@ -261,9 +261,7 @@ def load_backbone(
         state, origin = state_of(path_or_state_dict, "state dict"), "state dict"
     else:
         state, origin = read_tensors(path_or_state_dict), str(path_or_state_dict)
-    naming = recognise(state)
-    if naming.prefix:  # the rest belongs to the model around the backbone
-        state = {name: tensor for name, tensor in state.items() if name.startswith(naming.prefix)}
+    state, naming = recognise(state, origin)
 
     def need(official: str, ndim: int) -> Tensor:
         name = naming(official)[0]

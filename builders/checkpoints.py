@@ -13,15 +13,25 @@ import torch
 from torch import Tensor
 
 from ..errors import BuildError
-from ..limits import LARGEST_JSON, parse_json, read_limited
 from ..pointers import pointer_at
+from ..weights import shard_index, weight_files
 
-__all__ = ["check_tensors", "read_tensors", "state_of", "weight_files"]
+__all__ = [
+    "check_tensors",
+    "load_plain",
+    "read_tensors",
+    "state_of",
+    "weight_files",
+    "without_prefix",
+]
 
-HUB_FILE = "model.safetensors"
-HUB_INDEX = "model.safetensors.index.json"
+#: Under which of its keys a checkpoint has the weights; the first of these counts, again and again.
+NESTED = ("state_dict", "model", "network", "net", "teacher", "student")
+#: Parts of a name that PyTorch adds where it wraps a module: for several devices, or compiled.
+WRAPPERS = frozenset(
+    ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+)
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
-_SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 
 
 def check_tensors(
@@ -59,33 +69,6 @@ def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).split(".")[-1]
 
 
-def weight_files(path: str | Path) -> tuple[Path, ...]:
-    """Files that hold the weights at a path: the path itself, or the Hub's index and its shards.
-
-    Args:
-        path: a file, an index ``*.index.json``, or a folder with ``model.safetensors`` or
-            ``model.safetensors.index.json``.
-
-    Raises:
-        BuildError: there are no weights, or the index is none or leads out of its folder.
-    """
-    path = Path(path)
-    if path.is_dir():
-        found = [path / name for name in (HUB_INDEX, HUB_FILE) if (path / name).is_file()]
-        if not found:
-            raise BuildError(f"{path}: the folder has neither {HUB_FILE} nor {HUB_INDEX}")
-        path = found[0]
-    if not path.is_file():
-        raise BuildError(f"{path}: {pointer_at(path) or 'no such weights file'}")
-    if path.suffix != ".json":
-        return (path,)
-    shards = dict.fromkeys(path.parent / shard for shard in _index(path).values())
-    for shard in shards:
-        if not shard.is_file():
-            raise BuildError(f"{path}: the shard {shard.name} is missing")
-    return (path, *shards)
-
-
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from safetensors, or from a PyTorch checkpoint with weights only.
 
@@ -96,7 +79,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             nor ``.json`` is read as a PyTorch checkpoint.
 
     Returns:
-        Name -> tensor; one level of ``state_dict`` nesting is undone.
+        Name -> tensor, as of `state_of`.
 
     Raises:
         BuildError: the file is missing or is not such a file, or a shard does not hold what its
@@ -104,8 +87,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     first, *shards = weight_files(path)
     if first.suffix != ".json":
-        return _read_file(first)
-    places, tensors = _index(first), {}
+        return state_of(_read_file(first), str(first))
+    places, tensors = shard_index(first), {}
     for shard in shards:
         for name, tensor in _read_file(shard).items():
             if places.get(name) != shard.name:
@@ -114,23 +97,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     for name, shard_name in places.items():
         if name not in tensors:
             raise BuildError(f"{first.parent / shard_name}: tensor '{name}' is missing")
-    return tensors
-
-
-def _index(path: Path) -> dict[str, str]:
-    """Tensor -> name of the shard beside the index that holds it."""
-    try:
-        places = parse_json(read_limited(path, LARGEST_JSON))["weight_map"]
-        shards = set(places.values())
-    except Exception as error:
-        told = pointer_at(path) or "not an index of safetensors shards"
-        raise BuildError(f"{path}: {told}") from error
-    for shard in shards:
-        if not isinstance(shard, str) or not re.fullmatch(
-            r"[\w.-]{1,200}\.safetensors", shard, re.A
-        ):
-            raise BuildError(f"{path}: {shard!r} is not the name of a shard beside the index")
-    return dict(places)
+    return state_of(tensors, str(first))
 
 
 class _Note:
@@ -147,24 +114,43 @@ _NOTES: list[Any] = [
 ] + [(_Note, "numpy.dtype")]
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+def _read_file(path: Path) -> Any:
+    if path.suffix != ".safetensors":
+        return load_plain(path)
+    from safetensors.torch import load_file
 
-            return load_file(path)
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def load_plain(path: Path, mapped: bool = True) -> Any:
+    """Return what `torch.save` wrote, if that is tensors and plain values; nothing in it is run.
+
+    Args:
+        path: the file.
+        mapped: leave the tensors in the file, which must then not change.
+
+    Raises:
+        BuildError: the file is missing, damaged, or holds anything else.
+    """
+    try:
         # Files older than PyTorch 1.6 are no archives, and cannot be mapped.
         archive = is_zipfile(path)
         if archive:
             _check_stored(path)
         with torch.serialization.safe_globals(_NOTES), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is wrong with a file is told in one line
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive and mapped)
     except BuildError:
         raise
     except Exception as error:
-        raise BuildError(f"{path}: not a readable weights file ({_reason(path, error)})") from error
-    return state_of(loaded, str(path))
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> BuildError:
+    return BuildError(f"{path}: not a readable weights file ({_reason(path, error)})")
 
 
 def _check_stored(path: Path) -> None:
@@ -186,18 +172,64 @@ def _check_stored(path: Path) -> None:
 
 
 def state_of(loaded: object, origin: str) -> dict[str, Tensor]:
-    """The state dict in what was loaded: the mapping itself, or that under ``state_dict``.
+    """The tensors by name in what was loaded, wherever in it they are.
+
+    They are taken from under the keys of `NESTED`, without what PyTorch's wrappers add to names;
+    numbers and texts beside them are passed over.
 
     Raises:
-        BuildError: it holds anything but tensors by name.
+        BuildError: there are none, or two have one name.
     """
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) and not v.is_nested for k, v in loaded.items()
-    ):
-        raise BuildError(f"{origin}: holds no state dict of tensors")
-    return dict(loaded)
+    while isinstance(loaded, Mapping):
+        inner = next((loaded[k] for k in NESTED if isinstance(loaded.get(k), Mapping)), None)
+        if inner is None:
+            break
+        loaded = inner
+    if not isinstance(loaded, Mapping):
+        raise BuildError(f"{origin}: holds no state dict of tensors, but a {type(loaded).__name__}")
+    found = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+    if not found or not all(isinstance(k, str) and not v.is_nested for k, v in found.items()):
+        has = ", ".join(str(key) for key in list(loaded)[:8]) or "nothing"
+        places = ", ".join(NESTED)
+        raise BuildError(
+            f"{origin}: holds no state dict of tensors, alone or under {places}: has {has}"
+        )
+    state: dict[str, Tensor] = {}
+    for key, tensor in found.items():
+        name = ".".join(part for part in key.split(".") if part not in WRAPPERS)
+        if name in state:
+            raise BuildError(f"{origin}: has two tensors '{name}', one of them '{key}'")
+        state[name] = tensor
+    return state
+
+
+def without_prefix(
+    state: Mapping[str, Tensor], known_by: tuple[str, ...], origin: str
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors of one network in a state dict of a model around it, and their prefix.
+
+    Args:
+        state: the state dict.
+        known_by: ends of names of tensors that the network has once.
+        origin: of the state dict, for messages.
+
+    Returns:
+        The tensors behind that prefix, by whole names; all of them where there is no prefix.
+
+    Raises:
+        BuildError: there are several such networks, and not one of them is a teacher's.
+    """
+    found: dict[str, str] = {}
+    for end in known_by:
+        for name in state:
+            if name == end or name.endswith(f".{end}"):
+                found.setdefault(name.removesuffix(end), name)
+    prefixes = [prefix for prefix in found if "teacher" in prefix.split(".")] or [*found]
+    if len(prefixes) > 1:
+        told = ", ".join(f"'{found[prefix]}'" for prefix in prefixes)
+        raise BuildError(f"{origin}: holds several networks ({told}); give the tensors of one")
+    prefix = prefixes[0] if prefixes else ""
+    return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}, prefix
 
 
 def _reason(path: Path, error: Exception) -> str:

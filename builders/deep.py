@@ -23,9 +23,9 @@ from cfqa_data.builders.pipeline.work import one_thread
 from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
 from cfqa_data.folder import Folder
 from cfqa_data.layout import Layout
-from cfqa_data.manifest import Manifest, hash_file
+from cfqa_data.manifest import Manifest
 from cfqa_data.progress import Progress, Silent
-from cfqa_data.resources import PACKAGE, resolve
+from cfqa_data.resources import PACKAGE
 from cfqa_data.tasks import LEVELS
 from cfqa_data.verify import Fault
 
@@ -122,12 +122,14 @@ def look_into(
     """
     progress = progress or Silent()
     notes: list[str] = []
-    jobs = _jobs(Folder(root, untrusted), manifest, damaged, sample, seed, untrusted, notes)
+    folder = Folder(root, untrusted)
+    found = _find_heads(folder, manifest, damaged, notes)
+    jobs = _jobs(folder, manifest, damaged, sample, seed, found, notes)
     faults: list[Fault] = []
     counts = [0, 0, 0]
     progress.start("decode", LEVELS * len(jobs), "features")
-    for found, done in each(_looker, (root, untrusted), jobs, workers):
-        faults += found
+    for wrong, done in each(_looker, (root, untrusted, found), jobs, workers):
+        faults += wrong
         counts = [a + b for a, b in zip(counts, done, strict=True)]
         progress.advance(LEVELS)
     progress.finish()
@@ -141,21 +143,25 @@ def _jobs(
     damaged: set[str],
     sample: int,
     seed: int,
-    untrusted: bool,
+    found: Mapping[str, str],
     notes: list[str],
 ) -> list[Job]:
     chosen = _sample(folder, manifest, damaged, sample, seed)
     jobs = []
     for task, entry in manifest.tasks.items():
         readable = not _any(damaged, f"originals/{task}-", f"labels/{task}.")
-        scored = readable and _has_head(manifest, task, damaged, untrusted, notes)
+        scored = readable and manifest.recipe.tasks[task].head in found
         for codec, ladder in manifest.recipe.tasks[task].ladders.items():
             streams = f"bitstreams/{task}-{codec}-"
             decode = any(name.startswith(streams) for name in manifest.files)
             if decode and _any(damaged, streams):
                 notes.append(f"{task}, {codec}: not decoded: bitstreams are damaged")
                 decode = False
-            elif decode and "hyperprior" in codec and ladder.models is None:
+            elif (
+                decode
+                and ladder.weights
+                and not (ladder.models or ladder.weights in manifest.weights)
+            ):
                 notes.append(f"{task}, {codec}: not decoded: the recipe names no models")
                 decode = False
             if decode:
@@ -195,31 +201,36 @@ def _shard(position: int) -> str:
     return f"c/{position}/0/0/0/0/0"
 
 
-def _has_head(
-    manifest: Manifest, task: str, damaged: set[str], untrusted: bool, notes: list[str]
-) -> bool:
-    """Whether the task's head is here and is the one that scored; a note says why it is not."""
-    truth = NAMES.truth(task).as_posix()
-    if truth not in manifest.files or truth in damaged:
-        notes.append(f"{task}: scores are not computed again: there is no truth")
-        return False
-    for uri in (manifest.recipe.backbone.weights, manifest.recipe.tasks[task].head):
+def _find_heads(
+    folder: Folder, manifest: Manifest, damaged: set[str], notes: list[str]
+) -> dict[str, str]:
+    """Return where the weights are that scored, by URI; a note says why those of a task are not."""
+    found: dict[str, str] = {}
+    for task, spec in manifest.recipe.tasks.items():
+        truth = NAMES.truth(task).as_posix()
+        if truth not in manifest.files or truth in damaged:
+            notes.append(f"{task}: scores are not computed again: there is no truth")
+            continue
         try:
-            if uri not in manifest.weights:
-                raise RecipeError(f"{uri} had no part in them")
-            if untrusted and not uri.startswith(PACKAGE):
-                raise RecipeError(f"{uri} is named by a stranger")
-            if hash_file(resolve(uri)) != manifest.weights[uri]:
-                raise RecipeError(f"{uri} is another file here")
-        except (RecipeError, OSError) as error:
+            paths = {}
+            for uri in (manifest.recipe.backbone.weights, spec.head):
+                if uri not in manifest.weights:
+                    raise RecipeError(f"{uri} had no part in them")
+                if folder.untrusted and not uri.startswith(PACKAGE):
+                    raise RecipeError(f"{uri} is named by a stranger")
+                paths[uri] = found.get(uri) or str(folder.find_weights(uri))
+            found |= paths
+        except (CfqaError, OSError) as error:
             notes.append(f"{task}: scores are not computed again: {error}")
-            return False
-    return True
+    return found
 
 
-def _looker(root: Path, untrusted: bool) -> Callable[[Job], tuple[list[Fault], list[int]]]:
+def _looker(
+    root: Path, untrusted: bool, found: Mapping[str, str]
+) -> Callable[[Job], tuple[list[Fault], list[int]]]:
     folder = Folder(root, untrusted)
-    return partial(_look, folder, Models(folder.manifest.recipe))
+    recipe = folder.manifest.recipe.with_paths(lambda uri: found.get(uri, uri))
+    return partial(_look, folder, Models(recipe))
 
 
 def _look(folder: Folder, models: Models, job: Job) -> tuple[list[Fault], list[int]]:

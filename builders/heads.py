@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from ..errors import BuildError
 from ..tasks import get_task
 from .backbone import NORM_EPS
-from .checkpoints import check_tensors, read_tensors, state_of
+from .checkpoints import check_tensors, read_tensors, state_of, weight_files
 from .geometry import DepthGeometry, SegGeometry, from_metadata, window_starts
 
 __all__ = ["DepthGeometry", "Head", "SegGeometry", "load_head", "window_starts"]
@@ -309,13 +309,14 @@ _BESIDE = ("backbone.", "auxiliary_head.")
 
 
 def _geometry(path: Path) -> object:
-    """What a safetensors file says about windows and crops."""
-    if path.suffix != ".safetensors":
-        return {}
+    """What safetensors files say about windows and crops."""
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get("geometry", "{}")
+    text = "{}"
+    for part in weight_files(path):
+        if part.suffix == ".safetensors":
+            with safe_open(part, framework="pt") as file:
+                text = (file.metadata() or {}).get("geometry", text)
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -329,7 +330,8 @@ def load_head(
 
     Args:
         task: "cls", "seg" or "dpt".
-        path_or_dict: file as published or safetensors, or what it holds: ``weight`` and ``bias``
+        path_or_dict: file as published or safetensors, index or folder as of `load_backbone`, or
+            what they hold: ``weight`` and ``bias``
             (cls); ``conv_seg.*`` and ``bn.*`` (seg) or ``conv_depth.*`` (dpt), alone or behind
             ``decode_head.``, where the rest of a whole model may stand beside them.
         norm: the backbone's final norm, for files that do not carry it as ``norm.*``; the

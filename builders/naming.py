@@ -15,12 +15,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .checkpoints import check_tensors
+from .checkpoints import check_tensors, without_prefix
 
 __all__ = ["Naming", "recognise", "to_official"]
 
-#: What only the Hub's layout has, behind any prefix.
-_HUB_MARK = re.compile(r"(.*)embeddings\.(?:cls_token|position_embeddings|patch_embeddings\..+)")
+#: Tensors by which a backbone is known, behind any prefix: in the official layout, in the Hub's.
+_MARKS = ("cls_token", "pos_embed", "patch_embed.proj.weight")
+_HUB_MARKS = (
+    "embeddings.cls_token",
+    "embeddings.position_embeddings",
+    "embeddings.patch_embeddings.projection.weight",
+)
 _HUB_STARTS = {
     "cls_token": "embeddings.cls_token",
     "mask_token": "embeddings.mask_token",
@@ -85,15 +90,26 @@ class Naming:
         return {int(found[1]) for name in names if (found := pattern.match(name))}
 
 
-def recognise(names: Iterable[str]) -> Naming:
-    """Tell by its names how a file calls the tensors; official where nothing else is found."""
-    chunks = {}
-    for name in names:
-        if mark := _HUB_MARK.fullmatch(name):
-            return Naming(hub=True, prefix=mark[1])
-        if found := re.match(r"blocks\.([0-9]{1,3})\.([0-9]{1,3})\.", name):
-            chunks[int(found[2])] = int(found[1])
-    return Naming(chunks=chunks)
+def recognise(state: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor], Naming]:
+    """Find a backbone in a state dict, and tell by its names how it calls its tensors.
+
+    Args:
+        state: of the backbone, or of a model around it.
+        origin: of the state dict, for messages.
+
+    Returns:
+        The backbone's tensors, and their naming; official where nothing else is found.
+
+    Raises:
+        BuildError: there are several, and not one of them is a teacher's.
+    """
+    hub = any(name.endswith(_HUB_MARKS) for name in state)
+    state, prefix = without_prefix(state, _HUB_MARKS if hub else _MARKS, origin)
+    if hub:
+        return state, Naming(hub=True, prefix=prefix)
+    pattern = re.compile(re.escape(prefix) + r"blocks\.([0-9]{1,3})\.([0-9]{1,3})\.")
+    places = filter(None, map(pattern.match, state))
+    return state, Naming(prefix=prefix, chunks={int(found[2]): int(found[1]) for found in places})
 
 
 def to_official(

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from cfqa_data.consistency import inconsistencies
 from cfqa_data.errors import CfqaError
-from cfqa_data.manifest import hash_file
+from cfqa_data.manifest import hash_file, read_manifest
+from cfqa_data.portable import check_portable
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.verify import verify
 
@@ -144,6 +145,7 @@ def plan_publishing(
     for name in (revision, tag):
         if name is not None and not REF.fullmatch(name):
             raise CfqaError(f"{name!r} cannot be the name of a branch or tag")
+    check_portable(root, read_manifest(Path(root)))
     verified = verify(root, workers=workers, progress=progress)
     verified.require()
     faults = inconsistencies(Path(root), verified.manifest, set())

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris
+from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.builders.release_files import LadderFiles, Release
 from cfqa_data.builders.release_scores import LogScores
 from cfqa_data.builders.release_tables import find_table
 from cfqa_data.errors import BuildError
-from cfqa_data.manifest import hash_file, package_versions
+from cfqa_data.manifest import package_versions
 from cfqa_data.progress import Progress
 from cfqa_data.quantizers import Quantizer, UniformQuantizer, quantizer_from_dict
 from cfqa_data.recipe import Recipe
-from cfqa_data.resources import resolve
 from cfqa_data.tasks import CODEC_PARAMETERS
 
 __all__ = ["find_quantizers", "provenance", "release_recipe"]
@@ -123,5 +124,6 @@ def provenance(
     """Return the versions and the weights' hashes that the manifest holds."""
     if logged is not None:
         return package_versions() | logged.versions(release), {}
-    uris = {made.backbone.weights, *(spec.head for spec in made.tasks.values())}
-    return package_versions(), {uri: hash_file(resolve(uri)) for uri in sorted(uris)}
+    uris = [made.backbone.weights, *(spec.head for spec in made.tasks.values())]
+    sources = {task: Models(made).source(task) for task in made.tasks}
+    return package_versions(), hash_uris(uris) | hash_sources(made, sources)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.builders.pipeline.lock import locked
-from cfqa_data.builders.repair_plan import check_same, plan_steps
+from cfqa_data.builders.repair_plan import Steps, check_same, plan_steps
 from cfqa_data.builders.repair_work import Scratch, link
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, FormatError
@@ -130,19 +130,18 @@ def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress)
         shutil.rmtree(root / WORK, ignore_errors=True)  # of a repair that was killed at its end
         _tidy(root)
         return Repaired(root, (), (), (), ())
-    _check(found, accept_versions)
+    steps = _check(found, accept_versions)
     first = found.damage
     aside = [fault.path for fault in found.damage if fault.what == EXTRA]
     for name in aside:
         _put_aside(root, name)
     if aside:  # a link to a folder may have been among them
         found = verify(root, progress=progress)
-        _check(found, accept_versions)
+        steps = _check(found, accept_versions)
     damaged = frozenset(fault.path for fault in found.faults)
     if not damaged:
         _tidy(root)
         return Repaired(root, first, (), tuple(aside), ())
-    steps = plan_steps(found.manifest, set(damaged))
     scratch = Scratch(root, found.manifest, steps, damaged, Layout(root / WORK))
     scratch.prepare()
     done: set[str] = set()
@@ -186,14 +185,15 @@ def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress)
     )
 
 
-def _check(found: Verified, accept_versions: bool) -> None:
-    """See that what is installed can make the damaged files again, before anything is touched."""
+def _check(found: Verified, accept_versions: bool) -> Steps:
+    """Return what is to be done, once it is sure that what is installed here can do it."""
     _check_fetched(found)
     damaged = {fault.path for fault in found.faults}
     steps = plan_steps(found.manifest, damaged)
-    if damaged:
-        versions = not accept_versions
-        check_same(found.root, found.manifest, steps, damaged, versions=versions)
+    if not damaged:
+        return steps
+    versions = not accept_versions
+    return check_same(found.root, found.manifest, steps, damaged, versions=versions)
 
 
 def _check_fetched(found: Verified) -> None:

@@ -7,16 +7,18 @@ needs is either intact or is made by an item before it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cfqa_data.builders.pipeline.plan import STAGES, Item, Plan
 from cfqa_data.builders.pipeline.tools import codec_for
-from cfqa_data.errors import BuildError, RecipeError
+from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.files import LocalFiles
 from cfqa_data.layout import Layout
-from cfqa_data.manifest import Manifest, hash_file, package_versions
-from cfqa_data.resources import resolve
+from cfqa_data.manifest import Manifest, package_versions
+from cfqa_data.recipe_specs import SOURCE_PATHS
 from cfqa_data.verify import Fault
+from cfqa_data.weights import find_below_root, find_weights
 
 __all__ = ["Steps", "check_same", "made_by", "plan_steps", "was_built"]
 
@@ -160,7 +162,7 @@ def _shard(task: str, codec: str, position: int) -> str:
 
 def check_same(
     root: Path, manifest: Manifest, steps: Steps, damaged: set[str], *, versions: bool
-) -> None:
+) -> Steps:
     """See that this machine has the software and weights of the manifest.
 
     Args:
@@ -170,39 +172,69 @@ def check_same(
         damaged: files that it lists.
         versions: look at versions, too, not only at the weights.
 
+    Returns:
+        The steps, with the recipe's files named as they lie here.
+
     Raises:
         BuildError: something differs; names all of it.
     """
+    here, lost = _find_files(root, manifest, steps)
+    recipe = steps.plan.recipe.with_paths(lambda uri: here.get(uri, uri))
+    steps = replace(steps, plan=replace(steps.plan, recipe=recipe))
     different = []
     if versions:
         found = package_versions()
         for item in steps.items["compress"]:
-            if damaged & set(made_by(steps.plan, item)):
-                codec = codec_for(steps.plan.recipe.tasks[item.task].ladders[item.codec])
-                told = codec.version()
+            ladder = recipe.tasks[item.task].ladders[item.codec]
+            if damaged & set(made_by(steps.plan, item)) and ladder.models not in lost:
+                told = codec_for(ladder).version()
                 told.pop("models", None)
                 found |= {f"{item.codec} {what}": version for what, version in told.items()}
         names = {*found, *(name for name in manifest.versions if " " not in name)}
         for name in sorted(names):
             then, now = manifest.versions.get(name, "absent"), found.get(name, "absent")
-            if then != now and not (then == "absent" and not was_built(manifest)):
+            # What an import, or an earlier version of this package, did not note may be the same.
+            unknown = then == "absent" and (" " in name or not was_built(manifest))
+            if then != now and not unknown:
                 different.append(f"{name} was {then}, is {now}")
-    only_versions = len(different)
-    for uri in sorted(_weights(manifest, steps)):
-        try:
-            same = hash_file(resolve(uri)) == manifest.weights.get(uri)
-            if not same:
-                different.append(f"{uri} is another file")
-        except (RecipeError, OSError) as error:
-            different.append(str(error))
+    accept = "" if lost else "try --accept-versions, "
+    different += lost.values()
     if different:
         more = f" (and {len(different) - 5} more)" if len(different) > 5 else ""
-        accept = "try --accept-versions, " if len(different) == only_versions else ""
         raise BuildError(
             f"{root}: cannot be repaired with what is installed here: "
             f"{'; '.join(different[:5])}{more}; "
             f"install what its manifest names, {accept}or {FETCH}"
         )
+    return steps
+
+
+def _find_files(
+    root: Path, manifest: Manifest, steps: Steps
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return where the files of the recipe lie here, and why those that are needed do not, by URI.
+
+    Weights and lists are found by their SHA-256, all other paths of sources by their names.
+    """
+    here: dict[str, str] = {}
+    lost: dict[str, str] = {}
+    needed = _weights(manifest, steps)
+    for task, spec in manifest.recipe.tasks.items():
+        read = any(
+            item.task == task for stage in ("select", "extract") for item in steps.items[stage]
+        )
+        paths = {k: v for k, v in spec.source.options.items() if k in SOURCE_PATHS and v}
+        for key, uri in paths.items() if read else ():
+            if key != "root" and uri in manifest.weights:
+                needed.add(uri)
+            elif found := find_below_root(str(uri), manifest.weights.get(uri)):
+                here[uri] = str(found)
+    for uri in sorted(needed):
+        try:
+            here[uri] = str(find_weights(uri, manifest.weights.get(uri), LocalFiles(root)))
+        except CfqaError as error:
+            lost[uri] = str(error)
+    return here, lost
 
 
 def _weights(manifest: Manifest, steps: Steps) -> set[str]:
@@ -213,6 +245,7 @@ def _weights(manifest: Manifest, steps: Steps) -> set[str]:
         uris |= {manifest.recipe.backbone.weights, manifest.recipe.tasks[task].head}
     pairs = {(item.task, item.codec) for item in items if item.codec}
     for task, codec in pairs | {(t, c) for t, c, _ in steps.codes}:
-        if models := manifest.recipe.tasks[task].ladders[codec].models:
-            uris.add(models)
+        ladder = manifest.recipe.tasks[task].ladders[codec]
+        if ladder.weights and (ladder.models or ladder.weights in manifest.weights):
+            uris.add(ladder.weights)
     return uris

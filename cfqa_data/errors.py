@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from cfqa_data.text import printable
+from cfqa_data.text import printable, without_styles
 
 __all__ = [
     "BuildError",
@@ -35,7 +35,7 @@ class CfqaError(Exception):
     """
 
     def __str__(self) -> str:
-        text = _cut(super().__str__())
+        text = _cut(without_styles(super().__str__()))
         return text if text.isprintable() else _cut(printable(" ".join(text.splitlines())))
 
 

@@ -25,14 +25,13 @@ from cfqa_data.invariants import (
     check_truth,
 )
 from cfqa_data.layout import Layout
-from cfqa_data.manifest import hash_file
 from cfqa_data.packing import plane_shape, unpack
-from cfqa_data.resources import resolve
 from cfqa_data.schema import label_schema
 from cfqa_data.selection import Part, Selection
 from cfqa_data.storage import check_rows, read_table
 from cfqa_data.tasks import LEVELS, get_task
 from cfqa_data.tensors import TensorSet
+from cfqa_data.weights import find_weights
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -198,6 +197,15 @@ class Folder:
         if (task, codec) not in self._decoders:
             self._decoders[task, codec] = self._make_decoder(task, codec)
 
+    def find_weights(self, uri: str) -> Path:
+        """Return where the very weights that the manifest names lie on this machine.
+
+        Raises:
+            RecipeError: they are not here.
+        """
+        expected = self.manifest.weights.get(uri)
+        return find_weights(uri, expected, self.files, own=not self.untrusted)
+
     def _place(self, source_id: str) -> tuple[str, int]:
         try:
             return self._places[source_id]
@@ -250,14 +258,10 @@ class Folder:
 
         ladder = self.manifest.recipe.tasks[task].ladders[codec].without_programs()
         try:
-            if ladder.models is not None:
-                expected = self.manifest.weights.get(ladder.models)
-                if not expected or expected != hash_file(resolve(ladder.models)):
-                    raise FormatError(
-                        f"{ladder.models}: not the weights that made {self.files.location}; "
-                        "install the cfqa-data version in its manifest"
-                    )
             options = ladder.codec_options | ({"untrusted": True} if self.untrusted else {})
+            uri = ladder.weights
+            if uri is not None and (ladder.models or uri in self.manifest.weights):
+                options["models"] = str(self.find_weights(uri))
             return get_codec(ladder.codec, **options)
         except (CodecError, RecipeError) as error:
             name = LAYOUT.manifest.as_posix()

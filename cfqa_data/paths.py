@@ -6,13 +6,21 @@ from pathlib import Path
 
 from cfqa_data.errors import CfqaError
 
-__all__ = ["expanded", "is_file", "real_path"]
+__all__ = ["exists", "expanded", "is_file", "real_path"]
 
 
 def is_file(path: Path) -> bool:
     """Return whether there is such a file; of a name that no file can have, there is none."""
     try:
         return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is such a file or folder; see :func:`is_file`."""
+    try:
+        return path.exists()
     except (OSError, ValueError):
         return False
 

@@ -12,8 +12,15 @@ from typing import Any
 
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
 from cfqa_data.limits import LARGEST_TEXT, parse_toml, read_limited
-from cfqa_data.paths import expanded, is_file, real_path
-from cfqa_data.recipe_specs import BackboneSpec, Ladder, Recipe, SourceSpec, TaskSpec
+from cfqa_data.paths import exists, expanded, is_file, real_path
+from cfqa_data.recipe_specs import (
+    SOURCE_PATHS,
+    BackboneSpec,
+    Ladder,
+    Recipe,
+    SourceSpec,
+    TaskSpec,
+)
 from cfqa_data.resources import ROOT_VARIABLE, is_uri, locate, resolve
 
 __all__ = [
@@ -25,10 +32,6 @@ __all__ = [
     "list_recipes",
     "load_recipe",
 ]
-
-
-SOURCE_PATHS = ("root", "list", "labels", "train")
-"""Options of sources that are paths."""
 
 
 def list_recipes() -> list[str]:
@@ -131,7 +134,7 @@ def _check_tables(data: dict[str, Any], base: Path) -> None:
 def _missing(uris: list[Any], base: Path) -> dict[str, Path]:
     """Return those of some files that are not there, with the paths where they should be."""
     paths = {uri: locate(uri, base) for uri in uris if isinstance(uri, str) and uri}
-    return {uri: path for uri, path in paths.items() if not is_file(path)}
+    return {uri: path for uri, path in paths.items() if not exists(path)}
 
 
 def _tables(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:

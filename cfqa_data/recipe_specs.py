@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,10 +11,13 @@ from cfqa_data.errors import RecipeError, unknown_name
 from cfqa_data.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.tasks import CODEC_PARAMETERS, CODECS, HIGHEST_QP, LEVELS, TASKS
 
-__all__ = ["BackboneSpec", "Ladder", "Recipe", "SourceSpec", "TaskSpec"]
+__all__ = ["SOURCE_PATHS", "BackboneSpec", "Ladder", "Recipe", "SourceSpec", "TaskSpec"]
 
 PROGRAMS = ("encoder", "config")
 """Options of codecs that name a program of one machine, and what it reads."""
+
+SOURCE_PATHS = ("root", "list", "labels", "train")
+"""Options of sources that are paths."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,16 @@ class Ladder:
         if self.models is not None:
             _text(f"{where}.models", self.models)
         object.__setattr__(self, "options", _table(f"{where}.options", self.options))
+        if "models" in self.options:
+            raise RecipeError(f"{where}: models is a key of the codec, not one of its options")
+
+    @property
+    def weights(self) -> str | None:
+        """URI of the weights that the codec uses: of its models, named or shipped."""
+        if self.models is not None or self.parameter_name != "lambda":
+            return self.models
+        task = f"-{self.options['task']}" if "task" in self.options else ""
+        return f"package://cfqa_data.codecs/weights/{self.codec}{task}.safetensors"
 
     @property
     def codec_options(self) -> dict[str, Any]:
@@ -247,6 +260,46 @@ class Recipe:
             raise RecipeError("there must be at least one task")
         ordered = {name: self.tasks[name] for name in TASKS if name in self.tasks}
         object.__setattr__(self, "tasks", ordered)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What the recipe names, each once: weights, heads, models, and the paths of sources."""
+        found: list[str] = []
+
+        def note(uri: str) -> str:
+            found.append(uri)
+            return uri
+
+        self.with_paths(note)
+        return tuple(dict.fromkeys(found))
+
+    def with_paths(self, rename: Callable[[str], str]) -> Recipe:
+        """Return the recipe with other names of what it names (see :attr:`paths`)."""
+
+        def source(spec: SourceSpec) -> SourceSpec:
+            named = {
+                key: rename(value)
+                for key, value in spec.options.items()
+                if key in SOURCE_PATHS and isinstance(value, str) and value
+            }
+            return replace(spec, options={**spec.options, **named})
+
+        def ladder(spec: Ladder) -> Ladder:
+            return replace(spec, models=rename(spec.models)) if spec.models else spec
+
+        return replace(
+            self,
+            backbone=replace(self.backbone, weights=rename(self.backbone.weights)),
+            tasks={
+                name: replace(
+                    spec,
+                    source=source(spec.source),
+                    head=rename(spec.head),
+                    ladders={codec: ladder(entry) for codec, entry in spec.ladders.items()},
+                )
+                for name, spec in self.tasks.items()
+            },
+        )
 
     def without_programs(self) -> Recipe:
         """Return the recipe with :meth:`Ladder.without_programs` of every ladder."""

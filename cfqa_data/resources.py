@@ -10,7 +10,7 @@ from cfqa_data.errors import RecipeError
 from cfqa_data.paths import expanded, is_file, real_path
 from cfqa_data.pointers import pointer_at
 
-__all__ = ["ROOT_VARIABLE", "is_uri", "locate", "resolve"]
+__all__ = ["ROOT_VARIABLE", "WEIGHTS_VARIABLE", "is_uri", "locate", "resolve"]
 
 PACKAGE, ROOT = "package://", "root://"
 
@@ -19,6 +19,9 @@ ROOT_VARIABLE = "CFQA_ROOT"
 
 A recipe that names its images and weights by ``root://`` holds for every machine that has them.
 """
+
+WEIGHTS_VARIABLE = "CFQA_WEIGHTS"
+"""Environment variable with a file of weights, or a folder of some, that a dataset may need."""
 
 
 def is_uri(text: str) -> bool:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -173,21 +173,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    key: str = "cfqa",
 ) -> None:
-    """Write arrays as one safetensors file.
+    """Write arrays as one safetensors file, whatever the order of their numbers in memory.
+
+    All safetensors files of this package, of data and of weights, are written here: the library's
+    own writer (0.8.0) takes an array's memory as it is, and so scrambles one in Fortran order.
 
     Args:
         path: the file.
         tensors: arrays by key.
-        metadata: JSON-safe facts, kept as one JSON text under the key ``cfqa`` because the
-            format's writer does not keep the order of several.
+        metadata: JSON-safe facts, kept as one JSON text because the format's writer does not keep
+            the order of several.
+        key: of that text.
     """
     from safetensors.numpy import save
 
-    header = {"cfqa": json.dumps(dict(metadata), sort_keys=True)} if metadata else None
+    header = {key: json.dumps(dict(metadata), sort_keys=True)} if metadata else None
     # Written here: what the library says of a full disk is no OSError.
-    write_bytes(path, save({key: np.asarray(t, order="C") for key, t in tensors.items()}, header))
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    write_bytes(path, save(arrays, header))
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["duration", "printable", "size_text", "table_text"]
+import re
+
+__all__ = ["duration", "printable", "size_text", "table_text", "without_styles"]
+
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def duration(seconds: float) -> str:
@@ -20,6 +24,11 @@ def duration(seconds: float) -> str:
 def printable(name: str) -> str:
     """Return a file's name for one line of a terminal: whatever else is in it is escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def without_styles(message: str) -> str:
+    """Return a library's message without the codes that make a terminal's text bold or coloured."""
+    return _STYLE.sub("", message)
 
 
 def size_text(size: int) -> str:

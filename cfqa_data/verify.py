@@ -22,7 +22,7 @@ from cfqa_data.errors import FormatError
 from cfqa_data.files import LocalFiles
 from cfqa_data.layout import Layout, of_tools
 from cfqa_data.limits import open_plain
-from cfqa_data.manifest import Manifest, read_manifest
+from cfqa_data.manifest import Manifest, hash_file, read_manifest
 from cfqa_data.pointers import pointer_at
 from cfqa_data.progress import Progress, Silent
 
@@ -70,8 +70,16 @@ class Verified:
 
     @cached_property
     def foreign(self) -> tuple[str, ...]:
-        """Those of the unlisted files that tools put there, which do no harm."""
-        return tuple(name for name in self.unlisted if of_tools(name))
+        """Those of the unlisted files that do no harm: of tools, and weights for the decoders."""
+        return tuple(name for name in self.unlisted if of_tools(name) or self._is_weights(name))
+
+    def _is_weights(self, name: str) -> bool:
+        """Whether a file is put where weights are looked for; at the top, by its hash."""
+        if "/" in name:
+            return name.startswith("weights/")
+        path = self.root / name
+        known = self.manifest.weights.values()
+        return path.is_file() and not path.is_symlink() and hash_file(path) in known
 
     @cached_property
     def damage(self) -> tuple[Fault, ...]:

@@ -6,10 +6,12 @@ import json
 import os
 import pickle
 import random
+import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from cfqa_data.builders.backbone import Backbone, load_backbone
 from cfqa_data.builders.checkpoints import check_tensors, read_tensors, weight_files
+from cfqa_data.builders.heads import load_head
 from cfqa_data.errors import BuildError
 
 DIM, DEPTH, HEADS = 16, 3, 2
@@ -154,6 +157,82 @@ def test_chunks_of_blocks_are_the_same_backbone() -> None:
     without = {k: v for k, v in chunked.items() if not k.startswith("blocks.0.1.")}
     with pytest.raises(BuildError, match=r"tensor 'blocks\.0\.1\.norm1\.weight' is missing"):
         _features(without)
+
+
+def _under(start: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {start + name: tensor for name, tensor in state.items()}
+
+
+def _compiled(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names where each block was compiled, in a model that was as well, for several devices."""
+    return {
+        "_orig_mod.module." + name.replace("blocks.1.", "blocks.1._orig_mod."): tensor
+        for name, tensor in state.items()
+    }
+
+
+HEAD = {"dino_head.mlp.0.weight": torch.zeros(2, 2)}
+#: Checkpoints around a backbone, of trainings as they are saved; numbers as NumPy has them.
+AROUND_ONE: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "module.": lambda state: _under("module.", state),
+    "compiled": _compiled,
+    "FSDP": lambda state: {"model": _under("_fsdp_wrapped_module.module.", state)},
+    "state_dict": lambda state: {"state_dict": state, "best": np.float64(0.5), "epoch": 3},
+    "model": lambda state: {"model": state, "optimizer": {"state": {}}, "lr": np.float32(1)},
+    "numbers beside": lambda state: {**state, "epoch": 3, "loss": np.float64(0.25)},
+    "teacher": lambda state: {"teacher": _under("backbone.", state) | HEAD},
+    "student": lambda state: {"student": _under("module.backbone.", state) | HEAD, "epoch": 1},
+    "both": lambda state: {
+        "student": _under("backbone.", {k: v + 1 for k, v in state.items()}),
+        "teacher": _under("backbone.", state),
+    },
+    "one dict of both": lambda state: {
+        "model": _under("student.backbone.", {k: v + 1 for k, v in state.items()})
+        | _under("teacher.backbone.", state)
+        | _under("teacher.", HEAD)
+    },
+    "nested": lambda state: {"model": {"state_dict": {"network": _under("net.backbone.", state)}}},
+    "the Hub's, wrapped": lambda state: {"model": _under("module.backbone.", _hub(state))},
+}
+
+
+@pytest.mark.parametrize("case", AROUND_ONE)
+def test_a_training_s_checkpoint_gives_its_backbone(tmp_path: Path, case: str) -> None:
+    state = _official()
+    torch.save(AROUND_ONE[case](state), tmp_path / "checkpoint.pth")
+    assert torch.equal(_features(tmp_path / "checkpoint.pth"), _features(state))
+
+
+def test_of_what_is_around_a_backbone_nothing_is_guessed(tmp_path: Path) -> None:
+    state = _official()
+    chunked = {name.replace("blocks.", "backbone.blocks.0."): t for name, t in state.items()}
+    chunked = {n if n.startswith("backbone.") else f"backbone.{n}": t for n, t in chunked.items()}
+    assert torch.equal(_features(chunked), _features(state))
+    without = {k: v for k, v in chunked.items() if not k.endswith("blocks.0.2.ls1.gamma")}
+    for wrong, told in [
+        (_under("a.", state) | _under("b.", state), "several networks ('a.cls_token', 'b.cls_tok"),
+        (_under("module.", state) | state, "two tensors 'cls_token', one of them 'cls_token'"),
+        (state | HEAD, "tensor 'dino_head.mlp.0.weight' does not belong to a DINOv2 backbone"),
+        (without, "tensor 'backbone.blocks.0.2.ls1.gamma' is missing"),
+        ({"weights": state}, "alone or under state_dict, model, network, net, teacher, student: h"),
+        ({"model": [1]}, "has model"),
+    ]:
+        with pytest.raises(BuildError, match=re.escape(told)):
+            load_backbone(wrong, HEADS)
+
+
+def test_a_head_in_a_folder_keeps_its_geometry(tmp_path: Path) -> None:
+    tensors = {
+        "conv_seg.weight": torch.zeros(3, DIM, 1, 1),
+        "conv_seg.bias": torch.zeros(3),
+        **{f"bn.{name}": torch.zeros(DIM) for name in ("weight", "bias", "running_mean")},
+        "bn.running_var": torch.ones(DIM),
+        **{f"norm.{name}": torch.zeros(DIM) for name in ("weight", "bias")},
+    }
+    facts = {"geometry": json.dumps({"window": 56, "stride": 28, "short_side": 56})}
+    save_file(tensors, tmp_path / "model.safetensors", facts)
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        assert load_head("seg", path).geometry.window == 56  # type: ignore[union-attr]
 
 
 def test_what_is_wrong_is_told_in_the_files_names() -> None:

@@ -63,9 +63,17 @@ COMMANDS = {
     "info": Walked(("{data}",), {"folder": "dataset"}),
     "verify": Walked(
         ("{data}",),
-        {"folder": "dataset", "sample": "number", "seed": "number", "workers": "number"},
+        {
+            "folder": "dataset",
+            "sample": "number",
+            "seed": "number",
+            "workers": "number",
+            "root": "folder",
+        },
     ),
-    "repair": Walked(("{data}", "--dry-run"), {"folder": "dataset", "workers": "number"}),
+    "repair": Walked(
+        ("{data}", "--dry-run"), {"folder": "dataset", "workers": "number", "root": "folder"}
+    ),
     "eval": Walked(
         ("{data}", *SELECTED, "--metric", "mse"),
         {

@@ -201,6 +201,8 @@ def test_version_names_encoder_configuration_and_decoder(
     assert version["encoder"] == {"hm": "HM 16.8", "vtm": "VTM 23.3"}[software.name]
     digest = hashlib.sha256(other.read_bytes()).hexdigest()
     assert version["config"] == f"other.cfg, SHA-256 {digest}"
+    digest = hashlib.sha256(binary.read_bytes()).hexdigest()
+    assert version["binary"] == f"{binary.name}, SHA-256 {digest}"
     assert "--ConformanceWindowMode=1" in version["parameters"]
     assert version["decoder"].startswith("PyAV ")
     assert str(tmp_path) not in json.dumps(version)

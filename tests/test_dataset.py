@@ -19,6 +19,7 @@ import cfqa_data
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.manifest import hash_files
 from cfqa_data.recipe import Recipe
+from cfqa_data.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +297,9 @@ def test_a_bitstream_that_does_not_decode_is_named(copy: Path) -> None:
 
 
 @pytest.mark.usefixtures("mock_codecs")
-def test_other_weights_than_the_bitstreams_were_made_with_are_refused(tmp_path: Path) -> None:
+def test_only_the_weights_that_made_the_bitstreams_decode_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     models = tmp_path / "models.safetensors"
     models.write_bytes(b"weights")
     recipe = toy_recipe_dict()
@@ -307,8 +310,23 @@ def test_other_weights_than_the_bitstreams_were_made_with_are_refused(tmp_path: 
     folder = write_mock_dataset(tmp_path / "x", tier="light", recipe=Recipe.from_dict(recipe))
     assert cfqa_data.load(folder)[0].compressed.shape == TOY_SHAPES["cls"]
     models.write_bytes(b"other weights")
-    with pytest.raises(FormatError, match="not the weights that made"):
+    with pytest.raises(FormatError, match=r"models\.safetensors is another file, and no file of"):
         cfqa_data.load(folder)[0]
+    # The same under another name: in the folder, which was moved, or below the root.
+    moved = Path(shutil.move(folder, tmp_path / "moved"))
+    monkeypatch.setenv("CFQA_ROOT", str(tmp_path / "data"))
+    for place in (moved, moved / "weights", tmp_path / "data" / "mine"):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "renamed.safetensors").write_bytes(b"weights")
+        assert cfqa_data.load(moved)[0].compressed.shape == TOY_SHAPES["cls"]
+        assert verify(moved).damage == ()
+        (place / "renamed.safetensors").unlink()
+        with pytest.raises(
+            FormatError, match=r"models\.safetensors is another file, and no file of"
+        ):
+            cfqa_data.load(moved)[0]
+    (moved / "renamed.safetensors").write_bytes(b"of another hash")
+    assert [fault.path for fault in verify(moved).damage] == ["renamed.safetensors"]
 
 
 def test_labels_keep_the_order_of_severity(folder: Path) -> None:

@@ -62,6 +62,14 @@ def test_the_page_lists_the_classes() -> None:
         assert issubclass(getattr(errors, name), CfqaError)
 
 
+def test_styles_of_a_terminal_are_left_out_and_other_codes_shown() -> None:
+    """What PyTorch says of a checkpoint is partly bold."""
+    assert str(CfqaError("only if \x1b[1mtrusted\x1b[0m, \x1b[31;1mred\x1b[m")) == (
+        "only if trusted, red"
+    )
+    assert str(CfqaError("a\x1b[2Jb\x1bc")) == "a\\x1b[2Jb\\x1bc"
+
+
 def test_nothing_swallows_what_nobody_thought_of() -> None:
     found = [
         path.relative_to(ROOT).as_posix()

@@ -18,7 +18,7 @@ from cfqa_data.builders.pipeline import build, status
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models
-from cfqa_data.manifest import read_manifest
+from cfqa_data.manifest import hash_file, read_manifest
 from cfqa_data.recipe import Recipe
 from cfqa_data.tasks import TASKS
 
@@ -118,6 +118,15 @@ def test_a_build_has_every_file_and_no_other(full: Path, every_codec: Recipe) ->
     assert set(manifest.files) == expected - {"manifest.json"}
     assert {path: entry["sha256"] for path, entry in manifest.files.items()} == {
         path: digest for path, digest in tree(full).items() if path != "manifest.json"
+    }
+
+
+def test_a_dataset_says_nothing_of_its_makers_disk(full: Path, networks: Path) -> None:
+    for name in ("manifest.json", "README.md"):
+        assert str(networks.parent) not in (full / name).read_text()
+    assert read_manifest(full).weights == {
+        f"root://{name}.safetensors": hash_file(networks / f"{name}.safetensors")
+        for name in ("backbone", "cls", "seg", "dpt", "models")
     }
 
 

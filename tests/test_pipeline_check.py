@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pipeline_toy import LAMBDAS, QPS, qp, toy_recipe, write_models, write_networks
+from safetensors.torch import load_file, save_file
 
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.check import make_plan
+from cfqa_data.builders.pipeline.workspace import open_workspace
 from cfqa_data.errors import BuildError
 from cfqa_data.recipe import Recipe
 
@@ -114,8 +117,6 @@ def test_all_that_is_missing_is_told_at_once(
 
 
 def test_a_head_of_another_width_is_named(recipe: Recipe, networks: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(networks / "dpt.safetensors")
     weight = tensors["conv_depth.weight"]
     save_file(tensors | {"conv_depth.weight": weight[:, ::2].contiguous()}, tmp_path / "half")
@@ -139,3 +140,37 @@ def test_a_build_that_finished_nothing_gives_way_to_a_mended_recipe(
     assert (tmp_path / ".build" / "plan.json").exists()
     build(mended, tmp_path, workers=0)
     assert (tmp_path / "manifest.json").exists()
+
+
+def sharded(path: Path, out: Path) -> Path:
+    """Put half of a file's tensors each into a shard of a new folder, and return that."""
+    tensors = load_file(path)
+    out.mkdir()
+    places = {}
+    for number, keys in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2])):
+        save_file({key: tensors[key] for key in keys}, out / f"part{number}.safetensors")
+        places |= dict.fromkeys(keys, f"part{number}.safetensors")
+    (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return out
+
+
+def test_another_shard_is_another_plan_and_does_not_go_on(networks: Path, tmp_path: Path) -> None:
+    folder = sharded(networks / "backbone.safetensors", tmp_path / "giant")
+    data = toy_recipe(networks, {"x265": QPS}).to_dict()
+    data["backbone"]["weights"] = str(folder)
+    data["tasks"] = {"cls": data["tasks"]["cls"]}
+    recipe = Recipe.from_dict(data)
+    plan = make_plan(recipe, "light")
+    out = tmp_path / "out"
+    (out / "truth").mkdir(parents=True)
+    open_workspace(plan, out)
+    (out / "truth" / "cls.safetensors").write_bytes(b"")  # so that something is finished
+    assert open_workspace(plan, out).digest() == plan.digest()
+    shard = folder / "part1.safetensors"
+    tensors = load_file(shard)
+    first = next(iter(tensors))
+    save_file(tensors | {first: tensors[first] + 1}, shard)
+    other = make_plan(recipe, "light")
+    assert other.digest() != plan.digest()
+    with pytest.raises(BuildError, match=rf"begun with other weights or lists \({folder}: "):
+        open_workspace(other, out)

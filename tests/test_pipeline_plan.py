@@ -106,7 +106,7 @@ def test_other_software_or_weights_do_not_go_on(tmp_path: Path) -> None:
     open_workspace(Plan(recipe(), versions={"x265": "4.1"}), tmp_path)
     with pytest.raises(BuildError, match=r"other software \(x265: 4.1, now 4.2\)"):
         open_workspace(Plan(recipe(), versions={"x265": "4.2"}), tmp_path)
-    with pytest.raises(BuildError, match=r"other weights \(a: absent, now b\)"):
+    with pytest.raises(BuildError, match=r"other weights or lists \(a: absent, now b\)"):
         open_workspace(Plan(recipe(), versions={"x265": "4.1"}, weights={"a": "b"}), tmp_path)
     (tmp_path / ".build" / "plan.json").write_text("{")
     with pytest.raises(BuildError, match="is not the plan of a build"):
@@ -134,7 +134,7 @@ def test_accepted_versions_are_noted_one_after_the_other(tmp_path: Path) -> None
     third = {"numpy": "2.0", "x265": "4.0, then 4.1, then 4.0", "zarr": "absent, then 3"}
     assert opened(numpy="2.0", x265="4.0", zarr="3") == third
     assert opened(numpy="2.0", x265="4.0")["zarr"] == "absent, then 3, then absent"
-    with pytest.raises(BuildError, match=r"other weights \(a: b, now c\)") as told:
+    with pytest.raises(BuildError, match=r"other weights or lists \(a: b, now c\)") as told:
         open_workspace(Plan(recipe(), weights={"a": "c"}), tmp_path, accept_versions=True)
     assert "--accept-versions" not in str(told.value)
 

@@ -115,10 +115,13 @@ def test_a_build_by_a_reference_encoder_is_read_and_scored_without_it(
     assert "ended with status 1 (no luck); log: " in told
     Path(told.rpartition("log: ")[2]).unlink()
 
-    programs(tmp_path / "bin")  # mended: the three levels before are kept
-    assert main(build) == 0
+    programs(tmp_path / "bin")  # mended: another binary, though of the same version
+    assert main(build) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"was begun with other software (hm binary: {encoder.name}, SHA-256 " in told
+    assert main([*build, "--accept-versions"]) == 0  # the three levels before are kept
     checked = Path(f"{encoder.with_name(HM.decoders[0])}.count").read_text()
-    assert len(checked) == 4 + 10 + 3  # two rehearsals of two levels, each level, kept ones again
+    assert len(checked) == 6 + 10 + 3  # three rehearsals of two levels, each level, kept ones again
     encoder.unlink()
     for name in [name for name in os.environ if name.startswith("CFQA_")]:
         monkeypatch.delenv(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,11 @@ from cfqa_data.builders import repair_work
 from cfqa_data.builders.pipeline import work
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.repair import repair
+from cfqa_data.builders.repair_plan import check_same, plan_steps
+from cfqa_data.cli import main
 from cfqa_data.errors import BuildError, FormatError
-from cfqa_data.manifest import read_manifest
+from cfqa_data.manifest import hash_file, read_manifest
+from cfqa_data.recipe import SourceSpec
 from cfqa_data.verify import verify
 
 
@@ -132,10 +136,49 @@ def test_other_weights_are_refused(folder: Path) -> None:
     edit_manifest(folder, weights=weights | {head: "0" * 64})
     flip(folder / KINDS["truth"])
     before = tree(folder)
-    with pytest.raises(BuildError, match=r"seg\.safetensors is another file") as caught:
+    with pytest.raises(BuildError, match=r"seg\.safetensors: no file of SHA-256 0{64}") as caught:
         repair(folder, accept_versions=True)
     assert "--accept-versions" not in str(caught.value)
     assert tree(folder) == before
+
+
+def test_weights_are_found_below_the_root_where_nobody_remembers_them(
+    folder: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    monkeypatch.setenv("CFQA_ROOT", "")  # which the command changes
+    (folder / KINDS["truth"]).unlink()
+    with pytest.raises(BuildError, match=r"root://backbone\.safetensors: no file of .*CFQA_ROOT"):
+        repair(folder, workers=1)
+    assert main(["repair", str(folder), "--root", str(built.parent), "-j", "1"]) == 0
+    assert same(folder, built)
+
+
+def test_sources_are_found_by_name_and_their_lists_by_hash(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "VOCdevkit").mkdir(parents=True)
+    listed = tmp_path / "here" / "lists" / "renamed.txt"
+    listed.parent.mkdir()
+    listed.write_text("2007_000033\n")
+    manifest = read_manifest(built)
+    options = {"root": "root://VOCdevkit", "list": "root://mine.txt"}
+    seg = replace(manifest.recipe.tasks["seg"], source=SourceSpec("voc2012", 0, options))
+    recipe = replace(manifest.recipe, tasks={**manifest.recipe.tasks, "seg": seg})
+    weights = {**manifest.weights, "root://mine.txt": hash_file(listed)}
+    manifest = replace(manifest, recipe=recipe, weights=weights)
+    damaged = {KINDS["truth"]}
+    steps = plan_steps(manifest, damaged)
+    monkeypatch.setenv("CFQA_ROOT", str(tmp_path / "here"))
+    here = check_same(built, manifest, steps, damaged, versions=False).plan.recipe
+    assert here.tasks["seg"].source.options == {
+        "root": str(tmp_path / "here" / "VOCdevkit"),
+        "list": str(listed),
+    }
+    assert here.tasks["seg"].head == str(built.parent / "seg.safetensors")
+    listed.write_text("2007_000042\n")
+    with pytest.raises(BuildError, match=r"root://mine\.txt: no file of SHA-256"):
+        check_same(built, manifest, steps, damaged, versions=False)
 
 
 def test_a_file_that_comes_out_otherwise_does_not_get_in(folder: Path) -> None:

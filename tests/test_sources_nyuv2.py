@@ -355,3 +355,8 @@ def test_missing_files_are_named_together(tmp_path: Path) -> None:
 def test_other_tasks_are_refused(files: Path) -> None:
     with pytest.raises(BuildError, match="nyuv2 has no task 'cls'; it serves dpt"):
         get_source("nyuv2")("cls", 0, root=str(files))
+
+
+def test_the_matlab_file_and_its_splits_decide(mat: Path) -> None:
+    files = [mat / "nyu_depth_v2_labeled.mat", mat / "splits.mat"]
+    assert list(get_source("nyuv2")("dpt", 0, root=str(mat)).deciding) == files

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from cfqa_data.builders.training.convert import main
 from cfqa_data.codecs import get_codec
 from cfqa_data.codecs.hyperprior import load_hyperprior
+from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
 from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
 from cfqa_data.codecs.hyperprior_weights import PAPER_PAD
 
@@ -64,15 +65,21 @@ def trained(state: State) -> dict[str, Any]:
     return {"epoch": 3, "state_dict": state, "loss": torch.tensor(1.5), **told}
 
 
+def under(start: str, state: State) -> State:
+    return {start + key: value for key, value in state.items()}
+
+
 LAYOUTS: dict[str, Callable[[State], Any]] = {
     "bare": dict,
-    "module": lambda state: {f"module.{key}": value for key, value in state.items()},
-    "wrapped": lambda state: {"state_dict": state, "epoch": 3},
-    "wrapped module": lambda state: {
-        "state_dict": {f"module.{key}": value for key, value in state.items()}
-    },
+    "wrapped module": lambda state: {"state_dict": under("module.", state), "epoch": 3},
     "newer": newer,
     "trained": lambda state: trained(newer(state)),
+    "NumPy numbers": lambda state: {"network": state, "loss": np.float64(0.5), "n": np.int64(3)},
+    "numbers beside": lambda state: {**state, "loss": np.float32(0.5), "epoch": 3},
+    "compiled": lambda state: {"net": under("module._orig_mod.module.", newer(state))},
+    "in a model": lambda state: {
+        "model": {"state_dict": under("_orig_mod.codec.", state) | {"scorer.weight": torch.ones(2)}}
+    },
 }
 
 
@@ -81,11 +88,19 @@ def run(folder: Path, *pairs: str) -> int:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_models_of_its_tensors(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str
+def test_every_layout_gives_its_tensors(tmp_path: Path, layout: str) -> None:
+    torch.save(LAYOUTS[layout](checkpoint(1)), tmp_path / "a.pth")
+    found, wanted = read_checkpoint(tmp_path / "a.pth").state, checkpoint(1)
+    assert len(found) == len(ScaleHyperprior(4, 6, 4).state_dict())
+    for name, value in found.items():
+        assert np.array_equal(value, wanted[name].numpy()), name
+
+
+def test_a_ladder_has_the_models_of_its_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in (1, 2):
-        torch.save(LAYOUTS[layout](checkpoint(seed)), tmp_path / f"{seed}.pth.tar")
+        torch.save(trained(checkpoint(seed)), tmp_path / f"{seed}.pth.tar")
     files = {0.01: tmp_path / "1.pth.tar", 0.002: tmp_path / "2.pth.tar"}
     assert run(tmp_path, *(f"{lmbda}={path}" for lmbda, path in files.items())) == 0
     out, error = capsys.readouterr()
@@ -106,6 +121,15 @@ def test_every_layout_gives_the_models_of_its_tensors(
         wanted = checkpoint({0.01: 1, 0.002: 2}[lmbda])
         for name, value in ours.state.items():
             assert np.array_equal(value, wanted[name].numpy()), name
+
+
+def test_halves_are_read_as_what_they_are(tmp_path: Path) -> None:
+    for name, dtype in (("b", torch.bfloat16), ("h", torch.float16)):
+        state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in checkpoint(1).items()}
+        torch.save(state, tmp_path / f"{name}.pth")
+        for key, value in read_checkpoint(tmp_path / f"{name}.pth").state.items():
+            assert value.dtype == np.float32
+            assert np.array_equal(value, state[key].float().numpy()), key
 
 
 def test_the_file_says_what_it_was_made_of(tmp_path: Path) -> None:
@@ -153,18 +177,24 @@ def other(name: str, value: Any) -> Callable[[State], Any]:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (without("h_a.2.bias"), "h_a.2.bias is missing"),
-        (without("g_a.0.weight"), "not a scale hyperprior: needs g_a.0.weight"),
-        (without("entropy_bottleneck.quantiles"), "quantiles is missing"),
-        (other("h_a.2.bias", torch.zeros(5)), "h_a.2.bias has shape (5,), not (4,)"),
+        (without("h_a.2.bias"), "tensor 'h_a.2.bias' is missing"),
+        (without("g_a.0.weight"), "of a scale hyperprior (needs g_a.0.weight, g_a.2.weight, ...)"),
+        (without("entropy_bottleneck.quantiles"), "quantiles' is missing"),
+        (other("h_a.2.bias", torch.zeros(5)), "tensor 'h_a.2.bias' is (5,), not (4,)"),
         (
             other("g_a.0.weight", torch.zeros(4, 3, 5, 5)),
-            "g_a.0.weight has shape (4, 3, 5, 5), not (4, 1, 5, 5)",
+            "tensor 'g_a.0.weight' is (4, 3, 5, 5), not (4, 1, 5, 5)",
         ),
         (other("g_s.2.bias", torch.full((4,), torch.nan)), "g_s.2.bias does not hold finite"),
-        (other("g_s.2.bias", torch.zeros(4, dtype=torch.int32)), "does not hold finite numbers"),
-        (other("g_a.8.extra", torch.zeros(4)), "g_a.8.extra is not part of one"),
-        (other("context.weight", torch.zeros(4)), "context.weight is not part of one"),
+        (other("g_s.2.bias", torch.zeros(4, dtype=torch.int32)), "is int32, not dense floating"),
+        (
+            other("g_a.8.extra", torch.zeros(4)),
+            "tensor 'g_a.8.extra' does not belong to a scale hyperprior",
+        ),
+        (
+            other("context.weight", torch.zeros(4)),
+            "tensor 'context.weight' does not belong to a scale hyperprior",
+        ),
         (
             other("gaussian_conditional.scale_table", scales().flip(0)),
             "scale_table does not rise from above zero",
@@ -182,9 +212,18 @@ def other(name: str, value: Any) -> Callable[[State], Any]:
             "density of z is too wide to tabulate",
         ),
         (other("g_a.2.weight", torch.full((4, 4, 5, 5), 1e30)), "weights are too large"),
-        (lambda state: list(state), "not a CompressAI checkpoint"),
+        (lambda state: list(state), "holds no state dict of tensors, but a list"),
+        (
+            lambda state: state | newer({"entropy_bottleneck._bias0": torch.zeros(4, 3, 1)}),
+            "has tensor 'entropy_bottleneck._bias0' by two names",
+        ),
+        (
+            lambda state: under("a.", state) | under("b.", state),
+            "holds several networks ('a.g_a.0.weight', 'b.g_a.0.weight')",
+        ),
+        (other("h_a.2.bias", torch.zeros(1).expand(4)), "'h_a.2.bias' is one value repeated"),
         (lambda state: {"state_dict": 3}, "not a CompressAI checkpoint"),
-        (lambda state: {}, "not a scale hyperprior"),
+        (lambda state: {}, "holds no state dict of tensors"),
         (lambda state: {3: torch.zeros(2)}, "not a CompressAI checkpoint"),
     ],
 )
@@ -201,6 +240,16 @@ def test_what_is_no_such_checkpoint_is_one_clear_line(
     check_line(tmp_path, capsys, told, "other.pth")
 
 
+def test_a_library_s_message_comes_without_codes_of_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"state_dict": checkpoint(1), "notes": np.ones(2)}, tmp_path / "a.pth")
+    assert run(tmp_path, f"0.1={tmp_path / 'a.pth'}") == 2
+    error = capsys.readouterr().err
+    assert "_reconstruct, which is not loaded: only tensors and plain values are" in error
+    assert "[1m" not in error
+
+
 def check_line(
     folder: Path, capsys: pytest.CaptureFixture[str], told: str, name: str | None = None
 ) -> None:
@@ -214,7 +263,7 @@ def check_line(
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "no such file; needs a CompressAI checkpoint"),
+        (None, "not a CompressAI checkpoint of a scale hyperprior (no such weights file)"),
         (b"", "not a CompressAI checkpoint"),
         (b"nothing of the kind", "not a CompressAI checkpoint"),
         (b"PK\3\4" + bytes(200), "not a CompressAI checkpoint"),
@@ -250,7 +299,7 @@ def test_pickles_that_run_code_are_not_run(
 
     torch.save({"state_dict": checkpoint(1), "trap": Trap()}, tmp_path / "a.pth")
     assert run(tmp_path, f"0.1={tmp_path / 'a.pth'}") == 2
-    check_line(tmp_path, capsys, "not a CompressAI checkpoint", "a.pth")
+    check_line(tmp_path, capsys, "mkdir, which is not loaded: only tensors and plain", "a.pth")
     assert not (tmp_path / "ran").exists()
 
 

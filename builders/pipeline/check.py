@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools, codec_for
 from cfqa_data.errors import BuildError, CfqaError, FormatError
 from cfqa_data.invariants import check_source_ids
 from cfqa_data.layout import Layout
-from cfqa_data.manifest import hash_file, package_versions
+from cfqa_data.manifest import package_versions
 from cfqa_data.recipe import Ladder, Recipe, TaskSpec
-from cfqa_data.resources import resolve
+from cfqa_data.weights import resolve_weights
 
 __all__ = ["check_selection", "check_space", "make_plan"]
 
@@ -35,12 +36,11 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
     """
     versions, models = package_versions(), Models(recipe)
     ladders = [(task, x) for task, spec in recipe.tasks.items() for x in spec.ladders.values()]
-    uris = {recipe.backbone.weights, *(spec.head for spec in recipe.tasks.values())}
-    uris |= {ladder.models for _, ladder in ladders if ladder.models}
+    uris = weights_of(recipe)
     troubles: dict[str, list[str]] = {}  # where -> what is wrong
-    for uri in sorted(uris):
+    for uri in uris:
         with _noting(troubles, f"recipe {recipe.name!r}"):
-            resolve(uri)
+            resolve_weights(uri)
     missing = len(troubles)
     for task, ladder in ladders:
         if missing and ladder.models:
@@ -49,15 +49,16 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
             found = _rehearsed(ladder).version()
             found.pop("models", None)  # per task, and in the recipe
             versions |= {f"{ladder.codec} {what}": version for what, version in found.items()}
+    sources = {}
     for task in recipe.tasks:
         with _noting(troubles, f"recipe {recipe.name!r}"):
-            models.source(task)
+            sources[task] = models.source(task)
     if troubles:
         raise BuildError(
             "; ".join(f"{where}: {'; '.join(told)}" for where, told in troubles.items())
         )
     try:
-        weights = {uri: hash_file(resolve(uri)) for uri in sorted(uris)}
+        weights = hash_uris(uris) | hash_sources(recipe, sources)
         for task, spec in recipe.tasks.items():
             _check_networks(models, task, spec)
     except CfqaError as error:

@@ -15,6 +15,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.resources import resolve
 from cfqa_data.tasks import LEVELS, get_task
 from cfqa_data.text import size_text, table_text
+from cfqa_data.weights import resolve_weights, weight_files
 
 __all__ = ["HYPERPRIOR_SECONDS", "SECONDS", "estimate", "estimate_text"]
 
@@ -91,7 +92,8 @@ def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
                     }
                 )
         memory = max(memory, *(_memory(plan, stage, size) for size in sizes.values()))
-    weights = resolve(plan.recipe.backbone.weights).stat().st_size
+    files = weight_files(resolve_weights(plan.recipe.backbone.weights))
+    weights = sum(path.stat().st_size for path in files)
     return {
         "stages": rows,
         "items": sum(row["items"] for row in rows),
@@ -131,7 +133,7 @@ def _work(
 
 
 def _seconds(plan: Plan, task: str, codec: str) -> float:
-    models = plan.recipe.tasks[task].ladders[codec].models
+    models = plan.recipe.tasks[task].ladders[codec].weights
     if models is None:
         return SECONDS[codec]
     _, [(_, first), *_] = read_ladder(resolve(models))

@@ -15,6 +15,9 @@ from cfqa_data.errors import BuildError
 from cfqa_data.health import health
 from cfqa_data.invariants import PLACES, VALUES, LabelRows, broken, fold_of
 from cfqa_data.manifest import Manifest, TaskEntry, write_manifest
+from cfqa_data.portable import portable, portable_names, rename
+from cfqa_data.remembered import remember
+from cfqa_data.resources import locate
 from cfqa_data.schema import label_schema, originals_schema
 from cfqa_data.storage import read_table, remove_partials, write_table
 from cfqa_data.tasks import get_task
@@ -45,18 +48,22 @@ def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> Non
         advance()
     write_table(layout.originals_table, originals_table(tools))
     advance()
+    names = portable_names(plan.recipe)
     manifest = Manifest(
         name=plan.recipe.name,
         tier=plan.tier,
-        recipe=plan.recipe,
+        recipe=portable(plan.recipe),
         tasks=entries,
         versions=plan.versions,
-        weights=plan.weights,
+        weights={rename(name, names): digest for name, digest in plan.weights.items()},
         health=tuple(health(pa.concat_tables(tables))),
     )
     write_card(layout.root, manifest, terms)
     advance()
     write_manifest(layout.root, manifest)
+    for uri in names:
+        if uri in plan.weights:
+            remember(plan.weights[uri], locate(uri))
     advance()
 
 

@@ -60,7 +60,7 @@ class Plan:
         recipe: what to build.
         tier: "light" (labels, originals, bitstreams) or "full" (and the decoded codes).
         versions: name -> version of every library and encoder that takes part.
-        weights: address in the recipe -> SHA-256 of that file.
+        weights: name -> SHA-256, of all weights and lists that the recipe names.
     """
 
     recipe: Recipe

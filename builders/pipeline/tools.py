@@ -14,7 +14,7 @@ from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.errors import BuildError
 from cfqa_data.layout import Layout
 from cfqa_data.recipe import Ladder, Recipe, TaskSpec
-from cfqa_data.resources import resolve
+from cfqa_data.weights import resolve_weights
 
 if TYPE_CHECKING:
     from cfqa_data.builders.backbone import Backbone
@@ -46,14 +46,14 @@ class Models:
         from cfqa_data.builders.backbone import load_backbone
 
         spec = self.recipe.backbone
-        return load_backbone(resolve(spec.weights), num_heads=spec.num_heads)
+        return load_backbone(resolve_weights(spec.weights), num_heads=spec.num_heads)
 
     def head(self, task: str) -> Head:
         """The task's head; it applies the backbone's final norm where its task does."""
         from cfqa_data.builders.heads import load_head
 
         if task not in self._heads:
-            path = resolve(self.recipe.tasks[task].head)
+            path = resolve_weights(self.recipe.tasks[task].head)
             self._heads[task] = load_head(task, path, norm=self.backbone.norm)
         return self._heads[task]
 

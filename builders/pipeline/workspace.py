@@ -18,6 +18,7 @@ from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import read_manifest
+from cfqa_data.portable import portable
 from cfqa_data.recipe import Recipe
 from cfqa_data.storage import PARTIAL, remove_partials, write_text
 
@@ -101,7 +102,8 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
         manifest = read_manifest(layout.root)
     except CfqaError as error:
         raise BuildError(f"{layout.root} is no dataset of this version: {error}") from None
-    if manifest.recipe.to_dict() != recipe.to_dict() or manifest.tier != tier:
+    named = [made.to_dict() for made in (portable(recipe), recipe)]
+    if manifest.recipe.to_dict() not in named or manifest.tier != tier:
         raise BuildError(
             f"{layout.root} holds a finished dataset of recipe {manifest.name!r} "
             f"({manifest.tier} tier) that is not this one: choose another folder"
@@ -143,7 +145,7 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
     if begun is None:
         write_text(path, plan.to_json())
         return plan
-    _see_same("weights", root, begun.weights, plan.weights, "")
+    _see_same("weights or lists", root, begun.weights, plan.weights, "")
     versions = _joined(begun.versions, plan.versions)
     if versions != begun.versions:
         if not accept_versions:

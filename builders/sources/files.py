@@ -182,6 +182,7 @@ class FileSource:
         seed: decides the order of the candidates that no list gives.
         entries: the images to choose from.
         listed: whether they come from a list, whose order is kept.
+        deciding: files, but for the images, that decide which entries there are and their truth.
     """
 
     #: Name of the source and of the task that it serves.
@@ -202,8 +203,15 @@ class FileSource:
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise BuildError(f"source {cls.kind}: the seed is a whole number from 0, not {seed!r}")
 
-    def __init__(self, seed: int, entries: Mapping[str, Entry], listed: bool) -> None:
+    def __init__(
+        self,
+        seed: int,
+        entries: Mapping[str, Entry],
+        listed: bool,
+        deciding: Iterable[Path | None] = (),
+    ) -> None:
         self.seed, self.entries, self.listed = seed, entries, listed
+        self.deciding = tuple(path for path in deciding if path is not None)
 
     def candidates(self) -> Iterator[Sample]:
         """Samples in the order of the list, or in the seed's random order of all names.

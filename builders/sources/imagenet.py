@@ -9,7 +9,14 @@ import numpy as np
 
 from ...errors import BuildError, unknown_name
 from .files import Entry, FileSource, by_name, choose, names_in, place, require
-from .imagenet_labels import SYNSET, labels_file, order_synsets, read_labels, read_synsets
+from .imagenet_labels import (
+    SYNSET,
+    class_lists,
+    labels_file,
+    order_synsets,
+    read_labels,
+    read_synsets,
+)
 from .images import read_rgb
 from .preprocessing import classification_view
 
@@ -67,7 +74,7 @@ class ImageNet(FileSource):
             given["labels"] = labels_file(given["labels"])
         require([folder, *given.values()], self.offered)
         self.root, self._train = folder, given.get("train")
-        known = _labelled(folder, given.get("labels"))
+        known, deciding = _labelled(folder, given.get("labels"))
         if "list" in given:
             chosen = choose(given["list"], lambda line: _named(known, line, folder))
         elif self._train:
@@ -80,7 +87,7 @@ class ImageNet(FileSource):
         required = chosen if "list" in given else known
         require((entry.image for entry in required.values()), self.offered)
         self._others = [entry for name, entry in known.items() if name not in chosen]
-        super().__init__(seed, chosen, "list" in given)
+        super().__init__(seed, chosen, "list" in given, [*deciding, given.get("list")])
 
     def views(self, entry: Entry) -> np.ndarray:
         """The middle of the image, float32 (1, 3, 224, 224)."""
@@ -111,8 +118,11 @@ def _images(folder: Path) -> Iterator[Path]:
                 yield folder / name / image
 
 
-def _labelled(root: Path, labels: Path | None) -> dict[str, Entry]:
-    """Return all images with their labels; the files may be missing where a list gives labels."""
+def _labelled(root: Path, labels: Path | None) -> tuple[dict[str, Entry], list[Path]]:
+    """Return all images with their labels, and the files that give those.
+
+    The images' files may be missing where a list gives labels.
+    """
     found = [*_images(root)]
     in_folders = [path for path in found if path.parent != root]
     if in_folders:
@@ -125,7 +135,8 @@ def _labelled(root: Path, labels: Path | None) -> dict[str, Entry]:
             order = read_synsets(labels)
         if unknown := sorted({path.parent.name for path in in_folders} - order.keys()):
             raise BuildError(f"{root / unknown[0]}: this synset is not in {labels}")
-        return by_name(Entry(path.stem, path, order[path.parent.name]) for path in in_folders)
+        named = by_name(Entry(path.stem, path, order[path.parent.name]) for path in in_folders)
+        return named, [labels] if labels else []
     usual = (root.with_name(name) for name in _LABELS)
     labels = labels or next((labels_file(path) for path in usual if path.exists()), None)
     if labels is None:
@@ -134,10 +145,11 @@ def _labelled(root: Path, labels: Path | None) -> dict[str, Entry]:
             f"or put {_LABELS[0]} beside it; {ImageNet.offered}"
         )
     paths = {path.stem: path for path in found}
-    return by_name(
+    named = by_name(
         Entry(name, paths.get(name, root / f"{name}.JPEG"), label)
         for name, label in read_labels(labels).items()
     )
+    return named, [labels, *class_lists(labels)]
 
 
 def _named(known: dict[str, Entry], line: str, root: Path) -> Entry:

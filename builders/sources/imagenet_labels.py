@@ -15,7 +15,15 @@ from pathlib import Path, PurePosixPath
 from ...errors import BuildError
 from .files import read_list, reason
 
-__all__ = ["CLASSES", "SYNSET", "labels_file", "order_synsets", "read_labels", "read_synsets"]
+__all__ = [
+    "CLASSES",
+    "SYNSET",
+    "class_lists",
+    "labels_file",
+    "order_synsets",
+    "read_labels",
+    "read_synsets",
+]
 
 CLASSES = 1000
 SYNSET = re.compile(r"n\d{8}")
@@ -28,6 +36,12 @@ def labels_file(path: Path) -> Path:
     """Return the file of labels: `path`, or the ground truth where it is the development kit."""
     inner = path / "data"
     return (inner if inner.is_dir() else path) / _GROUND_TRUTH if path.is_dir() else path
+
+
+def class_lists(path: Path) -> list[Path]:
+    """Return the files beside one of labels that may order its classes."""
+    beside = (path.with_name(name) for name in (_META, _ID_LIST, _MAPPING))
+    return [found for found in beside if found.is_file()]
 
 
 def order_synsets(synsets: Iterable[str], origin: object) -> dict[str, int]:

@@ -71,7 +71,7 @@ class Nyuv2(FileSource):
             self._store = SplitFiles(folder, self._train, wanted is not None, self.offered)
         chosen = self._store.test if wanted is None else choose(wanted, self._store.named)
         self._store.check(chosen.values())
-        super().__init__(seed, chosen, wanted is not None)
+        super().__init__(seed, chosen, wanted is not None, [*self._store.deciding, wanted])
 
     def views(self, entry: Entry) -> np.ndarray:
         """The image and its mirror image, float32 (2, 3, 490, 644)."""

@@ -36,6 +36,7 @@ class SplitFiles:
     def __init__(self, root: Path, train: Path | None, listed: bool, offered: str) -> None:
         self.root, self._offered = root, offered
         self._sure = (root / TEST).is_file()
+        self.deciding = [root / TEST] if self._sure else []
         if self._sure:
             self.test = choose(root / TEST, self._pair)
             return
@@ -48,6 +49,7 @@ class SplitFiles:
             )
         trained = train or root / _TRAIN
         if trained.is_file():
+            self.deciding = [trained]
             for name in choose(trained, self._pair):
                 self.test.pop(name, None)
 

@@ -62,6 +62,7 @@ class LabelledMat:
         require([path] if listed else [path, splits], offered)
         entries = self._read_entries()
         self._every = by_name(entries) | {str(entry.image + 1): entry for entry in entries}
+        self.deciding = [path for path in (path, splits) if path.is_file()]
         train, test = read_splits(splits) if splits.is_file() else ([], range(len(entries)))
         if not all(0 <= index < len(entries) for index in (*train, *test)):
             raise BuildError(f"{splits}: names an image beyond the {len(entries)} of {path}")

@@ -62,7 +62,7 @@ class Voc2012(FileSource):
         chosen = known if wanted is None else choose(wanted, named)
         files = (path for entry in chosen.values() for path in (entry.image, entry.truth))
         require(files, self.offered)
-        super().__init__(seed, chosen, wanted is not None)
+        super().__init__(seed, chosen, wanted is not None, [sets / "val.txt", wanted])
 
     def _entry(self, line: str) -> Entry:
         name = _stem(line)

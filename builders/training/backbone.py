@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...storage import write_tensors
 from ..backbone import Backbone, load_backbone
 from ..heads import (
     IGNORE,
@@ -246,9 +246,9 @@ def save(model: MultiTask, out: Path, report: dict[str, object]) -> None:
     norm = {f"norm.{k}": v for k, v in model.backbone.norm.state_dict().items()}
 
     def write(name: str, tensors: dict[str, Tensor], geometry: object = None) -> None:
-        metadata = {"geometry": json.dumps(vars(geometry))} if geometry else None
-        copies = {k: v.detach().half().contiguous() for k, v in tensors.items()}
-        save_file(copies, out / f"{name}.safetensors", metadata)
+        halves = {key: value.detach().half().numpy() for key, value in tensors.items()}
+        metadata = vars(geometry) if geometry else None
+        write_tensors(out / f"{name}.safetensors", halves, metadata, key="geometry")
 
     backbone = model.backbone.state_dict()
     del backbone["mask_token"]

@@ -6,7 +6,6 @@ draw patches and noise.  It is read without running any code from it.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cfqa_data.builders.checkpoints import load_plain
 from cfqa_data.builders.training.hyperprior_plan import Job, Settings, provenance
 from cfqa_data.errors import BuildError
 from cfqa_data.storage import atomic_path
@@ -103,10 +103,10 @@ def check_states(jobs: Sequence[Job], settings: Settings) -> None:
 def _read(path: Path, made: dict[str, Any]) -> dict[str, Any]:
     """Return what a file holds, if it is of the training that makes ``made``."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = load_plain(path, mapped=False)
         kept = state["made"]
         differing = [key for key in made if kept.get(key) != made[key]]
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except BuildError as error:
         raise _damaged(path, error) from None
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, error) from None
@@ -117,5 +117,5 @@ def _read(path: Path, made: dict[str, Any]) -> dict[str, Any]:
 
 
 def _damaged(path: Path, error: Exception) -> BuildError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = (str(error).removeprefix(f"{path}: ").splitlines() or [type(error).__name__])[0]
     return BuildError(f"{path}: not the state of a training ({reason}); delete it to start again")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cfqa_data.cli.shared import (
+    DataRoot,
     Folder,
     Json,
     Untrusted,
@@ -17,6 +18,7 @@ from cfqa_data.cli.shared import (
     cores,
     print_json,
     resumable,
+    use_root,
 )
 from cfqa_data.errors import CfqaError, FormatError, FormatVersionError
 from cfqa_data.text import printable, size_text
@@ -38,6 +40,7 @@ def verify(
     ] = 100,
     seed: Annotated[int, typer.Option(min=0, help="With --deep: of the choice of the sample.")] = 0,
     workers: Workers = None,
+    root: DataRoot = None,
     untrusted: Untrusted = False,
     as_json: Json = False,
 ) -> None:
@@ -46,6 +49,7 @@ def verify(
     from cfqa_data.terminal import show_progress
     from cfqa_data.verify import verify as run_verify
 
+    use_root(root)
     workers = workers or cores()
     found, damage = None, list[Any]()
     told: dict[str, Any] = {"path": str(folder)}
@@ -107,7 +111,7 @@ def _tell(folder: Path, told: dict[str, Any], damage: list[Fault]) -> None:
         print(f"note: {printable(note)}", file=sys.stderr)
     if foreign := told.get("foreign"):
         first = printable(foreign[0])
-        text = f"note: {len(foreign)} files of tools are no part of the dataset, first {first}"
+        text = f"note: {len(foreign)} files are of tools or weights, first {first}"
         print(text, file=sys.stderr)
     for fault in damage:
         print(printable(str(fault)))
@@ -130,6 +134,7 @@ def repair(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")
     ] = False,
+    root: DataRoot = None,
     accept_versions: Annotated[
         bool,
         typer.Option(
@@ -144,6 +149,7 @@ def repair(
     from cfqa_data.builders.repair import repair as run_repair
     from cfqa_data.terminal import show_progress
 
+    use_root(root)
     kept = "what was made again stays, the same command goes on from here"
     with resumable(kept), show_progress() as progress:
         repaired = run_repair(

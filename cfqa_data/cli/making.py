@@ -18,8 +18,8 @@ from cfqa_data.cli.shared import (
     plain_file,
     print_json,
     resumable,
+    use_root,
 )
-from cfqa_data.paths import real_path
 
 __all__ = ["build", "import_release"]
 
@@ -80,12 +80,10 @@ def build(
 ) -> None:
     """Build a dataset from a recipe. Goes on where an earlier build stopped."""
     from cfqa_data.builders.pipeline import build as run_build
-    from cfqa_data.resources import ROOT_VARIABLE
     from cfqa_data.summary import build_text, summarise
     from cfqa_data.terminal import show_progress
 
-    if root is not None:
-        os.environ[ROOT_VARIABLE] = str(real_path(root))  # workers of this machine inherit it
+    use_root(root)
     files = {
         "CFQA_HM_ENCODER": hm_encoder,
         "CFQA_HM_CONFIG": hm_config,
@@ -156,12 +154,10 @@ def import_release(
 ) -> None:
     """Make a dataset of a downloaded release, without loss. Goes on where it was stopped."""
     from cfqa_data.builders.release import import_release as run_import
-    from cfqa_data.resources import ROOT_VARIABLE
     from cfqa_data.summary import imported_text, summarise
     from cfqa_data.terminal import show_progress
 
-    if root is not None:
-        os.environ[ROOT_VARIABLE] = str(real_path(root))
+    use_root(root)
     with resumable(KEPT), show_progress() as progress:
         imported = run_import(
             source,

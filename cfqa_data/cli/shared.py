@@ -15,6 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from cfqa_data.cli.process import say
+from cfqa_data.paths import real_path
+from cfqa_data.resources import ROOT_VARIABLE
 
 __all__ = [
     "AnyDataset",
@@ -34,6 +36,7 @@ __all__ = [
     "plain_file",
     "print_json",
     "resumable",
+    "use_root",
 ]
 
 app = typer.Typer(
@@ -107,6 +110,12 @@ DataRoot = Annotated[
         help="Where root:// is: images and weights of a recipe.",
     ),
 ]
+
+
+def use_root(root: Path | None) -> None:
+    """Have ``root://`` stand for a folder in this process and in those that it starts."""
+    if root is not None:
+        os.environ[ROOT_VARIABLE] = str(real_path(root))
 
 
 def cores() -> int:

@@ -213,8 +213,8 @@ def load_hyperprior(path: str | Path, lmbda: float | None = None) -> Hyperprior:
     """Return a model from a ladder file or a CompressAI checkpoint.
 
     Args:
-        path: ``.safetensors`` of :mod:`cfqa_data.codecs.hyperprior_weights`, or a ``.pth`` of
-            CompressAI's, whose keys may start with ``module.``.
+        path: ``.safetensors`` of :mod:`cfqa_data.codecs.hyperprior_weights`, or a checkpoint of
+            CompressAI's, alone or in what a training saved.
         lmbda: which model of a ladder; not needed where there is one.
 
     Raises:

@@ -10,22 +10,27 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cfqa_data.codecs.entropy_tables import scale_table
 from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, HyperpriorWeights, Pad
-from cfqa_data.errors import CodecError
+from cfqa_data.errors import BuildError, CodecError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["expected_shapes", "read_checkpoint"]
 
 FILTERS = (3, 3, 3, 3)
 QUANTILES = "entropy_bottleneck.quantiles"
 SCALES = "gaussian_conditional.scale_table"
+KNOWN_BY = ("g_a.0.weight", "h_a.0.weight", QUANTILES)
 MOST_SCALES, LARGEST_SCALE = 256, 4096.0
 UNUSED = re.compile(
     r"(entropy_bottleneck|gaussian_conditional)\."
-    r"(_offset|_quantized_cdf|_cdf_length|target|scale_table|scale_bound|\w+\.bound)"
+    r"(_offset|_quantized_cdf|_cdf_length|target|scale_bound|\w+\.bound)"
     r"|g_[as]\.\d+\.(beta|gamma)_reparam\..+"
 )
 """Names of tensors that follow from the others."""
@@ -35,17 +40,16 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
     """Return the weights of a checkpoint.
 
     Args:
-        path: a ``.pth`` file, a state dict or a dict with one under ``state_dict``, its keys
-            with or without ``module.``.
+        path: what `torch.save` wrote: a state dict, or one as :func:`state_of
+            <cfqa_data.builders.checkpoints.state_of>` finds it; or its safetensors file.
         pad: how planes are padded.
 
     Raises:
         CodecError: the file is not one, or one of its tensors is not the architecture's.
     """
-    loaded = _load(path)
     try:
-        state = _checked(loaded)
-        scales = loaded.get(SCALES, np.empty(0)).astype(np.float64)
+        state = _load(path)
+        scales = state.pop(SCALES, np.empty(0)).astype(np.float64)
         if scales.size and (scales.ndim != 1 or not (np.diff(scales, prepend=0.0) > 0).all()):
             raise CodecError(f"{SCALES} does not rise from above zero")
         if scales.size > MOST_SCALES or (scales > LARGEST_SCALE).any():
@@ -90,61 +94,61 @@ def expected_shapes(n: int, m: int, stages: int) -> dict[str, tuple[int, ...]]:
 
 
 def _load(path: str | Path) -> dict[str, np.ndarray]:
-    """Return all tensors of a file, by CompressAI's older names."""
-    import pickle
-
-    import torch
-
-    if not Path(path).is_file():
-        raise CodecError(f"{path}: no such file; needs a CompressAI checkpoint")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        loaded = loaded.get("state_dict", loaded)
-        state = {
-            _plain_key(key): value.detach().numpy()
-            for key, value in loaded.items()
-            if isinstance(value, torch.Tensor)
-        }
-    except (OSError, RuntimeError, AttributeError, TypeError, EOFError) as error:
-        raise CodecError(f"{path}: not a CompressAI checkpoint ({_line(error)})") from None
-    except (pickle.UnpicklingError, ValueError, KeyError, IndexError) as error:
-        raise CodecError(f"{path}: not a CompressAI checkpoint ({_line(error)})") from None
-    return state
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _checked(loaded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the tensors of the architecture.
+    """Return the tensors of a checkpoint that are used, by CompressAI's older names.
 
     Raises:
-        CodecError: one is missing, has another shape, is not finite, or is not of it.
+        CodecError: it is no such file; a tensor is missing, left over, misshapen or not finite.
     """
-    stages = next((i for i in range(16) if f"g_a.{2 * i}.weight" not in loaded), 0)
-    first, last = loaded.get("g_a.0.weight"), loaded.get(f"g_a.{2 * stages - 2}.weight")
-    if first is None or last is None or stages < 2 or not first.ndim == last.ndim == 4:
-        raise CodecError("not a scale hyperprior: needs g_a.0.weight, g_a.2.weight, ...")
-    expected = expected_shapes(len(first), len(last), stages)
-    for name, shape in expected.items():
-        found = loaded.get(name)
-        if found is None:
-            raise CodecError(f"not a scale hyperprior of one channel: {name} is missing")
-        if found.shape != shape:
-            told = f"{name} has shape {found.shape}, not {shape}"
-            raise CodecError(f"not a scale hyperprior of one channel: {told}")
-        if found.dtype.kind != "f" or not np.isfinite(found).all():
+    from cfqa_data.builders.checkpoints import check_tensors, read_tensors, without_prefix
+
+    origin = str(path)
+    try:
+        found, prefix = without_prefix(read_tensors(path), KNOWN_BY, origin)
+        state: dict[str, Tensor] = {}
+        for key, tensor in found.items():
+            name = _plain_key(key.removeprefix(prefix))
+            if name in state:
+                raise BuildError(f"{origin}: has tensor '{name}' by two names")
+            if not UNUSED.fullmatch(name):
+                state[name] = tensor
+        expected = _expected(state)
+        check_tensors(state, expected, origin, "scale hyperprior of one channel")
+    except BuildError as error:
+        told = str(error).removeprefix(f"{origin}: ")
+        raise CodecError(f"not a CompressAI checkpoint of a scale hyperprior ({told})") from None
+    arrays = {name: _array(state[name]) for name in expected}
+    for name, array in arrays.items():
+        if name != SCALES and not np.isfinite(array).all():
             raise CodecError(f"{name} does not hold finite numbers")
-    for name in loaded:
-        if name not in expected and not UNUSED.fullmatch(name):
-            raise CodecError(f"not a scale hyperprior of one channel: {name} is not part of one")
-    return {name: loaded[name] for name in expected}
+    return arrays
+
+
+def _expected(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors without data of the shapes that a state dict must have.
+
+    Raises:
+        BuildError: it is of another architecture.
+    """
+    import torch
+
+    stages = next((i for i in range(16) if f"g_a.{2 * i}.weight" not in state), 0)
+    first, last = state.get("g_a.0.weight"), state.get(f"g_a.{2 * stages - 2}.weight")
+    if first is None or last is None or stages < 2 or not first.ndim == last.ndim == 4:
+        raise BuildError("needs g_a.0.weight, g_a.2.weight, ...")
+    shapes = expected_shapes(len(first), len(last), stages)
+    if SCALES in state:
+        shapes[SCALES] = tuple(state[SCALES].shape)
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """Return a tensor's numbers as an array of their own, halves as float32."""
+    wide = tensor.detach().float() if tensor.itemsize < 4 else tensor.detach()
+    return np.array(wide.numpy(), order="C")
 
 
 def _plain_key(key: str) -> str:
-    """Return a key without ``module.`` and with the older of CompressAI's namings."""
-    key = key.removeprefix("module.")
+    """Return a key in the older of CompressAI's namings."""
     for newer, older in (("matrices", "_matrix"), ("biases", "_bias"), ("factors", "_factor")):
         pattern = rf"entropy_bottleneck\._?{newer}\.(\d+)"
         key = re.sub(pattern, rf"entropy_bottleneck.{older}\1", key)

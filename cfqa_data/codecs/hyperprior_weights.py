@@ -26,7 +26,7 @@ from cfqa_data.codecs.entropy_tables import (
 from cfqa_data.codecs.fixed_point import FRACTION
 from cfqa_data.errors import CodecError
 from cfqa_data.pointers import pointer_at
-from cfqa_data.storage import atomic_path
+from cfqa_data.storage import write_tensors
 
 __all__ = [
     "MINI_PAD",
@@ -192,8 +192,6 @@ def write_ladder(
             convention all the same.
         facts: further metadata, JSON-safe.
     """
-    from safetensors.numpy import save_file
-
     first = models[0][1]
     tensors = {
         "tables.y.counts": first.y_tables.counts,
@@ -214,9 +212,7 @@ def write_ladder(
         **({} if first.convention == "cfqa" else {"convention": first.convention}),
         **(facts or {}),
     }
-    tensors = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-    with atomic_path(Path(path)) as partial:
-        save_file(tensors, partial, metadata={KEY: json.dumps(header, sort_keys=True)})
+    write_tensors(Path(path), tensors, header, key=KEY)
 
 
 def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, HyperpriorWeights]]]:

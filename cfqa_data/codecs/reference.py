@@ -135,10 +135,10 @@ class ReferenceCodec(Codec):
             MissingDependencyError: there is no encoder or no configuration.
         """
         encoder = find_encoder(self.software, self.encoder, self.config)
-        digest = hashlib.sha256(encoder.config.read_bytes()).hexdigest()
         return {
             "encoder": f"{self.software.title} {encoder.version}",
-            "config": f"{encoder.config.name}, SHA-256 {digest}",
+            "binary": _hashed(encoder.program),
+            "config": _hashed(encoder.config),
             "parameters": " ".join(self.software.flags),
             "decoder": f"PyAV {import_av().__version__} {self.software.decoder}",
         }
@@ -179,3 +179,9 @@ class ReferenceCodec(Codec):
         """Make a folder for one process, and remove it whatever happens."""
         with tempfile.TemporaryDirectory(prefix=f"cfqa-{self.name}-") as folder:
             yield Path(folder)
+
+
+def _hashed(path: Path) -> str:
+    """Return a file's name and SHA-256."""
+    with path.open("rb") as file:
+        return f"{path.name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -1,0 +1,63 @@
+"""The SHA-256 of every file of a recipe that decides a dataset's bytes, but for the images.
+
+Those are the weights, the lists that choose sources or give their truth, and, of a folder of
+images, the names in it and their labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cfqa_data.manifest import hash_file
+from cfqa_data.portable import rename
+from cfqa_data.recipe import Recipe
+from cfqa_data.recipe_specs import SOURCE_PATHS
+from cfqa_data.resources import locate
+from cfqa_data.weights import hash_weights, resolve_weights
+
+__all__ = ["hash_sources", "hash_uris", "weights_of"]
+
+
+def weights_of(recipe: Recipe) -> list[str]:
+    """Return the URIs of all weights of a recipe, sorted: backbone, heads, models of codecs."""
+    uris = {recipe.backbone.weights, *(spec.head for spec in recipe.tasks.values())}
+    for spec in recipe.tasks.values():
+        uris |= {ladder.weights for ladder in spec.ladders.values() if ladder.weights}
+    return sorted(uris)
+
+
+def hash_uris(uris: Iterable[str]) -> dict[str, str]:
+    """Return the hash of weights by their URI.
+
+    Raises:
+        CfqaError: some are not there.
+    """
+    return {uri: hash_weights(resolve_weights(uri)) for uri in sorted(uris)}
+
+
+def hash_sources(recipe: Recipe, sources: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes of what decides which images the sources give, and with which truth.
+
+    Args:
+        recipe: that the sources are of.
+        sources: by task.
+
+    Returns:
+        Name -> SHA-256: of each list by its URI, or by that of the option that it lies in or
+        beside; of the images' names and labels, by the URI of their root.
+    """
+    hashes: dict[str, str] = {}
+    for task, source in sources.items():
+        options = recipe.tasks[task].source.options
+        uris = [str(options[key]) for key in SOURCE_PATHS if options.get(key) is not None]
+        names = {locate(uri).as_posix(): uri for uri in uris}
+        for path in getattr(source, "deciding", ()):
+            hashes[rename(path.as_posix(), names)] = hash_file(path)
+        if entries := getattr(source, "entries", None):
+            told = [[n, e.truth if isinstance(e.truth, int) else None] for n, e in entries.items()]
+            digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+            hashes.setdefault(str(options["root"]), digest)
+    return hashes

@@ -1,0 +1,37 @@
+"""Where this machine has the files that it built datasets with, by SHA-256.
+
+A dataset names them by name and hash, so that it says nothing of its maker's disk; a folder that
+lies where it was built finds them here without being told. It is a cache: all of it may be deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["remember", "remembered"]
+
+
+def _place(sha256: str) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "cfqa-data" / "files" / sha256
+
+
+def remember(sha256: str, path: Path) -> None:
+    """Note where a file or folder is; where nothing can be noted, nothing is."""
+    with suppress(OSError, RuntimeError):
+        note = _place(sha256)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_name(f"{note.name}.{os.getpid()}")
+        partial.write_text(str(path.absolute()), encoding="utf-8")
+        partial.replace(note)
+
+
+def remembered(sha256: str) -> Path | None:
+    """Return where a file or folder was, which may have changed since."""
+    if re.fullmatch("[0-9a-f]{64}", sha256):  # what a stranger's manifest says may be any path
+        with suppress(OSError, RuntimeError, ValueError):
+            return Path(_place(sha256).read_text(encoding="utf-8"))
+    return None

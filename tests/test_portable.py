@@ -1,0 +1,116 @@
+"""What a manifest says of its maker's files: names and hashes, and no path of one machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mock_dataset import write_mock_dataset
+from pipeline_toy import QPS, toy_recipe
+
+from cfqa_data.builders.publish import plan_publishing
+from cfqa_data.errors import FormatError
+from cfqa_data.manifest import read_manifest
+from cfqa_data.portable import check_portable, is_local, portable, portable_names, rename
+from cfqa_data.recipe import Recipe, load_recipe
+
+
+def recipe(**tasks: str) -> Recipe:
+    data = toy_recipe(Path("/home/me/w"), {"x265": QPS}).to_dict()
+    data["backbone"]["weights"] = "/home/me/giant/model.safetensors.index.json"
+    for task, head in tasks.items():
+        data["tasks"][task]["head"] = head
+    return Recipe.from_dict(data)
+
+
+@pytest.mark.parametrize("name", ["nano", "mini"])
+def test_what_names_the_package_stays_as_it_is(name: str) -> None:
+    assert portable(load_recipe(name)) == load_recipe(name)
+    assert portable_names(load_recipe(name)) == {}
+
+
+def test_paths_become_names_that_tell_them_apart() -> None:
+    made = recipe(cls="/a/head.pth", seg="/b/head.pth", dpt="C:\\x\\dpt.pth")
+    assert portable_names(made) == {
+        "/home/me/giant/model.safetensors.index.json": "root://giant/model.safetensors.index.json",
+        "/a/head.pth": "root://a/head.pth",
+        "/b/head.pth": "root://b/head.pth",
+        "C:\\x\\dpt.pth": "root://dpt.pth",
+    }
+    told = json.dumps(portable(made).to_dict())
+    assert "/home" not in told
+    assert "C:" not in told
+    assert portable(portable(made)) == portable(made)
+
+
+def test_programs_and_roots_of_images_are_no_part_of_it() -> None:
+    data = recipe().to_dict()
+    seg = data["tasks"]["seg"]
+    options = {"root": "/data/VOCdevkit", "list": "~/lists/mine.txt"}
+    seg["source"] = {"kind": "voc2012", "seed": 0, "options": options}
+    hm = seg["codecs"]["x265"] | {"options": {"encoder": "/opt/hm", "seconds_per_megasample": 9}}
+    seg["codecs"] = {"hm": hm}
+    made = portable(Recipe.from_dict(data)).tasks["seg"]
+    assert made.source.options == {"root": "root://VOCdevkit", "list": "root://mine.txt"}
+    assert made.ladders["hm"].options == {"seconds_per_megasample": 9}
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("/data/val", "root://val"),
+        ("/data/val/a/b.txt", "root://val/a/b.txt"),
+        ("/data/val.txt", "root://val.txt"),
+        ("/data/kit/data/x.txt", "root://kit/data/x.txt"),
+        ("/w/a/x.pth", "root://a/x.pth"),
+        ("/w/a/y.txt", "root://a/y.txt"),
+        ("/elsewhere", "/elsewhere"),
+        ("package://cfqa_data/x", "package://cfqa_data/x"),
+    ],
+)
+def test_what_lies_in_or_beside_a_named_place_is_named_by_it(uri: str, name: str) -> None:
+    assert rename(uri, {"/data/val": "root://val", "/w/a/x.pth": "root://a/x.pth"}) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        *((text, True) for text in ("/x", "~/x", "~me/x", "C:\\x", "d:/x", "\\\\host\\x")),
+        *((text, True) for text in ("file:///x", "FILE:/x")),
+        *((text, False) for text in ("root://x", "package://cfqa_data/x", "x.pth", "medium", "")),
+    ],
+)
+def test_paths_of_one_machine_are_known(text: str, local: bool) -> None:
+    assert is_local(text) is local
+
+
+def test_publishing_refuses_paths_of_one_machine(tmp_path: Path) -> None:
+    made = recipe().to_dict()
+    made["tasks"] = {"cls": made["tasks"]["cls"] | {"head": "head.pth"}}
+    made["backbone"] |= {"weights": "root://w.pth", "origin": "/ in a text for people is no path"}
+    sound = Recipe.from_dict(made)
+    folder = write_mock_dataset(tmp_path / "x", sources=1, recipe=sound)
+    check_portable(folder, read_manifest(folder))
+    ladder = sound.tasks["cls"].ladders["x265"]
+    options = replace(ladder, options={"parameters": {"qpfile": "/tmp/q"}})
+    task = replace(sound.tasks["cls"], ladders={"x265": options})
+    data = json.loads((folder / "manifest.json").read_text())
+    for changed, told in [
+        (sound.with_paths(lambda _: "~/w"), "names '~/w' (recipe.backbone.weights) and 1 more, "),
+        (
+            replace(sound, backbone=replace(sound.backbone, weights="file:///w")),
+            "names 'file:///w' (recipe.backbone.weights), which means nothing on another machine",
+        ),
+        (replace(sound, tasks={"cls": replace(task, head="D:/w")}), "names 'D:/w' (recipe.tasks."),
+        (replace(sound, tasks={"cls": task}), "'/tmp/q' (recipe.tasks.cls.codecs.x265.options.par"),
+        (sound, "names '/home/me/x.pth' (weights), which "),
+    ]:
+        weights = {"/home/me/x.pth": "0" * 64} if changed is sound else {}
+        text = json.dumps(data | {"recipe": changed.to_dict(), "weights": weights})
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(FormatError, match=re.escape(told)) as caught:
+            plan_publishing(folder, "org/name")
+        assert "build or import it again" in str(caught.value)
