@@ -22,7 +22,7 @@ from memory_dataset import CODECS, LEVELS, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
 
 from cfqa_data import load
-from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 from cfqa_data.eval import create_metric, evaluate, list_metrics, read_evaluation
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics.base import Metric
@@ -57,25 +57,130 @@ def test_a_failing_metric_does_not_lose_the_others() -> None:
     def wrong_length(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(y) + 1)
 
-    result = evaluate(MemoryDataset(), ["mse", fails_late, wrong_length, "cka"])
-    assert [metric.name for metric in result.metrics] == ["mse", "cka"]
-    assert set(result.scores["metric"].to_pylist()) == {"mse", "cka"}
-    assert np.isfinite(result.scores["value"].to_numpy()).all()
+    dataset = MemoryDataset()
+    errors = {k: np.abs(y - dataset.originals[k[0]]).mean() for k, y in dataset.versions.items()}
+    far = sum(error > 0.3 for error in errors.values())
+    assert 0 < far < len(errors)
+    with pytest.warns(MetricWarning) as warned:
+        result = evaluate(dataset, ["mse", fails_late, wrong_length, "cka"])
+    assert [metric.name for metric in result.metrics] == ["mse", "fails_late", "cka"]
     assert set(result.failures) == {"wrong_length", "fails_late"}
-    assert result.failures["fails_late"].startswith(
-        "metric 'fails_late' failed: ValueError: too far (compressed feature cls-0, x265, level "
+    assert re.fullmatch(
+        r"metric 'fails_late' failed: ValueError: too far \(compressed feature cls-0, x265, level "
+        rf"\d\); {far} of {len(errors)} features have no score",
+        result.failures["fails_late"],
     )
     assert "returned shape (2,) for a batch of 1" in result.failures["wrong_length"]
+    assert sorted(str(w.message) for w in warned) == sorted(result.failures.values())
+    assert {w.filename for w in warned} == {__file__}
+    for row in rows_of(result.scores, metric="fails_late"):
+        error = errors[row["source_id"], row["codec"], row["level"]]
+        assert (row["value"] is None) == (error > 0.3)
+    assert result.scores["value"].null_count == far
+    (row,) = rows_of(result.across_tasks, metric="fails_late")
+    assert row["n_pooled"] == len(errors) - far
+    assert row["n_missing"] > 0
 
 
-def test_an_error_that_only_a_batch_shows_names_the_source() -> None:
-    def wants_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        if len(y) > 1:
-            raise ValueError("one at a time")
-        return y.sum((1, 2, 3, 4))
+@pytest.mark.parametrize("batch", [1, 5, None])
+def test_a_metric_that_suits_one_task_keeps_its_scores_there(batch: int | None) -> None:
+    def of_seg(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y - x).square().view(len(y), 2, 1, 4, 8).mean((1, 2, 3, 4))
 
-    with pytest.raises(MetricError, match=r"one at a time \(source cls-0, 3 versions at once\)"):
-        evaluate(MemoryDataset(), [wants_one], batch=3)
+    with pytest.warns(MetricWarning, match="'of_seg' failed.* 100 of 200 features have no score"):
+        result = evaluate(MemoryDataset(5), [of_seg, "mse"], batch=batch)
+    for row in result.scores.to_pylist():
+        assert (row["value"] is None) == ((row["metric"], row["task"]) == ("of_seg", "cls"))
+    one, other = rows_of(result.across_codecs, task="seg")
+    assert (one["srocc"], one["n_missing"]) == (other["srocc"], 0)
+    one, other = rows_of(result.across_codecs, task="cls")
+    assert (one["srocc"], one["n_missing"], other["n_valid"]) == (None, 4, 4)
+
+
+def test_what_nothing_can_score_is_not_read_to_the_end() -> None:
+    def broken(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no good")
+
+    dataset = MemoryDataset(9)
+    with pytest.raises(MetricError, match=r"no good \(compressed feature cls-0, x265, level 0\)$"):
+        evaluate(dataset, [broken])
+    assert {key for key in dataset.reads if isinstance(key, str)} == {
+        f"{task}-{number}" for task in ("cls", "seg") for number in range(3)
+    }
+
+
+# Batches.
+
+
+def among_others(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The squared error in units of the batch's largest."""
+    errors = (y - x).square().mean((1, 2, 3, 4))
+    return errors / (errors.max() + 0.5)
+
+
+def to_the_first(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """How far a version is from the first of its batch."""
+    return (y - y[0]).abs().mean((1, 2, 3, 4)) + (y - x).abs().mean((1, 2, 3, 4))
+
+
+def only_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The squared error, of one feature at a time."""
+    return (y - x).square().mean().reshape(1)
+
+
+def late(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Depends on the batch on seg alone."""
+    return among_others(x, y) if x.shape[1] == 2 else (y - x).square().mean((1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (among_others, r"its scores depend on the batch: 0\.\d+ among 7 and 0\.\d+ alone \(compr"),
+        (to_the_first, "its scores depend on the batch"),
+        (only_one, r"returned shape \(1,\) for a batch of 7.* \(7 versions of cls-0 at once\)"),
+        (late, r"its scores depend on the batch.* \(compressed feature seg-0"),
+    ],
+)
+def test_a_score_that_depends_on_its_batch_is_made_alone_and_that_is_said(
+    metric: Any, said: str, tmp_path: Path
+) -> None:
+    alone = evaluate(MemoryDataset(), ["mse", metric], batch=1)
+    assert alone.notes == {}
+    out = tmp_path / "scores.parquet"
+    with pytest.warns(MetricWarning, match=said):
+        result = evaluate(MemoryDataset(), ["mse", metric], batch=7, out=out)
+    values = [r.scores["value"].to_numpy() for r in (result, alone)]
+    np.testing.assert_allclose(*values, rtol=1e-6)
+    assert list(result.notes) == [metric.__name__]
+    assert result.notes[metric.__name__].endswith("; it scores one feature at a time")
+    assert result.failures == {}
+    assert read_evaluation(MemoryDataset(), out).notes == result.notes
+
+
+def test_a_metric_that_no_two_calls_agree_on_is_told_of() -> None:
+    calls: list[int] = []
+
+    def drifts(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        calls.append(len(y))
+        return (y - x).square().mean((1, 2, 3, 4)) + len(calls)
+
+    with pytest.warns(
+        MetricWarning, match=r"alone, then .*: it is no function of the two features"
+    ):
+        evaluate(MemoryDataset(), [drifts])
+
+
+def test_a_batch_is_checked_now_and_then_and_rounding_is_no_dependence() -> None:
+    sizes: list[int] = []
+
+    def nearly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(y))
+        return 1 - torch.cosine_similarity(x, y, -1).mean((1, 2, 3)) + 1e-7 * len(y)
+
+    assert evaluate(MemoryDataset(), [nearly], batch=5).notes == {}
+    # 12 batches a task: the first, second, fourth and eighth are compared, each with two calls.
+    assert (sizes.count(5), sizes.count(1)) == (24, 2 * 4 * 2)
 
 
 @pytest.mark.parametrize("batch", [1, 3, None])
@@ -118,7 +223,8 @@ def test_an_answer_that_is_none_costs_only_its_metric(
     def answers(x: torch.Tensor, y: torch.Tensor) -> Any:
         return answer(y)
 
-    result = evaluate(MemoryDataset(), ["mse", answers])
+    with pytest.warns(MetricWarning):
+        result = evaluate(MemoryDataset(), ["mse", answers])
     assert [metric.name for metric in result.metrics] == ["mse"]
     assert re.search(
         said + r".*compressed feature cls-0, x265, level 0", result.failures["answers"]
@@ -231,10 +337,21 @@ def test_a_metric_gets_the_statistics_that_it_needs() -> None:
     row = rows_of(result.scores, source_id="cls-2", codec="x265", level=4)[0]
     error = dataset.versions["cls-2", "x265", 4] - dataset.originals["cls-2"]
     assert row["value"] == pytest.approx(np.square(error / spread).mean(), rel=1e-5)
-    with pytest.raises(MetricError, match="all sources are in one"):
-        evaluate(FoldedDataset(folds=1), [metric])
-    with pytest.raises(MetricError, match="only a dataset's manifest knows"):
-        original_statistics(dataset, ["value_range"], "cpu", Silent())
+    for lacking, asked, message in (
+        (
+            FoldedDataset(folds=1),
+            metric,
+            "'scaled': cls: deviation is taken.* all sources are in one",
+        ),
+        (MemoryDataset(), metric, "'scaled': .* no column 'fold'"),
+        (dataset, "psnr", "'psnr': value_range is .* only a dataset's manifest knows"),
+    ):
+        with pytest.raises(MetricError, match=message):
+            evaluate(lacking, [asked])
+        with pytest.warns(MetricWarning, match=message):
+            others = evaluate(lacking, ["mse", asked])
+        assert [m.name for m in others.metrics] == ["mse"]
+        assert others.scores.equals(evaluate(lacking, ["mse"]).scores)
 
 
 def test_the_value_range_is_the_widest_quantisers(tmp_path: Path) -> None:
@@ -347,6 +464,7 @@ def test_labels_may_hold_texts_of_any_kind(tmp_path: Path, text: pa.DataType) ->
 
 
 def unfinished(tmp_path: Path, metrics: Any) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
         evaluate(MemoryDataset(), metrics, out=out, progress=Stops(50))
@@ -365,7 +483,7 @@ def test_scores_of_other_code_options_or_settings_are_not_taken_up(tmp_path: Pat
     assert result.scores.equals(evaluate(MemoryDataset(), ["mse", mean_error_again]).scores)
     assert len(dataset.reads) == len(dataset.originals) + len(dataset.versions)
 
-    out = unfinished(tmp_path, ["mse"])
+    out = unfinished(tmp_path / "other", ["mse"])
     dataset = MemoryDataset()
     evaluate(dataset, ["mse"], out=out, precision="high")
     assert len(dataset.reads) == len(dataset.originals) + len(dataset.versions)

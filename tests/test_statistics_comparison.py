@@ -75,10 +75,7 @@ def test_equal_metrics_do_not_differ_and_true_nulls_are_seldom_rejected() -> Non
     found = compared(same)
     assert (found.difference[0], found.p[0]) == (0.0, 1.0)
     rng = np.random.default_rng(2)
-    rejected = [
-        compared(rng.normal(size=(2, 30)), 300, seed).p[0] < 0.05
-        for seed in range(400)
-    ]
+    rejected = [compared(rng.normal(size=(2, 30)), 300, seed).p[0] < 0.05 for seed in range(400)]
     assert 0.02 <= np.mean(rejected) <= 0.085
 
 

@@ -63,7 +63,7 @@ class Differences:
         return np.bincount(worse[significant], minlength=metrics)
 
     def compared(self, metrics: int) -> NDArray[np.bool_]:
-        """Return for each of the metrics whether any other was tested against it, if there is one."""
+        """Return for each of the metrics whether it was tested against another, if there is one."""
         tested = ~np.isnan(self.p_holm)
         both = np.concatenate([self.first[tested], self.second[tested]])
         return (np.bincount(both, minlength=metrics) > 0) | (metrics == 1)
