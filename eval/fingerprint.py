@@ -183,6 +183,8 @@ class _Seen:
         top = name.partition(".")[0]
         path = _file_of(name)
         if top == "cfqa_data" or (path and {"site-packages", "dist-packages"} & set(path.parts)):
+            if top == "__main__":  # an installed program's: what it says was sent or typed there
+                return ""
             if top not in self.packages:
                 self.packages[top] = _version(top) or (hash_file(path) if path else "")
             return "installed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -500,16 +501,45 @@ def test_scores_that_other_sources_decide_are_taken_up_with_the_same_ones_only(
     assert result.scores.equals(evaluate(folder, metrics, task="cls").scores)
 
 
-def test_scores_of_a_function_that_was_made_are_not_taken_up(tmp_path: Path) -> None:
+def test_scores_are_taken_up_with_the_same_imports_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a metric's file imports decides its scores as well."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "runs_own.py").write_text("import runs_scale\nfar = runs_scale.far\n")
+    text = "def far(x, y):\n    return {} * (y - x).abs().mean((1, 2, 3, 4))\n"
+
+    def metric(factor: str) -> Any:
+        (tmp_path / "runs_scale.py").write_text(text.format(factor))
+        for name in ("runs_own", "runs_scale"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return "runs_own:far"
+
+    for factor, same in (("1.0", True), ("2.25", False)):
+        out = unfinished(tmp_path / factor, [metric("1.0")])
+        fresh = MemoryDataset()
+        result = evaluate(fresh, [metric(factor)], out=out)
+        assert result.scores.equals(evaluate(MemoryDataset(), [metric(factor)]).scores)
+        whole = len(fresh.originals) + len(fresh.versions)
+        assert (len(fresh.reads) < whole) == same
+
+
+def test_scores_of_a_function_that_was_made_are_taken_up_with_the_same_parts_only(
+    tmp_path: Path,
+) -> None:
     def times(factor: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         def scaled(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return factor * mean_error(x, y)
 
         return scaled
 
-    out = unfinished(tmp_path, [times(1.0)])
-    result = evaluate(MemoryDataset(), [times(2.0)], out=out)
-    assert result.scores.equals(evaluate(MemoryDataset(), [times(2.0)]).scores)
+    for factor in (1.0, 2.0):
+        out = unfinished(tmp_path / str(factor), [times(1.0)])
+        fresh = MemoryDataset()
+        result = evaluate(fresh, [times(factor)], out=out)
+        assert result.scores.equals(evaluate(MemoryDataset(), [times(factor)]).scores)
+        assert (len(fresh.reads) < len(fresh.originals) + len(fresh.versions)) == (factor == 1.0)
 
 
 def test_a_metric_may_be_named_like_a_column(tmp_path: Path) -> None:
@@ -542,6 +572,98 @@ def test_an_unfinished_file_of_another_dataset_or_none_is_refused(tmp_path: Path
             pq.write_table(bad, beside)
         with pytest.raises(MetricError, match="not the scores of an interrupted run; delete it"):
             evaluate(MemoryDataset(), ["mse"], out=out)
+
+
+class Scale:
+    """A metric with a state."""
+
+    def __init__(self, factor: Any) -> None:
+        self.factor = factor
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (
+            self.factor * mean_error(x, y)
+            if isinstance(self.factor, float)
+            else y.sum((1, 2, 3, 4))
+        )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"metrics": ["mse", "cosine"]}, "holds the scores of mse, Scale; write to another file"),
+        ({"metrics": ["mse", Scale(2.0)]}, "holds scores of a 'Scale' with other code or options"),
+        ({"metrics": ["mse", Scale(threading.Lock())]}, "that may be another one (the state of"),
+        ({"dataset": MemoryDataset(seed=1)}, "holds the scores of another dataset"),
+        ({"limit": 1}, "holds the scores of other features"),
+        ({"precision": "high"}, "made with another device or precision"),
+        ({"target": "loss"}, "holds an evaluation of the distortion"),
+        ({}, None),
+        ({"metrics": [Scale(1.0), "mse"]}, None),
+    ],
+    ids=str,
+)
+def test_a_finished_file_is_replaced_by_the_same_request_or_by_force(
+    changed: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.parquet"
+    request = {"dataset": MemoryDataset(), "metrics": ["mse", Scale(1.0)], "out": out}
+    evaluate(**request)
+    before = out.read_bytes()
+    asked: dict[str, Any] = request | {"dataset": MemoryDataset()} | changed
+    if said:
+        with pytest.raises(MetricError, match=re.escape(said)) as told:
+            evaluate(**asked)
+        assert str(told.value).startswith(f"{out}: ")
+        assert "replace it with --force (force=True)" in str(told.value)
+        assert not asked["dataset"].reads
+        assert out.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [out]
+        asked["force"] = True
+    result = evaluate(**asked)
+    again = read_evaluation(asked["dataset"], out)
+    assert again.scores.equals(result.scores)
+    assert again.dataset == result.dataset
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.parquet"])
+def test_a_file_that_does_not_say_what_it_holds_is_not_replaced(name: str, tmp_path: Path) -> None:
+    out = tmp_path / name
+    out.write_text("something else")
+    with pytest.raises(MetricError, match="is there, and does not say what was scored"):
+        evaluate(MemoryDataset(), ["mse"], out=out)
+    assert out.read_text() == "something else"
+    evaluate(MemoryDataset(), ["mse"], out=out, force=True)
+    assert out.read_bytes() != b"something else"
+
+
+def test_force_begins_anew_beside_an_unfinished_file_of_another_dataset(tmp_path: Path) -> None:
+    out = unfinished(tmp_path, ["mse"])
+    result = evaluate(MemoryDataset(seed=1), ["mse"], out=out, force=True)
+    assert result.scores.equals(evaluate(MemoryDataset(seed=1), ["mse"]).scores)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "scores.csv"])
+def test_a_score_that_is_missing_is_null_on_disk(name: str, tmp_path: Path) -> None:
+    def of_cls(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y - x).square().view(len(y), 1, 1, 5, 8).mean((1, 2, 3, 4))
+
+    out = tmp_path / name
+    with pytest.warns(MetricWarning):
+        result = evaluate(MemoryDataset(), ["mse", of_cls], out=out)
+    written = pq.read_table(out) if out.suffix == ".parquet" else pa.csv.read_csv(out)
+    assert written["value"].to_pylist() == result.scores["value"].to_pylist()
+    assert written["value"].null_count == 60
+    if out.suffix == ".parquet":
+        again = read_evaluation(MemoryDataset(), out)
+        assert again.failures == result.failures
+        for table in ("scores", "correlations", "across_tasks", "comparisons"):
+            assert getattr(again, table).equals(getattr(result, table))
+        facts = json.loads(pq.read_schema(out).metadata[b"cfqa"])
+        assert set(facts["code"]) == {"mse", "of_cls"}
+        assert facts["code"]["of_cls"]["sources"].keys() >= {"test_evaluator_runs"}
+        assert "not: data files" in facts["covers"]
 
 
 def test_scores_are_written_by_a_known_ending(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Codecs",
     "DataRoot",
     "Folder",
+    "Force",
     "Json",
     "Task",
     "Tier",
@@ -52,6 +53,7 @@ class Tier(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there, whatever it holds.")]
 Untrusted = Annotated[
     bool,
     typer.Option(
