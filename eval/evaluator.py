@@ -17,7 +17,7 @@ from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
 from cfqa_data.eval.scoring import Reading, Scoring
 from cfqa_data.eval.statistics import check_labels, statistics
-from cfqa_data.eval.stored import dataset_identity
+from cfqa_data.eval.stored import arrays_digest, dataset_identity
 from cfqa_data.eval.tables import scores_table
 from cfqa_data.progress import Progress, Silent
 
@@ -138,7 +138,7 @@ def evaluate(
     if out is not None:
         from cfqa_data.eval.score_file import ScoreFile
 
-        settings = {"device": device, "precision": precision}
+        settings = {"device": device, "precision": precision, "arrays": arrays_digest(opened)}
         of = (identity, labels, resolved, opened.labels, settings, target, force)
         file = ScoreFile(Path(out), *of)
     values = file.resume() if file else np.full((len(rows), len(resolved)), np.nan)

@@ -46,7 +46,7 @@ class ScoreFile:
         labels: Its rows that are scored.
         metrics: M metrics.
         whole: All its rows: what metrics are trained on, or take statistics of.
-        settings: Whatever else decides a score: device, precision.
+        settings: Whatever else decides a score: device, precision, arrays that no manifest tells.
         target: Label that is followed.
         force: Replace a finished file, and an unfinished one of another dataset, whatever it holds.
 
@@ -103,7 +103,7 @@ class ScoreFile:
         told = {
             "dataset": "holds the scores of another dataset",
             "keys": "holds the scores of other features",
-            "settings": "holds scores that were made with another device or precision",
+            "settings": "holds scores of other arrays, or made with another device or precision",
             "target": f"holds an evaluation of the {found['target']}",
         }
         own = {**self._decided, "dataset": self._dataset, "target": self._target}

@@ -114,8 +114,9 @@ class Scoring:
                 self._task(np.flatnonzero(missing & (tasks == task)), task, file, progress)
             progress.finish()
 
-    def _missing(self) -> NDArray[np.bool_]:
-        return np.isnan(self._values) & ~self._failed
+    def _missing(self, *where: Any) -> NDArray[np.bool_]:
+        """Return which scores, of all or at some places, are still to be made."""
+        return np.asarray(np.isnan(self._values[where]) & ~self._failed[where])
 
     def _task(self, places: NDArray[np.intp], task: str, file: Any, progress: Progress) -> None:
         """Score some rows of a task, until there is none that a metric may still score."""
@@ -127,7 +128,7 @@ class Scoring:
         for part in read_batches(reading.dataset, list(place_of), reading.device, reading.batch):
             at = np.array([place_of[row] for row in part.rows])
             for column, metric in enumerate(self._of_fold(task, int(self._folds[part.rows[0]]))):
-                if metric is not None and self._missing()[at, column].any():
+                if metric is not None and self._missing(at, column).any():
                     self._batch(metric, column, part, at)
                     if self._hopeless(metric, column, part, at, places):
                         self._failed[places, column] = True
@@ -135,7 +136,7 @@ class Scoring:
                 file.save(self._values)
             progress.advance(len(at))
             left -= len(at)
-            if not self._missing()[places].any():
+            if not self._missing(places).any():
                 break
         if left:
             progress.advance(left)
