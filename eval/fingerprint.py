@@ -26,6 +26,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import resolve_name
 from pathlib import Path
@@ -127,11 +128,9 @@ class _Seen:
             return sorted(self.told(item) for item in value)
         if isinstance(value, torch.Tensor):
             flat = value.detach().cpu().reshape(-1).contiguous()
-            data = hashlib.sha256(flat.view(torch.uint8).numpy())
-            return [value.dtype, value.shape, data.hexdigest()]
+            return [value.dtype, value.shape, _sha256(flat.view(torch.uint8).numpy())]
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            data = hashlib.sha256(np.ascontiguousarray(value))
-            return [value.dtype, value.shape, data.hexdigest()]
+            return [value.dtype, value.shape, _sha256(value)]
         if isinstance(value, ModuleType):
             self.module(value.__name__)
             return [value.__name__]
@@ -206,6 +205,10 @@ def _digest(parts: list[Any]) -> str:
     return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
 def _filled(cell: Any) -> bool:
     try:
         cell.cell_contents  # noqa: B018
@@ -275,8 +278,9 @@ def _spec(name: str) -> Any:
     return None
 
 
+@cache
 def _version(top: str) -> str | None:
-    """Return the version of the distribution that a top-level module is of."""
+    """Return the version of the distribution that a top-level module is of, as it was imported."""
     try:
         return version(top)
     except PackageNotFoundError:

@@ -76,7 +76,7 @@ class ScoreFile:
         prints = {m.name: fingerprint(m, *_other_sources(m, whole, target)) for m in metrics}
         self._prints = {name: found.digest for name, found in prints.items()}
         self._facts = {"dataset": dataset, "settings": dict(settings), "metrics": self._prints}
-        self._decided = {
+        self._decided: dict[str, Any] = {
             "settings": dict(settings),
             "keys": table_digest(self._labels),
             "code": {name: asdict(found) for name, found in prints.items()},

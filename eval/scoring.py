@@ -106,7 +106,8 @@ class Scoring:
         by_fold = bool(needed) or any(metric.fit for metric in self._metrics)
         self._folds = _folds(dataset) if by_fold else np.zeros(len(self._tasks), dtype=np.intp)
         self._ready: dict[tuple[str, int], list[Metric | None]] = {}
-        while (missing := self._missing().any(axis=1)).any():  # twice, if a metric begins anew
+        # Twice, if a metric begins anew.
+        while (missing := np.asarray(self._missing().any(axis=1))).any():
             progress.start("evaluate", len(missing), "features")
             progress.advance(int((~missing).sum()))
             tasks = self._tasks[self._reading.rows]

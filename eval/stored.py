@@ -84,7 +84,7 @@ def arrays_digest(dataset: FeatureSource) -> str:
     for row in sorted({0, len(columns[0]) // 2, len(columns[0]) - 1}):
         source, codec, level = (column[row] for column in columns)
         for array in (dataset.original(source), dataset.compressed(source, codec, int(level))):
-            found.update(np.ascontiguousarray(array))
+            found.update(np.asarray(array).tobytes())
     return found.hexdigest()
 
 

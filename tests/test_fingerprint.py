@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cfqa_data.eval import create_metric
-from cfqa_data.eval.fingerprint import Fingerprint, fingerprint
+from cfqa_data.eval.fingerprint import Fingerprint, _version, fingerprint
 from cfqa_data.eval.metrics import as_metric
 
 SOURCES = {
@@ -59,6 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def forget() -> None:
     for name in [name for name in sys.modules if name.startswith("fp_")]:
         del sys.modules[name]
+    _version.cache_clear()
     importlib.invalidate_caches()
 
 
