@@ -18,7 +18,7 @@ from cfqa_data.eval.fingerprint import Fingerprint, _version, fingerprint
 from cfqa_data.eval.metrics import as_metric
 
 SOURCES = {
-    "fp_own.py": "import fp_helper\nfrom fp_package import part\n\n"
+    "fp_own.py": "import fp_helper\nimport fp_package.part\n\n"
     "def far(x, y):\n    import fp_lazy\n    return fp_helper.far(x, y)\n\n"
     "class Far:\n    def __call__(self, x, y):\n        return far(x, y)\n",
     "fp_helper.py": "from fp_deeper import SCALE\nimport fp_owner\n\n"
@@ -26,7 +26,7 @@ SOURCES = {
     "fp_deeper.py": "SCALE = 1.0\n",
     "fp_lazy.py": "",
     "fp_package/__init__.py": "",
-    "fp_package/part.py": "from . import sibling\n",
+    "fp_package/part.py": "import fp_package.sibling\nfrom .sibling import json\n",
     "fp_package/sibling.py": "import json\n",
     "fp_package/unused.py": "",
     "fp_unrelated.py": "",
