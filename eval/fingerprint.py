@@ -80,7 +80,7 @@ def fingerprint(metric: Metric, *more: str) -> Fingerprint:
         for package in ALWAYS:
             seen.module(package)
         parts = [seen.told(part) for part in (metric.function, metric.fit, dict(metric.options))]
-    except (_UntoldError, OSError, RecursionError) as error:
+    except _UntoldError as error:
         return Fingerprint(None, seen.sources, seen.packages, str(error))
     digest = _digest([*parts, sorted(seen.sources.items()), sorted(seen.packages.items()), *more])
     return Fingerprint(digest, seen.sources, seen.packages)
@@ -114,7 +114,13 @@ class _Seen:
         if id(value) not in self._values:
             self._values[id(value)] = value, "itself"  # where it holds itself
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
-            self._values[id(value)] = value, _digest([kind, *self._parts(value)])
+            try:
+                parts = self._parts(value)
+            except _UntoldError:
+                raise
+            except Exception as error:  # whatever an object's own methods raise
+                raise _UntoldError(f"the state of an object {kind} cannot be told") from error
+            self._values[id(value)] = value, _digest([kind, *parts])
         return self._values[id(value)][1]
 
     def _parts(self, value: Any) -> list[Any]:
@@ -162,11 +168,7 @@ class _Seen:
         return [*parts, self.told(code), *([name, self.told(names[name])] for name in used)]
 
     def _object(self, value: Any) -> list[Any]:
-        try:
-            reduced = value.__reduce_ex__(4)
-        except Exception as error:  # whatever an object's own method raises
-            kind = f"{type(value).__module__}.{type(value).__qualname__}"
-            raise _UntoldError(f"the state of an object {kind} cannot be told") from error
+        reduced = value.__reduce_ex__(4)
         if isinstance(reduced, str):  # it is found by its name
             module = str(getattr(value, "__module__", None))
             self.module(module)

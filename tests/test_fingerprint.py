@@ -172,9 +172,14 @@ def test_the_values_of_globals_and_whatever_else_is_said_count(
 
 
 def test_what_cannot_be_told_has_no_digest_and_says_why() -> None:
-    lock = fingerprint(as_metric(Scaled(threading.Lock())))  # type: ignore[arg-type]
-    assert lock.digest is None
-    assert lock.untold == "the state of an object _thread.lock cannot be told"
+    for state, kind in (
+        (threading.Lock(), "_thread.lock"),
+        (torch.eye(2).to_sparse(), "torch.Tensor"),
+        ((number for number in range(3)), "builtins.generator"),
+    ):
+        found = fingerprint(as_metric(Scaled(state)))  # type: ignore[arg-type]
+        assert found.digest is None
+        assert found.untold == f"the state of an object {kind} cannot be told"
     names: dict[str, Any] = {"__name__": "nowhere"}
     exec("class Typed:\n    def __call__(self, x, y):\n        return y\n", names)
     assert fingerprint(as_metric(names["Typed"]())).untold == "the class Typed is in no file"
