@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         FormatError,
         HubError,
         MetricError,
+        MetricWarning,
         MissingDependencyError,
         RecipeError,
     )
@@ -33,6 +34,7 @@ __all__ = [
     "FormatError",
     "HubError",
     "MetricError",
+    "MetricWarning",
     "MissingDependencyError",
     "RecipeError",
     "__version__",

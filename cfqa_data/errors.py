@@ -16,6 +16,7 @@ __all__ = [
     "FormatVersionError",
     "HubError",
     "MetricError",
+    "MetricWarning",
     "MissingDependencyError",
     "RecipeError",
     "unknown_name",
@@ -69,6 +70,10 @@ class CodecError(CfqaError):
 
 class MetricError(CfqaError):
     """A metric was given something it cannot score."""
+
+
+class MetricWarning(UserWarning):
+    """A metric has no score for some features, or its scores are not what they should be."""
 
 
 class MissingDependencyError(CfqaError):

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
-from cfqa_data.eval.metrics.base import error_line
+from cfqa_data.eval.scoring import Reading, Scoring
 from cfqa_data.eval.statistics import check_labels, statistics
+from cfqa_data.eval.stored import arrays_digest, dataset_identity
 from cfqa_data.eval.tables import scores_table
 from cfqa_data.progress import Progress, Silent
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cfqa_data.eval.features import Features
-    from cfqa_data.eval.originals import OriginalStatistics
-    from cfqa_data.eval.reading import Batch, FeatureSource
+    from cfqa_data.eval.reading import FeatureSource
 
 __all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "conclude", "evaluate"]
 
@@ -39,17 +40,20 @@ class Evaluation:
 
     Attributes:
         labels: The rows that were scored.
-        scores: One row per compressed feature and metric.
+        scores: One row per compressed feature and metric; null where the metric failed.
         correlations: One row per task, codec and metric.
         across_codecs: One row per task and metric, all codecs together.
         across_tasks: One row per metric, all tasks together.
         per_level: One row per task, codec, level and metric, over the sources.
         comparisons: One row per pair of metrics, coefficient, and row of the first three tables.
         discrimination: One row per task and metric: can it tell versions of a source apart?
-        metrics: The metrics, in the tables' order; those that failed are not among them.
+        metrics: The metrics, in the tables' order; those that scored nothing are not among them.
         target: Label column that the scores were correlated with.
-        failures: What went wrong with each metric that failed, by name, and with the file of
-            scores, by path.
+        failures: What went wrong with each metric that failed somewhere, by name, and how many
+            features have no score; with the file of scores, by path.
+        notes: What else is to be known of a metric's scores, by name.
+        dataset: What identifies the dataset, as a report and a file of scores are compared with;
+            None if that is not known.
     """
 
     labels: pa.Table
@@ -63,6 +67,8 @@ class Evaluation:
     metrics: tuple[Metric, ...]
     target: str
     failures: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    dataset: str | None = None
 
 
 def evaluate(
@@ -78,6 +84,7 @@ def evaluate(
     precision: Literal["highest", "high"] = "highest",
     batch: int | None = None,
     out: str | Path | None = None,
+    force: bool = False,
     progress: Progress | None = None,
     untrusted: bool = False,
 ) -> Evaluation:
@@ -85,7 +92,9 @@ def evaluate(
 
     Each original is read once and kept, with what metrics derive from it, while all its compressed
     versions are scored by all metrics, a batch at a time: memory does not grow with the dataset.
-    A metric that fails is left out from there on, and told of in ``failures``; the others go on.
+    A metric that fails on a feature has no score there, which ``failures`` and a `MetricWarning`
+    tell; the others go on. One whose scores depend on the batch scores one feature at a time, which
+    ``notes`` and a `MetricWarning` tell.
 
     Args:
         dataset: An open dataset, or the path of one.
@@ -103,13 +112,15 @@ def evaluate(
         batch: Compressed features per batch; by default as many as make 4 MiB on a CPU, or
             256 MiB on another device.
         out: File for the scores, ``.parquet`` or ``.csv``. What an interrupted run leaves beside
-            it is gone on from.
+            it is gone on from. A file that is there is replaced if it holds the scores of this very
+            request: the dataset, the rows, and the metrics with their code and options.
+        force: Replace what is at ``out`` whatever it holds.
         progress: Told about every batch that is done.
         untrusted: Decode bitstreams in child processes that can do nothing else (with a path only).
 
     Raises:
-        MetricError: Unknown metric; all metrics failed; NaN or Inf in a feature, which is named;
-            nothing is left to score.
+        MetricError: Unknown metric; no metric scored anything; NaN or Inf in a feature, which is
+            named; nothing is left to score; ``out`` holds something else.
         FormatError: The folder is not a dataset, or something in it is missing.
     """
     _check(target, precision, batch, limit)
@@ -122,27 +133,49 @@ def evaluate(
     rows = _selected(opened.labels, fold, limit)
     labels = opened.labels.take(rows)
     check_labels(labels, target)
-    file = _score_file(out, opened, labels, resolved, device, precision)
+    identity = dataset_identity(opened)
+    file = None
+    if out is not None:
+        from cfqa_data.eval.score_file import ScoreFile
+
+        settings = {"device": device, "precision": precision, "arrays": arrays_digest(opened)}
+        of = (identity, labels, resolved, opened.labels, settings, target, force)
+        file = ScoreFile(Path(out), *of)
     values = file.resume() if file else np.full((len(rows), len(resolved)), np.nan)
-    failures: dict[str, str] = {}
+    scoring = Scoring(resolved, Reading(opened, rows, target, device, batch), values)
     try:
         with _matrix_products(precision):
-            reading = (opened, rows, device, batch)
-            _fill(values, failures, resolved, reading, file, progress or Silent())
+            scoring.run(file, progress or Silent())
     except BaseException:
         if file and not np.isnan(values).all():
             file.save(values, now=True)
         raise
-    if len(failures) == len(resolved):
+    failures, notes = _counted(scoring.failures, resolved, values), scoring.notes
+    kept = np.flatnonzero(~np.isnan(values).all(axis=0))
+    if not len(kept):
         raise MetricError(next(iter(failures.values())))
-    kept = [column for column, metric in enumerate(resolved) if metric.name not in failures]
     good, values = tuple(resolved[column] for column in kept), values[:, kept]
     if file:
         try:
-            file.finish(scores_table(labels, good, values), good, target, failures)
+            file.finish(scores_table(labels, good, values), good, failures, notes)
         except MetricError as error:  # the tables are worth having all the same
             failures[str(out)] = str(error)
-    return conclude(labels, good, values, target, failures)
+    found = conclude(labels, good, values, target, failures, notes=notes, dataset=identity)
+    for told in (*failures.values(), *notes.values()):
+        warnings.warn(MetricWarning(told), stacklevel=2)
+    return found
+
+
+def _counted(
+    first: Mapping[str, str], metrics: Sequence[Metric], values: NDArray[Any]
+) -> dict[str, str]:
+    """Return the first failure of each metric with the number of features that have no score."""
+    failures = {}
+    for metric, missing in zip(metrics, np.isnan(values).sum(axis=0), strict=True):
+        if missing:
+            of = f"; {missing} of {len(values)} features have no score"
+            failures[metric.name] = first[metric.name] + (of if missing < len(values) else "")
+    return failures
 
 
 def conclude(
@@ -151,15 +184,20 @@ def conclude(
     values: NDArray[Any],
     target: str,
     failures: Mapping[str, str],
+    *,
+    notes: Mapping[str, str] = MappingProxyType({}),
+    dataset: str | None = None,
 ) -> Evaluation:
     """Make the tables of an evaluation from its scores.
 
     Args:
         labels: The rows that were scored.
         metrics: M metrics.
-        values: (rows, M) float64 scores.
+        values: (rows, M) float64 scores; NaN where there is none.
         target: Label column to follow.
         failures: See `Evaluation`.
+        notes: See `Evaluation`.
+        dataset: See `Evaluation`.
     """
     found = statistics(labels, metrics, values, target)
     return Evaluation(
@@ -174,6 +212,8 @@ def conclude(
         metrics=tuple(metrics),
         target=target,
         failures=dict(failures),
+        notes=dict(notes),
+        dataset=dataset,
     )
 
 
@@ -229,24 +269,6 @@ def _selected(labels: pa.Table, fold: int | None, limit: int | None) -> NDArray[
     return np.flatnonzero(kept)
 
 
-def _score_file(
-    out: str | Path | None,
-    dataset: FeatureSource,
-    labels: pa.Table,
-    metrics: Sequence[Metric],
-    device: str,
-    precision: str,
-) -> Any:
-    if out is None:
-        return None
-    from cfqa_data.eval.score_file import ScoreFile
-    from cfqa_data.eval.stored import dataset_identity
-
-    settings = {"device": device, "precision": precision}
-    identity = dataset_identity(dataset)
-    return ScoreFile(Path(out), identity, labels, metrics, dataset.labels, settings)
-
-
 @contextmanager
 def _matrix_products(precision: str) -> Iterator[None]:
     """Have torch make float32 matrix products with this precision, and afterwards as before."""
@@ -259,120 +281,3 @@ def _matrix_products(precision: str) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _fill(
-    values: NDArray[Any],
-    failures: dict[str, str],
-    metrics: Sequence[Metric],
-    reading: tuple[FeatureSource, NDArray[np.intp], str, int | None],
-    file: Any,
-    progress: Progress,
-) -> None:
-    """Score what has no score yet.
-
-    Args:
-        values: (rows, M), filled in place.
-        failures: What went wrong, by metric; filled in place.
-        metrics: M metrics.
-        reading: The dataset, the label rows to score, the device, and features per batch.
-        file: Where scores are saved now and then, if anywhere.
-        progress: Told about every batch.
-    """
-    from cfqa_data.eval.originals import original_statistics
-    from cfqa_data.eval.reading import Part, read_batches
-
-    dataset, rows, device, batch = reading
-    missing = np.isnan(values).any(axis=1)
-    if not missing.any():
-        return
-    needed = [name for metric in metrics for name in metric.needs if name not in metric.options]
-    by_fold = bool(needed) or any(metric.fit for metric in metrics)
-    known = original_statistics(dataset, needed, device, progress)
-    places = {row: place for place, row in enumerate(rows)}
-    progress.start("evaluate", len(rows), "features")
-    progress.advance(int((~missing).sum()))
-    task_of, fold_of = _tasks_and_folds(dataset, by_fold)
-    ready: dict[tuple[str, int], list[Metric]] = {}
-    for part in read_batches(dataset, rows[missing].tolist(), device, batch):
-        key = task_of[part.rows[0]], fold_of[part.rows[0]]
-        if key not in ready:
-            others = np.flatnonzero((task_of == key[0]) & (fold_of != key[1]))
-            ready[key] = _given(metrics, known, key, Part(dataset, others), failures)
-        at = [places[row] for row in part.rows]
-        for column, metric in enumerate(ready[key]):
-            if metric.name not in failures and np.isnan(values[at, column]).any():
-                try:
-                    values[at, column] = _score(metric, part)
-                except MetricError as error:
-                    failures[metric.name] = str(error)
-        if len(failures) == len(metrics):
-            break
-        if file:
-            file.save(values)
-        progress.advance(len(at))
-    progress.finish()
-
-
-def _tasks_and_folds(
-    dataset: FeatureSource, by_fold: bool
-) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Return the task and the fold of each label row; fold 0 where folds do not matter."""
-    labels = dataset.labels
-    tasks = np.array(labels["task"].to_pylist())
-    if not by_fold:
-        return tasks, np.zeros(len(tasks), dtype=np.intp)
-    if "fold" not in labels.column_names:
-        raise MetricError("the labels have no column 'fold': there is nothing to hold out")
-    return tasks, labels["fold"].to_numpy().astype(np.intp)
-
-
-def _given(
-    metrics: Sequence[Metric],
-    known: OriginalStatistics,
-    key: tuple[str, int],
-    training: FeatureSource,
-    failures: dict[str, str],
-) -> list[Metric]:
-    """Return the metrics with what they need of the other folds: statistics, or training."""
-    given = []
-    for metric in metrics:
-        needed = [name for name in metric.needs if name not in metric.options]
-        if needed:
-            metric = metric.with_options(**known.of(*key, needed))
-        if metric.fit and metric.name not in failures:
-            try:
-                if training.labels.num_rows == 0:
-                    raise MetricError(f"metric {metric.name!r}: no other fold to train on")
-                metric = metric.fitted(training)
-            except MetricError as error:
-                failures[metric.name] = f"{error} ({key[0]}, all folds but {key[1]})"
-        given.append(metric)
-    return given
-
-
-def _score(metric: Metric, part: Batch) -> NDArray[Any]:
-    """Return a metric's scores of a batch; an error names the metric and the feature."""
-    from cfqa_data.eval.features import Features
-
-    try:
-        return _scores(metric, part.x, part.y)
-    except MetricError as error:
-        if len(part.names) > 1:  # one by one, to say with which feature it begins
-            for item, name in enumerate(part.names):
-                try:
-                    _scores(metric, part.x, Features(part.y.values[item : item + 1]))
-                except MetricError as alone:
-                    raise MetricError(f"{alone} ({name})") from error
-            together = f"source {part.source_id}, {len(part.names)} versions at once"
-            raise MetricError(f"{error} ({together})") from error
-        raise MetricError(f"{error} ({part.names[0]})") from error
-
-
-def _scores(metric: Metric, x: Features, y: Features) -> NDArray[Any]:
-    try:
-        return np.asarray(metric.score(x, y).detach().cpu())
-    except CfqaError as error:
-        raise MetricError(str(error)) from error
-    except (Exception, SystemExit) as error:  # whatever a user's function raises
-        raise MetricError(f"metric {metric.name!r} failed: {error_line(error)}") from error

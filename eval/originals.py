@@ -25,24 +25,37 @@ Key = tuple[str, int]  # task, fold
 
 @dataclass(frozen=True)
 class OriginalStatistics:
-    """Statistics per task and fold, by their names in `cfqa_data.eval.metrics.STATISTICS`."""
+    """Statistics per task and fold, by their names in `cfqa_data.eval.metrics.STATISTICS`.
+
+    Attributes:
+        values: Those that there are.
+        lacking: Why a task has not a statistic, by task and name.
+    """
 
     values: Mapping[Key, Mapping[str, Tensor]] = field(default_factory=dict)
+    lacking: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def of(self, task: str, fold: int, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return the named statistics for the sources of a fold."""
+        """Return the named statistics for the sources of a fold.
+
+        Raises:
+            MetricError: The task lacks one.
+        """
+        for name in names:
+            if (task, name) in self.lacking:
+                raise MetricError(self.lacking[task, name])
         return {name: self.values[task, fold][name] for name in names}
 
 
 def sources_by_fold(dataset: FeatureSource) -> dict[str, dict[int, list[str]]]:
     """Return the sources of each task by fold, in the order of the labels.
 
-    Raises:
-        MetricError: The labels have no column ``fold``.
+    All are in fold 0 where the labels have no column ``fold``.
     """
-    if "fold" not in dataset.labels.column_names:
-        raise MetricError("the labels have no column 'fold': there is nothing to hold out")
-    columns = [dataset.labels[name].to_pylist() for name in ("task", "fold", "source_id")]
+    labels = dataset.labels
+    columns = [labels[name].to_pylist() for name in ("task", "source_id")]
+    known = "fold" in labels.column_names
+    columns.insert(1, labels["fold"].to_pylist() if known else [0] * labels.num_rows)
     folds: dict[str, dict[int, list[str]]] = {}
     for task, fold, source_id in dict.fromkeys(zip(*columns, strict=True)):
         folds.setdefault(task, {}).setdefault(fold, []).append(source_id)
@@ -59,9 +72,6 @@ def original_statistics(
         names: Of `cfqa_data.eval.metrics.STATISTICS`.
         device: Where sums are made and results lie.
         progress: Told about every original.
-
-    Raises:
-        MetricError: All sources are in one fold, or the dataset does not say what is asked for.
     """
     wanted = [name for name in STATISTICS if name in set(names)]
     if not wanted:
@@ -70,19 +80,28 @@ def original_statistics(
     values: dict[Key, dict[str, Tensor]] = {
         (task, fold): {} for task, of_task in folds.items() for fold in of_task
     }
+    lacking: dict[tuple[str, str], str] = {}
     if "value_range" in wanted:
-        for task, fold in values:
-            values[task, fold]["value_range"] = _value_range(dataset, task).to(device)
-    moments = [name for name in wanted if name != "value_range"]
-    if moments:
-        count = sum(len(ids) for of_task in folds.values() for ids in of_task.values())
-        progress.start("statistics", count, "originals")
         for task, of_task in folds.items():
-            if len(of_task) < 2:
-                raise MetricError(
-                    f"{task}: {', '.join(moments)} are taken from other folds, but all sources "
-                    "are in one"
-                )
+            try:
+                found = _value_range(dataset, task).to(device)
+            except MetricError as error:
+                lacking[task, "value_range"] = str(error)
+            else:
+                for fold in of_task:
+                    values[task, fold]["value_range"] = found
+    moments = [name for name in wanted if name != "value_range"]
+    held_out = {task: of_task for task, of_task in folds.items() if len(of_task) > 1}
+    why = "but all sources are in one"
+    if "fold" not in dataset.labels.column_names:
+        why = "but the labels have no column 'fold': there is nothing to hold out"
+    for task in folds.keys() - held_out.keys():
+        for name in moments:
+            lacking[task, name] = f"{task}: {name} is taken from other folds, {why}"
+    if moments and held_out:
+        count = sum(len(ids) for of_task in held_out.values() for ids in of_task.values())
+        progress.start("statistics", count, "originals")
+        for task, of_task in held_out.items():
             sums = {}
             for fold, ids in of_task.items():
                 sums[fold] = _Moments.of(dataset, ids, device, "covariance" in moments, progress)
@@ -90,13 +109,17 @@ def original_statistics(
                 others = [part for other, part in sums.items() if other != fold]
                 values[task, fold] |= _Moments.together(others).statistics()
         progress.finish()
-    return OriginalStatistics(values)
+    return OriginalStatistics(values, lacking)
 
 
 def _value_range(dataset: FeatureSource, task: str) -> Tensor:
-    """Return the width of the widest quantiser of a task, per layer."""
+    """Return the width of the widest quantiser of a task, per layer.
+
+    Raises:
+        MetricError: The dataset does not say.
+    """
     manifest = getattr(dataset, "manifest", None)
-    if manifest is None:
+    if manifest is None or task not in manifest.recipe.tasks:
         raise MetricError("value_range is the quantisers', which only a dataset's manifest knows")
     ladders = manifest.recipe.tasks[task].ladders.values()
     tables = [np.asarray(ladder.quantizer.values(), np.float64) for ladder in ladders]

@@ -55,10 +55,14 @@ class Part:
     Args:
         dataset: An open dataset.
         rows: Places in its labels.
+        target: Label column that the scores are to follow.
     """
 
-    def __init__(self, dataset: FeatureSource, rows: NDArray[np.intp]) -> None:
+    def __init__(
+        self, dataset: FeatureSource, rows: NDArray[np.intp], target: str = "distortion"
+    ) -> None:
         self.labels = dataset.labels.take(rows)
+        self.target = target
         self.original = dataset.original
         self.compressed = dataset.compressed
         if hasattr(dataset, "codes"):

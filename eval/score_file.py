@@ -1,17 +1,18 @@
 """Scores on disk: what an evaluation writes, and what an interrupted one goes on from.
 
 While it runs, an evaluation saves what it has beside its output, as ``NAME.unfinished``; the output
-itself is written whole, at the end.  An unfinished file says which dataset and which metrics, with
-which options and which code, its scores are of; scores of anything else are not taken up.
+itself is written whole, at the end.  Both say which dataset and which metrics, with which options
+and which code, their scores are of.  Unfinished scores of anything else are not taken up, and a
+finished file of anything else is not replaced unless that is asked for.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.fingerprint import COVERS, fingerprint
 from cfqa_data.eval.metrics import Metric
-from cfqa_data.eval.stored import KEY, table_digest, with_facts
+from cfqa_data.eval.stored import KEY, WRONG, table_digest, with_facts
 from cfqa_data.eval.tables import key_columns
 from cfqa_data.limits import MOST_ROWS, parse_json
-from cfqa_data.manifest import hash_file
-from cfqa_data.parquet import read_parquet
+from cfqa_data.parquet import read_parquet, read_schema
 from cfqa_data.storage import atomic_path, check_writable, write_table
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ class ScoreFile:
         labels: Its rows that are scored.
         metrics: M metrics.
         whole: All its rows: what metrics are trained on, or take statistics of.
-        settings: Whatever else decides a score: device, precision.
+        settings: Whatever else decides a score: device, precision, arrays that no manifest tells.
+        target: Label that is followed.
+        force: Replace a finished file, and an unfinished one of another dataset, whatever it holds.
 
     Raises:
-        MetricError: The suffix is another, or an unfinished file is of another dataset.
+        MetricError: The suffix is another, or a finished file is there that holds something else.
         CfqaError: No file can be written there.
     """
 
@@ -60,6 +63,8 @@ class ScoreFile:
         metrics: Sequence[Metric],
         whole: pa.Table,
         settings: Mapping[str, str],
+        target: str = "distortion",
+        force: bool = False,
     ) -> None:
         check_writable(path)
         if path.suffix not in (".parquet", ".csv"):
@@ -68,11 +73,52 @@ class ScoreFile:
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         self._labels = key_columns(labels)
         self._names = [metric.name for metric in metrics]
-        prints = {metric.name: _fingerprint(metric, whole) for metric in metrics}
-        self._prints = prints
-        self._facts = {"dataset": dataset, "settings": dict(settings), "metrics": prints}
-        self._dataset = dataset
+        prints = {m.name: fingerprint(m, *_other_sources(m, whole, target)) for m in metrics}
+        self._prints = {name: found.digest for name, found in prints.items()}
+        self._facts = {"dataset": dataset, "settings": dict(settings), "metrics": self._prints}
+        self._decided: dict[str, Any] = {
+            "settings": dict(settings),
+            "keys": table_digest(self._labels),
+            "code": {name: asdict(found) for name, found in prints.items()},
+            "covers": COVERS,
+        }
+        self._dataset, self._target, self._force = dataset, target, force
         self._saved = time.monotonic()
+        if path.exists() and not force and (why := self._other()):
+            raise MetricError(
+                f"{path}: {why}; write to another file, or replace it with --force (force=True)"
+            )
+
+    def _other(self) -> str | None:
+        """Return in what a finished file differs from what this run would write, if it does."""
+        import pyarrow as pa
+
+        try:
+            schema, _ = read_schema(self.path.read_bytes())
+            facts = parse_json((schema.metadata or {})[KEY])
+            code = {name: entry["digest"] for name, entry in facts["code"].items()}
+            found = {name: facts[name] for name in ("dataset", "target", "settings", "keys")}
+        except (*WRONG, pa.ArrowException):
+            return "is there, and does not say what was scored"
+        told = {
+            "dataset": "holds the scores of another dataset",
+            "keys": "holds the scores of other features",
+            "settings": "holds scores of other arrays, or made with another device or precision",
+            "target": f"holds an evaluation of the {found['target']}",
+        }
+        own = {**self._decided, "dataset": self._dataset, "target": self._target}
+        for name, why in told.items():
+            if found[name] != own[name]:
+                return why
+        if code.keys() != self._prints.keys():
+            return f"holds the scores of {', '.join(map(str, code))}"
+        for name, digest in self._prints.items():
+            if digest is None:
+                untold = self._decided["code"][name]["untold"]
+                return f"holds scores of a {name!r} that may be another one ({untold})"
+            if digest != code[name]:
+                return f"holds scores of a {name!r} with other code or options"
+        return None
 
     def resume(self) -> NDArray[Any]:
         """Return the scores that an interrupted run left, (rows, M) float64, NaN elsewhere.
@@ -98,6 +144,8 @@ class ScoreFile:
                 f"{self.unfinished}: not the scores of an interrupted run; {remedy}"
             ) from None
         if dataset != self._facts["dataset"]:
+            if self._force:
+                return values
             raise MetricError(f"{self.unfinished}: an interrupted run on another dataset; {remedy}")
         if settings != self._facts["settings"]:
             return values
@@ -127,16 +175,16 @@ class ScoreFile:
         self,
         scores: pa.Table,
         metrics: Sequence[Metric],
-        target: str,
         failures: Mapping[str, str],
+        notes: Mapping[str, str],
     ) -> None:
         """Write the output, and remove the unfinished file.
 
         Args:
             scores: The table to write; a Parquet file also says what `with_facts` adds.
             metrics: Those of the table.
-            target: Label that was followed.
-            failures: What went wrong with other metrics, by name.
+            failures: What went wrong, by metric.
+            notes: What else is to be known, by metric.
 
         Raises:
             MetricError: It cannot be written.
@@ -148,35 +196,18 @@ class ScoreFile:
                 with atomic_path(self.path) as partial, partial.open("wb") as file:
                     csv.write_csv(scores, file)
             else:
-                of = self._dataset
-                write_table(self.path, with_facts(scores, of, target, metrics, failures))
+                of = self._dataset, self._target, metrics, failures, notes, self._decided
+                write_table(self.path, with_facts(scores, *of))
         except OSError as error:
             why = error.strerror or error
             raise MetricError(f"{self.path}: the scores could not be written: {why}") from None
         self.unfinished.unlink(missing_ok=True)
 
 
-def _fingerprint(metric: Metric, whole: pa.Table) -> str | None:
-    """Return a text that changes when a metric's code or options do; None if that cannot be told.
-
-    What a module has learned, and what a function that was typed in or made by another one says, no
-    file tells. For a metric that depends on other sources, the text changes with these too.
-    """
-    from importlib.metadata import version
-
-    code = getattr(metric.function, "__wrapped__", metric.function)
-    if not inspect.isfunction(code) or code.__closure__:
-        return None
-    try:
-        source = hash_file(Path(inspect.getsourcefile(code) or ""))
-    except (TypeError, OSError):
-        return None
-    options = {name: repr(value) for name, value in sorted(metric.options.items())}
-    defaults = repr((code.__defaults__, code.__kwdefaults__))
-    facts = [version("cfqa-data"), source, code.__qualname__, defaults, options]
-    if metric.fit or any(name not in metric.options for name in metric.needs):
-        keys = [
-            n for n in ("task", "source_id", "fold", "codec", "level") if n in whole.schema.names
-        ]
-        facts.append(table_digest(whole.select(keys)))
-    return json.dumps(facts)
+def _other_sources(metric: Metric, whole: pa.Table, target: str) -> list[str]:
+    """Return what of other sources decides a metric's scores: those it is trained on or takes."""
+    if not metric.fit and all(name in metric.options for name in metric.needs):
+        return []
+    keys = ("task", "source_id", "fold", "codec", "level")
+    there = table_digest(whole.select([name for name in keys if name in whole.schema.names]))
+    return [there, target] if metric.fit else [there]

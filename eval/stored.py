@@ -1,8 +1,9 @@
 """An evaluation from the file of scores that one wrote, without the features and the metrics.
 
 A finished file of scores (``.parquet``) says in its metadata what it holds: the dataset it is of,
-the facts of each metric, the label that was followed, and which metrics failed.  Reading it back
-and correlating it anew gives the tables that the evaluation had.
+the facts of each metric, the label that was followed, which metrics failed, and what decided the
+scores (see `cfqa_data.eval.fingerprint`).  Reading it back and correlating it anew gives the tables
+that the evaluation had.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +32,14 @@ if TYPE_CHECKING:
     from cfqa_data.eval.evaluator import Evaluation
     from cfqa_data.eval.reading import FeatureSource
 
-__all__ = ["KEY", "dataset_identity", "read_evaluation", "table_digest", "with_facts"]
+__all__ = [
+    "KEY",
+    "arrays_digest",
+    "dataset_identity",
+    "read_evaluation",
+    "table_digest",
+    "with_facts",
+]
 
 KEY = b"cfqa"
 """Of the facts, JSON, in a file's metadata."""
@@ -48,15 +57,36 @@ FACTS = {
 
 
 def dataset_identity(dataset: FeatureSource) -> str:
-    """Return what tells a dataset from others: the hash of its manifest, or else of its labels."""
+    """Return what tells a dataset from others: the hash of its manifest, or else of its labels.
+
+    Only what `cfqa_data.load` opened is known to hold what its manifest says. Anything else, though
+    it borrow a manifest, may give other arrays: it is told by its labels.
+    """
+    from cfqa_data.dataset import Dataset
     from cfqa_data.layout import Layout
     from cfqa_data.manifest import hash_file, manifest_text
 
-    if path := getattr(dataset, "path", None):
-        return hash_file(Layout(path).manifest)
-    if manifest := getattr(dataset, "manifest", None):  # of a repo on the Hub: as it is written
-        return hashlib.sha256(manifest_text(manifest).encode()).hexdigest()
-    return table_digest(dataset.labels)
+    if not isinstance(dataset, Dataset):
+        return table_digest(dataset.labels)
+    if dataset.path is not None:
+        return hash_file(Layout(dataset.path).manifest)
+    # Of a repo on the Hub: as it is written.
+    return hashlib.sha256(manifest_text(dataset.manifest).encode()).hexdigest()
+
+
+def arrays_digest(dataset: FeatureSource) -> str:
+    """Return a hash of some features of a dataset whose labels alone would tell it from others."""
+    from cfqa_data.dataset import Dataset
+
+    if isinstance(dataset, Dataset):
+        return ""
+    found = hashlib.sha256()
+    columns = [dataset.labels[name].to_pylist() for name in COLUMNS[1:]]
+    for row in sorted({0, len(columns[0]) // 2, len(columns[0]) - 1}):
+        source, codec, level = (column[row] for column in columns)
+        for array in (dataset.original(source), dataset.compressed(source, codec, int(level))):
+            found.update(np.asarray(array).tobytes())
+    return found.hexdigest()
 
 
 def table_digest(table: pa.Table) -> str:
@@ -70,6 +100,8 @@ def with_facts(
     target: str,
     metrics: Sequence[Metric],
     failures: Mapping[str, str],
+    notes: Mapping[str, str] = MappingProxyType({}),
+    decided: Mapping[str, Any] = MappingProxyType({}),
 ) -> pa.Table:
     """Return a table of scores that says of itself what `read_evaluation` needs to know.
 
@@ -79,13 +111,17 @@ def with_facts(
         target: Label column that was followed.
         metrics: In the order of the scores.
         failures: What went wrong, by metric.
+        notes: What else is to be known, by metric.
+        decided: What the scores were made with, as `cfqa_data.eval.score_file` compares it.
     """
     facts = {
+        **decided,
         "dataset": dataset,
         "target": target,
         "rows": scores.num_rows,
         "metrics": [_metric_facts(metric) for metric in metrics],
         "failures": dict(failures),
+        "notes": dict(notes),
     }
     text = json.dumps(facts, sort_keys=True, allow_nan=False)
     return scores.replace_schema_metadata({KEY: text})
@@ -129,7 +165,15 @@ def read_evaluation(
         if key not in places:
             raise MetricError(f"{path}: scores of {_named(key)}, which the dataset does not hold")
     labels = dataset.labels.take([places[key] for key in wanted])
-    return conclude(labels, metrics, values, target, facts["failures"])
+    return conclude(
+        labels,
+        metrics,
+        values,
+        target,
+        facts["failures"],
+        notes=facts.get("notes", {}),
+        dataset=facts["dataset"],
+    )
 
 
 def _metric_facts(metric: Metric) -> dict[str, Any]:
@@ -206,8 +250,7 @@ def _read(
             schema.names == [*COLUMNS, "metric", "value"]
             and schema.field("value").type == pa.float64()
             and len(set(names)) == len(names)
-            and isinstance(facts["failures"], dict)
-            and all(isinstance(text, str) for text in facts["failures"].values())
+            and all(_texts(facts.get(name, {})) for name in ("failures", "notes"))
             and isinstance(facts["dataset"], str)
         )
         rows, target = int(facts["rows"]), str(facts["target"])
@@ -219,13 +262,17 @@ def _read(
         raise MetricError(f"{path}: {told}") from None
     except (*WRONG, pa.ArrowException):
         raise MetricError(f"{path}: not a finished file of scores; {remedy}") from None
-    if not whole or any(column.null_count for column in table.columns):
+    if not whole or any(table[name].null_count for name in (*COLUMNS, "metric")):
         raise MetricError(f"{path}: not a finished file of scores; {remedy}")
     if table.num_rows == 0 or not metrics:
         raise MetricError(f"{path}: there are no scores in it")
     if table.num_rows != rows or rows % len(metrics):
         raise MetricError(f"{path}: holds {table.num_rows} scores of {rows}; score again")
     return table, facts | {"target": target}, metrics
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 class _OtherDataset(Exception):

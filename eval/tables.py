@@ -44,7 +44,7 @@ def scores_table(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[An
     Args:
         labels: One row per compressed feature.
         metrics: M metrics.
-        values: (rows, M) float64 scores.
+        values: (rows, M) float64 scores; NaN, where there is none, becomes null.
     """
     import pyarrow as pa
 
@@ -53,4 +53,4 @@ def scores_table(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[An
     repeated = rows.take(pa.array(np.repeat(np.arange(labels.num_rows), len(metrics))))
     return repeated.append_column(
         "metric", names.take(pa.array(np.tile(np.arange(len(metrics)), labels.num_rows)))
-    ).append_column("value", pa.array(values.ravel(), pa.float64()))
+    ).append_column("value", pa.array(values.ravel(), pa.float64(), from_pandas=True))

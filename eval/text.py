@@ -38,9 +38,10 @@ def paper_text(evaluation: Evaluation) -> str:
     together = _together(evaluation)
     if together:
         rows += _paper_rows(together[0]["codec"], together)
-        points = together[0]["n_pooled"] // (together[0]["n_valid"] + together[0]["n_constant"])
+        features = evaluation.labels["task"].to_pylist().count(together[0]["task"])
+        points = features // _sources(together[0])
         title.append(f"All codecs: over the {points} points that a source has from all of them.")
-    return "\n".join([*title, "", table_text(rows, left=2, heads=2), "", NOTE])
+    return "\n".join([*title, "", table_text(rows, left=2, heads=2), "", *_notes(evaluation)])
 
 
 def plain_text(evaluation: Evaluation) -> str:
@@ -53,16 +54,18 @@ def plain_text(evaluation: Evaluation) -> str:
     places = [
         [row["task"], row["codec"], row["metric"], BETTER[row["lower_better"]]] for row in rows
     ]
-    per_source = [[*heads, "PLCC", "SROCC", "KROCC", "valid", "constant", "flat", "group"]]
+    per_source = [
+        [*heads, "PLCC", "SROCC", "KROCC", "valid", "constant", "missing", "flat", "group"]
+    ]
     pooled = [[*heads, "PLCC", "SROCC", "KROCC", "points", "mapped PLCC", "RMSE", "mapping"]]
     for row, place in zip(rows, places, strict=True):
-        counts = [str(row[name]) for name in ("n_valid", "n_constant", "n_flat")]
+        counts = [str(row[name]) for name in ("n_valid", "n_constant", "n_missing", "n_flat")]
         group = row["srocc_group"]
         per_source.append(
             [*place, *_with_intervals(row, ""), *counts, "-" if group is None else str(group)]
         )
         rmse = "-" if row["mapped_rmse"] is None else f"{row['mapped_rmse']:.4g}"
-        mapped = [figure_text(row["mapped_plcc"]), rmse, row["mapping"]]
+        mapped = [figure_text(row["mapped_plcc"]), rmse, row["mapping"] or "-"]
         pooled.append([*place, *_with_intervals(row, "pooled_"), str(row["n_pooled"]), *mapped])
     parts = [
         f"Correlation with the {evaluation.target} (larger is worse), and 95% intervals over the "
@@ -73,7 +76,7 @@ def plain_text(evaluation: Evaluation) -> str:
         table_text(pooled, left=4),
         "Telling two versions of a source apart, and saying which is worse: areas under the curve.",
         table_text(_discrimination(evaluation), left=3),
-        NOTE,
+        *_notes(evaluation),
     ]
     return "\n\n".join(parts)
 
@@ -117,9 +120,20 @@ def _paper_rows(codec: str, rows: list[dict[str, Any]]) -> list[list[str]]:
         line = [codec, task]
         for row in of_task:
             line += [figure_text(row["plcc"]), figure_text(row["srocc"])]
-        valid, constant = of_task[0]["n_valid"], of_task[0]["n_constant"]
-        lines.append([*line, f"{valid} of {valid + constant}"])
+        valid = max(row["n_valid"] for row in of_task)
+        lines.append([*line, f"{valid} of {_sources(of_task[0])}"])
     return lines
+
+
+def _sources(row: dict[str, Any]) -> int:
+    """Return how many sources a row of figures is of, with those that are left out."""
+    return int(row["n_valid"] + row["n_constant"] + row["n_missing"])
+
+
+def _notes(evaluation: Evaluation) -> list[str]:
+    """Return what is to be said below the tables."""
+    missing = "A source for which a metric lacks a score is left out for that metric."
+    return [NOTE, missing] if evaluation.scores["value"].null_count else [NOTE]
 
 
 def figure_text(value: float | None) -> str:

@@ -49,7 +49,7 @@ class Bands:
     lower_better = True
 
     def fit(self, training: Any, device: str) -> WeightedBands:
-        """Learn to rank the versions of a source as their distortion does.
+        """Learn to rank the versions of a source as the label does that is followed.
 
         Args:
             training: the labels and features of the other folds' sources.
@@ -62,7 +62,7 @@ class Bands:
             return band_errors(x[None], torch.from_numpy(training.compressed(*row.values()))[None])
 
         errors = torch.cat(list(read_ahead(errors_of, rows))).to(device)
-        harm = torch.tensor(training.labels["distortion"].to_pylist(), device=device)
+        harm = torch.tensor(training.labels[training.target].to_pylist(), device=device)
         sources = training.labels["source_id"].combine_chunks().dictionary_encode().indices
         source = torch.tensor(sources.to_numpy(), device=device)
         better, worse = torch.nonzero(

@@ -301,8 +301,8 @@ def test_eval_as_json_has_every_table_and_nothing_that_a_metric_prints(
     assert "scored" in captured.err
     found = json.loads(captured.out)
     assert list(found) == [
-        *("target", "metrics", "failures", "correlations", "across_codecs", "across_tasks"),
-        *("per_level", "comparisons", "discrimination"),
+        *("target", "metrics", "failures", "notes", "correlations", "across_codecs"),
+        *("across_tasks", "per_level", "comparisons", "discrimination"),
     ]
     assert [row["metric"] for row in found["across_tasks"]] == ["mse", "loud"]
     assert len(found["per_level"]) == 3 * 10 * 2
@@ -346,6 +346,46 @@ def test_a_metric_that_fails_is_one_line_and_exits_2(
     said = [line for line in captured.err.splitlines() if not line.startswith("evaluate: ")]
     assert len(said) == 1
     assert message in said[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "message"),
+    [
+        (
+            "def f(x, y):\n    e = (y - x).abs().amax((1, 2, 3, 4))\n    return e / e.sum()",
+            0,
+            "metric 'f': its scores depend on the batch: ",
+        ),
+        (
+            "def f(x, y):\n    assert x.shape[1] == 1, 'not cls'\n    return y.sum((1, 2, 3, 4))",
+            2,
+            "metric 'f' failed: AssertionError: not cls (compressed feature seg-000, x265, "
+            "level 0); 60 of 90 features have no score",
+        ),
+    ],
+    ids=["batch", "task"],
+)
+def test_what_is_to_be_known_of_a_metric_is_one_line_beside_its_figures(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    status: int,
+    message: str,
+) -> None:
+    (tmp_path / "noted_cli_metric.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "noted_cli_metric", raising=False)
+    words = ["eval", str(folder), "--codec", "x265", "--metric", "noted_cli_metric:f", "--json"]
+    assert main(words) == status
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    said = [line for line in captured.err.splitlines() if not line.startswith("evaluate: ")]
+    assert len(said) == 1
+    assert said[0].startswith(f"cfqa: {message}")
+    assert [*found["failures"], *found["notes"]] == found["metrics"] == ["f"]
+    assert found["across_codecs"][0]["n_valid"] == 3
 
 
 # build, with the pipeline replaced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -22,7 +23,7 @@ from memory_dataset import CODECS, LEVELS, MemoryDataset, rows_of
 from mock_dataset import write_mock_dataset
 
 from cfqa_data import load
-from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 from cfqa_data.eval import create_metric, evaluate, list_metrics, read_evaluation
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics.base import Metric
@@ -57,25 +58,131 @@ def test_a_failing_metric_does_not_lose_the_others() -> None:
     def wrong_length(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(y) + 1)
 
-    result = evaluate(MemoryDataset(), ["mse", fails_late, wrong_length, "cka"])
-    assert [metric.name for metric in result.metrics] == ["mse", "cka"]
-    assert set(result.scores["metric"].to_pylist()) == {"mse", "cka"}
-    assert np.isfinite(result.scores["value"].to_numpy()).all()
+    dataset = MemoryDataset()
+    errors = {k: np.abs(y - dataset.originals[k[0]]).mean() for k, y in dataset.versions.items()}
+    far = sum(error > 0.3 for error in errors.values())
+    assert 0 < far < len(errors)
+    with pytest.warns(MetricWarning) as warned:
+        result = evaluate(dataset, ["mse", fails_late, wrong_length, "cka"])
+    assert [metric.name for metric in result.metrics] == ["mse", "fails_late", "cka"]
     assert set(result.failures) == {"wrong_length", "fails_late"}
-    assert result.failures["fails_late"].startswith(
-        "metric 'fails_late' failed: ValueError: too far (compressed feature cls-0, x265, level "
+    assert re.fullmatch(
+        r"metric 'fails_late' failed: ValueError: too far \(compressed feature cls-0, x265, level "
+        rf"\d\); {far} of {len(errors)} features have no score",
+        result.failures["fails_late"],
     )
     assert "returned shape (2,) for a batch of 1" in result.failures["wrong_length"]
+    assert sorted(str(w.message) for w in warned) == sorted(result.failures.values())
+    assert {w.filename for w in warned} == {__file__}
+    for row in rows_of(result.scores, metric="fails_late"):
+        error = errors[row["source_id"], row["codec"], row["level"]]
+        assert (row["value"] is None) == (error > 0.3)
+    assert result.scores["value"].null_count == far
+    (row,) = rows_of(result.across_tasks, metric="fails_late")
+    assert row["n_pooled"] == len(errors) - far
+    assert row["n_missing"] > 0
 
 
-def test_an_error_that_only_a_batch_shows_names_the_source() -> None:
-    def wants_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        if len(y) > 1:
-            raise ValueError("one at a time")
-        return y.sum((1, 2, 3, 4))
+@pytest.mark.parametrize("batch", [1, 5, None])
+def test_a_metric_that_suits_one_task_keeps_its_scores_there(batch: int | None) -> None:
+    def of_seg(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y - x).square().view(len(y), 2, 1, 4, 8).mean((1, 2, 3, 4))
 
-    with pytest.raises(MetricError, match=r"one at a time \(source cls-0, 3 versions at once\)"):
-        evaluate(MemoryDataset(), [wants_one], batch=3)
+    with pytest.warns(MetricWarning, match="'of_seg' failed.* 100 of 200 features have no score"):
+        result = evaluate(MemoryDataset(5), [of_seg, "mse"], batch=batch)
+    for row in result.scores.to_pylist():
+        assert (row["value"] is None) == ((row["metric"], row["task"]) == ("of_seg", "cls"))
+    one, other = rows_of(result.across_codecs, task="seg")
+    assert (one["srocc"], one["n_missing"]) == (other["srocc"], 0)
+    one, other = rows_of(result.across_codecs, task="cls")
+    assert (one["srocc"], one["n_missing"], other["n_valid"]) == (None, 4, 4)
+
+
+def test_what_nothing_can_score_is_not_read_to_the_end() -> None:
+    def broken(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no good")
+
+    dataset = MemoryDataset(9)
+    with pytest.raises(MetricError, match=r"no good \(compressed feature cls-0, x265, level 0\)$"):
+        evaluate(dataset, [broken])
+    assert {key for key in dataset.reads if isinstance(key, str)} == {
+        f"{task}-{number}" for task in ("cls", "seg") for number in range(3)
+    }
+
+
+# Batches.
+
+
+def among_others(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The squared error in units of the batch's largest."""
+    errors = (y - x).square().mean((1, 2, 3, 4))
+    return errors / (errors.max() + 0.5)
+
+
+def to_the_first(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """How far a version is from the first of its batch."""
+    return (y - y[0]).abs().mean((1, 2, 3, 4)) + (y - x).abs().mean((1, 2, 3, 4))
+
+
+def only_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The squared error, of one feature at a time."""
+    return (y - x).square().mean().reshape(1)
+
+
+def late(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Depends on the batch on seg, and on cls where nobody looks, in each source's third batch."""
+    errors = (y - x).square().mean((1, 2, 3, 4))
+    return among_others(x, y) if x.shape[1] == 2 or errors.max() > 0.6 else errors
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (among_others, r"its scores depend on the batch: 0\.\d+ among 7 and 0\.\d+ alone \(compr"),
+        (to_the_first, "its scores depend on the batch"),
+        (only_one, r"returned shape \(1,\) for a batch of 7.* \(7 versions of cls-0 at once\)"),
+        (late, r"its scores depend on the batch.* \(compressed feature seg-0"),
+    ],
+)
+def test_a_score_that_depends_on_its_batch_is_made_alone_and_that_is_said(
+    metric: Any, said: str, tmp_path: Path
+) -> None:
+    alone = evaluate(MemoryDataset(), ["mse", metric], batch=1)
+    assert alone.notes == {}
+    out = tmp_path / "scores.parquet"
+    with pytest.warns(MetricWarning, match=said):
+        result = evaluate(MemoryDataset(), ["mse", metric], batch=7, out=out)
+    values = [r.scores["value"].to_numpy() for r in (result, alone)]
+    np.testing.assert_allclose(*values, rtol=1e-6)
+    assert list(result.notes) == [metric.__name__]
+    assert result.notes[metric.__name__].endswith("; it scores one feature at a time")
+    assert result.failures == {}
+    assert read_evaluation(MemoryDataset(), out).notes == result.notes
+
+
+def test_a_metric_that_no_two_calls_agree_on_is_told_of() -> None:
+    calls: list[int] = []
+
+    def drifts(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        calls.append(len(y))
+        return (y - x).square().mean((1, 2, 3, 4)) + len(calls)
+
+    with pytest.warns(
+        MetricWarning, match=r"alone, then .*: it is no function of the two features"
+    ):
+        evaluate(MemoryDataset(), [drifts])
+
+
+def test_a_batch_is_checked_now_and_then_and_rounding_is_no_dependence() -> None:
+    sizes: list[int] = []
+
+    def nearly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(y))
+        return 1 - torch.cosine_similarity(x, y, -1).mean((1, 2, 3)) + 1e-7 * len(y)
+
+    assert evaluate(MemoryDataset(), [nearly], batch=5).notes == {}
+    # 12 batches a task: the first, second, fourth and eighth are compared, each with two calls.
+    assert (sizes.count(5), sizes.count(1)) == (24, 2 * 4 * 2)
 
 
 @pytest.mark.parametrize("batch", [1, 3, None])
@@ -118,7 +225,8 @@ def test_an_answer_that_is_none_costs_only_its_metric(
     def answers(x: torch.Tensor, y: torch.Tensor) -> Any:
         return answer(y)
 
-    result = evaluate(MemoryDataset(), ["mse", answers])
+    with pytest.warns(MetricWarning):
+        result = evaluate(MemoryDataset(), ["mse", answers])
     assert [metric.name for metric in result.metrics] == ["mse"]
     assert re.search(
         said + r".*compressed feature cls-0, x265, level 0", result.failures["answers"]
@@ -231,10 +339,21 @@ def test_a_metric_gets_the_statistics_that_it_needs() -> None:
     row = rows_of(result.scores, source_id="cls-2", codec="x265", level=4)[0]
     error = dataset.versions["cls-2", "x265", 4] - dataset.originals["cls-2"]
     assert row["value"] == pytest.approx(np.square(error / spread).mean(), rel=1e-5)
-    with pytest.raises(MetricError, match="all sources are in one"):
-        evaluate(FoldedDataset(folds=1), [metric])
-    with pytest.raises(MetricError, match="only a dataset's manifest knows"):
-        original_statistics(dataset, ["value_range"], "cpu", Silent())
+    for lacking, asked, message in (
+        (
+            FoldedDataset(folds=1),
+            metric,
+            "'scaled': cls: deviation is taken.* all sources are in one",
+        ),
+        (MemoryDataset(), metric, "'scaled': .* no column 'fold'"),
+        (dataset, "psnr", "'psnr': value_range is .* only a dataset's manifest knows"),
+    ):
+        with pytest.raises(MetricError, match=message):
+            evaluate(lacking, [asked])
+        with pytest.warns(MetricWarning, match=message):
+            others = evaluate(lacking, ["mse", asked])
+        assert [m.name for m in others.metrics] == ["mse"]
+        assert others.scores.equals(evaluate(lacking, ["mse"]).scores)
 
 
 def test_the_value_range_is_the_widest_quantisers(tmp_path: Path) -> None:
@@ -347,6 +466,7 @@ def test_labels_may_hold_texts_of_any_kind(tmp_path: Path, text: pa.DataType) ->
 
 
 def unfinished(tmp_path: Path, metrics: Any) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
         evaluate(MemoryDataset(), metrics, out=out, progress=Stops(50))
@@ -365,7 +485,7 @@ def test_scores_of_other_code_options_or_settings_are_not_taken_up(tmp_path: Pat
     assert result.scores.equals(evaluate(MemoryDataset(), ["mse", mean_error_again]).scores)
     assert len(dataset.reads) == len(dataset.originals) + len(dataset.versions)
 
-    out = unfinished(tmp_path, ["mse"])
+    out = unfinished(tmp_path / "other", ["mse"])
     dataset = MemoryDataset()
     evaluate(dataset, ["mse"], out=out, precision="high")
     assert len(dataset.reads) == len(dataset.originals) + len(dataset.versions)
@@ -382,16 +502,73 @@ def test_scores_that_other_sources_decide_are_taken_up_with_the_same_ones_only(
     assert result.scores.equals(evaluate(folder, metrics, task="cls").scores)
 
 
-def test_scores_of_a_function_that_was_made_are_not_taken_up(tmp_path: Path) -> None:
+class MeanLabel:
+    """Gives the mean label of what it was trained on."""
+
+    def fit(self, training: Any, device: str) -> Any:
+        mean = float(training.labels[training.target].to_numpy().mean())
+        return lambda x, y: torch.full((len(y),), mean)
+
+
+def test_trained_scores_are_taken_up_for_the_same_label_only(tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    for target, same in (("distortion", True), ("loss", False)):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(FoldedDataset(), [MeanLabel()], out=out, progress=Stops(50))
+        fresh = FoldedDataset()
+        result = evaluate(fresh, [MeanLabel()], target=target, out=out)  # type: ignore[arg-type]
+        again = evaluate(FoldedDataset(), [MeanLabel()], target=target)  # type: ignore[arg-type]
+        assert result.scores.equals(again.scores)
+        assert (len(fresh.reads) < len(fresh.originals) + len(fresh.versions)) == same
+        out.unlink()
+
+
+def test_scores_are_taken_up_with_the_same_arrays_only(tmp_path: Path) -> None:
+    out = unfinished(tmp_path, ["mse"])
+    result = evaluate(changed_arrays(), ["mse"], out=out)
+    assert result.scores.equals(evaluate(changed_arrays(), ["mse"]).scores)
+
+
+def test_scores_are_taken_up_with_the_same_imports_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a metric's file imports decides its scores as well."""
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "def far(x, y):\n    import runs_scale\n    return runs_scale.far(x, y)\n"
+    (tmp_path / "runs_own.py").write_text(own)
+    text = "def far(x, y):\n    return {} * (y - x).abs().mean((1, 2, 3, 4))\n"
+
+    def metric(factor: str) -> Any:
+        (tmp_path / "runs_scale.py").write_text(text.format(factor))
+        for name in ("runs_own", "runs_scale"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return "runs_own:far"
+
+    for factor, same in (("1.0", True), ("2.25", False)):
+        out = unfinished(tmp_path / factor, [metric("1.0")])
+        fresh = MemoryDataset()
+        result = evaluate(fresh, [metric(factor)], out=out)
+        assert result.scores.equals(evaluate(MemoryDataset(), [metric(factor)]).scores)
+        whole = len(fresh.originals) + len(fresh.versions)
+        assert (len(fresh.reads) < whole) == same
+
+
+def test_scores_of_a_function_that_was_made_are_taken_up_with_the_same_parts_only(
+    tmp_path: Path,
+) -> None:
     def times(factor: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         def scaled(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return factor * mean_error(x, y)
 
         return scaled
 
-    out = unfinished(tmp_path, [times(1.0)])
-    result = evaluate(MemoryDataset(), [times(2.0)], out=out)
-    assert result.scores.equals(evaluate(MemoryDataset(), [times(2.0)]).scores)
+    for factor in (1.0, 2.0):
+        out = unfinished(tmp_path / str(factor), [times(1.0)])
+        fresh = MemoryDataset()
+        result = evaluate(fresh, [times(factor)], out=out)
+        assert result.scores.equals(evaluate(MemoryDataset(), [times(factor)]).scores)
+        assert (len(fresh.reads) < len(fresh.originals) + len(fresh.versions)) == (factor == 1.0)
 
 
 def test_a_metric_may_be_named_like_a_column(tmp_path: Path) -> None:
@@ -424,6 +601,102 @@ def test_an_unfinished_file_of_another_dataset_or_none_is_refused(tmp_path: Path
             pq.write_table(bad, beside)
         with pytest.raises(MetricError, match="not the scores of an interrupted run; delete it"):
             evaluate(MemoryDataset(), ["mse"], out=out)
+
+
+def changed_arrays() -> MemoryDataset:
+    """The same labels, but another codec made the features."""
+    dataset = MemoryDataset()
+    dataset.versions = {key: y + 1e-3 for key, y in dataset.versions.items()}
+    return dataset
+
+
+class Scale:
+    """A metric with a state."""
+
+    def __init__(self, factor: Any) -> None:
+        self.factor = factor
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (self.factor if isinstance(self.factor, float) else 1.0) * mean_error(x, y)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"metrics": ["mse", "cosine"]}, "holds the scores of Scale, mse; write to another file"),
+        ({"metrics": ["mse", Scale(2.0)]}, "holds scores of a 'Scale' with other code or options"),
+        ({"metrics": ["mse", Scale(threading.Lock())]}, "that may be another one (the state of"),
+        ({"dataset": MemoryDataset(seed=1)}, "holds the scores of another dataset"),
+        ({"dataset": changed_arrays()}, "holds scores of other arrays, or"),
+        ({"limit": 1}, "holds the scores of other features"),
+        ({"precision": "high"}, "made with another device or precision"),
+        ({"target": "loss"}, "holds an evaluation of the distortion"),
+        ({}, None),
+        ({"metrics": [Scale(1.0), "mse"]}, None),
+    ],
+    ids=str,
+)
+def test_a_finished_file_is_replaced_by_the_same_request_or_by_force(
+    changed: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.parquet"
+    request = {"dataset": MemoryDataset(), "metrics": ["mse", Scale(1.0)], "out": out}
+    evaluate(**request)
+    before = out.read_bytes()
+    asked: dict[str, Any] = request | {"dataset": MemoryDataset()} | changed
+    if said:
+        with pytest.raises(MetricError, match=re.escape(said)) as told:
+            evaluate(**asked)
+        assert str(told.value).startswith(f"{out}: ")
+        assert "replace it with --force (force=True)" in str(told.value)
+        assert len(asked["dataset"].reads) <= 6  # to tell its arrays
+        assert out.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [out]
+        asked["force"] = True
+    result = evaluate(**asked)
+    again = read_evaluation(asked["dataset"], out)
+    assert again.scores.equals(result.scores)
+    assert again.dataset == result.dataset
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.parquet"])
+def test_a_file_that_does_not_say_what_it_holds_is_not_replaced(name: str, tmp_path: Path) -> None:
+    out = tmp_path / name
+    out.write_text("something else")
+    with pytest.raises(MetricError, match="is there, and does not say what was scored"):
+        evaluate(MemoryDataset(), ["mse"], out=out)
+    assert out.read_text() == "something else"
+    evaluate(MemoryDataset(), ["mse"], out=out, force=True)
+    assert out.read_bytes() != b"something else"
+
+
+def test_force_begins_anew_beside_an_unfinished_file_of_another_dataset(tmp_path: Path) -> None:
+    out = unfinished(tmp_path, ["mse"])
+    result = evaluate(MemoryDataset(seed=1), ["mse"], out=out, force=True)
+    assert result.scores.equals(evaluate(MemoryDataset(seed=1), ["mse"]).scores)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "scores.csv"])
+def test_a_score_that_is_missing_is_null_on_disk(name: str, tmp_path: Path) -> None:
+    def of_cls(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y - x).square().view(len(y), 1, 1, 5, 8).mean((1, 2, 3, 4))
+
+    out = tmp_path / name
+    with pytest.warns(MetricWarning):
+        result = evaluate(MemoryDataset(), ["mse", of_cls], out=out)
+    written = pq.read_table(out) if out.suffix == ".parquet" else pa.csv.read_csv(out)
+    assert written["value"].to_pylist() == result.scores["value"].to_pylist()
+    assert written["value"].null_count == 60
+    if out.suffix == ".parquet":
+        again = read_evaluation(MemoryDataset(), out)
+        assert again.failures == result.failures
+        for table in ("scores", "correlations", "across_tasks", "comparisons"):
+            assert getattr(again, table).equals(getattr(result, table))
+        facts = json.loads(pq.read_schema(out).metadata[b"cfqa"])
+        assert set(facts["code"]) == {"mse", "of_cls"}
+        assert facts["code"]["of_cls"]["sources"].keys() >= {"test_evaluator_runs"}
+        assert "not: data files" in facts["covers"]
 
 
 def test_scores_are_written_by_a_known_ending(tmp_path: Path) -> None:

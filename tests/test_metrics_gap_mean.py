@@ -78,6 +78,16 @@ def test_it_is_fitted_on_other_folds_and_beats_its_parts_where_they_are_mixed() 
     assert srocc["gap_mean"] > 0.95
 
 
+def test_it_is_fitted_to_the_label_that_is_followed() -> None:
+    """One label follows a gap, the other another: each is found when it is asked for."""
+    dataset, other = Planted((1, 0, 0)), Planted((0, 0, 1))
+    dataset.labels = dataset.labels.append_column("loss", other.labels["distortion"])
+    for target, name in (("distortion", "cosine"), ("loss", "cka")):
+        scores = evaluate(dataset, ["gap_mean", name], target=target).scores["value"].to_numpy()
+        trained, alone = scores.reshape(-1, 2).T
+        np.testing.assert_allclose(trained, 1 - alone, rtol=1e-9)
+
+
 def test_it_is_listed_and_asks_to_be_trained() -> None:
     assert list_metrics("trained") == ["gap_mean"]
     x, y = pair((1, 1, 5, 4))

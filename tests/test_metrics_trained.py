@@ -10,7 +10,7 @@ import pytest
 import torch
 from memory_dataset import CODECS, LEVELS, MemoryDataset, rows_of
 
-from cfqa_data.errors import MetricError
+from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval import evaluate
 from cfqa_data.eval.metrics import as_metric
 
@@ -86,10 +86,40 @@ def test_training_that_fails_leaves_the_others() -> None:
         def fit(self, training: Any, device: str) -> Any:
             raise RuntimeError("no convergence")
 
-    result = evaluate(FoldedDataset(), [Fails(), "mse"])
+    with pytest.warns(MetricWarning, match="no convergence"):
+        result = evaluate(FoldedDataset(), [Fails(), "mse"])
     assert [metric.name for metric in result.metrics] == ["mse"]
     expected = "metric 'Fails' cannot be trained: RuntimeError: no convergence"
     assert result.failures["Fails"] == f"{expected} (cls, all folds but 0)"
+
+
+def test_training_that_fails_for_one_fold_keeps_the_scores_of_the_others() -> None:
+    class FailsOnce(MeanLabel):
+        def fit(self, training: Any, device: str) -> Any:
+            if not self.seen:
+                self.seen.append(training)
+                raise RuntimeError("no convergence")
+            return super().fit(training, device)
+
+    expected = r"\(cls, all folds but 0\); 40 of 160 features have no score"
+    with pytest.warns(MetricWarning, match=expected):
+        result = evaluate(FoldedDataset(), [FailsOnce()])
+    lost = [row for row in result.scores.to_pylist() if row["value"] is None]
+    assert {row["source_id"] for row in lost} == {"cls-0", "cls-2"}
+
+
+def test_training_is_told_which_label_is_followed() -> None:
+    class Follows:
+        def fit(self, training: Any, device: str) -> Any:
+            mean = float(np.mean(training.labels[training.target].to_numpy()))
+            return lambda x, y: torch.full((len(y),), mean)
+
+    for target in ("distortion", "loss"):
+        dataset = FoldedDataset()
+        result = evaluate(dataset, [Follows()], target=target)  # type: ignore[arg-type]
+        here = [row["task"] == "cls" and row["fold"] == 1 for row in dataset.labels.to_pylist()]
+        mean = np.mean(dataset.labels[target].to_numpy()[here])
+        assert rows_of(result.scores, source_id="cls-0")[0]["value"] == pytest.approx(mean)
 
 
 def test_training_needs_another_fold() -> None:

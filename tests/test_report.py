@@ -23,7 +23,7 @@ from mock_dataset import write_mock_dataset
 
 import cfqa_data
 from cfqa_data.cli import main
-from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 from cfqa_data.eval import Evaluation, evaluate, read_evaluation
 from cfqa_data.eval.report import report_html, write_report
 from cfqa_data.eval.report.axes import Axis, number_text
@@ -210,7 +210,8 @@ def test_names_are_text_whatever_they_hold() -> None:
     for function, name in ((metric, EVIL), (broken, f"broken {EVIL}")):
         function.name = name  # type: ignore[attr-defined]
         function.citation = EVIL  # type: ignore[attr-defined]
-    evaluation = evaluate(dataset, ["mse", metric, broken])
+    with pytest.warns(MetricWarning):
+        evaluation = evaluate(dataset, ["mse", metric, broken])
     html = report_html(evaluation)
     found = Page(html)
     assert len(found.all("script")) == 1
@@ -242,6 +243,61 @@ def test_undeclared_direction_is_said_and_ranked_as_it_is() -> None:
     entry = next(e for e in ranking(evaluation) if e.metric.name == "metric")
     assert (entry.better, entry.beaten_by) == ("not declared", None)
     assert "not declared" in report_html(evaluation)
+
+
+def test_a_report_is_of_the_dataset_that_was_scored(
+    folder: Path, scored: Evaluation, tmp_path: Path
+) -> None:
+    class Borrowed(MemoryDataset):
+        """Other arrays under a dataset's manifest."""
+
+        manifest, path = cfqa_data.load(folder).manifest, folder
+
+    other = write_mock_dataset(tmp_path / "other", sources=3)
+    read = read_evaluation(folder, folder.parent / "scores.parquet")
+    in_memory, borrowed = (evaluate(kind(), "mse") for kind in (MemoryDataset, Borrowed))
+    page = tmp_path / "page.html"
+    for evaluation, dataset in (
+        (scored, other),
+        (read, other),
+        (scored, MemoryDataset()),
+        (in_memory, folder),
+        (in_memory, MemoryDataset(seed=1)),
+        (borrowed, folder),
+    ):
+        with pytest.raises(MetricError, match="another dataset was scored; give that one, or none"):
+            write_report(evaluation, page, dataset)
+    assert not page.exists()
+    for evaluation, dataset in ((in_memory, MemoryDataset()), (borrowed, Borrowed())):
+        assert report_html(evaluation, dataset) == report_html(evaluation)
+    part = evaluate(cfqa_data.load(folder, "cls"), "mse", limit=1)
+    assert "1 of 4" in report_html(part, folder)
+
+
+def test_a_metric_without_some_scores_is_in_the_report_with_their_count() -> None:
+    def of_cls(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if float(y[0, 0, 0, 0, 0]) > 1:
+            raise ValueError("too large")
+        return (y - x).square().view(len(y), 1, 1, 5, 8).mean((1, 2, 3, 4))
+
+    of_cls.lower_better = True  # type: ignore[attr-defined]
+    with pytest.warns(MetricWarning):
+        evaluation = evaluate(MemoryDataset(4), ["mse", of_cls], batch=1)
+    missing = evaluation.scores["value"].null_count
+    of_seg = MemoryDataset(4).labels.num_rows // 2
+    assert of_seg < missing < 2 * of_seg
+    html = report_html(evaluation)
+    found = Page(html)
+    assert f"{missing} without a score" in found.texts["small"]
+    said = " ".join(" ".join(found.texts["p"]).split())
+    assert (
+        f"of_cls has no score for {of_seg} of the compressed features of seg; 3 sources are" in said
+    )
+    assert f"of_cls has no score for {missing - of_seg} of the compressed features of cls" in said
+    assert "too large" in "".join(found.texts["li"])
+    points = task_points(evaluation)
+    assert {item.task for item in disagreements(points, 1, evaluation.metrics[1])} == {"cls"}
+    assert ["cls", "distortion: rank", "4", "3", "80"] in found.rows
 
 
 def test_what_could_not_be_compared_is_not_called_worse() -> None:
@@ -480,6 +536,9 @@ def test_eval_writes_a_report_with_its_scores(
     out = tmp_path / "out"
     command = ["eval", str(folder), "--task", "cls", "--metric", "mse"]
     assert main([*command, "--report", str(out)]) == 0
+    before = (out / "report.html").read_bytes()
+    assert main([*command, "--report", str(out)]) == 0  # the same request
+    assert (out / "report.html").read_bytes() == before
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "scores.parquet"]
     assert f"Report: {out / 'report.html'}" in capsys.readouterr().out
     again = tmp_path / "again.html"
@@ -488,6 +547,32 @@ def test_eval_writes_a_report_with_its_scores(
     assert main([*command, "--report", str(tmp_path / "alone.html"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.split("\n", 1)[1])["target"] == "distortion"
     assert (tmp_path / "alone.html").read_bytes() == again.read_bytes()
+
+
+def test_reports_and_scores_are_replaced_by_force_only(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, page = tmp_path / "out", tmp_path / "page.html"
+    command = ["eval", str(folder), "--task", "cls", "--codec", "x265", "--metric"]
+    assert main([*command, "mse", "--report", str(out)]) == 0
+    page.write_text("a page")
+    kept = {path: path.read_bytes() for path in [page, *out.iterdir()]}
+    scores = out / "scores.parquet"
+    capsys.readouterr()
+    for words, said in (
+        ([*command, "cosine", "--report", str(out)], f"{scores}: holds the scores of mse;"),
+        ([*command, "cosine", "--out", str(scores)], f"{scores}: holds the scores of mse;"),
+        ([*command, "cosine", "--report", str(page)], f"{page}: is there;"),
+        (["report", str(folder), str(scores), "--out", str(page)], f"{page}: is there;"),
+    ):
+        assert main(words) == 2
+        told = capsys.readouterr()
+        assert told.err.startswith(f"cfqa: {said}")
+        assert (told.out, told.err.count("\n")) == ("", 1)
+        assert kept == {path: path.read_bytes() for path in kept}
+    assert main([*command, "cosine", "--report", str(out), "--force"]) == 0
+    assert main(["report", str(folder), str(scores), "--out", str(page), "--force"]) == 0
+    assert page.read_bytes() == (out / "report.html").read_bytes() != kept[out / "report.html"]
 
 
 @pytest.mark.parametrize(

@@ -292,14 +292,77 @@ def test_a_label_that_never_moves_gives_null() -> None:
     assert set(result.discrimination["auc_better"].to_pylist()) == {None}
 
 
+def test_what_has_no_score_is_left_out_and_counted() -> None:
+    """One metric lacks a point of one source, a task, and a level: plain loops are the oracle."""
+    values = VALUES.copy()
+    rows = LABELS.to_pylist()
+    lacking = [
+        row["task"] == "seg"
+        or (row["source_id"], row["codec"], row["level"]) == ("cls-3", "vvenc", 1)
+        or (row["task"], row["codec"], row["level"]) == ("cls", "x265", 4)
+        for row in rows
+    ]
+    keep = ~np.array(lacking)
+    values[~keep, 0] = np.nan
+    result = statistics(LABELS, METRICS, values, draws=100)
+    whole = statistics(LABELS, METRICS, VALUES, draws=100)
+    for table in ("correlations", "across_codecs", "across_tasks", "per_level", "discrimination"):
+        for before, after in zip(
+            getattr(whole, table).to_pylist(), getattr(result, table).to_pylist(), strict=True
+        ):
+            if before["metric"] == "mse":
+                continue  # the others are as they were, but for whom they are compared with
+            for name in COLUMNS[table]:
+                assert name.endswith("_group") or after[name] == before[name], name
+
+    def mse(table: str, **where: Any) -> dict[str, Any]:
+        where["metric"] = "mse"
+        found = getattr(result, table).to_pylist()
+        (row,) = (r for r in found if all(r[name] == value for name, value in where.items()))
+        return row
+
+    def points(**where: Any) -> tuple[np.ndarray, np.ndarray]:
+        here = [
+            n
+            for n, row in enumerate(rows)
+            if keep[n] and all(row[name] == value for name, value in where.items())
+        ]
+        return values[here, 0], LABELS["distortion"].to_numpy()[here]
+
+    counts = ("n_valid", "n_constant", "n_missing", "n_pooled")
+    vvenc = mse("correlations", task="cls", codec="vvenc")
+    assert [vvenc[name] for name in counts] == [4, 1, 1, SOURCES * LEVELS - 1]
+    for name, function in FUNCTIONS.items():
+        each = [points(codec="vvenc", source_id=f"cls-{s}") for s in (0, 1, 4, 5)]
+        expected = np.mean([function(*of).statistic for of in each])
+        assert vvenc[name] == pytest.approx(expected)
+        assert vvenc[f"{name}_low"] < vvenc[name] < vvenc[f"{name}_high"]
+        pooled = function(*points(task="cls", codec="vvenc")).statistic
+        assert vvenc[f"pooled_{name}"] == pytest.approx(pooled)
+    assert vvenc["mapped_plcc"] == map_scores(*points(task="cls", codec="vvenc")).plcc
+    x265 = mse("correlations", task="cls", codec="x265")
+    assert [x265[name] for name in counts] == [0, 1, 5, SOURCES * (LEVELS - 1)]
+    assert (x265["srocc"], x265["srocc_group"]) == (None, None)
+    assert x265["pooled_srocc"] is not None
+    seg = mse("across_codecs", task="seg")
+    assert [seg[name] for name in counts] == [0, 1, 5, 0]
+    assert (seg["pooled_plcc"], seg["mapped_rmse"], seg["mapping"]) == (None, None, None)
+    assert mse("discrimination", task="seg")["n_different"] == 0
+    assert [mse("across_tasks")[name] for name in counts] == [0, 2, 10, int(keep.sum())]
+    level = mse("per_level", task="cls", codec="vvenc", level=1)
+    expected = stats.spearmanr(*points(task="cls", codec="vvenc", level=1)).statistic
+    assert (level["n_sources"], level["srocc"]) == (SOURCES - 1, pytest.approx(expected))
+    assert mse("per_level", task="cls", codec="x265", level=4)["n_sources"] == 0
+
+
 def test_bad_input_is_named() -> None:
     values = VALUES.copy()
-    values[7, 1] = np.nan
+    values[7, 1] = np.inf
     row = LABELS.slice(7, 1).to_pylist()[0]
     place = f"{row['source_id']}, {row['codec']}, level {row['level']}"
     missing = LABELS.set_column(4, "distortion", [[None, *LABELS["distortion"].to_pylist()[1:]]])
     for arguments, options, message in (
-        ((LABELS, METRICS, values), {}, f"cosine: the score of {place} is NaN or Inf"),
+        ((LABELS, METRICS, values), {}, f"cosine: the score of {place} is Inf"),
         ((missing, METRICS, VALUES), {}, "the distortion of cls-0, x265, level 0 is missing"),
         ((LABELS.slice(1), METRICS, VALUES[1:]), {}, "cls-0 has no row for codec x265, level 0"),
         ((LABELS, METRICS, VALUES), {"draws": -1}, "draws is at least 0, not -1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from contextlib import redirect_stdout, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cfqa_data.cli.process import say
 from cfqa_data.cli.shared import (
     AnyDataset,
     Codecs,
+    Force,
     Json,
     Task,
     Untrusted,
@@ -21,7 +24,7 @@ from cfqa_data.cli.shared import (
     print_json,
     resumable,
 )
-from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
@@ -89,7 +92,7 @@ def evaluate(
             parser=local_path,
             metavar="FILE",
             help="Write every score to this .parquet or .csv file. An interrupted run goes on "
-            "from what it left beside it.",
+            "from what it left beside it. A file that holds anything else is not replaced.",
         ),
     ] = None,
     report: Annotated[
@@ -100,6 +103,7 @@ def evaluate(
             help="Write a report: one .html file, or a folder for report.html and scores.parquet.",
         ),
     ] = None,
+    force: Force = False,
     table: Annotated[
         TableLayout, typer.Option(help="paper: as published. plain: every figure, one per line.")
     ] = TableLayout.paper,
@@ -131,7 +135,7 @@ def evaluate(
 
     if report is not None:  # what it needs is missed now, not when everything is scored
         from cfqa_data.eval.report import write_report
-    page, out = _report_files(context, report, out)
+    page, out = _report_files(context, report, out, force)
     if any(":" in name for name in metric or ()):
         sys.path.insert(0, os.getcwd())  # a user's module lies where the command is run
     names: list[str] = []
@@ -141,7 +145,9 @@ def evaluate(
         resumable("the same command goes on from the scores so far" if out else ""),
         show_progress() as progress,
         redirect_stdout(sys.stderr),  # what a metric prints is none of the answer
+        warnings.catch_warnings(),
     ):
+        warnings.simplefilter("ignore", MetricWarning)  # they are told below
         evaluation = run_evaluation(
             folder,
             list(dict.fromkeys(names)),
@@ -153,6 +159,7 @@ def evaluate(
             target=target.value,
             precision=precision.value,
             out=out,
+            force=force,
             progress=progress,
             untrusted=untrusted,
         )
@@ -166,14 +173,19 @@ def evaluate(
         write_report(evaluation, page, folder)
         if not as_json:
             print(f"Report: {page}")
+    for note in evaluation.notes.values():
+        say(note)
     if evaluation.failures:
         raise MetricError("; ".join(evaluation.failures.values()))
 
 
 def _report_files(
-    context: typer.Context, report: Path | None, out: Path | None
+    context: typer.Context, report: Path | None, out: Path | None, force: bool
 ) -> tuple[Path | None, Path | None]:
-    """Return where the page and the scores go; what cannot be written there is told of at once."""
+    """Return where the page and the scores go; what cannot be written there is told of at once.
+
+    A page in a folder is replaced with its scores, which say what they are of.
+    """
     if report is None:
         return None, out
     from cfqa_data.storage import check_writable
@@ -183,7 +195,15 @@ def _report_files(
         _make_folder(context, report)
         page, out = report / "report.html", out or report / "scores.parquet"
     check_writable(page)
+    if out is None or out.parent != page.parent or not out.exists():
+        _check_free(page, force)
     return page, out
+
+
+def _check_free(page: Path, force: bool) -> None:
+    """See that a page replaces nothing, unless that is asked for."""
+    if page.exists() and not force:
+        raise CfqaError(f"{page}: is there; write to another file, or replace it with --force")
 
 
 def _make_folder(context: typer.Context, folder: Path) -> None:
@@ -234,6 +254,7 @@ def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
         "target": evaluation.target,
         "metrics": [metric.name for metric in evaluation.metrics],
         "failures": evaluation.failures,
+        "notes": evaluation.notes,
         **{name: getattr(evaluation, name).to_pylist() for name in COLUMNS},
     }
 
@@ -256,6 +277,7 @@ def write_page(
         Target | None,
         typer.Option(help="Label to follow. Default: that of the scores.", show_default=False),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Write a report of scores: one HTML file that opens offline."""
     from cfqa_data.dataset import load
@@ -266,6 +288,7 @@ def write_page(
     if out.suffix != ".html":
         raise CfqaError(f"{out}: a report is written as .html, by that ending")
     check_writable(out)
+    _check_free(out, force)
     dataset = load(folder)
     evaluation = read_evaluation(dataset, scores, target.value if target else None)
     print(f"Report: {write_report(evaluation, out, dataset)}")

@@ -23,6 +23,7 @@ __all__ = [
     "Codecs",
     "DataRoot",
     "Folder",
+    "Force",
     "Json",
     "Task",
     "Tier",
@@ -55,6 +56,7 @@ class Tier(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there, whatever it holds.")]
 Untrusted = Annotated[
     bool,
     typer.Option(

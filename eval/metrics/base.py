@@ -87,8 +87,9 @@ class Metric:
         needs: Names of `STATISTICS` that the function takes as keyword arguments. The evaluator
             gives them; used alone, `with_options` or `create_metric` does.
         fit: For a metric that is trained: takes the training part of a dataset (`FeatureSource`:
-            labels, originals, compressed features) and the device, and returns a metric or a
-            callable. The evaluator trains it for each task and fold on the other folds' sources.
+            labels, originals, compressed features; its ``target`` names the label column to
+            follow) and the device, and returns a metric or a callable. The evaluator trains it for
+            each task and fold on the other folds' sources.
         device: Torch device on which the metric runs.
     """
 

@@ -76,7 +76,7 @@ def fit_gap_mean(training: FeatureSource, device: str) -> Metric:
     is taken. Exponents are the weights over the deviations, scaled to sum 1.
 
     Args:
-        training: Labelled sources of one task.
+        training: Labelled sources of one task; the label is its ``target``, or the distortion.
         device: Torch device to compute gaps on.
     """
     gaps, truth = _training_rows(training, device)
@@ -109,7 +109,8 @@ def _training_rows(
     rows = np.flatnonzero(np.isin(ids, sources))
     gaps: dict[str, list[NDArray[Any]]] = {source: [] for source in sources}
     truth: dict[str, list[float]] = {source: [] for source in sources}
-    target = labels["distortion"].to_numpy()
+    name = getattr(training, "target", "distortion")
+    target = labels[name].to_numpy()
     with torch.inference_mode():
         for batch in read_batches(training, rows.tolist(), device):
             found = torch.stack([1.0 - gap(batch.x, batch.y) for gap in GAPS], dim=1)
@@ -117,7 +118,7 @@ def _training_rows(
             truth[batch.source_id] += target[batch.rows].tolist()
     moving = [source for source in sources if len(set(truth[source])) > 1]
     if not moving:
-        raise MetricError("no training source has a distortion that changes")
+        raise MetricError(f"no training source has a {name} that changes")
     return (
         [np.concatenate(gaps[source]) for source in moving],
         [np.array(truth[source]) for source in moving],

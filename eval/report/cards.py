@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup
 
 from cfqa_data.eval.report.axes import number_text
@@ -31,6 +32,8 @@ class TaskFigures:
         mapped_rmse: Root mean square error after it, in the label's unit.
         areas: Krasula's two areas, or None.
         flat: Sources on which the metric is constant.
+        missing: Compressed features without a score.
+        left_out: Sources that are left out of the averages for that.
     """
 
     task: str
@@ -40,6 +43,8 @@ class TaskFigures:
     mapped_rmse: float | None
     areas: tuple[float | None, float | None]
     flat: int
+    missing: int
+    left_out: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,12 @@ def cards(
     for entry in ranked:
         items = disagreements(points, entry.number, entry.metric)
         scatters = []
+        of_task = {}
         for part in points:
+            there = ~np.isnan(part.scores[:, entry.number])
+            of_task[part.task] = int((~there).sum())
+            if not there.any():
+                continue
             ringed = {
                 item.row: str(place)
                 for place, item in enumerate(items, 1)
@@ -80,12 +90,12 @@ def cards(
             }
             drawn = scatter(part, entry.number, entry.metric.name, evaluation.target, ringed)
             scatters.append((part.task, drawn))
-        figures = [_figures(row, entry) for row in rows[entry.metric.name]]
+        figures = [_figures(row, entry, of_task[row["task"]]) for row in rows[entry.metric.name]]
         made.append(Card(entry, _range(entry), figures, scatters, items))
     return made
 
 
-def _figures(row: dict[str, Any], entry: Ranked) -> TaskFigures:
+def _figures(row: dict[str, Any], entry: Ranked, missing: int) -> TaskFigures:
     names = tuple(entry.overall)
     return TaskFigures(
         task=row["task"],
@@ -95,6 +105,8 @@ def _figures(row: dict[str, Any], entry: Ranked) -> TaskFigures:
         mapped_rmse=row["mapped_rmse"],
         areas=entry.discrimination.get(row["task"], (None, None)),
         flat=row["n_flat"],
+        missing=missing,
+        left_out=row["n_missing"],
     )
 
 

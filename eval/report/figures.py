@@ -38,7 +38,7 @@ class TaskPoints:
         truth: (n,) label that was followed.
         rate: (n,) bits per feature point, or None if the labels do not say.
         error: (n,) MSE, or None.
-        scores: (n, M) scores.
+        scores: (n, M) scores, NaN where there is none.
     """
 
     task: str
@@ -66,22 +66,24 @@ def scatter(
 
     Args:
         points: Of the task.
-        column: The metric's.
+        column: The metric's, which has a score somewhere.
         name: The metric's.
         target: Label that was followed.
         ringed: Points to ring -> what to write at them.
     """
     scores = points.scores[:, column]
-    x, y = Axis.around(scores), Axis.around(points.truth)
+    there = ~np.isnan(scores)
+    x, y = Axis.around(scores[there]), Axis.around(points.truth[there])
     title = f"{points.task}: {name} against {target}"
     short = name if len(name) <= ROOM else f"{name[: ROOM - 1]}…"
     panel = Panel(x, y, title, short, target_text(points.task, target))
     shown = points.shown()
+    shown = shown[there[shown]]
     for codec in range(len(points.codecs)):
         of = shown[points.codec[shown] == codec]
         panel.points(scores[of], points.truth[of], codec)
-    across = np.clip(x.between(80), scores.min(), scores.max())
-    fitted = fit(scores, points.truth, across)
+    across = np.clip(x.between(80), scores[there].min(), scores[there].max())
+    fitted = fit(scores[there], points.truth[there], across)
     inside = (fitted >= y.low) & (fitted <= y.high)  # of a curve that rises or falls throughout
     if inside.any():
         panel.line(across[inside], fitted[inside], "fit")

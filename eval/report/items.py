@@ -94,13 +94,17 @@ def disagreements(points: Sequence[TaskPoints], column: int, metric: Metric) -> 
     found = []
     for part in points:
         sign = -1.0 if metric.lower_better is False else 1.0
-        by_metric, by_label = (
-            100 * (average_ranks(values[None])[0] - 0.5) / len(values)
-            for values in (sign * part.scores[:, column], part.truth)
-        )
+        there = np.flatnonzero(~np.isnan(part.scores[:, column]))
+        by_metric, by_label = np.full((2, len(part.truth)), np.nan)
+        if len(there):
+            by_metric[there], by_label[there] = (
+                100 * (average_ranks(values[None])[0] - 0.5) / len(values)
+                for values in (sign * part.scores[there, column], part.truth[there])
+            )
         seen: set[str] = set()
         # Ties are broken by place, so that the same input gives the same page.
-        for row in np.argsort(-np.abs(by_metric - by_label), kind="stable").tolist():
+        gaps = np.abs(by_metric - by_label)[there]
+        for row in there[np.argsort(-gaps, kind="stable")].tolist():
             if len(seen) == PER_TASK:
                 break
             if part.source[row] not in seen:

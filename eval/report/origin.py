@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cfqa_data.errors import MetricError
 from cfqa_data.eval.stored import dataset_identity
 from cfqa_data.manifest import FORMAT_VERSION
 
 if TYPE_CHECKING:
-    from cfqa_data.dataset import Dataset
     from cfqa_data.eval import Evaluation
+    from cfqa_data.eval.reading import FeatureSource
     from cfqa_data.manifest import Manifest
 
 __all__ = ["Origin", "TaskCounts", "counts", "origin_of"]
@@ -44,7 +45,8 @@ class TaskCounts:
         sources: Sources that were scored.
         of: Sources that the dataset has; None if that is not known.
         features: Compressed features that were scored.
-        valid: Sources whose label varies over all codecs and levels: the means are over these.
+        valid: Sources whose label varies over all codecs and levels: the means are over these,
+            but for those on which a metric lacks a score.
     """
 
     task: str
@@ -54,18 +56,24 @@ class TaskCounts:
     valid: int
 
 
-def origin_of(dataset: Dataset | str | Path | None) -> Origin | None:
-    """Return what a dataset was made from; None where there is no dataset.
+def origin_of(evaluation: Evaluation, dataset: FeatureSource | str | Path | None) -> Origin | None:
+    """Return what the dataset that was scored was made from; None where that is not known.
 
     Raises:
+        MetricError: Another dataset was scored.
         FormatError: The folder is not a dataset.
     """
+    from cfqa_data.dataset import Dataset, load
+
     if dataset is None:
         return None
     if isinstance(dataset, str | Path):
-        from cfqa_data.dataset import load
-
         dataset = load(dataset)
+    identity = dataset_identity(dataset)
+    if evaluation.dataset not in (None, identity):
+        raise MetricError("another dataset was scored; give that one, or none")
+    if not isinstance(dataset, Dataset):
+        return None
     manifest = dataset.manifest
     ladders = [
         (
@@ -78,7 +86,7 @@ def origin_of(dataset: Dataset | str | Path | None) -> Origin | None:
         for task, entry in manifest.recipe.tasks.items()
         for codec, ladder in entry.ladders.items()
     ]
-    return Origin(manifest, dataset_identity(dataset), FORMAT_VERSION, tuple(ladders))
+    return Origin(manifest, identity, FORMAT_VERSION, tuple(ladders))
 
 
 def counts(evaluation: Evaluation, origin: Origin | None) -> list[TaskCounts]:
@@ -90,5 +98,6 @@ def counts(evaluation: Evaluation, origin: Origin | None) -> list[TaskCounts]:
     for task, row in rows.items():
         ids = [pair["source_id"] for pair in pairs if pair["task"] == task]
         of = len(held[task].sources) if task in held else None
-        found.append(TaskCounts(task, len(set(ids)), of, len(ids), row["n_valid"]))
+        valid = row["n_valid"] + row["n_missing"]
+        found.append(TaskCounts(task, len(set(ids)), of, len(ids), valid))
     return found

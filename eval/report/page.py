@@ -47,7 +47,7 @@ def write_report(
         dataset: What was scored, open or its path: the page then says what it was made from.
 
     Raises:
-        MetricError: There is nothing to report, or no room for it.
+        MetricError: There is nothing to report, or no room for it; another dataset was scored.
         CfqaError: No file can be written there.
         FormatError: The folder is not a dataset.
     """
@@ -81,7 +81,7 @@ def report_html(evaluation: Evaluation, dataset: Dataset | str | Path | None = N
     environment.filters["grouped"] = lambda count: f"{count:,}".replace(",", "\u202f")
     style, script = Markup(_style()), Markup(_source("script.js"))
     text = environment.get_template("report.html").render(
-        **_content(evaluation, origin_of(dataset)),
+        **_content(evaluation, origin_of(evaluation, dataset)),
         style=style,
         script=script,
         policy=(
@@ -123,7 +123,7 @@ def _content(evaluation: Evaluation, origin: Origin | None) -> dict[str, Any]:
         "families": FAMILIES,
         "codecs": [(codec, swatch(codecs, codec)) for codec in codecs],
         "curves": {kind: panels for kind, panels in curves.items() if panels},
-        "failures": evaluation.failures,
+        "told": [*evaluation.failures.items(), *evaluation.notes.items()],
         "points": POINTS,
         "per_task": PER_TASK,
     }

@@ -69,6 +69,7 @@ class Ranked:
         by_task: By task, then coefficient, all codecs together.
         beaten_by: Metrics that are significantly better over all tasks, by SROCC; None if unknown.
         discrimination: By task: Krasula's two areas.
+        missing: Compressed features without a score.
     """
 
     number: int
@@ -79,6 +80,7 @@ class Ranked:
     by_task: Mapping[str, Mapping[str, Figure]]
     beaten_by: int | None
     discrimination: Mapping[str, tuple[float | None, float | None]]
+    missing: int
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def ranking(evaluation: Evaluation) -> list[Ranked]:
             by_task=tasks[metric.name],
             beaten_by=overall[metric.name]["srocc_group"],
             discrimination=areas.get(metric.name, {}),
+            missing=evaluation.labels.num_rows - overall[metric.name]["n_pooled"],
         )
         for place, (number, metric) in enumerate(ordered, 1)
     ]

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from cfqa_data.eval.statistics.bootstrap import interval, resampled_means
 from cfqa_data.eval.statistics.comparison import Differences, compare, orientation
-from cfqa_data.eval.statistics.correlations import COEFFICIENTS, coefficients, constant_rows
+from cfqa_data.eval.statistics.correlations import (
+    COEFFICIENTS,
+    coefficients,
+    constant_rows,
+    equal_rows,
+)
 from cfqa_data.eval.statistics.mapping import map_scores
 from cfqa_data.eval.statistics.pooled import pooled_coefficients
 
@@ -28,10 +33,11 @@ class Cell:
     """Points of S sources, those of one source next to each other, and M metrics.
 
     Attributes:
-        scores: (M, n) scores.
+        scores: (M, n) scores, NaN where there is none.
         truth: (n,) labels, larger is worse.
         starts: (S,) where each source's points begin.
         per_source: (3, M, S) `coefficients` within each source.
+        constant: (S,) whether the truth is constant on the source.
         flat: (M, S) whether the metric is constant on the source.
         counts: (1 + R, S) resamples, the data itself first.
     """
@@ -40,6 +46,7 @@ class Cell:
     truth: Floats
     starts: NDArray[np.intp]
     per_source: Floats
+    constant: NDArray[np.bool_]
     flat: NDArray[np.bool_]
     counts: Floats
 
@@ -51,6 +58,7 @@ def cell_of(scores: Floats, truth: Floats, counts: Floats) -> Cell:
         truth=truth.ravel(),
         starts=np.arange(len(truth)) * truth.shape[1],
         per_source=coefficients(scores, truth),
+        constant=constant_rows(truth),
         flat=constant_rows(scores),
         counts=counts,
     )
@@ -70,6 +78,7 @@ def join_cells(cells: Sequence[Cell], truths: Sequence[Floats]) -> Cell:
             [cell.starts + offset for cell, offset in zip(cells, offsets, strict=True)]
         ),
         per_source=np.concatenate([cell.per_source for cell in cells], axis=2),
+        constant=np.concatenate([cell.constant for cell in cells]),
         flat=np.concatenate([cell.flat for cell in cells], axis=1),
         counts=np.concatenate([cell.counts for cell in cells], axis=1),
     )
@@ -79,55 +88,78 @@ def cell_rows(
     cell: Cell, metrics: Sequence[Metric]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return one row of figures per metric, and one per coefficient and pair of metrics."""
-    constant = np.isnan(cell.per_source[0, 0])
-    valid = int((~constant).sum())
-    means = resampled_means(cell.per_source, cell.counts)
-    pooled = pooled_coefficients(cell.scores, cell.truth, cell.starts, cell.counts)
-    counts = {
-        "n_valid": valid,
-        "n_constant": int(constant.sum()),
-        "n_pooled": cell.truth.size,
-    }
+    valid = ~np.isnan(cell.per_source[0])  # (M, S)
+    present = ~np.isnan(cell.scores)  # (M, n)
+    means, pooled = np.full((2, 3, len(metrics), len(cell.counts)), np.nan)
+    for which, _ in equal_rows(valid):
+        means[:, which] = resampled_means(cell.per_source[:, which], cell.counts)
+    pooled_sources = np.zeros(len(metrics), dtype=np.intp)
+    for which, points in equal_rows(present):
+        pooled_sources[which], pooled[:, which] = _pooled(cell, which, points)
     rows: list[dict[str, Any]] = []
     for index, metric in enumerate(metrics):
-        mapped = map_scores(cell.scores[index], cell.truth)
         rows.append(
             {
                 "metric": metric.name,
                 "lower_better": metric.lower_better,
-                **counts,
-                "n_flat": int((cell.flat[index] & ~constant).sum()),
-                "mapped_plcc": mapped.plcc,
-                "mapped_rmse": mapped.rmse,
-                "mapping": mapped.kind,
+                "n_valid": int(valid[index].sum()),
+                "n_constant": int(cell.constant.sum()),
+                "n_missing": int((~valid[index] & ~cell.constant).sum()),
+                "n_flat": int((cell.flat[index] & ~cell.constant).sum()),
+                "n_pooled": int(present[index].sum()),
+                **_mapped(cell.scores[index, present[index]], cell.truth[present[index]]),
             }
         )
-    for prefix, figures, sources in (("", means, valid), ("pooled_", pooled, len(cell.starts))):
-        # From a single source, every resample is the data.
-        low, high = interval(figures if sources > 1 else figures[..., :1])
+    for prefix, figures, sources in (
+        ("", means, valid.sum(axis=1)),
+        ("pooled_", pooled, pooled_sources),
+    ):
+        low, high = interval(figures)
         for place, name in enumerate(COEFFICIENTS):
             for index, row in enumerate(rows):
+                # From a single source, every resample is the data.
+                known = sources[index] > 1
                 row[prefix + name] = figures[place, index, 0]
-                row[f"{prefix}{name}_low"] = low[place, index]
-                row[f"{prefix}{name}_high"] = high[place, index]
-    comparisons = list(_compared(means, valid, metrics, rows))
+                row[f"{prefix}{name}_low"] = low[place, index] if known else np.nan
+                row[f"{prefix}{name}_high"] = high[place, index] if known else np.nan
+    comparisons = list(_compared(cell, metrics, rows))
     return rows, comparisons
 
 
+def _pooled(
+    cell: Cell, which: NDArray[np.intp], points: NDArray[np.bool_]
+) -> tuple[int, NDArray[Any]]:
+    """Return how many sources have some points, and (3, M, 1 + R) their coefficients together."""
+    sizes = np.add.reduceat(points, cell.starts, dtype=np.intp)
+    there = sizes > 0
+    if not there.any():
+        return 0, np.full((3, len(which), len(cell.counts)), np.nan)
+    starts = np.cumsum(sizes[there]) - sizes[there]
+    scores, truth = np.compress(points, cell.scores[which], axis=1), cell.truth[points]
+    return int(there.sum()), pooled_coefficients(scores, truth, starts, cell.counts[:, there])
+
+
+def _mapped(scores: Floats, truth: Floats) -> dict[str, Any]:
+    if not len(scores):
+        return {"mapped_plcc": np.nan, "mapped_rmse": np.nan, "mapping": None}
+    mapped = map_scores(scores, truth)
+    return {"mapped_plcc": mapped.plcc, "mapped_rmse": mapped.rmse, "mapping": mapped.kind}
+
+
 def _compared(
-    means: Floats, valid: int, metrics: Sequence[Metric], rows: list[dict[str, Any]]
+    cell: Cell, metrics: Sequence[Metric], rows: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of comparisons; fill each metric's group into its row of figures."""
     signs = orientation([metric.lower_better for metric in metrics])
     known = np.flatnonzero(~np.isnan(signs))
     for place, name in enumerate(COEFFICIENTS):
-        found = compare(signs[known, None] * means[place, known], valid)
+        found = compare(signs[known, None] * cell.per_source[place, known], cell.counts)
         for row in rows:
             row[f"{name}_group"] = None
         # Nothing is known to be better where nothing could be compared.
-        if not np.isnan(found.p_holm).any():
-            for index, group in zip(known, found.groups(len(known)), strict=True):
-                rows[index][f"{name}_group"] = int(group)
+        groups, compared = found.groups(len(known)), found.compared(len(known))
+        for index, group in zip(known[compared], groups[compared], strict=True):
+            rows[index][f"{name}_group"] = int(group)
         yield from _pairs(found, name, [metrics[int(index)].name for index in known])
 
 

@@ -28,6 +28,7 @@ FIGURES: Mapping[str, str] = {
     **_with_interval(COEFFICIENTS),
     "n_valid": "int32",
     "n_constant": "int32",
+    "n_missing": "int32",
     "n_flat": "int32",
     **_with_interval(f"pooled_{name}" for name in COEFFICIENTS),
     "n_pooled": "int32",

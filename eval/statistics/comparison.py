@@ -10,6 +10,8 @@ zero: of 1000 resamples that share is 0.002 at the least (counting the data itse
 correction over the 300 pairs of 25 metrics would raise to 0.6, whatever the metrics. Nor is it
 smaller than 2 / 2^n, which n differences of the same sign have by chance (the sign test), so that
 three sources never prove anything.
+
+Two metrics are compared on the sources that have a coefficient of both.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cfqa_data.eval.statistics.bootstrap import interval
+from cfqa_data.eval.statistics.bootstrap import interval, resampled_means
+from cfqa_data.eval.statistics.correlations import equal_rows
 
 __all__ = ["ALPHA", "Differences", "compare", "holm", "orientation"]
 
@@ -42,7 +45,7 @@ class Differences:
         low: (Q,) lower bound of its interval, not corrected for the number of pairs.
         high: (Q,) upper bound.
         p: (Q,) two-sided, not corrected.
-        p_holm: (Q,) corrected for the Q pairs.
+        p_holm: (Q,) corrected for the pairs that have a p.
     """
 
     first: NDArray[np.intp]
@@ -59,6 +62,12 @@ class Differences:
         worse = np.where(self.difference > 0, self.second, self.first)
         return np.bincount(worse[significant], minlength=metrics)
 
+    def compared(self, metrics: int) -> NDArray[np.bool_]:
+        """Return for each of the metrics whether it was tested against another, if there is one."""
+        tested = ~np.isnan(self.p_holm)
+        both = np.concatenate([self.first[tested], self.second[tested]])
+        return (np.bincount(both, minlength=metrics) > 0) | (metrics == 1)
+
 
 def orientation(lower_better: Sequence[bool | None]) -> Floats:
     """Return (M,) what a coefficient is multiplied with: 1, -1, or NaN where that is not known."""
@@ -66,31 +75,48 @@ def orientation(lower_better: Sequence[bool | None]) -> Floats:
     return np.array([signs[known] for known in lower_better])
 
 
-def compare(oriented: Floats, valid: int) -> Differences:
-    """Compare P metrics two by two.
+def compare(oriented: Floats, counts: Floats) -> Differences:
+    """Compare P metrics two by two; from a single common source nothing follows.
 
     Args:
-        oriented: (P, 1 + R) oriented means of the data and of its resamples, the same for all.
-        valid: Sources in the means; from a single one nothing follows.
+        oriented: (P, S) oriented coefficients on each source, NaN where a metric has none.
+        counts: (1 + R, S) resamples of the sources, the data itself first.
+    """
+    first, second = np.triu_indices(len(oriented), 1)
+    found = np.full((4, len(first)), np.nan)
+    missing = np.isnan(oriented)
+    for pairs, left_out in equal_rows(missing[first] | missing[second]):
+        which = np.unique([first[pairs], second[pairs]])
+        means = np.full((len(oriented), len(counts)), np.nan)
+        means[which] = resampled_means(oriented[which], counts)  # leaves the same sources out
+        resampled = means[first[pairs]] - means[second[pairs]]
+        largest = float(np.abs(means[which, 0]).max())
+        found[:, pairs] = _tested(resampled, largest, int((~left_out).sum()))
+    difference, low, high, p = found
+    return Differences(first, second, difference, low, high, p, holm(p))
+
+
+def _tested(resampled: Floats, largest: float, sources: int) -> Floats:
+    """Return (4, Q): the differences of Q pairs on the same sources, their intervals and their p.
+
+    Args:
+        resampled: (Q, 1 + R) differences, the data's own first.
+        largest: Magnitude of what was subtracted.
+        sources: How many sources there are.
     """
     from scipy import stats
 
-    first, second = np.triu_indices(len(oriented), 1)
-    resampled = oriented[first] - oriented[second]
     difference = resampled[:, 0]
-    low, high = interval(resampled)
-    p = np.full(len(first), np.nan)
-    known = ~np.isnan(resampled[:, 1:]).any(axis=0) if len(first) else np.zeros(0, bool)
-    if valid > 1 and known.sum() > 1:
-        error = resampled[:, 1:][:, known].std(axis=1, ddof=1)
-        # Equal differences in all sources leave rounding for an error.
-        scale = np.abs(oriented[:, 0]).max() * np.finfo(float).eps * 8
-        same = np.abs(difference) <= scale
-        t = np.where(same, 0.0, np.abs(difference) / np.maximum(error, scale or 1.0))
-        p = np.maximum(2 * stats.t.sf(t, valid - 1), min(1.0, 2.0 ** (1 - valid)))
-    else:
-        low, high = np.full_like(p, np.nan), np.full_like(p, np.nan)
-    return Differences(first, second, difference, low, high, p, holm(p))
+    known = ~np.isnan(resampled[:, 1:]).any(axis=0)
+    if sources < 2 or known.sum() < 2:
+        return np.stack([difference, *np.full((3, len(difference)), np.nan)])
+    error = resampled[:, 1:][:, known].std(axis=1, ddof=1)
+    # Equal differences in all sources leave rounding for an error.
+    scale = largest * np.finfo(float).eps * 8
+    same = np.abs(difference) <= scale
+    t = np.where(same, 0.0, np.abs(difference) / np.maximum(error, scale or 1.0))
+    p = np.maximum(2 * stats.t.sf(t, sources - 1), min(1.0, 2.0 ** (1 - sources)))
+    return np.stack([difference, *interval(resampled), p])
 
 
 def holm(p: Floats) -> Floats:
@@ -99,13 +125,13 @@ def holm(p: Floats) -> Floats:
     The k-th smallest of m is multiplied by m - k + 1, and is not smaller than those before it.
 
     Args:
-        p: (Q,) in [0, 1], all NaN or none.
+        p: (Q,) in [0, 1]; NaN where nothing was tested, which does not count.
 
     Returns:
         (Q,) corrected, at most 1.
     """
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
+    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]
+    steps = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
+    corrected = np.full(len(p), np.nan)
     corrected[order] = np.minimum(steps, 1.0)
     return corrected

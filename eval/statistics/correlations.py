@@ -8,6 +8,7 @@ hold for every metric alike so that all of them are averaged over the same sourc
   there and is not left out.
 * The average over sources is the plain mean, as in the published benchmark (SROCC = 1 is common at
   ten points, where Fisher's z is infinite).
+* A source on which a metric has no score at some point is left out for that metric, and counted.
 * Signs are kept. Against a label that grows with the damage, a metric where lower is better should
   correlate positively, one where higher is better negatively.
 
@@ -16,6 +17,7 @@ Everything is NumPy, float64, vectorised over the rows of a matrix.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ __all__ = [
     "average_ranks",
     "coefficients",
     "constant_rows",
+    "equal_rows",
     "kendall",
     "pearson",
     "spearman",
@@ -104,24 +107,34 @@ def coefficients(scores: NDArray[Any], truth: NDArray[Any]) -> Floats:
     """Correlate the scores of metrics with the truth, row by row.
 
     Args:
-        scores: (M, S, L) finite scores of M metrics: S rows of L points each.
+        scores: (M, S, L) scores of M metrics: S rows of L points each; NaN where there is none.
         truth: (S, L) finite labels.
 
     Returns:
-        (3, M, S) float64, `COEFFICIENTS` first: NaN where the row's truth is constant, 0 where it
-        varies and the metric is constant.
+        (3, M, S) float64, `COEFFICIENTS` first: NaN where the row's truth is constant or one of its
+        scores is missing, 0 where the truth varies and the metric is constant.
     """
-    rows = scores.reshape(-1, scores.shape[-1])
+    incomplete = np.isnan(scores).any(axis=-1)
+    rows = np.where(incomplete[..., None], 0.0, scores).reshape(-1, scores.shape[-1])
     repeated = np.broadcast_to(truth, scores.shape).reshape(rows.shape)
     found = np.stack([function(rows, repeated) for function in (pearson, spearman, kendall)])
     found = np.nan_to_num(found, nan=0.0).reshape(3, *scores.shape[:-1])
     found[:, :, constant_rows(truth)] = np.nan
+    found[:, incomplete] = np.nan
     return found
 
 
 def constant_rows(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Return (..., S): whether all points of a row of the (..., S, L) values are equal."""
     return np.asarray((values == values[..., :1]).all(axis=-1))
+
+
+def equal_rows(mask: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
+    """Yield each distinct row of a mask (N, K), after the numbers of the rows that equal it."""
+    if len(mask):
+        patterns, which = np.unique(mask, axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):
+            yield np.flatnonzero(which.ravel() == number), pattern
 
 
 def _signs(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int8]:

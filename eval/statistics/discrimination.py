@@ -33,15 +33,15 @@ class Discrimination:
     """The two areas of M metrics.
 
     Attributes:
-        different: Number of different pairs.
-        similar: Number of similar pairs.
+        different: (M,) number of different pairs, of those that a metric scored both of.
+        similar: (M,) number of similar pairs.
         auc_different: (M,) NaN where there are no pairs of one kind.
         auc_better: (M,) NaN where there is no different pair, or the metric's direction is not
             known.
     """
 
-    different: int
-    similar: int
+    different: NDArray[np.intp]
+    similar: NDArray[np.intp]
     auc_different: Floats
     auc_better: Floats
 
@@ -66,7 +66,7 @@ def discriminate(
     """Return the two areas of every metric.
 
     Args:
-        scores: (M, S, L) finite scores.
+        scores: (M, S, L) scores, NaN where there is none.
         truth: (S, L) finite labels, larger is worse.
         orientation: (M,) 1 where scores should grow with the truth, -1 where they should fall, NaN
             where that is not known.
@@ -75,14 +75,14 @@ def discriminate(
     first, second = np.triu_indices(truth.shape[1], 1)
     harm = (truth[:, second] - truth[:, first]).ravel()
     different = np.abs(harm) >= noticeable
-    direction = np.sign(harm[different])
     areas = np.full((2, len(scores)), np.nan)
+    pairs = np.zeros((2, len(scores)), dtype=np.intp)
     for metric, (rows, sign) in enumerate(zip(scores, orientation, strict=True)):
         change = (rows[:, second] - rows[:, first]).ravel()
-        size = np.abs(change)
-        areas[0, metric] = auc(size[different], size[~different])
+        apart, alike = (kind & ~np.isnan(change) for kind in (different, ~different))
+        pairs[:, metric] = apart.sum(), alike.sum()
+        areas[0, metric] = auc(np.abs(change[apart]), np.abs(change[alike]))
         if not np.isnan(sign):
-            right = sign * direction * change[different]
+            right = sign * np.sign(harm[apart]) * change[apart]
             areas[1, metric] = auc(right, -right)
-    count = int(different.sum())
-    return Discrimination(count, different.size - count, areas[0], areas[1])
+    return Discrimination(*pairs, *areas)

@@ -182,7 +182,7 @@ def _pearson(
     """Return (M, R); a resample without variance gives 0."""
     x, y = _centred(scores), _centred(truth[None])
     sizes = np.diff(np.append(starts, truth.size))
-    size = sizes @ weights
+    size = np.maximum(sizes @ weights, 1)  # of a resample without points: it gets no figure
 
     def total(values: Floats) -> Floats:
         return np.asarray(np.add.reduceat(values, starts, axis=1) @ weights)

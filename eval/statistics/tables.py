@@ -87,15 +87,15 @@ def statistics(
     Args:
         labels: One row per compressed feature.
         metrics: M metrics.
-        values: (rows, M) float64 scores.
+        values: (rows, M) float64 scores; NaN where a metric has none.
         target: Label column to follow, larger is worse: distortion or loss.
         draws: Resamples of the sources for the intervals; 0 for none, and no comparisons.
         seed: Of the resamples.
         tables: Names of the tables to compute; the others come without rows.
 
     Raises:
-        MetricError: A source lacks levels that others have; a label or score is NaN or Inf; draws
-            or seed is negative; there is no such table.
+        MetricError: A source lacks levels that others have; a label is NaN or Inf, or a score Inf;
+            draws or seed is negative; there is no such table.
     """
     wanted = _checked(draws, seed, tables)
     rows: dict[str, Rows] = {field.name: [] for field in fields(Statistics)}
@@ -165,9 +165,9 @@ def _checked(draws: int, seed: int, tables: Iterable[str]) -> set[str]:
 
 def _check_scores(grid: Grid, metrics: Sequence[Metric], scores: Floats) -> None:
     for metric, of_metric in zip(metrics, scores, strict=True):
-        bad = np.flatnonzero(~np.isfinite(of_metric))
+        bad = np.flatnonzero(np.isinf(of_metric))
         if bad.size:
-            raise MetricError(f"{metric.name}: the score of {grid.name(int(bad[0]))} is NaN or Inf")
+            raise MetricError(f"{metric.name}: the score of {grid.name(int(bad[0]))} is Inf")
 
 
 def _append(
@@ -183,10 +183,16 @@ def _per_level(
 ) -> Iterator[dict[str, Any]]:
     """Yield the correlations over the sources at each level of each codec."""
     # (3, M, K, L): the sources are the points.
-    found = coefficients(
-        scores.transpose(0, 2, 3, 1).reshape(len(metrics), -1, len(truth)),
-        truth.transpose(1, 2, 0).reshape(-1, len(truth)),
-    ).reshape(3, len(metrics), *truth.shape[1:])
+    points = scores.transpose(0, 2, 3, 1).reshape(len(metrics), -1, len(truth))
+    truths = truth.transpose(1, 2, 0).reshape(-1, len(truth))
+    found = coefficients(points, truths)
+    present = ~np.isnan(points)
+    for metric, row in np.argwhere(~present.all(axis=2) & present.any(axis=2)):
+        here = present[metric, row]  # where scores are missing, those that are there
+        alone = coefficients(points[metric, row, here][None, None], truths[row, here][None])
+        found[:, metric, row] = alone[:, 0, 0]
+    found = found.reshape(3, len(metrics), *truth.shape[1:])
+    counts = present.sum(axis=2).reshape(found.shape[1:])
     for k, codec in enumerate(grid.codecs):
         for v, level in enumerate(grid.levels):
             for index, metric in enumerate(metrics):
@@ -197,7 +203,7 @@ def _per_level(
                     "metric": metric.name,
                     "lower_better": metric.lower_better,
                     **dict(zip(COEFFICIENTS, found[:, index, k, v], strict=True)),
-                    "n_sources": len(truth),
+                    "n_sources": int(counts[index, k, v]),
                 }
 
 
@@ -212,8 +218,8 @@ def _discrimination(
         yield {
             "task": task,
             "threshold": threshold,
-            "n_different": found.different,
-            "n_similar": found.similar,
+            "n_different": int(found.different[index]),
+            "n_similar": int(found.similar[index]),
             "metric": metric.name,
             "lower_better": metric.lower_better,
             "auc_different": found.auc_different[index],

@@ -1,0 +1,290 @@
+"""What decides a metric's scores, as a digest: its code, what that imports, and its state.
+
+Two runs whose digests agree may share scores. The digest covers
+
+* a function's own code, its defaults, what it closes over, and the values of the module's globals
+  that it uses; an object's state, as pickling would keep it; the parameters of a
+  `torch.nn.Module`; a metric's options;
+* the source of every module of the user's own that any of these is from, and of all that such a
+  module imports, further on: what is neither in the standard library nor installed;
+* the version of Python, and of the installed packages that such a module imports.
+
+It cannot see data files, what extension modules call, modules that are imported by a computed name,
+or packages that installed packages import. Where something cannot be told, a function's body that
+is in no file or an object that cannot be pickled, there is no digest, and nothing is shared.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import hashlib
+import os
+import platform
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import resolve_name
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.eval.metrics import Metric
+from cfqa_data.manifest import hash_file
+
+__all__ = ["COVERS", "Fingerprint", "fingerprint"]
+
+COVERS = (
+    "source of own modules and of the own modules that they import; versions of the installed "
+    "packages that these import; code, options, defaults, closures, globals and state; not: data "
+    "files, extension modules, modules imported by a computed name, imports of installed packages"
+)
+"""What a digest stands for, as files of scores say it."""
+
+ALWAYS = ("cfqa_data", "numpy", "torch")
+"""Packages that take part in every score."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What decides a metric's scores.
+
+    Attributes:
+        digest: Equal for what scores alike; None where that cannot be told.
+        sources: SHA-256 of each own module's file, by its name.
+        packages: Version of each installed package.
+        untold: Why there is no digest.
+    """
+
+    digest: str | None
+    sources: dict[str, str] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
+    untold: str | None = None
+
+
+def fingerprint(metric: Metric, *more: str) -> Fingerprint:
+    """Return what decides a metric's scores.
+
+    Args:
+        metric: The metric.
+        more: Whatever else does.
+    """
+    seen = _Seen()
+    try:
+        for package in ALWAYS:
+            seen.module(package)
+        parts = [seen.told(part) for part in (metric.function, metric.fit, dict(metric.options))]
+    except _UntoldError as error:
+        return Fingerprint(None, seen.sources, seen.packages, str(error))
+    digest = _digest([*parts, sorted(seen.sources.items()), sorted(seen.packages.items()), *more])
+    return Fingerprint(digest, seen.sources, seen.packages)
+
+
+class _UntoldError(Exception):
+    """What something computes cannot be told."""
+
+
+class _Seen:
+    """Values and modules that were met so far.
+
+    Attributes:
+        sources: Hash of each own module's file.
+        packages: Version of each installed package.
+    """
+
+    def __init__(self) -> None:
+        self.sources: dict[str, str] = {}
+        self.packages: dict[str, str] = {"python": platform.python_version()}
+        self._values: dict[int, tuple[Any, str]] = {}
+
+    def told(self, value: Any) -> str:
+        """Return a text that values have in common which compute the same.
+
+        Raises:
+            _UntoldError: There is no such text.
+        """
+        if value is None or type(value) in (bool, int, float, complex, str, bytes):
+            return repr(value)
+        if id(value) not in self._values:
+            self._values[id(value)] = value, "itself"  # where it holds itself
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            try:
+                parts = self._parts(value)
+            except _UntoldError:
+                raise
+            except Exception as error:  # whatever an object's own methods raise
+                raise _UntoldError(f"the state of an object {kind} cannot be told") from error
+            self._values[id(value)] = value, _digest([kind, *parts])
+        return self._values[id(value)][1]
+
+    def _parts(self, value: Any) -> list[Any]:
+        import torch
+
+        if isinstance(value, list | tuple):
+            return [self.told(item) for item in value]
+        if isinstance(value, dict):
+            return sorted([self.told(key), self.told(item)] for key, item in value.items())
+        if isinstance(value, set | frozenset):
+            return sorted(self.told(item) for item in value)
+        if isinstance(value, torch.Tensor):
+            flat = value.detach().cpu().reshape(-1).contiguous()
+            return [value.dtype, value.shape, _sha256(flat.view(torch.uint8).numpy())]
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            return [value.dtype, value.shape, _sha256(value)]
+        if isinstance(value, ModuleType):
+            self.module(value.__name__)
+            return [value.__name__]
+        if isinstance(value, type):
+            if not self.module(value.__module__):
+                raise _UntoldError(f"the class {value.__qualname__} is in no file")
+            return [value.__module__, value.__qualname__]
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, MethodType):
+            return [self.told(value.__self__), self.told(value.__func__)]
+        if isinstance(value, CodeType):
+            return [value.co_code, value.co_names, *(self.told(item) for item in value.co_consts)]
+        return self._object(value)
+
+    def _function(self, function: FunctionType) -> list[Any]:
+        code, names = function.__code__, function.__globals__
+        cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+        state = (function.__defaults__, function.__kwdefaults__, vars(function), cells)
+        parts = [code.co_qualname, self.told(state)]
+        home = self.module(str(names.get("__name__")))
+        if home in ("installed", "standard"):
+            path = Path(code.co_filename)
+            return [*parts, hash_file(path) if path.is_file() else ""]
+        if not home:  # no source tells what it imports
+            for name in _names(code, "IMPORT_NAME"):
+                self.module(name)
+        used = sorted(_names(code, "LOAD_GLOBAL", "LOAD_NAME") & names.keys())
+        return [*parts, self.told(code), *([name, self.told(names[name])] for name in used)]
+
+    def _object(self, value: Any) -> list[Any]:
+        reduced = value.__reduce_ex__(4)
+        if isinstance(reduced, str):  # it is found by its name
+            module = str(getattr(value, "__module__", None))
+            self.module(module)
+            return [module, reduced, self.told(getattr(value, "__wrapped__", None))]
+        return [self.told(list(p) if isinstance(p, Iterator) else p) for p in reduced]
+
+    def module(self, name: str) -> str:
+        """Take a module in, and what it imports if it is the user's own.
+
+        Returns:
+            "own", "installed", "standard", or "" for what is in no file.
+        """
+        top = name.partition(".")[0]
+        path = _file_of(name)
+        if top == "cfqa_data" or (path and {"site-packages", "dist-packages"} & set(path.parts)):
+            if top == "__main__":  # an installed program's: what it says was sent or typed there
+                return ""
+            if top not in self.packages:
+                self.packages[top] = _version(top) or (hash_file(path) if path else "")
+            return "installed"
+        if path is None:
+            return "standard" if top in sys.stdlib_module_names else ""
+        if any(path.resolve().is_relative_to(folder) for folder in STANDARD):
+            return "standard"
+        if name not in self.sources:
+            self.sources[name] = hash_file(path)
+            for imported in _imports(name, path):
+                self.module(imported)
+        return "own"
+
+
+STANDARD = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")}
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:  # of a variable that has no value yet
+        return False
+    return True
+
+
+def _names(code: CodeType, *operations: str) -> set[str]:
+    """Return the names that a function and those within it use in some operations."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname in operations}
+    within = (item for item in code.co_consts if isinstance(item, CodeType))
+    return names.union(*(_names(item, *operations) for item in within))
+
+
+def _imports(name: str, path: Path) -> Iterator[str]:
+    """Yield the modules that a source imports, also within functions, and their parents."""
+    if path.suffix != ".py":
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # nothing can import it either
+        return
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            try:
+                base = resolve_name("." * node.level + (node.module or ""), package)
+            except ImportError:  # beyond the top
+                continue
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        for found in names:
+            whole = found.split(".")
+            yield from (".".join(whole[:end]) for end in range(1, len(whole) + 1))
+
+
+def _file_of(name: str) -> Path | None:
+    """Return a module's file, without running it; None where there is none."""
+    if name in sys.modules:
+        file = getattr(sys.modules[name], "__file__", None)
+    else:
+        spec = _spec(name)
+        file = spec.origin if spec and spec.has_location else None
+    path = Path(os.path.abspath(file)) if file else None
+    return path if path and path.is_file() else None
+
+
+def _spec(name: str) -> Any:
+    """Find a module that is not loaded; `importlib.util.find_spec` would run its parents."""
+    parent = name.rpartition(".")[0]
+    path = None
+    if parent:
+        loaded = sys.modules.get(parent)
+        above = getattr(loaded, "__spec__", None) if loaded else _spec(parent)
+        path = getattr(above, "submodule_search_locations", None)
+        if path is None:
+            return None
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        spec = find(name, path) if find else None
+        if spec is not None:
+            return spec
+    return None
+
+
+@cache
+def _version(top: str) -> str | None:
+    """Return the version of the distribution that a top-level module is of, as it was imported."""
+    try:
+        return version(top)
+    except PackageNotFoundError:
+        names = sorted(set(packages_distributions().get(top, [])))
+        return ", ".join(f"{name} {version(name)}" for name in names) or None
