@@ -12,8 +12,8 @@ from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.card import BUILT, Terms, write_card
 from cfqa_data.health import health
 from cfqa_data.manifest import Manifest, TaskEntry, write_manifest
-from cfqa_data.schema import label_schema, originals_schema
-from cfqa_data.storage import read_table, remove_partials, write_table
+from cfqa_data.schema import originals_schema
+from cfqa_data.storage import read_labels, remove_partials, write_table
 from cfqa_data.tasks import FOLDS
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ def label_table(tools: Tools, task: str) -> pa.Table:
         for codec in codecs
         for group in range(tools.plan.groups)
     ]
-    table = pa.concat_tables(
-        [read_table(item.marker(tools.layout), label_schema()) for item in items]
-    )
+    table = pa.concat_tables([read_labels(item.marker(tools.layout)) for item in items])
     rank = np.array([codecs.index(name) for name in table["codec"].to_pylist()])
     order = np.lexsort((table["level"].to_numpy(), rank, table["index"].to_numpy()))
     return table.take(order).combine_chunks()

@@ -162,12 +162,38 @@ def evaluate(
         print(LAYOUTS[table.value](evaluation), flush=True)
         if out is not None and str(out) not in evaluation.failures:
             print(f"Every score: {out}")
+    failures = list(evaluation.failures.values())
     if page is not None:
-        write_report(evaluation, page, folder)
-        if not as_json:
-            print(f"Report: {page}")
-    if evaluation.failures:
-        raise MetricError("; ".join(evaluation.failures.values()))
+        try:
+            write_report(evaluation, page, folder)
+        except CfqaError as error:
+            failures.append(f"{error}; {_kept_scores(evaluation, folder, page, out)}")
+        else:
+            if not as_json:
+                print(f"Report: {page}")
+    if failures:
+        raise MetricError("; ".join(failures))
+
+
+def _kept_scores(evaluation: Evaluation, folder: str, page: Path, out: Path | None) -> str:
+    """See that the scores outlive a report that failed: return where they are, in words."""
+    from cfqa_data.dataset import load
+    from cfqa_data.eval.stored import dataset_identity, with_facts
+    from cfqa_data.storage import write_table
+
+    if out is None:
+        out = page.with_suffix(".parquet")
+        while out.exists():
+            out = out.with_name(f"{out.stem}-again.parquet")
+        try:
+            of = dataset_identity(load(folder))
+            facts = evaluation.target, evaluation.metrics, evaluation.failures
+            write_table(out, with_facts(evaluation.scores, of, *facts))
+        except (OSError, CfqaError):
+            return "the scores are only in the tables"
+    elif str(out) in evaluation.failures:
+        return "the scores are only in the tables"
+    return f"the scores are in {out}"
 
 
 def _report_files(

@@ -94,13 +94,15 @@ def disagreements(points: Sequence[TaskPoints], column: int, metric: Metric) -> 
     found = []
     for part in points:
         sign = -1.0 if metric.lower_better is False else 1.0
+        scored = np.flatnonzero(np.isfinite(part.scores[:, column]))
         by_metric, by_label = (
-            100 * (average_ranks(values[None])[0] - 0.5) / len(values)
+            100 * (average_ranks(values[None, scored])[0] - 0.5) / max(1, len(scored))
             for values in (sign * part.scores[:, column], part.truth)
         )
         seen: set[str] = set()
         # Ties are broken by place, so that the same input gives the same page.
-        for row in np.argsort(-np.abs(by_metric - by_label), kind="stable").tolist():
+        for place in np.argsort(-np.abs(by_metric - by_label), kind="stable").tolist():
+            row = int(scored[place])
             if len(seen) == PER_TASK:
                 break
             if part.source[row] not in seen:
@@ -114,8 +116,8 @@ def disagreements(points: Sequence[TaskPoints], column: int, metric: Metric) -> 
                         level=int(part.level[row]),
                         score=float(part.scores[row, column]),
                         truth=float(part.truth[row]),
-                        by_metric=float(by_metric[row]),
-                        by_label=float(by_label[row]),
+                        by_metric=float(by_metric[place]),
+                        by_label=float(by_label[place]),
                     )
                 )
     return sorted(found, key=lambda item: -abs(item.gap))

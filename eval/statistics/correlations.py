@@ -28,6 +28,7 @@ __all__ = [
     "constant_rows",
     "kendall",
     "pearson",
+    "power_of_two",
     "spearman",
 ]
 
@@ -124,6 +125,15 @@ def constant_rows(values: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray((values == values[..., :1]).all(axis=-1))
 
 
+def power_of_two(values: NDArray[Any]) -> Floats:
+    """Return (..., 1): the power of two of the largest of (..., L) values.
+
+    Divided by it, which rounds nothing, numbers of any size can be subtracted and squared.
+    """
+    _, exponents = np.frexp(np.abs(values).max(axis=-1, keepdims=True))
+    return np.asarray(np.ldexp(1.0, exponents - 1))
+
+
 def _signs(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int8]:
     """Return the sign of x - y, which is not computed: it could overflow, or underflow to 0."""
     return (x > y).view(np.int8) - (x < y).view(np.int8)
@@ -136,6 +146,7 @@ def _standardise(values: NDArray[Any]) -> Floats:
     row is scaled by its largest deviation, so that tiny numbers do not underflow when squared.
     """
     deviations = np.asarray(values, dtype=np.float64)
+    deviations = deviations / power_of_two(deviations)
     deviations = deviations - deviations[:, :1]
     largest = np.abs(deviations).max(axis=1, keepdims=True)
     constant = largest == 0

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cfqa_data.eval.statistics.correlations import average_ranks
+from cfqa_data.eval.statistics.correlations import average_ranks, power_of_two
 
 __all__ = ["Discrimination", "auc", "discriminate"]
 
@@ -73,12 +73,12 @@ def discriminate(
         noticeable: Smallest difference of two truths that counts.
     """
     first, second = np.triu_indices(truth.shape[1], 1)
-    harm = (truth[:, second] - truth[:, first]).ravel()
-    different = np.abs(harm) >= noticeable
+    harm = _differences(truth, first, second)
+    different = np.abs(harm) >= noticeable / float(power_of_two(truth.ravel())[0])
     direction = np.sign(harm[different])
     areas = np.full((2, len(scores)), np.nan)
     for metric, (rows, sign) in enumerate(zip(scores, orientation, strict=True)):
-        change = (rows[:, second] - rows[:, first]).ravel()
+        change = _differences(rows, first, second)
         size = np.abs(change)
         areas[0, metric] = auc(size[different], size[~different])
         if not np.isnan(sign):
@@ -86,3 +86,12 @@ def discriminate(
             areas[1, metric] = auc(right, -right)
     count = int(different.sum())
     return Discrimination(count, different.size - count, areas[0], areas[1])
+
+
+def _differences(rows: NDArray[Any], first: NDArray[np.intp], second: NDArray[np.intp]) -> Floats:
+    """Return what lies between the points of all pairs in rows (S, L), in units of a power of two.
+
+    In their own unit, differences of numbers near the largest float overflow.
+    """
+    rows = rows / power_of_two(rows.ravel())
+    return np.asarray((rows[:, second] - rows[:, first]).ravel())
