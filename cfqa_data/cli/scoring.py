@@ -21,7 +21,7 @@ from cfqa_data.cli.shared import (
     print_json,
     resumable,
 )
-from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.errors import CfqaError, DiskError, MetricError
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
@@ -166,6 +166,8 @@ def evaluate(
     if page is not None:
         try:
             write_report(evaluation, page, folder)
+        except DiskError as error:  # there is no room for scores beside it either
+            failures.append(str(error))
         except CfqaError as error:
             failures.append(f"{error}; {_kept_scores(evaluation, folder, page, out)}")
         else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.errors import CfqaError, DiskError, MetricError
 from cfqa_data.eval.metrics.base import FAMILIES, error_line
 from cfqa_data.eval.report.axes import number_text
 from cfqa_data.eval.report.cards import cards
@@ -47,7 +47,8 @@ def write_report(
         dataset: What was scored, open or its path: the page then says what it was made from.
 
     Raises:
-        MetricError: There is nothing to report, it cannot be made, or there is no room for it.
+        MetricError: There is nothing to report, or the report cannot be made.
+        DiskError: There is no room for it.
         CfqaError: No file can be written there.
         FormatError: The folder is not a dataset.
     """
@@ -64,7 +65,7 @@ def write_report(
         write_text(path, page)
     except OSError as error:
         why = error.strerror or error
-        raise MetricError(f"{path}: the report could not be written: {why}") from None
+        raise DiskError(f"{path}: the report could not be written: {why}") from None
     return path
 
 
