@@ -22,6 +22,7 @@ from numpy.lib.format import open_memmap
 
 from cfqa_data.errors import BuildError
 from cfqa_data.eval.log_files import level_of
+from cfqa_data.layout import of_tools
 from cfqa_data.paths import real_path
 from cfqa_data.tasks import CODEC_PARAMETERS, LEVELS, TASKS
 
@@ -135,6 +136,8 @@ def scan_release(source: Path | str) -> Release:
     compressed: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(_all_files(root)):
         match path.relative_to(root).parts:
+            case _ if of_tools(path.relative_to(root).as_posix()):
+                release.leave_out(path, "left there by a tool")
             case _ if not path.is_file():
                 linked = "a link to a folder is not followed: put the folder itself there"
                 release.leave_out(path, linked if path.is_dir() else "no file that can be read")

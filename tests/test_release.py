@@ -369,6 +369,20 @@ def test_features_that_are_no_table_are_listed(release: Path) -> None:
     assert "holds a negative zero" in imported(release).unplaced[0].why
 
 
+def test_what_tools_leave_is_not_imported(release: Path) -> None:
+    left = ["org_feat/cls/._a.npy", "org_feat/cls/.ipynb_checkpoints/a.npy", ".DS_Store"]
+    left += ["compressed_feat/hm/cls/QP2/Thumbs.db", "compressed_feat/@eaDir/hm/cls/QP2/a.bin"]
+    for name in left:
+        (release / name).parent.mkdir(parents=True, exist_ok=True)
+        (release / name).write_bytes(b"x")
+    found = scan_release(release)
+    assert {file.path: file.why for file in found.unplaced} == dict.fromkeys(
+        left, "left there by a tool"
+    )
+    assert list(found.originals["cls"]) == IDS["cls"]
+    assert len(found.ladders) == 4
+
+
 def test_bitstreams_beside_every_feature_give_the_rate(release: Path) -> None:
     folder = release / "compressed_feat/hyperprior_multi_task/cls"
     for level, value in enumerate(LAMBDAS):
