@@ -59,13 +59,13 @@ class Pool:
     """Measures cells of a grid on processes of one thread each, or in this one."""
 
     def __init__(self, recipe: Recipe, workers: int) -> None:
+        check_guard()
         self._recipe = recipe
         self._pool = (
             ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
         )
 
     def __enter__(self) -> Pool:
-        check_guard()
         return self
 
     def __exit__(self, *_: object) -> None:

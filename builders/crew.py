@@ -46,13 +46,13 @@ def each(
     if workers <= 1 or len(jobs) <= 1:
         yield from map(make(*arguments), jobs)
         return
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(make, arguments),
-    )
     with spawning():
+        pool = ProcessPoolExecutor(
+            min(workers, len(jobs)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(make, arguments),
+        )
         try:
             with environment(ONE_THREAD), deaf_to_interrupts():
                 futures = [pool.submit(_do, job) for job in jobs]
