@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pipeline_toy import QPS, write_networks, write_toml
 
 import cfqa_data
 from cfqa_data.builders.calibrate import SEED as CALIBRATION_SEED
+from cfqa_data.builders.pipeline import run
 from cfqa_data.builders.pipeline.plan import STAGES
 from cfqa_data.builders.sources.scenes import NUM_CLASSES
 from cfqa_data.builders.sources.solids import SHAPES
@@ -202,8 +204,10 @@ def test_python_blocks_run(page: Path, parent: Path, monkeypatch: pytest.MonkeyP
         assert names["row"]["source_id"] == source_id
 
 
-def test_the_script_that_builds_works_and_is_told_of_its_guard(tmp_path: Path) -> None:
-    """As the page has it; and without the guard, which each worker then lacks."""
+def test_the_script_that_builds_works_and_is_told_of_its_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the page has it, but in this process; and without the guard, with workers that lack it."""
     (code,) = (code for _, code in blocks(ROOT / "docs/building.md", "python"))
     write_networks(tmp_path)
     data = pipeline_toy.toy_recipe(tmp_path, {"x265": QPS}, sources_per_task=1).to_dict()
@@ -211,18 +215,19 @@ def test_the_script_that_builds_works_and_is_told_of_its_guard(tmp_path: Path) -
     code = code.replace("mini", str(write_toml(recipe, tmp_path / "toy.toml")))
     unguarded = re.sub(r"^if __name__ .*\n    ", "", code, flags=re.M).replace('"cfqa"', '"none"')
     assert code != unguarded
-    scripts = {}
-    for name, text in (("guarded", code), ("unguarded", unguarded)):
-        (tmp_path / f"{name}.py").write_text(text)
-        scripts[name] = subprocess.Popen(
-            [sys.executable, f"{name}.py"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-        )
-    told = {name: script.communicate()[1] for name, script in scripts.items()}
-    assert told["guarded"] == ""
-    assert (tmp_path / "cfqa" / "manifest.json").is_file()
-    assert scripts["unguarded"].returncode == 1
-    assert told["unguarded"].count("Traceback") == 1
-    assert 'under `if __name__ == "__main__":`' in told["unguarded"].splitlines()[-1]
+    (tmp_path / "guarded.py").write_text(code)
+    (tmp_path / "unguarded.py").write_text(unguarded)
+    monkeypatch.chdir(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "unguarded.py"], stderr=subprocess.PIPE, text=True
+    ) as script:
+        monkeypatch.setattr(run, "ClusterRunner", lambda *_: run.LocalRunner())
+        runpy.run_path("guarded.py", run_name="__main__")
+        assert (tmp_path / "cfqa" / "manifest.json").is_file()
+        told = script.communicate()[1]
+    assert script.returncode == 1
+    assert told.count("Traceback") == 1
+    assert 'under `if __name__ == "__main__":`' in told.splitlines()[-1]
 
 
 def test_reading_without_the_package_also_fits_a_kmeans_table(
