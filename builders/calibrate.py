@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from multiprocessing import get_context
@@ -80,7 +80,7 @@ class Pool:
         jobs = [(text, bench, ladder, quantizer, (p,)) for quantizer, ps in cells for p in ps]
         columns = list(zip(*jobs, strict=True))
         if self._pool is None:
-            points = map(_measure, *columns)
+            points: Iterator[Curve] = map(_measure, *columns)
         else:
             with spawning():
                 with deaf_to_interrupts():

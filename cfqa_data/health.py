@@ -64,7 +64,7 @@ def _figures(distortion: np.ndarray, bits: np.ndarray, mse: np.ndarray) -> dict[
     best, worst = distortion[:, 0].mean(), distortion[:, -1].mean()
     bits = np.where(bits > 0, bits, np.nan)  # there is no bitstream of 0 bits
     falls, rises = _share_rising(-bits), _share_rising(mse)
-    figures = {
+    figures: dict[str, Any] = {
         "sources": len(distortion),
         "changing": float((distortion != distortion[:, :1]).any(axis=1).mean()),
         "distortion_best": float(best),

@@ -142,8 +142,8 @@ def _midranks(
     """
     order = np.argsort(values, kind="stable")
     rising = values[order]
-    first = np.append(True, rising[1:] != rising[:-1])
-    bounds = np.append(np.flatnonzero(first), len(order))
+    new = np.append(True, rising[1:] != rising[:-1])
+    bounds = np.append(np.flatnonzero(new), len(order))
     below = np.zeros((1, weights.shape[1]))
     for first in range(0, len(bounds) - 1, VALUES_AT_ONCE):
         here = bounds[first : first + VALUES_AT_ONCE + 1]
