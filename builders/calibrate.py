@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from multiprocessing import get_context
@@ -36,6 +36,7 @@ from cfqa_data.builders.ladders import (
     widened,
 )
 from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.builders.spawning import check_guard, deaf_to_interrupts, spawning
 from cfqa_data.builders.training.planes import training_features
 from cfqa_data.errors import BuildError, CfqaError, unknown_name
 from cfqa_data.quantizers import Quantizer, UniformQuantizer
@@ -58,6 +59,7 @@ class Pool:
     """Measures cells of a grid on processes of one thread each, or in this one."""
 
     def __init__(self, recipe: Recipe, workers: int) -> None:
+        check_guard()
         self._recipe = recipe
         self._pool = (
             ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
@@ -76,8 +78,14 @@ class Pool:
         """One curve per cell (quantiser, parameters)."""
         text = json.dumps(self._recipe.to_dict())
         jobs = [(text, bench, ladder, quantizer, (p,)) for quantizer, ps in cells for p in ps]
-        run = self._pool.map if self._pool else map
-        points = iter(list(run(_measure, *zip(*jobs, strict=True))))
+        columns = list(zip(*jobs, strict=True))
+        if self._pool is None:
+            points: Iterator[Curve] = map(_measure, *columns)
+        else:
+            with spawning():
+                with deaf_to_interrupts():
+                    points = self._pool.map(_measure, *columns)
+                points = iter(list(points))
         return [join([next(points) for _ in parameters]) for _, parameters in cells]
 
 

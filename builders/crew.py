@@ -6,13 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from cfqa_data.errors import BuildError
+from cfqa_data.builders.spawning import deaf_to_interrupts, environment, spawning
 
 __all__ = ["each"]
 
@@ -43,39 +41,25 @@ def each(
         workers: processes; with 1 the work is done in this process.
 
     Raises:
-        BuildError: a process was killed.
+        BuildError: a process was killed, or the script that calls this has no guard.
     """
     if workers <= 1 or len(jobs) <= 1:
         yield from map(make(*arguments), jobs)
         return
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(make, arguments),
-    )
-    try:
-        with _environment(ONE_THREAD):  # the processes are started here
-            futures = [pool.submit(_do, job) for job in jobs]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool:
-        raise BuildError(
-            "a worker was killed (out of memory?): run it again with fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with spawning():
+        pool = ProcessPoolExecutor(
+            min(workers, len(jobs)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(make, arguments),
+        )
+        try:
+            with environment(ONE_THREAD), deaf_to_interrupts():
+                futures = [pool.submit(_do, job) for job in jobs]
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _begin(make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

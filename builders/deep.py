@@ -20,6 +20,7 @@ from cfqa_data.builders.crew import each
 from cfqa_data.builders.pipeline.label import baseline_values, score
 from cfqa_data.builders.pipeline.tools import BASELINES, Models
 from cfqa_data.builders.pipeline.work import one_thread
+from cfqa_data.builders.spawning import check_guard
 from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
 from cfqa_data.folder import Folder
 from cfqa_data.layout import Layout
@@ -120,6 +121,7 @@ def look_into(
         CfqaError: what a decoder needs is not installed.
         BuildError: a process was killed.
     """
+    check_guard()
     progress = progress or Silent()
     notes: list[str] = []
     folder = Folder(root, untrusted)

@@ -120,7 +120,7 @@ def make_edition(
     text = _own_card(root, manifest)
     files = {path: entry for path, entry in manifest.files.items() if path != CARD}
     if tier != manifest.tier:
-        if min(rows["bits"].to_pylist()) <= 0:
+        if not all(rows["bits"].to_pylist()):
             raise CfqaError(
                 f"{root}: not every compressed feature has its bitstream, so there is no light "
                 "tier of it; publish the full one"

@@ -20,6 +20,7 @@ import numpy as np
 from cfqa_data.dataset import Dataset, load
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.layout import left_by_tools
 from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.storage import PARTIAL, check_folder, write_table, write_text
@@ -153,7 +154,8 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
     check_folder(out)
     marker = out / MARKER
     if not marker.exists():
-        if out.is_dir() and any(not p.name.endswith(PARTIAL) for p in out.iterdir()):
+        names = [path.name for path in out.iterdir()] if out.is_dir() else []
+        if not all(name.endswith(PARTIAL) or left_by_tools(name) for name in names):
             raise CfqaError(f"{out}: holds something else; name a new folder to export to")
     else:
         found = None

@@ -33,8 +33,7 @@ from cfqa_data.manifest import read_manifest
 from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.schema import label_schema
-from cfqa_data.storage import check_folder, make_folder, read_table
+from cfqa_data.storage import check_folder, make_folder, read_labels
 
 __all__ = ["Imported", "import_release"]
 
@@ -53,8 +52,8 @@ RELEASED = Terms(
     ),
     choice=(
         "The levels, and the uniform quantiser that cuts off instead of\nrounding, are the "
-        "published ones. Where the release has no bitstream, `bits` is 0 and `bpfp` is NaN;\nwhere "
-        "scores come from logs, `loss` is NaN."
+        "published ones. Where the release has no bitstream, `bits` is null and `bpfp` is\nNaN; "
+        "where scores come from logs, `loss` is NaN."
     ),
 )
 
@@ -193,7 +192,7 @@ def _begun(root: Path) -> Recipe | None:
 def _disagreeing(release: Release, layout: Layout, logged: LogScores) -> Iterator[str]:
     """Yield the compressed features whose MSE is not what the logs print, with both numbers."""
     for task in release.originals:
-        for row in read_table(layout.labels(task), label_schema()).to_pylist():
+        for row in read_labels(layout.labels(task)).to_pylist():
             codec, name, level = row["codec"], row["source_id"], row["parameter"]
             printed = logged.mse(task, codec, name, level)
             if abs(row["mse"] - printed) > MSE_TOLERANCE * row["mse"] + 1e-8:

@@ -23,6 +23,7 @@ from numpy.lib.format import open_memmap
 from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.eval.log_files import level_of
 from cfqa_data.invariants import check_source_ids
+from cfqa_data.layout import of_tools
 from cfqa_data.paths import real_path
 from cfqa_data.pointers import pointer_at
 from cfqa_data.tasks import CODEC_PARAMETERS, LEVELS, TASKS
@@ -151,6 +152,8 @@ def scan_release(source: Path | str) -> Release:
         if parts[0] in ("org_feat", "compressed_feat") and (kind := pointer_at(path)):
             raise BuildError(f"{path}: {kind}")
         match parts:
+            case _ if of_tools(path.relative_to(root).as_posix()):
+                release.leave_out(path, "left there by a tool")
             case _ if not path.is_file():
                 linked = "a link to a folder is not followed: put the folder itself there"
                 release.leave_out(path, linked if path.is_dir() else "no file that can be read")

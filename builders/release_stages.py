@@ -123,12 +123,11 @@ class Import:
         ):
             codes = np.stack([self._codes(files, ids[index], level) for level in levels])
             write_codes(layout.compressed(task, codec), position, codes)
-            sizes = [streams[f"{ids[index]}/{n}"].size if streams else 0 for n in levels]
-            bits = [bits_of(size) for size in sizes]
+            # Without a bitstream nothing was measured: no rate, rather than a rate of 0.
+            streamed = [streams[f"{ids[index]}/{n}"].size for n in levels] if streams else []
+            bits = [bits_of(size) for size in streamed] or [None] * len(levels)
             told = self._told(item, index, original, codes)
             rows += label_rows(self.tools, item, index, original.size, bits, told)
-        if not streams:  # nothing was measured: no rate, rather than a rate of 0
-            rows = [row | {"bpfp": float("nan")} for row in rows]
         write_table(item.marker(layout), pa.Table.from_pylist(rows, schema=label_schema()))
 
     def _told(

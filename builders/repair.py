@@ -19,6 +19,7 @@ from typing import Any
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.repair_plan import Steps, check_same, plan_steps
 from cfqa_data.builders.repair_work import Scratch, link
+from cfqa_data.builders.spawning import check_guard
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.layout import Layout
@@ -90,6 +91,7 @@ def repair(
             folder, or an item cannot be made again; what was repaired before stays.
         DiskError: the disk is full, or may not be written to.
     """
+    check_guard()
     folder, progress = real_path(root), progress or Silent()
     read_manifest(folder)
     _check_ours(folder)

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,15 @@ from cfqa_data.folder import Folder
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest, hash_file
 from cfqa_data.progress import Progress
-from cfqa_data.schema import label_schema, originals_schema
-from cfqa_data.storage import make_folder, read_table, remove_partials, write_table, write_text
+from cfqa_data.schema import originals_schema
+from cfqa_data.storage import (
+    make_folder,
+    read_labels,
+    read_table,
+    remove_partials,
+    write_table,
+    write_text,
+)
 from cfqa_data.tasks import LEVELS
 
 __all__ = ["Scratch", "link"]
@@ -110,12 +118,12 @@ class Scratch:
     def _references(self, task: str) -> dict[str, tuple[float, float]]:
         """Return score and loss of each original, from a table that is intact; else nothing."""
         theirs = Layout(self.root)
-        for path, schema in (
-            (theirs.originals_table, originals_schema()),
-            (theirs.labels(task), label_schema()),
+        for path, read in (
+            (theirs.originals_table, partial(read_table, schema=originals_schema())),
+            (theirs.labels(task), read_labels),
         ):
             if theirs.relative(path) not in self.damaged:
-                rows = read_table(path, schema).to_pylist()
+                rows = read(path).to_pylist()
                 return {
                     row["source_id"]: (row["reference_score"], row["reference_loss"])
                     for row in rows

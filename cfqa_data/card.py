@@ -15,11 +15,11 @@ from cfqa_data.manifest import Manifest
 from cfqa_data.schema import (
     LABEL_COLUMNS,
     ORIGINAL_COLUMNS,
-    label_schema,
     originals_schema,
 )
-from cfqa_data.storage import read_table, write_text
+from cfqa_data.storage import read_labels, read_table, write_text
 from cfqa_data.tasks import LEVELS, TASKS
+from cfqa_data.text import percent
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +72,7 @@ def write_card(root: Path, manifest: Manifest, terms: Terms = BUILT) -> Path:
         FormatError: a table is missing or is not one of this format.
     """
     layout = Layout(root)
-    labels = {task: read_table(layout.labels(task), label_schema()) for task in manifest.tasks}
+    labels = {task: read_labels(layout.labels(task)) for task in manifest.tasks}
     originals = read_table(layout.originals_table, originals_schema())
     template = resources.files("cfqa_data").joinpath("dataset_card.md").read_text("utf-8")
     text = Template(template).substitute(
@@ -198,8 +198,8 @@ def _health_table(manifest: Manifest) -> str:
             f"{row['changing']:.0%}",
             f"{row['distortion_best']:.4g}",
             f"{row['distortion_worst']:.4g}",
-            f"{row['rate_falls']:.1%}",
-            f"{row['mse_rises']:.1%}",
+            percent(row["rate_falls"], 1),
+            percent(row["mse_rises"], 1),
             "yes" if row["ok"] else "no",
         ]
         for row in manifest.health

@@ -26,9 +26,8 @@ from cfqa_data.invariants import (
 )
 from cfqa_data.layout import Layout
 from cfqa_data.packing import plane_shape, unpack
-from cfqa_data.schema import label_schema
 from cfqa_data.selection import Part, Selection
-from cfqa_data.storage import check_rows, read_table
+from cfqa_data.storage import check_rows, read_labels
 from cfqa_data.tasks import LEVELS, get_task
 from cfqa_data.tensors import TensorSet
 from cfqa_data.weights import find_weights
@@ -101,7 +100,7 @@ class Folder:
             "level": range(LEVELS),
         }
         most = 2 * math.prod(map(len, axes.values()))  # more are not looked at, to name the first
-        table = read_table(where, label_schema(), self.files.read(name), most_rows=most)
+        table = read_labels(where, self.files.read(name), most_rows=most)
         found = check_rows(where, table, axes)
         places = (found[column] for column in ("source_id", "codec", "level"))
         return LabelRows(table, get_task(task), spec, math.prod(entry.shape), *places)

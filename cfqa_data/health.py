@@ -33,7 +33,8 @@ def health(labels: pa.Table) -> list[dict[str, Any]]:
         Rows with ``task``, ``codec``, ``sources`` (how many), ``changing`` (share of sources whose
         distortion is not constant over the levels), ``distortion_best`` and ``distortion_worst``
         (means at the first and last level, in the score's unit), ``rate_falls`` and ``mse_rises``
-        (shares of neighbouring levels within a source) and ``ok`` (all thresholds are met).
+        (shares of neighbouring levels within a source; None if none of the values is known) and
+        ``ok`` (all thresholds are met by what is known).
     """
     columns = ("task", "codec", "source_id", "level", "distortion", "bits", "mse")
     data = {name: labels[name].to_numpy() for name in columns}
@@ -48,7 +49,7 @@ def health(labels: pa.Table) -> list[dict[str, Any]]:
 
 
 def _series(data: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Return distortion, bits and MSE as float64 (sources, levels); absent levels are NaN."""
+    """Return distortion, bits and MSE as float64 (sources, levels); what is not known is NaN."""
     sources, row = np.unique(data["source_id"].astype(str), return_inverse=True)
     levels, column = np.unique(data["level"], return_inverse=True)
     series = []
@@ -61,23 +62,32 @@ def _series(data: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 def _figures(distortion: np.ndarray, bits: np.ndarray, mse: np.ndarray) -> dict[str, Any]:
     best, worst = distortion[:, 0].mean(), distortion[:, -1].mean()
-    figures = {
+    bits = np.where(bits > 0, bits, np.nan)  # there is no bitstream of 0 bits
+    falls, rises = _share_rising(-bits), _share_rising(mse)
+    figures: dict[str, Any] = {
         "sources": len(distortion),
         "changing": float((distortion != distortion[:, :1]).any(axis=1).mean()),
         "distortion_best": float(best),
         "distortion_worst": float(worst),
-        "rate_falls": _share(np.diff(bits) < 0),
-        "mse_rises": _share(np.diff(mse) > 0),
+        "rate_falls": falls,
+        "mse_rises": rises,
     }
     ok = (
         figures["changing"] >= LEAST_CHANGING
         and worst > 0
         and worst >= LEAST_SPAN * best
-        and figures["rate_falls"] >= LEAST_MONOTONE
-        and figures["mse_rises"] >= LEAST_MONOTONE
+        and all(share is None or share >= LEAST_MONOTONE for share in (falls, rises))
     )
     return figures | {"ok": bool(ok)}
 
 
-def _share(holds: np.ndarray) -> float:
-    return float(holds.mean()) if holds.size else 1.0
+def _share_rising(series: np.ndarray) -> float | None:
+    """Return the share of neighbouring levels over which a series (sources, levels) rises.
+
+    Counted are those whose values are known; None if there are levels to compare and no values.
+    """
+    steps = np.diff(series)
+    known = ~np.isnan(steps)
+    if not known.any():
+        return None if steps.size else 1.0
+    return float((steps > 0)[known].mean())

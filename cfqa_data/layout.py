@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-__all__ = ["Layout", "of_tools"]
+__all__ = ["Layout", "left_by_tools", "of_tools"]
 
-TOOLS = {".DS_Store", "Thumbs.db", "desktop.ini"}
-"""Files that desktops put into any folder."""
+TOOLS = {
+    # macOS
+    *(".ds_store", ".localized", "icon\r", "__macosx", ".appledouble", ".spotlight-v100"),
+    *(".trashes", ".fseventsd", ".temporaryitems", ".documentrevisions-v100", ".apdisk"),
+    # Windows
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    # Linux desktops, network storage
+    *(".directory", ".thumbnails", ".sh_thumbnails", "lost+found", "@eadir", "#recycle"),
+    # editors, notebooks, Python
+    *(".ipynb_checkpoints", "__pycache__", ".idea", ".vscode"),
+}
+"""Files and folders that desktops, storage and editors put into any folder, in lower case."""
+
+PATTERNS = ("._*", "*~", ".~*", ".*.swp", ".nfs*", ".fuse_hidden*", ".trash-*", ".syncthing.*")
+"""The same, where only a part of the name is known."""
 
 TOP = {".build", ".repair", ".cache", ".git", ".gitattributes", ".gitignore"}
 """What stands at the top of a folder and belongs to what made, fetched or keeps it."""
@@ -68,10 +82,19 @@ class Layout:
         return path.relative_to(self.root).as_posix()
 
 
+def left_by_tools(name: str) -> bool:
+    """Whether a file or folder of that name, in whatever folder, is what tools leave behind.
+
+    No reader takes it for data: neither images nor releases, lists, logs or datasets.
+    """
+    name = name.lower()
+    return name in TOOLS or any(fnmatchcase(name, pattern) for pattern in PATTERNS)
+
+
 def of_tools(name: str) -> bool:
     """Whether a path relative to the folder is what tools put there, and no part of a dataset."""
-    path = PurePosixPath(name)
-    return path.parts[0] in TOP or path.name in TOOLS or path.name.startswith("._")
+    parts = PurePosixPath(name).parts
+    return parts[0] in TOP or any(map(left_by_tools, parts))
 
 
 def _shard(shard: int, shards: int) -> str:

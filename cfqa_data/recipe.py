@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
+from cfqa_data.layout import left_by_tools
 from cfqa_data.limits import LARGEST_TEXT, parse_toml, read_limited
 from cfqa_data.paths import exists, expanded, is_file, real_path
 from cfqa_data.recipe_specs import (
@@ -36,8 +37,9 @@ __all__ = [
 
 def list_recipes() -> list[str]:
     """Return the names of the recipes that come with the package."""
-    files = resources.files("cfqa_data.recipes").iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    names = (file.name for file in resources.files("cfqa_data.recipes").iterdir())
+    recipes = (name for name in names if name.endswith(".toml") and not left_by_tools(name))
+    return sorted(name.removesuffix(".toml") for name in recipes)
 
 
 def load_recipe(name_or_path: str | Path, *, fitted: bool = True) -> Recipe:

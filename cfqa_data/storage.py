@@ -13,7 +13,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -25,6 +25,7 @@ import numpy as np
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
 from cfqa_data.limits import MOST_ROWS
 from cfqa_data.pointers import pointer
+from cfqa_data.schema import label_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +36,7 @@ __all__ = [
     "check_rows",
     "check_writable",
     "make_folder",
+    "read_labels",
     "read_table",
     "remove_partials",
     "sync_folder",
@@ -208,12 +210,36 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, file, compression="zstd")
 
 
+def read_labels(
+    path: Path | str, data: bytes | None = None, *, most_rows: int = MOST_ROWS
+) -> pa.Table:
+    """Read a table of labels, in which a rate that is not known is null (`bits`) and NaN (`bpfp`).
+
+    Imports of earlier versions wrote 0 bits where a release has no bitstream. No bitstream has 0
+    bits, so that is read as unknown, too.
+
+    See :func:`read_table`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = read_table(path, label_schema(), data, most_rows=most_rows, nullable=("bits",))
+    known = pc.fill_null(pc.greater(table["bits"], 0), False)
+    if pc.all(known).as_py() is False:
+        for name, unknown in (("bits", None), ("bpfp", math.nan)):
+            column = pc.if_else(known, table[name], pa.scalar(unknown, table[name].type))
+            place = table.column_names.index(name)
+            table = table.set_column(place, table.schema.field(name), column)
+    return table
+
+
 def read_table(
     path: Path | str,
     schema: pa.Schema,
     data: bytes | None = None,
     *,
     most_rows: int = MOST_ROWS,
+    nullable: Collection[str] = (),
 ) -> pa.Table:
     """Read a Parquet table that must have exactly ``schema`` and a value in every place.
 
@@ -222,6 +248,7 @@ def read_table(
         schema: what it must have.
         data: the file's content, if it is no file on this machine.
         most_rows: refuse a table of more, before any row is read.
+        nullable: columns that may lack a value.
 
     Raises:
         FormatError: the file is not there, not Parquet, has other columns, lacks a value, or would
@@ -248,7 +275,7 @@ def read_table(
     except (OSError, ValueError, pa.ArrowException) as error:
         raise FormatError(f"{path}: not a Parquet table that can be read: {error}") from None
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if column.null_count:
+        if column.null_count and name not in nullable:
             row = pc.index(pc.is_null(column), True).as_py()
             raise FormatError(f"{path}: {name} is null in row {row}; build or fetch it again")
     return table

@@ -10,7 +10,7 @@ from cfqa_data.dataset import Dataset, load
 from cfqa_data.health import LEAST_CHANGING, LEAST_MONOTONE, LEAST_SPAN, health
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import manifest_text
-from cfqa_data.text import printable, size_text, table_text
+from cfqa_data.text import percent, printable, size_text, table_text
 
 __all__ = ["build_text", "imported_text", "info_text", "summarise"]
 
@@ -27,7 +27,7 @@ def summarise(path: str | Path) -> dict[str, Any]:
         ``codecs``, ``sizes`` in bytes (one per subfolder, ``light`` and ``full`` tier, and
         ``float32``: the same originals and compressed features as plain float32), ``versions`` and
         ``health`` (rows of `cfqa_data.health.health`, from the labels as they are now). ``full``
-        is None in a light folder.
+        is None in a light folder, ``light`` where not every feature has its bitstream.
 
     Raises:
         FormatError: The folder is not a dataset, or its build is not finished.
@@ -52,7 +52,8 @@ def summarise(path: str | Path) -> dict[str, Any]:
         folder = name.split("/")[0] if "/" in name else "card"
         sizes[folder] = (sizes.get(folder) or 0) + file["size"]
     total = sum(size or 0 for size in sizes.values()) + _manifest_size(dataset)
-    sizes["light"] = total - (sizes.get("compressed") or 0)
+    whole = dataset.labels["bits"].null_count == 0
+    sizes["light"] = total - (sizes.get("compressed") or 0) if whole else None
     sizes["full"] = total if manifest.tier == "full" else None
     sizes["float32"] = plain
     return {
@@ -168,8 +169,8 @@ def _health_table(rows: list[dict[str, Any]]) -> str:
             f"{row['changing']:.0%}",
             f"{row['distortion_best']:.4g}",
             f"{row['distortion_worst']:.4g}",
-            f"{row['rate_falls']:.1%}",
-            f"{row['mse_rises']:.1%}",
+            percent(row["rate_falls"], 1),
+            percent(row["mse_rises"], 1),
             "ok" if row["ok"] else "weak",
         ]
         for row in rows

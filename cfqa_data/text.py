@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["duration", "printable", "size_text", "table_text", "without_styles"]
+__all__ = ["duration", "percent", "printable", "size_text", "table_text", "without_styles"]
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -19,6 +19,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """Return a share as people read it: "94.4%"; "-" for one that is not known."""
+    return "-" if share is None else f"{share:.{digits}%}"
 
 
 def printable(name: str) -> str:

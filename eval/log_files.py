@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cfqa_data.errors import MetricError
+from cfqa_data.layout import of_tools
 from cfqa_data.limits import LARGEST_TEXT, read_limited
 from cfqa_data.tasks import TASKS
 
@@ -64,7 +65,8 @@ def find_logs(root: Path) -> dict[tuple[str, str], list[Path]]:
         raise MetricError(f"{root}: cannot be read: {error.strerror or error}") from None
     found: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(root.rglob("*.txt")):
-        if (place := _place(path.relative_to(root))) is not None:
+        name = path.relative_to(root)
+        if not of_tools(name.as_posix()) and (place := _place(name)) is not None:
             found.setdefault(place, []).append(path)
     if not found:
         raise MetricError(f"{root}: no log in it; a log is {PLACES}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pipeline_toy
 import pytest
 import torch
 import typer
 from mock_dataset import toy_recipe, write_mock_dataset
+from pipeline_toy import QPS, write_networks, write_toml
 
 import cfqa_data
 from cfqa_data.builders.calibrate import SEED as CALIBRATION_SEED
+from cfqa_data.builders.pipeline import run
 from cfqa_data.builders.pipeline.plan import STAGES
 from cfqa_data.builders.sources.scenes import NUM_CLASSES
 from cfqa_data.builders.sources.solids import SHAPES
@@ -29,7 +33,7 @@ from cfqa_data.builders.training.scenes import HELD_OUT_SEED, TRAINING_SEED
 from cfqa_data.cli import app
 from cfqa_data.codecs import list_codecs
 from cfqa_data.eval.metrics import METRICS, Metric
-from cfqa_data.recipe import list_recipes, load_recipe
+from cfqa_data.recipe import Recipe, list_recipes, load_recipe
 from cfqa_data.schema import LABEL_COLUMNS, ORIGINAL_COLUMNS
 from cfqa_data.tasks import TASKS
 
@@ -185,10 +189,10 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pages
 def test_python_blocks_run(page: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page share their names, in order; those marked `no-run` are left out."""
+    """The blocks of a page are one script, in order; those marked `no-run` are left out."""
     monkeypatch.chdir(parent)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", parent / "cache")
-    names: dict[str, Any] = {"__name__": "page"}
+    names: dict[str, Any] = {"__name__": "__main__"}
     for info, code in blocks(page, "python"):
         if info != "no-run":
             exec(compile(code, str(page), "exec"), names)
@@ -198,6 +202,32 @@ def test_python_blocks_run(page: Path, parent: Path, monkeypatch: pytest.MonkeyP
         assert np.array_equal(names["feature"], pairs.compressed(source_id, "x265", 9))
         assert np.array_equal(names["original"], pairs.original(source_id))
         assert names["row"]["source_id"] == source_id
+
+
+def test_the_script_that_builds_works_and_is_told_of_its_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the page has it, but in this process; and without the guard, with workers that lack it."""
+    (code,) = (code for _, code in blocks(ROOT / "docs/building.md", "python"))
+    write_networks(tmp_path)
+    data = pipeline_toy.toy_recipe(tmp_path, {"x265": QPS}, sources_per_task=1).to_dict()
+    recipe = Recipe.from_dict(data | {"tasks": {"cls": data["tasks"]["cls"]}})
+    code = code.replace("mini", str(write_toml(recipe, tmp_path / "toy.toml")))
+    unguarded = re.sub(r"^if __name__ .*\n    ", "", code, flags=re.M).replace('"cfqa"', '"none"')
+    assert code != unguarded
+    (tmp_path / "guarded.py").write_text(code)
+    (tmp_path / "unguarded.py").write_text(unguarded)
+    monkeypatch.chdir(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "unguarded.py"], stderr=subprocess.PIPE, text=True
+    ) as script:
+        monkeypatch.setattr(run, "ClusterRunner", lambda *_: run.LocalRunner())
+        runpy.run_path("guarded.py", run_name="__main__")
+        assert (tmp_path / "cfqa" / "manifest.json").is_file()
+        told = script.communicate()[1]
+    assert script.returncode == 1
+    assert told.count("Traceback") == 1
+    assert 'under `if __name__ == "__main__":`' in told.splitlines()[-1]
 
 
 def test_reading_without_the_package_also_fits_a_kmeans_table(

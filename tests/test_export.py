@@ -273,6 +273,7 @@ def test_a_folder_that_holds_something_else_is_refused(folder: Path, tmp_path: P
 
 def test_an_empty_folder_is_taken(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".DS_Store").touch()
     assert export(folder, tmp_path / "out", "npy", task="cls", codec="x265", level=0).written == 4
 
 

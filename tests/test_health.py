@@ -52,5 +52,16 @@ def test_each_figure_can_fail_alone(labels: pa.Table, figure: str, value: float)
     assert not row["ok"]
 
 
+def test_an_unknown_rate_is_no_fault_of_a_ladder() -> None:
+    """Not even where an earlier version wrote 0: no bitstream has 0 bits."""
+    for unknown in (None, 0):
+        (row,) = health(table([[0.1, 1.0, 2.0]], bits=[[unknown] * 3]))  # type: ignore[list-item]
+        assert (row["rate_falls"], row["mse_rises"], row["ok"]) == (None, 1.0, True)
+        (row,) = health(table([[0.1, 1.0, 0.5]], bits=[[unknown] * 3]))  # type: ignore[list-item]
+        assert not row["ok"]
+    (row,) = health(table([[0.1, 1.0, 2.0]] * 2, bits=[[None] * 3, [5, 6, 4]]))  # type: ignore[list-item]
+    assert (row["rate_falls"], row["ok"]) == (0.5, False)
+
+
 def test_no_labels_no_rows() -> None:
     assert health(table([[0.0, 1.0]]).slice(0, 0)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +216,15 @@ def test_a_bad_line_is_named_by_file_and_number(
     assert captured.out == ""
     assert captured.err.startswith(f"cfqa: {path}, line {line}: not `name score mse cosine cka`")
     assert captured.err.count("\n") == 1
+
+
+def test_what_tools_leave_is_no_log(logs: tuple[Path, Any], tmp_path: Path) -> None:
+    shutil.copytree(logs[0], tmp_path / "logs")
+    for path in list((tmp_path / "logs").rglob("*.txt")):
+        for left in (f"._{path.name}", f".ipynb_checkpoints/{path.name}"):
+            path.with_name(".ipynb_checkpoints").mkdir(exist_ok=True)
+            (path.parent / left).write_bytes(b"\0\5\x16\7")
+    assert paper_figures(tmp_path / "logs") == paper_figures(logs[0])
 
 
 def test_what_is_no_log_is_told_in_one_line(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
 from cfqa_data.builders.pipeline import build, check, compress, run, select, tools, work
 from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.errors import BuildError, CodecError, DiskError, RecipeError
 from cfqa_data.recipe import Recipe
 
@@ -45,6 +46,11 @@ def test_foreign_content_is_not_touched(small: Recipe, tmp_path: Path) -> None:
         build(small, tmp_path)
     assert "thesis.txt" in one_line(caught)
     assert [path.name for path in tmp_path.rglob("*")] == ["thesis.txt"]
+
+
+def test_a_folder_that_a_desktop_looked_at_is_still_new(small: Recipe, tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").touch()
+    assert status(small, tmp_path) == "new"
 
 
 def test_another_recipe_does_not_go_on_or_over(

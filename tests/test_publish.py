@@ -169,7 +169,7 @@ def test_what_has_no_bitstreams_is_not_published_as_light(
     import pyarrow as pa
 
     class Labels:
-        labels = pa.table({"bits": pa.array([800, 0], pa.int64())})
+        labels = pa.table({"bits": pa.array([800, None], pa.int64())})
 
     monkeypatch.setattr("cfqa_data.builders.edition.load", lambda _: Labels)
     with pytest.raises(CfqaError, match="no light tier of it"):

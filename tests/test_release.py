@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from damaged import edit_labels, edit_manifest
 from pipeline_toy import QPS as TOY_QPS
 from pipeline_toy import toy_recipe, tree, write_networks, write_toml
 from release_samples import (
@@ -40,9 +42,12 @@ from cfqa_data.builders.release_files import load_feature, scan_release
 from cfqa_data.builders.release_stages import Import
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
-from cfqa_data.errors import BuildError
+from cfqa_data.consistency import inconsistencies
+from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.eval import evaluate
-from cfqa_data.manifest import hash_files
+from cfqa_data.eval.report import report_html
+from cfqa_data.loaders.torch import Pairs
+from cfqa_data.manifest import hash_files, read_manifest
 from cfqa_data.packing import pack, plane_shape, unpack
 from cfqa_data.quantizers import quantizer_from_dict
 
@@ -177,8 +182,40 @@ def test_the_labels_are_those_of_the_logs_and_of_our_metrics(whole: Path) -> Non
             assert row["bits"] == 8 * len(stream)
             assert row["bpfp"] == row["bits"] / np.prod(SHAPES[task])
         else:
-            assert row["bits"] == 0
+            assert row["bits"] is None
             assert np.isnan(row["bpfp"])
+
+
+def test_unknown_rates_are_shown_as_unknown(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the card, `info` and the report; also of an import that wrote them as 0 bits."""
+    old = tmp_path / "old"
+    shutil.copytree(whole / "out", old)
+    for task in IDS:
+        edit_labels(old, task, lambda rows: [row.update(bits=row["bits"] or 0) for row in rows])
+    told = read_manifest(whole / "out").health
+    assert [row["rate_falls"] is None for row in told] == [False, False, True, True] * 3
+    assert all(row["ok"] for row in told if row["task"] == "dpt")
+    counted = [dict(row) for row in told]
+    for row in counted:
+        if row["rate_falls"] is None:
+            row |= {"rate_falls": 0.0, "ok": False}
+    edit_manifest(old, health=counted)
+    assert " | - | " in (whole / "out" / "README.md").read_text()
+    for folder in (whole / "out", old):
+        assert inconsistencies(folder, read_manifest(folder), set()) == []
+        assert main(["info", str(folder)]) == 0
+        text = capsys.readouterr().out
+        assert len(re.findall(r"^dpt +hyper\S+ .* - +100.0% +ok$", text, re.M)) == 2
+        assert "light" not in text  # of what has no bitstream, there is no light tier
+        page = report_html(evaluate(folder, "mse", codec="hyperprior_multi_task"), folder)
+        assert "Rate and harm" not in page
+        page = report_html(evaluate(folder, "mse"), folder)
+        drawn = page[page.index('id="curves"') :].partition("</section>")[0]
+        assert [drawn.count(f'class="band k{n}"') for n in range(4)] == [6, 6, 0, 0]
+        with pytest.raises(CfqaError, match=r"bits of .* is not known"):
+            Pairs(folder, codec="hyperprior_multi_task", label="bits")[0]
 
 
 def test_an_import_is_a_dataset_like_any_other(whole: Path) -> None:
@@ -330,6 +367,20 @@ def test_features_that_are_no_table_are_listed(release: Path) -> None:
     np.save(path, -np.zeros(shape, np.float32))
     shutil.rmtree(report.root)
     assert "holds a negative zero" in imported(release).unplaced[0].why
+
+
+def test_what_tools_leave_is_not_imported(release: Path) -> None:
+    left = ["org_feat/cls/._a.npy", "org_feat/cls/.ipynb_checkpoints/a.npy", ".DS_Store"]
+    left += ["compressed_feat/hm/cls/QP2/Thumbs.db", "compressed_feat/@eaDir/hm/cls/QP2/a.bin"]
+    for name in left:
+        (release / name).parent.mkdir(parents=True, exist_ok=True)
+        (release / name).write_bytes(b"x")
+    found = scan_release(release)
+    assert {file.path: file.why for file in found.unplaced} == dict.fromkeys(
+        left, "left there by a tool"
+    )
+    assert list(found.originals["cls"]) == IDS["cls"]
+    assert len(found.ladders) == 4
 
 
 def test_bitstreams_beside_every_feature_give_the_rate(release: Path) -> None:

@@ -28,12 +28,13 @@ from cfqa_data.eval import Evaluation, evaluate, read_evaluation
 from cfqa_data.eval.report import report_html, write_report
 from cfqa_data.eval.report.axes import Axis, number_text
 from cfqa_data.eval.report.colours import viridis
-from cfqa_data.eval.report.figures import fit
+from cfqa_data.eval.report.figures import fit, scatter
 from cfqa_data.eval.report.items import disagreements, task_points
 from cfqa_data.eval.report.ranking import Figure, ranking
 from cfqa_data.eval.stored import KEY
 
 EVIL = "<script>alert('m')</script>&\"{{ 7*7 }}"
+MOST = float(np.finfo(np.float64).max)
 VOID = {"meta", "link", "input", "br"}
 
 
@@ -235,6 +236,51 @@ def test_one_metric_without_a_dataset_of_one_codec() -> None:
     assert "all codecs" not in "".join(found.texts["span"])
 
 
+@pytest.mark.parametrize("scale", [MOST, 1e-320])
+def test_numbers_of_any_size_are_drawn(scale: float) -> None:
+    """Labels, rates and scores; the same ranks give the same summary."""
+
+    def signed(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (scale * (2 * (y - x).double().square().mean((1, 2, 3, 4)) - 1)).clamp(-scale, scale)
+
+    dataset = MemoryDataset()
+    labels = dataset.labels
+    shares = np.tanh(labels["distortion"].to_numpy())
+    for name, numbers in (("bpfp", np.abs(shares) + 0.1), ("mse", np.abs(shares))):
+        labels = labels.append_column(name, pa.array(scale * numbers / 1.2))
+    place = labels.column_names.index("distortion")
+    dataset.labels = labels.set_column(place, "distortion", pa.array(scale * shares))
+    evaluation = evaluate(dataset, ["mse", signed])
+    assert evaluation.failures == {}
+    found = Page(report_html(evaluation))
+    assert "curves" in {a.get("id") for _, a in found.elements}
+    plain = MemoryDataset()
+    for name in ("correlations", "across_codecs", "across_tasks"):
+        srocc = [
+            [row["srocc"] for row in getattr(of, name).to_pylist() if row["metric"] == "mse"]
+            for of in (evaluation, evaluate(plain, "mse"))
+        ]
+        assert srocc[0] == pytest.approx(srocc[1], abs=0.02)  # subnormal labels have ties
+
+
+def test_a_metric_without_some_scores_is_drawn_from_the_others() -> None:
+    from dataclasses import replace
+
+    evaluation = evaluate(MemoryDataset(), ["mse", "cosine"])
+    (part, *_) = task_points(evaluation)
+    scores = part.scores.copy()
+    scores[::2, 0] = np.nan
+    halved = replace(part, scores=scores)
+    assert "nan" not in scatter(halved, 0, "mse", "distortion", {})
+    items = disagreements([halved], 0, evaluation.metrics[0])
+    assert len(items) == 3
+    assert all(item.row % 2 and abs(item.gap) < 100 for item in items)
+    scores[:, 0] = np.nan
+    nothing = replace(part, scores=scores)
+    assert scatter(nothing, 0, "mse", "distortion", {}) == ""
+    assert disagreements([nothing], 0, evaluation.metrics[0]) == []
+
+
 def test_undeclared_direction_is_said_and_ranked_as_it_is() -> None:
     def metric(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (y - x).abs().mean((1, 2, 3, 4))
@@ -389,6 +435,35 @@ def test_axes_hold_their_values(values: list[float], kind: str) -> None:
     assert [place for place, _ in ticks] == sorted(place for place, _ in ticks)
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([-MOST, 0.0, MOST], "linear"),
+        ([MOST, MOST], "linear"),
+        ([1e300, 1e304, MOST], "log"),
+        ([-MOST, 0.0, 1e-300, 1e-299, 1e-298, MOST], "symlog"),
+        ([5e-324, 5e-324], "linear"),
+        ([5e-324, 1e-323], "linear"),
+        ([-5e-324, 0.0, 5e-324], "linear"),
+        ([1e-320, 1e-316, 1e-310], "log"),
+        ([-1e-315, 1e-318, 1e-305], "symlog"),
+        ([5e-324, 1.0, 1.0, MOST], "log"),
+    ],
+)
+def test_axes_hold_the_largest_and_the_smallest_floats(values: list[float], kind: str) -> None:
+    axis = Axis.around(np.array(values))
+    assert axis.kind == kind
+    places = axis.place(values)
+    assert ((places > 0) & (places < 1)).all()
+    assert np.array_equal(np.argsort(places, kind="stable"), np.argsort(values, kind="stable"))
+    assert len(set(places)) == len(set(values))
+    across = axis.place(axis.between(5))  # its ends may be no floats
+    assert ((across >= -1e-9) & (across <= 1 + 1e-9)).all()
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 13
+    assert [place for place, _ in ticks] == sorted(place for place, _ in ticks)
+
+
 def test_numbers_on_axes() -> None:
     said = {
         0.05: "0.05",
@@ -397,6 +472,8 @@ def test_numbers_on_axes() -> None:
         -2e-4: "\u22122\u00b710\u207b\u2074",
         0.0: "0",
         float("-inf"): "\u2212\u221e",
+        MOST: "1.8\u00b710\u00b3\u2070\u2078",
+        5e-324: "4.94\u00b710\u207b\u00b3\u00b2\u2074",
     }
     assert {value: number_text(value) for value in said} == said
 
@@ -599,6 +676,34 @@ def test_the_command_line_refuses_in_one_line(
     assert said in told.err
     assert len(told.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("report", ["page.html", "out"])
+def test_a_report_that_cannot_be_made_costs_no_scores(
+    folder: Path,
+    scored: Evaluation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    report: str,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("cfqa_data.eval.report.page.cards", lambda *_: 1 / 0)
+        command = ["eval", str(folder), "--metric", "mse", "--report", str(tmp_path / report)]
+        assert main(command) == 2
+    told = capsys.readouterr()
+    assert "0.9" in told.out  # the tables
+    kept = {"page.html": tmp_path / "page.parquet", "out": tmp_path / "out" / "scores.parquet"}
+    page = tmp_path / ("out/report.html" if report == "out" else report)
+    why = "the report could not be made: ZeroDivisionError: division by zero"
+    (line,) = [line for line in told.err.splitlines() if line.startswith("cfqa: ")]
+    assert line == f"cfqa: {page}: {why}; the scores are in {kept[report]}"
+    assert not page.exists()
+    again = read_evaluation(folder, kept[report])
+    assert again.scores.equals(
+        scored.scores.filter(pa.compute.equal(scored.scores["metric"], "mse"))
+    )
+    assert main(["report", str(folder), str(kept[report]), "-o", str(page)]) == 0
 
 
 def test_a_report_of_nothing_is_refused(scored: Evaluation, tmp_path: Path) -> None:

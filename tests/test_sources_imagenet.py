@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +76,96 @@ def test_folders_of_synsets_give_labels_in_sorted_order(tmp_path: Path) -> None:
     got = found(source(tmp_path / "val", labels=mapping))
     assert got == {key: labels[key] for key in got}
     assert len(got) == 18  # a tenth is kept for training
+
+
+LEFT_OVERS = [
+    *("._NAME.JPEG", ".ipynb_checkpoints/NAME-checkpoint.JPEG", "@eaDir/NAME.JPEG/SYNO_1.jpg"),
+    *("Thumbs.db", ".DS_Store", "desktop.ini", ".directory", "NAME.JPEG~", "__MACOSX/NAME.JPEG"),
+    ".thumbnails/NAME.png",
+]
+
+
+@pytest.mark.parametrize("layout", [folders, flat])
+def test_what_tools_leave_is_no_candidate(tmp_path: Path, layout: Callable[[Path], Any]) -> None:
+    layout(tmp_path / "val")
+    labels = synset_list(tmp_path)
+    if layout is flat:
+        lines = [f"{name(n)}.JPEG {n}" for n in range(1, 21)]
+        labels = write(tmp_path / "val.txt", *lines)
+    before = found(source(tmp_path / "val", labels=labels))
+    pool = source(tmp_path / "val", labels=labels).training_views(2, 0)
+    for where in {tmp_path / "val", *(p.parent for p in (tmp_path / "val").rglob("*[15].JPEG"))}:
+        for left in LEFT_OVERS:
+            path = where / left.replace("NAME", name(7))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"no picture")
+    if layout is flat:  # the list was made by listing the folder
+        write(tmp_path / "val.txt", f"._{name(7)}.JPEG 0", ".DS_Store 0", *lines)
+    of = source(tmp_path / "val", labels=labels)
+    assert found(of) == before
+    assert np.array_equal(of.training_views(2, 0), pool)
+
+
+def test_a_few_pictures_that_went_astray_change_no_layout(tmp_path: Path) -> None:
+    folders(tmp_path / "val")
+    mapping = synset_list(tmp_path)
+    before = found(source(tmp_path / "val", labels=mapping))
+    picture(tmp_path / "val" / "sample.jpg", 0)
+    assert found(source(tmp_path / "val", labels=mapping)) == before
+    for number in range(10):
+        picture(tmp_path / "val" / f"{name(100 + number)}.JPEG", 0)
+    with pytest.raises(
+        BuildError, match=r"val: images in it and .* in folders in it \(11 and 20\)"
+    ):
+        source(tmp_path / "val", labels=mapping)
+    flat(tmp_path / "flat")
+    picture(tmp_path / "flat" / SYNSETS[0] / "x.JPEG", 0)
+    labels = write(tmp_path / "labels.txt", *(f"{name(n)} {n}" for n in range(1, 21)))
+    assert len(found(source(tmp_path / "flat", labels=labels))) == 18
+
+
+@pytest.mark.parametrize("kind", ["all 1000", "synset list", "caffe"])
+def test_names_of_the_hubs_archives_say_their_labels(tmp_path: Path, kind: str) -> None:
+    """The ids are those of every other layout, whose names end before the synset."""
+    expected = {name(n): n * 331 % 1000 for n in range(1, 21)}
+    for key, label in expected.items():
+        picture(tmp_path / "val" / f"{key}_{SYNSETS[label]}.JPEG", label)
+    (tmp_path / "val" / "sample.jpg").touch()
+    options = {}
+    if kind == "all 1000":
+        for label in set(range(1000)) - set(expected.values()):
+            key = f"ILSVRC2012_val_{90_000 + label}_{SYNSETS[label]}.JPEG"
+            (tmp_path / "val" / key).touch()
+    elif kind == "synset list":
+        options["labels"] = synset_list(tmp_path)
+    else:
+        write(tmp_path / "val.txt", *(f"{key}.JPEG {label}" for key, label in expected.items()))
+        (tmp_path / "val" / "sample.jpg").unlink()
+    keys = list(expected)
+    lines = [f"{keys[4]}_{SYNSETS[expected[keys[4]]]}.JPEG", keys[2]]
+    of = source(tmp_path / "val", list=write(tmp_path / "list.txt", *lines), **options)
+    assert found(of) == {key: expected[key] for key in (keys[4], keys[2])}
+    for number in range(3):
+        synset = SYNSETS[number]
+        picture(tmp_path / "train" / f"{synset}_{number}_{synset}.JPEG", number)
+    options |= {"train": str(tmp_path / "train")}
+    of = source(tmp_path / "val", list=write(tmp_path / "list.txt", keys[0]), **options)
+    assert len(of.training_views(3, 0)) == 3
+
+
+def test_a_list_of_synsets_is_needed_for_less_than_a_thousand(tmp_path: Path) -> None:
+    picture(tmp_path / "val" / f"{name(1)}_{SYNSETS[3]}.JPEG", 0)
+    with pytest.raises(BuildError, match="1 synsets where labels need all 1000; give a list"):
+        source(tmp_path / "val")
+
+
+@pytest.mark.parametrize("other", [f"{name(2)}.png", f"{name(2)}_{SYNSETS[0]}.JPEG"])
+def test_twins_are_told_in_one_line(tmp_path: Path, other: str) -> None:
+    flat(tmp_path / "val")
+    labels = write(tmp_path / "labels.txt", *(f"{name(n)} {n}" for n in range(1, 21)))
+    (tmp_path / "val" / other).touch()
+    with pytest.raises(BuildError, match=f"are both called '{name(2)}': keep one of them$"):
+        source(tmp_path / "val", labels=labels)
 
 
 def test_too_few_folders_need_the_list_of_synsets(tmp_path: Path) -> None:

@@ -66,6 +66,19 @@ def files(made: Path, tmp_path: Path) -> Path:
     return root
 
 
+def test_what_tools_leave_is_no_pair_and_twins_are_told_of(files: Path) -> None:
+    (files / "nyu_test.txt").unlink()
+    before = list(get_source("nyuv2")("dpt", 0, root=str(files))._store.test)  # type: ignore[attr-defined]
+    assert len(before) == 3
+    for left in (".ipynb_checkpoints/rgb_9.png", "office/._rgb_00003.png", "@eaDir/rgb_9.jpg"):
+        (files / left).parent.mkdir(exist_ok=True)
+        (files / left).write_bytes(b"x")
+    assert list(get_source("nyuv2")("dpt", 0, root=str(files))._store.test) == before  # type: ignore[attr-defined]
+    (files / "bathroom" / "rgb_00001.jpg").write_bytes(b"x")
+    with pytest.raises(BuildError, match="are both 'rgb_00001': keep one of them"):
+        get_source("nyuv2")("dpt", 0, root=str(files))
+
+
 @pytest.fixture(scope="module")
 def mat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("mat")

@@ -99,6 +99,15 @@ def test_constants_follow_the_rules() -> None:
     assert np.isnan([nothing.plcc, nothing.rmse]).all()
 
 
+@pytest.mark.parametrize("scale", [1e-318, 1e-200, 1.7e308])
+def test_numbers_of_any_size_are_fitted_alike(scale: float) -> None:
+    x, y = np.linspace(-1, 1, 9), np.tanh(np.linspace(-3, 3, 9)) / np.tanh(3)
+    plain, found = map_scores(x, y), map_scores(scale * x, scale * y)
+    assert found.plcc == pytest.approx(plain.plcc, abs=1e-4)  # a subnormal has few digits
+    assert found.rmse / scale == pytest.approx(plain.rmse, abs=1e-4)
+    assert found.curve(scale * x) / scale == pytest.approx(plain.curve(x), abs=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_hostile_scores_neither_warn_nor_do_worse_than_a_line(seed: int) -> None:
     """Outliers, steps and pure noise: least squares of a curve that contains the line's limit."""

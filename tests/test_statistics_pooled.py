@@ -105,7 +105,7 @@ def test_laws_of_pooled_coefficients(seed: int) -> None:
     np.testing.assert_allclose(permuted, found, atol=1e-12)
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e150])
+@pytest.mark.parametrize("scale", [1e-300, 1e150, 5e307])
 def test_scale_does_not_matter(scale: float) -> None:
     scores, truth = sample(1, [4] * 5)
     starts, counts = np.arange(5) * 4, source_counts(5, 6, 0)

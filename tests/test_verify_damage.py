@@ -73,13 +73,20 @@ def test_each_damage_of_each_kind_of_file_is_named(kind: str, damage: str, folde
 
 
 def test_what_tools_leave_is_no_damage(folder: Path) -> None:
-    for name in (".DS_Store", "labels/._cls.parquet", ".gitattributes", ".cache/huggingface/x"):
+    names = [".DS_Store", "labels/._cls.parquet", ".gitattributes", ".cache/huggingface/x"]
+    names += [
+        "labels/.ipynb_checkpoints/x",
+        "@eaDir/Thumbs.db",
+        "labels/cls.parquet~",
+        ".directory",
+    ]
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
     (folder / "originals" / "cls-00000-of-00009.safetensors").write_text("x")
     (folder / "link").symlink_to(folder / "labels")
     checked = verify(folder)
-    assert len(checked.foreign) == 4
+    assert sorted(checked.foreign) == sorted(names)
     assert [fault.path for fault in checked.damage] == [
         "link",
         "originals/cls-00000-of-00009.safetensors",

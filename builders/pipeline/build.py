@@ -15,6 +15,7 @@ from cfqa_data.builders.pipeline.workspace import (
     remove_work,
     status,
 )
+from cfqa_data.builders.spawning import check_guard
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.layout import Layout
 from cfqa_data.paths import real_path
@@ -57,6 +58,7 @@ def build(
         BuildError: it cannot be built here; whatever was finished is kept.
         DiskError: the disk is full, or may not be written to; what was finished is kept.
     """
+    check_guard()
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     root = real_path(out)

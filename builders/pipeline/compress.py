@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -96,7 +97,7 @@ def label_rows(
     item: Item,
     index: int,
     points: int,
-    bits: Sequence[int],
+    bits: Sequence[int | None],
     told: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
     """Return the label rows of one source by one codec, best level first.
@@ -106,7 +107,7 @@ def label_rows(
         item: of the codec and the source's group.
         index: of the source in the group.
         points: N*C*T*D.
-        bits: of the bitstream of each level.
+        bits: of the bitstream of each level; None where there is none.
         told: score, loss and baseline metrics -> float64 (L,).
     """
     task, ladder = get_task(item.task), tools.ladder(item)
@@ -122,8 +123,8 @@ def label_rows(
             "level": level,
             "parameter_name": ladder.parameter_name,
             "parameter": float(parameter),
-            "bits": bits[level],
-            "bpfp": rate_of(bits[level], points),
+            "bits": size,
+            "bpfp": math.nan if size is None else rate_of(size, points),
             "reference_score": reference,
             "distortion": task.distortion(float(told["score"][level]), reference),
             "reference_loss": references["loss"][index],
@@ -131,5 +132,5 @@ def label_rows(
             "array": tools.layout.relative(tools.layout.compressed(item.task, item.codec)),
             "index": position,
         }
-        for level, parameter in enumerate(ladder.levels)
+        for level, (parameter, size) in enumerate(zip(ladder.levels, bits, strict=True))
     ]

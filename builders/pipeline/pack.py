@@ -18,8 +18,8 @@ from cfqa_data.manifest import Manifest, TaskEntry, write_manifest
 from cfqa_data.portable import portable, portable_names, rename
 from cfqa_data.remembered import remember
 from cfqa_data.resources import locate
-from cfqa_data.schema import label_schema, originals_schema
-from cfqa_data.storage import read_table, remove_partials, write_table
+from cfqa_data.schema import originals_schema
+from cfqa_data.storage import read_labels, remove_partials, write_table
 from cfqa_data.tasks import get_task
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ def label_table(tools: Tools, task: str, shape: Sequence[int]) -> pa.Table:
         for codec in codecs
         for group in range(tools.plan.groups)
     ]
-    table = pa.concat_tables(
-        [read_table(item.marker(tools.layout), label_schema()) for item in items]
-    )
+    table = pa.concat_tables([read_labels(item.marker(tools.layout)) for item in items])
     rank = np.array([codecs.index(name) for name in table["codec"].to_pylist()])
     level, index = table["level"].to_numpy().astype(np.int64), table["index"].to_numpy()
     order = np.lexsort((level, rank, index))

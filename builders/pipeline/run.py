@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from multiprocessing import resource_tracker
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.work import run_item
+from cfqa_data.builders.spawning import deaf_to_interrupts, spawning
 from cfqa_data.errors import BuildError, CfqaError, DiskError
 
 __all__ = [
@@ -123,7 +121,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         try:
             address: Any = self._scheduler
             if address is None:
-                with dask.config.set(_DASK), _deaf_to_interrupts():
+                with dask.config.set(_DASK), spawning(), deaf_to_interrupts():
                     cluster = LocalCluster(
                         n_workers=self._workers,
                         threads_per_worker=1,
@@ -197,24 +195,6 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
             if pending:
                 self._client.cancel(list(pending))
         _report(failures, len(items))
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach: this one hears it, and ends them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # The tracker's start would lift the mask; nor shall it speak of workers that were ended.
-    kept = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
-    resource_tracker.ensure_running()
-    os.environ.pop("PYTHONWARNINGS") if kept is None else os.environ.update(PYTHONWARNINGS=kept)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _final(item: Item, error: Exception, attempt: int) -> CfqaError | None:

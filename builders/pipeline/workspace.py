@@ -16,7 +16,7 @@ from typing import Any
 from cfqa_data.builders.pipeline.lock import LOCK
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.errors import BuildError, CfqaError
-from cfqa_data.layout import Layout
+from cfqa_data.layout import Layout, left_by_tools
 from cfqa_data.manifest import read_manifest
 from cfqa_data.portable import portable
 from cfqa_data.recipe import Recipe
@@ -56,7 +56,7 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         raise BuildError(f"{layout.root} is a file: choose a folder")
     try:
         inside = _inside(layout)  # before the rest: a build that ends now removes it last
-        names = {path.name for path in layout.root.iterdir()}
+        names = _names(layout)
     except OSError as error:
         raise BuildError(f"{layout.root} cannot be read: {error.strerror}") from None
     if layout.manifest.name in names:
@@ -86,15 +86,20 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
 def _inside(layout: Layout) -> set[str]:
     """Return what is in `.build`, but for what a killed writer left."""
     try:
-        return {p.name for p in layout.work.iterdir() if not p.name.endswith(PARTIAL)}
+        names = (path.name for path in layout.work.iterdir())
+        return {n for n in names if not n.endswith(PARTIAL) and not left_by_tools(n)}
     except FileNotFoundError:
         return set()
 
 
 def _untouched(layout: Layout) -> bool:
     """Whether a build was begun here that has not finished a single file: nothing to keep."""
-    names = {path.name for path in layout.root.iterdir()}
-    return names == {layout.work.name} and _inside(layout) <= {PLAN, LOCK}
+    return _names(layout) == {layout.work.name} and _inside(layout) <= {PLAN, LOCK}
+
+
+def _names(layout: Layout) -> set[str]:
+    """Return what is in the folder, but for what tools leave in any."""
+    return {path.name for path in layout.root.iterdir() if not left_by_tools(path.name)}
 
 
 def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:

@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import BuildError, unknown_name
+from ...layout import left_by_tools
 from ...pointers import pointer_at
 from ...resources import locate
 from .base import Sample
@@ -74,13 +75,19 @@ def place(option: str, value: object) -> Path:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Return the sorted names of what a folder holds; nothing where there is no such folder.
+    """Return the sorted names of what a folder holds, but for what tools leave in any.
+
+    Nothing where there is no such folder.
 
     Raises:
         BuildError: it may not be listed.
     """
+    return sorted(name for name in _listed(folder) if not left_by_tools(name))
+
+
+def _listed(folder: Path) -> list[str]:
     try:
-        return sorted(os.listdir(folder))
+        return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a NUL in its name
         return []
     except OSError as error:
@@ -103,7 +110,7 @@ def require(paths: Iterable[Path], offered: str, notes: Mapping[Path, str] | Non
     for path in dict.fromkeys(paths):
         folder = path.parent
         if folder not in held:
-            held[folder] = frozenset(names_in(folder))
+            held[folder] = frozenset(_listed(folder))
         if path.name not in held[folder]:
             missing.append(f"{path}{(notes or {}).get(path, '')}")
     if missing:
@@ -120,6 +127,8 @@ def reason(error: Exception, path: Path | None = None) -> str:
 def read_list(path: Path) -> list[tuple[int, str]]:
     """Return the lines of a text file that say something, with their numbers from 1.
 
+    A line about what a tool left is none: lists are made by listing folders.
+
     Raises:
         BuildError: it cannot be read as UTF-8 text.
     """
@@ -131,7 +140,13 @@ def read_list(path: Path) -> list[tuple[int, str]]:
         told = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise BuildError(f"{path}: cannot be read ({told})") from None
     lines = enumerate(map(str.strip, text.splitlines()), start=1)
-    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+    return [
+        (number, line)
+        for number, line in lines
+        if line
+        and not line.startswith("#")
+        and not any(map(left_by_tools, PurePosixPath(line.split()[0]).parts))
+    ]
 
 
 def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
@@ -144,7 +159,8 @@ def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
     for entry in entries:
         if entry.name in named:
             other = named[entry.name].image
-            raise BuildError(f"{entry.image} and {other} are both called '{entry.name}'")
+            told = f"{entry.image} and {other} are both called '{entry.name}'"
+            raise BuildError(f"{told}: keep one of them")
         named[entry.name] = entry
     return named
 

@@ -19,17 +19,35 @@ __all__ = [
     "CLASSES",
     "SYNSET",
     "class_lists",
+    "image_id",
     "labels_file",
     "order_synsets",
     "read_labels",
     "read_synsets",
+    "synset_of",
 ]
 
 CLASSES = 1000
 SYNSET = re.compile(r"n\d{8}")
 
+_WITH_SYNSET = re.compile(rf"(.+)_({SYNSET.pattern})")
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _META, _ID_LIST, _MAPPING = "meta.mat", "map_clsloc.txt", "LOC_synset_mapping.txt"
+
+
+def synset_of(stem: str) -> str | None:
+    """Return the synset that a name ends with, as in the Hub's archives, or None.
+
+    Their names are "ILSVRC2012_val_00000001_n01751748" and "n01440764_10026_n01440764".
+    """
+    match = _WITH_SYNSET.fullmatch(stem)
+    return match[2] if match else None
+
+
+def image_id(stem: str) -> str:
+    """Return the name of an image as ILSVRC has it, without the synset that the Hub's adds."""
+    match = _WITH_SYNSET.fullmatch(stem)
+    return match[1] if match else stem
 
 
 def labels_file(path: Path) -> Path:
@@ -95,7 +113,7 @@ def read_labels(path: Path) -> dict[str, int]:
     if wanted == 1:
         names = [f"ILSVRC2012_val_{place:08d}" for place in range(1, len(lines) + 1)]
     else:
-        names = [PurePosixPath(words[0]).stem for _, words in lines]
+        names = [image_id(PurePosixPath(words[0]).stem) for _, words in lines]
     values = [words[wanted - 1] for _, words in lines]
     known = _known(path, values, ids=wanted == 1)
     labels: dict[str, int] = {}

@@ -111,9 +111,13 @@ def _scan(root: Path) -> Iterator[Entry]:
         for name in names_in(scene):
             stem, suffix = os.path.splitext(name)
             if stem.startswith("rgb_") and suffix.lower() in (".jpg", ".jpeg", ".png"):
-                images[stem.removeprefix("rgb_")] = scene / name
+                found, key = images, stem.removeprefix("rgb_")
             elif stem.startswith("sync_depth_") and suffix.lower() == ".png":
-                depths[stem.removeprefix("sync_depth_")] = scene / name
+                found, key = depths, stem.removeprefix("sync_depth_")
+            else:
+                continue
+            if (other := found.setdefault(key, scene / name)) != scene / name:
+                raise BuildError(f"{scene / name} and {other} are both '{stem}': keep one of them")
         for key in sorted(images.keys() | depths.keys()):
             image = images.get(key, scene / f"rgb_{key}.jpg")
             depth = depths.get(key, scene / f"sync_depth_{key}.png")

@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+from cfqa_data.builders.spawning import check_guard
 from cfqa_data.builders.training.hyperprior_batches import read_planes
 from cfqa_data.builders.training.hyperprior_plan import (
     MULTI_TASK,
@@ -55,6 +56,7 @@ def train_ladders(
     Raises:
         BuildError: the features, the lambdas or the models that are there cannot be used.
     """
+    check_guard()
     if workers < 1:
         raise BuildError(f"workers must be 1 or more, got {workers}")
     jobs = plan(lambdas, settings.start == "chain")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import SpawnContext
 from typing import Any, TextIO
 
+from cfqa_data.builders.spawning import deaf_to_interrupts, spawning
 from cfqa_data.builders.training.hyperprior_plan import Job, Settings
 from cfqa_data.errors import BuildError
 from cfqa_data.text import duration
@@ -143,10 +144,11 @@ def train_all(waiting: Sequence[Job], settings: Settings, workers: int) -> None:
     board = Board(context, [job.name for job in waiting])
     run = _Run(list(waiting), board, sum(job.steps(settings) for job in waiting))
     pool = ProcessPoolExecutor(workers, context, _start_worker, (board,))
-    with pool, _shown(run, sys.stderr) as show:
+    with spawning(), pool, _shown(run, sys.stderr) as show:
         try:
             while run.todo or run.running:
-                run.begin(pool, settings, workers)
+                with deaf_to_interrupts():
+                    run.begin(pool, settings, workers)
                 done, _ = wait(run.running, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
                     report, job = future.result(), run.running.pop(future)

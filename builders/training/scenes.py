@@ -15,6 +15,7 @@ import numpy as np
 from rich.progress import track
 
 from ..sources.scenes import NUM_COLOURS, NUM_SHAPES, NUM_TEXTURES, draw_scene, render
+from ..spawning import spawning
 
 __all__ = ["HELD_OUT_SEED", "TRAINING_SEED", "TrainingScenes", "open_scenes", "render_scenes"]
 
@@ -108,7 +109,7 @@ def render_scenes(folder: Path, first_seed: int, count: int, workers: int = 2) -
                 folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)
             ).flush()
         starts = range(0, count, 250)
-        with ProcessPoolExecutor(workers) as pool:
+        with spawning(), ProcessPoolExecutor(workers) as pool:
             parts = pool.map(
                 _render_rows,
                 [folder] * len(starts),

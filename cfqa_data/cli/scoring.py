@@ -24,7 +24,7 @@ from cfqa_data.cli.shared import (
     print_json,
     resumable,
 )
-from cfqa_data.errors import CfqaError, MetricError, MetricWarning
+from cfqa_data.errors import CfqaError, DiskError, MetricError, MetricWarning
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
@@ -169,14 +169,40 @@ def evaluate(
         print(LAYOUTS[table.value](evaluation), flush=True)
         if out is not None and str(out) not in evaluation.failures:
             print(f"Every score: {out}")
+    failures = list(evaluation.failures.values())
     if page is not None:
-        write_report(evaluation, page, folder)
-        if not as_json:
-            print(f"Report: {page}")
+        try:
+            write_report(evaluation, page, folder)
+        except DiskError as error:  # there is no room for scores beside it either
+            failures.append(str(error))
+        except CfqaError as error:
+            failures.append(f"{error}; {_kept_scores(evaluation, page, out)}")
+        else:
+            if not as_json:
+                print(f"Report: {page}")
     for note in evaluation.notes.values():
         say(note)
-    if evaluation.failures:
-        raise MetricError("; ".join(evaluation.failures.values()))
+    if failures:
+        raise MetricError("; ".join(failures))
+
+
+def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
+    """See that the scores outlive a report that failed: return where they are, in words."""
+    from cfqa_data.eval.stored import with_facts
+    from cfqa_data.storage import write_table
+
+    if out is None:
+        out = page.with_suffix(".parquet")
+        while out.exists():
+            out = out.with_name(f"{out.stem}-again.parquet")
+        try:
+            facts = evaluation.target, evaluation.metrics, evaluation.failures, evaluation.notes
+            write_table(out, with_facts(evaluation.scores, evaluation.dataset, *facts))
+        except (OSError, CfqaError):
+            return "the scores are only in the tables"
+    elif str(out) in evaluation.failures:
+        return "the scores are only in the tables"
+    return f"the scores are in {out}"
 
 
 def _report_files(

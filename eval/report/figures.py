@@ -36,7 +36,8 @@ class TaskPoints:
         source: (n,) source ids.
         level: (n,) levels.
         truth: (n,) label that was followed.
-        rate: (n,) bits per feature point, or None if the labels do not say.
+        rate: (n,) bits per feature point, NaN where there is no bitstream; None if the labels do
+            not say.
         error: (n,) MSE, or None.
         scores: (n, M) scores, NaN where there is none.
     """
@@ -72,7 +73,9 @@ def scatter(
         ringed: Points to ring -> what to write at them.
     """
     scores = points.scores[:, column]
-    there = ~np.isnan(scores)
+    there = np.isfinite(scores)
+    if not there.any():
+        return Markup("")
     x, y = Axis.around(scores[there]), Axis.around(points.truth[there])
     title = f"{points.task}: {name} against {target}"
     short = name if len(name) <= ROOM else f"{name[: ROOM - 1]}…"
@@ -84,7 +87,8 @@ def scatter(
         panel.points(scores[of], points.truth[of], codec)
     across = np.clip(x.between(80), scores[there].min(), scores[there].max())
     fitted = fit(scores[there], points.truth[there], across)
-    inside = (fitted >= y.low) & (fitted <= y.high)  # of a curve that rises or falls throughout
+    low, high = y.between(2)
+    inside = (fitted >= low) & (fitted <= high)  # of a curve that rises or falls throughout
     if inside.any():
         panel.line(across[inside], fitted[inside], "fit")
     for place, text in ringed.items():
@@ -94,7 +98,7 @@ def scatter(
 
 
 def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
-    """Draw error or harm against rate, a line per codec; None where the labels lack one of them.
+    """Draw error or harm against rate, a line per codec whose rates are known; None without one.
 
     At each level: the median over the sources, in a band that holds the middle half of them.
 
@@ -104,26 +108,31 @@ def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
         target: Label that was followed.
     """
     values = points.error if what == "error" else points.truth
-    if points.rate is None or values is None:
+    if points.rate is None or values is None or not (known := np.isfinite(points.rate)).any():
         return None
     label = "MSE" if what == "error" else target_text(points.task, target)
     lines = []
-    for codec in range(len(points.codecs)):
-        of = points.codec == codec
+    for codec in np.unique(points.codec[known]).tolist():
+        of = (points.codec == codec) & known
         levels = [of & (points.level == level) for level in np.unique(points.level[of])]
-        rates = np.array([np.median(points.rate[rows]) for rows in levels])
-        quarters = np.array([np.percentile(values[rows], [25, 50, 75]) for rows in levels])
-        lines.append((rates, quarters))
-    x = Axis.around(np.concatenate([rates for rates, _ in lines]), "log")
-    y = Axis.around(np.concatenate([quarters.ravel() for _, quarters in lines]))
+        rates = np.array([_percentiles(points.rate[rows], [50])[0] for rows in levels])
+        quarters = np.array([_percentiles(values[rows], [25, 50, 75]) for rows in levels])
+        lines.append((codec, rates, quarters))
+    x = Axis.around(np.concatenate([rates for _, rates, _ in lines]), "log")
+    y = Axis.around(np.concatenate([quarters.ravel() for _, _, quarters in lines]))
     title = f"{points.task}: {label} against rate, per codec"
     panel = Panel(x, y, title, "bits per feature point", label)
-    for codec, (rates, quarters) in enumerate(lines):
+    for codec, rates, quarters in lines:
         panel.band(rates, quarters[:, 0], quarters[:, 2], codec)
-    for codec, (rates, quarters) in enumerate(lines):
+    for codec, rates, quarters in lines:
         panel.line(rates, quarters[:, 1], f"line k{codec % 6}")
         panel.points(rates, quarters[:, 1], codec, "mark")
     return panel.svg()
+
+
+def _percentiles(values: Floats, wanted: Sequence[float]) -> Floats:
+    """Return percentiles of values of any size, whose sums and differences may overflow."""
+    return np.asarray(4 * np.percentile(values / 4, wanted))
 
 
 def fit(scores: Floats, truth: Floats, at: Floats) -> Floats:

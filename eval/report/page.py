@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cfqa_data.errors import MetricError
-from cfqa_data.eval.metrics.base import FAMILIES
+from cfqa_data.errors import CfqaError, DiskError, MetricError
+from cfqa_data.eval.metrics.base import FAMILIES, error_line
 from cfqa_data.eval.report.axes import number_text
 from cfqa_data.eval.report.cards import cards
 from cfqa_data.eval.report.colours import heat_css, series_css
@@ -47,18 +47,26 @@ def write_report(
         dataset: What was scored, open or its path: the page then says what it was made from.
 
     Raises:
-        MetricError: There is nothing to report, or no room for it; another dataset was scored.
+        MetricError: There is nothing to report, or the report cannot be made; another dataset was
+            scored.
+        DiskError: There is no room for it.
         CfqaError: No file can be written there.
         FormatError: The folder is not a dataset.
     """
     path = Path(path)
     check_writable(path)
-    page = report_html(evaluation, dataset)
+    try:
+        page = report_html(evaluation, dataset)
+    except CfqaError:
+        raise
+    except Exception as error:  # scores may be anything, and are not to be lost for a figure
+        told = f"the report could not be made: {error_line(error)}"
+        raise MetricError(f"{path}: {told}") from error
     try:
         write_text(path, page)
     except OSError as error:
         why = error.strerror or error
-        raise MetricError(f"{path}: the report could not be written: {why}") from None
+        raise DiskError(f"{path}: the report could not be written: {why}") from None
     return path
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "equal_rows",
     "kendall",
     "pearson",
+    "power_of_two",
     "spearman",
 ]
 
@@ -137,6 +138,15 @@ def equal_rows(mask: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.intp], NDAr
             yield np.flatnonzero(which.ravel() == number), pattern
 
 
+def power_of_two(values: NDArray[Any]) -> Floats:
+    """Return (..., 1): the power of two of the largest of (..., L) values.
+
+    Divided by it, which rounds nothing, numbers of any size can be subtracted and squared.
+    """
+    _, exponents = np.frexp(np.abs(values).max(axis=-1, keepdims=True))
+    return np.asarray(np.ldexp(1.0, exponents - 1))
+
+
 def _signs(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int8]:
     """Return the sign of x - y, which is not computed: it could overflow, or underflow to 0."""
     return (x > y).view(np.int8) - (x < y).view(np.int8)
@@ -149,6 +159,7 @@ def _standardise(values: NDArray[Any]) -> Floats:
     row is scaled by its largest deviation, so that tiny numbers do not underflow when squared.
     """
     deviations = np.asarray(values, dtype=np.float64)
+    deviations = deviations / power_of_two(deviations)
     deviations = deviations - deviations[:, :1]
     largest = np.abs(deviations).max(axis=1, keepdims=True)
     constant = largest == 0

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cfqa_data.eval.statistics.correlations import average_ranks
+from cfqa_data.eval.statistics.correlations import average_ranks, power_of_two
 
 __all__ = ["Discrimination", "auc", "discriminate"]
 
@@ -73,12 +73,12 @@ def discriminate(
         noticeable: Smallest difference of two truths that counts.
     """
     first, second = np.triu_indices(truth.shape[1], 1)
-    harm = (truth[:, second] - truth[:, first]).ravel()
-    different = np.abs(harm) >= noticeable
+    harm = _differences(truth, first, second)
+    different = np.abs(harm) >= noticeable / float(power_of_two(truth.ravel())[0])
     areas = np.full((2, len(scores)), np.nan)
     pairs = np.zeros((2, len(scores)), dtype=np.intp)
     for metric, (rows, sign) in enumerate(zip(scores, orientation, strict=True)):
-        change = (rows[:, second] - rows[:, first]).ravel()
+        change = _differences(rows, first, second)
         apart, alike = (kind & ~np.isnan(change) for kind in (different, ~different))
         pairs[:, metric] = apart.sum(), alike.sum()
         areas[0, metric] = auc(np.abs(change[apart]), np.abs(change[alike]))
@@ -86,3 +86,14 @@ def discriminate(
             right = sign * np.sign(harm[apart]) * change[apart]
             areas[1, metric] = auc(right, -right)
     return Discrimination(*pairs, *areas)
+
+
+def _differences(rows: NDArray[Any], first: NDArray[np.intp], second: NDArray[np.intp]) -> Floats:
+    """Return what lies between the points of all pairs in rows (S, L), in units of a power of two.
+
+    In their own unit, differences of numbers near the largest float overflow.
+    """
+    known = rows[~np.isnan(rows)]
+    if known.size:
+        rows = rows / power_of_two(known)
+    return np.asarray((rows[:, second] - rows[:, first]).ravel())

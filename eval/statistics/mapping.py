@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cfqa_data.eval.statistics.correlations import pearson
+from cfqa_data.eval.statistics.correlations import pearson, power_of_two
 
 __all__ = ["Mapped", "logistic", "map_scores"]
 
@@ -68,7 +68,8 @@ def map_scores(scores: NDArray[Any], truth: NDArray[Any]) -> Mapped:
         scores: (n,) finite scores.
         truth: (n,) finite labels.
     """
-    deviation, mean = float(np.std(truth)), float(np.mean(truth))
+    unit = float(power_of_two(truth)[0])
+    deviation, mean = (unit * float(function(truth / unit)) for function in (np.std, np.mean))
     if (truth == truth[0]).all():
         return Mapped(np.nan, np.nan, "linear", lambda at: np.full(len(at), mean))
     if (scores == scores[0]).all():
@@ -91,16 +92,18 @@ def map_scores(scores: NDArray[Any], truth: NDArray[Any]) -> Mapped:
 
 
 def _curve(standard: Any, shape: Any, mean: float, deviation: float, at: NDArray[Any]) -> Floats:
-    return np.asarray(mean + deviation * shape(standard(at)))
+    with np.errstate(over="ignore"):  # a straight line may leave what a float can be
+        return np.asarray(mean + deviation * shape(standard(at)))
 
 
 def _standardiser(values: NDArray[Any]) -> Callable[[NDArray[Any]], Floats]:
-    """Return what scales values that vary to mean 0 and deviation 1, however small they are."""
-    first = values[0]
-    size = np.abs(values - first).max()
-    scaled = (values - first) / size
+    """Return what scales values that vary to mean 0 and deviation 1, whatever their size."""
+    unit = float(power_of_two(values)[0])
+    first = values[0] / unit
+    size = np.abs(values / unit - first).max()
+    scaled = (values / unit - first) / size
     mean, deviation = scaled.mean(), scaled.std()
-    return lambda at: np.asarray(((at - first) / size - mean) / deviation)
+    return lambda at: np.asarray(((at / unit - first) / size - mean) / deviation)
 
 
 def _fit(x: Floats, y: Floats, sign: float) -> tuple[float, float, float, float] | None:

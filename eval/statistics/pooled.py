@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.eval.statistics.correlations import power_of_two
+
 __all__ = ["concordance", "pooled_coefficients"]
 
 Floats = NDArray[np.float64]
@@ -139,7 +141,9 @@ def _midranks(
         mid-rank, less one.
     """
     order = np.argsort(values, kind="stable")
-    bounds = np.append(np.flatnonzero(np.diff(values[order], prepend=np.nan)), len(order))
+    rising = values[order]
+    new = np.append(True, rising[1:] != rising[:-1])
+    bounds = np.append(np.flatnonzero(new), len(order))
     below = np.zeros((1, weights.shape[1]))
     for first in range(0, len(bounds) - 1, VALUES_AT_ONCE):
         here = bounds[first : first + VALUES_AT_ONCE + 1]
@@ -195,8 +199,9 @@ def _pearson(
 
 
 def _centred(values: NDArray[Any]) -> Floats:
-    """Centre rows and scale them by their largest deviation, so that no square underflows."""
-    centred = values - values[:, :1]
+    """Centre rows and scale them by their largest deviation: no square over- or underflows."""
+    centred = values / power_of_two(values)
+    centred = centred - centred[:, :1]
     largest = np.abs(centred).max(axis=1, keepdims=True)
     centred = centred / np.where(largest == 0, 1, largest)
     return np.asarray(centred - centred.mean(axis=1, keepdims=True))

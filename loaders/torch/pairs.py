@@ -129,4 +129,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         """Return a label as a tensor of its column's dtype, or a text as it is."""
         kind = self.dataset.labels.schema.field(column).type.to_pandas_dtype()
         value = self._value(column, index)
+        if value is None:
+            source, codec = (self._value(name, index) for name in ("source_id", "codec"))
+            raise CfqaError(f"{column} of {source} by {codec} is not known: it has no bitstream")
         return torch.from_numpy(np.array(value, kind)) if kind is not np.object_ else value
