@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import BuildError
 from ..limits import LARGEST_JSON, parse_json, read_limited
+from ..paths import absolute_path
 
 __all__ = ["check_tensors", "read_tensors", "state_of", "weight_files"]
 
@@ -71,7 +72,7 @@ def weight_files(path: str | Path) -> tuple[Path, ...]:
     Raises:
         BuildError: there are no weights, or the index is none or leads out of its folder.
     """
-    path = Path(path)
+    path = absolute_path(path)
     if path.is_dir():
         found = [path / name for name in (HUB_INDEX, HUB_FILE) if (path / name).is_file()]
         if not found:

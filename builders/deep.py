@@ -21,6 +21,7 @@ from cfqa_data.builders.pipeline.label import baseline_values, score
 from cfqa_data.builders.pipeline.tools import BASELINES, Models
 from cfqa_data.builders.pipeline.work import one_thread
 from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
+from cfqa_data.files import Files
 from cfqa_data.folder import Folder
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest, hash_file
@@ -93,7 +94,7 @@ class Job:
 
 
 def look_into(
-    root: Path,
+    root: Path | Files,
     manifest: Manifest,
     damaged: set[str],
     *,
@@ -106,7 +107,7 @@ def look_into(
     """Decode all bitstreams of a folder, and compute labels of a sample of its rows again.
 
     Args:
-        root: the folder.
+        root: the folder, or its files.
         manifest: its manifest.
         damaged: files that are known to be damaged; what they are needed for is not looked at.
         sample: rows whose labels are computed again.
@@ -217,7 +218,7 @@ def _has_head(
     return True
 
 
-def _looker(root: Path, untrusted: bool) -> Callable[[Job], tuple[list[Fault], list[int]]]:
+def _looker(root: Path | Files, untrusted: bool) -> Callable[[Job], tuple[list[Fault], list[int]]]:
     folder = Folder(root, untrusted)
     return partial(_look, folder, Models(folder.manifest.recipe))
 

@@ -118,6 +118,7 @@ def plan_publishing(
     private: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
+    follow_links: bool = False,
 ) -> Plan:
     """Check a folder, and whether a hub takes it; nothing is sent or written.
 
@@ -130,6 +131,7 @@ def plan_publishing(
         private: whether only those who may see it do; an existing repo stays as it is.
         workers: threads that hash.
         progress: told of every file that is checked.
+        follow_links: send what links lead to, wherever that is.
 
     Raises:
         CfqaError: the hub would not take a name, a size or a number of files, or the folder cannot
@@ -142,9 +144,10 @@ def plan_publishing(
     for name in (revision, tag):
         if name is not None and not REF.fullmatch(name):
             raise CfqaError(f"{name!r} cannot be the name of a branch or tag")
-    verified = verify(root, workers=workers, progress=progress)
+    verified = verify(root, workers=workers, progress=progress, follow_links=follow_links)
     verified.require()
-    edition = make_edition(Path(root), verified.manifest, repo, tier, tag)
+    folder = verified.files.root
+    edition = make_edition(folder, verified.manifest, repo, tier, tag, follow_links=follow_links)
     notes = check_limits({path: entry["size"] for path, entry in edition.files.items()})
     if verified.unlisted:
         notes.append(

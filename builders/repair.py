@@ -13,6 +13,7 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from cfqa_data.builders.repair_plan import check_same, plan_steps
 from cfqa_data.builders.repair_work import Scratch, link
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError
+from cfqa_data.files import LocalFiles
 from cfqa_data.layout import Layout
-from cfqa_data.manifest import read_manifest
 from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.storage import atomic_path, make_folder
@@ -72,6 +73,7 @@ def repair(
     accept_versions: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
+    follow_links: bool = False,
 ) -> Repaired:
     """Make the damaged files of a dataset folder again, to the manifest's bytes.
 
@@ -81,6 +83,8 @@ def repair(
         accept_versions: try although other versions are installed than the manifest names.
         dry_run: say what would be done, and do nothing.
         progress: told of stages and their progress.
+        follow_links: take what links lead to, wherever that is, for files of the folder; one that
+            is damaged is replaced by a file, a folder behind a link is written to.
 
     Raises:
         FormatError: it is not a dataset folder, or its manifest is damaged.
@@ -89,10 +93,10 @@ def repair(
         DiskError: the disk is full, or may not be written to.
     """
     folder, progress = real_path(root), progress or Silent()
-    read_manifest(folder)
+    LocalFiles(folder, follow_links).read_manifest()
     _check_ours(folder)
     if dry_run:
-        found = verify(folder, progress=progress)
+        found = verify(folder, progress=progress, follow_links=follow_links)
         damaged = {fault.path for fault in found.faults}
         steps = plan_steps(found.manifest, damaged)
         check_same(folder, found.manifest, steps, damaged, versions=not accept_versions)
@@ -106,7 +110,7 @@ def repair(
         )
     with clear_disk_errors("repairing"), locked(folder):
         _check_ours(folder)
-        return _repair(folder, workers, accept_versions, progress)
+        return _repair(folder, workers, accept_versions, progress, follow_links)
 
 
 def _check_ours(root: Path) -> None:
@@ -121,8 +125,11 @@ def _check_ours(root: Path) -> None:
             raise BuildError(f"{path} is a link or no folder, and no repair made it: remove it")
 
 
-def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress) -> Repaired:
-    found = verify(root, progress=progress)
+def _repair(
+    root: Path, workers: int, accept_versions: bool, progress: Progress, follow_links: bool
+) -> Repaired:
+    look = partial(verify, root, progress=progress, follow_links=follow_links)
+    found = look()
     if not found.damage:
         shutil.rmtree(root / WORK, ignore_errors=True)  # of a repair that was killed at its end
         _tidy(root)
@@ -133,14 +140,14 @@ def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress)
     for name in aside:
         _put_aside(root, name)
     if aside:  # a link to a folder may have been among them
-        found = verify(root, progress=progress)
+        found = look()
         _check(found, accept_versions)
     damaged = frozenset(fault.path for fault in found.faults)
     if not damaged:
         _tidy(root)
         return Repaired(root, first, (), tuple(aside), ())
     steps = plan_steps(found.manifest, set(damaged))
-    scratch = Scratch(root, found.manifest, steps, damaged, Layout(root / WORK))
+    scratch = Scratch(found.files, found.manifest, steps, damaged, Layout(root / WORK))
     scratch.prepare()
     done: set[str] = set()
     failed = {fault.path: fault.what for fault in steps.impossible}
@@ -157,7 +164,7 @@ def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress)
         elif not scratch.right(name):
             failed[name] = "made again, it has other bytes; fetch the dataset again"
         else:
-            _put(root, name, scratch.layout.root / name)
+            _put(found.files, name, scratch.layout.root / name)
             failed.pop(name, None)
             done.add(name)
 
@@ -189,7 +196,7 @@ def _check(found: Verified, accept_versions: bool) -> None:
     steps = plan_steps(found.manifest, damaged)
     if damaged:
         versions = not accept_versions
-        check_same(found.root, found.manifest, steps, damaged, versions=versions)
+        check_same(found.files.root, found.manifest, steps, damaged, versions=versions)
 
 
 def _in_the_way(path: Path) -> bool:
@@ -197,11 +204,12 @@ def _in_the_way(path: Path) -> bool:
     return path.is_symlink() or (path.exists() and not path.is_dir())
 
 
-def _put(root: Path, name: str, made: Path) -> None:
+def _put(files: LocalFiles, name: str, made: Path) -> None:
     """Put a file into its place in the dataset, whatever stands there or on the way."""
-    parts = Path(name).parts
+    root, parts = files.root, Path(name).parts
     for count in range(1, len(parts)):
-        if _in_the_way(root.joinpath(*parts[:count])):
+        folder = root.joinpath(*parts[:count])
+        if _in_the_way(folder) and not (files.follow_links and folder.is_dir()):
             _put_aside(root, "/".join(parts[:count]))
     target = root / name
     if target.is_dir() and not target.is_symlink():
@@ -220,7 +228,7 @@ def _put_aside(root: Path, name: str) -> None:
         if not os.path.lexists(target) and not any(map(_in_the_way, steps)):
             break
     make_folder(target.parent)
-    os.rename(root / name, target)
+    shutil.move(root / name, target)  # behind a link may be another disk
     with suppress(OSError):  # the folders that it leaves empty
         for parent in Path(name).parents:
             if parent != Path():

@@ -12,7 +12,7 @@ from typing import Any
 
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
 from cfqa_data.limits import LARGEST_TEXT, parse_toml, read_limited
-from cfqa_data.paths import expanded, is_file, real_path
+from cfqa_data.paths import absolute_path, is_file, real_path
 from cfqa_data.recipe_specs import BackboneSpec, Ladder, Recipe, SourceSpec, TaskSpec
 from cfqa_data.resources import ROOT_VARIABLE, is_uri, locate, resolve
 
@@ -59,7 +59,7 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
     """Return the file of a recipe; a relative path starts from ``base``."""
     text = str(name_or_path)
     if text.endswith(".toml"):
-        path = Path(base or ".") / expanded(text)
+        path = absolute_path(text, base or "")
         if not is_file(path):
             raise RecipeError(f"{path}: no such recipe file")
         return path
@@ -71,8 +71,7 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
 
 def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
     """Return a recipe file's data with URIs made absolute, k-means tables read, and its base's."""
-    path = real_path(path)
-    if path in seen:
+    if real_path(path) in map(real_path, seen):
         raise RecipeError(f"extends itself: {' -> '.join(p.name for p in (*seen, path))}")
     try:
         data = parse_toml(read_limited(path, LARGEST_TEXT))
@@ -144,7 +143,7 @@ def _tables(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
 def _make_absolute(table: dict[str, Any], key: str, base: Path) -> None:
     uri = table.get(key)
     if isinstance(uri, str) and uri and not is_uri(uri):
-        table[key] = str(real_path(base / expanded(uri)))
+        table[key] = str(absolute_path(uri, base))
 
 
 def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:

@@ -16,6 +16,7 @@ from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
 from cfqa_data.eval.metrics.base import error_line
 from cfqa_data.eval.statistics import check_labels, statistics
 from cfqa_data.eval.tables import scores_table
+from cfqa_data.paths import absolute_path
 from cfqa_data.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def evaluate(
     out: str | Path | None = None,
     progress: Progress | None = None,
     untrusted: bool = False,
+    follow_links: bool = False,
 ) -> Evaluation:
     """Run metrics over a dataset in one pass and correlate them with the labels.
 
@@ -106,6 +108,7 @@ def evaluate(
             it is gone on from.
         progress: Told about every batch that is done.
         untrusted: Decode bitstreams in child processes that can do nothing else (with a path only).
+        follow_links: Read what links in a folder lead to, wherever that is (with a path only).
 
     Raises:
         MetricError: Unknown metric; all metrics failed; NaN or Inf in a feature, which is named;
@@ -113,8 +116,9 @@ def evaluate(
         FormatError: The folder is not a dataset, or something in it is missing.
     """
     _check(target, precision, batch, limit)
-    resolved = as_metrics(metrics, device)
-    opened = _open(dataset, task, codec, untrusted)
+    path = None if out is None else absolute_path(out)
+    opened = _open(dataset, task, codec, untrusted, follow_links)
+    resolved = as_metrics(metrics, device)  # imports modules, which may do anything
     for name in ("task", "source_id", "codec", "level", target):
         if name not in opened.labels.column_names:
             what = f"{target!r} to follow" if name == target else repr(name)
@@ -122,7 +126,7 @@ def evaluate(
     rows = _selected(opened.labels, fold, limit)
     labels = opened.labels.take(rows)
     check_labels(labels, target)
-    file = _score_file(out, opened, labels, resolved, device, precision)
+    file = _score_file(path, opened, labels, resolved, device, precision)
     values = file.resume() if file else np.full((len(rows), len(resolved)), np.nan)
     failures: dict[str, str] = {}
     try:
@@ -192,14 +196,16 @@ def _open(
     task: str | None,
     codec: str | Iterable[str] | None,
     untrusted: bool,
+    follow_links: bool,
 ) -> FeatureSource:
     if isinstance(dataset, str | Path):
         from cfqa_data.dataset import load
 
-        return load(dataset, task, codec=codec, untrusted=untrusted)
-    if task is not None or codec is not None or untrusted:
+        return load(dataset, task, codec=codec, untrusted=untrusted, follow_links=follow_links)
+    if task is not None or codec is not None or untrusted or follow_links:
         raise MetricError(
-            "task, codec and untrusted say how to open a path; open the dataset with them instead"
+            "task, codec, untrusted and follow_links say how to open a path; open the dataset with "
+            "them instead"
         )
     return dataset
 
@@ -230,21 +236,21 @@ def _selected(labels: pa.Table, fold: int | None, limit: int | None) -> NDArray[
 
 
 def _score_file(
-    out: str | Path | None,
+    path: Path | None,
     dataset: FeatureSource,
     labels: pa.Table,
     metrics: Sequence[Metric],
     device: str,
     precision: str,
 ) -> Any:
-    if out is None:
+    if path is None:
         return None
     from cfqa_data.eval.score_file import ScoreFile
     from cfqa_data.eval.stored import dataset_identity
 
     settings = {"device": device, "precision": precision}
     identity = dataset_identity(dataset)
-    return ScoreFile(Path(out), identity, labels, metrics, dataset.labels, settings)
+    return ScoreFile(path, identity, labels, metrics, dataset.labels, settings)
 
 
 @contextmanager

@@ -38,6 +38,7 @@ def attach(
     format: str = "numpy",
     arrays: Sequence[str] = ("original", "compressed"),
     untrusted: bool = False,
+    follow_links: bool = False,
 ) -> Any:
     """Give rows of `load_dataset` the arrays that they are about, read when a row is taken.
 
@@ -50,6 +51,7 @@ def attach(
         arrays: which to give, of ``original`` and ``compressed``, float32 (N, C, T, D), and
             ``bitstream``, bytes. Rows of the config `originals` have only the first.
         untrusted: decode bitstreams in child processes that can do nothing else.
+        follow_links: read what links in a folder lead to, wherever that is.
 
     Returns:
         The same kind of dataset.
@@ -68,14 +70,15 @@ def attach(
         )
     if format not in FORMATS:
         raise CfqaError(unknown_name("format", format, FORMATS))
+    how = {"untrusted": untrusted, "follow_links": follow_links}
     names = (arrays,) if isinstance(arrays, str) else tuple(arrays)
     for name in names:
         if name not in NEEDS:
             raise CfqaError(unknown_name("array", name, NEEDS))
-    if untrusted and isinstance(root, Dataset):
-        raise CfqaError("untrusted says how to open a path; give it to load()")
+    if (untrusted or follow_links) and isinstance(root, Dataset):
+        raise CfqaError("untrusted and follow_links say how to open a path; give them to load()")
     if isinstance(ds, dict):
-        root = root if isinstance(root, Dataset) else load(root, untrusted=untrusted)
+        root = root if isinstance(root, Dataset) else load(root, **how)
         splits = {
             split: attach(part, root, format=format, arrays=names) for split, part in ds.items()
         }
@@ -84,7 +87,7 @@ def attach(
         raise CfqaError(f"attach takes what load_dataset returns, not a {type(ds).__name__}")
     if ds.column_names is not None and "source_id" not in ds.column_names:
         raise CfqaError("attach takes the rows of a dataset folder; these have no source_id")
-    dataset = root if isinstance(root, Dataset) else load(root, untrusted=untrusted)
+    dataset = root if isinstance(root, Dataset) else load(root, **how)
     reader = _RowReader(dataset[:0], names, format)
     if isinstance(ds, datasets.Dataset):
         return ds.with_transform(reader.add_columns)

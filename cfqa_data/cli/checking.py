@@ -11,6 +11,7 @@ import typer
 
 from cfqa_data.cli.shared import (
     Folder,
+    FollowLinks,
     Json,
     Untrusted,
     Workers,
@@ -19,6 +20,7 @@ from cfqa_data.cli.shared import (
     resumable,
 )
 from cfqa_data.errors import CfqaError, FormatError, FormatVersionError
+from cfqa_data.paths import absolute_path
 from cfqa_data.text import printable, size_text
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="With --deep: of the choice of the sample.")] = 0,
     workers: Workers = None,
     untrusted: Untrusted = False,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Compare a dataset with its manifest. Exit status: 0 clean, 1 damaged, 2 not a dataset."""
@@ -51,21 +54,23 @@ def verify(
     told: dict[str, Any] = {"path": str(folder)}
     with show_progress() as progress:
         try:
-            found = run_verify(folder, workers=workers, progress=progress)
+            found = run_verify(
+                folder, workers=workers, progress=progress, follow_links=follow_links
+            )
         except FormatError as error:
             damage = [_damaged_manifest(folder, error)]
         if found is not None:
             told |= {"files": len(found.manifest.files) + 1, "bytes": found.size}
             damage += found.damage
             bad = {fault.path for fault in found.faults}
-            damage += inconsistencies(folder, found.manifest, bad)
+            damage += inconsistencies(found.files, found.manifest, bad)
             if deep:
                 from cfqa_data.builders.deep import look_into
 
                 bad = {fault.path for fault in damage}
                 try:
                     looked = look_into(
-                        folder,
+                        found.files,
                         found.manifest,
                         bad,
                         sample=sample,
@@ -96,7 +101,7 @@ def _damaged_manifest(folder: Path, error: FormatError) -> Fault:
     from cfqa_data.layout import Layout
     from cfqa_data.verify import Fault
 
-    path = Layout(folder).manifest
+    path = Layout(absolute_path(folder)).manifest
     if not os.path.lexists(path) or isinstance(error, FormatVersionError):
         raise error
     return Fault(path.name, str(error).removeprefix(f"{path}: "))
@@ -137,6 +142,7 @@ def repair(
             help="Try with other versions of software; only the manifest's bytes get in.",
         ),
     ] = False,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Make damaged files again, to the manifest's bytes. Exit status: 1 where that fails."""
@@ -152,6 +158,7 @@ def repair(
             accept_versions=accept_versions,
             dry_run=dry_run,
             progress=progress,
+            follow_links=follow_links,
         )
     if as_json:
         print_json(repaired.to_dict())

@@ -14,6 +14,7 @@ import typer
 from cfqa_data.cli.shared import (
     AnyDataset,
     Codecs,
+    FollowLinks,
     Json,
     Task,
     Untrusted,
@@ -22,6 +23,7 @@ from cfqa_data.cli.shared import (
     resumable,
 )
 from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
@@ -112,6 +114,7 @@ def evaluate(
         ),
     ] = None,
     untrusted: Untrusted = False,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Score metrics on a dataset and correlate them with its labels."""
@@ -123,6 +126,7 @@ def evaluate(
         raise typer.BadParameter(
             "missing; or name a folder of logs with --paper-logs", context, param_hint="'DIR'"
         )
+    from cfqa_data.dataset import load
     from cfqa_data.eval import evaluate as run_evaluation
     from cfqa_data.eval import list_metrics
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
@@ -142,19 +146,23 @@ def evaluate(
         show_progress() as progress,
         redirect_stdout(sys.stderr),  # what a metric prints is none of the answer
     ):
-        evaluation = run_evaluation(
+        dataset = load(
             folder,
+            task,
+            codec=codec or None,
+            untrusted=untrusted,
+            follow_links=follow_links,
+        )
+        evaluation = run_evaluation(
+            dataset,
             list(dict.fromkeys(names)),
             device,
-            task=task,
-            codec=codec or None,
             fold=fold,
             limit=limit,
             target=target.value,
             precision=precision.value,
             out=out,
             progress=progress,
-            untrusted=untrusted,
         )
     if as_json:
         print_json(_evaluation_json(evaluation))
@@ -163,7 +171,7 @@ def evaluate(
         if out is not None and str(out) not in evaluation.failures:
             print(f"Every score: {out}")
     if page is not None:
-        write_report(evaluation, page, folder)
+        write_report(evaluation, page, dataset)
         if not as_json:
             print(f"Report: {page}")
     if evaluation.failures:
@@ -178,10 +186,10 @@ def _report_files(
         return None, out
     from cfqa_data.storage import check_writable
 
-    page = report
+    page = absolute_path(report)
     if report.suffix != ".html":
         _make_folder(context, report)
-        page, out = report / "report.html", out or report / "scores.parquet"
+        page, out = page / "report.html", out or report / "scores.parquet"
     check_writable(page)
     return page, out
 
@@ -256,6 +264,7 @@ def write_page(
         Target | None,
         typer.Option(help="Label to follow. Default: that of the scores.", show_default=False),
     ] = None,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Write a report of scores: one HTML file that opens offline."""
     from cfqa_data.dataset import load
@@ -266,6 +275,6 @@ def write_page(
     if out.suffix != ".html":
         raise CfqaError(f"{out}: a report is written as .html, by that ending")
     check_writable(out)
-    dataset = load(folder)
+    dataset = load(folder, follow_links=follow_links)
     evaluation = read_evaluation(dataset, scores, target.value if target else None)
     print(f"Report: {write_report(evaluation, out, dataset)}")

@@ -15,12 +15,14 @@ from typing import Annotated, Any
 import typer
 
 from cfqa_data.cli.process import say
+from cfqa_data.paths import expanded
 
 __all__ = [
     "AnyDataset",
     "Codecs",
     "DataRoot",
     "Folder",
+    "FollowLinks",
     "Json",
     "Task",
     "Tier",
@@ -59,12 +61,19 @@ Untrusted = Annotated[
     ),
 ]
 
+FollowLinks = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links", help="Read what links lead to out of the folder: for one of your own."
+    ),
+]
+
 
 def local_path(text: str) -> Path:
-    """Return the path on this machine that an argument names."""
+    """Return the path on this machine that an argument names; a shell leaves --out=~/x as it is."""
     if "://" in text:
         raise typer.BadParameter(f"{text!r} is an address; name a place on this machine")
-    return Path(text)
+    return expanded(text)
 
 
 def plain_file(text: str) -> Path:

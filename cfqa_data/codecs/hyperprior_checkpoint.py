@@ -16,6 +16,7 @@ import numpy as np
 from cfqa_data.codecs.entropy_tables import scale_table
 from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, HyperpriorWeights, Pad
 from cfqa_data.errors import CodecError
+from cfqa_data.paths import absolute_path
 
 __all__ = ["expected_shapes", "read_checkpoint"]
 
@@ -42,6 +43,7 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
     Raises:
         CodecError: the file is not one, or one of its tensors is not the architecture's.
     """
+    path = absolute_path(path)
     loaded = _load(path)
     try:
         state = _checked(loaded)

@@ -25,6 +25,7 @@ from cfqa_data.codecs.entropy_tables import (
 )
 from cfqa_data.codecs.fixed_point import FRACTION
 from cfqa_data.errors import CodecError
+from cfqa_data.paths import absolute_path
 from cfqa_data.storage import atomic_path
 
 __all__ = [
@@ -214,7 +215,7 @@ def write_ladder(
         **(facts or {}),
     }
     tensors = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-    with atomic_path(Path(path)) as partial:
+    with atomic_path(absolute_path(path)) as partial:
         save_file(tensors, partial, metadata={KEY: json.dumps(header, sort_keys=True)})
 
 
@@ -226,6 +227,7 @@ def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, Hyp
     """
     from safetensors import SafetensorError, safe_open
 
+    path = absolute_path(path)
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})[KEY])

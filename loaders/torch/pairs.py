@@ -47,6 +47,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         label: the column of the labels to give, or several.
         codes: give compressed features as `CodeTensors`, to be dequantised on a device.
         untrusted: decode bitstreams in child processes that can do nothing else.
+        follow_links: read what links in a folder lead to, wherever that is.
 
     Raises:
         CfqaError: there is no such task, codec, level or column, or rows are chosen from a
@@ -64,12 +65,15 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         label: str | Sequence[str] = "distortion",
         codes: bool = False,
         untrusted: bool = False,
+        follow_links: bool = False,
     ) -> None:
         if not isinstance(dataset, Dataset):
-            dataset = load(dataset, task, codec=codec, level=level, untrusted=untrusted)
-        elif untrusted or not task is codec is level is None:
+            how = {"untrusted": untrusted, "follow_links": follow_links}
+            dataset = load(dataset, task, codec=codec, level=level, **how)
+        elif untrusted or follow_links or not task is codec is level is None:
             raise CfqaError(
-                "task, codec, level and untrusted say how to open a path; give them to load()"
+                "task, codec, level, untrusted and follow_links say how to open a path; give them "
+                "to load()"
             )
         self.dataset = dataset
         self.label = label if isinstance(label, str) else tuple(label)
