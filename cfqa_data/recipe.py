@@ -37,17 +37,22 @@ def list_recipes() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-def load_recipe(name_or_path: str | Path, *, fitted: bool = True) -> Recipe:
-    """Return a recipe that comes with the package, or one from a TOML file.
+def load_recipe(name_or_path: str | Path | Recipe, *, fitted: bool = True) -> Recipe:
+    """Return a recipe that comes with the package, or one from a TOML file, with absolute paths.
 
     Args:
-        name_or_path: a name as in :func:`list_recipes`, or a path that ends in ``.toml``.
+        name_or_path: a name as in :func:`list_recipes`, or a path that ends in ``.toml``; or a
+            recipe made in Python, whose relative paths start from the working directory.
         fitted: with False, ladders whose k-means tables are not there yet are left out, for what
             fits those tables.
 
     Raises:
         RecipeError: there is no such recipe, or it is not a valid one.
     """
+    if isinstance(name_or_path, Recipe):
+        data = name_or_path.to_dict()
+        _resolve_files(data, absolute_path(""), fitted)
+        return Recipe.from_dict(data)
     path = _locate(name_or_path)
     try:
         return Recipe.from_dict(_read(path, seen=(), fitted=fitted))

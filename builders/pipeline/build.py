@@ -57,8 +57,7 @@ def build(
         BuildError: it cannot be built here; whatever was finished is kept.
         DiskError: the disk is full, or may not be written to; what was finished is kept.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe)
+    recipe = load_recipe(recipe)
     root = real_path(out)
     with clear_disk_errors(f"building {recipe.name!r}"):
         if status(recipe, root, tier=tier) != "finished":
