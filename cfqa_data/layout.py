@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 
 __all__ = ["Layout", "of_tools"]
 
-TOOLS = {".DS_Store", "Thumbs.db", "desktop.ini"}
-"""Files that desktops put into any folder."""
+TOOLS = {".DS_Store", "Thumbs.db", "desktop.ini", ".gitignore"}
+"""Files that desktops, Git and DVC put into any folder."""
 
-TOP = {".build", ".repair", ".cache", ".git", ".gitattributes", ".gitignore"}
+TOP = {".build", ".repair", ".cache", ".git", ".gitattributes", ".datalad", ".dvc", ".dvcignore"}
 """What stands at the top of a folder and belongs to what made, fetched or keeps it."""
 
 
@@ -71,7 +71,12 @@ class Layout:
 def of_tools(name: str) -> bool:
     """Whether a path relative to the folder is what tools put there, and no part of a dataset."""
     path = PurePosixPath(name)
-    return path.parts[0] in TOP or path.name in TOOLS or path.name.startswith("._")
+    return (
+        path.parts[0] in TOP
+        or path.name in TOOLS
+        or path.name.startswith("._")
+        or path.suffix == ".dvc"
+    )
 
 
 def _shard(shard: int, shards: int) -> str:

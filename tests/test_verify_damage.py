@@ -71,14 +71,20 @@ def test_each_damage_of_each_kind_of_file_is_named(kind: str, damage: str, folde
     assert inconsistencies(folder, manifest, {fault.path for fault in checked.faults}) == []
 
 
+FOREIGN = (
+    *(".DS_Store", "labels/._cls.parquet", ".gitattributes", ".cache/huggingface/x"),
+    *(".dvc/config", "compressed.dvc", "labels/.gitignore", ".datalad/config"),
+)
+
+
 def test_what_tools_leave_is_no_damage(folder: Path) -> None:
-    for name in (".DS_Store", "labels/._cls.parquet", ".gitattributes", ".cache/huggingface/x"):
+    for name in FOREIGN:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
     (folder / "originals" / "cls-00000-of-00009.safetensors").write_text("x")
     (folder / "link").symlink_to(folder / "labels")
     checked = verify(folder)
-    assert len(checked.foreign) == 4
+    assert checked.foreign == tuple(sorted(FOREIGN))
     assert [fault.path for fault in checked.damage] == [
         "link",
         "originals/cls-00000-of-00009.safetensors",
