@@ -103,8 +103,9 @@ def export(
     if kind not in FORMATS:
         raise CfqaError(unknown_name("format", kind, FORMATS))
     progress, out = progress or Silent(), absolute_path(out)
-    how = {"untrusted": untrusted, "follow_links": follow_links}
-    dataset = load(path, task, codec=codec, level=level, **how)
+    dataset = load(
+        path, task, codec=codec, level=level, untrusted=untrusted, follow_links=follow_links
+    )
     if not len(dataset):
         raise CfqaError(f"{path}: no compressed feature is of that task, codec and level")
     _open_folder(out, dataset, _facts(dataset, kind, originals))

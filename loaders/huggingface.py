@@ -70,7 +70,6 @@ def attach(
         )
     if format not in FORMATS:
         raise CfqaError(unknown_name("format", format, FORMATS))
-    how = {"untrusted": untrusted, "follow_links": follow_links}
     names = (arrays,) if isinstance(arrays, str) else tuple(arrays)
     for name in names:
         if name not in NEEDS:
@@ -78,7 +77,7 @@ def attach(
     if (untrusted or follow_links) and isinstance(root, Dataset):
         raise CfqaError("untrusted and follow_links say how to open a path; give them to load()")
     if isinstance(ds, dict):
-        root = root if isinstance(root, Dataset) else load(root, **how)
+        root = _opened(root, untrusted, follow_links)
         splits = {
             split: attach(part, root, format=format, arrays=names) for split, part in ds.items()
         }
@@ -87,11 +86,17 @@ def attach(
         raise CfqaError(f"attach takes what load_dataset returns, not a {type(ds).__name__}")
     if ds.column_names is not None and "source_id" not in ds.column_names:
         raise CfqaError("attach takes the rows of a dataset folder; these have no source_id")
-    dataset = root if isinstance(root, Dataset) else load(root, **how)
+    dataset = _opened(root, untrusted, follow_links)
     reader = _RowReader(dataset[:0], names, format)
     if isinstance(ds, datasets.Dataset):
         return ds.with_transform(reader.add_columns)
     return ds.map(reader.add_arrays)
+
+
+def _opened(root: str | Path | Dataset, untrusted: bool, follow_links: bool) -> Dataset:
+    if isinstance(root, Dataset):
+        return root
+    return load(root, untrusted=untrusted, follow_links=follow_links)
 
 
 class _RowReader:

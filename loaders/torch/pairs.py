@@ -68,8 +68,14 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         follow_links: bool = False,
     ) -> None:
         if not isinstance(dataset, Dataset):
-            how = {"untrusted": untrusted, "follow_links": follow_links}
-            dataset = load(dataset, task, codec=codec, level=level, **how)
+            dataset = load(
+                dataset,
+                task,
+                codec=codec,
+                level=level,
+                untrusted=untrusted,
+                follow_links=follow_links,
+            )
         elif untrusted or follow_links or not task is codec is level is None:
             raise CfqaError(
                 "task, codec, level, untrusted and follow_links say how to open a path; give them "
