@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile, is_zipfile
@@ -16,6 +15,7 @@ from torch import Tensor
 from ..errors import BuildError
 from ..limits import LARGEST_JSON, parse_json, read_limited
 from ..paths import absolute_path
+from ..pointers import pointer_at
 
 __all__ = ["check_tensors", "read_tensors", "state_of", "weight_files"]
 
@@ -23,8 +23,6 @@ HUB_FILE = "model.safetensors"
 HUB_INDEX = "model.safetensors.index.json"
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 _SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
-#: First bytes of what Git keeps in place of a large file that was not downloaded.
-_POINTER = b"version https://git-lfs"
 
 
 def check_tensors(
@@ -79,7 +77,7 @@ def weight_files(path: str | Path) -> tuple[Path, ...]:
             raise BuildError(f"{path}: the folder has neither {HUB_FILE} nor {HUB_INDEX}")
         path = found[0]
     if not path.is_file():
-        raise BuildError(f"{path}: no such weights file")
+        raise BuildError(f"{path}: {pointer_at(path) or 'no such weights file'}")
     if path.suffix != ".json":
         return (path,)
     shards = dict.fromkeys(path.parent / shard for shard in _index(path).values())
@@ -126,7 +124,8 @@ def _index(path: Path) -> dict[str, str]:
         places = parse_json(read_limited(path, LARGEST_JSON))["weight_map"]
         shards = set(places.values())
     except Exception as error:
-        raise BuildError(f"{path}: not an index of safetensors shards") from error
+        told = pointer_at(path) or "not an index of safetensors shards"
+        raise BuildError(f"{path}: {told}") from error
     for shard in shards:
         if not isinstance(shard, str) or not re.fullmatch(
             r"[\w.-]{1,200}\.safetensors", shard, re.A
@@ -204,9 +203,8 @@ def state_of(loaded: object, origin: str) -> dict[str, Tensor]:
 
 def _reason(path: Path, error: Exception) -> str:
     """What a library says about a file, in one sentence."""
-    with suppress(OSError), path.open("rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
-            return "a Git LFS pointer; 'git lfs pull' gets the file itself"
+    if kind := pointer_at(path):
+        return kind
     text = str(error)
     if found := re.search(r"GLOBAL (\S+)", text):
         return f"it holds {found[1]}, which is not loaded: only tensors and plain values are"

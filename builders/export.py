@@ -34,6 +34,9 @@ __all__ = ["INDEX", "MARKER", "Exported", "export"]
 INDEX = "index.parquet"
 """One row per exported compressed feature: its label, and where it and its original are."""
 
+COLUMNS = ("task", "codec", "level", "fold")
+"""What the features of an export are chosen by."""
+
 MARKER = "export.json"
 """What an export folder is of; by it a later run knows that it may go on there."""
 
@@ -76,6 +79,7 @@ def export(
     task: str | None = None,
     codec: str | Iterable[str] | None = None,
     level: SupportsIndex | Iterable[SupportsIndex] | None = None,
+    fold: SupportsIndex | Iterable[SupportsIndex] | None = None,
     originals: bool = True,
     progress: Progress | None = None,
     untrusted: bool = False,
@@ -90,6 +94,7 @@ def export(
         task: only this task.
         codec: only this codec, or these.
         level: only this level, or these.
+        fold: only the sources of this fold, or of these.
         originals: also write the originals.
         progress: told of every feature.
         untrusted: decode bitstreams in child processes that can do nothing else.
@@ -104,10 +109,16 @@ def export(
         raise CfqaError(unknown_name("format", kind, FORMATS))
     progress, out = progress or Silent(), absolute_path(out)
     dataset = load(
-        path, task, codec=codec, level=level, untrusted=untrusted, follow_links=follow_links
+        path,
+        task,
+        codec=codec,
+        level=level,
+        fold=fold,
+        untrusted=untrusted,
+        follow_links=follow_links,
     )
     if not len(dataset):
-        raise CfqaError(f"{path}: no compressed feature is of that task, codec and level")
+        raise CfqaError(f"{path}: no compressed feature is of that task, codec, level and fold")
     _open_folder(out, dataset, _facts(dataset, kind, originals))
     form, index = FORMATS[kind], _Index(FORMATS[kind])
     features = len(dataset) + (len(dataset.source_ids) if originals else 0)
@@ -136,7 +147,7 @@ def _facts(dataset: Dataset, kind: str, originals: bool) -> dict[str, Any]:
         "dataset": dataset.manifest.name,
         "manifest": hashlib.sha256(manifest.encode()).hexdigest(),
         "originals": originals,
-    } | {column: sorted(set(labels[column].to_pylist())) for column in ("task", "codec", "level")}
+    } | {column: sorted(set(labels[column].to_pylist())) for column in COLUMNS}
 
 
 def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:

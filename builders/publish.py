@@ -10,11 +10,12 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from cfqa_data.consistency import inconsistencies
 from cfqa_data.errors import CfqaError
 from cfqa_data.manifest import hash_file
 from cfqa_data.progress import Progress, Silent
@@ -136,7 +137,8 @@ def plan_publishing(
     Raises:
         CfqaError: the hub would not take a name, a size or a number of files, or the folder cannot
             be given in that tier.
-        FormatError: a file is missing or is not what the manifest says.
+        FormatError: a file is missing or is not what the manifest says, or the parts of the folder
+            do not agree.
     """
     steps = repo.split("/")
     if len(steps) != 2 or not all(NAME.fullmatch(step) for step in steps):
@@ -146,6 +148,8 @@ def plan_publishing(
             raise CfqaError(f"{name!r} cannot be the name of a branch or tag")
     verified = verify(root, workers=workers, progress=progress, follow_links=follow_links)
     verified.require()
+    faults = inconsistencies(verified.files, verified.manifest, set())
+    replace(verified, faults=tuple(faults)).require()
     folder = verified.files.root
     edition = make_edition(folder, verified.manifest, repo, tier, tag, follow_links=follow_links)
     notes = check_limits({path: entry["size"] for path, entry in edition.files.items()})

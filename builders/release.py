@@ -112,7 +112,8 @@ def import_release(
         What was placed and what was not.
 
     Raises:
-        BuildError: nothing can be imported, or a file is damaged; what is finished is kept.
+        BuildError: nothing can be imported, a file is damaged, or originals of two tasks have the
+            same name; what is finished is kept.
         MetricError: a line of a log is bad.
     """
     progress, root = progress or Silent(), real_path(out)
@@ -129,6 +130,7 @@ def import_release(
     if logged is None and not layout.manifest.exists():
         known = [task for task in release.originals if task in base.tasks]
         scores = HeadScores(Models(base), known)
+    release.check_ids()
     quantizers = find_quantizers(release, base, _begun(root), progress)
     release.drop_bare_tasks()
     if not release.ladders:

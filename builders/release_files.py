@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from cfqa_data.errors import BuildError
+from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.eval.log_files import level_of
+from cfqa_data.invariants import check_source_ids
 from cfqa_data.paths import real_path
+from cfqa_data.pointers import pointer_at
 from cfqa_data.tasks import CODEC_PARAMETERS, LEVELS, TASKS
 
 __all__ = [
@@ -111,6 +113,17 @@ class Release:
             for path in self.originals.pop(task).values():
                 self.leave_out(path, f"no codec of {task} is complete")
 
+    def check_ids(self) -> None:
+        """See that no two originals have the same name, of whichever tasks they are.
+
+        Raises:
+            BuildError: they have; the name and its tasks are told.
+        """
+        try:
+            check_source_ids({task: list(files) for task, files in self.originals.items()})
+        except FormatError as error:
+            raise BuildError(f"{self.root / 'org_feat'}: {error}") from None
+
     def codecs(self, task: str) -> list[str]:
         """Return the codecs that a task has ladders of."""
         return [codec for codec in RELEASE_CODECS if (task, codec) in self.ladders]
@@ -123,8 +136,8 @@ def scan_release(source: Path | str) -> Release:
         source: the folder `cfqa_dataset`, or the one that holds it.
 
     Raises:
-        BuildError: it is no release, or an original is not a feature of its task; the first
-            such file is named.
+        BuildError: it is no release, Git keeps a file elsewhere, or an original is not a feature of
+            its task; the first such file is named.
     """
     root = real_path(source)
     if (root / "cfqa_dataset").is_dir():
@@ -134,7 +147,10 @@ def scan_release(source: Path | str) -> Release:
     release = Release(root)
     compressed: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(_all_files(root)):
-        match path.relative_to(root).parts:
+        parts = path.relative_to(root).parts
+        if parts[0] in ("org_feat", "compressed_feat") and (kind := pointer_at(path)):
+            raise BuildError(f"{path}: {kind}")
+        match parts:
             case _ if not path.is_file():
                 linked = "a link to a folder is not followed: put the folder itself there"
                 release.leave_out(path, linked if path.is_dir() else "no file that can be read")

@@ -22,9 +22,11 @@ from cfqa_data.builders.release_files import LadderFiles, Release, load_feature
 from cfqa_data.builders.release_scores import Scores
 from cfqa_data.codes import create_codes_array, find_centres, write_codes
 from cfqa_data.errors import BuildError, CodecError
+from cfqa_data.invariants import bits_of, check_truth
 from cfqa_data.packing import plane_shape, unpack
 from cfqa_data.schema import label_schema
 from cfqa_data.storage import write_table, write_tensors, write_text
+from cfqa_data.tasks import get_task
 
 __all__ = ["Import"]
 
@@ -62,6 +64,8 @@ class Import:
         ids = list(self.release.originals[item.task])
         truths = {name: self.scores.truth(item.task, name) for name in ids}
         known = {name: truth for name, truth in truths.items() if truth is not None}
+        for name, truth in known.items():
+            check_truth(get_task(item.task), truth.dtype.name, truth.ndim, f"the truth of {name}")
         if known:
             write_tensors(self.tools.layout.truth(item.task), known)
         write_json(item.marker(self.tools.layout), ids)
@@ -119,7 +123,8 @@ class Import:
         ):
             codes = np.stack([self._codes(files, ids[index], level) for level in levels])
             write_codes(layout.compressed(task, codec), position, codes)
-            bits = [8 * streams[f"{ids[index]}/{level}"].size if streams else 0 for level in levels]
+            sizes = [streams[f"{ids[index]}/{n}"].size if streams else 0 for n in levels]
+            bits = [bits_of(size) for size in sizes]
             told = self._told(item, index, original, codes)
             rows += label_rows(self.tools, item, index, original.size, bits, told)
         if not streams:  # nothing was measured: no rate, rather than a rate of 0

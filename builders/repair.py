@@ -21,10 +21,11 @@ from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.repair_plan import check_same, plan_steps
 from cfqa_data.builders.repair_work import Scratch, link
 from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import BuildError
+from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.files import LocalFiles
 from cfqa_data.layout import Layout
 from cfqa_data.paths import real_path
+from cfqa_data.pointers import pointer_at
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.storage import atomic_path, make_folder
 from cfqa_data.verify import EXTRA, Fault, Verified, verify
@@ -87,7 +88,8 @@ def repair(
             is damaged is replaced by a file, a folder behind a link is written to.
 
     Raises:
-        FormatError: it is not a dataset folder, or its manifest is damaged.
+        FormatError: it is not a dataset folder, its manifest is damaged, or Git keeps files of it
+            elsewhere.
         BuildError: other software or weights are installed here, another process is at work in the
             folder, or an item cannot be made again; what was repaired before stays.
         DiskError: the disk is full, or may not be written to.
@@ -97,6 +99,7 @@ def repair(
     _check_ours(folder)
     if dry_run:
         found = verify(folder, progress=progress, follow_links=follow_links)
+        _check_fetched(found)
         damaged = {fault.path for fault in found.faults}
         steps = plan_steps(found.manifest, damaged)
         check_same(folder, found.manifest, steps, damaged, versions=not accept_versions)
@@ -192,11 +195,25 @@ def _repair(
 
 def _check(found: Verified, accept_versions: bool) -> None:
     """See that what is installed can make the damaged files again, before anything is touched."""
+    _check_fetched(found)
     damaged = {fault.path for fault in found.faults}
     steps = plan_steps(found.manifest, damaged)
     if damaged:
         versions = not accept_versions
         check_same(found.files.root, found.manifest, steps, damaged, versions=versions)
+
+
+def _check_fetched(found: Verified) -> None:
+    """See that no file is one that Git keeps elsewhere: fetching it is a command, not hours.
+
+    Raises:
+        FormatError: some are; the first is named.
+    """
+    places = [found.files.root / fault.path for fault in found.faults]
+    if kinds := {path: kind for path in places if (kind := pointer_at(path))}:
+        first, kind = next(iter(kinds.items()))
+        more = f" (and {len(kinds) - 1} more)" if len(kinds) > 1 else ""
+        raise FormatError(f"{first}{more}: {kind}; repair what is damaged after that")
 
 
 def _in_the_way(path: Path) -> bool:

@@ -164,7 +164,7 @@ class Scratch:
         for task in self.steps.tables:
             path = self.layout.labels(task)
             with self._noting({self.layout.relative(path)}):
-                write_table(path, label_table(tools, task))
+                write_table(path, label_table(tools, task, self.manifest.tasks[task].shape))
                 yield self.layout.relative(path)
         if self.steps.originals:
             name = self.layout.relative(self.layout.originals_table)

@@ -184,7 +184,7 @@ class CodesReader:
         self.files = path if isinstance(path, Files) else LocalFiles(path)
         self.where = self.files.location
         self.full = (sources, levels, *shape)
-        self._open: tuple[ShardReader, np.ndarray, list[str]] | None = None
+        self._open: tuple[ShardReader, np.ndarray, list[str], Quantizer] | None = None
         self._indices: dict[int, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -194,6 +194,11 @@ class CodesReader:
     def source_ids(self) -> list[str]:
         """Ids along the source axis."""
         return list(self._opened()[2])
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """What the codes stand for."""
+        return self._opened()[3]
 
     def read(self, source_index: int, level: int) -> np.ndarray:
         """Return one compressed feature, float32 (N, C, T, D).
@@ -213,7 +218,7 @@ class CodesReader:
         self, source_index: int, level: int, part: Selection | None = None
     ) -> np.ndarray:
         """Return the stored numbers (N, C, T, D) of one compressed feature, or of a part of it."""
-        shards, tables, _ = self._opened()
+        shards, tables, *_ = self._opened()
         sources, levels = self.full[:2]
         if not (0 <= source_index < sources and 0 <= level < levels):
             raise FormatError(f"{self.where}: has no source {source_index} at level {level}")
@@ -235,13 +240,13 @@ class CodesReader:
             raise FormatError(f"{shard}: damaged shard: a code out of range")
         return stored
 
-    def _opened(self) -> tuple[ShardReader, np.ndarray, list[str]]:
-        """Return what reads the shards, the values per layer, and the ids of the sources."""
+    def _opened(self) -> tuple[ShardReader, np.ndarray, list[str], Quantizer]:
+        """Return what reads the shards, the values per layer, the sources and the quantiser."""
         if self._open is None:
             self._open = self._read_head()
         return self._open
 
-    def _read_head(self) -> tuple[ShardReader, np.ndarray, list[str]]:
+    def _read_head(self) -> tuple[ShardReader, np.ndarray, list[str], Quantizer]:
         metadata = _read_metadata(self.files)
         if metadata.get("shape") != list(self.full):
             raise FormatError(
@@ -260,7 +265,7 @@ class CodesReader:
             )
         orders = _orders(quantizer, centres)
         tables = [table[o] for table, o in zip(quantizer.values(), orders, strict=True)]
-        return shards, np.stack(tables), ids
+        return shards, np.stack(tables), ids, quantizer
 
 
 def _shard_name(source_index: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,17 +17,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cfqa_data.codes import CodesReader
 from cfqa_data.errors import FormatError
 from cfqa_data.files import Files
 from cfqa_data.folder import Folder
 from cfqa_data.health import health
+from cfqa_data.invariants import (
+    PLACES,
+    RANGES,
+    VALUES,
+    LabelRows,
+    broken,
+    check_bitstream,
+    check_truth,
+    fold_of,
+    measured_bits,
+    out_of_order,
+    shard_of,
+)
 from cfqa_data.layout import Layout
-from cfqa_data.limits import parse_json
 from cfqa_data.manifest import Manifest
 from cfqa_data.schema import originals_schema
 from cfqa_data.storage import check_rows, read_table
-from cfqa_data.tasks import FOLDS, LEVELS, get_task
+from cfqa_data.tasks import LEVELS, get_task
+from cfqa_data.tensors import DTYPES
 from cfqa_data.verify import Fault
 
 if TYPE_CHECKING:
@@ -37,8 +49,6 @@ __all__ = ["inconsistencies"]
 
 NAMES = Layout(Path())
 """Names in a folder, relative to it."""
-
-SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors")
 
 NEAR = 1e-9
 """Relative difference of what is summed, which differs between versions of NumPy."""
@@ -54,7 +64,7 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
     """
     job = _Job(Folder(root), manifest, frozenset(damaged))
     job.run(NAMES.manifest, (), job.list_of_files)
-    tables: dict[str, pa.Table] = {}
+    tables: dict[str, LabelRows] = {}
     for task in manifest.tasks:
         name = NAMES.labels(task)
         job.run(name, (name,), partial(job.read_labels, task, tables))
@@ -101,19 +111,19 @@ class _Job:
         return sorted(name for name in self.manifest.files if name.startswith(start))
 
     def list_of_files(self) -> Iterator[str]:
-        """The manifest lists what the format has, and nothing else."""
+        """The manifest is its recipe's, and lists what the format has and nothing else."""
+        if self.manifest.name != self.manifest.recipe.name:
+            yield f"its name is {self.manifest.name!r}, its recipe's {self.manifest.recipe.name!r}"
         listed = set(self.manifest.files)
         tables = (NAMES.originals_table, *map(NAMES.labels, self.manifest.tasks))
         known = {path.as_posix() for path in (NAMES.card, *tables)}
         for task, entry in self.manifest.tasks.items():
-            known |= self._all_shards(f"originals/{task}") or {f"originals/{task}-*.safetensors"}
+            known |= self._all_shards(task, f"originals/{task}").keys()
             known |= {NAMES.truth(task).as_posix()} & listed
             for codec in self.manifest.recipe.tasks[task].ladders:
                 stem = f"bitstreams/{task}-{codec}"
-                streams = self._all_shards(stem)
-                if self.manifest.tier == "light" and not streams:
-                    streams = {f"{stem}-*.safetensors"}
-                known |= streams
+                if self.manifest.tier == "light" or self.shards(f"{stem}-"):
+                    known |= self._all_shards(task, stem).keys()
                 if self.manifest.tier == "full":
                     array = NAMES.compressed(task, codec).as_posix()
                     known.add(f"{array}/zarr.json")
@@ -123,106 +133,59 @@ class _Job:
         for name in sorted(listed - known):
             yield f"lists {name}, which the format does not have"
 
-    def _all_shards(self, stem: str) -> set[str]:
-        """Return the names of all shards of a stem, judged by those that are listed."""
-        found = [SHARD.fullmatch(name[len(stem) :]) for name in self.shards(f"{stem}-")]
-        total = max((int(match[2]) for match in found if match), default=0)
-        return {f"{stem}-{n:05d}-of-{total:05d}.safetensors" for n in range(total)}
+    def _all_shards(self, task: str, stem: str) -> dict[str, list[str]]:
+        """Return the names of all shards of a stem, each with the sources that it holds."""
+        groups: dict[int, list[str]] = {}
+        for position, source in enumerate(self.manifest.tasks[task].sources):
+            number = shard_of(position, self.manifest.recipe.group_size)
+            groups.setdefault(number, []).append(source)
+        total = len(groups)
+        return {f"{stem}-{n:05d}-of-{total:05d}.safetensors": ids for n, ids in groups.items()}
 
-    def read_labels(self, task: str, tables: dict[str, pa.Table]) -> Iterator[str]:
+    def read_labels(self, task: str, tables: dict[str, LabelRows]) -> Iterator[str]:
         """The labels can be read, and have a row for each compressed feature."""
-        tables[task] = self.folder.labels(task)
+        tables[task] = self.folder.label_rows(task)
         return iter(())
 
-    def labels(self, task: str, table: pa.Table) -> Iterator[str]:
+    def labels(self, task: str, rows: LabelRows) -> Iterator[str]:
         """Every row is at its place, points to what is there, and is counted right."""
-        entry, spec = self.manifest.tasks[task], self.manifest.recipe.tasks[task]
-        data = {name: table[name].to_numpy() for name in table.column_names}
-        codecs, place = list(spec.ladders), {s: n for n, s in enumerate(entry.sources)}
-        index = np.array([place[source] for source in data["source_id"]], np.int64)
-        rank = np.array([codecs.index(codec) for codec in data["codec"]], np.int64)
-        level = data["level"].astype(np.int64)
-        cell = (index * len(codecs) + rank) * LEVELS + level
-        streams = {codec: self._streams(task, codec) for codec in codecs}
-        keys = zip(data["source_id"], data["codec"], level, strict=True)
-        bits = np.array([8 * streams[c].get(f"{s}/{n}", 0) for s, c, n in keys], np.int64)
-        points = math.prod(entry.shape)
-        score, reference = data["score"], data["reference_score"]
-        parameters = np.array([ladder.levels for ladder in spec.ladders.values()], np.float64)
-        names = np.array([ladder.parameter_name for ladder in spec.ladders.values()], object)
-        arrays = np.array([NAMES.compressed(task, c).as_posix() for c in codecs], object)
-        sign = 1.0 if get_task(task).score_lower_better else -1.0
-        unscored = bool(np.isnan(data["loss"]).all() and np.isnan(data["reference_loss"]).all())
-        right = {
-            "fold": (data["fold"] == index % FOLDS, "its source's position modulo 5"),
-            "index": (data["index"] == index, "its source's position"),
-            "array": (data["array"] == arrays[rank], "the array of its codec"),
-            "parameter_name": (data["parameter_name"] == names[rank], "the recipe's"),
-            "parameter": (data["parameter"] == parameters[rank, level], "the recipe's"),
-            "bits": (data["bits"] == bits, "8 times the bytes of its bitstream"),
-            "bpfp": (
-                (data["bpfp"] == data["bits"] / points) | (np.isnan(data["bpfp"]) & (bits == 0)),
-                "bits per feature point",
-            ),
-            "distortion": (
-                data["distortion"] == sign * (score - reference),
-                "the harm to the score",
-            ),
-        }
-        for name in ("score", "reference_score", "mse", "cosine", "cka"):
-            right[f"{name} "] = (np.isfinite(data[name]), "a finite number")
-        for name in ("loss", "reference_loss"):
-            finite = np.isfinite(data[name]) | unscored
-            right[f"{name} "] = (finite, "a finite number")
-        if (cell[1:] <= cell[:-1]).any():
-            row = int((np.diff(cell) <= 0).argmax()) + 1
+        if (row := out_of_order(rows)) is not None:
             yield f"rows are not in the format's order, first row {row}"
-        for column, (holds, what) in right.items():
-            if not holds.all():
-                row = int((~holds).argmax())
-                name = column.strip()
-                more = f" (and {(~holds).sum() - 1} more)" if (~holds).sum() > 1 else ""
-                yield (
-                    f"{name} of {data['source_id'][row]} by {data['codec'][row]} at level "
-                    f"{level[row]} is {data[name][row]}, not {what}{more}"
-                )
+        streams = {codec: self._streams(task, codec) for codec in rows.spec.ladders}
+        named = (rows.table[name].to_pylist() for name in ("source_id", "codec", "level"))
+        sizes = [streams[c].get(f"{s}/{n}", np.nan) for s, c, n in zip(*named, strict=True)]
+        measured = measured_bits(np.array(sizes, np.float64))
+        yield from broken(rows, (*PLACES, measured, *VALUES, *RANGES))
 
     def _streams(self, task: str, codec: str) -> dict[str, int]:
         """Return the bytes of each bitstream; those of a ladder that has none are none."""
         found: dict[str, int] = {}
-        wanted = {f"{s}/{n}" for s in self.manifest.tasks[task].sources for n in range(LEVELS)}
-        for name in self.shards(f"bitstreams/{task}-{codec}-"):
-            for key, (kind, shape) in self._header(name).items():
-                if key not in wanted or key in found:
-                    raise FormatError(f"{name} holds {key!r}, which is not for it")
-                if kind != "U8" or len(shape) != 1:
-                    raise FormatError(f"{name}: {key!r} is not a row of bytes")
+        stem = f"bitstreams/{task}-{codec}"
+        for name, sources in self._all_shards(task, stem).items():
+            if name not in self.manifest.files:
+                continue  # told of with the list of files, if it should be there
+            wanted = {f"{source}/{level}" for source in sources for level in range(LEVELS)}
+            streams = self._header(name)
+            for what in _others(streams, wanted):
+                raise FormatError(f"{name} {what}")
+            for key, (dtype, shape) in streams.items():
+                check_bitstream(dtype, len(shape), f"{name}: {key!r}")
                 found[key] = shape[0]
-        if found and len(found) < len(wanted):
-            raise FormatError(f"bitstreams of {codec} lack {sorted(wanted - found.keys())[0]!r}")
         return found
 
     def codes(self, task: str, codec: str) -> Iterator[str]:
         """The array is of the manifest's sources and of the recipe's quantiser."""
-        files = self.folder.files.below(NAMES.compressed(task, codec).as_posix())
-        entry = self.manifest.tasks[task]
-        reader = CodesReader(files, sources=len(entry.sources), levels=LEVELS, shape=entry.shape)
-        if reader.source_ids != list(entry.sources):
-            yield "its sources are not the manifest's"
-        quantizer = self.manifest.recipe.tasks[task].ladders[codec].quantizer
-        if parse_json(files.read("zarr.json"))["attributes"]["quantizer"] != quantizer.to_dict():
-            yield "its quantiser is not the recipe's"
+        self.folder.open_codes(task, codec)
+        return iter(())
 
     def truths(self, task: str) -> Iterator[str]:
-        """There is a truth for every source that has one, and for no other."""
-        found = set(self._header(NAMES.truth(task).as_posix()))
-        wanted = set(self.manifest.tasks[task].sources)
-        for key in sorted(found - wanted):
-            yield f"holds {key!r}, which is no source"
-        if missing := sorted(wanted - found):
-            yield f"lacks {missing[0]!r} (and {len(missing) - 1} more)"
+        """There is a truth of the task's kind for every source, and for no other."""
+        found = self._header(NAMES.truth(task).as_posix())
+        yield from _others(found, self.manifest.tasks[task].sources)
+        for key, (dtype, shape) in found.items():
+            check_truth(get_task(task), dtype, len(shape), repr(key))
 
-    def originals(self, tables: Mapping[str, pa.Table]) -> Iterator[str]:
+    def originals(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
         """Each original is where its row says; the row says what the labels say."""
         name = NAMES.originals_table.as_posix()
         sources = [(t, s) for t, e in self.manifest.tasks.items() for s in e.sources]
@@ -237,28 +200,34 @@ class _Job:
         if [(row["task"], row["source_id"]) for row in rows] != sources:
             yield "rows are not in the manifest's order"
         known = {row["source_id"]: row for row in rows}
-        shards = set(self.shards("originals/"))
         for task, entry in self.manifest.tasks.items():
+            shards = self._all_shards(task, f"originals/{task}")
+            for name, ids in shards.items():
+                features = self._header(name) if name in self.manifest.files else {}
+                yield from (f"{name} {what}" for what in _others(features, ids) if features)
+                for key, kind in features.items():
+                    if kind != ("float32", list(entry.shape)):
+                        yield f"{name}: {key!r} is {kind}, not a feature of {task}"
+            place = {source: name for name, ids in shards.items() for source in ids}
             for position, source in enumerate(entry.sources):
                 row = known[source]
-                if row["fold"] != position % FOLDS:
-                    yield f"fold of {source} is {row['fold']}, not {position % FOLDS}"
-                if row["array"] not in shards:
-                    yield f"array of {source} is {row['array']!r}, which is not listed"
-                elif (found := self._header(row["array"]).get(row["key"])) is None:
-                    yield f"{row['array']} has no {row['key']!r}"
-                elif row["key"] != source or found != ("F32", list(entry.shape)):
-                    yield f"{row['array']}: {row['key']!r} is {found}, not {source}'s feature"
+                for column, value in (
+                    ("fold", fold_of(position)),
+                    ("array", place[source]),
+                    ("key", source),
+                ):
+                    if row[column] != value:
+                        yield f"{column} of {source} is {row[column]!r}, not {value!r}"
                 if not math.isfinite(row["reference_score"]):
                     yield f"reference_score of {source} is {row['reference_score']}"
             if task in tables:
-                yield from _same_references(tables[task], known)
+                yield from _same_references(tables[task].table, known)
 
-    def health(self, tables: Mapping[str, pa.Table]) -> Iterator[str]:
+    def health(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
         """The manifest's figures of health are those of the labels."""
         import pyarrow as pa
 
-        found = health(pa.concat_tables(list(tables.values())))
+        found = health(pa.concat_tables([rows.table for rows in tables.values()]))
         told = [dict(row) for row in self.manifest.health]
         if len(found) != len(told) or not all(map(_alike, found, told)):
             yield "its figures of health are not those of the labels"
@@ -289,9 +258,24 @@ def _read_header(files: Any, name: str) -> dict[str, tuple[str, list[int]]]:
     try:
         with safe_open(files.path(name), framework="numpy") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-            return {key: (s.get_dtype(), list(s.get_shape())) for key, s in slices.items()}
+            return {key: (_dtype(s.get_dtype()), s.get_shape()) for key, s in slices.items()}
     except (SafetensorError, OSError) as error:
         raise FormatError(f"{name}: not a safetensors file: {error}") from None
+
+
+def _dtype(kind: str) -> str:
+    """Return NumPy's name of a type, if it has one."""
+    return np.dtype(DTYPES[kind]).name if kind in DTYPES else kind
+
+
+def _others(found: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
+    """Yield what a file has that it should not, and what it lacks."""
+    keys, known = set(found), set(wanted)
+    for key in sorted(keys - known):
+        yield f"holds {key!r}, which is not for it"
+    if missing := sorted(known - keys):
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        yield f"lacks {missing[0]!r}{more}"
 
 
 def _head_rows(card: bytes) -> dict[str, int]:

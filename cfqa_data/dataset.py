@@ -71,6 +71,11 @@ class Dataset(Sequence[FeaturePair]):
         return self._folder.manifest
 
     @property
+    def untrusted(self) -> bool:
+        """Whether bitstreams are decoded in child processes that can do nothing else."""
+        return self._folder.untrusted
+
+    @property
     def labels(self) -> pa.Table:
         """One row per compressed feature, as :func:`cfqa_data.schema.label_schema` has it."""
         return self._labels
@@ -192,6 +197,7 @@ def load(
     codec: str | Iterable[str] | None = None,
     level: SupportsIndex | Iterable[SupportsIndex] | None = None,
     source: str | Iterable[str] | None = None,
+    fold: SupportsIndex | Iterable[SupportsIndex] | None = None,
     revision: str | None = None,
     cache: bool | str | Path = False,
     untrusted: bool = False,
@@ -206,6 +212,7 @@ def load(
         codec: keep the rows of this codec, or of these.
         level: keep the rows of this level, or of these.
         source: keep the rows of this source id, or of these.
+        fold: keep the rows of the sources in this fold, or in these.
         revision: of a repo: branch, tag or commit; its main branch if None.
         cache: of a repo: fetch whole files into `huggingface_hub`'s cache (or the folder given
             here) and read them from there, instead of only the bytes that are needed each time.
@@ -219,7 +226,7 @@ def load(
         The compressed features with their originals and labels.
 
     Raises:
-        CfqaError: there is no task, codec, level or source of that name.
+        CfqaError: there is no task, codec, level, source or fold of that name.
         FormatError: the folder is not a dataset folder, or a table in it is missing, damaged or
             lacks a row that the manifest promises.
         HubError: the repo is not there, may not be read, or cannot be reached.
@@ -242,10 +249,19 @@ def load(
         return value
 
     labels = pa.concat_tables([folder.labels(name) for name in tasks])
+    folds = sorted(pc.unique(labels["fold"]).to_pylist())
+
+    def check_fold(value: object) -> int:
+        if not isinstance(value, SupportsIndex) or isinstance(value, bool) or value not in folds:
+            there = ", ".join(map(str, folds))
+            raise CfqaError(f"{path}: no source is in fold {value!r}: there are {there}")
+        return operator.index(value)
+
     for column, wanted, check in (
         ("codec", codec, _check_codec),
         ("level", level, check_level),
         ("source_id", source, check_source),
+        ("fold", fold, check_fold),
     ):
         if wanted is not None:
             values = [check(value) for value in _several(wanted)]

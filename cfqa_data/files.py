@@ -22,6 +22,7 @@ from cfqa_data.layout import Layout
 from cfqa_data.limits import LARGEST_WHOLE, open_plain, read_limited
 from cfqa_data.manifest import Manifest, read_manifest
 from cfqa_data.paths import absolute_path
+from cfqa_data.pointers import pointer_at
 
 __all__ = ["MANIFEST", "Blob", "Files", "LocalFiles", "open_blob", "open_files"]
 
@@ -154,11 +155,14 @@ class LocalFiles(Files):
         """Return a file's path.
 
         Raises:
-            FormatError: it is a link that leads out of the folder, or is neither file nor folder.
+            FormatError: it is a link that leads out of the folder, is neither file nor folder, or
+                Git keeps it elsewhere.
         """
         path = self.root / name
         if name not in self._known:
             real = Path(os.path.realpath(path))
+            if kind := pointer_at(path):
+                raise FormatError(f"{path}: {kind}")
             if not (self.follow_links or _is_within(real, self._places)):
                 raise FormatError(f"{path}: {OUTSIDE}")
             if os.path.exists(real) and not (real.is_file() or real.is_dir()):

@@ -16,6 +16,14 @@ import numpy as np
 from cfqa_data.codes import Codes, CodesReader
 from cfqa_data.errors import CodecError, FormatError, RecipeError, unknown_name
 from cfqa_data.files import Files, LocalFiles
+from cfqa_data.invariants import (
+    PLACES,
+    LabelRows,
+    broken,
+    check_bitstream,
+    check_codes,
+    check_truth,
+)
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import hash_file
 from cfqa_data.packing import plane_shape, unpack
@@ -23,7 +31,7 @@ from cfqa_data.resources import resolve
 from cfqa_data.schema import label_schema
 from cfqa_data.selection import Part, Selection
 from cfqa_data.storage import check_rows, read_table
-from cfqa_data.tasks import LEVELS
+from cfqa_data.tasks import LEVELS, get_task
 from cfqa_data.tensors import TensorSet
 
 if TYPE_CHECKING:
@@ -75,19 +83,29 @@ class Folder:
 
     def labels(self, task: str) -> pa.Table:
         """Return the label rows of a task, one per source, codec and level, in any order."""
+        rows = self.label_rows(task)
+        for what in broken(rows, PLACES):
+            where = self.files.where(LAYOUT.labels(task).as_posix())
+            raise FormatError(f"{where}: {what}; build or fetch it again")
+        return rows.table
+
+    def label_rows(self, task: str) -> LabelRows:
+        """Return the label rows of a task, of which nothing but their number has been checked."""
         name = LAYOUT.labels(task).as_posix()
         where = self.files.where(name)
         # As bytes: pyarrow takes a path that looks like an address, as s3:/x, for one.
+        entry, spec = self.manifest.tasks[task], self.manifest.recipe.tasks[task]
         axes = {
             "task": [task],
-            "source_id": self.manifest.tasks[task].sources,
-            "codec": list(self.manifest.recipe.tasks[task].ladders),
+            "source_id": entry.sources,
+            "codec": list(spec.ladders),
             "level": range(LEVELS),
         }
         most = 2 * math.prod(map(len, axes.values()))  # more are not looked at, to name the first
         table = read_table(where, label_schema(), self.files.read(name), most_rows=most)
-        check_rows(where, table, axes)
-        return table
+        found = check_rows(where, table, axes)
+        places = (found[column] for column in ("source_id", "codec", "level"))
+        return LabelRows(table, get_task(task), spec, math.prod(entry.shape), *places)
 
     def original(
         self, source_id: str, views: Part = None, layers: Part = None, tokens: Part = None
@@ -100,13 +118,19 @@ class Folder:
     def truth(self, source_id: str) -> np.ndarray:
         """Return what the task's head is scored against for a source."""
         task, _ = self._place(source_id)
-        return self._tensor(f"truth/{task}", source_id, source_id, sharded=False)
+        truth = self._tensor(f"truth/{task}", source_id, source_id, sharded=False)
+        where = self.files.where(f"truth/{task}")
+        check_truth(get_task(task), truth.dtype.name, truth.ndim, f"{where}: {source_id!r}")
+        return truth
 
     def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
         """Return a compressed feature's whole bitstream."""
         task, level = self._check(source_id, codec, level)
         key = f"{source_id}/{level}"
-        return self._tensor(f"bitstreams/{task}-{codec}", key, source_id).tobytes()
+        stem = f"bitstreams/{task}-{codec}"
+        stream = self._tensor(stem, key, source_id)
+        check_bitstream(stream.dtype.name, stream.ndim, f"{self.files.where(stem)}: {key!r}")
+        return stream.tobytes()
 
     def has_codes(self, task: str, codec: str) -> bool:
         """Return whether the codes of a ladder are stored; their array's head is read."""
@@ -206,19 +230,18 @@ class Folder:
 
     def _array(self, task: str, codec: str) -> CodesReader | None:
         if (task, codec) not in self._codes:
-            self._codes[task, codec] = self._open_codes(task, codec)
+            there = self.files.exists(LAYOUT.compressed(task, codec).as_posix())
+            self._codes[task, codec] = self.open_codes(task, codec) if there else None
         return self._codes[task, codec]
 
-    def _open_codes(self, task: str, codec: str) -> CodesReader | None:
-        name = LAYOUT.compressed(task, codec).as_posix()
-        if not self.files.exists(name):
-            return None
+    def open_codes(self, task: str, codec: str) -> CodesReader:
+        """Return what reads a ladder's stored codes, which are those of the manifest."""
+        files = self.files.below(LAYOUT.compressed(task, codec).as_posix())
         entry = self.manifest.tasks[task]
-        sources = len(entry.sources)
-        files = self.files.below(name)
-        codes = CodesReader(files, sources=sources, levels=LEVELS, shape=entry.shape)
-        if codes.source_ids != list(entry.sources):
-            raise FormatError(f"{files.location}: its sources are not the manifest's")
+        codes = CodesReader(files, sources=len(entry.sources), levels=LEVELS, shape=entry.shape)
+        quantizer = self.manifest.recipe.tasks[task].ladders[codec].quantizer
+        where = files.where("zarr.json")
+        check_codes(codes.source_ids, codes.quantizer, entry.sources, quantizer, where)
         return codes
 
     def _make_decoder(self, task: str, codec: str) -> Any:

@@ -21,6 +21,7 @@ from cfqa_data.files import MISSING, Blob, Files, open_blob
 from cfqa_data.hub_requests import LARGEST_WHOLE, HubRepo
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest, hash_file, parse_manifest
+from cfqa_data.pointers import pointer_at
 
 __all__ = ["HubFiles"]
 
@@ -89,7 +90,7 @@ class HubFiles(Files):
             if not _is(path, entry):
                 path = self.repo.download(full, self.cache, again=True)
                 if not _is(path, entry):
-                    raise self._other(name)
+                    raise self._other(name, pointer_at(path))
             self._checked.add(full)
         return path
 
@@ -135,11 +136,12 @@ class HubFiles(Files):
         except KeyError:
             raise FileNotFoundError(self.where(name)) from None
 
-    def _other(self, name: str) -> FormatError:
-        return FormatError(
-            f"{self.where(name)}: by its SHA-256 not the file of the manifest: damaged on its way "
-            "or in the repo; try again"
+    def _other(self, name: str, kind: str = "") -> FormatError:
+        other = (
+            "by its SHA-256 not the file of the manifest: damaged on its way or in the repo; try "
+            "again"
         )
+        return FormatError(f"{self.where(name)}: {kind or other}")
 
 
 class _HubBlob:

@@ -14,6 +14,8 @@ import tomllib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cfqa_data.pointers import pointer
+
 __all__ = [
     "LARGEST_FEATURE",
     "LARGEST_HEADER",
@@ -80,13 +82,15 @@ def read_limited(path: Path, most: int) -> bytes:
 
     Raises:
         OSError: it is not there, cannot be read, or is no plain file.
-        ValueError: it is larger.
+        ValueError: it is larger, or Git keeps it elsewhere.
     """
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(most + 1) if size <= most else b""  # 0 of what the kernel makes up
     if size > most or len(data) > most:
         raise ValueError(f"more than the {most:,} bytes that are read of such a file")
+    if kind := pointer(data):
+        raise ValueError(kind)
     return data
 
 

@@ -18,8 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cfqa_data.errors import FormatError, FormatVersionError, RecipeError
+from cfqa_data.invariants import check_source_ids
 from cfqa_data.layout import Layout, of_tools
-from cfqa_data.limits import LARGEST_FEATURE, LARGEST_JSON, LONGEST_ID, parse_json, read_limited
+from cfqa_data.limits import LARGEST_FEATURE, LARGEST_JSON, parse_json, read_limited
+from cfqa_data.pointers import pointer
 from cfqa_data.recipe import Recipe
 from cfqa_data.storage import sync_folders, write_text
 from cfqa_data.tasks import TASKS
@@ -151,7 +153,11 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
 
     ``manifest.files`` is ignored and taken from the folder. Before the files are named, all folders
     are synced, whoever made them: a power cut then takes none that the manifest names.
+
+    Raises:
+        FormatError: two sources have the same id.
     """
+    check_source_ids({name: entry.sources for name, entry in manifest.tasks.items()})
     layout = Layout(root)
     sync_folders(root)
     write_text(layout.manifest, manifest_text(replace(manifest, files=hash_files(root))))
@@ -195,6 +201,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     Raises:
         FormatError: it is not valid.
     """
+    if kind := pointer(data):
+        raise FormatError(f"{where}: {kind}")
     try:
         facts = parse_json(data)
     except ValueError as error:
@@ -261,16 +269,11 @@ def _tasks(data: object, recipe: Recipe) -> dict[str, TaskEntry]:
             f"tasks.{name}.shape has {shape[1]} layers, not the task's",
         )
         _require(
-            isinstance(sources, list)
-            and bool(sources)
-            and all(
-                isinstance(source, str) and source.isprintable() and 0 < len(source) <= LONGEST_ID
-                for source in sources
-            )
-            and len(set(sources)) == len(sources),
-            f"tasks.{name}.sources is not a list of different ids",
+            isinstance(sources, list) and bool(sources),
+            f"tasks.{name}.sources is not a list of ids",
         )
         entries[name] = TaskEntry(tuple(shape), tuple(sources))
+    check_source_ids({name: entry.sources for name, entry in entries.items()})
     return entries
 
 

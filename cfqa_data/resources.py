@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from cfqa_data.errors import RecipeError
 from cfqa_data.paths import absolute_path, is_file, real_path
+from cfqa_data.pointers import pointer_at
 
 __all__ = ["ROOT_VARIABLE", "is_uri", "locate", "resolve"]
 
@@ -61,9 +62,11 @@ def resolve(uri: str, base: str | Path | None = None) -> Path:
         base: as for :func:`locate`.
 
     Raises:
-        RecipeError: the name is malformed, or there is no such file.
+        RecipeError: the name is malformed, there is no such file, or Git keeps it elsewhere.
     """
     path = locate(uri, base)
+    if kind := pointer_at(path):
+        raise RecipeError(f"{uri}: {kind} ({path})")
     if not is_file(path):
         hint = f"; {ROOT_VARIABLE} says where {ROOT} is" if uri.startswith(ROOT) else ""
         raise RecipeError(f"{uri}: no such file ({path}){hint}")

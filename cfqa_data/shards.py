@@ -52,10 +52,12 @@ class ShardReader:
             inside = sharding["configuration"]
             names = [codec["name"] for codec in inside["codecs"]]
             order = inside["codecs"][0]["configuration"]["order"]
+            blosc = inside["codecs"][2]["configuration"]
             endian = inside["codecs"][1].get("configuration", {}).get("endian", "little")
             indexing = inside["index_codecs"]
             facts = (
                 metadata["zarr_format"] == 3,
+                metadata["dimension_names"] == ["source", "level", "N", "C", "T", "D"],
                 metadata["data_type"] == self.dtype.name,
                 metadata["fill_value"] == 0,
                 metadata["chunk_grid"]
@@ -64,6 +66,7 @@ class ShardReader:
                 sharding["name"] == "sharding_indexed",
                 inside["chunk_shape"] == [1, 1, 1, 1, *self.shape[2:]],
                 names == ["transpose", "bytes", "blosc"],
+                (blosc["cname"], blosc["shuffle"]) == ("zstd", "bitshuffle"),
                 order == [0, 1, 2, 3, 5, 4],
                 endian == "little",
                 indexing == [_named("bytes", endian="little"), {"name": "crc32c"}],

@@ -24,6 +24,7 @@ import numpy as np
 
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
 from cfqa_data.limits import MOST_ROWS
+from cfqa_data.pointers import pointer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -229,6 +230,8 @@ def read_table(
 
     try:
         data = Path(path).read_bytes() if data is None else data
+        if kind := pointer(data):
+            raise FormatError(f"{path}: {kind}")
         check_columns(read_schema(data)[0])
         table = read_parquet(data, most_rows)
     except FileNotFoundError:
@@ -242,13 +245,18 @@ def read_table(
     return table
 
 
-def check_rows(path: Path | str, table: pa.Table, axes: Mapping[str, Sequence[object]]) -> None:
+def check_rows(
+    path: Path | str, table: pa.Table, axes: Mapping[str, Sequence[object]]
+) -> dict[str, np.ndarray]:
     """See that a table has one row for each combination of some columns' values, in any order.
 
     Args:
         path: where the table comes from.
         table: one without nulls.
         axes: column -> its values.
+
+    Returns:
+        Column -> which of its values each row has, int64 (rows,).
 
     Raises:
         FormatError: a row is missing, is there twice or has another value; the first is named.
@@ -258,9 +266,11 @@ def check_rows(path: Path | str, table: pa.Table, axes: Mapping[str, Sequence[ob
 
     again = "build or fetch it again"
     cells = np.zeros(table.num_rows, np.int64)
+    found: dict[str, np.ndarray] = {}
     for column, known in axes.items():
         values = pa.array(known, table.schema.field(column).type)
         places = pc.fill_null(pc.index_in(table[column], value_set=values), -1).to_numpy()
+        found[column] = places.astype(np.int64)
         if (places < 0).any():
             row = int((places < 0).argmax())
             wrong = unknown_name(column, table[column][row].as_py(), map(str, known))
@@ -282,3 +292,4 @@ def check_rows(path: Path | str, table: pa.Table, axes: Mapping[str, Sequence[ob
         repeated[np.unique(cells, return_index=True)[1]] = False
         row = int(repeated.argmax())
         raise FormatError(f"{path}: row {row} is there twice: {named(int(cells[row]))}; {again}")
+    return found

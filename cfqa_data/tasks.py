@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from cfqa_data.errors import CfqaError, unknown_name
 
@@ -57,6 +58,8 @@ class Task:
         loss_name: a continuous loss kept beside the score; smaller is always better.
         views: N, crops or windows of one source.
         layers: C, block outputs kept per view.
+        truth_dtype: NumPy's name of the type of what a source is scored against.
+        truth_axes: how many axes that has.
         noticeable: smallest difference of two distortions that counts when versions of a source
             are told apart, in units of the score.
         noticeable_loss: the same of two losses.
@@ -70,15 +73,17 @@ class Task:
     loss_name: str
     views: int
     layers: int
+    truth_dtype: str
+    truth_axes: int
     noticeable: float
     noticeable_loss: float
 
-    def distortion(self, score: float, reference: float) -> float:
+    def distortion(self, score: Any, reference: Any) -> Any:
         """Return the harm done: the score against the uncompressed one, larger is worse.
 
         Args:
-            score: score of the compressed feature.
-            reference: score of its original.
+            score: score of the compressed feature, or an array of several.
+            reference: score of its original, likewise.
         """
         return score - reference if self.score_lower_better else reference - score
 
@@ -96,6 +101,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 loss_name="negative log-likelihood",
                 views=1,
                 layers=1,
+                truth_dtype="int64",
+                truth_axes=0,
                 noticeable=1.0,
                 noticeable_loss=0.5,
             ),
@@ -108,6 +115,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 loss_name="cross-entropy",
                 views=2,
                 layers=1,
+                truth_dtype="uint8",
+                truth_axes=2,
                 noticeable=0.02,
                 noticeable_loss=0.1,
             ),
@@ -120,6 +129,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 loss_name="absolute relative error",
                 views=2,
                 layers=4,
+                truth_dtype="uint16",
+                truth_axes=2,
                 noticeable=0.05,
                 noticeable_loss=0.02,
             ),

@@ -23,6 +23,7 @@ from cfqa_data.files import MANIFEST, LocalFiles
 from cfqa_data.layout import of_tools
 from cfqa_data.limits import open_plain
 from cfqa_data.manifest import Manifest
+from cfqa_data.pointers import pointer_at
 from cfqa_data.progress import Progress, Silent
 
 __all__ = ["EXTRA", "Fault", "Verified", "verify"]
@@ -166,7 +167,10 @@ class _Hashing:
             with open_plain(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size != expected["size"]:
-                    return f"has {size} bytes, the manifest says {expected['size']}"
+                    return (
+                        pointer_at(path)
+                        or f"has {size} bytes, the manifest says {expected['size']}"
+                    )
                 if self._hash(file) != expected["sha256"]:
                     return "has other bytes than the manifest's SHA-256 says"
         except (FileNotFoundError, NotADirectoryError):

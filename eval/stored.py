@@ -22,6 +22,7 @@ from cfqa_data.eval.tables import scores_table
 from cfqa_data.limits import MOST_ROWS, parse_json
 from cfqa_data.parquet import read_parquet, read_schema
 from cfqa_data.paths import absolute_path
+from cfqa_data.pointers import pointer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -195,6 +196,8 @@ def _read(
         data = path.read_bytes()
     except OSError as error:
         raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if kind := pointer(data):
+        raise MetricError(f"{path}: {kind}")
     try:
         schema, _ = read_schema(data)
         facts = parse_json((schema.metadata or {})[KEY])

@@ -1,32 +1,24 @@
 """Arrays for the rows that Hugging Face `datasets` loads from a dataset folder.
 
-`load_dataset` reads the tables of a folder and nothing else. `attach` leaves those rows as they are
-and reads the arrays that a row names when the row is taken:
-
-* A map-style `Dataset` gets a transform (`Dataset.with_transform`). It stays a `Dataset`, so
-  `select`, `shuffle`, `filter`, `map` and a torch `DataLoader` work on it as on any other.
-* An `IterableDataset` gets a `map`, which runs as rows stream by.
-
-Neither goes through Arrow or a format of `datasets`, so an array keeps its dtype and its bits.
+`load_dataset` reads the tables of a folder and nothing else. `attach` adds columns of a feature
+type of this package (`cfqa_data.loaders.array_feature`): their cells are keys, and an array is read
+when its cell is taken. A `Dataset` or `IterableDataset` stays what it is, with further columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any
 
 from cfqa_data.dataset import Dataset, load
 from cfqa_data.errors import CfqaError, unknown_name
 
-__all__ = ["attach"]
+if TYPE_CHECKING:
+    from cfqa_data.loaders.array_feature import CfqaArray
 
-NEEDS = {
-    "original": ("source_id",),
-    "compressed": ("source_id", "codec", "level"),
-    "bitstream": ("source_id", "codec", "level"),
-}
-"""What can be read for a row -> the columns that say which one it is."""
+__all__ = ["attach"]
 
 FORMATS = ("numpy", "torch")
 
@@ -40,21 +32,24 @@ def attach(
     untrusted: bool = False,
     follow_links: bool = False,
 ) -> Any:
-    """Give rows of `load_dataset` the arrays that they are about, read when a row is taken.
+    """Give rows of `load_dataset` columns of the arrays that they are about, read when taken.
+
+    The columns go through all operations of `datasets` as its own do; docs/loading.md lists those
+    that give keys instead of arrays.
 
     Args:
         ds: a `Dataset`, an `IterableDataset`, or a dict of them by split, of any config.
         root: where the rows come from: what `cfqa_data.load` takes, or an open
             `cfqa_data.Dataset`. `datasets` keeps only its own cache of the rows, not where they
             were, so this cannot be left out.
-        format: "numpy" or "torch".
+        format: "numpy" or "torch". (`with_format` of `datasets` works with the first.)
         arrays: which to give, of ``original`` and ``compressed``, float32 (N, C, T, D), and
             ``bitstream``, bytes. Rows of the config `originals` have only the first.
         untrusted: decode bitstreams in child processes that can do nothing else.
         follow_links: read what links in a folder lead to, wherever that is.
 
     Returns:
-        The same kind of dataset.
+        The same kind of dataset with the arrays as columns, in place of columns of those names.
 
     Raises:
         CfqaError: there is no such array or format, ``root`` is not given, or ``ds`` is not a
@@ -62,6 +57,8 @@ def attach(
             damaged, or if the folder does not have what the row names.)
     """
     import datasets
+
+    from cfqa_data.loaders.array_feature import NEEDS, CfqaArray, hold
 
     if root is None:
         raise CfqaError(
@@ -87,10 +84,11 @@ def attach(
     if ds.column_names is not None and "source_id" not in ds.column_names:
         raise CfqaError("attach takes the rows of a dataset folder; these have no source_id")
     dataset = _opened(root, untrusted, follow_links)
-    reader = _RowReader(dataset[:0], names, format)
+    name = hold(dataset)
+    types = {array: CfqaArray(array, format) for array in names}
     if isinstance(ds, datasets.Dataset):
-        return ds.with_transform(reader.add_columns)
-    return ds.map(reader.add_arrays)
+        return _attach_rows(ds, name, types)
+    return _attach_stream(ds, name, types)
 
 
 def _opened(root: str | Path | Dataset, untrusted: bool, follow_links: bool) -> Dataset:
@@ -99,71 +97,45 @@ def _opened(root: str | Path | Dataset, untrusted: bool, follow_links: bool) -> 
     return load(root, untrusted=untrusted, follow_links=follow_links)
 
 
-class _RowReader:
-    """Reads the arrays that a row names; goes to other processes as the dataset does."""
+def _attach_rows(ds: Any, name: str, types: Mapping[str, CfqaArray]) -> Any:
+    from cfqa_data.loaders.array_feature import NEEDS, key_of
 
-    def __init__(self, dataset: Dataset, names: tuple[str, ...], format: str) -> None:
-        self.dataset = dataset
-        self.names = names
-        self.format = format
-
-    def given(self, columns: Mapping[str, Any]) -> list[str]:
-        """Return the arrays whose columns are there: some of them may have been taken out."""
-        return [name for name in self.names if all(need in columns for need in NEEDS[name])]
-
-    def read(self, name: str, *key: Any) -> Any:
-        """Read one array, or the bitstream."""
-        value = getattr(self.dataset, name)(*key)
-        if self.format == "numpy" or name == "bitstream":
-            return value
-        import torch
-
-        return torch.from_numpy(value)
-
-    def add_arrays(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row with its arrays."""
-        found = {
-            name: self.read(name, *(row[need] for need in NEEDS[name])) for name in self.given(row)
-        }
-        return {**row, **found}
-
-    def add_columns(self, rows: dict[str, list[Any]]) -> dict[str, Any]:
-        """Return rows, as columns, with columns of arrays."""
-        found: dict[str, Sequence[Any]] = {}
-        for name in self.given(rows):
-            keys = list(zip(*(rows[need] for need in NEEDS[name]), strict=True))
-            # `datasets` would hide an error of reading a single row later behind one of its own.
-            column = _Column(self, name, keys)
-            found[name] = column if len(keys) != 1 else list(column)
-        return {**rows, **found}
+    ds = ds.remove_columns([array for array in types if array in ds.column_names])
+    table = ds.with_format("arrow")[:]
+    for array in _possible(types, ds.column_names):
+        cells = [key_of(name, array, row) for row in table.select(NEEDS[array]).to_pylist()]
+        ds = ds.add_column(array, cells, feature=types[array])
+    return ds
 
 
-class _Column(Sequence[Any]):
-    """A column of arrays, each read when it is asked for.
+def _attach_stream(ds: Any, name: str, types: Mapping[str, CfqaArray]) -> Any:
+    import datasets
 
-    `datasets` hands a transform up to a thousand rows at once, and most often wants the labels of
-    all or the arrays of one.
-    """
+    formatting = getattr(ds, "_formatting", None)  # a map would be handed rows in this format
+    ds = ds.with_format(None)
+    if ds.features is None:  # as after a map: columns that are not known cannot have a type
+        ds = ds.map(partial(_add_arrays, name=name, types=types))
+    else:
+        given = {array: types[array] for array in _possible(types, ds.features)}
+        features = datasets.Features({**ds.features, **given})
+        ds = ds.map(partial(_add_cells, name=name, arrays=tuple(given))).cast(features)
+    return ds if formatting is None else ds.with_format(formatting.format_type)
 
-    def __init__(self, reader: _RowReader, name: str, keys: list[tuple[Any, ...]]) -> None:
-        self.reader = reader
-        self.name = name
-        self.keys = keys
 
-    def __len__(self) -> int:
-        return len(self.keys)
+def _possible(types: Mapping[str, CfqaArray], columns: Iterable[str]) -> list[str]:
+    """Return the arrays that these columns say enough for: some may have been taken out."""
+    from cfqa_data.loaders.array_feature import NEEDS
 
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice) -> _Column: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return _Column(self.reader, self.name, self.keys[index])
-        return self.reader.read(self.name, *self.keys[index])
+    columns = set(columns)
+    return [array for array in types if columns.issuperset(NEEDS[array])]
 
-    def __iter__(self) -> Iterator[Any]:
-        return (self[index] for index in range(len(self)))
 
-    def __repr__(self) -> str:
-        return f"<{len(self)} arrays {self.name!r}, read one by one>"
+def _add_cells(row: dict[str, Any], name: str, arrays: Sequence[str]) -> dict[str, str]:
+    from cfqa_data.loaders.array_feature import key_of
+
+    return {array: key_of(name, array, row) for array in arrays}
+
+
+def _add_arrays(row: dict[str, Any], name: str, types: Mapping[str, CfqaArray]) -> dict[str, Any]:
+    cells = _add_cells(row, name, _possible(types, row))
+    return {array: types[array].decode_example(cell) for array, cell in cells.items()}

@@ -110,11 +110,15 @@ def write_mock_dataset(
             path = layout.originals(name, shard, len(groups))
             write_tensors(path, {ids[i]: features[i] for i in members})
             originals += [_original_row(task, i, ids[i], layout.relative(path)) for i in members]
-        write_tensors(layout.truth(name), {ids[i]: np.array(i, np.int64) for i in range(sources)})
+        truths = {
+            ids[i]: np.full((1,) * task.truth_axes, i, task.truth_dtype) for i in range(sources)
+        }
+        write_tensors(layout.truth(name), truths)
         rows: list[dict[str, Any]] = []
         for ladder in recipe.tasks[name].ladders.values():
             harmful = float((name, ladder.codec) not in weak)
             rows += _compress(layout, task, ladder, ids, features, groups, tier, rng, harmful)
+        rows.sort(key=lambda row: row["index"])  # by source, then codec and level
         tables.append(pa.Table.from_pylist(rows, schema=label_schema()))
         write_table(layout.labels(name), tables[-1])
     write_table(layout.originals_table, pa.Table.from_pylist(originals, schema=originals_schema()))

@@ -98,6 +98,7 @@ COMMANDS = {
             "task": "name",
             "codec": "name",
             "level": "number",
+            "fold": "number",
         },
     ),
     "publish": Walked(

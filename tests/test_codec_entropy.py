@@ -79,6 +79,27 @@ def test_the_stream_is_as_long_as_the_tables_say() -> None:
     assert ideal <= actual <= ideal * 1.005 + 4
 
 
+class PanicException(BaseException):
+    """What constriction's Rust code raises where it finds its input impossible."""
+
+
+def test_a_panic_of_the_coders_library_is_an_error_like_any_other() -> None:
+    def panics(*_: object) -> None:
+        raise PanicException("assertion failed: range > 1")
+
+    class Panicking(TableCoder):
+        push = pop = panics  # type: ignore[assignment]
+
+    nothing = np.zeros(0, np.int64)
+    coder = Panicking(GAUSSIANS)
+    for call in (
+        lambda: encode_parts([(coder, nothing, nothing)]),
+        lambda: decode_parts(b"\1", [lambda _: (coder, nothing)]),
+    ):
+        with pytest.raises(CodecError, match="refused its input"):
+            call()
+
+
 def test_nothing_costs_three_bytes() -> None:
     assert len(encode_parts([(CODER, np.zeros(0, np.int64), np.zeros(0, np.int64))])) == 3
 

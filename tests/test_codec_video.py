@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from codec_samples import SHAPES, extreme_planes, feature_plane, mse
@@ -37,6 +39,45 @@ def test_rate_falls_and_error_rises_with_qp(name: str) -> None:
     errors = [mse(codec.decode(stream, plane.shape), plane) for stream in streams]
     assert np.all(np.diff([len(stream) for stream in streams]) < 0)
     assert np.all(np.diff(errors) > 0)
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_the_lowest_qps_are_different_levels(name: str) -> None:
+    """x265 lowers the QP of intra pictures by default, so that 0 to 3 would all be 0."""
+    plane = feature_plane(65, 192, peak=1023)
+    sizes = [len(get_codec(name).encode(plane, qp)) for qp in range(4)]
+    assert np.all(np.diff(sizes) < 0)
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_a_qp_does_the_same_damage_at_any_number_of_tokens(name: str) -> None:
+    """VVenC adapts the QP to the picture's height by default: here to twice the error."""
+    codec = get_codec(name)
+    planes = [feature_plane(rows, 192, peak=1023) for rows in (16, 64, 256)]
+    errors = [mse(codec.decode(codec.encode(plane, 20), plane.shape), plane) for plane in planes]
+    assert max(errors) < 1.15 * min(errors)
+
+
+@pytest.mark.parametrize("key", ["PerceptQPA", "perceptqpa", "qpa"])
+def test_a_qp_that_depends_on_the_number_of_tokens_is_refused(key: str) -> None:
+    with pytest.raises(CodecError, match="PerceptQPA moves the QP"):
+        get_codec("vvenc", parameters={key: "1"})
+
+
+@pytest.mark.parametrize("pixels", ["gray", "yuv420p10le", "gray12le"])
+def test_other_pixels_than_the_codecs_are_refused_and_not_converted(pixels: str) -> None:
+    """FFmpeg's conversions rescale the range, or dither: codes would come back as others."""
+    context = av.CodecContext.create("libx265", "w")
+    context.height, context.width, context.pix_fmt = 32, 48, pixels
+    context.time_base = Fraction(1, 25)
+    context.options = {"x265-params": "log-level=none:pools=none:info=0"}
+    frame = av.VideoFrame(48, 32, pixels)
+    for plane in frame.planes:
+        plane.update(bytes(plane.buffer_size))
+    packets = [*context.encode(frame), *context.encode(None)]
+    stream = b"".join(map(bytes, packets)) + b"\0\0\0"
+    with pytest.raises(CodecError, match="no sound 10-bit monochrome picture"):
+        get_codec("x265").decode(stream, (32, 48))
 
 
 @pytest.mark.parametrize("name", VIDEO)

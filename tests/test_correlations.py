@@ -54,6 +54,16 @@ def test_coefficients_equal_scipys_on_real_numbers(seed: int, scale: float, offs
     np.testing.assert_allclose(kendall(x, y), scipy_rows(stats.kendalltau, x, y), atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_ranks_outgrow_no_score_s_precision(dtype: type) -> None:
+    """Ranks that are cast back to float16, as in some of SciPy's functions, end at 2048."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=4000)
+    scores = (truth + rng.normal(size=4000)).astype(dtype)
+    expected = stats.spearmanr(scores.astype(np.float64), truth).statistic
+    assert spearman(scores[None], truth[None])[0] == pytest.approx(expected, abs=1e-12)
+
+
 def means(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
     """PLCC, SROCC and KROCC per source, averaged over the sources by the rules."""
     per_source = coefficients(scores[None], label)[:, 0]

@@ -46,6 +46,8 @@ def test_length_is_the_number_of_rows_asked_for(folder: Path) -> None:
     assert len(cfqa_data.load(folder, "cls", codec="x265")) == 3 * 10
     assert len(cfqa_data.load(folder, "cls", codec=["x265", "vvenc"], level=range(2))) == 12
     assert len(cfqa_data.load(folder, level=9)) == 3 * 3 * 4
+    assert cfqa_data.load(folder, "seg", fold=np.int8(2)).source_ids == ["seg-002"]
+    assert cfqa_data.load(folder, "cls", fold=range(2)).source_ids == ["cls-000", "cls-001"]
     assert len(cfqa_data.load(folder, codec=[])) == 0
 
 
@@ -77,6 +79,13 @@ def test_indices_and_slices_follow_the_rules_of_sequences(folder: Path) -> None:
     for index in (len(dataset), -len(dataset) - 1):
         with pytest.raises(IndexError):
             dataset[index]
+
+
+@pytest.mark.parametrize("fold", [3, -1, True, "1", 1.0, [0, None]])
+def test_a_fold_that_no_source_is_in_is_told(folder: Path, fold: Any) -> None:
+    wrong = repr(fold[1] if isinstance(fold, list) else fold)
+    with pytest.raises(CfqaError, match=rf"no source is in fold {wrong}: there are 0, 1, 2$"):
+        cfqa_data.load(folder, fold=fold)
 
 
 def test_sources_and_truth(folder: Path) -> None:
@@ -229,6 +238,44 @@ def test_what_is_missing_or_damaged_is_named(
         cfqa_data.load(copy, "cls")[0]
 
 
+def _convert(name: str, dtype: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        from safetensors.numpy import load_file, save_file
+
+        save_file({k: t.astype(dtype) for k, t in load_file(root / name).items()}, root / name)
+
+    return change
+
+
+def _other_range(root: Path) -> None:
+    path = root / "compressed/cls/x265.zarr/zarr.json"
+    path.write_text(path.read_text().replace("8.0", "7.0"))
+
+
+@pytest.mark.parametrize(
+    ("change", "read", "message"),
+    [
+        (
+            _convert("truth/cls.safetensors", "i4"),
+            lambda d: d.truth("cls-001"),
+            "truth/cls: 'cls-001' is int32 of 0 axes; a truth of cls is int64 of 0",
+        ),
+        (
+            _convert("bitstreams/cls-x265-00000-of-00002.safetensors", "i2"),
+            lambda d: d.bitstream("cls-001", "x265", 3),
+            "bitstreams/cls-x265: 'cls-001/3' is int16 of 1 axes, not a row of bytes",
+        ),
+        (_other_range, lambda d: d[0], "x265.zarr/zarr.json: its quantiser is not the recipe's"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(
+    copy: Path, change: Callable[[Path], None], read: Callable[[Any], object], message: str
+) -> None:
+    change(copy)
+    with pytest.raises(FormatError, match=message):
+        read(cfqa_data.load(copy, "cls"))
+
+
 def test_an_array_of_other_sources_is_refused(copy: Path) -> None:
     shutil.rmtree(copy / "compressed/cls/x265.zarr")
     other = write_mock_dataset(copy.parent / "other", sources=2)
@@ -304,7 +351,7 @@ def _put(column: str, values: Callable[[list[Any]], list[Any]]) -> Callable[[pa.
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.slice(0, 17), "lacks 103 of 120 rows, first .*cls-000, codec vvenc, level 0;"),
+        (lambda t: t.slice(0, 17), "lacks 103 of 120 rows, first .*cls-000, codec vvenc, level 7;"),
         (lambda t: t.slice(0, 0), "lacks 120 of 120 rows, first .*cls-000, codec x265, level 0;"),
         (
             lambda t: t.filter(pc.not_equal(t["codec"], "vvenc")),
@@ -323,6 +370,12 @@ def _put(column: str, values: Callable[[list[Any]], list[Any]]) -> Callable[[pa.
         (_put("task", lambda v: [*v[:-1], "seg"]), "row 119: unknown task 'seg'.* known: cls;"),
         (_put("source_id", lambda v: ["cls-9", *v[1:]]), "row 0: unknown source_id 'cls-9'"),
         (_put("source_id", lambda v: [None] * len(v)), "source_id is null in row 0;"),
+        (
+            _put("fold", lambda v: [*v[:50], 3, *v[51:]]),
+            "fold of cls-001 by vvenc at level 0 is 3, not its source's position modulo 5;",
+        ),
+        (_put("index", lambda v: [2, *v[1:]]), "index of cls-000 by x265 at level 0 is 2, not its"),
+        (_put("array", lambda v: v[::-1]), "array of cls-000 by x265 at level 0 is .* not the arr"),
         (_put("codec", lambda v: [*v[:7], None, *v[8:]]), "codec is null in row 7;"),
         (_put("distortion", lambda v: [*v[:-1], None]), "distortion is null in row 119;"),
     ],

@@ -79,7 +79,7 @@ def test_hosts_are_known(page: Path) -> None:
 
 @pages
 def test_files_that_are_named_exist(page: Path) -> None:
-    folders = r"(?:cfqa_data|builders|loaders|eval|examples|docs|tests|benchmarks|\.ci)"
+    folders = r"(?:cfqa_data|builders|loaders|eval|examples|docs|tests|benchmarks|findings|\.ci)"
     for name in re.findall(rf"(?<![\w./-])({folders}/[\w./-]*)", TEXT[page]):
         name = name.rstrip(".")
         if not re.search(r"/[A-Z]+\.", name):  # such as recipes/NAME.toml

@@ -132,9 +132,10 @@ def test_a_folder_may_be_named_as_an_address_is(
     kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    chosen = ["--format", kind, "--task", "cls", "--codec", "x265", "--level", "0"]
+    chosen = ["--format", kind, "--task", "cls", "--codec", "x265", "--level", "0", "--fold", "1"]
     assert main(["export", str(folder), "--out", "s3:/name", *chosen]) == 0
-    assert (tmp_path / "s3:" / "name" / "index.parquet").is_file()
+    index = pq.read_table(tmp_path / "s3:" / "name" / "index.parquet")
+    assert index["fold"].to_pylist() == [1]
 
 
 def test_originals_are_left_out_on_request(folder: Path, tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_a_folder_that_holds_something_else_is_refused(folder: Path, tmp_path: P
         export(folder, tmp_path, "npy")
     out = tmp_path / "out"
     export(folder, out, "npy", task="cls", codec="x265", level=0)
-    for other in ({"level": 1}, {"originals": False}, {"codec": "vvenc"}):
+    for other in ({"level": 1}, {"originals": False}, {"codec": "vvenc"}, {"fold": 1}):
         chosen = {"task": "cls", "codec": "x265", "level": 0} | other
         with pytest.raises(CfqaError, match="holds another export"):
             export(folder, out, "npy", **chosen)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import multiprocessing
 import pickle
 import shutil
@@ -26,11 +27,12 @@ from loopback_hub import LoopbackHub, loopback_hub, point_clients_at
 from mock_codec import mock_codec
 from mock_dataset import TOY_SHAPES, write_mock_dataset
 from safetensors.numpy import load_file
+from torch.utils.data import ConcatDataset, Subset
 
 import cfqa_data
 from cfqa_data.errors import FormatError
 from cfqa_data.loaders import attach
-from cfqa_data.loaders.torch import Pairs
+from cfqa_data.loaders.torch import CodeTensors, Pairs, data_loader
 from cfqa_data.manifest import read_manifest, write_manifest
 from cfqa_data.quantizers import quantizer_from_dict
 from cfqa_data.tasks import TASKS
@@ -66,14 +68,17 @@ def hub_row(row: dict[str, Any]) -> Row:
     return {k: v for k, v in row.items() if k not in ("original", "compressed")}, *arrays
 
 
-def torch_row(pairs: Pairs, index: int) -> Row:
-    original, compressed, label = pairs[index]
-    if pairs.codes:
-        compressed = compressed.dequantize()
-    plain = {
+def torch_label(label: dict[str, Any]) -> dict[str, Any]:
+    return {
         name: value if isinstance(value, str) else value.item() for name, value in label.items()
     }
-    return plain, original.numpy(), compressed.numpy()
+
+
+def torch_row(pairs: Any, index: int) -> Row:
+    original, compressed, label = pairs[index]
+    if isinstance(compressed, CodeTensors):
+        compressed = compressed.dequantize()
+    return torch_label(label), original.numpy(), compressed.numpy()
 
 
 def open_hub(root: Path, task: str | None, *, streaming: bool, format: str) -> Any:
@@ -89,17 +94,24 @@ HUBS: list[LoopbackHub] = []
 """The Hub that runs, for the ways that read from one."""
 
 
-def open_remote(root: Path, task: str | None) -> cfqa_data.Dataset:
+def open_remote(root: Path, task: str | None, **options: Any) -> cfqa_data.Dataset:
     """Put the folder on the Hub and open it there."""
     repo = f"org/{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
     if repo not in HUBS[0].repos:
         HUBS[0].put(repo, root)
-    return cfqa_data.load(repo, task)
+    return cfqa_data.load(repo, task, **options)
 
 
 def open_torch(root: Path, task: str | None, *, codes: bool) -> Pairs:
     columns = pq.read_schema(root / "labels/cls.parquet").names
     return Pairs(root, task, label=columns, codes=codes)
+
+
+def open_parts(root: Path, task: str | None) -> ConcatDataset[Any]:
+    """Open pairs in two parts, one after the other."""
+    pairs = open_torch(root, task, codes=False)
+    ends = 0, len(pairs) // 3, len(pairs)
+    return ConcatDataset([Subset(pairs, range(*part)) for part in itertools.pairwise(ends)])
 
 
 def indexed(row: Callable[[Any, int], Row]) -> Callable[[Any], Iterator[Row]]:
@@ -139,6 +151,7 @@ WAYS = {
     "torch-codes": Way(
         lambda root, task: open_torch(root, task, codes=True), indexed(torch_row), torch_row
     ),
+    "torch-parts": Way(open_parts, indexed(torch_row), torch_row),
 }
 TIERS = ("full", "light")
 ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -296,6 +309,42 @@ def test_processes(method: str, folders: dict[str, Path], expected: list[Row]) -
     with multiprocessing.get_context(method).Pool(2, use_mock_codecs) as pool:
         found = pool.map_async(digests, [opened, opened], chunksize=1).get(timeout=120)
     assert found == [[wanted] * len(opened)] * 2
+
+
+@pytest.mark.parametrize("codes", [False, True])
+def test_batches_hold_the_same_rows(
+    codes: bool, folders: dict[str, Path], expected: list[Row]
+) -> None:
+    first, rest = (open_torch(folders[tier], None, codes=codes) for tier in TIERS)
+    split = ConcatDataset([Subset(first, range(100)), Subset(rest, range(100, 240))])
+    rows = []
+    for batch in data_loader(split, 7, shuffle=True):
+        features = batch.compressed.dequantize() if codes else batch.compressed
+        for index, feature in enumerate(features):
+            label = torch_label({name: values[index] for name, values in batch.label.items()})
+            rows.append((label, batch.original[index].numpy(), feature.numpy()))
+    places = {tuple(row[0][name] for name in KEY): place for place, row in enumerate(expected)}
+    rows.sort(key=lambda row: places[tuple(row[0][name] for name in KEY)])
+    assert digest(iter(rows)) == digest(iter(expected))
+
+
+def test_rows_are_chosen_alike(folders: dict[str, Path], expected: list[Row]) -> None:
+    chosen: dict[str, Any] = {"fold": 1, "source": ["cls-001", "seg-000"], "level": range(3, 6)}
+    root = folders["full"]
+    opened = [
+        (plain_row, cfqa_data.load(root, **chosen)),
+        (plain_row, open_remote(root, None, **chosen)),
+        (torch_row, Pairs(root, label=list(expected[0][0]), **chosen)),
+    ]
+    labels = [row[0] for row in expected]
+    wanted = [
+        row
+        for row, label in zip(expected, labels, strict=True)
+        if label["source_id"] == "cls-001" and label["fold"] == 1 and label["level"] in (3, 4, 5)
+    ]
+    assert len(wanted) == 12
+    for row, rows in opened:
+        assert digest(row(rows, index) for index in range(len(rows))) == digest(iter(wanted))
 
 
 # What is not as it should be.

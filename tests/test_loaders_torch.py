@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from inspect import signature
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mock_dataset import TOY_SHAPES, write_mock_dataset
+from torch.utils.data import (
+    ConcatDataset,
+    Dataset,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    random_split,
+)
 
 import cfqa_data
 from cfqa_data.codes import Codes
@@ -51,10 +60,18 @@ def test_an_open_dataset_is_taken_as_it_is(folder: Path) -> None:
     pairs = Pairs(opened)
     assert len(pairs) == 4
     np.testing.assert_array_equal(pairs[2].compressed.numpy(), opened[2].compressed)
-    with pytest.raises(CfqaError, match="how to open a path; give them to load"):
-        Pairs(opened, "dpt")
-    with pytest.raises(CfqaError, match="how to open a path; give them to load"):
-        Pairs(opened, untrusted=True)
+    for name, value in {"task": "dpt", "level": 0, "fold": [0], "untrusted": True}.items():
+        with pytest.raises(CfqaError, match=f"{name} say how to open a path; give them to load"):
+            Pairs(opened, **{name: value})
+
+
+def test_pairs_take_what_load_takes(folder: Path) -> None:
+    assert (
+        signature(cfqa_data.load).parameters.keys() - {"path"} <= signature(Pairs).parameters.keys()
+    )
+    pairs = Pairs(folder, source=["cls-001", "dpt-002"], level=3, fold=[1, 0])
+    assert set(pairs.dataset.labels["source_id"].to_pylist()) == {"cls-001"}
+    assert len(pairs) == 4
 
 
 @pytest.mark.parametrize(
@@ -64,6 +81,11 @@ def test_an_open_dataset_is_taken_as_it_is(folder: Path) -> None:
         ({"label": ["mse", "x"]}, "unknown label column 'x'"),
         ({"task": "clas"}, "did you mean 'cls'"),
         ({"codec": "x256"}, "did you mean 'x265'"),
+        ({"source": "cls-01"}, "did you mean 'cls-001'|unknown source 'cls-01'"),
+        ({"fold": [0, 3]}, "no source is in fold 3: there are 0, 1, 2$"),
+        ({"fold": True}, "no source is in fold True"),
+        ({"fold": "1"}, "no source is in fold '1'"),
+        ({"fold": 1.0}, "no source is in fold 1.0"),
     ],
 )
 def test_unknown_names_are_told(folder: Path, options: dict[str, Any], message: str) -> None:
@@ -236,3 +258,153 @@ def test_tensors_are_one_s_own(folder: Path) -> None:
     for tensor, kept in zip((pairs[0].original, pairs[0].compressed), before, strict=True):
         assert torch.equal(tensor, kept)
     assert torch.equal(coded[0].compressed.tables, tables)
+
+
+# What wraps pairs.
+
+LABEL = ["task", "source_id", "codec", "level"]
+
+
+class Errors(Dataset[Any]):
+    """A dataset of one's own that makes something else of pairs."""
+
+    def __init__(self, pairs: Any) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        original, compressed, label = self.pairs[index]
+        return (compressed - original).square().mean(), label["level"]
+
+
+def keys_of(loader: Any) -> list[tuple[Any, ...]]:
+    """Return the keys of the rows that a loader gives, after a look at its batches."""
+    found = []
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    for batch in batches:
+        labels = {name: list(values) for name, values in batch.label.items()}
+        assert len(set(labels["task"])) == 1
+        found += zip(*(labels[name] for name in LABEL), strict=True)
+    return [(*key[:3], int(key[3])) for key in found]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_parts_of_pairs_are_read_shard_by_shard(folder: Path, shuffle: bool) -> None:
+    pairs = Pairs(folder, label=LABEL)
+    part, rest = random_split(pairs, [0.5, 0.5], torch.Generator().manual_seed(0))
+    nested = Subset(ConcatDataset([part, Pairs(folder, "cls", label=LABEL)]), range(-200, 40, 3))
+    for wrapped in (part, rest, nested, Subset(pairs, np.arange(5)), Subset(pairs, [])):
+        wanted = [tuple(wrapped[i].label[name] for name in LABEL) for i in range(len(wrapped))]
+        found = keys_of(data_loader(wrapped, 7, shuffle=shuffle))
+        assert Counter(found) == Counter((*key[:3], int(key[3])) for key in wanted)
+        batches = ShardBatches(wrapped, 7, shuffle=shuffle)
+        order = [
+            row
+            for task in TOY_SHAPES
+            for batch in batches
+            for row in batch
+            if wanted[row][0] == task
+        ]
+        visits = [shard for shard, _ in groupby(wanted[row][1:3] for row in order)]
+        if not shuffle:
+            assert len(visits) == len(set(visits))
+
+
+def test_pairs_of_several_folders_and_kinds_are_batched_apart(folder: Path, tmp_path: Path) -> None:
+    other = write_mock_dataset(tmp_path / "cfqa", sources=1, seed=1)
+    parts = [Pairs(folder, "cls", codes=True), Pairs(other), Pairs(other, label="mse")]
+    batches = list(ShardBatches(ConcatDataset(parts), 1000))
+    assert [len(batch) for batch in batches] == [60, 60, 40, 40, 40, 40, 40, 40]
+    ends = np.cumsum([len(part) for part in parts])
+    for batch in batches:
+        assert len({int(np.searchsorted(ends, row, side="right")) for row in batch}) == 1
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_any_map_style_dataset_gives_plain_batches(folder: Path, shuffle: bool) -> None:
+    own = Errors(Pairs(folder, label=["level"]))
+    for dataset in (own, Subset(own, range(50)), ConcatDataset([own, own])):
+        generator = torch.Generator().manual_seed(3)
+        batches = list(
+            data_loader(dataset, 8, shuffle=shuffle, drop_last=True, generator=generator)
+        )
+        assert [len(errors) for errors, _ in batches] == [8] * (len(dataset) // 8)
+        in_order = torch.cat([levels for _, levels in batches])[:20].tolist() == [*range(10)] * 2
+        assert in_order != shuffle
+    assert next(iter(data_loader([1.0, 2.0], 2))).tolist() == [1, 2]
+
+
+def test_a_dataset_of_one_s_own_takes_the_batches_of_its_pairs(folder: Path) -> None:
+    pairs = Pairs(folder, label=["level"])
+    batches = ShardBatches(pairs, 8)
+    found = [levels.tolist() for _, levels in data_loader(Errors(pairs), batch_sampler=batches)]
+    levels = pairs.dataset.labels["level"].to_pylist()
+    assert found == [[levels[row] for row in batch] for batch in batches]
+    with pytest.raises(CfqaError, match=r"takes Pairs, or a Subset .* not a Errors"):
+        ShardBatches(Errors(pairs), 8)
+
+
+def test_a_sampler_gives_the_order(folder: Path) -> None:
+    pairs = Pairs(folder, "seg", label="level")
+    rows = [5, 3, 100, 3]
+    (batch,) = data_loader(pairs, 8, sampler=rows)
+    assert batch.label.tolist() == [5, 3, 0, 3]
+    generator = torch.Generator().manual_seed(0)
+    weighted = WeightedRandomSampler([1.0] * len(pairs), 20, generator=generator)
+    loader = data_loader(pairs, 8, sampler=weighted)
+    assert len(loader) == 3
+    assert [len(batch.label) for batch in loader] == [8, 8, 4]
+    every = data_loader(Pairs(folder), 8, sampler=SubsetRandomSampler(range(0, 360, 3)))
+    assert sum(len(batch.label) for batch in every) == 120  # and each of one shape
+    with pytest.raises(TypeError, match="is not known before"):
+        len(every)
+    own = Errors(Pairs(folder, "seg", label=["level"]))
+    assert next(iter(data_loader(own, 4, sampler=rows)))[1].tolist() == [5, 3, 0, 3]
+
+
+def test_options_of_torch_s_loader_pass_through(folder: Path) -> None:
+    def shapes(batch: list[Pair]) -> list[Any]:
+        return [pair.original.shape for pair in batch]
+
+    def seeded(worker: int) -> None:
+        assert worker == 0
+
+    pairs = Pairs(folder, "seg", level=1)
+    options = {"collate_fn": shapes, "worker_init_fn": seeded, "persistent_workers": False}
+    loader = data_loader(pairs, 5, num_workers=1, multiprocessing_context="fork", **options)
+    assert list(loader) == [[TOY_SHAPES["seg"]] * 5] * 2 + [[TOY_SHAPES["seg"]] * 2]
+    assert loader.persistent_workers is False
+    assert data_loader(pairs, workers=1).persistent_workers is True
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": [0], "shuffle": True}, "sampler= or shuffle=True, not both"),
+        ({"batch_sampler": [[0]], "drop_last": True}, "leave out batch_size, shuffle, drop_last"),
+        ({"batch_sampler": [[0]], "batch_size": 4}, "leave out batch_size"),
+        ({"workers": 1, "num_workers": 2}, "are the same; give one"),
+        ({"multiprocessing_context": "fork"}, "data_loader: multiprocessing_context can only"),
+        ({"persistent_workers": True}, "data_loader: persistent_workers option needs"),
+    ],
+)
+@pytest.mark.parametrize("own", [False, True])
+def test_contradictions_are_told(
+    folder: Path, own: bool, options: dict[str, Any], message: str
+) -> None:
+    pairs = Pairs(folder, "cls")
+    with pytest.raises(CfqaError, match=message):
+        data_loader(Errors(pairs) if own else pairs, **options)
+
+
+def test_streams_are_no_map_style_dataset() -> None:
+    class Stream(torch.utils.data.IterableDataset[int]):
+        def __iter__(self) -> Any:
+            return iter([1])
+
+    for stream in (Stream(), iter([1])):
+        with pytest.raises(CfqaError, match="takes a map-style dataset, with a length"):
+            data_loader(stream)

@@ -50,6 +50,17 @@ def test_degenerate_features_score_within_the_range(
 
 
 @metrics
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32], ids=str)
+def test_integers_are_numbers_and_do_not_wrap_around(metric: Metric, dtype: torch.dtype) -> None:
+    shape = (1, 1, 6, 16)
+    metric = ready(metric, shape)
+    low, high = (0, 256) if dtype is torch.uint8 else (-128, 128)
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randint(low, high, (2, 2, *shape), generator=generator).to(dtype)
+    assert torch.equal(metric(x, y), metric(x.float(), y.float()))
+
+
+@metrics
 @pytest.mark.parametrize("size", [1e4, 1e-6], ids=str)
 def test_large_and_small_values_neither_overflow_nor_vanish(metric: Metric, size: float) -> None:
     shape = (1, 1, 40, 96)

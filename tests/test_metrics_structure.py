@@ -132,6 +132,16 @@ def test_scores_do_not_depend_on_the_unit(name: str, size: float) -> None:
     np.testing.assert_allclose(metric(size * x, size * y).numpy(), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_each_feature_has_a_kernel_of_its_own(name: str) -> None:
+    """One bandwidth for both would make the score depend on which is the first, and on its unit."""
+    x, y = (batch.double() for batch in pair((1, 2, 20, 8)))
+    metric = create_metric(name)
+    expected = metric(x, y).numpy()
+    np.testing.assert_allclose(metric(y, x).numpy(), expected, rtol=1e-10)
+    np.testing.assert_allclose(metric(0.01 * x, y).numpy(), expected, rtol=1e-7)
+
+
 def test_distances_of_equal_tokens_are_zero() -> None:
     rng = np.random.default_rng(3)
     tokens = torch.from_numpy(300 + rng.normal(size=(5, 64)))[torch.arange(40) % 5]

@@ -20,6 +20,7 @@ from cfqa_data.builders.pipeline import work
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.select import fitting
 from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.builders.sources import get_source
 from cfqa_data.cli import main
 from cfqa_data.errors import BuildError
@@ -232,7 +233,7 @@ def test_bad_images_stop_a_build_and_their_repair_ends_it(
     depth_image.write_text("version https://git-lfs.github.com/spec/v1\n")
     told = refused()
     assert told.startswith("cfqa: extract dpt group 1: ")
-    assert f"{depth_image}: not a JPEG or PNG image" in told
+    assert f"{depth_image}: a Git LFS pointer; 'git lfs pull' gets the file itself" in told
     extracted = kept()
     assert selected.items() <= extracted.items()
     assert len([name for name in extracted if name.startswith(".build/references/")]) == 5
@@ -256,6 +257,25 @@ def test_bad_images_stop_a_build_and_their_repair_ends_it(
         assert all(np.isfinite(row["score"]) and row["bits"] > 0 for row in labels)
     originals = pq.read_table(out / "labels/originals.parquet").to_pylist()
     assert [row["reference_score"] for row in originals if row["task"] == "cls"] == [1, 1]
+
+
+def test_images_of_two_tasks_with_one_name_are_refused_before_anything_is_extracted(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, voc, shared = tmp_path / "out", root / "VOCdevkit/VOC2012", val(5)
+    taken = expected_sources()["seg"][0]
+    (voc / "JPEGImages" / f"{taken}.jpg").rename(voc / "JPEGImages" / f"{shared}.jpg")
+    (voc / "SegmentationClass" / f"{taken}.png").rename(voc / "SegmentationClass" / f"{shared}.png")
+    lists = voc / "ImageSets" / "Segmentation" / "val.txt"
+    lists.write_text(shared)
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(recipe.read_text().replace("sources_per_task = 2", "sources_per_task = 1"))
+    assert main(["build", str(recipe), "-o", str(out), "--root", str(root), "-j", "1"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"cfqa: {out}: '{shared}' is the id of a source of cls and of one of seg: ids are unique "
+        "over all tasks; rename one of the two and make the dataset anew"
+    )
+    assert status(load_recipe(recipe), out) == "new"  # with other names, it selects anew
 
 
 def test_a_selection_reads_no_image_beyond_the_last_and_names_what_it_passed_over(

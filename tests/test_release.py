@@ -464,6 +464,21 @@ def test_tasks_have_equally_many_originals(tmp_path: Path) -> None:
         imported(release)
 
 
+def test_originals_of_two_tasks_have_different_names(tmp_path: Path) -> None:
+    data = write_release(tmp_path, tasks=("cls", "seg"))
+    cls, seg = IDS["cls"][1], IDS["seg"][1]
+    for path in list(data.rglob(f"{seg}.*")):
+        path.rename(path.with_stem(cls))
+    logs = write_logs(tmp_path / "logs", all_mse(("cls", "seg")))
+    for log in logs.rglob("seg.txt"):
+        log.write_text(log.read_text().replace(seg, cls))
+    with pytest.raises(BuildError) as caught:
+        import_release(data, tmp_path / "out", logs=logs)
+    told = f"{data / 'org_feat'}: '{cls}' is the id of a source of cls and of one of seg: ids are"
+    assert str(caught.value).startswith(told)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_no_release_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="no folder org_feat in it"):
         scan_release(tmp_path)

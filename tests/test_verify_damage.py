@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,12 @@ from damaged import DAMAGES, KINDS, build_toy, edit_labels, edit_manifest, flip,
 from hub_cache import move_into_cache
 from safetensors.numpy import load_file
 
+import cfqa_data
 from cfqa_data.builders.deep import look_into
 from cfqa_data.cli import main
 from cfqa_data.codes import write_codes
 from cfqa_data.consistency import inconsistencies
-from cfqa_data.errors import BuildError
+from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.folder import Folder
 from cfqa_data.manifest import read_manifest
 from cfqa_data.storage import write_tensors
@@ -121,6 +123,9 @@ def change(column: str, value: Any) -> Callable[[list[dict[str, Any]]], None]:
         ("distortion", 0.25),
         ("score", math.inf),
         ("mse", math.nan),
+        ("mse", -0.5),
+        ("cosine", 1.5),
+        ("cka", -0.5),
         ("loss", math.nan),
         ("reference_loss", 0.125),
     ],
@@ -143,9 +148,27 @@ def test_rows_that_changed_places_are_found(folder: Path) -> None:
         ("README.md", lambda p: p.write_text(p.read_text().replace("60", "61")), "says "),
         ("truth/seg.safetensors", lambda p: _rename_key(p), "holds 'other'"),
         ("bitstreams/cls-x265-00001-of-00002.safetensors", lambda p: _rename_key(p), "holds"),
-        ("originals/cls-00001-of-00002.safetensors", lambda p: _rename_key(p), "has no"),
+        ("originals/cls-00001-of-00002.safetensors", lambda p: _rename_key(p), "lacks"),
         ("compressed/cls/x265.zarr/zarr.json", lambda p: _other_range(p), "not the recipe's"),
         ("originals/cls-00001-of-00002.safetensors", lambda p: p.write_text("x"), "safetensors"),
+        ("originals/seg-00001-of-00002.safetensors", lambda p: _swap_shards(p), "not for it"),
+        ("bitstreams/dpt-x265-00001-of-00002.safetensors", lambda p: _swap_shards(p), "not for it"),
+        ("originals/dpt-00001-of-00002.safetensors", lambda p: _retype(p, "f2"), "is ('float16',"),
+        (
+            "bitstreams/cls-x265-00001-of-00002.safetensors",
+            lambda p: _retype(p, "u4"),
+            "is uint32 of 1 axes, not a row of bytes",
+        ),
+        (
+            "truth/seg.safetensors",
+            lambda p: _retype(p, "i8"),
+            "is int64 of 2 axes; a truth of seg is uint8 of 2",
+        ),
+        (
+            "compressed/cls/x265.zarr/zarr.json",
+            lambda p: p.write_text(p.read_text().replace('"source"', '"image"')),
+            "are not as the format has them",
+        ),
         ("labels/seg.parquet", lambda p: p.write_text("x"), "not a Parquet table"),
     ],
 )
@@ -155,6 +178,18 @@ def test_edited_files_are_found_though_the_hashes_are_right(
     edit(folder / name)
     rehash(folder)
     assert any(what in text for text in found(folder))
+
+
+def _retype(path: Path, dtype: str) -> None:
+    write_tensors(path, {key: tensor.astype(dtype) for key, tensor in load_file(path).items()})
+
+
+def _swap_shards(path: Path) -> None:
+    """Let two shards of a task change places."""
+    other = path.with_name(path.name.replace("-00001-of", "-00000-of"))
+    tensors = load_file(path), load_file(other)
+    write_tensors(other, tensors[0])
+    write_tensors(path, tensors[1])
 
 
 def _rename_key(path: Path) -> None:
@@ -179,9 +214,35 @@ def test_a_manifest_of_other_files_or_figures_is_found(folder: Path) -> None:
     assert "manifest.json: does not list labels/cls.parquet" in told
     assert "manifest.json: lists new, which the format does not have" in told
     manifest["health"][0]["changing"] = 0.125
-    edit_manifest(folder, files=manifest["files"], health=manifest["health"])
+    edit_manifest(folder, files=manifest["files"], health=manifest["health"], name="other")
     (folder / "new").unlink()
-    assert found(folder) == ["manifest.json: its figures of health are not those of the labels"]
+    assert found(folder) == [
+        "manifest.json: its name is 'other', its recipe's 'toy'",
+        "manifest.json: its figures of health are not those of the labels",
+    ]
+
+
+def test_an_id_of_two_tasks_is_named_by_all_who_open_the_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = json.loads((folder / "manifest.json").read_text())["tasks"]
+    shared = tasks["seg"]["sources"][1] = tasks["cls"]["sources"][0]
+    edit_manifest(folder, tasks=tasks)
+    told = f"manifest.json: '{shared}' is the id of a source of cls and of one of seg: "
+    with pytest.raises(FormatError, match=re.escape(told)):
+        cfqa_data.load(folder, "cls")
+    assert main(["verify", str(folder)]) == 1
+    assert capsys.readouterr().out.startswith(told)
+    assert main(["publish", str(folder), "org/cfqa", "--dry-run"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_what_does_not_agree_is_not_published(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_labels(folder, "dpt", change("distortion", 0.25))
+    assert main(["publish", str(folder), "org/cfqa", "--dry-run"]) == 2
+    assert f"{folder / 'labels/dpt.parquet'}: distortion of " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [1, 2])

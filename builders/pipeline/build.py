@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cfqa_data.builders.pipeline.check import check_space, make_plan
+from cfqa_data.builders.pipeline.check import check_selection, check_space, make_plan
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import STAGES, Plan
@@ -85,6 +85,8 @@ def _build(plan: Plan, layout: Layout, runner: Runner, progress: Progress) -> No
     if any(todo.values()):
         with runner:
             for stage in STAGES:
+                if stage == "extract":
+                    check_selection(plan, layout)
                 if not todo[stage]:
                     continue
                 if stage == "compress":

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.builders.pipeline.plan import Item, Plan
-from cfqa_data.builders.pipeline.tools import Models, codec_for
-from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.builders.pipeline.tools import Models, Tools, codec_for
+from cfqa_data.errors import BuildError, CfqaError, FormatError
+from cfqa_data.invariants import check_source_ids
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import hash_file, package_versions
 from cfqa_data.recipe import Ladder, Recipe, TaskSpec
 from cfqa_data.resources import resolve
 
-__all__ = ["check_space", "make_plan"]
+__all__ = ["check_selection", "check_space", "make_plan"]
 
 _PLANE = (64, 64)
 
@@ -97,6 +98,25 @@ def _check_networks(models: Models, task: str, spec: TaskSpec) -> None:
         raise BuildError(f"tasks.{task}: no block {spec.blocks[-1]}, the last is {depth - 1}")
     if models.head(task).dim != width:
         raise BuildError(f"{spec.head}: not a head for features of width {width}")
+
+
+def check_selection(plan: Plan, layout: Layout) -> None:
+    """See that no two selected sources have the same id, of whichever tasks they are.
+
+    Where they have, and nothing was extracted yet, the selection is removed: it is to be made anew
+    once images are renamed.
+
+    Raises:
+        BuildError: they have; the id and its tasks are named.
+    """
+    items, tools = plan.items("select"), Tools(plan, layout)
+    try:
+        check_source_ids({item.task: tools.source_ids(item.task) for item in items})
+    except FormatError as error:
+        if not any(item.marker(layout).exists() for item in plan.items("extract")):
+            for folder in (items[0].marker(layout).parent, layout.truth("").parent):
+                shutil.rmtree(folder)
+        raise BuildError(f"{layout.root}: {error}") from None
 
 
 def check_space(plan: Plan, layout: Layout, todo: list[Item]) -> None:

@@ -13,10 +13,11 @@ from cfqa_data.builders.pipeline.label import baseline_values, score
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.codes import write_codes
+from cfqa_data.invariants import bits_of, fold_of, rate_of
 from cfqa_data.layout import Layout
 from cfqa_data.schema import label_schema
 from cfqa_data.storage import write_table, write_tensors
-from cfqa_data.tasks import FOLDS, get_task
+from cfqa_data.tasks import get_task
 
 __all__ = ["batch_of_levels", "compress", "kept_streams", "label_rows"]
 
@@ -55,7 +56,7 @@ def compress(tools: Tools, item: Item) -> None:
     ):
         if plan.tier == "full":
             write_codes(layout.compressed(task, item.codec), position, codes[index])
-        bits = [8 * len(streams[index]) for streams in bitstreams]
+        bits = [bits_of(len(streams[index])) for streams in bitstreams]
         rows += _rows(tools, item, index, originals[index], codes[index], truth, bits)
     write_table(item.marker(layout), pa.Table.from_pylist(rows, schema=label_schema()))
     if kept:
@@ -116,13 +117,13 @@ def label_rows(
         {
             "task": item.task,
             "source_id": tools.group_ids(item.task, item.group)[index],
-            "fold": position % FOLDS,
+            "fold": fold_of(position),
             "codec": item.codec,
             "level": level,
             "parameter_name": ladder.parameter_name,
             "parameter": float(parameter),
             "bits": bits[level],
-            "bpfp": bits[level] / points,
+            "bpfp": rate_of(bits[level], points),
             "reference_score": reference,
             "distortion": task.distortion(float(told["score"][level]), reference),
             "reference_loss": references["loss"][index],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +11,13 @@ import numpy as np
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.card import BUILT, Terms, write_card
+from cfqa_data.errors import BuildError
 from cfqa_data.health import health
+from cfqa_data.invariants import PLACES, VALUES, LabelRows, broken, fold_of
 from cfqa_data.manifest import Manifest, TaskEntry, write_manifest
 from cfqa_data.schema import label_schema, originals_schema
 from cfqa_data.storage import read_table, remove_partials, write_table
-from cfqa_data.tasks import FOLDS
+from cfqa_data.tasks import get_task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,9 +37,10 @@ def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> Non
 
     layout, plan = tools.layout, tools.plan
     remove_partials(layout.root)
+    entries = {task: _entry(tools, task) for task in plan.recipe.tasks}
     tables = []
-    for task in plan.recipe.tasks:
-        tables.append(label_table(tools, task))
+    for task, entry in entries.items():
+        tables.append(label_table(tools, task, entry.shape))
         write_table(layout.labels(task), tables[-1])
         advance()
     write_table(layout.originals_table, originals_table(tools))
@@ -45,7 +49,7 @@ def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> Non
         name=plan.recipe.name,
         tier=plan.tier,
         recipe=plan.recipe,
-        tasks={task: _entry(tools, task) for task in plan.recipe.tasks},
+        tasks=entries,
         versions=plan.versions,
         weights=plan.weights,
         health=tuple(health(pa.concat_tables(tables))),
@@ -61,8 +65,12 @@ def _entry(tools: Tools, task: str) -> TaskEntry:
     return TaskEntry(shape, tuple(tools.source_ids(task)))
 
 
-def label_table(tools: Tools, task: str) -> pa.Table:
-    """Return all rows of a task, by source, codec and level."""
+def label_table(tools: Tools, task: str, shape: Sequence[int]) -> pa.Table:
+    """Return all rows of a task, whose features are of this shape, by source, codec and level.
+
+    Raises:
+        BuildError: a row does not hold what the format says.
+    """
     import pyarrow as pa
 
     codecs = list(tools.spec(task).ladders)
@@ -75,8 +83,18 @@ def label_table(tools: Tools, task: str) -> pa.Table:
         [read_table(item.marker(tools.layout), label_schema()) for item in items]
     )
     rank = np.array([codecs.index(name) for name in table["codec"].to_pylist()])
-    order = np.lexsort((table["level"].to_numpy(), rank, table["index"].to_numpy()))
-    return table.take(order).combine_chunks()
+    level, index = table["level"].to_numpy().astype(np.int64), table["index"].to_numpy()
+    order = np.lexsort((level, rank, index))
+    rows = LabelRows(
+        table.take(order).combine_chunks(),
+        get_task(task),
+        tools.spec(task),
+        math.prod(shape),
+        *(places[order] for places in (index, rank, level)),
+    )
+    for what in broken(rows, (*PLACES, *VALUES)):
+        raise BuildError(f"labels of {task}: {what}")
+    return rows.table
 
 
 def originals_table(tools: Tools) -> pa.Table:
@@ -94,7 +112,7 @@ def originals_table(tools: Tools) -> pa.Table:
                     {
                         "task": task,
                         "source_id": ids[position],
-                        "fold": position % FOLDS,
+                        "fold": fold_of(position),
                         "reference_score": references["score"][index],
                         "reference_loss": references["loss"][index],
                         "array": layout.relative(layout.originals(task, group, plan.groups)),

@@ -11,6 +11,7 @@ from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.builders.pipeline.workspace import write_json
 from cfqa_data.errors import BuildError
+from cfqa_data.invariants import check_source_ids, check_truth
 from cfqa_data.storage import write_tensors
 from cfqa_data.tasks import get_task
 
@@ -24,10 +25,18 @@ SHOWN = 5
 
 
 def select(tools: Tools, item: Item) -> None:
-    """Write the truths of a task's sources, then their ids."""
+    """Write the truths of a task's sources, then their ids.
+
+    Raises:
+        CfqaError: there are too few, two have the same id, or a truth is not of the task's kind.
+    """
     task, recipe = item.task, tools.plan.recipe
     samples = fitting(tools.models, task, recipe.sources_per_task)
-    truths = {sample.source_id: np.asarray(sample.truth) for sample in samples}
+    found = [(sample.source_id, np.asarray(sample.truth)) for sample in samples]
+    check_source_ids({task: [source_id for source_id, _ in found]})
+    for source_id, truth in found:
+        check_truth(get_task(task), truth.dtype.name, truth.ndim, f"the truth of {source_id}")
+    truths = dict(found)
     write_tensors(tools.layout.truth(task), truths)
     write_json(item.marker(tools.layout), list(truths))
 

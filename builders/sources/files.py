@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import BuildError, unknown_name
+from ...pointers import pointer_at
 from ...resources import locate
 from .base import Sample
 
@@ -109,8 +110,10 @@ def require(paths: Iterable[Path], offered: str, notes: Mapping[Path, str] | Non
         raise BuildError(f"missing: {'; '.join(missing)}; {offered}")
 
 
-def reason(error: Exception) -> str:
-    """Return what an error says, in one line."""
+def reason(error: Exception, path: Path | None = None) -> str:
+    """Return in one line what a file is that Git keeps elsewhere, or else what an error says."""
+    if path is not None and (kind := pointer_at(path)):
+        return kind
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -120,6 +123,8 @@ def read_list(path: Path) -> list[tuple[int, str]]:
     Raises:
         BuildError: it cannot be read as UTF-8 text.
     """
+    if kind := pointer_at(path):
+        raise BuildError(f"{path}: {kind}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -136,4 +136,6 @@ def _read_meta(path: Path) -> list[tuple[int, str]]:
         synsets = loadmat(path, squeeze_me=True, variable_names=["synsets"])["synsets"]
         return [(int(row["ILSVRC2012_ID"]), str(row["WNID"])) for row in synsets]
     except Exception as error:  # the reader raises all kinds on damaged files
-        raise BuildError(f"{path}: not the meta.mat of ILSVRC 2012 ({reason(error)})") from None
+        raise BuildError(
+            f"{path}: not the meta.mat of ILSVRC 2012 ({reason(error, path)})"
+        ) from None

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import BuildError
+from ...pointers import pointer_at
 from .files import reason
 
 __all__ = ["MOST_PIXELS", "check_pixels", "read_depth", "read_mask", "read_rgb", "read_size"]
@@ -51,9 +52,9 @@ def _open(path: Path, load: bool = True) -> Image.Image:
     except BuildError:
         raise
     except FileNotFoundError:
-        raise BuildError(f"{path}: no such file") from None
+        raise BuildError(f"{path}: {pointer_at(path) or 'no such file'}") from None
     except Image.UnidentifiedImageError:
-        raise BuildError(f"{path}: not a JPEG or PNG image") from None
+        raise BuildError(f"{path}: {pointer_at(path) or 'not a JPEG or PNG image'}") from None
     except Exception as error:  # Pillow's decoders raise all kinds on damaged bytes
         raise BuildError(f"{path}: cannot be read as an image ({reason(error)})") from None
 

@@ -33,7 +33,7 @@ def read_splits(path: Path) -> tuple[list[int], list[int]]:
         read = loadmat(path, variable_names=["trainNdxs", "testNdxs"])
         train, test = (read[key].astype(np.int64).ravel() - 1 for key in ("trainNdxs", "testNdxs"))
     except Exception as error:  # the reader raises all kinds on damaged files
-        raise BuildError(f"{path}: not the splits.mat of NYUv2 ({reason(error)})") from None
+        raise BuildError(f"{path}: not the splits.mat of NYUv2 ({reason(error, path)})") from None
     return train.tolist(), test.tolist()
 
 
@@ -154,5 +154,5 @@ class LabelledMat:
             raise
         except Exception as error:  # h5py raises all kinds on damaged files
             raise BuildError(
-                f"{self.path}: not the labelled NYUv2 file ({reason(error)})"
+                f"{self.path}: not the labelled NYUv2 file ({reason(error, self.path)})"
             ) from None

@@ -54,6 +54,10 @@ def export(
         list[int] | None,
         typer.Option(metavar="LEVEL", help="Only this level; repeat it for several."),
     ] = None,
+    fold: Annotated[
+        list[int] | None,
+        typer.Option(metavar="K", help="Only the sources of this fold; repeat it for several."),
+    ] = None,
     originals: Annotated[
         bool, typer.Option("--originals/--no-originals", help="Also write the originals.")
     ] = True,
@@ -78,6 +82,7 @@ def export(
             task=task,
             codec=codec or None,
             level=level or None,
+            fold=fold or None,
             originals=originals,
             progress=progress,
             untrusted=untrusted,

@@ -9,7 +9,8 @@ it tells a damaged or shortened stream from a sound one.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -122,6 +123,20 @@ class TableCoder:
         return self._models[index]
 
 
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """Raise what constriction's Rust code panics with as a `CodecError`.
+
+    A ``PanicException`` is no `Exception`: it would pass by every handler up to the user.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CodecError(f"the entropy coder refused its input ({error})") from None
+
+
 def _groups(indexes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Return a stable order by table index, and (index, start, end) of each run in it."""
     order = np.argsort(indexes, kind="stable")
@@ -141,9 +156,10 @@ def _check(arrays: Sequence[np.ndarray]) -> int:
 def encode_parts(parts: Sequence[Part]) -> bytes:
     """Return the stream of several parts; no part's tables may depend on a later part."""
     ans = _constriction().stream.stack.AnsCoder
-    coder = ans(np.array([_check([values for _, values, _ in parts])], np.uint32))
-    for table_coder, values, indexes in reversed(parts):
-        table_coder.push(coder, values, indexes)
+    with _panics_as_errors():
+        coder = ans(np.array([_check([values for _, values, _ in parts])], np.uint32))
+        for table_coder, values, indexes in reversed(parts):
+            table_coder.push(coder, values, indexes)
     # The last word is the top of the stack; its leading zero bytes say nothing.
     words: np.ndarray = coder.get_compressed()
     return words.astype("<u4").tobytes().rstrip(b"\0")
@@ -167,9 +183,10 @@ def decode_parts(
     words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4").astype(np.uint32)
     coder = _constriction().stream.stack.AnsCoder(words)
     decoded: list[np.ndarray] = []
-    for part in parts:
-        table_coder, indexes = part(decoded)
-        decoded.append(table_coder.pop(coder, indexes))
+    with _panics_as_errors():
+        for part in parts:
+            table_coder, indexes = part(decoded)
+            decoded.append(table_coder.pop(coder, indexes))
     rest = coder.get_compressed()
     if len(rest) != 1 or int(rest[0]) != _check(decoded):
         raise CodecError("the bitstream is damaged or cut short")

@@ -26,6 +26,7 @@ from cfqa_data.codecs.entropy_tables import (
 from cfqa_data.codecs.fixed_point import FRACTION
 from cfqa_data.errors import CodecError
 from cfqa_data.paths import absolute_path
+from cfqa_data.pointers import pointer_at
 from cfqa_data.storage import atomic_path
 
 __all__ = [
@@ -252,7 +253,8 @@ def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, Hyp
             )
             models.append((float(lmbda), weights))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CodecError(f"{path}: not a file of hyperprior models ({error})") from None
+        told = pointer_at(path) or error
+        raise CodecError(f"{path}: not a file of hyperprior models ({told})") from None
     return header, models
 
 

@@ -1,8 +1,10 @@
 """VVC intra: VVenC inside the ffmpeg that imageio-ffmpeg ships, many pictures per process.
 
 Each picture is a closed stream of its own (SPS, PPS, one IDR slice, Annex B), and its bytes do
-not depend on the other pictures of the call.  That takes more than ``-qpa 0 -qp Q``:
+not depend on the other pictures of the call.  That takes more than ``-qp Q``:
 
+* Perceptual QP adaptation (``qpa``) is on by default and moves the QP with the picture's height:
+  at one ``-qp``, features of more tokens would be damaged more.  It is off, and stays so.
 * MCTF, the temporal filter, is on by default even for all-intra coding and would blend
   neighbouring pictures, that is other features, into this one.  It is off, and BIM with it.
 * Without ``MaxParallelFrames=0`` some batch lengths (7 to 10) end with status 0 and no output.
@@ -55,7 +57,8 @@ class VVenC(Codec):
 
     Args:
         preset: VVenC's preset.
-        parameters: further VVenC parameters, over the ones this codec sets.
+        parameters: further VVenC parameters, over the ones this codec sets.  ``PerceptQPA`` is
+            refused.
         seconds_per_megasample: time limit of a process, on top of a minute.
     """
 
@@ -69,6 +72,11 @@ class VVenC(Codec):
         parameters: dict[str, str] | None = None,
         seconds_per_megasample: float = 120.0,
     ) -> None:
+        if {"perceptqpa", "qpa"} & {key.lower() for key in parameters or ()}:
+            raise CodecError(
+                "vvenc: PerceptQPA moves the QP with the number of tokens, so that a level would "
+                "not be one QP; leave it out of the parameters"
+            )
         self.preset = preset
         self.parameters = {**PARAMETERS, **(parameters or {})}
         self.seconds_per_megasample = seconds_per_megasample

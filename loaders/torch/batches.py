@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from cfqa_data.errors import CfqaError
-from cfqa_data.loaders.torch.pairs import Pair, Pairs
+from cfqa_data.loaders.torch.rows import Row, find_rows
 
 __all__ = ["ShardBatches", "data_loader"]
 
+BATCH_SIZE = 16
+
 
 def data_loader(
-    pairs: Pairs,
-    batch_size: int = 16,
+    pairs: Dataset[Any],
+    batch_size: int = BATCH_SIZE,
     *,
     shuffle: bool = False,
     drop_last: bool = False,
@@ -25,36 +27,77 @@ def data_loader(
     workers: int = 0,
     prefetch: int = 2,
     pin_memory: bool | None = None,
+    sampler: Iterable[int] | None = None,
     **options: Any,
-) -> DataLoader[Pair]:
-    """Return a `DataLoader` of `Pair`s of tensors with a leading batch axis.
+) -> DataLoader[Any]:
+    """Return a `DataLoader` of batches, tensors with a leading batch axis.
 
     Args:
-        pairs: what to load.
-        batch_size: rows per batch, all of one task.
+        pairs: what to load: `Pairs`, or a `Subset` (as `random_split` gives) or `ConcatDataset` of
+            them, which give `Pair`s of one task, shard after shard; or any other map-style dataset,
+            which gives plain batches.
+        batch_size: rows per batch.
         shuffle: shards in random order, and the rows within each; a new order every epoch.
         drop_last: leave out the last batch of a task if it is not full.
-        generator: what the order is drawn from, for runs that can be repeated.
+        generator: what the order, and the seeds of workers, are drawn from, for runs that can be
+            repeated.
         workers: processes that read; 0 reads in this one.
         prefetch: batches that each worker reads ahead.
         pin_memory: put batches where a GPU fetches them from; by default if there is a GPU.
-        options: further arguments of `DataLoader`, such as ``multiprocessing_context``.
+        sampler: rows in an order of one's own, in place of shards; still of one task a batch.
+        options: further arguments of `DataLoader`, such as ``collate_fn``, ``worker_init_fn``,
+            ``persistent_workers``, ``multiprocessing_context`` or ``batch_sampler``; its names
+            ``num_workers`` and ``prefetch_factor`` are taken too.
 
     Raises:
-        CfqaError: the batch size is not a positive number.
+        CfqaError: the batch size is not a positive number, arguments contradict each other, or
+            ``pairs`` is no map-style dataset.
     """
-    batches = ShardBatches(
-        pairs, batch_size, shuffle=shuffle, drop_last=drop_last, generator=generator
-    )
+    if isinstance(pairs, IterableDataset) or not (
+        hasattr(pairs, "__getitem__") and hasattr(pairs, "__len__")
+    ):
+        raise CfqaError(
+            "data_loader takes a map-style dataset, with a length and items by number, "
+            f"not a {type(pairs).__name__}"
+        )
+    if workers and "num_workers" in options:
+        raise CfqaError("data_loader: workers= and num_workers= are the same; give one")
+    workers = options.pop("num_workers", workers)
+    if sampler is not None and shuffle:
+        raise CfqaError(
+            "data_loader takes sampler= or shuffle=True, not both: a sampler is an order"
+        )
+    if options.get("batch_sampler") is not None:
+        if shuffle or drop_last or sampler is not None or batch_size != BATCH_SIZE:
+            raise CfqaError(
+                "data_loader: batch_sampler= says what is in each batch; leave out batch_size, "
+                "shuffle, drop_last and sampler"
+            )
+    elif find_rows(pairs) is not None:
+        options["batch_sampler"] = ShardBatches(
+            pairs,
+            batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            generator=generator,
+            sampler=sampler,
+        )
+    else:
+        _check_batch_size(batch_size)
+        options |= {"batch_size": batch_size, "drop_last": drop_last}
+        options |= {"shuffle": shuffle} if sampler is None else {"sampler": sampler}
     if workers:
         options = {"prefetch_factor": prefetch, "persistent_workers": True, **options}
-    return DataLoader(
-        pairs,
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
-        **options,
-    )
+    try:
+        return DataLoader(
+            pairs,
+            num_workers=workers,
+            generator=generator,
+            pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+            **options,
+        )
+    except ValueError as error:  # such as options of workers where there are none
+        raise CfqaError(f"data_loader: {' '.join(str(error).split())}") from None
 
 
 class ShardBatches(Sampler[list[int]]):
@@ -64,60 +107,88 @@ class ShardBatches(Sampler[list[int]]):
     follow one another, so its original is read in one go too. Rows of a batch have the same task
     and, where pairs give codes, the same size of table; a batch may span shards.
 
+    For a dataset of one's own that gives what it makes of `Pairs`, place by place: take the
+    batches of those, ``data_loader(own, batch_sampler=ShardBatches(pairs, 8))``.
+
     Args:
-        pairs: whose rows.
+        pairs: whose rows: `Pairs`, or a `Subset` or `ConcatDataset` of them.
         batch_size: rows per batch.
         shuffle: shards in random order, and the rows within each; a new order every time.
         drop_last: leave out batches that are not full.
         generator: what the order is drawn from; torch's own if None.
+        sampler: rows to take instead, in its order.
 
     Raises:
-        CfqaError: the batch size is not a positive number.
+        CfqaError: the batch size is not a positive number, or ``pairs`` does not say where its
+            rows come from.
     """
 
     def __init__(
         self,
-        pairs: Pairs,
+        pairs: Dataset[Any],
         batch_size: int,
         *,
         shuffle: bool = False,
         drop_last: bool = False,
         generator: torch.Generator | None = None,
+        sampler: Iterable[int] | None = None,
     ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise CfqaError(f"a batch size is a whole number from 1, not {batch_size!r}")
+        _check_batch_size(batch_size)
+        rows = find_rows(pairs)
+        if rows is None:
+            raise CfqaError(
+                "ShardBatches takes Pairs, or a Subset or ConcatDataset of them, "
+                f"not a {type(pairs).__name__}"
+            )
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.generator = generator
-        recipe = pairs.dataset.manifest.recipe
-        names = ("task", "source_id", "codec")
-        columns = [pairs.dataset.labels[name].to_pylist() for name in names]
-        self.kinds: list[tuple[str, int]] = []
-        sources: dict[str, dict[str, list[int]]] = {}
-        for row, (task, source, codec) in enumerate(zip(*columns, strict=True)):
-            sources.setdefault(source, {}).setdefault(codec, []).append(row)
-            bits = recipe.tasks[task].ladders[codec].quantizer.bits if pairs.codes else 0
-            self.kinds.append((task, bits))
-        self.shards = [rows for codecs in sources.values() for rows in codecs.values()]
+        self.sampler = sampler
+        self.kinds = [row.kind for row in rows]
+        self.shards = _shards(rows)
 
     def __iter__(self) -> Iterator[list[int]]:
-        started: dict[tuple[str, int], list[int]] = {}
-        for rows in self._shuffled(self.shards):
-            for row in self._shuffled(rows):
-                batch = started.setdefault(self.kinds[row], [])
-                batch.append(row)
-                if len(batch) == self.batch_size:
-                    yield started.pop(self.kinds[row])
+        started: dict[tuple[Any, ...], list[int]] = {}
+        for row in self._order():
+            batch = started.setdefault(self.kinds[row], [])
+            batch.append(row)
+            if len(batch) == self.batch_size:
+                yield started.pop(self.kinds[row])
         if not self.drop_last:
             yield from started.values()
 
     def __len__(self) -> int:
+        counts = list(Counter(self.kinds).values())
+        if self.sampler is not None:
+            if len(counts) > 1:
+                raise TypeError("how many batches a sampler gives of each task is not known before")
+            counts = [len(self.sampler)]  # type: ignore[arg-type]
         spare = 0 if self.drop_last else self.batch_size - 1
-        return sum((rows + spare) // self.batch_size for rows in Counter(self.kinds).values())
+        return sum((rows + spare) // self.batch_size for rows in counts)
+
+    def _order(self) -> Iterator[int]:
+        if self.sampler is not None:
+            yield from self.sampler
+            return
+        for rows in self._shuffled(self.shards):
+            yield from self._shuffled(rows)
 
     def _shuffled(self, things: list[Any]) -> list[Any]:
         if not self.shuffle:
             return things
         order = torch.randperm(len(things), generator=self.generator).tolist()
         return [things[place] for place in order]
+
+
+def _shards(rows: list[Row]) -> list[list[int]]:
+    """Return the numbers of the rows of each shard, the shards of a source beside each other."""
+    sources: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for number, row in enumerate(rows):
+        sources.setdefault(row.source, {}).setdefault(row.codec, []).append(number)
+    return [shard for codecs in sources.values() for shard in codecs.values()]
+
+
+def _check_batch_size(batch_size: object) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise CfqaError(f"a batch size is a whole number from 1, not {batch_size!r}")

@@ -44,14 +44,19 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         task: cls, seg or dpt; all of them if None.
         codec: keep the rows of this codec, or of these.
         level: keep the rows of this level, or of these.
+        source: keep the rows of this source id, or of these.
+        fold: keep the rows of the sources in this fold, or in these: train on some, test on the
+            others.
         label: the column of the labels to give, or several.
         codes: give compressed features as `CodeTensors`, to be dequantised on a device.
+        revision: of a repo on the Hub: branch, tag or commit.
+        cache: of a repo: fetch whole files and read them from there, as for `cfqa_data.load`.
         untrusted: decode bitstreams in child processes that can do nothing else.
         follow_links: read what links in a folder lead to, wherever that is.
 
     Raises:
-        CfqaError: there is no such task, codec, level or column, or rows are chosen from a
-            dataset that is open already. (Taking a pair raises `FormatError` if its file is
+        CfqaError: there is no such task, codec, level, source, fold or column, or rows are chosen
+            from a dataset that is open already. (Taking a pair raises `FormatError` if its file is
             missing or damaged.)
     """
 
@@ -62,24 +67,34 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         *,
         codec: str | Iterable[str] | None = None,
         level: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        source: str | Iterable[str] | None = None,
+        fold: SupportsIndex | Iterable[SupportsIndex] | None = None,
         label: str | Sequence[str] = "distortion",
         codes: bool = False,
+        revision: str | None = None,
+        cache: bool | str | Path = False,
         untrusted: bool = False,
         follow_links: bool = False,
     ) -> None:
+        options: dict[str, Any] = {
+            "task": task,
+            "codec": codec,
+            "level": level,
+            "source": source,
+            "fold": fold,
+            "revision": revision,
+            "cache": cache,
+            "untrusted": untrusted,
+            "follow_links": follow_links,
+        }
         if not isinstance(dataset, Dataset):
-            dataset = load(
-                dataset,
-                task,
-                codec=codec,
-                level=level,
-                untrusted=untrusted,
-                follow_links=follow_links,
-            )
-        elif untrusted or follow_links or not task is codec is level is None:
+            dataset = load(dataset, **options)
+        elif given := [
+            name for name, value in options.items() if value is not None and value is not False
+        ]:
             raise CfqaError(
-                "task, codec, level, untrusted and follow_links say how to open a path; give them "
-                "to load()"
+                f"{' and '.join(given)} say how to open a path; give them to load(), "
+                "as this dataset is open"
             )
         self.dataset = dataset
         self.label = label if isinstance(label, str) else tuple(label)

@@ -1,0 +1,57 @@
+"""What the rows of a map-style dataset share: a shape, so that they can be stacked, and a shard."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch.utils.data import ConcatDataset, Subset
+
+from cfqa_data.loaders.torch.pairs import Pairs
+
+__all__ = ["Row", "find_rows"]
+
+
+class Row(NamedTuple):
+    """What a batch has to know of a row.
+
+    Attributes:
+        kind: rows of the same kind can be stacked.
+        source: the original, in whichever folder.
+        codec: with the source, the shard.
+    """
+
+    kind: tuple[Any, ...]
+    source: tuple[str, str]
+    codec: str
+
+
+def find_rows(dataset: Any) -> list[Row] | None:
+    """Return the rows of a dataset, or None where its items may be anything.
+
+    Args:
+        dataset: `Pairs`; or a `Subset`, as `random_split` gives, or a `ConcatDataset` of them, one
+            in the other as often as may be.
+    """
+    if isinstance(dataset, Pairs):
+        return _rows_of_pairs(dataset)
+    if isinstance(dataset, Subset):
+        rows = find_rows(dataset.dataset)
+        return rows and [rows[int(index)] for index in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        parts = [find_rows(part) for part in dataset.datasets]
+        return None if None in parts else [row for part in parts if part for row in part]
+    return None
+
+
+def _rows_of_pairs(pairs: Pairs) -> list[Row]:
+    manifest, location = pairs.dataset.manifest, pairs.dataset.location
+    columns = [pairs.dataset.labels[name].to_pylist() for name in ("task", "source_id", "codec")]
+    kinds: dict[tuple[str, str], tuple[Any, ...]] = {}
+    rows = []
+    for task, source, codec in zip(*columns, strict=True):
+        if (task, codec) not in kinds:
+            quantizer = manifest.recipe.tasks[task].ladders[codec].quantizer
+            bits = quantizer.bits if pairs.codes else 0
+            kinds[task, codec] = (task, manifest.tasks[task].shape, bits, pairs.label)
+        rows.append(Row(kinds[task, codec], (location, source), codec))
+    return rows
