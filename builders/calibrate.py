@@ -39,6 +39,7 @@ from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.builders.spawning import check_guard, deaf_to_interrupts, spawning
 from cfqa_data.builders.training.planes import training_features
 from cfqa_data.errors import BuildError, CfqaError, unknown_name
+from cfqa_data.paths import expanded
 from cfqa_data.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.recipe import Ladder, Recipe, load_recipe
 from cfqa_data.storage import write_text
@@ -186,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipe", default="mini", help="recipe to calibrate")
     parser.add_argument("--task", action="append", help="only this task; may be repeated")
     parser.add_argument("--codec", action="append", help="only this codec; may be repeated")
-    parser.add_argument("--out", type=Path, default=Path("docs/calibration"))
+    parser.add_argument("--out", type=expanded, default=Path("docs/calibration"))
     parser.add_argument("--sources", type=int, default=24, help="sources per task")
     parser.add_argument("--training", type=int, default=50, help="features that set the range")
     parser.add_argument("--scales", type=float, nargs="+", help="ranges to try")

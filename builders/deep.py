@@ -22,6 +22,7 @@ from cfqa_data.builders.pipeline.tools import BASELINES, Models
 from cfqa_data.builders.pipeline.work import one_thread
 from cfqa_data.builders.spawning import check_guard
 from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
+from cfqa_data.files import Files
 from cfqa_data.folder import Folder
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest
@@ -94,7 +95,7 @@ class Job:
 
 
 def look_into(
-    root: Path,
+    root: Path | Files,
     manifest: Manifest,
     damaged: set[str],
     *,
@@ -107,7 +108,7 @@ def look_into(
     """Decode all bitstreams of a folder, and compute labels of a sample of its rows again.
 
     Args:
-        root: the folder.
+        root: the folder, or its files.
         manifest: its manifest.
         damaged: files that are known to be damaged; what they are needed for is not looked at.
         sample: rows whose labels are computed again.
@@ -228,7 +229,7 @@ def _find_heads(
 
 
 def _looker(
-    root: Path, untrusted: bool, found: Mapping[str, str]
+    root: Path | Files, untrusted: bool, found: Mapping[str, str]
 ) -> Callable[[Job], tuple[list[Fault], list[int]]]:
     folder = Folder(root, untrusted)
     recipe = folder.manifest.recipe.with_paths(lambda uri: found.get(uri, uri))

@@ -98,7 +98,13 @@ class Edition:
 
 
 def make_edition(
-    root: Path, manifest: Manifest, repo: str, tier: str | None = None, tag: str | None = None
+    root: Path,
+    manifest: Manifest,
+    repo: str,
+    tier: str | None = None,
+    tag: str | None = None,
+    *,
+    follow_links: bool = False,
 ) -> Edition:
     """Return what of a folder goes to a hub.
 
@@ -108,6 +114,7 @@ def make_edition(
         repo: the repo's "org/name", for the card.
         tier: "light" or "full"; the folder's own if None.
         tag: name of this version; one made of its content if None.
+        follow_links: read what links lead to, wherever that is.
 
     Raises:
         CfqaError: the folder cannot be given in that tier.
@@ -116,7 +123,7 @@ def make_edition(
     tier = tier or manifest.tier
     if TIERS.index(tier) > TIERS.index(manifest.tier):
         raise CfqaError(f"{root}: is of the {manifest.tier} tier; a {tier} one has to be built")
-    rows = load(root).labels
+    rows = load(root, follow_links=follow_links).labels
     text = _own_card(root, manifest)
     files = {path: entry for path, entry in manifest.files.items() if path != CARD}
     if tier != manifest.tier:

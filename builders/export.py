@@ -21,7 +21,7 @@ from cfqa_data.dataset import Dataset, load
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.layout import left_by_tools
-from cfqa_data.paths import real_path
+from cfqa_data.paths import absolute_path, real_path
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.storage import PARTIAL, check_folder, write_table, write_text
 
@@ -74,7 +74,7 @@ class Exported:
 @clear_disk_errors("exporting")
 def export(
     path: str | Path,
-    out: Path,
+    out: str | Path,
     kind: str,
     *,
     task: str | None = None,
@@ -84,6 +84,7 @@ def export(
     originals: bool = True,
     progress: Progress | None = None,
     untrusted: bool = False,
+    follow_links: bool = False,
 ) -> Exported:
     """Write features as plain float32 files; goes on where an earlier run stopped.
 
@@ -98,6 +99,7 @@ def export(
         originals: also write the originals.
         progress: told of every feature.
         untrusted: decode bitstreams in child processes that can do nothing else.
+        follow_links: read what links in a folder lead to, wherever that is.
 
     Raises:
         DiskError: the disk is full, or may not be written to; what is finished is kept.
@@ -106,8 +108,16 @@ def export(
     """
     if kind not in FORMATS:
         raise CfqaError(unknown_name("format", kind, FORMATS))
-    progress = progress or Silent()
-    dataset = load(path, task, codec=codec, level=level, fold=fold, untrusted=untrusted)
+    progress, out = progress or Silent(), absolute_path(out)
+    dataset = load(
+        path,
+        task,
+        codec=codec,
+        level=level,
+        fold=fold,
+        untrusted=untrusted,
+        follow_links=follow_links,
+    )
     if not len(dataset):
         raise CfqaError(f"{path}: no compressed feature is of that task, codec, level and fold")
     _open_folder(out, dataset, _facts(dataset, kind, originals))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import BuildError
+from ..paths import absolute_path
 from ..tasks import get_task
 from .backbone import NORM_EPS
 from .checkpoints import check_tensors, read_tensors, state_of, weight_files
@@ -351,7 +352,7 @@ def load_head(
         tensors = state_of(path_or_dict, origin)
     else:
         tensors, origin = read_tensors(path_or_dict), str(path_or_dict)
-        geometry = _geometry(Path(path_or_dict))
+        geometry = _geometry(absolute_path(path_or_dict))
     prefix = ""
     if task != "cls" and any(name.startswith(_PREFIX) for name in tensors):
         prefix = _PREFIX

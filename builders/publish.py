@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from cfqa_data.consistency import inconsistencies
 from cfqa_data.errors import CfqaError
-from cfqa_data.manifest import hash_file, read_manifest
+from cfqa_data.files import LocalFiles
+from cfqa_data.manifest import hash_file
 from cfqa_data.portable import check_portable
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.verify import verify
@@ -120,6 +121,7 @@ def plan_publishing(
     private: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
+    follow_links: bool = False,
 ) -> Plan:
     """Check a folder, and whether a hub takes it; nothing is sent or written.
 
@@ -132,6 +134,7 @@ def plan_publishing(
         private: whether only those who may see it do; an existing repo stays as it is.
         workers: threads that hash.
         progress: told of every file that is checked.
+        follow_links: send what links lead to, wherever that is.
 
     Raises:
         CfqaError: the hub would not take a name, a size or a number of files, or the folder cannot
@@ -145,12 +148,13 @@ def plan_publishing(
     for name in (revision, tag):
         if name is not None and not REF.fullmatch(name):
             raise CfqaError(f"{name!r} cannot be the name of a branch or tag")
-    check_portable(root, read_manifest(Path(root)))
-    verified = verify(root, workers=workers, progress=progress)
+    check_portable(root, LocalFiles(root, follow_links).read_manifest())
+    verified = verify(root, workers=workers, progress=progress, follow_links=follow_links)
     verified.require()
-    faults = inconsistencies(Path(root), verified.manifest, set())
+    faults = inconsistencies(verified.files, verified.manifest, set())
     replace(verified, faults=tuple(faults)).require()
-    edition = make_edition(Path(root), verified.manifest, repo, tier, tag)
+    folder = verified.files.root
+    edition = make_edition(folder, verified.manifest, repo, tier, tag, follow_links=follow_links)
     notes = check_limits({path: entry["size"] for path, entry in edition.files.items()})
     if verified.unlisted:
         notes.append(

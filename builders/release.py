@@ -30,7 +30,7 @@ from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import read_manifest
-from cfqa_data.paths import real_path
+from cfqa_data.paths import absolute_path, real_path
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.recipe import Recipe, load_recipe
 from cfqa_data.storage import check_folder, make_folder, read_labels
@@ -121,8 +121,8 @@ def import_release(
         raise BuildError(f"{out} lies in the release itself: choose another folder")
     if not layout.manifest.exists():
         check_folder(root)
-    base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, fitted=False)
-    logged = None if logs is None else LogScores(Path(logs))
+    base = load_recipe(recipe, fitted=False)
+    logged = None if logs is None else LogScores(absolute_path(logs))
     if logged is not None:
         logged.match(release)
     scores: Scores | None = logged

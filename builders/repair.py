@@ -13,6 +13,7 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from cfqa_data.builders.repair_work import Scratch, link
 from cfqa_data.builders.spawning import check_guard
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.files import LocalFiles
 from cfqa_data.layout import Layout
-from cfqa_data.manifest import read_manifest
 from cfqa_data.paths import real_path
 from cfqa_data.pointers import pointer_at
 from cfqa_data.progress import Progress, Silent
@@ -74,6 +75,7 @@ def repair(
     accept_versions: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
+    follow_links: bool = False,
 ) -> Repaired:
     """Make the damaged files of a dataset folder again, to the manifest's bytes.
 
@@ -83,6 +85,8 @@ def repair(
         accept_versions: try although other versions are installed than the manifest names.
         dry_run: say what would be done, and do nothing.
         progress: told of stages and their progress.
+        follow_links: take what links lead to, wherever that is, for files of the folder; one that
+            is damaged is replaced by a file, a folder behind a link is written to.
 
     Raises:
         FormatError: it is not a dataset folder, its manifest is damaged, or Git keeps files of it
@@ -93,10 +97,10 @@ def repair(
     """
     check_guard()
     folder, progress = real_path(root), progress or Silent()
-    read_manifest(folder)
+    LocalFiles(folder, follow_links).read_manifest()
     _check_ours(folder)
     if dry_run:
-        found = verify(folder, progress=progress)
+        found = verify(folder, progress=progress, follow_links=follow_links)
         _check_fetched(found)
         damaged = {fault.path for fault in found.faults}
         steps = plan_steps(found.manifest, damaged)
@@ -111,7 +115,7 @@ def repair(
         )
     with clear_disk_errors("repairing"), locked(folder):
         _check_ours(folder)
-        return _repair(folder, workers, accept_versions, progress)
+        return _repair(folder, workers, accept_versions, progress, follow_links)
 
 
 def _check_ours(root: Path) -> None:
@@ -126,8 +130,11 @@ def _check_ours(root: Path) -> None:
             raise BuildError(f"{path} is a link or no folder, and no repair made it: remove it")
 
 
-def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress) -> Repaired:
-    found = verify(root, progress=progress)
+def _repair(
+    root: Path, workers: int, accept_versions: bool, progress: Progress, follow_links: bool
+) -> Repaired:
+    look = partial(verify, root, progress=progress, follow_links=follow_links)
+    found = look()
     if not found.damage:
         shutil.rmtree(root / WORK, ignore_errors=True)  # of a repair that was killed at its end
         _tidy(root)
@@ -138,13 +145,13 @@ def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress)
     for name in aside:
         _put_aside(root, name)
     if aside:  # a link to a folder may have been among them
-        found = verify(root, progress=progress)
+        found = look()
         steps = _check(found, accept_versions)
     damaged = frozenset(fault.path for fault in found.faults)
     if not damaged:
         _tidy(root)
         return Repaired(root, first, (), tuple(aside), ())
-    scratch = Scratch(root, found.manifest, steps, damaged, Layout(root / WORK))
+    scratch = Scratch(found.files, found.manifest, steps, damaged, Layout(root / WORK))
     scratch.prepare()
     done: set[str] = set()
     failed = {fault.path: fault.what for fault in steps.impossible}
@@ -161,7 +168,7 @@ def _repair(root: Path, workers: int, accept_versions: bool, progress: Progress)
         elif not scratch.right(name):
             failed[name] = "made again, it has other bytes; fetch the dataset again"
         else:
-            _put(root, name, scratch.layout.root / name)
+            _put(found.files, name, scratch.layout.root / name)
             failed.pop(name, None)
             done.add(name)
 
@@ -195,7 +202,7 @@ def _check(found: Verified, accept_versions: bool) -> Steps:
     if not damaged:
         return steps
     versions = not accept_versions
-    return check_same(found.root, found.manifest, steps, damaged, versions=versions)
+    return check_same(found.files.root, found.manifest, steps, damaged, versions=versions)
 
 
 def _check_fetched(found: Verified) -> None:
@@ -204,7 +211,7 @@ def _check_fetched(found: Verified) -> None:
     Raises:
         FormatError: some are; the first is named.
     """
-    places = [found.root / fault.path for fault in found.faults]
+    places = [found.files.root / fault.path for fault in found.faults]
     if kinds := {path: kind for path in places if (kind := pointer_at(path))}:
         first, kind = next(iter(kinds.items()))
         more = f" (and {len(kinds) - 1} more)" if len(kinds) > 1 else ""
@@ -216,11 +223,12 @@ def _in_the_way(path: Path) -> bool:
     return path.is_symlink() or (path.exists() and not path.is_dir())
 
 
-def _put(root: Path, name: str, made: Path) -> None:
+def _put(files: LocalFiles, name: str, made: Path) -> None:
     """Put a file into its place in the dataset, whatever stands there or on the way."""
-    parts = Path(name).parts
+    root, parts = files.root, Path(name).parts
     for count in range(1, len(parts)):
-        if _in_the_way(root.joinpath(*parts[:count])):
+        folder = root.joinpath(*parts[:count])
+        if _in_the_way(folder) and not (files.follow_links and folder.is_dir()):
             _put_aside(root, "/".join(parts[:count]))
     target = root / name
     if target.is_dir() and not target.is_symlink():
@@ -239,7 +247,7 @@ def _put_aside(root: Path, name: str) -> None:
         if not os.path.lexists(target) and not any(map(_in_the_way, steps)):
             break
     make_folder(target.parent)
-    os.rename(root / name, target)
+    shutil.move(root / name, target)  # behind a link may be another disk
     with suppress(OSError):  # the folders that it leaves empty
         for parent in Path(name).parents:
             if parent != Path():

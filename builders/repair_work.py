@@ -29,6 +29,7 @@ from cfqa_data.builders.repair_plan import Steps, made_by
 from cfqa_data.card import BUILT, write_card
 from cfqa_data.codes import create_codes_array, find_centres, write_codes
 from cfqa_data.errors import CfqaError, DiskError, FormatError
+from cfqa_data.files import Files, LocalFiles
 from cfqa_data.folder import Folder
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest, hash_file
@@ -67,7 +68,7 @@ class Scratch:
     """A build folder inside the dataset's, with what is intact.
 
     Attributes:
-        root: the dataset.
+        files: the dataset's.
         manifest: its manifest.
         steps: what is to be done.
         damaged: the damaged files that the manifest lists.
@@ -75,7 +76,7 @@ class Scratch:
         reasons: file that cannot be made again -> why.
     """
 
-    root: Path
+    files: LocalFiles
     manifest: Manifest
     steps: Steps
     damaged: frozenset[str]
@@ -96,7 +97,7 @@ class Scratch:
             here = self.layout.root / name
             if name not in self.damaged:
                 make_folder(here.parent)
-                link(self.root / name, here)
+                link(self.files.root / name, here)
             elif here.is_file() and not self.right(name):
                 here.unlink()
         for task in self.steps.plan.recipe.tasks:
@@ -117,7 +118,7 @@ class Scratch:
 
     def _references(self, task: str) -> dict[str, tuple[float, float]]:
         """Return score and loss of each original, from a table that is intact; else nothing."""
-        theirs = Layout(self.root)
+        theirs = Layout(self.files.root)
         for path, read in (
             (theirs.originals_table, partial(read_table, schema=originals_schema())),
             (theirs.labels(task), read_labels),
@@ -220,7 +221,7 @@ class Scratch:
             if item in self.steps.items["centre"]:
                 centres = read_json(item.marker(self.layout))[codec]
             else:  # of a release: by its first feature
-                first = Folder(self.root).decoded(entry.sources[0], codec, 0)
+                first = Folder(self.files).decoded(entry.sources[0], codec, 0)
                 centres = list(find_centres(first.indices))
             path = self.layout.compressed(task, codec)
             (path / "zarr.json").unlink(missing_ok=True)
@@ -243,9 +244,9 @@ class Scratch:
         for task, codec in {(task, codec) for task, codec, _ in jobs}:
             path = self.layout.compressed(task, codec)
             make_folder(path)
-            link(Layout(self.root).compressed(task, codec) / "zarr.json", path / "zarr.json")
+            link(Layout(self.files.root).compressed(task, codec) / "zarr.json", path / "zarr.json")
         progress.start("decode", len(jobs), "sources")
-        for name, why in each(_decoder, (self.root, self.layout), jobs, workers):
+        for name, why in each(_decoder, (self.files, self.layout), jobs, workers):
             if why:
                 self.reasons[name] = why
             yield name
@@ -264,7 +265,7 @@ class Scratch:
             path = folder.root / name
             if name.startswith("labels/"):
                 make_folder(path.parent)
-                link(self.root / name, path)
+                link(self.files.root / name, path)
             elif name.startswith(SIZED):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
@@ -275,8 +276,8 @@ class Scratch:
             yield self.layout.relative(self.layout.card)
 
 
-def _decoder(root: Path, layout: Layout) -> Callable[[tuple[str, str, int]], tuple[str, str]]:
-    folder = Folder(root)
+def _decoder(files: Files, layout: Layout) -> Callable[[tuple[str, str, int]], tuple[str, str]]:
+    folder = Folder(files)
 
     def decode(job: tuple[str, str, int]) -> tuple[str, str]:
         """Write a source's shard; return its name, and why it could not be written."""

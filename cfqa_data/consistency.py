@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfqa_data.errors import FormatError
+from cfqa_data.files import Files
 from cfqa_data.folder import Folder
 from cfqa_data.health import health
 from cfqa_data.invariants import (
@@ -53,11 +54,11 @@ NEAR = 1e-9
 """Relative difference of what is summed, which differs between versions of NumPy."""
 
 
-def inconsistencies(root: Path, manifest: Manifest, damaged: set[str]) -> list[Fault]:
+def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -> list[Fault]:
     """Return where the parts of a folder do not agree, by file.
 
     Args:
-        root: the folder.
+        root: the folder, or its files.
         manifest: its manifest.
         damaged: files that are known to be damaged; what they are needed for is not looked at.
     """

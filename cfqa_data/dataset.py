@@ -201,6 +201,7 @@ def load(
     revision: str | None = None,
     cache: bool | str | Path = False,
     untrusted: bool = False,
+    follow_links: bool = False,
 ) -> Dataset:
     """Open a dataset folder, on this machine or in a dataset repo on the Hub.
 
@@ -217,6 +218,9 @@ def load(
             here) and read them from there, instead of only the bytes that are needed each time.
         untrusted: decode bitstreams in child processes that can do nothing else, for a dataset
             that may come from anyone. The decoded features are the same.
+        follow_links: of a folder of one's own: read what its links lead to, wherever that is, as
+            DVC and git-annex have them. Otherwise they are followed within the folder, and where
+            it is in the Hub's cache, to that cache's files.
 
     Returns:
         The compressed features with their originals and labels.
@@ -231,7 +235,7 @@ def load(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    folder = Folder(open_files(path, revision, cache), untrusted)
+    folder = Folder(open_files(path, revision, cache, follow_links), untrusted)
     tasks = list(folder.manifest.tasks)
     if task is not None:
         if get_task(task).name not in tasks:

@@ -1,8 +1,8 @@
 """The files of a dataset folder, wherever it lies: on this machine, or in a repo on the Hub.
 
 A file is named as the manifest names it: relative to the folder, with ``/``. Every name comes from
-the format's own layout, so none leads out of the folder, whatever a manifest says; nor does a link,
-but those that a cache of the Hub is made of.
+the format's own layout, so none leads out of the folder, whatever a manifest says; nor does a link
+that is followed, unless the caller says so, but for those that a cache of the Hub is made of.
 """
 
 from __future__ import annotations
@@ -12,20 +12,32 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
 from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.layout import Layout
 from cfqa_data.limits import LARGEST_WHOLE, open_plain, read_limited
 from cfqa_data.manifest import Manifest, read_manifest
+from cfqa_data.paths import absolute_path
 from cfqa_data.pointers import pointer_at
 
-__all__ = ["Blob", "Files", "LocalFiles", "open_blob", "open_files"]
+__all__ = ["MANIFEST", "Blob", "Files", "LocalFiles", "open_blob", "open_files"]
 
 HUB = "hf://"
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 MISSING = "missing; is this a complete dataset folder?"
+MANIFEST = Layout(Path()).manifest.name
+
+OUTSIDE = "leads out of the folder; if the folder is your own: follow_links=True, --follow-links"
+
+ANY = re.compile(r".*", re.DOTALL)
+STORED = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}")
+"""Names of files in the store that the repos in a cache of `huggingface_hub` share."""
+
+STORE_MARKER = ".huggingface-shared-blobs"
 
 
 class Blob(Protocol):
@@ -107,12 +119,20 @@ class Files(ABC):
 
 
 class LocalFiles(Files):
-    """A folder on this machine."""
+    """A folder on this machine.
 
-    def __init__(self, root: Path, within: tuple[Path, ...] = ()) -> None:
-        self.root: Path = root
-        self.location = str(root)
-        self.within = within or _places(root)
+    Args:
+        root: the folder.
+        follow_links: read what links lead to, wherever that is.
+    """
+
+    root: Path
+
+    def __init__(self, root: str | Path, follow_links: bool = False) -> None:
+        self.root = absolute_path(root)
+        self.location = str(self.root)
+        self.follow_links = follow_links
+        self._places = _places(self.root)
         self._known: set[str] = set()
 
     def where(self, name: str) -> str:
@@ -121,11 +141,15 @@ class LocalFiles(Files):
 
     def read_manifest(self) -> Manifest:
         """Return the folder's manifest."""
+        self.path(MANIFEST)
         return read_manifest(self.root)
 
     def below(self, name: str) -> LocalFiles:
         """Return the files of a folder in this one."""
-        return LocalFiles(self.root / name, self.within)
+        files = copy(self)
+        files.root, files._known = self.root / name, set()
+        files.location = str(files.root)
+        return files
 
     def path(self, name: str) -> Path:
         """Return a file's path.
@@ -139,9 +163,9 @@ class LocalFiles(Files):
             real = Path(os.path.realpath(path))
             if kind := pointer_at(path):
                 raise FormatError(f"{path}: {kind}")
-            if not any(real.is_relative_to(place) for place in self.within):
-                raise FormatError(f"{path}: leads out of the folder; put the file itself there")
-            if real.exists() and not (real.is_file() or real.is_dir()):
+            if not (self.follow_links or _is_within(real, self._places)):
+                raise FormatError(f"{path}: {OUTSIDE}")
+            if os.path.exists(real) and not (real.is_file() or real.is_dir()):
                 raise FormatError(f"{path}: is no plain file; build or fetch the dataset again")
             self._known.add(name)
         return path
@@ -172,14 +196,30 @@ class LocalFiles(Files):
             yield blob
 
 
-def _places(root: Path) -> tuple[Path, ...]:
-    """Return where the files of a folder may lie: in it, or in the blobs of the cache it is in."""
+def _places(root: Path) -> list[tuple[Path, re.Pattern[str]]]:
+    """Return where files of a folder may lie: folders, with the names that files have in them.
+
+    That is the folder itself, and where `huggingface_hub` links to from a folder in its cache: from
+    ``REPO/snapshots/COMMIT`` to ``REPO/blobs``, and from there to ``blobs`` beside all repos, which
+    has a marker in it.
+    """
     real = Path(os.path.realpath(root))
+    places = [(real, ANY)]
     for place in (real, *real.parents):  # the dataset may be a folder in the repo
-        blobs = place.parent.parent / "blobs"
-        if place.parent.name == "snapshots" and blobs.is_dir():
-            return real, blobs
-    return (real,)
+        repo = place.parent.parent
+        if place.parent.name == "snapshots" and (repo / "blobs").is_dir():
+            places.append((repo / "blobs", ANY))
+            if "--" in repo.name and (repo.parent / "blobs" / STORE_MARKER).is_file():
+                places.append((repo.parent / "blobs", STORED))
+            break
+    return places
+
+
+def _is_within(real: Path, places: list[tuple[Path, re.Pattern[str]]]) -> bool:
+    return any(
+        real.is_relative_to(place) and names.fullmatch(real.relative_to(place).as_posix())
+        for place, names in places
+    )
 
 
 @contextmanager
@@ -208,7 +248,10 @@ class _LocalBlob:
 
 
 def open_files(
-    path: str | Path, revision: str | None = None, cache: bool | str | Path = False
+    path: str | Path,
+    revision: str | None = None,
+    cache: bool | str | Path = False,
+    follow_links: bool = False,
 ) -> Files:
     """Return the files of a folder or of a dataset repo on the Hub.
 
@@ -217,6 +260,7 @@ def open_files(
             machine is always meant as such.
         revision: branch, tag or commit of the repo; its main branch if None.
         cache: keep whole files in `huggingface_hub`'s cache, or in this one.
+        follow_links: of a folder: read what its links lead to, wherever that is.
 
     Raises:
         CfqaError: ``path`` is an address of another kind, or a revision is given for a folder.
@@ -236,17 +280,19 @@ def open_files(
     elif not isinstance(path, str) or _exists(path) or not _is_repo(path):
         if revision is not None:
             raise CfqaError(f"{path}: a folder has no revisions; only a repo on the Hub has")
-        return LocalFiles(Path(path))
+        return LocalFiles(path, follow_links)
     if own and revision is not None and unquote(own) != revision:
         raise CfqaError(f"{path}: names another revision than revision={revision!r}")
     from cfqa_data.hub import HubFiles
 
+    if cache and cache is not True:
+        cache = absolute_path(cache)
     return HubFiles(named, unquote(own) or revision, cache)
 
 
 def _exists(path: str | Path) -> bool:
     try:
-        return Path(path).exists()
+        return absolute_path(path).exists()
     except OSError as error:  # a name too long, or a folder above that may not be entered
         why = error.strerror or error
         raise CfqaError(f"{path}: no dataset can be read there: {why}") from None

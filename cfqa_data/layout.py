@@ -16,15 +16,25 @@ TOOLS = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     # Linux desktops, network storage
     *(".directory", ".thumbnails", ".sh_thumbnails", "lost+found", "@eadir", "#recycle"),
-    # editors, notebooks, Python
-    *(".ipynb_checkpoints", "__pycache__", ".idea", ".vscode"),
+    # editors, notebooks, Python, Git and DVC
+    *(".ipynb_checkpoints", "__pycache__", ".idea", ".vscode", ".gitignore"),
 }
 """Files and folders that desktops, storage and editors put into any folder, in lower case."""
 
-PATTERNS = ("._*", "*~", ".~*", ".*.swp", ".nfs*", ".fuse_hidden*", ".trash-*", ".syncthing.*")
+PATTERNS = (
+    "._*",
+    "*~",
+    ".~*",
+    ".*.swp",
+    ".nfs*",
+    ".fuse_hidden*",
+    ".trash-*",
+    ".syncthing.*",
+    "*.dvc",
+)
 """The same, where only a part of the name is known."""
 
-TOP = {".build", ".repair", ".cache", ".git", ".gitattributes", ".gitignore"}
+TOP = {".build", ".repair", ".cache", ".git", ".gitattributes", ".datalad", ".dvc", ".dvcignore"}
 """What stands at the top of a folder and belongs to what made, fetched or keeps it."""
 
 

@@ -1,12 +1,18 @@
-"""Paths as people write them, made absolute; what no path can be is told of in one line."""
+"""Paths as people write them, made absolute; what no path can be is told of in one line.
+
+Every path that is given to this package, for reading or writing, goes through :func:`absolute_path`
+(or :func:`real_path`, which also follows links) when it is taken, so that nothing that is opened
+follows the working directory.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cfqa_data.errors import CfqaError
 
-__all__ = ["exists", "expanded", "is_file", "real_path"]
+__all__ = ["absolute_path", "absolute_program", "exists", "expanded", "is_file", "real_path"]
 
 
 def is_file(path: Path) -> bool:
@@ -31,23 +37,43 @@ def expanded(path: str | Path) -> Path:
     Raises:
         CfqaError: nobody of that name has a home on this machine.
     """
+    text = os.fspath(path)
+    home = os.path.expanduser(text)
+    if home == text and text.startswith("~"):
+        name = Path(text).parts[0]
+        raise CfqaError(f"{text}: {name} is nobody's home; if it is a folder, write ./{text}")
+    return Path(home)
+
+
+def absolute_path(path: str | Path, base: str | Path = "") -> Path:
+    """Return a path that means the same wherever the process goes; links and ``..`` stay.
+
+    Args:
+        path: as somebody wrote it: ``~`` is the home folder.
+        base: folder that a relative path starts from; the working directory if it is empty.
+
+    Raises:
+        CfqaError: the working directory is gone, or see :func:`expanded`.
+    """
     try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        name = Path(path).parts[0]
-        raise CfqaError(
-            f"{path}: {name} is nobody's home; if it is a folder, write ./{path}"
-        ) from None
+        return (Path(base) / expanded(path)).absolute()
+    except FileNotFoundError:
+        raise CfqaError(f"{path}: the working directory is gone; give an absolute path") from None
+
+
+def absolute_program(given: str | Path) -> str | Path:
+    """Return the absolute path of a program; a bare name is of one on PATH, and stays."""
+    return absolute_path(given) if os.path.dirname(given) else given
 
 
 def real_path(path: str | Path) -> Path:
     """Return an absolute path without links, ``..`` and ``~``, whether or not it exists.
 
     Raises:
-        CfqaError: links go in a circle, a part is too long, or see :func:`expanded`.
+        CfqaError: links go in a circle, a part is too long, or see :func:`absolute_path`.
     """
     try:
-        return expanded(path).resolve()
+        return absolute_path(path).resolve()
     except (RuntimeError, ValueError, OSError) as error:  # which, depends on Python's version
         why = error.strerror if isinstance(error, OSError) else error
         raise CfqaError(f"{path}: leads to no place: {why}") from None

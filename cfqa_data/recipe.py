@@ -13,7 +13,7 @@ from typing import Any
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
 from cfqa_data.layout import left_by_tools
 from cfqa_data.limits import LARGEST_TEXT, parse_toml, read_limited
-from cfqa_data.paths import exists, expanded, is_file, real_path
+from cfqa_data.paths import absolute_path, exists, is_file, real_path
 from cfqa_data.recipe_specs import (
     SOURCE_PATHS,
     BackboneSpec,
@@ -42,17 +42,22 @@ def list_recipes() -> list[str]:
     return sorted(name.removesuffix(".toml") for name in recipes)
 
 
-def load_recipe(name_or_path: str | Path, *, fitted: bool = True) -> Recipe:
-    """Return a recipe that comes with the package, or one from a TOML file.
+def load_recipe(name_or_path: str | Path | Recipe, *, fitted: bool = True) -> Recipe:
+    """Return a recipe that comes with the package, or one from a TOML file, with absolute paths.
 
     Args:
-        name_or_path: a name as in :func:`list_recipes`, or a path that ends in ``.toml``.
+        name_or_path: a name as in :func:`list_recipes`, or a path that ends in ``.toml``; or a
+            recipe made in Python, whose relative paths start from the working directory.
         fitted: with False, ladders whose k-means tables are not there yet are left out, for what
             fits those tables.
 
     Raises:
         RecipeError: there is no such recipe, or it is not a valid one.
     """
+    if isinstance(name_or_path, Recipe):
+        data = name_or_path.to_dict()
+        _resolve_files(data, absolute_path(""), fitted)
+        return Recipe.from_dict(data)
     path = _locate(name_or_path)
     try:
         return Recipe.from_dict(_read(path, seen=(), fitted=fitted))
@@ -64,7 +69,7 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
     """Return the file of a recipe; a relative path starts from ``base``."""
     text = str(name_or_path)
     if text.endswith(".toml"):
-        path = Path(base or ".") / expanded(text)
+        path = absolute_path(text, base or "")
         if not is_file(path):
             raise RecipeError(f"{path}: no such recipe file")
         return path
@@ -76,8 +81,7 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
 
 def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
     """Return a recipe file's data with URIs made absolute, k-means tables read, and its base's."""
-    path = real_path(path)
-    if path in seen:
+    if real_path(path) in map(real_path, seen):
         raise RecipeError(f"extends itself: {' -> '.join(p.name for p in (*seen, path))}")
     try:
         data = parse_toml(read_limited(path, LARGEST_TEXT))
@@ -149,7 +153,7 @@ def _tables(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
 def _make_absolute(table: dict[str, Any], key: str, base: Path) -> None:
     uri = table.get(key)
     if isinstance(uri, str) and uri and not is_uri(uri):
-        table[key] = str(real_path(base / expanded(uri)))
+        table[key] = str(absolute_path(uri, base))
 
 
 def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from cfqa_data.errors import RecipeError
-from cfqa_data.paths import expanded, is_file, real_path
+from cfqa_data.paths import absolute_path, is_file, real_path
 from cfqa_data.pointers import pointer_at
 
 __all__ = ["ROOT_VARIABLE", "WEIGHTS_VARIABLE", "is_uri", "locate", "resolve"]
@@ -30,7 +30,7 @@ def is_uri(text: str) -> bool:
 
 
 def locate(uri: str, base: str | Path | None = None) -> Path:
-    """Return the path of a file or folder, whether or not it exists.
+    """Return the absolute path of a file or folder, whether or not it exists.
 
     Args:
         uri: ``package://cfqa_data.codecs/weights/x.safetensors``, ``root://weights/x.pth``, or a
@@ -46,7 +46,7 @@ def locate(uri: str, base: str | Path | None = None) -> Path:
             raise RecipeError(f"{uri}: must be root://path without '..'")
         return real_path(os.environ.get(ROOT_VARIABLE) or ".").joinpath(*parts)
     if not uri.startswith(PACKAGE):
-        return Path(base or ".") / expanded(uri)
+        return absolute_path(uri, base or "")
     package, _, name = uri.removeprefix(PACKAGE).partition("/")
     parts = PurePosixPath(name).parts
     if package.split(".")[0] != "cfqa_data" or not parts or ".." in parts or name[0] == "/":

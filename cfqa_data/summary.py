@@ -15,12 +15,13 @@ from cfqa_data.text import percent, printable, size_text, table_text
 __all__ = ["build_text", "imported_text", "info_text", "summarise"]
 
 
-def summarise(path: str | Path) -> dict[str, Any]:
+def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]:
     """Return the facts of a dataset folder, JSON-safe.
 
     Args:
         path: what :func:`cfqa_data.load` opens; of a repo on the Hub only the manifest and the
             labels are read.
+        follow_links: read what links in a folder lead to, wherever that is.
 
     Returns:
         ``path``, ``name``, ``summary``, ``tier``, ``tasks`` (per task: sources, features, shape),
@@ -33,7 +34,7 @@ def summarise(path: str | Path) -> dict[str, Any]:
         FormatError: The folder is not a dataset, or its build is not finished.
         HubError: The repo is not there, may not be read, or cannot be reached.
     """
-    dataset = load(path)
+    dataset = load(path, follow_links=follow_links)
     manifest = dataset.manifest
     labelled = dataset.labels["task"].to_pylist()
     tasks = {}

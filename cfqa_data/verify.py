@@ -15,14 +15,14 @@ from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cfqa_data.errors import FormatError
-from cfqa_data.files import LocalFiles
-from cfqa_data.layout import Layout, of_tools
+from cfqa_data.files import MANIFEST, LocalFiles
+from cfqa_data.layout import of_tools
 from cfqa_data.limits import open_plain
-from cfqa_data.manifest import Manifest, hash_file, read_manifest
+from cfqa_data.manifest import Manifest, hash_file
 from cfqa_data.pointers import pointer_at
 from cfqa_data.progress import Progress, Silent
 
@@ -55,14 +55,14 @@ class Verified:
     """What a comparison of a folder with its manifest found.
 
     Attributes:
-        root: the folder.
+        files: the folder's.
         manifest: its manifest.
         size: bytes of the files that the manifest lists.
         faults: what is wrong, in the order of the manifest's paths.
         unlisted: files in the folder that the manifest does not know; no part of the dataset.
     """
 
-    root: Path
+    files: LocalFiles
     manifest: Manifest
     size: int
     faults: tuple[Fault, ...]
@@ -77,7 +77,7 @@ class Verified:
         """Whether a file is put where weights are looked for; at the top, by its hash."""
         if "/" in name:
             return name.startswith("weights/")
-        path = self.root / name
+        path = self.files.root / name
         known = self.manifest.weights.values()
         return path.is_file() and not path.is_symlink() and hash_file(path) in known
 
@@ -99,13 +99,17 @@ class Verified:
         if self.faults:
             more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
             raise FormatError(
-                f"{self.root / self.faults[0].path}: {self.faults[0].what}{more}; "
+                f"{self.files.where(self.faults[0].path)}: {self.faults[0].what}{more}; "
                 "build or fetch the dataset again"
             )
 
 
 def verify(
-    root: str | Path, *, workers: int | None = None, progress: Progress | None = None
+    root: str | Path,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    follow_links: bool = False,
 ) -> Verified:
     """Compare size and SHA-256 of every file in a dataset folder with the manifest's.
 
@@ -113,16 +117,17 @@ def verify(
         root: the folder.
         workers: threads that hash, which runs in parallel; by default one per core, up to 8.
         progress: told of every file.
+        follow_links: look at what links lead to, wherever that is, for a folder of one's own.
 
     Raises:
         FormatError: it is not a dataset folder, or its manifest is not valid.
     """
-    layout, progress = Layout(Path(root)), progress or Silent()
-    manifest = read_manifest(layout.root)
+    files, progress = LocalFiles(root, follow_links), progress or Silent()
+    manifest = files.read_manifest()
     names = sorted(manifest.files)
     faults = []
-    unlisted, folders = _look_around(layout, manifest)
-    hashing = _Hashing(layout.root, folders)
+    unlisted, folders = _look_around(files, manifest)
+    hashing = _Hashing(files, folders)
     progress.start("verify", len(names), "files")
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
     try:
@@ -135,7 +140,7 @@ def verify(
         pool.shutdown(cancel_futures=True)
     progress.finish()
     return Verified(
-        root=layout.root,
+        files=files,
         manifest=manifest,
         size=sum(entry["size"] for entry in manifest.files.values()),
         faults=tuple(faults),
@@ -147,19 +152,18 @@ class _Hashing:
     """Compares files with what is expected of them; each thread has its own buffer.
 
     Args:
-        root: the folder.
+        files: the folder's.
         inside: folders that are known to be in it, no links; "" is the root itself.
     """
 
-    def __init__(self, root: Path, inside: Set[str]) -> None:
-        self.files = LocalFiles(root)
+    def __init__(self, files: LocalFiles, inside: Set[str]) -> None:
+        self.files = files
         self.inside = inside
-        self.root = root
         self._local = threading.local()
 
     def fault(self, name: str, expected: Mapping[str, Any]) -> str:
         """Return what is wrong with a file; nothing if it is as expected."""
-        path = self.root / name
+        path = self.files.root / name
         try:
             mode = os.lstat(path).st_mode
             # A file that is no link is where its folder is.
@@ -194,18 +198,26 @@ class _Hashing:
         return digest.hexdigest()
 
 
-def _look_around(layout: Layout, manifest: Manifest) -> tuple[list[str], set[str]]:
-    """Return the names that the manifest does not list, and the folders; links are no folders."""
-    listed = {layout.manifest.name, *manifest.files}
+def _look_around(files: LocalFiles, manifest: Manifest) -> tuple[list[str], set[str]]:
+    """Return the names that the manifest does not list, and the folders.
+
+    Links are no folders; but where they are followed, those are that the manifest has files in.
+    """
+    listed = {MANIFEST, *manifest.files}
+    linked = {
+        parent.as_posix()
+        for name in (manifest.files if files.follow_links else ())
+        for parent in PurePosixPath(name).parents
+    }
     names, folders, left = [], set(), [""]
     while left:
         folder = left.pop()
         folders.add(folder)
         try:
-            with os.scandir(layout.root / folder) as entries:
+            with os.scandir(files.root / folder) as entries:
                 for entry in entries:
                     name = f"{folder}/{entry.name}" if folder else entry.name
-                    if entry.is_dir(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=name in linked):
                         left.append(name)
                     elif name not in listed:
                         names.append(name)

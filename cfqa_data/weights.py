@@ -18,7 +18,7 @@ from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
 from cfqa_data.files import Files
 from cfqa_data.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.manifest import hash_file
-from cfqa_data.paths import exists, is_file, real_path
+from cfqa_data.paths import absolute_path, exists, is_file, real_path
 from cfqa_data.pointers import pointer_at
 from cfqa_data.remembered import remembered
 from cfqa_data.resources import PACKAGE, ROOT, ROOT_VARIABLE, WEIGHTS_VARIABLE, locate, resolve
@@ -49,7 +49,7 @@ def weight_files(path: str | Path) -> tuple[Path, ...]:
     Raises:
         BuildError: there are no weights, or the index is none or leads out of its folder.
     """
-    path = Path(path)
+    path = absolute_path(path)
     if path.is_dir():
         found = [path / name for name in (HUB_INDEX, HUB_FILE) if (path / name).is_file()]
         if not found:

@@ -19,6 +19,7 @@ from cfqa_data.eval.scoring import Reading, Scoring
 from cfqa_data.eval.statistics import check_labels, statistics
 from cfqa_data.eval.stored import arrays_digest, dataset_identity
 from cfqa_data.eval.tables import scores_table
+from cfqa_data.paths import absolute_path
 from cfqa_data.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def evaluate(
     force: bool = False,
     progress: Progress | None = None,
     untrusted: bool = False,
+    follow_links: bool = False,
 ) -> Evaluation:
     """Run metrics over a dataset in one pass and correlate them with the labels.
 
@@ -117,6 +119,7 @@ def evaluate(
         force: Replace what is at ``out`` whatever it holds.
         progress: Told about every batch that is done.
         untrusted: Decode bitstreams in child processes that can do nothing else (with a path only).
+        follow_links: Read what links in a folder lead to, wherever that is (with a path only).
 
     Raises:
         MetricError: Unknown metric; no metric scored anything; NaN or Inf in a feature, which is
@@ -124,8 +127,9 @@ def evaluate(
         FormatError: The folder is not a dataset, or something in it is missing.
     """
     _check(target, precision, batch, limit)
-    resolved = as_metrics(metrics, device)
-    opened = _open(dataset, task, codec, untrusted)
+    path = None if out is None else absolute_path(out)
+    opened = _open(dataset, task, codec, untrusted, follow_links)
+    resolved = as_metrics(metrics, device)  # imports modules, which may do anything
     for name in ("task", "source_id", "codec", "level", target):
         if name not in opened.labels.column_names:
             what = f"{target!r} to follow" if name == target else repr(name)
@@ -135,12 +139,12 @@ def evaluate(
     check_labels(labels, target)
     identity = dataset_identity(opened)
     file = None
-    if out is not None:
+    if path is not None:
         from cfqa_data.eval.score_file import ScoreFile
 
         settings = {"device": device, "precision": precision, "arrays": arrays_digest(opened)}
         of = (identity, labels, resolved, opened.labels, settings, target, force)
-        file = ScoreFile(Path(out), *of)
+        file = ScoreFile(path, *of)
     values = file.resume() if file else np.full((len(rows), len(resolved)), np.nan)
     scoring = Scoring(resolved, Reading(opened, rows, target, device, batch), values)
     try:
@@ -232,14 +236,16 @@ def _open(
     task: str | None,
     codec: str | Iterable[str] | None,
     untrusted: bool,
+    follow_links: bool,
 ) -> FeatureSource:
     if isinstance(dataset, str | Path):
         from cfqa_data.dataset import load
 
-        return load(dataset, task, codec=codec, untrusted=untrusted)
-    if task is not None or codec is not None or untrusted:
+        return load(dataset, task, codec=codec, untrusted=untrusted, follow_links=follow_links)
+    if task is not None or codec is not None or untrusted or follow_links:
         raise MetricError(
-            "task, codec and untrusted say how to open a path; open the dataset with them instead"
+            "task, codec, untrusted and follow_links say how to open a path; open the dataset with "
+            "them instead"
         )
     return dataset
 

@@ -22,6 +22,7 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.log_files import LogLine, find_logs, read_log
 from cfqa_data.eval.statistics import pearson, spearman
 from cfqa_data.eval.text import figure_text
+from cfqa_data.paths import absolute_path
 from cfqa_data.tasks import TASKS
 from cfqa_data.text import table_text
 
@@ -97,7 +98,7 @@ def paper_figures(root: Path | str) -> list[PaperFigure]:
         MetricError: there is no log, a line of one is bad, or a source has a single level.
     """
     figures = []
-    logs = find_logs(Path(root))
+    logs = find_logs(absolute_path(root))
     for codec, task in sorted(logs, key=_published_order):
         series = read_series(logs[codec, task])
         for name, lines in series.items():

@@ -23,6 +23,7 @@ from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.tables import scores_table
 from cfqa_data.limits import MOST_ROWS, parse_json
 from cfqa_data.parquet import read_parquet, read_schema
+from cfqa_data.paths import absolute_path
 from cfqa_data.pointers import pointer
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def read_evaluation(
         from cfqa_data.dataset import load
 
         dataset = load(dataset)
-    table, facts, metrics = _read(Path(path), dataset)
+    table, facts, metrics = _read(absolute_path(path), dataset)
     target = facts["target"] if target is None else target
     if target not in ("distortion", "loss") or target not in dataset.labels.column_names:
         raise MetricError(f"the labels have no column {target!r} to follow")

@@ -30,6 +30,7 @@ def attach(
     format: str = "numpy",
     arrays: Sequence[str] = ("original", "compressed"),
     untrusted: bool = False,
+    follow_links: bool = False,
 ) -> Any:
     """Give rows of `load_dataset` columns of the arrays that they are about, read when taken.
 
@@ -45,6 +46,7 @@ def attach(
         arrays: which to give, of ``original`` and ``compressed``, float32 (N, C, T, D), and
             ``bitstream``, bytes. Rows of the config `originals` have only the first.
         untrusted: decode bitstreams in child processes that can do nothing else.
+        follow_links: read what links in a folder lead to, wherever that is.
 
     Returns:
         The same kind of dataset with the arrays as columns, in place of columns of those names.
@@ -69,10 +71,10 @@ def attach(
     for name in names:
         if name not in NEEDS:
             raise CfqaError(unknown_name("array", name, NEEDS))
-    if untrusted and isinstance(root, Dataset):
-        raise CfqaError("untrusted says how to open a path; give it to load()")
+    if (untrusted or follow_links) and isinstance(root, Dataset):
+        raise CfqaError("untrusted and follow_links say how to open a path; give them to load()")
     if isinstance(ds, dict):
-        root = root if isinstance(root, Dataset) else load(root, untrusted=untrusted)
+        root = _opened(root, untrusted, follow_links)
         splits = {
             split: attach(part, root, format=format, arrays=names) for split, part in ds.items()
         }
@@ -81,12 +83,18 @@ def attach(
         raise CfqaError(f"attach takes what load_dataset returns, not a {type(ds).__name__}")
     if ds.column_names is not None and "source_id" not in ds.column_names:
         raise CfqaError("attach takes the rows of a dataset folder; these have no source_id")
-    dataset = root if isinstance(root, Dataset) else load(root, untrusted=untrusted)
+    dataset = _opened(root, untrusted, follow_links)
     name = hold(dataset)
     types = {array: CfqaArray(array, format) for array in names}
     if isinstance(ds, datasets.Dataset):
         return _attach_rows(ds, name, types)
     return _attach_stream(ds, name, types)
+
+
+def _opened(root: str | Path | Dataset, untrusted: bool, follow_links: bool) -> Dataset:
+    if isinstance(root, Dataset):
+        return root
+    return load(root, untrusted=untrusted, follow_links=follow_links)
 
 
 def _attach_rows(ds: Any, name: str, types: Mapping[str, CfqaArray]) -> Any:

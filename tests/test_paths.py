@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cfqa_data.errors import CfqaError
-from cfqa_data.paths import expanded, real_path
+from cfqa_data.paths import absolute_path, expanded, real_path
 
 
 def test_home_links_and_dots_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,6 +18,8 @@ def test_home_links_and_dots_are_followed(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "link").symlink_to("there")
     assert expanded("~/x") == tmp_path / "x"
     assert expanded("x~") == Path("x~")
+    assert expanded("./~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+    assert absolute_path("../link/x", "there") == tmp_path / "there/../link/x"  # links stay
     for written in ("there/x", "~/there/x", "link/x", "nowhere/../link/x", tmp_path / "link" / "x"):
         assert real_path(written) == tmp_path.resolve() / "there" / "x"
     assert real_path(os.fsdecode(b"\xff")) == tmp_path.resolve() / os.fsdecode(b"\xff")

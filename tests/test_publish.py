@@ -171,7 +171,7 @@ def test_what_has_no_bitstreams_is_not_published_as_light(
     class Labels:
         labels = pa.table({"bits": pa.array([800, None], pa.int64())})
 
-    monkeypatch.setattr("cfqa_data.builders.edition.load", lambda _: Labels)
+    monkeypatch.setattr("cfqa_data.builders.edition.load", lambda _, **how: Labels)
     with pytest.raises(CfqaError, match="no light tier of it"):
         plan_publishing(folder, REPO, tier="light")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from damaged import DAMAGES, KINDS, build_toy, cut, edit_manifest, flip
+from hub_cache import move_into_cache
 from pipeline_dies import refuse
 from pipeline_toy import tree
 
@@ -272,6 +273,49 @@ def test_a_folder_of_links_into_a_cache_is_repaired(folder: Path) -> None:
     told = repair(folder, workers=1)
     assert (told.repaired, told.failed) == ((name,), ())
     assert verify(folder).damage == ()
+
+
+def test_a_repair_leaves_the_caches_store_as_it_is(
+    folder: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = move_into_cache(folder, tmp_path / "hub")
+    assert repair(snapshot, workers=1).damaged == ()
+    monkeypatch.setitem(work._STAGES, "compress", refuse)  # nothing sound is encoded again
+    name, store = KINDS["codes"], tmp_path / "hub" / "blobs"
+    damaged = Path(os.path.realpath(snapshot / name))
+    damaged.chmod(0o644)
+    flip(damaged)
+    before = tree(store), {path: path.stat().st_mode for path in store.rglob("*")}
+    told = repair(snapshot, workers=1)
+    assert (told.repaired, told.failed) == ((name,), ())
+    assert (tree(store), {path: path.stat().st_mode for path in store.rglob("*")}) == before
+    assert (snapshot / name).read_bytes() == (built / name).read_bytes()
+    assert not (snapshot / name).is_symlink()
+    assert verify(snapshot).damage == ()
+
+
+def test_a_repair_that_follows_links_keeps_those_to_folders(
+    folder: Path, built: Path, tmp_path: Path
+) -> None:
+    disk, store = tmp_path / "disk", tmp_path / "store"
+    shutil.move(folder / "compressed", disk)
+    (folder / "compressed").symlink_to(disk)
+    kept, lost = KINDS["originals"], KINDS["codes"]
+    shutil.move(folder / kept, store)
+    (folder / kept).symlink_to(store)
+    (disk / "notes").write_text("mine")
+    (folder / lost).unlink()
+    told = repair(folder, workers=1, follow_links=True)
+    assert (told.repaired, told.failed, told.aside) == ((lost,), (), ("compressed/notes",))
+    assert (folder / "compressed").is_symlink()
+    assert (folder / kept).is_symlink()
+    assert (disk / Path(lost).relative_to("compressed")).read_bytes() == (built / lost).read_bytes()
+    assert (folder / ".repair/aside/compressed/notes").read_text() == "mine"
+    assert verify(folder, follow_links=True).damage == ()
+    flip(store)
+    told = repair(folder, workers=1, follow_links=True)
+    assert (told.repaired, told.failed) == ((kept,), ())
+    assert not (folder / kept).is_symlink()  # what it led to may be another's, and stays
 
 
 def test_what_cannot_be_made_does_not_keep_the_rest_from_it(

@@ -38,7 +38,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(folder: Path, name:
     outside = folder.parent / "elsewhere"
     (folder / name).rename(outside)
     (folder / name).symlink_to(outside)
-    with pytest.raises(FormatError, match="leads out of the folder; put the file itself") as error:
+    with pytest.raises(FormatError, match=r"leads out of the folder; .*--follow-links") as error:
         _read(folder)
     assert str(folder / name.split("/")[0]) in str(error.value)
 

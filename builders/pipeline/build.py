@@ -59,8 +59,7 @@ def build(
         DiskError: the disk is full, or may not be written to; what was finished is kept.
     """
     check_guard()
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe)
+    recipe = load_recipe(recipe)
     root = real_path(out)
     with clear_disk_errors(f"building {recipe.name!r}"):
         if status(recipe, root, tier=tier) != "finished":

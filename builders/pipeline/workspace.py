@@ -18,6 +18,7 @@ from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.layout import Layout, left_by_tools
 from cfqa_data.manifest import read_manifest
+from cfqa_data.paths import absolute_path
 from cfqa_data.portable import portable
 from cfqa_data.recipe import Recipe
 from cfqa_data.storage import PARTIAL, remove_partials, write_text
@@ -49,7 +50,7 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
     Raises:
         BuildError: the folder holds something else, or cannot be read.
     """
-    layout = Layout(Path(out))
+    layout = Layout(absolute_path(out))
     if not layout.root.exists():
         return "new"
     if not layout.root.is_dir():

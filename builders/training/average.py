@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...paths import expanded
 from .backbone import Config, MultiTask, held_out, restore, round_to_half, save
 from .scenes import HELD_OUT_SEED, render_scenes
 
@@ -44,9 +45,9 @@ def average(folders: list[Path], config: Config) -> tuple[MultiTask, list[dict[s
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of weights")
-    parser.add_argument("--scenes", type=Path, required=True, help="folder of rendered scenes")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the weights")
+    parser.add_argument("runs", type=expanded, nargs="+", help="folders of weights")
+    parser.add_argument("--scenes", type=expanded, required=True, help="folder of rendered scenes")
+    parser.add_argument("--out", type=expanded, required=True, help="folder of the weights")
     arguments = parser.parse_args()
     config = Config()
     model, reports = average(arguments.runs, config)

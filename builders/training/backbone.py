@@ -24,6 +24,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...paths import expanded
 from ...storage import write_tensors
 from ..backbone import Backbone, load_backbone
 from ..heads import (
@@ -361,9 +362,9 @@ def _report(
 def main() -> None:
     """Command line of the training."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--scenes", type=Path, required=True, help="folder of rendered scenes")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the weights")
-    parser.add_argument("--start", type=Path, help="folder of weights to go on from")
+    parser.add_argument("--scenes", type=expanded, required=True, help="folder of rendered scenes")
+    parser.add_argument("--out", type=expanded, required=True, help="folder of the weights")
+    parser.add_argument("--start", type=expanded, help="folder of weights to go on from")
     parser.add_argument("--minutes", type=float, default=Config.minutes)
     parser.add_argument("--muon-rate", type=float, default=Config.muon_rate)
     parser.add_argument("--adam-rate", type=float, default=Config.adam_rate)

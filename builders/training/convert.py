@@ -23,6 +23,7 @@ from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
 from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
 from cfqa_data.errors import BuildError, CfqaError, CodecError
 from cfqa_data.manifest import hash_file
+from cfqa_data.paths import expanded
 from cfqa_data.storage import check_writable
 
 __all__ = ["convert", "main"]
@@ -83,19 +84,21 @@ def _pair(text: str) -> tuple[float, Path]:
         number = math.nan
     if not equals or not file or not number > 0.0:
         raise argparse.ArgumentTypeError(f"{text!r} is not LAMBDA=FILE")
-    return number, Path(file)
+    return number, expanded(file)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="safetensors file of the ladder")
+    parser.add_argument(
+        "--out", type=expanded, required=True, help="safetensors file of the ladder"
+    )
     parser.add_argument("--name", required=True, help="of the ladder, which the file tells")
     parser.add_argument(
         "checkpoints", type=_pair, nargs="+", metavar="LAMBDA=FILE", help="a model of the ladder"
     )
-    given = parser.parse_args(arguments)
     try:
+        given = parser.parse_args(arguments)
         convert(given.checkpoints, given.out, given.name)
     except (CfqaError, OSError) as error:
         print(error, file=sys.stderr)

@@ -40,6 +40,7 @@ from cfqa_data.builders.training.hyperprior_published import published
 from cfqa_data.builders.training.hyperprior_workers import train, train_all
 from cfqa_data.codecs.hyperprior_weights import write_ladder
 from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.paths import expanded
 from cfqa_data.storage import write_text
 from cfqa_data.tasks import TASKS
 
@@ -142,7 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
         changes.setdefault("first_steps", changes["steps"])
     try:
         base = published if given.published else Settings
-        settings = replace(base(features=given.features, out=given.out), **changes)
+        settings = replace(
+            base(features=str(expanded(given.features)), out=str(expanded(given.out))), **changes
+        )
         for path in train_ladders(settings, _lambdas(given), given.workers):
             print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
     except (CfqaError, OSError) as error:

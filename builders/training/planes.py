@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.errors import CfqaError
 from cfqa_data.packing import pack
+from cfqa_data.paths import expanded
 from cfqa_data.quantizers import KMeansQuantizer, fit_kmeans
 from cfqa_data.recipe import load_recipe
 from cfqa_data.storage import write_tensors
@@ -62,8 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="mini", help="whose backbone, blocks and sources")
-    parser.add_argument("--out", type=Path, required=True, help="safetensors file of the planes")
-    parser.add_argument("--tables", type=Path, help="safetensors file of the tables to write")
+    parser.add_argument(
+        "--out", type=expanded, required=True, help="safetensors file of the planes"
+    )
+    parser.add_argument("--tables", type=expanded, help="safetensors file of the tables to write")
     for task, count in COUNTS.items():
         parser.add_argument(f"--{task}", type=int, default=count, help=f"{task} features")
     try:

@@ -12,6 +12,7 @@ import typer
 from cfqa_data.cli.shared import (
     DataRoot,
     Folder,
+    FollowLinks,
     Json,
     Untrusted,
     Workers,
@@ -21,6 +22,7 @@ from cfqa_data.cli.shared import (
     use_root,
 )
 from cfqa_data.errors import CfqaError, FormatError, FormatVersionError
+from cfqa_data.paths import absolute_path
 from cfqa_data.text import printable, size_text
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def verify(
     workers: Workers = None,
     root: DataRoot = None,
     untrusted: Untrusted = False,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Compare a dataset with its manifest. Exit status: 0 clean, 1 damaged, 2 not a dataset."""
@@ -55,21 +58,23 @@ def verify(
     told: dict[str, Any] = {"path": str(folder)}
     with show_progress() as progress:
         try:
-            found = run_verify(folder, workers=workers, progress=progress)
+            found = run_verify(
+                folder, workers=workers, progress=progress, follow_links=follow_links
+            )
         except FormatError as error:
             damage = [_damaged_manifest(folder, error)]
         if found is not None:
             told |= {"files": len(found.manifest.files) + 1, "bytes": found.size}
             damage += found.damage
             bad = {fault.path for fault in found.faults}
-            damage += inconsistencies(folder, found.manifest, bad)
+            damage += inconsistencies(found.files, found.manifest, bad)
             if deep:
                 from cfqa_data.builders.deep import look_into
 
                 bad = {fault.path for fault in damage}
                 try:
                     looked = look_into(
-                        folder,
+                        found.files,
                         found.manifest,
                         bad,
                         sample=sample,
@@ -100,7 +105,7 @@ def _damaged_manifest(folder: Path, error: FormatError) -> Fault:
     from cfqa_data.layout import Layout
     from cfqa_data.verify import Fault
 
-    path = Layout(folder).manifest
+    path = Layout(absolute_path(folder)).manifest
     if not os.path.lexists(path) or isinstance(error, FormatVersionError):
         raise error
     return Fault(path.name, str(error).removeprefix(f"{path}: "))
@@ -142,6 +147,7 @@ def repair(
             help="Try with other versions of software; only the manifest's bytes get in.",
         ),
     ] = False,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Make damaged files again, to the manifest's bytes. Exit status: 1 where that fails."""
@@ -158,6 +164,7 @@ def repair(
             accept_versions=accept_versions,
             dry_run=dry_run,
             progress=progress,
+            follow_links=follow_links,
         )
     if as_json:
         print_json(repaired.to_dict())

@@ -20,6 +20,7 @@ from cfqa_data.cli.shared import (
     resumable,
     use_root,
 )
+from cfqa_data.paths import absolute_path
 
 __all__ = ["build", "import_release"]
 
@@ -90,7 +91,7 @@ def build(
         "CFQA_VTM_ENCODER": vtm_encoder,
         "CFQA_VTM_CONFIG": vtm_config,
     }
-    os.environ.update({name: str(file.absolute()) for name, file in files.items() if file})
+    os.environ.update({name: str(absolute_path(file)) for name, file in files.items() if file})
     if check_decoder:
         os.environ["CFQA_CHECK_DECODER"] = "1"
     if plan:

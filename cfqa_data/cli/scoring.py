@@ -16,6 +16,7 @@ from cfqa_data.cli.process import say
 from cfqa_data.cli.shared import (
     AnyDataset,
     Codecs,
+    FollowLinks,
     Force,
     Json,
     Task,
@@ -25,6 +26,7 @@ from cfqa_data.cli.shared import (
     resumable,
 )
 from cfqa_data.errors import CfqaError, DiskError, MetricError, MetricWarning
+from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
@@ -116,6 +118,7 @@ def evaluate(
         ),
     ] = None,
     untrusted: Untrusted = False,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Score metrics on a dataset and correlate them with its labels."""
@@ -127,6 +130,7 @@ def evaluate(
         raise typer.BadParameter(
             "missing; or name a folder of logs with --paper-logs", context, param_hint="'DIR'"
         )
+    from cfqa_data.dataset import load
     from cfqa_data.eval import evaluate as run_evaluation
     from cfqa_data.eval import list_metrics
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
@@ -148,12 +152,17 @@ def evaluate(
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", MetricWarning)  # they are told below
-        evaluation = run_evaluation(
+        dataset = load(
             folder,
+            task,
+            codec=codec or None,
+            untrusted=untrusted,
+            follow_links=follow_links,
+        )
+        evaluation = run_evaluation(
+            dataset,
             list(dict.fromkeys(names)),
             device,
-            task=task,
-            codec=codec or None,
             fold=fold,
             limit=limit,
             target=target.value,
@@ -161,7 +170,6 @@ def evaluate(
             out=out,
             force=force,
             progress=progress,
-            untrusted=untrusted,
         )
     if as_json:
         print_json(_evaluation_json(evaluation))
@@ -172,7 +180,7 @@ def evaluate(
     failures = list(evaluation.failures.values())
     if page is not None:
         try:
-            write_report(evaluation, page, folder)
+            write_report(evaluation, page, dataset)
         except DiskError as error:  # there is no room for scores beside it either
             failures.append(str(error))
         except CfqaError as error:
@@ -197,6 +205,7 @@ def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
             out = out.with_name(f"{out.stem}-again.parquet")
         try:
             facts = evaluation.target, evaluation.metrics, evaluation.failures, evaluation.notes
+            assert evaluation.dataset is not None  # a folder was scored
             write_table(out, with_facts(evaluation.scores, evaluation.dataset, *facts))
         except (OSError, CfqaError):
             return "the scores are only in the tables"
@@ -216,10 +225,10 @@ def _report_files(
         return None, out
     from cfqa_data.storage import check_writable
 
-    page = report
+    page = absolute_path(report)
     if report.suffix != ".html":
         _make_folder(context, report)
-        page, out = report / "report.html", out or report / "scores.parquet"
+        page, out = page / "report.html", out or report / "scores.parquet"
     check_writable(page)
     if out is None or out.parent != page.parent or not out.exists():
         _check_free(page, force)
@@ -304,6 +313,7 @@ def write_page(
         typer.Option(help="Label to follow. Default: that of the scores.", show_default=False),
     ] = None,
     force: Force = False,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Write a report of scores: one HTML file that opens offline."""
     from cfqa_data.dataset import load
@@ -315,6 +325,6 @@ def write_page(
         raise CfqaError(f"{out}: a report is written as .html, by that ending")
     check_writable(out)
     _check_free(out, force)
-    dataset = load(folder)
+    dataset = load(folder, follow_links=follow_links)
     evaluation = read_evaluation(dataset, scores, target.value if target else None)
     print(f"Report: {write_report(evaluation, out, dataset)}")

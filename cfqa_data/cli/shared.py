@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cfqa_data.cli.process import say
-from cfqa_data.paths import real_path
+from cfqa_data.paths import expanded, real_path
 from cfqa_data.resources import ROOT_VARIABLE
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Codecs",
     "DataRoot",
     "Folder",
+    "FollowLinks",
     "Force",
     "Json",
     "Task",
@@ -64,12 +65,19 @@ Untrusted = Annotated[
     ),
 ]
 
+FollowLinks = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links", help="Read what links lead to out of the folder: for one of your own."
+    ),
+]
+
 
 def local_path(text: str) -> Path:
-    """Return the path on this machine that an argument names."""
+    """Return the path on this machine that an argument names; a shell leaves --out=~/x as it is."""
     if "://" in text:
         raise typer.BadParameter(f"{text!r} is an address; name a place on this machine")
-    return Path(text)
+    return expanded(text)
 
 
 def plain_file(text: str) -> Path:

@@ -13,6 +13,7 @@ from cfqa_data.cli.shared import (
     AnyDataset,
     Codecs,
     Folder,
+    FollowLinks,
     Json,
     Task,
     Tier,
@@ -61,6 +62,7 @@ def export(
         bool, typer.Option("--originals/--no-originals", help="Also write the originals.")
     ] = True,
     untrusted: Untrusted = False,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Write features as plain float32 files. Goes on where it was stopped."""
@@ -84,6 +86,7 @@ def export(
             originals=originals,
             progress=progress,
             untrusted=untrusted,
+            follow_links=follow_links,
         )
     if as_json:
         print_json(exported.to_dict())
@@ -113,6 +116,7 @@ def publish(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, tell what would go, send nothing.")
     ] = False,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Publish a dataset on the Hugging Face Hub. Goes on where it was stopped."""
@@ -130,6 +134,7 @@ def publish(
             tag=tag,
             private=private,
             progress=progress,
+            follow_links=follow_links,
         )
     if dry_run:
         if as_json:

@@ -31,6 +31,7 @@ from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
 from cfqa_data.codecs.hyperprior_strips import Layer, apply_in_strips
 from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, read_ladder
 from cfqa_data.errors import CodecError
+from cfqa_data.paths import absolute_path
 from cfqa_data.resources import resolve
 
 __all__ = ["Hyperprior", "HyperpriorCodec", "load_hyperprior"]
@@ -220,7 +221,8 @@ def load_hyperprior(path: str | Path, lmbda: float | None = None) -> Hyperprior:
     Raises:
         CodecError: the file is neither, or the ladder has no such model.
     """
-    if Path(path).suffix != ".safetensors":
+    path = absolute_path(path)
+    if path.suffix != ".safetensors":
         return _named(path, read_checkpoint(path), 0)
     _, ladder = read_ladder(path)
     matches = [i for i, (known, _) in enumerate(ladder) if lmbda is None or known == lmbda]

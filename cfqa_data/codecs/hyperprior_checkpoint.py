@@ -17,6 +17,7 @@ import numpy as np
 from cfqa_data.codecs.entropy_tables import scale_table
 from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, HyperpriorWeights, Pad
 from cfqa_data.errors import BuildError, CodecError
+from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,7 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
     Raises:
         CodecError: the file is not one, or one of its tensors is not the architecture's.
     """
+    path = absolute_path(path)
     try:
         state = _load(path)
         scales = state.pop(SCALES, np.empty(0)).astype(np.float64)

@@ -25,6 +25,7 @@ from cfqa_data.codecs.entropy_tables import (
 )
 from cfqa_data.codecs.fixed_point import FRACTION
 from cfqa_data.errors import CodecError
+from cfqa_data.paths import absolute_path
 from cfqa_data.pointers import pointer_at
 from cfqa_data.storage import write_tensors
 
@@ -212,7 +213,7 @@ def write_ladder(
         **({} if first.convention == "cfqa" else {"convention": first.convention}),
         **(facts or {}),
     }
-    write_tensors(Path(path), tensors, header, key=KEY)
+    write_tensors(absolute_path(path), tensors, header, key=KEY)
 
 
 def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, HyperpriorWeights]]]:
@@ -223,6 +224,7 @@ def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, Hyp
     """
     from safetensors import SafetensorError, safe_open
 
+    path = absolute_path(path)
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})[KEY])

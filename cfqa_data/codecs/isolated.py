@@ -14,7 +14,7 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from cfqa_data.codecs.base import Codec, check_shape
 from cfqa_data.codecs.isolated_process import DecoderProcess, Refused
 from cfqa_data.errors import CodecError
+from cfqa_data.paths import absolute_path, absolute_program
 from cfqa_data.resources import PACKAGE, locate
 
 __all__ = ["IsolatedCodec", "memory_limit", "time_limit"]
@@ -30,6 +31,13 @@ __all__ = ["IsolatedCodec", "memory_limit", "time_limit"]
 POSIX = os.name == "posix"
 SMALLEST = 1 << 20  # samples: the limits of a smaller plane are those of one of this size
 MOST_CHILDREN = min(8, os.cpu_count() or 1)  # of a codec; more threads wait for one another
+ABSOLUTE: Mapping[str, Callable[..., Any]] = {
+    "models": locate,
+    "encoder": absolute_program,
+    "config": absolute_path,
+}
+"""Options that are paths -> what makes them absolute."""
+
 LIFE_SECONDS = 1800.0  # of decoding; then a child is replaced, so that it can have a limit
 
 
@@ -69,7 +77,9 @@ class IsolatedCodec(Codec):
         if not POSIX:
             raise CodecError(f"{name}: untrusted=True needs Linux or macOS, which limit processes")
         self.name = name
-        self._options = dict(options or {})
+        self._options = {
+            option: _absolute(option, value) for option, value in (options or {}).items()
+        }
         self._factory = factory
         self._start = _start(name, self._options, factory)
         self._open()
@@ -172,14 +182,18 @@ class IsolatedCodec(Codec):
             child.close()
 
 
+def _absolute(option: str, value: Any) -> Any:
+    """Return an option's value; a path is made one that also holds later, and in other folders."""
+    if option not in ABSOLUTE or not isinstance(value, str | Path) or not str(value):
+        return value
+    return value if str(value).startswith(PACKAGE) else str(ABSOLUTE[option](value))
+
+
 def _start(name: str, options: Mapping[str, Any], factory: str) -> str:
-    """Return what a child is told of its codec: JSON, with paths that hold in its empty folder."""
+    """Return what a child is told of its codec: JSON."""
     plain = {
         key: str(value) if isinstance(value, Path) else value for key, value in options.items()
     }
-    models = plain.get("models")
-    if isinstance(models, str) and not models.startswith(PACKAGE):
-        plain["models"] = str(locate(models).absolute())
     try:
         return json.dumps({"name": name, "options": plain, "factory": factory})
     except (TypeError, ValueError) as error:

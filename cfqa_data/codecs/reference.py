@@ -30,6 +30,7 @@ from cfqa_data.codecs.reference_software import (
 )
 from cfqa_data.codecs.video import PEAK, SAMPLE, check_qp, decode_picture, import_av
 from cfqa_data.errors import CodecError
+from cfqa_data.paths import absolute_path, absolute_program
 from cfqa_data.tasks import HIGHEST_QP
 
 __all__ = ["CHECK_VARIABLE", "ReferenceCodec"]
@@ -73,8 +74,8 @@ class ReferenceCodec(Codec):
     ) -> None:
         self.name = software.name
         self.software = software
-        self.encoder = encoder
-        self.config = config
+        self.encoder = absolute_program(encoder) if encoder else None
+        self.config = absolute_path(config) if config else None
         self.seconds_per_megasample = seconds_per_megasample or software.seconds_per_megasample
 
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cfqa_data.codecs.program import last_words, run_program
 from cfqa_data.errors import MissingDependencyError
-from cfqa_data.paths import expanded
+from cfqa_data.paths import absolute_path, expanded
 
 __all__ = ["ANSWER_SECONDS", "HM", "VTM", "Software", "find_decoder", "find_encoder"]
 
@@ -157,7 +157,7 @@ def _find_program(software: Software, option: str | Path | None) -> Path:
 def _find_config(software: Software, program: Path, option: str | Path | None) -> Path:
     name, file = software.name, software.config_file
     if given := software.given("config", option):
-        path = expanded(given).absolute()
+        path = absolute_path(given)
         if not path.is_file():
             raise MissingDependencyError(f"{name}: {given}: no such configuration file")
         return path

@@ -24,6 +24,7 @@ from cfqa_data.eval.report.figures import POINTS, curve, ladders, target_text
 from cfqa_data.eval.report.items import PER_TASK, task_points
 from cfqa_data.eval.report.origin import Origin, counts, origin_of
 from cfqa_data.eval.report.ranking import COEFFICIENTS, heat_maps, ranking, signed, span_of
+from cfqa_data.paths import absolute_path
 from cfqa_data.storage import check_writable, write_text
 from cfqa_data.tasks import TASKS
 
@@ -53,7 +54,7 @@ def write_report(
         CfqaError: No file can be written there.
         FormatError: The folder is not a dataset.
     """
-    path = Path(path)
+    path = absolute_path(path)
     check_writable(path)
     try:
         page = report_html(evaluation, dataset)

@@ -52,6 +52,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         revision: of a repo on the Hub: branch, tag or commit.
         cache: of a repo: fetch whole files and read them from there, as for `cfqa_data.load`.
         untrusted: decode bitstreams in child processes that can do nothing else.
+        follow_links: read what links in a folder lead to, wherever that is.
 
     Raises:
         CfqaError: there is no such task, codec, level, source, fold or column, or rows are chosen
@@ -73,6 +74,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         revision: str | None = None,
         cache: bool | str | Path = False,
         untrusted: bool = False,
+        follow_links: bool = False,
     ) -> None:
         options: dict[str, Any] = {
             "task": task,
@@ -83,6 +85,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
             "revision": revision,
             "cache": cache,
             "untrusted": untrusted,
+            "follow_links": follow_links,
         }
         if not isinstance(dataset, Dataset):
             dataset = load(dataset, **options)

@@ -1,0 +1,203 @@
+"""Links: those of a cache of the Hub, which all readers follow, and one's own, which one allows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from damaged import flip
+from hub_cache import move_into_cache
+from mock_dataset import toy_recipe_dict, write_mock_dataset
+
+import cfqa_data
+from cfqa_data.builders.export import export
+from cfqa_data.builders.publish import plan_publishing
+from cfqa_data.cli import main
+from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.loaders import attach
+from cfqa_data.loaders.torch import Pairs
+from cfqa_data.recipe import Recipe
+from cfqa_data.summary import summarise
+from cfqa_data.verify import verify
+
+LABELS, SHARD = "labels/cls.parquet", "originals/cls-00000-of-00001.safetensors"
+CODES = "compressed/cls/x265.zarr"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    facts = toy_recipe_dict(1)
+    facts["tasks"] = {"cls": facts["tasks"]["cls"]}
+    facts["tasks"]["cls"]["codecs"] = {"x265": facts["tasks"]["cls"]["codecs"]["x265"]}
+    return write_mock_dataset(tmp_path / "cfqa", sources=1, recipe=Recipe.from_dict(facts))
+
+
+def _attached(root: Path, **how: Any) -> Any:
+    rows = datasets.Dataset.from_dict({"source_id": ["cls-000"], "codec": ["x265"], "level": [0]})
+    return attach(rows, root, **how)[0]["compressed"]
+
+
+def _exported(root: Path, **how: Any) -> Any:
+    out = root.parent / f"exported-{root.name}"
+    shutil.rmtree(out, ignore_errors=True)
+    return export(root, out, "npy", **how).features
+
+
+READERS: dict[str, Callable[..., Any]] = {
+    "load": lambda root, **how: cfqa_data.load(root, **how)[0].compressed,
+    "attach": _attached,
+    "Pairs": lambda root, **how: Pairs(root, **how)[0].original.numpy(),
+    "evaluate": lambda root, **how: cfqa_data.evaluate(root, "mse", **how).scores.to_pylist(),
+    "info": lambda root, **how: summarise(root, **how) | {"path": ""},
+    "export": _exported,
+    "verify": lambda root, **how: verify(root, **how).damage,
+    "publish": lambda root, **how: plan_publishing(root, "org/cfqa", **how).edition.files,
+}
+"""Whatever reads a folder."""
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_snapshot_in_a_cache_of_the_hub_is_read(
+    reader: str, folder: Path, tmp_path: Path
+) -> None:
+    """As huggingface_hub has it since 2: a blob of a repo is a link to a store for all repos."""
+    wanted = READERS[reader](folder)
+    snapshot = move_into_cache(folder, tmp_path / "hub", local=["README.md"])
+    assert os.path.realpath(snapshot / SHARD).startswith(f"{tmp_path}/hub/blobs/")
+    np.testing.assert_equal(READERS[reader](snapshot), wanted)
+
+
+def test_a_cached_repo_is_read_by_its_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = READERS["load"](folder)
+    move_into_cache(folder, tmp_path / "hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    np.testing.assert_array_equal(
+        cfqa_data.load("org/cfqa", cache=tmp_path / "hub")[0].compressed, wanted
+    )
+
+
+def _unmarked(store: Path, _: Path) -> None:
+    (store / ".huggingface-shared-blobs").unlink()
+
+
+def _other_name(store: Path, link: Path) -> None:
+    file = Path(os.path.realpath(link))
+    _to(file.rename(store / "ab"), link)
+
+
+def _out_of_the_store(store: Path, link: Path) -> None:
+    file = Path(os.path.realpath(link))
+    away = file.rename(store.parent / file.name)
+    file.symlink_to(away)
+
+
+def _of_another_repo(store: Path, link: Path) -> None:
+    other = store.parent / "datasets--org--other" / "blobs" / "x"
+    other.parent.mkdir(parents=True)
+    _to(Path(os.path.realpath(link)).rename(other), link)
+
+
+def _no_repo(store: Path, _: Path) -> None:
+    (store.parent / "datasets--org--cfqa").rename(store.parent / "cfqa")
+
+
+def _to(target: Path, link: Path) -> None:
+    link.unlink()
+    link.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    "change", [_unmarked, _other_name, _out_of_the_store, _of_another_repo, _no_repo]
+)
+def test_what_only_looks_like_the_caches_store_is_not_followed(
+    change: Callable[[Path, Path], None], folder: Path, tmp_path: Path
+) -> None:
+    snapshot = move_into_cache(folder, tmp_path / "hub", local=["manifest.json"])
+    change(tmp_path / "hub" / "blobs", snapshot / SHARD)
+    if change is _no_repo:
+        snapshot = tmp_path / "hub" / "cfqa" / "snapshots" / snapshot.name
+    with pytest.raises(FormatError, match="leads out of the folder"):
+        cfqa_data.load(snapshot)[0]
+
+
+def _file_away(name: str) -> Callable[[Path], None]:
+    def move(folder: Path) -> None:
+        away = folder.parent / "store" / Path(name).name
+        away.parent.mkdir()
+        shutil.move(folder / name, away)
+        (folder / name).symlink_to(away)
+
+    return move
+
+
+OWN = {
+    "a file": _file_away(SHARD),  # as DVC and git-annex have them
+    "manifest": _file_away("manifest.json"),
+    "a folder": _file_away("compressed"),  # on another disk
+    "a folder below": _file_away(CODES),
+}
+
+
+@pytest.mark.parametrize("own", OWN)
+@pytest.mark.parametrize("reader", READERS)
+def test_links_of_ones_own_are_followed_where_one_says_so(
+    reader: str, own: str, folder: Path
+) -> None:
+    wanted, read = READERS[reader](folder), READERS[reader]
+    OWN[own](folder)
+    if own == "manifest" or reader in ("verify", "publish", "evaluate", "export"):  # read all
+        message = "leads out of the folder; if the folder is your own: follow_links=True, --follow"
+        try:
+            found = read(folder)
+        except CfqaError as error:
+            found = error
+        assert message in str(found)
+    np.testing.assert_equal(read(folder, follow_links=True), wanted)
+
+
+def test_an_open_dataset_was_opened_with_its_links(folder: Path) -> None:
+    opened = cfqa_data.load(folder)
+    for read in (_attached, Pairs, lambda ds, **how: cfqa_data.evaluate(ds, "mse", **how)):
+        with pytest.raises(CfqaError, match="follow_links say how to open a path"):
+            read(opened, follow_links=True)
+
+
+def test_commands_follow_links_by_an_option(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    OWN["manifest"](folder)
+    scores = tmp_path / "scores.parquet"
+    for line in (
+        ["info"],
+        ["eval", "--metric", "mse", "--out", str(scores), "--report", str(tmp_path / "x.html")],
+        ["report", str(scores), "--out", str(tmp_path / "y.html")],
+        ["export", "--format", "npy", "--out", str(tmp_path / "plain")],
+        ["publish", "org/cfqa", "--dry-run"],
+        ["repair", "--dry-run", "--accept-versions"],
+    ):
+        command, *rest = line
+        assert main([command, str(folder), *rest]) == 2, line
+        assert "leads out of the folder" in capsys.readouterr().err
+        assert main([command, str(folder), *rest, "--follow-links"]) == 0, line
+        capsys.readouterr()
+    assert main(["verify", str(folder)]) == 1
+    assert capsys.readouterr().out.startswith("manifest.json: leads out of the folder; ")
+
+
+def test_behind_a_link_that_is_followed_nothing_is_overlooked(folder: Path) -> None:
+    OWN["a folder"](folder)
+    (folder / "compressed" / "up").symlink_to(folder)  # in a circle
+    (folder / "compressed" / "notes").write_text("mine")
+    found = verify(folder, follow_links=True)
+    assert found.unlisted == ("compressed/notes", "compressed/up")
+    flip(folder / CODES / "zarr.json")
+    (fault,) = verify(folder, follow_links=True).faults
+    assert fault.path == f"{CODES}/zarr.json"
