@@ -634,7 +634,6 @@ class Scale:
         ({}, None),
         ({"metrics": [Scale(1.0), "mse"]}, None),
     ],
-    ids=str,
 )
 def test_a_finished_file_is_replaced_by_the_same_request_or_by_force(
     changed: dict[str, Any], said: str | None, tmp_path: Path
