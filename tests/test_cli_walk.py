@@ -140,9 +140,7 @@ def as_before(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.chdir(sandbox.root / "work")
     environment, path = dict(os.environ), list(sys.path)
     monkeypatch.setattr(sys.modules[build.__module__], "make_plan", begun)
-    monkeypatch.setattr(
-        typer.main, "get_command", lambda _: KNOWN
-    )
+    monkeypatch.setattr(typer.main, "get_command", lambda _: KNOWN)
     yield
     os.environ.clear()
     os.environ.update(environment)
