@@ -72,11 +72,11 @@ def test_thousands_of_parameter_sets_take_no_memory(name: str) -> None:
 
 def test_a_share_of_the_fuzz() -> None:
     """Some hundred of the cases of `python tests/fuzz.py`; docs/untrusted.md tells of more."""
-    results = fuzz([*CODECS, *(f"{name}-isolated" for name in CODECS)], 120, seed=1)
+    results = fuzz([*CODECS, *(f"{name}-isolated" for name in CODECS)], 60, seed=1)
     for result in results:
         assert not result.faults
         assert result.outcomes["CodecError"] > 0
-    assert sum(result.cases for result in results) > 400
+    assert sum(result.cases for result in results) > 200
 
 
 @pytest.mark.parametrize(
