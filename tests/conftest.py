@@ -7,28 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30
-
-
-def one_thread() -> None:
-    """Give this worker's libraries one thread, as xdist's workers share the processors.
-
-    They read their environment once, when they are loaded; what tests start has it as it was.
-    """
-    given = dict(os.environ)
-    os.environ.update(ONE_THREAD)
-    import torch
-
-    torch.set_num_threads(1)
-    os.environ.clear()
-    os.environ.update(given)
-
-
-def temporary_folders_in_memory() -> None:
-    """Let `tmp_path` be where a sync costs nothing, if there is room."""
-    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM:
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_finish() -> None:
@@ -37,6 +17,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-temporary_folders_in_memory()
+# xdist's workers share the processors, so that each has one thread of the libraries that read this
+# when they are loaded; what a test starts has it from there.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    one_thread()
+    for name in THREADS:
+        os.environ.setdefault(name, "1")
+
+# A sync costs nothing in memory. What `tmp_path` and the like give is there, if there is room.
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
