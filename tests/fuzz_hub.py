@@ -1,7 +1,7 @@
 """Targets of the fuzzer: what a Hub answers.
 
 A case is a table of what is done to the answers for some paths: another status, other headers,
-bytes less or more, a flipped byte, a body without an end.
+bytes less or more, a flipped byte, a body longer than what is read whole.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cfqa_data.errors import CfqaError
 __all__: list[str] = []
 
 REPO = "org/little"
-AS_IT_IS = {"status": 0, "cut": 0, "flip": -1, "endless": 0}
+AS_IT_IS = {"status": 0, "cut": 0, "flip": -1, "longer": 0}
 HEADERS = {
     "*/resolve/*/manifest.json": {"X-Repo-Commit": "0123abc"},
     "*/resolve/*.parquet": {"Location": "/nowhere", "ETag": '"0"', "X-Linked-Size": "1"},
@@ -46,20 +46,20 @@ class Hostile(Handler):
         for pattern, told in self.hub.script.items():  # type: ignore[attr-defined]
             if isinstance(told, dict) and fnmatchcase(self.entry.path, str(pattern)):
                 status, body, headers = _spoiled(told, status, body, headers)
-                if told.get("endless") not in (0, None):
-                    return self._endless(status, headers)
+                if told.get("longer") not in (0, None):
+                    return self._longer(status, headers)
         if status in (204, 304):
             body = b""
         return super()._send(status, body, headers)
 
-    def _endless(self, status: int, headers: dict[str, str]) -> None:
+    def _longer(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name in headers.keys() - {"Content-Length"}:
             self.send_header(name, headers[name])
         self.end_headers()
         self.close_connection = True
         with suppress(OSError):
-            for _ in range(1 << 10):
+            for _ in range(1 << 4):  # more than is read whole, and no more
                 self.wfile.write(bytes(1 << 16))
 
 
@@ -94,7 +94,7 @@ def _server(folder: Path) -> LoopbackHub:
         _hub.script = {}  # type: ignore[attr-defined]
         _hub.keeps = keeps  # type: ignore[attr-defined]
         hub_requests.PAUSE, hub_requests.TIMEOUT = 0.0, 1.0
-        hub_requests.LARGEST_WHOLE = 4 << 20
+        hub_requests.LARGEST_WHOLE = 1 << 18
     patch = pytest.MonkeyPatch()  # for the life of the process
     point_clients_at(_hub, patch, folder / "cache", token=None)
     if REPO not in _hub.repos:
@@ -144,7 +144,7 @@ def in_answers(rng, data: bytes, others) -> bytes:  # type: ignore[no-untyped-de
             case 2:
                 told["flip"] = rng.randrange(5000)
             case 3:
-                told["endless"] = 1
+                told["longer"] = 1
             case _:
                 name = rng.choice(list(HEADERS[pattern]))
                 told["headers"][name] = HEADERS[pattern][name]

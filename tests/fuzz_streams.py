@@ -23,10 +23,10 @@ SHAPES = ((16, 24), (33, 40))
 PARAMETERS: dict[str, Sequence[float]] = {"x265": (4, 24, 51), "vvenc": (10, 32, 63)}
 
 CODECS: Mapping[str, tuple[Sequence[Mutation], int]] = {
-    "x265": ((of_bytes, of_bytes, in_sets("hevc")), 1),
-    "vvenc": ((of_bytes, of_bytes, in_sets("vvc")), 1),
-    "hm": ((of_bytes, of_bytes, in_sets("hevc")), 2),
-    "vtm": ((of_bytes, of_bytes, in_sets("vvc")), 2),
+    "x265": ((of_bytes, of_bytes, in_sets), 1),
+    "vvenc": ((of_bytes, of_bytes, in_sets), 1),
+    "hm": ((of_bytes, of_bytes, in_sets), 2),
+    "vtm": ((of_bytes, of_bytes, in_sets), 2),
     "hyperprior_multi_task": ((of_bytes, in_header), 4),
     "hyperprior_task_specific": ((of_bytes, in_header), 4),
 }

@@ -97,7 +97,7 @@ DEEDS: dict[str, Callable[[Any], Any]] = {
     "exit": lambda _: os._exit(0),
     "stop": lambda _: time.sleep(1000),
     "spin": lambda _: [None for _ in iter(int, 1)],
-    "eat": lambda _: np.ones(1 << 34, np.uint8),
+    "eat": lambda _: np.ones(1 << 31, np.uint8),
     "raise": lambda _: {}["key"],
     # What is no answer.
     "smaller": lambda shape: ramp(shape)[1:],

@@ -137,7 +137,7 @@ def in_zip(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
             text = rng.choice(TEXTS).encode("ascii", "ignore").decode() or "x"
             records[place] = (text[:1000], content)
         case 3:
-            records[place] = (name, bytes(rng.choice((0, 1, 1 << 20, 1 << 24))))
+            records[place] = (name, bytes(rng.choice((0, 1, 1 << 12, 1 << 16))))
             packing = zipfile.ZIP_DEFLATED
         case _:
             records[place] = (name, of_bytes(rng, content, [c for _, c in records]))

@@ -363,15 +363,6 @@ def test_an_archive_packed_anew_gives_its_weights_or_none(tmp_path: Path, kind: 
         read_tensors(path)
 
 
-def test_a_small_file_that_unpacks_to_much_is_not_unpacked(tmp_path: Path) -> None:
-    path = tmp_path / "w.pth"
-    torch.save({"a": torch.zeros(1)}, path)
-    _packed_anew(path, b".", b"." + bytes(200_000_000), zipfile.ZIP_DEFLATED)
-    assert path.stat().st_size < 1_000_000
-    with pytest.raises(BuildError, match="is compressed"):
-        read_tensors(path)
-
-
 class _Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (exec, ("raise SystemExit('executed')",))
@@ -475,8 +466,8 @@ def test_tensors_that_are_no_plain_numbers_are_refused() -> None:
         load_backbone({**_official(), "norm.bias": nested}, HEADS)
 
 
-def test_a_small_file_of_huge_tensors_takes_no_memory(tmp_path: Path) -> None:
-    huge = torch.zeros(1, dtype=torch.half).expand(1, 1 + 60_000**2, DIM)
-    torch.save({**_official(), "pos_embed": huge}, tmp_path / "huge.pth")
+def test_one_value_that_stands_for_a_tensor_is_refused(tmp_path: Path) -> None:
+    repeated = torch.zeros(1, dtype=torch.half).expand(1, 5, DIM)
+    torch.save({**_official(), "pos_embed": repeated}, tmp_path / "small.pth")
     with pytest.raises(BuildError, match=r"'pos_embed' is one value repeated"):
-        load_backbone(tmp_path / "huge.pth", HEADS)
+        load_backbone(tmp_path / "small.pth", HEADS)

@@ -43,7 +43,12 @@ def shell(command: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_each_signal_ends_a_command_cleanly_and_it_goes_on(folder: Path, tmp_path: Path) -> None:
+def test_each_signal_ends_a_command_cleanly_and_it_goes_on(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     # A shell starts background jobs deaf to Ctrl-C, and `nohup` to SIGHUP: both are set here.
     (tmp_path / "stopper.py").write_text(
         "import os, signal\n"
@@ -75,10 +80,11 @@ def test_each_signal_ends_a_command_cleanly_and_it_goes_on(folder: Path, tmp_pat
         assert "Traceback" not in err
         assert not (tmp_path / f"{number}.parquet").exists()
         assert (tmp_path / f"{number}.parquet.unfinished").exists()
-    whole = start(*words, "--out", "whole.parquet", cwd=tmp_path)
-    on = start(*words, "--out", f"{signal.SIGTERM}.parquet", cwd=tmp_path)
-    for process in (whole, on):
-        assert process.communicate(timeout=120)[1].splitlines()[-1].startswith("evaluate: done")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("whole", f"{signal.SIGTERM}"):
+        assert main([*words, "--out", f"{name}.parquet"]) == 0
+        assert capsys.readouterr().err.splitlines()[-1].startswith("evaluate: done")
     again = pq.read_table(tmp_path / f"{signal.SIGTERM}.parquet")
     assert again.equals(pq.read_table(tmp_path / "whole.parquet"))
     assert not (tmp_path / f"{signal.SIGTERM}.parquet.unfinished").exists()

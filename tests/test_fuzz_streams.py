@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,73 +9,56 @@ import pytest
 from codec_samples import feature_plane
 from fuzz import fuzz
 from fuzz_streams import CODECS, codec_of, decode, stream_samples
-from fuzzing import _memory, _peak
 from reference_streams import recorded_streams
-from stream_edits import with_size
 
-from cfqa_data.codecs import entropy_coder, get_codec
+from cfqa_data.codecs import entropy_coder, get_codec, video
 from cfqa_data.errors import CodecError
 
-DECODERS = {"x265": "hevc", "vvenc": "vvc", "hm": "hevc", "vtm": "vvc"}
+VIDEO = ("x265", "vvenc", "hm", "vtm")
+SMALL = (16, 16)
 
 
 def a_stream(name: str) -> tuple[bytes, tuple[int, int]]:
     """Return a real stream and the shape of its plane."""
     for stream in recorded_streams():
-        if stream.codec == name and stream.data and stream.rows % 8 == 0:
+        if stream.codec == name and stream.data:
             return stream.data, (stream.rows, stream.cols)
-    return get_codec(name).encode(feature_plane(96, 128, 1023), 30), (96, 128)
+    return get_codec(name).encode(feature_plane(*SMALL, 1023), 30), SMALL
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_edits_change_the_size_alone(name: str) -> None:
-    stream, shape = a_stream(name)
-    assert with_size(DECODERS[name], stream, *shape) == stream
-    larger = with_size(DECODERS[name], stream, shape[0] + 8, shape[1])
-    assert abs(len(larger) - len(stream)) <= 4
-    with pytest.raises(CodecError):
-        get_codec(name).decode(larger, shape)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
-@pytest.mark.parametrize("side", [8192, 16384])
-@pytest.mark.parametrize("name", DECODERS)
-def test_a_claim_of_a_huge_picture_takes_no_memory(name: str, side: int) -> None:
-    """Without the limit on pixels, 8192 x 8192 take 220 MiB in HEVC's decoder, 870 in VVC's."""
-    stream, shape = a_stream(name)
+@pytest.mark.parametrize("name", VIDEO)
+def test_a_larger_picture_than_the_plane_is_not_decoded(name: str) -> None:
+    """Both streams are sound; one is of more samples than the decoder may make room for."""
+    encoder = get_codec({"hm": "x265", "vtm": "vvenc"}.get(name, name))
     codec = get_codec(name)
-    codec.decode(stream, shape)
-    huge = with_size(DECODERS[name], stream, side, side)
-    before = _memory()
+    fewer, more = (encoder.encode(feature_plane(side, side, 1023), 40) for side in (64, 320))
+    with pytest.raises(CodecError, match=f"^{name}: the bitstream holds 64 x 64 samples"):
+        codec.decode(fewer, SMALL)
     with pytest.raises(CodecError, match=f"^{name}: the bitstream is damaged"):
-        codec.decode(huge, shape)
-    assert _peak() - before < 16 << 20
+        codec.decode(more, SMALL)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
-@pytest.mark.parametrize("name", DECODERS)
-def test_thousands_of_parameter_sets_take_no_memory(name: str) -> None:
-    """Without a limit, VVC's parser takes 1.9 GiB for 2000 of them in 64 kB."""
+@pytest.mark.parametrize("name", VIDEO)
+def test_more_units_than_a_picture_has_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream, shape = a_stream(name)
-    sets = stream[: stream.rfind(b"\0\0\1")]
-    assert len(sets) < 300
-    codec = get_codec(name)
-    codec.decode(stream, shape)
-    before = _memory()
+    units = stream.count(b"\0\0\1")
+    assert units < video.MOST_UNITS <= 64
+    monkeypatch.setattr(video, "MOST_UNITS", units)
+    get_codec(name).decode(stream, shape)
+    monkeypatch.setattr(video, "MOST_UNITS", units - 1)
     with pytest.raises(CodecError, match=f"^{name}: the bitstream holds more units than one"):
-        codec.decode(sets * 500 + stream, shape)
-    with pytest.raises(CodecError):
-        codec.decode(sets * 16 + sets, shape)
-    assert _peak() - before < 64 << 20
+        get_codec(name).decode(stream, shape)
 
 
 def test_a_share_of_the_fuzz() -> None:
     """Some hundred of the cases of `python tests/fuzz.py`; docs/untrusted.md tells of more."""
-    results = fuzz([*CODECS, *(f"{name}-isolated" for name in CODECS)], 120, seed=1)
+    results = fuzz([*CODECS, *(f"{name}-isolated" for name in CODECS)], 60, seed=1)
     for result in results:
         assert not result.faults
         assert result.outcomes["CodecError"] > 0
-    assert sum(result.cases for result in results) > 400
+    assert sum(result.cases for result in results) > 200
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -290,25 +291,29 @@ def test_threads(way: Way, tier: str, folders: dict[str, Path], expected: list[R
         list(pool.map(read, range(4)))
 
 
+FEW = 21
+"""Rows that other processes read: one more than a source has, by two of its codecs."""
+
+
 def digests(opened: Sequence[tuple[str, Any]]) -> list[str]:
-    """Digest datasets that were opened in another process."""
-    return [digest(WAYS[name].rows(handle)) for name, handle in opened]
+    """Digest the first rows of datasets that were opened in another process."""
+    return [digest(islice(WAYS[name].rows(handle), FEW)) for name, handle in opened]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes(method: str, folders: dict[str, Path], expected: list[Row]) -> None:
-    """Two processes read at once from datasets that this one has opened and used."""
+@pytest.mark.parametrize(("method", "count"), [("fork", 2), ("spawn", 1)])
+def test_processes(method: str, count: int, folders: dict[str, Path], expected: list[Row]) -> None:
+    """Processes read at once from datasets that this one has opened and used."""
     opened = []
     for name, way in WAYS.items():
         for tier in TIERS:
             handle = way.open(folders[tier], "seg")
             next(way.rows(handle))
             opened.append((name, handle))
-    wanted = digest(row for row in expected if row[0]["task"] == "seg")
-    with multiprocessing.get_context(method).Pool(2, use_mock_codecs) as pool:
-        found = pool.map_async(digests, [opened, opened], chunksize=1).get(timeout=120)
-    assert found == [[wanted] * len(opened)] * 2
+    wanted = digest(islice((row for row in expected if row[0]["task"] == "seg"), FEW))
+    with multiprocessing.get_context(method).Pool(count, use_mock_codecs) as pool:
+        found = pool.map_async(digests, [opened] * count, chunksize=1).get(timeout=120)
+    assert found == [[wanted] * len(opened)] * count
 
 
 @pytest.mark.parametrize("codes", [False, True])

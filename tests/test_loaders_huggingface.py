@@ -28,7 +28,9 @@ configs = pytest.mark.parametrize("config", CONFIGS)
 @pytest.fixture(scope="module", autouse=True)
 def quiet() -> Iterator[None]:
     datasets.disable_progress_bars()
-    yield
+    with pytest.MonkeyPatch.context() as patch:  # streams that are left early wait for so long
+        patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
+        yield
     datasets.enable_progress_bars()
 
 

@@ -422,8 +422,8 @@ def spoil(path: Path, kind: str) -> None:
 
 
 HEADERS = {
-    "open brackets": 5000 * "(" + "\n",
-    "deep expression": "{'descr': " + 9000 * "-" + "1, 'fortran_order': False, 'shape': ()}\n",
+    "open brackets": "(((\n",
+    "keys of two kinds": "{1: 0, 'a': 0}\n",
     "negative": "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 1, 9, 16)}\n",
     "astronomic": "{'descr': '<f4', 'fortran_order': False, 'shape': (" + 99 * "9" + ",)}\n",
     "overflowing": f"{{'descr': '<f4', 'fortran_order': False, 'shape': {(1 << 40,) * 4}}}\n",

@@ -159,7 +159,7 @@ def test_all_of_it(
     path = write_toml(Recipe.from_dict(recipe), tmp_path / "toy.toml")
     monkeypatch.setattr(soak, "READ_ROUNDS", 3)
     before = tempfile.gettempdir()
-    counts = ["--builds=2", "--commands=0", "--evaluations=2", "--pairs=60", "--readers=2"]
+    counts = ["--builds=2", "--commands=0", "--evaluations=2", "--pairs=60", "--readers=1"]
     options = ["--recipe", str(path), "--folder", str(tmp_path), "--metric", "mse"]
     monkeypatch.setitem(growth.LIMITS, "memory", 1e4)  # so short a run is all warm-up
     monkeypatch.setitem(growth.LIMITS, "threads", 10.0)
@@ -168,8 +168,8 @@ def test_all_of_it(
     told = capsys.readouterr()
     assert (status, told.err) == (0, "")
     assert [line.split("  ")[0] for line in told.out.splitlines()[1:-1]] == [
-        "pairs, 2 threads",
-        "pairs, 2 processes",
+        "pairs, 1 threads",
+        "pairs, 1 processes",
         "evaluate()",
         "build()",
     ]

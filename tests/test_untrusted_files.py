@@ -112,7 +112,7 @@ def test_what_is_read_of_a_file_is_limited(tmp_path: Path) -> None:
         open_plain(Path("/dev/zero"))
 
 
-@pytest.mark.parametrize("text", [b"NaN", b"[1e999]", b"-Infinity", b"[" * 10**6, b"1" * 5000])
+@pytest.mark.parametrize("text", [b"NaN", b"[1e999]", b"-Infinity", b"[" * 10**5, b"1" * 5000])
 def test_json_has_finite_numbers_and_some_depth(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"finite|nested|64 bits"):
         parse_json(text)

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from mock_dataset import write_mock_dataset
+from mock_dataset import toy_recipe_dict, write_mock_dataset
 from release_samples import write_logs, write_release
 
 from cfqa_data.cli import main
 from cfqa_data.eval import evaluate
+from cfqa_data.recipe import Recipe
 
 __all__ = ["PROGRESS", "Sandbox", "as_anybody", "broken_law", "run"]
 
@@ -49,7 +50,9 @@ class Sandbox:
         os.mkfifo(things / "fifo.parquet")
         os.mkfifo(things / "fifo.html")
         pq.write_table(pa.table({"value": [1.0]}), things / "table.parquet")
-        data = write_mock_dataset(root / "data", sources=2)
+        recipe = toy_recipe_dict(2)
+        recipe["tasks"] = {"cls": recipe["tasks"]["cls"]}
+        data = write_mock_dataset(root / "data", sources=2, recipe=Recipe.from_dict(recipe))
         release = write_release(root / "release", tasks=("cls",))
         logs = write_logs(
             root / "logs",

@@ -18,8 +18,8 @@ PEAK = 1023
 """Largest sample: 10 bits."""
 
 MOST_UNITS = 64
-"""NAL units of a bitstream; encoders write 3 to 10. FFmpeg keeps a megabyte for each of VVC's
-parameter sets, however short, before it decodes anything."""
+"""NAL units of a bitstream; encoders write 3 to 10. What FFmpeg's parser keeps for a unit can be
+far larger than the unit."""
 
 START_CODE = b"\0\0\1"
 
