@@ -21,6 +21,7 @@ from cfqa_data.builders.pipeline.label import baseline_values, score
 from cfqa_data.builders.pipeline.tools import BASELINES, Models
 from cfqa_data.builders.pipeline.work import one_thread
 from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
+from cfqa_data.extras import extras
 from cfqa_data.folder import Folder
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest, hash_file
@@ -92,6 +93,7 @@ class Job:
     scored: bool
 
 
+@extras()
 def look_into(
     root: Path,
     manifest: Manifest,

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError
+from cfqa_data.extras import extras
 from cfqa_data.manifest import hash_file
 from cfqa_data.progress import Progress, Silent
 from cfqa_data.verify import verify
@@ -108,6 +109,7 @@ class Published:
         return dict(self.__dict__)
 
 
+@extras()
 def plan_publishing(
     root: str | Path,
     repo: str,
@@ -154,6 +156,7 @@ def plan_publishing(
     return Plan(edition, repo, revision or MAIN, private, tuple(notes))
 
 
+@extras()
 def publish(plan: Plan, progress: Progress | None = None) -> Published:
     """Send what a repo lacks of an edition, read a sample back, and tag it.
 

@@ -21,6 +21,7 @@ from cfqa_data.builders.repair_plan import check_same, plan_steps
 from cfqa_data.builders.repair_work import Scratch, link
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError
+from cfqa_data.extras import extras
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import read_manifest
 from cfqa_data.paths import real_path
@@ -65,6 +66,7 @@ class Repaired:
         }
 
 
+@extras("build")
 def repair(
     root: str | Path,
     *,

@@ -71,7 +71,7 @@ class MetricError(CfqaError):
     """A metric was given something it cannot score."""
 
 
-class MissingDependencyError(CfqaError):
+class MissingDependencyError(CfqaError, ImportError):
     """An optional dependency is needed for this and is not installed."""
 
 

@@ -18,6 +18,7 @@ from typing import Any, overload
 
 from cfqa_data.dataset import Dataset, load
 from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.extras import extras
 
 __all__ = ["attach"]
 
@@ -31,6 +32,7 @@ NEEDS = {
 FORMATS = ("numpy", "torch")
 
 
+@extras()
 def attach(
     ds: Any,
     root: str | Path | Dataset | None = None,

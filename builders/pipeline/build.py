@@ -16,6 +16,7 @@ from cfqa_data.builders.pipeline.workspace import (
     status,
 )
 from cfqa_data.disk import clear_disk_errors
+from cfqa_data.extras import extras
 from cfqa_data.layout import Layout
 from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
@@ -25,6 +26,7 @@ from cfqa_data.storage import check_folder, make_folder
 __all__ = ["build"]
 
 
+@extras("build")
 def build(
     recipe: Recipe | str | Path,
     out: Path | str,
