@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,9 @@ from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
 from cfqa_data.eval.metrics.base import error_line
 from cfqa_data.eval.statistics import check_labels, statistics
 from cfqa_data.eval.tables import scores_table
+from cfqa_data.extras import extras
 from cfqa_data.progress import Progress, Silent
+from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,6 +66,7 @@ class Evaluation:
     failures: dict[str, str] = field(default_factory=dict)
 
 
+@extras()
 def evaluate(
     dataset: FeatureSource | str | Path,
     metrics: MetricLike | Iterable[MetricLike] = DEFAULT_METRICS,
@@ -111,7 +113,10 @@ def evaluate(
         MetricError: Unknown metric; all metrics failed; NaN or Inf in a feature, which is named;
             nothing is left to score.
         FormatError: The folder is not a dataset, or something in it is missing.
+        MissingDependencyError: What the metrics or the statistics need is not installed.
     """
+    import scipy  # noqa: F401  (the statistics need it: missed now, not when all is scored)
+
     _check(target, precision, batch, limit)
     resolved = as_metrics(metrics, device)
     opened = _open(dataset, task, codec, untrusted)
@@ -126,7 +131,7 @@ def evaluate(
     values = file.resume() if file else np.full((len(rows), len(resolved)), np.nan)
     failures: dict[str, str] = {}
     try:
-        with _matrix_products(precision):
+        with torch_state(grad=False, precision=precision):
             reading = (opened, rows, device, batch)
             _fill(values, failures, resolved, reading, file, progress or Silent())
     except BaseException:
@@ -245,20 +250,6 @@ def _score_file(
     settings = {"device": device, "precision": precision}
     identity = dataset_identity(dataset)
     return ScoreFile(Path(out), identity, labels, metrics, dataset.labels, settings)
-
-
-@contextmanager
-def _matrix_products(precision: str) -> Iterator[None]:
-    """Have torch make float32 matrix products with this precision, and afterwards as before."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _fill(

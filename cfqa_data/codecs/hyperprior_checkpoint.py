@@ -16,6 +16,7 @@ import numpy as np
 from cfqa_data.codecs.entropy_tables import scale_table
 from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, HyperpriorWeights, Pad
 from cfqa_data.errors import CodecError
+from cfqa_data.torch_state import torch_state
 
 __all__ = ["expected_shapes", "read_checkpoint"]
 
@@ -89,6 +90,7 @@ def expected_shapes(n: int, m: int, stages: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+@torch_state(grad=False)
 def _load(path: str | Path) -> dict[str, np.ndarray]:
     """Return all tensors of a file, by CompressAI's older names."""
     import pickle

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics.base import Metric, check_device, error_line
 from cfqa_data.eval.metrics.registry import create_metric
+from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +89,8 @@ def _imported(path: str) -> Callable[..., Any]:
 
 def _made(kind: type) -> Any:
     try:
-        return kind()
+        with torch_state(grad=True):
+            return kind()
     except Exception as error:  # whatever a user's class raises
         told = f"metric {kind.__name__!r} cannot be made: {error_line(error)}"
         raise MetricError(told) from error
@@ -99,7 +101,8 @@ def _placed(call: Callable[..., Any], device: str) -> Callable[..., Any]:
     torch = sys.modules.get("torch")  # whoever made a module has imported it
     if torch is None or not isinstance(call, torch.nn.Module):
         return call
-    return call.to(check_device(device)).eval()
+    with torch_state():
+        return call.to(check_device(device)).eval()
 
 
 def _wrapped(call: Callable[..., Any]) -> Metric:
@@ -122,6 +125,8 @@ def _wrapped(call: Callable[..., Any]) -> Metric:
             scores = torch.as_tensor(answer)
             if scores.is_complex():
                 raise TypeError("complex")
+            if not isinstance(answer, torch.Tensor):  # as it is: Python's numbers are float64
+                scores = torch.as_tensor(answer, dtype=torch.float64)
             return scores.double()
         except (TypeError, ValueError, RuntimeError):
             kind = type(answer).__name__
