@@ -26,8 +26,10 @@ def as_tensor(values: Any) -> Tensor:
     if not isinstance(values, torch.Tensor):
         try:
             array = np.asarray(values)
-            if array.dtype.kind == "V" or array.dtype.itemsize > 8:  # bfloat16, long double
-                array = array.astype(np.float64 if array.dtype.kind == "f" else np.float32)
+            if array.dtype.kind == "V":  # bfloat16 and its like, which NumPy itself has not
+                array = array.astype(np.float32)
+            elif array.dtype == np.longdouble:
+                array = array.astype(np.float64)
             native = array.dtype.newbyteorder("=")
             tensor = torch.from_numpy(np.require(array, native, ["C", "W"]))
         except (TypeError, ValueError):

@@ -115,10 +115,10 @@ def evaluate(
         FormatError: The folder is not a dataset, or something in it is missing.
         MissingDependencyError: What the metrics or the statistics need is not installed.
     """
-    import scipy  # noqa: F401  (the statistics need it: missed now, not when all is scored)
-
     _check(target, precision, batch, limit)
     resolved = as_metrics(metrics, device)
+    import scipy  # noqa: F401  (the statistics need it: missed now, not when all is scored)
+
     opened = _open(dataset, task, codec, untrusted)
     for name in ("task", "source_id", "codec", "level", target):
         if name not in opened.labels.column_names:

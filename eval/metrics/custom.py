@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable
 from functools import wraps
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cfqa_data.errors import MetricError
@@ -72,6 +75,7 @@ def _imported(path: str) -> Callable[..., Any]:
         raise MetricError(
             f"metric {path!r}: not MODULE:FUNCTION with the module's whole name, as in package.file"
         )
+    _check_hidden(path, module_name.split(".")[0])
     try:
         found: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever a user's module raises, or a bare script
@@ -85,6 +89,29 @@ def _imported(path: str) -> Callable[..., Any]:
     if not callable(found) and not hasattr(found, "fit"):
         raise MetricError(f"metric {path!r} is not callable")
     return found
+
+
+def _check_hidden(path: str, name: str) -> None:
+    """See that a module is the one that a user means, the first of its name on Python's path.
+
+    Raises:
+        MetricError: Python has, or has loaded, another one of that name.
+    """
+    spec = PathFinder.find_spec(name)
+    if spec is None or spec.origin is None or name == __name__.split(".")[0]:
+        return
+    meant, taken = os.path.realpath(spec.origin), ""
+    library = os.path.realpath(sysconfig.get_path("stdlib"))
+    if name in sys.stdlib_module_names:
+        if not meant.startswith(library + os.sep):
+            taken = "the standard library's"
+    elif name in sys.modules:
+        loaded = getattr(sys.modules[name], "__file__", None)
+        if loaded and os.path.realpath(loaded) != meant:
+            taken = f"that of {loaded}"
+    if taken:
+        told = f"{name!r} is {taken} here, which hides {spec.origin}: rename that file"
+        raise MetricError(f"metric {path!r}: {told}")
 
 
 def _made(kind: type) -> Any:
