@@ -173,6 +173,7 @@ def _operations() -> tuple[Any, ...]:
     """Return what newer versions of torch set the precision of float32 for; convolutions last."""
     import torch
 
-    if not hasattr(torch.backends.mkldnn, "matmul"):
+    backends: Any = torch.backends
+    if not hasattr(backends.mkldnn, "matmul"):
         return ()
-    return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    return backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv
