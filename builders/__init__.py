@@ -1,1 +1,7 @@
 """Everything that makes a CFQA dataset folder: sources, backbone, heads, training, pipeline."""
+
+from __future__ import annotations
+
+from cfqa_data.lazy import lazy_modules
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__)

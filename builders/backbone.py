@@ -12,13 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+import numpy as np
 
 from ..errors import BuildError
-from .checkpoints import check_tensors, read_tensors, state_of
-from .naming import recognise, to_official
+from ..extras import extras
+from ..torch_inputs import as_tensor
+from ..torch_state import torch_state
+
+with extras("build"):
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional as F
+
+    from .checkpoints import check_tensors, read_tensors, state_of
+    from .naming import recognise, to_official
 
 __all__ = ["PRECISIONS", "Backbone", "check_tensors", "load_backbone", "read_tensors"]
 
@@ -205,9 +212,13 @@ class Backbone(nn.Module):
                 outputs.append(tokens)
         return outputs
 
-    @torch.inference_mode()
-    def extract(self, images: Tensor, blocks: Sequence[int], precision: str = "float32") -> Tensor:
+    @torch_state(grad=False)
+    def extract(
+        self, images: Tensor | np.ndarray, blocks: Sequence[int], precision: str = "float32"
+    ) -> Tensor:
         """Block outputs before the final norm, class token first.
+
+        They do not depend on the state of torch around the call.
 
         Args:
             images: float32 (B, 3, H, W), normalised; H and W divisible by the patch. They are
@@ -225,6 +236,10 @@ class Backbone(nn.Module):
         """
         if precision not in PRECISIONS:
             raise BuildError(f"no precision '{precision}'; known are {', '.join(PRECISIONS)}")
+        try:
+            images = as_tensor(images)
+        except TypeError as error:
+            raise BuildError(f"images: {error}") from None
         if not images.is_floating_point():
             raise BuildError(f"images must be normalised floating point, not {images.dtype}")
         weights = self.cls_token
@@ -237,6 +252,7 @@ class Backbone(nn.Module):
         return torch.stack(outputs, dim=1).to(images.device, torch.float32)
 
 
+@torch_state(grad=False)
 def load_backbone(
     path_or_state_dict: str | Path | Mapping[str, Any], num_heads: int | None = None
 ) -> Backbone:

@@ -22,6 +22,7 @@ from cfqa_data.builders.pipeline.tools import BASELINES, Models
 from cfqa_data.builders.pipeline.work import one_thread
 from cfqa_data.builders.spawning import check_guard
 from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
+from cfqa_data.extras import extras
 from cfqa_data.files import Files
 from cfqa_data.folder import Folder
 from cfqa_data.layout import Layout
@@ -94,6 +95,7 @@ class Job:
     scored: bool
 
 
+@extras()
 def look_into(
     root: Path | Files,
     manifest: Manifest,

@@ -20,6 +20,7 @@ import numpy as np
 from cfqa_data.dataset import Dataset, load
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.extras import extras
 from cfqa_data.layout import left_by_tools
 from cfqa_data.paths import absolute_path, real_path
 from cfqa_data.progress import Progress, Silent
@@ -71,6 +72,7 @@ class Exported:
         return self.__dict__ | {"root": str(self.root)}
 
 
+@extras()
 @clear_disk_errors("exporting")
 def export(
     path: str | Path,

@@ -15,16 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import BuildError
+from ..extras import extras
 from ..paths import absolute_path
 from ..tasks import get_task
-from .backbone import NORM_EPS
-from .checkpoints import check_tensors, read_tensors, state_of, weight_files
+from ..torch_inputs import as_tensor
+from ..torch_state import torch_state
 from .geometry import DepthGeometry, SegGeometry, from_metadata, window_starts
+
+with extras("build"):
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional as F
+
+    from .backbone import NORM_EPS
+    from .checkpoints import check_tensors, read_tensors, state_of, weight_files
 
 __all__ = ["DepthGeometry", "Head", "SegGeometry", "load_head", "window_starts"]
 
@@ -48,12 +54,16 @@ class Head(nn.Module):
         """Whether the head is for features of so many layers and such a width."""
         return (layers, dim) == (1, self.dim)
 
-    def checked(self, feature: Tensor) -> Tensor:
-        """The feature in float32, if it is finite and of the shape (N, C, T, D) the head takes.
+    def checked(self, feature: Tensor | np.ndarray) -> Tensor:
+        """The feature as float32, if it is finite and of the shape (N, C, T, D) the head takes.
 
         Raises:
             BuildError: it is not; a score of NaN would pass for a good one.
         """
+        try:
+            feature = as_tensor(feature)
+        except TypeError as error:
+            raise BuildError(f"{self.task} head: {error}") from None
         layers, shape = get_task(self.task).layers, tuple(feature.shape)
         if len(shape) != 4 or shape[2] < 2 or not self.takes(shape[1], shape[3]):
             wanted = f"(N, {layers}, T, {self.dim})"
@@ -74,11 +84,16 @@ class Head(nn.Module):
         if len(feature) != (views := get_task(self.task).views):
             raise BuildError(f"{self.task} head: a feature has {views} view(s), not {len(feature)}")
 
-    def predict(self, feature: Tensor) -> Tensor:
-        """Prediction from one feature, float32 (N, C, T, D)."""
+    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
+        """Prediction from one feature, float32 (N, C, T, D).
+
+        Like scores, it does not depend on the state of torch around the call.
+        """
         raise NotImplementedError
 
-    def evaluate(self, features: Tensor, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def evaluate(
+        self, features: Tensor | np.ndarray, truth: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Score several versions of one source's feature.
 
         Args:
@@ -100,11 +115,11 @@ class Head(nn.Module):
         rows = [self.score(feature, truth) for feature in features]
         return np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
 
-    def score(self, feature: Tensor, truth: np.ndarray) -> tuple[float, float]:
+    def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
         """Score and loss of one feature, float32 (N, C, T, D)."""
         raise NotImplementedError
 
-    def correct(self, feature: Tensor, truth: np.ndarray) -> bool:
+    def correct(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> bool:
         """Whether the source is usable for the dataset; only classification is choosy."""
         return True
 
@@ -125,14 +140,15 @@ class ClsHead(Head):
         tokens = self.norm(tokens)
         return self.linear(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=-1))
 
-    @torch.inference_mode()
-    def predict(self, feature: Tensor) -> Tensor:
+    @torch_state(grad=False)
+    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
         """Class logits, float32 (classes,), of a feature (1, 1, T, D)."""
         feature = self.checked(feature)
         self.check_views(feature)
         return self.logits(feature[:, 0])[0]
 
-    def score(self, feature: Tensor, truth: np.ndarray) -> tuple[float, float]:
+    @torch_state(grad=False)
+    def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
         truth = np.asarray(truth)
         if truth.ndim or truth.dtype.kind not in "iu":
             raise BuildError(
@@ -146,7 +162,7 @@ class ClsHead(Head):
         loss = torch.logsumexp(logits, 0) - logits[label]
         return float(1 + ahead), float(loss)
 
-    def correct(self, feature: Tensor, truth: np.ndarray) -> bool:
+    def correct(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> bool:
         """Whether the true class comes first."""
         return self.score(feature, truth)[0] == 1
 
@@ -172,7 +188,7 @@ class SegHead(Head):
         grid = patches.transpose(1, 2).reshape(len(patches), -1, side, side)
         return self.conv_seg(self.bn(grid))
 
-    def predict_logits(self, feature: Tensor, height: int, width: int) -> Tensor:
+    def predict_logits(self, feature: Tensor | np.ndarray, height: int, width: int) -> Tensor:
         """Class logits of the whole image, float32 (classes, height, width)."""
         feature = self.checked(feature)
         window, stride = self.geometry.window, self.geometry.stride
@@ -205,14 +221,15 @@ class SegHead(Head):
             return mean
         return F.interpolate(mean[None], (height, width), mode="bilinear", align_corners=False)[0]
 
-    @torch.inference_mode()
-    def predict(self, feature: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    @torch_state(grad=False)
+    def predict(self, feature: Tensor | np.ndarray, size: tuple[int, int] | None = None) -> Tensor:
         """Label map int64 (H, W) for an image of `size`; one window when None."""
         height, width = size or (self.geometry.window, self.geometry.window)
         return self.predict_logits(feature, height, width).max(dim=0).indices
 
-    @torch.inference_mode()
-    def score(self, feature: Tensor, truth: np.ndarray) -> tuple[float, float]:
+    @torch_state(grad=False)
+    def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+        truth = np.asarray(truth)
         if truth.ndim != 2 or truth.dtype.kind not in "iu":
             raise BuildError(f"seg head: a mask is whole numbers (H, W), not {truth.dtype}")
         logits = self.predict_logits(feature, *truth.shape)
@@ -273,8 +290,8 @@ class DepthHead(Head):
         weights = weights / weights.sum(dim=1, keepdim=True)
         return torch.einsum("bkhw,k->bhw", weights, self.centres)
 
-    @torch.inference_mode()
-    def predict(self, feature: Tensor) -> Tensor:
+    @torch_state(grad=False)
+    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
         """Depth in metres, float32 (height, width): mean of the view and the un-flipped view."""
         height, width = self.geometry.height, self.geometry.width
         size = (math.ceil(height / 14), math.ceil(width / 14))
@@ -287,7 +304,9 @@ class DepthHead(Head):
         views = [depth[0]] + [view.flip(-1) for view in depth[1:]]
         return torch.stack(views).mean(dim=0)
 
-    def score(self, feature: Tensor, truth: np.ndarray) -> tuple[float, float]:
+    @torch_state(grad=False)
+    def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+        truth = np.asarray(truth)
         depth = self.predict(feature).double().numpy()
         if truth.shape != depth.shape:
             raise BuildError(f"dpt head: the truth is {truth.shape}, not {depth.shape}")
@@ -324,6 +343,7 @@ def _geometry(path: Path) -> object:
         raise BuildError(f"{path}: the geometry in its metadata is not JSON") from None
 
 
+@torch_state(grad=False)
 def load_head(
     task: str, path_or_dict: str | Path | Mapping[str, Any], norm: nn.LayerNorm | None = None
 ) -> Head:

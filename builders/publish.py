@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cfqa_data.consistency import inconsistencies
 from cfqa_data.errors import CfqaError
+from cfqa_data.extras import extras
 from cfqa_data.files import LocalFiles
 from cfqa_data.manifest import hash_file
 from cfqa_data.portable import check_portable
@@ -111,6 +112,7 @@ class Published:
         return dict(self.__dict__)
 
 
+@extras()
 def plan_publishing(
     root: str | Path,
     repo: str,
@@ -164,6 +166,7 @@ def plan_publishing(
     return Plan(edition, repo, revision or MAIN, private, tuple(notes))
 
 
+@extras()
 def publish(plan: Plan, progress: Progress | None = None) -> Published:
     """Send what a repo lacks of an edition, read a sample back, and tag it.
 

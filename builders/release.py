@@ -28,6 +28,7 @@ from cfqa_data.builders.release_stages import Import
 from cfqa_data.card import Terms
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.extras import extras
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import read_manifest
 from cfqa_data.paths import absolute_path, real_path
@@ -87,6 +88,7 @@ class Imported:
         }
 
 
+@extras("build")
 def import_release(
     source: Path | str,
     out: Path | str,

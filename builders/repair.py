@@ -23,6 +23,7 @@ from cfqa_data.builders.repair_work import Scratch, link
 from cfqa_data.builders.spawning import check_guard
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.extras import extras
 from cfqa_data.files import LocalFiles
 from cfqa_data.layout import Layout
 from cfqa_data.paths import real_path
@@ -68,6 +69,7 @@ class Repaired:
         }
 
 
+@extras("build")
 def repair(
     root: str | Path,
     *,

@@ -1,6 +1,7 @@
 """Compressed Feature Quality Assessment: what a CFQA dataset folder means, and how to read it.
 
-What is named here is imported on first use, so that `import cfqa_data` costs next to nothing.
+What is named here, and every module below, is imported on first use, so that `import cfqa_data`
+costs next to nothing.
 """
 
 from __future__ import annotations
@@ -8,7 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cfqa_data.lazy import lazy_modules
+
 if TYPE_CHECKING:
+    from cfqa_data import builders as builders
+    from cfqa_data import codecs as codecs
+    from cfqa_data import eval as eval
+    from cfqa_data import loaders as loaders
     from cfqa_data.dataset import Dataset, FeaturePair, load
     from cfqa_data.errors import (
         BuildError,
@@ -44,6 +51,8 @@ __all__ = [
     "load",
 ]
 
+_PACKAGES = ("builders", "codecs", "eval", "loaders")
+_module, _ = lazy_modules(__name__, __path__)
 _HOMES = {
     "Dataset": "cfqa_data.dataset",
     "FeaturePair": "cfqa_data.dataset",
@@ -62,10 +71,10 @@ def __getattr__(name: str) -> Any:
     elif name in __all__:
         value = getattr(import_module(_HOMES.get(name, "cfqa_data.errors")), name)
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = _module(name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PACKAGES})

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.errors import CfqaError, CodecError, FormatError
 from cfqa_data.files import Files, LocalFiles
 from cfqa_data.limits import parse_json
 from cfqa_data.quantizers import Quantizer, quantizer_from_dict
@@ -38,19 +38,22 @@ class Codes:
     Attributes:
         indices: uint8 or uint16 (N, C, T, D), places in the layers' tables.
         tables: float32 (C, size), the values of each layer.
+
+    Raises:
+        CodecError: an index is not a place in the tables.
     """
 
     indices: np.ndarray
     tables: np.ndarray
 
-    def dequantize(self) -> np.ndarray:
-        """Return the feature, float32 (N, C, T, D).
-
-        Raises:
-            IndexError: an index is not a place in the tables.
-        """
+    def __post_init__(self) -> None:
+        if self.indices.dtype not in (np.uint8, np.uint16):
+            raise CodecError(f"codes are uint8 or uint16, not {self.indices.dtype}")
         if self.indices.max(initial=0) >= self.tables.shape[1]:
-            raise IndexError(f"index {self.indices.max()} in tables of {self.tables.shape[1]}")
+            raise CodecError(f"code {self.indices.max()} in tables of {self.tables.shape[1]}")
+
+    def dequantize(self) -> np.ndarray:
+        """Return the feature, float32 (N, C, T, D)."""
         layers = [
             _look_up(table, self.indices[:, layer]) for layer, table in enumerate(self.tables)
         ]

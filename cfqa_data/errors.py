@@ -76,7 +76,7 @@ class MetricWarning(UserWarning):
     """A metric has no score for some features, or its scores are not what they should be."""
 
 
-class MissingDependencyError(CfqaError):
+class MissingDependencyError(CfqaError, ImportError):
     """An optional dependency is needed for this and is not installed."""
 
 

@@ -63,11 +63,16 @@ class Quantizer:
         """Return the float32 values of ``codes``.
 
         Raises:
-            CodecError: the layer axis does not fit, or a code is not below 2**bits.
+            CodecError: the layer axis does not fit, or a code is not a whole number in
+                0..2**bits - 1.
         """
+        codes = np.asarray(codes)
         self._check_layers(codes)
-        if codes.size and int(codes.max()) >= 1 << self.bits:
-            raise CodecError(f"code {int(codes.max())} is not a {self.bits}-bit code")
+        if codes.dtype.kind not in "iu":
+            raise CodecError(f"codes are whole numbers, not {codes.dtype}")
+        for code in (codes.min(initial=0), codes.max(initial=0)):
+            if not 0 <= code < 1 << self.bits:
+                raise CodecError(f"code {code} is not a {self.bits}-bit code")
         features = np.empty(codes.shape, np.float32)
         for layer, table in enumerate(self._values):
             features[..., layer, :, :] = table[codes[..., layer, :, :]]

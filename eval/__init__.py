@@ -5,6 +5,7 @@ from __future__ import annotations
 from cfqa_data.eval.evaluator import Evaluation, evaluate
 from cfqa_data.eval.metrics import Metric, create_metric, list_metrics
 from cfqa_data.eval.stored import read_evaluation
+from cfqa_data.lazy import lazy_modules
 
 __all__ = [
     "Evaluation",
@@ -14,3 +15,5 @@ __all__ = [
     "list_metrics",
     "read_evaluation",
 ]
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -19,8 +18,10 @@ from cfqa_data.eval.scoring import Reading, Scoring
 from cfqa_data.eval.statistics import check_labels, statistics
 from cfqa_data.eval.stored import arrays_digest, dataset_identity
 from cfqa_data.eval.tables import scores_table
+from cfqa_data.extras import extras
 from cfqa_data.paths import absolute_path
 from cfqa_data.progress import Progress, Silent
+from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,6 +73,7 @@ class Evaluation:
     dataset: str | None = None
 
 
+@extras()
 def evaluate(
     dataset: FeatureSource | str | Path,
     metrics: MetricLike | Iterable[MetricLike] = DEFAULT_METRICS,
@@ -125,11 +127,14 @@ def evaluate(
         MetricError: Unknown metric; no metric scored anything; NaN or Inf in a feature, which is
             named; nothing is left to score; ``out`` holds something else.
         FormatError: The folder is not a dataset, or something in it is missing.
+        MissingDependencyError: What the metrics or the statistics need is not installed.
     """
     _check(target, precision, batch, limit)
     path = None if out is None else absolute_path(out)
     opened = _open(dataset, task, codec, untrusted, follow_links)
     resolved = as_metrics(metrics, device)  # imports modules, which may do anything
+    import scipy  # noqa: F401  (the statistics need it: missed now, not when all is scored)
+
     for name in ("task", "source_id", "codec", "level", target):
         if name not in opened.labels.column_names:
             what = f"{target!r} to follow" if name == target else repr(name)
@@ -148,7 +153,7 @@ def evaluate(
     values = file.resume() if file else np.full((len(rows), len(resolved)), np.nan)
     scoring = Scoring(resolved, Reading(opened, rows, target, device, batch), values)
     try:
-        with _matrix_products(precision):
+        with torch_state(grad=False, precision=precision):
             scoring.run(file, progress or Silent())
     except BaseException:
         if file and not np.isnan(values).all():
@@ -273,17 +278,3 @@ def _selected(labels: pa.Table, fold: int | None, limit: int | None) -> NDArray[
                 if kept[row]:
                     of_task[source_id] = None
     return np.flatnonzero(kept)
-
-
-@contextmanager
-def _matrix_products(precision: str) -> Iterator[None]:
-    """Have torch make float32 matrix products with this precision, and afterwards as before."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -7,7 +7,10 @@
 
 from __future__ import annotations
 
+from cfqa_data.lazy import lazy_modules
 from cfqa_data.loaders.ahead import read_ahead
 from cfqa_data.loaders.huggingface import attach
 
 __all__ = ["attach", "read_ahead"]
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__)

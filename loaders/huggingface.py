@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cfqa_data.dataset import Dataset, load
 from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.extras import extras
 
 if TYPE_CHECKING:
     from cfqa_data.loaders.array_feature import CfqaArray
@@ -23,6 +24,7 @@ __all__ = ["attach"]
 FORMATS = ("numpy", "torch")
 
 
+@extras()
 def attach(
     ds: Any,
     root: str | Path | Dataset | None = None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 from cfqa_data.codecs import get_codec, list_codecs
@@ -58,3 +61,27 @@ def test_codecs_say_what_they_are(name: str) -> None:
     codec = get_codec(name)
     assert codec.name == name
     assert codec.peak == 1023
+
+
+PLANE = np.arange(16 * 16, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "untrusted"),
+    [("x265", False), ("vvenc", False), ("hyperprior_multi_task", False), ("x265", True)],
+)
+def test_a_bitstream_is_any_buffer_of_bytes(name: str, untrusted: bool) -> None:
+    codec: Any = get_codec(name, untrusted=untrusted)
+    stream = codec.encode(PLANE, getattr(codec, "lambdas", [30])[0])
+    expected = codec.decode(stream, PLANE.shape)
+    as_array = np.frombuffer(stream, np.uint8)  # as safetensors gives them
+    for buffer in (bytearray(stream), memoryview(stream), as_array, np.repeat(as_array, 2)[::2]):
+        np.testing.assert_array_equal(codec.decode(buffer, PLANE.shape), expected)
+    for wrong, what in (
+        (list(stream), "not list"),
+        (len(stream), "not int"),
+        (stream.hex(), "not str"),
+        (as_array.astype(np.uint16), "not items of 2 bytes"),
+    ):
+        with pytest.raises(CodecError, match=f"^{codec.name}: a bitstream is bytes, {what}$"):
+            codec.decode(wrong, PLANE.shape)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfqa_data.codes import Codes, CodesReader, create_codes_array, find_centres, write_codes
-from cfqa_data.errors import FormatError
+from cfqa_data.errors import CodecError, FormatError
 from cfqa_data.quantizers import KMeansQuantizer, Quantizer, UniformQuantizer
 
 SHAPE = (2, 2, 3, 5)
@@ -242,8 +242,10 @@ def test_dequantising_is_one_look_up_per_layer(shape: tuple[int, ...], dtype: ty
         found[...] = 0  # one's own
     if indices.size:
         indices[0, 0, 0, 0] = 200
-        with pytest.raises(IndexError, match="index 200 in tables of 200"):
-            Codes(indices, tables).dequantize()
+        with pytest.raises(CodecError, match=r"^code 200 in tables of 200$"):
+            Codes(indices, tables)
+    with pytest.raises(CodecError, match="codes are uint8 or uint16, not int64"):
+        Codes(-indices.astype(np.int64), tables)  # they would be read from the tables' ends
 
 
 def test_missing_and_damaged_shards_are_named(tmp_path: Path) -> None:

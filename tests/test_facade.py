@@ -25,5 +25,22 @@ def test_every_public_name_is_there() -> None:
     assert set(cfqa_data.__all__) <= set(dir(cfqa_data))
     assert cfqa_data.__version__ == version("cfqa-data")
     assert cfqa_data.FormatError is errors.FormatError
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        cfqa_data.nothing  # noqa: B018
+    for module in (cfqa_data, cfqa_data.eval, cfqa_data.loaders):
+        with pytest.raises(AttributeError, match=f"{module.__name__}' has no attribute 'nothing'"):
+            module.nothing  # noqa: B018
+
+
+def test_modules_are_attributes_without_being_imported_first() -> None:
+    script = (
+        "import sys, cfqa_data\n"
+        "assert {'builders', 'codecs', 'eval', 'loaders'} <= {*dir(cfqa_data)}\n"
+        "assert not {'cfqa_data.codecs', 'torch'} & {*sys.modules}\n"
+        "assert 'torch' in dir(cfqa_data.loaders) and 'heads' in dir(cfqa_data.builders)\n"
+        "assert 'torch' not in sys.modules\n"
+        "cfqa_data.codecs.get_codec, cfqa_data.codecs.hyperprior.load_hyperprior\n"
+        "cfqa_data.eval.read_evaluation, cfqa_data.eval.report.write_report\n"
+        "cfqa_data.loaders.attach, cfqa_data.loaders.torch.Pairs\n"
+        "cfqa_data.builders.pipeline.build, cfqa_data.builders.heads.load_head\n"
+        "cfqa_data.verify.verify, cfqa_data.errors.CodecError\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)

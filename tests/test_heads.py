@@ -428,3 +428,27 @@ def test_foreign_heads_and_truths_are_refused(tmp_path: Path) -> None:
         depth.predict(torch.randn(2, 4, 7, DIM))
     with pytest.raises(BuildError, match=r"must be \(N, 4, T, 16\), not \(2, 3, 1611, 16\)"):
         depth.predict(torch.randn(2, 3, 1 + 35 * 46, DIM))
+
+
+@pytest.mark.parametrize("task", ["cls", "seg", "dpt"])
+def test_features_may_be_arrays(task: str, tmp_path: Path) -> None:
+    mask = np.zeros((56, 56), np.uint8)
+    depth: dict[str, object] = {"height": 56, "width": 56, "rows": [0, 56], "columns": [0, 56]}
+    tensors, geometry, shape, truth = {
+        "cls": (_cls(), {}, (1, 1), np.array(3)),
+        "seg": (_seg(), dict.fromkeys(("window", "stride", "short_side"), 56), (1, 1), mask),
+        "dpt": (_dpt(), depth, (2, 4), np.full((56, 56), 2000, np.uint16)),
+    }[task]
+    head = load_head(task, _head_file(tmp_path / "head.safetensors", tensors, **geometry))
+    feature = torch.randn(*shape, 17, DIM)
+    assert torch.equal(head.predict(feature.numpy()), head.predict(feature))
+    assert not head.predict(feature).is_inference()  # it may be learned from
+    expected = head.score(feature, truth)
+    array = feature.numpy()
+    array.flags.writeable = False
+    assert head.score(array, torch.from_numpy(truth)) == expected
+    assert [float(row[0]) for row in head.evaluate(array[None], truth)] == list(expected)
+    with pytest.raises(BuildError, match=f"{task} head: a feature is floating point, not"):
+        head.predict(feature.numpy().astype(np.int16))
+    with pytest.raises(BuildError, match=f"{task} head: an array or tensor of numbers is wanted"):
+        head.predict(None)

@@ -247,6 +247,18 @@ def test_the_highest_codes_are_not_negative() -> None:
     np.testing.assert_array_equal(found.numpy(), codes.dequantize())
 
 
+def test_the_order_does_not_depend_on_the_default_device(folder: Path) -> None:
+    pairs = Pairs(folder, "cls", codec="x265")
+
+    def order() -> list[list[int]]:
+        generator = torch.Generator().manual_seed(3)
+        return list(ShardBatches(pairs, 4, shuffle=True, generator=generator))
+
+    expected = order()
+    with torch.device("meta"):
+        assert order() == expected
+
+
 def test_tensors_are_one_s_own(folder: Path) -> None:
     pairs = Pairs(folder, "cls")
     coded = Pairs(folder, "cls", codes=True)

@@ -212,7 +212,7 @@ def test_nan_and_inf_are_refused_and_the_item_is_named(
 @pytest.mark.parametrize(
     ("x_shape", "y_shape", "message"),
     [
-        ((1, 5, 4), (1, 5, 4), "are .B, N, C, T, D. tensors"),
+        ((1, 5, 4), (1, 5, 4), "features are .N, C, T, D., or batches"),
         ((2, 1, 1, 5, 4), (2, 1, 1, 5, 3), "different shapes"),
         ((2, 1, 1, 5, 4), (3, 1, 1, 5, 4), "different shapes"),
         ((0, 1, 1, 5, 4), (0, 1, 1, 5, 4), "empty batch"),

@@ -95,11 +95,29 @@ def test_it_is_listed_and_asks_to_be_trained() -> None:
         create_metric("gap_mean")(x, y)
 
 
-@pytest.mark.parametrize("exponents", [None, (1.0,), (0.5, 0.6, -0.1)])
+def test_with_exponents_it_is_trained_already() -> None:
+    x, y = pair((1, 1, 5, 4))
+    dataset = Planted((0, 0.5, 0.5), sources=2)
+    trained = fitted(dataset)
+    exponents, expected = trained.options["exponents"], trained(x, y)
+    for given in (exponents, list(exponents), np.array(exponents)):
+        metric = create_metric("gap_mean", exponents=given)
+        assert metric.fit is None
+        assert metric(x, y).tolist() == expected.tolist()
+    dataset.labels = dataset.labels.drop_columns(["fold"])  # nothing is trained, or held out
+    alone = evaluate(dataset, create_metric("gap_mean", exponents=exponents))
+    assert alone.scores.num_rows == dataset.labels.num_rows
+
+
+@pytest.mark.parametrize(
+    "exponents", [(1.0,), (0.5, 0.6, -0.1), (1, 1, 1), (float("nan"), 0, 1), 5, "abc", ("a", 0, 1)]
+)
 def test_impossible_exponents_are_refused(exponents: Any) -> None:
     x, y = pair((1, 1, 5, 4))
-    with pytest.raises(MetricError, match="exponents are 3 numbers from 0"):
-        fitted(Planted((1, 0, 0))).with_options(exponents=exponents)(x, y)
+    with pytest.raises(MetricError, match="exponents are 3 numbers from 0 that sum to 1, not"):
+        create_metric("gap_mean", exponents=exponents)(x, y)
+    with pytest.raises(MetricError, match="'gap_mean' is trained on the data"):
+        create_metric("gap_mean", exponents=None)(x, y)
 
 
 def test_nothing_to_learn_from_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,62 @@ def test_listing_metrics_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda z: z.numpy(),
+        lambda z: z.numpy().astype(">f4"),
+        lambda z: np.asfortranarray(z.numpy()),
+        lambda z: np.flip(np.flip(z.numpy(), 2).copy(), 2),
+        lambda z: np.frombuffer(z.numpy().tobytes(), np.float32).reshape(z.shape),  # read-only
+        lambda z: z.numpy().tolist(),
+        lambda z: list(z),
+        lambda z: z.bfloat16(),
+        lambda z: z.numpy().astype(np.float16),
+        lambda z: z.numpy().astype(np.longdouble),
+        lambda z: z.numpy().astype(np.uint16),
+        lambda z: z.to(torch.int8),
+    ],
+    ids=[
+        *("array", "big-endian", "columns first", "flipped", "read-only", "nested lists"),
+        *("list of tensors", "bfloat16", "float16", "long double", "uint16", "int8"),
+    ],
+)
+def test_features_are_tensors_or_arrays(make: Any) -> None:
+    rng = np.random.default_rng(0)  # small whole numbers, which every kind of number holds
+    x, y = (torch.from_numpy(rng.integers(0, 99, (2, 1, 2, 5, 4)).astype("f4")) for _ in range(2))
+    metric = create_metric("cosine")
+    expected = metric(x, y)
+    for found in (metric(make(x), make(y)), metric(make(x), y)):
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+
+
+def test_a_single_feature_is_a_batch_of_one() -> None:
+    x, y = torch.randn(1, 2, 5, 4), torch.randn(3, 1, 2, 5, 4)
+    metric = create_metric("mse")
+    assert metric(x, y[0]).tolist() == metric(x[None], y[:1]).tolist()
+    assert metric(x.numpy(), y[0].numpy()).shape == (1,)
+    assert metric(x, y).tolist() == metric(x[None], y).tolist()
+
+
+@pytest.mark.parametrize(
+    ("features", "what"),
+    [
+        (None, "an array or tensor of numbers is wanted, not NoneType"),
+        ("x", "an array or tensor of numbers is wanted, not str"),
+        ([[1.0], [1.0, 2.0]], "an array or tensor of numbers is wanted, not list"),
+        (np.array([{}]), "an array or tensor of numbers is wanted, not object"),
+        (np.ones((1, 1, 2, 2), complex), "real numbers are wanted, not torch.complex128"),
+        (torch.ones((1, 1, 2, 2), dtype=torch.complex64), "not torch.complex64"),
+    ],
+)
+def test_what_is_no_feature_is_told(features: Any, what: str) -> None:
+    for x, y in ((features, torch.ones(1, 1, 2, 2)), (torch.ones(1, 1, 2, 2), features)):
+        with pytest.raises(MetricError, match=f"^mse: .*{what}$"):
+            create_metric("mse")(x, y)
+
+
 # Custom metrics.
 
 
@@ -190,6 +247,21 @@ def test_a_module_that_does_not_import_is_one_line(
         as_metric("spoilt_metric:f")
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value.__cause__, cause)
+
+
+@pytest.mark.parametrize("name", ["statistics", "math", "sys", "this", "pytest"])
+def test_a_module_that_hides_a_user_s_file_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it has an attribute of that name, and would answer instead."""
+    file = tmp_path / f"{name}.py"
+    file.write_text("def mean(x, y): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MetricError) as caught:
+        as_metric(f"{name}:mean")
+    whose = "that of .*pytest.*" if name == "pytest" else "the standard library's"
+    told = f"metric '{name}:mean': '{name}' is {whose} here, which hides {re.escape(str(file))}"
+    assert re.fullmatch(f"{told}: rename that file", str(caught.value))
 
 
 def test_an_interrupt_during_the_import_passes(

@@ -90,8 +90,13 @@ def test_wrong_layers_and_codes_are_refused() -> None:
     quantizer = UniformQuantizer(10, (0.0, 0.0), (1.0, 1.0))
     with pytest.raises(CodecError, match=r"2 layer\(s\)"):
         quantizer.quantize(np.zeros((1, 3, 4, 5), np.float32))
-    with pytest.raises(CodecError, match="1024 is not a 10-bit code"):
-        quantizer.dequantize(np.full((2, 1, 1), 1024, np.uint16))
+    for code, dtype in ((1024, np.uint16), (-1, np.int64), (-1024, np.int16)):
+        with pytest.raises(CodecError, match=f"^code {code} is not a 10-bit code$"):
+            quantizer.dequantize(np.full((2, 1, 1), code, dtype))
+    for codes in (np.zeros((2, 1, 1)), np.zeros((2, 1, 1), bool)):
+        with pytest.raises(CodecError, match=f"^codes are whole numbers, not {codes.dtype}$"):
+            quantizer.dequantize(codes)
+    assert quantizer.dequantize([[[0]], [[1023]]]).ravel().tolist() == [0.0, 1.0]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

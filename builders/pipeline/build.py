@@ -17,6 +17,7 @@ from cfqa_data.builders.pipeline.workspace import (
 )
 from cfqa_data.builders.spawning import check_guard
 from cfqa_data.disk import clear_disk_errors
+from cfqa_data.extras import extras
 from cfqa_data.layout import Layout
 from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent
@@ -26,6 +27,7 @@ from cfqa_data.storage import check_folder, make_folder
 __all__ = ["build"]
 
 
+@extras("build")
 def build(
     recipe: Recipe | str | Path,
     out: Path | str,

@@ -29,11 +29,8 @@ def score(
     Raises:
         BuildError: the head does not take them or the truth, or a score is not finite.
     """
-    import torch
-
     try:
-        with torch.inference_mode():
-            scores, losses = head.evaluate(torch.from_numpy(features), truth)
+        scores, losses = head.evaluate(features, truth)
     except BuildError as error:
         raise BuildError(f"{what}: {error}") from None
     if not (np.isfinite(scores).all() and np.isfinite(losses).all()):

@@ -62,10 +62,8 @@ class Models:
 
         One source at a time: a feature's bytes then depend on nothing but its own views.
         """
-        import torch
-
         blocks = self.recipe.tasks[task].blocks
-        return self.backbone.extract(torch.from_numpy(views), blocks).numpy()
+        return self.backbone.extract(views, blocks).numpy()
 
     def source(self, task: str, seed: int | None = None) -> Any:
         """A fresh source of the task's images, of the recipe's seed or another.

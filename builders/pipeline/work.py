@@ -15,6 +15,7 @@ from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import PLAN
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError
+from cfqa_data.extras import extras
 from cfqa_data.layout import Layout
 
 __all__ = ["one_thread", "run_item"]
@@ -38,7 +39,7 @@ def run_item(root: str, digest: str, item: Item) -> Item:
     Raises:
         CfqaError: it cannot be done, and trying again would not help.
     """
-    with clear_disk_errors(str(item)), one_thread():
+    with clear_disk_errors(str(item)), extras("build"), one_thread():
         _STAGES[item.stage](_tools(root, digest), item)
     return item
 

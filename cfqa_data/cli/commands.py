@@ -13,27 +13,15 @@ from cfqa_data.cli import checking, looking, making, scoring, sharing
 from cfqa_data.cli.process import STDOUT, drop, say
 from cfqa_data.cli.shared import app, interrupted
 from cfqa_data.errors import CfqaError
+from cfqa_data.extras import extras
 
 __all__ = ["COMMANDS", "run"]
 
 # Base of all of typer's usage errors; typer itself does not export it.
 USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
-# Module that may be absent -> the extra that brings it.
-EXTRAS = {
-    "av": "codecs",
-    "constriction": "codecs",
-    "dask": "build",
-    "datasets": "hf",
-    "distributed": "build",
-    "huggingface_hub": "hf",
-    "imageio_ffmpeg": "codecs",
-    "jinja2": "eval",
-    "matplotlib": "build",
-    "PIL": "build",
-    "scipy": "eval",
-    "torch": "eval",
-}
+# Commands that need what the extra `build` brings, whatever else brings it too.
+BUILDING = ("build", "import-release", "repair")
 
 # In the order in which the help shows them.
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -55,7 +43,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit status."""
     try:
         _check(arguments)
-        status = _invoke(list(arguments) or ["--help"])
+        with extras("build" if arguments and arguments[0] in BUILDING else None):
+            status = _invoke(list(arguments) or ["--help"])
         sys.stdout.flush()
         return status if arguments else 2
     except USAGE_ERROR as error:
@@ -64,16 +53,6 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"{error.format_message()} (see {help_of})")
     except CfqaError as error:
         return _fail(str(error))
-    except ModuleNotFoundError as error:
-        module = (error.name or "").split(".")[0]
-        if module not in EXTRAS:
-            raise
-        extra = (
-            "build"
-            if arguments[:1] in (["build"], ["import-release"], ["repair"])
-            else EXTRAS[module]
-        )
-        return _fail(f"{module} is not installed: pip install 'cfqa-data[{extra}]'")
     except KeyboardInterrupt as stop:
         return interrupted(stop)
     except MemoryError as error:

@@ -14,8 +14,11 @@ from typing import Any
 
 from cfqa_data.codecs.base import Codec
 from cfqa_data.errors import CodecError, unknown_name
+from cfqa_data.lazy import lazy_modules
 
 __all__ = ["Codec", "get_codec", "list_codecs"]
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__)
 
 _REFERENCE_OPTIONS: Mapping[str, type | UnionType] = {
     "encoder": str | Path | None,

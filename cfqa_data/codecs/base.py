@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from cfqa_data.errors import CodecError
 
-__all__ = ["Codec", "check_plane", "check_planes", "check_shape"]
+__all__ = ["Bitstream", "Codec", "check_bitstream", "check_plane", "check_planes", "check_shape"]
+
+Bitstream: TypeAlias = bytes | bytearray | memoryview
+"""What a decoder takes, and any other buffer of bytes, such as a uint8 array."""
 
 
 class Codec(ABC):
@@ -43,11 +47,11 @@ class Codec(ABC):
         """
 
     @abstractmethod
-    def decode(self, bitstream: bytes, shape: tuple[int, int]) -> np.ndarray:
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """Return the plane that ``bitstream`` holds.
 
         Args:
-            bitstream: what :meth:`encode` returned.
+            bitstream: what :meth:`encode` returned, in any buffer of bytes.
             shape: (rows, cols) that the plane must have.
 
         Raises:
@@ -62,7 +66,9 @@ class Codec(ABC):
         """Return the bitstreams of planes of one shape; each equals what :meth:`encode` gives."""
         return [self.encode(plane, parameter) for plane in planes]
 
-    def decode_many(self, bitstreams: Sequence[bytes], shape: tuple[int, int]) -> list[np.ndarray]:
+    def decode_many(
+        self, bitstreams: Sequence[Bitstream], shape: tuple[int, int]
+    ) -> list[np.ndarray]:
         """Return the planes of bitstreams that all have one shape."""
         return [self.decode(bitstream, shape) for bitstream in bitstreams]
 
@@ -76,6 +82,24 @@ def check_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
     if len(shape) != 2 or not all(1 <= int(side) <= 65535 for side in shape):
         raise CodecError(f"{name}: a plane has two sides of 1 to 65535, not shape {tuple(shape)}")
     return int(shape[0]), int(shape[1])
+
+
+def check_bitstream(name: str, bitstream: Bitstream) -> bytes:
+    """Return ``bitstream`` as bytes.
+
+    Raises:
+        CodecError: it is no buffer of bytes.
+    """
+    if isinstance(bitstream, bytes):
+        return bitstream
+    try:
+        view = memoryview(bitstream)
+    except TypeError:
+        kind = type(bitstream).__name__
+        raise CodecError(f"{name}: a bitstream is bytes, not {kind}") from None
+    if view.itemsize != 1:
+        raise CodecError(f"{name}: a bitstream is bytes, not items of {view.itemsize} bytes")
+    return view.tobytes()
 
 
 def check_plane(name: str, plane: np.ndarray, peak: int, dtype: np.dtype) -> np.ndarray:

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from cfqa_data.codecs.base import Codec, check_plane
+from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_plane
 from cfqa_data.codecs.video import PEAK, SAMPLE, check_qp, decode_picture, import_av
 from cfqa_data.errors import CodecError, MissingDependencyError
 
@@ -87,8 +87,9 @@ class X265(Codec):
             ) from None
         return b"".join(map(bytes, packets)) + END
 
-    def decode(self, bitstream: bytes, shape: tuple[int, int]) -> np.ndarray:
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """See :meth:`Codec.decode`; returns uint16."""
+        bitstream = check_bitstream(self.name, bitstream)
         if not bitstream.endswith(END):
             raise CodecError("x265: the end of the bitstream is missing")
         return decode_picture(self.name, "hevc", bitstream, shape)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cfqa_data.codecs.base import Codec, check_plane, check_shape
+from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_plane, check_shape
 from cfqa_data.codecs.entropy_coder import TableCoder, decode_parts, encode_parts
 from cfqa_data.codecs.fixed_point import (
     FRACTION,
@@ -78,14 +78,14 @@ class Hyperprior:
         header = bytes([self.index]) + b"".join(map(_varint, plane.shape))
         return header + encode_parts(parts)
 
-    def decode(self, bitstream: bytes, shape: tuple[int, int]) -> np.ndarray:
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """Return the float64 plane in [0, 1] that a bitstream holds.
 
         Raises:
             CodecError: the bitstream is damaged, or of another shape or model.
         """
         shape = check_shape("hyperprior", shape)
-        rest = self._header(bitstream, shape)
+        rest = self._header(check_bitstream("hyperprior", bitstream), shape)
         (top, bottom), (left, right) = self.weights.pad.margins(shape)
         stride = 2**self.stages
         height = (top + shape[0] + bottom) // stride
@@ -189,11 +189,12 @@ class HyperpriorCodec(Codec):
             raise CodecError(f"{self.name}: no model for lambda {parameter!r}; there are {known}")
         return self._model(index).encode(plane / 256.0)
 
-    def decode(self, bitstream: bytes, shape: tuple[int, int]) -> np.ndarray:
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """See :meth:`Codec.decode`; returns uint8."""
+        bitstream = check_bitstream(self.name, bitstream)
         if not bitstream or bitstream[0] >= len(self._weights):
             raise CodecError(f"{self.name}: the bitstream names no model of {self.models}")
-        plane = self._model(bitstream[0]).decode(bytes(bitstream), shape)
+        plane = self._model(bitstream[0]).decode(bitstream, shape)
         return np.clip(np.rint(plane * 256.0), 0, 255).astype(np.uint8)
 
     def version(self) -> dict[str, str]:

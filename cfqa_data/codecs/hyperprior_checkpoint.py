@@ -18,6 +18,7 @@ from cfqa_data.codecs.entropy_tables import scale_table
 from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, HyperpriorWeights, Pad
 from cfqa_data.errors import BuildError, CodecError
 from cfqa_data.paths import absolute_path
+from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,6 +96,7 @@ def expected_shapes(n: int, m: int, stages: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+@torch_state(grad=False)
 def _load(path: str | Path) -> dict[str, np.ndarray]:
     """Return the tensors of a checkpoint that are used, by CompressAI's older names.
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.codecs.base import Codec, check_shape
+from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_shape
 from cfqa_data.codecs.isolated_process import DecoderProcess, Refused
 from cfqa_data.errors import CodecError
 from cfqa_data.paths import absolute_path, absolute_program
@@ -107,18 +107,19 @@ class IsolatedCodec(Codec):
         """End the children now; a later call starts new ones."""
         _close_all(self._idle, self._owner)
 
-    def decode(self, bitstream: bytes, shape: tuple[int, int]) -> np.ndarray:
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """See :meth:`Codec.decode`.
 
         Raises:
             CodecError: also where the decoder crashed, took too long or needed too much memory.
         """
         rows, cols = check_shape(self.name, shape)
+        stream = check_bitstream(self.name, bitstream)
         if self._owner != os.getpid():  # forked: those children are another process's
             self._end()
             self._open()
         with self._slots:
-            samples = self._decode(bitstream, (rows, cols))
+            samples = self._decode(stream, (rows, cols))
         plane = np.frombuffer(samples, self.dtype)
         if int(plane.max()) > self.peak:
             raise CodecError(f"{self.name}: the decoder gave {plane.max()}, beyond {self.peak}")

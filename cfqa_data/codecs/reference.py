@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cfqa_data.codecs.base import Codec, check_plane
+from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_plane
 from cfqa_data.codecs.program import LOG_BYTES, last_words, run_program
 from cfqa_data.codecs.reference_software import (
     ANSWER_SECONDS,
@@ -97,8 +97,9 @@ class ReferenceCodec(Codec):
             command += [flag.format(rows=rows, cols=cols) for flag in self.software.flags]
             return self._run(command, target, plane.size, f"{rows} x {cols} at QP {qp}")
 
-    def decode(self, bitstream: bytes, shape: tuple[int, int]) -> np.ndarray:
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """See :meth:`Codec.decode`; returns uint16."""
+        bitstream = check_bitstream(self.name, bitstream)
         streams = [bitstream, *self._continued(bitstream)]
         decode = functools.partial(decode_picture, self.name, self.software.decoder, shape=shape)
         with ThreadPoolExecutor(len(streams)) as pool:

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from cfqa_data.codecs.annexb import reset_poc, split_pictures
-from cfqa_data.codecs.base import Codec, check_planes, check_shape
+from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_planes, check_shape
 from cfqa_data.codecs.video import PEAK, SAMPLE, check_qp, decode_picture, import_av
 from cfqa_data.errors import CodecError, MissingDependencyError
 
@@ -95,10 +95,11 @@ class VVenC(Codec):
         checked = check_planes(self.name, planes, PEAK, SAMPLE)
         return self._encode(checked, qp) if checked else []
 
-    def decode(self, bitstream: bytes, shape: tuple[int, int]) -> np.ndarray:
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """See :meth:`Codec.decode`; returns uint16."""
         rows, cols = check_shape(self.name, shape)
-        return decode_picture(self.name, "vvc", bitstream, shape, padded_rows((rows, cols)))
+        stream = check_bitstream(self.name, bitstream)
+        return decode_picture(self.name, "vvc", stream, shape, padded_rows((rows, cols)))
 
     def version(self) -> dict[str, str]:
         """See :meth:`Codec.version`."""

@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError, MetricError, unknown_name
 from cfqa_data.eval.metrics.needs import STATISTICS, as_statistic, check_statistic
+from cfqa_data.extras import extras
+from cfqa_data.torch_inputs import as_tensor
+from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,7 +150,8 @@ class Metric:
         """Return the same metric with other values for some of its options.
 
         Args:
-            options: Any of ``options`` and ``needs``; statistics become float64 tensors.
+            options: Any of ``options`` and ``needs``; statistics become float64 tensors. A metric
+                that is trained and has all that training finds is not trained any more.
 
         Raises:
             MetricError: It has no such option (its own are listed), or a statistic is no array.
@@ -159,7 +163,11 @@ class Metric:
                     raise MetricError(f"metric {self.name!r} has no options; got {name!r}")
                 told = unknown_name("option", name, known)
                 raise MetricError(f"metric {self.name!r}: {told}")
-        return replace(self, options={**self.options, **options})
+        given = {**self.options, **options}
+        fit = self.fit
+        if options and all(value is not None for value in given.values()):
+            fit = None  # what training would find is given
+        return replace(self, options=given, fit=fit)
 
     def fitted(self, training: FeatureSource) -> Metric:
         """Return the metric that training on a part of a dataset makes of this one.
@@ -167,14 +175,12 @@ class Metric:
         Raises:
             MetricError: It is not one that is trained, or training fails.
         """
-        import torch
-
         from cfqa_data.eval.metrics.custom import as_metric
 
         if self.fit is None:
             raise MetricError(f"metric {self.name!r} is not one that is trained")
         try:
-            with torch.inference_mode(False):  # gradients, also while an evaluation runs
+            with torch_state(grad=True):  # also while an evaluation runs
                 found = as_metric(self.fit(training, self.device), self.device)
         except CfqaError as error:
             raise MetricError(f"metric {self.name!r} cannot be trained: {error}") from error
@@ -187,27 +193,42 @@ class Metric:
         """Return the same metric on another torch device."""
         return replace(self, device=check_device(device))
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+    @torch_state()
+    def __call__(self, x: Any, y: Any) -> Tensor:
         """Score a batch.
+
+        Tensors or arrays; a single feature (N, C, T, D) counts as a batch of one. Scores do not
+        depend on the state of torch around the call (see `cfqa_data.torch_state`), and gradients
+        follow from them wherever they are recorded.
 
         Args:
             x: Originals, (B, N, C, T, D), or (1, N, C, T, D) for one original against all.
             y: Compressed features, (B, N, C, T, D).
 
         Returns:
-            (B,) float64 scores on the metric's device.
+            (B,) float64 scores, a tensor on the metric's device.
 
         Raises:
-            MetricError: Shapes disagree, or an item holds NaN or Inf.
+            MetricError: These are no numbers, shapes disagree, or an item holds NaN or Inf.
         """
+        x, y = self._batch(x), self._batch(y)
         _check_shapes(self.name, tuple(x.shape), tuple(y.shape))
-        x, y = x.to(self.device), y.to(self.device)
         for side, batch in (("original", x), ("compressed", y)):
             item = first_nonfinite(batch)
             if item is not None:
                 raise MetricError(f"{self.name}: the {side} feature {item} holds NaN or Inf")
-        return self.score(x, y)
+        return self._score(x, y)
 
+    def _batch(self, features: Any) -> Tensor:
+        """Return features as a tensor on the device, with a batch axis."""
+        try:
+            tensor = as_tensor(features).to(self.device)
+        except TypeError as error:
+            raise MetricError(f"{self.name}: {error}") from None
+        tensor = tensor if tensor.is_floating_point() else tensor.float()
+        return tensor[None] if tensor.ndim == 4 else tensor
+
+    @torch_state()
     def score(self, x: Tensor | Features, y: Tensor | Features) -> Tensor:
         """Score tensors that are already checked and on the device; only the result is checked.
 
@@ -215,6 +236,9 @@ class Metric:
             MetricError: A statistic that the metric needs was not given or has another shape, or
                 the function's result is not one finite number per item.
         """
+        return self._score(x, y)
+
+    def _score(self, x: Tensor | Features, y: Tensor | Features) -> Tensor:
         from cfqa_data.eval.features import as_features
 
         if self.fit is not None:
@@ -257,6 +281,7 @@ def error_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
+@extras()
 def check_device(device: str) -> str:
     """Return the device's name if metrics can run there.
 
@@ -277,7 +302,8 @@ def check_device(device: str) -> str:
 def _check_shapes(name: str, x: tuple[int, ...], y: tuple[int, ...]) -> None:
     if len(x) != 5 or len(y) != 5:
         raise MetricError(
-            f"{name}: batches are (B, N, C, T, D) tensors, but the shapes are {x} and {y}"
+            f"{name}: features are (N, C, T, D), or batches (B, N, C, T, D) of them, but the "
+            f"shapes are {x} and {y}"
         )
     if x[1:] != y[1:] or x[0] not in (1, y[0]):
         raise MetricError(f"{name}: original {x} and compressed {y} have different shapes")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable
 from functools import wraps
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics.base import Metric, check_device, error_line
 from cfqa_data.eval.metrics.registry import create_metric
+from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +75,7 @@ def _imported(path: str) -> Callable[..., Any]:
         raise MetricError(
             f"metric {path!r}: not MODULE:FUNCTION with the module's whole name, as in package.file"
         )
+    _check_hidden(path, module_name.split(".")[0])
     try:
         found: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever a user's module raises, or a bare script
@@ -86,9 +91,33 @@ def _imported(path: str) -> Callable[..., Any]:
     return found
 
 
+def _check_hidden(path: str, name: str) -> None:
+    """See that a module is the one that a user means, the first of its name on Python's path.
+
+    Raises:
+        MetricError: Python has, or has loaded, another one of that name.
+    """
+    spec = PathFinder.find_spec(name)
+    if spec is None or spec.origin is None or name == __name__.split(".")[0]:
+        return
+    meant, taken = os.path.realpath(spec.origin), ""
+    library = os.path.realpath(sysconfig.get_path("stdlib"))
+    if name in sys.stdlib_module_names:
+        if not meant.startswith(library + os.sep):
+            taken = "the standard library's"
+    elif name in sys.modules:
+        loaded = getattr(sys.modules[name], "__file__", None)
+        if loaded and os.path.realpath(loaded) != meant:
+            taken = f"that of {loaded}"
+    if taken:
+        told = f"{name!r} is {taken} here, which hides {spec.origin}: rename that file"
+        raise MetricError(f"metric {path!r}: {told}")
+
+
 def _made(kind: type) -> Any:
     try:
-        return kind()
+        with torch_state(grad=True):
+            return kind()
     except Exception as error:  # whatever a user's class raises
         told = f"metric {kind.__name__!r} cannot be made: {error_line(error)}"
         raise MetricError(told) from error
@@ -99,7 +128,8 @@ def _placed(call: Callable[..., Any], device: str) -> Callable[..., Any]:
     torch = sys.modules.get("torch")  # whoever made a module has imported it
     if torch is None or not isinstance(call, torch.nn.Module):
         return call
-    return call.to(check_device(device)).eval()
+    with torch_state():
+        return call.to(check_device(device)).eval()
 
 
 def _wrapped(call: Callable[..., Any]) -> Metric:
@@ -122,6 +152,8 @@ def _wrapped(call: Callable[..., Any]) -> Metric:
             scores = torch.as_tensor(answer)
             if scores.is_complex():
                 raise TypeError("complex")
+            if not isinstance(answer, torch.Tensor):  # as it is: Python's numbers are float64
+                scores = torch.as_tensor(answer, dtype=torch.float64)
             return scores.double()
         except (TypeError, ValueError, RuntimeError):
             kind = type(answer).__name__

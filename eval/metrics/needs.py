@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import MetricError
+from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ STATISTICS = {
 AXES = {"value_range": "C", "deviation": "CD", "covariance": "CDD"}
 
 
+@torch_state(grad=False)
 def as_statistic(metric: str, name: str, value: Any) -> Tensor:
     """Return a statistic as a float64 tensor; one that is that already stays the same object.
 

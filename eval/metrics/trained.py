@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +40,14 @@ SOURCES = 40
 
 
 def gap_mean(
-    x: Tensor | Features, y: Tensor | Features, *, exponents: tuple[float, ...] | None = None
+    x: Tensor | Features, y: Tensor | Features, *, exponents: Sequence[float] | None = None
 ) -> Tensor:
     """Geometric mean of three gaps, 1 - cosine, 1 - cosine_class and 1 - cka.
 
     Args:
         x: (B or 1, N, C, T, D).
         y: (B, N, C, T, D).
-        exponents: One per gap, not negative, of sum 1.
+        exponents: One per gap, not negative, of sum 1; what `fit_gap_mean` finds.
 
     Returns:
         (B,) float64 in [1e-9, 2].
@@ -58,14 +59,25 @@ def gap_mean(
 
     from cfqa_data.eval.features import as_features
 
-    if exponents is None or len(exponents) != len(GAPS) or min(exponents) < 0:
-        raise MetricError(f"gap_mean: exponents are {len(GAPS)} numbers from 0, not {exponents!r}")
+    weights = _checked(exponents)
     x, y = as_features(x, y)
     score = torch.zeros(len(y), dtype=torch.float64, device=y.values.device)
-    for similarity, exponent in zip(GAPS, exponents, strict=True):
+    for similarity, exponent in zip(GAPS, weights, strict=True):
         if exponent > 0:
             score += exponent * (1.0 - similarity(x, y)).clamp(min=FLOOR).log()
     return score.exp()
+
+
+def _checked(exponents: Any) -> list[float]:
+    """Return exponents that are possible."""
+    try:
+        found = [float(exponent) for exponent in exponents]
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != len(GAPS) or min(found) < 0 or not abs(sum(found) - 1.0) <= 1e-6:
+        told = f"{len(GAPS)} numbers from 0 that sum to 1, not {exponents!r}"
+        raise MetricError(f"gap_mean: exponents are {told}")
+    return found
 
 
 def fit_gap_mean(training: FeatureSource, device: str) -> Metric:
@@ -111,7 +123,7 @@ def _training_rows(
     truth: dict[str, list[float]] = {source: [] for source in sources}
     name = getattr(training, "target", "distortion")
     target = labels[name].to_numpy()
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch in read_batches(training, rows.tolist(), device):
             found = torch.stack([1.0 - gap(batch.x, batch.y) for gap in GAPS], dim=1)
             gaps[batch.source_id].append(found.clamp(min=FLOOR).log().cpu().numpy())

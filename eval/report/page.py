@@ -11,22 +11,25 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from cfqa_data.errors import CfqaError, DiskError, MetricError
 from cfqa_data.eval.metrics.base import FAMILIES, error_line
 from cfqa_data.eval.report.axes import number_text
-from cfqa_data.eval.report.cards import cards
 from cfqa_data.eval.report.colours import heat_css, series_css
-from cfqa_data.eval.report.drawing import swatch, whisker
-from cfqa_data.eval.report.figures import POINTS, curve, ladders, target_text
 from cfqa_data.eval.report.items import PER_TASK, task_points
 from cfqa_data.eval.report.origin import Origin, counts, origin_of
 from cfqa_data.eval.report.ranking import COEFFICIENTS, heat_maps, ranking, signed, span_of
+from cfqa_data.extras import extras
 from cfqa_data.paths import absolute_path
 from cfqa_data.storage import check_writable, write_text
 from cfqa_data.tasks import TASKS
+
+with extras():
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from cfqa_data.eval.report.cards import cards
+    from cfqa_data.eval.report.drawing import swatch, whisker
+    from cfqa_data.eval.report.figures import POINTS, curve, ladders, target_text
 
 if TYPE_CHECKING:
     from cfqa_data.dataset import Dataset

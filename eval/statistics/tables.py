@@ -33,6 +33,7 @@ from cfqa_data.eval.statistics.correlations import (
 )
 from cfqa_data.eval.statistics.discrimination import discriminate
 from cfqa_data.eval.statistics.grids import Grid, read_grids
+from cfqa_data.extras import extras
 from cfqa_data.tasks import get_task
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Statistics:
     discrimination: pa.Table
 
 
+@extras()
 def statistics(
     labels: pa.Table,
     metrics: Sequence[Metric],

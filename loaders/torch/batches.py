@@ -177,7 +177,9 @@ class ShardBatches(Sampler[list[int]]):
     def _shuffled(self, things: list[Any]) -> list[Any]:
         if not self.shuffle:
             return things
-        order = torch.randperm(len(things), generator=self.generator).tolist()
+        # On the CPU, or where the generator is, whatever the default device.
+        device = "cpu" if self.generator is None else self.generator.device
+        order = torch.randperm(len(things), generator=self.generator, device=device).tolist()
         return [things[place] for place in order]
 
 

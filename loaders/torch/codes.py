@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cfqa_data.codes import Codes
+from cfqa_data.torch_state import torch_state
 
 __all__ = ["CodeTensors"]
 
@@ -29,6 +30,7 @@ class CodeTensors(NamedTuple):
     tables: Tensor
 
     @classmethod
+    @torch_state()
     def of(cls, codes: Codes) -> CodeTensors:
         """Return a feature's codes as tensors; indices that can be written to are not copied."""
         indices = np.require(codes.indices, requirements=("C", "W"))
@@ -36,6 +38,7 @@ class CodeTensors(NamedTuple):
             indices = indices.view(np.int16)
         return cls(torch.from_numpy(indices), torch.tensor(codes.tables))
 
+    @torch_state()
     def dequantize(self, device: str | torch.device | None = None) -> Tensor:
         """Return float32 (..., N, C, T, D), looked up on a device, or where the codes are."""
         device = self.indices.device if device is None else device

@@ -1,0 +1,54 @@
+"""Packages that only some parts need, and the extra of `cfqa-data` that brings each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cfqa_data.errors import MissingDependencyError
+
+__all__ = ["EXTRAS", "extras"]
+
+EXTRAS = {
+    "av": "codecs",
+    "constriction": "codecs",
+    "dask": "build",
+    "datasets": "hf",
+    "distributed": "build",
+    "h5py": "paper",
+    "huggingface_hub": "hf",
+    "imageio_ffmpeg": "codecs",
+    "jinja2": "eval",
+    "matplotlib": "build",
+    "PIL": "build",
+    "scipy": "eval",
+    "torch": "eval",
+}
+"""Module that may be absent -> the extra that brings it."""
+
+INCLUDED = {"build": ("build", "codecs", "eval")}
+"""Extra that brings others -> all that it brings."""
+
+
+@contextmanager
+def extras(extra: str | None = None) -> Iterator[None]:
+    """Say of a package that is not installed which extra brings it; a decorator too.
+
+    Args:
+        extra: The one to name if it brings the package; else, the package's own is named. Of
+            several around each other the outermost decides.
+
+    Raises:
+        MissingDependencyError: A package of an extra is not installed.
+    """
+    try:
+        yield
+    except (ModuleNotFoundError, MissingDependencyError) as error:
+        module = (error.name or "").split(".")[0]
+        told = isinstance(error, MissingDependencyError) and extra is None
+        if told or module not in EXTRAS:
+            raise
+        own = EXTRAS[module]
+        named = extra if extra and own in INCLUDED.get(extra, ()) else own
+        message = f"{module} is not installed: pip install 'cfqa-data[{named}]'"
+        raise MissingDependencyError(message, name=module) from None

@@ -1,0 +1,40 @@
+"""Tensors of what users have: tensors, NumPy arrays, or what NumPy makes an array of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["as_tensor"]
+
+
+def as_tensor(values: Any) -> Tensor:
+    """Return a tensor as it is, and an array as a tensor of its dtype.
+
+    Memory is shared where the array is plain and may be written to.
+
+    Raises:
+        TypeError: It holds no real numbers; the message says what it is.
+    """
+    import torch
+
+    tensor = values
+    if not isinstance(values, torch.Tensor):
+        try:
+            array = np.asarray(values)
+            if array.dtype.kind == "V":  # bfloat16 and its like, which NumPy itself has not
+                array = array.astype(np.float32)
+            elif array.dtype == np.longdouble:
+                array = array.astype(np.float64)
+            native = array.dtype.newbyteorder("=")
+            tensor = torch.from_numpy(np.require(array, native, ["C", "W"]))
+        except (TypeError, ValueError):
+            kind = getattr(getattr(values, "dtype", None), "name", type(values).__name__)
+            raise TypeError(f"an array or tensor of numbers is wanted, not {kind}") from None
+    if tensor.is_complex():
+        raise TypeError(f"real numbers are wanted, not {tensor.dtype}")
+    return tensor
