@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
-from cfqa_data.eval.scoring import Reading, Scoring
+from cfqa_data.eval.opening import opened
+from cfqa_data.eval.scoring import Reading, Scored, Scoring
 from cfqa_data.eval.statistics import check_labels, statistics
 from cfqa_data.eval.stored import arrays_digest, dataset_identity
 from cfqa_data.eval.tables import scores_table
@@ -131,35 +132,37 @@ def evaluate(
     """
     _check(target, precision, batch, limit)
     path = None if out is None else absolute_path(out)
-    opened = _open(dataset, task, codec, untrusted, follow_links)
+    how = {"task": task, "codec": codec, "untrusted": untrusted, "follow_links": follow_links}
+    source = opened(dataset, **how)
     resolved = as_metrics(metrics, device)  # imports modules, which may do anything
     import scipy  # noqa: F401  (the statistics need it: missed now, not when all is scored)
 
     for name in ("task", "source_id", "codec", "level", target):
-        if name not in opened.labels.column_names:
+        if name not in source.labels.column_names:
             what = f"{target!r} to follow" if name == target else repr(name)
             raise MetricError(f"the labels have no column {what}")
-    rows = _selected(opened.labels, fold, limit)
-    labels = opened.labels.take(rows)
+    rows = _selected(source.labels, fold, limit)
+    labels = source.labels.take(rows)
     check_labels(labels, target)
-    identity = dataset_identity(opened)
+    identity = dataset_identity(source)
     file = None
     if path is not None:
         from cfqa_data.eval.score_file import ScoreFile
 
-        settings = {"device": device, "precision": precision, "arrays": arrays_digest(opened)}
-        of = (identity, labels, resolved, opened.labels, settings, target, force)
+        settings = {"device": device, "precision": precision, "arrays": arrays_digest(source)}
+        of = (identity, labels, resolved, source.labels, settings, target, force)
         file = ScoreFile(path, *of)
-    values = file.resume() if file else np.full((len(rows), len(resolved)), np.nan)
-    scoring = Scoring(resolved, Reading(opened, rows, target, device, batch), values)
+    scored = file.resume() if file else Scored.nothing(len(rows), len(resolved))
+    scoring = Scoring(resolved, Reading(source, rows, target, device, batch), scored)
+    values, notes = scored.values, scored.notes
     try:
         with torch_state(grad=False, precision=precision):
             scoring.run(file, progress or Silent())
     except BaseException:
-        if file and not np.isnan(values).all():
-            file.save(values, now=True)
+        if file and (scored.alone or not np.isnan(values).all()):
+            file.save(scored, now=True)
         raise
-    failures, notes = _counted(scoring.failures, resolved, values), scoring.notes
+    failures = _counted(scoring.failures, resolved, values)
     kept = np.flatnonzero(~np.isnan(values).all(axis=0))
     if not len(kept):
         raise MetricError(next(iter(failures.values())))
@@ -171,7 +174,7 @@ def evaluate(
             failures[str(out)] = str(error)
     found = conclude(labels, good, values, target, failures, notes=notes, dataset=identity)
     for told in (*failures.values(), *notes.values()):
-        warnings.warn(MetricWarning(told), stacklevel=2)
+        warnings.warn(MetricWarning(told), stacklevel=3)  # past `extras`
     return found
 
 
@@ -234,25 +237,6 @@ def _check(target: str, precision: str, batch: int | None, limit: int | None) ->
     for name, value in (("batch", batch), ("limit", limit)):
         if value is not None and value < 1:
             raise MetricError(f"{name} is at least 1, not {value}")
-
-
-def _open(
-    dataset: FeatureSource | str | Path,
-    task: str | None,
-    codec: str | Iterable[str] | None,
-    untrusted: bool,
-    follow_links: bool,
-) -> FeatureSource:
-    if isinstance(dataset, str | Path):
-        from cfqa_data.dataset import load
-
-        return load(dataset, task, codec=codec, untrusted=untrusted, follow_links=follow_links)
-    if task is not None or codec is not None or untrusted or follow_links:
-        raise MetricError(
-            "task, codec, untrusted and follow_links say how to open a path; open the dataset with "
-            "them instead"
-        )
-    return dataset
 
 
 def _selected(labels: pa.Table, fold: int | None, limit: int | None) -> NDArray[np.intp]:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.fingerprint import COVERS, fingerprint
 from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.scoring import Scored
 from cfqa_data.eval.stored import KEY, WRONG, table_digest, with_facts
 from cfqa_data.eval.tables import key_columns
 from cfqa_data.limits import MOST_ROWS, parse_json
@@ -120,17 +120,17 @@ class ScoreFile:
                 return f"holds scores of a {name!r} with other code or options"
         return None
 
-    def resume(self) -> NDArray[Any]:
-        """Return the scores that an interrupted run left, (rows, M) float64, NaN elsewhere.
+    def resume(self) -> Scored:
+        """Return what an interrupted run left of these metrics.
 
         Raises:
             MetricError: They are of another dataset.
         """
         import pyarrow as pa
 
-        values = np.full((self._labels.num_rows, len(self._names)), np.nan)
+        nothing = Scored.nothing(self._labels.num_rows, len(self._names))
         if not self.unfinished.is_file():
-            return values
+            return nothing
         remedy = "delete it, or write to another file"
         try:
             table = read_parquet(self.unfinished.read_bytes(), MOST_ROWS)
@@ -138,6 +138,8 @@ class ScoreFile:
             prints, dataset, settings = facts["metrics"], facts["dataset"], facts["settings"]
             known = [n for n in self._names if self._prints[n] and prints.get(n) == self._prints[n]]
             found = {name: table[PREFIX + name].to_numpy() for name in known}
+            notes = {name: str(facts["notes"][name]) for name in known if name in facts["notes"]}
+            alone = set(known) & set(facts["alone"])
             rows = table.select(self._labels.column_names).to_pylist()
         except (OSError, KeyError, TypeError, AttributeError, ValueError, pa.ArrowException):
             raise MetricError(
@@ -145,18 +147,19 @@ class ScoreFile:
             ) from None
         if dataset != self._facts["dataset"]:
             if self._force:
-                return values
+                return nothing
             raise MetricError(f"{self.unfinished}: an interrupted run on another dataset; {remedy}")
         if settings != self._facts["settings"]:
-            return values
+            return nothing
         places = {tuple(row.values()): place for place, row in enumerate(rows)}
         order = [places.get(tuple(row.values()), -1) for row in self._labels.to_pylist()]
         here = np.array(order) >= 0
+        scored = Scored(nothing.values, notes, alone)
         for name, column in found.items():
-            values[here, self._names.index(name)] = column[np.array(order)[here]]
-        return values
+            scored.values[here, self._names.index(name)] = column[np.array(order)[here]]
+        return scored
 
-    def save(self, values: NDArray[Any], *, now: bool = False) -> None:
+    def save(self, scored: Scored, *, now: bool = False) -> None:
         """Save what there is, if it is time to, or now; a full disk does not end the run."""
         if not now and time.monotonic() - self._saved < SECONDS:
             return
@@ -165,8 +168,9 @@ class ScoreFile:
         # Here a score that is not there yet is NaN: metrics give finite numbers only.
         table = self._labels
         for column, name in enumerate(self._names):
-            table = table.append_column(PREFIX + name, pa.array(values[:, column]))
-        table = table.replace_schema_metadata({KEY: json.dumps(self._facts)})
+            table = table.append_column(PREFIX + name, pa.array(scored.values[:, column]))
+        facts = self._facts | {"notes": scored.notes, "alone": sorted(scored.alone)}
+        table = table.replace_schema_metadata({KEY: json.dumps(facts)})
         with suppress(OSError):
             write_table(self.unfinished, table)
         self._saved = time.monotonic()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval.features import Features
     from cfqa_data.eval.reading import Batch, FeatureSource
 
-__all__ = ["Reading", "Scoring"]
+__all__ = ["Reading", "Scored", "Scoring"]
 
 TRIES = 3
 """Sources of a task after which a metric that has scored none of it is not tried any more."""
@@ -39,7 +39,7 @@ CLOSE = 1e-3
 LEAST = 1e-6
 """Difference of scores that is rounding whatever their size, as in 1 - cosine."""
 
-TESTED = {metric.function for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS)}
+TESTED = [metric.function for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS)]
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,43 @@ class Reading:
     batch: int | None
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What an evaluation has so far, and goes on from after an interruption.
+
+    Attributes:
+        values: (rows, M) scores of M metrics, NaN where there is none yet.
+        notes: What else is to be known of a metric's scores, by name.
+        alone: Names of the metrics that score one feature at a time.
+    """
+
+    values: NDArray[np.float64]
+    notes: dict[str, str] = field(default_factory=dict)
+    alone: set[str] = field(default_factory=set)
+
+    @classmethod
+    def nothing(cls, rows: int, metrics: int) -> Scored:
+        """Return what there is at the start."""
+        return cls(np.full((rows, metrics), np.nan))
+
+
 class Scoring:
     """The scores of an evaluation while they are made.
 
     Args:
         metrics: M metrics.
         reading: What is scored.
-        values: (rows, M) scores, NaN where there is none yet; filled in place.
+        scored: What there is already; filled in place.
 
     Attributes:
         failures: The first thing that went wrong with a metric, by name.
-        notes: What else is to be known of a metric's scores, by name.
     """
 
-    def __init__(
-        self, metrics: Sequence[Metric], reading: Reading, values: NDArray[np.float64]
-    ) -> None:
+    def __init__(self, metrics: Sequence[Metric], reading: Reading, scored: Scored) -> None:
         self.failures: dict[str, str] = {}
-        self.notes: dict[str, str] = {}
-        self._metrics, self._reading, self._values = metrics, reading, values
-        self._failed = np.zeros(values.shape, dtype=bool)
-        self._alone: set[str] = set()
+        self._metrics, self._reading, self._scored = metrics, reading, scored
+        self._values = scored.values
+        self._failed = np.zeros(scored.values.shape, dtype=bool)
         self._batches: Counter[tuple[str, str]] = Counter()
         self._tried: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
 
@@ -134,7 +150,7 @@ class Scoring:
                     if self._hopeless(metric, column, part, at, places):
                         self._failed[places, column] = True
             if file:
-                file.save(self._values)
+                file.save(self._scored)
             progress.advance(len(at))
             left -= len(at)
             if not self._missing(places).any():
@@ -190,7 +206,8 @@ class Scoring:
     def _batch(self, metric: Metric, column: int, part: Batch, at: NDArray[np.intp]) -> None:
         """Score a batch by one metric: together, or else one by one."""
         name, together = metric.name, None
-        if len(at) > 1 and name not in self._alone:
+        notes, alone = self._scored.notes, self._scored.alone
+        if len(at) > 1 and name not in alone:
             try:
                 scores = _scores(metric, part.x, part.y)
             except MetricError as error:
@@ -198,8 +215,8 @@ class Scoring:
             else:
                 self._values[at, column] = scores
                 if note := self._depends(metric, part, scores):
-                    self._alone.add(name)
-                    self.notes[name] = note
+                    alone.add(name)
+                    notes[name] = note
                     self._values[:, column] = np.nan
                 else:
                     return
@@ -210,9 +227,9 @@ class Scoring:
                 self._failed[place, column] = True
                 self.failures.setdefault(name, f"{error} ({part.names[item]})")
         if together and not self._failed[at, column].any():
-            self._alone.add(name)
+            alone.add(name)
             versions = f"{len(at)} versions of {part.source_id} at once"
-            self.notes[name] = f"{together} ({versions}); it scores one feature at a time"
+            notes[name] = f"{together} ({versions}); it scores one feature at a time"
 
     def _depends(self, metric: Metric, part: Batch, scores: NDArray[Any]) -> str:
         """Return how a score depends on its batch, of a metric's 1st, 2nd, 4th, 8th ... of a task.
@@ -223,7 +240,8 @@ class Scoring:
         task = str(self._tasks[part.rows[0]])
         self._batches[metric.name, task] += 1
         count = self._batches[metric.name, task]
-        if metric.function in TESTED or count & (count - 1):
+        tested = any(metric.function is function for function in TESTED)
+        if tested or count & (count - 1):
             return ""
         item = len(scores) // 2
         among = float(scores[item])
@@ -232,7 +250,9 @@ class Scoring:
         except MetricError:  # which is told when it is scored
             told = f"{among:.6g} among {len(scores)} and none alone"
         else:
-            most = CLOSE * max(abs(among), abs(alone), float(np.ptp(scores))) + LEAST
+            # Of each end, since what lies between them may be more than the largest float.
+            spread = CLOSE * float(scores.max()) - CLOSE * float(scores.min())
+            most = max(CLOSE * abs(among), CLOSE * abs(alone), spread) + LEAST
             if abs(among - alone) <= most:
                 return ""
             told = f"{among:.6g} among {len(scores)} and {alone:.6g} alone"

@@ -20,6 +20,7 @@ import numpy as np
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.opening import opened
 from cfqa_data.eval.tables import scores_table
 from cfqa_data.limits import MOST_ROWS, parse_json
 from cfqa_data.parquet import read_parquet, read_schema
@@ -129,7 +130,11 @@ def with_facts(
 
 
 def read_evaluation(
-    dataset: FeatureSource | str | Path, path: str | Path, target: str | None = None
+    dataset: FeatureSource | str | Path,
+    path: str | Path,
+    target: str | None = None,
+    *,
+    follow_links: bool = False,
 ) -> Evaluation:
     """Return the evaluation whose scores a file holds.
 
@@ -139,6 +144,8 @@ def read_evaluation(
         dataset: The dataset that was scored, open, or its path.
         path: What ``evaluate(..., out="NAME.parquet")`` wrote.
         target: Label to follow, ``distortion`` or ``loss``; by default the one of then.
+        follow_links: Read what links in the dataset's folder lead to, wherever that is (with a
+            path only).
 
     Raises:
         MetricError: This is not a whole file of scores, or one of another dataset.
@@ -146,10 +153,7 @@ def read_evaluation(
     """
     from cfqa_data.eval.evaluator import conclude
 
-    if isinstance(dataset, str | Path):
-        from cfqa_data.dataset import load
-
-        dataset = load(dataset)
+    dataset = opened(dataset, follow_links=follow_links)
     table, facts, metrics = _read(absolute_path(path), dataset)
     target = facts["target"] if target is None else target
     if target not in ("distortion", "loss") or target not in dataset.labels.column_names:

@@ -32,6 +32,7 @@ from cfqa_data.eval.log_files import find_logs, read_log
 from cfqa_data.eval.metrics import create_metric
 from cfqa_data.eval.paper_logs import read_series
 from cfqa_data.eval.score_file import ScoreFile
+from cfqa_data.eval.scoring import Scored
 from cfqa_data.eval.stored import dataset_identity, read_evaluation, with_facts
 from cfqa_data.eval.tables import scores_table
 from cfqa_data.recipe import load_recipe
@@ -166,7 +167,8 @@ def _scores(folder: Path) -> dict[str, bytes]:
     table = scores_table(dataset.labels, metrics, values)
     identity = dataset_identity(dataset)
     write_table(folder / "a.parquet", with_facts(table, identity, "distortion", metrics, {}))
-    _score_file(folder, dataset).save(values, now=True)
+    scored = Scored(values, {"mse": "one at a time"}, {"mse"})
+    _score_file(folder, dataset).save(scored, now=True)
     return {name: (folder / name).read_bytes() for name in ("a.parquet", "b.parquet.unfinished")}
 
 

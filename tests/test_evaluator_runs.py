@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from mock_dataset import write_mock_dataset
 
 from cfqa_data import load
 from cfqa_data.errors import CfqaError, MetricError, MetricWarning
-from cfqa_data.eval import create_metric, evaluate, list_metrics, read_evaluation
+from cfqa_data.eval import create_metric, evaluate, list_metrics, read_evaluation, scoring
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics.base import Metric
 from cfqa_data.eval.originals import original_statistics
@@ -183,6 +183,27 @@ def test_a_batch_is_checked_now_and_then_and_rounding_is_no_dependence() -> None
     assert evaluate(MemoryDataset(), [nearly], batch=5).notes == {}
     # 12 batches a task: the first, second, fourth and eighth are compared, each with two calls.
     assert (sizes.count(5), sizes.count(1)) == (24, 2 * 4 * 2)
+
+
+@dataclass
+class Scaled:
+    """A function with parts, which has no hash."""
+
+    factor: float
+
+    def __call__(self, x: Features, y: Features) -> torch.Tensor:
+        return self.factor * mean_error(x.values, y.values)
+
+
+def test_what_is_called_needs_no_hash(tmp_path: Path) -> None:
+    metric = replace(create_metric("mse"), name="scaled", function=Scaled(2.0))
+    out = tmp_path / "scores.parquet"
+    result = evaluate(MemoryDataset(), [metric, "mse"], out=out)
+    of_mean_error = evaluate(MemoryDataset(), [mean_error, "mse"]).scores["value"].to_numpy()
+    values = result.scores["value"].to_numpy()
+    np.testing.assert_allclose(values[::2], 2 * of_mean_error[::2], rtol=1e-6)
+    again = [replace(metric, function=Scaled(2.0)), "mse"]
+    assert evaluate(MemoryDataset(), again, out=out).scores.equals(result.scores)
 
 
 @pytest.mark.parametrize("batch", [1, 3, None])
@@ -465,12 +486,41 @@ def test_labels_may_hold_texts_of_any_kind(tmp_path: Path, text: pa.DataType) ->
     assert again.correlations.equals(result.correlations)
 
 
-def unfinished(tmp_path: Path, metrics: Any) -> Path:
+def unfinished(tmp_path: Path, metrics: Any, after: int = 50, **how: Any) -> Path:
     tmp_path.mkdir(exist_ok=True)
     out = tmp_path / "scores.parquet"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(MemoryDataset(), metrics, out=out, progress=Stops(50))
+        evaluate(MemoryDataset(), metrics, out=out, progress=Stops(after), **how)
     return out
+
+
+@pytest.mark.parametrize(
+    ("metric", "after"), [(among_others, 0), (among_others, 50), (only_one, 50), (late, 70)]
+)
+def test_a_run_that_goes_on_knows_what_is_scored_alone_and_why(
+    metric: Any, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.warns(MetricWarning):
+        whole = evaluate(MemoryDataset(), [metric], batch=7)
+    out = unfinished(tmp_path, [metric], after, batch=7)
+    sizes: set[int] = set()
+
+    def counted(metric: Metric, x: Features, y: Features) -> Any:
+        sizes.add(len(y))
+        return scores(metric, x, y)
+
+    scores = scoring._scores
+    monkeypatch.setattr(scoring, "_scores", counted)
+    with pytest.warns(MetricWarning) as warned:
+        result = evaluate(MemoryDataset(), [metric], batch=7, out=out)
+    assert sizes == {1}
+    assert result.scores.equals(whole.scores)
+    assert result.notes == whole.notes == {metric.__name__: str(warned[0].message)}
+    assert read_evaluation(MemoryDataset(), out).notes == result.notes
+
+    unfinished(tmp_path, [metric], after, batch=7, force=True)
+    other = replace(create_metric("mse"), name=metric.__name__)
+    assert evaluate(MemoryDataset(), [other], batch=7, out=out, force=True).notes == {}
 
 
 def test_scores_of_other_code_options_or_settings_are_not_taken_up(tmp_path: Path) -> None:

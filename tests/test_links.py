@@ -20,6 +20,8 @@ from cfqa_data.builders.export import export
 from cfqa_data.builders.publish import plan_publishing
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.eval import read_evaluation
+from cfqa_data.eval.report import write_report
 from cfqa_data.loaders import attach
 from cfqa_data.loaders.torch import Pairs
 from cfqa_data.recipe import Recipe
@@ -49,11 +51,24 @@ def _exported(root: Path, **how: Any) -> Any:
     return export(root, out, "npy", **how).features
 
 
+def _report(root: Path, **how: Any) -> Any:
+    evaluation = cfqa_data.evaluate(root, "mse", follow_links=True)
+    return write_report(evaluation, root.parent / "page.html", root, **how).read_text()
+
+
+def _reread(root: Path, **how: Any) -> Any:
+    out = root.parent / "scores.parquet"
+    cfqa_data.evaluate(root, "mse", out=out, force=True, follow_links=True)
+    return read_evaluation(root, out, **how).scores.to_pylist()
+
+
 READERS: dict[str, Callable[..., Any]] = {
     "load": lambda root, **how: cfqa_data.load(root, **how)[0].compressed,
     "attach": _attached,
     "Pairs": lambda root, **how: Pairs(root, **how)[0].original.numpy(),
     "evaluate": lambda root, **how: cfqa_data.evaluate(root, "mse", **how).scores.to_pylist(),
+    "report": _report,
+    "scores": _reread,
     "info": lambda root, **how: summarise(root, **how) | {"path": ""},
     "export": _exported,
     "verify": lambda root, **how: verify(root, **how).damage,
@@ -164,8 +179,15 @@ def test_links_of_ones_own_are_followed_where_one_says_so(
 
 
 def test_an_open_dataset_was_opened_with_its_links(folder: Path) -> None:
-    opened = cfqa_data.load(folder)
-    for read in (_attached, Pairs, lambda ds, **how: cfqa_data.evaluate(ds, "mse", **how)):
+    opened, out = cfqa_data.load(folder), folder.parent / "scores.parquet"
+    found = cfqa_data.evaluate(opened, "mse", out=out)
+    for read in (
+        _attached,
+        Pairs,
+        lambda ds, **how: cfqa_data.evaluate(ds, "mse", **how),
+        lambda ds, **how: read_evaluation(ds, out, **how),
+        lambda ds, **how: write_report(found, out.with_suffix(".html"), ds, **how),
+    ):
         with pytest.raises(CfqaError, match="follow_links say how to open a path"):
             read(opened, follow_links=True)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.opening import opened
 from cfqa_data.eval.stored import dataset_identity
 from cfqa_data.manifest import FORMAT_VERSION
 
@@ -56,19 +57,20 @@ class TaskCounts:
     valid: int
 
 
-def origin_of(evaluation: Evaluation, dataset: FeatureSource | str | Path | None) -> Origin | None:
+def origin_of(
+    evaluation: Evaluation, dataset: FeatureSource | str | Path | None, follow_links: bool
+) -> Origin | None:
     """Return what the dataset that was scored was made from; None where that is not known.
 
     Raises:
         MetricError: Another dataset was scored.
         FormatError: The folder is not a dataset.
     """
-    from cfqa_data.dataset import Dataset, load
+    from cfqa_data.dataset import Dataset
 
     if dataset is None:
         return None
-    if isinstance(dataset, str | Path):
-        dataset = load(dataset)
+    dataset = opened(dataset, follow_links=follow_links)
     identity = dataset_identity(dataset)
     if evaluation.dataset not in (None, identity):
         raise MetricError("another dataset was scored; give that one, or none")

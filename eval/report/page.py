@@ -41,7 +41,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(
-    evaluation: Evaluation, path: str | Path, dataset: Dataset | str | Path | None = None
+    evaluation: Evaluation,
+    path: str | Path,
+    dataset: Dataset | str | Path | None = None,
+    *,
+    follow_links: bool = False,
 ) -> Path:
     """Write an evaluation as one HTML file, and return its path.
 
@@ -49,6 +53,8 @@ def write_report(
         evaluation: What `cfqa_data.evaluate` or `read_evaluation` returned.
         path: File to write, ``.html``.
         dataset: What was scored, open or its path: the page then says what it was made from.
+        follow_links: Read what links in the dataset's folder lead to, wherever that is (with a
+            path only).
 
     Raises:
         MetricError: There is nothing to report, or the report cannot be made; another dataset was
@@ -60,7 +66,7 @@ def write_report(
     path = absolute_path(path)
     check_writable(path)
     try:
-        page = report_html(evaluation, dataset)
+        page = report_html(evaluation, dataset, follow_links=follow_links)
     except CfqaError:
         raise
     except Exception as error:  # scores may be anything, and are not to be lost for a figure
@@ -74,7 +80,12 @@ def write_report(
     return path
 
 
-def report_html(evaluation: Evaluation, dataset: Dataset | str | Path | None = None) -> str:
+def report_html(
+    evaluation: Evaluation,
+    dataset: Dataset | str | Path | None = None,
+    *,
+    follow_links: bool = False,
+) -> str:
     """Return an evaluation as one HTML page; the same bytes for the same input.
 
     See `write_report`.
@@ -93,7 +104,7 @@ def report_html(evaluation: Evaluation, dataset: Dataset | str | Path | None = N
     environment.filters["grouped"] = lambda count: f"{count:,}".replace(",", "\u202f")
     style, script = Markup(_style()), Markup(_source("script.js"))
     text = environment.get_template("report.html").render(
-        **_content(evaluation, origin_of(evaluation, dataset)),
+        **_content(evaluation, origin_of(evaluation, dataset, follow_links)),
         style=style,
         script=script,
         policy=(
