@@ -46,19 +46,19 @@ def torch_state(grad: bool | None = None, precision: str | None = None) -> Itera
     """
     torch, stack = _torch()
     modes = [stack._pop_mode() for _ in range(stack._len_torch_function_stack())]
-    cast = [device for device in AUTOCAST if torch.is_autocast_enabled(device)]
+    cast = {device: torch.is_autocast_enabled(device) for device in AUTOCAST}
     recorded, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     wanted = recorded if grad is None else grad
     outer = _precision.set(precision or _precision.get())
     changed = _enter(_precision.get())
     try:
-        for device in cast:
-            torch.set_autocast_enabled(device, False)
+        _cast(dict.fromkeys(AUTOCAST, False))
         with nullcontext() if wanted == recorded and not inference else _recording(wanted):
             yield
     finally:
-        for device in cast:
-            torch.set_autocast_enabled(device, True)
+        _cast(cast)
+        if torch.is_grad_enabled() != recorded:
+            torch.set_grad_enabled(recorded)
         _precision.reset(outer)
         _leave(_precision.get(), changed)
         for _ in range(stack._len_torch_function_stack()):
@@ -75,6 +75,14 @@ def _torch() -> tuple[Any, Any]:
         import torch.overrides
 
     return torch, torch.overrides
+
+
+def _cast(enabled: dict[str, bool]) -> None:
+    import torch
+
+    for device, wanted in enabled.items():
+        if torch.is_autocast_enabled(device) != wanted:
+            torch.set_autocast_enabled(device, wanted)
 
 
 @contextmanager

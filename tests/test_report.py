@@ -238,10 +238,15 @@ def test_one_metric_without_a_dataset_of_one_codec() -> None:
 
 @pytest.mark.parametrize("scale", [MOST, 1e-320])
 def test_numbers_of_any_size_are_drawn(scale: float) -> None:
-    """Labels, rates and scores; the same ranks give the same summary."""
+    """Labels, rates and scores, of which some are missing; the same ranks give the same summary."""
 
     def signed(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (scale * (2 * (y - x).double().square().mean((1, 2, 3, 4)) - 1)).clamp(-scale, scale)
+
+    def partly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if (y.sum((1, 2, 3, 4)) * 10 % 1 < 0.1).any():
+            raise ValueError("not this one")
+        return signed(x, y)
 
     dataset = MemoryDataset()
     labels = dataset.labels
@@ -250,8 +255,12 @@ def test_numbers_of_any_size_are_drawn(scale: float) -> None:
         labels = labels.append_column(name, pa.array(scale * numbers / 1.2))
     place = labels.column_names.index("distortion")
     dataset.labels = labels.set_column(place, "distortion", pa.array(scale * shares))
-    evaluation = evaluate(dataset, ["mse", signed])
-    assert evaluation.failures == {}
+    with pytest.warns(MetricWarning, match="not this one .* features have no score"):
+        evaluation = evaluate(dataset, ["mse", signed, partly])
+    assert list(evaluation.failures) == ["partly"]
+    assert all(
+        row["n_valid"] and row["n_missing"] for row in evaluation.correlations.to_pylist()[2::3]
+    )
     found = Page(report_html(evaluation))
     assert "curves" in {a.get("id") for _, a in found.elements}
     plain = MemoryDataset()
@@ -624,6 +633,20 @@ def test_eval_writes_a_report_with_its_scores(
     assert main([*command, "--report", str(tmp_path / "alone.html"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.split("\n", 1)[1])["target"] == "distortion"
     assert (tmp_path / "alone.html").read_bytes() == again.read_bytes()
+
+
+def test_a_report_by_a_relative_name_is_replaced_by_the_same_request(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["eval", str(folder), "--task", "cls", "--codec", "x265", "--metric", "mse"]
+    for names in (["--report", "rep"], ["--report", "a.html", "--out", "a.parquet"]):
+        for _ in range(2):
+            assert main([*command, *names]) == 0, capsys.readouterr().err
+            assert f"Report: {tmp_path}" in capsys.readouterr().out
 
 
 def test_reports_and_scores_are_replaced_by_force_only(

@@ -285,6 +285,8 @@ def test_a_metric_that_changes_the_state_changes_no_other_metric() -> None:
         torch.set_default_dtype(torch.float64)
         torch.set_float32_matmul_precision("medium")
         torch.set_default_device("meta")
+        torch.set_autocast_enabled("cpu", True)
+        torch.set_grad_enabled(False)
         return torch.zeros(len(y), device="cpu")
 
     found = []
@@ -292,6 +294,9 @@ def test_a_metric_that_changes_the_state_changes_no_other_metric() -> None:
         scores = cfqa_data.evaluate(FoldedDataset(), metrics, limit=1).scores.to_pylist()
         found.append([row for row in scores if row["metric"] != "careless"])
     assert found[0] == found[1]
+    as_metric(careless)(*pair((1, 1, 2, 3)))
+    assert torch.is_grad_enabled()
+    assert not torch.is_autocast_enabled("cpu")
     assert torch.get_default_dtype() == torch.float32
     assert torch.get_float32_matmul_precision() == "highest"
     assert torch.empty(1).device.type == "cpu"

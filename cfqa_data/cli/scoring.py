@@ -221,14 +221,15 @@ def _report_files(
 
     A page in a folder is replaced with its scores, which say what they are of.
     """
+    out = out and absolute_path(out)
     if report is None:
         return None, out
     from cfqa_data.storage import check_writable
 
-    page = absolute_path(report)
+    report = page = absolute_path(report)
     if report.suffix != ".html":
         _make_folder(context, report)
-        page, out = page / "report.html", out or report / "scores.parquet"
+        page, out = report / "report.html", out or report / "scores.parquet"
     check_writable(page)
     if out is None or out.parent != page.parent or not out.exists():
         _check_free(page, force)
