@@ -25,6 +25,7 @@ from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
 from cfqa_data.extras import extras
 from cfqa_data.files import Files
 from cfqa_data.folder import Folder
+from cfqa_data.invariants import shard_of
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest
 from cfqa_data.progress import Progress, Silent
@@ -278,7 +279,7 @@ def _stream_file(manifest: Manifest, job: Job) -> str:
     """Return the shard that a job's bitstreams should be in."""
     size, sources = manifest.recipe.group_size, len(manifest.tasks[job.task].sources)
     groups = -(-sources // size)
-    return NAMES.bitstreams(job.task, job.codec, job.position // size, groups).as_posix()
+    return NAMES.bitstreams(job.task, job.codec, shard_of(job.position, size), groups).as_posix()
 
 
 def _label_faults(

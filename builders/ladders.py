@@ -18,6 +18,7 @@ from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.select import fitting
 from cfqa_data.builders.pipeline.tools import Models, codec_for
 from cfqa_data.health import health
+from cfqa_data.invariants import bits_of
 from cfqa_data.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.recipe import Ladder
 from cfqa_data.tasks import LEVELS, get_task
@@ -164,7 +165,7 @@ def measure(
     """Run a ladder's codec on the bench with a quantiser, at parameters from best to worst."""
     task, head = get_task(bench.task), models.head(bench.task)
     bitstreams, codes = code_ladder(codec_for(ladder), quantizer, bench.features, parameters)
-    bpfp = np.array([[8 * len(s) for s in streams] for streams in bitstreams]).T
+    bpfp = np.array([[bits_of(len(s)) for s in streams] for streams in bitstreams]).T
     mse, distortion, loss = (np.empty(bpfp.shape) for _ in range(3))
     for index, feature in enumerate(bench.features):
         decoded = quantizer.dequantize(codes[index])

@@ -106,7 +106,7 @@ def repair(
         _check_fetched(found)
         damaged = {fault.path for fault in found.faults}
         steps = plan_steps(found.manifest, damaged)
-        check_same(folder, found.manifest, steps, damaged, versions=not accept_versions)
+        check_same(found.files, found.manifest, steps, damaged, versions=not accept_versions)
         failed = {fault.path for fault in steps.impossible}
         return Repaired(
             root=folder,
@@ -204,7 +204,7 @@ def _check(found: Verified, accept_versions: bool) -> Steps:
     if not damaged:
         return steps
     versions = not accept_versions
-    return check_same(found.files.root, found.manifest, steps, damaged, versions=versions)
+    return check_same(found.files, found.manifest, steps, damaged, versions=versions)
 
 
 def _check_fetched(found: Verified) -> None:

@@ -14,6 +14,7 @@ from cfqa_data.builders.pipeline.plan import STAGES, Item, Plan
 from cfqa_data.builders.pipeline.tools import codec_for
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.files import LocalFiles
+from cfqa_data.invariants import shard_of
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest, package_versions
 from cfqa_data.recipe_specs import SOURCE_PATHS
@@ -152,7 +153,7 @@ def plan_steps(manifest: Manifest, damaged: set[str]) -> Steps:
 
 
 def _streams(plan: Plan, task: str, codec: str, position: int) -> str:
-    group = position // plan.recipe.group_size
+    group = shard_of(position, plan.recipe.group_size)
     return NAMES.bitstreams(task, codec, group, plan.groups).as_posix()
 
 
@@ -161,12 +162,12 @@ def _shard(task: str, codec: str, position: int) -> str:
 
 
 def check_same(
-    root: Path, manifest: Manifest, steps: Steps, damaged: set[str], *, versions: bool
+    files: LocalFiles, manifest: Manifest, steps: Steps, damaged: set[str], *, versions: bool
 ) -> Steps:
     """See that this machine has the software and weights of the manifest.
 
     Args:
-        root: the folder.
+        files: of the folder.
         manifest: its manifest.
         steps: what is to be done.
         damaged: files that it lists.
@@ -178,7 +179,7 @@ def check_same(
     Raises:
         BuildError: something differs; names all of it.
     """
-    here, lost = _find_files(root, manifest, steps)
+    here, lost = _find_files(files, manifest, steps)
     recipe = steps.plan.recipe.with_paths(lambda uri: here.get(uri, uri))
     steps = replace(steps, plan=replace(steps.plan, recipe=recipe))
     different = []
@@ -202,7 +203,7 @@ def check_same(
     if different:
         more = f" (and {len(different) - 5} more)" if len(different) > 5 else ""
         raise BuildError(
-            f"{root}: cannot be repaired with what is installed here: "
+            f"{files.location}: cannot be repaired with what is installed here: "
             f"{'; '.join(different[:5])}{more}; "
             f"install what its manifest names, {accept}or {FETCH}"
         )
@@ -210,7 +211,7 @@ def check_same(
 
 
 def _find_files(
-    root: Path, manifest: Manifest, steps: Steps
+    files: LocalFiles, manifest: Manifest, steps: Steps
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return where the files of the recipe lie here, and why those that are needed do not, by URI.
 
@@ -231,7 +232,7 @@ def _find_files(
                 here[uri] = str(found)
     for uri in sorted(needed):
         try:
-            here[uri] = str(find_weights(uri, manifest.weights.get(uri), LocalFiles(root)))
+            here[uri] = str(find_weights(uri, manifest.weights.get(uri), files))
         except CfqaError as error:
             lost[uri] = str(error)
     return here, lost

@@ -23,6 +23,7 @@ from cfqa_data.invariants import (
     check_bitstream,
     check_codes,
     check_truth,
+    shard_of,
 )
 from cfqa_data.layout import Layout
 from cfqa_data.packing import plane_shape, unpack
@@ -232,7 +233,7 @@ class Folder:
         """Return the tensor ``key`` of a source from the safetensors file or shards at ``stem``."""
         if stem not in self._tensors:
             self._tensors[stem] = TensorSet(self.files, stem, sharded=sharded)
-        likely = self._place(source_id)[1] // self.manifest.recipe.group_size
+        likely = shard_of(self._place(source_id)[1], self.manifest.recipe.group_size)
         return self._tensors[stem].read(key, part, likely=likely)
 
     def _array(self, task: str, codec: str) -> CodesReader | None:

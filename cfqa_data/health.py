@@ -62,7 +62,6 @@ def _series(data: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 def _figures(distortion: np.ndarray, bits: np.ndarray, mse: np.ndarray) -> dict[str, Any]:
     best, worst = distortion[:, 0].mean(), distortion[:, -1].mean()
-    bits = np.where(bits > 0, bits, np.nan)  # there is no bitstream of 0 bits
     falls, rises = _share_rising(-bits), _share_rising(mse)
     figures: dict[str, Any] = {
         "sources": len(distortion),

@@ -235,7 +235,7 @@ def _parameter(rows: LabelRows) -> np.ndarray:
 
 def _bpfp(rows: LabelRows) -> np.ndarray:
     bits, rate = rows["bits"], rows["bpfp"]
-    return (rate == rate_of(bits, rows.points)) | (np.isnan(rate) & _unknown(bits))
+    return (rate == rate_of(bits, rows.points)) | (np.isnan(rate) & np.isnan(bits))
 
 
 def _distortion(rows: LabelRows) -> np.ndarray:
@@ -261,17 +261,12 @@ def _within(column: str, least: float, most: float) -> Callable[[LabelRows], np.
     return lambda rows: (rows[column] >= least - NEAR) & (rows[column] <= most + NEAR)
 
 
-def _unknown(bits: np.ndarray) -> np.ndarray:
-    """Return where there is no bitstream, so no rate."""
-    return np.isnan(bits) | (bits == 0)
-
-
 def measured_bits(sizes: np.ndarray) -> Rule:
     """Return the rule of `bits` by the bytes of each row's bitstream, NaN where there is none."""
 
     def holds(rows: LabelRows) -> np.ndarray:
         bits = rows["bits"]
-        return (bits == bits_of(sizes)) | (np.isnan(sizes) & _unknown(bits))
+        return (bits == bits_of(sizes)) | (np.isnan(sizes) & np.isnan(bits))
 
     return Rule("bits", "8 times the bytes of its bitstream", holds)
 

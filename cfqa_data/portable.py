@@ -11,13 +11,30 @@ from typing import Any
 
 from cfqa_data.errors import FormatError
 from cfqa_data.manifest import Manifest
-from cfqa_data.recipe import Recipe
-from cfqa_data.resources import ROOT
+from cfqa_data.recipe import Ladder, Recipe
+from cfqa_data.resources import ROOT, is_uri
 
-__all__ = ["check_portable", "is_local", "portable", "portable_names", "rename"]
+__all__ = [
+    "check_portable",
+    "is_local",
+    "is_local_path",
+    "local_options",
+    "portable",
+    "portable_names",
+    "rename",
+]
 
-LOCAL = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:", re.I)
-"""How a path of one machine begins: absolute, in a home, on a drive, or as an address of one."""
+LOCAL = re.compile(r"[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", re.I)
+"""How a path of one machine begins: absolute, in a home or the working directory, on a drive, or as
+an address of one."""
+
+BARE = re.compile(r"(?!\.+$)[^/\\:~][^/\\:]*")
+"""A name that is no path."""
+
+FILE_KEYS = re.compile(r"[\w-]*file|scaling-?list|analysis-(save|load)|csv|stats", re.I)
+"""Parameters of encoders whose value is a file's name, unless it is one of :data:`NO_FILE`."""
+
+NO_FILE = ("", "0", "off", "none", "default")
 
 TEXTS = ("name", "summary", "origin")
 """Keys of a recipe whose values are for people."""
@@ -27,8 +44,33 @@ COMMON = re.compile(r"model\.safetensors(\.index\.json)?")
 
 
 def is_local(text: str) -> bool:
-    """Return whether a text names a place that only one machine has."""
+    """Return whether a text, of whatever kind, begins as a path of one machine does."""
     return LOCAL.match(text) is not None
+
+
+def is_local_path(uri: str) -> bool:
+    """Return whether what a recipe names is a path of one machine, not a URI or a bare name."""
+    return not (is_uri(uri) or BARE.fullmatch(uri))
+
+
+def local_options(ladder: Ladder) -> list[tuple[str, str]]:
+    """Return the options of a ladder's codec that name files, but for programs, and their values.
+
+    No manifest says what these files hold, and they decide the bytes.
+    """
+    found = _texts("options", ladder.without_programs().options)
+    return [(key, text) for key, text in found if _names_file(key.rpartition(".")[2], text)]
+
+
+def _names_file(key: str, text: str) -> bool:
+    """Whether an encoder that is given `key=text`, in a line of such with colons, opens a file."""
+    for part in f"{key}={text}".split(":"):
+        name, _, value = part.partition("=")
+        if is_local(value or name) or (
+            FILE_KEYS.fullmatch(name.replace("_", "-")) and value.lower() not in NO_FILE
+        ):
+            return True
+    return False
 
 
 def portable(recipe: Recipe) -> Recipe:
@@ -45,7 +87,7 @@ def portable_names(recipe: Recipe) -> dict[str, str]:
     parts = {
         path: [part for part in re.split(r"[\\/]", path) if part.strip(".~")] or ["root"]
         for path in recipe.paths
-        if is_local(path)
+        if is_local_path(path)
     }
     counts = {path: 2 if COMMON.fullmatch(steps[-1]) else 1 for path, steps in parts.items()}
     while True:
@@ -81,15 +123,31 @@ def check_portable(where: object, manifest: Manifest) -> None:
     Raises:
         FormatError: it does; names the first.
     """
+    paths = {*manifest.recipe.paths, *manifest.weights}
     found = [*_texts("recipe", manifest.recipe.to_dict())]
     found += [("weights", uri) for uri in manifest.weights]
-    local = [(key, text) for key, text in found if is_local(text)]
-    if local:
-        key, text = local[0]
-        more = f" and {len(local) - 1} more" if len(local) > 1 else ""
+    local = [
+        (key, text)
+        for key, text in found
+        if (is_local_path(text) if text in paths else is_local(text))
+    ]
+    options = [
+        (f"recipe.tasks.{task}.codecs.{codec}.{key}", text)
+        for task, spec in manifest.recipe.tasks.items()
+        for codec, ladder in spec.ladders.items()
+        for key, text in local_options(ladder)
+    ]
+    if every := dict([*local, *options]):
+        key, text = next(iter(every.items()))
+        more = f" and {len(every) - 1} more" if len(every) > 1 else ""
+        remedy = (
+            "build it from a recipe without that option"
+            if key in dict(options)
+            else "build or import it again with this version, which writes name and SHA-256"
+        )
         raise FormatError(
             f"{where}: its manifest names {text!r} ({key}){more}, which means nothing on another "
-            "machine; build or import it again with this version, which writes name and SHA-256"
+            f"machine; {remedy}"
         )
 
 

@@ -13,6 +13,7 @@ import stat
 import threading
 from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -22,9 +23,10 @@ from cfqa_data.errors import FormatError
 from cfqa_data.files import MANIFEST, LocalFiles
 from cfqa_data.layout import of_tools
 from cfqa_data.limits import open_plain
-from cfqa_data.manifest import Manifest, hash_file
+from cfqa_data.manifest import Manifest
 from cfqa_data.pointers import pointer_at
 from cfqa_data.progress import Progress, Silent
+from cfqa_data.weights import OWN, own_weights
 
 __all__ = ["EXTRA", "Fault", "Verified", "verify"]
 
@@ -74,12 +76,13 @@ class Verified:
         return tuple(name for name in self.unlisted if of_tools(name) or self._is_weights(name))
 
     def _is_weights(self, name: str) -> bool:
-        """Whether a file is put where weights are looked for; at the top, by its hash."""
-        if "/" in name:
-            return name.startswith("weights/")
-        path = self.files.root / name
-        known = self.manifest.weights.values()
-        return path.is_file() and not path.is_symlink() and hash_file(path) in known
+        """Whether a file is in the folder for weights, or is of those that would be found here."""
+        real = Path(os.path.realpath(self.files.root / name))
+        return name.startswith(f"{OWN}/") or real in self._weights
+
+    @cached_property
+    def _weights(self) -> set[Path]:
+        return own_weights(self.files, set(self.manifest.weights.values()))
 
     @cached_property
     def damage(self) -> tuple[Fault, ...]:
@@ -201,7 +204,8 @@ class _Hashing:
 def _look_around(files: LocalFiles, manifest: Manifest) -> tuple[list[str], set[str]]:
     """Return the names that the manifest does not list, and the folders.
 
-    Links are no folders; but where they are followed, those are that the manifest has files in.
+    Links are no folders; but where they are followed, those are that the manifest has files in. The
+    folder of weights is one wherever weights are found in it.
     """
     listed = {MANIFEST, *manifest.files}
     linked = {
@@ -209,6 +213,9 @@ def _look_around(files: LocalFiles, manifest: Manifest) -> tuple[list[str], set[
         for name in (manifest.files if files.follow_links else ())
         for parent in PurePosixPath(name).parents
     }
+    with suppress(FormatError):
+        files.path(OWN)
+        linked.add(OWN)
     names, folders, left = [], set(), [""]
     while left:
         folder = left.pop()

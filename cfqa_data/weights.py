@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -21,12 +21,21 @@ from cfqa_data.manifest import hash_file
 from cfqa_data.paths import absolute_path, exists, is_file, real_path
 from cfqa_data.pointers import pointer_at
 from cfqa_data.remembered import remembered
-from cfqa_data.resources import PACKAGE, ROOT, ROOT_VARIABLE, WEIGHTS_VARIABLE, locate, resolve
+from cfqa_data.resources import (
+    PACKAGE,
+    ROOT,
+    ROOT_VARIABLE,
+    WEIGHTS_VARIABLE,
+    is_uri,
+    locate,
+    resolve,
+)
 
 __all__ = [
     "find_below_root",
     "find_weights",
     "hash_weights",
+    "own_weights",
     "resolve_weights",
     "shard_index",
     "weight_files",
@@ -37,6 +46,9 @@ HUB_INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 SHIPPED = ("cfqa_data.codecs", "cfqa_data.builders")
 """Packages with a folder of weights."""
+
+OWN = "weights"
+"""Folder of a dataset where weights may be put, which is no part of the dataset."""
 
 
 def weight_files(path: str | Path) -> tuple[Path, ...]:
@@ -121,14 +133,15 @@ def find_weights(
         uri: what the manifest calls them.
         sha256: their hash, as of :func:`hash_weights`.
         files: of the dataset.
-        own: whether the dataset may bring its own weights; that of a stranger may not.
+        own: whether the dataset may bring its own weights, or name a path; that of a stranger may
+            not, and only a ``package://`` or ``root://`` name of its manifest is gone by.
 
     Raises:
         RecipeError: there are none; says which hash was looked for, and where.
     """
     if not sha256 or not re.fullmatch("[0-9a-f]{64}", sha256):  # it may be a stranger's
         raise RecipeError(f"{uri}: the manifest has no SHA-256 of it")
-    named = _named(uri)
+    named = _named(uri) if own or is_uri(uri) else None
     for path in (named, remembered(sha256)):
         if path is not None and (own or not _is_within(path, files)) and _is(path, sha256):
             return path
@@ -172,10 +185,15 @@ def _is_within(path: Path, files: Files | None) -> bool:
 
 
 def _is(path: Path, sha256: str) -> bool:
+    return _hash(path) == sha256
+
+
+def _hash(path: Path) -> str | None:
+    """Return the hash of the weights at a path, if there are any that can be read."""
     try:
-        return hash_weights(path) == sha256
+        return hash_weights(path)
     except (BuildError, OSError, ValueError):
-        return False
+        return None
 
 
 def _places(uri: str, files: Files | None) -> Iterator[tuple[str, Iterator[Path]]]:
@@ -207,23 +225,41 @@ def _inside(folder: Path, name: str) -> Iterator[Path]:
         yield from _in(path, name)
 
 
-def _own(files: Files, name: str) -> Iterator[Path]:
-    """Yield files of a dataset's folder, beside its own and in `weights`; no link leads out."""
+def own_weights(files: Files, hashes: Collection[str]) -> set[Path]:
+    """Return the files and folders of the weights that a dataset brings itself, behind all links.
+
+    Args:
+        files: of the dataset.
+        hashes: of the weights, as of :func:`hash_weights`.
+    """
+    return {
+        Path(os.path.realpath(file))
+        for path in _own(files)
+        if _hash(path) in hashes
+        for file in (path, *weight_files(path))
+    }
+
+
+def _own(files: Files, name: str | None = None) -> Iterator[Path]:
+    """Yield weights in a dataset's folder, beside its files and in `weights`; no link leads out."""
     assert files.root is not None
-    for folder in (files.root, files.root / "weights"):
+    for folder in (files.root, files.root / OWN):
         for path in _in(folder, name):
             try:
                 files.path(path.relative_to(files.root).as_posix())
-            except FormatError:
+                for file in weight_files(path):
+                    files.path(file.relative_to(files.root).as_posix())
+            except (BuildError, FormatError):
                 continue
             yield path
 
 
-def _in(folder: Path, name: str) -> Iterator[Path]:
-    """Yield what a folder holds of the same kind as `name`, and first what is called so."""
-    suffix = Path(name).suffix
+def _in(folder: Path, name: str | None) -> Iterator[Path]:
+    """Yield what a folder holds of the same kind as `name`, if any, and first what is called so."""
     try:
-        found = sorted(path for path in folder.iterdir() if path.suffix == suffix)
+        found = sorted(folder.iterdir())
     except OSError:
         return
+    if name is not None:
+        found = [path for path in found if path.suffix == Path(name).suffix]
     yield from sorted(found, key=lambda path: path.name != name)

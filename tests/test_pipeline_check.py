@@ -69,6 +69,11 @@ def elsewhere(name: str) -> Callable[[Path], str]:
         ((*CLS, "head"), elsewhere("missing.safetensors"), "missing.safetensors"),
         ((*X265, "options"), {"preset": "slowish"}, "cls, codec x265: .*preset 'slowish'"),
         ((*X265, "options"), {"present": "slow"}, "cls, codec x265: .*'present'"),
+        (
+            (*X265, "options"),
+            {"parameters": {"qpfile": "/tmp/q"}},
+            "cls, codec x265: options.parameters.qpfile names a file, '/tmp/q', .*; leave it out",
+        ),
         ((*X265, "quantizer"), {**UNIFORM, "bits": 12}, "12 bits do not fit: it takes 0..1023"),
         ((*LEARNED, "quantizer"), {**UNIFORM, "bits": 10}, "10 bits do not fit: it takes 0..255"),
         ((*LEARNED, "levels"), [0.2, *LAMBDAS[1:]], "has no model for lambda 0.2"),

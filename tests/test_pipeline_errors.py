@@ -54,7 +54,11 @@ def test_a_folder_that_a_desktop_looked_at_is_still_new(small: Recipe, tmp_path:
 
 
 def test_another_recipe_does_not_go_on_or_over(
-    small: Recipe, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Recipe,
+    networks: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     other = toy_recipe(networks, {"x265": QPS}, name="other", sources_per_task=2)
     with monkeypatch.context() as patch:
@@ -69,6 +73,17 @@ def test_another_recipe_does_not_go_on_or_over(
         build(other, tmp_path, workers=0)
     with pytest.raises(BuildError, match="finished dataset of recipe 'toy'"):
         build(small, tmp_path, workers=0, tier="light")
+    copy = shutil.copytree(networks, tmp_path_factory.mktemp("copy") / "networks")
+    moved = small.with_paths(lambda path: path.replace(str(networks), str(copy)))
+    build(moved, tmp_path, workers=0)  # the same bytes elsewhere
+    with (copy / "seg.safetensors").open("ab") as file:
+        file.write(b"x")
+    told = r"finished dataset of other weights or lists \(root://seg.safetensors\): choose another"
+    with pytest.raises(BuildError, match=told):
+        build(moved, tmp_path, workers=0)
+    (copy / "seg.safetensors").unlink()
+    with pytest.raises(BuildError, match=r"recipe 'toy': .*seg\.safetensors: no such file"):
+        build(moved, tmp_path, workers=0)
     assert tree(tmp_path) == before
 
 

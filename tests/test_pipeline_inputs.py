@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pipeline_toy import LAMBDAS, QPS, toy_recipe
+from damaged import edit_manifest
+from mock_dataset import write_mock_dataset
+from pipeline_toy import LAMBDAS, QPS, toy_recipe, write_networks
 
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.builders.sources import get_source
-from cfqa_data.errors import RecipeError
+from cfqa_data.errors import BuildError, RecipeError
 from cfqa_data.manifest import hash_file
+from cfqa_data.portable import portable, portable_names, rename
 from cfqa_data.recipe import Recipe, load_recipe
 from cfqa_data.resources import ROOT_VARIABLE, resolve
 from cfqa_data.storage import write_tensors
@@ -149,3 +153,56 @@ def test_what_chooses_and_labels_images_is_hashed(
         touch(tmp_path, more.format("rgb", "jpg"), more.format("sync_depth", "png"))
         after = hashes()
         assert {key for key in after if after[key] != before[key]} == {options["root"]}
+
+
+def test_a_root_of_several_tasks_is_hashed_with_the_images_of_all(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    voc(tmp_path)
+    nyu(tmp_path / "x")
+    (tmp_path / "x" / "nyu").rename(tmp_path / "nyu")
+    for path in (tmp_path / "nyu").iterdir():
+        path.rename(tmp_path / path.name)
+    data = toy_recipe(tmp_path, {"x265": QPS}).to_dict()
+    kinds = {"seg": "voc2012", "dpt": "nyuv2"}
+    for task, kind in kinds.items():
+        options = {"root": root}
+        data["tasks"][task]["source"] = {"kind": kind, "seed": 0, "options": options}
+    recipe = Recipe.from_dict(data)
+
+    def of(*tasks: str) -> str:
+        made = {task: get_source(kinds[task])(task, seed=0, root=root) for task in tasks}
+        return hash_sources(recipe, made)[root]
+
+    alone, both = {of("seg"), of("dpt")}, of("seg", "dpt")
+    assert both not in alone
+    images = tmp_path / "VOCdevkit" / "VOC2012"
+    touch(images, "JPEGImages/c.jpg", "SegmentationClass/c.png")
+    lines(images / "ImageSets" / "Segmentation" / "val.txt", "a", "b", "c")
+    first = of("seg", "dpt")
+    touch(tmp_path, "den/rgb_00003.jpg", "den/sync_depth_00003.png")
+    test = tmp_path / "nyu_test.txt"
+    lines(test, *test.read_text().splitlines(), "den/rgb_00003.jpg den/sync_depth_00003.png")
+    assert len({both, first, of("seg", "dpt")}) == 3
+
+
+def test_a_finished_dataset_of_other_lists_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CFQA_ROOT", "/nowhere")
+    write_networks(tmp_path)
+    data = toy_recipe(tmp_path, {"x265": QPS}).to_dict()
+    data["tasks"] = {"seg": data["tasks"]["seg"]}
+    options = {key: f"{tmp_path}/{name}" for key, name in voc(tmp_path).items()}
+    data["tasks"]["seg"]["source"] = {"kind": "voc2012", "seed": 0, "options": options}
+    recipe = Recipe.from_dict(data)
+    names, sources = portable_names(recipe), {"seg": get_source("voc2012")("seg", 0, **options)}
+    hashed = hash_uris(weights_of(recipe)) | hash_sources(recipe, sources)
+    folder = write_mock_dataset(tmp_path / "cfqa", sources=1, recipe=portable(recipe))
+    edit_manifest(folder, weights={rename(uri, names): told for uri, told in hashed.items()})
+    assert status(recipe, folder) == "finished"
+    lines(tmp_path / "mine.txt", "a")
+    with pytest.raises(BuildError, match=r"dataset of other weights or lists \(root://"):
+        status(recipe, folder)
+    (tmp_path / "mine.txt").unlink()
+    with pytest.raises(BuildError, match=r"recipe 'toy': missing: .*mine\.txt"):
+        status(recipe, folder)

@@ -14,7 +14,15 @@ from pipeline_toy import QPS, toy_recipe
 from cfqa_data.builders.publish import plan_publishing
 from cfqa_data.errors import FormatError
 from cfqa_data.manifest import read_manifest
-from cfqa_data.portable import check_portable, is_local, portable, portable_names, rename
+from cfqa_data.portable import (
+    check_portable,
+    is_local,
+    is_local_path,
+    local_options,
+    portable,
+    portable_names,
+    rename,
+)
 from cfqa_data.recipe import Recipe, load_recipe
 
 
@@ -79,12 +87,36 @@ def test_what_lies_in_or_beside_a_named_place_is_named_by_it(uri: str, name: str
     ("text", "local"),
     [
         *((text, True) for text in ("/x", "~/x", "~me/x", "C:\\x", "d:/x", "\\\\host\\x")),
-        *((text, True) for text in ("file:///x", "FILE:/x")),
-        *((text, False) for text in ("root://x", "package://cfqa_data/x", "x.pth", "medium", "")),
+        *((text, True) for text in ("file:///x", "FILE:/x", "../x.pth", "./x", "..\\x")),
+        *((text, False) for text in ("root://x", "package://cfqa_data/x", "x.pth", "medium")),
     ],
 )
 def test_paths_of_one_machine_are_known(text: str, local: bool) -> None:
     assert is_local(text) is local
+    assert is_local_path(text) is local
+
+
+@pytest.mark.parametrize("path", ["data/voc", "a\\b", "..", ".", "C:x"])
+def test_a_path_is_more_than_a_name(path: str) -> None:
+    assert is_local_path(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "file"),
+    [
+        *(("qpfile", value, True) for value in ("/tmp/q", "q", "../q")),
+        *(("scaling-list", value, value == "x.txt") for value in ("off", "default", "x.txt")),
+        *((key, "x", True) for key in ("scaling_list", "lambda-file", "RCStatsFile", "csv")),
+        *(("aq-mode", value, "/" in value) for value in ("0", "0:lambda-file=/x", "d:/x")),
+        *((*option, False) for option in (("sar", "16:11"), ("fps", "30000/1001"))),
+        *((*option, False) for option in (("zones", "0,5,q=30/6,9,q=40"), ("deblock", "-1:-1"))),
+    ],
+)
+def test_options_that_name_files_are_known(key: str, value: str, file: bool) -> None:
+    ladder = recipe().tasks["cls"].ladders["x265"]
+    told = local_options(replace(ladder, options={"preset": "slow", "parameters": {key: value}}))
+    assert told == ([(f"options.parameters.{key}", value)] if file else [])
+    assert not local_options(replace(ladder, codec="hm", options={"encoder": "/bin/hm"}))
 
 
 def test_publishing_refuses_paths_of_one_machine(tmp_path: Path) -> None:
@@ -106,6 +138,8 @@ def test_publishing_refuses_paths_of_one_machine(tmp_path: Path) -> None:
         ),
         (replace(sound, tasks={"cls": replace(task, head="D:/w")}), "names 'D:/w' (recipe.tasks."),
         (replace(sound, tasks={"cls": task}), "'/tmp/q' (recipe.tasks.cls.codecs.x265.options.par"),
+        (replace(sound, tasks={"cls": replace(task, head="../w")}), "names '../w' (recipe.tasks."),
+        (sound.with_paths(lambda _: "data/w"), "names 'data/w' (recipe.backbone.weights) and 1 "),
         (sound, "names '/home/me/x.pth' (weights), which "),
     ]:
         weights = {"/home/me/x.pth": "0" * 64} if changed is sound else {}
@@ -113,4 +147,6 @@ def test_publishing_refuses_paths_of_one_machine(tmp_path: Path) -> None:
         (folder / "manifest.json").write_text(text)
         with pytest.raises(FormatError, match=re.escape(told)) as caught:
             plan_publishing(folder, "org/name")
-        assert "build or import it again" in str(caught.value)
+        only_option = changed.tasks["cls"] == task
+        remedy = "build it from a recipe without that option" if only_option else "import it again"
+        assert remedy in str(caught.value)

@@ -592,6 +592,15 @@ def test_heads_and_truths_of_a_recipe_score_a_release(tmp_path: Path) -> None:
     assert int(pairs.truth(samples[0].source_id)) == int(samples[0].truth)
     names = {"root://backbone.safetensors", "root://cls.safetensors"}
     assert set(pairs.manifest.weights) == names
+    assert import_release(release, tmp_path / "out", recipe=source) == report
+    moved = recipe.with_paths(lambda path: path.replace(str(tmp_path), str(tmp_path / "other")))
+    (tmp_path / "other").mkdir()
+    write_networks(tmp_path / "other")
+    assert import_release(release, tmp_path / "out", recipe=moved) == report
+    with (tmp_path / "other" / "cls.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BuildError, match=r"of other weights or lists \(root://cls\.safetensors\)"):
+        import_release(release, tmp_path / "out", recipe=moved)
 
 
 def test_the_command_lists_what_it_did_not_place(

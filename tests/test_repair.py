@@ -20,6 +20,7 @@ from cfqa_data.builders.repair import repair
 from cfqa_data.builders.repair_plan import check_same, plan_steps
 from cfqa_data.cli import main
 from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.files import LocalFiles
 from cfqa_data.manifest import hash_file, read_manifest
 from cfqa_data.recipe import SourceSpec
 from cfqa_data.verify import verify
@@ -151,6 +152,12 @@ def test_weights_are_found_below_the_root_where_nobody_remembers_them(
     (folder / KINDS["truth"]).unlink()
     with pytest.raises(BuildError, match=r"root://backbone\.safetensors: no file of .*CFQA_ROOT"):
         repair(folder, workers=1)
+    (folder / "weights").symlink_to(built.parent)
+    found = repair(folder, dry_run=True, follow_links=True)
+    assert (found.repaired, found.aside, found.failed) == ((KINDS["truth"],), (), ())
+    with pytest.raises(BuildError, match=r"root://backbone\.safetensors: no file of"):
+        repair(folder, dry_run=True)
+    (folder / "weights").unlink()
     assert main(["repair", str(folder), "--root", str(built.parent), "-j", "1"]) == 0
     assert same(folder, built)
 
@@ -171,7 +178,7 @@ def test_sources_are_found_by_name_and_their_lists_by_hash(
     damaged = {KINDS["truth"]}
     steps = plan_steps(manifest, damaged)
     monkeypatch.setenv("CFQA_ROOT", str(tmp_path / "here"))
-    here = check_same(built, manifest, steps, damaged, versions=False).plan.recipe
+    here = check_same(LocalFiles(built), manifest, steps, damaged, versions=False).plan.recipe
     assert here.tasks["seg"].source.options == {
         "root": str(tmp_path / "here" / "VOCdevkit"),
         "list": str(listed),
@@ -179,7 +186,7 @@ def test_sources_are_found_by_name_and_their_lists_by_hash(
     assert here.tasks["seg"].head == str(built.parent / "seg.safetensors")
     listed.write_text("2007_000042\n")
     with pytest.raises(BuildError, match=r"root://mine\.txt: no file of SHA-256"):
-        check_same(built, manifest, steps, damaged, versions=False)
+        check_same(LocalFiles(built), manifest, steps, damaged, versions=False)
 
 
 def test_a_file_that_comes_out_otherwise_does_not_get_in(folder: Path) -> None:

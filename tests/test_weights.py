@@ -5,22 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damaged import edit_manifest
+from mock_dataset import toy_recipe_dict, write_mock_dataset
 
 from cfqa_data.codecs.hyperprior_weights import read_ladder, write_ladder
 from cfqa_data.errors import BuildError, RecipeError
 from cfqa_data.files import LocalFiles
 from cfqa_data.manifest import hash_file
+from cfqa_data.recipe import Recipe
 from cfqa_data.remembered import remember, remembered
 from cfqa_data.resources import ROOT_VARIABLE, WEIGHTS_VARIABLE, resolve
 from cfqa_data.storage import write_tensors
+from cfqa_data.verify import verify
 from cfqa_data.weights import find_below_root, find_weights, hash_weights, resolve_weights
 
 INDEX = "model.safetensors.index.json"
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
 
 def sharded(folder: Path, value: float = 0.0) -> Path:
@@ -97,9 +103,69 @@ def test_weights_are_found_by_their_hash(
             find_weights(uri, digest, files, own=False)
         with pytest.raises(RecipeError, match="no file of SHA-256"):
             find_weights(str(path), digest, files, own=False)
+    if how == "named":  # a path that a stranger chose is not even opened
+        opened = []
+        monkeypatch.setattr("cfqa_data.weights.hash_weights", opened.append)
+        with pytest.raises(RecipeError, match="no file of SHA-256"):
+            find_weights(uri, digest, files, own=False)
+        assert path not in opened
+        monkeypatch.undo()
+        monkeypatch.setenv(ROOT_VARIABLE, str(path.parent))
+        assert find_weights(f"root://{path.name}", digest, files, own=False) == path
     path.write_bytes(b"changed since")
     with pytest.raises(RecipeError, match=f"no file of SHA-256 {digest}"):
         find_weights(uri, digest, files)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    facts = toy_recipe_dict(1)
+    facts["tasks"] = {"cls": facts["tasks"]["cls"]}
+    facts["tasks"]["cls"]["codecs"] = {"x265": facts["tasks"]["cls"]["codecs"]["x265"]}
+    return write_mock_dataset(tmp_path / "cfqa", sources=1, recipe=Recipe.from_dict(facts))
+
+
+OWN = {  # the file, index or folder that the weights are; what of it is moved, and a link to that
+    "file": ("renamed.pth", {}),
+    "file in weights": ("weights/renamed.pth", {}),
+    "shards": (INDEX, {}),
+    "shards in weights": (f"weights/{INDEX}", {}),
+    "folder": ("giant", {}),
+    "linked file": ("renamed.pth", {"renamed.pth": "../x.pth"}),
+    "linked weights": ("weights/x.pth", {"weights": "../store"}),
+    "linked shards in weights": (f"weights/{INDEX}", {"weights": "../store"}),
+    "linked folder": ("giant", {"giant": "../store"}),
+    "one linked shard": (INDEX, {SHARDS[1]: f"../{SHARDS[1]}"}),
+    "link within": ("weights/x.pth", {"weights": "mine"}),
+}
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_weights_that_a_dataset_brings_are_found_and_no_damage(case: str, dataset: Path) -> None:
+    name, links = OWN[case]
+    path = dataset / name
+    if name.endswith(".pth"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"weights")
+    else:
+        sharded(path.parent if name.endswith(INDEX) else path)
+    for link, target in links.items():
+        shutil.move(dataset / link, dataset / target)
+        (dataset / link).symlink_to(target)
+    digest, uri = hash_weights(path), f"root://{path.name}"
+    edit_manifest(dataset, weights={uri: digest})
+    assert find_weights(uri, digest, LocalFiles(dataset, follow_links=True)) == path
+    assert verify(dataset, follow_links=True).damage == ()
+    if any(target.startswith("..") for target in links.values()):
+        with pytest.raises(RecipeError, match="no file of SHA-256"):
+            find_weights(uri, digest, LocalFiles(dataset))
+        assert {fault.path for fault in verify(dataset).damage} >= links.keys()
+    else:
+        assert find_weights(uri, digest, LocalFiles(dataset)) == path
+        assert verify(dataset).damage == ()
+    edit_manifest(dataset, weights={uri: "0" * 64})
+    put = name.startswith("weights/") and case != "link within"
+    assert (verify(dataset, follow_links=True).damage == ()) is put
 
 
 def test_shards_are_found_with_their_index_and_a_folder_by_its_own(

@@ -16,6 +16,7 @@ from cfqa_data.errors import BuildError, CfqaError, FormatError
 from cfqa_data.invariants import check_source_ids
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import package_versions
+from cfqa_data.portable import local_options
 from cfqa_data.recipe import Ladder, Recipe, TaskSpec
 from cfqa_data.weights import resolve_weights
 
@@ -46,6 +47,10 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
         if missing and ladder.models:
             continue
         with _noting(troubles, f"{task}, codec {ladder.codec}"):
+            for key, text in local_options(ladder):
+                raise BuildError(
+                    f"{key} names a file, {text!r}, whose bytes no manifest can tell; leave it out"
+                )
             found = _rehearsed(ladder).version()
             found.pop("models", None)  # per task, and in the recipe
             versions |= {f"{ladder.codec} {what}": version for what, version in found.items()}

@@ -50,6 +50,7 @@ def hash_sources(recipe: Recipe, sources: Mapping[str, Any]) -> dict[str, str]:
         beside; of the images' names and labels, by the URI of their root.
     """
     hashes: dict[str, str] = {}
+    told: dict[str, list[Any]] = {}  # of all tasks with images below a root
     for task, source in sources.items():
         options = recipe.tasks[task].source.options
         uris = [str(options[key]) for key in SOURCE_PATHS if options.get(key) is not None]
@@ -57,7 +58,10 @@ def hash_sources(recipe: Recipe, sources: Mapping[str, Any]) -> dict[str, str]:
         for path in getattr(source, "deciding", ()):
             hashes[rename(path.as_posix(), names)] = hash_file(path)
         if entries := getattr(source, "entries", None):
-            told = [[n, e.truth if isinstance(e.truth, int) else None] for n, e in entries.items()]
-            digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
-            hashes.setdefault(str(options["root"]), digest)
+            told.setdefault(str(options["root"]), []).append(
+                [[n, e.truth if isinstance(e.truth, int) else None] for n, e in entries.items()]
+            )
+    for root, lists in told.items():
+        text = json.dumps(lists if len(lists) > 1 else lists[0])
+        hashes.setdefault(root, hashlib.sha256(text.encode()).hexdigest())
     return hashes

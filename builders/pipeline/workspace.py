@@ -13,13 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.lock import LOCK
 from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.layout import Layout, left_by_tools
-from cfqa_data.manifest import read_manifest
+from cfqa_data.manifest import Manifest, read_manifest
 from cfqa_data.paths import absolute_path
-from cfqa_data.portable import portable
+from cfqa_data.portable import portable, portable_names, rename
 from cfqa_data.recipe import Recipe
 from cfqa_data.storage import PARTIAL, remove_partials, write_text
 
@@ -113,6 +115,30 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
         raise BuildError(
             f"{layout.root} holds a finished dataset of recipe {manifest.name!r} "
             f"({manifest.tier} tier) that is not this one: choose another folder"
+        )
+    if manifest.recipe.paths != recipe.paths:  # different files may have the same portable name
+        _check_files(layout, recipe, manifest)
+
+
+def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
+    """See that what a recipe names here is what the manifest has the hashes of.
+
+    An import has only the hashes of what it used.
+    """
+    names, models = portable_names(recipe), Models(recipe)
+    uris = [uri for uri in weights_of(recipe) if rename(uri, names) in manifest.weights]
+    roots = {task: str(spec.source.options.get("root")) for task, spec in recipe.tasks.items()}
+    known = [task for task, root in roots.items() if rename(root, names) in manifest.weights]
+    try:
+        sources = {task: models.source(task) for task in known}
+        found = hash_uris(uris) | hash_sources(recipe, sources)
+    except CfqaError as error:
+        raise BuildError(f"recipe {recipe.name!r}: {error}") from None
+    now = {rename(uri, names): digest for uri, digest in found.items()}
+    if other := [name for name, digest in manifest.weights.items() if now.get(name) != digest]:
+        raise BuildError(
+            f"{layout.root} holds a finished dataset of other weights or lists ({other[0]}): "
+            "choose another folder"
         )
 
 

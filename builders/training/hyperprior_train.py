@@ -28,6 +28,7 @@ from cfqa_data.codecs.hyperprior import Hyperprior
 from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
 from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
 from cfqa_data.errors import BuildError, CodecError
+from cfqa_data.invariants import bits_of
 
 __all__ = ["Training", "evaluate", "learning_rate"]
 
@@ -221,7 +222,7 @@ def evaluate(
         for plane in (_piece(whole, places) for whole in all_planes[:EVALUATED]):
             stream = model.encode(plane / 256.0)
             decoded = np.clip(np.rint(256.0 * model.decode(stream, plane.shape)), 0, 255)
-            bits += 8 * len(stream)
+            bits += bits_of(len(stream))
             error += float(np.square(decoded - plane).sum())
             points += plane.size
         results[task] = {"bpfp": round(bits / points, 5), "mse": round(error / points, 4)}
