@@ -147,7 +147,8 @@ def _wrapped(call: Callable[..., Any]) -> Metric:
         import torch
 
         # Copies: what a metric does to them in place must not reach the next one.
-        answer = call(x.values.expand_as(y.values).clone(), y.values.clone())
+        with torch_state():  # nor must what it does to torch
+            answer = call(x.values.expand_as(y.values).clone(), y.values.clone())
         try:
             scores = torch.as_tensor(answer)
             if scores.is_complex():
