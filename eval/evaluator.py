@@ -171,7 +171,7 @@ def evaluate(
             failures[str(out)] = str(error)
     found = conclude(labels, good, values, target, failures, notes=notes, dataset=identity)
     for told in (*failures.values(), *notes.values()):
-        warnings.warn(MetricWarning(told), stacklevel=2)
+        warnings.warn(MetricWarning(told), stacklevel=3)  # beyond `extras`
     return found
 
 
