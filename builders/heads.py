@@ -188,6 +188,7 @@ class SegHead(Head):
         grid = patches.transpose(1, 2).reshape(len(patches), -1, side, side)
         return self.conv_seg(self.bn(grid))
 
+    @torch_state(grad=False)
     def predict_logits(self, feature: Tensor | np.ndarray, height: int, width: int) -> Tensor:
         """Class logits of the whole image, float32 (classes, height, width)."""
         feature = self.checked(feature)

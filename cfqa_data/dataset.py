@@ -76,6 +76,11 @@ class Dataset(Sequence[FeaturePair]):
         return self._folder.untrusted
 
     @property
+    def follow_links(self) -> bool:
+        """Whether links that lead out of the folder are followed."""
+        return self._folder.files.follow_links
+
+    @property
     def labels(self) -> pa.Table:
         """One row per compressed feature, as :func:`cfqa_data.schema.label_schema` has it."""
         return self._labels

@@ -44,7 +44,7 @@ def extras(extra: str | None = None) -> Iterator[None]:
     try:
         yield
     except (ModuleNotFoundError, MissingDependencyError) as error:
-        module = (error.name or "").split(".")[0]
+        module = error.name or ""  # with a dot, it is a part that an installed package lacks
         told = isinstance(error, MissingDependencyError) and extra is None
         if told or module not in EXTRAS:
             raise

@@ -64,10 +64,12 @@ class Files(ABC):
     Attributes:
         location: the folder, as it is named in messages: a path, or an ``hf://`` address.
         root: the folder's path, if it is one on this machine.
+        follow_links: whether links that lead out of it are followed.
     """
 
     location: str
     root: Path | None = None
+    follow_links: bool = False
 
     def where(self, name: str) -> str:
         """Return a file's name for messages."""

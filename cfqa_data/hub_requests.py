@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from cfqa_data.errors import CfqaError, FormatError, HubError, MissingDependencyError
+from cfqa_data.errors import CfqaError, FormatError, HubError
+from cfqa_data.extras import extras
 from cfqa_data.limits import LARGEST_WHOLE
 
 __all__ = ["LARGEST_WHOLE", "HubRepo"]
@@ -52,13 +53,8 @@ class HubRepo:
         self.location = f"hf://datasets/{repo}" + (f"@{revision}" if revision else "")
         self._pinned = False
         self._storage: dict[str, str] = {}
-        try:
+        with extras():
             import huggingface_hub  # noqa: F401
-        except ImportError:
-            raise MissingDependencyError(
-                f"{self.location}: reading from the Hub needs huggingface_hub: "
-                'pip install "cfqa-data[hf]"'
-            ) from None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_storage": {}}

@@ -1,17 +1,17 @@
 """The state of torch in which every score, feature and label is computed, whatever the caller's is.
 
-Autocast, a default device or dtype, inference mode and the precision of float32 products are set in
-one place and decide what torch computes in all others. So whatever gives out values computes them
-inside `torch_state`.
+Autocast, a default device or dtype, inference mode, the precision of float32 products and which
+kernels may be used are set in one place and decide what torch computes in all others. So whatever
+gives out values computes them inside `torch_state`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from cfqa_data.extras import extras
@@ -29,17 +29,18 @@ _precision: ContextVar[str] = ContextVar("precision", default="highest")
 
 @contextmanager
 def torch_state(grad: bool | None = None, precision: str | None = None) -> Iterator[None]:
-    """Compute as torch does when it has just been imported; afterwards all is as it was.
+    """Compute in a state that no caller decides; afterwards all is as it was.
 
     No autocast, no default device or other function mode, float32 as the default dtype, no
-    inference mode. The number of threads, deterministic algorithms and the detection of anomalies
-    stay as they are: they change no value by more than rounding. As a decorator, it is entered for
-    each call.
+    inference mode, convolutions and recurrent layers in float32, all kernels of attention and
+    oneDNN. The number of threads, deterministic algorithms, the detection of anomalies, and which
+    algorithms NVIDIA's libraries choose stay as they are: they change no value by more than
+    rounding. As a decorator, it is entered for each call.
 
     Args:
         grad: Whether gradients are recorded; by default as they are, and not in inference mode.
-        precision: Of float32 matrix products, ``highest`` or ``high``; by default that of the
-            `torch_state` around this one, or ``highest``.
+        precision: Of float32 matrix products, ``highest`` or ``high``, which also lets cuDNN use
+            TF32; by default that of the `torch_state` around this one, or ``highest``.
 
     Raises:
         MissingDependencyError: torch is not installed.
@@ -50,7 +51,7 @@ def torch_state(grad: bool | None = None, precision: str | None = None) -> Itera
     recorded, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     wanted = recorded if grad is None else grad
     outer = _precision.set(precision or _precision.get())
-    changed = _enter(_precision.get())
+    _enter(_precision.get())
     try:
         _cast(dict.fromkeys(AUTOCAST, False))
         with nullcontext() if wanted == recorded and not inference else _recording(wanted):
@@ -60,7 +61,7 @@ def torch_state(grad: bool | None = None, precision: str | None = None) -> Itera
         if torch.is_grad_enabled() != recorded:
             torch.set_grad_enabled(recorded)
         _precision.reset(outer)
-        _leave(_precision.get(), changed)
+        _leave(_precision.get())
         for _ in range(stack._len_torch_function_stack()):
             stack._pop_mode()
         for mode in reversed(modes):
@@ -93,95 +94,118 @@ def _recording(wanted: bool) -> Iterator[None]:
         yield
 
 
-class _Settings(NamedTuple):
+class _Setting(NamedTuple):
     """What torch has once for all threads.
 
     Attributes:
-        dtype: The default one.
-        precision: Of float32 matrix products; None while newer names say what this one cannot.
-        each: Precision of each of `_operations`, where these do not follow from ``precision``.
+        get: Returns the value.
+        put: Sets it.
+        highest: The value in `torch_state`.
+        high: The value there for the precision of that name.
+        operations: What newer versions of torch set the precision of by itself too.
     """
 
-    dtype: Any
-    precision: str | None
-    each: tuple[str, ...]
+    get: Callable[[], Any]
+    put: Callable[[Any], Any]
+    highest: Any
+    high: Any
+    operations: tuple[Any, ...] = ()
+
+    def read(self) -> tuple[Any, list[str]]:
+        """Return the value, and the precision of each operation."""
+        each = [operation.fp32_precision for operation in self.operations]
+        try:
+            return self.get(), each
+        except RuntimeError:  # torch does not tell the value while an operation differs from it
+            for operation in self.operations:
+                operation.fp32_precision = "ieee"
+        try:
+            value = self.get()
+        except RuntimeError:  # then it is not the one of full precision
+            value = self.high
+        self.write(value, each)
+        return value, each
+
+    def write(self, value: Any, each: list[str]) -> None:
+        self.put(value)
+        for operation, precision in zip(self.operations, each, strict=True):
+            if operation.fp32_precision != precision:
+                operation.fp32_precision = "none"  # as the setting for all, if there is one
+            if operation.fp32_precision != precision:
+                operation.fp32_precision = precision
+
+    def define(self, precision: str, found: tuple[Any, list[str]]) -> None:
+        """Set what `torch_state` computes with, where another value was found."""
+        wanted = self.high if precision == "high" else self.highest
+        exact = EXACT if wanted == self.highest else ("tf32",)
+        value, each = found
+        if value != wanted or not all(name in exact for name in each):
+            self.write(wanted, [exact[-1]] * len(each))
 
 
 # Threads may be inside at the same time: the first remembers, the last puts back.
 _lock = threading.Lock()
 _inside = 0
-_before: _Settings
+_before: list[tuple[Any, list[str]]]
 
 
-def _enter(precision: str) -> bool:
-    """Set what threads share, and return whether anything was different."""
+def _enter(precision: str) -> None:
+    """Set what threads share."""
     global _inside, _before
     with _lock:
-        now = _settings()
+        found = [setting.read() for setting in _settings()]
         if not _inside:
-            _before = now
+            _before = found
         _inside += 1
-        if now == (_torch()[0].float32, precision, ()):
-            return False
-        found = _define(precision)
-        if _before.precision is None:
-            _before = _before._replace(precision=found)
-        return True
+        for setting, value in zip(_settings(), found, strict=True):
+            setting.define(precision, value)
 
 
-def _leave(precision: str, changed: bool) -> None:
+def _leave(precision: str) -> None:
+    """Set it as it is around; as it was, if no thread is inside any more."""
     global _inside
     with _lock:
         _inside -= 1
-        if _inside and changed:
-            _define(precision)
-        elif not _inside and _settings() != _before:
-            _restore(_before)
-
-
-def _settings() -> _Settings:
-    import torch
-
-    operations, precision = _operations(), None
-    try:
-        precision = torch.get_float32_matmul_precision()
-        usual = not operations or operations[-1].fp32_precision in EXACT
-    except RuntimeError:
-        usual = False
-    each = () if usual else tuple(operation.fp32_precision for operation in operations)
-    return _Settings(torch.get_default_dtype(), precision, each)
-
-
-def _define(precision: str) -> str:
-    """Set what threads share, and return the precision of matrix products that there was."""
-    import torch
-
-    torch.set_default_dtype(torch.float32)
-    for operation in _operations():
-        if operation.fp32_precision not in EXACT:
-            operation.fp32_precision = "ieee"
-    found = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    return found
-
-
-def _restore(settings: _Settings) -> None:
-    import torch
-
-    torch.set_default_dtype(settings.dtype)
-    torch.set_float32_matmul_precision(settings.precision or "highest")
-    for operation, value in zip(_operations(), settings.each, strict=False):
-        operation.fp32_precision = "none"  # then it follows the setting for all, if there is one
-        if operation.fp32_precision != value:
-            operation.fp32_precision = value
+        for setting, before in zip(_settings(), _before, strict=True):
+            found = setting.read()
+            if _inside:
+                setting.define(precision, found)
+            elif found != before:
+                setting.write(*before)
 
 
 @cache
-def _operations() -> tuple[Any, ...]:
-    """Return what newer versions of torch set the precision of float32 for; convolutions last."""
-    import torch
-
-    backends: Any = torch.backends
-    if not hasattr(backends.mkldnn, "matmul"):
-        return ()
-    return backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv
+def _settings() -> list[_Setting]:
+    torch, _ = _torch()
+    backends = torch.backends
+    cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
+    newer = hasattr(mkldnn, "matmul")
+    kernels = [
+        (cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
+        (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp),
+        (cuda.math_sdp_enabled, cuda.enable_math_sdp),
+        (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
+        (lambda: mkldnn.enabled, partial(setattr, mkldnn, "enabled")),
+    ]
+    return [
+        _Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32, torch.float32),
+        _Setting(
+            torch.get_float32_matmul_precision,
+            torch.set_float32_matmul_precision,
+            "highest",
+            "high",
+            (cuda.matmul, mkldnn.matmul) if newer else (),
+        ),
+        _Setting(
+            lambda: cudnn.allow_tf32,
+            partial(setattr, cudnn, "allow_tf32"),
+            False,
+            True,
+            (cudnn.conv, cudnn.rnn) if newer else (),
+        ),
+        *(_Setting(get, put, True, True) for get, put in kernels),
+        *(
+            _Setting(lambda: None, lambda _: None, None, None, (operation,))
+            for operation in ((mkldnn.conv, mkldnn.rnn) if newer else ())
+        ),
+    ]

@@ -24,6 +24,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import pyarrow as pa
 from datasets.features.features import register_feature
+from datasets.utils._dill import pklregister
 
 from cfqa_data.dataset import Dataset
 from cfqa_data.errors import FormatError
@@ -49,7 +50,8 @@ INLINE = "array"
 
 def hold(dataset: Dataset) -> str:
     """Return the name by which cells refer to an open dataset: the same in every process."""
-    what = [dataset.location, dataset.untrusted, dataset.manifest.to_dict()]
+    how = [dataset.untrusted, dataset.follow_links]
+    what = [dataset.location, *how, dataset.manifest.to_dict()]
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     HANDLES[name] = zlib.compress(pickle.dumps(dataset[:0]))
     OPEN[name] = dataset
@@ -82,6 +84,7 @@ class CfqaArray:
         self._used: dict[str, Dataset] = {}
 
     def __getstate__(self) -> dict[str, Any]:
+        # All: `datasets` may have put rows of several folders under the type of one.
         return {**self.__dict__, "_used": {}, "handles": dict(HANDLES)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -193,6 +196,12 @@ def _dense(cell: Any) -> np.ndarray:
     if values.null_count or len(values) != math.prod(sizes):
         raise pa.ArrowInvalid("lists with gaps are no array")
     return values.to_numpy(zero_copy_only=False).reshape(sizes)
+
+
+@pklregister(CfqaArray)
+def _save(pickler: Any, column: CfqaArray) -> None:
+    """Pickle a type where `datasets` hashes it: cells name their datasets, handles say no more."""
+    pickler.save_reduce(CfqaArray, (column.array, column.format, column.decode), obj=column)
 
 
 with warnings.catch_warnings():

@@ -438,7 +438,7 @@ def test_build_defaults_to_mini_and_answers_in_json(
     [
         (BuildError("the folder\nholds something else"), 2, "the folder holds something else"),
         (OSError(28, "No space left on device", "x/y"), 2, "x/y: No space left on device"),
-        (ModuleNotFoundError("no", name="dask.distributed"), 2, "pip install 'cfqa-data[build]'"),
+        (ModuleNotFoundError("no", name="distributed"), 2, "pip install 'cfqa-data[build]'"),
         (ModuleNotFoundError("no", name="torch"), 2, "pip install 'cfqa-data[build]'"),
         (KeyboardInterrupt(), 130, "interrupted; what is finished is kept"),
     ],

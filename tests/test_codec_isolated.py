@@ -100,11 +100,12 @@ def test_streams_of_the_reference_encoders(name: str) -> None:
 
 def test_models_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths hold although the child, and later this process, works in another folder."""
-    monkeypatch.chdir(tmp_path)
-    apart = IsolatedCodec("hostile", {"models": "below/x.safetensors"}, FACTORY)
-    monkeypatch.chdir("/")
-    assert f'"models": "{tmp_path}/below/x.safetensors"' in apart._start
-    assert apart.version() == {"encoder": f"{tmp_path}/below/x.safetensors"}
+    for kind in (str, Path):
+        monkeypatch.chdir(tmp_path)
+        apart = IsolatedCodec("hostile", {"models": kind("below/x.safetensors")}, FACTORY)
+        monkeypatch.chdir("/")
+        assert f'"models": "{tmp_path}/below/x.safetensors"' in apart._start
+        assert apart.version() == {"encoder": f"{tmp_path}/below/x.safetensors"}
     packaged = IsolatedCodec("hostile", {"models": "package://cfqa_data.codecs/x"}, FACTORY)
     assert '"package://cfqa_data.codecs/x"' in packaged._start
 

@@ -178,6 +178,19 @@ def test_links_of_ones_own_are_followed_where_one_says_so(
     np.testing.assert_equal(read(folder, follow_links=True), wanted)
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_a_column_follows_links_if_its_own_attach_said_so(first: bool, folder: Path) -> None:
+    _file_away(CODES)(folder)
+    rows = datasets.Dataset.from_dict({"source_id": ["cls-000"], "codec": ["x265"], "level": [0]})
+    columns = {how: attach(rows, folder, follow_links=how) for how in (first, not first)}
+    for how in (first, not first, first):
+        if how:
+            assert columns[how][0]["compressed"].size
+        else:
+            with pytest.raises(FormatError, match="leads out of the folder"):
+                columns[how][0]
+
+
 def test_an_open_dataset_was_opened_with_its_links(folder: Path) -> None:
     opened, out = cfqa_data.load(folder), folder.parent / "scores.parquet"
     found = cfqa_data.evaluate(opened, "mse", out=out)

@@ -23,6 +23,7 @@ import pytest
 import torch
 from datasets import Features, Value, concatenate_datasets, interleave_datasets, load_dataset
 from datasets.distributed import split_dataset_by_node
+from datasets.fingerprint import Hasher
 from mock_dataset import write_mock_dataset
 from torch.utils.data import DataLoader
 
@@ -458,13 +459,16 @@ def test_arrays_that_a_function_returns_are_kept_where_types_are_inferred(case: 
     assert other[0]["compressed"] is None
 
 
-def test_keys_are_the_same_in_every_process_and_by_folder_and_trust(roots: list[Path]) -> None:
+def test_keys_are_the_same_in_every_process_and_by_folder_and_how_it_was_opened(
+    roots: list[Path],
+) -> None:
     opened = cfqa_data.load(roots[0])
     name = array_feature.hold(opened)
     assert opened[0].label["level"] == 0  # what has been read does not matter
     assert array_feature.hold(opened) == name == array_feature.hold(cfqa_data.load(roots[0], "cls"))
-    others = cfqa_data.load(roots[1]), cfqa_data.load(roots[0], untrusted=True)
-    assert len({name, *map(array_feature.hold, others)}) == 3
+    others = [cfqa_data.load(roots[1])]
+    others += [cfqa_data.load(roots[0], **{how: True}) for how in ("untrusted", "follow_links")]
+    assert len({name, *map(array_feature.hold, others)}) == 4
 
 
 def become_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,13 +477,34 @@ def become_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("case", [MAP_STYLE, STREAMED], indirect=True, ids=["dataset", "stream"])
+@pytest.mark.parametrize("described", ["alike", "otherwise"])
 def test_a_pickle_of_several_folders_rows_reads_all(
-    case: Case, arrays: list[list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
+    case: Case, described: str, arrays: list[list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pickled = pickle.dumps(concatenate_datasets([case.rows, case.other]))
+    case.other.info.description = described  # `datasets` merges what differs in another way
+    case.rows.info.description = "alike"
+    alternating = [row for both in zip(arrays[:ROWS], arrays[ROWS:], strict=True) for row in both]
+    for join, exact in ((concatenate_datasets, arrays), (interleave_datasets, alternating)):
+        pickled = pickle.dumps(join([case.rows, case.other]))
+        with monkeypatch.context() as patch:
+            become_another_process(patch)
+            found = list(pickle.loads(pickled))
+            assert len(found) >= 2 * ROWS - 1  # a stream ends with the first that is exhausted
+            for row, (_, compressed) in zip(found, exact, strict=False):
+                np.testing.assert_array_equal(row["compressed"], compressed)
+
+
+@pytest.mark.parametrize("case", [MAP_STYLE], indirect=True)
+def test_a_fingerprint_depends_on_the_rows_alone_not_on_what_was_attached_or_read(
+    case: Case, roots: list[Path], tables: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next(iter(case.rows))  # read, beside another folder
     become_another_process(monkeypatch)
-    for row, exact in zip(pickle.loads(pickled), arrays, strict=True):
-        np.testing.assert_array_equal(row["compressed"], exact[1])
+    alone = attach(tables[0], roots[0])
+    assert Hasher.hash(alone.features) == Hasher.hash(case.rows.features)
+    assert alone._fingerprint == case.rows._fingerprint
+    assert alone._fingerprint != case.other._fingerprint
+    assert Hasher.hash(alone.features) != Hasher.hash(attach(tables[0], roots[0], format="torch"))
 
 
 @pytest.mark.parametrize("case", [MAP_STYLE], indirect=True)

@@ -452,11 +452,11 @@ def test_a_dataset_without_huggingface_hub_says_what_to_install(
 
     def without(name: str, *rest: Any) -> Any:
         if name.split(".")[0] == "huggingface_hub":
-            raise ImportError(name)
+            raise ModuleNotFoundError(name, name=name)
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingDependencyError, match=r'pip install "cfqa-data\[hf\]"'):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'cfqa-data\[hf\]'"):
         cfqa_data.load(FULL)
 
 

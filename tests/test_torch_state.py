@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from metric_samples import pair, ready
 from pipeline_toy import DIM, HEADS, write_networks
 from test_metrics_trained import FoldedDataset
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 import cfqa_data
@@ -64,13 +65,13 @@ def default_dtype(dtype: torch.dtype) -> Any:
     return set_to(torch.get_default_dtype, torch.set_default_dtype, dtype)
 
 
+def attribute(of: Any, name: str, value: Any) -> Any:
+    return set_to(lambda: getattr(of, name), lambda value: setattr(of, name, value), value)
+
+
 def new_names(operation: Any, value: str) -> Any:
     """Precision by torch's newer names, which its older ones refuse to look at."""
-    return set_to(
-        lambda: operation.fp32_precision,
-        lambda precision: setattr(operation, "fp32_precision", precision),
-        value,
-    )
+    return attribute(operation, "fp32_precision", value)
 
 
 STATES: dict[str, Callable[[], Any]] = {
@@ -93,12 +94,19 @@ STATES: dict[str, Callable[[], Any]] = {
     ),
     "anomalies": lambda: set_to(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, True),
     "NumPy errors": lambda: np.errstate(all="raise"),
+    "sdpa": lambda: sdpa_kernel(SDPBackend.MATH),
+    "mkldnn off": lambda: attribute(torch.backends.mkldnn, "enabled", False),
+    "cudnn": lambda: attribute(torch.backends.cudnn, "allow_tf32", False),
 }
-if hasattr(torch.backends.mkldnn, "matmul"):
+NEWER = hasattr(torch.backends.mkldnn, "matmul")
+"""Whether this torch has new names of precision."""
+
+if NEWER:
     STATES |= {
         "products, new names": lambda: new_names(torch.backends.mkldnn.matmul, "bf16"),
         "convolutions": lambda: new_names(torch.backends.mkldnn.conv, "bf16"),
         "all backends": lambda: new_names(torch.backends, "bf16"),
+        "cudnn, new names": lambda: new_names(torch.backends.cudnn.conv, "ieee"),
     }
 
 # Doors. Each returns numbers, arrays, tensors, bytes, or lists and dicts of such.
@@ -171,6 +179,8 @@ def heads(folder: Path) -> Any:
         head = load_head(task, folder / f"{task}.safetensors", backbone.norm)
         feature = rng.normal(size=(*shape, 65, DIM)).astype(np.float32)
         found += [head.predict(feature, *([truth.shape] if task == "seg" else []))]
+        if task == "seg":
+            found += [head.predict_logits(feature, *truth.shape)]
         found += [*head.score(feature, truth), *head.evaluate(feature[None], truth)]
     return found
 
@@ -323,13 +333,26 @@ def test_threads_inside_at_the_same_time_leave_what_there_was() -> None:
         assert seen == [torch.float32]
 
 
-def test_precision_is_that_of_the_state_around() -> None:
-    with torch_state(precision="high"):
-        assert torch.get_float32_matmul_precision() == "high"
-        with torch_state():
-            assert torch.get_float32_matmul_precision() == "high"
-        torch.set_float32_matmul_precision("medium")
-        with torch_state(precision="highest"):
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "high"
-    assert torch.get_float32_matmul_precision() == "highest"
+@pytest.mark.parametrize("tf32", [True, False])
+@pytest.mark.parametrize("mixed", [False, True] if NEWER else [False])
+def test_precision_is_that_of_the_state_around(tf32: bool, mixed: bool) -> None:
+    cudnn = torch.backends.cudnn
+
+    def check(precision: str) -> None:
+        assert torch.get_float32_matmul_precision() == precision
+        assert cudnn.allow_tf32 == (precision == "high")  # of convolutions
+
+    with attribute(cudnn, "allow_tf32", tf32):
+        with new_names(cudnn.conv, "ieee" if tf32 else "tf32") if mixed else nullcontext():
+            with torch_state():
+                check("highest")
+            with torch_state(precision="high"):
+                check("high")
+                with torch_state():
+                    check("high")
+                torch.set_float32_matmul_precision("medium")
+                cudnn.allow_tf32 = False
+                with torch_state(precision="highest"):
+                    check("highest")
+                check("high")
+        assert torch.get_float32_matmul_precision() == "highest"

@@ -14,6 +14,7 @@ from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.work import run_item
 from cfqa_data.builders.spawning import deaf_to_interrupts, spawning
 from cfqa_data.errors import BuildError, CfqaError, DiskError
+from cfqa_data.extras import extras
 
 __all__ = [
     "ATTEMPTS",
@@ -111,13 +112,9 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         self._client: Any = None
 
     def __enter__(self) -> ClusterRunner:
-        try:
+        with extras():
             import dask
             from distributed import Client, LocalCluster
-        except ImportError:
-            raise BuildError(
-                "several workers need Dask: pip install 'cfqa-data[build]', or use --workers 1"
-            ) from None
         try:
             address: Any = self._scheduler
             if address is None:

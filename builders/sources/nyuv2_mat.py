@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BuildError, MissingDependencyError, unknown_name
+from ...errors import BuildError, unknown_name
+from ...extras import extras
 from .files import Entry, by_name, choose, reason, require
 
 __all__ = ["MAT", "LabelledMat", "read_splits"]
@@ -142,12 +143,8 @@ class LabelledMat:
 
     @contextmanager
     def _file(self) -> Iterator[Any]:
-        try:
+        with extras():
             import h5py
-        except ImportError:
-            raise MissingDependencyError(
-                f"{self.path} needs h5py: pip install 'cfqa-data[paper]'"
-            ) from None
         try:
             with h5py.File(self.path, "r") as file:
                 yield file

@@ -25,7 +25,8 @@ from cfqa_data.codecs.entropy_escapes import (
     zigzag,
 )
 from cfqa_data.codecs.entropy_tables import PRECISION, Tables
-from cfqa_data.errors import CodecError, MissingDependencyError
+from cfqa_data.errors import CodecError
+from cfqa_data.extras import extras
 
 __all__ = ["Part", "TableCoder", "decode_parts", "encode_parts"]
 
@@ -33,13 +34,10 @@ Part = tuple["TableCoder", np.ndarray, np.ndarray]
 """A coder, the integers (n,), and the index of each one's table (n,)."""
 
 
+@extras()
 def _constriction() -> ModuleType:
-    try:
-        import constriction
-    except ImportError:
-        raise MissingDependencyError(
-            "the hyperprior codecs need constriction: pip install 'cfqa-data[codecs]'"
-        ) from None
+    import constriction
+
     return constriction
 
 

@@ -31,7 +31,7 @@ __all__ = ["IsolatedCodec", "memory_limit", "time_limit"]
 POSIX = os.name == "posix"
 SMALLEST = 1 << 20  # samples: the limits of a smaller plane are those of one of this size
 MOST_CHILDREN = min(8, os.cpu_count() or 1)  # of a codec; more threads wait for one another
-ABSOLUTE: Mapping[str, Callable[..., Any]] = {
+ABSOLUTE: Mapping[str, Callable[[str], str | Path]] = {
     "models": locate,
     "encoder": absolute_program,
     "config": absolute_path,
@@ -187,7 +187,8 @@ def _absolute(option: str, value: Any) -> Any:
     """Return an option's value; a path is made one that also holds later, and in other folders."""
     if option not in ABSOLUTE or not isinstance(value, str | Path) or not str(value):
         return value
-    return value if str(value).startswith(PACKAGE) else str(ABSOLUTE[option](value))
+    text = str(value)
+    return text if text.startswith(PACKAGE) else str(ABSOLUTE[option](text))
 
 
 def _start(name: str, options: Mapping[str, Any], factory: str) -> str:

@@ -7,7 +7,8 @@ from types import ModuleType
 import numpy as np
 
 from cfqa_data.codecs.base import check_shape
-from cfqa_data.errors import CodecError, MissingDependencyError
+from cfqa_data.errors import CodecError
+from cfqa_data.extras import extras
 
 __all__ = ["PEAK", "SAMPLE", "check_qp", "decode_picture", "import_av"]
 
@@ -24,18 +25,15 @@ far larger than the unit."""
 START_CODE = b"\0\0\1"
 
 
+@extras()
 def import_av() -> ModuleType:
     """Return PyAV.
 
     Raises:
         MissingDependencyError: it is not installed.
     """
-    try:
-        import av
-    except ImportError:
-        raise MissingDependencyError(
-            "the video codecs need PyAV: pip install 'cfqa-data[codecs]'"
-        ) from None
+    import av
+
     return av
 
 

@@ -28,6 +28,7 @@ from cfqa_data.codecs.annexb import reset_poc, split_pictures
 from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_planes, check_shape
 from cfqa_data.codecs.video import PEAK, SAMPLE, check_qp, decode_picture, import_av
 from cfqa_data.errors import CodecError, MissingDependencyError
+from cfqa_data.extras import extras
 
 __all__ = ["VVenC", "ffmpeg_path"]
 
@@ -191,19 +192,20 @@ def _failure(stderr: bytes, what: str) -> Exception:
     return _OutputTooLarge(told) if "submitting video frame" in text else CodecError(told)
 
 
+@extras()
 def ffmpeg_path() -> Path:
     """Return the ffmpeg binary of imageio-ffmpeg (or of ``IMAGEIO_FFMPEG_EXE``).
 
     Raises:
         MissingDependencyError: there is none.
     """
-    try:
-        import imageio_ffmpeg
+    import imageio_ffmpeg
 
+    try:
         return Path(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError):
+    except RuntimeError:
         raise MissingDependencyError(
-            "vvenc needs the ffmpeg of imageio-ffmpeg: pip install 'cfqa-data[codecs]'"
+            "vvenc: imageio-ffmpeg has no ffmpeg for this system; set IMAGEIO_FFMPEG_EXE to one"
         ) from None
 
 
