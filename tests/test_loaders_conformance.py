@@ -284,7 +284,7 @@ def test_threads(way: Way, tier: str, folders: dict[str, Path], expected: list[R
         if way.row is None:
             assert digest(way.rows(streams[seed])) == digest(iter(expected))
             return
-        for index in np.random.default_rng(seed).permutation(len(expected))[:60]:
+        for index in np.random.default_rng(seed).permutation(len(expected))[:30]:
             check(way.row(opened, int(index)), expected[index])
 
     with ThreadPoolExecutor(4) as pool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+
 import numpy as np
 import pytest
 
-from cfqa_data.builders.sources import get_source
+from cfqa_data.builders.sources import get_source, scenes
 from cfqa_data.builders.sources.scenes import (
     IGNORE,
     NUM_CLASSES,
@@ -137,6 +140,24 @@ def test_a_seed_is_a_scene(aspect: float) -> None:
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.depth, again.depth)
     assert not np.array_equal(first.image, other.image)
+
+
+def test_a_seed_gives_the_scene_that_it_always_gave() -> None:
+    """What was built before can be built again."""
+    specs = [draw_scene(seed, aspect) for seed in range(20) for aspect in (1.0, 1.5)]
+    told = re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda found: f"{float(found[0]):.4f}", repr(specs))
+    assert hashlib.sha256(told.encode()).hexdigest()[:16] == "7f40e4a2ed9a8eac"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rays_that_are_left_out_meet_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = draw_scene(seed, 1.5)
+    scene = render(spec, 56, 84)
+    monkeypatch.setattr(scenes, "_covers", lambda _, __, rays: np.arange(len(rays)))
+    every = render(spec, 56, 84)
+    assert np.array_equal(scene.owner, every.owner)
+    assert np.array_equal(scene.depth, every.depth)
+    assert set(np.unique(scene.owner)) == {-1, *range(len(spec.solids))}
 
 
 def test_columns_are_a_crop_of_the_whole_image() -> None:
