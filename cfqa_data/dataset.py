@@ -22,7 +22,7 @@ from cfqa_data.folder import Folder, check_level
 from cfqa_data.manifest import Manifest
 from cfqa_data.schema import label_schema
 from cfqa_data.selection import Part
-from cfqa_data.tasks import CODECS, get_task
+from cfqa_data.tasks import get_task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -248,6 +248,13 @@ def load(
         tasks = [task]
     sources = {entry: None for name in tasks for entry in folder.manifest.tasks[name].sources}
 
+    codecs = {codec: None for name in tasks for codec in folder.manifest.recipe.tasks[name].ladders}
+
+    def check_codec(value: object) -> object:
+        if not isinstance(value, str) or value not in codecs:
+            raise CfqaError(f"{path}: {unknown_name('codec', value, codecs)}")
+        return value
+
     def check_source(value: object) -> object:
         if not isinstance(value, str) or value not in sources:
             raise CfqaError(f"{path}: {unknown_name('source', value, sources)}")
@@ -263,7 +270,7 @@ def load(
         return operator.index(value)
 
     for column, wanted, check in (
-        ("codec", codec, _check_codec),
+        ("codec", codec, check_codec),
         ("level", level, check_level),
         ("source_id", source, check_source),
         ("fold", fold, check_fold),
@@ -277,15 +284,9 @@ def load(
 
 def _several(wanted: Any) -> list[Any]:
     """Return what may be one thing or several as a list."""
-    if isinstance(wanted, str):
+    if isinstance(wanted, str | bytes):
         return [wanted]
     try:
-        return list(wanted)
+        return wanted.to_pylist() if hasattr(wanted, "to_pylist") else list(wanted)
     except TypeError:
         return [wanted]
-
-
-def _check_codec(codec: object) -> object:
-    if codec not in CODECS:
-        raise CfqaError(unknown_name("codec", codec, CODECS))
-    return codec

@@ -81,8 +81,6 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
 
 def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
     """Return a recipe file's data with URIs made absolute, k-means tables read, and its base's."""
-    if real_path(path) in map(real_path, seen):
-        raise RecipeError(f"extends itself: {' -> '.join(p.name for p in (*seen, path))}")
     try:
         data = parse_toml(read_limited(path, LARGEST_TEXT))
     except (OSError, ValueError) as error:
@@ -90,8 +88,13 @@ def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
     _resolve_files(data, path.parent, fitted)
     if "extends" not in data:
         return data
-    base = _locate(data.pop("extends"), path.parent)
-    return _merge(_read(base, (*seen, path), fitted), data)
+    base, chain = _locate(data.pop("extends"), path.parent), (*seen, path)
+    if real_path(base) in map(real_path, chain):
+        raise RecipeError(f"extends itself: {' -> '.join(p.name for p in (*chain, base))}")
+    try:
+        return _merge(_read(base, chain, fitted), data)
+    except CfqaError as error:
+        raise RecipeError(f"extends {base}: {error}") from None
 
 
 def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:

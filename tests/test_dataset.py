@@ -50,6 +50,8 @@ def test_length_is_the_number_of_rows_asked_for(folder: Path) -> None:
     assert cfqa_data.load(folder, "seg", fold=np.int8(2)).source_ids == ["seg-002"]
     assert cfqa_data.load(folder, "cls", fold=range(2)).source_ids == ["cls-000", "cls-001"]
     assert len(cfqa_data.load(folder, codec=[])) == 0
+    column = cfqa_data.load(folder, "cls").labels["source_id"]
+    assert len(cfqa_data.load(folder, source=column)) == 3 * 4 * 10
 
 
 def test_a_pair_is_what_its_label_says(folder: Path) -> None:
@@ -136,6 +138,8 @@ def test_a_pickled_dataset_opens_its_files_anew(folder: Path) -> None:
         (("cls", "x265", "3"), "a level is a whole number from 0 to 9, not '3'"),
         (("cls", "x265", [[1]]), r"a level is a whole number from 0 to 9, not \[1\]"),
         (("cls", 2.0), "unknown codec '2.0'"),
+        (("cls", "hm"), "unknown codec 'hm': known: x265, vvenc"),  # no codec of this folder
+        (("cls", b"x265"), "unknown codec .*x265"),
     ],
 )
 def test_unknown_names_are_refused(folder: Path, arguments: tuple[Any, ...], message: str) -> None:

@@ -297,7 +297,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["{folder}", "--format", "hdf5"], "'hdf5'"),
         (["{folder}", "--format", "npy", "--task", "clss"], "unknown task 'clss'"),
         (["{folder}", "--format", "npy", "--codec", "jpeg"], "unknown codec 'jpeg'"),
-        (["{folder}", "--format", "npy", "--codec", "hm"], "no compressed feature is of that"),
+        (["{folder}", "--format", "npy", "--codec", "hm"], "unknown codec 'hm': known: x265"),
         (["{folder}", "--format", "npy", "--level", "10"], "there is no level 10"),
         (["{folder}/nowhere", "--format", "npy"], "not a CFQA dataset folder"),
     ],

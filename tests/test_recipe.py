@@ -229,6 +229,14 @@ def test_a_bad_recipe_file_is_named(tmp_path: Path, text: str, message: str) -> 
     assert "bad.toml" in str(error.value)
 
 
+def test_a_bad_recipe_file_is_named_by_what_extends_it(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text("a = = 1")
+    path = tmp_path / "own.toml"
+    path.write_text('extends = "base.toml"')
+    with pytest.raises(RecipeError, match=r"own\.toml: extends /.*/base\.toml: not a TOML file"):
+        load_recipe(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
