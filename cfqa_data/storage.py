@@ -13,7 +13,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -201,13 +201,22 @@ def write_tensors(
     write_bytes(path, save(arrays, header))
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a table as Parquet, zstd compressed."""
+def write_table(path: Path, table: pa.Table, check: Callable[[], None] | None = None) -> None:
+    """Write a table as Parquet, zstd compressed.
+
+    Args:
+        path: the file.
+        table: what to write.
+        check: called once it is written, before it becomes ``path``; may raise to leave that alone.
+    """
     import pyarrow.parquet as pq
 
     # Opened here: pyarrow takes names such as s3:/x for addresses, and only UTF-8.
-    with atomic_path(path) as partial, partial.open("wb") as file:
-        pq.write_table(table, file, compression="zstd")
+    with atomic_path(path) as partial:
+        with partial.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+        if check:
+            check()
 
 
 def read_labels(

@@ -119,7 +119,7 @@ def evaluate(
         out: File for the scores, ``.parquet`` or ``.csv``. What an interrupted run leaves beside
             it is gone on from. A file that is there is replaced if it holds the scores of this very
             request: the dataset, the rows, and the metrics with their code and options.
-        force: Replace what is at ``out`` whatever it holds.
+        force: Replace what is at ``out`` now, whatever it holds.
         progress: Told about every batch that is done.
         untrusted: Decode bitstreams in child processes that can do nothing else (with a path only).
         follow_links: Read what links in a folder lead to, wherever that is (with a path only).
@@ -172,6 +172,7 @@ def evaluate(
             file.finish(scores_table(labels, good, values), good, failures, notes)
         except MetricError as error:  # the tables are worth having all the same
             failures[str(out)] = str(error)
+            file.save(scored, now=True)
     found = conclude(labels, good, values, target, failures, notes=notes, dataset=identity)
     for told in (*failures.values(), *notes.values()):
         warnings.warn(MetricWarning(told), stacklevel=3)  # past `extras`

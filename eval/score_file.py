@@ -3,7 +3,8 @@
 While it runs, an evaluation saves what it has beside its output, as ``NAME.unfinished``; the output
 itself is written whole, at the end.  Both say which dataset and which metrics, with which options
 and which code, their scores are of.  Unfinished scores of anything else are not taken up, and a
-finished file of anything else is not replaced unless that is asked for.
+finished file of anything else is not replaced unless that is asked for, nor one that another run
+put there meanwhile.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class ScoreFile:
         whole: All its rows: what metrics are trained on, or take statistics of.
         settings: Whatever else decides a score: device, precision, arrays that no manifest tells.
         target: Label that is followed.
-        force: Replace a finished file, and an unfinished one of another dataset, whatever it holds.
+        force: Replace what is there now, a finished file or an unfinished one of another dataset,
+            whatever it holds.
 
     Raises:
         MetricError: The suffix is another, or a finished file is there that holds something else.
@@ -84,10 +86,23 @@ class ScoreFile:
         }
         self._dataset, self._target, self._force = dataset, target, force
         self._saved = time.monotonic()
-        if path.exists() and not force and (why := self._other()):
-            raise MetricError(
-                f"{path}: {why}; write to another file, or replace it with --force (force=True)"
-            )
+        self._replaced = self._there() if force else None
+        self._check_replaceable()
+
+    def _there(self) -> tuple[int, ...] | None:
+        """Return what tells the finished file that is there from any other, or None without one."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _check_replaceable(self) -> None:
+        """See that a finished file is this request's, or the one that was to be replaced."""
+        there = self._there()
+        if there not in (None, self._replaced) and (why := self._other()):
+            remedy = "write to another file, or replace it with --force (force=True)"
+            raise MetricError(f"{self.path}: {why}; {remedy}")
 
     def _other(self) -> str | None:
         """Return in what a finished file differs from what this run would write, if it does."""
@@ -191,17 +206,19 @@ class ScoreFile:
             notes: What else is to be known, by metric.
 
         Raises:
-            MetricError: It cannot be written.
+            MetricError: It cannot be written, or what another run put there is something else.
         """
         try:
             if self.path.suffix == ".csv":
                 from pyarrow import csv
 
-                with atomic_path(self.path) as partial, partial.open("wb") as file:
-                    csv.write_csv(scores, file)
+                with atomic_path(self.path) as partial:
+                    with partial.open("wb") as file:
+                        csv.write_csv(scores, file)
+                    self._check_replaceable()
             else:
                 of = self._dataset, self._target, metrics, failures, notes, self._decided
-                write_table(self.path, with_facts(scores, *of))
+                write_table(self.path, with_facts(scores, *of), self._check_replaceable)
         except OSError as error:
             why = error.strerror or error
             raise MetricError(f"{self.path}: the scores could not be written: {why}") from None

@@ -708,6 +708,49 @@ def test_a_finished_file_is_replaced_by_the_same_request_or_by_force(
     assert again.dataset == result.dataset
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("scores.parquet", "holds the scores of mse;"),
+        ("scores.csv", "does not say what was scored"),
+    ],
+)
+def test_a_file_that_another_run_put_there_meanwhile_is_not_replaced(
+    name: str, said: str, force: bool, tmp_path: Path
+) -> None:
+    out, others = tmp_path / name, ["mse"]
+
+    def far(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if others:
+            evaluate(MemoryDataset(), [others.pop()], out=out, force=force)
+        return (y - x).abs().amax((1, 2, 3, 4))
+
+    if force:
+        out.write_text("something to replace")
+    with pytest.warns(MetricWarning, match=re.escape(said)):
+        result = evaluate(MemoryDataset(), [far], out=out, force=force)
+    assert result.failures[str(out)].startswith(f"{out}: ")
+    written = pq.read_table(out) if out.suffix == ".parquet" else pa.csv.read_csv(out)
+    assert set(written["metric"].to_pylist()) == {"mse"}
+    kept = pq.read_table(f"{out}.unfinished")["score of far"]
+    assert kept.to_pylist() == result.scores["value"].to_pylist()
+    assert evaluate(MemoryDataset(), [far], out=out, force=True).scores.equals(result.scores)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_file_that_the_same_request_put_there_meanwhile_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+
+    class Same(Silent):
+        def start(self, stage: str, total: int, unit: str) -> None:
+            evaluate(MemoryDataset(), ["mse"], out=out)
+
+    result = evaluate(MemoryDataset(), ["mse"], out=out, progress=Same())
+    assert result.failures == {}
+    assert list(tmp_path.iterdir()) == [out]
+
+
 @pytest.mark.parametrize("name", ["scores.csv", "scores.parquet"])
 def test_a_file_that_does_not_say_what_it_holds_is_not_replaced(name: str, tmp_path: Path) -> None:
     out = tmp_path / name

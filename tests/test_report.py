@@ -8,6 +8,7 @@ import math
 import re
 from base64 import b64encode
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from memory_dataset import MemoryDataset
+from memory_dataset import CODECS, LEVELS, MemoryDataset
 from mock_dataset import write_mock_dataset
 
 import cfqa_data
@@ -28,7 +29,7 @@ from cfqa_data.eval import Evaluation, evaluate, read_evaluation
 from cfqa_data.eval.report import report_html, write_report
 from cfqa_data.eval.report.axes import Axis, number_text
 from cfqa_data.eval.report.colours import viridis
-from cfqa_data.eval.report.figures import fit, scatter
+from cfqa_data.eval.report.figures import curve, fit, scatter
 from cfqa_data.eval.report.items import disagreements, task_points
 from cfqa_data.eval.report.ranking import Figure, ranking
 from cfqa_data.eval.stored import KEY
@@ -272,9 +273,37 @@ def test_numbers_of_any_size_are_drawn(scale: float) -> None:
         assert srocc[0] == pytest.approx(srocc[1], abs=0.02)  # subnormal labels have ties
 
 
-def test_a_metric_without_some_scores_is_drawn_from_the_others() -> None:
-    from dataclasses import replace
+@pytest.mark.parametrize("unknown", [None, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("where", "codecs", "marks"),
+    [
+        ({"source_id": "cls-1", "level": 2}, len(CODECS), LEVELS),
+        ({"level": 2}, len(CODECS), LEVELS - 1),
+        ({}, len(CODECS) - 1, LEVELS),  # of the other codec
+    ],
+    ids=["feature", "level", "codec"],
+)
+def test_curves_are_drawn_without_the_features_of_unknown_error(
+    unknown: float | None, where: dict[str, Any], codecs: int, marks: int
+) -> None:
+    dataset = MemoryDataset()
+    evaluation, rows = evaluate(dataset, "mse"), dataset.labels.to_pylist()
+    where = {"task": "cls", "codec": CODECS[0], **where}
+    errors = [unknown if where.items() <= row.items() else 1.0 + row["level"] for row in rows]
+    labels = evaluation.labels.append_column("bpfp", pa.array([1.0 + r["level"] for r in rows]))
+    labels = labels.append_column("mse", pa.array(errors))
+    (part, *_) = task_points(replace(evaluation, labels=labels))
+    drawn = Page(str(curve(part, "error", "distortion")))
+    kinds = [path["class"].split() for path in drawn.all("path")]
+    assert sum(kind[0] == "band" for kind in kinds) == codecs
+    (first, *_) = (a["d"] for a in drawn.all("path") if a["class"].startswith("mark"))
+    assert first.count("M") == marks
+    nothing = replace(part, error=np.full(len(part.truth), np.nan))
+    assert curve(nothing, "error", "distortion") is None
+    assert curve(nothing, "harm", "distortion") is not None
 
+
+def test_a_metric_without_some_scores_is_drawn_from_the_others() -> None:
     evaluation = evaluate(MemoryDataset(), ["mse", "cosine"])
     (part, *_) = task_points(evaluation)
     scores = part.scores.copy()
@@ -730,8 +759,6 @@ def test_a_report_that_cannot_be_made_costs_no_scores(
 
 
 def test_a_report_of_nothing_is_refused(scored: Evaluation, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     for empty in (replace(scored, metrics=()), replace(scored, labels=scored.labels.slice(0, 0))):
         with pytest.raises(MetricError, match="nothing was scored"):
             write_report(empty, tmp_path / "page.html")

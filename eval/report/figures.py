@@ -38,7 +38,7 @@ class TaskPoints:
         truth: (n,) label that was followed.
         rate: (n,) bits per feature point, NaN where there is no bitstream; None if the labels do
             not say.
-        error: (n,) MSE, or None.
+        error: (n,) MSE, NaN where there is none; None if the labels do not say.
         scores: (n, M) scores, NaN where there is none.
     """
 
@@ -98,7 +98,7 @@ def scatter(
 
 
 def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
-    """Draw error or harm against rate, a line per codec whose rates are known; None without one.
+    """Draw error or harm against rate, a line per codec where both are known; None without one.
 
     At each level: the median over the sources, in a band that holds the middle half of them.
 
@@ -108,7 +108,10 @@ def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
         target: Label that was followed.
     """
     values = points.error if what == "error" else points.truth
-    if points.rate is None or values is None or not (known := np.isfinite(points.rate)).any():
+    if points.rate is None or values is None:
+        return None
+    known = np.isfinite(points.rate) & np.isfinite(values)
+    if not known.any():
         return None
     label = "MSE" if what == "error" else target_text(points.task, target)
     lines = []
