@@ -36,9 +36,10 @@ from cfqa_data.builders.ladders import (
     widened,
 )
 from cfqa_data.builders.pipeline.tools import Models
-from cfqa_data.builders.spawning import check_guard, deaf_to_interrupts, spawning
+from cfqa_data.builders.spawning import deaf_to_interrupts, spawning
 from cfqa_data.builders.training.planes import training_features
 from cfqa_data.errors import BuildError, CfqaError, unknown_name
+from cfqa_data.guard import check_guard
 from cfqa_data.paths import expanded
 from cfqa_data.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.recipe import Ladder, Recipe, load_recipe

@@ -20,11 +20,11 @@ from cfqa_data.builders.crew import each
 from cfqa_data.builders.pipeline.label import baseline_values, score
 from cfqa_data.builders.pipeline.tools import BASELINES, Models
 from cfqa_data.builders.pipeline.work import one_thread
-from cfqa_data.builders.spawning import check_guard
 from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
 from cfqa_data.extras import extras
 from cfqa_data.files import Files
 from cfqa_data.folder import Folder
+from cfqa_data.guard import check_guard
 from cfqa_data.invariants import shard_of
 from cfqa_data.layout import Layout
 from cfqa_data.manifest import Manifest

@@ -20,11 +20,11 @@ from typing import Any
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.repair_plan import Steps, check_same, plan_steps
 from cfqa_data.builders.repair_work import Scratch, link
-from cfqa_data.builders.spawning import check_guard
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.extras import extras
 from cfqa_data.files import LocalFiles
+from cfqa_data.guard import check_guard
 from cfqa_data.layout import Layout
 from cfqa_data.paths import real_path
 from cfqa_data.pointers import pointer_at

@@ -1,13 +1,8 @@
-"""Starting processes by `spawn`: each imports the script that started it, and must get past that.
-
-A script without `if __name__ == "__main__":` starts its processes again where each of them imports
-it. Such a process says so to the one that started it, and ends without a word; that one tells the
-user what the script lacks.
-"""
+"""Starting processes by `spawn`: each imports the script that started it (`cfqa_data.guard`)."""
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import sys
@@ -19,41 +14,54 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cfqa_data.errors import BuildError
+from cfqa_data.guard import GUARD, MARK, check_guard
 
-__all__ = ["check_guard", "deaf_to_interrupts", "environment", "spawning"]
-
-GUARD = (
-    "the script that starts workers is imported by each of them, which starts them again: put what "
-    'the script does under `if __name__ == "__main__":`, or use one worker'
-)
-
-MARK = "CFQA_UNGUARDED"
-"""In the environment of processes: the file that one makes which finds no guard."""
+__all__ = ["check_start", "deaf_to_interrupts", "environment", "spawning"]
 
 
-def check_guard() -> None:
-    """End this process if it is one that imports the script that started it.
+def check_start(method: str = "spawn") -> None:
+    """Check that this process may start others, which can import its script.
 
-    To be called by whatever starts processes, before it does anything.
+    Args:
+        method: how processes are started; by `fork` they import nothing.
+
+    Raises:
+        BuildError: it may not, or they cannot.
     """
-    # What multiprocessing itself looks at, when a process is started in such a one.
-    if not getattr(multiprocessing.current_process(), "_inheriting", False):
-        return
-    if mark := os.environ.get(MARK):
-        Path(mark).touch()
-    else:  # somebody else's processes
-        print(f"cfqa: {GUARD}", file=sys.stderr, flush=True)
-    os._exit(1)
+    if multiprocessing.current_process().daemon:
+        raise BuildError(
+            "a daemonic process, such as a worker of multiprocessing.Pool, may not start workers: "
+            "call this outside of it; a build or repair also runs with workers=1"
+        )
+    script = _script()
+    if method != "fork" and script is not None and not script.is_file():
+        raise BuildError(
+            f"workers import the script that starts them, and {script.name} is no file: save the "
+            "script to a file and run that; a build or repair also runs with workers=1"
+        )
+
+
+def _script() -> Path | None:
+    """Return the path that a process which is started here would run, if it is to run one."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if file is None or getattr(main, "__spec__", None) is not None:  # nothing, or a module by name
+        return None
+    return Path(getattr(multiprocessing.process, "ORIGINAL_DIR", None) or "", file)
 
 
 @contextmanager
-def spawning() -> Iterator[None]:
+def spawning(method: str = "spawn") -> Iterator[None]:
     """Start processes, and wait for what they do.
 
+    Args:
+        method: how they are started.
+
     Raises:
-        BuildError: a process was killed, or the script has no guard.
+        BuildError: no process can be started from here, one was killed, or the script has no guard.
     """
     check_guard()
+    check_start(method)
     with TemporaryDirectory(prefix="cfqa-") as folder:
         mark = Path(folder, "unguarded")
         with environment({MARK: str(mark)}):
@@ -64,7 +72,7 @@ def spawning() -> Iterator[None]:
                     raise BuildError(GUARD) from None
                 if not isinstance(error, BrokenProcessPool):
                     raise
-                told = "a worker was killed (out of memory?): run it again with fewer --workers"
+                told = "a worker was killed (out of memory?): run it again with fewer workers"
                 raise BuildError(told) from None
 
 

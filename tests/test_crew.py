@@ -7,12 +7,14 @@ import operator
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from cfqa_data.builders import spawning
 from cfqa_data.builders.crew import each
+from cfqa_data.builders.pipeline.run import make_runner
 from cfqa_data.builders.training.scenes import render_scenes
 from cfqa_data.errors import BuildError
 
@@ -46,6 +48,25 @@ def test_a_script_without_a_guard_is_told_so_and_its_workers_are_silent(tmp_path
     assert (done.stdout, done.stderr) == (f"{spawning.GUARD}\n", "")
 
 
+def test_a_process_of_somebody_else_without_a_guard_ends_with_all_that_it_was_sent(
+    tmp_path: Path,
+) -> None:
+    """More than a pipe holds, which the parent would go on writing for ever."""
+    (tmp_path / "script.py").write_text(
+        "import multiprocessing\n"
+        "from cfqa_data.guard import check_guard\n"
+        "check_guard()\n"
+        "context = multiprocessing.get_context('spawn')\n"
+        "process = context.Process(target=print, args=(['x' * 9] * 9, bytes(1_000_000)))\n"
+        "process.start()\n"
+        "process.join()\n"
+        "print(process.exitcode)\n"
+    )
+    command = [sys.executable, tmp_path / "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("1\n", f"cfqa: {spawning.GUARD}\n")
+
+
 def test_a_killed_worker_is_no_missing_guard() -> None:
     with pytest.raises(BuildError, match="a worker was killed \\(out of memory"):
         list(each(endless, (0,), [1, 2], 2))
@@ -68,3 +89,40 @@ def test_what_starts_workers_ends_a_process_that_imports_its_script(
         list(each(operator.attrgetter, ("real",), [1, 2], 2))
     assert (tmp_path / "mark").exists()
     assert capsys.readouterr().err == ""
+
+
+MAINS = {
+    "a pipe": ({"__file__": "<stdin>"}, False),
+    "a script": ({"__file__": __file__}, True),
+    "nothing": ({}, True),  # `python -c`, a notebook
+    "a module": ({"__file__": "gone.py", "__spec__": types.SimpleNamespace(name="pytest")}, True),
+}
+
+
+@pytest.mark.parametrize("name", MAINS)
+def test_workers_start_where_they_can_import_the_script(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts, starts = MAINS[name]
+    main = types.ModuleType("__main__")
+    vars(main).update(facts)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    if starts:
+        with spawning.spawning():
+            make_runner(2, None)
+        return
+    for start in (spawning.spawning().__enter__, lambda: make_runner(2, None)):
+        with pytest.raises(BuildError, match=r"^workers import .*, and <stdin> is no file: save"):
+            start()
+    make_runner(1, None)
+    make_runner(2, "tcp://elsewhere:1")
+    with spawning.spawning("fork"):
+        pass
+
+
+def test_a_daemonic_process_starts_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    for start in (spawning.spawning("fork").__enter__, lambda: make_runner(2, None)):
+        with pytest.raises(BuildError, match=r"^a daemonic process, such as a worker of "):
+            start()
+    make_runner(1, None)

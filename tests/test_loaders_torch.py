@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections import Counter
 from inspect import signature
 from itertools import groupby
@@ -26,6 +28,7 @@ from torch.utils.data import (
 import cfqa_data
 from cfqa_data.codes import Codes
 from cfqa_data.errors import CfqaError
+from cfqa_data.guard import GUARD
 from cfqa_data.loaders.torch import CodeTensors, Pair, Pairs, ShardBatches, data_loader
 
 
@@ -214,6 +217,23 @@ def test_workers_give_the_same_batches(folder: Path, method: str) -> None:
                     assert torch.equal(a.compressed.dequantize(), b.compressed.dequantize())
                 else:
                     assert torch.equal(a.compressed, b.compressed)
+
+
+def test_a_loader_whose_workers_would_start_workers_tells_of_the_guard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it begins to read: it may be made outside of the guard, and read without workers."""
+
+    def end(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    assert len(list(data_loader([1, 2], 1))) == 2
+    loader = data_loader([1, 2], 1, workers=1, multiprocessing_context="spawn")
+    with pytest.raises(SystemExit):
+        iter(loader)
+    assert capsys.readouterr().err == f"cfqa: {GUARD}\n"
 
 
 def test_codes_in_batches_are_what_the_plain_reader_gives(folder: Path) -> None:

@@ -15,9 +15,9 @@ from cfqa_data.builders.pipeline.workspace import (
     remove_work,
     status,
 )
-from cfqa_data.builders.spawning import check_guard
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.extras import extras
+from cfqa_data.guard import check_guard
 from cfqa_data.layout import Layout
 from cfqa_data.paths import real_path
 from cfqa_data.progress import Progress, Silent

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.work import run_item
-from cfqa_data.builders.spawning import deaf_to_interrupts, spawning
+from cfqa_data.builders.spawning import check_start, deaf_to_interrupts, spawning
 from cfqa_data.errors import BuildError, CfqaError, DiskError
 from cfqa_data.extras import extras
 
@@ -104,9 +104,14 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
     Args:
         workers: processes to start, one thread each; ignored with a scheduler.
         scheduler: address of an existing scheduler, whose workers see the folder at the same path.
+
+    Raises:
+        BuildError: no process can be started from here.
     """
 
     def __init__(self, workers: int, scheduler: str | None = None) -> None:
+        if scheduler is None:
+            check_start()
         self._workers, self._scheduler = workers, scheduler
         self._stack = ExitStack()
         self._client: Any = None
@@ -137,7 +142,9 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
                 ) from None
             if not isinstance(error, OSError | RuntimeError | ValueError):
                 raise
-            raise BuildError(f"the workers do not start: {error}; try --workers 1") from None
+            raise BuildError(
+                f"the workers do not start: {error}; with --workers 1, or workers=1, there are none"
+            ) from None
         return self
 
     def __exit__(

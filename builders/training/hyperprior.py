@@ -24,7 +24,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from cfqa_data.builders.spawning import check_guard
 from cfqa_data.builders.training.hyperprior_batches import read_planes
 from cfqa_data.builders.training.hyperprior_plan import (
     MULTI_TASK,
@@ -40,6 +39,7 @@ from cfqa_data.builders.training.hyperprior_published import published
 from cfqa_data.builders.training.hyperprior_workers import train, train_all
 from cfqa_data.codecs.hyperprior_weights import write_ladder
 from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.guard import check_guard
 from cfqa_data.paths import expanded
 from cfqa_data.storage import write_text
 from cfqa_data.tasks import TASKS

@@ -7,6 +7,7 @@ or calibration scene lies there.
 
 from __future__ import annotations
 
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,8 @@ def render_scenes(folder: Path, first_seed: int, count: int, workers: int = 2) -
                 folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)
             ).flush()
         starts = range(0, count, 250)
-        with spawning(), ProcessPoolExecutor(workers) as pool:
+        method = multiprocessing.get_start_method()
+        with spawning(method), ProcessPoolExecutor(workers) as pool:
             parts = pool.map(
                 _render_rows,
                 [folder] * len(starts),

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from cfqa_data.errors import CfqaError
+from cfqa_data.guard import check_guard
 from cfqa_data.loaders.torch.rows import Row, find_rows
 
 __all__ = ["ShardBatches", "data_loader"]
@@ -89,7 +90,7 @@ def data_loader(
     if workers:
         options = {"prefetch_factor": prefetch, "persistent_workers": True, **options}
     try:
-        return DataLoader(
+        return _Loader(
             pairs,
             num_workers=workers,
             generator=generator,
@@ -98,6 +99,15 @@ def data_loader(
         )
     except ValueError as error:  # such as options of workers where there are none
         raise CfqaError(f"data_loader: {' '.join(str(error).split())}") from None
+
+
+class _Loader(DataLoader[Any]):
+    """One that says so where its workers would import a script without a guard."""
+
+    def __iter__(self) -> Any:
+        if self.num_workers:
+            check_guard()
+        return super().__iter__()
 
 
 class ShardBatches(Sampler[list[int]]):
