@@ -57,7 +57,9 @@ class Tier(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there, whatever it holds.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace what is there at the start, whatever it holds.")
+]
 Untrusted = Annotated[
     bool,
     typer.Option(
