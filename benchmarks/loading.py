@@ -28,14 +28,14 @@ from measuring import forget, seconds
 from results import Result, figure, run
 
 import cfqa_data
-from cfqa_data.codes import create_codes_array, write_codes
-from cfqa_data.layout import Layout
+from cfqa_data.format.codes import create_codes_array, write_codes
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import Manifest, TaskEntry
+from cfqa_data.format.schema import label_schema
+from cfqa_data.format.storage import write_table, write_tensors, write_text
+from cfqa_data.format.tasks import LEVELS
 from cfqa_data.loaders import read_ahead
-from cfqa_data.manifest import Manifest, TaskEntry
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.schema import label_schema
-from cfqa_data.storage import write_table, write_tensors, write_text
-from cfqa_data.tasks import LEVELS
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 SHAPE = (1, 1, 257, 1536)
 FEATURE = 4 * 257 * 1536
@@ -48,7 +48,7 @@ start = time.perf_counter()
 assert len(cfqa_data.load(sys.argv[1])) == 12000
 print(time.perf_counter() - start)
 """
-IMPORTS = "import cfqa_data.dataset, numpy, pyarrow.compute, pyarrow.parquet"
+IMPORTS = "import cfqa_data.access.dataset, numpy, pyarrow.compute, pyarrow.parquet"
 
 
 def write_tables(root: Path, recipe: Recipe, ids: dict[str, list[str]]) -> None:

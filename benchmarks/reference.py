@@ -26,8 +26,8 @@ from measuring import least, turns
 from results import FIGURES, Result, figure, not_here, run
 
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.reference import CHECK_VARIABLE, ReferenceCodec
-from cfqa_data.codecs.reference_software import HM, VTM, Software, find_decoder, find_encoder
+from cfqa_data.codecs.h26x.reference import CHECK_VARIABLE, ReferenceCodec
+from cfqa_data.codecs.h26x.reference_software import HM, VTM, Software, find_decoder, find_encoder
 from cfqa_data.errors import MissingDependencyError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
 from cfqa_data.eval.opening import opened
@@ -21,7 +22,6 @@ from cfqa_data.eval.stored import arrays_digest, dataset_identity
 from cfqa_data.eval.tables import scores_table
 from cfqa_data.extras import extras
 from cfqa_data.paths import absolute_path
-from cfqa_data.progress import Progress, Silent
 from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cfqa_data.errors import MetricError
-from cfqa_data.layout import of_tools
-from cfqa_data.limits import LARGEST_TEXT, read_limited
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.layout import of_tools
+from cfqa_data.format.limits import LARGEST_TEXT, read_limited
+from cfqa_data.format.tasks import TASKS
 
 __all__ = ["LogLine", "find_logs", "level_of", "read_log"]
 

@@ -25,7 +25,7 @@ def opened(dataset: FeatureSource | str | Path, **options: Any) -> FeatureSource
         FormatError: The folder is not a dataset.
     """
     if isinstance(dataset, str | Path):
-        from cfqa_data.dataset import load
+        from cfqa_data.access.dataset import load
 
         return load(dataset, **options)
     given = [name for name, value in options.items() if value is not None and value is not False]

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cfqa_data.console.progress import Progress
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics.base import STATISTICS
 from cfqa_data.eval.reading import FeatureSource
-from cfqa_data.progress import Progress
 
 __all__ = ["OriginalStatistics", "original_statistics", "sources_by_fold"]
 

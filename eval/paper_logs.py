@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.console.text import table_text
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.log_files import LogLine, find_logs, read_log
 from cfqa_data.eval.statistics import pearson, spearman
 from cfqa_data.eval.text import figure_text
+from cfqa_data.format.tasks import TASKS
 from cfqa_data.paths import absolute_path
-from cfqa_data.tasks import TASKS
-from cfqa_data.text import table_text
 
 __all__ = ["PAPER_ORDER", "PaperFigure", "paper_figures", "paper_logs_text", "read_series"]
 

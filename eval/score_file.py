@@ -25,9 +25,9 @@ from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.scoring import Scored
 from cfqa_data.eval.stored import KEY, WRONG, table_digest, with_facts
 from cfqa_data.eval.tables import key_columns
-from cfqa_data.limits import MOST_ROWS, parse_json
-from cfqa_data.parquet import read_parquet, read_schema
-from cfqa_data.storage import atomic_path, check_writable, write_table
+from cfqa_data.format.limits import MOST_ROWS, parse_json
+from cfqa_data.format.parquet import read_parquet, read_schema
+from cfqa_data.format.storage import atomic_path, check_writable, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa

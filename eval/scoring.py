@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.console.progress import Progress
 from cfqa_data.errors import CfqaError, MetricError
 from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metric
 from cfqa_data.eval.metrics.base import error_line
-from cfqa_data.progress import Progress
 
 if TYPE_CHECKING:
     from cfqa_data.eval.features import Features

@@ -22,10 +22,10 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.opening import opened
 from cfqa_data.eval.tables import scores_table
-from cfqa_data.limits import MOST_ROWS, parse_json
-from cfqa_data.parquet import read_parquet, read_schema
+from cfqa_data.format.limits import MOST_ROWS, parse_json
+from cfqa_data.format.parquet import read_parquet, read_schema
+from cfqa_data.format.pointers import pointer
 from cfqa_data.paths import absolute_path
-from cfqa_data.pointers import pointer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,9 +64,9 @@ def dataset_identity(dataset: FeatureSource) -> str:
     Only what `cfqa_data.load` opened is known to hold what its manifest says. Anything else, though
     it borrow a manifest, may give other arrays: it is told by its labels.
     """
-    from cfqa_data.dataset import Dataset
-    from cfqa_data.layout import Layout
-    from cfqa_data.manifest import hash_file, manifest_text
+    from cfqa_data.access.dataset import Dataset
+    from cfqa_data.format.layout import Layout
+    from cfqa_data.format.manifest import hash_file, manifest_text
 
     if not isinstance(dataset, Dataset):
         return table_digest(dataset.labels)
@@ -78,7 +78,7 @@ def dataset_identity(dataset: FeatureSource) -> str:
 
 def arrays_digest(dataset: FeatureSource) -> str:
     """Return a hash of some features of a dataset whose labels alone would tell it from others."""
-    from cfqa_data.dataset import Dataset
+    from cfqa_data.access.dataset import Dataset
 
     if isinstance(dataset, Dataset):
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.text import table_text
+from cfqa_data.console.text import table_text
 
 if TYPE_CHECKING:
     from cfqa_data.eval.evaluator import Evaluation

@@ -17,7 +17,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from cfqa_data.builders.sources.scenes import IGNORE, draw_scene, render
-from cfqa_data.recipe import load_recipe
+from cfqa_data.recipe.load import load_recipe
 
 SIDE, GAP = 112, 2
 

@@ -10,16 +10,16 @@ from mock_dataset import TOY_SHAPES, toy_recipe_dict, write_mock_dataset
 from mutations import in_header, in_json, in_shard, of_bytes
 
 import cfqa_data
-from cfqa_data.builders.edition import _check_configs, _own_card
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.folder import Folder
+from cfqa_data.builders.sharing.edition import _check_configs, _own_card
 from cfqa_data.errors import CfqaError
-from cfqa_data.files import LocalFiles
-from cfqa_data.folder import Folder
-from cfqa_data.manifest import parse_manifest, read_manifest
-from cfqa_data.recipe import Recipe
-from cfqa_data.schema import originals_schema
-from cfqa_data.storage import read_table
-from cfqa_data.summary import summarise
-from cfqa_data.verify import verify
+from cfqa_data.format.manifest import parse_manifest, read_manifest
+from cfqa_data.format.schema import originals_schema
+from cfqa_data.format.storage import read_table
+from cfqa_data.integrity.summary import summarise
+from cfqa_data.integrity.verify import verify
+from cfqa_data.recipe.load import Recipe
 
 __all__ = ["InRanges", "little_dataset"]
 

@@ -21,17 +21,23 @@ import numpy as np
 import pyarrow as pa
 from mock_codec import MockCodec
 
-from cfqa_data.card import write_card
-from cfqa_data.codes import create_codes_array, find_centres, write_codes
-from cfqa_data.health import health
-from cfqa_data.layout import Layout
-from cfqa_data.manifest import Manifest, TaskEntry, hash_file, package_versions, write_manifest
-from cfqa_data.packing import pack
-from cfqa_data.recipe import Ladder, Recipe
-from cfqa_data.resources import resolve
-from cfqa_data.schema import label_schema, originals_schema
-from cfqa_data.storage import write_table, write_tensors
-from cfqa_data.tasks import FOLDS, LEVELS, TASKS, Task
+from cfqa_data.card.write import write_card
+from cfqa_data.format.codes import create_codes_array, find_centres, write_codes
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import (
+    Manifest,
+    TaskEntry,
+    hash_file,
+    package_versions,
+    write_manifest,
+)
+from cfqa_data.format.packing import pack
+from cfqa_data.format.schema import label_schema, originals_schema
+from cfqa_data.format.storage import write_table, write_tensors
+from cfqa_data.format.tasks import FOLDS, LEVELS, TASKS, Task
+from cfqa_data.integrity.health import health
+from cfqa_data.recipe.load import Ladder, Recipe
+from cfqa_data.recipe.resources import resolve
 
 __all__ = ["TOY_SHAPES", "toy_recipe", "write_mock_dataset"]
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from cfqa_data.builders.backbone import Backbone, load_backbone
+from cfqa_data.builders.backbones.dinov2 import Backbone, load_backbone
 from cfqa_data.builders.sources import get_source
-from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
-from cfqa_data.codecs.hyperprior_weights import MINI_PAD, HyperpriorWeights, write_ladder
-from cfqa_data.recipe import Recipe
+from cfqa_data.codecs.hyperprior.module import ScaleHyperprior
+from cfqa_data.codecs.hyperprior.weights import MINI_PAD, HyperpriorWeights, write_ladder
+from cfqa_data.recipe.load import Recipe
 
 DIM, DEPTH, HEADS, CLASSES = 48, 4, 3, 960
 

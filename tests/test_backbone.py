@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from scipy.special import erf
 
-from cfqa_data.builders import backbone as module
-from cfqa_data.builders.backbone import Backbone, load_backbone
+from cfqa_data.builders.backbones import dinov2 as module
+from cfqa_data.builders.backbones.dinov2 import Backbone, load_backbone
 from cfqa_data.errors import BuildError
 
 DIM, DEPTH, HEADS, GRID, PATCH = 32, 3, 2, 4, 14

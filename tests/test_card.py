@@ -10,10 +10,10 @@ import pytest
 import yaml
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
-from cfqa_data.card import write_card
-from cfqa_data.manifest import read_manifest
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.schema import LABEL_COLUMNS, label_schema, originals_schema
+from cfqa_data.card.write import write_card
+from cfqa_data.format.manifest import read_manifest
+from cfqa_data.format.schema import LABEL_COLUMNS, label_schema, originals_schema
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 CONFIGS = {None: 360, "default": 360, "cls": 120, "seg": 120, "dpt": 120, "originals": 9}
 

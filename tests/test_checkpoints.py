@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cfqa_data.builders.backbone import Backbone, load_backbone
-from cfqa_data.builders.checkpoints import check_tensors, read_tensors, weight_files
-from cfqa_data.builders.heads import load_head
+from cfqa_data.builders.backbones.checkpoints import check_tensors, read_tensors, weight_files
+from cfqa_data.builders.backbones.dinov2 import Backbone, load_backbone
+from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.errors import BuildError
 
 DIM, DEPTH, HEADS = 16, 3, 2

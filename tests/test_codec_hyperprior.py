@@ -26,9 +26,9 @@ from cfqa_data.builders.training.hyperprior_start import (
     step_size,
 )
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.hyperprior import Hyperprior, HyperpriorCodec, load_hyperprior
-from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
-from cfqa_data.codecs.hyperprior_weights import (
+from cfqa_data.codecs.hyperprior.codec import Hyperprior, HyperpriorCodec, load_hyperprior
+from cfqa_data.codecs.hyperprior.module import GDN, ScaleHyperprior
+from cfqa_data.codecs.hyperprior.weights import (
     PAPER_PAD,
     HyperpriorWeights,
     Pad,

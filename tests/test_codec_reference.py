@@ -18,9 +18,10 @@ import pytest
 from reference_streams import Stream, feature_like_plane, recorded_streams, sha256
 
 from cfqa_data.cli import main
-from cfqa_data.codecs import get_codec, reference, reference_software
-from cfqa_data.codecs.reference import ReferenceCodec
-from cfqa_data.codecs.reference_software import HM, VTM, Software
+from cfqa_data.codecs import get_codec
+from cfqa_data.codecs.h26x import reference, reference_software
+from cfqa_data.codecs.h26x.reference import ReferenceCodec
+from cfqa_data.codecs.h26x.reference_software import HM, VTM, Software
 from cfqa_data.errors import CodecError, MissingDependencyError
 
 STREAMS = [stream for stream in recorded_streams() if stream.data]

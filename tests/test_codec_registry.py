@@ -9,7 +9,7 @@ import pytest
 
 from cfqa_data.codecs import get_codec, list_codecs
 from cfqa_data.errors import CodecError
-from cfqa_data.tasks import CODECS
+from cfqa_data.format.tasks import CODECS
 
 
 def test_the_registry_and_the_core_name_the_same_codecs() -> None:

@@ -12,9 +12,9 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfqa_data.codes import Codes, CodesReader, create_codes_array, find_centres, write_codes
 from cfqa_data.errors import CodecError, FormatError
-from cfqa_data.quantizers import KMeansQuantizer, Quantizer, UniformQuantizer
+from cfqa_data.format.codes import Codes, CodesReader, create_codes_array, find_centres, write_codes
+from cfqa_data.format.quantizers import KMeansQuantizer, Quantizer, UniformQuantizer
 
 SHAPE = (2, 2, 3, 5)
 IDS = ["a", "b"]

@@ -17,9 +17,9 @@ from mock_dataset import TOY_SHAPES, MockCodec, toy_recipe_dict, write_mock_data
 
 import cfqa_data
 from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.manifest import hash_files
-from cfqa_data.recipe import Recipe
-from cfqa_data.verify import verify
+from cfqa_data.format.manifest import hash_files
+from cfqa_data.integrity.verify import verify
+from cfqa_data.recipe.load import Recipe
 
 
 @pytest.fixture(scope="module")

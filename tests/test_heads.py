@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from cfqa_data.builders.heads import (
+from cfqa_data.builders.tasks.heads import (
     DepthGeometry,
     DepthHead,
     SegGeometry,

@@ -67,10 +67,10 @@ def test_each_part_imports_only_what_it_may(part: str) -> None:
     ("text", "parts"),
     [
         ("from cfqa_data import eval", ["eval"]),
-        ("class A:\n import cfqa_data.builders.heads", ["builders"]),
+        ("class A:\n import cfqa_data.builders.tasks.heads", ["builders"]),
         ("from ..eval.metrics import mse", ["eval"]),
         ("from .. import tasks, loaders", ["core", "loaders"]),
-        ("def f():\n import cfqa_data.builders.heads", []),
+        ("def f():\n import cfqa_data.builders.tasks.heads", []),
         ("import numpy\nfrom numpy import linalg", []),
     ],
 )

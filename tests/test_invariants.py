@@ -17,7 +17,7 @@ from cfqa_data.builders.pipeline.pack import label_table
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.errors import BuildError, FormatError
-from cfqa_data.invariants import (
+from cfqa_data.format.invariants import (
     PLACES,
     RANGES,
     VALUES,
@@ -28,10 +28,10 @@ from cfqa_data.invariants import (
     out_of_order,
     shard_of,
 )
-from cfqa_data.layout import Layout
-from cfqa_data.schema import label_schema
-from cfqa_data.storage import write_table
-from cfqa_data.tasks import get_task
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.schema import label_schema
+from cfqa_data.format.storage import write_table
+from cfqa_data.format.tasks import get_task
 
 FORMAT = Path(__file__).parents[1] / "docs" / "format.md"
 

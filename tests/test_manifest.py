@@ -10,7 +10,7 @@ import pytest
 from mock_dataset import toy_recipe
 
 from cfqa_data.errors import FormatError
-from cfqa_data.manifest import (
+from cfqa_data.format.manifest import (
     Manifest,
     TaskEntry,
     hash_files,

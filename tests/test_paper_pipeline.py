@@ -15,7 +15,7 @@ from pipeline_toy import LAMBDAS, write_models
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from cfqa_data.builders.backbone import Backbone, load_backbone
+from cfqa_data.builders.backbones.dinov2 import Backbone, load_backbone
 from cfqa_data.builders.pipeline import work
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.select import fitting
@@ -25,7 +25,7 @@ from cfqa_data.builders.sources import get_source
 from cfqa_data.cli import main
 from cfqa_data.errors import BuildError
 from cfqa_data.eval import metrics
-from cfqa_data.recipe import load_recipe
+from cfqa_data.recipe.load import load_recipe
 
 DIM, BLOCKS, HEADS = 16, 4, 2
 LAYERS = {"cls": 1, "seg": 1, "dpt": 4}

@@ -14,11 +14,11 @@ from hypothesis.extra import numpy as hnp
 
 from cfqa_data.builders.pipeline.extract import median_codes
 from cfqa_data.codecs import get_codec
-from cfqa_data.codes import CodesReader, create_codes_array, write_codes
 from cfqa_data.errors import BuildError, CodecError, RecipeError
-from cfqa_data.packing import pack
-from cfqa_data.paper_quantizers import PaperKMeansQuantizer, PaperUniformQuantizer
-from cfqa_data.quantizers import (
+from cfqa_data.format.codes import CodesReader, create_codes_array, write_codes
+from cfqa_data.format.packing import pack
+from cfqa_data.format.paper_quantizers import PaperKMeansQuantizer, PaperUniformQuantizer
+from cfqa_data.format.quantizers import (
     KMeansQuantizer,
     Quantizer,
     UniformQuantizer,

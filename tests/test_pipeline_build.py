@@ -18,9 +18,9 @@ from cfqa_data.builders.pipeline import build, status
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models
-from cfqa_data.manifest import hash_file, read_manifest
-from cfqa_data.recipe import Recipe
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.manifest import hash_file, read_manifest
+from cfqa_data.format.tasks import TASKS
+from cfqa_data.recipe.load import Recipe
 
 
 class Steps:

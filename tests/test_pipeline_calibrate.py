@@ -16,8 +16,8 @@ import pytest
 from pipeline_toy import QPS, toy_recipe, write_networks, write_toml
 from safetensors.numpy import load_file
 
-from cfqa_data.builders import calibrate
-from cfqa_data.builders.ladders import (
+from cfqa_data.builders.calibration import calibrate
+from cfqa_data.builders.calibration.ladders import (
     Bench,
     Curve,
     figures,
@@ -28,9 +28,9 @@ from cfqa_data.builders.ladders import (
 )
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.builders.training import planes
-from cfqa_data.packing import unpack
-from cfqa_data.quantizers import KMeansQuantizer, Quantizer, quantizer_from_dict
-from cfqa_data.recipe import load_recipe
+from cfqa_data.format.packing import unpack
+from cfqa_data.format.quantizers import KMeansQuantizer, Quantizer, quantizer_from_dict
+from cfqa_data.recipe.load import load_recipe
 
 
 @pytest.fixture(scope="module")

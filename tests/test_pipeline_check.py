@@ -16,7 +16,7 @@ from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.check import make_plan
 from cfqa_data.builders.pipeline.workspace import open_workspace
 from cfqa_data.errors import BuildError
-from cfqa_data.recipe import Recipe
+from cfqa_data.recipe.load import Recipe
 
 CLS = ("tasks", "cls")
 X265 = (*CLS, "codecs", "x265")

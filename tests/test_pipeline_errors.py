@@ -19,7 +19,7 @@ from cfqa_data.builders.pipeline import build, check, compress, run, select, too
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.errors import BuildError, CodecError, DiskError, RecipeError
-from cfqa_data.recipe import Recipe
+from cfqa_data.recipe.load import Recipe
 
 
 @pytest.fixture(scope="module")

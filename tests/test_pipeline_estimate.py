@@ -19,8 +19,8 @@ from cfqa_data.builders.pipeline.estimate import (
 )
 from cfqa_data.builders.pipeline.plan import STAGES, Plan
 from cfqa_data.cli import main as cfqa
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.tasks import CODECS
+from cfqa_data.format.tasks import CODECS
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 TOKENS = 65
 VIEWS_AND_LAYERS = {"cls": 1, "seg": 2, "dpt": 8}

@@ -19,9 +19,10 @@ from pipeline_toy import QPS, toy_recipe, write_networks, write_toml
 
 import cfqa_data
 from cfqa_data.cli import main
-from cfqa_data.codecs import get_codec, reference, reference_software
-from cfqa_data.codecs.reference_software import HM
-from cfqa_data.packing import pack, plane_shape, unpack
+from cfqa_data.codecs import get_codec
+from cfqa_data.codecs.h26x import reference, reference_software
+from cfqa_data.codecs.h26x.reference_software import HM
+from cfqa_data.format.packing import pack, plane_shape, unpack
 
 ENCODER = """
 import sys

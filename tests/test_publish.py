@@ -16,12 +16,12 @@ from loopback_handler import Handler
 from loopback_hub import READ_TOKEN, LoopbackHub, loopback_hub, point_clients_at
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
-from cfqa_data.builders.edition import make_edition
-from cfqa_data.builders.publish import Published, plan_publishing, publish
+from cfqa_data.builders.sharing.edition import make_edition
+from cfqa_data.builders.sharing.publish import Published, plan_publishing, publish
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.manifest import Manifest, read_manifest
-from cfqa_data.recipe import Recipe
+from cfqa_data.format.manifest import Manifest, read_manifest
+from cfqa_data.recipe.load import Recipe
 
 # The client sends files by a parameter that its HTTP library has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -171,7 +171,7 @@ def test_what_has_no_bitstreams_is_not_published_as_light(
     class Labels:
         labels = pa.table({"bits": pa.array([800, None], pa.int64())})
 
-    monkeypatch.setattr("cfqa_data.builders.edition.load", lambda _, **how: Labels)
+    monkeypatch.setattr("cfqa_data.builders.sharing.edition.load", lambda _, **how: Labels)
     with pytest.raises(CfqaError, match="no light tier of it"):
         plan_publishing(folder, REPO, tier="light")
 

@@ -12,10 +12,10 @@ import pytest
 from mock_dataset import toy_recipe, toy_recipe_dict
 
 from cfqa_data.errors import RecipeError
-from cfqa_data.quantizers import KMeansQuantizer
-from cfqa_data.recipe import Recipe, list_recipes, load_recipe
-from cfqa_data.storage import write_tensors
-from cfqa_data.tasks import CODECS, LEVELS, TASKS
+from cfqa_data.format.quantizers import KMeansQuantizer
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.format.tasks import CODECS, LEVELS, TASKS
+from cfqa_data.recipe.load import Recipe, list_recipes, load_recipe
 
 TOML = """
 name = "own"

@@ -35,21 +35,21 @@ from release_samples import (
 )
 
 import cfqa_data
+from cfqa_data.builders.importing.files import load_feature, scan_release
+from cfqa_data.builders.importing.release import import_release
+from cfqa_data.builders.importing.stages import Import
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.tools import Models
-from cfqa_data.builders.release import import_release
-from cfqa_data.builders.release_files import load_feature, scan_release
-from cfqa_data.builders.release_stages import Import
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
-from cfqa_data.consistency import inconsistencies
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.eval import evaluate
 from cfqa_data.eval.report import report_html
+from cfqa_data.format.manifest import hash_files, read_manifest
+from cfqa_data.format.packing import pack, plane_shape, unpack
+from cfqa_data.format.quantizers import quantizer_from_dict
+from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.loaders.torch import Pairs
-from cfqa_data.manifest import hash_files, read_manifest
-from cfqa_data.packing import pack, plane_shape, unpack
-from cfqa_data.quantizers import quantizer_from_dict
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -28,10 +28,10 @@ from loopback_hub import READ_TOKEN, TOKEN, LoopbackHub, loopback_hub, point_cli
 from mock_dataset import TOY_SHAPES, MockCodec, toy_recipe_dict, write_mock_dataset
 
 import cfqa_data
-from cfqa_data import hub_requests
+from cfqa_data.access import hub_requests
 from cfqa_data.errors import CfqaError, FormatError, HubError, MissingDependencyError
-from cfqa_data.manifest import hash_files
-from cfqa_data.recipe import Recipe
+from cfqa_data.format.manifest import hash_files
+from cfqa_data.recipe.load import Recipe
 
 FULL, LIGHT, BIG = "org/full", "org/light", "org/big"
 

@@ -13,17 +13,17 @@ from hub_cache import move_into_cache
 from pipeline_dies import refuse
 from pipeline_toy import tree
 
-from cfqa_data.builders import repair_work
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.builders.maintenance import work as repair_work
+from cfqa_data.builders.maintenance.plan import check_same, plan_steps
+from cfqa_data.builders.maintenance.repair import repair
 from cfqa_data.builders.pipeline import work
 from cfqa_data.builders.pipeline.lock import locked
-from cfqa_data.builders.repair import repair
-from cfqa_data.builders.repair_plan import check_same, plan_steps
 from cfqa_data.cli import main
 from cfqa_data.errors import BuildError, FormatError
-from cfqa_data.files import LocalFiles
-from cfqa_data.manifest import hash_file, read_manifest
-from cfqa_data.recipe import SourceSpec
-from cfqa_data.verify import verify
+from cfqa_data.format.manifest import hash_file, read_manifest
+from cfqa_data.integrity.verify import verify
+from cfqa_data.recipe.load import SourceSpec
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_repair_that_was_killed_is_run_again(
             left[0] -= 1
         real(source, target)
 
-    monkeypatch.setattr("cfqa_data.builders.repair.link", dying)
+    monkeypatch.setattr("cfqa_data.builders.maintenance.repair.link", dying)
     done: tuple[str, ...] = ()
     try:
         repair(folder, workers=1)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from cfqa_data.builders.heads import SegGeometry, window_starts
 from cfqa_data.builders.sources.base import normalise
 from cfqa_data.builders.sources.preprocessing import (
     classification_view,
@@ -21,6 +20,7 @@ from cfqa_data.builders.sources.preprocessing import (
     segmentation_views,
     two_windows,
 )
+from cfqa_data.builders.tasks.heads import SegGeometry, window_starts
 from cfqa_data.errors import BuildError
 
 HERE = Path("image.jpg")

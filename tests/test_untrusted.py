@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 
 import cfqa_data
 import cfqa_data.codecs
-from cfqa_data.builders.export import export
+from cfqa_data.access.folder import Folder
+from cfqa_data.builders.sharing.export import export
 from cfqa_data.cli import app
-from cfqa_data.codecs.isolated import IsolatedCodec
+from cfqa_data.codecs.sandbox.isolated import IsolatedCodec
 from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.folder import Folder
 from cfqa_data.loaders import attach
 from cfqa_data.loaders.torch import Pairs
-from cfqa_data.recipe import Recipe
+from cfqa_data.recipe.load import Recipe
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX's limits")
 

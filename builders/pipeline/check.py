@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools, codec_for
 from cfqa_data.errors import BuildError, CfqaError, FormatError
-from cfqa_data.invariants import check_source_ids
-from cfqa_data.layout import Layout
-from cfqa_data.manifest import package_versions
-from cfqa_data.portable import local_options
-from cfqa_data.recipe import Ladder, Recipe, TaskSpec
-from cfqa_data.weights import resolve_weights
+from cfqa_data.format.invariants import check_source_ids
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import package_versions
+from cfqa_data.recipe.load import Ladder, Recipe, TaskSpec
+from cfqa_data.recipe.portable import local_options
 
 __all__ = ["check_selection", "check_space", "make_plan"]
 

@@ -13,12 +13,12 @@ from cfqa_data.builders.pipeline.kept import KeptStreams
 from cfqa_data.builders.pipeline.label import baseline_values, score
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
-from cfqa_data.codes import write_codes
-from cfqa_data.invariants import bits_of, fold_of, rate_of
-from cfqa_data.layout import Layout
-from cfqa_data.schema import label_schema
-from cfqa_data.storage import write_table, write_tensors
-from cfqa_data.tasks import get_task
+from cfqa_data.format.codes import write_codes
+from cfqa_data.format.invariants import bits_of, fold_of, rate_of
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.schema import label_schema
+from cfqa_data.format.storage import write_table, write_tensors
+from cfqa_data.format.tasks import get_task
 
 __all__ = ["batch_of_levels", "compress", "kept_streams", "label_rows"]
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from cfqa_data.access.weights import resolve_weights, weight_files
 from cfqa_data.builders.pipeline.compress import batch_of_levels
 from cfqa_data.builders.pipeline.plan import STAGES, Plan
 from cfqa_data.builders.pipeline.tools import Models
-from cfqa_data.codecs.hyperprior_weights import read_ladder
+from cfqa_data.codecs.hyperprior.weights import read_ladder
+from cfqa_data.console.text import size_text, table_text
 from cfqa_data.errors import BuildError
-from cfqa_data.resources import resolve
-from cfqa_data.tasks import LEVELS, get_task
-from cfqa_data.text import size_text, table_text
-from cfqa_data.weights import resolve_weights, weight_files
+from cfqa_data.format.tasks import LEVELS, get_task
+from cfqa_data.recipe.resources import resolve
 
 __all__ = ["HYPERPRIOR_SECONDS", "SECONDS", "estimate", "estimate_text"]
 

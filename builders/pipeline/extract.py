@@ -10,10 +10,10 @@ from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import write_json
-from cfqa_data.codes import create_codes_array
 from cfqa_data.errors import BuildError
-from cfqa_data.quantizers import Quantizer
-from cfqa_data.storage import write_tensors
+from cfqa_data.format.codes import create_codes_array
+from cfqa_data.format.quantizers import Quantizer
+from cfqa_data.format.storage import write_tensors
 
 __all__ = ["centre", "extract", "median_codes"]
 

@@ -11,12 +11,12 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cfqa_data.manifest import hash_file
-from cfqa_data.portable import rename
-from cfqa_data.recipe import Recipe
-from cfqa_data.recipe_specs import SOURCE_PATHS
-from cfqa_data.resources import locate
-from cfqa_data.weights import hash_weights, resolve_weights
+from cfqa_data.access.weights import hash_weights, resolve_weights
+from cfqa_data.format.manifest import hash_file
+from cfqa_data.recipe.load import Recipe
+from cfqa_data.recipe.portable import rename
+from cfqa_data.recipe.resources import locate
+from cfqa_data.recipe.spec import SOURCE_PATHS
 
 __all__ = ["hash_sources", "hash_uris", "weights_of"]
 

@@ -10,17 +10,17 @@ import numpy as np
 
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
-from cfqa_data.card import BUILT, Terms, write_card
+from cfqa_data.card.write import BUILT, Terms, write_card
 from cfqa_data.errors import BuildError
-from cfqa_data.health import health
-from cfqa_data.invariants import PLACES, VALUES, LabelRows, broken, fold_of
-from cfqa_data.manifest import Manifest, TaskEntry, write_manifest
-from cfqa_data.portable import portable, portable_names, rename
-from cfqa_data.remembered import remember
-from cfqa_data.resources import locate
-from cfqa_data.schema import originals_schema
-from cfqa_data.storage import read_labels, remove_partials, write_table
-from cfqa_data.tasks import get_task
+from cfqa_data.format.invariants import PLACES, VALUES, LabelRows, broken, fold_of
+from cfqa_data.format.manifest import Manifest, TaskEntry, write_manifest
+from cfqa_data.format.schema import originals_schema
+from cfqa_data.format.storage import read_labels, remove_partials, write_table
+from cfqa_data.format.tasks import get_task
+from cfqa_data.integrity.health import health
+from cfqa_data.recipe.portable import portable, portable_names, rename
+from cfqa_data.recipe.remembered import remember
+from cfqa_data.recipe.resources import locate
 
 if TYPE_CHECKING:
     import pyarrow as pa

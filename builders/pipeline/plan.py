@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.errors import BuildError
-from cfqa_data.layout import Layout
-from cfqa_data.manifest import TIERS
-from cfqa_data.recipe import Recipe
-from cfqa_data.tasks import get_task
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import TIERS
+from cfqa_data.format.tasks import get_task
+from cfqa_data.recipe.load import Recipe
 
 __all__ = ["STAGES", "Item", "Plan"]
 

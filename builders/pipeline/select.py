@@ -11,9 +11,9 @@ from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.builders.pipeline.workspace import write_json
 from cfqa_data.errors import BuildError
-from cfqa_data.invariants import check_source_ids, check_truth
-from cfqa_data.storage import write_tensors
-from cfqa_data.tasks import get_task
+from cfqa_data.format.invariants import check_source_ids, check_truth
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.format.tasks import get_task
 
 __all__ = ["PATIENCE", "fitting", "select"]
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.errors import BuildError
-from cfqa_data.layout import Layout
-from cfqa_data.recipe import Ladder, Recipe, TaskSpec
-from cfqa_data.weights import resolve_weights
+from cfqa_data.format.layout import Layout
+from cfqa_data.recipe.load import Ladder, Recipe, TaskSpec
 
 if TYPE_CHECKING:
-    from cfqa_data.builders.backbone import Backbone
-    from cfqa_data.builders.heads import Head
+    from cfqa_data.builders.backbones.dinov2 import Backbone
+    from cfqa_data.builders.tasks.heads import Head
 
 __all__ = ["BASELINES", "Models", "Tools", "codec_for"]
 
@@ -43,14 +43,14 @@ class Models:
     @cached_property
     def backbone(self) -> Backbone:
         """The network whose block outputs are the features."""
-        from cfqa_data.builders.backbone import load_backbone
+        from cfqa_data.builders.backbones.dinov2 import load_backbone
 
         spec = self.recipe.backbone
         return load_backbone(resolve_weights(spec.weights), num_heads=spec.num_heads)
 
     def head(self, task: str) -> Head:
         """The task's head; it applies the backbone's final norm where its task does."""
-        from cfqa_data.builders.heads import load_head
+        from cfqa_data.builders.tasks.heads import load_head
 
         if task not in self._heads:
             path = resolve_weights(self.recipe.tasks[task].head)

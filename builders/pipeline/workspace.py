@@ -18,12 +18,12 @@ from cfqa_data.builders.pipeline.lock import LOCK
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.errors import BuildError, CfqaError
-from cfqa_data.layout import Layout, left_by_tools
-from cfqa_data.manifest import Manifest, read_manifest
+from cfqa_data.format.layout import Layout, left_by_tools
+from cfqa_data.format.manifest import Manifest, read_manifest
+from cfqa_data.format.storage import PARTIAL, remove_partials, write_text
 from cfqa_data.paths import absolute_path
-from cfqa_data.portable import portable, portable_names, rename
-from cfqa_data.recipe import Recipe
-from cfqa_data.storage import PARTIAL, remove_partials, write_text
+from cfqa_data.recipe.load import Recipe
+from cfqa_data.recipe.portable import portable, portable_names, rename
 
 __all__ = [
     "PLAN",

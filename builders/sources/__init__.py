@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .base import Sample, Source, get_source, normalise
+from cfqa_data.builders.sources.base import Sample, Source, get_source, normalise
 
 __all__ = ["Sample", "Source", "get_source", "normalise"]

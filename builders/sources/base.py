@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...errors import BuildError
+from cfqa_data.errors import BuildError
 
 __all__ = ["MEAN", "STD", "Sample", "Source", "get_source", "normalise"]
 
@@ -59,25 +59,25 @@ class Source(Protocol):
 
 
 def _scenes(task: str, seed: int, **options: Any) -> Source:
-    from .rendered import RenderedScenes
+    from cfqa_data.builders.sources.rendered import RenderedScenes
 
     return RenderedScenes(task, seed, **options)
 
 
 def _imagenet(task: str, seed: int, **options: Any) -> Source:
-    from .imagenet import ImageNet
+    from cfqa_data.builders.sources.imagenet import ImageNet
 
     return ImageNet(task, seed, **options)
 
 
 def _voc2012(task: str, seed: int, **options: Any) -> Source:
-    from .voc2012 import Voc2012
+    from cfqa_data.builders.sources.voc2012 import Voc2012
 
     return Voc2012(task, seed, **options)
 
 
 def _nyuv2(task: str, seed: int, **options: Any) -> Source:
-    from .nyuv2 import Nyuv2
+    from cfqa_data.builders.sources.nyuv2 import Nyuv2
 
     return Nyuv2(task, seed, **options)
 

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...errors import BuildError, unknown_name
-from ...layout import left_by_tools
-from ...pointers import pointer_at
-from ...resources import locate
-from .base import Sample
+from cfqa_data.builders.sources.base import Sample
+from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.format.layout import left_by_tools
+from cfqa_data.format.pointers import pointer_at
+from cfqa_data.recipe.resources import locate
 
 __all__ = [
     "Entry",

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import BuildError, unknown_name
-from .files import Entry, FileSource, by_name, choose, names_in, place, read_list, require
-from .imagenet_labels import (
+from cfqa_data.builders.sources.files import (
+    Entry,
+    FileSource,
+    by_name,
+    choose,
+    names_in,
+    place,
+    read_list,
+    require,
+)
+from cfqa_data.builders.sources.imagenet_labels import (
     SYNSET,
     class_lists,
     image_id,
@@ -19,8 +27,9 @@ from .imagenet_labels import (
     read_synsets,
     synset_of,
 )
-from .images import read_rgb
-from .preprocessing import classification_view
+from cfqa_data.builders.sources.images import read_rgb
+from cfqa_data.builders.sources.preprocessing import classification_view
+from cfqa_data.errors import BuildError, unknown_name
 
 __all__ = ["ImageNet"]
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from ...errors import BuildError
-from .files import read_list, reason
+from cfqa_data.builders.sources.files import read_list, reason
+from cfqa_data.errors import BuildError
 
 __all__ = [
     "CLASSES",

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...errors import BuildError
-from ...pointers import pointer_at
-from .files import reason
+from cfqa_data.builders.sources.files import reason
+from cfqa_data.errors import BuildError
+from cfqa_data.format.pointers import pointer_at
 
 __all__ = ["MOST_PIXELS", "check_pixels", "read_depth", "read_mask", "read_rgb", "read_size"]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ...errors import BuildError
-from ..heads import DEPTH_RANGE, DepthGeometry
-from .files import Entry, FileSource, Unfit, choose, place, require
-from .nyuv2_files import TEST, SplitFiles
-from .nyuv2_mat import MAT, LabelledMat
-from .preprocessing import depth_views
+from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose, place, require
+from cfqa_data.builders.sources.nyuv2_files import TEST, SplitFiles
+from cfqa_data.builders.sources.nyuv2_mat import MAT, LabelledMat
+from cfqa_data.builders.sources.preprocessing import depth_views
+from cfqa_data.builders.tasks.heads import DEPTH_RANGE, DepthGeometry
+from cfqa_data.errors import BuildError
 
 __all__ = ["Nyuv2"]
 

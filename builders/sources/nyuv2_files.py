@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ...errors import BuildError, unknown_name
-from .files import Entry, by_name, choose, names_in, require
-from .images import read_depth, read_rgb
+from cfqa_data.builders.sources.files import Entry, by_name, choose, names_in, require
+from cfqa_data.builders.sources.images import read_depth, read_rgb
+from cfqa_data.errors import BuildError, unknown_name
 
 __all__ = ["TEST", "SplitFiles"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import BuildError, unknown_name
-from ...extras import extras
-from .files import Entry, by_name, choose, reason, require
+from cfqa_data.builders.sources.files import Entry, by_name, choose, reason, require
+from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.extras import extras
 
 __all__ = ["MAT", "LabelledMat", "read_splits"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..heads import SegGeometry, window_starts
-from .base import normalise
-from .images import check_pixels
+from cfqa_data.builders.sources.base import normalise
+from cfqa_data.builders.sources.images import check_pixels
+from cfqa_data.builders.tasks.heads import SegGeometry, window_starts
 
 __all__ = [
     "PATCH",

@@ -7,9 +7,9 @@ from itertools import count as counting
 
 import numpy as np
 
-from ...errors import BuildError
-from .base import Sample, normalise
-from .scenes import draw_scene, render
+from cfqa_data.builders.sources.base import Sample, normalise
+from cfqa_data.builders.sources.scenes import draw_scene, render
+from cfqa_data.errors import BuildError
 
 __all__ = ["RenderedScenes"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .solids import SHAPES, intersect
-from .textures import COLOURS, TEXTURES
+from cfqa_data.builders.sources.solids import SHAPES, intersect
+from cfqa_data.builders.sources.textures import COLOURS, TEXTURES
 
 __all__ = ["IGNORE", "NUM_CLASSES", "Scene", "SceneSpec", "Solid", "draw_scene", "render"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import BuildError, unknown_name
-from .files import Entry, FileSource, Unfit, choose, place, require
-from .images import read_mask, read_rgb, read_size
-from .preprocessing import segmentation_views, two_windows
+from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose, place, require
+from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
+from cfqa_data.builders.sources.preprocessing import segmentation_views, two_windows
+from cfqa_data.errors import BuildError, unknown_name
 
 __all__ = ["Voc2012"]
 

@@ -24,10 +24,10 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...paths import expanded
-from ...storage import write_tensors
-from ..backbone import Backbone, load_backbone
-from ..heads import (
+from cfqa_data.builders.backbones.dinov2 import Backbone, load_backbone
+from cfqa_data.builders.sources import normalise
+from cfqa_data.builders.sources.scenes import NUM_CLASSES, NUM_COLOURS, NUM_SHAPES, NUM_TEXTURES
+from cfqa_data.builders.tasks.heads import (
     IGNORE,
     ClsHead,
     DepthGeometry,
@@ -36,9 +36,7 @@ from ..heads import (
     SegHead,
     load_head,
 )
-from ..sources import normalise
-from ..sources.scenes import NUM_CLASSES, NUM_COLOURS, NUM_SHAPES, NUM_TEXTURES
-from .scenes import (
+from cfqa_data.builders.training.scenes import (
     GRID,
     HELD_OUT_SEED,
     SHARES,
@@ -47,6 +45,8 @@ from .scenes import (
     TrainingScenes,
     render_scenes,
 )
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.paths import expanded
 
 __all__ = ["Config", "MultiTask", "held_out", "restore", "round_to_half", "save", "train"]
 

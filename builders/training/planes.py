@@ -16,11 +16,11 @@ import numpy as np
 
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.errors import CfqaError
-from cfqa_data.packing import pack
+from cfqa_data.format.packing import pack
+from cfqa_data.format.quantizers import KMeansQuantizer, fit_kmeans
+from cfqa_data.format.storage import write_tensors
 from cfqa_data.paths import expanded
-from cfqa_data.quantizers import KMeansQuantizer, fit_kmeans
-from cfqa_data.recipe import load_recipe
-from cfqa_data.storage import write_tensors
+from cfqa_data.recipe.load import load_recipe
 
 __all__ = ["COUNTS", "FITTED_ON", "fit_tables", "main", "training_features", "training_planes"]
 

@@ -21,12 +21,12 @@ from cfqa_data.cli.shared import (
     resumable,
     use_root,
 )
+from cfqa_data.console.text import printable, size_text
 from cfqa_data.errors import CfqaError, FormatError, FormatVersionError
 from cfqa_data.paths import absolute_path
-from cfqa_data.text import printable, size_text
 
 if TYPE_CHECKING:
-    from cfqa_data.verify import Fault
+    from cfqa_data.integrity.verify import Fault
 
 __all__ = ["repair", "verify"]
 
@@ -48,9 +48,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare a dataset with its manifest. Exit status: 0 clean, 1 damaged, 2 not a dataset."""
-    from cfqa_data.consistency import inconsistencies
-    from cfqa_data.terminal import show_progress
-    from cfqa_data.verify import verify as run_verify
+    from cfqa_data.console.terminal import show_progress
+    from cfqa_data.integrity.consistency import inconsistencies
+    from cfqa_data.integrity.verify import verify as run_verify
 
     use_root(root)
     workers = workers or cores()
@@ -69,7 +69,7 @@ def verify(
             bad = {fault.path for fault in found.faults}
             damage += inconsistencies(found.files, found.manifest, bad)
             if deep:
-                from cfqa_data.builders.deep import look_into
+                from cfqa_data.builders.maintenance.deep import look_into
 
                 bad = {fault.path for fault in damage}
                 try:
@@ -102,8 +102,8 @@ def verify(
 
 def _damaged_manifest(folder: Path, error: FormatError) -> Fault:
     """Return what is wrong with the manifest; without one, or with a newer, this is no dataset."""
-    from cfqa_data.layout import Layout
-    from cfqa_data.verify import Fault
+    from cfqa_data.format.layout import Layout
+    from cfqa_data.integrity.verify import Fault
 
     path = Layout(absolute_path(folder)).manifest
     if not os.path.lexists(path) or isinstance(error, FormatVersionError):
@@ -151,9 +151,9 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Make damaged files again, to the manifest's bytes. Exit status: 1 where that fails."""
-    from cfqa_data.builders.repair import ASIDE
-    from cfqa_data.builders.repair import repair as run_repair
-    from cfqa_data.terminal import show_progress
+    from cfqa_data.builders.maintenance.repair import ASIDE
+    from cfqa_data.builders.maintenance.repair import repair as run_repair
+    from cfqa_data.console.terminal import show_progress
 
     use_root(root)
     kept = "what was made again stays, the same command goes on from here"

@@ -9,7 +9,7 @@ __all__ = ["info"]
 
 def info(folder: AnyDataset, follow_links: FollowLinks = False, as_json: Json = False) -> None:
     """Show what a dataset holds, and whether its labels can tell metrics apart."""
-    from cfqa_data.summary import info_text, summarise
+    from cfqa_data.integrity.summary import info_text, summarise
 
     summary = summarise(folder, follow_links=follow_links)
     if as_json:

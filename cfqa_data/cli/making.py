@@ -81,8 +81,8 @@ def build(
 ) -> None:
     """Build a dataset from a recipe. Goes on where an earlier build stopped."""
     from cfqa_data.builders.pipeline import build as run_build
-    from cfqa_data.summary import build_text, summarise
-    from cfqa_data.terminal import show_progress
+    from cfqa_data.console.terminal import show_progress
+    from cfqa_data.integrity.summary import build_text, summarise
 
     use_root(root)
     files = {
@@ -119,7 +119,7 @@ def build(
 def _plan(recipe: str, tier: str, as_json: bool) -> None:
     from cfqa_data.builders.pipeline.check import make_plan
     from cfqa_data.builders.pipeline.estimate import estimate, estimate_text
-    from cfqa_data.recipe import load_recipe
+    from cfqa_data.recipe.load import load_recipe
 
     told = estimate(make_plan(load_recipe(recipe), tier))
     if as_json:
@@ -154,9 +154,9 @@ def import_release(
     as_json: Json = False,
 ) -> None:
     """Make a dataset of a downloaded release, without loss. Goes on where it was stopped."""
-    from cfqa_data.builders.release import import_release as run_import
-    from cfqa_data.summary import imported_text, summarise
-    from cfqa_data.terminal import show_progress
+    from cfqa_data.builders.importing.release import import_release as run_import
+    from cfqa_data.console.terminal import show_progress
+    from cfqa_data.integrity.summary import imported_text, summarise
 
     use_root(root)
     with resumable(KEPT), show_progress() as progress:

@@ -130,12 +130,12 @@ def evaluate(
         raise typer.BadParameter(
             "missing; or name a folder of logs with --paper-logs", context, param_hint="'DIR'"
         )
-    from cfqa_data.dataset import load
+    from cfqa_data.access.dataset import load
+    from cfqa_data.console.terminal import show_progress
     from cfqa_data.eval import evaluate as run_evaluation
     from cfqa_data.eval import list_metrics
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.text import LAYOUTS
-    from cfqa_data.terminal import show_progress
 
     if report is not None:  # what it needs is missed now, not when everything is scored
         from cfqa_data.eval.report import write_report
@@ -197,7 +197,7 @@ def evaluate(
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
     """See that the scores outlive a report that failed: return where they are, in words."""
     from cfqa_data.eval.stored import with_facts
-    from cfqa_data.storage import write_table
+    from cfqa_data.format.storage import write_table
 
     if out is None:
         out = page.with_suffix(".parquet")
@@ -224,7 +224,7 @@ def _report_files(
     out = out and absolute_path(out)
     if report is None:
         return None, out
-    from cfqa_data.storage import check_writable
+    from cfqa_data.format.storage import check_writable
 
     report = page = absolute_path(report)
     if report.suffix != ".html":
@@ -317,10 +317,10 @@ def write_page(
     follow_links: FollowLinks = False,
 ) -> None:
     """Write a report of scores: one HTML file that opens offline."""
-    from cfqa_data.dataset import load
+    from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
     from cfqa_data.eval.report import write_report
-    from cfqa_data.storage import check_writable
+    from cfqa_data.format.storage import check_writable
 
     if out.suffix != ".html":
         raise CfqaError(f"{out}: a report is written as .html, by that ending")

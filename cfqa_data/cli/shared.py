@@ -16,7 +16,7 @@ import typer
 
 from cfqa_data.cli.process import say
 from cfqa_data.paths import expanded, real_path
-from cfqa_data.resources import ROOT_VARIABLE
+from cfqa_data.recipe.resources import ROOT_VARIABLE
 
 __all__ = [
     "AnyDataset",

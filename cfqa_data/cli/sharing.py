@@ -66,10 +66,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write features as plain float32 files. Goes on where it was stopped."""
-    from cfqa_data.builders.export import INDEX
-    from cfqa_data.builders.export import export as run_export
-    from cfqa_data.terminal import show_progress
-    from cfqa_data.text import size_text
+    from cfqa_data.builders.sharing.export import INDEX
+    from cfqa_data.builders.sharing.export import export as run_export
+    from cfqa_data.console.terminal import show_progress
+    from cfqa_data.console.text import size_text
 
     with (
         resumable("what is finished is kept, the same command goes on from here"),
@@ -120,10 +120,10 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Publish a dataset on the Hugging Face Hub. Goes on where it was stopped."""
-    from cfqa_data.builders.publish import plan_publishing
-    from cfqa_data.builders.publish import publish as run_publishing
-    from cfqa_data.builders.publish_text import plan_text, published_text, quiet_client
-    from cfqa_data.terminal import show_progress
+    from cfqa_data.builders.sharing.publish import plan_publishing
+    from cfqa_data.builders.sharing.publish import publish as run_publishing
+    from cfqa_data.builders.sharing.publish_text import plan_text, published_text, quiet_client
+    from cfqa_data.console.terminal import show_progress
 
     with show_progress() as progress:
         plan = plan_publishing(

@@ -28,14 +28,14 @@ _REFERENCE_OPTIONS: Mapping[str, type | UnionType] = {
 
 
 def _x265(**options: Any) -> Codec:
-    from cfqa_data.codecs.hevc import X265
+    from cfqa_data.codecs.h26x.hevc import X265
 
     _check("x265", options, preset=str, parameters=Mapping | None)
     return X265(**options)
 
 
 def _vvenc(**options: Any) -> Codec:
-    from cfqa_data.codecs.vvc import VVenC
+    from cfqa_data.codecs.h26x.vvc import VVenC
 
     known = {"preset": str, "parameters": Mapping | None, "seconds_per_megasample": Real}
     _check("vvenc", options, **known)
@@ -43,23 +43,23 @@ def _vvenc(**options: Any) -> Codec:
 
 
 def _hm(**options: Any) -> Codec:
-    from cfqa_data.codecs.reference import ReferenceCodec
-    from cfqa_data.codecs.reference_software import HM
+    from cfqa_data.codecs.h26x.reference import ReferenceCodec
+    from cfqa_data.codecs.h26x.reference_software import HM
 
     _check("hm", options, **_REFERENCE_OPTIONS)
     return ReferenceCodec(HM, **options)
 
 
 def _vtm(**options: Any) -> Codec:
-    from cfqa_data.codecs.reference import ReferenceCodec
-    from cfqa_data.codecs.reference_software import VTM
+    from cfqa_data.codecs.h26x.reference import ReferenceCodec
+    from cfqa_data.codecs.h26x.reference_software import VTM
 
     _check("vtm", options, **_REFERENCE_OPTIONS)
     return ReferenceCodec(VTM, **options)
 
 
 def _hyperprior_multi_task(**options: Any) -> Codec:
-    from cfqa_data.codecs.hyperprior import HyperpriorCodec
+    from cfqa_data.codecs.hyperprior.codec import HyperpriorCodec
 
     _check("hyperprior_multi_task", options, models=str | Path | None)
     models = options.get("models") or shipped("hyperprior_multi_task")
@@ -67,7 +67,7 @@ def _hyperprior_multi_task(**options: Any) -> Codec:
 
 
 def _hyperprior_task_specific(**options: Any) -> Codec:
-    from cfqa_data.codecs.hyperprior import HyperpriorCodec
+    from cfqa_data.codecs.hyperprior.codec import HyperpriorCodec
 
     _check("hyperprior_task_specific", options, models=str | Path | None, task=str | None)
     models, task = options.get("models"), options.get("task")
@@ -113,7 +113,7 @@ def get_codec(name: str, /, *, untrusted: bool = False, **options: Any) -> Codec
     Args:
         name: one of :func:`list_codecs`.
         untrusted: decode in a child process that can do nothing else; for bitstreams that may come
-            from anyone (see :mod:`cfqa_data.codecs.isolated`).
+            from anyone (see :mod:`cfqa_data.codecs.sandbox.isolated`).
         options: of that codec, such as ``preset`` or ``models``.
 
     Raises:
@@ -125,7 +125,7 @@ def get_codec(name: str, /, *, untrusted: bool = False, **options: Any) -> Codec
     except (KeyError, TypeError):
         raise CodecError(unknown_name("codec", name, CODEC_FACTORIES)) from None
     if untrusted:
-        from cfqa_data.codecs.isolated import IsolatedCodec
+        from cfqa_data.codecs.sandbox.isolated import IsolatedCodec
 
         return IsolatedCodec(name, options)
     try:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cfqa_data.eval.report.axes import Axis
 from cfqa_data.eval.report.drawing import Panel
 from cfqa_data.eval.statistics.mapping import map_scores
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.tasks import TASKS
 
 __all__ = ["POINTS", "TaskPoints", "curve", "fit", "ladders", "scatter", "target_text"]
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.opening import opened
 from cfqa_data.eval.stored import dataset_identity
-from cfqa_data.manifest import FORMAT_VERSION
+from cfqa_data.format.manifest import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
     from cfqa_data.eval.reading import FeatureSource
-    from cfqa_data.manifest import Manifest
+    from cfqa_data.format.manifest import Manifest
 
 __all__ = ["Origin", "TaskCounts", "counts", "origin_of"]
 
@@ -66,7 +66,7 @@ def origin_of(
         MetricError: Another dataset was scored.
         FormatError: The folder is not a dataset.
     """
-    from cfqa_data.dataset import Dataset
+    from cfqa_data.access.dataset import Dataset
 
     if dataset is None:
         return None

@@ -19,9 +19,9 @@ from cfqa_data.eval.report.items import PER_TASK, task_points
 from cfqa_data.eval.report.origin import Origin, counts, origin_of
 from cfqa_data.eval.report.ranking import COEFFICIENTS, heat_maps, ranking, signed, span_of
 from cfqa_data.extras import extras
+from cfqa_data.format.storage import check_writable, write_text
+from cfqa_data.format.tasks import TASKS
 from cfqa_data.paths import absolute_path
-from cfqa_data.storage import check_writable, write_text
-from cfqa_data.tasks import TASKS
 
 with extras():
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -32,7 +32,7 @@ with extras():
     from cfqa_data.eval.report.figures import POINTS, curve, ladders, target_text
 
 if TYPE_CHECKING:
-    from cfqa_data.dataset import Dataset
+    from cfqa_data.access.dataset import Dataset
     from cfqa_data.eval import Evaluation
 
 __all__ = ["report_html", "write_report"]

@@ -34,7 +34,7 @@ from cfqa_data.eval.statistics.correlations import (
 from cfqa_data.eval.statistics.discrimination import discriminate
 from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.extras import extras
-from cfqa_data.tasks import get_task
+from cfqa_data.format.tasks import get_task
 
 if TYPE_CHECKING:
     import pyarrow as pa

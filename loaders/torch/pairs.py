@@ -11,7 +11,7 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
-from cfqa_data.dataset import Dataset, load
+from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.loaders.torch.codes import CodeTensors
 

@@ -1,0 +1,1 @@
+"""Networks whose block outputs are the features, and reading their checkpoints."""

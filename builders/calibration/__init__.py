@@ -1,0 +1,1 @@
+"""Finding the levels of codecs: ten parameters that spread the harm evenly."""

@@ -1,0 +1,1 @@
+"""Making a dataset folder from the files of the published benchmark."""

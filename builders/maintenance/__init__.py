@@ -1,0 +1,1 @@
+"""Verifying a dataset by decoding and scoring again, and repairing it."""

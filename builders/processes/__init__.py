@@ -1,0 +1,1 @@
+"""Functions on many jobs in several processes, and how these are started."""

@@ -1,0 +1,1 @@
+"""Exporting a dataset folder, and publishing it on a hub."""

@@ -1,0 +1,1 @@
+"""Task heads: how a feature is scored against the ground truth."""

@@ -1,0 +1,1 @@
+"""Reading a dataset folder, on this machine or on the Hub."""

@@ -1,0 +1,304 @@
+"""The files of a dataset folder, wherever it lies: on this machine, or in a repo on the Hub.
+
+A file is named as the manifest names it: relative to the folder, with ``/``. Every name comes from
+the format's own layout, so none leads out of the folder, whatever a manifest says; nor does a link
+that is followed, unless the caller says so, but for those that a cache of the Hub is made of.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import copy
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import unquote
+
+from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.limits import LARGEST_WHOLE, open_plain, read_limited
+from cfqa_data.format.manifest import Manifest, read_manifest
+from cfqa_data.format.pointers import pointer_at
+from cfqa_data.paths import absolute_path
+
+__all__ = ["MANIFEST", "Blob", "Files", "LocalFiles", "open_blob", "open_files"]
+
+HUB = "hf://"
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+MISSING = "missing; is this a complete dataset folder?"
+MANIFEST = Layout(Path()).manifest.name
+
+OUTSIDE = "leads out of the folder; if the folder is your own: follow_links=True, --follow-links"
+
+ANY = re.compile(r".*", re.DOTALL)
+STORED = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}")
+"""Names of files in the store that the repos in a cache of `huggingface_hub` share."""
+
+STORE_MARKER = ".huggingface-shared-blobs"
+
+
+class Blob(Protocol):
+    """A file of which parts are read.
+
+    Attributes:
+        size: its bytes.
+    """
+
+    size: int
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of each (offset, length).
+
+        Raises:
+            ValueError: one is not within the file, or could not be read whole.
+            OSError: the file cannot be read.
+        """
+
+
+class Files(ABC):
+    """The files of one folder.
+
+    Attributes:
+        location: the folder, as it is named in messages: a path, or an ``hf://`` address.
+        root: the folder's path, if it is one on this machine.
+        follow_links: whether links that lead out of it are followed.
+    """
+
+    location: str
+    root: Path | None = None
+    follow_links: bool = False
+
+    def where(self, name: str) -> str:
+        """Return a file's name for messages."""
+        return f"{self.location}/{name}"
+
+    @abstractmethod
+    def read_manifest(self) -> Manifest:
+        """Return the folder's manifest.
+
+        Raises:
+            FormatError: this is not a dataset folder, or its manifest is not valid.
+        """
+
+    @abstractmethod
+    def below(self, name: str) -> Files:
+        """Return the files of a folder in this one."""
+
+    @abstractmethod
+    def path(self, name: str) -> Path | None:
+        """Return where a file lies on this machine, or would; None if it is read over the net.
+
+        Raises:
+            FileNotFoundError: it is to be fetched and is not there.
+        """
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file or folder."""
+
+    @abstractmethod
+    def beside(self, stem: str) -> list[str]:
+        """Return the names of the files that begin with ``stem``, in the folder it names."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """Return a small file's whole content.
+
+        Raises:
+            FormatError: it is missing, cannot be read, or is not the one of the manifest.
+        """
+
+    @abstractmethod
+    def open(self, name: str) -> AbstractContextManager[Blob]:
+        """Open a file to read parts of it.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+
+
+class LocalFiles(Files):
+    """A folder on this machine.
+
+    Args:
+        root: the folder.
+        follow_links: read what links lead to, wherever that is.
+    """
+
+    root: Path
+
+    def __init__(self, root: str | Path, follow_links: bool = False) -> None:
+        self.root = absolute_path(root)
+        self.location = str(self.root)
+        self.follow_links = follow_links
+        self._places = _places(self.root)
+        self._known: set[str] = set()
+
+    def where(self, name: str) -> str:
+        """Return a file's path."""
+        return str(self.root / name)
+
+    def read_manifest(self) -> Manifest:
+        """Return the folder's manifest."""
+        self.path(MANIFEST)
+        return read_manifest(self.root)
+
+    def below(self, name: str) -> LocalFiles:
+        """Return the files of a folder in this one."""
+        files = copy(self)
+        files.root, files._known = self.root / name, set()
+        files.location = str(files.root)
+        return files
+
+    def path(self, name: str) -> Path:
+        """Return a file's path.
+
+        Raises:
+            FormatError: it is a link that leads out of the folder, is neither file nor folder, or
+                Git keeps it elsewhere.
+        """
+        path = self.root / name
+        if name not in self._known:
+            real = Path(os.path.realpath(path))
+            if kind := pointer_at(path):
+                raise FormatError(f"{path}: {kind}")
+            if not (self.follow_links or _is_within(real, self._places)):
+                raise FormatError(f"{path}: {OUTSIDE}")
+            if os.path.exists(real) and not (real.is_file() or real.is_dir()):
+                raise FormatError(f"{path}: is no plain file; build or fetch the dataset again")
+            self._known.add(name)
+        return path
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file or folder."""
+        return self.path(name).exists()
+
+    def beside(self, stem: str) -> list[str]:
+        """Return the names of the files that begin with ``stem``."""
+        folder, _, start = stem.rpartition("/")
+        found = (self.root / folder).glob("*")
+        return sorted(f"{folder}/{p.name}" for p in found if p.name.startswith(start))
+
+    def read(self, name: str) -> bytes:
+        """Return a file's whole content."""
+        try:
+            return read_limited(self.path(name), LARGEST_WHOLE)
+        except FileNotFoundError:
+            raise FormatError(f"{self.where(name)}: {MISSING}") from None
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{self.where(name)}: cannot be read: {error}") from None
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Blob]:
+        """Open a file; nothing stays open behind it."""
+        with open_blob(self.path(name)) as blob:
+            yield blob
+
+
+def _places(root: Path) -> list[tuple[Path, re.Pattern[str]]]:
+    """Return where files of a folder may lie: folders, with the names that files have in them.
+
+    That is the folder itself, and where `huggingface_hub` links to from a folder in its cache: from
+    ``REPO/snapshots/COMMIT`` to ``REPO/blobs``, and from there to ``blobs`` beside all repos, which
+    has a marker in it.
+    """
+    real = Path(os.path.realpath(root))
+    places = [(real, ANY)]
+    for place in (real, *real.parents):  # the dataset may be a folder in the repo
+        repo = place.parent.parent
+        if place.parent.name == "snapshots" and (repo / "blobs").is_dir():
+            places.append((repo / "blobs", ANY))
+            if "--" in repo.name and (repo.parent / "blobs" / STORE_MARKER).is_file():
+                places.append((repo.parent / "blobs", STORED))
+            break
+    return places
+
+
+def _is_within(real: Path, places: list[tuple[Path, re.Pattern[str]]]) -> bool:
+    return any(
+        real.is_relative_to(place) and names.fullmatch(real.relative_to(place).as_posix())
+        for place, names in places
+    )
+
+
+@contextmanager
+def open_blob(path: Path) -> Iterator[Blob]:
+    """Open a plain file of which parts are read; nothing stays open behind it."""
+    with open_plain(path) as file:
+        yield _LocalBlob(file)
+
+
+class _LocalBlob:
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = file.seek(0, 2)
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        return [self._read(offset, size) for offset, size in ranges]
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if offset + size > self.size:
+            raise ValueError(f"a part ends at byte {offset + size} of {self.size}")
+        self.file.seek(offset)
+        data = self.file.read(size)
+        if len(data) != size:
+            raise ValueError(f"{len(data)} of {size} bytes could be read")
+        return data
+
+
+def open_files(
+    path: str | Path,
+    revision: str | None = None,
+    cache: bool | str | Path = False,
+    follow_links: bool = False,
+) -> Files:
+    """Return the files of a folder or of a dataset repo on the Hub.
+
+    Args:
+        path: a folder, "org/name" or "hf://datasets/org/name[@revision]". What is there on this
+            machine is always meant as such.
+        revision: branch, tag or commit of the repo; its main branch if None.
+        cache: keep whole files in `huggingface_hub`'s cache, or in this one.
+        follow_links: of a folder: read what its links lead to, wherever that is.
+
+    Raises:
+        CfqaError: ``path`` is an address of another kind, or a revision is given for a folder.
+        MissingDependencyError: `huggingface_hub` is not installed.
+        HubError: there is no such repo or revision, or it cannot be reached.
+    """
+    named, at, own = str(path), "", ""
+    if isinstance(path, str) and path.startswith(HUB):
+        named, at, own = path.removeprefix(HUB).rstrip("/").partition("@")
+        if not named.startswith("datasets/") or (at and not own):
+            raise CfqaError(f"{path}: give hf://datasets/org/name or hf://datasets/org/name@rev")
+        named = named.removeprefix("datasets/")
+        if not _is_repo(named):
+            raise CfqaError(f"{path}: {named!r} is not the id of a dataset repo, as org/name is")
+    elif "\0" in named or (isinstance(path, str) and "://" in path and not _exists(path)):
+        raise CfqaError(f"{path!r}: give a folder, org/name or hf://datasets/org/name")
+    elif not isinstance(path, str) or _exists(path) or not _is_repo(path):
+        if revision is not None:
+            raise CfqaError(f"{path}: a folder has no revisions; only a repo on the Hub has")
+        return LocalFiles(path, follow_links)
+    if own and revision is not None and unquote(own) != revision:
+        raise CfqaError(f"{path}: names another revision than revision={revision!r}")
+    from cfqa_data.access.hub import HubFiles
+
+    if cache and cache is not True:
+        cache = absolute_path(cache)
+    return HubFiles(named, unquote(own) or revision, cache)
+
+
+def _exists(path: str | Path) -> bool:
+    try:
+        return absolute_path(path).exists()
+    except OSError as error:  # a name too long, or a folder above that may not be entered
+        why = error.strerror or error
+        raise CfqaError(f"{path}: no dataset can be read there: {why}") from None
+
+
+def _is_repo(text: str) -> bool:
+    return REPO.fullmatch(text) is not None and ".." not in text

@@ -1,0 +1,1 @@
+"""Decoding in a child process that can do nothing else."""
