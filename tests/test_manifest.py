@@ -75,7 +75,7 @@ def _file(name: str, **entry: Any) -> Callable[[dict[str, Any]], Any]:
         (lambda data: data.update(format=3), "version 3, .* reads 1 and 2; update cfqa-data"),
         (
             lambda data: data.update(format=0),
-            "version 0, .* reads 1 and 2; build or fetch the dataset",
+            "version 0, .* 1 and 2; build or fetch the dataset",
         ),
         (lambda data: data.update(name=1), "name"),
         (lambda data: data.update(tier="heavy"), "light, full"),

@@ -116,9 +116,8 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
             f"{layout.root} holds a finished dataset of recipe {manifest.name!r} "
             f"({manifest.tier} tier) that is not this one: choose another folder"
         )
-    if (
-        Recipe.from_dict(manifest.recipe).paths != recipe.paths
-    ):  # different files may have the same portable name
+    # Different files may have the same portable name.
+    if Recipe.from_dict(manifest.recipe).paths != recipe.paths:
         _check_files(layout, recipe, manifest)
 
 

@@ -121,10 +121,8 @@ class Folder:
         """Return what the task's head is scored against for a source."""
         task, _ = self._place(source_id)
         truth = self._tensor(f"truth/{task}", source_id, source_id, sharded=False)
-        where = self.files.where(f"truth/{task}")
-        check_truth(
-            self.manifest.tasks[task].facts, truth.dtype.name, truth.ndim, f"{where}: {source_id!r}"
-        )
+        what = f"{self.files.where(f'truth/{task}')}: {source_id!r}"
+        check_truth(self.manifest.tasks[task].facts, truth.dtype.name, truth.ndim, what)
         return truth
 
     def bitstream(self, source_id: str, codec: str, level: int) -> bytes:

@@ -292,8 +292,8 @@ class Origin:
 
     Attributes:
         name: of the codec, among the built-in ones and the installed entry points.
-        options: its keyword arguments, without :data:`PROGRAMS`: a manifest may be a stranger's, and
-            what is run is for this machine's environment to say.
+        options: its keyword arguments, without :data:`PROGRAMS`: a manifest may be a stranger's,
+            and what is run is for this machine's environment to say.
         package: the distribution that has it.
         version: of that distribution.
         sha256: of the codec's source, as hex; empty for built-in ones.

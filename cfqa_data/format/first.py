@@ -1,4 +1,4 @@
-"""What format 1 leaves to its readers: its three tasks, its six codecs, and how its recipe says them.
+"""What format 1 leaves to its readers: its three tasks, its six codecs, what its recipe says.
 
 A manifest of format 1 names tasks and codecs; what they are stands here and nowhere else. In format
 2 the manifest says it. A folder is of format 1 where a reader of that format would open it and mean
