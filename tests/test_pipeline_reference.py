@@ -137,7 +137,7 @@ def test_a_build_by_a_reference_encoder_is_read_and_scored_without_it(
     pairs = cfqa_data.load(out)
     (name,) = pairs.source_ids
     original = pairs.original(name)
-    quantizer = pairs.manifest.recipe.tasks["cls"].ladders["hm"].quantizer
+    quantizer = pairs.manifest.tasks["cls"].codecs["hm"].quantizer
     plane = pack(quantizer.quantize(np.asarray(original)))
     decode = functools.partial(get_codec("x265").decode, shape=plane_shape(original.shape))
     errors = []
