@@ -12,7 +12,8 @@ import numpy as np
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.builders.pipeline.tools import Shape, codec_for
-from cfqa_data.builders.pipeline.workspace import recorded, write_json
+from cfqa_data.builders.pipeline.workspace import write_json
+from cfqa_data.codecs import CODECS
 from cfqa_data.codecs.base import AnyCodec
 from cfqa_data.errors import BuildError
 from cfqa_data.format.codes import create_codes_array
@@ -140,7 +141,7 @@ class Prepare(BuildStage):
                     levels=len(ladder.levels),
                     shape=shape,
                     quantizer=ladder.quantizer,
-                    centres=centres.get(codec),
+                    centres=centres.get(codec, ()),
                     source_ids=selected.ids,
                 )
         models, blocks = self.tools.models, self.plan.recipe.tasks[task].blocks
@@ -170,7 +171,7 @@ class Prepare(BuildStage):
             levels=ladder.levels,
             quantizer=ladder.quantizer,
             tables=(self.layout.tables(task, ladder.codec).name,) if fitted else (),
-            origin=Origin(recorded(found), named.codec_options, found.package, **builtin),
+            origin=Origin(CODECS.recorded(found.name), named.codec_options, found.package, **builtin),
         )
 
 
