@@ -11,7 +11,13 @@ from typing import Any, TypeVar
 
 from cfqa_data.errors import BuildError
 
-__all__ = ["DepthGeometry", "SegGeometry", "from_metadata", "window_starts"]
+__all__ = ["DEPTH_RANGE", "IGNORE", "DepthGeometry", "SegGeometry", "from_metadata", "window_starts"]
+
+IGNORE = 255
+"""Class of the pixels of a mask that do not count."""
+
+DEPTH_RANGE = (0.001, 10.0)
+"""Published range of depths, in metres."""
 
 
 @dataclass(frozen=True)
