@@ -125,4 +125,4 @@ def test_the_template_is_the_one_at_the_top_of_the_repository() -> None:
 
     package = Path(cfqa_data.__file__).parent
     top = package.parent / "dataset_card.md"
-    assert top.read_text() == (package / "dataset_card.md").read_text()
+    assert top.read_text() == (package / "card" / "dataset_card.md").read_text()

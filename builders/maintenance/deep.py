@@ -166,7 +166,7 @@ def _jobs(
             elif (
                 decode
                 and ladder.weights
-                and not (ladder.models or ladder.weights in manifest.weights)
+                and not (ladder.models or set(ladder.weights) <= set(manifest.weights))
             ):
                 notes.append(f"{task}, {codec}: not decoded: the recipe names no models")
                 decode = False

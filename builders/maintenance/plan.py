@@ -247,6 +247,5 @@ def _weights(manifest: Manifest, steps: Steps) -> set[str]:
     pairs = {(item.task, item.codec) for item in items if item.codec}
     for task, codec in pairs | {(t, c) for t, c, _ in steps.codes}:
         ladder = manifest.recipe.tasks[task].ladders[codec]
-        if ladder.weights and (ladder.models or ladder.weights in manifest.weights):
-            uris.add(ladder.weights)
+        uris |= {uri for uri in ladder.weights if ladder.models or uri in manifest.weights}
     return uris

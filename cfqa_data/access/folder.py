@@ -259,7 +259,7 @@ class Folder:
         ladder = self.manifest.recipe.tasks[task].ladders[codec].without_programs()
         try:
             options = ladder.codec_options | ({"untrusted": True} if self.untrusted else {})
-            uri = ladder.weights
+            uri = next(iter(ladder.weights), None)
             if uri is not None and (ladder.models or uri in self.manifest.weights):
                 options["models"] = str(self.find_weights(uri))
             return get_codec(ladder.codec, **options)
