@@ -36,7 +36,8 @@ _HOMES = {
         "maintenance": "deep repair repair_plan=plan repair_work=work",
         "processes": "crew=parallel spawning",
         "sharing": "edition export export_formats hub_calls hub_limits publish publish_text",
-        "tasks": "geometry heads",
+        "sources": "geometry",
+        "tasks": "heads",
     },
 }
 """Package -> its sub-package -> the modules that moved there, and their new names if any."""

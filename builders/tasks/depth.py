@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from cfqa_data.builders.sources.geometry import DEPTH_RANGE, DepthGeometry
-from cfqa_data.builders.tasks.linear import Head, LinearTask
+from cfqa_data.builders.tasks.linear import Head, LinearTask, first_facts
 from cfqa_data.extras import extras
 from cfqa_data.torch_state import torch_state
 
@@ -41,15 +41,10 @@ class DepthHead(Head):
         The published order upsamples the tokens and then convolves; a 1x1 convolution commutes
         with bilinear interpolation, whose weights sum to one, so the few logits are upsampled here.
         """
-        batch, count, tokens, dim = layers.shape
+        batch, _, tokens, _ = layers.shape
         rows, columns = size
         if rows * columns != tokens - 1:
             raise self.wrong(f"{tokens} tokens are not 1 + {rows}x{columns} patches")
-        if not self.takes(count, dim):
-            raise self.wrong(
-                f"{count} layers of width {dim} give {2 * dim * count} inputs, "
-                f"the head takes {self.conv_depth.in_channels}"
-            )
         patches = layers[:, :, 1:]
         pairs = torch.cat([patches, layers[:, :, :1].expand_as(patches)], dim=-1)
         inputs = pairs.permute(0, 2, 1, 3).reshape(batch, tokens - 1, -1)
@@ -93,4 +88,4 @@ class DepthHead(Head):
 class Depth(LinearTask):
     """RMSE and mean absolute relative error of the depth."""
 
-    facts, layers, head_kind = FACTS["dpt"], DepthHead.layers, DepthHead
+    facts, layers, head_kind = first_facts("dpt"), DepthHead.layers, DepthHead
