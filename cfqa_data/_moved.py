@@ -34,9 +34,10 @@ _HOMES = {
         "importing": "release release_files=files release_recipe=recipe release_scores=scores "
         "release_stages=stages release_tables=tables",
         "maintenance": "deep repair repair_plan=plan repair_work=work",
-        "processes": "crew=parallel spawning",
+        "processes": "spawning",
         "sharing": "edition export export_formats hub_calls hub_limits publish publish_text",
-        "tasks": "geometry heads",
+        "sources": "geometry",
+        "tasks": "heads",
     },
 }
 """Package -> its sub-package -> the modules that moved there, and their new names if any."""

@@ -53,12 +53,20 @@ class Prepare(BuildStage):
         shape, varying = self.shape(task)
         fitted = {codec: self.fit(task, ladder) for codec, ladder in self.ladders(task)}
         centres = self.centres(task)
-        grids = [
+        grids = {
             tuple(grid) if grid else None
             for shard in range(self.plan.shards(task))
             for grid in self.tools.references(task, shard)["grids"]
-        ]
-        self.write(item, shape, varying, centres, fitted, grids)
+        }
+        models, blocks = self.tools.models, self.plan.recipe.tasks[task].blocks
+        about = {
+            "varying_tokens": varying,
+            "prefix_tokens": models.backbone.prefix_tokens,
+            "grid": grids.pop() if len(grids) == 1 and not varying else None,
+            "layers": tuple(models.backbone.layer(block) for block in blocks),
+            "terms": models.source(task).terms,
+        }
+        self.write(item, shape, centres, fitted, about)
 
     def ladders(self, task: str) -> Iterable[tuple[str, Ladder]]:
         """Return the codecs of a task."""
@@ -126,12 +134,19 @@ class Prepare(BuildStage):
         self,
         item: Item,
         shape: Shape,
-        varying: bool,
         centres: Mapping[str, list[int]],
         fitted: Mapping[str, bool],
-        grids: list[Any],
+        about: Mapping[str, Any],
     ) -> None:
-        """Make the arrays that are stored, then the task's entry of the manifest."""
+        """Make the arrays that are stored, then the task's entry of the manifest.
+
+        Args:
+            item: of the task.
+            shape: (N, C, T, D) of its longest feature.
+            centres: codec on planes -> the code per layer that is stored as 0.
+            fitted: codec -> whether it has tables.
+            about: what else the entry says.
+        """
         task, selected = item.task, self.tools.selected(item.task)
         for codec, ladder in self.ladders(task):
             if self.stored(ladder):
@@ -144,20 +159,14 @@ class Prepare(BuildStage):
                     centres=centres.get(codec, ()),
                     source_ids=selected.ids,
                 )
-        models, blocks = self.tools.models, self.plan.recipe.tasks[task].blocks
-        same = not varying and len(set(grids)) == 1
         entry = TaskEntry(
-            facts=replace(models.task_class(task).facts, name=task),
+            facts=replace(self.tools.models.task_class(task).facts, name=task),
             shape=shape,
             sources=tuple(selected.ids),
             codecs={c: self.codec_entry(task, x, fitted.get(c, False)) for c, x in self.ladders(task)},
             shard=self.plan.recipe.group_size,
-            varying_tokens=varying,
-            prefix_tokens=models.backbone.prefix_tokens,
-            grid=grids[0] if same else None,
-            layers=tuple(models.backbone.layer(block) for block in blocks),
             groups=tuple(selected.groups) if selected.groups else None,
-            terms=models.source(task).terms,
+            **about,
         )
         write_json(item.marker(self.layout), {"entry": entry.to_dict(), "centres": centres})
 

@@ -125,6 +125,11 @@ class Models:
             )
         return self._tasks[name]
 
+    def task_class(self, name: str) -> type[Task]:
+        """The class of a task, which states its facts."""
+        found: type[Task] = TASKS.find(self.recipe.tasks[name].task_class, classes=True).target
+        return found
+
     def source(self, task: str, seed: int | None = None) -> Source:
         """A fresh source of the task's samples, of the recipe's seed or another.
 
