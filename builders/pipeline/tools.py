@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +14,12 @@ import numpy as np
 from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.backbones.base import BACKBONES, Backbone
 from cfqa_data.builders.pipeline.plan import Item, Plan
-from cfqa_data.builders.sources.base import Source, get_source
+from cfqa_data.builders.sources.base import SOURCES, Source
 from cfqa_data.builders.tasks.base import TASKS, Task
 from cfqa_data.errors import BuildError
 from cfqa_data.format.layout import Layout
 from cfqa_data.recipe.load import Ladder, Recipe, TaskSpec
-from cfqa_data.registry import bind_options
+from cfqa_data.registry import Registry, bind_options
 
 __all__ = ["BASELINES", "Models", "Tools", "codec_for"]
 
@@ -33,6 +34,21 @@ def codec_for(ladder: Ladder) -> Any:
     return get_codec(ladder.codec, **ladder.codec_options)
 
 
+def _make(
+    registry: Registry,
+    kind: str,
+    options: Mapping[str, Any],
+    where: str,
+    weights: str | None = None,
+    **given: Any,
+) -> Any:
+    """Make an object of the class that a recipe names, with its options bound by signature."""
+    target = registry.find(kind, classes=True).target
+    if weights is not None:
+        given["weights"] = resolve_weights(weights)
+    return target(**bind_options(target, options, where, BuildError, **given))
+
+
 @dataclass(frozen=True)
 class Models:
     """The backbone, tasks and sources of a recipe, made when first asked for."""
@@ -42,39 +58,34 @@ class Models:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """What makes the features."""
+        """What makes the features.
+
+        Raises:
+            CfqaError: there is no such backbone, or its weights are not there or do not fit.
+        """
         spec = self.recipe.backbone
-        found = BACKBONES.find("dinov2", classes=True)
-        made: Backbone = found.target(
-            **bind_options(
-                found.target,
-                {"num_heads": spec.num_heads},
-                "backbone",
-                BuildError,
-                weights=resolve_weights(spec.weights),
-            )
-        )
+        options = dict(spec.options)
+        if spec.kind is None:
+            options["num_heads"] = spec.num_heads
+        kind = spec.kind or "dinov2"
+        made: Backbone = _make(BACKBONES, kind, options, "backbone", spec.weights)
         return made
 
     def task(self, name: str) -> Task:
         """What scores the features of a task.
 
         Raises:
-            BuildError: there is no such task, or its head is not there or does not fit.
+            CfqaError: there is no such task, or its head is not there or does not fit.
         """
         if name not in self._tasks:
-            spec = self.recipe.tasks[name]
-            found = TASKS.find(name, classes=True)
-            self._tasks[name] = found.target(
-                **bind_options(
-                    found.target,
-                    {},
-                    f"tasks.{name}",
-                    BuildError,
-                    backbone=self.backbone,
-                    weights=resolve_weights(spec.head),
+            spec, where = self.recipe.tasks[name], f"tasks.{name}"
+            kind, options = spec.task_class, spec.options
+            made: Task = _make(TASKS, kind, options, where, spec.head, backbone=self.backbone)
+            if made.layers not in (None, len(spec.blocks)):
+                raise BuildError(
+                    f"{where}: the task takes {made.layers} block(s), not {len(spec.blocks)}"
                 )
-            )
+            self._tasks[name] = made
         return self._tasks[name]
 
     def features(self, task: str, inputs: Any) -> np.ndarray:
@@ -102,7 +113,9 @@ class Models:
         """
         spec = self.recipe.tasks[task].source
         chosen = spec.seed if seed is None else seed
-        return get_source(spec.kind, f"tasks.{task}.source")(task, chosen, **spec.options)
+        where = f"tasks.{task}.source: {spec.kind}"
+        made: Source = _make(SOURCES, spec.kind, spec.options, where, task=task, seed=chosen)
+        return made
 
 
 @dataclass(frozen=True)
