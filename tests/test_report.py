@@ -32,7 +32,7 @@ from cfqa_data.eval.report.colours import viridis
 from cfqa_data.eval.report.figures import curve, fit, scatter
 from cfqa_data.eval.report.items import disagreements, task_points
 from cfqa_data.eval.report.ranking import Figure, ranking
-from cfqa_data.eval.stored import KEY
+from cfqa_data.eval.results import KEY
 
 EVIL = "<script>alert('m')</script>&\"{{ 7*7 }}"
 MOST = float(np.finfo(np.float64).max)

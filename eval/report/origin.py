@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.opening import opened
-from cfqa_data.eval.stored import dataset_identity
+from cfqa_data.eval.datasets import dataset_identity, opened
 from cfqa_data.format.manifest import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
-    from cfqa_data.eval.reading import FeatureSource
+    from cfqa_data.eval.datasets import FeatureSource
     from cfqa_data.format.manifest import Manifest
 
 __all__ = ["Origin", "TaskCounts", "counts", "origin_of"]
