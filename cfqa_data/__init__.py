@@ -7,7 +7,6 @@ costs next to nothing.
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data._moved import MovedModules
@@ -56,7 +55,6 @@ __all__ = [
 sys.meta_path.append(MovedModules())
 
 _PACKAGES = ("builders", "codecs", "eval", "loaders")
-_module, _ = lazy_modules(__name__, __path__)
 _HOMES = {
     "Dataset": "cfqa_data.access.dataset",
     "FeaturePair": "cfqa_data.access.dataset",
@@ -65,6 +63,9 @@ _HOMES = {
     "evaluate": "cfqa_data.eval",
     "list_metrics": "cfqa_data.eval",
 }
+_find, _ = lazy_modules(
+    __name__, __path__, {name: _HOMES.get(name, "cfqa_data.errors") for name in __all__}
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -72,10 +73,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("cfqa-data")
-    elif name in __all__:
-        value = getattr(import_module(_HOMES.get(name, "cfqa_data.errors")), name)
     else:
-        value = _module(name)
+        value = _find(name)
     globals()[name] = value
     return value
 

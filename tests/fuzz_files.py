@@ -128,7 +128,7 @@ def _arrays(files: LocalFiles, name: str) -> None:
     folder = Folder(files)
     with suppress(KeyError):
         sources = folder.manifest.tasks[task].sources
-        codec = next(iter(folder.manifest.recipe.tasks[task].ladders))
+        codec = next(iter(folder.manifest.tasks[task].codecs))
         for source in sources:
             if kind == "originals":
                 _each(*(lambda p=p: folder.original(source, **p) for p in PARTS))  # noqa: B023

@@ -23,10 +23,10 @@ from mock_codec import MockCodec
 
 from cfqa_data.card.write import write_card
 from cfqa_data.format.codes import create_codes_array, find_centres, write_codes
+from cfqa_data.format.first import read_tasks
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import (
     Manifest,
-    TaskEntry,
     hash_file,
     package_versions,
     write_manifest,
@@ -144,7 +144,7 @@ def _write(
         task, shape = TASKS[name], TOY_SHAPES[name]
         ids = [f"{name}-{index:03d}" for index in range(sources)]
         features = rng.standard_normal((sources, *shape)).astype(np.float32)
-        entries[name] = TaskEntry(shape, tuple(ids))
+        entries[name] = {"shape": list(shape), "sources": ids}
         groups = _groups(sources, recipe.group_size)
         for shard, members in enumerate(groups):
             path = layout.originals(name, shard, len(groups))
@@ -165,8 +165,8 @@ def _write(
     manifest = Manifest(
         name=recipe.name,
         tier=tier,
-        recipe=recipe,
-        tasks=entries,
+        recipe=recipe.to_dict(),
+        tasks=read_tasks(recipe.to_dict(), entries),
         versions=package_versions(),
         weights={
             ladder.models: hash_file(resolve(ladder.models))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cfqa_data.codecs.hyperprior.codec import fixed_point
+from cfqa_data.codecs.hyperprior import fixed_point
 from cfqa_data.codecs.hyperprior.fixed_point import FRACTION, GDN, LIMIT, Conv, Deconv, snap
 from cfqa_data.errors import CodecError
 

@@ -380,8 +380,8 @@ def test_a_metric_gets_the_statistics_that_it_needs() -> None:
 def test_the_value_range_is_the_widest_quantisers(tmp_path: Path) -> None:
     dataset = load(write_mock_dataset(tmp_path / "cfqa"))
     found = original_statistics(dataset, ["value_range"], "cpu", Silent())
-    for task, spec in dataset.manifest.recipe.tasks.items():
-        tables = [ladder.quantizer.values() for ladder in spec.ladders.values()]
+    for task, spec in dataset.manifest.tasks.items():
+        tables = [codec.quantizer.values() for codec in spec.codecs.values() if codec.quantizer]
         widest = np.max([np.ptp(table, axis=1) for table in tables], axis=0)
         np.testing.assert_allclose(found.of(task, 0, ["value_range"])["value_range"], widest)
 

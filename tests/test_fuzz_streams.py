@@ -13,7 +13,7 @@ from reference_streams import recorded_streams
 
 from cfqa_data.codecs import get_codec
 from cfqa_data.codecs.h26x import video
-from cfqa_data.codecs.hyperprior.codec import entropy_coder
+from cfqa_data.codecs.hyperprior import entropy_coder
 from cfqa_data.errors import CodecError
 
 VIDEO = ("x265", "vvenc", "hm", "vtm")

@@ -223,9 +223,10 @@ def test_an_import_is_a_dataset_like_any_other(whole: Path) -> None:
     manifest = cfqa_data.load(root).manifest
     assert (manifest.name, manifest.tier) == ("cfqa-release", "full")
     kinds = {
-        ladder.quantizer.to_dict()["kind"]
-        for task in manifest.recipe.tasks.values()
-        for ladder in task.ladders.values()
+        codec.quantizer.to_dict()["kind"]
+        for task in manifest.tasks.values()
+        for codec in task.codecs.values()
+        if codec.quantizer
     }
     assert kinds == {"paper_uniform", "paper_kmeans"}
     assert "hm_" not in manifest.versions["scores of hm on cls"]

@@ -185,7 +185,7 @@ def _begun(root: Path) -> Recipe | None:
     layout = Layout(root)
     try:
         if layout.manifest.exists():
-            return read_manifest(root).recipe
+            return Recipe.from_dict(read_manifest(root).recipe)
         return Plan.from_json((layout.work / PLAN).read_text(encoding="utf-8")).recipe
     except (OSError, ValueError, KeyError, TypeError, CfqaError):
         return None

@@ -172,7 +172,7 @@ class Scratch:
         for task in self.steps.tables:
             path = self.layout.labels(task)
             with self._noting({self.layout.relative(path)}):
-                write_table(path, label_table(tools, task, self.manifest.tasks[task].shape))
+                write_table(path, label_table(tools, self.manifest.tasks[task]))
                 yield self.layout.relative(path)
         if self.steps.originals:
             name = self.layout.relative(self.layout.originals_table)
@@ -216,21 +216,21 @@ class Scratch:
         """Write the metadata of arrays of codes; yield the files."""
         for task, codec in self.steps.heads:
             entry = self.manifest.tasks[task]
-            ladder = self.manifest.recipe.tasks[task].ladders[codec]
             item = Item("centre", task)
             if item in self.steps.items["centre"]:
                 centres = read_json(item.marker(self.layout))[codec]
             else:  # of a release: by its first feature
                 first = Folder(self.files).decoded(entry.sources[0], codec, 0)
                 centres = list(find_centres(first.indices))
-            path = self.layout.compressed(task, codec)
+            path, quantizer = self.layout.compressed(task, codec), entry.codecs[codec].quantizer
+            assert quantizer is not None
             (path / "zarr.json").unlink(missing_ok=True)
             create_codes_array(
                 path,
                 sources=len(entry.sources),
                 levels=LEVELS,
                 shape=entry.shape,
-                quantizer=ladder.quantizer,
+                quantizer=quantizer,
                 centres=centres,
                 source_ids=entry.sources,
             )

@@ -25,8 +25,8 @@ def weights_of(recipe: Recipe) -> list[str]:
     """Return the URIs of all weights of a recipe, sorted: backbone, heads, models of codecs."""
     uris = {recipe.backbone.weights, *(spec.head for spec in recipe.tasks.values())}
     for spec in recipe.tasks.values():
-        uris |= {ladder.weights for ladder in spec.ladders.values() if ladder.weights}
-    return sorted(uris)
+        uris.update(*(ladder.weights for ladder in spec.ladders.values()))
+    return sorted(uri for uri in uris if uri)
 
 
 def hash_uris(uris: Iterable[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.builders.pipeline.workspace import write_json
 from cfqa_data.errors import BuildError
+from cfqa_data.format.first import TASKS
 from cfqa_data.format.invariants import check_source_ids, check_truth
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.format.tasks import get_task
@@ -35,7 +36,7 @@ def select(tools: Tools, item: Item) -> None:
     found = [(sample.source_id, np.asarray(sample.truth)) for sample in samples]
     check_source_ids({task: [source_id for source_id, _ in found]})
     for source_id, truth in found:
-        check_truth(get_task(task), truth.dtype.name, truth.ndim, f"the truth of {source_id}")
+        check_truth(TASKS[task], truth.dtype.name, truth.ndim, f"the truth of {source_id}")
     truths = dict(found)
     write_tensors(tools.layout.truth(task), truths)
     write_json(item.marker(tools.layout), list(truths))

@@ -209,7 +209,7 @@ def _with_section(text: str, section: str) -> str:
 
 def _again(manifest: Manifest) -> str:
     """Return how the dataset is made again, where a recipe of this package makes it."""
-    if manifest.name in list_recipes() and load_recipe(manifest.name) == manifest.recipe:
+    if manifest.name in list_recipes() and load_recipe(manifest.name).to_dict() == manifest.recipe:
         tier = "" if manifest.tier == "full" else f" --tier {manifest.tier}"
         version = manifest.versions.get("cfqa-data", "")
         return BUILT_IN.format(name=manifest.name, tier=tier, version=version)

@@ -19,7 +19,6 @@ from cfqa_data.format.schema import (
     originals_schema,
 )
 from cfqa_data.format.storage import read_labels, read_table, write_text
-from cfqa_data.format.tasks import LEVELS, TASKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,15 +77,15 @@ def write_card(root: Path, manifest: Manifest, terms: Terms = BUILT) -> Path:
     text = Template(template).substitute(
         yaml="\n".join(_yaml(_head(layout, labels, originals, terms))),
         name=manifest.name,
-        summary=manifest.recipe.summary,
+        summary=manifest.summary,
         tier=manifest.tier,
         standing=terms.standing,
         choice=terms.choice,
         licence=terms.licence_text,
         originals=f"{originals.num_rows:,}",
         compressed=f"{sum(table.num_rows for table in labels.values()):,}",
-        codecs=len({codec for task in manifest.recipe.tasks.values() for codec in task.ladders}),
-        levels=LEVELS,
+        codecs=len({codec for task in manifest.tasks.values() for codec in task.codecs}),
+        levels=max(len(c.levels) for task in manifest.tasks.values() for c in task.codecs.values()),
         tasks=_task_table(manifest),
         origin=_origin(manifest),
         codecs_table=_codec_table(manifest),
@@ -163,30 +162,32 @@ def _yaml(value: Any, indent: str = "") -> list[str]:
 def _task_table(manifest: Manifest) -> str:
     rows = []
     for name, entry in manifest.tasks.items():
-        task = TASKS[name]
-        better = "lower" if task.score_lower_better else "higher"
-        unit = f", {task.score_unit}" if task.score_unit else ""
-        score = f"{task.score_name} ({better} is better{unit})"
-        blocks = ", ".join(map(str, manifest.recipe.tasks[name].blocks))
+        facts = entry.facts
+        better = "lower" if facts.score.lower_better else "higher"
+        unit = f", {facts.score.unit}" if facts.score.unit else ""
+        score = f"{facts.score.name} ({better} is better{unit})"
+        blocks = ", ".join(layer.name.removeprefix("block ") for layer in entry.layers)
         shape = " x ".join(map(str, entry.shape))
-        rows.append([name, task.title, len(entry.sources), shape, blocks, score, task.loss_name])
+        loss = facts.loss.name if facts.loss else ""
+        rows.append([name, facts.title, len(entry.sources), shape, blocks, score, loss])
     heads = ["task", "", "originals", "N x C x T x D", "blocks", "score", "loss beside it"]
     return _table(heads, rows)
 
 
 def _origin(manifest: Manifest) -> str:
-    backbone = manifest.recipe.backbone
-    return f"**Backbone.** {backbone.origin or f'The weights are those of `{backbone.weights}`.'}"
+    backbone = manifest.recipe.get("backbone", {})
+    weights = f"The weights are those of `{backbone.get('weights')}`."
+    return f"**Backbone.** {backbone.get('origin') or weights}"
 
 
 def _codec_table(manifest: Manifest) -> str:
     rows = []
-    for task, spec in manifest.recipe.tasks.items():
-        for codec, ladder in spec.ladders.items():
-            quantizer = ladder.quantizer.to_dict()
-            levels = ", ".join(f"{level:g}" for level in ladder.levels)
-            kind = f"{quantizer['kind']}, {quantizer['bits']} bits"
-            rows.append([task, codec, kind, ladder.parameter_name, levels])
+    for task, entry in manifest.tasks.items():
+        for name, codec in entry.codecs.items():
+            quantizer = codec.quantizer.to_dict() if codec.quantizer else None
+            levels = ", ".join(f"{level:g}" for level in codec.levels)
+            kind = f"{quantizer['kind']}, {quantizer['bits']} bits" if quantizer else "none"
+            rows.append([task, name, kind, codec.facts.parameter.name, levels])
     return _table(["task", "codec", "quantiser", "parameter", "levels, best first"], rows)
 
 

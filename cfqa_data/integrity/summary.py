@@ -60,7 +60,7 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
     return {
         "path": dataset.location,
         "name": manifest.name,
-        "summary": manifest.recipe.summary,
+        "summary": manifest.summary,
         "tier": manifest.tier,
         "tasks": tasks,
         "codecs": list(dict.fromkeys(dataset.labels["codec"].to_pylist())),

@@ -1,15 +1,24 @@
-"""What a recipe is: everything that decides what a dataset holds, validated when it is made."""
+"""What a recipe is: everything that decides what a dataset holds, validated when it is made.
+
+Tasks, backbones, sources and codecs are classes: built-in ones by name, installed entry points, or
+`module:Class`. What a codec's class says of its parameter decides which levels it may have.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
-from cfqa_data.errors import RecipeError, unknown_name
+from cfqa_data.codecs import CODECS, find_codec
+from cfqa_data.errors import CfqaError, RecipeError, unknown_name
+from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, CodecFacts, check_name
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
-from cfqa_data.format.tasks import CODEC_PARAMETERS, CODECS, HIGHEST_QP, LEVELS, TASKS
+from cfqa_data.recipe.resources import is_uri
+from cfqa_data.registry import Found
 
 __all__ = ["SOURCE_PATHS", "BackboneSpec", "Ladder", "Recipe", "SourceSpec", "TaskSpec"]
 
@@ -17,7 +26,12 @@ PROGRAMS = ("encoder", "config")
 """Options of codecs that name a program of one machine, and what it reads."""
 
 SOURCE_PATHS = ("root", "list", "labels", "train")
-"""Options of sources that are paths."""
+"""Options of sources that are paths; of others those that begin as paths do are."""
+
+TASK_CLASSES = {"cls": "classification", "seg": "segmentation", "dpt": "depth"}
+"""Task -> its class, where a recipe names none; of all others it is the one of the task's name."""
+
+Rename = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -25,35 +39,50 @@ class BackboneSpec:
     """The network whose block outputs are the features.
 
     Attributes:
-        weights: URI of its safetensors file.
-        num_heads: attention heads.
+        weights: URI of its safetensors file; only DINOv2, which no `kind` stands for, needs one.
+        num_heads: attention heads, of DINOv2.
         origin: how, on what and how well it was trained, for the card; may be empty.
+        kind: name of the class, or `module:Class`; None is DINOv2.
+        options: the class's own keyword arguments.
     """
 
-    weights: str
-    num_heads: int
+    weights: str | None = None
+    num_heads: int | None = None
     origin: str = ""
+    kind: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _text("backbone.weights", self.weights)
-        _count("backbone.num_heads", self.num_heads)
+        if self.kind is None or self.weights is not None:
+            _text("backbone.weights", self.weights)
+        if self.kind is None:
+            _count("backbone.num_heads", self.num_heads)
+        else:
+            _text("backbone.class", self.kind)
         if self.origin != "":
             _text("backbone.origin", self.origin)
+        object.__setattr__(self, "options", _table("backbone.options", self.options))
 
     @classmethod
     def from_dict(cls, data: object) -> BackboneSpec:
-        return cls(**_keys("backbone", data, ("weights", "num_heads"), ("origin",)))
+        if "class" in _table("backbone", data):
+            return cls(**_keys("backbone", data, ("class",), ("weights", "origin", "options")))
+        return cls(**_keys("backbone", data, ("weights", "num_heads"), ("origin", "class")))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"weights": self.weights, "num_heads": self.num_heads, "origin": self.origin}
+        if self.kind is None:
+            return {"weights": self.weights, "num_heads": self.num_heads, "origin": self.origin}
+        weights = {} if self.weights is None else {"weights": self.weights}
+        own = {"class": self.kind, "options": dict(self.options), "origin": self.origin}
+        return weights | own
 
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """Where a task's images come from.
+    """Where a task's inputs come from.
 
     Attributes:
-        kind: name of the source.
+        kind: name of the source, or `module:Class`.
         seed: seed of its choices.
         options: the source's own keyword arguments.
     """
@@ -77,67 +106,60 @@ class SourceSpec:
 
 @dataclass(frozen=True)
 class Ladder:
-    """One codec on one task: its quantiser and its ten levels.
+    """One codec on one task, and its levels.
 
     Attributes:
-        codec: name of the codec.
-        parameter_name: what the codec's numbers are, "qp" (rising) or "lambda" (falling).
+        codec: its name in the dataset.
         levels: the parameter of each level; level 0 is the best.
-        quantizer: between features and the codec's samples.
+        quantizer: between features and codes, of a codec on planes; else None.
         models: URI of a learned codec's weights.
         options: further keyword arguments of the codec.
+        kind: name of its class, or `module:Class`; None is the codec's own name.
     """
 
     codec: str
-    parameter_name: str
     levels: tuple[float, ...]
-    quantizer: Quantizer
+    quantizer: Quantizer | None = None
     models: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         where = f"codecs.{self.codec}"
-        if self.codec not in CODECS:
-            raise RecipeError(unknown_name("codec", self.codec, CODECS))
-        parameter = CODEC_PARAMETERS[self.codec]
-        if self.parameter_name != parameter:
-            raise RecipeError(
-                f"{where}: parameter_name must be {parameter}, got {self.parameter_name!r}"
-            )
-        if not isinstance(self.levels, list | tuple) or not all(map(_is_number, self.levels)):
-            raise RecipeError(f"{where}: levels must be {LEVELS} numbers, got {self.levels!r}")
-        object.__setattr__(self, "levels", tuple(self.levels))
-        if len(self.levels) != LEVELS:
-            raise RecipeError(f"{where}: needs {LEVELS} levels, got {len(self.levels)}")
-        worse = 1 if self.parameter_name == "qp" else -1
-        if any((b - a) * worse <= 0 for a, b in zip(self.levels, self.levels[1:], strict=False)):
-            order = "rise" if worse > 0 else "fall"
-            raise RecipeError(
-                f"{where}: {self.parameter_name} must {order} from level 0 (best) on, "
-                f"got {list(self.levels)}"
-            )
-        low, high = min(self.levels), max(self.levels)
-        if self.parameter_name == "qp":
-            limit = HIGHEST_QP[self.codec]
-            if low < 0 or high > limit or any(level != int(level) for level in self.levels):
-                raise RecipeError(
-                    f"{where}: a qp is a whole number from 0 to {limit}, got {self.levels}"
-                )
-        elif low <= 0:
-            raise RecipeError(f"{where}: a lambda is positive, got {low}")
+        if self.kind is not None:
+            _text(f"{where}.class", self.kind)
+        with _told(where):
+            check_name("codec", self.codec)
+            facts = self.facts
+            object.__setattr__(self, "levels", facts.parameter.check_levels(self.levels))
+        if (self.quantizer is None) == (facts.on == "planes"):
+            needs = "needs one" if self.quantizer is None else "takes none"
+            raise RecipeError(f"{where}.quantizer: a codec on {facts.on} {needs}")
         if self.models is not None:
             _text(f"{where}.models", self.models)
         object.__setattr__(self, "options", _table(f"{where}.options", self.options))
         if "models" in self.options:
             raise RecipeError(f"{where}: models is a key of the codec, not one of its options")
 
+    @cached_property
+    def found(self) -> Found:
+        """The class, and the package that it comes from."""
+        return find_codec(self.kind or self.codec, classes=True)
+
+    @cached_property
+    def facts(self) -> CodecFacts:
+        """What the class says of itself."""
+        return replace(self.found.target.facts(), name=self.codec)
+
     @property
-    def weights(self) -> str | None:
-        """URI of the weights that the codec uses: of its models, named or shipped."""
-        if self.models is not None or self.parameter_name != "lambda":
-            return self.models
-        task = f"-{self.options['task']}" if "task" in self.options else ""
-        return f"package://cfqa_data.codecs/weights/{self.codec}{task}.safetensors"
+    def parameter_name(self) -> str:
+        """What the codec's numbers are, such as "qp"."""
+        return self.facts.parameter.name
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """URIs of the weights that the codec uses: of its models, named or shipped."""
+        return tuple(self.found.target.weights(self.codec_options))
 
     @property
     def codec_options(self) -> dict[str, Any]:
@@ -154,22 +176,28 @@ class Ladder:
 
     @classmethod
     def from_dict(cls, codec: str, data: object) -> Ladder:
-        values = _keys(
-            f"codecs.{codec}",
-            data,
-            ("parameter_name", "levels", "quantizer"),
-            ("models", "options"),
-        )
-        values["quantizer"] = quantizer_from_dict(values["quantizer"])
-        return cls(codec=codec, **values)
+        where = f"codecs.{codec}"
+        optional = ("parameter_name", "quantizer", "models", "options", "class")
+        values = _keys(where, data, ("levels",), optional)
+        name = values.pop("parameter_name", None)
+        if (quantizer := values.pop("quantizer", None)) is not None:
+            quantizer = quantizer_from_dict(quantizer)
+        ladder = cls(codec=codec, quantizer=quantizer, **values)
+        if name not in (None, ladder.parameter_name):
+            raise RecipeError(
+                f"{where}: parameter_name must be {ladder.parameter_name}, got {name!r}"
+            )
+        return ladder
 
     def to_dict(self) -> dict[str, Any]:
+        quantizer = {"quantizer": self.quantizer.to_dict()} if self.quantizer else {}
         return {
             "parameter_name": self.parameter_name,
             "levels": list(self.levels),
-            "quantizer": self.quantizer.to_dict(),
+            **quantizer,
             "models": self.models,
             "options": dict(self.options),
+            **({} if self.kind is None else {"class": self.kind}),
         }
 
 
@@ -179,54 +207,73 @@ class TaskSpec:
 
     Attributes:
         name: name of the task.
-        source: where its images come from.
+        source: where its inputs come from.
         blocks: backbone blocks (from 0) whose outputs are kept, one per layer C.
-        head: URI of the weights of the task's head.
-        ladders: the codecs by name, in the order of :data:`cfqa_data.format.tasks.CODECS`.
+        head: URI of the weights of the task's head; None where it has none.
+        ladders: the codecs by name: built-in ones first, in their order.
+        sources: originals; None is the recipe's `sources_per_task`.
+        kind: name of its class, or `module:Class`; None is the class of the task's name.
+        options: the class's own keyword arguments.
     """
 
     name: str
     source: SourceSpec
     blocks: tuple[int, ...]
-    head: str
+    head: str | None
     ladders: Mapping[str, Ladder]
+    sources: int | None = None
+    kind: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.name not in TASKS:
-            raise RecipeError(unknown_name("task", self.name, TASKS))
-        _text("head", self.head)
+        with _told(""):
+            check_name("task", self.name)
+        if self.head is not None or self.task_class in TASK_CLASSES.values():
+            _text("head", self.head)
+        if self.kind is not None:
+            _text("class", self.kind)
+        if self.sources is not None:
+            _count("sources", self.sources)
+        object.__setattr__(self, "options", _table("options", self.options))
         if not isinstance(self.blocks, list | tuple) or not all(
-            isinstance(block, int) and block >= 0 for block in self.blocks
+            isinstance(block, int) and not isinstance(block, bool) and block >= 0
+            for block in self.blocks
         ):
             raise RecipeError(f"blocks must be whole numbers from 0, got {self.blocks!r}")
         object.__setattr__(self, "blocks", tuple(self.blocks))
-        layers = TASKS[self.name].layers
-        if len(self.blocks) != layers or sorted(set(self.blocks)) != list(self.blocks):
-            raise RecipeError(f"blocks must be {layers} rising number(s), got {list(self.blocks)}")
-        if not self.ladders:
-            raise RecipeError("there must be at least one codec")
+        if not self.blocks or any(b <= a for a, b in pairwise(self.blocks)):
+            raise RecipeError(f"blocks must be one or more rising numbers, got {self.blocks}")
+        if not 1 <= len(self.ladders) <= MOST_CODECS:
+            raise RecipeError(f"there must be at least one codec, and at most {MOST_CODECS}")
         for name, ladder in self.ladders.items():
-            if ladder.quantizer.layers != layers:
+            if ladder.quantizer and ladder.quantizer.layers != len(self.blocks):
                 raise RecipeError(
                     f"codecs.{name}: the quantiser has {ladder.quantizer.layers} layer(s), "
-                    f"the task {layers}"
+                    f"the task {len(self.blocks)}"
                 )
-        ordered = {name: self.ladders[name] for name in CODECS if name in self.ladders}
-        object.__setattr__(self, "ladders", ordered)
+        object.__setattr__(self, "ladders", _ordered(self.ladders, CODECS.builtin))
+
+    @property
+    def task_class(self) -> str:
+        """Name of its class, or `module:Class`."""
+        return self.kind or TASK_CLASSES.get(self.name, self.name)
 
     @classmethod
     def from_dict(cls, name: str, data: object) -> TaskSpec:
-        values = _keys("the task", data, ("source", "blocks", "head", "codecs"))
+        optional = ("head", "sources", "class", "options")
+        values = _keys("the task", data, ("source", "blocks", "codecs"), optional)
         codecs = _table("codecs", values.pop("codecs"))
         values["source"] = SourceSpec.from_dict(values["source"])
         ladders = {codec: Ladder.from_dict(codec, entry) for codec, entry in codecs.items()}
-        return cls(name=name, ladders=ladders, **values)
+        return cls(name=name, head=values.pop("head", None), ladders=ladders, **values)
 
     def to_dict(self) -> dict[str, Any]:
+        own = {"head": self.head, "sources": self.sources, "class": self.kind}
         return {
             "source": self.source.to_dict(),
             "blocks": list(self.blocks),
-            "head": self.head,
+            **{key: value for key, value in own.items() if value is not None},
+            **({"options": dict(self.options)} if self.options else {}),
             "codecs": {name: ladder.to_dict() for name, ladder in self.ladders.items()},
         }
 
@@ -238,32 +285,39 @@ class Recipe:
     Attributes:
         name: short name.
         summary: one line on what it makes.
-        sources_per_task: originals per task.
         group_size: sources that one work item compresses together, and one shard holds.
         backbone: the network.
-        tasks: the tasks by name, in the order of :data:`cfqa_data.format.tasks.TASKS`.
+        tasks: the tasks by name: cls, seg and dpt first.
+        sources_per_task: originals of tasks that do not say how many; None where all do.
     """
 
     name: str
     summary: str
-    sources_per_task: int
     group_size: int
     backbone: BackboneSpec
     tasks: Mapping[str, TaskSpec]
+    sources_per_task: int | None = None
 
     def __post_init__(self) -> None:
         _text("name", self.name)
         _text("summary", self.summary)
-        _count("sources_per_task", self.sources_per_task)
         _count("group_size", self.group_size)
-        if not self.tasks:
-            raise RecipeError("there must be at least one task")
-        ordered = {name: self.tasks[name] for name in TASKS if name in self.tasks}
-        object.__setattr__(self, "tasks", ordered)
+        if not 1 <= len(self.tasks) <= MOST_TASKS:
+            raise RecipeError(f"there must be at least one task, and at most {MOST_TASKS}")
+        bare = [name for name, spec in self.tasks.items() if spec.sources is None]
+        if bare or self.sources_per_task is not None:
+            _count("sources_per_task", self.sources_per_task)
+        object.__setattr__(self, "tasks", _ordered(self.tasks, TASK_CLASSES))
+
+    def sources(self, task: str) -> int:
+        """Return how many originals a task has."""
+        count = self.tasks[task].sources or self.sources_per_task
+        assert count is not None
+        return count
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """What the recipe names, each once: weights, heads, models, and the paths of sources."""
+        """What the recipe names, each once: weights, heads, models, and paths among options."""
         found: list[str] = []
 
         def note(uri: str) -> str:
@@ -273,29 +327,40 @@ class Recipe:
         self.with_paths(note)
         return tuple(dict.fromkeys(found))
 
-    def with_paths(self, rename: Callable[[str], str]) -> Recipe:
+    def with_paths(self, rename: Rename) -> Recipe:
         """Return the recipe with other names of what it names (see :attr:`paths`)."""
 
-        def source(spec: SourceSpec) -> SourceSpec:
-            named = {
-                key: rename(value)
-                for key, value in spec.options.items()
-                if key in SOURCE_PATHS and isinstance(value, str) and value
+        def named(uri: str | None) -> str | None:
+            return uri if uri is None else rename(uri)
+
+        def options(table: Mapping[str, Any], keys: tuple[str, ...] = ()) -> dict[str, Any]:
+            return {
+                key: rename(value) if _is_path(value, key in keys) else value
+                for key, value in table.items()
             }
-            return replace(spec, options={**spec.options, **named})
 
-        def ladder(spec: Ladder) -> Ladder:
-            return replace(spec, models=rename(spec.models)) if spec.models else spec
-
+        backbone = self.backbone
         return replace(
             self,
-            backbone=replace(self.backbone, weights=rename(self.backbone.weights)),
+            backbone=replace(
+                backbone, weights=named(backbone.weights), options=options(backbone.options)
+            ),
             tasks={
                 name: replace(
                     spec,
-                    source=source(spec.source),
-                    head=rename(spec.head),
-                    ladders={codec: ladder(entry) for codec, entry in spec.ladders.items()},
+                    source=replace(spec.source, options=options(spec.source.options, SOURCE_PATHS)),
+                    head=named(spec.head),
+                    options=options(spec.options),
+                    ladders={
+                        codec: replace(
+                            entry,
+                            models=named(entry.models),
+                            options=entry.options
+                            if entry.found.builtin
+                            else options(entry.options),
+                        )
+                        for codec, entry in spec.ladders.items()
+                    },
                 )
                 for name, spec in self.tasks.items()
             },
@@ -321,11 +386,8 @@ class Recipe:
         Raises:
             RecipeError: a key is missing, unknown or has an impossible value.
         """
-        values = _keys(
-            "the recipe",
-            data,
-            ("name", "summary", "sources_per_task", "group_size", "backbone", "tasks"),
-        )
+        required = ("name", "summary", "group_size", "backbone", "tasks")
+        values = _keys("the recipe", data, required, ("sources_per_task",))
         values["backbone"] = BackboneSpec.from_dict(values["backbone"])
         tasks = {}
         for name, entry in _table("tasks", values["tasks"]).items():
@@ -337,27 +399,49 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole recipe as JSON-safe data."""
+        count = self.sources_per_task
         return {
             "name": self.name,
             "summary": self.summary,
-            "sources_per_task": self.sources_per_task,
+            **({} if count is None else {"sources_per_task": count}),
             "group_size": self.group_size,
             "backbone": self.backbone.to_dict(),
             "tasks": {name: task.to_dict() for name, task in self.tasks.items()},
         }
 
 
+def _is_path(value: object, known: bool) -> bool:
+    """Whether the value of an option is a path: where it is known to be one, or begins as one."""
+    if not isinstance(value, str) or not value:
+        return False
+    return known or is_uri(value) or value.startswith(("/", "./", "../", "~"))
+
+
+def _ordered(table: Mapping[str, Any], first: Iterable[str]) -> dict[str, Any]:
+    """Return a table with some names before all others, in their order."""
+    return {name: table[name] for name in dict.fromkeys([*first, *table]) if name in table}
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Say of whatever is wrong where in the recipe it stands."""
+    try:
+        yield
+    except CfqaError as error:
+        raise RecipeError(f"{where}: {error}" if where else str(error)) from None
+
+
 def _keys(
     where: str, data: object, required: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Return a copy of the table ``data`` after checking that its keys are the expected ones."""
+    """Return the table ``data`` after checking its keys; `class` comes as `kind`."""
     table = _table(where, data)
     for key in table:
         if key not in required + optional:
             raise RecipeError(unknown_name(f"key in {where}", key, required + optional))
     if missing := [key for key in required if key not in table]:
         raise RecipeError(f"{where} lacks {', '.join(missing)}")
-    return table
+    return {"kind" if key == "class" else key: value for key, value in table.items()}
 
 
 def _table(where: str, data: object) -> dict[str, Any]:
@@ -366,16 +450,11 @@ def _table(where: str, data: object) -> dict[str, Any]:
     return dict(data)
 
 
-def _text(where: str, value: object) -> str:
+def _text(where: str, value: object) -> None:
     if not isinstance(value, str) or not value:
         raise RecipeError(f"{where} must be a text, got {value!r}")
-    return value
 
 
 def _count(where: str, value: object, least: int = 1) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise RecipeError(f"{where} must be a whole number of at least {least}, got {value!r}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.datasets import dataset_identity, opened
-from cfqa_data.format.manifest import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
@@ -80,14 +79,15 @@ def origin_of(
         (
             task,
             codec,
-            ladder.parameter_name,
-            ", ".join(f"{level:g}" for level in ladder.levels),
-            ", ".join(f"{name} {value}" for name, value in ladder.options.items()),
+            held.facts.parameter.name,
+            ", ".join(f"{level:g}" for level in held.levels),
+            ", ".join(f"{name} {value}" for name, value in options.items() if name != "models"),
         )
-        for task, entry in manifest.recipe.tasks.items()
-        for codec, ladder in entry.ladders.items()
+        for task, entry in manifest.tasks.items()
+        for codec, held in entry.codecs.items()
+        for options in [held.origin.options if held.origin else {}]
     ]
-    return Origin(manifest, identity, FORMAT_VERSION, tuple(ladders))
+    return Origin(manifest, identity, manifest.format, tuple(ladders))
 
 
 def counts(evaluation: Evaluation, origin: Origin | None) -> list[TaskCounts]:
