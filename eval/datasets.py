@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
 from cfqa_data.format.facts import Loss, Score, TaskFacts
-from cfqa_data.format.tasks import TASKS
+from cfqa_data.format.first import TASKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,12 +111,12 @@ def table_digest(table: pa.Table) -> str:
     return hashlib.sha256(repr(table.to_pydict()).encode()).hexdigest()
 
 
-def task_facts(dataset: Any) -> dict[str, TaskFacts]:
+def task_facts(dataset: Any) -> Mapping[str, TaskFacts]:
     """Return the facts that an open dataset gives of its tasks, by name."""
     manifest = getattr(dataset, "manifest", None)
     if manifest is None:
         return dict(getattr(dataset, "tasks", {}))
-    return {n: entry.facts for n, entry in manifest.tasks.items() if hasattr(entry, "facts")}
+    return {name: entry.facts for name, entry in manifest.tasks.items()}
 
 
 def facts_of(task: str, given: Mapping[str, TaskFacts]) -> TaskFacts:
@@ -125,10 +125,5 @@ def facts_of(task: str, given: Mapping[str, TaskFacts]) -> TaskFacts:
     That is what format 1 says of a task of this name, or else a score and a loss without a unit, of
     which any difference counts.
     """
-    if task in given:
-        return given[task]
-    if task in TASKS:
-        old = TASKS[task]
-        score = Score(old.score_name, old.score_lower_better, old.score_unit, old.noticeable)
-        return TaskFacts(task, old.title, score, Loss(old.loss_name, "", old.noticeable_loss))
-    return TaskFacts(task, task, Score("score", lower_better=True), Loss("loss"))
+    assumed = TaskFacts(task, task, Score("score", lower_better=True), Loss("loss"))
+    return given.get(task) or TASKS.get(task) or assumed
