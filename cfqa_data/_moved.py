@@ -39,11 +39,14 @@ _HOMES = {
         "sources": "geometry",
         "tasks": "heads",
     },
+    "cfqa_data.eval": {
+        "": "log_files=paper_logs opening=datasets stored=results tables=results",
+    },
 }
 """Package -> its sub-package -> the modules that moved there, and their new names if any."""
 
 _MOVED = {
-    f"{package}.{old}": f"{package}.{folder}.{new or old}"
+    f"{package}.{old}": ".".join(filter(None, (package, folder, new or old)))
     for package, folders in _HOMES.items()
     for folder, names in folders.items()
     for old, _, new in (name.partition("=") for name in names.split())

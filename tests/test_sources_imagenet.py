@@ -420,9 +420,9 @@ def test_other_tasks_seeds_and_options_are_refused(tmp_path: Path) -> None:
         make("seg", 0, root=str(tmp_path))
     with pytest.raises(BuildError, match="seed is a whole number from 0, not -1"):
         make("cls", -1, root=str(tmp_path))
-    with pytest.raises(BuildError, match="source: imagenet: option root cannot be 5"):
+    with pytest.raises(BuildError, match="source imagenet: option root cannot be 5"):
         make("cls", 0, root=5)
-    with pytest.raises(BuildError, match="source: imagenet: unknown option 'colour'"):
+    with pytest.raises(BuildError, match="source imagenet: unknown option 'colour'"):
         make("cls", 0, root=str(tmp_path), colour="red")
 
 

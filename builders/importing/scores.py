@@ -13,8 +13,7 @@ from cfqa_data.builders.importing.files import Release
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.errors import BuildError, CfqaError
-from cfqa_data.eval.log_files import LogLine, find_logs
-from cfqa_data.eval.paper_logs import read_series
+from cfqa_data.eval.paper_logs import LogLine, find_logs, read_series
 from cfqa_data.format.manifest import hash_file
 
 __all__ = ["HeadScores", "LogScores", "Scores"]

@@ -104,12 +104,11 @@ SOURCES = Registry(
 """All sources by name."""
 
 
-def get_source(kind: str, where: str = "") -> Callable[..., Source]:
+def get_source(kind: str) -> Callable[..., Source]:
     """Return a source, to be called with a task's name, a seed and its options.
 
     Args:
         kind: its name, or `module:Class`.
-        where: it is wanted, for messages.
 
     Raises:
         BuildError: no such source; when it is called: no such option, or one of another type.
@@ -117,7 +116,7 @@ def get_source(kind: str, where: str = "") -> Callable[..., Source]:
     target = SOURCES.find(kind, classes=True).target
 
     def make(task: str, seed: int, **options: Any) -> Source:
-        what = f"{where or 'source'}: {kind}"
+        what = f"source {kind}"
         bound = bind_options(target, options, what, BuildError, task=task, seed=seed)
         source: Source = target(**bound)
         return source

@@ -25,10 +25,12 @@ class Task(ABC):
 
     Attributes:
         facts: what it measures.
+        views: names of the N axis of its features; none where they are not known.
         layers: C of the features that it takes; None if any.
     """
 
     facts: ClassVar[TaskFacts]
+    views: ClassVar[tuple[str, ...]] = ()
     layers: ClassVar[int | None] = None
 
     @abstractmethod
@@ -73,14 +75,12 @@ class Task(ABC):
         raise NotImplementedError
 
 
-_BUILTIN = {"cls": "classification", "seg": "segmentation", "dpt": "depth"}
 TASKS = Registry(
     "task",
     {
-        name: f"cfqa_data.builders.tasks.{module}:{module.capitalize()}"
-        for short, module in _BUILTIN.items()
-        for name in (short, module)
+        name: f"cfqa_data.builders.tasks.{name}:{name.capitalize()}"
+        for name in ("classification", "segmentation", "depth")
     },
     BuildError,
 )
-"""All tasks by name; the published ones also by their names in a recipe."""
+"""All tasks by name."""

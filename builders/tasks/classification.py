@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cfqa_data.builders.sources.base import Sample
-from cfqa_data.builders.tasks.linear import Head, LinearTask, first_facts
+from cfqa_data.builders.tasks.linear import Head, LinearTask
 from cfqa_data.extras import extras
+from cfqa_data.format.first import TASKS, VIEWS
 from cfqa_data.torch_state import torch_state
 
 with extras("build"):
@@ -57,7 +58,7 @@ class ClsHead(Head):
 class Classification(LinearTask):
     """Rank and negative log-likelihood of the true class; one sample a class, classified right."""
 
-    facts, layers, head_kind = first_facts("cls"), ClsHead.layers, ClsHead
+    facts, views, layers, head_kind = TASKS["cls"], VIEWS["cls"], ClsHead.layers, ClsHead
 
     def accepts(
         self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]

@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from cfqa_data.builders.sources.geometry import DEPTH_RANGE, DepthGeometry
-from cfqa_data.builders.tasks.linear import Head, LinearTask, first_facts
+from cfqa_data.builders.tasks.linear import Head, LinearTask
 from cfqa_data.extras import extras
+from cfqa_data.format.first import TASKS, VIEWS
 from cfqa_data.torch_state import torch_state
 
 with extras("build"):
@@ -88,4 +89,4 @@ class DepthHead(Head):
 class Depth(LinearTask):
     """RMSE and mean absolute relative error of the depth."""
 
-    facts, layers, head_kind = first_facts("dpt"), DepthHead.layers, DepthHead
+    facts, views, layers, head_kind = TASKS["dpt"], VIEWS["dpt"], DepthHead.layers, DepthHead

@@ -21,8 +21,6 @@ from cfqa_data.builders.sources.geometry import DepthGeometry, SegGeometry, from
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
-from cfqa_data.format.facts import Loss, Score, TaskFacts, Truth
-from cfqa_data.format.tasks import get_task
 from cfqa_data.paths import absolute_path
 from cfqa_data.torch_inputs import as_tensor
 from cfqa_data.torch_state import torch_state
@@ -38,23 +36,11 @@ with extras("build"):
         weight_files,
     )
 
-__all__ = ["Head", "LinearTask", "first_facts"]
+__all__ = ["Head", "LinearTask"]
 
 _PREFIX = "decode_head."
 #: What a whole published model holds beside its head.
 _BESIDE = ("backbone.", "auxiliary_head.")
-
-
-def first_facts(name: str) -> TaskFacts:
-    """Return the facts of a published task."""
-    task = get_task(name)
-    return TaskFacts(
-        name,
-        task.title,
-        Score(task.score_name, task.score_lower_better, task.score_unit, task.noticeable),
-        Loss(task.loss_name, "", task.noticeable_loss),
-        Truth(task.truth_dtype, task.truth_axes),
-    )
 
 
 class Head(nn.Module):

@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from cfqa_data.builders.sources.geometry import IGNORE, SegGeometry, window_starts
-from cfqa_data.builders.tasks.linear import Head, LinearTask, first_facts
+from cfqa_data.builders.tasks.linear import Head, LinearTask
 from cfqa_data.extras import extras
+from cfqa_data.format.first import TASKS, VIEWS
 from cfqa_data.torch_state import torch_state
 
 with extras("build"):
@@ -108,4 +109,4 @@ class SegHead(Head):
 class Segmentation(LinearTask):
     """mIoU and pixel cross-entropy of the mask."""
 
-    facts, layers, head_kind = first_facts("seg"), SegHead.layers, SegHead
+    facts, views, layers, head_kind = TASKS["seg"], VIEWS["seg"], SegHead.layers, SegHead
