@@ -49,7 +49,7 @@ class Blob(Protocol):
 
     size: int
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read(self, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes | bytearray]:
         """Return the bytes of each (offset, length).
 
         Raises:
@@ -236,16 +236,16 @@ class _LocalBlob:
         self.file = file
         self.size = file.seek(0, 2)
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
         return [self._read(offset, size) for offset, size in ranges]
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int) -> bytearray:
         if offset + size > self.size:
             raise ValueError(f"a part ends at byte {offset + size} of {self.size}")
         self.file.seek(offset)
-        data = self.file.read(size)
-        if len(data) != size:
-            raise ValueError(f"{len(data)} of {size} bytes could be read")
+        data = bytearray(size)
+        if (found := self.file.readinto(data)) != size:  # type: ignore[attr-defined]
+            raise ValueError(f"{found} of {size} bytes could be read")
         return data
 
 
