@@ -20,8 +20,8 @@ from pipeline_toy import QPS, toy_recipe, write_networks, write_toml
 import cfqa_data
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.h26x import reference, reference_software
-from cfqa_data.codecs.h26x.reference_software import HM
+from cfqa_data.codecs.h26x import reference
+from cfqa_data.codecs.h26x.reference import HM
 from cfqa_data.format.packing import pack, plane_shape, unpack
 
 ENCODER = """
@@ -68,9 +68,9 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(HM.variable(what), "")
     monkeypatch.setenv(reference.CHECK_VARIABLE, "")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    reference_software._ask_version.cache_clear()
+    reference._ask_version.cache_clear()
     yield
-    reference_software._ask_version.cache_clear()
+    reference._ask_version.cache_clear()
 
 
 @pytest.fixture
