@@ -65,9 +65,7 @@ class ArrayReader:
     def read_codes(self, source_index: int, level: int, part: Selection | None = None) -> Codes:
         """Return a feature, or a part, as stored numbers and the values that they stand for."""
         part = part or Selection.of(self.shape)
-        return Codes(
-            self.read_stored(source_index, level, part), self.tables()[list(part.layers)]
-        )
+        return Codes(self.read_stored(source_index, level, part), self.tables()[list(part.layers)])
 
     def read_stored(
         self, source_index: int, level: int, part: Selection | None = None

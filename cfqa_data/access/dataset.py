@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
-from cfqa_data.access.files import open_files
 from cfqa_data.access.folder import Folder, check_level
+from cfqa_data.access.opening import open_files
 from cfqa_data.access.selection import Part
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.format.codes import Codes
