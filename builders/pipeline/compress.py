@@ -33,7 +33,10 @@ class Compress(BuildStage):
     def items(self) -> list[Item]:
         tasks = self.plan.recipe.tasks
         items = [
-            item for task, spec in tasks.items() for c in spec.ladders for item in self.per_shard(task, c)
+            item
+            for task, spec in tasks.items()
+            for c in spec.ladders
+            for item in self.per_shard(task, c)
         ]
         return sorted(items, key=self._seconds, reverse=True)
 
@@ -77,7 +80,11 @@ class Compress(BuildStage):
 
         task, shard, tools = item.task, item.shard, self.tools
         assert shard is not None
-        ladder, codec, ids = tools.ladder(item), tools.codec(task, item.codec), tools.ids(task, shard)
+        ladder, codec, ids = (
+            tools.ladder(item),
+            tools.codec(task, item.codec),
+            tools.ids(task, shard),
+        )
         originals, entry = tools.originals(task, shard), tools.entry(task)
         inputs: list[Any] = []
         if ladder.facts.on == "inputs":

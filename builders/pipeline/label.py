@@ -76,7 +76,12 @@ def baseline_values(
 
 
 def told_of(
-    tools: Tools, item: Item, original: np.ndarray, stored: Sequence[np.ndarray], truth: Any, what: str
+    tools: Tools,
+    item: Item,
+    original: np.ndarray,
+    stored: Sequence[np.ndarray],
+    truth: Any,
+    what: str,
 ) -> dict[str, np.ndarray]:
     """Return score, loss and baseline metrics of a source's decoded levels, float64 (L,) each.
 

@@ -79,7 +79,7 @@ def label_table(tools: Tools, entry: TaskEntry, form: int) -> pa.Table:
     items = [
         Item("compress", task, codec, shard) for codec in codecs for shard in range(entry.shards)
     ]
-    table = pa.concat_tables([read_labels(item.marker(tools.layout)) for item in items])
+    table = pa.concat_tables([read_labels(item.marker(tools.layout), format=2) for item in items])
     rank = np.array([codecs.index(name) for name in table["codec"].to_pylist()])
     level, index = table["level"].to_numpy().astype(np.int64), table["index"].to_numpy()
     order = np.lexsort((level, rank, index))

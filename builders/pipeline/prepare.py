@@ -45,7 +45,7 @@ class Prepare(BuildStage):
     def outputs(self, item: Item) -> tuple[Path, ...]:
         ladders, layout = self.plan.recipe.tasks[item.task].ladders, self.layout
         arrays = [layout.compressed(item.task, c) / "zarr.json" for c in ladders]
-        tables = [layout.tables(item.task, codec) for codec in ladders]
+        tables = [self.tools.tables_path(item.task, codec) for codec in ladders]
         return (*arrays, *tables, item.marker(layout))
 
     def run(self, item: Item) -> None:
@@ -99,7 +99,7 @@ class Prepare(BuildStage):
         tables = codec.tables() if hasattr(kind, "tables") else {}
         if tables:
             arrays = {name: np.ascontiguousarray(table) for name, table in tables.items()}
-            write_tensors(self.layout.tables(task, ladder.codec), arrays)
+            write_tensors(self.tools.tables_path(task, ladder.codec), arrays)
         return bool(tables)
 
     def training(self, task: str, ladder: Ladder, inputs: Iterable[Any]) -> Iterable[Any]:
@@ -163,7 +163,9 @@ class Prepare(BuildStage):
             facts=replace(self.tools.models.task_class(task).facts, name=task),
             shape=shape,
             sources=tuple(selected.ids),
-            codecs={c: self.codec_entry(task, x, fitted.get(c, False)) for c, x in self.ladders(task)},
+            codecs={
+                c: self.codec_entry(task, x, fitted.get(c, False)) for c, x in self.ladders(task)
+            },
             shard=self.plan.recipe.group_size,
             groups=tuple(selected.groups) if selected.groups else None,
             **about,
@@ -179,8 +181,10 @@ class Prepare(BuildStage):
             facts=ladder.facts,
             levels=ladder.levels,
             quantizer=ladder.quantizer,
-            tables=(self.layout.tables(task, ladder.codec).name,) if fitted else (),
-            origin=Origin(CODECS.recorded(found.name), named.codec_options, found.package, **builtin),
+            tables=(self.tools.tables_path(task, ladder.codec).name,) if fitted else (),
+            origin=Origin(
+                CODECS.recorded(found.name), named.codec_options, found.package, **builtin
+            ),
         )
 
 

@@ -214,7 +214,7 @@ class Tools:
     def codec(self, task: str, name: str) -> Any:
         """The codec of a task's ladder, with its tables."""
         if (task, name) not in self._codecs:
-            path = self.layout.tables(task, name)
+            path = self.tables_path(task, name)
             tables = read_tensors(path) if path.exists() else None
             ladder = self.plan.recipe.tasks[task].ladders[name]
             self._codecs[task, name] = codec_for(ladder, tables)
@@ -244,6 +244,10 @@ class Tools:
         """Source ids of a shard."""
         ids = self.selected(task).ids
         return [ids[position] for position in self.plan.members(task, shard)]
+
+    def tables_path(self, task: str, codec: str) -> Path:
+        """The file of what a codec's receivers have in advance."""
+        return self.layout.tables(f"{task}-{codec}.safetensors")
 
     def originals_path(self, task: str, shard: int) -> Path:
         """The file of a shard's originals."""
@@ -296,6 +300,4 @@ def read_tensors(path: Path, keys: list[str] | None = None) -> dict[str, np.ndar
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        return {key: file.get_tensor(key) for key in keys or file.keys()}  # noqa: SIM118
-
-
+        return {key: file.get_tensor(key) for key in keys or file.keys()}

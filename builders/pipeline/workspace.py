@@ -188,7 +188,9 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
         write_text(path, plan.to_json())
         return plan
     _see_same("weights or lists", root, begun["weights"], plan.weights, "")
-    packages = ({n: p["sha256"] for n, p in of.items()} for of in (begun["packages"], plan.packages))
+    packages = (
+        {n: p["sha256"] for n, p in of.items()} for of in (begun["packages"], plan.packages)
+    )
     _see_same("packages", root, *packages, "")
     now, versions = plan.versions, _joined(begun["versions"], plan.versions)
     plan = replace(plan, versions=versions)

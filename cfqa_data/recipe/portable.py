@@ -66,7 +66,9 @@ def local_options(ladder: Ladder) -> list[tuple[str, str]]:
 
     No manifest says what these files hold, and they decide the bytes.
     """
-    return [(key, text) for key, text in _files("options", ladder.options) if text not in ladder.weights]
+    return [
+        (key, text) for key, text in _files("options", ladder.options) if text not in ladder.weights
+    ]
 
 
 def _files(where: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -196,7 +198,9 @@ def check_portable(where: object, manifest: Manifest) -> None:
         entry
         for task, spec in manifest.recipe.get("tasks", {}).items()
         for codec, ladder in spec.get("codecs", {}).items()
-        for entry in _files(f"recipe.tasks.{task}.codecs.{codec}.options", ladder.get("options", {}))
+        for entry in _files(
+            f"recipe.tasks.{task}.codecs.{codec}.options", ladder.get("options", {})
+        )
         if entry[1] not in manifest.weights
     ]
     if every := dict([*local, *options]):
