@@ -300,13 +300,9 @@ class Folder:
                 for name in held.tables
                 for key, table in self._all_tensors(NAMES.tables(name)).items()
             }
-            return get_codec(
-                origin.name,
-                untrusted=self.untrusted,
-                plugins=self.plugins,
-                tables=tables or None,
-                **options,
-            )
+            # What a manifest says of these is not gone by.
+            own = {"untrusted": self.untrusted, "plugins": self.plugins, "tables": tables or None}
+            return get_codec(origin.name, **{**options, **own})
         except (CodecError, RecipeError) as error:
             raise FormatError(f"{where}: {error}") from None
 
