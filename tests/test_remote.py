@@ -766,9 +766,7 @@ def test_a_server_that_sends_something_else_is_refused(
         cfqa_data.load(FULL, "cls").original("cls-000")
 
 
-def test_shards_that_hold_what_others_should_are_told(
-    hub: LoopbackHub, spoiled: Callable[..., str]
-) -> None:
+def test_shards_of_other_sources_are_told(hub: LoopbackHub, spoiled: Callable[..., str]) -> None:
     def swap(copy: Path) -> None:
         names = [copy / f"originals/cls-0000{n}-of-00002.safetensors" for n in (0, 1)]
         contents = [path.read_bytes() for path in names]
