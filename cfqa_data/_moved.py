@@ -36,13 +36,17 @@ _HOMES = {
         "maintenance": "deep repair repair_plan=plan repair_work=work",
         "processes": "crew=parallel spawning",
         "sharing": "edition export export_formats hub_calls hub_limits publish publish_text",
-        "tasks": "geometry heads",
+        "sources": "geometry",
+        "tasks": "heads",
+    },
+    "cfqa_data.eval": {
+        "": "log_files=paper_logs opening=datasets stored=results tables=results",
     },
 }
 """Package -> its sub-package -> the modules that moved there, and their new names if any."""
 
 _MOVED = {
-    f"{package}.{old}": f"{package}.{folder}.{new or old}"
+    f"{package}.{old}": ".".join(filter(None, (package, folder, new or old)))
     for package, folders in _HOMES.items()
     for folder, names in folders.items()
     for old, _, new in (name.partition("=") for name in names.split())

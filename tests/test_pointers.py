@@ -20,7 +20,7 @@ from cfqa_data.builders.sources.nyuv2_mat import LabelledMat, read_splits
 from cfqa_data.cli import main
 from cfqa_data.codecs.hyperprior.weights import read_ladder
 from cfqa_data.errors import CfqaError
-from cfqa_data.eval.log_files import read_log
+from cfqa_data.eval.paper_logs import read_log
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import read_table
 from cfqa_data.integrity.consistency import inconsistencies

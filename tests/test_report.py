@@ -28,11 +28,11 @@ from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 from cfqa_data.eval import Evaluation, evaluate, read_evaluation
 from cfqa_data.eval.report import report_html, write_report
 from cfqa_data.eval.report.axes import Axis, number_text
+from cfqa_data.eval.report.cards import disagreements
 from cfqa_data.eval.report.colours import viridis
-from cfqa_data.eval.report.figures import curve, fit, scatter
-from cfqa_data.eval.report.items import disagreements, task_points
+from cfqa_data.eval.report.figures import curve, fit, scatter, task_points
 from cfqa_data.eval.report.ranking import Figure, ranking
-from cfqa_data.eval.stored import KEY
+from cfqa_data.eval.results import KEY
 
 EVIL = "<script>alert('m')</script>&\"{{ 7*7 }}"
 MOST = float(np.finfo(np.float64).max)

@@ -295,7 +295,7 @@ def _label_faults(
         told = baseline_values(_baselines(), original, feature[None])
         values = {metric: float(value[0]) for metric, value in told.items()}
         if job.scored:
-            truth, head = folder.truth(job.source), models.head(job.task)
+            truth, head = folder.truth(job.source), models.task(job.task)
             for prefix, scored in (("", feature), ("reference_", original)):
                 scores, losses = score(head, scored[None], truth, job.source)
                 values[f"{prefix}score"] = float(scores[0])

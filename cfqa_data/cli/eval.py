@@ -126,7 +126,7 @@ def evaluate(
 
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
     """See that the scores outlive a report that failed: return where they are, in words."""
-    from cfqa_data.eval.stored import with_facts
+    from cfqa_data.eval.results import with_facts
     from cfqa_data.format.storage import write_table
 
     if out is None:

@@ -1,0 +1,10 @@
+"""Conformance suites: classes of tests (pytest) that a class of one's own is held against.
+
+>>> from cfqa_data.testing.codecs import PlaneCodecSuite
+>>> class TestMine(PlaneCodecSuite):
+...     codec = Mine  # doctest: +SKIP
+"""
+
+import pytest
+
+pytest.register_assert_rewrite("cfqa_data.testing.codecs")
