@@ -135,7 +135,7 @@ def test_no_program_of_a_manifest_is_run(tmp_path: Path, monkeypatch: pytest.Mon
     )
     folder = Folder(root)
     folder.decoder("cls", "hm")
-    assert given == {"hm": {}}
+    assert given == {"hm": {"untrusted": False, "plugins": (), "tables": None}}
     recipe = Recipe.from_dict(folder.manifest.recipe)
     assert recipe.tasks["cls"].ladders["hm"].codec_options["encoder"] == "evil"
     kept = recipe.without_programs().tasks["cls"].ladders["hm"].codec_options

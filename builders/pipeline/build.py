@@ -15,7 +15,6 @@ from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, status
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import drive
-from cfqa_data.card.write import BUILT, Terms
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.extras import extras
@@ -87,15 +86,11 @@ def build(
 
 
 def run_stages(
-    stages: list[BuildStage],
-    tools: Tools,
-    executor: Executor,
-    progress: Progress,
-    terms: Terms = BUILT,
+    stages: list[BuildStage], tools: Tools, executor: Executor, progress: Progress
 ) -> None:
     """Do what is not done yet of the stages, then join it into a dataset."""
     for stage in stages:
         deque(drive(stage, executor, progress), maxlen=0)
     progress.start("pack", len(tools.plan.recipe.tasks) + 3, "files")
-    pack(tools, progress.advance, terms)
+    pack(tools, progress.advance)
     progress.finish()

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cfqa_data.access.weights import resolve_weights, weight_files
+from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.label import batch_of_levels
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools, codec_for
 from cfqa_data.console.text import size_text, table_text
 from cfqa_data.errors import BuildError
+from cfqa_data.format.checkpoints import weight_files
 from cfqa_data.format.layout import Layout
 
 __all__ = ["estimate", "estimate_text"]

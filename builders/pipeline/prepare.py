@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.builders.pipeline.tools import Shape, codec_for
-from cfqa_data.builders.pipeline.workspace import write_json
 from cfqa_data.codecs import CODECS
 from cfqa_data.codecs.base import AnyCodec
 from cfqa_data.errors import BuildError
@@ -20,7 +20,7 @@ from cfqa_data.format.codes import create_codes_array
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.packing import pack
 from cfqa_data.format.quantizers import Quantizer
-from cfqa_data.format.storage import write_tensors
+from cfqa_data.format.storage import write_tensors, write_text
 from cfqa_data.recipe.load import Ladder
 from cfqa_data.recipe.portable import portable
 
@@ -170,7 +170,8 @@ class Prepare(BuildStage):
             groups=tuple(selected.groups) if selected.groups else None,
             **about,
         )
-        write_json(item.marker(self.layout), {"entry": entry.to_dict(), "centres": centres})
+        told = {"entry": entry.to_dict(), "centres": centres}  # the order of codecs stays
+        write_text(item.marker(self.layout), json.dumps(told))
 
     def codec_entry(self, task: str, ladder: Ladder, fitted: bool) -> CodecEntry:
         """Return what the manifest says of a codec."""

@@ -30,7 +30,7 @@ from cfqa_data.builders.sources.images import read_rgb
 from cfqa_data.builders.sources.preprocessing import classification_view
 from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.facts import Terms
-from cfqa_data.recipe.resources import locate
+from cfqa_data.format.resources import locate
 
 __all__ = ["ImageNet"]
 

@@ -217,7 +217,7 @@ def load(
     cache: bool | str | Path = False,
     untrusted: bool = False,
     follow_links: bool = False,
-    plugins: Iterable[str] = (),
+    plugins: Iterable[str] | None = None,
 ) -> Dataset:
     """Open a dataset folder, on this machine or in a dataset repo on the Hub.
 
@@ -253,7 +253,7 @@ def load(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins)
+    folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
     tasks = list(folder.manifest.tasks)
     if task is not None:
         if not isinstance(task, str) or task not in tasks:

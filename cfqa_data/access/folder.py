@@ -31,8 +31,9 @@ from cfqa_data.format.invariants import (
 )
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.storage import check_rows, read_labels
-from cfqa_data.recipe.resources import PACKAGE
+from cfqa_data.format.resources import PACKAGE
+from cfqa_data.format.schema import NULLABLE, originals_schema
+from cfqa_data.format.storage import check_rows, read_labels, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,6 +108,17 @@ class Folder:
         return LabelRows(
             table, entry, *(found[column] for column in ("source_id", "codec", "level"))
         )
+
+    def originals_table(self) -> pa.Table:
+        """Return the row of each original, of which nothing but their number has been checked."""
+        name = NAMES.originals_table.as_posix()
+        where, schema = self.files.where(name), originals_schema(self.manifest.format)
+        sources = [source for entry in self.manifest.tasks.values() for source in entry.sources]
+        nullable, most = NULLABLE[self.manifest.format], 2 * len(sources)
+        data = self.files.read(name)
+        table = read_table(where, schema, data, most_rows=most, nullable=nullable)
+        check_rows(where, table, {"source_id": sources})
+        return table
 
     def original(self, source_id: str, *axes: Part) -> np.ndarray:
         """Return an original feature, or a part of it by (N, C, T), float32 (N, C, T, D)."""
@@ -300,13 +312,9 @@ class Folder:
                 for name in held.tables
                 for key, table in self._all_tensors(NAMES.tables(name)).items()
             }
-            return get_codec(
-                origin.name,
-                untrusted=self.untrusted,
-                plugins=self.plugins,
-                tables=tables or None,
-                **options,
-            )
+            # What a manifest says of these is not gone by.
+            own = {"untrusted": self.untrusted, "plugins": self.plugins, "tables": tables or None}
+            return get_codec(origin.name, **{**options, **own})
         except (CodecError, RecipeError) as error:
             raise FormatError(f"{where}: {error}") from None
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.resources import ROOT, is_uri
 from cfqa_data.recipe.load import Ladder, Recipe
-from cfqa_data.recipe.resources import ROOT, is_uri
 from cfqa_data.recipe.spec import PROGRAMS, SOURCE_PATHS, TASK_CLASSES
 from cfqa_data.registry import Registry, own_name
 
