@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,15 +121,29 @@ class Prepare(BuildStage):
                 continue
             found = next((found for q, found in known if q == ladder.quantizer), None)
             if found is None:
-                originals = (
-                    feature
-                    for shard in range(self.plan.shards(task))
-                    for feature in self.tools.originals(task, shard)
-                )
-                found = median_codes(ladder.quantizer, originals)
+                found = self.centre(task, ladder.quantizer)
                 known.append((ladder.quantizer, found))
             centres[codec] = found
         return centres
+
+    def centre(self, task: str, quantizer: Quantizer) -> list[int]:
+        """Return the median code of each layer of a task's originals."""
+        shards = range(self.plan.shards(task))
+        originals = (self.tools.originals(task, shard) for shard in shards)
+        return median_codes(quantizer, itertools.chain.from_iterable(originals))
+
+    def make_array(self, task: str, ladder: Ladder, shape: Shape, centres: Sequence[int]) -> None:
+        """Make the array of a codec's codes or values."""
+        ids = self.tools.selected(task).ids
+        create_codes_array(
+            self.layout.compressed(task, ladder.codec),
+            sources=len(ids),
+            levels=len(ladder.levels),
+            shape=shape,
+            quantizer=ladder.quantizer,
+            centres=centres,
+            source_ids=ids,
+        )
 
     def write(
         self,
@@ -150,15 +165,7 @@ class Prepare(BuildStage):
         task, selected = item.task, self.tools.selected(item.task)
         for codec, ladder in self.ladders(task):
             if self.stored(ladder):
-                create_codes_array(
-                    self.layout.compressed(task, codec),
-                    sources=len(selected.ids),
-                    levels=len(ladder.levels),
-                    shape=shape,
-                    quantizer=ladder.quantizer,
-                    centres=centres.get(codec, ()),
-                    source_ids=selected.ids,
-                )
+                self.make_array(task, ladder, shape, centres.get(codec, ()))
         entry = TaskEntry(
             facts=replace(self.tools.models.task_class(task).facts, name=task),
             shape=shape,
@@ -170,8 +177,8 @@ class Prepare(BuildStage):
             groups=tuple(selected.groups) if selected.groups else None,
             **about,
         )
-        told = {"entry": entry.to_dict(), "centres": centres}  # the order of codecs stays
-        write_text(item.marker(self.layout), json.dumps(told))
+        # Codecs stay in their order.
+        write_text(item.marker(self.layout), json.dumps(entry.to_dict()))
 
     def codec_entry(self, task: str, ladder: Ladder, fitted: bool) -> CodecEntry:
         """Return what the manifest says of a codec."""

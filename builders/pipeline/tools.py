@@ -237,8 +237,7 @@ class Tools:
 
     def entry(self, task: str) -> TaskEntry:
         """What the manifest will say of a task."""
-        found = read_json(Item("prepare", task).marker(self.layout))
-        return TaskEntry.from_dict(task, found["entry"])
+        return TaskEntry.from_dict(task, read_json(Item("prepare", task).marker(self.layout)))
 
     def ids(self, task: str, shard: int) -> list[str]:
         """Source ids of a shard."""

@@ -62,7 +62,11 @@ class Stage(ABC):
 
 
 def drive(
-    stage: Stage, executor: Executor, progress: Progress, items: Sequence[Any] | None = None
+    stage: Stage,
+    executor: Executor,
+    progress: Progress,
+    items: Sequence[Any] | None = None,
+    todo: Sequence[Any] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Do what is not done yet of a stage; yield each item that was done, with its result.
 
@@ -71,12 +75,13 @@ def drive(
         executor: where to run.
         progress: told of the stage's progress.
         items: some of the stage's items; all of them if None.
+        todo: those of them that are not done yet; the stage says, if None.
 
     Raises:
         CfqaError: at the end, if items failed; all others were done before.
     """
     items = stage.items() if items is None else items
-    todo = [item for item in items if not stage.done(item)]
+    todo = [item for item in items if not stage.done(item)] if todo is None else todo
     stage.check(todo)
     if not todo:
         return
