@@ -90,7 +90,7 @@ def full(every_codec: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert progress.stages == [
         ("select", 3, "tasks"),
         ("extract", 9, "sources"),
-        ("centre", 3, "tasks"),
+        ("prepare", 3, "tasks"),
         ("compress", 360, "features"),
         ("pack", 6, "files"),
     ]
