@@ -12,7 +12,7 @@ import pytest
 from pipeline_toy import LAMBDAS, QPS, qp, toy_recipe, write_models, write_networks
 from safetensors.torch import load_file, save_file
 
-from cfqa_data.builders.pipeline import build
+from cfqa_data.builders.pipeline import build, select
 from cfqa_data.builders.pipeline.check import make_plan
 from cfqa_data.builders.pipeline.workspace import open_workspace
 from cfqa_data.errors import BuildError

@@ -42,9 +42,11 @@ class Compress(BuildStage):
 
     def _seconds(self, item: Item) -> float:
         """Return what puts the items that take longest first."""
-        ladder = self.tools.ladder(item)
-        layers = len(self.plan.recipe.tasks[item.task].blocks)
-        return float(ladder.found.target.cost) * layers * self.cost(item)
+        try:
+            points = self.tools.entry(item.task).points
+        except OSError:  # before the sizes are known
+            points = len(self.plan.recipe.tasks[item.task].blocks)
+        return float(self.tools.ladder(item).found.target.cost) * points * self.cost(item)
 
     def cost(self, item: Item) -> int:
         assert item.shard is not None
