@@ -30,7 +30,8 @@ from cfqa_data.format.invariants import (
 )
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.storage import check_rows, read_labels
+from cfqa_data.format.schema import originals_schema
+from cfqa_data.format.storage import check_rows, read_labels, read_table
 from cfqa_data.format.tensors import TensorSet
 from cfqa_data.recipe.resources import PACKAGE
 
@@ -108,6 +109,16 @@ class Folder:
         found = check_rows(where, table, axes)
         places = (found[column] for column in ("source_id", "codec", "level"))
         return LabelRows(table, entry, *places)
+
+    def originals_table(self) -> pa.Table:
+        """Return the row of each original, of which nothing but their number has been checked."""
+        name = LAYOUT.originals_table.as_posix()
+        where = self.files.where(name)
+        sources = [source for entry in self.manifest.tasks.values() for source in entry.sources]
+        most = 2 * len(sources)
+        table = read_table(where, originals_schema(), self.files.read(name), most_rows=most)
+        check_rows(where, table, {"source_id": sources})
+        return table
 
     def original(
         self, source_id: str, views: Part = None, layers: Part = None, tokens: Part = None

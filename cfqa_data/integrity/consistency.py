@@ -8,7 +8,6 @@ counted from others is counted right, and that what stands in two places is the 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,8 +34,6 @@ from cfqa_data.format.invariants import (
 )
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
-from cfqa_data.format.schema import originals_schema
-from cfqa_data.format.storage import check_rows, read_table
 from cfqa_data.format.tensors import DTYPES
 from cfqa_data.integrity.health import health
 from cfqa_data.integrity.verify import Fault
@@ -188,16 +185,8 @@ class _Job:
 
     def originals(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
         """Each original is where its row says; the row says what the labels say."""
-        name = NAMES.originals_table.as_posix()
         sources = [(t, s) for t, e in self.manifest.tasks.items() for s in e.sources]
-        table = read_table(
-            self.folder.files.where(name),
-            originals_schema(),
-            self.folder.files.read(name),
-            most_rows=2 * len(sources),
-        )
-        check_rows(name, table, {"source_id": [source for _, source in sources]})
-        rows = table.to_pylist()
+        rows = self.folder.originals_table().to_pylist()
         if [(row["task"], row["source_id"]) for row in rows] != sources:
             yield "rows are not in the manifest's order"
         known = {row["source_id"]: row for row in rows}
@@ -238,7 +227,8 @@ class _Job:
         counts = {task: entry.rows for task, entry in self.manifest.tasks.items()}
         originals = sum(len(entry.sources) for entry in self.manifest.tasks.values())
         wanted = {"default": sum(counts.values()), **counts, "originals": originals}
-        found = _head_rows(self.folder.files.read(NAMES.card.as_posix()))
+        card = self.folder.files.read(NAMES.card.as_posix())
+        found = _rows_told(card.decode("utf-8", "replace"))
         for name in wanted:
             if found.get(name) != wanted[name]:
                 yield f"says {found.get(name)} rows of {name!r}, there are {wanted[name]}"
@@ -276,16 +266,17 @@ def _others(found: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
         yield f"lacks {missing[0]!r}{more}"
 
 
-def _head_rows(card: bytes) -> dict[str, int]:
-    """Return the number of rows of each config in a card's head."""
-    head = card.decode("utf-8", "replace").partition("\n---\n")[0].partition("dataset_info:")[2]
-    found, config = {}, ""
+def _rows_told(card: str) -> dict[str, int]:
+    """Return how many rows each config has by the head of a card."""
+    told, config = {}, ""
+    head = card.partition("\n---\n")[0].partition("\ndataset_info:\n")[2]
     for line in head.splitlines():
-        if match := re.match(r"\W*config_name: \W*(\w+)", line):
-            config = match[1]
-        elif match := re.match(r"\W*num_examples: (\d{1,18})\s*$", line):
-            found[config] = int(match[1])
-    return found
+        key, _, value = line.strip(" -").partition(": ")
+        if key == "config_name":
+            config = value.strip("\"'")
+        elif key == "num_examples" and value.isdecimal() and len(value) < 19:
+            told[config] = int(value)
+    return told
 
 
 def _same_references(table: pa.Table, known: Mapping[str, Any]) -> Iterator[str]:

@@ -194,7 +194,7 @@ class HyperpriorCodec(Codec):
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:
         """See :meth:`Codec.encode`; ``parameter`` is a lambda of the ladder."""
         plane = check_plane(self.name, plane, self.peak, self.dtype)
-        index = self._index.get(float(parameter))
+        index = self._index.get(self.check_parameter(parameter))
         if index is None:
             known = ", ".join(f"{lmbda:g}" for lmbda in self._index)
             raise CodecError(f"{self.name}: no model for lambda {parameter!r}; there are {known}")
