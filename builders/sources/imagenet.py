@@ -29,7 +29,7 @@ from cfqa_data.builders.sources.images import SUFFIXES, images_below, most, read
 from cfqa_data.builders.sources.preprocessing import classification_view
 from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.facts import Terms
-from cfqa_data.recipe.resources import locate
+from cfqa_data.format.resources import locate
 
 __all__ = ["ImageNet"]
 

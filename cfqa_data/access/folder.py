@@ -30,10 +30,10 @@ from cfqa_data.format.invariants import (
 )
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.packing import plane_shape, unpack
+from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
 from cfqa_data.format.tensors import TensorSet
-from cfqa_data.recipe.resources import PACKAGE
 
 if TYPE_CHECKING:
     import pyarrow as pa

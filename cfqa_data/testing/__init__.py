@@ -5,7 +5,8 @@
 ...     codec = Mine  # doctest: +SKIP
 """
 
+from pkgutil import iter_modules
+
 import pytest
 
-for _suite in ("backbones", "codecs", "sources", "tasks"):
-    pytest.register_assert_rewrite(f"cfqa_data.testing.{_suite}")
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in iter_modules(__path__)))
