@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.console.text import table_text
@@ -9,7 +10,7 @@ from cfqa_data.console.text import table_text
 if TYPE_CHECKING:
     from cfqa_data.eval.results import Evaluation
 
-__all__ = ["LAYOUTS", "figure_text", "paper_text", "plain_text"]
+__all__ = ["LAYOUTS", "figure_text", "paper_heads", "paper_text", "plain_text"]
 
 NOTE = (
     "Signs are kept: a metric where lower is better should be positive, any other negative.\n"
@@ -21,16 +22,20 @@ BETTER = {None: "?", True: "lower", False: "higher"}
 """Which scores are better, by a metric's ``lower_better``."""
 
 
-def paper_text(evaluation: Evaluation) -> str:
-    """Lay the figures out as the published table: codec and task by metric, PLCC and SROCC."""
-    metrics = [metric.name for metric in evaluation.metrics]
+def paper_heads(metrics: Sequence[str]) -> list[list[str]]:
+    """Return the two rows of heads of the published table, without its last columns."""
     rows = [["codec", "task"], ["", ""]]
     for name in metrics:
         rows[0] += [name, ""]
         rows[1] += ["PLCC", "SROCC"]
+    return rows
+
+
+def paper_text(evaluation: Evaluation) -> str:
+    """Lay the figures out as the published table: codec and task by metric, PLCC and SROCC."""
+    rows = paper_heads([metric.name for metric in evaluation.metrics])
     rows[0].append("sources")
     rows[1].append("used")
-
     together = _together(evaluation)
     figures = evaluation.correlations.to_pylist() + together
     for codec in dict.fromkeys(row["codec"] for row in figures):
