@@ -34,8 +34,8 @@ class Found:
     Attributes:
         name: by which it was found.
         target: the class, or a function that makes an object.
-        package: the distribution that has it; "" where it belongs to none.
-        version: of that distribution.
+        package: the distribution that has it, or its top-level module where it belongs to none.
+        version: of that distribution; "" without one.
         sha256: of all Python files of its top-level package, as hex; "" for built-in ones.
     """
 
@@ -98,8 +98,8 @@ class Registry:
                 if getattr(found.target, "name", None) == name and self._fits(found.target):
                     return replace(found, name=name)
             if (entry := self._installed().get(name)) is not None:
-                package, version = (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
-                return self._checked(self._load(name, entry.value, package, version))
+                of = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "")
+                return self._checked(self._load(name, entry.value, *of))
             if classes and ":" in name:
                 return self._checked(self._plugin(name))
         raise self.error(unknown_name(self.kind, name, self.names()))
@@ -147,9 +147,10 @@ def _resolve(where: str) -> Any:
 
 def _distribution(module: str) -> tuple[str, str]:
     """Return name and version of the distribution that has a module, if any has."""
-    for name in metadata.packages_distributions().get(module.partition(".")[0], ()):
+    top = module.partition(".")[0]
+    for name in metadata.packages_distributions().get(top, ()):
         return name, metadata.version(name)
-    return "", ""
+    return top, ""
 
 
 @cache
@@ -197,7 +198,12 @@ def bind_options(
     own = [name for name in known if name not in given]
     for name, value in options.items():
         if name in given or (name not in known and not anything):
-            raise error(f"{what}: {unknown_name('option', name, own)}")
+            told = (
+                unknown_name("option", name, own)
+                if own
+                else f"unknown option {name!r}: it takes none"
+            )
+            raise error(f"{what}: {told}")
         bound[name] = _as_type(value, hints.get(name, Any), f"{what}: option {name}", error)
     missing = [n for n, p in known.items() if p.default is p.empty and n not in bound]
     if missing:
@@ -207,6 +213,8 @@ def bind_options(
 
 def _as_type(value: Any, hint: Any, what: str, error: type[CfqaError]) -> Any:
     """Return a value as its annotation has it, where that is one that can be checked."""
+    if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
+        raise error(f"{what} cannot be {value!r}")
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = [typing.get_origin(h) or h for h in (typing.get_args(hint) if union else (hint,))]
     if Any in kinds or not all(isinstance(kind, type) for kind in kinds):
@@ -217,8 +225,8 @@ def _as_type(value: Any, hint: Any, what: str, error: type[CfqaError]) -> Any:
         return value if int in kinds else float(value)
     if isinstance(value, list) and tuple in kinds:
         return tuple(value)
-    if isinstance(value, bool) and bool not in kinds and object not in kinds:
-        raise error(f"{what} cannot be {value!r}")
-    if not isinstance(value, tuple(kinds)):
+    if not isinstance(value, tuple(kinds)) or (
+        isinstance(value, bool) and bool not in kinds and object not in kinds
+    ):
         raise error(f"{what} cannot be {value!r}")
     return value

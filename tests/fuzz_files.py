@@ -12,7 +12,6 @@ from mutations import in_header, in_json, in_shard, of_bytes
 import cfqa_data
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
-from cfqa_data.builders.sharing.edition import _check_configs, _own_card
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.manifest import parse_manifest, read_manifest
 from cfqa_data.format.schema import originals_schema
@@ -60,9 +59,6 @@ class InRanges(LocalFiles):
 
     def where(self, name: str) -> str:
         return f"{self.folder}/{name}"
-
-    def beside(self, stem: str) -> list[str]:
-        return LocalFiles(self.folder).beside(stem)
 
     def read(self, name: str) -> bytes:
         return LocalFiles(self.folder).read(name)
@@ -149,11 +145,6 @@ def _read_ranges(name: str, data: bytes, folder: Path) -> None:
     _arrays(InRanges(folder), name)
 
 
-def _read_card(name: str, data: bytes, folder: Path) -> None:
-    manifest = read_manifest(folder)
-    _check_configs(folder, _own_card(folder, manifest), manifest.files)
-
-
 TENSORS = _files("originals/*", "truth/*", "bitstreams/*")
 FOUR = (in_json, in_json, in_json, of_bytes)
 for target in (
@@ -168,6 +159,5 @@ for target in (
         in_place=True,
         cost=2,
     ),
-    Target("card", _files("README.md"), _read_card, in_place=True, cost=4),
 ):
     register(target)

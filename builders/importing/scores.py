@@ -161,7 +161,7 @@ class HeadScores:
         try:
             self.sources = {task: models.source(task) for task in tasks}
             for task in tasks:
-                models.head(task)
+                models.task(task)
         except CfqaError as error:
             raise BuildError(
                 f"nothing to score with: give published score logs by --logs, or what recipe "
@@ -191,5 +191,5 @@ class HeadScores:
     ) -> tuple[float, float]:
         truth = self.truth(task, source_id)
         assert truth is not None
-        scores, losses = score(self.models.head(task), feature[None], truth, what)
+        scores, losses = score(self.models.task(task), feature[None], truth, what)
         return float(scores[0]), float(losses[0])

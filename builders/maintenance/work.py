@@ -19,7 +19,6 @@ import numpy as np
 
 from cfqa_data.access.files import Files, LocalFiles
 from cfqa_data.access.folder import Folder
-from cfqa_data.builders.importing.release import RELEASED
 from cfqa_data.builders.maintenance.plan import Steps, made_by
 from cfqa_data.builders.pipeline.compress import kept_streams
 from cfqa_data.builders.pipeline.pack import label_table, originals_table
@@ -28,7 +27,7 @@ from cfqa_data.builders.pipeline.run import make_runner
 from cfqa_data.builders.pipeline.tools import Tools, read_json, read_tensors
 from cfqa_data.builders.pipeline.workspace import PLAN
 from cfqa_data.builders.processes.parallel import each
-from cfqa_data.card.write import BUILT, write_card
+from cfqa_data.card.write import card_text
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import CfqaError, DiskError, FormatError
 from cfqa_data.format.codes import create_codes_array, find_centres, write_codes
@@ -49,9 +48,6 @@ __all__ = ["Scratch", "link"]
 
 INPUTS = ("originals/", "truth/", "bitstreams/")
 """Where items find what earlier ones made."""
-
-SIZED = ("originals/", "truth/", "bitstreams/", "compressed/")
-"""What the card tells only the size of."""
 
 
 def link(source: Path, target: Path) -> None:
@@ -253,27 +249,14 @@ class Scratch:
             progress.advance()
         progress.finish()
 
-    def write_cards(self) -> Iterator[str]:
-        """Write the card; yield it once for each wording that it may have had.
-
-        It tells sizes of files and counts of rows: tables are linked, and of all else it is enough
-        that there are files of the right sizes, which take no room.
-        """
-        folder = Layout(self.layout.root / "card")
-        shutil.rmtree(folder.root, ignore_errors=True)
-        for name, entry in self.manifest.files.items():
-            path = folder.root / name
-            if name.startswith("labels/"):
-                make_folder(path.parent)
-                link(self.files.root / name, path)
-            elif name.startswith(SIZED):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
-                os.truncate(path, entry["size"])
-        for terms in (BUILT, RELEASED):
-            written = write_card(folder.root, self.manifest, terms)
-            written.replace(self.layout.card)
-            yield self.layout.relative(self.layout.card)
+    def write_card(self) -> str:
+        """Write the card; return its name."""
+        folder = Folder(self.files)
+        labels = {task: folder.label_rows(task).table for task in self.manifest.tasks}
+        sizes = {name: entry["size"] for name, entry in self.manifest.files.items()}
+        text = card_text(self.manifest, labels, folder.originals_table(), sizes)
+        write_text(self.layout.card, text)
+        return self.layout.relative(self.layout.card)
 
 
 def _decoder(files: Files, layout: Layout) -> Callable[[tuple[str, str, int]], tuple[str, str]]:

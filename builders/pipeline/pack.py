@@ -9,18 +9,18 @@ import numpy as np
 
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
-from cfqa_data.card.write import BUILT, Terms, write_card
+from cfqa_data.card.write import write_card
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.first import read_tasks
 from cfqa_data.format.invariants import PLACES, VALUES, LabelRows, broken, fold_of
 from cfqa_data.format.manifest import Manifest, write_manifest
+from cfqa_data.format.resources import locate
 from cfqa_data.format.schema import originals_schema
 from cfqa_data.format.storage import read_labels, remove_partials, write_table
 from cfqa_data.integrity.health import health
 from cfqa_data.recipe.portable import portable, portable_names, rename
 from cfqa_data.recipe.remembered import remember
-from cfqa_data.recipe.resources import locate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
 __all__ = ["label_table", "originals_table", "pack"]
 
 
-def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> None:
+def pack(tools: Tools, advance: Callable[[], None]) -> None:
     """Write what makes a folder of finished items a dataset.
 
     Args:
         tools: of the build, all of whose items are done.
         advance: called after each of the tasks, then for the originals, the card, the manifest.
-        terms: what the card says of the dataset as a whole.
     """
     import pyarrow as pa
 
@@ -59,7 +58,7 @@ def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> Non
         weights={rename(name, names): digest for name, digest in plan.weights.items()},
         health=tuple(health(pa.concat_tables(tables))),
     )
-    write_card(layout.root, manifest, terms)
+    write_card(layout.root, manifest)
     advance()
     write_manifest(layout.root, manifest)
     for uri in names:

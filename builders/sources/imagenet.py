@@ -12,8 +12,6 @@ from cfqa_data.builders.sources.files import (
     FileSource,
     by_name,
     choose,
-    names_in,
-    place,
     read_list,
     require,
 )
@@ -27,17 +25,16 @@ from cfqa_data.builders.sources.imagenet_labels import (
     read_synsets,
     synset_of,
 )
-from cfqa_data.builders.sources.images import read_rgb
+from cfqa_data.builders.sources.images import SUFFIXES, images_below, most, read_rgb
 from cfqa_data.builders.sources.preprocessing import classification_view
 from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.format.facts import Terms
+from cfqa_data.format.resources import locate
 
 __all__ = ["ImageNet"]
 
-_SUFFIXES = (".jpeg", ".jpg", ".png")
 #: Where labels are looked for beside the folder of images.
 _LABELS = ("ILSVRC2012_devkit_t12", "LOC_val_solution.csv", "val.txt")
-#: So many images may lie where the others do not, or one in so many.
-_ASTRAY = 10
 _RESERVE_SEED, _RESERVED = 20_250_607, 10
 
 
@@ -62,6 +59,7 @@ class ImageNet(FileSource):
         BuildError: another task, or something is missing, unknown or damaged.
     """
 
+    terms = Terms("other", "https://image-net.org/download.php", "ILSVRC 2012")
     kind, serves = "imagenet", "cls"
     offered = (
         "ILSVRC 2012 validation images and development kit are at "
@@ -78,9 +76,9 @@ class ImageNet(FileSource):
         train: str | None = None,
     ) -> None:
         self.check(task, seed)
-        folder = place("root", root)
+        folder = locate(root)
         given = {
-            name: place(name, value)
+            name: locate(value)
             for name, value in (("list", list), ("labels", labels), ("train", train))
             if value is not None
         }
@@ -103,46 +101,16 @@ class ImageNet(FileSource):
         self._others = [entry for name, entry in known.items() if name not in chosen]
         super().__init__(seed, chosen, "list" in given, [*deciding, given.get("list")])
 
-    def views(self, entry: Entry) -> np.ndarray:
+    def inputs(self, entry: Entry) -> np.ndarray:
         """The middle of the image, float32 (1, 3, 224, 224)."""
         return classification_view(read_rgb(entry.image), entry.image)
-
-    def truth(self, entry: Entry) -> np.ndarray:
-        """The label, int64 ()."""
-        return np.array(entry.truth, np.int64)
 
     def training(self) -> Iterable[Entry]:
         """The images of `train`, or those that are no candidates."""
         if self._train:
-            return (Entry(image_id(path.stem), path) for path in _images(self._train))
-        there = {path.name for path in _images(self.root)}
+            return (Entry(image_id(path.stem), path) for path in images_below(self._train))
+        there = {path.name for path in images_below(self.root)}
         return (entry for entry in self._others if entry.image.name in there)
-
-
-def _images(folder: Path) -> list[Path]:
-    """Return the images in a folder or in the folders in it, sorted: wherever there are more."""
-    names = names_in(folder)
-    beside = [folder / name for name in names if name.lower().endswith(_SUFFIXES)]
-    inside = [
-        folder / name / image
-        for name in names
-        if not name.lower().endswith(_SUFFIXES)
-        for image in names_in(folder / name)
-        if image.lower().endswith(_SUFFIXES)
-    ]
-    return _most(beside, inside, f"{folder}: images in it and images in folders in it")
-
-
-def _most(some: list[Path], others: list[Path], what: str) -> list[Path]:
-    """Return the longer list of two; the shorter one holds a few that went astray.
-
-    Raises:
-        BuildError: It is too long for that.
-    """
-    more, fewer = (some, others) if len(some) > len(others) else (others, some)
-    if len(fewer) > max(_ASTRAY, len(more) // _ASTRAY):
-        raise BuildError(f"{what} ({len(some)} and {len(others)}): move away what is not meant")
-    return more
 
 
 def _labelled(root: Path, labels: Path | None) -> tuple[dict[str, Entry], list[Path]]:
@@ -150,7 +118,7 @@ def _labelled(root: Path, labels: Path | None) -> tuple[dict[str, Entry], list[P
 
     The images' files may be missing where a list gives labels.
     """
-    found = _images(root)
+    found = images_below(root)
     if found and found[0].parent != root:
         if odd := next((p.parent for p in found if not SYNSET.fullmatch(p.parent.name)), None):
             raise BuildError(f"{odd}: not the folder of a synset such as n01440764")
@@ -162,7 +130,7 @@ def _labelled(root: Path, labels: Path | None) -> tuple[dict[str, Entry], list[P
         known = {path: synset for path in found if (synset := synset_of(path.stem))}
         others = [path for path in found if path not in known]
         told = f"{root}: images with and images without a synset at the end of the name"
-        if known and _most([*known], others, told) != others:
+        if known and most([*known], others, told) != others:
             return _by_synset(known, root, labels), [labels] if labels else []
     if labels is None:
         raise BuildError(
@@ -195,7 +163,7 @@ def _lists_synsets(labels: Path) -> bool:
 
 def _named(known: dict[str, Entry], line: str, root: Path) -> Entry:
     name = Path(line.split()[0]).name
-    name = name[: -len(Path(name).suffix)] if name.lower().endswith(_SUFFIXES) else name
+    name = name[: -len(Path(name).suffix)] if name.lower().endswith(SUFFIXES) else name
     if (name := image_id(name)) not in known:
         raise BuildError(f"{root}: {unknown_name('image', name, known)}")
     return known[name]

@@ -32,6 +32,7 @@ __all__ = [
     "FeatureCodec",
     "InputCodec",
     "check_bitstream",
+    "check_feature",
     "check_plane",
     "check_planes",
     "check_shape",
@@ -243,6 +244,20 @@ def check_plane(name: str, plane: np.ndarray, peak: int, dtype: np.dtype) -> np.
     if low < 0 or high > peak:
         raise CodecError(f"{name}: codes must be within 0..{peak}, found {low}..{high}")
     return np.ascontiguousarray(plane, dtype=dtype)
+
+
+def check_feature(name: str, feature: Any) -> np.ndarray:
+    """Return a feature as a C-contiguous float32 array (N, C, T, D).
+
+    Raises:
+        CodecError: it has other axes, is empty, or holds what is no finite number.
+    """
+    feature = np.ascontiguousarray(feature, dtype=np.float32)
+    if feature.ndim != 4 or not feature.size:
+        raise CodecError(f"{name}: a feature is (N, C, T, D), not of shape {feature.shape}")
+    if not np.isfinite(feature).all():
+        raise CodecError(f"{name}: the feature holds NaN or infinity")
+    return feature
 
 
 def check_planes(

@@ -8,7 +8,6 @@ counted from others is counted right, and that what stands in two places is the 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +18,7 @@ import numpy as np
 
 from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
+from cfqa_data.access.tensors import TensorFile
 from cfqa_data.errors import FormatError
 from cfqa_data.format.invariants import (
     PLACES,
@@ -35,9 +35,6 @@ from cfqa_data.format.invariants import (
 )
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
-from cfqa_data.format.schema import originals_schema
-from cfqa_data.format.storage import check_rows, read_table
-from cfqa_data.format.tensors import DTYPES
 from cfqa_data.integrity.health import health
 from cfqa_data.integrity.verify import Fault
 
@@ -188,16 +185,8 @@ class _Job:
 
     def originals(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
         """Each original is where its row says; the row says what the labels say."""
-        name = NAMES.originals_table.as_posix()
         sources = [(t, s) for t, e in self.manifest.tasks.items() for s in e.sources]
-        table = read_table(
-            self.folder.files.where(name),
-            originals_schema(),
-            self.folder.files.read(name),
-            most_rows=2 * len(sources),
-        )
-        check_rows(name, table, {"source_id": [source for _, source in sources]})
-        rows = table.to_pylist()
+        rows = self.folder.originals_table().to_pylist()
         if [(row["task"], row["source_id"]) for row in rows] != sources:
             yield "rows are not in the manifest's order"
         known = {row["source_id"]: row for row in rows}
@@ -238,7 +227,8 @@ class _Job:
         counts = {task: entry.rows for task, entry in self.manifest.tasks.items()}
         originals = sum(len(entry.sources) for entry in self.manifest.tasks.values())
         wanted = {"default": sum(counts.values()), **counts, "originals": originals}
-        found = _head_rows(self.folder.files.read(NAMES.card.as_posix()))
+        card = self.folder.files.read(NAMES.card.as_posix())
+        found = _rows_told(card.decode("utf-8", "replace"))
         for name in wanted:
             if found.get(name) != wanted[name]:
                 yield f"says {found.get(name)} rows of {name!r}, there are {wanted[name]}"
@@ -250,20 +240,9 @@ class _Job:
         return self._headers[name]
 
 
-def _read_header(files: Any, name: str) -> dict[str, tuple[str, list[int]]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(files.path(name), framework="numpy") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-            return {key: (_dtype(s.get_dtype()), s.get_shape()) for key, s in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise FormatError(f"{name}: not a safetensors file: {error}") from None
-
-
-def _dtype(kind: str) -> str:
-    """Return NumPy's name of a type, if it has one."""
-    return np.dtype(DTYPES[kind]).name if kind in DTYPES else kind
+def _read_header(files: Files, name: str) -> dict[str, tuple[str, list[int]]]:
+    tensors = TensorFile(files, name).tensors
+    return {key: (str(tensor.dtype), list(tensor.shape)) for key, tensor in tensors.items()}
 
 
 def _others(found: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
@@ -276,16 +255,17 @@ def _others(found: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
         yield f"lacks {missing[0]!r}{more}"
 
 
-def _head_rows(card: bytes) -> dict[str, int]:
-    """Return the number of rows of each config in a card's head."""
-    head = card.decode("utf-8", "replace").partition("\n---\n")[0].partition("dataset_info:")[2]
-    found, config = {}, ""
+def _rows_told(card: str) -> dict[str, int]:
+    """Return how many rows each config has by the head of a card."""
+    told, config = {}, ""
+    head = card.partition("\n---\n")[0].partition("\ndataset_info:\n")[2]
     for line in head.splitlines():
-        if match := re.match(r"\W*config_name: \W*(\w+)", line):
-            config = match[1]
-        elif match := re.match(r"\W*num_examples: (\d{1,18})\s*$", line):
-            found[config] = int(match[1])
-    return found
+        key, _, value = line.strip(" -").partition(": ")
+        if key == "config_name":
+            config = value.strip("\"'")
+        elif key == "num_examples" and value.isdecimal() and len(value) < 19:
+            told[config] = int(value)
+    return told
 
 
 def _same_references(table: pa.Table, known: Mapping[str, Any]) -> Iterator[str]:

@@ -33,8 +33,8 @@ from cfqa_data.codecs.hyperprior.strips import Layer, apply_in_strips
 from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, read_ladder
 from cfqa_data.errors import CodecError
 from cfqa_data.format.facts import Parameter
+from cfqa_data.format.resources import resolve
 from cfqa_data.paths import absolute_path
-from cfqa_data.recipe.resources import resolve
 
 __all__ = ["Hyperprior", "HyperpriorCodec", "load_hyperprior"]
 
@@ -194,7 +194,7 @@ class HyperpriorCodec(Codec):
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:
         """See :meth:`Codec.encode`; ``parameter`` is a lambda of the ladder."""
         plane = check_plane(self.name, plane, self.peak, self.dtype)
-        index = self._index.get(float(parameter))
+        index = self._index.get(self.check_parameter(parameter))
         if index is None:
             known = ", ".join(f"{lmbda:g}" for lmbda in self._index)
             raise CodecError(f"{self.name}: no model for lambda {parameter!r}; there are {known}")
