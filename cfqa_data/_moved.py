@@ -14,10 +14,10 @@ __all__ = ["MovedModules"]
 
 _HOMES = {
     "cfqa_data": {
-        "access": "dataset folder files hub hub_requests selection weights",
+        "access": "dataset folder files hub hub_requests selection shards tensors weights",
         "console": "progress terminal text",
         "format": "codes invariants layout limits manifest packing paper_quantizers parquet "
-        "pointers quantizers resources schema shards storage tasks tensors",
+        "pointers quantizers resources schema storage tasks",
         "integrity": "consistency health summary verify",
         "recipe": "portable recipe_specs=spec remembered",
     },
