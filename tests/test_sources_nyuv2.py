@@ -15,6 +15,7 @@ from cfqa_data.builders.sources import Source, get_source
 from cfqa_data.builders.sources.nyuv2 import Nyuv2
 from cfqa_data.builders.sources.preprocessing import depth_views
 from cfqa_data.errors import BuildError, MissingDependencyError
+from cfqa_data.testing.sources import SourceSuite
 
 SCENES = ["kitchen", "bathroom", "bathroom", "office", "kitchen"]
 NAMES = [f"{scene}_rgb_{index:05d}" for index, scene in enumerate(SCENES)]
