@@ -14,7 +14,7 @@ __all__ = ["MovedModules"]
 
 _HOMES = {
     "cfqa_data": {
-        "access": "dataset folder files hub hub_requests selection weights",
+        "access": "dataset folder files hub hub_requests=hub_client selection weights",
         "console": "progress terminal text",
         "format": "codes invariants layout limits manifest packing paper_quantizers parquet "
         "pointers quantizers schema shards storage tasks tensors",
@@ -35,7 +35,7 @@ _HOMES = {
         "release_stages=stages release_tables=tables",
         "maintenance": "deep repair repair_plan=plan repair_work=work",
         "processes": "crew=parallel spawning",
-        "sharing": "edition export export_formats hub_calls hub_limits publish publish_text",
+        "sharing": "edition export export_formats hub_limits publish publish_text",
         "sources": "geometry",
         "tasks": "heads",
     },
