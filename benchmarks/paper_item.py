@@ -32,9 +32,9 @@ from cfqa_data.builders.pipeline.plan import STAGES, Item, Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.builders.pipeline.work import _STAGES
 from cfqa_data.format.layout import Layout
+from cfqa_data.format.resources import ROOT_VARIABLE
 from cfqa_data.format.tasks import TASKS
 from cfqa_data.recipe.load import Recipe, load_recipe
-from cfqa_data.recipe.resources import ROOT_VARIABLE
 
 RANGE = 4.0  # of the random backbone's features
 

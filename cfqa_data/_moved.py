@@ -14,12 +14,12 @@ __all__ = ["MovedModules"]
 
 _HOMES = {
     "cfqa_data": {
-        "access": "dataset folder files hub hub_requests=hub_client selection weights",
+        "access": "dataset folder files hub hub_requests=hub_client selection shards tensors weights",
         "console": "progress terminal text",
         "format": "codes invariants layout limits manifest packing paper_quantizers parquet "
-        "pointers quantizers schema shards storage tasks tensors",
+        "pointers quantizers resources schema storage tasks",
         "integrity": "consistency health summary verify",
-        "recipe": "portable recipe_specs=spec remembered resources",
+        "recipe": "portable recipe_specs=spec remembered",
     },
     "cfqa_data.codecs": {
         "h26x": "annexb hevc program reference reference_software=reference video vvc",
@@ -29,7 +29,7 @@ _HOMES = {
         "sandbox": "confinement isolated isolated_child=child isolated_process=process",
     },
     "cfqa_data.builders": {
-        "backbones": "backbone=dinov2 checkpoints naming",
+        "backbones": "backbone=dinov2 naming",
         "calibration": "calibrate calibration_report=report ladders",
         "importing": "release release_files=files release_recipe=recipe release_scores=scores "
         "release_stages=stages release_tables=tables",
@@ -51,6 +51,9 @@ _MOVED = {
     for folder, names in folders.items()
     for old, _, new in (name.partition("=") for name in names.split())
 }
+
+
+_MOVED["cfqa_data.builders.checkpoints"] = "cfqa_data.format.checkpoints"
 
 
 class MovedModules(MetaPathFinder, Loader):

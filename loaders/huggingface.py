@@ -33,7 +33,7 @@ def attach(
     arrays: Sequence[str] = ("original", "compressed"),
     untrusted: bool = False,
     follow_links: bool = False,
-    plugins: Sequence[str] | None = None,
+    plugins: Iterable[str] | None = None,
 ) -> Any:
     """Give rows of `load_dataset` columns of the arrays that they are about, read when taken.
 

@@ -60,9 +60,6 @@ class InRanges(LocalFiles):
     def where(self, name: str) -> str:
         return f"{self.folder}/{name}"
 
-    def beside(self, stem: str) -> list[str]:
-        return LocalFiles(self.folder).beside(stem)
-
     def read(self, name: str) -> bytes:
         return LocalFiles(self.folder).read(name)
 

@@ -32,12 +32,12 @@ from cfqa_data.format.manifest import (
     write_manifest,
 )
 from cfqa_data.format.packing import pack
+from cfqa_data.format.resources import resolve
 from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import write_table, write_tensors
 from cfqa_data.format.tasks import FOLDS, LEVELS, TASKS, Task
 from cfqa_data.integrity.health import health
 from cfqa_data.recipe.load import Ladder, Recipe
-from cfqa_data.recipe.resources import resolve
 
 __all__ = ["TOY_SHAPES", "toy_recipe", "write_mock_dataset"]
 

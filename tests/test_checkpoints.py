@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cfqa_data.builders.backbones.checkpoints import check_tensors, read_tensors, weight_files
 from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
 from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.errors import BuildError
+from cfqa_data.format.checkpoints import check_tensors, read_tensors, weight_files
 
 DIM, DEPTH, HEADS = 16, 3, 2
 INDEX = "model.safetensors.index.json"

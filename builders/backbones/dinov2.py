@@ -26,8 +26,8 @@ with extras("build"):
     from torch import Tensor, nn
     from torch.nn import functional as F
 
-    from cfqa_data.builders.backbones.checkpoints import read_tensors, state_of
     from cfqa_data.builders.backbones.naming import recognise, to_official
+    from cfqa_data.format.checkpoints import read_tensors, state_of
 
 __all__ = ["PRECISIONS", "DinoV2", "VisionTransformer", "load_backbone"]
 

@@ -28,10 +28,10 @@ from cfqa_data.extras import extras
 from cfqa_data.format.invariants import shard_of
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.tasks import LEVELS
 from cfqa_data.guard import check_guard
 from cfqa_data.integrity.verify import Fault
-from cfqa_data.recipe.resources import PACKAGE
 from cfqa_data.recipe.spec import Recipe
 
 __all__ = ["SAMPLE", "Looked", "look_into"]
@@ -173,7 +173,7 @@ def _jobs(
                 notes.append(f"{task}, {codec}: not decoded: the recipe names no models")
                 decode = False
             if decode:
-                folder.check_decoder(task, codec)
+                folder.decoder(task, codec)
             array = NAMES.compressed(task, codec).as_posix()
             stored = manifest.tier == "full" and f"{array}/zarr.json" not in damaged
             for position, source in enumerate(entry.sources):

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cfqa_data.access.weights import resolve_weights, weight_files
+from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.compress import batch_of_levels
 from cfqa_data.builders.pipeline.plan import STAGES, Plan
 from cfqa_data.builders.pipeline.tools import Models, codec_for
 from cfqa_data.console.text import size_text, table_text
 from cfqa_data.errors import BuildError
+from cfqa_data.format.checkpoints import weight_files
 from cfqa_data.format.tasks import LEVELS
 
 __all__ = ["estimate", "estimate_text"]

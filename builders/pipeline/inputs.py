@@ -14,9 +14,9 @@ from typing import Any
 from cfqa_data.access.weights import hash_weights, resolve_weights
 from cfqa_data.builders.sources.base import Source
 from cfqa_data.format.manifest import hash_file
+from cfqa_data.format.resources import locate
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.recipe.portable import rename
-from cfqa_data.recipe.resources import locate
 from cfqa_data.recipe.spec import SOURCE_PATHS
 
 __all__ = ["hash_sources", "hash_uris", "weights_of"]

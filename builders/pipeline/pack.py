@@ -15,12 +15,12 @@ from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.first import read_tasks
 from cfqa_data.format.invariants import PLACES, VALUES, LabelRows, broken, fold_of
 from cfqa_data.format.manifest import Manifest, write_manifest
+from cfqa_data.format.resources import locate
 from cfqa_data.format.schema import originals_schema
 from cfqa_data.format.storage import read_labels, remove_partials, write_table
 from cfqa_data.integrity.health import health
 from cfqa_data.recipe.portable import portable, portable_names, rename
 from cfqa_data.recipe.remembered import remember
-from cfqa_data.recipe.resources import locate
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -47,11 +47,13 @@ class Entry:
         name: source id; letters, digits, dots, dashes and underscores.
         image: where its pixels are.
         truth: where its truth is, or the truth.
+        group: of samples that belong together; None where it is its own.
     """
 
     name: str
     image: Any
     truth: Any = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -188,11 +190,11 @@ class FileSource(Source):
         deciding: files, but for the images, that decide which entries there are and their truth.
     """
 
-    #: Name of the source and of the task that it serves.
+    #: Name of the source and of the task that it serves; None for any.
     kind: ClassVar[str]
-    serves: ClassVar[str]
+    serves: ClassVar[str | None] = None
     #: Where the owner offers the data, for messages.
-    offered: ClassVar[str]
+    offered: ClassVar[str] = ""
 
     @classmethod
     def check(cls, task: str, seed: int) -> None:
@@ -201,7 +203,7 @@ class FileSource(Source):
         Raises:
             BuildError: another task, or a negative seed.
         """
-        if task != cls.serves:
+        if cls.serves not in (None, task):
             raise BuildError(f"source {cls.kind} has no task '{task}'; it serves {cls.serves}")
         if seed < 0:
             raise BuildError(f"source {cls.kind}: the seed is a whole number from 0, not {seed}")
@@ -244,7 +246,7 @@ class FileSource(Source):
         if source_id not in self.entries:
             raise BuildError(unknown_name(f"{self.kind} image", source_id, self.entries))
         entry = self.entries[source_id]
-        return Sample(source_id, self.inputs(entry), self.truth(entry))
+        return Sample(source_id, self.inputs(entry), self.truth(entry), entry.group)
 
     def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
         """Yield the inputs of images that are no samples.
@@ -287,9 +289,9 @@ class FileSource(Source):
         """Inputs of an entry, such as normalised views, float32 (N, 3, H, W)."""
         raise NotImplementedError
 
-    def truth(self, entry: Entry) -> np.ndarray:
+    def truth(self, entry: Entry) -> np.ndarray | None:
         """Truth of an entry."""
-        raise NotImplementedError
+        return None if entry.truth is None else np.array(entry.truth)
 
     def training(self) -> Iterable[Entry]:
         """The entries to train on, in any order."""

@@ -12,7 +12,6 @@ from cfqa_data.builders.sources.files import (
     FileSource,
     by_name,
     choose,
-    names_in,
     read_list,
     require,
 )
@@ -26,19 +25,16 @@ from cfqa_data.builders.sources.imagenet_labels import (
     read_synsets,
     synset_of,
 )
-from cfqa_data.builders.sources.images import read_rgb
+from cfqa_data.builders.sources.images import SUFFIXES, images_below, most, read_rgb
 from cfqa_data.builders.sources.preprocessing import classification_view
 from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.facts import Terms
-from cfqa_data.recipe.resources import locate
+from cfqa_data.format.resources import locate
 
 __all__ = ["ImageNet"]
 
-_SUFFIXES = (".jpeg", ".jpg", ".png")
 #: Where labels are looked for beside the folder of images.
 _LABELS = ("ILSVRC2012_devkit_t12", "LOC_val_solution.csv", "val.txt")
-#: So many images may lie where the others do not, or one in so many.
-_ASTRAY = 10
 _RESERVE_SEED, _RESERVED = 20_250_607, 10
 
 
@@ -109,42 +105,12 @@ class ImageNet(FileSource):
         """The middle of the image, float32 (1, 3, 224, 224)."""
         return classification_view(read_rgb(entry.image), entry.image)
 
-    def truth(self, entry: Entry) -> np.ndarray:
-        """The label, int64 ()."""
-        return np.array(entry.truth, np.int64)
-
     def training(self) -> Iterable[Entry]:
         """The images of `train`, or those that are no candidates."""
         if self._train:
-            return (Entry(image_id(path.stem), path) for path in _images(self._train))
-        there = {path.name for path in _images(self.root)}
+            return (Entry(image_id(path.stem), path) for path in images_below(self._train))
+        there = {path.name for path in images_below(self.root)}
         return (entry for entry in self._others if entry.image.name in there)
-
-
-def _images(folder: Path) -> list[Path]:
-    """Return the images in a folder or in the folders in it, sorted: wherever there are more."""
-    names = names_in(folder)
-    beside = [folder / name for name in names if name.lower().endswith(_SUFFIXES)]
-    inside = [
-        folder / name / image
-        for name in names
-        if not name.lower().endswith(_SUFFIXES)
-        for image in names_in(folder / name)
-        if image.lower().endswith(_SUFFIXES)
-    ]
-    return _most(beside, inside, f"{folder}: images in it and images in folders in it")
-
-
-def _most(some: list[Path], others: list[Path], what: str) -> list[Path]:
-    """Return the longer list of two; the shorter one holds a few that went astray.
-
-    Raises:
-        BuildError: It is too long for that.
-    """
-    more, fewer = (some, others) if len(some) > len(others) else (others, some)
-    if len(fewer) > max(_ASTRAY, len(more) // _ASTRAY):
-        raise BuildError(f"{what} ({len(some)} and {len(others)}): move away what is not meant")
-    return more
 
 
 def _labelled(root: Path, labels: Path | None) -> tuple[dict[str, Entry], list[Path]]:
@@ -152,7 +118,7 @@ def _labelled(root: Path, labels: Path | None) -> tuple[dict[str, Entry], list[P
 
     The images' files may be missing where a list gives labels.
     """
-    found = _images(root)
+    found = images_below(root)
     if found and found[0].parent != root:
         if odd := next((p.parent for p in found if not SYNSET.fullmatch(p.parent.name)), None):
             raise BuildError(f"{odd}: not the folder of a synset such as n01440764")
@@ -164,7 +130,7 @@ def _labelled(root: Path, labels: Path | None) -> tuple[dict[str, Entry], list[P
         known = {path: synset for path in found if (synset := synset_of(path.stem))}
         others = [path for path in found if path not in known]
         told = f"{root}: images with and images without a synset at the end of the name"
-        if known and _most([*known], others, told) != others:
+        if known and most([*known], others, told) != others:
             return _by_synset(known, root, labels), [labels] if labels else []
     if labels is None:
         raise BuildError(
@@ -197,7 +163,7 @@ def _lists_synsets(labels: Path) -> bool:
 
 def _named(known: dict[str, Entry], line: str, root: Path) -> Entry:
     name = Path(line.split()[0]).name
-    name = name[: -len(Path(name).suffix)] if name.lower().endswith(_SUFFIXES) else name
+    name = name[: -len(Path(name).suffix)] if name.lower().endswith(SUFFIXES) else name
     if (name := image_id(name)) not in known:
         raise BuildError(f"{root}: {unknown_name('image', name, known)}")
     return known[name]

@@ -13,7 +13,7 @@ from cfqa_data.builders.sources.nyuv2_mat import MAT, LabelledMat
 from cfqa_data.builders.sources.preprocessing import depth_views
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Terms
-from cfqa_data.recipe.resources import locate
+from cfqa_data.format.resources import locate
 
 __all__ = ["Nyuv2"]
 

@@ -13,7 +13,7 @@ from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
 from cfqa_data.builders.sources.preprocessing import segmentation_views, two_windows
 from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.facts import Terms
-from cfqa_data.recipe.resources import locate
+from cfqa_data.format.resources import locate
 
 __all__ = ["Voc2012"]
 

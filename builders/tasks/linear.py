@@ -29,7 +29,7 @@ with extras("build"):
     import torch
     from torch import Tensor, nn
 
-    from cfqa_data.builders.backbones.checkpoints import (
+    from cfqa_data.format.checkpoints import (
         check_tensors,
         read_tensors,
         state_of,

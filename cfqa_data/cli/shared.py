@@ -148,7 +148,7 @@ def command(name: str, function: Callable[..., None]) -> None:
 def use_root(root: Path | None) -> None:
     """Have ``root://`` stand for a folder in this process and in those that it starts."""
     if root is not None:
-        from cfqa_data.recipe.resources import ROOT_VARIABLE
+        from cfqa_data.format.resources import ROOT_VARIABLE
 
         os.environ[ROOT_VARIABLE] = str(real_path(root))
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 
 from cfqa_data.errors import FormatError, unknown_name
-from cfqa_data.format.limits import LARGEST_FEATURE
+from cfqa_data.format.limits import LARGEST_FEATURE, MOST_ROWS
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
 
 __all__ = [
@@ -494,6 +494,8 @@ class TaskEntry:
             raise FormatError(f"{where}.gallery {self.gallery!r} is no file below truth/")
         if not 1 <= len(self.codecs) <= MOST_CODECS:
             raise FormatError(f"{where}.codecs must be 1 to {MOST_CODECS}")
+        if self.rows > MOST_ROWS:
+            raise FormatError(f"{where} has {self.rows:,} rows of labels; {MOST_ROWS:,} are read")
         for name, codec in self.codecs.items():
             if codec.quantizer is not None and codec.quantizer.layers != shape[1]:
                 raise FormatError(

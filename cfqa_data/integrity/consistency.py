@@ -18,6 +18,7 @@ import numpy as np
 
 from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
+from cfqa_data.access.tensors import TensorFile
 from cfqa_data.errors import FormatError
 from cfqa_data.format.invariants import (
     PLACES,
@@ -34,7 +35,6 @@ from cfqa_data.format.invariants import (
 )
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
-from cfqa_data.format.tensors import DTYPES
 from cfqa_data.integrity.health import health
 from cfqa_data.integrity.verify import Fault
 
@@ -240,20 +240,9 @@ class _Job:
         return self._headers[name]
 
 
-def _read_header(files: Any, name: str) -> dict[str, tuple[str, list[int]]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(files.path(name), framework="numpy") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-            return {key: (_dtype(s.get_dtype()), s.get_shape()) for key, s in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise FormatError(f"{name}: not a safetensors file: {error}") from None
-
-
-def _dtype(kind: str) -> str:
-    """Return NumPy's name of a type, if it has one."""
-    return np.dtype(DTYPES[kind]).name if kind in DTYPES else kind
+def _read_header(files: Files, name: str) -> dict[str, tuple[str, list[int]]]:
+    tensors = TensorFile(files, name).tensors
+    return {key: (str(tensor.dtype), list(tensor.shape)) for key, tensor in tensors.items()}
 
 
 def _others(found: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:

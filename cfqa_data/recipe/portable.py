@@ -11,8 +11,8 @@ from typing import Any
 
 from cfqa_data.errors import FormatError
 from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.resources import ROOT, is_uri
 from cfqa_data.recipe.load import Ladder, Recipe
-from cfqa_data.recipe.resources import ROOT, is_uri
 
 __all__ = [
     "check_portable",

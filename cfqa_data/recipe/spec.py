@@ -17,7 +17,7 @@ from cfqa_data.codecs import CODECS, find_codec
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
 from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, CodecFacts, check_name
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
-from cfqa_data.recipe.resources import is_uri
+from cfqa_data.format.resources import is_uri
 from cfqa_data.registry import Found
 
 __all__ = ["SOURCE_PATHS", "BackboneSpec", "Ladder", "Recipe", "SourceSpec", "TaskSpec"]

@@ -5,6 +5,8 @@
 ...     codec = Mine  # doctest: +SKIP
 """
 
+from pkgutil import iter_modules
+
 import pytest
 
-pytest.register_assert_rewrite("cfqa_data.testing.codecs")
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in iter_modules(__path__)))

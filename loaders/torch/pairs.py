@@ -42,7 +42,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
 
     Args:
         dataset: what `cfqa_data.load` takes; or an open `cfqa_data.Dataset`, as it is.
-        task: only this task; all of them if None.
+        task: keep the rows of this task; all of them if None.
         codec: keep the rows of this codec, or of these.
         level: keep the rows of this level, or of these.
         source: keep the rows of this source id, or of these.
@@ -77,7 +77,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         cache: bool | str | Path = False,
         untrusted: bool = False,
         follow_links: bool = False,
-        plugins: Sequence[str] | None = None,
+        plugins: Iterable[str] = (),
     ) -> None:
         options: dict[str, Any] = {
             "task": task,
@@ -89,7 +89,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
             "cache": cache,
             "untrusted": untrusted,
             "follow_links": follow_links,
-            "plugins": plugins,
+            "plugins": tuple(plugins) or None,
         }
         if not isinstance(dataset, Dataset):
             dataset = load(dataset, **options)

@@ -33,8 +33,8 @@ from cfqa_data.codecs.hyperprior.strips import Layer, apply_in_strips
 from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, read_ladder
 from cfqa_data.errors import CodecError
 from cfqa_data.format.facts import Parameter
+from cfqa_data.format.resources import resolve
 from cfqa_data.paths import absolute_path
-from cfqa_data.recipe.resources import resolve
 
 __all__ = ["Hyperprior", "HyperpriorCodec", "load_hyperprior"]
 
