@@ -97,7 +97,8 @@ SOURCES = Registry(
         "imagenet": "cfqa_data.builders.sources.imagenet:ImageNet",
         "voc2012": "cfqa_data.builders.sources.voc2012:Voc2012",
         "nyuv2": "cfqa_data.builders.sources.nyuv2:Nyuv2",
-        "features": "cfqa_data.builders.sources.features:Features",
+        "image_folder": "cfqa_data.builders.sources.folders:ImageFolder",
+        "features": "cfqa_data.builders.sources.folders:Features",
     },
     BuildError,
 )

@@ -71,7 +71,7 @@ def _video(name: str, title: str, highest: int) -> CodecFacts:
 
 
 def _learned(name: str, title: str) -> CodecFacts:
-    return CodecFacts(name, title, "planes", Parameter("lambda", better="higher", lowest=1e-9))
+    return CodecFacts(name, title, "planes", Parameter("lambda", better="higher", lowest=0.0))
 
 
 CODECS: Mapping[str, CodecFacts] = MappingProxyType(
