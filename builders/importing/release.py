@@ -154,8 +154,9 @@ def _begun(root: Path) -> Recipe | None:
 
 def _disagreeing(release: Release, layout: Layout, logged: LogScores) -> Iterator[str]:
     """Yield the compressed features whose MSE is not what the logs print, with both numbers."""
+    version = read_manifest(layout.root).format
     for task in release.originals:
-        for row in read_labels(layout.labels(task)).to_pylist():
+        for row in read_labels(layout.labels(task), format=version).to_pylist():
             codec, name, level = row["codec"], row["source_id"], row["parameter"]
             printed = logged.mse(task, codec, name, level)
             if abs(row["mse"] - printed) > MSE_TOLERANCE * row["mse"] + 1e-8:

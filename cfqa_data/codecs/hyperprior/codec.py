@@ -174,7 +174,7 @@ class HyperpriorCodec(Codec):
         models: path or ``package://`` URI of the ladder.
     """
 
-    parameter = Parameter("lambda", "higher", lowest=1e-9)
+    parameter = Parameter("lambda", "higher", lowest=0.0)
     dtype = np.dtype(np.uint8)
     peak = 255
 
