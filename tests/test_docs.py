@@ -26,8 +26,7 @@ from cfqa_data.builders.calibration.calibrate import SEED as CALIBRATION_SEED
 from cfqa_data.builders.pipeline import run
 from cfqa_data.builders.pipeline.plan import STAGES
 from cfqa_data.builders.sources.scenes import NUM_CLASSES
-from cfqa_data.builders.sources.solids import SHAPES
-from cfqa_data.builders.sources.textures import COLOURS, TEXTURES
+from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES
 from cfqa_data.builders.training.backbone import Config
 from cfqa_data.builders.training.scenes import HELD_OUT_SEED, TRAINING_SEED
 from cfqa_data.cli import app

@@ -12,8 +12,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from cfqa_data.builders.sources import Source, get_source
+from cfqa_data.builders.sources.nyuv2 import Nyuv2
 from cfqa_data.builders.sources.preprocessing import depth_views
 from cfqa_data.errors import BuildError, MissingDependencyError
+from cfqa_data.testing.sources import SourceSuite
 
 SCENES = ["kitchen", "bathroom", "bathroom", "office", "kitchen"]
 NAMES = [f"{scene}_rgb_{index:05d}" for index, scene in enumerate(SCENES)]
@@ -373,3 +375,11 @@ def test_other_tasks_are_refused(files: Path) -> None:
 def test_the_matlab_file_and_its_splits_decide(mat: Path) -> None:
     files = [mat / "nyu_depth_v2_labeled.mat", mat / "splits.mat"]
     assert list(get_source("nyuv2")("dpt", 0, root=str(mat)).deciding) == files
+
+
+class TestNyuv2(SourceSuite):
+    source, task, count, training = Nyuv2, "dpt", 2, 2
+
+    @pytest.fixture(autouse=True, params=["files", "mat"])
+    def data(self, request: pytest.FixtureRequest) -> None:
+        self.options = {"root": str(request.getfixturevalue(request.param))}

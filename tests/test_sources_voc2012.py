@@ -10,7 +10,9 @@ from PIL import Image
 
 from cfqa_data.builders.sources import Source, get_source
 from cfqa_data.builders.sources.preprocessing import segmentation_views
+from cfqa_data.builders.sources.voc2012 import Voc2012
 from cfqa_data.errors import BuildError
+from cfqa_data.testing.sources import SourceSuite
 
 #: Height and width of the validation images; the fourth is square and the fifth too long.
 SIZES = {
@@ -219,3 +221,11 @@ def test_training_images_are_needed_only_for_training(kit: Path) -> None:
 def test_other_tasks_are_refused(kit: Path) -> None:
     with pytest.raises(BuildError, match="voc2012 has no task 'dpt'; it serves seg"):
         get_source("voc2012")("dpt", 0, root=str(kit))
+
+
+class TestVoc2012(SourceSuite):
+    source, task, count, training = Voc2012, "seg", 2, 2
+
+    @pytest.fixture(autouse=True)
+    def data(self, kit: Path) -> None:
+        self.options = {"root": str(kit)}

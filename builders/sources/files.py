@@ -16,6 +16,7 @@ from cfqa_data.builders.sources.base import Sample, Source
 from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.pointers import pointer_at
+from cfqa_data.format.resources import locate
 
 __all__ = [
     "Entry",
@@ -83,11 +84,13 @@ def _listed(folder: Path) -> list[str]:
         raise BuildError(f"{folder}: cannot be listed ({error.strerror})") from None
 
 
-def require(paths: Iterable[Path], offered: str, notes: Mapping[Path, str] | None = None) -> None:
+def require(
+    paths: Iterable[Path | None], offered: str, notes: Mapping[Path, str] | None = None
+) -> None:
     """See that all files and folders are there.
 
     Args:
-        paths: of the files and folders.
+        paths: of the files and folders; None for one that is not wanted.
         offered: where the owner of the data offers it.
         notes: what to say behind a path.
 
@@ -96,7 +99,7 @@ def require(paths: Iterable[Path], offered: str, notes: Mapping[Path, str] | Non
     """
     held: dict[Path, frozenset[str]] = {}
     missing: list[str] = []
-    for path in dict.fromkeys(paths):
+    for path in dict.fromkeys(filter(None, paths)):
         folder = path.parent
         if folder not in held:
             held[folder] = frozenset(_listed(folder))
@@ -197,16 +200,19 @@ class FileSource(Source):
     offered: ClassVar[str] = ""
 
     @classmethod
-    def check(cls, task: str, seed: int) -> None:
-        """See that the source serves the task and takes the seed.
+    def located(
+        cls, task: str, seed: int, root: str, *others: str | None
+    ) -> tuple[Path, list[Path | None]]:
+        """Return where the root lies, and what else options name.
 
         Raises:
-            BuildError: another task, or a negative seed.
+            BuildError: the source does not serve the task, or take the seed.
         """
         if cls.serves not in (None, task):
             raise BuildError(f"source {cls.kind} has no task '{task}'; it serves {cls.serves}")
         if seed < 0:
             raise BuildError(f"source {cls.kind}: the seed is a whole number from 0, not {seed}")
+        return locate(root), [None if other is None else locate(other) for other in others]
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from cfqa_data.builders.sources.files import Entry, FileSource, by_name, names_i
 from cfqa_data.builders.sources.images import images_below, read_rgb
 from cfqa_data.builders.sources.preprocessing import classification_view
 from cfqa_data.errors import BuildError
-from cfqa_data.recipe.resources import locate
 
 __all__ = ["Features", "ImageFolder", "read_truths"]
 
@@ -28,8 +28,8 @@ def read_truths(path: Path) -> dict[str, tuple[Any, str | None]]:
     """
     from pyarrow import csv, parquet
 
+    read = parquet.read_table if path.suffix == ".parquet" else csv.read_csv
     try:
-        read = parquet.read_table if path.suffix == ".parquet" else csv.read_csv
         table = read(path)
         ids = [str(value) for value in table["source_id"].to_pylist()]
         truths = table["truth"].to_pylist()
@@ -38,13 +38,15 @@ def read_truths(path: Path) -> dict[str, tuple[Any, str | None]]:
             f"{path}: not a CSV or Parquet table with the columns source_id and truth "
             f"({reason(error, path)})"
         ) from None
-    for source_id, truth in zip(ids, truths, strict=True):
+    groups = table["group"].to_pylist() if "group" in table.column_names else [None] * len(ids)
+    found: dict[str, tuple[Any, str | None]] = {}
+    for source_id, truth, group in zip(ids, truths, groups, strict=True):
         if np.asarray(truth).dtype.kind not in "biuf":
             raise BuildError(f"{path}: the truth of {source_id} is {truth!r}, not a number")
-    groups = table["group"].to_pylist() if "group" in table.column_names else [None] * len(ids)
-    if twice := {name for name in ids if ids.count(name) > 1} if len(set(ids)) < len(ids) else ():
-        raise BuildError(f"{path}: '{min(twice)}' is there twice")
-    return dict(zip(ids, zip(truths, groups, strict=True), strict=True))
+        if source_id in found:
+            raise BuildError(f"{path}: '{source_id}' is there twice")
+        found[source_id] = truth, None if group is None else str(group)
+    return found
 
 
 def _with_truths(entries: Iterable[Entry], labels: Path | None) -> dict[str, Entry]:
@@ -82,10 +84,8 @@ class ImageFolder(FileSource):
     def __init__(
         self, task: str, seed: int, root: str, labels: str | None = None, train: str | None = None
     ) -> None:
-        self.check(task, seed)
-        folder, table = locate(root), None if labels is None else locate(labels)
-        self._train = None if train is None else locate(train)
-        require([path for path in (folder, table, self._train) if path], "give their paths")
+        folder, (table, self._train) = self.located(task, seed, root, labels, train)
+        require([folder, table, self._train], "give their paths")
         images = images_below(folder)
         if table is None and any(path.parent == folder for path in images):
             raise BuildError(f"{folder}: images without a folder of their class; give 'labels'")
@@ -107,12 +107,11 @@ class ImageFolder(FileSource):
         return (Entry(self._name(p), p) for p in images_below(self._train)) if self._train else ()
 
 
+@dataclass(frozen=True)
 class _Arrays:
     """Arrays by name: a folder of `.npy` files, or a `.safetensors` file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        require([path], "a folder of .npy files, or a .safetensors file")
+    path: Path
 
     def names(self) -> list[str]:
         """Their names, sorted."""
@@ -163,10 +162,9 @@ class Features(FileSource):
     def __init__(
         self, task: str, seed: int, root: str, labels: str | None = None, train: str | None = None
     ) -> None:
-        self.check(task, seed)
-        arrays, told = _Arrays(locate(root)), None if labels is None else locate(labels)
-        self._trained = None if train is None else _Arrays(locate(train))
-        require([told] if told else [], "give its path")
+        folder, (told, trained) = self.located(task, seed, root, labels, train)
+        require([folder, told, trained], "give folders of .npy files, or .safetensors files")
+        arrays, self._trained = _Arrays(folder), trained and _Arrays(trained)
         stored = told is not None and (told.is_dir() or told.suffix == ".safetensors")
         self._truths = _Arrays(told) if told and stored else None
         entries = (Entry(name, (arrays, name)) for name in arrays.names())

@@ -15,6 +15,7 @@ from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import (
     LABEL_COLUMNS,
+    NULLABLE,
     ORIGINAL_COLUMNS,
     originals_schema,
 )
@@ -55,8 +56,10 @@ def write_card(root: Path, manifest: Manifest) -> Path:
         FormatError: a table is missing or is not one of this format.
     """
     layout = Layout(root)
-    labels = {task: read_labels(layout.labels(task)) for task in manifest.tasks}
-    originals = read_table(layout.originals_table, originals_schema())
+    version = manifest.format
+    labels = {t: read_labels(layout.labels(t), format=version) for t in manifest.tasks}
+    schema, nullable = originals_schema(version), NULLABLE[version]
+    originals = read_table(layout.originals_table, schema, nullable=nullable)
     files = [p for folder in FOLDERS for p in (layout.root / folder).rglob("*") if p.is_file()]
     sizes = {layout.relative(path): path.stat().st_size for path in files}
     write_text(layout.card, card_text(manifest, labels, originals, sizes))
