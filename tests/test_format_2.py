@@ -270,7 +270,8 @@ def test_the_text_of_format_1_stays_byte_for_byte() -> None:
         health=({"task": "cls", "ok": True},),
         files={"labels/cls.parquet": {"size": 1, "sha256": "0" * 64}},
     )
-    assert hashlib.sha256(manifest_text(manifest).encode()).hexdigest() == ("dd977bd8286a9b8cfea116865637e09b19beebdd5777b25a6f7e5aa3f316be3b")
+    digest = hashlib.sha256(manifest_text(manifest).encode()).hexdigest()
+    assert digest == "dd977bd8286a9b8cfea116865637e09b19beebdd5777b25a6f7e5aa3f316be3b"
 
 
 @pytest.mark.parametrize("name", first.CODECS)
