@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,11 @@ def test_the_test_folders_page_and_tables(
         *("Every case of format 2, in little.", "format 2, full tier", "strength"),
     ):
         assert text in page
+    # A codec has one colour on the page, whichever tasks have it.
+    drawn = page[page.index("pictures: mse against") :].partition("</svg>")[0]
+    codecs = list(dict.fromkeys(all_metrics.labels["codec"].to_pylist()))
+    colours = {f"k{codecs.index(codec)}" for codec in ("picture", "restored")}
+    assert set(re.findall(r'class="dots (k\d)', drawn)) == colours
     assert "restored" in plain_text(all_metrics)
     json.dumps({name: getattr(all_metrics, name).to_pylist() for name in COLUMNS}, allow_nan=False)
 
