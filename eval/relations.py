@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import wraps
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +20,7 @@ __all__ = [
     "UnitArrays",
     "alignment",
     "by_slice",
+    "per_slice",
     "points",
     "squared_distances",
     "token_cosines",
@@ -77,6 +79,26 @@ def by_slice(make: Callable[..., Made], *batches: Tensor) -> Made:
     return found
 
 
+def per_slice(
+    *sources: Callable[[Features], Tensor],
+) -> Callable[[Callable[..., Made]], Callable[[Features], Made]]:
+    """Derive from features, by `by_slice`, what the function below makes of their slices.
+
+    Args:
+        sources: Derive more tensors, whose slices the function takes after those of the values.
+    """
+
+    def define(make: Callable[..., Made]) -> Callable[[Features], Made]:
+        @derived
+        @wraps(make)
+        def kept(z: Features) -> Made:
+            return by_slice(make, z.values, *(source(z) for source in sources))
+
+        return kept
+
+    return define
+
+
 def points(values: Tensor) -> Tensor:
     """Return the centred tokens of some slices in units of a power of two.
 
@@ -103,8 +125,8 @@ def _power_of_two(z: Tensor) -> Tensor:
     return scales.nan_to_num_(nan=2.0**100).clamp_(max=2.0**100)
 
 
-@derived
-def squared_distances(z: Features) -> Tensor:
+@per_slice()
+def squared_distances(values: Tensor) -> Tensor:
     """Squared Euclidean distances between tokens, in units of each slice's own.
 
     Expanded, but in float64 and of centred tokens, so that what cancels is far below the rounding
@@ -113,34 +135,26 @@ def squared_distances(z: Features) -> Tensor:
     Returns:
         (B, N, C, T, T) float64.
     """
-
-    def make(values: Tensor) -> Tensor:
-        tokens = points(values.double())
-        products = tokens @ tokens.mT
-        lengths = products.diagonal(dim1=-2, dim2=-1)
-        both = lengths[..., :, None] + lengths[..., None, :]
-        squares = products.mul_(-2.0).add_(both)
-        return squares.masked_fill_(squares <= both.mul_(ROUNDING), 0.0)
-
-    return by_slice(make, z.values)
+    tokens = points(values.double())
+    products = tokens @ tokens.mT
+    lengths = products.diagonal(dim1=-2, dim2=-1)
+    both = lengths[..., :, None] + lengths[..., None, :]
+    squares = products.mul_(-2.0).add_(both)
+    return squares.masked_fill_(squares <= both.mul_(ROUNDING), 0.0)
 
 
-@derived
-def token_cosines(z: Features) -> Tensor:
+@per_slice()
+def token_cosines(values: Tensor) -> Tensor:
     """Cosines between the tokens of a slice, not centred; 0 with a zero token.
 
     Returns:
         (B, N, C, T, T) float64.
     """
-
-    def make(values: Tensor) -> Tensor:
-        tokens = values.double()
-        tokens = tokens * _power_of_two(tokens)
-        norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
-        tokens /= norms.masked_fill_(norms == 0, 1.0)
-        return tokens @ tokens.mT
-
-    return by_slice(make, z.values)
+    tokens = values.double()
+    tokens = tokens * _power_of_two(tokens)
+    norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+    tokens /= norms.masked_fill_(norms == 0, 1.0)
+    return tokens @ tokens.mT
 
 
 def upper(matrices: Tensor) -> Tensor:

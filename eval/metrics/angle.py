@@ -29,7 +29,6 @@ NORM_OFFSET = 1e-8
 
 
 @metric(
-    "angle",
     formula="mean_t <x_t, y_t> / ((|x_t| + 1e-8) (|y_t| + 1e-8))",
     lower_better=False,
     score_range=(-1.0, 1.0),
@@ -43,7 +42,6 @@ def cosine(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "angle",
     formula="mean_nc <x_0, y_0> / (|x_0| |y_0|)",
     lower_better=False,
     score_range=(-1.0, 1.0),
@@ -56,7 +54,6 @@ def cosine_class(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "angle",
     formula="mean_nc <x, y> / (|x| |y|)",
     lower_better=False,
     score_range=(-1.0, 1.0),
@@ -75,7 +72,6 @@ def cosine_flat(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "angle",
     formula="mean_nc percentile_t(<x_t, y_t> / (|x_t| |y_t|), 5)",
     lower_better=False,
     score_range=(-1.0, 1.0),
@@ -95,10 +91,8 @@ def cosine_p5(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "angle",
     formula="mean_t ||y_t| - |x_t|| / |x_t|",
     lower_better=True,
-    score_range=(0.0, math.inf),
     invariances={"orthogonal", "permutation"},
     citation="relative error of vector norms (textbook)",
 )
@@ -114,7 +108,6 @@ def norm_error(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "angle",
     formula="mean_t arccos(<x_t, y_t> / (|x_t| |y_t|))",
     lower_better=True,
     score_range=(0.0, math.pi),
@@ -131,7 +124,6 @@ def angle(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "angle",
     formula="mean_t cov_j(x_tj, y_tj) / (std_j(x_tj) std_j(y_tj))",
     lower_better=False,
     score_range=(-1.0, 1.0),
@@ -152,7 +144,6 @@ def pearson_token(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "angle",
     formula="mean_nc 2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))^2)",
     lower_better=False,
     score_range=(-1.0, 1.0),

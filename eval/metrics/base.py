@@ -276,10 +276,9 @@ class Metric:
 
 
 def metric(
-    family: str,
     *,
     lower_better: bool,
-    score_range: tuple[float, float],
+    score_range: tuple[float, float] = (0.0, math.inf),
     invariances: Iterable[str] = (),
     **facts: Any,
 ) -> Callable[[Callable[..., Tensor]], Metric]:
@@ -289,12 +288,11 @@ def metric(
     (``needs``), and options, which have one (``options``).
 
     Args:
-        family: See `Metric`, as all others.
         lower_better: Direction.
         score_range: Scores are clamped to it.
-        invariances: The names of those that hold.
-        facts: ``formula``, ``citation``, and any other attribute; ``identity`` is the better end of
-            the range unless it is given.
+        invariances: Names of those that hold.
+        facts: ``formula``, ``citation``, and any other attribute of `Metric`. Unless they are
+            given, ``family`` is the module's name, and ``identity`` the better end of the range.
     """
     low, high = score_range
 
@@ -305,17 +303,19 @@ def metric(
             return values if values.ndim == 1 else slice_mean(values).clamp(low, high)
 
         own = list(signature(function).parameters.values())[2:]
-        declared: dict[str, Any] = {"identity": low if lower_better else high, **facts}
+        defaults = {
+            "family": function.__module__.rpartition(".")[2],
+            "identity": low if lower_better else high,
+            "options": {one.name: one.default for one in own if one.default is not one.empty},
+            "needs": tuple(one.name for one in own if one.default is one.empty),
+        }
         return Metric(
             name=function.__name__,
-            family=family,
             function=scores,
             lower_better=lower_better,
             score_range=score_range,
             invariances=frozenset(invariances),
-            options={one.name: one.default for one in own if one.default is not one.empty},
-            needs=tuple(one.name for one in own if one.default is one.empty),
-            **declared,
+            **{**defaults, **facts},
         )
 
     return define

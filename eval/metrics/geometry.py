@@ -13,6 +13,7 @@ from cfqa_data.eval.relations import (
     UnitArrays,
     alignment,
     by_slice,
+    per_slice,
     points,
     squared_distances,
     token_cosines,
@@ -27,10 +28,8 @@ NEAREST = 2.0**-40
 
 
 @metric(
-    "geometry",
     formula="mean_nc |Xc|^2 + |Yc|^2 - 2 |Xc^T Yc|_*",
     lower_better=True,
-    score_range=(0.0, math.inf),
     invariances={"orthogonal", "permutation", "translation"},
     cost="D3",
     least_tokens=2,
@@ -50,7 +49,6 @@ def procrustes(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "geometry",
     formula="mean_nc 2 - 2 |Xc^T Yc|_* / (|Xc| |Yc|)",
     lower_better=True,
     score_range=(0.0, 2.0),
@@ -69,7 +67,6 @@ def procrustes_normalized(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "geometry",
     formula="mean_nc arccos(|Xc^T Yc|_* / (|Xc| |Yc|))",
     lower_better=True,
     score_range=(0.0, math.pi / 2),
@@ -88,7 +85,6 @@ def angular_shape(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "geometry",
     formula="mean_nc spearman_{s<t}(|x_s - x_t|, |y_s - y_t|)",
     lower_better=False,
     score_range=(-1.0, 1.0),
@@ -108,7 +104,6 @@ def rsa(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "geometry",
     formula="mean_nc sqrt(mean_{s!=t} (cos(y_s, y_t) - cos(x_s, x_t))^2)",
     lower_better=True,
     score_range=(0.0, 2.0),
@@ -162,43 +157,31 @@ def _shape_gaps(x: Features, y: Features) -> Tensor:
     return by_slice(make, _factors(x), y.values)
 
 
-@derived
-def _factors(z: Features) -> Tensor:
+@per_slice()
+def _factors(values: Tensor) -> Tensor:
     """Return F, min(T, D) x T, with F^T F = Zc Zc^T / |Zc|^2; (B, N, C, ., T) float64."""
-
-    def make(values: Tensor) -> Tensor:
-        cloud = unit(points(values.double())).arrays.mT
-        rows, columns = cloud.shape[-2:]
-        return torch.linalg.qr(cloud, mode="r").R if rows > columns else cloud
-
-    return by_slice(make, z.values)
+    cloud = unit(points(values.double())).arrays.mT
+    rows, columns = cloud.shape[-2:]
+    return torch.linalg.qr(cloud, mode="r").R if rows > columns else cloud
 
 
-@derived
-def _sizes(z: Features) -> Tensor:
+@per_slice()
+def _sizes(values: Tensor) -> Tensor:
     """Return |Zc| of each slice, (B, N, C) float64."""
-
-    def make(values: Tensor) -> Tensor:
-        cloud = values.double()
-        cloud = cloud - cloud[:, :1]
-        return torch.linalg.matrix_norm(cloud - cloud.mean(-2, keepdim=True))
-
-    return by_slice(make, z.values)
+    cloud = values.double()
+    cloud = cloud - cloud[:, :1]
+    return torch.linalg.matrix_norm(cloud - cloud.mean(-2, keepdim=True))
 
 
-@derived
-def _ranks(z: Features) -> UnitArrays:
+@per_slice(squared_distances)
+def _ranks(values: Tensor, squares: Tensor) -> UnitArrays:
     """Return the centred ranks of the distances, above the diagonal of unit T x T matrices."""
-    tokens = z.shape[-2]
-    rows, columns = torch.triu_indices(tokens, tokens, 1, device=z.values.device)
-
-    def make(squares: Tensor) -> UnitArrays:
-        ranks = _mean_ranks(upper(squares))
-        matrices = torch.zeros_like(squares, dtype=z.values.dtype)
-        matrices[:, rows, columns] = (ranks - (len(rows) - 1) / 2).to(z.values.dtype)
-        return unit(matrices)
-
-    return by_slice(make, squared_distances(z))
+    ranks = _mean_ranks(upper(squares))
+    ranks -= (ranks.shape[-1] - 1) / 2
+    matrices = torch.zeros_like(squares, dtype=values.dtype)
+    rows, columns = torch.triu_indices(*squares.shape[-2:], 1, device=squares.device)
+    matrices[:, rows, columns] = ranks.to(values.dtype)
+    return unit(matrices)
 
 
 def _mean_ranks(values: Tensor) -> Tensor:

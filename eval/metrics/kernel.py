@@ -6,13 +6,13 @@ or y does not vary over tokens scores 0: it has no similarity structure that cou
 
 from __future__ import annotations
 
-from cfqa_data.eval.features import Features, derived
+from cfqa_data.eval.features import Features
 from cfqa_data.eval.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.base import metric
 from cfqa_data.eval.relations import (
     UnitArrays,
     alignment,
-    by_slice,
+    per_slice,
     points,
     squared_distances,
     unit,
@@ -23,7 +23,6 @@ __all__ = ["cka", "cka_debiased", "cka_rbf", "distance_correlation"]
 
 
 @metric(
-    "kernel",
     formula="mean_nc <K, L> / (|K| |L|), K = Xc Xc^T, L = Yc Yc^T",
     lower_better=False,
     score_range=(0.0, 1.0),
@@ -41,7 +40,6 @@ def cka(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "kernel",
     formula="mean_nc HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L))",
     lower_better=False,
     score_range=(-1.0, 1.0),
@@ -66,7 +64,6 @@ def cka_debiased(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "kernel",
     formula="mean_nc <K, L> / (|K| |L|), K = H exp(-|x_s - x_t|^2 / (2 median^2)) H",
     lower_better=False,
     score_range=(0.0, 1.0),
@@ -85,7 +82,6 @@ def cka_rbf(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "kernel",
     formula="mean_nc sqrt(<A, B> / (|A| |B|)), A = H |x_s - x_t| H",
     lower_better=False,
     score_range=(0.0, 1.0),
@@ -103,60 +99,44 @@ def distance_correlation(x: Features, y: Features) -> Tensor:
     return alignment(_distances(x), _distances(y)).clamp_(min=0.0).sqrt_()
 
 
-@derived
-def _linear(z: Features) -> UnitArrays:
+@per_slice()
+def _linear(values: Tensor) -> UnitArrays:
     """Return the unit Gram matrices of the centred tokens."""
-
-    def make(values: Tensor) -> UnitArrays:
-        centred = points(values)
-        return unit(centred @ centred.mT)
-
-    return by_slice(make, z.values)
+    centred = points(values)
+    return unit(centred @ centred.mT)
 
 
-@derived
-def _debiased(z: Features) -> UnitArrays:
+@per_slice(lambda z: _linear(z).arrays)
+def _debiased(values: Tensor, gram: Tensor) -> UnitArrays:
     """Return the unit U-centred Gram matrices."""
-    tokens = z.shape[-2]
-
-    def make(gram: Tensor) -> UnitArrays:
-        if tokens < 4:
-            return unit(torch.zeros_like(gram))
-        gram = gram.clone()
-        diagonal = gram.diagonal(dim1=-2, dim2=-1)
-        diagonal.zero_()
-        rows = gram.sum(-1)
-        total = rows.sum(-1) / ((tokens - 1) * (tokens - 2))
-        rows = rows / (tokens - 2)
-        gram += total[:, None, None] - rows[:, :, None]
-        gram -= rows[:, None, :]
-        diagonal.zero_()
-        return unit(gram, floor=8.0 * torch.finfo(gram.dtype).eps)
-
-    return by_slice(make, _linear(z).arrays)
+    tokens = gram.shape[-1]
+    if tokens < 4:
+        return unit(torch.zeros_like(gram))
+    gram = gram.clone()
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    diagonal.zero_()
+    rows = gram.sum(-1)
+    total = rows.sum(-1) / ((tokens - 1) * (tokens - 2))
+    rows = rows / (tokens - 2)
+    gram += total[:, None, None] - rows[:, :, None]
+    gram -= rows[:, None, :]
+    diagonal.zero_()
+    return unit(gram, floor=8.0 * torch.finfo(gram.dtype).eps)
 
 
-@derived
-def _gaussian(z: Features) -> UnitArrays:
+@per_slice(squared_distances)
+def _gaussian(values: Tensor, squares: Tensor) -> UnitArrays:
     """Return the unit centred Gaussian kernels."""
-
-    def make(squares: Tensor) -> UnitArrays:
-        pairs = upper(squares)
-        median = pairs.kthvalue((pairs.shape[-1] + 1) // 2).values[:, None, None]
-        kernel = squares / (-2.0 * median)
-        return unit(_centred(kernel.nan_to_num_(nan=0.0).exp_()).to(z.values.dtype))
-
-    return by_slice(make, squared_distances(z))
+    pairs = upper(squares)
+    median = pairs.kthvalue((pairs.shape[-1] + 1) // 2).values[:, None, None]
+    kernel = squares / (-2.0 * median)
+    return unit(_centred(kernel.nan_to_num_(nan=0.0).exp_()).to(values.dtype))
 
 
-@derived
-def _distances(z: Features) -> UnitArrays:
+@per_slice(squared_distances)
+def _distances(values: Tensor, squares: Tensor) -> UnitArrays:
     """Return the unit centred distance matrices."""
-
-    def make(squares: Tensor) -> UnitArrays:
-        return unit(_centred(squares.sqrt()).to(z.values.dtype))
-
-    return by_slice(make, squared_distances(z))
+    return unit(_centred(squares.sqrt()).to(values.dtype))
 
 
 def _centred(matrices: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ __all__ = ["jaccard_knn", "mutual_knn"]
 
 
 @metric(
-    "neighbours",
     formula="mean_t |N_x(t) & N_y(t)| / k, N the k nearest by cosine",
     lower_better=False,
     score_range=(0.0, 1.0),
@@ -40,7 +39,6 @@ def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
 
 
 @metric(
-    "neighbours",
     formula="mean_t |N_x(t) & N_y(t)| / |N_x(t) u N_y(t)|, N the k nearest by distance",
     lower_better=False,
     score_range=(0.0, 1.0),

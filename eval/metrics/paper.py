@@ -24,7 +24,7 @@ PUBLISHED = "Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (pub
 
 
 @metric(
-    "angle",
+    family="angle",
     formula="round(cosine, 4)",
     lower_better=False,
     score_range=(-1.0, 1.0),
@@ -39,7 +39,7 @@ def paper_cosine(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "kernel",
+    family="kernel",
     formula="round(|Xc Yc^T|^2 / (|Xc Xc^T| |Yc Yc^T| + 1e-8) / (N C), 4), of the last slice",
     lower_better=False,
     score_range=(0.0, 1.0),

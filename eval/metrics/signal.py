@@ -17,10 +17,8 @@ PSNR_CAP = 100.0
 
 
 @metric(
-    "signal",
     formula="mean((y - x)^2)",
     lower_better=True,
-    score_range=(0.0, math.inf),
     citation="Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (baseline)",
 )
 def mse(x: Features, y: Features) -> Tensor:
@@ -32,13 +30,7 @@ def mse(x: Features, y: Features) -> Tensor:
     return slice_mean(error_energies(x, y)) / y.shape[-1]
 
 
-@metric(
-    "signal",
-    formula="mean(|y - x|)",
-    lower_better=True,
-    score_range=(0.0, math.inf),
-    citation="mean absolute error (textbook)",
-)
+@metric(formula="mean(|y - x|)", lower_better=True, citation="mean absolute error (textbook)")
 def mae(x: Features, y: Features) -> Tensor:
     """Mean absolute error over the whole feature, in feature units."""
     sums = torch.linalg.vector_norm(errors(x, y).values, ord=1, dim=-1)
@@ -46,10 +38,8 @@ def mae(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "signal",
     formula="mean_nc |y - x|^2 / |x|^2",
     lower_better=True,
-    score_range=(0.0, math.inf),
     citation="normalised mean squared error (textbook)",
 )
 def nmse(x: Features, y: Features) -> Tensor:
@@ -61,7 +51,6 @@ def nmse(x: Features, y: Features) -> Tensor:
 
 
 @metric(
-    "signal",
     formula="mean_nc min(100, 10 log10(R_c^2 / mse_nc))",
     lower_better=False,
     score_range=(-math.inf, PSNR_CAP),
@@ -88,10 +77,8 @@ def psnr(x: Features, y: Features, value_range: Tensor) -> Tensor:
 
 
 @metric(
-    "signal",
     formula="mean_t var_j(y_tj - x_tj) / var_j(x_tj)",
     lower_better=True,
-    score_range=(0.0, math.inf),
     citation="Yuan et al., Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric "
     "Learning, CVPR 2019",
 )

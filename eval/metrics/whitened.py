@@ -6,7 +6,6 @@ pair that is scored: its few tokens would make a covariance of lower rank than t
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Any
 
@@ -20,10 +19,8 @@ __all__ = ["mahalanobis", "mse_whitened"]
 
 
 @metric(
-    "whitened",
     formula="mean_tj (y_tj - x_tj)^2 / sigma_cj^2",
     lower_better=True,
-    score_range=(0.0, math.inf),
     citation="standardised Euclidean distance (textbook); of features: TAROT",
 )
 def mse_whitened(x: Features, y: Features, deviation: Tensor, floor: float = 1e-2) -> Tensor:
@@ -46,10 +43,8 @@ def mse_whitened(x: Features, y: Features, deviation: Tensor, floor: float = 1e-
 
 
 @metric(
-    "whitened",
     formula="mean_t (y_t - x_t)^T (S_c + a I)^-1 (y_t - x_t), a = shrinkage tr(S_c) / D",
     lower_better=True,
-    score_range=(0.0, math.inf),
     cost="T2D",
     citation="Mahalanobis distance (textbook); whitened feature distance: TAROT",
 )
