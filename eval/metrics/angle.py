@@ -7,6 +7,7 @@ apart whose cosine rounds to 1.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.lazy_torch import Tensor, torch
@@ -27,12 +28,11 @@ __all__ = [
 # Added to both norms, as in the published baseline: a zero token scores 0 rather than 0/0.
 NORM_OFFSET = 1e-8
 
+similarity = partial(metric, lower_better=False, score_range=(-1.0, 1.0), invariances={"scale"})
 
-@metric(
+
+@similarity(
     formula="mean_t <x_t, y_t> / ((|x_t| + 1e-8) (|y_t| + 1e-8))",
-    lower_better=False,
-    score_range=(-1.0, 1.0),
-    invariances={"scale"},
     citation="Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (baseline)",
 )
 def cosine(x: Features, y: Features) -> Tensor:
@@ -41,11 +41,8 @@ def cosine(x: Features, y: Features) -> Tensor:
     return cosines(x, y) * shares
 
 
-@metric(
+@similarity(
     formula="mean_nc <x_0, y_0> / (|x_0| |y_0|)",
-    lower_better=False,
-    score_range=(-1.0, 1.0),
-    invariances={"scale"},
     citation="cosine similarity (textbook), of the class token",
 )
 def cosine_class(x: Features, y: Features) -> Tensor:
@@ -53,13 +50,7 @@ def cosine_class(x: Features, y: Features) -> Tensor:
     return cosines(x, y)[..., 0]
 
 
-@metric(
-    formula="mean_nc <x, y> / (|x| |y|)",
-    lower_better=False,
-    score_range=(-1.0, 1.0),
-    invariances={"scale"},
-    citation="cosine similarity (textbook)",
-)
+@similarity(formula="mean_nc <x, y> / (|x| |y|)", citation="cosine similarity (textbook)")
 def cosine_flat(x: Features, y: Features) -> Tensor:
     """Cosine of each slice taken as one vector of T * D numbers; 0 where one of the two is zero."""
     before, after = (z.norms.square().sum(-1).sqrt() for z in (x, y))
@@ -71,11 +62,8 @@ def cosine_flat(x: Features, y: Features) -> Tensor:
     return (1.0 - gaps.square() / 2.0).masked_fill((before == 0) | (after == 0), 0.0)
 
 
-@metric(
+@similarity(
     formula="mean_nc percentile_t(<x_t, y_t> / (|x_t| |y_t|), 5)",
-    lower_better=False,
-    score_range=(-1.0, 1.0),
-    invariances={"scale"},
     citation="cosine similarity (textbook), its lower tail over tokens",
 )
 def cosine_p5(x: Features, y: Features) -> Tensor:
@@ -123,11 +111,8 @@ def angle(x: Features, y: Features) -> Tensor:
     return 2.0 * torch.atan2(square_gaps(x, y).sqrt(), square_gaps(x, y, 1.0).sqrt())
 
 
-@metric(
+@similarity(
     formula="mean_t cov_j(x_tj, y_tj) / (std_j(x_tj) std_j(y_tj))",
-    lower_better=False,
-    score_range=(-1.0, 1.0),
-    invariances={"scale"},
     citation="Pearson correlation (textbook)",
 )
 def pearson_token(x: Features, y: Features) -> Tensor:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ __all__ = [
     "error_line",
     "first_nonfinite",
     "metric",
+    "relational",
 ]
 
 FAMILIES = {
@@ -126,20 +127,18 @@ class Metric:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise MetricError(f"a metric's name is a text, not {self.name!r}")
-
-        def wrong(why: str) -> MetricError:
-            return MetricError(f"metric {self.name!r}: {why}")
-
         if not isinstance(self.lower_better, bool | None):
-            raise wrong(f"lower_better is True, False or None, not {self.lower_better!r}")
+            raise self._error(f": lower_better is True, False or None, not {self.lower_better!r}")
         try:
             low, high = map(float, self.score_range)
         except (TypeError, ValueError):
-            raise wrong(f"score_range is two numbers, not {self.score_range!r}") from None
+            raise self._error(f": score_range is two numbers, not {self.score_range!r}") from None
         if not low < high:
-            raise wrong(f"empty score range [{low}, {high}]")
+            raise self._error(f": empty score range [{low}, {high}]")
         if not isinstance(self.least_tokens, int) or self.least_tokens < 1:
-            raise wrong(f"least_tokens is a number of tokens from 1, not {self.least_tokens!r}")
+            raise self._error(
+                f": least_tokens is a number of tokens from 1, not {self.least_tokens!r}"
+            )
         for what, values, known in (
             ("family", [self.family], FAMILIES),
             ("cost", [self.cost], COSTS),
@@ -148,12 +147,15 @@ class Metric:
         ):
             for value in values:
                 if value not in known:
-                    raise wrong(unknown_name(what, value, known))
+                    raise self._error(f": {unknown_name(what, value, known)}")
         options = {
             name: as_statistic(self.name, name, value) if name in self.needs else value
             for name, value in self.options.items()
         }
         object.__setattr__(self, "options", options)
+
+    def _error(self, why: str) -> MetricError:
+        return MetricError(f"metric {self.name!r}{why}")
 
     def with_options(self, **options: Any) -> Metric:
         """Return the same metric with other values for some of its options.
@@ -165,13 +167,12 @@ class Metric:
         Raises:
             MetricError: It has no such option (its own are listed), or a statistic is no array.
         """
+        known = [*self.options, *self.needs]
         for name in options:
-            if name not in self.options and name not in self.needs:
-                known = [*self.options, *self.needs]
-                if not known:
-                    raise MetricError(f"metric {self.name!r} has no options; got {name!r}")
-                told = unknown_name("option", name, known)
-                raise MetricError(f"metric {self.name!r}: {told}")
+            if not known:
+                raise self._error(f" has no options; got {name!r}")
+            if name not in known:
+                raise self._error(f": {unknown_name('option', name, known)}")
         given = {**self.options, **options}
         fit = self.fit
         if options and all(value is not None for value in given.values()):
@@ -185,7 +186,7 @@ class Metric:
             MetricError: It is not one that is trained, or training fails.
         """
         if self.fit is None:
-            raise MetricError(f"metric {self.name!r} is not one that is trained")
+            raise self._error(" is not one that is trained")
         try:
             with torch_state(grad=True):  # also while an evaluation runs
                 found = self.fit(training, self.device)
@@ -193,10 +194,9 @@ class Metric:
             own = {"name": self.name, "lower_better": self.lower_better, "least_tokens": least}
             return replace(found, **own)
         except CfqaError as error:
-            raise MetricError(f"metric {self.name!r} cannot be trained: {error}") from error
+            raise self._error(f" cannot be trained: {error}") from error
         except (Exception, SystemExit) as error:  # whatever a user's function raises
-            told = f"metric {self.name!r} cannot be trained: {error_line(error)}"
-            raise MetricError(told) from error
+            raise self._error(f" cannot be trained: {error_line(error)}") from error
 
     def to(self, device: str) -> Metric:
         """Return the same metric on another torch device."""
@@ -250,28 +250,23 @@ class Metric:
                 number per item.
         """
         if y.shape[-2] < self.least_tokens:
-            tokens = f"{self.least_tokens} tokens or more, and there are {y.shape[-2]}"
-            raise MetricError(f"metric {self.name!r} is defined for {tokens}")
+            raise self._error(f" takes {self.least_tokens} tokens or more, not {y.shape[-2]}")
         return self._score(x, y)
 
     def _score(self, x: Features, y: Features) -> Tensor:
         if self.fit is not None:
-            raise MetricError(
-                f"metric {self.name!r} is trained on the data: evaluate() does it, fold by fold; "
-                "used alone, .fitted(training) does"
-            )
+            how = "evaluate() does it, fold by fold; used alone, .fitted(training) does"
+            raise self._error(f" is trained on the data: {how}")
         for name in self.needs:
             check_statistic(self.name, name, self.options.get(name), y.shape)
         scores = self.function(x, y, **self.options)
         if tuple(scores.shape) != (len(y),):
-            raise MetricError(
-                f"metric {self.name!r} returned shape {tuple(scores.shape)} for a batch of "
-                f"{len(y)}; one number per item, ({len(y)},), is expected"
-            )
+            expected = f"a batch of {len(y)}; one number per item, ({len(y)},), is expected"
+            raise self._error(f" returned shape {tuple(scores.shape)} for {expected}")
         scores = scores.double()
         item = first_nonfinite(scores)
         if item is not None:
-            raise MetricError(f"metric {self.name!r} gave {float(scores[item])} for item {item}")
+            raise self._error(f" gave {float(scores[item])} for item {item}")
         return scores
 
 
@@ -306,8 +301,6 @@ def metric(
         defaults = {
             "family": function.__module__.rpartition(".")[2],
             "identity": low if lower_better else high,
-            "options": {one.name: one.default for one in own if one.default is not one.empty},
-            "needs": tuple(one.name for one in own if one.default is one.empty),
         }
         return Metric(
             name=function.__name__,
@@ -315,10 +308,16 @@ def metric(
             lower_better=lower_better,
             score_range=score_range,
             invariances=frozenset(invariances),
-            **{**defaults, **facts},
+            options={one.name: one.default for one in own if one.default is not one.empty},
+            needs=tuple(one.name for one in own if one.default is one.empty),
+            **(defaults | facts),
         )
 
     return define
+
+
+relational = partial(metric, invariances=INVARIANCES, cost="T2D", least_tokens=2)
+"""`metric` for the relations among tokens: they take two, and have all `INVARIANCES` by default."""
 
 
 def first_nonfinite(batch: Tensor) -> int | None:

@@ -43,7 +43,12 @@ def from_object(found: Any, device: str) -> Metric:
     if isinstance(found, Metric):
         return found.to(device)
     if isinstance(found, type):
-        found = _instance(found)
+        try:
+            with torch_state(grad=True):
+                found = found()
+        except Exception as error:  # whatever a user's class raises
+            told = f"metric {found.__name__!r} cannot be made: {error_line(error)}"
+            raise MetricError(told) from error
     if not callable(found) and not hasattr(found, "fit"):
         raise MetricError(f"a metric is a name or a callable, not {found!r}")
     loaded = sys.modules.get("torch")  # whoever made a `torch.nn.Module` has imported it
@@ -89,27 +94,16 @@ def _check_hidden(path: str, name: str) -> None:
     spec = PathFinder.find_spec(name)
     if spec is None or spec.origin is None or name == __name__.split(".")[0]:
         return
-    meant, taken = os.path.realpath(spec.origin), ""
-    library = os.path.realpath(sysconfig.get_path("stdlib"))
+    meant = os.path.realpath(spec.origin)
     if name in sys.stdlib_module_names:
-        if not meant.startswith(library + os.sep):
-            taken = "the standard library's"
-    elif name in sys.modules:
-        loaded = getattr(sys.modules[name], "__file__", None)
-        if loaded and os.path.realpath(loaded) != meant:
-            taken = f"that of {loaded}"
-    if taken:
-        told = f"{name!r} is {taken} here, which hides {spec.origin}: rename that file"
+        library = os.path.realpath(sysconfig.get_path("stdlib"))
+        hidden, whose = not meant.startswith(library + os.sep), "the standard library's"
+    else:
+        loaded = getattr(sys.modules.get(name), "__file__", None)
+        hidden, whose = bool(loaded) and os.path.realpath(loaded) != meant, f"that of {loaded}"
+    if hidden:
+        told = f"{name!r} is {whose} here, which hides {spec.origin}: rename that file"
         raise MetricError(f"metric {path!r}: {told}")
-
-
-def _instance(kind: type) -> Any:
-    try:
-        with torch_state(grad=True):
-            return kind()
-    except Exception as error:  # whatever a user's class raises
-        told = f"metric {kind.__name__!r} cannot be made: {error_line(error)}"
-        raise MetricError(told) from error
 
 
 def _wrapped(call: Any) -> Metric:
@@ -121,19 +115,14 @@ def _wrapped(call: Any) -> Metric:
         and all(isinstance(invariance, str) for invariance in invariances)
     ):
         raise MetricError(f"metric {name!r}: invariances is a list of names, not {invariances!r}")
-    train: Callable[..., Any] | None = getattr(call, "fit", None)
-
-    def fit(training: Any, device: str) -> Metric:
-        assert train is not None
-        return from_object(train(training, device), device)
-
+    train = getattr(call, "fit", None)
     return Metric(
         name=name,
         family="custom",
         formula=(call.__doc__ or "").strip().split("\n")[0],
         function=_scoring(name, call),
         invariances=frozenset(invariances),
-        fit=fit if train is not None else None,
+        fit=train and (lambda training, device: from_object(train(training, device), device)),
         **{fact: getattr(call, fact, default) for fact, default in STATED.items()},
     )
 

@@ -7,7 +7,7 @@ import math
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features import Features, derived
 from cfqa_data.eval.lazy_torch import Tensor, torch
-from cfqa_data.eval.metrics.base import metric
+from cfqa_data.eval.metrics.base import relational
 from cfqa_data.eval.relations import (
     ROUNDING,
     UnitArrays,
@@ -27,12 +27,11 @@ NEAREST = 2.0**-40
 """Shapes whose similarity is within this of 1 are the same: the rest is rounding."""
 
 
-@metric(
+@relational(
     formula="mean_nc |Xc|^2 + |Yc|^2 - 2 |Xc^T Yc|_*",
     lower_better=True,
     invariances={"orthogonal", "permutation", "translation"},
     cost="D3",
-    least_tokens=2,
     citation="Ding et al., Grounding Representation Similarity Through Statistical Testing, "
     "NeurIPS 2021",
 )
@@ -48,13 +47,11 @@ def procrustes(x: Features, y: Features) -> Tensor:
     return (before - after).square() + 2.0 * before * after * _shape_gaps(x, y)
 
 
-@metric(
+@relational(
     formula="mean_nc 2 - 2 |Xc^T Yc|_* / (|Xc| |Yc|)",
     lower_better=True,
     score_range=(0.0, 2.0),
-    invariances={"orthogonal", "permutation", "scale", "translation"},
     cost="D3",
-    least_tokens=2,
     citation="Ding et al., Grounding Representation Similarity Through Statistical Testing, "
     "NeurIPS 2021",
 )
@@ -66,13 +63,11 @@ def procrustes_normalized(x: Features, y: Features) -> Tensor:
     return 2.0 * _shape_gaps(x, y)
 
 
-@metric(
+@relational(
     formula="mean_nc arccos(|Xc^T Yc|_* / (|Xc| |Yc|))",
     lower_better=True,
     score_range=(0.0, math.pi / 2),
-    invariances={"orthogonal", "permutation", "scale", "translation"},
     cost="D3",
-    least_tokens=2,
     citation="Williams et al., Generalized Shape Metrics on Neural Representations, NeurIPS 2021",
 )
 def angular_shape(x: Features, y: Features) -> Tensor:
@@ -84,13 +79,10 @@ def angular_shape(x: Features, y: Features) -> Tensor:
     return 2.0 * (_shape_gaps(x, y) / 2.0).sqrt().asin()
 
 
-@metric(
+@relational(
     formula="mean_nc spearman_{s<t}(|x_s - x_t|, |y_s - y_t|)",
     lower_better=False,
     score_range=(-1.0, 1.0),
-    invariances={"orthogonal", "permutation", "scale", "translation"},
-    cost="T2D",
-    least_tokens=2,
     citation="Kriegeskorte et al., Representational Similarity Analysis, Frontiers in Systems "
     "Neuroscience 2008",
 )
@@ -103,13 +95,11 @@ def rsa(x: Features, y: Features) -> Tensor:
     return alignment(_ranks(x), _ranks(y))
 
 
-@metric(
+@relational(
     formula="mean_nc sqrt(mean_{s!=t} (cos(y_s, y_t) - cos(x_s, x_t))^2)",
     lower_better=True,
     score_range=(0.0, 2.0),
     invariances={"orthogonal", "permutation", "scale"},
-    cost="T2D",
-    least_tokens=2,
     citation="Yin and Shen, On the Dimensionality of Word Embedding, NeurIPS 2018 (the pairwise "
     "inner product loss, here of unit tokens)",
 )

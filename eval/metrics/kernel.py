@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.lazy_torch import Tensor, torch
-from cfqa_data.eval.metrics.base import metric
+from cfqa_data.eval.metrics.base import relational
 from cfqa_data.eval.relations import (
     UnitArrays,
     alignment,
@@ -22,13 +22,10 @@ from cfqa_data.eval.relations import (
 __all__ = ["cka", "cka_debiased", "cka_rbf", "distance_correlation"]
 
 
-@metric(
+@relational(
     formula="mean_nc <K, L> / (|K| |L|), K = Xc Xc^T, L = Yc Yc^T",
     lower_better=False,
     score_range=(0.0, 1.0),
-    invariances={"orthogonal", "permutation", "scale", "translation"},
-    cost="T2D",
-    least_tokens=2,
     citation="Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019",
 )
 def cka(x: Features, y: Features) -> Tensor:
@@ -39,13 +36,10 @@ def cka(x: Features, y: Features) -> Tensor:
     return alignment(_linear(x), _linear(y)).clamp_(min=0.0)
 
 
-@metric(
+@relational(
     formula="mean_nc HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L))",
     lower_better=False,
     score_range=(-1.0, 1.0),
-    invariances={"orthogonal", "permutation", "scale", "translation"},
-    cost="T2D",
-    least_tokens=2,
     citation="Song et al., Feature Selection via Dependence Maximization, JMLR 2012; Szekely and "
     "Rizzo, Partial Distance Correlation with Methods for Dissimilarities, Annals of Statistics "
     "2014",
@@ -63,13 +57,10 @@ def cka_debiased(x: Features, y: Features) -> Tensor:
     return alignment(_debiased(x), _debiased(y))
 
 
-@metric(
+@relational(
     formula="mean_nc <K, L> / (|K| |L|), K = H exp(-|x_s - x_t|^2 / (2 median^2)) H",
     lower_better=False,
     score_range=(0.0, 1.0),
-    invariances={"orthogonal", "permutation", "scale", "translation"},
-    cost="T2D",
-    least_tokens=2,
     citation="Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019",
 )
 def cka_rbf(x: Features, y: Features) -> Tensor:
@@ -81,13 +72,10 @@ def cka_rbf(x: Features, y: Features) -> Tensor:
     return alignment(_gaussian(x), _gaussian(y)).clamp_(min=0.0)
 
 
-@metric(
+@relational(
     formula="mean_nc sqrt(<A, B> / (|A| |B|)), A = H |x_s - x_t| H",
     lower_better=False,
     score_range=(0.0, 1.0),
-    invariances={"orthogonal", "permutation", "scale", "translation"},
-    cost="T2D",
-    least_tokens=2,
     citation="Szekely, Rizzo and Bakirov, Measuring and Testing Dependence by Correlation of "
     "Distances, Annals of Statistics 2007",
 )

@@ -14,19 +14,17 @@ from collections.abc import Callable
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features import Features, derived
 from cfqa_data.eval.lazy_torch import Tensor, torch
-from cfqa_data.eval.metrics.base import metric
+from cfqa_data.eval.metrics.base import relational
 from cfqa_data.eval.relations import ROUNDING, by_slice, squared_distances, token_cosines
 
 __all__ = ["jaccard_knn", "mutual_knn"]
 
 
-@metric(
+@relational(
     formula="mean_t |N_x(t) & N_y(t)| / k, N the k nearest by cosine",
     lower_better=False,
     score_range=(0.0, 1.0),
     invariances={"orthogonal", "permutation", "scale"},
-    cost="T2D",
-    least_tokens=2,
     citation="Huh et al., The Platonic Representation Hypothesis, ICML 2024",
 )
 def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
@@ -38,13 +36,10 @@ def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
     return _kept(x, y, "cosine", k, lambda kept: kept.sum((-2, -1)) / (k * kept.shape[-1]))
 
 
-@metric(
+@relational(
     formula="mean_t |N_x(t) & N_y(t)| / |N_x(t) u N_y(t)|, N the k nearest by distance",
     lower_better=False,
     score_range=(0.0, 1.0),
-    invariances={"orthogonal", "permutation", "scale", "translation"},
-    cost="T2D",
-    least_tokens=2,
     citation="Klabunde et al., Similarity of Neural Network Models: A Survey of Functional and "
     "Representational Measures, ACM Computing Surveys 2025",
 )

@@ -72,26 +72,18 @@ def _training_rows(
     """Return the logarithms of the gaps (versions, 3) and the labels of each source."""
     from cfqa_data.eval.reading import read_batches
 
-    labels = training.labels
-    ids = np.array(labels["source_id"].to_pylist())
-    sources = list(dict.fromkeys(ids.tolist()))[:SOURCES]
-    rows = np.flatnonzero(np.isin(ids, sources))
-    gaps: dict[str, list[NDArray[Any]]] = {source: [] for source in sources}
-    truth: dict[str, list[float]] = {source: [] for source in sources}
-    name = getattr(training, "target", "distortion")
-    target = labels[name].to_numpy()
+    labels, name = training.labels, getattr(training, "target", "distortion")
+    ids, target = np.array(labels["source_id"].to_pylist()), labels[name].to_numpy()
+    sources = [np.flatnonzero(ids == source) for source in dict.fromkeys(ids.tolist())][:SOURCES]
+    gaps = np.empty((len(ids), len(GAPS)))
     with torch.no_grad():
-        for batch in read_batches(training, rows.tolist(), device):
+        for batch in read_batches(training, np.concatenate(sources).tolist(), device):
             found = torch.stack([1.0 - gap.function(batch.x, batch.y) for gap in GAPS], dim=1)
-            gaps[batch.source_id].append(found.clamp(min=FLOOR).log().cpu().numpy())
-            truth[batch.source_id] += target[batch.rows].tolist()
-    moving = [source for source in sources if len(set(truth[source])) > 1]
+            gaps[batch.rows] = found.clamp(min=FLOOR).log().cpu().numpy()
+    moving = [rows for rows in sources if len(np.unique(target[rows])) > 1]
     if not moving:
         raise MetricError(f"no training source has a {name} that changes")
-    return (
-        [np.concatenate(gaps[source]) for source in moving],
-        [np.array(truth[source]) for source in moving],
-    )
+    return [gaps[rows] for rows in moving], [target[rows] for rows in moving]
 
 
 def _agreement(scores: list[NDArray[Any]], truth: list[NDArray[Any]]) -> float:
