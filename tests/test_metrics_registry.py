@@ -88,7 +88,7 @@ def test_impossible_facts_are_refused() -> None:
         "identity": None,
         "citation": "",
     }
-    with pytest.raises(MetricError, match="unknown invariances"):
+    with pytest.raises(MetricError, match="unknown invariance 'rotation'"):
         Metric(**facts, score_range=(0, 1), invariances=frozenset({"rotation"}))
     with pytest.raises(MetricError, match="empty score range"):
         Metric(**facts, score_range=(1, 0), invariances=frozenset())
@@ -96,6 +96,7 @@ def test_impossible_facts_are_refused() -> None:
         ({"score_range": 3}, "metric 'odd': score_range is two numbers, not 3"),
         ({"name": 5}, "a metric's name is a text, not 5"),
         ({"lower_better": "yes"}, "lower_better is True, False or None, not 'yes'"),
+        ({"least_tokens": 0}, "least_tokens is a number of tokens from 1, not 0"),
     ):
         with pytest.raises(MetricError, match=message):
             Metric(**{"score_range": (0, 1), "invariances": frozenset(), **facts, **wrong})
@@ -177,6 +178,7 @@ class WithFacts:
     name = "zero"
     lower_better = True
     score_range = (0.0, 1.0)
+    least_tokens = 3
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> list[float]:
         assert x.shape == y.shape  # custom metrics never see a broadcast original
@@ -195,7 +197,8 @@ def test_a_callable_becomes_a_metric() -> None:
 def test_a_callable_object_brings_its_facts() -> None:
     metric = as_metric(WithFacts())
     assert (metric.name, metric.lower_better, metric.score_range) == ("zero", True, (0.0, 1.0))
-    assert metric(torch.ones(1, 1, 1, 2, 2), torch.ones(3, 1, 1, 2, 2)).tolist() == [0.0] * 3
+    assert metric(torch.ones(1, 1, 1, 3, 2), torch.ones(3, 1, 1, 3, 2)).tolist() == [0.0] * 3
+    assert metric(torch.ones(1, 1, 1, 2, 2), torch.ones(1, 1, 1, 2, 2)).isnan().all()
 
 
 @pytest.mark.parametrize("invariances", [3, "scale", [["scale"]]])
