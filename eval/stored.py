@@ -21,6 +21,7 @@ import numpy as np
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.opening import opened
+from cfqa_data.eval.results import Evaluation, conclude
 from cfqa_data.eval.tables import scores_table
 from cfqa_data.limits import MOST_ROWS, parse_json
 from cfqa_data.parquet import read_parquet, read_schema
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-    from cfqa_data.eval.evaluator import Evaluation
     from cfqa_data.eval.reading import FeatureSource
 
 __all__ = [
@@ -151,8 +151,6 @@ def read_evaluation(
         MetricError: This is not a whole file of scores, or one of another dataset.
         FormatError: The folder is not a dataset.
     """
-    from cfqa_data.eval.evaluator import conclude
-
     dataset = opened(dataset, follow_links=follow_links)
     table, facts, metrics = _read(absolute_path(path), dataset)
     target = facts["target"] if target is None else target
