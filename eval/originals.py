@@ -84,7 +84,8 @@ def original_statistics(
 
 def _held_out(dataset: FeatureSource) -> dict[str, dict[int, list[str]]]:
     """Return the sources of each task that has several folds, by fold."""
-    labels, folds = dataset.labels, {}
+    labels = dataset.labels
+    folds: dict[str, dict[int, list[str]]] = {}
     if "fold" in labels.column_names:
         columns = (labels[name].to_pylist() for name in ("task", "fold", "source_id"))
         for task, fold, source_id in dict.fromkeys(zip(*columns, strict=True)):

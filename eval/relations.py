@@ -75,7 +75,7 @@ def by_slice(make: Callable[..., Made], *batches: Tensor) -> Made:
             outs = [one.new_empty((*whole.shape[:3], *one.shape[1:])) for one in tensors]
         for out, one in zip(outs, tensors, strict=True):
             out[part, view, layer] = one
-    found: Made = type(made)(*outs) if isinstance(made, tuple) else outs[0]
+    found: Any = type(made)(*outs) if isinstance(made, tuple) else outs[0]
     return found
 
 

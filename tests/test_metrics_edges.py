@@ -73,6 +73,21 @@ def test_of_too_few_tokens_a_score_is_undefined(name: str) -> None:
             metric.score(Features(x), Features(y))
 
 
+DIFFERENTIABLE = [
+    name for family in ("signal", "angle", "whitened") for name in list_metrics(family)
+]
+
+
+@pytest.mark.parametrize("name", [*DIFFERENTIABLE, "kl_softmax", "sliced_wasserstein", "moments"])
+def test_gradients_go_through(name: str) -> None:
+    x, y = pair((1, 2, 5, 4))
+    y.requires_grad_()
+    ready(create_metric(name), (1, 2, 5, 4))(x, y).sum().backward()
+    assert y.grad is not None
+    assert y.grad.isfinite().all()
+    assert y.grad.abs().sum() > 0
+
+
 @metrics
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32], ids=str)
 def test_integers_are_numbers_and_do_not_wrap_around(metric: Metric, dtype: torch.dtype) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.evaluator import DEFAULT_METRICS
+from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics import (
     FAMILIES,
     INVARIANCES,
@@ -23,6 +24,7 @@ from cfqa_data.eval.metrics import (
     Metric,
     as_metric,
     as_metrics,
+    base,
     create_metric,
     list_metrics,
 )
@@ -64,6 +66,22 @@ def test_every_metric_states_its_facts(metric: Metric) -> None:
     assert metric.citation
     assert metric.formula
     assert create_metric(metric.name) == metric
+
+
+def test_a_metric_is_declared_above_its_function() -> None:
+    @base.metric(formula="of all", lower_better=False, score_range=(0.0, 0.5), citation="nobody")
+    def share(x: Features, y: Features, deviation: torch.Tensor, floor: float = 0.1) -> Any:
+        """Share of something."""
+        return torch.full(y.shape[:4], floor, dtype=torch.float64)
+
+    assert (share.name, share.family, share.identity) == ("share", "custom", 0.5)
+    assert (share.needs, share.options, share.least_tokens) == (("deviation",), {"floor": 0.1}, 1)
+    x = torch.ones(2, 1, 1, 3, 4)
+    given = share.with_options(deviation=torch.ones(1, 4))
+    assert given(x, x).tolist() == pytest.approx([0.1, 0.1])
+    assert given.with_options(floor=0.7)(x, x).tolist() == [0.5, 0.5]  # the end of its range
+    with pytest.raises(MetricError, match="metric 'share': unknown cost 'T3'"):
+        base.metric(formula="", lower_better=True, citation="", cost="T3")(share.function)
 
 
 def test_an_unknown_name_lists_the_near_ones() -> None:

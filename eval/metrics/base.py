@@ -190,9 +190,8 @@ class Metric:
         try:
             with torch_state(grad=True):  # also while an evaluation runs
                 found = self.fit(training, self.device)
-            least = max(found.least_tokens, self.least_tokens)
-            own = {"name": self.name, "lower_better": self.lower_better, "least_tokens": least}
-            return replace(found, **own)
+            least, lower = max(found.least_tokens, self.least_tokens), self.lower_better
+            return replace(found, name=self.name, lower_better=lower, least_tokens=least)
         except CfqaError as error:
             raise self._error(f" cannot be trained: {error}") from error
         except (Exception, SystemExit) as error:  # whatever a user's function raises
@@ -207,8 +206,7 @@ class Metric:
         """Score a batch.
 
         Tensors or arrays; a single feature (N, C, T, D) counts as a batch of one. Scores do not
-        depend on the state of torch around the call (see `cfqa_data.torch_state`), and gradients
-        follow from them wherever they are recorded.
+        depend on the state of torch around the call (see `cfqa_data.torch_state`).
 
         Args:
             x: Originals, (B, N, C, T, D), or (1, N, C, T, D) for one original against all.
@@ -287,7 +285,8 @@ def metric(
         score_range: Scores are clamped to it.
         invariances: Names of those that hold.
         facts: ``formula``, ``citation``, and any other attribute of `Metric`. Unless they are
-            given, ``family`` is the module's name, and ``identity`` the better end of the range.
+            given, ``family`` is the module's name if there is such a family, and ``identity`` the
+            better end of the range.
     """
     low, high = score_range
 
@@ -298,8 +297,9 @@ def metric(
             return values if values.ndim == 1 else slice_mean(values).clamp(low, high)
 
         own = list(signature(function).parameters.values())[2:]
-        defaults = {
-            "family": function.__module__.rpartition(".")[2],
+        module = function.__module__.rpartition(".")[2]
+        defaults: dict[str, Any] = {
+            "family": module if module in FAMILIES else "custom",
             "identity": low if lower_better else high,
         }
         return Metric(

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from importlib.machinery import PathFinder
 from typing import Any
@@ -20,7 +20,7 @@ from cfqa_data.torch_state import torch_state
 
 __all__ = ["from_object", "imported"]
 
-STATED = {
+STATED: Mapping[str, Any] = {
     "lower_better": None,
     "score_range": (-math.inf, math.inf),
     "identity": None,
@@ -99,8 +99,8 @@ def _check_hidden(path: str, name: str) -> None:
         library = os.path.realpath(sysconfig.get_path("stdlib"))
         hidden, whose = not meant.startswith(library + os.sep), "the standard library's"
     else:
-        loaded = getattr(sys.modules.get(name), "__file__", None)
-        hidden, whose = bool(loaded) and os.path.realpath(loaded) != meant, f"that of {loaded}"
+        loaded = getattr(sys.modules.get(name), "__file__", None) or spec.origin
+        hidden, whose = os.path.realpath(loaded) != meant, f"that of {loaded}"
     if hidden:
         told = f"{name!r} is {whose} here, which hides {spec.origin}: rename that file"
         raise MetricError(f"metric {path!r}: {told}")

@@ -169,7 +169,8 @@ def _ranks(values: Tensor, squares: Tensor) -> UnitArrays:
     ranks = _mean_ranks(upper(squares))
     ranks -= (ranks.shape[-1] - 1) / 2
     matrices = torch.zeros_like(squares, dtype=values.dtype)
-    rows, columns = torch.triu_indices(*squares.shape[-2:], 1, device=squares.device)
+    tokens = squares.shape[-1]
+    rows, columns = torch.triu_indices(tokens, tokens, 1, device=squares.device)
     matrices[:, rows, columns] = ranks.to(values.dtype)
     return unit(matrices)
 
