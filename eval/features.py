@@ -64,14 +64,14 @@ class Features:
         return torch.linalg.vecdot(self.values, self.values).double()
 
     @cached_property
-    def spreads(self) -> Tensor:
+    def stds(self) -> Tensor:
         """Standard deviation of each token's channels, float64 (B, N, C, T).
 
         Exactly zero where all channels are equal, which rounding of their mean would hide.
         """
         z = self.values - self.values.mean(-1, keepdim=True)
-        spreads = torch.linalg.vector_norm(z, dim=-1).double() / z.shape[-1] ** 0.5
-        return spreads.masked_fill(self.values.amax(-1) == self.values.amin(-1), 0.0)
+        stds = torch.linalg.vector_norm(z, dim=-1).double() / z.shape[-1] ** 0.5
+        return stds.masked_fill(self.values.amax(-1) == self.values.amin(-1), 0.0)
 
     @cached_property
     def log_softmax(self) -> Tensor:

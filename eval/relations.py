@@ -20,8 +20,8 @@ __all__ = [
     "UnitArrays",
     "alignment",
     "by_slice",
+    "centred_tokens",
     "per_slice",
-    "points",
     "squared_distances",
     "token_cosines",
     "unit",
@@ -99,7 +99,7 @@ def per_slice(
     return define
 
 
-def points(values: Tensor) -> Tensor:
+def centred_tokens(values: Tensor) -> Tensor:
     """Return the centred tokens of some slices in units of a power of two.
 
     The unit brings the greatest magnitude of a slice to between 1/2 and 1, so that no product
@@ -135,7 +135,7 @@ def squared_distances(values: Tensor) -> Tensor:
     Returns:
         (B, N, C, T, T) float64.
     """
-    tokens = points(values.double())
+    tokens = centred_tokens(values.double())
     products = tokens @ tokens.mT
     lengths = products.diagonal(dim1=-2, dim2=-1)
     both = lengths[..., :, None] + lengths[..., None, :]

@@ -120,12 +120,12 @@ def pearson_token(x: Features, y: Features) -> Tensor:
 
     A token that does not vary over channels, in ``x`` or in ``y``, scores 0.
     """
-    scale = ratio(x.spreads, y.spreads)[..., None].to(y.values.dtype)
+    scale = ratio(x.stds, y.stds)[..., None].to(y.values.dtype)
     difference = torch.addcmul(x.values, y.values, scale, value=-1.0)
     difference -= difference.mean(-1, keepdim=True)
     lengths = torch.linalg.vector_norm(difference, dim=-1).double()
-    gaps = ratio(lengths, x.spreads * math.sqrt(y.shape[-1]))
-    return (1.0 - gaps.square() / 2.0).masked_fill((x.spreads == 0) | (y.spreads == 0), 0.0)
+    gaps = ratio(lengths, x.stds * math.sqrt(y.shape[-1]))
+    return (1.0 - gaps.square() / 2.0).masked_fill((x.stds == 0) | (y.stds == 0), 0.0)
 
 
 @metric(
@@ -145,7 +145,7 @@ def ccc(x: Features, y: Features) -> Tensor:
     for z in (x, y):
         tokens = z.values.mean(-1).double()
         means.append(tokens.mean(-1))
-        variances.append(z.spreads.square().mean(-1) + tokens.var(-1, correction=0))
+        variances.append(z.stds.square().mean(-1) + tokens.var(-1, correction=0))
     # 2 cov(x, y) = var(x) + var(y) + (mean(x) - mean(y))^2 - mse(x, y).
     whole = variances[0] + variances[1] + (means[0] - means[1]).square()
     return 1.0 - ratio(error_energies(x, y).mean(-1) / y.shape[-1], whole)

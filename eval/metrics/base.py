@@ -112,11 +112,11 @@ class Metric:
     family: str
     formula: str
     function: Callable[..., Tensor] = field(repr=False)
-    lower_better: bool | None
-    score_range: tuple[float, float]
-    identity: float | None
-    invariances: frozenset[str]
-    citation: str
+    lower_better: bool | None = None
+    score_range: tuple[float, float] = (-math.inf, math.inf)
+    identity: float | None = None
+    invariances: frozenset[str] = frozenset()
+    citation: str = ""
     cost: str = "TD"
     least_tokens: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import wraps
 from importlib.machinery import PathFinder
 from typing import Any
@@ -20,14 +19,8 @@ from cfqa_data.torch_state import torch_state
 
 __all__ = ["from_object", "imported"]
 
-STATED: Mapping[str, Any] = {
-    "lower_better": None,
-    "score_range": (-math.inf, math.inf),
-    "identity": None,
-    "citation": "",
-    "least_tokens": 1,
-}
-"""Attributes that are taken over from a custom metric, and what they are where it has them not."""
+STATED = ("lower_better", "score_range", "identity", "citation", "least_tokens")
+"""Attributes that are taken over from a custom metric where it has them."""
 
 
 def from_object(found: Any, device: str) -> Metric:
@@ -47,8 +40,8 @@ def from_object(found: Any, device: str) -> Metric:
             with torch_state(grad=True):
                 found = found()
         except Exception as error:  # whatever a user's class raises
-            told = f"metric {found.__name__!r} cannot be made: {error_line(error)}"
-            raise MetricError(told) from error
+            message = f"metric {found.__name__!r} cannot be made: {error_line(error)}"
+            raise MetricError(message) from error
     if not callable(found) and not hasattr(found, "fit"):
         raise MetricError(f"a metric is a name or a callable, not {found!r}")
     loaded = sys.modules.get("torch")  # whoever made a `torch.nn.Module` has imported it
@@ -72,7 +65,7 @@ def imported(path: str) -> Any:
     _check_hidden(path, module_name.split(".")[0])
     try:
         found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever a user's module raises, or a bare script
+    except (Exception, SystemExit) as error:  # a user's module may raise anything, a script exit
         raise MetricError(
             f"metric {path!r}: cannot import {module_name!r}: {error_line(error)}"
         ) from error
@@ -102,8 +95,8 @@ def _check_hidden(path: str, name: str) -> None:
         loaded = getattr(sys.modules.get(name), "__file__", None) or spec.origin
         hidden, whose = os.path.realpath(loaded) != meant, f"that of {loaded}"
     if hidden:
-        told = f"{name!r} is {whose} here, which hides {spec.origin}: rename that file"
-        raise MetricError(f"metric {path!r}: {told}")
+        message = f"{name!r} is {whose} here, which hides {spec.origin}: rename that file"
+        raise MetricError(f"metric {path!r}: {message}")
 
 
 def _wrapped(call: Any) -> Metric:
@@ -123,7 +116,7 @@ def _wrapped(call: Any) -> Metric:
         function=_scoring(name, call),
         invariances=frozenset(invariances),
         fit=train and (lambda training, device: from_object(train(training, device), device)),
-        **{fact: getattr(call, fact, default) for fact, default in STATED.items()},
+        **{fact: getattr(call, fact) for fact in STATED if hasattr(call, fact)},
     )
 
 
@@ -133,13 +126,13 @@ def _scoring(name: str, call: Callable[..., Any]) -> Callable[..., Tensor]:
     @wraps(call, assigned=(), updated=())
     def function(x: Features, y: Features) -> Tensor:
         # Copies: what a metric does to them in place must not reach the next one.
-        with torch_state():  # a default device that it leaves is not one for its answer
+        with torch_state():  # a default device that the call sets is not that of its answer
             answer = call(x.values.expand_as(y.values).clone(), y.values.clone())
         try:
             scores = torch.as_tensor(answer)
             if scores.is_complex():
                 raise TypeError("complex")
-            if not isinstance(answer, torch.Tensor):  # as it is: Python's numbers are float64
+            if not isinstance(answer, torch.Tensor):  # Python's numbers are float64
                 scores = torch.as_tensor(answer, dtype=torch.float64)
             return scores.double()
         except (TypeError, ValueError, RuntimeError):

@@ -13,8 +13,8 @@ from cfqa_data.eval.relations import (
     UnitArrays,
     alignment,
     by_slice,
+    centred_tokens,
     per_slice,
-    points,
     squared_distances,
     token_cosines,
     unit,
@@ -134,7 +134,7 @@ def _shape_gaps(x: Features, y: Features) -> Tensor:
     """
 
     def make(factor: Tensor, values: Tensor) -> Tensor:
-        crossed = factor @ unit(points(values.double())).arrays
+        crossed = factor @ unit(centred_tokens(values.double())).arrays
         try:
             squares = torch.linalg.eigvalsh(crossed @ crossed.mT)
         except torch.linalg.LinAlgError as error:
@@ -150,7 +150,7 @@ def _shape_gaps(x: Features, y: Features) -> Tensor:
 @per_slice()
 def _factors(values: Tensor) -> Tensor:
     """Return F, min(T, D) x T, with F^T F = Zc Zc^T / |Zc|^2; (B, N, C, ., T) float64."""
-    cloud = unit(points(values.double())).arrays.mT
+    cloud = unit(centred_tokens(values.double())).arrays.mT
     rows, columns = cloud.shape[-2:]
     return torch.linalg.qr(cloud, mode="r").R if rows > columns else cloud
 

@@ -12,8 +12,8 @@ from cfqa_data.eval.metrics.base import relational
 from cfqa_data.eval.relations import (
     UnitArrays,
     alignment,
+    centred_tokens,
     per_slice,
-    points,
     squared_distances,
     unit,
     upper,
@@ -90,7 +90,7 @@ def distance_correlation(x: Features, y: Features) -> Tensor:
 @per_slice()
 def _linear(values: Tensor) -> UnitArrays:
     """Return the unit Gram matrices of the centred tokens."""
-    centred = points(values)
+    centred = centred_tokens(values)
     return unit(centred @ centred.mT)
 
 

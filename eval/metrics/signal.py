@@ -88,4 +88,4 @@ def snr_distance(x: Features, y: Features) -> Tensor:
     A token whose original does not vary over channels scores 0 if its error does not vary either,
     and 1 otherwise.
     """
-    return ratio(errors(x, y).spreads, x.spreads).square()
+    return ratio(errors(x, y).stds, x.stds).square()
