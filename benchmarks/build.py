@@ -30,8 +30,8 @@ from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline import tools as pipeline_tools
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.work import run_item
-from cfqa_data.layout import Layout
-from cfqa_data.recipe import Recipe, load_recipe
+from cfqa_data.format.layout import Layout
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 
 class Memory:

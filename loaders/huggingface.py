@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.dataset import Dataset, load
+from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.extras import extras
 

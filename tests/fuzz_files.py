@@ -10,16 +10,15 @@ from mock_dataset import TOY_SHAPES, toy_recipe_dict, write_mock_dataset
 from mutations import in_header, in_json, in_shard, of_bytes
 
 import cfqa_data
-from cfqa_data.builders.edition import _check_configs, _own_card
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.folder import Folder
 from cfqa_data.errors import CfqaError
-from cfqa_data.files import LocalFiles
-from cfqa_data.folder import Folder
-from cfqa_data.manifest import parse_manifest, read_manifest
-from cfqa_data.recipe import Recipe
-from cfqa_data.schema import originals_schema
-from cfqa_data.storage import read_table
-from cfqa_data.summary import summarise
-from cfqa_data.verify import verify
+from cfqa_data.format.manifest import parse_manifest, read_manifest
+from cfqa_data.format.schema import originals_schema
+from cfqa_data.format.storage import read_table
+from cfqa_data.integrity.summary import summarise
+from cfqa_data.integrity.verify import verify
+from cfqa_data.recipe.load import Recipe
 
 __all__ = ["InRanges", "little_dataset"]
 
@@ -60,9 +59,6 @@ class InRanges(LocalFiles):
 
     def where(self, name: str) -> str:
         return f"{self.folder}/{name}"
-
-    def beside(self, stem: str) -> list[str]:
-        return LocalFiles(self.folder).beside(stem)
 
     def read(self, name: str) -> bytes:
         return LocalFiles(self.folder).read(name)
@@ -128,7 +124,7 @@ def _arrays(files: LocalFiles, name: str) -> None:
     folder = Folder(files)
     with suppress(KeyError):
         sources = folder.manifest.tasks[task].sources
-        codec = next(iter(folder.manifest.recipe.tasks[task].ladders))
+        codec = next(iter(folder.manifest.tasks[task].codecs))
         for source in sources:
             if kind == "originals":
                 _each(*(lambda p=p: folder.original(source, **p) for p in PARTS))  # noqa: B023
@@ -149,11 +145,6 @@ def _read_ranges(name: str, data: bytes, folder: Path) -> None:
     _arrays(InRanges(folder), name)
 
 
-def _read_card(name: str, data: bytes, folder: Path) -> None:
-    manifest = read_manifest(folder)
-    _check_configs(folder, _own_card(folder, manifest), manifest.files)
-
-
 TENSORS = _files("originals/*", "truth/*", "bitstreams/*")
 FOUR = (in_json, in_json, in_json, of_bytes)
 for target in (
@@ -168,6 +159,5 @@ for target in (
         in_place=True,
         cost=2,
     ),
-    Target("card", _files("README.md"), _read_card, in_place=True, cost=4),
 ):
     register(target)

@@ -21,7 +21,7 @@ from loopback_hub import LoopbackHub, loopback_hub, point_clients_at
 from mutations import in_json
 
 import cfqa_data
-from cfqa_data import hub_requests
+from cfqa_data.access import hub_requests
 from cfqa_data.errors import CfqaError
 
 __all__: list[str] = []

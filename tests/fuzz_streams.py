@@ -37,7 +37,7 @@ def _compressai(folder: Path) -> Path:
     """Write a ladder of one model that codes as CompressAI does."""
     import official_compressai as official
 
-    from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, HyperpriorWeights, write_ladder
+    from cfqa_data.codecs.hyperprior.weights import PAPER_PAD, HyperpriorWeights, write_ladder
 
     figures = json.loads(official.FIGURES.read_text())["far"]
     state = {name: value.numpy() for name, value in official.weights("far").items()}

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfqa_data.codecs.entropy_coder import TableCoder, decode_parts, encode_parts
-from cfqa_data.codecs.entropy_tables import (
+from cfqa_data.codecs.hyperprior.entropy_coder import TableCoder, decode_parts, encode_parts
+from cfqa_data.codecs.hyperprior.entropy_tables import (
     PRECISION,
     Tables,
     bottleneck_tables,

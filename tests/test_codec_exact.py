@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cfqa_data.codecs import fixed_point
-from cfqa_data.codecs.fixed_point import FRACTION, GDN, LIMIT, Conv, Deconv, snap
+from cfqa_data.codecs.hyperprior import fixed_point
+from cfqa_data.codecs.hyperprior.fixed_point import FRACTION, GDN, LIMIT, Conv, Deconv, snap
 from cfqa_data.errors import CodecError
 
 generator = np.random.default_rng(0)

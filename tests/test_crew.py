@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from cfqa_data.builders import spawning
-from cfqa_data.builders.crew import each
 from cfqa_data.builders.pipeline.run import make_runner
+from cfqa_data.builders.processes import spawning
+from cfqa_data.builders.processes.parallel import each
 from cfqa_data.builders.training.scenes import render_scenes
 from cfqa_data.errors import BuildError
 
 SCRIPT = """
 import operator
-from cfqa_data.builders.crew import each
+from cfqa_data.builders.processes.parallel import each
 from cfqa_data.errors import BuildError
 try:
     print(list(each(operator.attrgetter, ("real",), [1, 2, 3], 2)))

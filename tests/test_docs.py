@@ -22,20 +22,19 @@ from mock_dataset import toy_recipe, write_mock_dataset
 from pipeline_toy import QPS, write_networks, write_toml
 
 import cfqa_data
-from cfqa_data.builders.calibrate import SEED as CALIBRATION_SEED
+from cfqa_data.builders.calibration.calibrate import SEED as CALIBRATION_SEED
 from cfqa_data.builders.pipeline import run
 from cfqa_data.builders.pipeline.plan import STAGES
 from cfqa_data.builders.sources.scenes import NUM_CLASSES
-from cfqa_data.builders.sources.solids import SHAPES
-from cfqa_data.builders.sources.textures import COLOURS, TEXTURES
+from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES
 from cfqa_data.builders.training.backbone import Config
 from cfqa_data.builders.training.scenes import HELD_OUT_SEED, TRAINING_SEED
 from cfqa_data.cli import app
 from cfqa_data.codecs import list_codecs
 from cfqa_data.eval.metrics import METRICS, Metric
-from cfqa_data.recipe import Recipe, list_recipes, load_recipe
-from cfqa_data.schema import LABEL_COLUMNS, ORIGINAL_COLUMNS
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.schema import LABEL_COLUMNS, ORIGINAL_COLUMNS
+from cfqa_data.format.tasks import TASKS
+from cfqa_data.recipe.load import Recipe, list_recipes, load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]

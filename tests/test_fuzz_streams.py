@@ -11,7 +11,9 @@ from fuzz import fuzz
 from fuzz_streams import CODECS, codec_of, decode, stream_samples
 from reference_streams import recorded_streams
 
-from cfqa_data.codecs import entropy_coder, get_codec, video
+from cfqa_data.codecs import get_codec
+from cfqa_data.codecs.h26x import video
+from cfqa_data.codecs.hyperprior import entropy_coder
 from cfqa_data.errors import CodecError
 
 VIDEO = ("x265", "vvenc", "hm", "vtm")

@@ -85,10 +85,10 @@ def test_there_are_no_circles_even_by_imports_inside_functions(part: str) -> Non
     ("text", "parts"),
     [
         ("from cfqa_data import eval", ["eval"]),
-        ("class A:\n import cfqa_data.builders.heads", ["builders"]),
+        ("class A:\n import cfqa_data.builders.tasks.heads", ["builders"]),
         ("from ..eval.metrics import mse", ["eval"]),
         ("from .. import tasks, loaders", ["core", "loaders"]),
-        ("def f():\n import cfqa_data.builders.heads", []),
+        ("def f():\n import cfqa_data.builders.tasks.heads", []),
         ("import numpy\nfrom numpy import linalg", []),
     ],
 )

@@ -18,9 +18,9 @@ from cfqa_data.builders.pipeline import build, status
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models
-from cfqa_data.manifest import hash_file, read_manifest
-from cfqa_data.recipe import Recipe
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.manifest import hash_file, read_manifest
+from cfqa_data.format.tasks import TASKS
+from cfqa_data.recipe.load import Recipe
 
 
 class Steps:
@@ -156,7 +156,7 @@ def test_labels_are_what_the_stored_features_give(full: Path, every_codec: Recip
             assert row["bpfp"] == bits / x.size
             assert row["mse"] == pytest.approx(((x - y) ** 2).mean(), rel=1e-6)
             assert row["fold"] == row["index"] % 5
-            truth, head = data.truth(row["source_id"]), models.head(task.name)
+            truth, head = data.truth(row["source_id"]), models.task(task.name)
             for feature, prefix in ((pair.original, "reference_"), (pair.compressed, "")):
                 scores, losses = score(head, feature[None], truth, "x")
                 assert row[f"{prefix}score"] == scores[0]

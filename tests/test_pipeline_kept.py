@@ -10,9 +10,9 @@ from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.kept import KeptStreams
-from cfqa_data.codecs.hevc import X265
+from cfqa_data.codecs.h26x.hevc import X265
 from cfqa_data.errors import BuildError
-from cfqa_data.recipe import Recipe
+from cfqa_data.recipe.load import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from cfqa_data.builders.pipeline import status
 from cfqa_data.builders.pipeline.extract import median_codes
 from cfqa_data.builders.pipeline.plan import STAGES, Plan
 from cfqa_data.builders.pipeline.workspace import open_workspace
-from cfqa_data.codes import find_centres
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, DiskError
-from cfqa_data.layout import Layout
-from cfqa_data.quantizers import UniformQuantizer
-from cfqa_data.recipe import Recipe
+from cfqa_data.format.codes import find_centres
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.quantizers import UniformQuantizer
+from cfqa_data.recipe.load import Recipe
 
 QPS = qp(*range(10, 20))
 

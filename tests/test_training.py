@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from cfqa_data.builders import calibrate
-from cfqa_data.builders.backbone import load_backbone
-from cfqa_data.builders.heads import load_head
+from cfqa_data.builders.backbones.dinov2 import load_backbone
+from cfqa_data.builders.calibration import calibrate
+from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.builders.training import planes
 from cfqa_data.builders.training.backbone import (
     Config,

@@ -34,9 +34,9 @@ from cfqa_data.builders.training.hyperprior_published import LAMBDAS, SEG_LISTED
 from cfqa_data.builders.training.hyperprior_train import Training, evaluate
 from cfqa_data.builders.training.hyperprior_workers import train
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.hyperprior import load_hyperprior
-from cfqa_data.codecs.hyperprior_module import EntropyBottleneck
-from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, read_ladder
+from cfqa_data.codecs.hyperprior.codec import load_hyperprior
+from cfqa_data.codecs.hyperprior.module import EntropyBottleneck
+from cfqa_data.codecs.hyperprior.weights import PAPER_PAD, read_ladder
 from cfqa_data.errors import BuildError
 
 JOB = Job(MULTI_TASK, 0.015, None)

@@ -15,14 +15,14 @@ from cfqa_data.builders.pipeline.workspace import (
     remove_work,
     status,
 )
+from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.extras import extras
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.storage import check_folder, make_folder
 from cfqa_data.guard import check_guard
-from cfqa_data.layout import Layout
 from cfqa_data.paths import real_path
-from cfqa_data.progress import Progress, Silent
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.storage import check_folder, make_folder
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 __all__ = ["build"]
 

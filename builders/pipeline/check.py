@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools, codec_for
 from cfqa_data.errors import BuildError, CfqaError, FormatError
-from cfqa_data.invariants import check_source_ids
-from cfqa_data.layout import Layout
-from cfqa_data.manifest import package_versions
-from cfqa_data.portable import local_options
-from cfqa_data.recipe import Ladder, Recipe, TaskSpec
-from cfqa_data.weights import resolve_weights
+from cfqa_data.format.invariants import check_source_ids
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import package_versions
+from cfqa_data.recipe.load import Ladder, Recipe, TaskSpec
+from cfqa_data.recipe.portable import local_options
 
 __all__ = ["check_selection", "check_space", "make_plan"]
 
@@ -99,11 +99,10 @@ def _rehearsed(ladder: Ladder) -> Any:
 
 def _check_networks(models: Models, task: str, spec: TaskSpec) -> None:
     """See that a task's blocks and head are there and fit each other."""
-    depth, width = len(models.backbone.blocks), models.backbone.dim
-    if spec.blocks[-1] >= depth:
-        raise BuildError(f"tasks.{task}: no block {spec.blocks[-1]}, the last is {depth - 1}")
-    if models.head(task).dim != width:
-        raise BuildError(f"{spec.head}: not a head for features of width {width}")
+    layers = models.backbone.layers
+    if layers is not None and spec.blocks[-1] >= layers:
+        raise BuildError(f"tasks.{task}: no block {spec.blocks[-1]}, the last is {layers - 1}")
+    models.task(task)
 
 
 def check_selection(plan: Plan, layout: Layout) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from cfqa_data.builders.pipeline.kept import KeptStreams
 from cfqa_data.errors import BuildError, CodecError
-from cfqa_data.packing import pack, plane_shape, unpack
-from cfqa_data.quantizers import Quantizer
+from cfqa_data.format.packing import pack, plane_shape, unpack
+from cfqa_data.format.quantizers import Quantizer
 
 __all__ = ["code_ladder"]
 

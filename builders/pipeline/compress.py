@@ -13,12 +13,12 @@ from cfqa_data.builders.pipeline.kept import KeptStreams
 from cfqa_data.builders.pipeline.label import baseline_values, score
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
-from cfqa_data.codes import write_codes
-from cfqa_data.invariants import bits_of, fold_of, rate_of
-from cfqa_data.layout import Layout
-from cfqa_data.schema import label_schema
-from cfqa_data.storage import write_table, write_tensors
-from cfqa_data.tasks import get_task
+from cfqa_data.format.codes import write_codes
+from cfqa_data.format.invariants import bits_of, fold_of, rate_of
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.schema import label_schema
+from cfqa_data.format.storage import write_table, write_tensors
+from cfqa_data.format.tasks import get_task
 
 __all__ = ["batch_of_levels", "compress", "kept_streams", "label_rows"]
 
@@ -85,7 +85,7 @@ def _rows(
     step = batch_of_levels(original.size, len(codes))
     for first in range(0, len(codes), step):
         decoded = ladder.quantizer.dequantize(codes[first : first + step])
-        scores, losses = score(tools.models.head(item.task), decoded, truth, what)
+        scores, losses = score(tools.models.task(item.task), decoded, truth, what)
         values = baseline_values(tools.baselines, original, decoded)
         parts.append({"score": scores, "loss": losses, **values})
     told = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -10,10 +10,10 @@ from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import write_json
-from cfqa_data.codes import create_codes_array
 from cfqa_data.errors import BuildError
-from cfqa_data.quantizers import Quantizer
-from cfqa_data.storage import write_tensors
+from cfqa_data.format.codes import create_codes_array
+from cfqa_data.format.quantizers import Quantizer
+from cfqa_data.format.storage import write_tensors
 
 __all__ = ["centre", "extract", "median_codes"]
 
@@ -24,11 +24,10 @@ def extract(tools: Tools, item: Item) -> None:
     source = tools.models.source(task)
     features: dict[str, np.ndarray] = {}
     for source_id in tools.group_ids(task, group):
-        views = source.sample(source_id).views
-        features[source_id] = np.ascontiguousarray(tools.models.features(task, views), np.float32)
+        features[source_id] = tools.models.features(task, source.sample(source_id).inputs)
     write_tensors(tools.layout.originals(task, group, tools.plan.groups), features)
     scored = [
-        score(tools.models.head(task), feature[None], truth, f"the original {source_id}")
+        score(tools.models.task(task), feature[None], truth, f"the original {source_id}")
         for (source_id, feature), truth in zip(
             features.items(), tools.truths(task, group), strict=True
         )

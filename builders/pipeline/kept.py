@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cfqa_data.storage import write_tensors
+from cfqa_data.format.storage import write_tensors
 
 __all__ = ["KeptStreams"]
 

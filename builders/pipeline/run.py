@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.work import run_item
-from cfqa_data.builders.spawning import check_start, deaf_to_interrupts, spawning
+from cfqa_data.builders.processes.spawning import check_start, deaf_to_interrupts, spawning
 from cfqa_data.errors import BuildError, CfqaError, DiskError
 from cfqa_data.extras import extras
 

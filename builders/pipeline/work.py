@@ -16,7 +16,7 @@ from cfqa_data.builders.pipeline.workspace import PLAN
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
-from cfqa_data.layout import Layout
+from cfqa_data.format.layout import Layout
 
 __all__ = ["one_thread", "run_item"]
 

@@ -18,12 +18,12 @@ from cfqa_data.builders.pipeline.lock import LOCK
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.errors import BuildError, CfqaError
-from cfqa_data.layout import Layout, left_by_tools
-from cfqa_data.manifest import Manifest, read_manifest
+from cfqa_data.format.layout import Layout, left_by_tools
+from cfqa_data.format.manifest import Manifest, read_manifest
+from cfqa_data.format.storage import PARTIAL, remove_partials, write_text
 from cfqa_data.paths import absolute_path
-from cfqa_data.portable import portable, portable_names, rename
-from cfqa_data.recipe import Recipe
-from cfqa_data.storage import PARTIAL, remove_partials, write_text
+from cfqa_data.recipe.load import Recipe
+from cfqa_data.recipe.portable import portable, portable_names, rename
 
 __all__ = [
     "PLAN",
@@ -111,12 +111,13 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
     except CfqaError as error:
         raise BuildError(f"{layout.root} is no dataset of this version: {error}") from None
     named = [made.to_dict() for made in (portable(recipe), recipe)]
-    if manifest.recipe.to_dict() not in named or manifest.tier != tier:
+    if manifest.recipe not in named or manifest.tier != tier:
         raise BuildError(
             f"{layout.root} holds a finished dataset of recipe {manifest.name!r} "
             f"({manifest.tier} tier) that is not this one: choose another folder"
         )
-    if manifest.recipe.paths != recipe.paths:  # different files may have the same portable name
+    # Different files may have the same portable name.
+    if Recipe.from_dict(manifest.recipe).paths != recipe.paths:
         _check_files(layout, recipe, manifest)
 
 

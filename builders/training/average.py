@@ -17,9 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...paths import expanded
-from .backbone import Config, MultiTask, held_out, restore, round_to_half, save
-from .scenes import HELD_OUT_SEED, render_scenes
+from cfqa_data.builders.training.backbone import (
+    Config,
+    MultiTask,
+    held_out,
+    restore,
+    round_to_half,
+    save,
+)
+from cfqa_data.builders.training.scenes import HELD_OUT_SEED, render_scenes
+from cfqa_data.paths import expanded
 
 __all__ = ["average"]
 

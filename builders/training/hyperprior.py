@@ -37,12 +37,12 @@ from cfqa_data.builders.training.hyperprior_plan import (
 from cfqa_data.builders.training.hyperprior_published import LAMBDAS as PUBLISHED
 from cfqa_data.builders.training.hyperprior_published import published
 from cfqa_data.builders.training.hyperprior_workers import train, train_all
-from cfqa_data.codecs.hyperprior_weights import write_ladder
+from cfqa_data.codecs.hyperprior.weights import write_ladder
 from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.format.storage import write_text
+from cfqa_data.format.tasks import TASKS
 from cfqa_data.guard import check_guard
 from cfqa_data.paths import expanded
-from cfqa_data.storage import write_text
-from cfqa_data.tasks import TASKS
 
 __all__ = ["main", "train", "train_ladders"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cfqa_data.codecs.hyperprior_weights import (
+from cfqa_data.codecs.hyperprior.weights import (
     MINI_PAD,
     PAPER_PAD,
     HyperpriorWeights,
@@ -15,7 +15,7 @@ from cfqa_data.codecs.hyperprior_weights import (
     read_ladder,
 )
 from cfqa_data.errors import BuildError
-from cfqa_data.manifest import hash_file
+from cfqa_data.format.manifest import hash_file
 
 __all__ = [
     "MULTI_TASK",

@@ -24,11 +24,11 @@ from cfqa_data.builders.training.hyperprior_start import (
     rescale,
     start_at_transform,
 )
-from cfqa_data.codecs.hyperprior import Hyperprior
-from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
-from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
+from cfqa_data.codecs.hyperprior.codec import Hyperprior
+from cfqa_data.codecs.hyperprior.module import GDN, ScaleHyperprior
+from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, write_ladder
 from cfqa_data.errors import BuildError, CodecError
-from cfqa_data.invariants import bits_of
+from cfqa_data.format.invariants import bits_of
 
 __all__ = ["Training", "evaluate", "learning_rate"]
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from multiprocessing.context import SpawnContext
 from typing import Any, TextIO
 
-from cfqa_data.builders.spawning import deaf_to_interrupts, spawning
+from cfqa_data.builders.processes.spawning import deaf_to_interrupts, spawning
 from cfqa_data.builders.training.hyperprior_plan import Job, Settings
+from cfqa_data.console.text import duration
 from cfqa_data.errors import BuildError
-from cfqa_data.text import duration
 
 __all__ = ["Board", "train", "train_all"]
 

@@ -15,8 +15,14 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from ..sources.scenes import NUM_COLOURS, NUM_SHAPES, NUM_TEXTURES, draw_scene, render
-from ..spawning import spawning
+from cfqa_data.builders.processes.spawning import spawning
+from cfqa_data.builders.sources.scenes import (
+    NUM_COLOURS,
+    NUM_SHAPES,
+    NUM_TEXTURES,
+    draw_scene,
+    render,
+)
 
 __all__ = ["HELD_OUT_SEED", "TRAINING_SEED", "TrainingScenes", "open_scenes", "render_scenes"]
 

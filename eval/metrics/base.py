@@ -248,7 +248,7 @@ class Metric:
                 number per item.
         """
         if y.shape[-2] < self.least_tokens:
-            raise self._error(f" takes {self.least_tokens} tokens or more, not {y.shape[-2]}")
+            raise self._error(f" is not defined for fewer than {self.least_tokens} tokens")
         return self._score(x, y)
 
     def _score(self, x: Features, y: Features) -> Tensor:

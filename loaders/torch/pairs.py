@@ -11,7 +11,7 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
-from cfqa_data.dataset import Dataset, load
+from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.loaders.torch.codes import CodeTensors
 
@@ -41,7 +41,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
 
     Args:
         dataset: what `cfqa_data.load` takes; or an open `cfqa_data.Dataset`, as it is.
-        task: cls, seg or dpt; all of them if None.
+        task: keep the rows of this task; all of them if None.
         codec: keep the rows of this codec, or of these.
         level: keep the rows of this level, or of these.
         source: keep the rows of this source id, or of these.
@@ -53,6 +53,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         cache: of a repo: fetch whole files and read them from there, as for `cfqa_data.load`.
         untrusted: decode bitstreams in child processes that can do nothing else.
         follow_links: read what links in a folder lead to, wherever that is.
+        plugins: classes of codecs that are not installed, each as `module:Class`.
 
     Raises:
         CfqaError: there is no such task, codec, level, source, fold or column, or rows are chosen
@@ -75,6 +76,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         cache: bool | str | Path = False,
         untrusted: bool = False,
         follow_links: bool = False,
+        plugins: Iterable[str] = (),
     ) -> None:
         options: dict[str, Any] = {
             "task": task,
@@ -86,6 +88,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
             "cache": cache,
             "untrusted": untrusted,
             "follow_links": follow_links,
+            "plugins": tuple(plugins) or None,
         }
         if not isinstance(dataset, Dataset):
             dataset = load(dataset, **options)
