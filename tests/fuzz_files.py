@@ -63,6 +63,9 @@ class InRanges(LocalFiles):
     def read(self, name: str) -> bytes:
         return LocalFiles(self.folder).read(name)
 
+    def map(self, name: str):  # type: ignore[no-untyped-def]
+        return LocalFiles(self.folder).map(name)
+
     def read_manifest(self):  # type: ignore[no-untyped-def]
         return read_manifest(self.folder)
 
