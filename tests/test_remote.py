@@ -28,7 +28,7 @@ from loopback_hub import READ_TOKEN, TOKEN, LoopbackHub, loopback_hub, point_cli
 from mock_dataset import TOY_SHAPES, MockCodec, toy_recipe_dict, write_mock_dataset
 
 import cfqa_data
-from cfqa_data.access import hub_requests
+from cfqa_data.access import hub_client
 from cfqa_data.errors import CfqaError, FormatError, HubError, MissingDependencyError
 from cfqa_data.format.manifest import hash_files
 from cfqa_data.recipe.load import Recipe
@@ -66,7 +66,7 @@ def hub(
     server: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[LoopbackHub]:
     point_clients_at(server, monkeypatch, tmp_path / "cache", token=None)
-    monkeypatch.setattr(hub_requests, "PAUSE", 0.0)
+    monkeypatch.setattr(hub_client, "PAUSE", 0.0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("cfqa_data.codecs.get_codec", mock_codec, raising=False)
     server.reset()
@@ -650,7 +650,7 @@ def test_shapes_that_no_array_has_are_refused(
 def test_a_manifest_longer_than_what_is_read_whole_is_refused(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_requests, "LARGEST_WHOLE", 1000)
+    monkeypatch.setattr(hub_client, "LARGEST_WHOLE", 1000)
     with pytest.raises(FormatError, match=r"manifest.json: more bytes came than were asked for"):
         cfqa_data.load(FULL)
 
@@ -799,7 +799,7 @@ def test_redirects_have_an_end(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Handler, "_resolve", lambda *_: (302, b"", {"Location": "?again"}))
     with pytest.raises(HubError, match="more than 5 redirects"):
         dataset[0]
-    assert len(hub.requests) == hub_requests.REDIRECTS + 1
+    assert len(hub.requests) == hub_client.REDIRECTS + 1
 
 
 def test_the_body_of_a_redirect_is_not_read(

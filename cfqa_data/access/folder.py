@@ -155,7 +155,11 @@ class Folder:
         """Return a compressed feature's whole bitstream."""
         entry, _, level = self._check(source_id, codec, level)
         shard = shard_of(self._places[source_id][1], entry.shard)
-        file = self._tensors(NAMES.bitstreams(entry.name, codec, shard, entry.shards))
+        name = NAMES.bitstreams(entry.name, codec, shard, entry.shards)
+        if name.as_posix() not in self.manifest.files:
+            where = self.files.location
+            raise FormatError(f"{where}: holds no bitstreams of {codec} on {entry.name}")
+        file = self._tensors(name)
         key = f"{source_id}/{level}"
         stream = file.read(key)
         check_bitstream(stream.dtype.name, stream.ndim, f"{file.where}: {key!r}")

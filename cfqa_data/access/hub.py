@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.access.files import MISSING, Blob, Files, open_blob
-from cfqa_data.access.hub_requests import LARGEST_WHOLE, HubRepo
+from cfqa_data.access.hub_client import LARGEST_WHOLE, HubRepo
 from cfqa_data.errors import FormatError
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest, hash_file, parse_manifest

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from cfqa_data.errors import FormatError, unknown_name
+from cfqa_data.errors import FormatError, RecipeError, unknown_name
 from cfqa_data.format.limits import LARGEST_FEATURE, MOST_ROWS
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
 
@@ -380,6 +380,10 @@ class CodecEntry:
         where = f"codecs.{name}"
         facts = ("title", "on", "parameter", "bits")
         table = keyed(where, data, (*facts, "levels", "stored", "quantizer", "tables", "codec"))
+        try:
+            quantizer = _optional(quantizer_from_dict, table["quantizer"])
+        except RecipeError as error:
+            raise FormatError(f"{where}: {error}") from None
         entry = cls(
             facts=CodecFacts(
                 name=name,
@@ -389,7 +393,7 @@ class CodecEntry:
                 bits=table["bits"],
             ),
             levels=table["levels"],
-            quantizer=_optional(quantizer_from_dict, table["quantizer"]),
+            quantizer=quantizer,
             tables=tuple(_list(f"{where}.tables", table["tables"])),
             origin=_optional(lambda d: _make(Origin, f"{where}.codec", d), table["codec"]),
         )
