@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +13,17 @@ import pytest
 from memory_dataset import rows_of
 from scipy import stats
 
-from cfqa_data.errors import MetricError
-from cfqa_data.eval import Evaluation, create_metric, evaluate
+from cfqa_data import load
+from cfqa_data.errors import CfqaError, MetricError, MetricWarning
+from cfqa_data.eval import Evaluation, create_metric, evaluate, list_metrics, read_evaluation
+from cfqa_data.eval.datasets import KEYS
 from cfqa_data.eval.report import report_html
 from cfqa_data.eval.statistics import statistics
 from cfqa_data.eval.statistics.bootstrap import source_counts
+from cfqa_data.eval.statistics.columns import COLUMNS
 from cfqa_data.eval.text import paper_text, plain_text
 from cfqa_data.format.facts import Loss, Score, TaskFacts
+from cfqa_data.testing.mock import PLUGINS, write_format_2_folder
 
 METRICS = ("mse", "cka")
 LEVELS = {"scalar": 10, "slice": 3}
@@ -182,3 +189,100 @@ def test_sources_of_a_group_are_drawn_together(scored: Evaluation) -> None:
         scored.labels, scored.metrics[:1] * 2, np.c_[values[:, 0], -values[:, 0]], draws=50
     )
     assert min(r["p"] for r in rows_of(two.comparisons, task="one")) >= 0.25
+
+
+# The test folder.
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("format-2")
+    return {tier: write_format_2_folder(base / tier, tier) for tier in ("full", "light")}
+
+
+@pytest.fixture(scope="module")
+def all_metrics(folders: dict[str, Path]) -> Evaluation:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MetricWarning)
+        return evaluate(folders["full"], list_metrics(), out=folders["full"].parent / "s.parquet")
+
+
+def test_all_metrics_score_the_test_folder(all_metrics: Evaluation) -> None:
+    dataset = all_metrics
+    assert {metric.name for metric in dataset.metrics} == set(list_metrics())
+    labels = {tuple(row[k] for k in KEYS): row for row in dataset.labels.to_pylist()}
+    for name in ("mse", "cosine", "cka"):
+        for row in rows_of(dataset.scores, metric=name):
+            known = labels[tuple(row[k] for k in KEYS)][name]
+            assert row["value"] == (None if known is None else pytest.approx(known, abs=1e-5))
+    (row,) = rows_of(dataset.across_tasks, metric="mse")
+    assert (row["tasks"], row["n_pooled"], row["n_versions"]) == (
+        4,
+        7 * 4 + 4 * 13 + 3 * 6 + 20,
+        None,
+    )
+    assert {row["task"]: row["threshold"] for row in dataset.discrimination.to_pylist()} == {
+        "one": 1.0,
+        "words": 0.5,
+        "pictures": 0.0,
+        "cls": 1.0,
+    }
+
+
+def test_scores_of_the_test_folder_are_read_back_and_gone_on_from(
+    all_metrics: Evaluation, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    again = read_evaluation(folders["full"], folders["full"].parent / "s.parquet")
+    for name in COLUMNS:
+        assert getattr(again, name).equals(getattr(all_metrics, name))
+    assert (again.notes, again.failures) == (all_metrics.notes, all_metrics.failures)
+    out = tmp_path / "scores.parquet"
+
+    def stop(x: Any, y: Any) -> Any:
+        if x.shape[3] == 9:
+            raise KeyboardInterrupt
+        return (x - y).square().mean(dim=(1, 2, 3, 4))
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(folders["full"], ["mse", stop], out=out)
+    assert out.with_name("scores.parquet.unfinished").exists()
+    found = evaluate(folders["full"], ["mse", "cka"], out=out)
+    of_mse = rows_of(found.scores, metric="mse")
+    assert of_mse == rows_of(all_metrics.scores, metric="mse")
+
+
+def test_the_test_folders_page_and_tables(
+    all_metrics: Evaluation, folders: dict[str, Path]
+) -> None:
+    page = report_html(all_metrics, folders["full"])
+    for text in (
+        *("finding a thing again", "distortion: accuracy (%)", "digits", "80, 20.5, 5, 1"),
+        *("Every case of format 2, in little.", "format 2, full tier", "strength"),
+    ):
+        assert text in page
+    assert "restored" in plain_text(all_metrics)
+    json.dumps({name: getattr(all_metrics, name).to_pylist() for name in COLUMNS}, allow_nan=False)
+
+
+def test_a_loss_is_followed_where_there_is_one(folders: dict[str, Path]) -> None:
+    with pytest.raises(MetricError, match="task one has no loss"):
+        evaluate(folders["full"], ["mse"], target="loss")
+    for task, threshold in (("words", 0.05), ("pictures", 0.0)):
+        found = evaluate(folders["full"], ["mse"], task=task, target="loss")
+        assert found.discrimination["threshold"].to_pylist() == [threshold]
+        (row,) = found.across_tasks.to_pylist()
+        assert row["srocc"] == pytest.approx(1.0)  # the loss grows with the squared error
+
+
+def test_what_a_light_folder_does_not_store_is_left_out_and_said(
+    folders: dict[str, Path],
+) -> None:
+    light = load(folders["light"], "pictures", plugins=PLUGINS)
+    found = evaluate(light, ["mse"])
+    assert set(found.labels["codec"].to_pylist()) == {"picture"}
+    assert found.notes == {
+        "codec restored": "codec 'restored' of pictures: nothing is stored of its features, which "
+        "are left out"
+    }
+    with pytest.raises(CfqaError, match="mock-codecs"):
+        evaluate(folders["light"], ["mse"], task="words")
