@@ -148,9 +148,9 @@ def _notes(evaluation: Evaluation) -> list[str]:
         told = "; ".join(f"{n} of {', '.join(of)}" for n, of in sorted(levels.items()))
         notes.append(f"Codecs have different numbers of levels: {told}.")
     if "group" in evaluation.labels.column_names:
-        pairs = evaluation.labels.select(["source_id", "group"]).to_pydict()
-        groups = dict(zip(*pairs.values(), strict=True))
-        if len(set(groups.values())) < len(groups):
+        rows = evaluation.labels.select(["task", "source_id", "group"]).to_pylist()
+        groups = {(row["task"], row["source_id"]): row["group"] or row["source_id"] for row in rows}
+        if len({(task, group) for (task, _), group in groups.items()}) < len(groups):
             notes.append("Sources of a group are drawn together for the intervals.")
     return [*notes, *evaluation.notes.values()]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +13,17 @@ import pytest
 from memory_dataset import rows_of
 from scipy import stats
 
-from cfqa_data.errors import MetricError
-from cfqa_data.eval import Evaluation, create_metric, evaluate
+from cfqa_data import load
+from cfqa_data.errors import CfqaError, MetricError, MetricWarning
+from cfqa_data.eval import Evaluation, evaluate, evaluator, list_metrics, read_evaluation
+from cfqa_data.eval.datasets import KEYS
 from cfqa_data.eval.report import report_html
 from cfqa_data.eval.statistics import statistics
 from cfqa_data.eval.statistics.bootstrap import source_counts
+from cfqa_data.eval.statistics.columns import COLUMNS
 from cfqa_data.eval.text import paper_text, plain_text
 from cfqa_data.format.facts import Loss, Score, TaskFacts
+from cfqa_data.testing.mock import PLUGINS, write_format_2_folder
 
 METRICS = ("mse", "cka")
 LEVELS = {"scalar": 10, "slice": 3}
@@ -122,7 +129,6 @@ def test_what_is_known_of_a_task_is_what_the_dataset_says(scored: Evaluation) ->
     assert "distortion: score" in report_html(unknown)
 
 
-@pytest.mark.skipif(not hasattr(create_metric("cka"), "least_tokens"), reason="to come")
 def test_where_a_metric_is_not_defined_it_has_no_score_and_has_not_failed(
     scored: Evaluation,
 ) -> None:
@@ -182,3 +188,116 @@ def test_sources_of_a_group_are_drawn_together(scored: Evaluation) -> None:
         scored.labels, scored.metrics[:1] * 2, np.c_[values[:, 0], -values[:, 0]], draws=50
     )
     assert min(r["p"] for r in rows_of(two.comparisons, task="one")) >= 0.25
+
+
+# The test folder.
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("format-2")
+    return {tier: write_format_2_folder(base / tier, tier) for tier in ("full", "light")}
+
+
+@pytest.fixture(scope="module")
+def found(folders: dict[str, Path]) -> Evaluation:
+    return evaluate(folders["full"], METRICS, out=folders["full"].parent / "s.parquet")
+
+
+def test_every_metric_scores_the_test_folder(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the statistics, which are a matter of two metrics below."""
+    monkeypatch.setattr(evaluator, "conclude", lambda *given, **more: (given, more))
+    with pytest.warns(MetricWarning, match="no codec of pictures has one; 18 of 118 features"):
+        (labels, metrics, values, _, failures), more = evaluate(folders["full"], list_metrics())
+    assert set(failures) == {"psnr"}  # which needs the range of a quantiser
+    assert {metric.name for metric in metrics} == set(list_metrics())
+    for metric, column in zip(metrics, values.T, strict=True):
+        few = labels["tokens"].to_numpy() < metric.least_tokens
+        lacking = few | (np.array(labels["task"]) == "pictures") & (metric.name == "psnr")
+        np.testing.assert_array_equal(np.isnan(column), lacking)
+        assert (metric.name in more["notes"]) == few.any()
+
+
+def test_the_test_folder_is_scored(found: Evaluation) -> None:
+    labels = {tuple(row[k] for k in KEYS): row for row in found.labels.to_pylist()}
+    for name in METRICS:
+        for row in rows_of(found.scores, metric=name):
+            label = labels[tuple(row[k] for k in KEYS)]
+            assert (row["value"] is None) == (name == "cka" and label["tokens"] == 1)
+            if label[name] is not None:
+                assert row["value"] == pytest.approx(label[name], abs=1e-5)
+    (row,) = rows_of(found.across_tasks, metric="mse")
+    assert (row["tasks"], row["n_pooled"], row["n_versions"]) == (
+        4,
+        7 * 4 + 4 * 13 + 3 * 6 + 20,
+        None,
+    )
+    assert {row["task"]: row["threshold"] for row in found.discrimination.to_pylist()} == {
+        "one": 1.0,
+        "words": 0.5,
+        "pictures": 0.0,
+        "cls": 1.0,
+    }
+
+
+def test_scores_of_the_test_folder_are_read_back_and_gone_on_from(
+    found: Evaluation, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    again = read_evaluation(folders["full"], folders["full"].parent / "s.parquet")
+    for name in COLUMNS:
+        assert getattr(again, name).equals(getattr(found, name))
+    assert (again.notes, again.failures) == (found.notes, found.failures)
+    out = tmp_path / "scores.parquet"
+
+    def stop(x: Any, y: Any) -> Any:
+        if x.shape[3] == 9:
+            raise KeyboardInterrupt
+        return (x - y).square().mean(dim=(1, 2, 3, 4))
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(folders["full"], ["mse", stop], out=out)
+    assert out.with_name("scores.parquet.unfinished").exists()
+    whole = evaluate(folders["full"], METRICS, out=out)
+    assert whole.scores.equals(found.scores)
+
+
+def test_the_test_folders_page_and_tables(found: Evaluation, folders: dict[str, Path]) -> None:
+    page = report_html(found, folders["full"])
+    for text in (
+        *("finding a thing again", "distortion: accuracy (%)", "digits", "80, 20.5, 5, 1"),
+        *("Every case of format 2, in little.", "format 2, full tier", "strength"),
+    ):
+        assert text in page
+    # A codec has one colour on the page, whichever tasks have it.
+    drawn = page[page.index("pictures: mse against") :].partition("</svg>")[0]
+    codecs = list(dict.fromkeys(found.labels["codec"].to_pylist()))
+    colours = {f"k{codecs.index(codec)}" for codec in ("picture", "restored")}
+    assert set(re.findall(r'class="dots (k\d)', drawn)) == colours
+    assert "restored" in plain_text(found)
+    json.dumps({name: getattr(found, name).to_pylist() for name in COLUMNS}, allow_nan=False)
+
+
+def test_a_loss_is_followed_where_there_is_one(folders: dict[str, Path]) -> None:
+    with pytest.raises(MetricError, match="task one has no loss"):
+        evaluate(folders["full"], ["mse"], target="loss")
+    for task, threshold in (("words", 0.05), ("pictures", 0.0)):
+        found = evaluate(folders["full"], ["mse"], task=task, target="loss")
+        assert found.discrimination["threshold"].to_pylist() == [threshold]
+        (row,) = found.across_tasks.to_pylist()
+        assert row["srocc"] == pytest.approx(1.0)  # the loss grows with the squared error
+
+
+def test_what_a_light_folder_does_not_store_is_left_out_and_said(
+    folders: dict[str, Path],
+) -> None:
+    light = load(folders["light"], "pictures", plugins=PLUGINS)
+    found = evaluate(light, ["mse"])
+    assert set(found.labels["codec"].to_pylist()) == {"picture"}
+    assert found.notes == {
+        "codec restored": "codec 'restored' of pictures: nothing is stored of its features, which "
+        "are left out"
+    }
+    with pytest.raises(CfqaError, match="mock-codecs"):
+        evaluate(folders["light"], ["mse"], task="words")

@@ -101,7 +101,8 @@ class TaskSuite:
     def test_acceptance_is_told_in_a_few_words(self) -> None:
         from cfqa_data.builders.sources.base import Sample
 
-        task, accepted = self.make(), []
+        task = self.make()
+        accepted: list[Sample] = []
         for place, (feature, truth) in enumerate(self.cases):
             inputs = self.inputs[place] if self.inputs else feature
             sample = Sample(f"sample-{place}", inputs, truth)
