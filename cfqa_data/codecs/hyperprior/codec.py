@@ -137,12 +137,6 @@ class Hyperprior:
         z -= self.weights.medians[:, None, None]
         return y.astype(np.int64), np.rint(z).astype(np.int64)
 
-    def ideal_bits(self, plane: np.ndarray) -> float:
-        """Return the code length that the tables promise for a plane, without any header."""
-        y, z = self.latents(plane)
-        y_bits = self._y_coder.bits(y.ravel(), self._y_indexes(z, y.shape))
-        return y_bits + self._z_coder.bits(z.ravel(), self._z_indexes(z.shape[1:]))
-
     def _z_indexes(self, size: tuple[int, ...]) -> np.ndarray:
         return np.repeat(np.arange(len(self.weights.medians)), size[0] * size[1])
 
