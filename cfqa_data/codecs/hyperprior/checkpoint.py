@@ -61,7 +61,7 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
         standard = scale_table()
         if scales.shape == standard.shape and np.allclose(scales, standard, rtol=1e-4):
             scales = standard
-        return HyperpriorWeights.as_published(state, pad, scales if scales.size else None)
+        return HyperpriorWeights.from_state(state, pad, scales if scales.size else None, True)
     except CodecError as error:
         raise CodecError(f"{path}: {error}") from None
 
