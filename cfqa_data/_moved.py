@@ -17,8 +17,8 @@ _HOMES = {
         "access": "dataset folder files hub hub_requests=hub_client selection shards tensors "
         "weights",
         "console": "progress terminal text",
-        "format": "codes invariants layout limits manifest packing paper_quantizers parquet "
-        "pointers quantizers resources schema storage tasks",
+        "format": "codes invariants layout limits manifest packing "
+        "paper_quantizers=quantizers parquet pointers quantizers resources schema storage tasks",
         "integrity": "consistency health summary verify",
         "recipe": "portable recipe_specs=spec remembered",
     },
