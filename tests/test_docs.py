@@ -306,6 +306,7 @@ def metric_row(metric: Metric) -> str:
     """Return the row that the catalogue has for a metric."""
     low, high = (f"{value:.4g}".replace("inf", "∞") for value in metric.score_range)
     formula = metric.formula.replace("|", r"\|")
+    tokens = [f"{metric.least_tokens} tokens"] if metric.least_tokens > 1 else []
     cells = (
         f"`{metric.name}`",
         f"`{formula}`",
@@ -313,7 +314,7 @@ def metric_row(metric: Metric) -> str:
         "lower" if metric.lower_better else "higher",
         ", ".join(sorted(metric.invariances)) or "none",
         metric.cost,
-        ", ".join(f"`{name}`" for name in metric.needs) or "-",
+        ", ".join([*tokens, *(f"`{name}`" for name in metric.needs)]) or "-",
     )
     return f"| {' | '.join(cells)} |"
 
