@@ -14,10 +14,11 @@ __all__ = ["MovedModules"]
 
 _HOMES = {
     "cfqa_data": {
-        "access": "dataset folder files hub hub_requests selection weights",
+        "access": "dataset folder files hub hub_requests=hub_client selection shards tensors "
+        "weights",
         "console": "progress terminal text",
-        "format": "codes invariants layout limits manifest packing paper_quantizers parquet "
-        "pointers quantizers resources schema shards storage tasks tensors",
+        "format": "codes invariants layout limits manifest packing "
+        "paper_quantizers=quantizers parquet pointers quantizers resources schema storage tasks",
         "integrity": "consistency health summary verify",
         "recipe": "portable recipe_specs=spec remembered",
     },
@@ -35,7 +36,7 @@ _HOMES = {
         "release_stages=stages release_tables=tables",
         "maintenance": "deep repair repair_plan=plan repair_work=work",
         "processes": "crew=parallel spawning",
-        "sharing": "edition export export_formats hub_calls hub_limits publish publish_text",
+        "sharing": "edition export export_formats hub_limits publish publish_text",
         "sources": "geometry",
         "tasks": "heads",
     },

@@ -48,7 +48,7 @@ class Found:
     @property
     def builtin(self) -> bool:
         """Whether it comes with this package."""
-        return self.package == PACKAGE
+        return self.package == PACKAGE and not self.sha256
 
 
 class Registry:
@@ -145,6 +145,7 @@ def _resolve(where: str) -> Any:
     return target
 
 
+@cache
 def _distribution(module: str) -> tuple[str, str]:
     """Return name and version of the distribution that has a module, if any has."""
     top = module.partition(".")[0]

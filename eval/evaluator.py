@@ -112,7 +112,8 @@ def evaluate(
         if name not in source.labels.column_names:
             what = f"{target!r} to follow" if name == target else repr(name)
             raise MetricError(f"the labels have no column {what}")
-    rows = _selected(source.labels, fold, limit)
+    stored = _stored(source)
+    rows = _selected(source.labels, stored, fold, limit)
     labels = source.labels.take(rows)
     check_labels(labels, target)
     identity = dataset_identity(source)
@@ -130,7 +131,7 @@ def evaluate(
         if file and (scored.alone or not np.isnan(values).all()):
             file.save(scored, now=True)
         raise
-    failures, notes = scoring.failures(), scoring.notes()
+    failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
     kept = np.flatnonzero(~np.isnan(values).all(axis=0))
     if not len(kept):
         raise MetricError(next(iter((failures or notes).values())))
@@ -152,11 +153,31 @@ def evaluate(
     return found
 
 
-def _selected(labels: pa.Table, fold: int | None, limit: int | None) -> NDArray[np.intp]:
+def _stored(dataset: FeatureSource) -> NDArray[np.bool_]:
+    """Return which rows have a feature: a folder need not hold those of every codec."""
+    labels = dataset.labels
+    if "array" in labels.column_names and hasattr(dataset, "manifest"):
+        return np.asarray(labels["array"].is_valid().to_numpy())
+    return np.ones(labels.num_rows, dtype=bool)
+
+
+def _not_stored(labels: pa.Table, stored: NDArray[np.bool_]) -> dict[str, str]:
+    """Return notes on the codecs of which nothing is stored."""
+    columns = (labels[name].to_pylist() for name in ("task", "codec"))
+    pairs = dict.fromkeys(
+        pair for pair, there in zip(zip(*columns, strict=True), stored, strict=True) if not there
+    )
+    told = "nothing is stored of its features, which are left out"
+    return {f"codec {codec}": f"codec {codec!r} of {task}: {told}" for task, codec in pairs}
+
+
+def _selected(
+    labels: pa.Table, stored: NDArray[np.bool_], fold: int | None, limit: int | None
+) -> NDArray[np.intp]:
     """Return the label rows to score."""
-    if labels.num_rows == 0:
+    if not stored.any():
         raise MetricError("the dataset has no compressed features to score")
-    kept = np.ones(labels.num_rows, dtype=bool)
+    kept = stored.copy()
     if fold is not None:
         if "fold" not in labels.column_names:
             raise MetricError("the labels have no column 'fold' to select by")

@@ -113,9 +113,8 @@ class Scoring:
         notes = dict(self._scored.notes)
         for metric, undefined in zip(self._metrics, self._undefined.sum(axis=0), strict=True):
             if undefined:
-                least = getattr(metric, "least_tokens", 1)
                 note = (
-                    f"metric {metric.name!r} is not defined for fewer than {least} "
+                    f"metric {metric.name!r} is not defined for fewer than {metric.least_tokens} "
                     f"tokens: no score of {undefined} of {len(self._values)} features"
                 )
                 notes[metric.name] = "; ".join(filter(None, [notes.get(metric.name), note]))
@@ -168,7 +167,7 @@ class Scoring:
             for column, metric in enumerate(self._metrics):
                 if not self._missing(at, column).any():
                     continue
-                if part.x.shape[3] < getattr(metric, "least_tokens", 1):
+                if part.x.shape[3] < metric.least_tokens:
                     self._failed[at, column] = self._undefined[at, column] = True
                 elif ready := self._of_fold(column, task, fold):
                     self._batch(ready, column, part, at)

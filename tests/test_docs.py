@@ -26,8 +26,7 @@ from cfqa_data.builders.calibration.calibrate import SEED as CALIBRATION_SEED
 from cfqa_data.builders.pipeline import run
 from cfqa_data.builders.pipeline.plan import STAGES
 from cfqa_data.builders.sources.scenes import NUM_CLASSES
-from cfqa_data.builders.sources.solids import SHAPES
-from cfqa_data.builders.sources.textures import COLOURS, TEXTURES
+from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES
 from cfqa_data.builders.training.backbone import Config
 from cfqa_data.builders.training.scenes import HELD_OUT_SEED, TRAINING_SEED
 from cfqa_data.cli import app
@@ -307,6 +306,7 @@ def metric_row(metric: Metric) -> str:
     """Return the row that the catalogue has for a metric."""
     low, high = (f"{value:.4g}".replace("inf", "∞") for value in metric.score_range)
     formula = metric.formula.replace("|", r"\|")
+    tokens = [f"{metric.least_tokens} tokens"] if metric.least_tokens > 1 else []
     cells = (
         f"`{metric.name}`",
         f"`{formula}`",
@@ -314,7 +314,7 @@ def metric_row(metric: Metric) -> str:
         "lower" if metric.lower_better else "higher",
         ", ".join(sorted(metric.invariances)) or "none",
         metric.cost,
-        ", ".join(f"`{name}`" for name in metric.needs) or "-",
+        ", ".join([*tokens, *(f"`{name}`" for name in metric.needs)]) or "-",
     )
     return f"| {' | '.join(cells)} |"
 

@@ -173,7 +173,7 @@ def _jobs(
                 notes.append(f"{task}, {codec}: not decoded: the recipe names no models")
                 decode = False
             if decode:
-                folder.check_decoder(task, codec)
+                folder.decoder(task, codec)
             array = NAMES.compressed(task, codec).as_posix()
             stored = manifest.tier == "full" and f"{array}/zarr.json" not in damaged
             for position, source in enumerate(entry.sources):

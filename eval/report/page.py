@@ -121,7 +121,7 @@ def _content(evaluation: Evaluation, origin: dict[str, Any] | None) -> dict[str,
     columns, maps = heat_maps(evaluation, ranked)
     figures = [entry.overall["srocc"] for entry in ranked]
     low = span_of(figures)
-    codecs = list(dict.fromkeys(codec for part in points for codec in part.codecs))
+    codecs = points[0].codecs
     target = evaluation.target
     curves = {
         kind: [(part.task, drawn) for part in points if (drawn := curve(part, kind, target))]

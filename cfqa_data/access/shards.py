@@ -1,4 +1,4 @@
-"""Reading one feature from a shard of codes, without Zarr's machinery around it.
+"""Reading one feature from a shard of an array, without Zarr's machinery around it.
 
 Zarr takes several times as long for a call as decoding a chunk takes. What it does for an array of
 this format is short: a shard is its chunks (n, c) of every level one after another, and then an
@@ -36,7 +36,7 @@ class ShardReader:
     Attributes:
         levels: features in a shard.
         shape: (N, C, T, D) of a feature.
-        dtype: of the stored numbers, uint8 or uint16.
+        dtype: of the stored numbers: uint8, uint16 or float32.
     """
 
     levels: int
@@ -83,7 +83,7 @@ class ShardReader:
             blob: the shard.
             index: its index, by :meth:`read_index`.
             level: the level.
-            part: which part of the feature.
+            part: which part of the feature, which may have fewer tokens than `shape`.
 
         Raises:
             OSError: the file cannot be read.
@@ -98,7 +98,7 @@ class ShardReader:
             if place != (NOTHING, NOTHING):
                 values = np.frombuffer(self._decoded(next(chunks)), self.dtype)
                 block[:] = values.reshape(channels, tokens).T
-        return part.take_tokens(stored)
+        return part.take_tokens(stored[:, :, : part.full[2]])
 
     def read_index(self, blob: Blob) -> np.ndarray:
         """Return offset and length of each chunk of a shard, uint64 (levels, N, C, 2).
@@ -114,11 +114,11 @@ class ShardReader:
         if blob.size < length:
             raise ValueError(f"its {blob.size} bytes are fewer than its index takes")
         (index,) = blob.read([(blob.size - length, length)])
-        if google_crc32c.value(index[:-4]) != int.from_bytes(index[-4:], "little"):
+        if google_crc32c.value(bytes(index[:-4])) != int.from_bytes(index[-4:], "little"):
             raise ValueError("its index does not have its checksum")
         return np.frombuffer(index[:-4], "<u8").reshape(self.levels, *self.shape[:2], 2)
 
-    def _decoded(self, chunk: bytes) -> bytes:
+    def _decoded(self, chunk: bytes | bytearray) -> bytes:
         from numcodecs import blosc
 
         # Blosc's own threads take twice as long for a chunk as none (zarr turns them off, too).
