@@ -17,14 +17,14 @@ _HOMES = {
         "access": "dataset folder files hub hub_requests=hub_client selection shards tensors "
         "weights",
         "console": "progress terminal text",
-        "format": "codes invariants layout limits manifest packing paper_quantizers parquet "
-        "pointers quantizers resources schema storage tasks",
+        "format": "codes invariants layout limits manifest packing "
+        "paper_quantizers=quantizers parquet pointers quantizers resources schema storage tasks",
         "integrity": "consistency health summary verify",
         "recipe": "portable recipe_specs=spec remembered",
     },
     "cfqa_data.codecs": {
         "h26x": "annexb hevc program reference reference_software=reference video vvc",
-        "hyperprior": "entropy_coder entropy_escapes entropy_tables fixed_point "
+        "hyperprior": "entropy_coder entropy_escapes=entropy_coder entropy_tables fixed_point "
         "hyperprior_checkpoint=checkpoint hyperprior_module=module hyperprior_strips=strips "
         "hyperprior_weights=weights",
         "sandbox": "confinement isolated isolated_child=child isolated_process=process",

@@ -18,9 +18,10 @@ from cfqa_data.codecs import get_codec
 from cfqa_data.errors import BuildError, CodecError, RecipeError
 from cfqa_data.format.codes import create_codes_array, write_codes
 from cfqa_data.format.packing import pack
-from cfqa_data.format.paper_quantizers import PaperKMeansQuantizer, PaperUniformQuantizer
 from cfqa_data.format.quantizers import (
     KMeansQuantizer,
+    PaperKMeansQuantizer,
+    PaperUniformQuantizer,
     Quantizer,
     UniformQuantizer,
     quantizer_from_dict,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cfqa_data.builders.importing.files import LadderFiles, Release, Shape, load_feature
-from cfqa_data.format.paper_quantizers import PaperKMeansQuantizer
+from cfqa_data.format.quantizers import PaperKMeansQuantizer
 
 __all__ = ["BITS", "find_table"]
 
