@@ -62,7 +62,17 @@ def _checked(where: str, value: Any, hint: Any, error: type[CfqaError]) -> Any:
         ok = isinstance(value, list | tuple) and (size is None or len(value) == size)
         ok, what = ok and len(value) >= least, "a list" if size is None else f"{size} values"
         if ok:
-            return tuple(_checked(where, entry, args[0], error) for entry in value)
+            of = args[0]
+            return tuple(v if of is Any else _checked(where, v, of, error) for v in value)
+    elif kind is Mapping:
+        ok, what = isinstance(value, dict) and all(isinstance(key, str) for key in value), "a table"
+        if ok:
+            of = args[1]
+            return (
+                value
+                if of is Any
+                else {k: _checked(f"{where}: {k}", v, of, error) for k, v in value.items()}
+            )
     elif kind in _KINDS:
         test, what = _KINDS[kind]
         ok = test(value, least)
@@ -70,7 +80,7 @@ def _checked(where: str, value: Any, hint: Any, error: type[CfqaError]) -> Any:
     else:
         return value
     if not ok:
-        raise error(f"{where} must be {what}, got {value!r}")
+        raise error(f"{where} must be {what}, got {repr(value)[:200]}")
     return value
 
 
