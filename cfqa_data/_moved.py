@@ -41,7 +41,8 @@ _HOMES = {
         "tasks": "heads",
     },
     "cfqa_data.eval": {
-        "": "log_files=paper_logs opening=datasets stored=results tables=results",
+        "": "log_files=paper_logs stored=results tables=results",
+        "features": "opening=datasets pairs reading relations",
     },
 }
 """Package -> its sub-package -> the modules that moved there, and their new names if any."""
