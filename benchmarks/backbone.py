@@ -32,11 +32,11 @@ def write_official(path: Path, depth: int) -> None:
     """Write random weights in the official layout."""
     import torch
 
-    from cfqa_data.builders.backbones.dinov2 import Backbone
+    from cfqa_data.builders.backbones.dinov2 import VisionTransformer
 
     torch.manual_seed(0)
     with torch.device("meta"):
-        empty = Backbone(DIM, depth, HEADS, HIDDEN, GRID, PATCH, swiglu=True).state_dict()
+        empty = VisionTransformer(DIM, depth, HEADS, HIDDEN, GRID, PATCH, swiglu=True).state_dict()
     state = {}
     for name, tensor in empty.items():
         state[name] = torch.empty(tensor.shape).normal_(std=0.02)

@@ -32,9 +32,9 @@ from cfqa_data.builders.pipeline.plan import STAGES, Item, Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.builders.pipeline.work import _STAGES
 from cfqa_data.format.layout import Layout
+from cfqa_data.format.resources import ROOT_VARIABLE
 from cfqa_data.format.tasks import TASKS
 from cfqa_data.recipe.load import Recipe, load_recipe
-from cfqa_data.recipe.resources import ROOT_VARIABLE
 
 RANGE = 4.0  # of the random backbone's features
 
@@ -124,9 +124,9 @@ def label_the_image(recipe: Recipe, root: Path) -> None:
     labels = root / "labels.txt"
     labels.write_text("ILSVRC2012_val_00000001.JPEG 0\n")
     models = Models(recipe)
-    sample = next(iter(models.source("cls").candidates()))
-    feature = torch.from_numpy(models.features("cls", sample.views))
-    label = int(models.head("cls").predict(feature).argmax())
+    sample = next(iter(models.source("cls").samples()))
+    feature = torch.from_numpy(models.features("cls", sample.inputs))
+    label = int(models.task("cls").predict(feature).argmax())
     labels.write_text(f"ILSVRC2012_val_00000001.JPEG {label}\n")
 
 

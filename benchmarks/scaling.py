@@ -30,8 +30,9 @@ from results import Result, figure, run
 import cfqa_data
 from cfqa_data.card.write import write_card
 from cfqa_data.format.codes import create_codes_array, write_codes
+from cfqa_data.format.first import read_tasks
 from cfqa_data.format.layout import Layout
-from cfqa_data.format.manifest import Manifest, TaskEntry, package_versions, write_manifest
+from cfqa_data.format.manifest import Manifest, package_versions, write_manifest
 from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import write_table, write_tensors
 from cfqa_data.format.tasks import FOLDS, LEVELS
@@ -106,8 +107,8 @@ def write(root: Path, items: int) -> None:
     manifest = Manifest(
         name=recipe.name,
         tier="full",
-        recipe=recipe,
-        tasks={"cls": TaskEntry(SHAPE, tuple(ids))},
+        recipe=recipe.to_dict(),
+        tasks=read_tasks(recipe.to_dict(), {"cls": {"shape": list(SHAPE), "sources": ids}}),
         versions=package_versions(),
         health=tuple(health(table)),
     )

@@ -17,36 +17,43 @@ _HOMES = {
         "access": "dataset folder files hub hub_requests selection weights",
         "console": "progress terminal text",
         "format": "codes invariants layout limits manifest packing paper_quantizers parquet "
-        "pointers quantizers schema shards storage tasks tensors",
+        "pointers quantizers resources schema shards storage tasks tensors",
         "integrity": "consistency health summary verify",
-        "recipe": "portable recipe_specs=spec remembered resources",
+        "recipe": "portable recipe_specs=spec remembered",
     },
     "cfqa_data.codecs": {
-        "h26x": "annexb hevc program reference reference_software video vvc",
+        "h26x": "annexb hevc program reference reference_software=reference video vvc",
         "hyperprior": "entropy_coder entropy_escapes entropy_tables fixed_point "
         "hyperprior_checkpoint=checkpoint hyperprior_module=module hyperprior_strips=strips "
         "hyperprior_weights=weights",
         "sandbox": "confinement isolated isolated_child=child isolated_process=process",
     },
     "cfqa_data.builders": {
-        "backbones": "backbone=dinov2 checkpoints naming",
+        "backbones": "backbone=dinov2 naming",
         "calibration": "calibrate calibration_report=report ladders",
         "importing": "release release_files=files release_recipe=recipe release_scores=scores "
         "release_stages=stages release_tables=tables",
         "maintenance": "deep repair repair_plan=plan repair_work=work",
         "processes": "crew=parallel spawning",
         "sharing": "edition export export_formats hub_calls hub_limits publish publish_text",
-        "tasks": "geometry heads",
+        "sources": "geometry",
+        "tasks": "heads",
+    },
+    "cfqa_data.eval": {
+        "": "log_files=paper_logs opening=datasets stored=results tables=results",
     },
 }
 """Package -> its sub-package -> the modules that moved there, and their new names if any."""
 
 _MOVED = {
-    f"{package}.{old}": f"{package}.{folder}.{new or old}"
+    f"{package}.{old}": ".".join(filter(None, (package, folder, new or old)))
     for package, folders in _HOMES.items()
     for folder, names in folders.items()
     for old, _, new in (name.partition("=") for name in names.split())
 }
+
+
+_MOVED["cfqa_data.builders.checkpoints"] = "cfqa_data.format.checkpoints"
 
 
 class MovedModules(MetaPathFinder, Loader):

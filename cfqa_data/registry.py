@@ -13,8 +13,8 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
@@ -34,8 +34,8 @@ class Found:
     Attributes:
         name: by which it was found.
         target: the class, or a function that makes an object.
-        package: the distribution that has it; "" where it belongs to none.
-        version: of that distribution.
+        package: the distribution that has it, or its top-level module where it belongs to none.
+        version: of that distribution; "" without one.
         sha256: of all Python files of its top-level package, as hex; "" for built-in ones.
     """
 
@@ -58,22 +58,34 @@ class Registry:
         kind: what they are, for messages: "codec".
         builtin: name -> `module:attribute`, in the order that tables show them.
         error: kind of error that is raised.
+        contract: what they must be subclasses of; anything that can be called if not given.
     """
 
-    def __init__(self, kind: str, builtin: Mapping[str, str], error: type[CfqaError]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        builtin: Mapping[str, str],
+        error: type[CfqaError],
+        contract: type | tuple[type, ...] = (),
+    ) -> None:
         self.kind, self.builtin, self.error = kind, dict(builtin), error
+        self.contract = contract if isinstance(contract, tuple) else (contract,)
         self.group = f"cfqa.{kind}s"
 
     def names(self) -> list[str]:
         """Return the names of the built-in classes, then those of installed entry points."""
         return list(dict.fromkeys([*self.builtin, *self._installed()]))
 
-    def find(self, name: object, *, classes: bool = False) -> Found:
+    def find(
+        self, name: object, *, classes: bool = False, plugins: Sequence[str | type] = ()
+    ) -> Found:
         """Return the class of a name.
 
         Args:
             name: of a built-in class or an entry point.
             classes: whether it may be `module:Class` too, whose module is then imported.
+            plugins: classes, or `module:Class` of some, that are found by their attribute `name`
+                too. Those that are of another kind are passed over.
 
         Raises:
             CfqaError: there is none, or it cannot be imported.
@@ -81,12 +93,35 @@ class Registry:
         if isinstance(name, str):
             if name in self.builtin:
                 return Found(name, _resolve(self.builtin[name]), PACKAGE)
+            for plugin in plugins:
+                found = self._plugin(plugin)
+                if getattr(found.target, "name", None) == name and self._fits(found.target):
+                    return replace(found, name=name)
             if (entry := self._installed().get(name)) is not None:
-                package, version = (entry.dist.name, entry.dist.version) if entry.dist else ("", "")
-                return self._load(name, entry.value, package, version)
+                of = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "")
+                return self._checked(self._load(name, entry.value, *of))
             if classes and ":" in name:
-                return self._load(name, name, *_distribution(name.partition(":")[0]))
+                return self._checked(self._plugin(name))
         raise self.error(unknown_name(self.kind, name, self.names()))
+
+    def _plugin(self, plugin: str | type) -> Found:
+        """Return a class that was given, or named by `module:Class`."""
+        if isinstance(plugin, str):
+            return self._load(plugin, plugin, *_distribution(plugin.partition(":")[0]))
+        module = plugin.__module__
+        where = f"{module}:{plugin.__qualname__}"
+        return Found(where, plugin, *_distribution(module), source_hash(module))
+
+    def _fits(self, target: Any) -> bool:
+        if not self.contract:
+            return callable(target)
+        return isinstance(target, type) and issubclass(target, self.contract)
+
+    def _checked(self, found: Found) -> Found:
+        if not self._fits(found.target):
+            wanted = " or ".join(kind.__name__ for kind in self.contract) or "class"
+            raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is no {wanted}")
+        return found
 
     def _installed(self) -> Mapping[str, metadata.EntryPoint]:
         return {entry.name: entry for entry in metadata.entry_points(group=self.group)}
@@ -96,7 +131,7 @@ class Registry:
             raise self.error(f"{self.kind} {name!r}: {where!r} is not module:Class")
         try:
             target = _resolve(where)
-        except Exception as error:  # whatever a module of somebody does
+        except (Exception, SystemExit) as error:  # whatever a module of somebody does
             why = f"{type(error).__name__}: {error}"
             raise self.error(f"{self.kind} {name!r}: cannot import {where}: {why}") from error
         return Found(name, target, package, version, source_hash(where.partition(".")[0]))
@@ -112,9 +147,10 @@ def _resolve(where: str) -> Any:
 
 def _distribution(module: str) -> tuple[str, str]:
     """Return name and version of the distribution that has a module, if any has."""
-    for name in metadata.packages_distributions().get(module.partition(".")[0], ()):
+    top = module.partition(".")[0]
+    for name in metadata.packages_distributions().get(top, ()):
         return name, metadata.version(name)
-    return "", ""
+    return top, ""
 
 
 @cache
@@ -162,7 +198,12 @@ def bind_options(
     own = [name for name in known if name not in given]
     for name, value in options.items():
         if name in given or (name not in known and not anything):
-            raise error(f"{what}: {unknown_name('option', name, own)}")
+            told = (
+                unknown_name("option", name, own)
+                if own
+                else f"unknown option {name!r}: it takes none"
+            )
+            raise error(f"{what}: {told}")
         bound[name] = _as_type(value, hints.get(name, Any), f"{what}: option {name}", error)
     missing = [n for n, p in known.items() if p.default is p.empty and n not in bound]
     if missing:
@@ -172,9 +213,11 @@ def bind_options(
 
 def _as_type(value: Any, hint: Any, what: str, error: type[CfqaError]) -> Any:
     """Return a value as its annotation has it, where that is one that can be checked."""
+    if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
+        raise error(f"{what} cannot be {value!r}")
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = [typing.get_origin(h) or h for h in (typing.get_args(hint) if union else (hint,))]
-    if not all(isinstance(kind, type) for kind in kinds):
+    if Any in kinds or not all(isinstance(kind, type) for kind in kinds):
         return value
     if isinstance(value, str) and Path in kinds and str not in kinds:
         return Path(value)
@@ -182,8 +225,8 @@ def _as_type(value: Any, hint: Any, what: str, error: type[CfqaError]) -> Any:
         return value if int in kinds else float(value)
     if isinstance(value, list) and tuple in kinds:
         return tuple(value)
-    if isinstance(value, bool) and bool not in kinds and object not in kinds:
-        raise error(f"{what} cannot be {value!r}")
-    if not isinstance(value, tuple(kinds)):
+    if not isinstance(value, tuple(kinds)) or (
+        isinstance(value, bool) and bool not in kinds and object not in kinds
+    ):
         raise error(f"{what} cannot be {value!r}")
     return value

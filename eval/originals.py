@@ -119,10 +119,12 @@ def _value_range(dataset: FeatureSource, task: str) -> Tensor:
         MetricError: The dataset does not say.
     """
     manifest = getattr(dataset, "manifest", None)
-    if manifest is None or task not in manifest.recipe.tasks:
+    if manifest is None or task not in manifest.tasks:
         raise MetricError("value_range is the quantisers', which only a dataset's manifest knows")
-    ladders = manifest.recipe.tasks[task].ladders.values()
-    tables = [np.asarray(ladder.quantizer.values(), np.float64) for ladder in ladders]
+    quantizers = [c.quantizer for c in manifest.tasks[task].codecs.values() if c.quantizer]
+    if not quantizers:
+        raise MetricError(f"value_range is the quantisers', and no codec of {task} has one")
+    tables = [np.asarray(quantizer.values(), np.float64) for quantizer in quantizers]
     return torch.from_numpy(np.max([table[:, -1] - table[:, 0] for table in tables], axis=0))
 
 

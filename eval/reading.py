@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.datasets import FeatureSource
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics.base import first_nonfinite
 from cfqa_data.loaders.ahead import read_ahead
 from cfqa_data.loaders.torch.codes import CodeTensors
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["Batch", "FeatureSource", "Part", "read_batches"]
 
@@ -29,24 +27,6 @@ GPU_BATCH_BYTES = 256 * 2**20
 # busy with the metrics: reading files beside them was 1.4 to 1.8 times slower (two cores, published
 # sizes).
 THREADS = 4
-
-
-class FeatureSource(Protocol):
-    """What is evaluated: a `cfqa_data.Dataset`, or anything that answers like one.
-
-    It may also have ``codes(source_id, codec, level)``, a compressed feature as integers with the
-    tables of their values, which are then dequantised on the device.
-    """
-
-    @property
-    def labels(self) -> pa.Table:
-        """One row per compressed feature: task, source_id, codec, level and the target."""
-
-    def original(self, source_id: str) -> NDArray[Any]:
-        """Return an original, float32 (N, C, T, D)."""
-
-    def compressed(self, source_id: str, codec: str, level: int) -> NDArray[Any]:
-        """Return a compressed feature, float32 (N, C, T, D)."""
 
 
 class Part:
@@ -93,6 +73,8 @@ def read_batches(
 ) -> Iterator[Batch]:
     """Yield the features of some label rows, each original once.
 
+    Sources may have different shapes; a batch is of one source.
+
     Args:
         dataset: What to read.
         rows: Places in ``dataset.labels``, any order; grouped by source.
@@ -102,69 +84,54 @@ def read_batches(
     Raises:
         MetricError: A feature holds NaN or Inf, or has not its original's shape; it is named.
     """
-    columns = {name: dataset.labels[name].to_pylist() for name in ("source_id", "codec", "level")}
+    columns = [dataset.labels[name].to_pylist() for name in ("source_id", "codec", "level")]
+    keys = {row: (columns[0][row], columns[1][row], int(columns[2][row])) for row in rows}
     by_source: dict[str, list[int]] = {}
-    for row in rows:
-        by_source.setdefault(columns["source_id"][row], []).append(row)
+    for row, key in keys.items():
+        by_source.setdefault(key[0], []).append(row)
     room = CPU_BATCH_BYTES if device == "cpu" else GPU_BATCH_BYTES
-    read = _reader(dataset, device)
+    codes = getattr(dataset, "codes", None)
+    read = dataset.compressed if device == "cpu" or codes is None else codes
 
     def jobs() -> Iterator[tuple[str, Features, list[int]]]:
         for source_id, of_source in by_source.items():
-            x = _read_original(dataset, source_id, device)
+            original = np.array(dataset.original(source_id), dtype=np.float32)[None]
+            x = Features(torch.from_numpy(original).to(device))
+            if first_nonfinite(x.values) is not None:
+                raise MetricError(f"original {source_id} holds NaN or Inf")
             step = size or max(1, room // (4 * x.values.numel()))
             for first in range(0, len(of_source), step):
                 yield source_id, x, of_source[first : first + step]
 
     def versions(job: tuple[str, Features, list[int]]) -> tuple[Any, ...]:
-        source_id, x, part = job
-        keys = [(source_id, columns["codec"][row], int(columns["level"][row])) for row in part]
-        return source_id, x, part, keys, [read(*key) for key in keys]
+        return *job, [read(*keys[row]) for row in job[2]]
 
     ready: Iterator[tuple[Any, ...]] = map(versions, jobs())
     if device != "cpu" or getattr(dataset, "path", "") is None:  # None: it lies on the Hub
         ready = read_ahead(versions, jobs(), threads=THREADS, ahead=1)
-    for parts in ready:
-        yield _batch(device, *parts)
-
-
-def _read_original(dataset: FeatureSource, source_id: str, device: str) -> Features:
-    original = np.array(dataset.original(source_id), dtype=np.float32)[None]
-    x = torch.from_numpy(original).to(device)
-    if first_nonfinite(x) is not None:
-        raise MetricError(f"original {source_id} holds NaN or Inf")
-    return Features(x)
-
-
-def _reader(dataset: FeatureSource, device: str) -> Any:
-    """Return what reads one compressed feature: integers for a device that is not the CPU."""
-    codes = getattr(dataset, "codes", None)
-    return dataset.compressed if device == "cpu" or codes is None else codes
-
-
-def _batch(
-    device: str,
-    source_id: str,
-    x: Features,
-    rows: list[int],
-    keys: list[tuple[str, str, int]],
-    versions: list[Any],
-) -> Batch:
-    names = [f"compressed feature {key[0]}, {key[1]}, level {key[2]}" for key in keys]
-    for name, version in zip(names, versions, strict=True):
-        shape = getattr(version, "indices", version).shape
-        if shape != x.shape[1:]:
-            raise MetricError(f"{name}: its shape is {shape}, the original's {x.shape[1:]}")
-    y = _stacked(versions, device)
-    item = first_nonfinite(y)
-    if item is not None:
-        raise MetricError(f"{names[item]} holds NaN or Inf")
-    return Batch(source_id, rows, names, x, Features(y))
+    for source_id, x, part, arrays in ready:
+        names = ["compressed feature {}, {}, level {}".format(*keys[row]) for row in part]
+        for name, array in zip(names, arrays, strict=True):
+            shape = getattr(array, "indices", array).shape
+            if shape != x.shape[1:]:
+                raise MetricError(f"{name}: its shape is {shape}, the original's {x.shape[1:]}")
+        y = _stacked(arrays, device)
+        item = first_nonfinite(y)
+        if item is not None:
+            raise MetricError(f"{names[item]} holds NaN or Inf")
+        yield Batch(source_id, part, names, x, Features(y))
 
 
 def _stacked(versions: list[Any], device: str) -> torch.Tensor:
-    """Return arrays, or codes, as one float32 tensor (B, N, C, T, D) on the device."""
-    if isinstance(versions[0], np.ndarray):
+    """Return arrays and codes as one float32 tensor (B, N, C, T, D) on the device."""
+    if all(isinstance(version, np.ndarray) for version in versions):
         whole = versions[0][None] if len(versions) == 1 else np.stack(versions)
         return torch.from_numpy(np.require(whole, np.float32, "W")).to(device)
-    return torch.stack([CodeTensors.of(codes).dequantize(device) for codes in versions])
+    return torch.stack(
+        [
+            torch.from_numpy(np.require(version, np.float32, "W")).to(device)
+            if isinstance(version, np.ndarray)
+            else CodeTensors.of(version).dequantize(device)
+            for version in versions
+        ]
+    )

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.datasets import table_digest
 from cfqa_data.eval.fingerprint import COVERS, fingerprint
 from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.results import KEY, WRONG, key_columns, read_facts, with_facts
 from cfqa_data.eval.scoring import Scored
-from cfqa_data.eval.stored import KEY, WRONG, table_digest, with_facts
-from cfqa_data.eval.tables import key_columns
 from cfqa_data.format.limits import MOST_ROWS, parse_json
-from cfqa_data.format.parquet import read_parquet, read_schema
+from cfqa_data.format.parquet import read_parquet
 from cfqa_data.format.storage import atomic_path, check_writable, write_table
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ class ScoreFile:
         import pyarrow as pa
 
         try:
-            schema, _ = read_schema(self.path.read_bytes())
-            facts = parse_json((schema.metadata or {})[KEY])
+            _, facts = read_facts(self.path.read_bytes())
             code = {name: entry["digest"] for name, entry in facts["code"].items()}
             found = {name: facts[name] for name in ("dataset", "target", "settings", "keys")}
         except (*WRONG, pa.ArrowException):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cfqa_data.console.text import table_text
 
 if TYPE_CHECKING:
-    from cfqa_data.eval.evaluator import Evaluation
+    from cfqa_data.eval.results import Evaluation
 
 __all__ = ["LAYOUTS", "figure_text", "paper_text", "plain_text"]
 

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from cfqa_data.testing.codecs import feature_plane
+
+__all__ = ["SHAPES", "extreme_planes", "feature_plane", "mse"]
+
 SHAPES = [(65, 192), (130, 192), (17, 31), (64, 64)]
-
-
-def feature_plane(rows: int, cols: int, peak: int, seed: int = 0) -> np.ndarray:
-    """Rows that resemble their neighbours, columns with a level and a spread of their own."""
-    generator = np.random.default_rng(seed)
-    columns = np.random.default_rng(7)
-    level = columns.normal(0.5, 0.06, cols)
-    spread = 0.02 * np.exp(columns.normal(0, 0.5, cols))
-    rough = generator.standard_normal((rows + 4, cols))
-    smooth = sum(rough[shift : shift + rows] for shift in range(5)) / np.sqrt(5)
-    values = level + spread * (smooth + 0.4 * generator.standard_t(4, (rows, cols)))
-    dtype = np.uint8 if peak < 256 else np.uint16
-    return np.clip(np.rint(values * (peak + 1)), 0, peak).astype(dtype)
 
 
 def extreme_planes(rows: int, cols: int, peak: int) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ from mutations import in_header, in_json, in_shard, of_bytes
 import cfqa_data
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
-from cfqa_data.builders.sharing.edition import _check_configs, _own_card
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.manifest import parse_manifest, read_manifest
 from cfqa_data.format.schema import originals_schema
@@ -128,7 +127,7 @@ def _arrays(files: LocalFiles, name: str) -> None:
     folder = Folder(files)
     with suppress(KeyError):
         sources = folder.manifest.tasks[task].sources
-        codec = next(iter(folder.manifest.recipe.tasks[task].ladders))
+        codec = next(iter(folder.manifest.tasks[task].codecs))
         for source in sources:
             if kind == "originals":
                 _each(*(lambda p=p: folder.original(source, **p) for p in PARTS))  # noqa: B023
@@ -149,11 +148,6 @@ def _read_ranges(name: str, data: bytes, folder: Path) -> None:
     _arrays(InRanges(folder), name)
 
 
-def _read_card(name: str, data: bytes, folder: Path) -> None:
-    manifest = read_manifest(folder)
-    _check_configs(folder, _own_card(folder, manifest), manifest.files)
-
-
 TENSORS = _files("originals/*", "truth/*", "bitstreams/*")
 FOUR = (in_json, in_json, in_json, of_bytes)
 for target in (
@@ -168,6 +162,5 @@ for target in (
         in_place=True,
         cost=2,
     ),
-    Target("card", _files("README.md"), _read_card, in_place=True, cost=4),
 ):
     register(target)

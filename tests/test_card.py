@@ -108,14 +108,14 @@ def test_the_card_says_which_ladders_are_weak_and_what_float32_would_take(tmp_pa
 
 
 def test_the_card_states_where_the_backbone_comes_from(folder: Path) -> None:
-    said = read_manifest(folder).recipe.backbone
+    said = Recipe.from_dict(read_manifest(folder).recipe).backbone
     assert said.origin == ""
     assert f"those of `{said.weights}`" in (folder / "README.md").read_text()
     told = load_recipe("mini").backbone.origin
     assert "held-out" in told
     assert "\n" not in told
     manifest = read_manifest(folder)
-    trained = replace(manifest.recipe, backbone=replace(said, origin=told))
+    trained = {**manifest.recipe, "backbone": replace(said, origin=told).to_dict()}
     write_card(folder, replace(manifest, recipe=trained))
     assert told in (folder / "README.md").read_text()
 

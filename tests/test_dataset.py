@@ -270,7 +270,7 @@ def _other_range(root: Path) -> None:
             lambda d: d.bitstream("cls-001", "x265", 3),
             "bitstreams/cls-x265: 'cls-001/3' is int16 of 1 axes, not a row of bytes",
         ),
-        (_other_range, lambda d: d[0], "x265.zarr/zarr.json: its quantiser is not the recipe's"),
+        (_other_range, lambda d: d[0], "x265.zarr/zarr.json: its quantiser is not the manifest's"),
     ],
 )
 def test_what_is_of_another_kind_is_refused(

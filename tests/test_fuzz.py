@@ -22,7 +22,6 @@ FILES = {
     "ranges": 50,
     "zarr": 40,
     "shards": 40,
-    "card": 10,
     "checkpoints": 40,
     "checkpoints-old": 40,
     "weights": 75,

@@ -156,7 +156,7 @@ def test_labels_are_what_the_stored_features_give(full: Path, every_codec: Recip
             assert row["bpfp"] == bits / x.size
             assert row["mse"] == pytest.approx(((x - y) ** 2).mean(), rel=1e-6)
             assert row["fold"] == row["index"] % 5
-            truth, head = data.truth(row["source_id"]), models.head(task.name)
+            truth, head = data.truth(row["source_id"]), models.task(task.name)
             for feature, prefix in ((pair.original, "reference_"), (pair.compressed, "")):
                 scores, losses = score(head, feature[None], truth, "x")
                 assert row[f"{prefix}score"] == scores[0]

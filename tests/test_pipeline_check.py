@@ -58,7 +58,7 @@ def elsewhere(name: str) -> Callable[[Path], str]:
 @pytest.mark.parametrize(
     ("path", "to", "message"),
     [
-        ((*CLS, "source", "kind"), "scene", "no source 'scene'"),
+        ((*CLS, "source", "kind"), "scene", "unknown source 'scene'"),
         ((*CLS, "source", "seed"), 20_000_000, "seed 20000000 is not in 0"),
         ((*CLS, "source", "options"), {"sides": 112}, "tasks.cls.source: scenes: .*'sides'"),
         ((*CLS, "source", "options"), {"task": "seg"}, "tasks.cls.source: scenes: .*'task'"),

@@ -15,9 +15,10 @@ import pytest
 from pipeline_dies import StubDask, die, refuse, refuse_odd_groups
 from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
-from cfqa_data.builders.pipeline import build, check, compress, run, select, tools, work
+from cfqa_data.builders.pipeline import build, check, compress, run, select, work
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.workspace import status
+from cfqa_data.builders.tasks.classification import Classification
 from cfqa_data.errors import BuildError, CodecError, DiskError, RecipeError
 from cfqa_data.recipe.load import Recipe
 
@@ -181,11 +182,10 @@ def test_what_is_no_scheduler_is_one_line_whatever_it_answers() -> None:
 
 
 def test_too_few_sources_that_fit(
-    small: Recipe, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(select, "PATIENCE", 4)
-    wrong = tools.Models(small).head("cls")
-    monkeypatch.setattr(type(wrong), "correct", lambda *_: False)
+    monkeypatch.setattr(Classification, "accepts", lambda *_: "not right")
     with pytest.raises(BuildError, match="cls: only 0 of 8 candidates fit, 2 are wanted"):
         build(small, tmp_path, workers=0)
 

@@ -11,15 +11,10 @@ from pipeline_toy import DIM, QPS, qp, toy_recipe, tree, write_networks, write_t
 
 from cfqa_data.builders.pipeline import build, compress
 from cfqa_data.builders.pipeline.compress import batch_of_levels
-from cfqa_data.builders.pipeline.estimate import (
-    HYPERPRIOR_SECONDS,
-    SECONDS,
-    estimate,
-    estimate_text,
-)
+from cfqa_data.builders.pipeline.estimate import estimate, estimate_text
 from cfqa_data.builders.pipeline.plan import STAGES, Plan
 from cfqa_data.cli import main as cfqa
-from cfqa_data.format.tasks import CODECS
+from cfqa_data.codecs.hyperprior.codec import COST
 from cfqa_data.recipe.load import Recipe, load_recipe
 
 TOKENS = 65
@@ -56,15 +51,13 @@ def test_hours_follow_points_and_codecs(recipe: Recipe) -> None:
 
 
 def test_hyperpriors_are_estimated_by_their_convention(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(CODECS) == {"hyperprior_multi_task", "hyperprior_task_specific", *SECONDS}
-
     def hours() -> float:
         rows = estimate(Plan(load_recipe("nano")))["stages"]
         return sum(r["core_hours"] for r in rows if r["codec"] == "hyperprior_multi_task")
 
     before = hours()
-    slower = {**HYPERPRIOR_SECONDS, "cfqa": 10 * HYPERPRIOR_SECONDS["cfqa"]}
-    monkeypatch.setattr("cfqa_data.builders.pipeline.estimate.HYPERPRIOR_SECONDS", slower)
+    slower = {**COST, "cfqa": 10 * COST["cfqa"]}
+    monkeypatch.setattr("cfqa_data.codecs.hyperprior.codec.COST", slower)
     assert 5 * before < hours() < 10 * before
 
 

@@ -20,13 +20,13 @@ from cfqa_data.builders.sources.nyuv2_mat import LabelledMat, read_splits
 from cfqa_data.cli import main
 from cfqa_data.codecs.hyperprior.weights import read_ladder
 from cfqa_data.errors import CfqaError
-from cfqa_data.eval.log_files import read_log
+from cfqa_data.eval.paper_logs import read_log
+from cfqa_data.format.resources import resolve
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import read_table
 from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.integrity.verify import verify
 from cfqa_data.recipe.load import Recipe, load_recipe
-from cfqa_data.recipe.resources import resolve
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 TOLD = "a Git LFS pointer; 'git lfs pull' gets the file itself"

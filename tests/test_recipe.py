@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from mock_dataset import toy_recipe, toy_recipe_dict
 
+from cfqa_data.codecs.base import FeatureCodec
 from cfqa_data.errors import RecipeError
-from cfqa_data.format.facts import CodecFacts, Parameter
+from cfqa_data.format.facts import Parameter
 from cfqa_data.format.quantizers import KMeansQuantizer
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.format.tasks import CODECS, LEVELS, TASKS
@@ -251,12 +252,11 @@ def test_tasks_codecs_and_counts_of_one_s_own(monkeypatch: pytest.MonkeyPatch) -
         Recipe.from_dict(data)
 
 
-class Half:
+class Half(FeatureCodec):
     """A codec on features, as much of one as a recipe looks at."""
 
-    @staticmethod
-    def facts() -> CodecFacts:
-        return CodecFacts("half", "half", "features", Parameter("bits", "higher", lowest=1))
+    name = title = "half"
+    parameter = Parameter("bits", "higher", lowest=1)
 
 
 def test_unknown_names_and_codecs_are_refused() -> None:

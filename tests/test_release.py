@@ -223,9 +223,10 @@ def test_an_import_is_a_dataset_like_any_other(whole: Path) -> None:
     manifest = cfqa_data.load(root).manifest
     assert (manifest.name, manifest.tier) == ("cfqa-release", "full")
     kinds = {
-        ladder.quantizer.to_dict()["kind"]
-        for task in manifest.recipe.tasks.values()
-        for ladder in task.ladders.values()
+        codec.quantizer.to_dict()["kind"]
+        for task in manifest.tasks.values()
+        for codec in task.codecs.values()
+        if codec.quantizer
     }
     assert kinds == {"paper_uniform", "paper_kmeans"}
     assert "hm_" not in manifest.versions["scores of hm on cls"]
@@ -558,14 +559,14 @@ def test_heads_and_truths_of_a_recipe_score_a_release(tmp_path: Path) -> None:
     whole = toy_recipe(tmp_path, {"hm": TOY_QPS}, sources_per_task=2)
     recipe = replace(whole, tasks={"cls": whole.tasks["cls"]})
     models = Models(recipe)
-    candidates = models.source("cls").candidates()
+    candidates = models.source("cls").samples()
     samples = [next(candidates) for _ in range(2)]
     quantizer = quantizer_from_dict(
         recipe.tasks["cls"].ladders["hm"].quantizer.to_dict() | {"kind": "paper_uniform"}
     )
     told, release = {}, tmp_path / "release"
     for sample in samples:
-        x = np.clip(models.features("cls", sample.views), -6, 6)
+        x = np.clip(models.features("cls", sample.inputs), -6, 6)
         path = release / "org_feat" / "cls" / f"{sample.source_id}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, x)
@@ -578,7 +579,7 @@ def test_heads_and_truths_of_a_recipe_score_a_release(tmp_path: Path) -> None:
             plane = get_codec("x265").decode(stream, plane_shape(x.shape))
             decoded.append(quantizer.dequantize(unpack(plane, x.shape)))
         batch = torch.from_numpy(np.stack(decoded))
-        told[sample.source_id] = models.head("cls").evaluate(batch, np.asarray(sample.truth))
+        told[sample.source_id] = models.task("cls").scores(batch, np.asarray(sample.truth))
     source = write_toml(recipe, tmp_path / "toy.toml")
     report = import_release(release, tmp_path / "out", recipe=source)
     assert report.unplaced == ()

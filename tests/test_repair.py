@@ -23,7 +23,7 @@ from cfqa_data.cli import main
 from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.format.manifest import hash_file, read_manifest
 from cfqa_data.integrity.verify import verify
-from cfqa_data.recipe.load import SourceSpec
+from cfqa_data.recipe.load import Recipe, SourceSpec
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +171,11 @@ def test_sources_are_found_by_name_and_their_lists_by_hash(
     listed.write_text("2007_000033\n")
     manifest = read_manifest(built)
     options = {"root": "root://VOCdevkit", "list": "root://mine.txt"}
-    seg = replace(manifest.recipe.tasks["seg"], source=SourceSpec("voc2012", 0, options))
-    recipe = replace(manifest.recipe, tasks={**manifest.recipe.tasks, "seg": seg})
+    recipe = Recipe.from_dict(manifest.recipe)
+    seg = replace(recipe.tasks["seg"], source=SourceSpec("voc2012", 0, options))
+    recipe = replace(recipe, tasks={**recipe.tasks, "seg": seg})
     weights = {**manifest.weights, "root://mine.txt": hash_file(listed)}
-    manifest = replace(manifest, recipe=recipe, weights=weights)
+    manifest = replace(manifest, recipe=recipe.to_dict(), weights=weights)
     damaged = {KINDS["truth"]}
     steps = plan_steps(manifest, damaged)
     monkeypatch.setenv("CFQA_ROOT", str(tmp_path / "here"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cfqa_data.builders.sources.base import normalise
+from cfqa_data.builders.sources.geometry import SegGeometry, normalise, window_starts
 from cfqa_data.builders.sources.preprocessing import (
     classification_view,
     depth_views,
@@ -20,7 +20,6 @@ from cfqa_data.builders.sources.preprocessing import (
     segmentation_views,
     two_windows,
 )
-from cfqa_data.builders.tasks.heads import SegGeometry, window_starts
 from cfqa_data.errors import BuildError
 
 HERE = Path("image.jpg")

@@ -116,8 +116,9 @@ def test_a_damaged_bitstream_is_a_fault_of_the_folder(
 
 def test_a_manifest_cannot_ask_to_be_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = cfqa_data.load(folder, untrusted=True)
-    ladder = opened.manifest.recipe.tasks["cls"].ladders["x265"]
-    monkeypatch.setitem(ladder.options, "untrusted", False)
+    origin = opened.manifest.tasks["cls"].codecs["x265"].origin
+    assert origin is not None
+    monkeypatch.setitem(origin.options, "untrusted", False)  # type: ignore[arg-type]
     opened[0]
     assert MADE == [("x265", True)]
 
@@ -135,7 +136,7 @@ def test_no_program_of_a_manifest_is_run(tmp_path: Path, monkeypatch: pytest.Mon
     folder = Folder(root)
     folder.check_decoder("cls", "hm")
     assert given == {"hm": {}}
-    recipe = folder.manifest.recipe
+    recipe = Recipe.from_dict(folder.manifest.recipe)
     assert recipe.tasks["cls"].ladders["hm"].codec_options["encoder"] == "evil"
     kept = recipe.without_programs().tasks["cls"].ladders["hm"].codec_options
     assert kept == {}

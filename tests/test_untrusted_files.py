@@ -12,7 +12,7 @@ from mock_dataset import write_mock_dataset
 
 import cfqa_data
 from cfqa_data.errors import FormatError, MetricError
-from cfqa_data.eval.log_files import read_log
+from cfqa_data.eval.paper_logs import read_log
 from cfqa_data.format.limits import open_plain, parse_json, read_limited
 from cfqa_data.format.manifest import read_manifest
 

@@ -151,7 +151,7 @@ def test_rows_that_changed_places_are_found(folder: Path) -> None:
         ("truth/seg.safetensors", lambda p: _rename_key(p), "holds 'other'"),
         ("bitstreams/cls-x265-00001-of-00002.safetensors", lambda p: _rename_key(p), "holds"),
         ("originals/cls-00001-of-00002.safetensors", lambda p: _rename_key(p), "lacks"),
-        ("compressed/cls/x265.zarr/zarr.json", lambda p: _other_range(p), "not the recipe's"),
+        ("compressed/cls/x265.zarr/zarr.json", lambda p: _other_range(p), "not the manifest's"),
         ("originals/cls-00001-of-00002.safetensors", lambda p: p.write_text("x"), "safetensors"),
         ("originals/seg-00001-of-00002.safetensors", lambda p: _swap_shards(p), "not for it"),
         ("bitstreams/dpt-x265-00001-of-00002.safetensors", lambda p: _swap_shards(p), "not for it"),

@@ -19,11 +19,11 @@ from cfqa_data.access.weights import find_below_root, find_weights, hash_weights
 from cfqa_data.codecs.hyperprior.weights import read_ladder, write_ladder
 from cfqa_data.errors import BuildError, RecipeError
 from cfqa_data.format.manifest import hash_file
+from cfqa_data.format.resources import ROOT_VARIABLE, WEIGHTS_VARIABLE, resolve
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.integrity.verify import verify
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.recipe.remembered import remember, remembered
-from cfqa_data.recipe.resources import ROOT_VARIABLE, WEIGHTS_VARIABLE, resolve
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

@@ -33,12 +33,12 @@ from cfqa_data.errors import CfqaError
 from cfqa_data.eval import read_evaluation
 from cfqa_data.eval.paper_logs import paper_figures
 from cfqa_data.eval.report import write_report
+from cfqa_data.format.resources import locate, resolve
 from cfqa_data.integrity.summary import summarise
 from cfqa_data.integrity.verify import verify
 from cfqa_data.loaders import attach
 from cfqa_data.loaders.torch import Pairs
 from cfqa_data.recipe.load import Recipe, load_recipe
-from cfqa_data.recipe.resources import locate, resolve
 
 RECIPE = toy_recipe_dict(1)
 RECIPE["tasks"] = {"cls": RECIPE["tasks"]["cls"]}

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.builders.backbones.base import Backbone
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
+from cfqa_data.format.facts import Layer
 from cfqa_data.torch_inputs import as_tensor
 from cfqa_data.torch_state import torch_state
 
@@ -24,10 +26,10 @@ with extras("build"):
     from torch import Tensor, nn
     from torch.nn import functional as F
 
-    from cfqa_data.builders.backbones.checkpoints import check_tensors, read_tensors, state_of
     from cfqa_data.builders.backbones.naming import recognise, to_official
+    from cfqa_data.format.checkpoints import read_tensors, state_of
 
-__all__ = ["PRECISIONS", "Backbone", "check_tensors", "load_backbone", "read_tensors"]
+__all__ = ["PRECISIONS", "DinoV2", "VisionTransformer", "load_backbone"]
 
 #: What the matrix products are computed in; everything that is added up stays float32.
 PRECISIONS = {
@@ -136,7 +138,7 @@ class PatchEmbed(nn.Module):
         return F.linear(rows, self.proj.weight.flatten(1), self.proj.bias)
 
 
-class Backbone(nn.Module):
+class VisionTransformer(nn.Module):
     """DINOv2's transformer.
 
     Args:
@@ -255,7 +257,7 @@ class Backbone(nn.Module):
 @torch_state(grad=False)
 def load_backbone(
     path_or_state_dict: str | Path | Mapping[str, Any], num_heads: int | None = None
-) -> Backbone:
+) -> VisionTransformer:
     """Build the backbone that a checkpoint describes, in evaluation mode, float32.
 
     A file is mapped, not read: float32 weights take memory as they are used.
@@ -304,7 +306,7 @@ def load_backbone(
     if heads < 1 or dim % heads:
         raise BuildError(f"{origin}: {heads} heads do not divide the width {dim}")
     with torch.device("meta"):
-        backbone = Backbone(
+        backbone = VisionTransformer(
             dim=dim,
             depth=depth,
             num_heads=heads,
@@ -317,3 +319,40 @@ def load_backbone(
     official = to_official(state, backbone.state_dict(), naming, origin, "DINOv2 backbone")
     backbone.load_state_dict({k: v.float() for k, v in official.items()}, assign=True)
     return backbone.eval()
+
+
+class DinoV2(Backbone):
+    """DINOv2, of any size: a layer is the output of a block, before the final norm.
+
+    Inputs are normalised images, float32 (N, 3, H, W).
+
+    Args:
+        weights: what :func:`load_backbone` takes.
+        num_heads: attention heads; a 64th of the width when None.
+    """
+
+    name = "DINOv2"
+    prefix_tokens = 1
+
+    def __init__(self, weights: Path, num_heads: int | None = None) -> None:
+        self.network = load_backbone(weights, num_heads)
+        self.width, self.layers = self.network.dim, len(self.network.blocks)
+        self.norm = self.network.norm
+        self.parameters = sum(weight.numel() for weight in self.network.parameters())
+
+    def extract(self, inputs: Any, layers: Sequence[int]) -> np.ndarray:
+        """Return the feature of one sample's images."""
+        return self.network.extract(inputs, layers).numpy()
+
+    def grid(self, inputs: Any) -> tuple[int, int]:
+        """Return the rows and columns of patches."""
+        height, width = inputs.shape[-2:]
+        return height // self.network.patch, width // self.network.patch
+
+    def shape(self, inputs: Any, layers: Sequence[int]) -> tuple[int, ...]:
+        """Return the feature's shape, without extracting it."""
+        return len(inputs), len(layers), 1 + math.prod(self.grid(inputs)), self.network.dim
+
+    def layer(self, index: int) -> Layer:
+        """Return a block's name, and where its output is taken."""
+        return Layer(f"block {index}", "before")

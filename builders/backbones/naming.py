@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cfqa_data.builders.backbones.checkpoints import check_tensors, without_prefix
+from cfqa_data.format.checkpoints import check_tensors, without_prefix
 
 __all__ = ["Naming", "recognise", "to_official"]
 

@@ -47,10 +47,6 @@ from cfqa_data.recipe.load import Ladder, Recipe, load_recipe
 
 __all__ = ["calibrate", "main"]
 
-GRIDS: dict[str, tuple[float, ...]] = {
-    "x265": (2, 8, 14, 20, 26, 32, 38, 44, 51),
-    "vvenc": (4, 12, 20, 27, 34, 41, 48, 55, 63),
-}
 SCALES = (1.0, 4.0, 8.0, 16.0)
 BUDGET = 0.45
 SEED = 4_000_000
@@ -122,13 +118,13 @@ def calibrate(
         bench: originals to try on.
         ladder: names the codec; a learned codec keeps the ladder's quantiser.
         scales: ranges to try, in multiples of the training features' range.
-        parameters: to choose from, best first, ten or more; by default the QPs between no harm
-            and useless, or the ladder's levels.
+        parameters: to choose from, best first, ten or more; by default the whole
+            ones between no harm and useless, the codec's grid, or the ladder's levels.
         budget: mean bits per feature point to stay within.
         harmless: share of a useless feature's distortion that the first level may do.
     """
-    whole = ladder.parameter_name == "qp"
-    grid = tuple(parameters or GRIDS.get(ladder.codec, ladder.levels))
+    whole = ladder.facts.parameter.whole
+    grid = tuple(parameters or ladder.found.target.grid() or ladder.levels)
     tried: list[tuple[float | None, Quantizer]] = [(None, ladder.quantizer)]
     if isinstance(ladder.quantizer, UniformQuantizer) and whole:
         tried = [(scale, widened(bench, ladder.quantizer.bits, scale)) for scale in scales]
@@ -241,7 +237,7 @@ def _run(chosen: argparse.Namespace) -> None:
                     harmless=chosen.harmless,
                 )
                 best = found["tried"][found["best"]]
-                if codec == "x265" and not scales:
+                if best["scale"] is not None and not scales:
                     scales = [best["scale"]]  # what suits HEVC suits VVC, ten times slower to try
                 write_text(chosen.out / f"{task}-{codec}.json", json.dumps(found, indent=1))
                 levels = [row["parameter"] for row in best["levels"]]

@@ -136,9 +136,9 @@ def gather(
         seed: seed of the source, away from the recipe's.
         training: training features (N, C, T, D), for the range and the mean feature.
     """
-    head = models.head(task)
+    head = models.task(task)
     samples = list(fitting(models, task, count, seed))
-    features = np.stack([models.features(task, sample.views) for sample in samples])
+    features = np.stack([models.features(task, sample.inputs) for sample in samples])
     truths = tuple(sample.truth for sample in samples)
     mean = np.mean(training, axis=0, dtype=np.float64).astype(np.float32)
     found = [
@@ -163,7 +163,7 @@ def measure(
     models: Models, bench: Bench, ladder: Ladder, quantizer: Quantizer, parameters: Sequence[float]
 ) -> Curve:
     """Run a ladder's codec on the bench with a quantiser, at parameters from best to worst."""
-    task, head = get_task(bench.task), models.head(bench.task)
+    task, head = get_task(bench.task), models.task(bench.task)
     bitstreams, codes = code_ladder(codec_for(ladder), quantizer, bench.features, parameters)
     bpfp = np.array([[bits_of(len(s)) for s in streams] for streams in bitstreams]).T
     mse, distortion, loss = (np.empty(bpfp.shape) for _ in range(3))

@@ -14,7 +14,7 @@ from cfqa_data.format.tasks import CODECS, TASKS
 
 __all__ = ["write_report"]
 
-_MARKS = {"x265": "o", "vvenc": "s", "hyperprior_multi_task": "^", "hyperprior_task_specific": "v"}
+_MARKS = "os^vDPX*"
 
 
 def write_report(folder: Path) -> list[Path]:
@@ -149,12 +149,13 @@ def _figure(results: Sequence[dict[str, Any]], path: Path) -> None:
         axes[1, column].set_xlabel("bits per feature point")
         for result in (r for r in results if r["task"] == task.name):
             codec, rows = result["codec"], _best(result)["levels"]
+            place = CODECS.index(codec)
             for row, key in enumerate(("distortion", "loss")):
                 (lines[codec],) = axes[row, column].plot(
                     [level["bpfp"] for level in rows],
                     [level[key] for level in rows],
-                    marker=_MARKS[codec],
-                    color=f"C{CODECS.index(codec)}",
+                    marker=_MARKS[place % len(_MARKS)],
+                    color=f"C{place}",
                     markersize=4,
                 )
         for axis in axes[:, column]:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from cfqa_data.errors import BuildError, FormatError
-from cfqa_data.eval.log_files import level_of
+from cfqa_data.eval.paper_logs import level_of
 from cfqa_data.format.invariants import check_source_ids
 from cfqa_data.format.layout import of_tools
 from cfqa_data.format.pointers import pointer_at

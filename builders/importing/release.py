@@ -25,7 +25,6 @@ from cfqa_data.builders.pipeline.workspace import (
     remove_work,
     status,
 )
-from cfqa_data.card.write import Terms
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError
@@ -40,23 +39,6 @@ __all__ = ["Imported", "import_release"]
 
 MSE_TOLERANCE = 1e-3
 """Relative difference to a printed MSE; the published code sums in float32."""
-
-RELEASED = Terms(
-    licence="cc-by-nc-4.0",
-    licence_text=(
-        "The features and bitstreams are those of the published release; its authors license them\n"
-        "under CC BY-NC 4.0."
-    ),
-    standing=(
-        "It holds the published features (Gao et al.,\narXiv 2506.07412); the labels follow this "
-        "package's definitions, where `distortion` grows with the\nharm and nothing is rounded."
-    ),
-    choice=(
-        "The levels, and the uniform quantiser that cuts off instead of\nrounding, are the "
-        "published ones. Where the release has no bitstream, `bits` is null and `bpfp` is\nNaN; "
-        "where scores come from logs, `loss` is NaN."
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -176,7 +158,7 @@ def _run(job: Import, progress: Progress) -> None:
             progress.advance(plan.size(item))
         progress.finish()
     progress.start("pack", len(plan.recipe.tasks) + 3, "files")
-    pack(job.tools, progress.advance, RELEASED)
+    pack(job.tools, progress.advance)
     progress.finish()
 
 
@@ -185,7 +167,7 @@ def _begun(root: Path) -> Recipe | None:
     layout = Layout(root)
     try:
         if layout.manifest.exists():
-            return read_manifest(root).recipe
+            return Recipe.from_dict(read_manifest(root).recipe)
         return Plan.from_json((layout.work / PLAN).read_text(encoding="utf-8")).recipe
     except (OSError, ValueError, KeyError, TypeError, CfqaError):
         return None

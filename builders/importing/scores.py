@@ -13,8 +13,7 @@ from cfqa_data.builders.importing.files import Release
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.errors import BuildError, CfqaError
-from cfqa_data.eval.log_files import LogLine, find_logs
-from cfqa_data.eval.paper_logs import read_series
+from cfqa_data.eval.paper_logs import LogLine, find_logs, read_series
 from cfqa_data.format.manifest import hash_file
 
 __all__ = ["HeadScores", "LogScores", "Scores"]
@@ -162,7 +161,7 @@ class HeadScores:
         try:
             self.sources = {task: models.source(task) for task in tasks}
             for task in tasks:
-                models.head(task)
+                models.task(task)
         except CfqaError as error:
             raise BuildError(
                 f"nothing to score with: give published score logs by --logs, or what recipe "
@@ -192,5 +191,5 @@ class HeadScores:
     ) -> tuple[float, float]:
         truth = self.truth(task, source_id)
         assert truth is not None
-        scores, losses = score(self.models.head(task), feature[None], truth, what)
+        scores, losses = score(self.models.task(task), feature[None], truth, what)
         return float(scores[0]), float(losses[0])

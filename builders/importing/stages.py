@@ -22,11 +22,11 @@ from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import write_json
 from cfqa_data.errors import BuildError, CodecError
 from cfqa_data.format.codes import create_codes_array, find_centres, write_codes
+from cfqa_data.format.first import TASKS
 from cfqa_data.format.invariants import bits_of, check_truth
 from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table, write_tensors, write_text
-from cfqa_data.format.tasks import get_task
 
 __all__ = ["Import"]
 
@@ -65,7 +65,7 @@ class Import:
         truths = {name: self.scores.truth(item.task, name) for name in ids}
         known = {name: truth for name, truth in truths.items() if truth is not None}
         for name, truth in known.items():
-            check_truth(get_task(item.task), truth.dtype.name, truth.ndim, f"the truth of {name}")
+            check_truth(TASKS[item.task], truth.dtype.name, truth.ndim, f"the truth of {name}")
         if known:
             write_tensors(self.tools.layout.truth(item.task), known)
         write_json(item.marker(self.tools.layout), ids)

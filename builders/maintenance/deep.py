@@ -28,10 +28,11 @@ from cfqa_data.extras import extras
 from cfqa_data.format.invariants import shard_of
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.tasks import LEVELS
 from cfqa_data.guard import check_guard
 from cfqa_data.integrity.verify import Fault
-from cfqa_data.recipe.resources import PACKAGE
+from cfqa_data.recipe.spec import Recipe
 
 __all__ = ["SAMPLE", "Looked", "look_into"]
 
@@ -153,11 +154,12 @@ def _jobs(
     notes: list[str],
 ) -> list[Job]:
     chosen = _sample(folder, manifest, damaged, sample, seed)
+    recipe = Recipe.from_dict(manifest.recipe)
     jobs = []
     for task, entry in manifest.tasks.items():
         readable = not _any(damaged, f"originals/{task}-", f"labels/{task}.")
-        scored = readable and manifest.recipe.tasks[task].head in found
-        for codec, ladder in manifest.recipe.tasks[task].ladders.items():
+        scored = readable and recipe.tasks[task].head in found
+        for codec, ladder in recipe.tasks[task].ladders.items():
             streams = f"bitstreams/{task}-{codec}-"
             decode = any(name.startswith(streams) for name in manifest.files)
             if decode and _any(damaged, streams):
@@ -212,14 +214,15 @@ def _find_heads(
 ) -> dict[str, str]:
     """Return where the weights are that scored, by URI; a note says why those of a task are not."""
     found: dict[str, str] = {}
-    for task, spec in manifest.recipe.tasks.items():
+    recipe = Recipe.from_dict(manifest.recipe)
+    for task, spec in recipe.tasks.items():
         truth = NAMES.truth(task).as_posix()
         if truth not in manifest.files or truth in damaged:
             notes.append(f"{task}: scores are not computed again: there is no truth")
             continue
         try:
             paths = {}
-            for uri in (manifest.recipe.backbone.weights, spec.head):
+            for uri in (recipe.backbone.weights, spec.head):
                 if uri not in manifest.weights:
                     raise RecipeError(f"{uri} had no part in them")
                 if folder.untrusted and not uri.startswith(PACKAGE):
@@ -235,7 +238,7 @@ def _looker(
     root: Path | Files, untrusted: bool, found: Mapping[str, str]
 ) -> Callable[[Job], tuple[list[Fault], list[int]]]:
     folder = Folder(root, untrusted)
-    recipe = folder.manifest.recipe.with_paths(lambda uri: found.get(uri, uri))
+    recipe = Recipe.from_dict(folder.manifest.recipe).with_paths(lambda uri: found.get(uri, uri))
     return partial(_look, folder, Models(recipe))
 
 
@@ -277,9 +280,9 @@ def _told(folder: Folder, error: CfqaError) -> str:
 
 def _stream_file(manifest: Manifest, job: Job) -> str:
     """Return the shard that a job's bitstreams should be in."""
-    size, sources = manifest.recipe.group_size, len(manifest.tasks[job.task].sources)
-    groups = -(-sources // size)
-    return NAMES.bitstreams(job.task, job.codec, shard_of(job.position, size), groups).as_posix()
+    entry = manifest.tasks[job.task]
+    shard = shard_of(job.position, entry.shard)
+    return NAMES.bitstreams(job.task, job.codec, shard, entry.shards).as_posix()
 
 
 def _label_faults(
@@ -292,7 +295,7 @@ def _label_faults(
         told = baseline_values(_baselines(), original, feature[None])
         values = {metric: float(value[0]) for metric, value in told.items()}
         if job.scored:
-            truth, head = folder.truth(job.source), models.head(job.task)
+            truth, head = folder.truth(job.source), models.task(job.task)
             for prefix, scored in (("", feature), ("reference_", original)):
                 scores, losses = score(head, scored[None], truth, job.source)
                 values[f"{prefix}score"] = float(scores[0])

@@ -19,7 +19,7 @@ from cfqa_data.format.invariants import shard_of
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest, package_versions
 from cfqa_data.integrity.verify import Fault
-from cfqa_data.recipe.spec import SOURCE_PATHS
+from cfqa_data.recipe.spec import SOURCE_PATHS, Recipe
 
 __all__ = ["Steps", "check_same", "made_by", "plan_steps", "was_built"]
 
@@ -55,7 +55,7 @@ class Steps:
 
 def was_built(manifest: Manifest) -> bool:
     """Return whether `cfqa build` made a dataset, so that its recipe can make it again."""
-    codecs = {codec for task in manifest.recipe.tasks.values() for codec in task.ladders}
+    codecs = {codec for task in manifest.tasks.values() for codec in task.codecs}
     return all(f"{codec} encoder" in manifest.versions for codec in codecs)
 
 
@@ -78,7 +78,8 @@ def plan_steps(manifest: Manifest, damaged: set[str]) -> Steps:
         manifest: the dataset's.
         damaged: files that it lists.
     """
-    plan = Plan(manifest.recipe.without_programs(), "light", manifest.versions, manifest.weights)
+    recipe = Recipe.from_dict(manifest.recipe)
+    plan = Plan(recipe.without_programs(), "light", manifest.versions, manifest.weights)
     todo, left = {stage: dict[Item, None]() for stage in STAGES}, set(damaged)
 
     def bad(path: Path) -> bool:
@@ -90,7 +91,7 @@ def plan_steps(manifest: Manifest, damaged: set[str]) -> Steps:
 
     tables, heads, codes = [], [], []
     originals, card = bad(NAMES.originals_table), bad(NAMES.card)
-    for task, spec in manifest.recipe.tasks.items():
+    for task, spec in recipe.tasks.items():
         relabel = bad(NAMES.labels(task))
         if relabel:
             tables.append(task)
@@ -220,7 +221,7 @@ def _find_files(
     here: dict[str, str] = {}
     lost: dict[str, str] = {}
     needed = _weights(manifest, steps)
-    for task, spec in manifest.recipe.tasks.items():
+    for task, spec in Recipe.from_dict(manifest.recipe).tasks.items():
         read = any(
             item.task == task for stage in ("select", "extract") for item in steps.items[stage]
         )
@@ -240,12 +241,12 @@ def _find_files(
 
 def _weights(manifest: Manifest, steps: Steps) -> set[str]:
     """Return the weights that the steps need."""
-    uris = set()
+    uris, recipe = set(), Recipe.from_dict(manifest.recipe)
     items = [item for made in steps.items.values() for item in made if item.stage != "centre"]
     for task in {item.task for item in items}:
-        uris |= {manifest.recipe.backbone.weights, manifest.recipe.tasks[task].head}
+        uris |= {recipe.backbone.weights, recipe.tasks[task].head}
     pairs = {(item.task, item.codec) for item in items if item.codec}
     for task, codec in pairs | {(t, c) for t, c, _ in steps.codes}:
-        ladder = manifest.recipe.tasks[task].ladders[codec]
+        ladder = recipe.tasks[task].ladders[codec]
         uris |= {uri for uri in ladder.weights if ladder.models or uri in manifest.weights}
     return uris

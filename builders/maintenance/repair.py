@@ -181,8 +181,7 @@ def _repair(
     for name in scratch.write_shards(workers, progress):
         put(name)
     if steps.card and not any(name.startswith("labels/") for name in failed):
-        for name in scratch.write_cards():
-            put(name)
+        put(scratch.write_card())
     for name in sorted(damaged - done - failed.keys()):
         failed[name] = lost(name)
     shutil.rmtree(root / WORK)

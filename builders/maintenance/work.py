@@ -19,7 +19,6 @@ import numpy as np
 
 from cfqa_data.access.files import Files, LocalFiles
 from cfqa_data.access.folder import Folder
-from cfqa_data.builders.importing.release import RELEASED
 from cfqa_data.builders.maintenance.plan import Steps, made_by
 from cfqa_data.builders.pipeline.compress import kept_streams
 from cfqa_data.builders.pipeline.pack import label_table, originals_table
@@ -28,7 +27,7 @@ from cfqa_data.builders.pipeline.run import make_runner
 from cfqa_data.builders.pipeline.tools import Tools, read_json, read_tensors
 from cfqa_data.builders.pipeline.workspace import PLAN
 from cfqa_data.builders.processes.parallel import each
-from cfqa_data.card.write import BUILT, write_card
+from cfqa_data.card.write import card_text
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import CfqaError, DiskError, FormatError
 from cfqa_data.format.codes import create_codes_array, find_centres, write_codes
@@ -49,9 +48,6 @@ __all__ = ["Scratch", "link"]
 
 INPUTS = ("originals/", "truth/", "bitstreams/")
 """Where items find what earlier ones made."""
-
-SIZED = ("originals/", "truth/", "bitstreams/", "compressed/")
-"""What the card tells only the size of."""
 
 
 def link(source: Path, target: Path) -> None:
@@ -172,7 +168,7 @@ class Scratch:
         for task in self.steps.tables:
             path = self.layout.labels(task)
             with self._noting({self.layout.relative(path)}):
-                write_table(path, label_table(tools, task, self.manifest.tasks[task].shape))
+                write_table(path, label_table(tools, self.manifest.tasks[task]))
                 yield self.layout.relative(path)
         if self.steps.originals:
             name = self.layout.relative(self.layout.originals_table)
@@ -216,21 +212,21 @@ class Scratch:
         """Write the metadata of arrays of codes; yield the files."""
         for task, codec in self.steps.heads:
             entry = self.manifest.tasks[task]
-            ladder = self.manifest.recipe.tasks[task].ladders[codec]
             item = Item("centre", task)
             if item in self.steps.items["centre"]:
                 centres = read_json(item.marker(self.layout))[codec]
             else:  # of a release: by its first feature
                 first = Folder(self.files).decoded(entry.sources[0], codec, 0)
                 centres = list(find_centres(first.indices))
-            path = self.layout.compressed(task, codec)
+            path, quantizer = self.layout.compressed(task, codec), entry.codecs[codec].quantizer
+            assert quantizer is not None
             (path / "zarr.json").unlink(missing_ok=True)
             create_codes_array(
                 path,
                 sources=len(entry.sources),
                 levels=LEVELS,
                 shape=entry.shape,
-                quantizer=ladder.quantizer,
+                quantizer=quantizer,
                 centres=centres,
                 source_ids=entry.sources,
             )
@@ -253,27 +249,14 @@ class Scratch:
             progress.advance()
         progress.finish()
 
-    def write_cards(self) -> Iterator[str]:
-        """Write the card; yield it once for each wording that it may have had.
-
-        It tells sizes of files and counts of rows: tables are linked, and of all else it is enough
-        that there are files of the right sizes, which take no room.
-        """
-        folder = Layout(self.layout.root / "card")
-        shutil.rmtree(folder.root, ignore_errors=True)
-        for name, entry in self.manifest.files.items():
-            path = folder.root / name
-            if name.startswith("labels/"):
-                make_folder(path.parent)
-                link(self.files.root / name, path)
-            elif name.startswith(SIZED):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
-                os.truncate(path, entry["size"])
-        for terms in (BUILT, RELEASED):
-            written = write_card(folder.root, self.manifest, terms)
-            written.replace(self.layout.card)
-            yield self.layout.relative(self.layout.card)
+    def write_card(self) -> str:
+        """Write the card; return its name."""
+        folder = Folder(self.files)
+        labels = {task: folder.label_rows(task).table for task in self.manifest.tasks}
+        sizes = {name: entry["size"] for name, entry in self.manifest.files.items()}
+        text = card_text(self.manifest, labels, folder.originals_table(), sizes)
+        write_text(self.layout.card, text)
+        return self.layout.relative(self.layout.card)
 
 
 def _decoder(files: Files, layout: Layout) -> Callable[[tuple[str, str, int]], tuple[str, str]]:

@@ -85,7 +85,7 @@ def _rows(
     step = batch_of_levels(original.size, len(codes))
     for first in range(0, len(codes), step):
         decoded = ladder.quantizer.dequantize(codes[first : first + step])
-        scores, losses = score(tools.models.head(item.task), decoded, truth, what)
+        scores, losses = score(tools.models.task(item.task), decoded, truth, what)
         values = baseline_values(tools.baselines, original, decoded)
         parts.append({"score": scores, "loss": losses, **values})
     told = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
-from cfqa_data.access.weights import resolve_weights, weight_files
+from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.compress import batch_of_levels
 from cfqa_data.builders.pipeline.plan import STAGES, Plan
-from cfqa_data.builders.pipeline.tools import Models
-from cfqa_data.codecs.hyperprior.weights import read_ladder
+from cfqa_data.builders.pipeline.tools import Models, codec_for
 from cfqa_data.console.text import size_text, table_text
 from cfqa_data.errors import BuildError
-from cfqa_data.format.tasks import LEVELS, get_task
-from cfqa_data.recipe.resources import resolve
+from cfqa_data.format.checkpoints import weight_files
+from cfqa_data.format.tasks import LEVELS
 
-__all__ = ["HYPERPRIOR_SECONDS", "SECONDS", "estimate", "estimate_text"]
-
-SECONDS: Mapping[str, float] = MappingProxyType(
-    {
-        "x265": 0.7,
-        "vvenc": 1.5,
-        "hm": 25.0,
-        "vtm": 295.0,
-    }
-)
-"""Core-seconds to encode and decode a million feature points, the mean over a ladder.
-
-x265, VVenC: planes of 1370 x 1536 at QP 8-32. HM and VTM: all-intra on 10-bit planes of features.
-"""
-
-HYPERPRIOR_SECONDS: Mapping[str, float] = MappingProxyType({"cfqa": 1.0, "compressai": 14.0})
-"""The same for hyperpriors, by their convention.
-
-Measured with N = 32, M = 64 in ours and N = 128, M = 192 in CompressAI's, whose rounding takes
-finer arithmetic to repeat; the time grows with the square of N.
-"""
+__all__ = ["estimate", "estimate_text"]
 
 _LABEL_SECONDS = 0.3  # head, metrics and storage, per million points
 _FLOPS = 2e10  # what one core does in float32 matrix products, per second
@@ -48,7 +27,7 @@ _PYTHON_BYTES = 0.6e9  # the process, its libraries and their models
 
 @dataclass(frozen=True)
 class _Size:
-    """Geometry of a task's features: values per feature, and tokens per view."""
+    """Geometry of a task's features: values per feature, and tokens of all its views."""
 
     points: int
     tokens: int
@@ -71,7 +50,7 @@ def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
         BuildError: a source has no candidate.
     """
     models = models or Models(plan.recipe)
-    parameters = sum(weight.numel() for weight in models.backbone.parameters())
+    parameters = models.backbone.parameters
     sizes = {task: _size(models, task) for task in plan.recipe.tasks}
     rows, memory = [], 0.0
     for stage in STAGES:
@@ -104,11 +83,9 @@ def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
 
 
 def _size(models: Models, task: str) -> _Size:
-    for sample in models.source(task).candidates():
-        patch = models.backbone.patch
-        tokens = 1 + (sample.views.shape[2] // patch) * (sample.views.shape[3] // patch)
-        layers = len(models.recipe.tasks[task].blocks)
-        return _Size(get_task(task).views * layers * tokens * models.backbone.dim, tokens)
+    for sample in models.source(task).samples():
+        shape = models.backbone.shape(sample.inputs, models.recipe.tasks[task].blocks)
+        return _Size(math.prod(shape), shape[0] * shape[2])
     raise BuildError(f"{task}: the source has no candidate")
 
 
@@ -124,20 +101,13 @@ def _work(
     if codec:
         points = sources * _levels(plan, task, codec) * size.points
         stored = _CODE_BYTES if plan.tier == "full" else 0.0
-        seconds = (_seconds(plan, task, codec) + _LABEL_SECONDS) / 1e6
+        coding = codec_for(plan.recipe.tasks[task].ladders[codec]).cost
+        seconds = (coding + _LABEL_SECONDS) / 1e6
         return points * (_BITSTREAM_BYTES + stored), points * seconds
-    passes = sources * 2 * parameters * size.tokens * get_task(task).views / _FLOPS
+    passes = sources * 2 * parameters * size.tokens / _FLOPS
     if stage == "extract":
         return 4.0 * sources * size.points, passes
     return 0.0, passes if (stage, task) == ("select", "cls") else 0.0
-
-
-def _seconds(plan: Plan, task: str, codec: str) -> float:
-    models = plan.recipe.tasks[task].ladders[codec].weights
-    if models is None:
-        return SECONDS[codec]
-    _, [(_, first), *_] = read_ladder(resolve(models))
-    return HYPERPRIOR_SECONDS[first.convention]
 
 
 def _memory(plan: Plan, stage: str, size: _Size) -> float:

@@ -24,11 +24,10 @@ def extract(tools: Tools, item: Item) -> None:
     source = tools.models.source(task)
     features: dict[str, np.ndarray] = {}
     for source_id in tools.group_ids(task, group):
-        views = source.sample(source_id).views
-        features[source_id] = np.ascontiguousarray(tools.models.features(task, views), np.float32)
+        features[source_id] = tools.models.features(task, source.sample(source_id).inputs)
     write_tensors(tools.layout.originals(task, group, tools.plan.groups), features)
     scored = [
-        score(tools.models.head(task), feature[None], truth, f"the original {source_id}")
+        score(tools.models.task(task), feature[None], truth, f"the original {source_id}")
         for (source_id, feature), truth in zip(
             features.items(), tools.truths(task, group), strict=True
         )

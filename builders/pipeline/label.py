@@ -1,4 +1,4 @@
-"""Labels: what the task's head and the baseline metrics say of a decoded feature."""
+"""Labels: what the task and the baseline metrics say of a decoded feature."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import BuildError
 
 __all__ = ["baseline_values", "score"]
 
 
-def score(
-    head: Any, features: np.ndarray, truth: np.ndarray, what: str
-) -> tuple[np.ndarray, np.ndarray]:
+def score(task: Task, features: np.ndarray, truth: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the task's scores and losses of features of one source.
 
     Args:
-        head: the task's head.
+        task: what scores them.
         features: float32 (B, N, C, T, D).
         truth: the truth of the source.
         what: names the features in the error.
 
     Returns:
-        Scores and losses, float64 (B,) each.
+        Scores and losses, float64 (B,) each; losses are NaN where the task has none.
 
     Raises:
-        BuildError: the head does not take them or the truth, or a score is not finite.
+        BuildError: the task does not take them or the truth, or a score is not finite.
     """
     try:
-        scores, losses = head.evaluate(features, truth)
+        scores, losses = task.scores(features, truth)
     except BuildError as error:
         raise BuildError(f"{what}: {error}") from None
-    if not (np.isfinite(scores).all() and np.isfinite(losses).all()):
+    if not np.isfinite([scores, losses] if task.facts.loss else scores).all():
         raise BuildError(f"{what}: score {scores} or loss {losses} is not a finite number")
     return scores, losses
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
-from cfqa_data.card.write import BUILT, Terms, write_card
+from cfqa_data.card.write import write_card
 from cfqa_data.errors import BuildError
+from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.first import read_tasks
 from cfqa_data.format.invariants import PLACES, VALUES, LabelRows, broken, fold_of
-from cfqa_data.format.manifest import Manifest, TaskEntry, write_manifest
+from cfqa_data.format.manifest import Manifest, write_manifest
+from cfqa_data.format.resources import locate
 from cfqa_data.format.schema import originals_schema
 from cfqa_data.format.storage import read_labels, remove_partials, write_table
-from cfqa_data.format.tasks import get_task
 from cfqa_data.integrity.health import health
 from cfqa_data.recipe.portable import portable, portable_names, rename
 from cfqa_data.recipe.remembered import remember
-from cfqa_data.recipe.resources import locate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 __all__ = ["label_table", "originals_table", "pack"]
 
 
-def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> None:
+def pack(tools: Tools, advance: Callable[[], None]) -> None:
     """Write what makes a folder of finished items a dataset.
 
     Args:
         tools: of the build, all of whose items are done.
         advance: called after each of the tasks, then for the originals, the card, the manifest.
-        terms: what the card says of the dataset as a whole.
     """
     import pyarrow as pa
 
     layout, plan = tools.layout, tools.plan
     remove_partials(layout.root)
-    entries = {task: _entry(tools, task) for task in plan.recipe.tasks}
+    recipe = portable(plan.recipe).to_dict()
+    entries = read_tasks(recipe, {task: _entry(tools, task) for task in plan.recipe.tasks})
     tables = []
     for task, entry in entries.items():
-        tables.append(label_table(tools, task, entry.shape))
+        tables.append(label_table(tools, entry))
         write_table(layout.labels(task), tables[-1])
         advance()
     write_table(layout.originals_table, originals_table(tools))
@@ -52,13 +52,13 @@ def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> Non
     manifest = Manifest(
         name=plan.recipe.name,
         tier=plan.tier,
-        recipe=portable(plan.recipe),
+        recipe=recipe,
         tasks=entries,
         versions=plan.versions,
         weights={rename(name, names): digest for name, digest in plan.weights.items()},
         health=tuple(health(pa.concat_tables(tables))),
     )
-    write_card(layout.root, manifest, terms)
+    write_card(layout.root, manifest)
     advance()
     write_manifest(layout.root, manifest)
     for uri in names:
@@ -67,20 +67,20 @@ def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> Non
     advance()
 
 
-def _entry(tools: Tools, task: str) -> TaskEntry:
+def _entry(tools: Tools, task: str) -> dict[str, Any]:
     shape = tools.originals(task, 0).shape[1:]
-    return TaskEntry(shape, tuple(tools.source_ids(task)))
+    return {"shape": list(shape), "sources": list(tools.source_ids(task))}
 
 
-def label_table(tools: Tools, task: str, shape: Sequence[int]) -> pa.Table:
-    """Return all rows of a task, whose features are of this shape, by source, codec and level.
+def label_table(tools: Tools, entry: TaskEntry) -> pa.Table:
+    """Return all rows of a task by source, codec and level.
 
     Raises:
         BuildError: a row does not hold what the format says.
     """
     import pyarrow as pa
 
-    codecs = list(tools.spec(task).ladders)
+    task, codecs = entry.name, list(entry.codecs)
     items = [
         Item("compress", task, codec, group)
         for codec in codecs
@@ -92,9 +92,7 @@ def label_table(tools: Tools, task: str, shape: Sequence[int]) -> pa.Table:
     order = np.lexsort((level, rank, index))
     rows = LabelRows(
         table.take(order).combine_chunks(),
-        get_task(task),
-        tools.spec(task),
-        math.prod(shape),
+        entry,
         *(places[order] for places in (index, rank, level)),
     )
     for what in broken(rows, (*PLACES, *VALUES)):

@@ -22,10 +22,6 @@ STAGES: tuple[str, ...] = ("select", "extract", "centre", "compress")
 
 _UNITS = {"select": "tasks", "extract": "sources", "centre": "tasks", "compress": "features"}
 
-# Seconds per feature point relative to x265's: only the order of the items depends on it.
-_COST = {"vtm": 250.0, "hm": 10.0, "vvenc": 10.0}
-_COST_OTHER = 1.0
-
 
 @dataclass(frozen=True)
 class Item:
@@ -99,8 +95,9 @@ class Plan:
 
     def _cost(self, item: Item) -> float:
         task = get_task(item.task)
-        points = task.views * len(self.recipe.tasks[item.task].blocks)
-        return points * _COST.get(item.codec, _COST_OTHER) * len(self.members(item.group))
+        spec = self.recipe.tasks[item.task]
+        cost: float = spec.ladders[item.codec].found.target.cost
+        return task.views * len(spec.blocks) * cost * len(self.members(item.group))
 
     def size(self, item: Item) -> int:
         """How much progress an item is, in the unit of its stage."""

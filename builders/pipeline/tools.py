@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cfqa_data.access.weights import resolve_weights
+from cfqa_data.builders.backbones.base import BACKBONES, Backbone
 from cfqa_data.builders.pipeline.plan import Item, Plan
+from cfqa_data.builders.sources.base import SOURCES, Source
+from cfqa_data.builders.tasks.base import TASKS, Task
 from cfqa_data.errors import BuildError
 from cfqa_data.format.layout import Layout
 from cfqa_data.recipe.load import Ladder, Recipe, TaskSpec
-
-if TYPE_CHECKING:
-    from cfqa_data.builders.backbones.dinov2 import Backbone
-    from cfqa_data.builders.tasks.heads import Head
+from cfqa_data.registry import Registry, bind_options
 
 __all__ = ["BASELINES", "Models", "Tools", "codec_for"]
 
@@ -33,53 +34,88 @@ def codec_for(ladder: Ladder) -> Any:
     return get_codec(ladder.codec, **ladder.codec_options)
 
 
+def _make(
+    registry: Registry,
+    kind: str,
+    options: Mapping[str, Any],
+    where: str,
+    weights: str | None = None,
+    **given: Any,
+) -> Any:
+    """Make an object of the class that a recipe names, with its options bound by signature."""
+    target = registry.find(kind, classes=True).target
+    if weights is not None:
+        given["weights"] = resolve_weights(weights)
+    return target(**bind_options(target, options, where, BuildError, **given))
+
+
 @dataclass(frozen=True)
 class Models:
-    """The networks of a recipe, loaded when first asked for."""
+    """The backbone, tasks and sources of a recipe, made when first asked for."""
 
     recipe: Recipe
-    _heads: dict[str, Head] = field(default_factory=dict, repr=False)
+    _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The network whose block outputs are the features."""
-        from cfqa_data.builders.backbones.dinov2 import load_backbone
+        """What makes the features.
 
+        Raises:
+            CfqaError: there is no such backbone, or its weights are not there or do not fit.
+        """
         spec = self.recipe.backbone
-        return load_backbone(resolve_weights(spec.weights), num_heads=spec.num_heads)
+        options = dict(spec.options)
+        if spec.kind is None:
+            options["num_heads"] = spec.num_heads
+        kind = spec.kind or "dinov2"
+        made: Backbone = _make(BACKBONES, kind, options, "backbone", spec.weights)
+        return made
 
-    def head(self, task: str) -> Head:
-        """The task's head; it applies the backbone's final norm where its task does."""
-        from cfqa_data.builders.tasks.heads import load_head
+    def task(self, name: str) -> Task:
+        """What scores the features of a task.
 
-        if task not in self._heads:
-            path = resolve_weights(self.recipe.tasks[task].head)
-            self._heads[task] = load_head(task, path, norm=self.backbone.norm)
-        return self._heads[task]
+        Raises:
+            CfqaError: there is no such task, or its head is not there or does not fit.
+        """
+        if name not in self._tasks:
+            spec, where = self.recipe.tasks[name], f"tasks.{name}"
+            kind, options = spec.task_class, spec.options
+            made: Task = _make(TASKS, kind, options, where, spec.head, backbone=self.backbone)
+            if made.layers not in (None, len(spec.blocks)):
+                raise BuildError(
+                    f"{where}: the task takes {made.layers} block(s), not {len(spec.blocks)}"
+                )
+            self._tasks[name] = made
+        return self._tasks[name]
 
-    def features(self, task: str, views: np.ndarray) -> np.ndarray:
-        """Return the float32 (N, C, T, D) feature of views (N, 3, H, W).
+    def features(self, task: str, inputs: Any) -> np.ndarray:
+        """Return the float32 (N, C, T, D) feature of a sample's inputs.
 
-        One source at a time: a feature's bytes then depend on nothing but its own views.
+        One sample at a time: a feature's bytes then depend on nothing but its own inputs.
+
+        Raises:
+            BuildError: the backbone does not take them, or gives something else.
         """
         blocks = self.recipe.tasks[task].blocks
-        return self.backbone.extract(views, blocks).numpy()
+        feature = np.ascontiguousarray(self.backbone.extract(inputs, blocks))
+        if feature.ndim != 4 or feature.shape[1] != len(blocks) or feature.dtype != np.float32:
+            raise BuildError(
+                f"{task}: the backbone gives {feature.dtype} {feature.shape}, not float32 "
+                f"(N, {len(blocks)}, T, D)"
+            )
+        return feature
 
-    def source(self, task: str, seed: int | None = None) -> Any:
-        """A fresh source of the task's images, of the recipe's seed or another.
+    def source(self, task: str, seed: int | None = None) -> Source:
+        """A fresh source of the task's samples, of the recipe's seed or another.
 
         Raises:
             BuildError: there is no such source, it lacks its data, or it has no such option.
         """
-        from cfqa_data.builders.sources import get_source
-
         spec = self.recipe.tasks[task].source
-        make, chosen = get_source(spec.kind), spec.seed if seed is None else seed
-        try:
-            return make(task, seed=chosen, **spec.options)
-        except TypeError as error:
-            told = str(error).split("() ")[-1]
-            raise BuildError(f"tasks.{task}.source: {spec.kind}: {told}") from None
+        chosen = spec.seed if seed is None else seed
+        where = f"tasks.{task}.source: {spec.kind}"
+        made: Source = _make(SOURCES, spec.kind, spec.options, where, task=task, seed=chosen)
+        return made
 
 
 @dataclass(frozen=True)

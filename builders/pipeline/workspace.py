@@ -111,12 +111,13 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
     except CfqaError as error:
         raise BuildError(f"{layout.root} is no dataset of this version: {error}") from None
     named = [made.to_dict() for made in (portable(recipe), recipe)]
-    if manifest.recipe.to_dict() not in named or manifest.tier != tier:
+    if manifest.recipe not in named or manifest.tier != tier:
         raise BuildError(
             f"{layout.root} holds a finished dataset of recipe {manifest.name!r} "
             f"({manifest.tier} tier) that is not this one: choose another folder"
         )
-    if manifest.recipe.paths != recipe.paths:  # different files may have the same portable name
+    # Different files may have the same portable name.
+    if Recipe.from_dict(manifest.recipe).paths != recipe.paths:
         _check_files(layout, recipe, manifest)
 
 

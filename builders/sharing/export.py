@@ -194,7 +194,7 @@ def _parts(dataset: Dataset, form: Format, originals: bool) -> Iterator[Part]:
         if originals:
             first = np.unique(np.sort(number), return_index=True)[1]
             yield from form.split(rows.take(pa.array(first)).select(FACTS), entry.shape, numbers)
-        for codec in dataset.manifest.recipe.tasks[task].ladders:
+        for codec in dataset.manifest.tasks[task].codecs:
             chosen = rows.filter(pc.equal(rows["codec"], codec))
             yield from form.split(chosen, entry.shape, numbers)
 

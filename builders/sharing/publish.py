@@ -157,6 +157,8 @@ def plan_publishing(
     folder = verified.files.root
     edition = make_edition(folder, verified.manifest, repo, tier, tag, follow_links=follow_links)
     notes = check_limits({path: entry["size"] for path, entry in edition.files.items()})
+    if edition.rewritten:
+        notes.append(f"{CARD} is not as this version writes it: a new one goes to the Hub")
     if verified.unlisted:
         notes.append(
             f"{len(verified.unlisted)} files are not in the manifest and stay here, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -12,11 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cfqa_data.builders.sources.base import Sample
+from cfqa_data.builders.sources.base import Sample, Source
 from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.pointers import pointer_at
-from cfqa_data.recipe.resources import locate
 
 __all__ = [
     "Entry",
@@ -25,7 +24,6 @@ __all__ = [
     "by_name",
     "choose",
     "names_in",
-    "place",
     "read_list",
     "reason",
     "require",
@@ -61,17 +59,6 @@ class Entry:
                 f"{self.image}: '{self.name}' cannot be the name of a source; rename the file or "
                 "its folder with letters, digits, '.', '-' and '_'"
             )
-
-
-def place(option: str, value: object) -> Path:
-    """Return the path that a source's option names, by URI or as it is.
-
-    Raises:
-        BuildError: the option is not a text.
-    """
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise BuildError(f"{option} must be a path, got {value!r}")
-    return locate(str(os.fspath(value)))
 
 
 def names_in(folder: Path) -> list[str]:
@@ -189,7 +176,7 @@ def choose(path: Path, resolve: Callable[[str], Entry]) -> dict[str, Entry]:
     return chosen
 
 
-class FileSource:
+class FileSource(Source):
     """Samples of images in files, by name.
 
     A subclass says how an entry's views and truth are read, and which entries are for training.
@@ -212,12 +199,12 @@ class FileSource:
         """See that the source serves the task and takes the seed.
 
         Raises:
-            BuildError: another task, or a seed that is not a whole number from 0.
+            BuildError: another task, or a negative seed.
         """
         if task != cls.serves:
             raise BuildError(f"source {cls.kind} has no task '{task}'; it serves {cls.serves}")
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise BuildError(f"source {cls.kind}: the seed is a whole number from 0, not {seed!r}")
+        if seed < 0:
+            raise BuildError(f"source {cls.kind}: the seed is a whole number from 0, not {seed}")
 
     def __init__(
         self,
@@ -229,7 +216,7 @@ class FileSource:
         self.seed, self.entries, self.listed = seed, entries, listed
         self.deciding = tuple(path for path in deciding if path is not None)
 
-    def candidates(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[Sample]:
         """Samples in the order of the list, or in the seed's random order of all names.
 
         Raises:
@@ -257,26 +244,32 @@ class FileSource:
         if source_id not in self.entries:
             raise BuildError(unknown_name(f"{self.kind} image", source_id, self.entries))
         entry = self.entries[source_id]
-        return Sample(source_id, self.views(entry), self.truth(entry))
+        return Sample(source_id, self.inputs(entry), self.truth(entry))
 
-    def training_views(self, count: int, seed: int) -> np.ndarray:
-        """Views float32 (count, N, 3, H, W) of images that are no candidates.
+    def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
+        """Yield the inputs of images that are no samples.
 
         The pool has one order; a seed's run starts 50 images after that of the seed before it and
         goes round, so runs of up to 50 images with successive seeds share none until the pool is
         used up.
 
         Raises:
-            BuildError: the pool is too small, or shares an image with the candidates.
+            BuildError: the pool is too small, or shares an image with the samples.
         """
         pool = self._pool
         if count > len(pool):
             raise BuildError(
                 f"{self.kind}: {count} training images are wanted and there are {len(pool)}"
             )
-        return np.stack(
-            [self.views(pool[(seed * RUN + index) % len(pool)]) for index in range(count)]
-        )
+        return (self.inputs(pool[(seed * RUN + index) % len(pool)]) for index in range(count))
+
+    def decides(self) -> tuple[Sequence[Path], Any]:
+        """Return the lists, and the names of the images with their labels."""
+        labels = [
+            [name, entry.truth if isinstance(entry.truth, int) else None]
+            for name, entry in self.entries.items()
+        ]
+        return self.deciding, labels
 
     @cached_property
     def _pool(self) -> list[Entry]:
@@ -290,8 +283,8 @@ class FileSource:
         order = np.random.default_rng(_POOL_SEED).permutation(len(fitting))
         return [fitting[index] for index in order]
 
-    def views(self, entry: Entry) -> np.ndarray:
-        """Normalised views float32 (N, 3, H, W) of an entry."""
+    def inputs(self, entry: Entry) -> Any:
+        """Inputs of an entry, such as normalised views, float32 (N, 3, H, W)."""
         raise NotImplementedError
 
     def truth(self, entry: Entry) -> np.ndarray:

@@ -13,7 +13,6 @@ from cfqa_data.builders.sources.files import (
     by_name,
     choose,
     names_in,
-    place,
     read_list,
     require,
 )
@@ -30,6 +29,8 @@ from cfqa_data.builders.sources.imagenet_labels import (
 from cfqa_data.builders.sources.images import read_rgb
 from cfqa_data.builders.sources.preprocessing import classification_view
 from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.format.facts import Terms
+from cfqa_data.format.resources import locate
 
 __all__ = ["ImageNet"]
 
@@ -62,6 +63,7 @@ class ImageNet(FileSource):
         BuildError: another task, or something is missing, unknown or damaged.
     """
 
+    terms = Terms("other", "https://image-net.org/download.php", "ILSVRC 2012")
     kind, serves = "imagenet", "cls"
     offered = (
         "ILSVRC 2012 validation images and development kit are at "
@@ -78,9 +80,9 @@ class ImageNet(FileSource):
         train: str | None = None,
     ) -> None:
         self.check(task, seed)
-        folder = place("root", root)
+        folder = locate(root)
         given = {
-            name: place(name, value)
+            name: locate(value)
             for name, value in (("list", list), ("labels", labels), ("train", train))
             if value is not None
         }
@@ -103,7 +105,7 @@ class ImageNet(FileSource):
         self._others = [entry for name, entry in known.items() if name not in chosen]
         super().__init__(seed, chosen, "list" in given, [*deciding, given.get("list")])
 
-    def views(self, entry: Entry) -> np.ndarray:
+    def inputs(self, entry: Entry) -> np.ndarray:
         """The middle of the image, float32 (1, 3, 224, 224)."""
         return classification_view(read_rgb(entry.image), entry.image)
 

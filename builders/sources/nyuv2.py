@@ -6,12 +6,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose, place, require
+from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose, require
+from cfqa_data.builders.sources.geometry import DEPTH_RANGE, DepthGeometry
 from cfqa_data.builders.sources.nyuv2_files import TEST, SplitFiles
 from cfqa_data.builders.sources.nyuv2_mat import MAT, LabelledMat
 from cfqa_data.builders.sources.preprocessing import depth_views
-from cfqa_data.builders.tasks.heads import DEPTH_RANGE, DepthGeometry
 from cfqa_data.errors import BuildError
+from cfqa_data.format.facts import Terms
+from cfqa_data.format.resources import locate
 
 __all__ = ["Nyuv2"]
 
@@ -39,6 +41,7 @@ class Nyuv2(FileSource):
         BuildError: another task, or something is missing, unknown or damaged.
     """
 
+    terms = Terms("other", "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html", "NYU Depth V2")
     kind, serves = "nyuv2", "dpt"
     offered = (
         "nyu_depth_v2_labeled.mat and splits.mat are at "
@@ -55,11 +58,9 @@ class Nyuv2(FileSource):
         converted: bool = False,
     ) -> None:
         self.check(task, seed)
-        if not isinstance(converted, bool):
-            raise BuildError(f"source nyuv2: converted is true or false, not {converted!r}")
-        folder = place("root", root)
-        wanted = None if list is None else place("list", list)
-        self._train = None if train is None else place("train", train)
+        folder = locate(root)
+        wanted = None if list is None else locate(list)
+        self._train = None if train is None else locate(train)
         require([path for path in (folder, wanted, self._train) if path], self.offered)
         mat = folder if folder.is_file() else folder / MAT
         self._store: LabelledMat | SplitFiles
@@ -73,7 +74,7 @@ class Nyuv2(FileSource):
         self._store.check(chosen.values())
         super().__init__(seed, chosen, wanted is not None, [*self._store.deciding, wanted])
 
-    def views(self, entry: Entry) -> np.ndarray:
+    def inputs(self, entry: Entry) -> np.ndarray:
         """The image and its mirror image, float32 (2, 3, 490, 644)."""
         image = self._store.image(entry)
         _check_shape(entry.image, image.shape[:2])

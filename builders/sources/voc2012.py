@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose, place, require
+from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose, require
+from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
 from cfqa_data.builders.sources.preprocessing import segmentation_views, two_windows
 from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.format.facts import Terms
+from cfqa_data.format.resources import locate
 
 __all__ = ["Voc2012"]
 
-_IGNORE = 255
 _CLASSES = 21
 
 
@@ -36,6 +38,9 @@ class Voc2012(FileSource):
         BuildError: another task, or something is missing, unknown or damaged.
     """
 
+    terms = Terms(
+        "other", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/", "PASCAL VOC 2012, Flickr"
+    )
     kind, serves = "voc2012", "seg"
     offered = "VOCtrainval_11-May-2012.tar is at http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 
@@ -43,13 +48,13 @@ class Voc2012(FileSource):
         self, task: str, seed: int, root: str, list: str | None = None, train: str | None = None
     ) -> None:
         self.check(task, seed)
-        given = place("root", root)
+        given = locate(root)
         inner = (given / "VOCdevkit" / "VOC2012", given / "VOC2012")
         self.root = next((folder for folder in inner if folder.is_dir()), given)
         sets = self.root / "ImageSets" / "Segmentation"
         images, masks = self.root / "JPEGImages", self.root / "SegmentationClass"
-        wanted = None if list is None else place("list", list)
-        self._train = sets / "train.txt" if train is None else place("train", train)
+        wanted = None if list is None else locate(list)
+        self._train = sets / "train.txt" if train is None else locate(train)
         required = [images, masks, sets / "val.txt", wanted, self._train if train else None]
         require((path for path in required if path), self.offered)
         known = choose(sets / "val.txt", self._entry)
@@ -69,7 +74,7 @@ class Voc2012(FileSource):
         image = self.root / "JPEGImages" / f"{name}.jpg"
         return Entry(name, image, self.root / "SegmentationClass" / f"{name}.png")
 
-    def views(self, entry: Entry) -> np.ndarray:
+    def inputs(self, entry: Entry) -> np.ndarray:
         """The two windows, float32 (2, 3, 518, 518).
 
         Raises:
@@ -93,7 +98,7 @@ class Voc2012(FileSource):
                 f"{entry.truth}: {mask.shape[1]}x{mask.shape[0]}, and the image is "
                 f"{size[1]}x{size[0]}"
             )
-        counted = mask[mask != _IGNORE]
+        counted = mask[mask != IGNORE]
         if not counted.size:
             raise Unfit(f"{entry.truth}: the mask has no pixel that counts")
         if counted.max() >= _CLASSES:

@@ -24,18 +24,13 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cfqa_data.builders.backbones.dinov2 import Backbone, load_backbone
-from cfqa_data.builders.sources import normalise
+from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
+from cfqa_data.builders.sources.geometry import IGNORE, DepthGeometry, SegGeometry, normalise
 from cfqa_data.builders.sources.scenes import NUM_CLASSES, NUM_COLOURS, NUM_SHAPES, NUM_TEXTURES
-from cfqa_data.builders.tasks.heads import (
-    IGNORE,
-    ClsHead,
-    DepthGeometry,
-    DepthHead,
-    SegGeometry,
-    SegHead,
-    load_head,
-)
+from cfqa_data.builders.tasks.classification import ClsHead
+from cfqa_data.builders.tasks.depth import DepthHead
+from cfqa_data.builders.tasks.heads import load_head
+from cfqa_data.builders.tasks.segmentation import SegHead
 from cfqa_data.builders.training.scenes import (
     GRID,
     HELD_OUT_SEED,
@@ -82,8 +77,8 @@ class MultiTask(nn.Module):
         super().__init__()
         dim = config.dim
         self.layers = config.layers
-        self.backbone = Backbone(dim, config.depth, config.num_heads, 4 * dim, GRID)
-        self.cls = ClsHead(dim, NUM_CLASSES)
+        self.backbone = VisionTransformer(dim, config.depth, config.num_heads, 4 * dim, GRID)
+        self.cls = ClsHead(2 * dim, NUM_CLASSES)
         self.seg = SegHead(dim, NUM_SHAPES + 1, SegGeometry(SIDE, SIDE // 2, SIDE))
         self.dpt = DepthHead(
             2 * dim * len(config.layers),

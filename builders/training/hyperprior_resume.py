@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from cfqa_data.builders.backbones.checkpoints import load_plain
 from cfqa_data.builders.training.hyperprior_plan import Job, Settings, provenance
 from cfqa_data.errors import BuildError
+from cfqa_data.format.checkpoints import load_plain
 from cfqa_data.format.storage import atomic_path
 
 __all__ = ["check_states", "load_state", "save_state", "state_path"]

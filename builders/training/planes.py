@@ -39,8 +39,8 @@ def training_features(models: Models, task: str, count: int, seed: int) -> Itera
     """Yield float32 (N, C, T, D) features of `count` training images of a task."""
     source = models.source(task)
     for chunk, start in enumerate(range(0, count, _CHUNK)):
-        for views in source.training_views(min(_CHUNK, count - start), seed + chunk):
-            yield models.features(task, views)
+        for inputs in source.training_inputs(min(_CHUNK, count - start), seed + chunk):
+            yield models.features(task, inputs)
 
 
 def fit_tables(models: Models, task: str, count: int = FITTED_ON) -> np.ndarray:

@@ -18,11 +18,10 @@ import numpy as np
 from cfqa_data.access.files import open_files
 from cfqa_data.access.folder import Folder, check_level
 from cfqa_data.access.selection import Part
-from cfqa_data.errors import CfqaError, FormatError, unknown_name
+from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import label_schema
-from cfqa_data.format.tasks import get_task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -243,12 +242,12 @@ def load(
     folder = Folder(open_files(path, revision, cache, follow_links), untrusted)
     tasks = list(folder.manifest.tasks)
     if task is not None:
-        if get_task(task).name not in tasks:
-            raise FormatError(f"{path}: holds no task {task}, only {', '.join(tasks)}")
+        if not isinstance(task, str) or task not in tasks:
+            raise CfqaError(f"{path}: {unknown_name('task', task, tasks)}")
         tasks = [task]
     sources = {entry: None for name in tasks for entry in folder.manifest.tasks[name].sources}
 
-    codecs = {codec: None for name in tasks for codec in folder.manifest.recipe.tasks[name].ladders}
+    codecs = {codec: None for name in tasks for codec in folder.manifest.tasks[name].codecs}
 
     def check_codec(value: object) -> object:
         if not isinstance(value, str) or value not in codecs:

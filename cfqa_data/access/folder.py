@@ -18,6 +18,7 @@ from cfqa_data.access.selection import Part, Selection
 from cfqa_data.access.weights import find_weights
 from cfqa_data.errors import CodecError, FormatError, RecipeError, unknown_name
 from cfqa_data.format.codes import Codes, CodesReader
+from cfqa_data.format.first import LEVELS
 from cfqa_data.format.invariants import (
     PLACES,
     LabelRows,
@@ -29,12 +30,15 @@ from cfqa_data.format.invariants import (
 )
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.storage import check_rows, read_labels
-from cfqa_data.format.tasks import LEVELS, get_task
+from cfqa_data.format.resources import PACKAGE
+from cfqa_data.format.schema import originals_schema
+from cfqa_data.format.storage import check_rows, read_labels, read_table
 from cfqa_data.format.tensors import TensorSet
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from cfqa_data.format.quantizers import Quantizer
 
 __all__ = ["Folder", "check_level"]
 
@@ -93,18 +97,28 @@ class Folder:
         name = LAYOUT.labels(task).as_posix()
         where = self.files.where(name)
         # As bytes: pyarrow takes a path that looks like an address, as s3:/x, for one.
-        entry, spec = self.manifest.tasks[task], self.manifest.recipe.tasks[task]
+        entry = self.manifest.tasks[task]
         axes = {
             "task": [task],
             "source_id": entry.sources,
-            "codec": list(spec.ladders),
+            "codec": list(entry.codecs),
             "level": range(LEVELS),
         }
         most = 2 * math.prod(map(len, axes.values()))  # more are not looked at, to name the first
         table = read_labels(where, self.files.read(name), most_rows=most)
         found = check_rows(where, table, axes)
         places = (found[column] for column in ("source_id", "codec", "level"))
-        return LabelRows(table, get_task(task), spec, math.prod(entry.shape), *places)
+        return LabelRows(table, entry, *places)
+
+    def originals_table(self) -> pa.Table:
+        """Return the row of each original, of which nothing but their number has been checked."""
+        name = LAYOUT.originals_table.as_posix()
+        where = self.files.where(name)
+        sources = [source for entry in self.manifest.tasks.values() for source in entry.sources]
+        most = 2 * len(sources)
+        table = read_table(where, originals_schema(), self.files.read(name), most_rows=most)
+        check_rows(where, table, {"source_id": sources})
+        return table
 
     def original(
         self, source_id: str, views: Part = None, layers: Part = None, tokens: Part = None
@@ -118,8 +132,8 @@ class Folder:
         """Return what the task's head is scored against for a source."""
         task, _ = self._place(source_id)
         truth = self._tensor(f"truth/{task}", source_id, source_id, sharded=False)
-        where = self.files.where(f"truth/{task}")
-        check_truth(get_task(task), truth.dtype.name, truth.ndim, f"{where}: {source_id!r}")
+        what = f"{self.files.where(f'truth/{task}')}: {source_id!r}"
+        check_truth(self.manifest.tasks[task].facts, truth.dtype.name, truth.ndim, what)
         return truth
 
     def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
@@ -174,7 +188,7 @@ class Folder:
         part = part or Selection.of(shape)
         stream = self.bitstream(source_id, codec, level)
         self.check_decoder(task, codec)
-        quantizer = self.manifest.recipe.tasks[task].ladders[codec].quantizer
+        quantizer = self._quantizer(task, codec)
         try:
             plane = self._decoders[task, codec].decode(stream, plane_shape(shape))
             if int(plane.max()) >= 1 << quantizer.bits:
@@ -216,9 +230,9 @@ class Folder:
     def _check(self, source_id: str, codec: str, level: int) -> tuple[str, int]:
         """Return the task of a compressed feature, and its level as a plain int."""
         task, _ = self._place(source_id)
-        ladders = self.manifest.recipe.tasks[task].ladders
-        if not isinstance(codec, str) or codec not in ladders:
-            raise FormatError(f"{self.files.location}: {unknown_name('codec', codec, ladders)}")
+        codecs = self.manifest.tasks[task].codecs
+        if not isinstance(codec, str) or codec not in codecs:
+            raise FormatError(f"{self.files.location}: {unknown_name('codec', codec, codecs)}")
         return task, check_level(level)
 
     def _tensor(
@@ -233,7 +247,8 @@ class Folder:
         """Return the tensor ``key`` of a source from the safetensors file or shards at ``stem``."""
         if stem not in self._tensors:
             self._tensors[stem] = TensorSet(self.files, stem, sharded=sharded)
-        likely = shard_of(self._place(source_id)[1], self.manifest.recipe.group_size)
+        task, position = self._place(source_id)
+        likely = shard_of(position, self.manifest.tasks[task].shard)
         return self._tensors[stem].read(key, part, likely=likely)
 
     def _array(self, task: str, codec: str) -> CodesReader | None:
@@ -247,22 +262,30 @@ class Folder:
         files = self.files.below(LAYOUT.compressed(task, codec).as_posix())
         entry = self.manifest.tasks[task]
         codes = CodesReader(files, sources=len(entry.sources), levels=LEVELS, shape=entry.shape)
-        quantizer = self.manifest.recipe.tasks[task].ladders[codec].quantizer
+        quantizer = self._quantizer(task, codec)
         where = files.where("zarr.json")
         check_codes(codes.source_ids, codes.quantizer, entry.sources, quantizer, where)
         return codes
+
+    def _quantizer(self, task: str, codec: str) -> Quantizer:
+        quantizer = self.manifest.tasks[task].codecs[codec].quantizer
+        assert quantizer is not None
+        return quantizer
 
     def _make_decoder(self, task: str, codec: str) -> Any:
         """Return the codec of a ladder, with the very weights that made the bitstreams."""
         from cfqa_data.codecs import get_codec
 
-        ladder = self.manifest.recipe.tasks[task].ladders[codec].without_programs()
+        origin = self.manifest.tasks[task].codecs[codec].origin
+        assert origin is not None
         try:
-            options = ladder.codec_options | ({"untrusted": True} if self.untrusted else {})
-            uri = next(iter(ladder.weights), None)
-            if uri is not None and (ladder.models or uri in self.manifest.weights):
+            options = dict(origin.options) | ({"untrusted": True} if self.untrusted else {})
+            uri = options.get("models")
+            if uri is not None and (
+                not str(uri).startswith(PACKAGE) or uri in self.manifest.weights
+            ):
                 options["models"] = str(self.find_weights(uri))
-            return get_codec(ladder.codec, **options)
+            return get_codec(origin.name, **options)
         except (CodecError, RecipeError) as error:
             name = LAYOUT.manifest.as_posix()
             raise FormatError(

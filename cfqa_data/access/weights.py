@@ -16,12 +16,9 @@ from pathlib import Path
 
 from cfqa_data.access.files import Files
 from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
-from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
+from cfqa_data.format.checkpoints import weight_files
 from cfqa_data.format.manifest import hash_file
-from cfqa_data.format.pointers import pointer_at
-from cfqa_data.paths import absolute_path, exists, is_file, real_path
-from cfqa_data.recipe.remembered import remembered
-from cfqa_data.recipe.resources import (
+from cfqa_data.format.resources import (
     PACKAGE,
     ROOT,
     ROOT_VARIABLE,
@@ -30,6 +27,8 @@ from cfqa_data.recipe.resources import (
     locate,
     resolve,
 )
+from cfqa_data.paths import exists, real_path
+from cfqa_data.recipe.remembered import remembered
 
 __all__ = [
     "find_below_root",
@@ -37,63 +36,13 @@ __all__ = [
     "hash_weights",
     "own_weights",
     "resolve_weights",
-    "shard_index",
-    "weight_files",
 ]
 
-HUB_FILE = "model.safetensors"
-HUB_INDEX = "model.safetensors.index.json"
-SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 SHIPPED = ("cfqa_data.codecs", "cfqa_data.builders")
 """Packages with a folder of weights."""
 
 OWN = "weights"
 """Folder of a dataset where weights may be put, which is no part of the dataset."""
-
-
-def weight_files(path: str | Path) -> tuple[Path, ...]:
-    """Files that hold the weights at a path: the path itself, or the Hub's index and its shards.
-
-    Args:
-        path: a file, an index ``*.index.json``, or a folder with ``model.safetensors`` or
-            ``model.safetensors.index.json``.
-
-    Raises:
-        BuildError: there are no weights, or the index is none or leads out of its folder.
-    """
-    path = absolute_path(path)
-    if path.is_dir():
-        found = [path / name for name in (HUB_INDEX, HUB_FILE) if (path / name).is_file()]
-        if not found:
-            raise BuildError(f"{path}: the folder has neither {HUB_FILE} nor {HUB_INDEX}")
-        path = found[0]
-    if not is_file(path):
-        raise BuildError(f"{path}: {pointer_at(path) or 'no such weights file'}")
-    if path.suffix != ".json":
-        return (path,)
-    shards = dict.fromkeys(path.parent / shard for shard in shard_index(path).values())
-    for shard in shards:
-        if not shard.is_file():
-            raise BuildError(f"{path}: the shard {shard.name} is missing")
-    return (path, *shards)
-
-
-def shard_index(path: Path) -> dict[str, str]:
-    """Tensor -> name of the shard beside the index that holds it.
-
-    Raises:
-        BuildError: it is no index, or leads out of its folder.
-    """
-    try:
-        places = parse_json(read_limited(path, LARGEST_JSON))["weight_map"]
-        shards = set(places.values())
-    except Exception as error:
-        told = pointer_at(path) or "not an index of safetensors shards"
-        raise BuildError(f"{path}: {told}") from error
-    for shard in shards:
-        if not isinstance(shard, str) or not SHARD.fullmatch(shard):
-            raise BuildError(f"{path}: {shard!r} is not the name of a shard beside the index")
-    return dict(places)
 
 
 def hash_weights(path: str | Path) -> str:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 from cfqa_data.lazy import lazy_modules
 
 if TYPE_CHECKING:
-    from cfqa_data.card.write import BUILT, Terms, write_card
+    from cfqa_data.card.write import card_text, write_card
 
-__all__ = ["BUILT", "Terms", "write_card"]
+__all__ = ["card_text", "write_card"]
 
 _HOMES = {
-    "BUILT": "cfqa_data.card.write",
-    "Terms": "cfqa_data.card.write",
+    "card_text": "cfqa_data.card.write",
     "write_card": "cfqa_data.card.write",
 }
 

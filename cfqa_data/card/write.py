@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.console.text import percent
+from cfqa_data.card.wording import wording
+from cfqa_data.console.text import size_text
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import (
@@ -19,54 +19,37 @@ from cfqa_data.format.schema import (
     originals_schema,
 )
 from cfqa_data.format.storage import read_labels, read_table, write_text
-from cfqa_data.format.tasks import LEVELS, TASKS
+from cfqa_data.integrity.health import health_cells
+from cfqa_data.integrity.summary import float32_size
+from cfqa_data.recipe.load import list_recipes, load_recipe
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["BUILT", "Terms", "write_card"]
+__all__ = ["card_text", "write_card"]
+
+NAMES = Layout(Path())
+
+FOLDERS = {
+    "labels": "labels",
+    "originals": "original features",
+    "bitstreams": "bitstreams",
+    "tables": "tables that decoders have in advance",
+    "truth": "truth for the heads",
+    "compressed": "codes of the compressed features",
+}
+"""Folders of a dataset, and what is in them."""
+
+COUNTS = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+"""Rows, up to which a hub calls a dataset's size so."""
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What a card says of a dataset as a whole.
-
-    Attributes:
-        licence: identifier of its licence, as dataset hubs write it.
-        licence_text: the section on it.
-        standing: how its numbers stand to those of the published benchmark.
-        choice: how its levels were chosen, and what its encoders are.
-    """
-
-    licence: str
-    licence_text: str
-    standing: str
-    choice: str
-
-
-BUILT = Terms(
-    licence="cc-by-4.0",
-    licence_text="The data is licensed under CC BY 4.0.",
-    standing=(
-        "Its numbers describe this dataset and its encoders; they are not\nthose of the published "
-        "benchmark (Gao et al., arXiv 2506.07412), whose protocol it follows."
-    ),
-    choice=(
-        "Ranges and levels are chosen per task and codec so that the\nharm runs from little to "
-        "nearly useless. x265 and VVenC are encoders of HEVC and VVC, not the reference\nsoftware; "
-        "the version of each is in `manifest.json`."
-    ),
-)
-"""Terms of a dataset that `cfqa build` makes."""
-
-
-def write_card(root: Path, manifest: Manifest, terms: Terms = BUILT) -> Path:
+def write_card(root: Path, manifest: Manifest) -> Path:
     """Write the card of a folder whose tables and arrays are there; return its path.
 
     Args:
         root: the folder.
         manifest: what will be its manifest; its files are not looked at.
-        terms: what it says of the dataset as a whole.
 
     Raises:
         FormatError: a table is missing or is not one of this format.
@@ -74,57 +57,116 @@ def write_card(root: Path, manifest: Manifest, terms: Terms = BUILT) -> Path:
     layout = Layout(root)
     labels = {task: read_labels(layout.labels(task)) for task in manifest.tasks}
     originals = read_table(layout.originals_table, originals_schema())
-    template = resources.files("cfqa_data.card").joinpath("dataset_card.md").read_text("utf-8")
-    text = Template(template).substitute(
-        yaml="\n".join(_yaml(_head(layout, labels, originals, terms))),
+    files = [p for folder in FOLDERS for p in (layout.root / folder).rglob("*") if p.is_file()]
+    sizes = {layout.relative(path): path.stat().st_size for path in files}
+    write_text(layout.card, card_text(manifest, labels, originals, sizes))
+    return layout.card
+
+
+def card_text(
+    manifest: Manifest,
+    labels: Mapping[str, pa.Table],
+    originals: pa.Table,
+    sizes: Mapping[str, int],
+    repo: str = "",
+    tag: str = "",
+) -> str:
+    """Return the card of a dataset.
+
+    Args:
+        manifest: its manifest; what that says of files is not looked at.
+        labels: its tables of labels by task.
+        originals: its table of originals.
+        sizes: path of a file -> bytes, of all but card and manifest.
+        repo: "org/name" on a hub, if the card is for that.
+        tag: name of this version there.
+    """
+    texts = wording(manifest)
+    codecs = [codec for entry in manifest.tasks.values() for codec in entry.codecs.values()]
+    counts = sorted({len(codec.levels) for codec in codecs})
+    head = _head(labels, originals, sizes, texts["license"])
+    hub = ""
+    if repo:
+        rows = sum(table.num_rows for table in labels.values())
+        head["size_categories"] = [next((n for m, n in COUNTS.items() if rows < m), "1M<n<10M")]
+        hub = _template("hub_section.md").substitute(
+            repo=repo,
+            task=next(iter(manifest.tasks)),
+            tag=tag,
+            name=manifest.name,
+            tier=manifest.tier,
+            files=f"{len(sizes) + 2:,}",
+            size=size_text(sum(sizes.values())),
+            again=_again(manifest),
+        )
+    return _template("dataset_card.md").substitute(
+        texts,
+        hub=hub,
+        yaml="\n".join(_yaml(head)),
         name=manifest.name,
-        summary=manifest.recipe.summary,
+        summary=manifest.summary,
         tier=manifest.tier,
-        standing=terms.standing,
-        choice=terms.choice,
-        licence=terms.licence_text,
         originals=f"{originals.num_rows:,}",
         compressed=f"{sum(table.num_rows for table in labels.values()):,}",
-        codecs=len({codec for task in manifest.recipe.tasks.values() for codec in task.ladders}),
-        levels=LEVELS,
+        codecs=len({codec.name for codec in codecs}),
+        levels=" to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))),
+        worst=f"level {counts[0] - 1}" if len(counts) == 1 else "the last",
         tasks=_task_table(manifest),
+        features=_feature_table(manifest),
         origin=_origin(manifest),
         codecs_table=_codec_table(manifest),
         health=_health_table(manifest),
-        sizes=_size_table(layout, manifest, labels),
+        sizes=_size_table(manifest, labels, sizes),
         columns=_column_table(LABEL_COLUMNS),
         originals_columns=_column_table(ORIGINAL_COLUMNS),
         versions=", ".join(f"{name} {v}" for name, v in sorted(manifest.versions.items())),
     )
-    write_text(layout.card, text)
-    return layout.card
+
+
+def _template(name: str) -> Template:
+    return Template(resources.files("cfqa_data.card").joinpath(name).read_text("utf-8"))
+
+
+def _again(manifest: Manifest) -> str:
+    """Return how the dataset is made again, where a recipe of this package makes it."""
+    if manifest.name in list_recipes() and load_recipe(manifest.name).to_dict() == manifest.recipe:
+        tier = "" if manifest.tier == "full" else f" --tier {manifest.tier}"
+        return (
+            f"`cfqa build {manifest.name} --out cfqa{tier}`, with cfqa-data "
+            f"{manifest.versions.get('cfqa-data', '')}. The versions of programs\n"
+            "in the manifest give the same bytes."
+        )
+    return (
+        "the whole recipe is in `manifest.json`, with the versions of the programs that its bytes\n"
+        "depend on."
+    )
 
 
 def _head(
-    layout: Layout, labels: Mapping[str, pa.Table], originals: pa.Table, terms: Terms
+    labels: Mapping[str, pa.Table], originals: pa.Table, sizes: Mapping[str, int], licence: str
 ) -> dict[str, Any]:
     """Return the card's metadata: configs by name, and their exact columns and row counts."""
-    per_task = {task: {layout.labels(task): table} for task, table in labels.items()}
+    per_task = {task: {NAMES.labels(task).as_posix(): table} for task, table in labels.items()}
     everything = {path: table for files in per_task.values() for path, table in files.items()}
-    originals_files = {layout.originals_table: originals}
+    originals_files = {NAMES.originals_table.as_posix(): originals}
     configs = {"default": everything} | per_task | {"originals": originals_files}
     return {
-        "license": terms.licence,
+        "license": licence,
         "pretty_name": "Compressed Feature Quality Assessment",
         "tags": ["feature-compression", "quality-assessment", "benchmark"],
         "configs": [
             {"config_name": name}
             | ({"default": True} if name == "default" else {})
-            | {"data_files": [{"split": "test", "path": [layout.relative(f) for f in files]}]}
+            | {"data_files": [{"split": "test", "path": list(files)}]}
             for name, files in configs.items()
         ],
         "dataset_info": [
-            {"config_name": name} | _dataset_info(files) for name, files in configs.items()
+            {"config_name": name} | _dataset_info(files, sizes) for name, files in configs.items()
         ],
     }
 
 
-def _dataset_info(files: Mapping[Path, pa.Table]) -> dict[str, Any]:
+def _dataset_info(files: Mapping[str, pa.Table], sizes: Mapping[str, int]) -> dict[str, Any]:
     """Return the columns and sizes of one config; `datasets` refuses another number of rows."""
     tables = list(files.values())
     size = sum(table.nbytes for table in tables)
@@ -132,7 +174,7 @@ def _dataset_info(files: Mapping[Path, pa.Table]) -> dict[str, Any]:
     return {
         "features": [{"name": f.name, "dtype": _dtype(f)} for f in tables[0].schema],
         "splits": [{"name": "test", "num_bytes": size, "num_examples": rows}],
-        "download_size": sum(path.stat().st_size for path in files),
+        "download_size": sum(sizes[path] for path in files),
         "dataset_size": size,
     }
 
@@ -163,69 +205,79 @@ def _yaml(value: Any, indent: str = "") -> list[str]:
 def _task_table(manifest: Manifest) -> str:
     rows = []
     for name, entry in manifest.tasks.items():
-        task = TASKS[name]
-        better = "lower" if task.score_lower_better else "higher"
-        unit = f", {task.score_unit}" if task.score_unit else ""
-        score = f"{task.score_name} ({better} is better{unit})"
-        blocks = ", ".join(map(str, manifest.recipe.tasks[name].blocks))
+        facts = entry.facts
+        better = "lower" if facts.score.lower_better else "higher"
+        unit = f", {facts.score.unit}" if facts.score.unit else ""
+        score = f"{facts.score.name} ({better} is better{unit})"
+        blocks = ", ".join(layer.name.removeprefix("block ") for layer in entry.layers) or "-"
         shape = " x ".join(map(str, entry.shape))
-        rows.append([name, task.title, len(entry.sources), shape, blocks, score, task.loss_name])
-    heads = ["task", "", "originals", "N x C x T x D", "blocks", "score", "loss beside it"]
+        loss = facts.loss.name if facts.loss else "-"
+        rows.append([name, facts.title, len(entry.sources), shape, blocks, score, loss])
+    layers = "blocks" if manifest.format == 1 else "layers"
+    heads = ["task", "", "originals", "N x C x T x D", layers, "score", "loss beside it"]
     return _table(heads, rows)
 
 
+def _feature_table(manifest: Manifest) -> str:
+    """Return what the axes of each task's features are; a card of format 1 says it in words."""
+    if manifest.format == 1:
+        return ""
+    rows = []
+    for name, entry in manifest.tasks.items():
+        layers = [
+            layer.name + (f" ({layer.norm} the norm)" if layer.norm else "")
+            for layer in entry.layers
+        ]
+        tokens = f"up to {entry.shape[2]}" if entry.varying_tokens else f"{entry.shape[2]}"
+        rows.append(
+            [
+                name,
+                ", ".join(entry.views) or "-",
+                ", ".join(layers) or "-",
+                tokens,
+                entry.prefix_tokens,
+                " x ".join(map(str, entry.grid)) if entry.grid else "-",
+                len(set(entry.groups)) if entry.groups else "-",
+            ]
+        )
+    heads = ["task", "views", "layers", "tokens", "leading ones of no place", "grid", "groups"]
+    return _table(heads, rows) + "\n\n"
+
+
 def _origin(manifest: Manifest) -> str:
-    backbone = manifest.recipe.backbone
-    return f"**Backbone.** {backbone.origin or f'The weights are those of `{backbone.weights}`.'}"
+    backbone = manifest.recipe.get("backbone")
+    told = backbone if isinstance(backbone, Mapping) else {}
+    weights = f"The weights are those of `{told.get('weights')}`." if "weights" in told else ""
+    return f"**Backbone.** {told.get('origin') or weights or told.get('class') or 'Not told.'}"
 
 
 def _codec_table(manifest: Manifest) -> str:
     rows = []
-    for task, spec in manifest.recipe.tasks.items():
-        for codec, ladder in spec.ladders.items():
-            quantizer = ladder.quantizer.to_dict()
-            levels = ", ".join(f"{level:g}" for level in ladder.levels)
-            kind = f"{quantizer['kind']}, {quantizer['bits']} bits"
-            rows.append([task, codec, kind, ladder.parameter_name, levels])
+    for task, entry in manifest.tasks.items():
+        for name, codec in entry.codecs.items():
+            quantizer = codec.quantizer.to_dict() if codec.quantizer else None
+            levels = ", ".join(f"{level:g}" for level in codec.levels)
+            kind = f"{quantizer['kind']}, {quantizer['bits']} bits" if quantizer else "none"
+            rows.append([task, name, kind, codec.facts.parameter.name, levels])
     return _table(["task", "codec", "quantiser", "parameter", "levels, best first"], rows)
 
 
 def _health_table(manifest: Manifest) -> str:
-    rows = [
-        [
-            row["task"],
-            row["codec"],
-            f"{row['changing']:.0%}",
-            f"{row['distortion_best']:.4g}",
-            f"{row['distortion_worst']:.4g}",
-            percent(row["rate_falls"], 1),
-            percent(row["mse_rises"], 1),
-            "yes" if row["ok"] else "no",
-        ]
-        for row in manifest.health
-    ]
+    rows = [[*health_cells(row), "yes" if row["ok"] else "no"] for row in manifest.health]
     heads = ["task", "codec", "changing", "mean distortion, best level", "worst level"]
     return _table([*heads, "rate falls", "MSE rises", "ok"], rows)
 
 
-def _size_table(layout: Layout, manifest: Manifest, labels: Mapping[str, pa.Table]) -> str:
+def _size_table(
+    manifest: Manifest, labels: Mapping[str, pa.Table], sizes: Mapping[str, int]
+) -> str:
     """Return the size of each part, and of the same features as plain float32 files."""
-    parts = {
-        "labels": "labels",
-        "originals": "original features",
-        "bitstreams": "bitstreams",
-        "truth": "truth for the heads",
-        "compressed": "codes of the compressed features",
-    }
-    rows = []
-    for folder, meaning in parts.items():
-        files = [p.stat().st_size for p in (layout.root / folder).rglob("*") if p.is_file()]
+    rows: list[list[Any]] = []
+    for folder, meaning in FOLDERS.items():
+        files = [size for name, size in sizes.items() if name.startswith(f"{folder}/")]
         if files:
             rows.append([f"`{folder}/`", meaning, _megabytes(sum(files)), len(files)])
-    plain = 0
-    for name, entry in manifest.tasks.items():
-        n, c, t, d = entry.shape
-        plain += 4 * n * c * t * d * (labels[name].num_rows + len(entry.sources))
+    plain = sum(float32_size(entry, labels[name]) for name, entry in manifest.tasks.items())
     rows.append(["", "the same features as float32 arrays", _megabytes(plain), ""])
     return _table(["folder", "holds", "size", "files"], rows)
 

@@ -23,6 +23,7 @@ __all__ = [
     "MOST_CODECS",
     "MOST_LEVELS",
     "MOST_TASKS",
+    "PROGRAMS",
     "CodecEntry",
     "CodecFacts",
     "Layer",
@@ -35,11 +36,15 @@ __all__ = [
     "Terms",
     "Truth",
     "check_name",
+    "keyed",
 ]
 
 MOST_LEVELS = 128
 MOST_TASKS = 64
 MOST_CODECS = 256
+
+PROGRAMS = ("encoder", "config")
+"""Options of codecs that name a program of one machine, and what it reads."""
 
 On = Literal["planes", "features", "inputs"]
 Stored = Literal["codes", "values"]
@@ -287,7 +292,8 @@ class Origin:
 
     Attributes:
         name: of the codec, among the built-in ones and the installed entry points.
-        options: its keyword arguments.
+        options: its keyword arguments, without :data:`PROGRAMS`: a manifest may be a stranger's,
+            and what is run is for this machine's environment to say.
         package: the distribution that has it.
         version: of that distribution.
         sha256: of the codec's source, as hex; empty for built-in ones.
@@ -305,6 +311,8 @@ class Origin:
         _texts("codec", least=0, version=self.version)
         if not isinstance(self.options, Mapping):
             raise FormatError(f"the options of codec {self.name} are no table")
+        kept = {key: value for key, value in self.options.items() if key not in PROGRAMS}
+        object.__setattr__(self, "options", kept)
         if not re.fullmatch("|[0-9a-f]{64}", str(self.sha256)):
             raise FormatError(f"the sha256 of codec {self.name} is none: {self.sha256!r}")
 
@@ -371,7 +379,7 @@ class CodecEntry:
         """
         where = f"codecs.{name}"
         facts = ("title", "on", "parameter", "bits")
-        table = _table(where, data, (*facts, "levels", "stored", "quantizer", "tables", "codec"))
+        table = keyed(where, data, (*facts, "levels", "stored", "quantizer", "tables", "codec"))
         entry = cls(
             facts=CodecFacts(
                 name=name,
@@ -549,7 +557,7 @@ class TaskEntry:
             *("title", "score", "loss", "truth", "shape", "tokens", "prefix_tokens", "grid"),
             *("layers", "views", "sources", "groups", "shard", "gallery", "terms", "codecs"),
         )
-        table = _table(where, data, keys)
+        table = keyed(where, data, keys)
         if table["tokens"] not in (None, "varying"):
             raise FormatError(f"{where}.tokens is {table['tokens']!r}, not null or 'varying'")
 
@@ -601,7 +609,7 @@ def _optional(make: Callable[[Any], T], data: object) -> T | None:
 def _make(kind: type[T], where: str, data: object) -> T:
     """Return what a table of plain values says; keys are the fields, all of them."""
     names = tuple(entry.name for entry in fields(kind))  # type: ignore[arg-type]
-    return kind(**_table(where, data, names))
+    return kind(**keyed(where, data, names))
 
 
 def _plain(value: Any) -> dict[str, Any]:
@@ -613,14 +621,22 @@ def _plain(value: Any) -> dict[str, Any]:
     }
 
 
-def _table(where: str, data: object, keys: Iterable[str]) -> dict[str, Any]:
-    keys = tuple(keys)
+def keyed(
+    where: str, data: object, required: Iterable[str], optional: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return a copy of a table that has the keys that it must have, and no others.
+
+    Raises:
+        FormatError: it is none, or lacks a key, or has one that nobody knows.
+    """
+    required = tuple(required)
+    known = (*required, *optional)
     if not isinstance(data, Mapping):
         raise FormatError(f"{where} is not a table")
     for key in data:
-        if key not in keys:
-            raise FormatError(unknown_name(f"key in {where}", key, keys))
-    if missing := [key for key in keys if key not in data]:
+        if key not in known:
+            raise FormatError(unknown_name(f"key in {where}", key, known))
+    if missing := [key for key in required if key not in data]:
         raise FormatError(f"{where} lacks {', '.join(missing)}")
     return dict(data)
 

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfqa_data.errors import FormatError
+from cfqa_data.format.facts import CodecEntry, TaskEntry, TaskFacts
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.limits import LONGEST_ID
-from cfqa_data.format.tasks import FOLDS, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from cfqa_data.format.quantizers import Quantizer
-    from cfqa_data.recipe.spec import TaskSpec
 
 __all__ = [
+    "FOLDS",
     "PLACES",
     "RANGES",
     "VALUES",
@@ -42,11 +42,15 @@ __all__ = [
     "check_source_ids",
     "check_truth",
     "fold_of",
+    "folds_of",
     "measured_bits",
     "out_of_order",
     "rate_of",
     "shard_of",
 ]
+
+FOLDS = 5
+"""Folds that the sources of a task are dealt into; all rows of a source share its fold."""
 
 NEAR = 1e-9
 """How far beyond its range rounding may put a mean of cosines or an alignment."""
@@ -84,8 +88,17 @@ def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
 
 
 def fold_of(position: Any) -> Any:
-    """Return the fold of the source at a position in its task, or of each of several."""
+    """Return the fold of the group at a position in its task, or of each of several.
+
+    Where sources have no groups, each is its own.
+    """
     return position % FOLDS
+
+
+def folds_of(entry: TaskEntry) -> np.ndarray:
+    """Return the fold of each source of a task: that of its group, by the group's first source."""
+    groups = {group: position for position, group in enumerate(dict.fromkeys(entry.group_of))}
+    return np.array([fold_of(groups[group]) for group in entry.group_of], np.int64)
 
 
 def shard_of(position: Any, group_size: int) -> Any:
@@ -93,7 +106,7 @@ def shard_of(position: Any, group_size: int) -> Any:
     return position // group_size
 
 
-def check_truth(task: Task, dtype: str, axes: int, what: str) -> None:
+def check_truth(task: TaskFacts, dtype: str, axes: int, what: str) -> None:
     """See that a truth is of its task's kind.
 
     Args:
@@ -105,10 +118,12 @@ def check_truth(task: Task, dtype: str, axes: int, what: str) -> None:
     Raises:
         FormatError: it is not.
     """
-    if (dtype, axes) != (task.truth_dtype, task.truth_axes):
+    if task.truth is None:
+        raise FormatError(f"{what}: features of {task.name} are scored against nothing")
+    if (dtype, axes) != (task.truth.dtype, task.truth.axes):
         raise FormatError(
-            f"{what} is {dtype} of {axes} axes; a truth of {task.name} is {task.truth_dtype} of "
-            f"{task.truth_axes}"
+            f"{what} is {dtype} of {axes} axes; a truth of {task.name} is {task.truth.dtype} of "
+            f"{task.truth.axes}"
         )
 
 
@@ -116,18 +131,18 @@ def check_codes(
     source_ids: Sequence[str],
     quantizer: Quantizer,
     sources: Sequence[str],
-    recipe: Quantizer,
+    expected: Quantizer,
     what: str,
 ) -> None:
-    """See that an array of codes is of the manifest's sources and of the recipe's quantiser.
+    """See that an array of codes is of the manifest's sources and quantiser.
 
     Raises:
         FormatError: it is not.
     """
     if list(source_ids) != list(sources):
         raise FormatError(f"{what}: its sources are not the manifest's")
-    if quantizer != recipe:
-        raise FormatError(f"{what}: its quantiser is not the recipe's")
+    if quantizer != expected:
+        raise FormatError(f"{what}: its quantiser is not the manifest's")
 
 
 # Rates.
@@ -162,18 +177,14 @@ class LabelRows:
 
     Attributes:
         table: the rows.
-        task: what the task is.
-        spec: the recipe's entry of it.
-        points: N*C*T*D.
+        entry: what the manifest says of the task.
         source: position of each row's source, int64 (rows,).
-        codec: position of its codec in the recipe.
+        codec: position of its codec in the entry.
         level: its level.
     """
 
     table: pa.Table
-    task: Task
-    spec: TaskSpec
-    points: int
+    entry: TaskEntry
     source: np.ndarray
     codec: np.ndarray
     level: np.ndarray
@@ -182,9 +193,9 @@ class LabelRows:
         values: np.ndarray = self.table[column].to_numpy()
         return values
 
-    def of_codec(self, values: Iterable[object], dtype: Any = object) -> np.ndarray:
-        """Return for each row what its codec has of some values in the recipe's order."""
-        return np.array(list(values), dtype)[self.codec]
+    def of_codec(self, value: Callable[[CodecEntry], object]) -> np.ndarray:
+        """Return for each row a text that its codec has."""
+        return np.array([value(codec) for codec in self.entry.codecs.values()], object)[self.codec]
 
 
 @dataclass(frozen=True)
@@ -211,7 +222,7 @@ def out_of_order(rows: LabelRows) -> int | None:
 
 
 def _fold(rows: LabelRows) -> np.ndarray:
-    return np.asarray(rows["fold"] == fold_of(rows.source))
+    return np.asarray(rows["fold"] == folds_of(rows.entry)[rows.source])
 
 
 def _index(rows: LabelRows) -> np.ndarray:
@@ -219,28 +230,31 @@ def _index(rows: LabelRows) -> np.ndarray:
 
 
 def _array(rows: LabelRows) -> np.ndarray:
-    arrays = (Layout(Path()).compressed(rows.task.name, codec) for codec in rows.spec.ladders)
-    return np.asarray(rows["array"] == rows.of_codec(path.as_posix() for path in arrays))
+    layout, task = Layout(Path()), rows.entry.name
+    arrays = rows.of_codec(lambda codec: layout.compressed(task, codec.name).as_posix())
+    return np.asarray(rows["array"] == arrays)
 
 
 def _parameter_name(rows: LabelRows) -> np.ndarray:
-    names = rows.of_codec(ladder.parameter_name for ladder in rows.spec.ladders.values())
+    names = rows.of_codec(lambda codec: codec.facts.parameter.name)
     return np.asarray(rows["parameter_name"] == names)
 
 
 def _parameter(rows: LabelRows) -> np.ndarray:
-    levels = np.array([ladder.levels for ladder in rows.spec.ladders.values()], np.float64)
-    return np.asarray(rows["parameter"] == levels[rows.codec, rows.level])
+    codecs = rows.entry.codecs.values()
+    starts = np.cumsum([0, *(len(codec.levels) for codec in codecs)])[:-1]
+    levels = np.array([level for codec in codecs for level in codec.levels], np.float64)
+    return np.asarray(rows["parameter"] == levels[starts[rows.codec] + rows.level])
 
 
 def _bpfp(rows: LabelRows) -> np.ndarray:
     bits, rate = rows["bits"], rows["bpfp"]
-    return (rate == rate_of(bits, rows.points)) | (np.isnan(rate) & np.isnan(bits))
+    return (rate == rate_of(bits, rows.entry.points)) | (np.isnan(rate) & np.isnan(bits))
 
 
 def _distortion(rows: LabelRows) -> np.ndarray:
     return np.asarray(
-        rows["distortion"] == rows.task.distortion(rows["score"], rows["reference_score"])
+        rows["distortion"] == rows.entry.facts.distortion(rows["score"], rows["reference_score"])
     )
 
 
@@ -306,7 +320,7 @@ def broken(rows: LabelRows, rules: Iterable[Rule]) -> Iterator[str]:
     for rule in rules:
         if (wrong := ~rule.holds(rows)).any():
             row = int(wrong.argmax())
-            codec = list(rows.spec.ladders)[rows.codec[row]]
+            codec = list(rows.entry.codecs)[rows.codec[row]]
             more = f" (and {wrong.sum() - 1} more)" if wrong.sum() > 1 else ""
             yield (
                 f"{rule.column} of {rows.table['source_id'][row]} by {codec} at level "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -17,17 +16,17 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cfqa_data.errors import FormatError, FormatVersionError, RecipeError
+from cfqa_data.errors import FormatError, FormatVersionError
+from cfqa_data.format import first
+from cfqa_data.format.facts import MOST_TASKS, TaskEntry
 from cfqa_data.format.invariants import check_source_ids
 from cfqa_data.format.layout import Layout, of_tools
-from cfqa_data.format.limits import LARGEST_FEATURE, LARGEST_JSON, parse_json, read_limited
+from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.pointers import pointer
 from cfqa_data.format.storage import sync_folders, write_text
-from cfqa_data.format.tasks import TASKS
-from cfqa_data.recipe.load import Recipe
 
 __all__ = [
-    "FORMAT_VERSION",
+    "FORMATS",
     "TIERS",
     "Manifest",
     "TaskEntry",
@@ -40,25 +39,12 @@ __all__ = [
     "write_manifest",
 ]
 
-FORMAT_VERSION = 1
+FORMATS = (1, 2)
 TIERS = ("light", "full")
 PACKAGES = (
     *("cfqa-data", "numpy", "pyarrow", "safetensors", "zarr", "numcodecs"),
     *("torch", "av", "imageio-ffmpeg", "constriction"),
 )
-
-
-@dataclass(frozen=True)
-class TaskEntry:
-    """What a folder holds of one task.
-
-    Attributes:
-        shape: (N, C, T, D) of every feature.
-        sources: the ids, in the order of the arrays' source axis.
-    """
-
-    shape: tuple[int, int, int, int]
-    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -68,38 +54,57 @@ class Manifest:
     Attributes:
         name: name of the dataset, its recipe's.
         tier: "light" (bitstreams) or "full" (and the codes of every compressed feature).
-        recipe: the whole recipe.
-        tasks: what there is per task.
+        recipe: the whole recipe as plain data, for building again; readers go by `tasks`.
+        tasks: what there is per task, in the order that tables show them.
         versions: program or library -> version, of everything that had a part in it.
         weights: URI in the recipe -> SHA-256 of the file, as hex.
         health: the rows of :func:`cfqa_data.integrity.health.health`.
         files: path relative to the folder -> {"size": bytes, "sha256": hex}.
+        packages: package beside this one that had a part in it -> {"version", "sha256"}.
+        format: 1 or 2, as it was read; where it is left out, 1 if that format can say the same.
     """
 
     name: str
     tier: str
-    recipe: Recipe
+    recipe: Mapping[str, Any]
     tasks: Mapping[str, TaskEntry]
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     health: tuple[Mapping[str, Any], ...] = ()
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    format: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.format:
+            plain = not self.packages and first.fits(self.recipe, self.tasks)
+            object.__setattr__(self, "format", 1 if plain else 2)
+
+    @property
+    def summary(self) -> str:
+        """What the dataset is, in a line of its recipe; empty if that has none."""
+        return str(self.recipe.get("summary", ""))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON-safe data."""
+        tasks: dict[str, Any] = {
+            name: {"shape": list(entry.shape), "sources": list(entry.sources)}
+            if self.format == 1
+            else entry.to_dict()
+            for name, entry in self.tasks.items()
+        }
+        packages = {name: dict(self.packages[name]) for name in sorted(self.packages)}
         return {
-            "format": FORMAT_VERSION,
+            "format": self.format,
             "name": self.name,
             "tier": self.tier,
-            "recipe": self.recipe.to_dict(),
-            "tasks": {
-                name: {"shape": list(entry.shape), "sources": list(entry.sources)}
-                for name, entry in self.tasks.items()
-            },
-            "versions": dict(self.versions),
-            "weights": dict(self.weights),
+            "recipe": self.recipe,
+            "tasks": tasks,
+            "versions": dict(sorted(self.versions.items())),
+            "weights": dict(sorted(self.weights.items())),
+            **({} if self.format == 1 else {"packages": packages}),
             "health": [dict(row) for row in self.health],
-            "files": {path: dict(entry) for path, entry in self.files.items()},
+            "files": {path: dict(self.files[path]) for path in sorted(self.files)},
         }
 
     @classmethod
@@ -113,18 +118,15 @@ class Manifest:
         _require(isinstance(data, dict), "is not a table")
         assert isinstance(data, dict)
         version = data.get("format")
-        newer = isinstance(version, int) and version > FORMAT_VERSION
+        newer = isinstance(version, int) and version > max(FORMATS)
         remedy = "update cfqa-data" if newer else "build or fetch the dataset again"
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version not in FORMATS:
             raise FormatVersionError(
-                f"format version {version!r}, this cfqa-data reads {FORMAT_VERSION}; {remedy}"
+                f"format version {version!r}, this cfqa-data reads 1 and 2; {remedy}"
             )
         _require(isinstance(data.get("name"), str), "the name is not a text")
         _require(data.get("tier") in TIERS, f"the tier is not one of {', '.join(TIERS)}")
-        try:
-            recipe = Recipe.from_dict(data.get("recipe"))
-        except RecipeError as error:
-            raise FormatError(f"recipe: {error}") from None
+        _require(isinstance(data.get("recipe"), dict), "the recipe is not a table")
         for key in ("versions", "weights"):
             table = data.get(key)
             _require(
@@ -136,15 +138,22 @@ class Manifest:
             isinstance(health, list) and all(isinstance(row, dict) for row in health),
             "health is not a list of tables",
         )
+        if version == 1:
+            tasks, packages = first.read_tasks(data["recipe"], data.get("tasks")), {}
+        else:
+            tasks, packages = _tasks(data.get("tasks")), _packages(data.get("packages"))
+        check_source_ids({name: entry.sources for name, entry in tasks.items()})
         return cls(
             name=data["name"],
             tier=data["tier"],
-            recipe=recipe,
-            tasks=_tasks(data.get("tasks"), recipe),
+            recipe=data["recipe"],
+            tasks=tasks,
             versions=data["versions"],
             weights=data["weights"],
             health=tuple(data["health"]),
             files=_files(data.get("files")),
+            packages=packages,
+            format=version,
         )
 
 
@@ -166,7 +175,8 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
 
 def manifest_text(manifest: Manifest) -> str:
     """Return a manifest as it stands in the folder; equal manifests are equal texts."""
-    return json.dumps(manifest.to_dict(), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    ordered = manifest.format > 1  # tasks and codecs stand in the order of tables
+    return json.dumps(manifest.to_dict(), indent=1, sort_keys=not ordered, allow_nan=False) + "\n"
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -245,36 +255,28 @@ def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return versions
 
 
-def _tasks(data: object, recipe: Recipe) -> dict[str, TaskEntry]:
-    _require(isinstance(data, dict), "tasks is not a table")
+def _tasks(data: object) -> dict[str, TaskEntry]:
+    _require(
+        isinstance(data, dict) and 1 <= len(data) <= MOST_TASKS,
+        f"tasks is not a table of 1 to {MOST_TASKS}",
+    )
     assert isinstance(data, dict)
-    _require(set(data) == set(recipe.tasks), "tasks are not the recipe's")
-    entries = {}
-    for name in recipe.tasks:
-        entry: dict[str, Any] = data[name] if isinstance(data[name], dict) else {}
-        shape: Any = entry.get("shape")
-        sources: Any = entry.get("sources")
-        _require(
-            isinstance(shape, list)
-            and len(shape) == 4
-            and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape),
-            f"tasks.{name}.shape is not (N, C, T, D)",
-        )
-        _require(
-            math.prod(shape) <= LARGEST_FEATURE,
-            f"tasks.{name}.shape {shape} has more than {LARGEST_FEATURE:,} elements",
-        )
-        _require(
-            shape[1] == TASKS[name].layers,
-            f"tasks.{name}.shape has {shape[1]} layers, not the task's",
-        )
-        _require(
-            isinstance(sources, list) and bool(sources),
-            f"tasks.{name}.sources is not a list of ids",
-        )
-        entries[name] = TaskEntry(tuple(shape), tuple(sources))
-    check_source_ids({name: entry.sources for name, entry in entries.items()})
-    return entries
+    return {name: TaskEntry.from_dict(name, entry) for name, entry in data.items()}
+
+
+def _packages(data: object) -> dict[str, dict[str, str]]:
+    _require(
+        isinstance(data, dict)
+        and all(
+            isinstance(entry, dict)
+            and entry.keys() == {"version", "sha256"}
+            and all(isinstance(text, str) for text in entry.values())
+            for entry in data.values()
+        ),
+        "packages is not a table of version and sha256",
+    )
+    assert isinstance(data, dict)
+    return data
 
 
 def _files(data: object) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.format.invariants import FOLDS
 
 __all__ = [
     "CODECS",
@@ -40,9 +41,6 @@ HIGHEST_QP: Mapping[str, int] = MappingProxyType({"x265": 51, "vvenc": 63, "hm":
 
 LEVELS = 10
 """Levels of compression per codec; level 0 is the best, level 9 the worst."""
-
-FOLDS = 5
-"""Folds that the sources of a task are dealt into; all rows of a source share its fold."""
 
 
 @dataclass(frozen=True)

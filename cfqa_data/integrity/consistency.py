@@ -8,7 +8,6 @@ counted from others is counted right, and that what stands in two places is the 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,16 +27,13 @@ from cfqa_data.format.invariants import (
     broken,
     check_bitstream,
     check_truth,
-    fold_of,
+    folds_of,
     measured_bits,
     out_of_order,
     shard_of,
 )
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
-from cfqa_data.format.schema import originals_schema
-from cfqa_data.format.storage import check_rows, read_table
-from cfqa_data.format.tasks import LEVELS, get_task
 from cfqa_data.format.tensors import DTYPES
 from cfqa_data.integrity.health import health
 from cfqa_data.integrity.verify import Fault
@@ -71,7 +67,7 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
         if task in tables:
             streams = job.shards(f"bitstreams/{task}-")
             job.run(name, (name, *streams), partial(job.labels, task, tables[task]))
-        for codec in manifest.recipe.tasks[task].ladders:
+        for codec in manifest.tasks[task].codecs:
             head = NAMES.compressed(task, codec) / "zarr.json"
             if head.as_posix() in manifest.files:
                 job.run(head, (head,), partial(job.codes, task, codec))
@@ -112,15 +108,16 @@ class _Job:
 
     def list_of_files(self) -> Iterator[str]:
         """The manifest is its recipe's, and lists what the format has and nothing else."""
-        if self.manifest.name != self.manifest.recipe.name:
-            yield f"its name is {self.manifest.name!r}, its recipe's {self.manifest.recipe.name!r}"
+        recipe = self.manifest.recipe.get("name", self.manifest.name)
+        if self.manifest.name != recipe:
+            yield f"its name is {self.manifest.name!r}, its recipe's {recipe!r}"
         listed = set(self.manifest.files)
         tables = (NAMES.originals_table, *map(NAMES.labels, self.manifest.tasks))
         known = {path.as_posix() for path in (NAMES.card, *tables)}
         for task, entry in self.manifest.tasks.items():
             known |= self._all_shards(task, f"originals/{task}").keys()
             known |= {NAMES.truth(task).as_posix()} & listed
-            for codec in self.manifest.recipe.tasks[task].ladders:
+            for codec in entry.codecs:
                 stem = f"bitstreams/{task}-{codec}"
                 if self.manifest.tier == "light" or self.shards(f"{stem}-"):
                     known |= self._all_shards(task, stem).keys()
@@ -137,7 +134,7 @@ class _Job:
         """Return the names of all shards of a stem, each with the sources that it holds."""
         groups: dict[int, list[str]] = {}
         for position, source in enumerate(self.manifest.tasks[task].sources):
-            number = shard_of(position, self.manifest.recipe.group_size)
+            number = shard_of(position, self.manifest.tasks[task].shard)
             groups.setdefault(number, []).append(source)
         total = len(groups)
         return {f"{stem}-{n:05d}-of-{total:05d}.safetensors": ids for n, ids in groups.items()}
@@ -151,7 +148,7 @@ class _Job:
         """Every row is at its place, points to what is there, and is counted right."""
         if (row := out_of_order(rows)) is not None:
             yield f"rows are not in the format's order, first row {row}"
-        streams = {codec: self._streams(task, codec) for codec in rows.spec.ladders}
+        streams = {codec: self._streams(task, codec) for codec in rows.entry.codecs}
         named = (rows.table[name].to_pylist() for name in ("source_id", "codec", "level"))
         sizes = [streams[c].get(f"{s}/{n}", np.nan) for s, c, n in zip(*named, strict=True)]
         measured = measured_bits(np.array(sizes, np.float64))
@@ -164,7 +161,8 @@ class _Job:
         for name, sources in self._all_shards(task, stem).items():
             if name not in self.manifest.files:
                 continue  # told of with the list of files, if it should be there
-            wanted = {f"{source}/{level}" for source in sources for level in range(LEVELS)}
+            levels = range(len(self.manifest.tasks[task].codecs[codec].levels))
+            wanted = {f"{source}/{level}" for source in sources for level in levels}
             streams = self._header(name)
             for what in _others(streams, wanted):
                 raise FormatError(f"{name} {what}")
@@ -174,7 +172,7 @@ class _Job:
         return found
 
     def codes(self, task: str, codec: str) -> Iterator[str]:
-        """The array is of the manifest's sources and of the recipe's quantiser."""
+        """The array is of the manifest's sources and quantiser."""
         self.folder.open_codes(task, codec)
         return iter(())
 
@@ -183,20 +181,12 @@ class _Job:
         found = self._header(NAMES.truth(task).as_posix())
         yield from _others(found, self.manifest.tasks[task].sources)
         for key, (dtype, shape) in found.items():
-            check_truth(get_task(task), dtype, len(shape), repr(key))
+            check_truth(self.manifest.tasks[task].facts, dtype, len(shape), repr(key))
 
     def originals(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
         """Each original is where its row says; the row says what the labels say."""
-        name = NAMES.originals_table.as_posix()
         sources = [(t, s) for t, e in self.manifest.tasks.items() for s in e.sources]
-        table = read_table(
-            self.folder.files.where(name),
-            originals_schema(),
-            self.folder.files.read(name),
-            most_rows=2 * len(sources),
-        )
-        check_rows(name, table, {"source_id": [source for _, source in sources]})
-        rows = table.to_pylist()
+        rows = self.folder.originals_table().to_pylist()
         if [(row["task"], row["source_id"]) for row in rows] != sources:
             yield "rows are not in the manifest's order"
         known = {row["source_id"]: row for row in rows}
@@ -209,10 +199,10 @@ class _Job:
                     if kind != ("float32", list(entry.shape)):
                         yield f"{name}: {key!r} is {kind}, not a feature of {task}"
             place = {source: name for name, ids in shards.items() for source in ids}
-            for position, source in enumerate(entry.sources):
+            for fold, source in zip(folds_of(entry).tolist(), entry.sources, strict=True):
                 row = known[source]
                 for column, value in (
-                    ("fold", fold_of(position)),
+                    ("fold", fold),
                     ("array", place[source]),
                     ("key", source),
                 ):
@@ -234,13 +224,11 @@ class _Job:
 
     def card(self) -> Iterator[str]:
         """The card's head counts the rows that there are."""
-        counts = {
-            task: len(entry.sources) * len(self.manifest.recipe.tasks[task].ladders) * LEVELS
-            for task, entry in self.manifest.tasks.items()
-        }
+        counts = {task: entry.rows for task, entry in self.manifest.tasks.items()}
         originals = sum(len(entry.sources) for entry in self.manifest.tasks.values())
         wanted = {"default": sum(counts.values()), **counts, "originals": originals}
-        found = _head_rows(self.folder.files.read(NAMES.card.as_posix()))
+        card = self.folder.files.read(NAMES.card.as_posix())
+        found = _rows_told(card.decode("utf-8", "replace"))
         for name in wanted:
             if found.get(name) != wanted[name]:
                 yield f"says {found.get(name)} rows of {name!r}, there are {wanted[name]}"
@@ -278,16 +266,17 @@ def _others(found: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
         yield f"lacks {missing[0]!r}{more}"
 
 
-def _head_rows(card: bytes) -> dict[str, int]:
-    """Return the number of rows of each config in a card's head."""
-    head = card.decode("utf-8", "replace").partition("\n---\n")[0].partition("dataset_info:")[2]
-    found, config = {}, ""
+def _rows_told(card: str) -> dict[str, int]:
+    """Return how many rows each config has by the head of a card."""
+    told, config = {}, ""
+    head = card.partition("\n---\n")[0].partition("\ndataset_info:\n")[2]
     for line in head.splitlines():
-        if match := re.match(r"\W*config_name: \W*(\w+)", line):
-            config = match[1]
-        elif match := re.match(r"\W*num_examples: (\d{1,18})\s*$", line):
-            found[config] = int(match[1])
-    return found
+        key, _, value = line.strip(" -").partition(": ")
+        if key == "config_name":
+            config = value.strip("\"'")
+        elif key == "num_examples" and value.isdecimal() and len(value) < 19:
+            told[config] = int(value)
+    return told
 
 
 def _same_references(table: pa.Table, known: Mapping[str, Any]) -> Iterator[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cfqa_data.console.text import percent
 from cfqa_data.format.tasks import CODECS, TASKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LEAST_CHANGING", "LEAST_MONOTONE", "LEAST_SPAN", "health"]
+__all__ = ["LEAST_CHANGING", "LEAST_MONOTONE", "LEAST_SPAN", "health", "health_cells"]
 
 LEAST_CHANGING = 0.8
 """Share of sources whose distortion must not be the same at every level."""
@@ -46,6 +48,19 @@ def health(labels: pa.Table) -> list[dict[str, Any]]:
                 series = _series({name: column[chosen] for name, column in data.items()})
                 rows.append({"task": task, "codec": codec} | _figures(*series))
     return rows
+
+
+def health_cells(row: Mapping[str, Any]) -> list[str]:
+    """Return a row's figures for a table: all but whether they are ok."""
+    return [
+        row["task"],
+        row["codec"],
+        f"{row['changing']:.0%}",
+        f"{row['distortion_best']:.4g}",
+        f"{row['distortion_worst']:.4g}",
+        percent(row["rate_falls"], 1),
+        percent(row["mse_rises"], 1),
+    ]
 
 
 def _series(data: dict[str, np.ndarray]) -> list[np.ndarray]:

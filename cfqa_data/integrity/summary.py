@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cfqa_data.access.dataset import Dataset, load
-from cfqa_data.console.text import percent, printable, size_text, table_text
+from cfqa_data.console.text import printable, size_text, table_text
+from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import manifest_text
-from cfqa_data.integrity.health import LEAST_CHANGING, LEAST_MONOTONE, LEAST_SPAN, health
+from cfqa_data.integrity.health import (
+    LEAST_CHANGING,
+    LEAST_MONOTONE,
+    LEAST_SPAN,
+    health,
+    health_cells,
+)
 
-__all__ = ["build_text", "imported_text", "info_text", "summarise"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["build_text", "float32_size", "imported_text", "info_text", "summarise"]
 
 
 def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]:
@@ -34,18 +44,17 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
         FormatError: The folder is not a dataset, or its build is not finished.
         HubError: The repo is not there, may not be read, or cannot be reached.
     """
+    import pyarrow.compute as pc
+
     dataset = load(path, follow_links=follow_links)
     manifest = dataset.manifest
-    labelled = dataset.labels["task"].to_pylist()
     tasks = {}
     plain = 0
     for name, entry in manifest.tasks.items():
-        features = labelled.count(name)
-        n, c, t, d = entry.shape
-        plain += 4 * n * c * t * d * (len(entry.sources) + features)
+        plain += float32_size(entry, dataset.labels.filter(pc.equal(dataset.labels["task"], name)))
         tasks[name] = {
             "sources": len(entry.sources),
-            "features": features,
+            "features": entry.rows,
             "shape": list(entry.shape),
         }
     sizes: dict[str, int | None] = {}
@@ -60,7 +69,7 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
     return {
         "path": dataset.location,
         "name": manifest.name,
-        "summary": manifest.recipe.summary,
+        "summary": manifest.summary,
         "tier": manifest.tier,
         "tasks": tasks,
         "codecs": list(dict.fromkeys(dataset.labels["codec"].to_pylist())),
@@ -68,6 +77,22 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
         "versions": dict(manifest.versions),
         "health": health(dataset.labels),
     }
+
+
+def float32_size(entry: TaskEntry, labels: pa.Table) -> int:
+    """Return the bytes of a task's originals and compressed features as plain float32.
+
+    Args:
+        entry: what the manifest says of it.
+        labels: its rows.
+    """
+    n, c, t, d = entry.shape
+    tokens = t * (len(entry.sources) + labels.num_rows)
+    if entry.varying_tokens:
+        counts = labels["tokens"].to_pylist()
+        of_source = dict(zip(labels["source_id"].to_pylist(), counts, strict=True))
+        tokens = sum(counts) + sum(of_source.values())
+    return 4 * n * c * d * tokens
 
 
 def _manifest_size(dataset: Dataset) -> int:
@@ -163,17 +188,5 @@ def _health_table(rows: list[dict[str, Any]]) -> str:
     heads = ["task", "codec", "changing", "best", "worst", "rate falls", "MSE rises", "health"]
     wanted = ["", "", f">= {LEAST_CHANGING:.0%}", "distortion", f">= {LEAST_SPAN:g} x best"]
     wanted += [f">= {LEAST_MONOTONE:.0%}"] * 2 + [""]
-    lines = [
-        [
-            row["task"],
-            row["codec"],
-            f"{row['changing']:.0%}",
-            f"{row['distortion_best']:.4g}",
-            f"{row['distortion_worst']:.4g}",
-            percent(row["rate_falls"], 1),
-            percent(row["mse_rises"], 1),
-            "ok" if row["ok"] else "weak",
-        ]
-        for row in rows
-    ]
+    lines = [[*health_cells(row), "ok" if row["ok"] else "weak"] for row in rows]
     return table_text([heads, wanted, *lines], left=2, heads=2)

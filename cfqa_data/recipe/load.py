@@ -13,8 +13,8 @@ from typing import Any
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.limits import LARGEST_TEXT, parse_toml, read_limited
+from cfqa_data.format.resources import ROOT_VARIABLE, is_uri, locate, resolve
 from cfqa_data.paths import absolute_path, exists, is_file, real_path
-from cfqa_data.recipe.resources import ROOT_VARIABLE, is_uri, locate, resolve
 from cfqa_data.recipe.spec import (
     SOURCE_PATHS,
     BackboneSpec,

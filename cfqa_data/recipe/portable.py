@@ -11,8 +11,8 @@ from typing import Any
 
 from cfqa_data.errors import FormatError
 from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.resources import ROOT, is_uri
 from cfqa_data.recipe.load import Ladder, Recipe
-from cfqa_data.recipe.resources import ROOT, is_uri
 
 __all__ = [
     "check_portable",
@@ -123,8 +123,9 @@ def check_portable(where: object, manifest: Manifest) -> None:
     Raises:
         FormatError: it does; names the first.
     """
-    paths = {*manifest.recipe.paths, *manifest.weights}
-    found = [*_texts("recipe", manifest.recipe.to_dict())]
+    recipe = Recipe.from_dict(manifest.recipe)
+    paths = {*recipe.paths, *manifest.weights}
+    found = [*_texts("recipe", manifest.recipe)]
     found += [("weights", uri) for uri in manifest.weights]
     local = [
         (key, text)
@@ -133,7 +134,7 @@ def check_portable(where: object, manifest: Manifest) -> None:
     ]
     options = [
         (f"recipe.tasks.{task}.codecs.{codec}.{key}", text)
-        for task, spec in manifest.recipe.tasks.items()
+        for task, spec in recipe.tasks.items()
         for codec, ladder in spec.ladders.items()
         for key, text in local_options(ladder)
     ]

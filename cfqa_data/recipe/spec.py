@@ -13,11 +13,11 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from cfqa_data.codecs import CODECS, find_codec
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
 from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, CodecFacts, check_name
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
-from cfqa_data.recipe.classes import codec_facts, codec_names, codec_weights, find_codec
-from cfqa_data.recipe.resources import is_uri
+from cfqa_data.format.resources import is_uri
 from cfqa_data.registry import Found
 
 __all__ = ["SOURCE_PATHS", "BackboneSpec", "Ladder", "Recipe", "SourceSpec", "TaskSpec"]
@@ -144,12 +144,12 @@ class Ladder:
     @cached_property
     def found(self) -> Found:
         """The class, and the package that it comes from."""
-        return find_codec(self.kind or self.codec)
+        return find_codec(self.kind or self.codec, classes=True)
 
     @cached_property
     def facts(self) -> CodecFacts:
         """What the class says of itself."""
-        return replace(codec_facts(self.found), name=self.codec)
+        return replace(self.found.target.facts(), name=self.codec)
 
     @property
     def parameter_name(self) -> str:
@@ -159,7 +159,7 @@ class Ladder:
     @property
     def weights(self) -> tuple[str, ...]:
         """URIs of the weights that the codec uses: of its models, named or shipped."""
-        return codec_weights(self.found, self.codec_options)
+        return tuple(self.found.target.weights(self.codec_options))
 
     @property
     def codec_options(self) -> dict[str, Any]:
@@ -251,7 +251,7 @@ class TaskSpec:
                     f"codecs.{name}: the quantiser has {ladder.quantizer.layers} layer(s), "
                     f"the task {len(self.blocks)}"
                 )
-        object.__setattr__(self, "ladders", _ordered(self.ladders, codec_names()))
+        object.__setattr__(self, "ladders", _ordered(self.ladders, CODECS.builtin))
 
     @property
     def task_class(self) -> str:

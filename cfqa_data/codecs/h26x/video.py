@@ -6,11 +6,12 @@ from types import ModuleType
 
 import numpy as np
 
-from cfqa_data.codecs.base import check_shape
+from cfqa_data.codecs.base import Codec, check_shape
 from cfqa_data.errors import CodecError
 from cfqa_data.extras import extras
+from cfqa_data.format.facts import Parameter
 
-__all__ = ["PEAK", "SAMPLE", "check_qp", "decode_picture", "import_av"]
+__all__ = ["PEAK", "SAMPLE", "VideoCodec", "av_version", "decode_picture", "import_av", "qp_up_to"]
 
 SAMPLE = np.dtype("<u2")
 """Samples of the video codecs."""
@@ -37,15 +38,21 @@ def import_av() -> ModuleType:
     return av
 
 
-def check_qp(name: str, parameter: float, highest: int) -> int:
-    """Return ``parameter`` as the integer QP it must be.
+def av_version() -> str:
+    """Return PyAV's name and version."""
+    return f"PyAV {import_av().__version__}"
 
-    Raises:
-        CodecError: it is not an integer within 0..``highest``.
-    """
-    if not float(parameter).is_integer() or not 0 <= parameter <= highest:
-        raise CodecError(f"{name}: the QP is an integer within 0..{highest}, not {parameter!r}")
-    return int(parameter)
+
+def qp_up_to(highest: int) -> Parameter:
+    """Return the quantisation parameter of a video codec."""
+    return Parameter("qp", "lower", whole=True, lowest=0, highest=highest)
+
+
+class VideoCodec(Codec):
+    """A video codec at a constant QP, on monochrome planes of 10 bits."""
+
+    dtype = SAMPLE
+    peak = PEAK
 
 
 def decode_picture(

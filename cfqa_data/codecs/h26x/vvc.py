@@ -19,14 +19,15 @@ from __future__ import annotations
 import functools
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_planes, check_shape
+from cfqa_data.codecs.base import Bitstream, check_bitstream, check_planes, check_shape
 from cfqa_data.codecs.h26x.annexb import reset_poc, split_pictures
-from cfqa_data.codecs.h26x.video import PEAK, SAMPLE, check_qp, decode_picture, import_av
+from cfqa_data.codecs.h26x.video import SAMPLE, VideoCodec, av_version, decode_picture, qp_up_to
 from cfqa_data.errors import CodecError, MissingDependencyError
 from cfqa_data.extras import extras
 
@@ -50,7 +51,7 @@ PARAMETERS = {
 }
 
 
-class VVenC(Codec):
+class VVenC(VideoCodec):
     """VVenC at a constant QP of 0..63, decoded by PyAV's native decoder.
 
     The preset ``faster`` was chosen by measurement: ``fast`` takes four times as long for 1.6%
@@ -64,13 +65,14 @@ class VVenC(Codec):
     """
 
     name = "vvenc"
-    dtype = SAMPLE
-    peak = PEAK
+    title = "VVC intra by VVenC"
+    parameter = qp_up_to(63)
+    cost = 1.5  # planes of 1370 x 1536 at QP 8 to 32
 
     def __init__(
         self,
         preset: str = "faster",
-        parameters: dict[str, str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
         seconds_per_megasample: float = 120.0,
     ) -> None:
         if {"perceptqpa", "qpa"} & {key.lower() for key in parameters or ()}:
@@ -92,8 +94,8 @@ class VVenC(Codec):
         A picture that outgrows ffmpeg's buffer (rows * cols bytes; only noise at a low QP does)
         is encoded again with rows added below, which the decoder cuts off.
         """
-        qp = check_qp(self.name, parameter, 63)
-        checked = check_planes(self.name, planes, PEAK, SAMPLE)
+        qp = int(self.check_parameter(parameter))
+        checked = check_planes(self.name, planes, self.peak, self.dtype)
         return self._encode(checked, qp) if checked else []
 
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
@@ -109,7 +111,7 @@ class VVenC(Codec):
             "encoder": encoder_version(ffmpeg),
             "preset": self.preset,
             "parameters": ":".join(f"{key}={value}" for key, value in self.parameters.items()),
-            "decoder": f"PyAV {import_av().__version__} vvc",
+            "decoder": f"{av_version()} vvc",
         }
 
     def _encode(self, planes: list[np.ndarray], qp: int) -> list[bytes]:

@@ -43,7 +43,7 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
 
     Args:
         path: what `torch.save` wrote: a state dict, or one as :func:`state_of
-            <cfqa_data.builders.backbones.checkpoints.state_of>` finds it; or its safetensors file.
+            <cfqa_data.format.checkpoints.state_of>` finds it; or its safetensors file.
         pad: how planes are padded.
 
     Raises:
@@ -103,7 +103,7 @@ def _load(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         CodecError: it is no such file; a tensor is missing, left over, misshapen or not finite.
     """
-    from cfqa_data.builders.backbones.checkpoints import check_tensors, read_tensors, without_prefix
+    from cfqa_data.format.checkpoints import check_tensors, read_tensors, without_prefix
 
     origin = str(path)
     try:

@@ -23,8 +23,8 @@ import numpy as np
 from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_shape
 from cfqa_data.codecs.sandbox.process import DecoderProcess, Refused
 from cfqa_data.errors import CodecError
+from cfqa_data.format.resources import PACKAGE, locate
 from cfqa_data.paths import absolute_path, absolute_program
-from cfqa_data.recipe.resources import PACKAGE, locate
 
 __all__ = ["IsolatedCodec", "memory_limit", "time_limit"]
 

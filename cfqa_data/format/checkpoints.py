@@ -6,20 +6,22 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
-import torch
-from torch import Tensor
-
-from cfqa_data.access.weights import shard_index, weight_files
 from cfqa_data.errors import BuildError
+from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.pointers import pointer_at
+from cfqa_data.paths import absolute_path, is_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "check_tensors",
     "load_plain",
     "read_tensors",
+    "shard_index",
     "state_of",
     "weight_files",
     "without_prefix",
@@ -31,7 +33,55 @@ NESTED = ("state_dict", "model", "network", "net", "teacher", "student")
 WRAPPERS = frozenset(
     ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 )
+HUB_FILE = "model.safetensors"
+HUB_INDEX = "model.safetensors.index.json"
+SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
+
+
+def weight_files(path: str | Path) -> tuple[Path, ...]:
+    """Files that hold the weights at a path: the path itself, or the Hub's index and its shards.
+
+    Args:
+        path: a file, an index ``*.index.json``, or a folder with ``model.safetensors`` or
+            ``model.safetensors.index.json``.
+
+    Raises:
+        BuildError: there are no weights, or the index is none or leads out of its folder.
+    """
+    path = absolute_path(path)
+    if path.is_dir():
+        found = [path / name for name in (HUB_INDEX, HUB_FILE) if (path / name).is_file()]
+        if not found:
+            raise BuildError(f"{path}: the folder has neither {HUB_FILE} nor {HUB_INDEX}")
+        path = found[0]
+    if not is_file(path):
+        raise BuildError(f"{path}: {pointer_at(path) or 'no such weights file'}")
+    if path.suffix != ".json":
+        return (path,)
+    shards = dict.fromkeys(path.parent / shard for shard in shard_index(path).values())
+    for shard in shards:
+        if not shard.is_file():
+            raise BuildError(f"{path}: the shard {shard.name} is missing")
+    return (path, *shards)
+
+
+def shard_index(path: Path) -> dict[str, str]:
+    """Tensor -> name of the shard beside the index that holds it.
+
+    Raises:
+        BuildError: it is no index, or leads out of its folder.
+    """
+    try:
+        places = parse_json(read_limited(path, LARGEST_JSON))["weight_map"]
+        shards = set(places.values())
+    except Exception as error:
+        told = pointer_at(path) or "not an index of safetensors shards"
+        raise BuildError(f"{path}: {told}") from error
+    for shard in shards:
+        if not isinstance(shard, str) or not SHARD.fullmatch(shard):
+            raise BuildError(f"{path}: {shard!r} is not the name of a shard beside the index")
+    return dict(places)
 
 
 def check_tensors(
@@ -60,6 +110,8 @@ def check_tensors(
 
 def _kind(tensor: Tensor) -> str:
     """A dense tensor's dtype, or what is in the way of one."""
+    import torch
+
     if tensor.is_meta:
         return "without data"
     if tensor.layout != torch.strided:
@@ -135,6 +187,8 @@ def load_plain(path: Path, mapped: bool = True) -> Any:
     Raises:
         BuildError: the file is missing, damaged, or holds anything else.
     """
+    import torch
+
     try:
         # Files older than PyTorch 1.6 are no archives, and cannot be mapped.
         archive = is_zipfile(path)
@@ -180,6 +234,8 @@ def state_of(loaded: object, origin: str) -> dict[str, Tensor]:
     Raises:
         BuildError: there are none, or two have one name.
     """
+    from torch import Tensor
+
     while isinstance(loaded, Mapping):
         inner = next((loaded[k] for k in NESTED if isinstance(loaded.get(k), Mapping)), None)
         if inner is None:

@@ -1,27 +1,28 @@
-"""An evaluation from the file of scores that one wrote, without the features and the metrics.
+"""What an evaluation found, and the same from the file of scores that it wrote.
 
 A finished file of scores (``.parquet``) says in its metadata what it holds: the dataset it is of,
 the facts of each metric, the label that was followed, which metrics failed, and what decided the
 scores (see `cfqa_data.eval.fingerprint`).  Reading it back and correlating it anew gives the tables
-that the evaluation had.
+that the evaluation had, without the features and the metrics.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.datasets import KEYS, dataset_identity, opened, task_facts
 from cfqa_data.eval.metrics import Metric
-from cfqa_data.eval.opening import opened
-from cfqa_data.eval.tables import scores_table
+from cfqa_data.eval.statistics import Statistics, statistics
 from cfqa_data.format.limits import MOST_ROWS, parse_json
 from cfqa_data.format.parquet import read_parquet, read_schema
 from cfqa_data.format.pointers import pointer
@@ -31,15 +32,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-    from cfqa_data.eval.evaluator import Evaluation
-    from cfqa_data.eval.reading import FeatureSource
+    from cfqa_data.eval.datasets import FeatureSource
+    from cfqa_data.format.facts import TaskFacts
 
 __all__ = [
     "KEY",
-    "arrays_digest",
-    "dataset_identity",
+    "WRONG",
+    "Evaluation",
+    "conclude",
+    "key_columns",
     "read_evaluation",
-    "table_digest",
+    "read_facts",
+    "scores_table",
     "with_facts",
 ]
 
@@ -47,53 +51,104 @@ KEY = b"cfqa"
 """Of the facts, JSON, in a file's metadata."""
 
 WRONG = (OSError, LookupError, TypeError, AttributeError, ValueError, OverflowError, MetricError)
-"""What reading a file that is something else may raise."""
+"""What reading a file that is something else may raise, beside errors of Arrow."""
 
-COLUMNS = ("task", "source_id", "codec", "level")
-
-FACTS = {
+FACTS = (
     *("name", "family", "formula", "lower_better", "score_range"),
     *("identity", "invariances", "citation", "cost"),
-}
+)
 """Of a metric, by name."""
 
 
-def dataset_identity(dataset: FeatureSource) -> str:
-    """Return what tells a dataset from others: the hash of its manifest, or else of its labels.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Statistics):
+    """What `evaluate` found: scores, and the tables of `Statistics`.
 
-    Only what `cfqa_data.load` opened is known to hold what its manifest says. Anything else, though
-    it borrow a manifest, may give other arrays: it is told by its labels.
+    Attributes:
+        labels: The rows that were scored.
+        scores: One row per compressed feature and metric; null where the metric failed, or is not
+            defined.
+        metrics: The metrics, in the tables' order; those that scored nothing are not among them.
+        target: Label column that the scores were correlated with.
+        failures: What went wrong with each metric that failed somewhere, by name, and how many
+            features have no score; with the file of scores, by path.
+        notes: What else is to be known of a metric's scores, by name.
+        dataset: What identifies the dataset, as a report and a file of scores are compared with;
+            None if that is not known.
+        tasks: What the dataset says of its tasks, by name.
     """
-    from cfqa_data.access.dataset import Dataset
-    from cfqa_data.format.layout import Layout
-    from cfqa_data.format.manifest import hash_file, manifest_text
 
-    if not isinstance(dataset, Dataset):
-        return table_digest(dataset.labels)
-    if dataset.path is not None:
-        return hash_file(Layout(dataset.path).manifest)
-    # Of a repo on the Hub: as it is written.
-    return hashlib.sha256(manifest_text(dataset.manifest).encode()).hexdigest()
-
-
-def arrays_digest(dataset: FeatureSource) -> str:
-    """Return a hash of some features of a dataset whose labels alone would tell it from others."""
-    from cfqa_data.access.dataset import Dataset
-
-    if isinstance(dataset, Dataset):
-        return ""
-    found = hashlib.sha256()
-    columns = [dataset.labels[name].to_pylist() for name in COLUMNS[1:]]
-    for row in sorted({0, len(columns[0]) // 2, len(columns[0]) - 1}):
-        source, codec, level = (column[row] for column in columns)
-        for array in (dataset.original(source), dataset.compressed(source, codec, int(level))):
-            found.update(np.asarray(array).tobytes())
-    return found.hexdigest()
+    labels: pa.Table
+    scores: pa.Table
+    metrics: tuple[Metric, ...]
+    target: str
+    failures: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    dataset: str | None = None
+    tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
 
 
-def table_digest(table: pa.Table) -> str:
-    """Return a hash of what a table holds, however it is cut into chunks."""
-    return hashlib.sha256(repr(table.to_pydict()).encode()).hexdigest()
+def conclude(
+    labels: pa.Table,
+    metrics: Sequence[Metric],
+    values: NDArray[Any],
+    target: str,
+    failures: Mapping[str, str],
+    *,
+    notes: Mapping[str, str] = MappingProxyType({}),
+    dataset: str | None = None,
+    tasks: Mapping[str, TaskFacts] = MappingProxyType({}),
+) -> Evaluation:
+    """Make the tables of an evaluation from its (rows, M) scores; see `Evaluation`."""
+    return Evaluation(
+        **vars(statistics(labels, metrics, values, target, tasks=tasks)),
+        labels=labels,
+        scores=scores_table(labels, metrics, values),
+        metrics=tuple(metrics),
+        target=target,
+        failures=dict(failures),
+        notes=dict(notes),
+        dataset=dataset,
+        tasks=tasks,
+    )
+
+
+def key_columns(labels: pa.Table) -> pa.Table:
+    """Return what names each row of labels, in types that a file of scores is read back with.
+
+    Args:
+        labels: Anybody's: texts may be ``large_string``, ``string_view`` or a dictionary.
+    """
+    import pyarrow as pa
+
+    keys = labels.select(KEYS)
+    for place, column in enumerate(keys.columns):
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            kind = pa.string()
+        if kind != column.type:
+            keys = keys.set_column(place, KEYS[place], column.cast(kind))
+    return keys
+
+
+def scores_table(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]) -> pa.Table:
+    """Lay out scores in long form, the metrics of one feature next to each other.
+
+    Args:
+        labels: One row per compressed feature.
+        metrics: M metrics.
+        values: (rows, M) float64 scores; NaN, where there is none, becomes null.
+    """
+    import pyarrow as pa
+
+    rows = key_columns(labels).combine_chunks()
+    names = pa.array([metric.name for metric in metrics], pa.string())
+    repeated = rows.take(pa.array(np.repeat(np.arange(labels.num_rows), len(metrics))))
+    return repeated.append_column(
+        "metric", names.take(pa.array(np.tile(np.arange(len(metrics)), labels.num_rows)))
+    ).append_column("value", pa.array(values.ravel(), pa.float64(), from_pandas=True))
 
 
 def with_facts(
@@ -108,8 +163,8 @@ def with_facts(
     """Return a table of scores that says of itself what `read_evaluation` needs to know.
 
     Args:
-        scores: As `cfqa_data.eval.tables.scores_table` lays them out.
-        dataset: Its `dataset_identity`.
+        scores: As `scores_table` lays them out.
+        dataset: Its `cfqa_data.eval.datasets.dataset_identity`.
         target: Label column that was followed.
         metrics: In the order of the scores.
         failures: What went wrong, by metric.
@@ -127,6 +182,16 @@ def with_facts(
     }
     text = json.dumps(facts, sort_keys=True, allow_nan=False)
     return scores.replace_schema_metadata({KEY: text})
+
+
+def read_facts(data: bytes) -> tuple[pa.Schema, dict[str, Any]]:
+    """Return the columns of a file of scores, and what it says of itself.
+
+    Raises:
+        Exception: One of `WRONG`, or of Arrow's: it is no such file.
+    """
+    schema, _ = read_schema(data)
+    return schema, parse_json((schema.metadata or {})[KEY])
 
 
 def read_evaluation(
@@ -151,8 +216,6 @@ def read_evaluation(
         MetricError: This is not a whole file of scores, or one of another dataset.
         FormatError: The folder is not a dataset.
     """
-    from cfqa_data.eval.evaluator import conclude
-
     dataset = opened(dataset, follow_links=follow_links)
     table, facts, metrics = _read(absolute_path(path), dataset)
     target = facts["target"] if target is None else target
@@ -162,22 +225,21 @@ def read_evaluation(
     values = table["value"].to_numpy().reshape(-1, len(metrics))
     if not scores_table(keys, metrics, values).equals(table):
         raise MetricError(f"{path}: the scores are not in the order in which they were written")
-    places = {
-        tuple(r.values()): n for n, r in enumerate(dataset.labels.select(COLUMNS).to_pylist())
-    }
-    wanted = [tuple(row.values()) for row in keys.select(COLUMNS).to_pylist()]
+    places = {tuple(r.values()): n for n, r in enumerate(dataset.labels.select(KEYS).to_pylist())}
+    wanted = [tuple(row.values()) for row in keys.select(KEYS).to_pylist()]
     for key in wanted:
         if key not in places:
-            raise MetricError(f"{path}: scores of {_named(key)}, which the dataset does not hold")
-    labels = dataset.labels.take([places[key] for key in wanted])
+            named = "{} {}, {}, level {}".format(*key)
+            raise MetricError(f"{path}: scores of {named}, which the dataset does not hold")
     return conclude(
-        labels,
+        dataset.labels.take([places[key] for key in wanted]),
         metrics,
         values,
         target,
         facts["failures"],
         notes=facts.get("notes", {}),
         dataset=facts["dataset"],
+        tasks=task_facts(dataset),
     )
 
 
@@ -186,24 +248,16 @@ def _metric_facts(metric: Metric) -> dict[str, Any]:
 
     An end of its range that is infinite is None; an identity that is not finite is its name.
     """
-    identity = metric.identity
-    if identity is not None:
-        identity = float(identity)
-    return {
-        "name": metric.name,
-        "family": metric.family,
-        "formula": metric.formula,
-        "lower_better": metric.lower_better,
+    identity = None if metric.identity is None else float(metric.identity)
+    return {name: getattr(metric, name) for name in FACTS} | {
         "score_range": [end if math.isfinite(end) else None for end in metric.score_range],
         "identity": identity if identity is None or math.isfinite(identity) else repr(identity),
         "invariances": sorted(metric.invariances),
-        "citation": metric.citation,
-        "cost": metric.cost,
     }
 
 
 def _metric(facts: dict[str, Any]) -> Metric:
-    if set(facts) != FACTS:
+    if set(facts) != set(FACTS):
         raise TypeError("not the facts of a metric")
     low, high = facts["score_range"]
     for name in ("formula", "citation"):
@@ -246,44 +300,31 @@ def _read(
         raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
     if kind := pointer(data):
         raise MetricError(f"{path}: {kind}")
+    table = None
     try:
-        schema, _ = read_schema(data)
-        facts = parse_json((schema.metadata or {})[KEY])
+        schema, facts = read_facts(data)
         metrics = tuple(_metric(entry) for entry in facts["metrics"])
-        names = [metric.name for metric in metrics]
-        whole = (
-            schema.names == [*COLUMNS, "metric", "value"]
-            and schema.field("value").type == pa.float64()
-            and len(set(names)) == len(names)
-            and all(_texts(facts.get(name, {})) for name in ("failures", "notes"))
-            and isinstance(facts["dataset"], str)
-        )
-        rows, target = int(facts["rows"]), str(facts["target"])
-        if whole and facts["dataset"] != dataset_identity(dataset):
-            raise _OtherDataset
-        table = read_parquet(data, dataset.labels.num_rows * len(metrics) if metrics else MOST_ROWS)
-    except _OtherDataset:
-        told = "these are the scores of another dataset; give theirs"
-        raise MetricError(f"{path}: {told}") from None
+        told = {name: facts.get(name, {}) for name in ("failures", "notes")}
+        rows, facts["target"] = int(facts["rows"]), str(facts["target"])
+        if (
+            schema.names != [*KEYS, "metric", "value"]
+            or schema.field("value").type != pa.float64()
+            or len({metric.name for metric in metrics}) != len(metrics)
+            or not all(isinstance(text, str) for of in told.values() for text in of.values())
+            or not isinstance(facts["dataset"], str)
+        ):
+            raise ValueError
+        if facts["dataset"] == dataset_identity(dataset):
+            most = dataset.labels.num_rows * len(metrics) if metrics else MOST_ROWS
+            table = read_parquet(data, most)
+            if any(table[name].null_count for name in (*KEYS, "metric")):
+                raise ValueError
     except (*WRONG, pa.ArrowException):
         raise MetricError(f"{path}: not a finished file of scores; {remedy}") from None
-    if not whole or any(table[name].null_count for name in (*COLUMNS, "metric")):
-        raise MetricError(f"{path}: not a finished file of scores; {remedy}")
+    if table is None:
+        raise MetricError(f"{path}: these are the scores of another dataset; give theirs")
     if table.num_rows == 0 or not metrics:
         raise MetricError(f"{path}: there are no scores in it")
     if table.num_rows != rows or rows % len(metrics):
         raise MetricError(f"{path}: holds {table.num_rows} scores of {rows}; score again")
-    return table, facts | {"target": target}, metrics
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-
-
-class _OtherDataset(Exception):
-    """The scores are of another dataset."""
-
-
-def _named(key: tuple[Any, ...]) -> str:
-    task, source_id, codec, level = key
-    return f"{task} {source_id}, {codec}, level {level}"
+    return table, facts, metrics

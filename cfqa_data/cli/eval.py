@@ -1,4 +1,4 @@
-"""Commands that score metrics: `eval` and `report`."""
+"""`cfqa eval`: score metrics on a dataset."""
 
 from __future__ import annotations
 
@@ -6,122 +6,59 @@ import os
 import sys
 import warnings
 from contextlib import redirect_stdout, suppress
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cfqa_data.cli import shared
 from cfqa_data.cli.process import say
-from cfqa_data.cli.shared import (
-    AnyDataset,
-    Codecs,
-    FollowLinks,
-    Force,
-    Json,
-    Task,
-    Untrusted,
-    local_path,
-    print_json,
-    resumable,
-)
 from cfqa_data.errors import CfqaError, DiskError, MetricError, MetricWarning
 from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
 
-__all__ = ["evaluate", "write_page"]
-
-
-class Precision(StrEnum):
-    """How exact float32 matrix products are."""
-
-    highest = "highest"
-    high = "high"
-
-
-class TableLayout(StrEnum):
-    """How `cfqa eval` lays out its figures."""
-
-    paper = "paper"
-    plain = "plain"
-
-
-class Target(StrEnum):
-    """Label that a metric should follow."""
-
-    distortion = "distortion"
-    loss = "loss"
+__all__ = ["evaluate"]
 
 
 def evaluate(
     context: typer.Context,
-    folder: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DIR", help="A dataset folder, or org/name on the Hub.", show_default=False
-        ),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="A metric's name, MODULE:FUNCTION, or `all`; repeat it for several. "
-            "Default: mse, cosine and cka.",
-        ),
-    ] = None,
-    task: Task = None,
-    codec: Codecs = None,
-    fold: Annotated[
-        int | None, typer.Option(metavar="K", help="Only the sources of this fold, 0 to 4.")
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="At most so many sources of each task."),
-    ] = None,
-    target: Annotated[
-        Target, typer.Option(help="Label to follow: the score's distortion or the task's loss.")
-    ] = Target.distortion,
-    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1.")] = "cpu",
-    precision: Annotated[
-        Precision,
-        typer.Option(help="Of float32 matrix products: highest is exact, high allows TF32."),
-    ] = Precision.highest,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=local_path,
-            metavar="FILE",
-            help="Write every score to this .parquet or .csv file. An interrupted run goes on "
-            "from what it left beside it. A file that holds anything else is not replaced.",
-        ),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            parser=local_path,
-            metavar="OUT",
-            help="Write a report: one .html file, or a folder for report.html and scores.parquet.",
-        ),
-    ] = None,
-    force: Force = False,
-    table: Annotated[
-        TableLayout, typer.Option(help="paper: as published. plain: every figure, one per line.")
-    ] = TableLayout.paper,
-    paper_logs: Annotated[
-        Path | None,
-        typer.Option(
-            parser=local_path,
-            metavar="LOGS",
-            help="Instead of a dataset: the published statistic from a folder of score logs.",
-        ),
-    ] = None,
-    untrusted: Untrusted = False,
-    follow_links: FollowLinks = False,
-    as_json: Json = False,
+    folder: Annotated[str | None, typer.Argument(metavar="DIR", show_default=False)] = None,
+    metric: Annotated[list[str] | None, typer.Option(metavar="NAME")] = None,
+    task: shared.Task = None,
+    codec: shared.Codecs = None,
+    fold: Annotated[int | None, typer.Option(metavar="K")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
+    target: shared.Target = "distortion",
+    device: str = "cpu",
+    precision: Literal["highest", "high"] = "highest",
+    out: Annotated[Path | None, shared.path_option("FILE")] = None,
+    report: Annotated[Path | None, shared.path_option("OUT")] = None,
+    force: shared.Force = False,
+    table: Literal["paper", "plain"] = "paper",
+    paper_logs: Annotated[Path | None, shared.path_option("LOGS")] = None,
+    untrusted: shared.Untrusted = False,
+    follow_links: shared.FollowLinks = False,
+    as_json: shared.Json = False,
 ) -> None:
-    """Score metrics on a dataset and correlate them with its labels."""
+    """Score metrics on a dataset and correlate them with its labels.
+
+    Args:
+        folder: A dataset folder, or org/name on the Hub.
+        metric: A metric's name, MODULE:FUNCTION, or `all`; repeat it for several. Default: mse,
+            cosine and cka.
+        fold: Only the sources of this fold, 0 to 4.
+        limit: At most so many sources of each task.
+        target: Label to follow: the score's distortion or the task's loss.
+        device: Torch device: cpu, cuda, cuda:1.
+        precision: Of float32 matrix products: highest is exact, high allows TF32.
+        out: Write every score to this .parquet or .csv file. An interrupted run goes on from what
+            it left beside it. A file that holds anything else is not replaced.
+        report: Write a report: one .html file, or a folder for report.html and scores.parquet.
+        table: paper: as published. plain: every figure, one per line.
+        paper_logs: Instead of a dataset: the published statistic from a folder of score logs.
+    """
     if paper_logs is not None:
         _only(context, "paper_logs", "as_json")
         _evaluate_logs(paper_logs, as_json)
@@ -131,7 +68,6 @@ def evaluate(
             "missing; or name a folder of logs with --paper-logs", context, param_hint="'DIR'"
         )
     from cfqa_data.access.dataset import load
-    from cfqa_data.console.terminal import show_progress
     from cfqa_data.eval import evaluate as run_evaluation
     from cfqa_data.eval import list_metrics
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
@@ -146,37 +82,31 @@ def evaluate(
     for name in metric or DEFAULT_METRICS:
         names += list_metrics() if name == "all" else [name]
     with (
-        resumable("the same command goes on from the scores so far" if out else ""),
-        show_progress() as progress,
+        shared.working(
+            "the same command goes on from the scores so far" if out else ""
+        ) as progress,
         redirect_stdout(sys.stderr),  # what a metric prints is none of the answer
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", MetricWarning)  # they are told below
-        dataset = load(
-            folder,
-            task,
-            codec=codec or None,
-            untrusted=untrusted,
-            follow_links=follow_links,
-        )
+        how = {"untrusted": untrusted, "follow_links": follow_links}
+        dataset = load(folder, task, codec=codec or None, **how)
         evaluation = run_evaluation(
             dataset,
             list(dict.fromkeys(names)),
             device,
             fold=fold,
             limit=limit,
-            target=target.value,
-            precision=precision.value,
+            target=target,
+            precision=precision,
             out=out,
             force=force,
             progress=progress,
         )
-    if as_json:
-        print_json(_evaluation_json(evaluation))
-    else:
-        print(LAYOUTS[table.value](evaluation), flush=True)
-        if out is not None and str(out) not in evaluation.failures:
-            print(f"Every score: {out}")
+    shared.answer(as_json, lambda: _evaluation_json(evaluation), lambda: LAYOUTS[table](evaluation))
+    sys.stdout.flush()
+    if out is not None and str(out) not in evaluation.failures and not as_json:
+        print(f"Every score: {out}")
     failures = list(evaluation.failures.values())
     if page is not None:
         try:
@@ -196,7 +126,7 @@ def evaluate(
 
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
     """See that the scores outlive a report that failed: return where they are, in words."""
-    from cfqa_data.eval.stored import with_facts
+    from cfqa_data.eval.results import with_facts
     from cfqa_data.format.storage import write_table
 
     if out is None:
@@ -232,14 +162,8 @@ def _report_files(
         page, out = report / "report.html", out or report / "scores.parquet"
     check_writable(page)
     if out is None or out.parent != page.parent or not out.exists():
-        _check_free(page, force)
+        shared.check_free(page, force)
     return page, out
-
-
-def _check_free(page: Path, force: bool) -> None:
-    """See that a page replaces nothing, unless that is asked for."""
-    if page.exists() and not force:
-        raise CfqaError(f"{page}: is there; write to another file, or replace it with --force")
 
 
 def _make_folder(context: typer.Context, folder: Path) -> None:
@@ -277,10 +201,8 @@ def _evaluate_logs(folder: Path, as_json: bool) -> None:
     from cfqa_data.eval.paper_logs import paper_figures, paper_logs_text
 
     figures = paper_figures(folder)
-    if as_json:
-        print_json({"correlations": [figure.to_dict() for figure in figures]})
-    else:
-        print(paper_logs_text(figures))
+    told = {"correlations": [figure.to_dict() for figure in figures]}
+    shared.answer(as_json, lambda: told, lambda: paper_logs_text(figures))
 
 
 def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -293,39 +215,3 @@ def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
         "notes": evaluation.notes,
         **{name: getattr(evaluation, name).to_pylist() for name in COLUMNS},
     }
-
-
-def write_page(
-    folder: AnyDataset,
-    scores: Annotated[
-        Path,
-        typer.Argument(
-            parser=local_path, metavar="SCORES", help="What `cfqa eval DIR --out` wrote, .parquet."
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", parser=local_path, metavar="FILE", help="Page to write, .html."
-        ),
-    ],
-    target: Annotated[
-        Target | None,
-        typer.Option(help="Label to follow. Default: that of the scores.", show_default=False),
-    ] = None,
-    force: Force = False,
-    follow_links: FollowLinks = False,
-) -> None:
-    """Write a report of scores: one HTML file that opens offline."""
-    from cfqa_data.access.dataset import load
-    from cfqa_data.eval import read_evaluation
-    from cfqa_data.eval.report import write_report
-    from cfqa_data.format.storage import check_writable
-
-    if out.suffix != ".html":
-        raise CfqaError(f"{out}: a report is written as .html, by that ending")
-    check_writable(out)
-    _check_free(out, force)
-    dataset = load(folder, follow_links=follow_links)
-    evaluation = read_evaluation(dataset, scores, target.value if target else None)
-    print(f"Report: {write_report(evaluation, out, dataset)}")

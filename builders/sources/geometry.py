@@ -1,4 +1,4 @@
-"""Geometry of the dense tasks: sliding windows over a scaled image, and the scored part of a depth.
+"""How images become views: sliding windows, the scored part of a depth, and normalisation.
 
 The defaults are those of the published evaluation; a head's file may carry others as metadata.
 """
@@ -9,9 +9,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+import numpy as np
+
 from cfqa_data.errors import BuildError
 
-__all__ = ["DepthGeometry", "SegGeometry", "from_metadata", "window_starts"]
+__all__ = [
+    "DEPTH_RANGE",
+    "IGNORE",
+    "DepthGeometry",
+    "SegGeometry",
+    "from_metadata",
+    "normalise",
+    "window_starts",
+]
+
+IGNORE = 255
+"""Class of the pixels of a mask that do not count."""
+
+DEPTH_RANGE = (0.001, 10.0)
+"""Published range of depths, in metres."""
+
+#: ImageNet's statistics of RGB in 0..1, as every published DINOv2 evaluation normalises.
+MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 
 @dataclass(frozen=True)
@@ -86,3 +106,9 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     """First pixels of the windows that cover an axis; the last one is shifted back inside."""
     count = max(length - window + stride - 1, 0) // stride + 1
     return [min(index * stride, length - window) for index in range(count)]
+
+
+def normalise(images: np.ndarray) -> np.ndarray:
+    """Normalise uint8 RGB images (..., H, W, 3) to float32 (..., 3, H, W)."""
+    scaled = (images.astype(np.float32) / np.float32(255) - MEAN) / STD
+    return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
