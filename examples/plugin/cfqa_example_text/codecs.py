@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from importlib import metadata
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from cfqa_data.codecs.base import (
     FeatureCodec,
     InputCodec,
     check_bitstream,
+    check_feature,
     check_plane,
     check_shape,
 )
@@ -45,7 +45,7 @@ class Deflate(Codec):
 
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:
         """Return the bitstream of a plane."""
-        step = int(self.parameter.check(parameter))
+        step = int(self.check_parameter(parameter))
         rounded = check_plane(self.name, plane, self.peak, self.dtype) // step * step + step // 2
         return zlib.compress(rounded.clip(0, self.peak).astype(np.uint8).tobytes(), 9)
 
@@ -71,7 +71,7 @@ class Keep(FeatureCodec):
 
     def encode(self, feature: np.ndarray, parameter: float) -> bytes:
         """Return a bitmap of the channels, then their values."""
-        count = int(self.parameter.check(parameter))
+        feature, count = check_feature(self.name, feature), int(self.check_parameter(parameter))
         if count > feature.shape[-1]:
             raise CodecError(f"{self.name}: {count} channels of {feature.shape[-1]}")
         energy = np.square(feature, dtype=np.float64).sum(axis=(0, 1, 2))
@@ -107,7 +107,7 @@ class Stems(InputCodec):
 
     def encode(self, inputs: str, parameter: float) -> bytes:
         """Return the bitstream of a text."""
-        letters = int(self.parameter.check(parameter))
+        letters = int(self.check_parameter(parameter))
         return zlib.compress(" ".join(word[:letters] for word in inputs.split()).encode(), 9)
 
     def decode(self, bitstream: Bitstream) -> str:
@@ -119,5 +119,5 @@ class Stems(InputCodec):
             raise CodecError(f"{self.name}: damaged bitstream: it is no text") from None
 
     def version(self) -> dict[str, str]:
-        """Return the version of this package."""
-        return {"cfqa-example-text": metadata.version("cfqa-example-text")}
+        """Return the version of zlib."""
+        return {"zlib": zlib.ZLIB_RUNTIME_VERSION}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cfqa_data.builders.sources.base import Sample, Source
+from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Terms
 
 __all__ = ["TOPICS", "Sentences"]
@@ -48,8 +49,8 @@ class Sentences(Source):
     def sample(self, source_id: str) -> Sample:
         """Return a sentence by its id."""
         found = re.fullmatch(rf"{re.escape(self.task)}-(\d+)-(\d+)", source_id)
-        if not found:
-            raise KeyError(source_id)
+        if not found or int(found[1]) >= self.documents or int(found[2]) >= SENTENCES:
+            raise BuildError(f"there is no sentence {source_id!r}")
         return self._sample(int(found[1]), int(found[2]))
 
     def training_inputs(self, count: int, seed: int) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,7 @@ class Topic(Task):
         truth=Truth("int64", 0),
     )
 
-    def __init__(
-        self, backbone: Backbone, layers: Sequence[int], temperature: float = 0.1
-    ) -> None:
+    def __init__(self, backbone: Backbone, layers: Sequence[int], temperature: float = 0.1) -> None:
         self.temperature = temperature
         features = [backbone.extract(words, layers) for words in TOPICS.values()]
         self.prototypes = np.stack([_mean_token(feature) for feature in features])
@@ -49,9 +47,11 @@ class Topic(Task):
         scaled = found / self.temperature
         return float(margin), float(np.logaddexp.reduce(scaled) - scaled[label])
 
-    def accepts(self, feature: Any, sample: Sample, accepted: Sequence[Sample]) -> str | None:
+    def accepts(
+        self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
+    ) -> str | None:
         """Take what the uncompressed feature gets right."""
-        margin, _ = self.score(feature, sample.truth)
+        margin, _ = self.score(feature(), sample.truth)
         return None if margin > 0 else "not recognised"
 
 
