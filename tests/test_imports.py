@@ -44,7 +44,7 @@ ORDER = (
     "cfqa_data.testing",
     "cfqa_data.cli",
 )
-"""The folders from the bottom up: each may import those before it. Folders below one count as it."""
+"""The folders from the bottom up: each may import those before it; those below one count as it."""
 
 
 def modules() -> dict[str, Path]:

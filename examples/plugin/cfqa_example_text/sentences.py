@@ -21,7 +21,20 @@ TOPICS = {
 }
 """Topic -> the words that its sentences are made of."""
 
-FILLERS = "the a then slowly before after under with and of while near".split()
+FILLERS = [
+    "the",
+    "a",
+    "then",
+    "slowly",
+    "before",
+    "after",
+    "under",
+    "with",
+    "and",
+    "of",
+    "while",
+    "near",
+]
 SENTENCES = 3
 """Sentences of a document."""
 

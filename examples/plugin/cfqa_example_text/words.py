@@ -1,4 +1,4 @@
-"""A backbone that is no vision transformer: a vector per word, then one mixed with its neighbours."""
+"""A backbone that is no vision transformer: a vector per word, and one of it and its neighbours."""
 
 from __future__ import annotations
 
