@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import MetricError, MetricWarning
-from cfqa_data.eval.datasets import KEYS, arrays_digest, dataset_identity, opened, task_facts
+from cfqa_data.eval.features.datasets import (
+    KEYS,
+    arrays_digest,
+    dataset_identity,
+    opened,
+    task_facts,
+)
 from cfqa_data.eval.metrics import MetricLike, as_metrics
 from cfqa_data.eval.results import Evaluation, conclude, scores_table
 from cfqa_data.eval.score_file import ScoreFile
@@ -25,7 +31,7 @@ from cfqa_data.torch_state import torch_state
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cfqa_data.eval.datasets import FeatureSource
+    from cfqa_data.eval.features.datasets import FeatureSource
 
 __all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "conclude", "evaluate"]
 
@@ -65,7 +71,7 @@ def evaluate(
 
     Args:
         dataset: An open dataset, or the path of one. One that is not a folder's is anything that
-            answers like `cfqa_data.eval.datasets.FeatureSource`, with tasks of any names.
+            answers like `cfqa_data.eval.features.datasets.FeatureSource`, with tasks of any names.
         metrics: One or several of: names, ``"module:attribute"`` strings, `Metric` objects or
             callables ``(x, y) -> (B,)`` on float32 tensors of shape (B, N, C, T, D). One that
             has a method ``fit`` is trained for each task and fold on the sources of the others.
@@ -112,7 +118,8 @@ def evaluate(
         if name not in source.labels.column_names:
             what = f"{target!r} to follow" if name == target else repr(name)
             raise MetricError(f"the labels have no column {what}")
-    rows = _selected(source.labels, fold, limit)
+    stored = _stored(source)
+    rows = _selected(source.labels, stored, fold, limit)
     labels = source.labels.take(rows)
     check_labels(labels, target)
     identity = dataset_identity(source)
@@ -130,7 +137,7 @@ def evaluate(
         if file and (scored.alone or not np.isnan(values).all()):
             file.save(scored, now=True)
         raise
-    failures, notes = scoring.failures(), scoring.notes()
+    failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
     kept = np.flatnonzero(~np.isnan(values).all(axis=0))
     if not len(kept):
         raise MetricError(next(iter((failures or notes).values())))
@@ -152,11 +159,31 @@ def evaluate(
     return found
 
 
-def _selected(labels: pa.Table, fold: int | None, limit: int | None) -> NDArray[np.intp]:
+def _stored(dataset: FeatureSource) -> NDArray[np.bool_]:
+    """Return which rows have a feature: a folder need not hold those of every codec."""
+    labels = dataset.labels
+    if "array" in labels.column_names and hasattr(dataset, "manifest"):
+        return np.asarray(labels["array"].is_valid().to_numpy())
+    return np.ones(labels.num_rows, dtype=bool)
+
+
+def _not_stored(labels: pa.Table, stored: NDArray[np.bool_]) -> dict[str, str]:
+    """Return notes on the codecs of which nothing is stored."""
+    columns = (labels[name].to_pylist() for name in ("task", "codec"))
+    pairs = dict.fromkeys(
+        pair for pair, there in zip(zip(*columns, strict=True), stored, strict=True) if not there
+    )
+    told = "nothing is stored of its features, which are left out"
+    return {f"codec {codec}": f"codec {codec!r} of {task}: {told}" for task, codec in pairs}
+
+
+def _selected(
+    labels: pa.Table, stored: NDArray[np.bool_], fold: int | None, limit: int | None
+) -> NDArray[np.intp]:
     """Return the label rows to score."""
-    if labels.num_rows == 0:
+    if not stored.any():
         raise MetricError("the dataset has no compressed features to score")
-    kept = np.ones(labels.num_rows, dtype=bool)
+    kept = stored.copy()
     if fold is not None:
         if "fold" not in labels.column_names:
             raise MetricError("the labels have no column 'fold' to select by")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from cfqa_data.console.text import table_text
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.statistics import pearson, spearman
-from cfqa_data.eval.text import figure_text
+from cfqa_data.eval.text import figure_text, paper_heads
 from cfqa_data.format.first import TASKS
 from cfqa_data.format.layout import of_tools
 from cfqa_data.format.limits import LARGEST_TEXT, read_limited
@@ -100,7 +100,9 @@ def find_logs(root: Path) -> dict[tuple[str, str], list[Path]]:
             found.setdefault(place, []).append(path)
     if not found:
         raise MetricError(f"{root}: no log in it; a log is {PLACES}")
-    return {place: sorted(paths, key=_by_level) for place, paths in found.items()}
+    for paths in found.values():
+        paths.sort(key=lambda path: (level_of(path.stem) or 0.0, path.name))
+    return found
 
 
 def level_of(name: str) -> float | None:
@@ -120,48 +122,32 @@ def read_log(path: Path) -> list[LogLine]:
         text = read_limited(path, LARGEST_TEXT).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise MetricError(f"{path}: not a log that can be read: {error}") from None
-    lines = list(_lines(path, text))
-    names = {line.name for line in lines if isinstance(line, LogLine)}
-    for line in lines:
-        if isinstance(line, _Odd) and (line.numbered or line.name in names):
-            raise MetricError(
-                f"{line.where}: not `name score mse cosine cka`, a name without blanks and four "
-                f"numbers: {line.text[:60]!r}"
-            )
-    if not names:
-        raise MetricError(f"{path}: no line `name score mse cosine cka` in it")
-    return [line for line in lines if isinstance(line, LogLine)]
-
-
-@dataclass(frozen=True)
-class _Odd:
-    """A line that is no source's, or a damaged one."""
-
-    name: str
-    numbered: bool
-    text: str
-    where: str
-
-
-def _lines(path: Path, text: str) -> Iterator[LogLine | _Odd]:
-    level = level_of(path.stem)
+    level, lines, odd = level_of(path.stem), list[LogLine](), []
     for number, line in enumerate(text.splitlines(), start=1):
         words, where = line.split(), f"{path}, line {number}"
         if not words:
             continue
-        if (opened := _settings(words)) is not None:
-            level = opened
+        opened = _settings(words)
+        level = level if opened is None else opened
         name = os.path.splitext(words[0])[0]
         numbers = [_number(word) for word in words[1:]]
         known = [value for value in numbers if value is not None]
         if len(numbers) == len(known) == 4:
-            score, mse, cosine, cka = known
-            yield LogLine(name, score, mse, cosine, cka, level, where)
-        elif opened is None:
-            total = any(word.endswith(":") for word in words)
+            lines.append(LogLine(name, *known, level, where))
+        elif opened is None and not any(word.endswith(":") for word in words):  # no total
             # A number behind the name, or four behind several words, which may all be the name.
             numbered = any(part and None not in part for part in (numbers[:1], numbers[-4:]))
-            yield _Odd("" if total else name, numbered and not total, line, where)
+            odd.append((name, numbered, line, where))
+    names = {line.name for line in lines}
+    for name, numbered, line, where in odd:
+        if numbered or name in names:
+            raise MetricError(
+                f"{where}: not `name score mse cosine cka`, a name without blanks and four "
+                f"numbers: {line[:60]!r}"
+            )
+    if not names:
+        raise MetricError(f"{path}: no line `name score mse cosine cka` in it")
+    return lines
 
 
 def _settings(words: list[str]) -> float | None:
@@ -198,10 +184,6 @@ def _place(path: Path) -> tuple[str, str] | None:
     if len(parts) >= 3 and parts[-2] in TASKS:
         return parts[-3], parts[-2]
     return None
-
-
-def _by_level(path: Path) -> tuple[float, str]:
-    return level_of(path.stem) or 0.0, path.name
 
 
 @dataclass(frozen=True)
@@ -269,7 +251,11 @@ def paper_figures(root: Path | str) -> list[PaperFigure]:
     """
     figures = []
     logs = find_logs(absolute_path(root))
-    for codec, task in sorted(logs, key=_published_order):
+    order = {codec: place for place, codec in enumerate(PAPER_ORDER)}
+    tasks = list(TASKS)
+    for codec, task in sorted(
+        logs, key=lambda log: (order.get(log[0], len(order)), log[0], tasks.index(log[1]))
+    ):
         series = read_series(logs[codec, task])
         for name, lines in series.items():
             if len(lines) < 2:
@@ -282,25 +268,22 @@ def paper_figures(root: Path | str) -> list[PaperFigure]:
 
 def paper_logs_text(figures: Sequence[PaperFigure]) -> str:
     """Lay figures out as the published table, and say what vanished from it."""
-    rows = [["codec", "task"], ["", ""]]
-    for name in METRICS:
-        rows[0] += [name, ""]
-        rows[1] += ["PLCC", "SROCC"]
     each = "/".join(METRICS)
+    rows = paper_heads(METRICS)
     rows[0] += ["sources", "levels", "constant", "flat", "used"]
     rows[1] += ["", "", "score", each, each]
-    cells: dict[tuple[str, str], list[PaperFigure]] = {}
-    for figure in figures:
-        cells.setdefault((figure.codec, figure.task), []).append(figure)
-    for place, metrics in cells.items():
-        row = [*place]
-        for figure in metrics:
-            row += [figure_text(figure.plcc), figure_text(figure.srocc)]
-        first = metrics[0]
+    for codec, task in dict.fromkeys((figure.codec, figure.task) for figure in figures):
+        of = [figure for figure in figures if (figure.codec, figure.task) == (codec, task)]
+        first = of[0]
         levels = f"{first.fewest}" if first.fewest == first.most else f"{first.fewest}-{first.most}"
-        flat = "/".join(str(figure.flat) for figure in metrics)
-        used = "/".join(str(figure.n_valid) for figure in metrics)
-        rows.append([*row, str(first.sources), levels, str(first.constant), flat, used])
+        rows.append(
+            [
+                *(codec, task),
+                *(figure_text(value) for figure in of for value in (figure.plcc, figure.srocc)),
+                *(str(first.sources), levels, str(first.constant)),
+                *("/".join(str(getattr(f, name)) for f in of) for name in ("flat", "n_valid")),
+            ]
+        )
     return "\n".join(
         [
             "Correlation with the raw score, per source over its levels, averaged: as published.",
@@ -349,9 +332,3 @@ def _figures(codec: str, task: str, series: list[list[LogLine]]) -> list[PaperFi
 def _nanmean(values: NDArray[Any]) -> float | None:
     left = values[~np.isnan(values)]
     return float(left.mean()) if left.size else None
-
-
-def _published_order(place: tuple[str, str]) -> tuple[int, str, int]:
-    codec, task = place
-    order = PAPER_ORDER.index(codec) if codec in PAPER_ORDER else len(PAPER_ORDER)
-    return order, codec, list(TASKS).index(task)

@@ -16,7 +16,7 @@ from cfqa_data.builders.importing.files import scan_release
 from cfqa_data.builders.maintenance.repair import repair
 from cfqa_data.builders.sources.files import read_list
 from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
-from cfqa_data.builders.sources.nyuv2_mat import LabelledMat, read_splits
+from cfqa_data.builders.sources.nyuv2 import LabelledMat, read_splits
 from cfqa_data.cli import main
 from cfqa_data.codecs.hyperprior.weights import read_ladder
 from cfqa_data.errors import CfqaError
@@ -117,7 +117,7 @@ OTHERS: dict[str, Callable[[Path], Any]] = {
     "mask.png": read_mask,
     "list.txt": read_list,
     "splits.mat": read_splits,
-    "nyu.mat": lambda path: LabelledMat(path, False, True, ""),
+    "nyu.mat": lambda path: LabelledMat(path, False, True),
     "log.txt": read_log,
     "table.parquet": lambda path: read_table(path, label_schema()),
 }

@@ -170,7 +170,7 @@ def test_what_has_no_bitstreams_is_not_published_as_light(
     import pyarrow as pa
 
     class Rows:
-        table = pa.table({"bits": pa.array([800, None], pa.int64())})
+        table = pa.table({"codec": ["x265"] * 2, "bits": pa.array([800, None], pa.int64())})
 
     monkeypatch.setattr(Folder, "label_rows", lambda *_: Rows)
     with pytest.raises(CfqaError, match="no light tier of it"):

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.selection import Selection
+from cfqa_data.access.shards import ShardReader
 from cfqa_data.format.codes import create_codes_array, write_codes
 from cfqa_data.format.quantizers import UniformQuantizer
-from cfqa_data.format.shards import ShardReader
 
 LEVELS = 3
 

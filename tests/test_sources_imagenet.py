@@ -12,8 +12,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from cfqa_data.builders.sources import Source, get_source
+from cfqa_data.builders.sources.imagenet import ImageNet
 from cfqa_data.builders.sources.preprocessing import classification_view
 from cfqa_data.errors import BuildError
+from cfqa_data.testing.sources import SourceSuite
 
 #: A thousand synsets, sorted, and the ids that a development kit could give them.
 SYNSETS = [f"n{1_440_764 + 1357 * index:08d}" for index in range(1000)]
@@ -439,3 +441,13 @@ def test_the_root_may_be_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         list="root://imagenet/list.txt",
     )
     assert list(found(of)) == list(names)
+
+
+class TestImageNet(SourceSuite):
+    source, task, training = ImageNet, "cls", 1
+
+    @pytest.fixture(autouse=True)
+    def data(self, tmp_path: Path) -> None:
+        names = flat(tmp_path / "val", 8)
+        labels = write(tmp_path / "labels.txt", *(f"{key} {name}" for key, name in names.items()))
+        self.options = {"root": str(tmp_path / "val"), "labels": labels}

@@ -12,8 +12,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from cfqa_data.builders.sources import Source, get_source
+from cfqa_data.builders.sources.nyuv2 import Nyuv2
 from cfqa_data.builders.sources.preprocessing import depth_views
 from cfqa_data.errors import BuildError, MissingDependencyError
+from cfqa_data.testing.sources import SourceSuite
 
 SCENES = ["kitchen", "bathroom", "bathroom", "office", "kitchen"]
 NAMES = [f"{scene}_rgb_{index:05d}" for index, scene in enumerate(SCENES)]
@@ -132,14 +134,6 @@ def test_samples_of_either_layout_are_the_same(kind: str, request: pytest.Fixtur
         list(of.training_inputs(3, 0))
     with pytest.raises(BuildError, match=f"unknown nyuv2 image '{NAMES[0]}'"):
         of.sample(NAMES[0])
-
-
-@pytest.mark.parametrize("kind", ["files", "mat"])
-def test_the_seed_decides_the_order(kind: str, request: pytest.FixtureRequest) -> None:
-    root = request.getfixturevalue(kind)
-    orders = [ids(source(root, seed)) for seed in (0, 1, 2, 0)]
-    assert orders[0] == orders[3]
-    assert len(set(map(tuple, orders))) > 1
 
 
 @pytest.mark.parametrize("kind", ["files", "mat"])
@@ -365,11 +359,14 @@ def test_missing_files_are_named_together(tmp_path: Path) -> None:
         source(tmp_path / "empty")
 
 
-def test_other_tasks_are_refused(files: Path) -> None:
-    with pytest.raises(BuildError, match="nyuv2 has no task 'cls'; it serves dpt"):
-        get_source("nyuv2")("cls", 0, root=str(files))
-
-
 def test_the_matlab_file_and_its_splits_decide(mat: Path) -> None:
     files = [mat / "nyu_depth_v2_labeled.mat", mat / "splits.mat"]
     assert list(get_source("nyuv2")("dpt", 0, root=str(mat)).deciding) == files
+
+
+class TestNyuv2(SourceSuite):
+    source, task, count, training = Nyuv2, "dpt", 2, 2
+
+    @pytest.fixture(autouse=True, params=["files", "mat"])
+    def data(self, request: pytest.FixtureRequest) -> None:
+        self.options = {"root": str(request.getfixturevalue(request.param))}

@@ -134,8 +134,8 @@ def test_no_program_of_a_manifest_is_run(tmp_path: Path, monkeypatch: pytest.Mon
         cfqa_data.codecs, "get_codec", lambda name, **options: given.update({name: options})
     )
     folder = Folder(root)
-    folder.check_decoder("cls", "hm")
-    assert given == {"hm": {}}
+    folder.decoder("cls", "hm")
+    assert given == {"hm": {"untrusted": False, "plugins": (), "tables": None}}
     recipe = Recipe.from_dict(folder.manifest.recipe)
     assert recipe.tasks["cls"].ladders["hm"].codec_options["encoder"] == "evil"
     kept = recipe.without_programs().tasks["cls"].ladders["hm"].codec_options

@@ -15,6 +15,7 @@ from cfqa_data.access.folder import Folder
 from cfqa_data.card.write import card_text
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.manifest import TIERS, Manifest, manifest_text
+from cfqa_data.integrity.summary import light_files
 
 __all__ = ["CARD", "MANIFEST", "Edition", "make_edition"]
 
@@ -86,12 +87,13 @@ def make_edition(
     labels = {task: folder.label_rows(task).table for task in manifest.tasks}
     files = {path: entry for path, entry in manifest.files.items() if path != CARD}
     if tier != manifest.tier:
-        if any(table["bits"].null_count for table in labels.values()):
+        light = light_files(manifest, labels)
+        if light is None:
             raise CfqaError(
                 f"{root}: not every compressed feature has its bitstream, so there is no light "
                 "tier of it; publish the full one"
             )
-        files = {path: entry for path, entry in files.items() if not path.startswith("compressed/")}
+        files = {path: entry for path, entry in light.items() if path != CARD}
     own, manifest = manifest, replace(manifest, tier=tier, files=files)
     tag = tag or _tag(manifest)
     sizes = {path: entry["size"] for path, entry in files.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -44,7 +45,7 @@ MARKER = "export.json"
 TABLES_AT_ONCE = 256
 """Tables of the index before they are joined."""
 
-FACTS = ["task", "source_id", "fold", "reference_score", "reference_loss"]
+FACTS = ("task", "source_id", "group", "fold", "reference_score", "reference_loss", "tokens")
 """Columns of the labels that say something of the original."""
 
 
@@ -128,7 +129,7 @@ def export(
     progress.start("export", features, "features")
     for part in _parts(dataset, form, originals):
         parts += 1
-        size += 4 * int(np.prod(part.shape)) * part.rows.num_rows
+        size += 4 * sum(map(math.prod, part.shapes))
         if (out / part.name).exists():
             progress.advance(part.rows.num_rows)
         else:
@@ -193,7 +194,8 @@ def _parts(dataset: Dataset, form: Format, originals: bool) -> Iterator[Part]:
         rows = rows.take(pa.array(np.lexsort((rows["level"].to_numpy(), number))))
         if originals:
             first = np.unique(np.sort(number), return_index=True)[1]
-            yield from form.split(rows.take(pa.array(first)).select(FACTS), entry.shape, numbers)
+            facts = [name for name in FACTS if name in rows.column_names]
+            yield from form.split(rows.take(pa.array(first)).select(facts), entry.shape, numbers)
         for codec in dataset.manifest.tasks[task].codecs:
             chosen = rows.filter(pc.equal(rows["codec"], codec))
             yield from form.split(chosen, entry.shape, numbers)

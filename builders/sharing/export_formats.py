@@ -7,6 +7,7 @@ bytes for the same features. What they write opens with the format's own library
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -34,9 +35,9 @@ class Part:
 
     Attributes:
         name: its path in the folder.
-        shape: (N, C, T, D) of every feature in it.
+        shape: (N, C, T, D) of the longest feature that it may hold.
         rows: the facts of every feature in it, in order: for compressed features the columns of
-            the labels, for originals `task` and `source_id`.
+            the labels, for originals those that say something of them.
     """
 
     name: str
@@ -47,6 +48,14 @@ class Part:
     def sources(self) -> list[str]:
         """The ids of the sources, in order."""
         return list(dict.fromkeys(self.rows["source_id"].to_pylist()))
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int, int]]:
+        """The shape of every feature, in order; they differ in T alone."""
+        n, c, _, d = self.shape
+        if "tokens" not in self.rows.column_names:
+            return [self.shape] * self.rows.num_rows
+        return [(n, c, tokens, d) for tokens in self.rows["tokens"].to_pylist()]
 
     @property
     def levels(self) -> list[int]:
@@ -110,15 +119,10 @@ def _write_npy(path: Path, part: Part, features: Iterable[np.ndarray]) -> None:
 
 def _write_safetensors(path: Path, part: Part, features: Iterable[np.ndarray]) -> None:
     """Write the header and then each tensor: the library's own writer wants them all at once."""
-    size = 4 * int(np.prod(part.shape))
-    header = {
-        source: {
-            "dtype": "F32",
-            "shape": list(part.shape),
-            "data_offsets": [index * size, (index + 1) * size],
-        }
-        for index, source in enumerate(part.sources)
-    }
+    header, end = {}, 0
+    for source, shape in zip(part.sources, part.shapes, strict=True):
+        start, end = end, end + 4 * math.prod(shape)
+        header[source] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
     with atomic_path(path) as partial, partial.open("wb") as file:
@@ -128,13 +132,13 @@ def _write_safetensors(path: Path, part: Part, features: Iterable[np.ndarray]) -
 
 
 def _write_parquet(path: Path, part: Part, features: Iterable[np.ndarray]) -> None:
-    """Write one row group per row: the facts and, as a list of fixed size, the feature."""
+    """Write a row group per row: the facts, and the feature as a list, of fixed size if it may."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    size = int(np.prod(part.shape))
-    shape = pa.array([part.shape], pa.list_(pa.int32(), 4))
-    schema = part.rows.schema.append(pa.field("shape", shape.type))
+    shapes = pa.array(part.shapes, pa.list_(pa.int32(), 4))
+    size = math.prod(part.shape) if set(part.shapes) == {part.shape} else -1
+    schema = part.rows.schema.append(pa.field("shape", shapes.type))
     schema = schema.append(pa.field("feature", pa.list_(pa.float32(), size)))
     facts = part.rows.column_names
     with (
@@ -144,13 +148,17 @@ def _write_parquet(path: Path, part: Part, features: Iterable[np.ndarray]) -> No
         pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=facts) as writer,
     ):
         for index, feature in enumerate(features):
-            values = pa.FixedSizeListArray.from_arrays(pa.array(feature.ravel()), size)
+            values = pa.array([feature.ravel()], schema.field("feature").type)
             columns = [column.combine_chunks() for column in part.rows.slice(index, 1).columns]
-            writer.write_table(pa.Table.from_arrays([*columns, shape, values], schema=schema))
+            arrays = [*columns, shapes.slice(index, 1), values]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
 def _write_zarr(path: Path, part: Part, features: Iterable[np.ndarray]) -> None:
-    """Write an array (source, level, N, C, T, D), or (source, N, C, T, D), a chunk per feature."""
+    """Write an array (source, level, N, C, T, D), or (source, N, C, T, D), a chunk per feature.
+
+    Shorter features have zeros behind their last token; `tokens` says how many each source has.
+    """
     import zarr
     from zarr.codecs import ZstdCodec
 
@@ -158,6 +166,9 @@ def _write_zarr(path: Path, part: Part, features: Iterable[np.ndarray]) -> None:
     attributes: dict[str, Any] = {"source_ids": part.sources}
     if part.levels:
         attributes["levels"] = part.levels
+    if "tokens" in part.rows.column_names:
+        counts = dict(zip(part.rows["source_id"].to_pylist(), part.shapes, strict=True))
+        attributes["tokens"] = [counts[source][2] for source in part.sources]
     with _atomic_folder(path) as partial, zarr.config.set({"array.write_empty_chunks": True}):
         array = zarr.create_array(
             str(partial),
@@ -170,7 +181,7 @@ def _write_zarr(path: Path, part: Part, features: Iterable[np.ndarray]) -> None:
             attributes=attributes,
         )
         for place, feature in zip(np.ndindex(*outer), features, strict=True):
-            array[place] = feature
+            array[(*place, ..., slice(feature.shape[2]), slice(None))] = feature
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.hub_client import HubCalls
 from cfqa_data.builders.sharing.edition import CARD, MANIFEST, Edition, make_edition
-from cfqa_data.builders.sharing.hub_calls import HubCalls
 from cfqa_data.builders.sharing.hub_limits import check_limits
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError

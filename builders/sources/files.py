@@ -16,6 +16,7 @@ from cfqa_data.builders.sources.base import Sample, Source
 from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.pointers import pointer_at
+from cfqa_data.format.resources import locate
 
 __all__ = [
     "Entry",
@@ -47,11 +48,13 @@ class Entry:
         name: source id; letters, digits, dots, dashes and underscores.
         image: where its pixels are.
         truth: where its truth is, or the truth.
+        group: of samples that belong together; None where it is its own.
     """
 
     name: str
     image: Any
     truth: Any = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -81,11 +84,13 @@ def _listed(folder: Path) -> list[str]:
         raise BuildError(f"{folder}: cannot be listed ({error.strerror})") from None
 
 
-def require(paths: Iterable[Path], offered: str, notes: Mapping[Path, str] | None = None) -> None:
+def require(
+    paths: Iterable[Path | None], offered: str, notes: Mapping[Path, str] | None = None
+) -> None:
     """See that all files and folders are there.
 
     Args:
-        paths: of the files and folders.
+        paths: of the files and folders; None for one that is not wanted.
         offered: where the owner of the data offers it.
         notes: what to say behind a path.
 
@@ -94,7 +99,7 @@ def require(paths: Iterable[Path], offered: str, notes: Mapping[Path, str] | Non
     """
     held: dict[Path, frozenset[str]] = {}
     missing: list[str] = []
-    for path in dict.fromkeys(paths):
+    for path in dict.fromkeys(filter(None, paths)):
         folder = path.parent
         if folder not in held:
             held[folder] = frozenset(_listed(folder))
@@ -188,23 +193,26 @@ class FileSource(Source):
         deciding: files, but for the images, that decide which entries there are and their truth.
     """
 
-    #: Name of the source and of the task that it serves.
+    #: Name of the source and of the task that it serves; None for any.
     kind: ClassVar[str]
-    serves: ClassVar[str]
+    serves: ClassVar[str | None] = None
     #: Where the owner offers the data, for messages.
-    offered: ClassVar[str]
+    offered: ClassVar[str] = ""
 
     @classmethod
-    def check(cls, task: str, seed: int) -> None:
-        """See that the source serves the task and takes the seed.
+    def located(
+        cls, task: str, seed: int, root: str, *others: str | None
+    ) -> tuple[Path, list[Path | None]]:
+        """Return where the root lies, and what else options name.
 
         Raises:
-            BuildError: another task, or a negative seed.
+            BuildError: the source does not serve the task, or take the seed.
         """
-        if task != cls.serves:
+        if cls.serves not in (None, task):
             raise BuildError(f"source {cls.kind} has no task '{task}'; it serves {cls.serves}")
         if seed < 0:
             raise BuildError(f"source {cls.kind}: the seed is a whole number from 0, not {seed}")
+        return locate(root), [None if other is None else locate(other) for other in others]
 
     def __init__(
         self,
@@ -244,7 +252,7 @@ class FileSource(Source):
         if source_id not in self.entries:
             raise BuildError(unknown_name(f"{self.kind} image", source_id, self.entries))
         entry = self.entries[source_id]
-        return Sample(source_id, self.inputs(entry), self.truth(entry))
+        return Sample(source_id, self.inputs(entry), self.truth(entry), entry.group)
 
     def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
         """Yield the inputs of images that are no samples.
@@ -287,9 +295,9 @@ class FileSource(Source):
         """Inputs of an entry, such as normalised views, float32 (N, 3, H, W)."""
         raise NotImplementedError
 
-    def truth(self, entry: Entry) -> np.ndarray:
+    def truth(self, entry: Entry) -> np.ndarray | None:
         """Truth of an entry."""
-        raise NotImplementedError
+        return None if entry.truth is None else np.array(entry.truth)
 
     def training(self) -> Iterable[Entry]:
         """The entries to train on, in any order."""

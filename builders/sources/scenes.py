@@ -17,8 +17,7 @@ import numpy as np
 
 from cfqa_data.builders.sources.base import Sample, Source
 from cfqa_data.builders.sources.geometry import IGNORE, normalise
-from cfqa_data.builders.sources.solids import SHAPES, intersect
-from cfqa_data.builders.sources.textures import COLOURS, TEXTURES
+from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES, intersect
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Terms
 
@@ -51,16 +50,6 @@ class Solid:
     tilt: float
     tint: tuple[float, float, float]
     light_tone: bool
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.shape < NUM_SHAPES:
-            raise ValueError(f"shape {self.shape} is not in 0..{NUM_SHAPES - 1}")
-        if not 0 <= self.texture < NUM_TEXTURES:
-            raise ValueError(f"texture {self.texture} is not in 0..{NUM_TEXTURES - 1}")
-        if not 0 <= self.colour < NUM_COLOURS:
-            raise ValueError(f"colour {self.colour} is not in 0..{NUM_COLOURS - 1}")
-        if min(self.size) <= 0:
-            raise ValueError(f"size {self.size} is not positive")
 
     @property
     def label(self) -> int:
@@ -376,7 +365,7 @@ class Scenes(Source):
         """Scenes by rising seed; for cls only those that one solid dominates."""
         for seed in counting(self.seed):
             sample = self._render(seed)
-            if self.task != "cls" or int(np.asarray(sample.truth)) >= 0:
+            if self.task != "cls" or int(sample.truth) >= 0:
                 yield sample
 
     def sample(self, source_id: str) -> Sample:

@@ -13,7 +13,6 @@ from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
 from cfqa_data.builders.sources.preprocessing import segmentation_views, two_windows
 from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.facts import Terms
-from cfqa_data.format.resources import locate
 
 __all__ = ["Voc2012"]
 
@@ -47,16 +46,13 @@ class Voc2012(FileSource):
     def __init__(
         self, task: str, seed: int, root: str, list: str | None = None, train: str | None = None
     ) -> None:
-        self.check(task, seed)
-        given = locate(root)
+        given, (wanted, training) = self.located(task, seed, root, list, train)
         inner = (given / "VOCdevkit" / "VOC2012", given / "VOC2012")
         self.root = next((folder for folder in inner if folder.is_dir()), given)
         sets = self.root / "ImageSets" / "Segmentation"
-        images, masks = self.root / "JPEGImages", self.root / "SegmentationClass"
-        wanted = None if list is None else locate(list)
-        self._train = sets / "train.txt" if train is None else locate(train)
-        required = [images, masks, sets / "val.txt", wanted, self._train if train else None]
-        require((path for path in required if path), self.offered)
+        self._train = training or sets / "train.txt"
+        folders = [self.root / "JPEGImages", self.root / "SegmentationClass"]
+        require([*folders, sets / "val.txt", wanted, training], self.offered)
         known = choose(sets / "val.txt", self._entry)
 
         def named(line: str) -> Entry:

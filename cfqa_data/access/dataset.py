@@ -8,20 +8,19 @@ and a pickled dataset opens its files anew.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 
-from cfqa_data.access.files import open_files
 from cfqa_data.access.folder import Folder, check_level
+from cfqa_data.access.opening import open_files
 from cfqa_data.access.selection import Part
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.manifest import Manifest
-from cfqa_data.format.schema import label_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -185,6 +184,18 @@ class Dataset(Sequence[FeaturePair]):
         """
         return self._folder.bitstream(source_id, codec, level)
 
+    def gallery(self, task: str) -> dict[str, np.ndarray]:
+        """Return what the features of all sources of a task are scored against, by name.
+
+        Raises:
+            CfqaError: there is no task of that name.
+            FormatError: the task has no gallery, or it is missing or damaged.
+        """
+        if task not in self.manifest.tasks:
+            told = unknown_name("task", task, self.manifest.tasks)
+            raise CfqaError(f"{self.location}: {told}")
+        return self._folder.gallery(task)
+
     def truth(self, source_id: str) -> np.ndarray:
         """Return what the task's head is scored against for a source.
 
@@ -206,13 +217,14 @@ def load(
     cache: bool | str | Path = False,
     untrusted: bool = False,
     follow_links: bool = False,
+    plugins: Iterable[str] | None = None,
 ) -> Dataset:
     """Open a dataset folder, on this machine or in a dataset repo on the Hub.
 
     Args:
         path: the folder that `cfqa build` wrote; or "org/name" or
             "hf://datasets/org/name[@revision]". What exists on this machine is always the folder.
-        task: cls, seg or dpt; all of them if None.
+        task: keep the rows of this task; all of them if None.
         codec: keep the rows of this codec, or of these.
         level: keep the rows of this level, or of these.
         source: keep the rows of this source id, or of these.
@@ -225,6 +237,8 @@ def load(
         follow_links: of a folder of one's own: read what its links lead to, wherever that is, as
             DVC and git-annex have them. Otherwise they are followed within the folder, and where
             it is in the Hub's cache, to that cache's files.
+        plugins: classes of codecs that are not installed, each as `module:Class`; for decoding what
+            they have made. Classes of a manifest's own choice are never run.
 
     Returns:
         The compressed features with their originals and labels.
@@ -239,26 +253,24 @@ def load(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    folder = Folder(open_files(path, revision, cache, follow_links), untrusted)
-    tasks = list(folder.manifest.tasks)
+    folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
+    held = folder.manifest.tasks
+
+    def one_of(what: str, known: Collection[str]) -> Callable[[object], object]:
+        def check(value: object) -> object:
+            if not isinstance(value, str) or value not in known:
+                raise CfqaError(f"{path}: {unknown_name(what, value, known)}")
+            return value
+
+        return check
+
     if task is not None:
-        if not isinstance(task, str) or task not in tasks:
-            raise CfqaError(f"{path}: {unknown_name('task', task, tasks)}")
-        tasks = [task]
-    sources = {entry: None for name in tasks for entry in folder.manifest.tasks[name].sources}
-
-    codecs = {codec: None for name in tasks for codec in folder.manifest.tasks[name].codecs}
-
-    def check_codec(value: object) -> object:
-        if not isinstance(value, str) or value not in codecs:
-            raise CfqaError(f"{path}: {unknown_name('codec', value, codecs)}")
-        return value
-
-    def check_source(value: object) -> object:
-        if not isinstance(value, str) or value not in sources:
-            raise CfqaError(f"{path}: {unknown_name('source', value, sources)}")
-        return value
-
+        one_of("task", held)(task)
+    tasks = [name for name in held if task in (None, name)]
+    sources = {source: None for name in tasks for source in held[name].sources}
+    codecs = [entry for name in tasks for entry in held[name].codecs.values()]
+    chosen = None if codec is None else _several(codec)
+    levels = max((len(c.levels) for c in codecs if chosen is None or c.name in chosen), default=1)
     labels = pa.concat_tables([folder.labels(name) for name in tasks])
     folds = sorted(pc.unique(labels["fold"]).to_pylist())
 
@@ -269,14 +281,14 @@ def load(
         return operator.index(value)
 
     for column, wanted, check in (
-        ("codec", codec, check_codec),
-        ("level", level, check_level),
-        ("source_id", source, check_source),
+        ("codec", chosen, one_of("codec", dict.fromkeys(c.name for c in codecs))),
+        ("level", level, lambda value: check_level(value, levels)),
+        ("source_id", source, one_of("source", sources)),
         ("fold", fold, check_fold),
     ):
         if wanted is not None:
             values = [check(value) for value in _several(wanted)]
-            kept = pa.array(values, label_schema().field(column).type)
+            kept = pa.array(values, labels.schema.field(column).type)
             labels = labels.filter(pc.is_in(labels[column], value_set=kept))
     return Dataset(folder, labels)
 

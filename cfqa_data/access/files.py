@@ -7,6 +7,7 @@ that is followed, unless the caller says so, but for those that a cache of the H
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from abc import ABC, abstractmethod
@@ -15,19 +16,16 @@ from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import unquote
 
-from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.errors import FormatError
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.limits import LARGEST_WHOLE, open_plain, read_limited
 from cfqa_data.format.manifest import Manifest, read_manifest
 from cfqa_data.format.pointers import pointer_at
 from cfqa_data.paths import absolute_path
 
-__all__ = ["MANIFEST", "Blob", "Files", "LocalFiles", "open_blob", "open_files"]
+__all__ = ["MANIFEST", "Blob", "Files", "LocalFiles", "open_blob"]
 
-HUB = "hf://"
-REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 MISSING = "missing; is this a complete dataset folder?"
 MANIFEST = Layout(Path()).manifest.name
 
@@ -49,7 +47,7 @@ class Blob(Protocol):
 
     size: int
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read(self, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes | bytearray]:
         """Return the bytes of each (offset, length).
 
         Raises:
@@ -100,10 +98,6 @@ class Files(ABC):
         """Return whether there is such a file or folder."""
 
     @abstractmethod
-    def beside(self, stem: str) -> list[str]:
-        """Return the names of the files that begin with ``stem``, in the folder it names."""
-
-    @abstractmethod
     def read(self, name: str) -> bytes:
         """Return a small file's whole content.
 
@@ -118,6 +112,16 @@ class Files(ABC):
         Raises:
             FileNotFoundError: it is not there.
         """
+
+    def map(self, name: str) -> Blob:
+        """Return a file to read parts of it again and again: mapped, if it is on this machine.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            OSError, ValueError: it cannot be mapped.
+        """
+        path = self.path(name)
+        return _MappedBlob(path) if path else self.open(name).__enter__()
 
 
 class LocalFiles(Files):
@@ -176,12 +180,6 @@ class LocalFiles(Files):
         """Return whether there is such a file or folder."""
         return self.path(name).exists()
 
-    def beside(self, stem: str) -> list[str]:
-        """Return the names of the files that begin with ``stem``."""
-        folder, _, start = stem.rpartition("/")
-        found = (self.root / folder).glob("*")
-        return sorted(f"{folder}/{p.name}" for p in found if p.name.startswith(start))
-
     def read(self, name: str) -> bytes:
         """Return a file's whole content."""
         try:
@@ -231,74 +229,29 @@ def open_blob(path: Path) -> Iterator[Blob]:
         yield _LocalBlob(file)
 
 
+class _MappedBlob:
+    def __init__(self, path: Path) -> None:
+        with open_plain(path) as file:
+            self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        self.size = len(self.data)
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
+        return [bytearray(self.data[offset : offset + size]) for offset, size in ranges]
+
+
 class _LocalBlob:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.size = file.seek(0, 2)
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
         return [self._read(offset, size) for offset, size in ranges]
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _read(self, offset: int, size: int) -> bytearray:
         if offset + size > self.size:
             raise ValueError(f"a part ends at byte {offset + size} of {self.size}")
         self.file.seek(offset)
-        data = self.file.read(size)
-        if len(data) != size:
-            raise ValueError(f"{len(data)} of {size} bytes could be read")
+        data = bytearray(size)
+        if (found := self.file.readinto(data)) != size:  # type: ignore[attr-defined]
+            raise ValueError(f"{found} of {size} bytes could be read")
         return data
-
-
-def open_files(
-    path: str | Path,
-    revision: str | None = None,
-    cache: bool | str | Path = False,
-    follow_links: bool = False,
-) -> Files:
-    """Return the files of a folder or of a dataset repo on the Hub.
-
-    Args:
-        path: a folder, "org/name" or "hf://datasets/org/name[@revision]". What is there on this
-            machine is always meant as such.
-        revision: branch, tag or commit of the repo; its main branch if None.
-        cache: keep whole files in `huggingface_hub`'s cache, or in this one.
-        follow_links: of a folder: read what its links lead to, wherever that is.
-
-    Raises:
-        CfqaError: ``path`` is an address of another kind, or a revision is given for a folder.
-        MissingDependencyError: `huggingface_hub` is not installed.
-        HubError: there is no such repo or revision, or it cannot be reached.
-    """
-    named, at, own = str(path), "", ""
-    if isinstance(path, str) and path.startswith(HUB):
-        named, at, own = path.removeprefix(HUB).rstrip("/").partition("@")
-        if not named.startswith("datasets/") or (at and not own):
-            raise CfqaError(f"{path}: give hf://datasets/org/name or hf://datasets/org/name@rev")
-        named = named.removeprefix("datasets/")
-        if not _is_repo(named):
-            raise CfqaError(f"{path}: {named!r} is not the id of a dataset repo, as org/name is")
-    elif "\0" in named or (isinstance(path, str) and "://" in path and not _exists(path)):
-        raise CfqaError(f"{path!r}: give a folder, org/name or hf://datasets/org/name")
-    elif not isinstance(path, str) or _exists(path) or not _is_repo(path):
-        if revision is not None:
-            raise CfqaError(f"{path}: a folder has no revisions; only a repo on the Hub has")
-        return LocalFiles(path, follow_links)
-    if own and revision is not None and unquote(own) != revision:
-        raise CfqaError(f"{path}: names another revision than revision={revision!r}")
-    from cfqa_data.access.hub import HubFiles
-
-    if cache and cache is not True:
-        cache = absolute_path(cache)
-    return HubFiles(named, unquote(own) or revision, cache)
-
-
-def _exists(path: str | Path) -> bool:
-    try:
-        return absolute_path(path).exists()
-    except OSError as error:  # a name too long, or a folder above that may not be entered
-        why = error.strerror or error
-        raise CfqaError(f"{path}: no dataset can be read there: {why}") from None
-
-
-def _is_repo(text: str) -> bool:
-    return REPO.fullmatch(text) is not None and ".." not in text

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.access.files import MISSING, Blob, Files, open_blob
-from cfqa_data.access.hub_requests import LARGEST_WHOLE, HubRepo
+from cfqa_data.access.hub_client import LARGEST_WHOLE, HubRepo
 from cfqa_data.errors import FormatError
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest, hash_file, parse_manifest
@@ -69,10 +69,6 @@ class HubFiles(Files):
         """Return the folder's manifest, which has been read."""
         return self.manifest
 
-    def where(self, name: str) -> str:
-        """Return a file's address for messages."""
-        return f"{self.location}/{name}"
-
     def below(self, name: str) -> HubFiles:
         """Return the files of a folder in this one."""
         files = object.__new__(HubFiles)
@@ -99,11 +95,6 @@ class HubFiles(Files):
         full = self.prefix + name
         known = self.manifest.files
         return full in known or any(other.startswith(f"{full}/") for other in known)
-
-    def beside(self, stem: str) -> list[str]:
-        """Return the names of the manifest's files that begin with ``stem``."""
-        names = [name.removeprefix(self.prefix) for name in self.manifest.files]
-        return sorted(n for n in names if n.startswith(stem) and "/" not in n[len(stem) :])
 
     def read(self, name: str) -> bytes:
         """Return a file's whole content, compared with the manifest."""

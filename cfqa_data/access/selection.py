@@ -97,7 +97,7 @@ class Selection:
     def take_tokens(self, slices: np.ndarray) -> np.ndarray:
         """Return the selected tokens of its slices (N', C', T, D), contiguous."""
         if self.tokens == range(slices.shape[2]):
-            return slices
+            return np.ascontiguousarray(slices)
         return np.ascontiguousarray(slices[:, :, _slice(self.tokens)])
 
 

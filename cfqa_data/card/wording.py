@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from importlib import resources
+from typing import Any
 
 from cfqa_data.format.manifest import Manifest
 
-__all__ = ["RELEASE", "wording"]
+__all__ = ["RELEASE", "meanings", "wording"]
 
 RELEASE = "cfqa-release"
 """Name of a dataset that holds the published release."""
@@ -15,8 +16,7 @@ RELEASE = "cfqa-release"
 
 def wording(manifest: Manifest) -> dict[str, str]:
     """Return the texts of a dataset's card, by their names in its template."""
-    text = resources.files("cfqa_data.card").joinpath("wording.toml").read_text("utf-8")
-    texts = tomllib.loads(text)
+    texts = _texts()
     if manifest.format == 1:
         kind = "released" if manifest.name == RELEASE else "built"
         return texts["benchmark"] | texts[kind]
@@ -26,6 +26,16 @@ def wording(manifest: Manifest) -> dict[str, str]:
     licence = licences.pop() if len(licences) == 1 else "other"
     terms = {"license": licence or "unknown", "licence": _terms(manifest)}
     return texts["other"] | some | terms
+
+
+def meanings() -> dict[str, str]:
+    """Return what columns hold whose meaning is another in a dataset of any tasks and codecs."""
+    return dict(_texts()["columns"])
+
+
+def _texts() -> dict[str, Any]:
+    text = resources.files("cfqa_data.card").joinpath("wording.toml").read_text("utf-8")
+    return tomllib.loads(text)
 
 
 def _terms(manifest: Manifest) -> str:

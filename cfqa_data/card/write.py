@@ -9,12 +9,14 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.card.wording import wording
+from cfqa_data.card.wording import meanings, wording
 from cfqa_data.console.text import size_text
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import (
     LABEL_COLUMNS,
+    NEW_COLUMNS,
+    NULLABLE,
     ORIGINAL_COLUMNS,
     originals_schema,
 )
@@ -55,8 +57,10 @@ def write_card(root: Path, manifest: Manifest) -> Path:
         FormatError: a table is missing or is not one of this format.
     """
     layout = Layout(root)
-    labels = {task: read_labels(layout.labels(task)) for task in manifest.tasks}
-    originals = read_table(layout.originals_table, originals_schema())
+    version = manifest.format
+    labels = {task: read_labels(layout.labels(task), format=version) for task in manifest.tasks}
+    schema, nullable = originals_schema(version), NULLABLE[version]
+    originals = read_table(layout.originals_table, schema, nullable=nullable)
     files = [p for folder in FOLDERS for p in (layout.root / folder).rglob("*") if p.is_file()]
     sizes = {layout.relative(path): path.stat().st_size for path in files}
     write_text(layout.card, card_text(manifest, labels, originals, sizes))
@@ -117,8 +121,8 @@ def card_text(
         codecs_table=_codec_table(manifest),
         health=_health_table(manifest),
         sizes=_size_table(manifest, labels, sizes),
-        columns=_column_table(LABEL_COLUMNS),
-        originals_columns=_column_table(ORIGINAL_COLUMNS),
+        columns=_column_table(LABEL_COLUMNS, manifest),
+        originals_columns=_column_table(ORIGINAL_COLUMNS, manifest),
         versions=", ".join(f"{name} {v}" for name, v in sorted(manifest.versions.items())),
     )
 
@@ -286,10 +290,13 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _column_table(columns: Mapping[str, tuple[str, str]]) -> str:
-    return _table(
-        ["column", "type", "meaning"], [[f"`{n}`", *about] for n, about in columns.items()]
-    )
+def _column_table(columns: Mapping[str, tuple[str, str]], manifest: Manifest) -> str:
+    rows = [[f"`{name}`", *about] for name, about in columns.items()]
+    if manifest.format > 1:
+        other = meanings()
+        rows = [[f"`{n}`", kind, other.get(n, text)] for n, (kind, text) in columns.items()]
+        rows += [[f"`{name}`", *about] for name, about in NEW_COLUMNS.items()]
+    return _table(["column", "type", "meaning"], rows)
 
 
 def _table(heads: list[str], rows: list[list[Any]]) -> str:

@@ -1,10 +1,11 @@
-"""Codes of compressed features as sharded Zarr v3 arrays (source, level, N, C, T, D).
+"""Compressed features as sharded Zarr v3 arrays (source, level, N, C, T, D): codes, or values.
 
 One shard holds one source's levels and one chunk one (n, c) slice, so workers never share a file
 and a reader fetches single features. A code is stored as its rank by distance from the layer's
 centre code: common codes become small numbers that bitshuffle packs well, and no bit more is
 needed than for the code itself. Reading is one lookup per layer, in the quantiser's values in
-that order, and gives the exact float32 that the codec decoded to.
+that order, and gives the exact float32 that the codec decoded to. Where there is no quantiser, the
+array holds the float32 values. Behind the tokens of a shorter feature lie zeros.
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.access.files import Files, LocalFiles
-from cfqa_data.access.selection import Selection
-from cfqa_data.errors import CfqaError, CodecError, FormatError
-from cfqa_data.format.limits import parse_json
+from cfqa_data.errors import CodecError, FormatError
+from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
-from cfqa_data.format.shards import ShardReader
 from cfqa_data.format.storage import write_bytes
 
-__all__ = ["Codes", "CodesReader", "create_codes_array", "find_centres", "write_codes"]
+__all__ = [
+    "METADATA",
+    "Codes",
+    "create_codes_array",
+    "find_centres",
+    "parse_metadata",
+    "ranked_codes",
+    "shard_name",
+    "write_codes",
+]
 
 AXES = ("source", "level", "N", "C", "T", "D")
 METADATA = "zarr.json"
@@ -76,13 +83,18 @@ def find_centres(codes: np.ndarray) -> tuple[int, ...]:
     return tuple(int(m) for m in np.sort(layers, axis=1)[:, layers.shape[1] // 2])
 
 
+def shard_name(source_index: int) -> str:
+    """Return the file of a source's shard, in the array's folder."""
+    return f"c/{source_index}/0/0/0/0/0"
+
+
 def create_codes_array(
     path: Path,
     *,
     sources: int,
     levels: int,
     shape: Shape,
-    quantizer: Quantizer,
+    quantizer: Quantizer | None,
     centres: Sequence[int],
     source_ids: Sequence[str],
 ) -> None:
@@ -92,9 +104,9 @@ def create_codes_array(
         path: folder of the array.
         sources: length of the source axis.
         levels: length of the level axis.
-        shape: (N, C, T, D) of one feature.
-        quantizer: what the codes stand for, kept whole in the attributes.
-        centres: the code per layer that is stored as 0.
+        shape: (N, C, T, D) of the longest feature.
+        quantizer: what the codes stand for, kept whole in the attributes; None for values.
+        centres: the code per layer that is stored as 0; none for values.
         source_ids: ids along the source axis.
 
     Raises:
@@ -104,16 +116,16 @@ def create_codes_array(
     from zarr.codecs import BloscCodec, TransposeCodec
     from zarr.storage import MemoryStore
 
-    if len(source_ids) != sources or not len(centres) == quantizer.layers == shape[1]:
+    layers = quantizer.layers if quantizer else 0
+    known = {len(centres), layers, shape[1] if quantizer else 0}
+    if len(source_ids) != sources or len(known) > 1:
         raise FormatError(f"{path}: source ids, centres, quantiser and shape {shape} do not agree")
-    attributes: dict[str, Any] = {
-        "quantizer": quantizer.to_dict(),
-        "centres": list(centres),
-        "source_ids": list(source_ids),
-    }
+    attributes: dict[str, Any] = {"source_ids": list(source_ids)}
+    if quantizer:
+        attributes = {"quantizer": quantizer.to_dict(), "centres": list(centres), **attributes}
     full = (sources, levels, *shape)
     if (path / METADATA).exists():
-        metadata = _read_metadata(LocalFiles(path))
+        metadata = _read_metadata(path)[1]
         if metadata.get("attributes") != attributes or metadata.get("shape") != list(full):
             raise FormatError(f"{path}: holds another array; remove it or build elsewhere")
         return
@@ -121,7 +133,7 @@ def create_codes_array(
     zarr.create_array(
         MemoryStore(made),
         shape=full,
-        dtype=quantizer.dtype,
+        dtype=quantizer.dtype if quantizer else np.dtype(np.float32),
         chunks=(1, 1, 1, 1, *shape[2:]),
         shards=(1, levels, *shape),
         # A channel's tokens side by side are more alike than a token's channels: a tenth smaller.
@@ -140,7 +152,8 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
     Args:
         path: folder of an array from :func:`create_codes_array`.
         source_index: position on the source axis.
-        codes: the quantiser's codes (L, N, C, T, D).
+        codes: the quantiser's codes, or float32 values, (L, N, C, T, D), of the array's T tokens
+            or fewer.
 
     Raises:
         FormatError: the codes do not have the array's shape or dtype.
@@ -149,144 +162,63 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
     from zarr.buffer import default_buffer_prototype
     from zarr.storage import MemoryStore
 
-    head = LocalFiles(path).read(METADATA)
-    metadata = _parse_metadata(head, str(path / METADATA))
-    quantizer, centres = _read_attributes(path, metadata)
-    if list(codes.shape) != metadata["shape"][1:] or codes.dtype != quantizer.dtype:
+    head, metadata = _read_metadata(path)
+    attributes = metadata["attributes"]
+    quantizer = quantizer_from_dict(attributes["quantizer"]) if "quantizer" in attributes else None
+    shape, dtype = metadata["shape"][1:], quantizer.dtype if quantizer else np.dtype(np.float32)
+    tokens = codes.shape[3] if codes.ndim == 5 else 0
+    expected = [*shape[:3], tokens, *shape[4:]]
+    if list(codes.shape) != expected or not 0 < tokens <= shape[3] or codes.dtype != dtype:
         raise FormatError(f"{path}: does not take codes {codes.shape} of {codes.dtype}")
     if not 0 <= source_index < metadata["shape"][0]:
         raise FormatError(f"{path}: has no source {source_index}")
-    stored = np.empty_like(codes)
-    for layer, order in enumerate(_orders(quantizer, centres)):
-        ranks = np.argsort(order).astype(codes.dtype)
-        stored[:, :, layer] = ranks[codes[:, :, layer]]
+    stored = np.zeros(shape, dtype)
+    there = stored[:, :, :, :tokens]
+    if quantizer is None:
+        there[...] = codes
+    else:
+        orders = ranked_codes(quantizer, attributes.get("centres"), path)
+        for layer, order in enumerate(orders):
+            ranks = np.argsort(order).astype(dtype)
+            there[:, :, layer] = ranks[codes[:, :, layer]]
     made: dict[str, Any] = {METADATA: default_buffer_prototype().buffer.from_bytes(head)}
     # Shards of nothing but zeros are written too, so that a missing file always means a missing
     # shard. `open_array` takes a config and, for an array that is there, passes over it.
     with zarr.config.set({"array.write_empty_chunks": True}):
         array = zarr.open_array(MemoryStore(made), mode="r+")
     array[source_index] = stored
-    name = _shard_name(source_index)
+    name = shard_name(source_index)
     write_bytes(path / name, made[name].to_bytes())
 
 
-class CodesReader:
-    """Reads features from an array of codes; reads its metadata on first use, and when unpickled.
+def ranked_codes(quantizer: Quantizer, centres: object, where: object) -> list[np.ndarray]:
+    """Return per layer the codes in the order of their stored numbers: nearest the centre first.
 
     Args:
-        path: folder of the array, or its files wherever they lie.
-        sources: how many sources it must have.
-        levels: how many levels it must have.
-        shape: the (N, C, T, D) it must have.
+        quantizer: of the codes.
+        centres: of the array's attributes.
+        where: names the array in the error.
 
     Raises:
-        FormatError: (on first use) the array is missing or is not what was asked for.
+        FormatError: the centres are not one code per layer.
     """
-
-    def __init__(self, path: Path | Files, *, sources: int, levels: int, shape: Shape) -> None:
-        self.files = path if isinstance(path, Files) else LocalFiles(path)
-        self.where = self.files.location
-        self.full = (sources, levels, *shape)
-        self._open: tuple[ShardReader, np.ndarray, list[str], Quantizer] | None = None
-        self._indices: dict[int, np.ndarray] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": None, "_indices": {}}
-
-    @property
-    def source_ids(self) -> list[str]:
-        """Ids along the source axis."""
-        return list(self._opened()[2])
-
-    @property
-    def quantizer(self) -> Quantizer:
-        """What the codes stand for."""
-        return self._opened()[3]
-
-    def read(self, source_index: int, level: int) -> np.ndarray:
-        """Return one compressed feature, float32 (N, C, T, D).
-
-        Raises:
-            FormatError: the shard is missing or damaged.
-        """
-        return self.read_codes(source_index, level).dequantize()
-
-    def read_codes(self, source_index: int, level: int, part: Selection | None = None) -> Codes:
-        """Return a feature, or a part, as stored numbers and the values that they stand for."""
-        part = part or Selection.of(self.full[2:])
-        stored = self.read_stored(source_index, level, part)
-        return Codes(stored, self._opened()[1][list(part.layers)])
-
-    def read_stored(
-        self, source_index: int, level: int, part: Selection | None = None
-    ) -> np.ndarray:
-        """Return the stored numbers (N, C, T, D) of one compressed feature, or of a part of it."""
-        shards, tables, *_ = self._opened()
-        sources, levels = self.full[:2]
-        if not (0 <= source_index < sources and 0 <= level < levels):
-            raise FormatError(f"{self.where}: has no source {source_index} at level {level}")
-        name = _shard_name(source_index)
-        shard = self.files.where(name)
-        try:
-            with self.files.open(name) as blob:
-                index = self._indices.get(source_index)
-                if index is None:
-                    index = shards.read_index(blob)
-                    if self.files.root is None:  # asking again is a request
-                        self._indices[source_index] = index
-                stored = shards.read(blob, index, level, part or Selection.of(self.full[2:]))
-        except (FileNotFoundError, IsADirectoryError):
-            raise FormatError(f"{shard}: missing shard; build or fetch the dataset again") from None
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{shard}: damaged shard: {error}") from error
-        if stored.max(initial=0) >= tables[0].size:
-            raise FormatError(f"{shard}: damaged shard: a code out of range")
-        return stored
-
-    def _opened(self) -> tuple[ShardReader, np.ndarray, list[str], Quantizer]:
-        """Return what reads the shards, the values per layer, the sources and the quantiser."""
-        if self._open is None:
-            self._open = self._read_head()
-        return self._open
-
-    def _read_head(self) -> tuple[ShardReader, np.ndarray, list[str], Quantizer]:
-        metadata = _read_metadata(self.files)
-        if metadata.get("shape") != list(self.full):
-            raise FormatError(
-                f"{self.where}: shape is {metadata.get('shape')}, the manifest says {self.full}"
-            )
-        quantizer, centres = _read_attributes(self.where, metadata)
-        if quantizer.layers != self.full[3]:
-            raise FormatError(f"{self.where}: the quantiser is not one for this shape")
-        ids = metadata["attributes"].get("source_ids")
-        if not isinstance(ids, list) or not all(isinstance(entry, str) for entry in ids):
-            raise FormatError(f"{self.where}: source ids are not a list of texts")
-        shards = ShardReader(self.full[1], self.full[2:], np.dtype(quantizer.dtype))
-        if not shards.fits(metadata):
-            raise FormatError(
-                f"{self.where}: chunks, shards, codecs or dtype are not as the format has them"
-            )
-        orders = _orders(quantizer, centres)
-        tables = [table[o] for table, o in zip(quantizer.values(), orders, strict=True)]
-        return shards, np.stack(tables), ids, quantizer
-
-
-def _shard_name(source_index: int) -> str:
-    return f"c/{source_index}/0/0/0/0/0"
-
-
-def _orders(quantizer: Quantizer, centres: Sequence[int]) -> list[np.ndarray]:
-    """Return per layer the codes in the order of their stored numbers: nearest the centre first."""
-    codes = np.arange(1 << quantizer.bits)
+    size = 1 << quantizer.bits
+    if (
+        not isinstance(centres, list)
+        or len(centres) != quantizer.layers
+        or not all(type(centre) is int and 0 <= centre < size for centre in centres)
+    ):
+        raise FormatError(f"{where}: centres are not one code per layer: {centres!r}")
+    codes = np.arange(size)
     return [np.argsort(np.abs(codes - centre), kind="stable") for centre in centres]
 
 
-def _read_metadata(files: Files) -> dict[str, Any]:
-    """Return an array's `zarr.json`, read as plain data before anything is made from it."""
-    return _parse_metadata(files.read(METADATA), files.where(METADATA))
+def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
+    """Return an array's `zarr.json`, read as plain data before anything is made from it.
 
-
-def _parse_metadata(data: bytes, where: str) -> dict[str, Any]:
+    Raises:
+        FormatError: it is none.
+    """
     try:
         metadata = parse_json(data)
     except ValueError as error:
@@ -296,19 +228,9 @@ def _parse_metadata(data: bytes, where: str) -> dict[str, Any]:
     return metadata
 
 
-def _read_attributes(path: object, metadata: dict[str, Any]) -> tuple[Quantizer, list[int]]:
-    attributes = metadata.get("attributes")
-    if not isinstance(attributes, dict):
-        raise FormatError(f"{path}: has no attributes")
+def _read_metadata(path: Path) -> tuple[bytes, dict[str, Any]]:
     try:
-        quantizer = quantizer_from_dict(attributes.get("quantizer"))
-    except CfqaError as error:
-        raise FormatError(f"{path}: {error}") from None
-    centres = attributes.get("centres")
-    if (
-        not isinstance(centres, list)
-        or len(centres) != quantizer.layers
-        or not all(isinstance(c, int) and 0 <= c < 1 << quantizer.bits for c in centres)
-    ):
-        raise FormatError(f"{path}: centres are not one code per layer: {centres!r}")
-    return quantizer, centres
+        data = read_limited(path / METADATA, LARGEST_JSON)
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path / METADATA}: cannot be read: {error}") from None
+    return data, parse_metadata(data, str(path / METADATA))

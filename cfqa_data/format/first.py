@@ -25,8 +25,8 @@ from cfqa_data.format.facts import (
     TaskEntry,
     TaskFacts,
     Truth,
-    keyed,
 )
+from cfqa_data.format.fields import keyed
 from cfqa_data.format.quantizers import quantizer_from_dict
 
 __all__ = ["CODECS", "LEVELS", "TASKS", "fits", "read_tasks"]
@@ -71,19 +71,19 @@ def _video(name: str, title: str, highest: int) -> CodecFacts:
 
 
 def _learned(name: str, title: str) -> CodecFacts:
-    return CodecFacts(name, title, "planes", Parameter("lambda", better="higher", lowest=1e-9))
+    return CodecFacts(name, title, "planes", Parameter("lambda", better="higher", lowest=0.0))
 
 
 CODECS: Mapping[str, CodecFacts] = MappingProxyType(
     {
         facts.name: facts
         for facts in (
-            _video("x265", "HEVC, by x265", 51),
-            _video("vvenc", "VVC, by VVenC", 63),
-            _video("hm", "HEVC, by its reference software HM", 51),
-            _video("vtm", "VVC, by its reference software VTM", 63),
-            _learned("hyperprior_multi_task", "scale hyperprior, one model for all tasks"),
-            _learned("hyperprior_task_specific", "scale hyperprior, a model per task"),
+            _video("x265", "HEVC intra by x265", 51),
+            _video("vvenc", "VVC intra by VVenC", 63),
+            _video("hm", "HEVC intra by the reference encoder HM", 51),
+            _video("vtm", "VVC intra by the reference encoder VTM", 63),
+            _learned("hyperprior_multi_task", "scale hyperprior, one ladder for all tasks"),
+            _learned("hyperprior_task_specific", "scale hyperprior, a ladder for each task"),
         )
     }
 )

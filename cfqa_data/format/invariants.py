@@ -26,7 +26,6 @@ from cfqa_data.format.limits import LONGEST_ID
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cfqa_data.format.quantizers import Quantizer
 
 __all__ = [
     "FOLDS",
@@ -38,7 +37,6 @@ __all__ = [
     "bits_of",
     "broken",
     "check_bitstream",
-    "check_codes",
     "check_source_ids",
     "check_truth",
     "fold_of",
@@ -127,24 +125,6 @@ def check_truth(task: TaskFacts, dtype: str, axes: int, what: str) -> None:
         )
 
 
-def check_codes(
-    source_ids: Sequence[str],
-    quantizer: Quantizer,
-    sources: Sequence[str],
-    expected: Quantizer,
-    what: str,
-) -> None:
-    """See that an array of codes is of the manifest's sources and quantiser.
-
-    Raises:
-        FormatError: it is not.
-    """
-    if list(source_ids) != list(sources):
-        raise FormatError(f"{what}: its sources are not the manifest's")
-    if quantizer != expected:
-        raise FormatError(f"{what}: its quantiser is not the manifest's")
-
-
 # Rates.
 
 
@@ -193,6 +173,10 @@ class LabelRows:
         values: np.ndarray = self.table[column].to_numpy()
         return values
 
+    def nulls(self, column: str) -> np.ndarray:
+        """Return in which rows a column says nothing."""
+        return self.table[column].is_null().to_numpy()
+
     def of_codec(self, value: Callable[[CodecEntry], object]) -> np.ndarray:
         """Return for each row a text that its codec has."""
         return np.array([value(codec) for codec in self.entry.codecs.values()], object)[self.codec]
@@ -232,7 +216,7 @@ def _index(rows: LabelRows) -> np.ndarray:
 def _array(rows: LabelRows) -> np.ndarray:
     layout, task = Layout(Path()), rows.entry.name
     arrays = rows.of_codec(lambda codec: layout.compressed(task, codec.name).as_posix())
-    return np.asarray(rows["array"] == arrays)
+    return np.asarray(rows["array"] == arrays) | rows.nulls("array")
 
 
 def _parameter_name(rows: LabelRows) -> np.ndarray:
@@ -247,9 +231,25 @@ def _parameter(rows: LabelRows) -> np.ndarray:
     return np.asarray(rows["parameter"] == levels[starts[rows.codec] + rows.level])
 
 
+def _tokens(rows: LabelRows) -> np.ndarray:
+    least, most = 1 if rows.entry.varying_tokens else rows.entry.shape[2], rows.entry.shape[2]
+    return (rows["tokens"] >= least) & (rows["tokens"] <= most)
+
+
+def _group(rows: LabelRows) -> np.ndarray:
+    return np.asarray(rows["group"] == np.array(rows.entry.group_of, object)[rows.source])
+
+
+def _bits(rows: LabelRows) -> np.ndarray:
+    known = rows.of_codec(lambda codec: codec.facts.bits) != "unknown"
+    return np.isnan(rows["bits"]) | (known & (rows["bits"] > 0))
+
+
 def _bpfp(rows: LabelRows) -> np.ndarray:
-    bits, rate = rows["bits"], rows["bpfp"]
-    return (rate == rate_of(bits, rows.entry.points)) | (np.isnan(rate) & np.isnan(bits))
+    n, c, t, d = rows.entry.shape
+    tokens = rows["tokens"].astype(np.int64) if "tokens" in rows.table.column_names else t
+    rate = rate_of(rows["bits"], n * c * tokens * d)
+    return (rows["bpfp"] == rate) | (np.isnan(rate) & np.isnan(rows["bpfp"]))
 
 
 def _distortion(rows: LabelRows) -> np.ndarray:
@@ -259,20 +259,26 @@ def _distortion(rows: LabelRows) -> np.ndarray:
 
 
 def _finite(column: str) -> Callable[[LabelRows], np.ndarray]:
-    return lambda rows: np.isfinite(rows[column])
+    """A number; where a format takes nulls, which say that nothing is defined, one may be one."""
+    return lambda rows: np.isfinite(rows[column]) | rows.nulls(column)
 
 
 def _loss(column: str) -> Callable[[LabelRows], np.ndarray]:
     def holds(rows: LabelRows) -> np.ndarray:
         """A number in every row, or in none: published logs have no losses."""
         unscored = np.isnan(rows["loss"]).all() and np.isnan(rows["reference_loss"]).all()
-        return np.isfinite(rows[column]) | bool(unscored)
+        told = np.isfinite(rows[column]) & (rows.entry.facts.loss is not None)
+        return told | bool(unscored)
 
     return holds
 
 
 def _within(column: str, least: float, most: float) -> Callable[[LabelRows], np.ndarray]:
-    return lambda rows: (rows[column] >= least - NEAR) & (rows[column] <= most + NEAR)
+    def holds(rows: LabelRows) -> np.ndarray:
+        inside = (rows[column] >= least - NEAR) & (rows[column] <= most + NEAR)
+        return inside | rows.nulls(column)
+
+    return holds
 
 
 def measured_bits(sizes: np.ndarray) -> Rule:
@@ -280,7 +286,8 @@ def measured_bits(sizes: np.ndarray) -> Rule:
 
     def holds(rows: LabelRows) -> np.ndarray:
         bits = rows["bits"]
-        return (bits == bits_of(sizes)) | (np.isnan(sizes) & np.isnan(bits))
+        counted = rows.of_codec(lambda codec: codec.facts.bits) == "bitstream"
+        return ~counted | (bits == bits_of(sizes)) | (np.isnan(sizes) & np.isnan(bits))
 
     return Rule("bits", "8 times the bytes of its bitstream", holds)
 
@@ -297,6 +304,9 @@ PLACES: tuple[Rule, ...] = (
 VALUES: tuple[Rule, ...] = (
     Rule("parameter_name", "the recipe's", _parameter_name),
     Rule("parameter", "the recipe's", _parameter),
+    Rule("tokens", "what its task says", _tokens),
+    Rule("group", "its source's", _group),
+    Rule("bits", "what its codec says", _bits),
     Rule("bpfp", "bits per feature point", _bpfp),
     Rule("distortion", "the harm to the score", _distortion),
     Rule("score", NUMBER, _finite("score")),
@@ -305,7 +315,7 @@ VALUES: tuple[Rule, ...] = (
     Rule("loss", NUMBER, _loss("loss")),
     Rule("reference_loss", NUMBER, _loss("reference_loss")),
 )
-"""What a row says."""
+"""What a row says; columns that only format 2 has are asked for in that."""
 
 RANGES: tuple[Rule, ...] = (
     Rule("mse", "a number from 0", _within("mse", 0, np.inf)),
@@ -317,7 +327,7 @@ RANGES: tuple[Rule, ...] = (
 
 def broken(rows: LabelRows, rules: Iterable[Rule]) -> Iterator[str]:
     """Yield a line for each rule that does not hold in every row: the first row and how many."""
-    for rule in rules:
+    for rule in (rule for rule in rules if rule.column in rows.table.column_names):
         if (wrong := ~rule.holds(rows)).any():
             row = int(wrong.argmax())
             codec = list(rows.entry.codecs)[rows.codec[row]]

@@ -87,6 +87,14 @@ class Layout:
         """What the task's head is scored against, under the source id."""
         return self.root / "truth" / f"{task}.safetensors"
 
+    def gallery(self, name: str) -> Path:
+        """What all sources of a task are scored against: a file that its entry names."""
+        return self.root / "truth" / name
+
+    def tables(self, name: str) -> Path:
+        """What a codec's receiver has in advance: a file that its entry names."""
+        return self.root / "tables" / name
+
     def relative(self, path: Path) -> str:
         """Return a path in the folder as tables and the manifest name it: relative, with ``/``."""
         return path.relative_to(self.root).as_posix()

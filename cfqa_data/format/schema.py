@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LABEL_COLUMNS", "ORIGINAL_COLUMNS", "label_schema", "originals_schema"]
+__all__ = [
+    "LABEL_COLUMNS",
+    "NEW_COLUMNS",
+    "NULLABLE",
+    "ORIGINAL_COLUMNS",
+    "label_schema",
+    "originals_schema",
+]
 
 LABEL_COLUMNS: dict[str, tuple[str, str]] = {
     "task": ("string", "cls, seg or dpt"),
@@ -44,19 +51,33 @@ ORIGINAL_COLUMNS: dict[str, tuple[str, str]] = {
 """Column of `labels/originals.parquet` -> (dtype, meaning)."""
 
 
-def label_schema() -> pa.Schema:
+NEW_COLUMNS: dict[str, tuple[str, str]] = {
+    "tokens": ("int32", "tokens T of its feature"),
+    "group": ("string", "what its source belongs to: all of a group share a fold"),
+}
+"""Columns that format 2 has beside these, in both tables."""
+
+NULLABLE = {
+    1: ("bits",),
+    2: ("bits", "loss", "reference_loss", "mse", "cosine", "cka", "array"),
+}
+"""Format -> the columns of labels that may lack a value."""
+
+
+def label_schema(format: int = 1) -> pa.Schema:
     """Return the schema of the labels: one row per compressed feature."""
-    return _schema(LABEL_COLUMNS)
+    return _schema(LABEL_COLUMNS, format)
 
 
-def originals_schema() -> pa.Schema:
+def originals_schema(format: int = 1) -> pa.Schema:
     """Return the schema of the table of originals: one row per original."""
-    return _schema(ORIGINAL_COLUMNS)
+    return _schema(ORIGINAL_COLUMNS, format)
 
 
-def _schema(columns: dict[str, tuple[str, str]]) -> pa.Schema:
+def _schema(columns: dict[str, tuple[str, str]], format: int) -> pa.Schema:
     import pyarrow as pa
 
+    new = NEW_COLUMNS if format > 1 else {}
     return pa.schema(
-        [pa.field(name, pa.type_for_alias(kind)) for name, (kind, _) in columns.items()]
+        [pa.field(name, pa.type_for_alias(kind)) for name, (kind, _) in {**columns, **new}.items()]
     )

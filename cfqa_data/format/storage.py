@@ -25,7 +25,7 @@ import numpy as np
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
 from cfqa_data.format.limits import MOST_ROWS
 from cfqa_data.format.pointers import pointer
-from cfqa_data.format.schema import label_schema
+from cfqa_data.format.schema import NULLABLE, label_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -220,7 +220,7 @@ def write_table(path: Path, table: pa.Table, check: Callable[[], None] | None = 
 
 
 def read_labels(
-    path: Path | str, data: bytes | None = None, *, most_rows: int = MOST_ROWS
+    path: Path | str, data: bytes | None = None, *, most_rows: int = MOST_ROWS, format: int = 1
 ) -> pa.Table:
     """Read a table of labels, in which a rate that is not known is null (`bits`) and NaN (`bpfp`).
 
@@ -232,7 +232,8 @@ def read_labels(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    table = read_table(path, label_schema(), data, most_rows=most_rows, nullable=("bits",))
+    schema, nullable = label_schema(format), NULLABLE[format]
+    table = read_table(path, schema, data, most_rows=most_rows, nullable=nullable)
     known = pc.fill_null(pc.greater(table["bits"], 0), False)
     if pc.all(known).as_py() is False:
         for name, unknown in (("bits", None), ("bpfp", math.nan)):
@@ -291,7 +292,10 @@ def read_table(
 
 
 def check_rows(
-    path: Path | str, table: pa.Table, axes: Mapping[str, Sequence[object]]
+    path: Path | str,
+    table: pa.Table,
+    axes: Mapping[str, Sequence[object]],
+    sizes: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
     """See that a table has one row for each combination of some columns' values, in any order.
 
@@ -299,6 +303,7 @@ def check_rows(
         path: where the table comes from.
         table: one without nulls.
         axes: column -> its values.
+        sizes: where the last axis has other lengths with each value of the axis before: those.
 
     Returns:
         Column -> which of its values each row has, int64 (rows,).
@@ -310,7 +315,6 @@ def check_rows(
     import pyarrow.compute as pc
 
     again = "build or fetch it again"
-    cells = np.zeros(table.num_rows, np.int64)
     found: dict[str, np.ndarray] = {}
     for column, known in axes.items():
         values = pa.array(known, table.schema.field(column).type)
@@ -320,13 +324,22 @@ def check_rows(
             row = int((places < 0).argmax())
             wrong = unknown_name(column, table[column][row].as_py(), map(str, known))
             raise FormatError(f"{path}: row {row}: {wrong}; {again}")
-        cells = cells * len(known) + places
-    shape = [len(known) for known in axes.values()]
-    counts = np.bincount(cells, minlength=math.prod(shape))
+    *outer, last = map(len, axes.values())
+    lengths = np.array(sizes or [last] * (outer[-1] if outer else 1))
+    ends = np.cumsum(np.tile(lengths, math.prod(outer[:-1])))
+    starts = ends - np.tile(lengths, math.prod(outer[:-1]))
+    *before, place = found.values()
+    line = np.ravel_multi_index(tuple(before), outer) if before else np.zeros_like(place)
+    if (beyond := place >= (ends - starts)[line]).any():
+        row, column = int(beyond.argmax()), next(reversed(axes))
+        raise FormatError(f"{path}: row {row}: has no {column} {axes[column][place[row]]}; {again}")
+    cells = starts[line] + place
+    counts = np.bincount(cells, minlength=int(ends[-1]))
 
     def named(cell: int) -> str:
-        places = map(int, np.unravel_index(cell, shape))
-        pairs = zip(axes.items(), places, strict=True)
+        line = int(np.searchsorted(ends, cell, side="right"))
+        places = [*map(int, np.unravel_index(line, outer or [1])), cell - int(starts[line])]
+        pairs = zip(axes.items(), places[-len(axes) :], strict=True)
         return ", ".join(f"{column} {known[place]}" for (column, known), place in pairs)
 
     if (counts == 0).any():

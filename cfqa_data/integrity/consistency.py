@@ -18,7 +18,9 @@ import numpy as np
 
 from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
+from cfqa_data.access.tensors import TensorFile
 from cfqa_data.errors import FormatError
+from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.invariants import (
     PLACES,
     RANGES,
@@ -30,11 +32,9 @@ from cfqa_data.format.invariants import (
     folds_of,
     measured_bits,
     out_of_order,
-    shard_of,
 )
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
-from cfqa_data.format.tensors import DTYPES
 from cfqa_data.integrity.health import health
 from cfqa_data.integrity.verify import Fault
 
@@ -74,6 +74,9 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
         truth = NAMES.truth(task)
         if truth.as_posix() in manifest.files:
             job.run(truth, (truth,), partial(job.truths, task))
+        for extra in _extras(manifest.tasks[task]):
+            if extra.as_posix() in manifest.files:
+                job.run(extra, (extra,), partial(job.tensors, extra))
     table = NAMES.originals_table
     job.run(table, (table, *job.shards("originals/")), partial(job.originals, tables))
     if len(tables) == len(manifest.tasks):
@@ -115,14 +118,16 @@ class _Job:
         tables = (NAMES.originals_table, *map(NAMES.labels, self.manifest.tasks))
         known = {path.as_posix() for path in (NAMES.card, *tables)}
         for task, entry in self.manifest.tasks.items():
-            known |= self._all_shards(task, f"originals/{task}").keys()
-            known |= {NAMES.truth(task).as_posix()} & listed
-            for codec in entry.codecs:
-                stem = f"bitstreams/{task}-{codec}"
-                if self.manifest.tier == "light" or self.shards(f"{stem}-"):
-                    known |= self._all_shards(task, stem).keys()
-                if self.manifest.tier == "full":
-                    array = NAMES.compressed(task, codec).as_posix()
+            known |= self._shards(task, partial(NAMES.originals, task)).keys()
+            known |= {path.as_posix() for path in _extras(entry)}
+            if entry.facts.truth:
+                known |= {NAMES.truth(task).as_posix()} & listed
+            for codec in entry.codecs.values():
+                streams = self._shards(task, partial(NAMES.bitstreams, task, codec.name)).keys()
+                if self.manifest.tier == "light" or streams & listed:
+                    known |= streams
+                if self.manifest.tier == "full" or codec.facts.on == "inputs":
+                    array = NAMES.compressed(task, codec.name).as_posix()
                     known.add(f"{array}/zarr.json")
                     known |= {f"{array}/c/{n}/0/0/0/0/0" for n in range(len(entry.sources))}
         for name in sorted(known - listed):
@@ -130,14 +135,15 @@ class _Job:
         for name in sorted(listed - known):
             yield f"lists {name}, which the format does not have"
 
-    def _all_shards(self, task: str, stem: str) -> dict[str, list[str]]:
-        """Return the names of all shards of a stem, each with the sources that it holds."""
-        groups: dict[int, list[str]] = {}
-        for position, source in enumerate(self.manifest.tasks[task].sources):
-            number = shard_of(position, self.manifest.tasks[task].shard)
-            groups.setdefault(number, []).append(source)
-        total = len(groups)
-        return {f"{stem}-{n:05d}-of-{total:05d}.safetensors": ids for n, ids in groups.items()}
+    def _shards(self, task: str, path: Callable[[int, int], Path]) -> dict[str, list[str]]:
+        """Return the names of all shards of a task's originals or bitstreams, and their sources."""
+        entry = self.manifest.tasks[task]
+        return {
+            path(number, entry.shards).as_posix(): list(
+                entry.sources[number * entry.shard : (number + 1) * entry.shard]
+            )
+            for number in range(entry.shards)
+        }
 
     def read_labels(self, task: str, tables: dict[str, LabelRows]) -> Iterator[str]:
         """The labels can be read, and have a row for each compressed feature."""
@@ -157,8 +163,7 @@ class _Job:
     def _streams(self, task: str, codec: str) -> dict[str, int]:
         """Return the bytes of each bitstream; those of a ladder that has none are none."""
         found: dict[str, int] = {}
-        stem = f"bitstreams/{task}-{codec}"
-        for name, sources in self._all_shards(task, stem).items():
+        for name, sources in self._shards(task, partial(NAMES.bitstreams, task, codec)).items():
             if name not in self.manifest.files:
                 continue  # told of with the list of files, if it should be there
             levels = range(len(self.manifest.tasks[task].codecs[codec].levels))
@@ -176,6 +181,11 @@ class _Job:
         self.folder.open_codes(task, codec)
         return iter(())
 
+    def tensors(self, name: Path) -> Iterator[str]:
+        """It is a safetensors file."""
+        self._header(name.as_posix())
+        return iter(())
+
     def truths(self, task: str) -> Iterator[str]:
         """There is a truth of the task's kind for every source, and for no other."""
         found = self._header(NAMES.truth(task).as_posix())
@@ -191,22 +201,22 @@ class _Job:
             yield "rows are not in the manifest's order"
         known = {row["source_id"]: row for row in rows}
         for task, entry in self.manifest.tasks.items():
-            shards = self._all_shards(task, f"originals/{task}")
+            shards = self._shards(task, partial(NAMES.originals, task))
+            n, c, t, d = entry.shape
             for name, ids in shards.items():
                 features = self._header(name) if name in self.manifest.files else {}
                 yield from (f"{name} {what}" for what in _others(features, ids) if features)
                 for key, kind in features.items():
-                    if kind != ("float32", list(entry.shape)):
+                    tokens = known[key].get("tokens", t) if key in known else t
+                    if kind != ("float32", [n, c, tokens, d]):
                         yield f"{name}: {key!r} is {kind}, not a feature of {task}"
             place = {source: name for name, ids in shards.items() for source in ids}
-            for fold, source in zip(folds_of(entry).tolist(), entry.sources, strict=True):
+            folds = folds_of(entry).tolist()
+            for source, fold, group in zip(entry.sources, folds, entry.group_of, strict=True):
                 row = known[source]
-                for column, value in (
-                    ("fold", fold),
-                    ("array", place[source]),
-                    ("key", source),
-                ):
-                    if row[column] != value:
+                told = {"fold": fold, "array": place[source], "key": source, "group": group}
+                for column, value in told.items():
+                    if column in row and row[column] != value:
                         yield f"{column} of {source} is {row[column]!r}, not {value!r}"
                 if not math.isfinite(row["reference_score"]):
                     yield f"reference_score of {source} is {row['reference_score']}"
@@ -240,20 +250,15 @@ class _Job:
         return self._headers[name]
 
 
-def _read_header(files: Any, name: str) -> dict[str, tuple[str, list[int]]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(files.path(name), framework="numpy") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-            return {key: (_dtype(s.get_dtype()), s.get_shape()) for key, s in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise FormatError(f"{name}: not a safetensors file: {error}") from None
+def _read_header(files: Files, name: str) -> dict[str, tuple[str, list[int]]]:
+    tensors = TensorFile(files, name).tensors
+    return {key: (str(tensor.dtype), list(tensor.shape)) for key, tensor in tensors.items()}
 
 
-def _dtype(kind: str) -> str:
-    """Return NumPy's name of a type, if it has one."""
-    return np.dtype(DTYPES[kind]).name if kind in DTYPES else kind
+def _extras(entry: TaskEntry) -> list[Path]:
+    """Return the files that a task has beside what every task has."""
+    tables = [NAMES.tables(name) for codec in entry.codecs.values() for name in codec.tables]
+    return [*tables, *([NAMES.gallery(entry.gallery)] if entry.gallery else [])]
 
 
 def _others(found: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
@@ -281,7 +286,9 @@ def _rows_told(card: str) -> dict[str, int]:
 
 def _same_references(table: pa.Table, known: Mapping[str, Any]) -> Iterator[str]:
     sources = table["source_id"].to_pylist()
-    for column in ("reference_score", "reference_loss"):
+    for column in ("reference_score", "reference_loss", "tokens"):
+        if column not in table.column_names:
+            continue
         expected = np.array([known[source][column] for source in sources], np.float64)
         found = table[column].to_numpy()
         if (wrong := ~_same(found, expected)).any():

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfqa_data.console.text import percent
-from cfqa_data.format.tasks import CODECS, TASKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,20 +32,18 @@ def health(labels: pa.Table) -> list[dict[str, Any]]:
 
     Returns:
         Rows with ``task``, ``codec``, ``sources`` (how many), ``changing`` (share of sources whose
-        distortion is not constant over the levels), ``distortion_best`` and ``distortion_worst``
-        (means at the first and last level, in the score's unit), ``rate_falls`` and ``mse_rises``
-        (shares of neighbouring levels within a source; None if none of the values is known) and
-        ``ok`` (all thresholds are met by what is known).
+        distortion is not constant over the levels; None of one level), ``distortion_best`` and
+        ``distortion_worst`` (means at the first and last level, in the score's unit),
+        ``rate_falls`` and ``mse_rises`` (shares of neighbouring levels within a source; None if
+        none of the values is known) and ``ok`` (all thresholds are met by what is known).
     """
     columns = ("task", "codec", "source_id", "level", "distortion", "bits", "mse")
     data = {name: labels[name].to_numpy() for name in columns}
     rows = []
-    for task in TASKS:
-        for codec in CODECS:
-            chosen = (data["task"] == task) & (data["codec"] == codec)
-            if chosen.any():
-                series = _series({name: column[chosen] for name, column in data.items()})
-                rows.append({"task": task, "codec": codec} | _figures(*series))
+    for task, codec in dict.fromkeys(zip(data["task"], data["codec"], strict=True)):
+        chosen = (data["task"] == task) & (data["codec"] == codec)
+        series = _series({name: column[chosen] for name, column in data.items()})
+        rows.append({"task": task, "codec": codec} | _figures(*series))
     return rows
 
 
@@ -55,7 +52,7 @@ def health_cells(row: Mapping[str, Any]) -> list[str]:
     return [
         row["task"],
         row["codec"],
-        f"{row['changing']:.0%}",
+        percent(row["changing"]),
         f"{row['distortion_best']:.4g}",
         f"{row['distortion_worst']:.4g}",
         percent(row["rate_falls"], 1),
@@ -78,21 +75,22 @@ def _series(data: dict[str, np.ndarray]) -> list[np.ndarray]:
 def _figures(distortion: np.ndarray, bits: np.ndarray, mse: np.ndarray) -> dict[str, Any]:
     best, worst = distortion[:, 0].mean(), distortion[:, -1].mean()
     falls, rises = _share_rising(-bits), _share_rising(mse)
+    several = distortion.shape[1] > 1
     figures: dict[str, Any] = {
         "sources": len(distortion),
-        "changing": float((distortion != distortion[:, :1]).any(axis=1).mean()),
+        "changing": float((distortion != distortion[:, :1]).any(axis=1).mean())
+        if several
+        else None,
         "distortion_best": float(best),
         "distortion_worst": float(worst),
         "rate_falls": falls,
         "mse_rises": rises,
     }
-    ok = (
-        figures["changing"] >= LEAST_CHANGING
-        and worst > 0
-        and worst >= LEAST_SPAN * best
-        and all(share is None or share >= LEAST_MONOTONE for share in (falls, rises))
+    ok = not several or (
+        figures["changing"] >= LEAST_CHANGING and worst > 0 and worst >= LEAST_SPAN * best
     )
-    return figures | {"ok": bool(ok)}
+    monotone = all(share is None or share >= LEAST_MONOTONE for share in (falls, rises))
+    return figures | {"ok": bool(ok and monotone)}
 
 
 def _share_rising(series: np.ndarray) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.console.text import printable, size_text, table_text
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.layout import Layout
-from cfqa_data.format.manifest import manifest_text
+from cfqa_data.format.manifest import Manifest, manifest_text
 from cfqa_data.integrity.health import (
     LEAST_CHANGING,
     LEAST_MONOTONE,
@@ -22,7 +23,7 @@ from cfqa_data.integrity.health import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["build_text", "float32_size", "imported_text", "info_text", "summarise"]
+__all__ = ["build_text", "float32_size", "imported_text", "info_text", "light_files", "summarise"]
 
 
 def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]:
@@ -48,10 +49,12 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
 
     dataset = load(path, follow_links=follow_links)
     manifest = dataset.manifest
+    rows = dataset.labels
+    labels = {name: rows.filter(pc.equal(rows["task"], name)) for name in manifest.tasks}
     tasks = {}
     plain = 0
     for name, entry in manifest.tasks.items():
-        plain += float32_size(entry, dataset.labels.filter(pc.equal(dataset.labels["task"], name)))
+        plain += float32_size(entry, labels[name])
         tasks[name] = {
             "sources": len(entry.sources),
             "features": entry.rows,
@@ -62,8 +65,10 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
         folder = name.split("/")[0] if "/" in name else "card"
         sizes[folder] = (sizes.get(folder) or 0) + file["size"]
     total = sum(size or 0 for size in sizes.values()) + _manifest_size(dataset)
-    whole = dataset.labels["bits"].null_count == 0
-    sizes["light"] = total - (sizes.get("compressed") or 0) if whole else None
+    light = light_files(manifest, labels)
+    left_out = () if light is None else manifest.files.keys() - light.keys()
+    spared = sum(manifest.files[name]["size"] for name in left_out)
+    sizes["light"] = None if light is None else total - spared
     sizes["full"] = total if manifest.tier == "full" else None
     sizes["float32"] = plain
     return {
@@ -93,6 +98,36 @@ def float32_size(entry: TaskEntry, labels: pa.Table) -> int:
         of_source = dict(zip(labels["source_id"].to_pylist(), counts, strict=True))
         tokens = sum(counts) + sum(of_source.values())
     return 4 * n * c * d * tokens
+
+
+def light_files(manifest: Manifest, labels: Mapping[str, pa.Table]) -> dict[str, Any] | None:
+    """Return the files of the light tier: all but the arrays that bitstreams decode to.
+
+    Args:
+        manifest: of a folder of either tier.
+        labels: its rows by task.
+
+    Returns:
+        Those entries of the manifest; None where some feature has no bitstream.
+    """
+    import pyarrow.compute as pc
+
+    names, arrays = Layout(Path()), []
+    for task, entry in manifest.tasks.items():
+        for codec in entry.codecs.values():
+            if codec.facts.on == "inputs":  # decoding takes the backbone, too
+                continue
+            for shard in range(entry.shards):
+                if (
+                    names.bitstreams(task, codec.name, shard, entry.shards).as_posix()
+                    not in manifest.files
+                ):
+                    return None
+            bits = labels[task].filter(pc.equal(labels[task]["codec"], codec.name))["bits"]
+            if codec.facts.bits == "bitstream" and bits.null_count:
+                return None
+            arrays.append(f"{names.compressed(task, codec.name).as_posix()}/")
+    return {k: v for k, v in manifest.files.items() if not k.startswith(tuple(arrays))}
 
 
 def _manifest_size(dataset: Dataset) -> int:

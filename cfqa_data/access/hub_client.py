@@ -1,23 +1,32 @@
-"""Bytes of files in a dataset repo on the Hub: bounded attempts, and one line for what fails."""
+"""What is asked of the Hub: bounded attempts, and one line for what fails.
+
+`HubRepo` reads files of a dataset repo; `HubCalls` makes the calls of `huggingface_hub` that write.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from cfqa_data.errors import CfqaError, FormatError, HubError
 from cfqa_data.extras import extras
 from cfqa_data.format.limits import LARGEST_WHOLE
 
-__all__ = ["LARGEST_WHOLE", "HubRepo"]
+__all__ = ["LARGEST_WHOLE", "HubCalls", "HubRepo"]
+
+T = TypeVar("T")
 
 ATTEMPTS = 5
 """How often a request is made before the Hub counts as out of reach."""
 
 PAUSE = 0.5
 """Seconds before the second attempt; each further pause is twice as long."""
+
+WRITING_PAUSE = 1.0
+"""The same, where something is written."""
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as dropped."""
@@ -88,9 +97,7 @@ class HubRepo:
 
         folder = None if cache is True else str(cache)
         why = ""
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(PAUSE * 2 ** (attempt - 1))
+        for _ in _attempts():
             try:
                 path = hf_hub_download(
                     self.repo,
@@ -129,9 +136,7 @@ class HubRepo:
         """Return bytes of a file over several attempts, each from where the last one stopped."""
         data = bytearray()
         why: Exception | None = None
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(PAUSE * 2 ** (attempt - 1))
+        for _ in _attempts():
             if stop is None:
                 data.clear()
             try:
@@ -196,7 +201,7 @@ class HubRepo:
     def _check(self, name: str, response: Any, start: int, stop: int | None, size: int) -> None:
         """See that a response is what was asked for."""
         status, told = response.status_code, response.headers.get("Content-Range", "")
-        if status >= 500 or status in (408, 429):
+        if _passing(status):
             raise _Again(f"the server answers {status}")
         if status >= 400 and self._storage.pop(name, None):
             raise _Again(f"the storage answers {status}")  # its address has run out
@@ -256,8 +261,115 @@ class HubRepo:
         return HubError(f"{self.location}/{name}: the server answers {status}")
 
 
+class HubCalls:
+    """Calls functions on behalf of a repo, with the token of whoever runs this.
+
+    Calling it is calling the function; one that met a passing fault is called again.
+
+    Args:
+        repo: "org/name".
+
+    Raises:
+        CfqaError: there is no token. (Calls raise it for whatever the hub refuses.)
+
+    Attributes:
+        api: the hub's client.
+    """
+
+    def __init__(self, repo: str) -> None:
+        from huggingface_hub import HfApi, constants, get_token
+
+        self.repo = repo
+        if constants.HF_HUB_OFFLINE:
+            raise CfqaError("nothing can be published while HF_HUB_OFFLINE is set")
+        self._token = get_token()
+        if not self._token:
+            raise CfqaError("no token for the Hub: run `hf auth login`, or set HF_TOKEN")
+        self.api = HfApi(token=self._token)
+
+    def __call__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        for left in _attempts(WRITING_PAUSE):
+            try:
+                return function(*args, **kwargs)
+            except CfqaError:
+                raise
+            except (OSError, ValueError, RuntimeError, _http_error()) as error:
+                cause = _cause(error)
+                if isinstance(cause, RuntimeError):
+                    raise
+                if not left or not _passes(cause):
+                    raise CfqaError(self._say(cause)) from None
+        raise AssertionError  # the last attempt returns or raises
+
+    def _say(self, error: BaseException) -> str:
+        """Return one line on an error, without the token in it."""
+        status = _status(error)
+        later = "what was sent is kept, the same command goes on from there"
+        if status == 401:
+            text = "the Hub does not know this token; run `hf auth login`, or set HF_TOKEN"
+        elif status == 403:
+            text = f"this token may not write to {self.repo}"
+        elif status == 404:
+            text = f"the Hub has no such thing, or this token may not see it: {_first_line(error)}"
+        elif status in (409, 412):
+            text = f"the repo changed meanwhile; {later}"
+        elif _passes(error):
+            what = f"answers with status {status}" if status else "cannot be reached"
+            text = f"the Hub at {self.api.endpoint} {what}; {later}"
+        else:
+            text = _first_line(error)
+        return f"{self.repo}: {text}".replace(str(self._token), "***")
+
+
+def _attempts(pause: float | None = None) -> Iterator[int]:
+    """Yield how many further attempts there are, each after a pause."""
+    pause = PAUSE if pause is None else pause
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(pause * 2 ** (attempt - 1))
+        yield ATTEMPTS - 1 - attempt
+
+
+def _passing(status: int) -> bool:
+    """Whether the same request may well have another answer a little later."""
+    return status >= 500 or status in (408, 429)
+
+
 def _http_error() -> Any:
     """Return the base of what the client raises: httpx's for huggingface_hub 1, or httpx2's."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what lies under an error: the client wraps those of its upload threads."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the status of the answer that an error is about, if there was one."""
+    for seen in (error, error.__cause__):
+        status = getattr(getattr(seen, "response", None), "status_code", None)
+        if status is not None:
+            return int(status)
+    return None
+
+
+def _passes(error: BaseException) -> bool:
+    """Return whether the same call may well succeed a little later."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    status = _status(error)
+    if status is not None:
+        return _passing(status)
+    return isinstance(
+        error, (_http_error(), ConnectionError, TimeoutError, LocalEntryNotFoundError)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
