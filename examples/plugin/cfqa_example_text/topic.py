@@ -22,7 +22,7 @@ class Topic(Task):
 
     Args:
         backbone: that gives the features.
-        layers: the blocks that features have.
+        blocks: numbers of the layers that features have.
         temperature: of the softmax over distances that the loss is of.
     """
 
@@ -34,9 +34,9 @@ class Topic(Task):
         truth=Truth("int64", 0),
     )
 
-    def __init__(self, backbone: Backbone, layers: Sequence[int], temperature: float = 0.1) -> None:
+    def __init__(self, backbone: Backbone, blocks: Sequence[int], temperature: float = 0.1) -> None:
         self.temperature = temperature
-        features = [backbone.extract(words, layers) for words in TOPICS.values()]
+        features = [backbone.extract(words, blocks) for words in TOPICS.values()]
         self.prototypes = np.stack([_mean_token(feature) for feature in features])
 
     def score(self, feature: Any, truth: np.ndarray) -> tuple[float, float]:
