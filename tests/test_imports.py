@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,9 @@ def package_of(part: str, path: Path) -> list[str]:
     return ["cfqa_data", *([] if part == "core" else [part]), *below]
 
 
-def module_level_imports(tree: ast.Module, package: list[str]) -> Iterator[str]:
+def module_level_imports(
+    tree: ast.Module, package: list[str], functions: bool = False
+) -> Iterator[str]:
     """Names of this project's modules imported when the module is, so not inside functions."""
     todo: list[ast.AST] = list(tree.body)
     while todo:
@@ -48,7 +51,7 @@ def module_level_imports(tree: ast.Module, package: list[str]) -> Iterator[str]:
                 yield from (f"{module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             todo += node.orelse
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        elif functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             todo += ast.iter_child_nodes(node)
 
 
@@ -61,6 +64,21 @@ def test_each_part_imports_only_what_it_may(part: str) -> None:
         if part_of(module) not in ALLOWED[part]
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("part", ["eval"])
+def test_there_are_no_circles_even_by_imports_inside_functions(part: str) -> None:
+    paths = {}
+    for path in FOLDERS[part].rglob("*.py"):
+        name = ".".join([*package_of(part, path), path.stem])
+        paths[name.removesuffix(".__init__")] = path
+    graph = {}
+    for name, path in paths.items():
+        tree = ast.parse(path.read_text())
+        found = module_level_imports(tree, package_of(part, path), functions=True)
+        modules = {one if one in paths else one.rpartition(".")[0] for one in found}
+        graph[name] = modules & paths.keys() - {name}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize(

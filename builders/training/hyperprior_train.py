@@ -265,11 +265,10 @@ class Training:
         # Rounded first: the tables must belong to the weights that are stored.
         dtype = np.float32 if settings.published else np.float16
         state = {key: value.numpy().astype(dtype) for key, value in model.state_dict().items()}
-        make = (
-            HyperpriorWeights.as_published if settings.published else HyperpriorWeights.from_state
-        )
         try:
-            weights = make(state, settings.pad)
+            weights = HyperpriorWeights.from_state(
+                state, settings.pad, published=settings.published
+            )
             held_out = evaluate(weights, {name: pair[1] for name, pair in self.planes.items()})
         except CodecError as error:
             raise self._failed(str(error)) from None
