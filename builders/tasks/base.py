@@ -82,5 +82,6 @@ TASKS = Registry(
         for name in ("classification", "segmentation", "depth")
     },
     BuildError,
+    Task,
 )
 """All tasks by name."""
