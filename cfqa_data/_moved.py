@@ -34,14 +34,15 @@ _HOMES = {
         "calibration": "calibrate calibration_report=report ladders",
         "importing": "release release_files=files release_recipe=recipe release_scores=scores "
         "release_stages=stages release_tables=tables",
-        "maintenance": "deep repair repair_plan=plan repair_work=work",
-        "processes": "crew=parallel spawning",
+        "maintenance": "deep repair repair_plan=plan repair_work=scratch",
+        "processes": "spawning",
         "sharing": "edition export export_formats hub_limits publish publish_text",
         "sources": "geometry",
         "tasks": "heads",
     },
     "cfqa_data.eval": {
-        "": "log_files=paper_logs opening=datasets stored=results tables=results",
+        "": "log_files=paper_logs stored=results tables=results",
+        "features": "opening=datasets pairs reading relations",
     },
 }
 """Package -> its sub-package -> the modules that moved there, and their new names if any."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.reading import FeatureSource
+from cfqa_data.eval.features.reading import FeatureSource
 
 __all__ = ["OriginalStatistics", "original_statistics"]
 

@@ -25,9 +25,9 @@ from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metr
 from cfqa_data.eval.metrics.base import error_line
 
 if TYPE_CHECKING:
-    from cfqa_data.eval.datasets import FeatureSource
-    from cfqa_data.eval.features import Features
-    from cfqa_data.eval.reading import Batch
+    from cfqa_data.eval.features.batch import Features
+    from cfqa_data.eval.features.datasets import FeatureSource
+    from cfqa_data.eval.features.reading import Batch
 
 __all__ = ["Scored", "Scoring"]
 
@@ -157,7 +157,7 @@ class Scoring:
 
     def _task(self, places: NDArray[np.intp], task: str, file: Any, progress: Progress) -> None:
         """Score some rows of a task, until there is none that a metric may still score."""
-        from cfqa_data.eval.reading import read_batches
+        from cfqa_data.eval.features.reading import read_batches
 
         place_of = {int(self._rows[place]): place for place in places}
         left = len(places)
@@ -193,7 +193,7 @@ class Scoring:
         return self._ready[key]
 
     def _given(self, metric: Metric, task: str, fold: int) -> Metric | None:
-        from cfqa_data.eval.reading import Part
+        from cfqa_data.eval.features.reading import Part
 
         others = np.flatnonzero((self._tasks == task) & (self._folds != fold))
         needed = [name for name in metric.needs if name not in metric.options]
@@ -288,7 +288,7 @@ class Scoring:
 
 
 def _one(part: Batch, item: int) -> Features:
-    from cfqa_data.eval.features import Features
+    from cfqa_data.eval.features.batch import Features
 
     whole = part.y
     return whole if len(whole) == 1 else Features(whole.values[item : item + 1])

@@ -23,8 +23,8 @@ from pipeline_toy import QPS, write_networks, write_toml
 
 import cfqa_data
 from cfqa_data.builders.calibration.calibrate import SEED as CALIBRATION_SEED
-from cfqa_data.builders.pipeline import run
-from cfqa_data.builders.pipeline.plan import STAGES
+from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.sources.scenes import NUM_CLASSES
 from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES
 from cfqa_data.builders.training.backbone import Config
@@ -220,7 +220,9 @@ def test_the_script_that_builds_works_and_is_told_of_its_guard(
     with subprocess.Popen(
         [sys.executable, "unguarded.py"], stderr=subprocess.PIPE, text=True
     ) as script:
-        monkeypatch.setattr(run, "ClusterRunner", lambda *_: run.LocalRunner())
+        monkeypatch.setattr(
+            sys.modules["cfqa_data.builders.pipeline.build"], "Executor", lambda *_: Executor()
+        )
         runpy.run_path("guarded.py", run_name="__main__")
         assert (tmp_path / "cfqa" / "manifest.json").is_file()
         told = script.communicate()[1]
@@ -298,7 +300,7 @@ def test_every_task_codec_metric_stage_and_recipe_is_documented() -> None:
         assert f"`{name}`" in read("README.md"), name
     for name in list_codecs():
         assert re.search(rf"^## .*`{name}`", read("docs/codecs.md"), re.M), name
-    for stage in (*STAGES, "pack"):
+    for stage in (*(stage.name for stage in STAGES), "pack"):
         assert f"\n| {stage} |" in read("docs/building.md"), stage
 
 

@@ -16,7 +16,7 @@ from scipy import stats
 from cfqa_data import load
 from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 from cfqa_data.eval import Evaluation, evaluate, evaluator, list_metrics, read_evaluation
-from cfqa_data.eval.datasets import KEYS
+from cfqa_data.eval.features.datasets import KEYS
 from cfqa_data.eval.report import report_html
 from cfqa_data.eval.statistics import statistics
 from cfqa_data.eval.statistics.bootstrap import source_counts

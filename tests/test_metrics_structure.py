@@ -16,9 +16,9 @@ from twins_structure import STRUCTURE_TWINS
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features import Features
+from cfqa_data.eval.features.relations import squared_distances
 from cfqa_data.eval.metrics import METRICS, create_metric, list_metrics
 from cfqa_data.eval.metrics.geometry import _mean_ranks
-from cfqa_data.eval.relations import squared_distances
 
 KERNELS = list_metrics("kernel")
 SHAPES_APART = ["procrustes_normalized", "angular_shape"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cfqa_data.access.arrays import ArrayReader
-from cfqa_data.builders.pipeline.extract import median_codes
+from cfqa_data.builders.pipeline.prepare import median_codes
 from cfqa_data.codecs import get_codec
 from cfqa_data.errors import BuildError, CodecError, RecipeError
 from cfqa_data.format.codes import create_codes_array, write_codes

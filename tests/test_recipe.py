@@ -238,7 +238,7 @@ def test_tasks_codecs_and_counts_of_one_s_own(monkeypatch: pytest.MonkeyPatch) -
     assert recipe.paths == ("./a.txt", "root://words.txt")
     again = recipe.tasks["words"].ladders["again"]
     assert again.facts == replace(Half.facts(), name="again")
-    assert (again.found.package, len(again.found.sha256)) == ("", 64)
+    assert (again.found.package, len(again.found.sha256)) == ("own_codecs", 64)
     for levels, told in (
         ([8, 16], "bits must fall"),
         ([16, 0], "a bits is a number from 1, got 0"),

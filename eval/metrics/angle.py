@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from cfqa_data.eval.features import Features
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.pairs import cosines, error_energies, errors, ratio, square_gaps
 from cfqa_data.eval.metrics.base import metric
-from cfqa_data.eval.pairs import cosines, error_energies, errors, ratio, square_gaps
 
 __all__ = [
     "angle",

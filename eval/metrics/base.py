@@ -10,7 +10,7 @@ Conventions, shared by all metrics and not repeated at each:
   (B, N, C), or for parts of it such as its tokens (B, N, C, T): their mean is the item's score, and
   is clamped to the range, which rounding may leave. One that returns (B,) has averaged by itself.
 * Scores are float64. Arithmetic is in the input's dtype, float32 or float64 (anything else becomes
-  float32), and sums over anything but channels are float64; see `cfqa_data.eval.features`.
+  float32), and sums over anything but channels are float64; see `cfqa_data.eval.features.batch`.
 * An item's score does not depend on the rest of its batch but for rounding in that dtype.
 * What a formula leaves undefined, such as the cosine of a zero token, has a stated value. Only of
   fewer tokens than ``least_tokens`` the score is undefined, NaN.
@@ -30,15 +30,15 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError, MetricError, unknown_name
-from cfqa_data.eval.features import Features, slice_mean
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.batch import Features, first_nonfinite, slice_mean
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.needs import STATISTICS, as_statistic, check_statistic
 from cfqa_data.extras import extras
 from cfqa_data.torch_inputs import as_tensor
 from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
-    from cfqa_data.eval.reading import FeatureSource
+    from cfqa_data.eval.features.reading import FeatureSource
 
 __all__ = [
     "COSTS",
@@ -48,7 +48,6 @@ __all__ = [
     "Metric",
     "check_device",
     "error_line",
-    "first_nonfinite",
     "metric",
     "relational",
 ]
@@ -318,18 +317,6 @@ def metric(
 
 relational = partial(metric, invariances=INVARIANCES, cost="T2D", least_tokens=2)
 """`metric` for the relations among tokens: they take two, and have all `INVARIANCES` by default."""
-
-
-def first_nonfinite(batch: Tensor) -> int | None:
-    """Return the index of the first item that holds NaN or Inf, or None.
-
-    NaN or Inf cannot leave a sum. One of finite float32 values may overflow float32, which is when
-    the sum is taken again in float64, which it cannot overflow.
-    """
-    if batch.is_floating_point() and bool(batch.sum(-1).isfinite().all()):
-        return None
-    bad = ~batch.reshape(len(batch), -1).sum(1, dtype=torch.float64).isfinite()
-    return int(bad.int().argmax()) if bool(bad.any()) else None
 
 
 def error_line(error: BaseException) -> str:

@@ -12,8 +12,8 @@ from importlib.machinery import PathFinder
 from typing import Any
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features import Features
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.base import Metric, check_device, error_line
 from cfqa_data.torch_state import torch_state
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features import Features, derived
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.batch import Features, derived
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.base import metric
 
 __all__ = ["frechet", "js_softmax", "kl_softmax", "moments", "sliced_wasserstein"]

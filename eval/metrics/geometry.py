@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features import Features, derived
-from cfqa_data.eval.lazy_torch import Tensor, torch
-from cfqa_data.eval.metrics.base import relational
-from cfqa_data.eval.relations import (
+from cfqa_data.eval.features.batch import Features, derived
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.relations import (
     ROUNDING,
     UnitArrays,
     alignment,
@@ -20,6 +19,7 @@ from cfqa_data.eval.relations import (
     unit,
     upper,
 )
+from cfqa_data.eval.metrics.base import relational
 
 __all__ = ["angular_shape", "procrustes", "procrustes_normalized", "rsa", "rsm_difference"]
 

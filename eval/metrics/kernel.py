@@ -6,10 +6,9 @@ or y does not vary over tokens scores 0: it has no similarity structure that cou
 
 from __future__ import annotations
 
-from cfqa_data.eval.features import Features
-from cfqa_data.eval.lazy_torch import Tensor, torch
-from cfqa_data.eval.metrics.base import relational
-from cfqa_data.eval.relations import (
+from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.relations import (
     UnitArrays,
     alignment,
     centred_tokens,
@@ -18,6 +17,7 @@ from cfqa_data.eval.relations import (
     unit,
     upper,
 )
+from cfqa_data.eval.metrics.base import relational
 
 __all__ = ["cka", "cka_debiased", "cka_rbf", "distance_correlation"]
 

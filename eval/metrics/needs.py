@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.torch_state import torch_state
 
 __all__ = ["STATISTICS", "as_statistic", "check_statistic"]

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features import Features, derived
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.batch import Features, derived
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.relations import ROUNDING, by_slice, squared_distances, token_cosines
 from cfqa_data.eval.metrics.base import relational
-from cfqa_data.eval.relations import ROUNDING, by_slice, squared_distances, token_cosines
 
 __all__ = ["jaccard_knn", "mutual_knn"]
 

@@ -7,8 +7,8 @@ published MSE has no fault: it is `mse`, printed with eight decimals.
 
 from __future__ import annotations
 
-from cfqa_data.eval.features import Features
-from cfqa_data.eval.lazy_torch import Tensor
+from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.lazy_torch import Tensor
 from cfqa_data.eval.metrics.angle import cosine
 from cfqa_data.eval.metrics.base import metric
 

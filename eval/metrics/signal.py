@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features import Features, slice_mean
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.batch import Features, slice_mean
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.pairs import error_energies, errors, ratio
 from cfqa_data.eval.metrics.base import metric
-from cfqa_data.eval.pairs import error_energies, errors, ratio
 
 __all__ = ["mae", "mse", "nmse", "psnr", "snr_distance"]
 

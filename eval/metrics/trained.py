@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features import Features
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.angle import cosine, cosine_class
 from cfqa_data.eval.metrics.base import Metric, metric
 from cfqa_data.eval.metrics.kernel import cka
@@ -22,7 +22,7 @@ from cfqa_data.eval.statistics.correlations import spearman
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cfqa_data.eval.reading import FeatureSource
+    from cfqa_data.eval.features.reading import FeatureSource
 
 __all__ = ["fit_gap_mean", "gap_mean"]
 
@@ -70,7 +70,7 @@ def _training_rows(
     training: FeatureSource, device: str
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Return the logarithms of the gaps (versions, 3) and the labels of each source."""
-    from cfqa_data.eval.reading import read_batches
+    from cfqa_data.eval.features.reading import read_batches
 
     labels, name = training.labels, getattr(training, "target", "distortion")
     ids, target = np.array(labels["source_id"].to_pylist()), labels[name].to_numpy()

@@ -10,10 +10,10 @@ from functools import cache
 from typing import Any
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features import Features, slice_mean
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.batch import Features, slice_mean
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.pairs import errors
 from cfqa_data.eval.metrics.base import metric
-from cfqa_data.eval.pairs import errors
 
 __all__ = ["mahalanobis", "mse_whitened"]
 

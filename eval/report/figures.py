@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from cfqa_data.eval.datasets import facts_of
+from cfqa_data.eval.features.datasets import facts_of
 from cfqa_data.eval.report.axes import Axis
 from cfqa_data.eval.report.drawing import Panel
 from cfqa_data.eval.statistics.mapping import map_scores

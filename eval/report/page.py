@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError, DiskError, MetricError
-from cfqa_data.eval.datasets import dataset_identity, opened
+from cfqa_data.eval.features.datasets import dataset_identity, opened
 from cfqa_data.eval.metrics.base import FAMILIES, error_line
 from cfqa_data.eval.report.axes import number_text
 from cfqa_data.eval.report.colours import heat_css, series_css

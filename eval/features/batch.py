@@ -15,9 +15,9 @@ from collections.abc import Callable, Hashable
 from functools import cached_property, partial, wraps
 from typing import Any, TypeVar
 
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
-__all__ = ["Features", "by_rows", "derived", "slice_mean"]
+__all__ = ["Features", "by_rows", "derived", "first_nonfinite", "slice_mean"]
 
 Derives = TypeVar("Derives", bound=Callable[..., Any])
 
@@ -129,3 +129,15 @@ def by_rows(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
 def slice_mean(values: Tensor) -> Tensor:
     """Mean of (B, N, C, ...) over all but the first axis, float64 (B,)."""
     return values.flatten(1).mean(1, dtype=torch.float64)
+
+
+def first_nonfinite(batch: Tensor) -> int | None:
+    """Return the index of the first item that holds NaN or Inf, or None.
+
+    NaN or Inf cannot leave a sum. One of finite float32 values may overflow float32, which is when
+    the sum is taken again in float64, which it cannot overflow.
+    """
+    if batch.is_floating_point() and bool(batch.sum(-1).isfinite().all()):
+        return None
+    bad = ~batch.reshape(len(batch), -1).sum(1, dtype=torch.float64).isfinite()
+    return int(bad.int().argmax()) if bool(bad.any()) else None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cfqa_data.eval.features import Features, by_rows, derived
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.batch import Features, by_rows, derived
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
 __all__ = ["cosines", "error_energies", "errors", "ratio", "square_gaps"]
 

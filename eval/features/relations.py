@@ -12,8 +12,8 @@ from functools import wraps
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
-from cfqa_data.eval.features import Features, by_rows, derived
-from cfqa_data.eval.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.batch import Features, by_rows, derived
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
 __all__ = [
     "ROUNDING",
