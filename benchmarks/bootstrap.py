@@ -25,8 +25,7 @@ from results import Result, figure, run
 from scipy import stats
 
 from cfqa_data.access.dataset import load
-from cfqa_data.eval.metrics import Metric, create_metric
-from cfqa_data.eval.metrics.custom import as_metrics
+from cfqa_data.eval.metrics import Metric, as_metrics, create_metric
 from cfqa_data.eval.statistics import statistics
 from cfqa_data.eval.statistics.bootstrap import interval, source_counts
 from cfqa_data.eval.statistics.grids import Grid, read_grids

@@ -139,7 +139,7 @@ def scan(root: Path) -> Callable[[], object]:
 
 def scores(root: Path) -> Callable[[], object]:
     from cfqa_data.eval import create_metric
-    from cfqa_data.eval.reading import read_batches
+    from cfqa_data.eval.features.reading import read_batches
 
     dataset = cfqa_data.load(root)
     metrics = [create_metric(name) for name in ("mse", "cosine", "cka")]

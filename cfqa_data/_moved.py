@@ -17,14 +17,14 @@ _HOMES = {
         "access": "dataset folder files hub hub_requests=hub_client selection shards tensors "
         "weights",
         "console": "progress terminal text",
-        "format": "codes invariants layout limits manifest packing paper_quantizers parquet "
-        "pointers quantizers resources schema storage tasks",
+        "format": "codes invariants layout limits manifest packing "
+        "paper_quantizers=quantizers parquet pointers quantizers resources schema storage tasks",
         "integrity": "consistency health summary verify",
         "recipe": "portable recipe_specs=spec remembered",
     },
     "cfqa_data.codecs": {
-        "h26x": "annexb hevc program reference reference_software=reference video vvc",
-        "hyperprior": "entropy_coder entropy_escapes entropy_tables fixed_point "
+        "h26x": "annexb=vvc hevc program reference reference_software=reference video vvc",
+        "hyperprior": "entropy_coder entropy_escapes=entropy_coder entropy_tables fixed_point "
         "hyperprior_checkpoint=checkpoint hyperprior_module=module hyperprior_strips=strips "
         "hyperprior_weights=weights",
         "sandbox": "confinement isolated isolated_child=child isolated_process=process",
@@ -34,14 +34,15 @@ _HOMES = {
         "calibration": "calibrate calibration_report=report ladders",
         "importing": "release release_files=files release_recipe=recipe release_scores=scores "
         "release_stages=stages release_tables=tables",
-        "maintenance": "deep repair repair_plan=plan repair_work=work",
-        "processes": "crew=parallel spawning",
+        "maintenance": "deep repair repair_plan=plan repair_work=scratch",
+        "processes": "spawning",
         "sharing": "edition export export_formats hub_limits publish publish_text",
         "sources": "geometry",
         "tasks": "heads",
     },
     "cfqa_data.eval": {
-        "": "log_files=paper_logs opening=datasets stored=results tables=results",
+        "": "log_files=paper_logs stored=results tables=results",
+        "features": "opening=datasets pairs reading relations",
     },
 }
 """Package -> its sub-package -> the modules that moved there, and their new names if any."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from cfqa_data.errors import CfqaError, unknown_name
 
-__all__ = ["Found", "Registry", "bind_options", "source_hash"]
+__all__ = ["Found", "Registry", "bind_options", "own_name", "source_hash"]
 
 PACKAGE = "cfqa-data"
 
@@ -84,8 +84,8 @@ class Registry:
         Args:
             name: of a built-in class or an entry point.
             classes: whether it may be `module:Class` too, whose module is then imported.
-            plugins: classes, or `module:Class` of some, that are found by their attribute `name`
-                too. Those that are of another kind are passed over.
+            plugins: classes, or `module:Class` of some, that are found by :func:`own_name` too.
+                Those that are of another kind are passed over.
 
         Raises:
             CfqaError: there is none, or it cannot be imported.
@@ -95,7 +95,7 @@ class Registry:
                 return Found(name, _resolve(self.builtin[name]), PACKAGE)
             for plugin in plugins:
                 found = self._plugin(plugin)
-                if getattr(found.target, "name", None) == name and self._fits(found.target):
+                if own_name(found.target) == name and self._fits(found.target):
                     return replace(found, name=name)
             if (entry := self._installed().get(name)) is not None:
                 of = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "")
@@ -103,6 +103,16 @@ class Registry:
             if classes and ":" in name:
                 return self._checked(self._plugin(name))
         raise self.error(unknown_name(self.kind, name, self.names()))
+
+    def recorded(self, name: str) -> str:
+        """Return how a manifest calls a class that a recipe names: never by `module:Class`.
+
+        It is the name of its entry point, if it has one, else :func:`own_name`.
+        """
+        if ":" not in name:
+            return name
+        entries = (entry.name for entry in self._installed().values() if entry.value == name)
+        return next(entries, None) or own_name(self.find(name, classes=True).target)
 
     def _plugin(self, plugin: str | type) -> Found:
         """Return a class that was given, or named by `module:Class`."""
@@ -137,6 +147,17 @@ class Registry:
         return Found(name, target, package, version, source_hash(where.partition(".")[0]))
 
 
+def own_name(target: Any) -> str:
+    """Return what a class calls itself: its `name`, or that of its facts; else its name in Python.
+
+    By it a manifest names a class that no entry point has, and `plugins` are found.
+    """
+    for name in (getattr(target, "name", None), getattr(vars(target).get("facts"), "name", None)):
+        if isinstance(name, str) and name:
+            return name
+    return str(target.__name__).lower()
+
+
 def _resolve(where: str) -> Any:
     module, _, path = where.partition(":")
     target: Any = import_module(module)
@@ -163,8 +184,8 @@ def source_hash(module: str) -> str:
         for file in sorted(root.rglob("*.py")):
             data = file.read_bytes()
             digest.update(f"{file.relative_to(root).as_posix()}\0{len(data)}\0".encode() + data)
-    if not hasattr(top, "__path__") and getattr(top, "__file__", None):
-        digest.update(Path(str(top.__file__)).read_bytes())  # type: ignore[union-attr]
+    if not hasattr(top, "__path__") and (file := getattr(top, "__file__", None)):
+        digest.update(Path(file).read_bytes())
     return digest.hexdigest()
 
 

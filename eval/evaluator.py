@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import MetricError, MetricWarning
-from cfqa_data.eval.datasets import KEYS, arrays_digest, dataset_identity, opened, task_facts
+from cfqa_data.eval.features.datasets import (
+    KEYS,
+    arrays_digest,
+    dataset_identity,
+    opened,
+    task_facts,
+)
 from cfqa_data.eval.metrics import MetricLike, as_metrics
 from cfqa_data.eval.results import Evaluation, conclude, scores_table
 from cfqa_data.eval.score_file import ScoreFile
@@ -25,7 +31,7 @@ from cfqa_data.torch_state import torch_state
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cfqa_data.eval.datasets import FeatureSource
+    from cfqa_data.eval.features.datasets import FeatureSource
 
 __all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "conclude", "evaluate"]
 
@@ -65,7 +71,7 @@ def evaluate(
 
     Args:
         dataset: An open dataset, or the path of one. One that is not a folder's is anything that
-            answers like `cfqa_data.eval.datasets.FeatureSource`, with tasks of any names.
+            answers like `cfqa_data.eval.features.datasets.FeatureSource`, with tasks of any names.
         metrics: One or several of: names, ``"module:attribute"`` strings, `Metric` objects or
             callables ``(x, y) -> (B,)`` on float32 tensors of shape (B, N, C, T, D). One that
             has a method ``fit`` is trained for each task and fold on the sources of the others.

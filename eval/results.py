@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.datasets import KEYS, dataset_identity, opened, task_facts
+from cfqa_data.eval.features.datasets import KEYS, dataset_identity, opened, task_facts
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.statistics import Statistics, statistics
 from cfqa_data.format.limits import MOST_ROWS, parse_json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-    from cfqa_data.eval.datasets import FeatureSource
+    from cfqa_data.eval.features.datasets import FeatureSource
     from cfqa_data.format.facts import TaskFacts
 
 __all__ = [
@@ -164,7 +164,7 @@ def with_facts(
 
     Args:
         scores: As `scores_table` lays them out.
-        dataset: Its `cfqa_data.eval.datasets.dataset_identity`.
+        dataset: Its `cfqa_data.eval.features.datasets.dataset_identity`.
         target: Label column that was followed.
         metrics: In the order of the scores.
         failures: What went wrong, by metric.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.datasets import table_digest
+from cfqa_data.eval.features.datasets import table_digest
 from cfqa_data.eval.fingerprint import COVERS, fingerprint
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.results import KEY, WRONG, key_columns, read_facts, with_facts

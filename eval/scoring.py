@@ -25,9 +25,9 @@ from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metr
 from cfqa_data.eval.metrics.base import error_line
 
 if TYPE_CHECKING:
-    from cfqa_data.eval.datasets import FeatureSource
-    from cfqa_data.eval.features import Features
-    from cfqa_data.eval.reading import Batch
+    from cfqa_data.eval.features.batch import Features
+    from cfqa_data.eval.features.datasets import FeatureSource
+    from cfqa_data.eval.features.reading import Batch
 
 __all__ = ["Scored", "Scoring"]
 
@@ -113,9 +113,8 @@ class Scoring:
         notes = dict(self._scored.notes)
         for metric, undefined in zip(self._metrics, self._undefined.sum(axis=0), strict=True):
             if undefined:
-                least = getattr(metric, "least_tokens", 1)
                 note = (
-                    f"metric {metric.name!r} is not defined for fewer than {least} "
+                    f"metric {metric.name!r} is not defined for fewer than {metric.least_tokens} "
                     f"tokens: no score of {undefined} of {len(self._values)} features"
                 )
                 notes[metric.name] = "; ".join(filter(None, [notes.get(metric.name), note]))
@@ -158,7 +157,7 @@ class Scoring:
 
     def _task(self, places: NDArray[np.intp], task: str, file: Any, progress: Progress) -> None:
         """Score some rows of a task, until there is none that a metric may still score."""
-        from cfqa_data.eval.reading import read_batches
+        from cfqa_data.eval.features.reading import read_batches
 
         place_of = {int(self._rows[place]): place for place in places}
         left = len(places)
@@ -168,7 +167,7 @@ class Scoring:
             for column, metric in enumerate(self._metrics):
                 if not self._missing(at, column).any():
                     continue
-                if part.x.shape[3] < getattr(metric, "least_tokens", 1):
+                if part.x.shape[3] < metric.least_tokens:
                     self._failed[at, column] = self._undefined[at, column] = True
                 elif ready := self._of_fold(column, task, fold):
                     self._batch(ready, column, part, at)
@@ -194,7 +193,7 @@ class Scoring:
         return self._ready[key]
 
     def _given(self, metric: Metric, task: str, fold: int) -> Metric | None:
-        from cfqa_data.eval.reading import Part
+        from cfqa_data.eval.features.reading import Part
 
         others = np.flatnonzero((self._tasks == task) & (self._folds != fold))
         needed = [name for name in metric.needs if name not in metric.options]
@@ -289,7 +288,7 @@ class Scoring:
 
 
 def _one(part: Batch, item: int) -> Features:
-    from cfqa_data.eval.features import Features
+    from cfqa_data.eval.features.batch import Features
 
     whole = part.y
     return whole if len(whole) == 1 else Features(whole.values[item : item + 1])

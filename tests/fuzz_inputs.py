@@ -27,7 +27,7 @@ from cfqa_data.codecs.hyperprior.weights import (
     write_ladder,
 )
 from cfqa_data.errors import CfqaError
-from cfqa_data.eval.datasets import dataset_identity
+from cfqa_data.eval.features.datasets import dataset_identity
 from cfqa_data.eval.metrics import create_metric
 from cfqa_data.eval.paper_logs import find_logs, read_log, read_series
 from cfqa_data.eval.results import read_evaluation, scores_table, with_facts

@@ -45,7 +45,8 @@ def _compressai(folder: Path) -> Path:
     quantiles = np.array(figures["quantiles"], np.float32)
     state["entropy_bottleneck.quantiles"] = quantiles.reshape(official.N, 1, 3)
     path = folder / "models.safetensors"
-    write_ladder(path, "far", [(0.01, HyperpriorWeights.as_published(state, PAPER_PAD))])
+    weights = HyperpriorWeights.from_state(state, PAPER_PAD, published=True)
+    write_ladder(path, "far", [(0.01, weights)])
     return path
 
 

@@ -23,8 +23,8 @@ from pipeline_toy import QPS, write_networks, write_toml
 
 import cfqa_data
 from cfqa_data.builders.calibration.calibrate import SEED as CALIBRATION_SEED
-from cfqa_data.builders.pipeline import run
-from cfqa_data.builders.pipeline.plan import STAGES
+from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.sources.scenes import NUM_CLASSES
 from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES
 from cfqa_data.builders.training.backbone import Config
@@ -220,7 +220,9 @@ def test_the_script_that_builds_works_and_is_told_of_its_guard(
     with subprocess.Popen(
         [sys.executable, "unguarded.py"], stderr=subprocess.PIPE, text=True
     ) as script:
-        monkeypatch.setattr(run, "ClusterRunner", lambda *_: run.LocalRunner())
+        monkeypatch.setattr(
+            sys.modules["cfqa_data.builders.pipeline.build"], "Executor", lambda *_: Executor()
+        )
         runpy.run_path("guarded.py", run_name="__main__")
         assert (tmp_path / "cfqa" / "manifest.json").is_file()
         told = script.communicate()[1]
@@ -298,7 +300,7 @@ def test_every_task_codec_metric_stage_and_recipe_is_documented() -> None:
         assert f"`{name}`" in read("README.md"), name
     for name in list_codecs():
         assert re.search(rf"^## .*`{name}`", read("docs/codecs.md"), re.M), name
-    for stage in (*STAGES, "pack"):
+    for stage in (*(stage.name for stage in STAGES), "pack"):
         assert f"\n| {stage} |" in read("docs/building.md"), stage
 
 
@@ -306,6 +308,7 @@ def metric_row(metric: Metric) -> str:
     """Return the row that the catalogue has for a metric."""
     low, high = (f"{value:.4g}".replace("inf", "∞") for value in metric.score_range)
     formula = metric.formula.replace("|", r"\|")
+    tokens = [f"{metric.least_tokens} tokens"] if metric.least_tokens > 1 else []
     cells = (
         f"`{metric.name}`",
         f"`{formula}`",
@@ -313,7 +316,7 @@ def metric_row(metric: Metric) -> str:
         "lower" if metric.lower_better else "higher",
         ", ".join(sorted(metric.invariances)) or "none",
         metric.cost,
-        ", ".join(f"`{name}`" for name in metric.needs) or "-",
+        ", ".join([*tokens, *(f"`{name}`" for name in metric.needs)]) or "-",
     )
     return f"| {' | '.join(cells)} |"
 

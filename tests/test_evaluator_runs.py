@@ -27,9 +27,9 @@ from cfqa_data.console.progress import Silent
 from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 from cfqa_data.eval import create_metric, evaluate, list_metrics, read_evaluation, scoring
 from cfqa_data.eval.features import Features
+from cfqa_data.eval.features.reading import read_batches
 from cfqa_data.eval.metrics.base import Metric
 from cfqa_data.eval.originals import original_statistics
-from cfqa_data.eval.reading import read_batches
 
 
 class FoldedDataset(MemoryDataset):

@@ -300,7 +300,7 @@ def test_built_in_codecs_are_those_of_format_1(name: str) -> None:
         (lambda m: codec(m)["codec"].update(name="os:system"), "'os:system' is no name of a codec"),
         (lambda m: codec(m)["quantizer"].update(bits=40), "one: .*bits must be a whole number"),
         (lambda m: codec(m).update(tables=["/etc/x"]), "'/etc/x' is no file below tables/"),
-        (lambda m: m.update(packages={"x": 1}), "packages is not a table of version and sha256"),
+        (lambda m: m.update(packages={"x": 1}), "packages: x must be a table, got 1"),
         (lambda m: m["tasks"]["cls"].update(sources=["one-0"] * 2), "'one-0' is the id of a sour"),
     ],
 )

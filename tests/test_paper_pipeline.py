@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
-from cfqa_data.builders.pipeline import work
+from cfqa_data.builders.pipeline import tools
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.select import fitting
 from cfqa_data.builders.pipeline.tools import Models
@@ -196,7 +196,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_weights(folder)
     write_recipe(tmp_path / "small.toml")
     yield folder
-    work._tools.cache_clear()
+    tools._tools.cache_clear()
 
 
 def by_seed(names: list[str], seed: int) -> list[str]:
@@ -243,7 +243,7 @@ def test_bad_images_stop_a_build_and_their_repair_ends_it(
     intact = depth_image.read_bytes()
     depth_image.write_text("version https://git-lfs.github.com/spec/v1\n")
     told = refused()
-    assert told.startswith("cfqa: extract dpt group 1: ")
+    assert told.startswith("cfqa: extract dpt shard 1: ")
     assert f"{depth_image}: a Git LFS pointer; 'git lfs pull' gets the file itself" in told
     extracted = kept()
     assert selected.items() <= extracted.items()

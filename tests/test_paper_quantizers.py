@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cfqa_data.access.arrays import ArrayReader
-from cfqa_data.builders.pipeline.extract import median_codes
+from cfqa_data.builders.pipeline.prepare import median_codes
 from cfqa_data.codecs import get_codec
 from cfqa_data.errors import BuildError, CodecError, RecipeError
 from cfqa_data.format.codes import create_codes_array, write_codes
 from cfqa_data.format.packing import pack
-from cfqa_data.format.paper_quantizers import PaperKMeansQuantizer, PaperUniformQuantizer
 from cfqa_data.format.quantizers import (
     KMeansQuantizer,
+    PaperKMeansQuantizer,
+    PaperUniformQuantizer,
     Quantizer,
     UniformQuantizer,
     quantizer_from_dict,

@@ -15,6 +15,7 @@ from pipeline_toy import LAMBDAS, QPS, qp, toy_recipe, tree, write_models, write
 
 from cfqa_data import load
 from cfqa_data.builders.pipeline import build, status
+from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models
@@ -90,7 +91,7 @@ def full(every_codec: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert progress.stages == [
         ("select", 3, "tasks"),
         ("extract", 9, "sources"),
-        ("centre", 3, "tasks"),
+        ("prepare", 3, "tasks"),
         ("compress", 360, "features"),
         ("pack", 6, "files"),
     ]
@@ -222,6 +223,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from cfqa_data.builders.pipeline import build, compress
+from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.plan import Plan
 count = 0
 def write_codes(*arguments, after=int(sys.argv[3])):
@@ -251,8 +253,9 @@ def test_a_killed_build_goes_on(small: Recipe, small_tree: dict[str, str], tmp_p
 def test_the_order_of_items_does_not_matter(
     small: Recipe, small_tree: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = Plan.items
-    monkeypatch.setattr(Plan, "items", lambda plan, stage: items(plan, stage)[::-1])
+    for stage in STAGES:
+        items = stage.items
+        monkeypatch.setattr(stage, "items", lambda self, items=items: items(self)[::-1])
     assert tree(build(small, tmp_path, workers=0)) == small_tree
 
 

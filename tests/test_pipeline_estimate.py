@@ -9,12 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 from pipeline_toy import DIM, QPS, qp, toy_recipe, tree, write_networks, write_toml
 
-from cfqa_data.builders.pipeline import build, compress
-from cfqa_data.builders.pipeline.compress import batch_of_levels
+from cfqa_data.builders.pipeline import build, label
+from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.estimate import estimate, estimate_text
-from cfqa_data.builders.pipeline.plan import STAGES, Plan
+from cfqa_data.builders.pipeline.label import batch_of_levels
+from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.cli import main as cfqa
 from cfqa_data.codecs.hyperprior.codec import COST
+from cfqa_data.format.layout import Layout
 from cfqa_data.recipe.load import Recipe, load_recipe
 
 TOKENS = 65
@@ -31,7 +34,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def test_every_item_is_counted_and_originals_are_exact(recipe: Recipe) -> None:
     plan = Plan(recipe)
     told = estimate(plan)
-    assert told["items"] == sum(len(plan.items(stage)) for stage in STAGES)
+    tools = Tools(plan, Layout(Path()))
+    assert told["items"] == sum(len(stage(tools).items()) for stage in STAGES)
     written = {r["task"]: r["bytes"] for r in told["stages"] if r["stage"] == "extract"}
     assert written == {t: 3 * 4 * n * TOKENS * DIM for t, n in VIEWS_AND_LAYERS.items()}
     features = {r["features"] for r in told["stages"] if r["stage"] == "compress"}
@@ -93,7 +97,7 @@ def test_batches_do_not_change_the_labels(
 ) -> None:
     small = replace(recipe, sources_per_task=1)
     whole = build(small, tmp_path / "whole", workers=0)
-    monkeypatch.setattr(compress, "BATCH_POINTS", 3 * 8 * TOKENS * DIM)
+    monkeypatch.setattr(label, "BATCH_POINTS", 3 * 8 * TOKENS * DIM)
     parts = build(small, tmp_path / "parts", workers=0)
     kept = [tree(folder / "compressed") for folder in (whole, parts)]
     assert kept[0] == kept[1]

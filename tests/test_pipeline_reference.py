@@ -112,7 +112,7 @@ def test_a_build_by_a_reference_encoder_is_read_and_scored_without_it(
     build += ["--hm-encoder", str(encoder), "--check-decoder"]
     assert main(build) == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("cfqa: compress cls hm group 0: hm: 65 x 48 at QP 26: ")
+    assert told.startswith("cfqa: compress cls hm shard 0: hm: 65 x 48 at QP 26: ")
     assert "ended with status 1 (no luck); log: " in told
     Path(told.rpartition("log: ")[2]).unlink()
 

@@ -137,14 +137,6 @@ def test_samples_of_either_layout_are_the_same(kind: str, request: pytest.Fixtur
 
 
 @pytest.mark.parametrize("kind", ["files", "mat"])
-def test_the_seed_decides_the_order(kind: str, request: pytest.FixtureRequest) -> None:
-    root = request.getfixturevalue(kind)
-    orders = [ids(source(root, seed)) for seed in (0, 1, 2, 0)]
-    assert orders[0] == orders[3]
-    assert len(set(map(tuple, orders))) > 1
-
-
-@pytest.mark.parametrize("kind", ["files", "mat"])
 def test_a_list_keeps_its_order(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     chosen = write(tmp_path / "list.txt", f"/{line(4)}", NAMES[1])
     assert ids(source(request.getfixturevalue(kind), list=chosen)) == [NAMES[4], NAMES[1]]
@@ -365,11 +357,6 @@ def test_missing_files_are_named_together(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BuildError, match=r"missing: .*nyu_test\.txt \(or folders of scenes"):
         source(tmp_path / "empty")
-
-
-def test_other_tasks_are_refused(files: Path) -> None:
-    with pytest.raises(BuildError, match="nyuv2 has no task 'cls'; it serves dpt"):
-        get_source("nyuv2")("cls", 0, root=str(files))
 
 
 def test_the_matlab_file_and_its_splits_decide(mat: Path) -> None:

@@ -84,16 +84,6 @@ def test_samples_hold_the_windows_and_the_mask(kit: Path) -> None:
         assert np.array_equal(sample.truth, numbers(SIZES[sample.source_id]))
 
 
-def test_the_seed_decides_the_order(kit: Path) -> None:
-    orders = {
-        tuple(sample.source_id for sample in source(kit, seed).samples()) for seed in range(6)
-    }
-    assert len(orders) > 1
-    assert all(sorted(order) == TWO_WINDOWS for order in orders)
-    again = [sample.source_id for sample in source(kit, 5).samples()]
-    assert tuple(again) in orders
-
-
 def test_a_list_keeps_its_order(kit: Path, tmp_path: Path) -> None:
     chosen = write(tmp_path / "list.txt", "2007_000061", "2007_000033.jpg")
     of = source(kit, list=chosen)
@@ -179,12 +169,6 @@ def test_training_images_come_from_the_training_set(kit: Path, tmp_path: Path) -
     assert one[0].tobytes() == views_of(kit, "2007_000063")
 
 
-def test_training_never_shares_an_image_with_the_dataset(kit: Path, tmp_path: Path) -> None:
-    of = source(kit, train=write(tmp_path / "t.txt", "2007_000063", "2007_000042"))
-    with pytest.raises(BuildError, match="'2007_000042' is for training and for the dataset"):
-        list(of.training_inputs(1, 0))
-
-
 def test_missing_files_are_named_together_and_where_they_are_offered(
     kit: Path, tmp_path: Path
 ) -> None:
@@ -216,11 +200,6 @@ def test_training_images_are_needed_only_for_training(kit: Path) -> None:
     assert next(iter(source(kit).samples()))
     with pytest.raises(BuildError, match=r"missing: .*train\.txt"):
         list(source(kit).training_inputs(1, 0))
-
-
-def test_other_tasks_are_refused(kit: Path) -> None:
-    with pytest.raises(BuildError, match="voc2012 has no task 'dpt'; it serves seg"):
-        get_source("voc2012")("dpt", 0, root=str(kit))
 
 
 class TestVoc2012(SourceSuite):

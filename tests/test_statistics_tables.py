@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.evaluator import conclude
 from cfqa_data.eval.metrics import Metric, as_metrics
+from cfqa_data.eval.results import conclude
 from cfqa_data.eval.statistics import Statistics, statistics
 from cfqa_data.eval.statistics.columns import COLUMNS
 from cfqa_data.eval.statistics.mapping import map_scores

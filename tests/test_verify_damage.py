@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import crew_jobs
 import numpy as np
 import pytest
 from damaged import DAMAGES, KINDS, build_toy, edit_labels, edit_manifest, flip, rehash
@@ -22,7 +20,7 @@ import cfqa_data
 from cfqa_data.access.folder import Folder
 from cfqa_data.builders.maintenance.deep import look_into
 from cfqa_data.cli import main
-from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.errors import FormatError
 from cfqa_data.format.codes import write_codes
 from cfqa_data.format.manifest import read_manifest
 from cfqa_data.format.storage import write_tensors
@@ -307,7 +305,7 @@ def test_the_sample_follows_the_seed(built: Path, monkeypatch: pytest.MonkeyPatc
 
     rows: list[Any] = []
     monkeypatch.setattr(
-        deep, "_label_faults", lambda *args: rows.append(tuple(args[3].values())) or []
+        deep._Look, "_label_faults", lambda *args: rows.append(tuple(args[2].values())) or []
     )
     samples = []
     for seed in (0, 0, 1):
@@ -326,25 +324,6 @@ def test_scores_are_left_out_where_the_head_is_not_here(folder: Path) -> None:
     (note,) = told.notes
     why = f"{head}: no file of SHA-256 {'0' * 64} is in {folder}, "
     assert note.startswith(f"seg: scores are not computed again: {why}")
-
-
-def test_a_worker_that_is_killed_is_one_line(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cfqa_data.builders.processes import parallel as crew
-
-    with pytest.raises(BuildError, match="a worker was killed"):
-        list(crew.each(crew_jobs.killing, (), [1, 2], 2))
-
-
-def test_workers_have_one_thread_and_this_process_what_it_had(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from cfqa_data.builders.processes import parallel as crew
-
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    names = ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]
-    assert list(crew.each(crew_jobs.environment, (), names, 2)) == ["1", "1"]
-    assert [os.environ.get(name) for name in names] == ["5", None]
 
 
 def test_the_command_says_what_is_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,10 @@
-"""Finding each codec's quantiser range and ten levels, task by task, and showing how.
+"""Finding each codec's quantiser range and levels, task by task, and showing how.
 
     python -m cfqa_data.builders.calibration.calibrate --recipe mini --out docs/calibration
 
 For every task and codec, ranges (multiples of the training features' own) are tried on sources of
-another seed than the recipe's: first a coarse grid of parameters, then every whole one between no
-harm and useless. Of all ladders of ten with even steps, the best is proposed. One JSON file
+another seed than the recipe's: first a coarse grid of parameters, then finely between no harm and
+useless. Of all ladders with even steps, the best is proposed. One JSON file
 per task and codec holds what was found, and the report (Markdown, CSV, TOML for the recipe, figure)
 is written anew from all of them, so that the work can be done in pieces.
 """
@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache
-from multiprocessing import get_context
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,8 @@ from cfqa_data.builders.calibration.ladders import (
 )
 from cfqa_data.builders.calibration.report import write_report
 from cfqa_data.builders.pipeline.tools import Models
-from cfqa_data.builders.processes.spawning import deaf_to_interrupts, spawning
+from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.training.planes import training_features
 from cfqa_data.errors import BuildError, CfqaError, unknown_name
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
@@ -53,52 +53,57 @@ SEED = 4_000_000
 TRAINING_SEED = 950
 
 
+@dataclass(frozen=True)
+class _Measure(Stage):
+    """Measures one parameter of one quantiser at a time; an item is its cell and parameter."""
+
+    recipe: Recipe
+    bench: Bench
+    ladder: Ladder
+    cells: Sequence[tuple[Quantizer | None, Sequence[float]]]
+
+    name, unit = "measure", "parameters"
+
+    @cached_property
+    def models(self) -> Models:
+        """What extracts and scores."""
+        return Models(self.recipe)
+
+    def items(self) -> list[tuple[int, float]]:
+        return [(n, value) for n, (_, values) in enumerate(self.cells) for value in values]
+
+    def run(self, item: tuple[int, float]) -> Curve:
+        cell, parameter = item
+        quantizer = self.cells[cell][0]
+        return measure(self.models, self.bench, self.ladder, quantizer, (parameter,))
+
+
 class Pool:
     """Measures cells of a grid on processes of one thread each, or in this one."""
 
     def __init__(self, recipe: Recipe, workers: int) -> None:
         check_guard()
-        self._recipe = recipe
-        self._pool = (
-            ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
-        )
+        self._recipe, self._executor = recipe, Executor(workers)
 
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *error: Any) -> None:
+        self._executor.__exit__(*error)
 
     def curves(
-        self, bench: Bench, ladder: Ladder, cells: Sequence[tuple[Quantizer, Sequence[float]]]
+        self,
+        bench: Bench,
+        ladder: Ladder,
+        cells: Sequence[tuple[Quantizer | None, Sequence[float]]],
     ) -> list[Curve]:
         """One curve per cell (quantiser, parameters)."""
-        text = json.dumps(self._recipe.to_dict())
-        jobs = [(text, bench, ladder, quantizer, (p,)) for quantizer, ps in cells for p in ps]
-        columns = list(zip(*jobs, strict=True))
-        if self._pool is None:
-            points: Iterator[Curve] = map(_measure, *columns)
-        else:
-            with spawning():
-                with deaf_to_interrupts():
-                    points = self._pool.map(_measure, *columns)
-                points = iter(list(points))
-        return [join([next(points) for _ in parameters]) for _, parameters in cells]
-
-
-@lru_cache(maxsize=1)
-def _models(text: str) -> Models:
-    return Models(Recipe.from_dict(json.loads(text)))
-
-
-def _measure(
-    text: str, bench: Bench, ladder: Ladder, quantizer: Quantizer, parameters: Sequence[float]
-) -> Curve:
-    import torch
-
-    torch.set_num_threads(1)
-    return measure(_models(text), bench, ladder, quantizer, parameters)
+        stage = _Measure(self._recipe, bench, ladder, cells)
+        found = dict(self._executor.run(stage, stage.items()))
+        return [
+            join([found[n, parameter] for parameter in parameters])
+            for n, (_, parameters) in enumerate(cells)
+        ]
 
 
 def calibrate(
@@ -118,27 +123,29 @@ def calibrate(
         bench: originals to try on.
         ladder: names the codec; a learned codec keeps the ladder's quantiser.
         scales: ranges to try, in multiples of the training features' range.
-        parameters: to choose from, best first, ten or more; by default the whole
-            ones between no harm and useless, the codec's grid, or the ladder's levels.
+        parameters: to choose from, best first, as many as the ladder has levels or more; by
+            default those between no harm and useless on the codec's grid, or, where it has none,
+            the ladder's levels.
         budget: mean bits per feature point to stay within.
         harmless: share of a useless feature's distortion that the first level may do.
     """
-    whole = ladder.facts.parameter.whole
-    grid = tuple(parameters or ladder.found.target.grid() or ladder.levels)
-    tried: list[tuple[float | None, Quantizer]] = [(None, ladder.quantizer)]
-    if isinstance(ladder.quantizer, UniformQuantizer) and whole:
+    coarse = ladder.found.target.grid()
+    grid = tuple(parameters or coarse or ladder.levels)
+    whole, levels = ladder.facts.parameter.whole, len(ladder.levels)
+    tried: list[tuple[float | None, Quantizer | None]] = [(None, ladder.quantizer)]
+    if isinstance(ladder.quantizer, UniformQuantizer):
         tried = [(scale, widened(bench, ladder.quantizer.bits, scale)) for scale in scales]
     curves = pool.curves(bench, ladder, [(quantizer, grid) for _, quantizer in tried])
-    if whole and parameters is None:
+    if coarse and parameters is None:
         curves = pool.curves(
             bench,
             ladder,
             [
-                (quantizer, refined(curve, bench.useless, harmless))
+                (quantizer, refined(curve, bench.useless, harmless, whole, levels))
                 for (_, quantizer), curve in zip(tried, curves, strict=True)
             ],
         )
-    found = [propose(bench, ladder.codec, curve, budget, harmless) for curve in curves]
+    found = [propose(bench, ladder.codec, curve, budget, harmless, levels) for curve in curves]
     rows = [row for _, row in found]
     best = max(
         range(len(rows)),
@@ -152,6 +159,8 @@ def calibrate(
     return {
         "task": bench.task,
         "codec": ladder.codec,
+        "class": ladder.kind,
+        "facts": asdict(bench.facts) if bench.facts else None,
         "parameter_name": ladder.parameter_name,
         "models": ladder.models,
         "sources": len(bench.features),
@@ -171,8 +180,10 @@ def calibrate(
     }
 
 
-def _described(quantizer: Quantizer) -> dict[str, Any]:
+def _described(quantizer: Quantizer | None) -> dict[str, Any] | None:
     """A quantiser as the report shows it: k-means tables stay in their file."""
+    if quantizer is None:
+        return None
     return quantizer.to_dict() if isinstance(quantizer, UniformQuantizer) else {"kind": "kmeans"}
 
 

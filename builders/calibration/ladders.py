@@ -1,4 +1,4 @@
-"""Finding a ladder: what a codec does over a grid of parameters, and which ten levels to take.
+"""Finding a ladder: what a codec does over a grid of parameters, and which levels to take.
 
 A quantiser's range decides how many of its steps a feature's values span, and so at which
 parameters a codec begins to do harm. A ladder should begin where nothing is lost and end where
@@ -8,18 +8,19 @@ the feature is nearly useless, but not go on from there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.coding import code_ladder
+from cfqa_data.builders.pipeline.coding import code
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.select import fitting
 from cfqa_data.builders.pipeline.tools import Models, codec_for
-from cfqa_data.format.invariants import bits_of
+from cfqa_data.errors import BuildError
+from cfqa_data.format.facts import TaskFacts
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
-from cfqa_data.format.tasks import LEVELS, get_task
 from cfqa_data.integrity.health import health
 from cfqa_data.recipe.load import Ladder
 
@@ -37,6 +38,9 @@ __all__ = [
     "widened",
 ]
 
+SEED = 0
+"""Of what a codec is fitted to."""
+
 NO_HARM = 0.03
 """Share of a useless feature's mean distortion up to which a level counts as harmless, if no other
 is asked for: a rank of 960 classes needs less, a depth in metres bears more."""
@@ -44,6 +48,12 @@ is asked for: a rank of 960 classes needs less, a depth in metres bears more."""
 USELESS = 0.8
 """Share of a useless feature's mean distortion that the last level should reach."""
 
+
+LEVELS = 10
+"""Levels of a ladder, if a recipe says no other number."""
+
+FINE = 4
+"""Parameters that are tried per level, where they are no whole numbers."""
 
 STEADY = 0.96
 """Share of neighbouring levels over which rate and error should be monotone on the bench."""
@@ -55,22 +65,28 @@ class Bench:
 
     Attributes:
         task: name of the task.
-        features: float32 (S, N, C, T, D).
+        features: float32 (N, C, T, D), one per source.
         truths: one per source.
         scores: of the originals, float64 (S,).
         losses: of the originals, float64 (S,).
         lo, hi: smallest and largest value of training features, per layer.
         useless: mean distortion when every feature is replaced by the mean training feature.
+        inputs: what the features were extracted from.
+        training: features that a codec is fitted to.
+        facts: of the task.
     """
 
     task: str
-    features: np.ndarray
-    truths: tuple[np.ndarray, ...]
+    features: Sequence[np.ndarray]
+    truths: tuple[Any, ...]
     scores: np.ndarray
     losses: np.ndarray
     lo: tuple[float, ...]
     hi: tuple[float, ...]
     useless: float
+    inputs: Sequence[Any] = ()
+    training: Sequence[np.ndarray] = ()
+    facts: TaskFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -136,44 +152,73 @@ def gather(
         seed: seed of the source, away from the recipe's.
         training: training features (N, C, T, D), for the range and the mean feature.
     """
-    head = models.task(task)
+    scorer = models.task(task)
     samples = list(fitting(models, task, count, seed))
-    features = np.stack([models.features(task, sample.inputs) for sample in samples])
-    truths = tuple(sample.truth for sample in samples)
-    mean = np.mean(training, axis=0, dtype=np.float64).astype(np.float32)
+    features = [models.features(task, sample.inputs) for sample in samples]
     found = [
-        score(head, np.stack([feature, mean]), truth, sample.source_id)
-        for feature, truth, sample in zip(features, truths, samples, strict=True)
+        score(scorer, np.stack([feature, _mean(training, feature)]), sample.truth, sample.source_id)
+        for feature, sample in zip(features, samples, strict=True)
     ]
-    distortion = [get_task(task).distortion(scores[1], scores[0]) for scores, _ in found]
-    layers = np.moveaxis(np.stack(training), 2, 0).reshape(features.shape[2], -1)
+    distortion = [scorer.facts.distortion(scores[1], scores[0]) for scores, _ in found]
+    layers = [
+        np.concatenate([f[:, c].ravel() for f in training]) for c in range(len(features[0][0]))
+    ]
     return Bench(
         task=task,
         features=features,
-        truths=truths,
+        truths=tuple(sample.truth for sample in samples),
         scores=np.array([scores[0] for scores, _ in found]),
         losses=np.array([losses[0] for _, losses in found]),
-        lo=tuple(layers.min(axis=1).tolist()),
-        hi=tuple(layers.max(axis=1).tolist()),
+        lo=tuple(float(layer.min()) for layer in layers),
+        hi=tuple(float(layer.max()) for layer in layers),
         useless=float(np.mean(distortion)),
+        inputs=[sample.inputs for sample in samples],
+        training=training,
+        facts=replace(scorer.facts, name=task),
     )
 
 
+def _mean(training: Sequence[np.ndarray], feature: np.ndarray) -> np.ndarray:
+    """Return the mean training feature; where tokens vary, its mean token in every place."""
+    if len({other.shape for other in (*training, feature)}) == 1:
+        return np.mean(training, axis=0, dtype=np.float64).astype(np.float32)
+    tokens = [other.mean(axis=2, keepdims=True, dtype=np.float64) for other in training]
+    mean = np.broadcast_to(np.mean(tokens, axis=0), feature.shape)
+    return np.ascontiguousarray(mean, np.float32)
+
+
 def measure(
-    models: Models, bench: Bench, ladder: Ladder, quantizer: Quantizer, parameters: Sequence[float]
+    models: Models,
+    bench: Bench,
+    ladder: Ladder,
+    quantizer: Quantizer | None,
+    parameters: Sequence[float],
 ) -> Curve:
-    """Run a ladder's codec on the bench with a quantiser, at parameters from best to worst."""
-    task, head = get_task(bench.task), models.task(bench.task)
-    bitstreams, codes = code_ladder(codec_for(ladder), quantizer, bench.features, parameters)
-    bpfp = np.array([[bits_of(len(s)) for s in streams] for streams in bitstreams]).T
+    """Run a ladder's codec on the bench with a quantiser, at parameters from best to worst.
+
+    Raises:
+        BuildError: the codec does not know its rate.
+    """
+    scorer = models.task(bench.task)
+    tried = replace(ladder, quantizer=quantizer, levels=tuple(parameters))
+    codec = codec_for(ladder)
+    if ladder.facts.on == "features":
+        codec.fit(bench.training, SEED)
+    extract = partial(models.features, bench.task)
+    coded = code(tried, codec, bench.features, bench.inputs, extract)
+    if any(size is None for sizes in coded.bits for size in sizes):
+        raise BuildError(f"{ladder.codec}: its rate is not known, so that no level can be chosen")
+    points = np.array([[feature.size] for feature in bench.features])
+    bpfp = np.array(coded.bits, np.float64) / points
     mse, distortion, loss = (np.empty(bpfp.shape) for _ in range(3))
     for index, feature in enumerate(bench.features):
-        decoded = quantizer.dequantize(codes[index])
+        decoded = np.stack(coded.stored[index])
+        decoded = quantizer.dequantize(decoded) if quantizer else decoded
         mse[index] = ((decoded.astype(np.float64) - feature) ** 2).mean(axis=(1, 2, 3, 4))
-        scores, losses = score(head, decoded, bench.truths[index], f"{bench.task} {index}")
-        distortion[index] = [task.distortion(s, bench.scores[index]) for s in scores]
+        scores, losses = score(scorer, decoded, bench.truths[index], f"{bench.task} {index}")
+        distortion[index] = scorer.facts.distortion(scores, bench.scores[index])
         loss[index] = losses - bench.losses[index]
-    return Curve(tuple(parameters), bpfp / bench.features[0].size, mse, distortion, loss)
+    return Curve(tuple(parameters), bpfp, mse, distortion, loss)
 
 
 def join(curves: Sequence[Curve]) -> Curve:
@@ -216,9 +261,14 @@ def figures(bench: Bench, codec: str, curve: Curve) -> dict[str, Any]:
 
 
 def propose(
-    bench: Bench, codec: str, curve: Curve, budget: float, harmless: float = NO_HARM
+    bench: Bench,
+    codec: str,
+    curve: Curve,
+    budget: float,
+    harmless: float = NO_HARM,
+    levels: int = LEVELS,
 ) -> tuple[Curve, dict[str, Any]]:
-    """Return the best ladder of ten parameters of a curve, and its figures.
+    """Return the best ladder of some parameters of a curve, and its figures.
 
     From one level to the next, as nearly as the curve's parameters allow, the rate's ratio and the
     rise of the distortion add up to the same, each as a share of its whole.
@@ -231,10 +281,11 @@ def propose(
     Args:
         bench: what the curve was measured on.
         codec: whose curve it is.
-        curve: at ten parameters or more.
+        curve: at so many parameters or more.
         budget: mean bits per feature point to stay within, if the rest allows.
         harmless: share of a useless feature's mean distortion up to which the first level counts
             as harmless.
+        levels: of the ladder.
     """
 
     def merit(row: dict[str, Any], ladder: Curve) -> tuple[float, ...]:
@@ -252,17 +303,17 @@ def propose(
     count = len(curve.parameters)
     rate, harm = -np.log(curve.bpfp.mean(axis=0)), curve.distortion.mean(axis=0)
     found = []
-    for first in range(count - LEVELS + 1):
-        for last in range(first + LEVELS - 1, count):
+    for first in range(count - levels + 1):
+        for last in range(first + levels - 1, count):
             way = sum(
                 (_share(part[first : last + 1]) for part in (rate, harm)),
                 np.zeros(last - first + 1),
             )
-            ladder = curve.at([first + place for place in spaced(way, LEVELS)])
+            ladder = curve.at([first + place for place in spaced(way, levels)])
             row = figures(bench, codec, ladder)
             found.append((merit(row, ladder), first, last, ladder, row))
     if not found:
-        raise ValueError(f"{codec}: a ladder needs {LEVELS} parameters, got {count}")
+        raise ValueError(f"{codec}: a ladder needs {levels} parameters, got {count}")
     *_, ladder, row = max(found, key=lambda entry: entry[:3])
     return ladder, row
 
@@ -295,16 +346,28 @@ def spaced(values: np.ndarray, count: int) -> list[int]:
     return places[::-1]
 
 
-def refined(curve: Curve, useless: float, harmless: float = NO_HARM) -> tuple[float, ...]:
-    """Return every whole parameter from the last harmless one of a coarse grid to useless.
+def refined(
+    curve: Curve,
+    useless: float,
+    harmless: float = NO_HARM,
+    whole: bool = True,
+    levels: int = LEVELS,
+) -> tuple[float, ...]:
+    """Return parameters from the last harmless one of a coarse grid to useless, best first.
 
-    One step of the grid is added before, where rate and error change though the score does not;
-    there are ten parameters at least.
+    One step of the grid is added before, where rate and error change though the score does not.
+    Of whole parameters it is every one, as many as a ladder has levels at least.
     """
     harm = curve.distortion.mean(axis=0) / useless
     last = int(np.argmax(harm >= 1.0)) if (harm >= 1.0).any() else len(harm) - 1
     unharmed = np.flatnonzero(harm[: last + 1] <= harmless)
     first = max(0, int(unharmed[-1]) - 1) if len(unharmed) else 0
-    begin, end = int(curve.parameters[first]), int(curve.parameters[last])
-    begin = max(0, min(begin, end - LEVELS + 1))
-    return tuple(float(value) for value in range(begin, max(end, begin + LEVELS - 1) + 1))
+    begin, end = curve.parameters[first], curve.parameters[last]
+    if not whole:
+        return tuple(np.linspace(begin, end, FINE * levels).tolist())
+    worse = 1 if curve.parameters[-1] >= curve.parameters[0] else -1
+    lowest = 0 if worse > 0 else int(curve.parameters[0])
+    begin, end = int(begin) * worse, int(end) * worse  # rising, whichever way quality goes
+    begin = max(lowest * worse, min(begin, end - levels + 1))
+    values = range(begin, max(end, begin + levels - 1) + 1)
+    return tuple(float(value * worse) for value in values)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cfqa_data.codecs import list_codecs
+from cfqa_data.format.first import LAYERS, TASKS, VIEWS
 from cfqa_data.format.storage import write_text
-from cfqa_data.format.tasks import CODECS, TASKS
 
 __all__ = ["write_report"]
 
@@ -19,12 +21,10 @@ _MARKS = "os^vDPX*"
 
 def write_report(folder: Path) -> list[Path]:
     """Write the report from every `{task}-{codec}.json` in a folder; return its files."""
-    results = [
-        json.loads(path.read_text())
-        for task in TASKS
-        for codec in CODECS
-        if (path := folder / f"{task}-{codec}.json").exists()
-    ]
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*-*.json"))]
+    results = sorted(
+        found, key=lambda r: (_place(r["task"], TASKS), _place(r["codec"], list_codecs()))
+    )
     files = {
         "calibration.md": _markdown(results),
         "calibration.csv": _csv(results),
@@ -34,6 +34,12 @@ def write_report(folder: Path) -> list[Path]:
         write_text(folder / name, text)
     _figure(results, folder / "calibration.png")
     return [*(folder / name for name in files), folder / "calibration.png"]
+
+
+def _place(name: str, known: Iterable[str]) -> tuple[int, str]:
+    """Return what sorts a name by its place among known ones, and after them."""
+    names = list(known)
+    return (names.index(name) if name in names else len(names)), name
 
 
 def _best(result: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def _sizes(results: Sequence[dict[str, Any]]) -> str:
     }
     if not all(by_task.values()):
         return "Sizes: not all tasks are calibrated yet."
-    weights = {name: task.views * task.layers for name, task in TASKS.items()}
+    weights = {task: len(VIEWS[task]) * LAYERS[task] for task in TASKS}
     total = sum(weights.values())
     bpfp = sum(weights[t] / total * sum(v) / len(v) for t, v in by_task.items())
     versions = 10 * len(by_task["cls"])
@@ -115,7 +121,9 @@ def _toml(result: dict[str, Any]) -> str:
     best = _best(result)
     quantizer = best["quantizer"]
     levels = ", ".join(f"{row['parameter']:g}" for row in best["levels"])
-    if quantizer["kind"] == "uniform":
+    if quantizer is None:
+        table = ""
+    elif quantizer["kind"] == "uniform":
         table = f'kind = "uniform", bits = {quantizer["bits"]}, lo = {quantizer["lo"]}, hi = '
         table += f"{quantizer['hi']}"
     else:
@@ -125,7 +133,8 @@ def _toml(result: dict[str, Any]) -> str:
         f"[tasks.{result['task']}.codecs.{result['codec']}]",
         f'parameter_name = "{result["parameter_name"]}"',
         f"levels = [{levels}]",
-        f"quantizer = {{ {table} }}",
+        *([f"quantizer = {{ {table} }}"] if table else []),
+        *([f'class = "{result["class"]}"'] if result.get("class") else []),
     ]
     if result["models"]:
         lines.append(f'models = "{result["models"]}"')
@@ -137,25 +146,26 @@ def _figure(results: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    tasks = [task for name, task in TASKS.items() if any(r["task"] == name for r in results)]
+    tasks = list(dict.fromkeys(result["task"] for result in results))
+    codecs = sorted({r["codec"] for r in results}, key=lambda c: _place(c, list_codecs()))
     figure = Figure(figsize=(1 + 3.5 * len(tasks), 6), layout="constrained")
     axes = figure.subplots(2, len(tasks), sharex="col", squeeze=False)
     lines: dict[str, Any] = {}
     for column, task in enumerate(tasks):
-        unit = f" ({task.score_unit})" if task.score_unit else ""
-        axes[0, column].set_title(task.title)
-        axes[0, column].set_ylabel(f"distortion: {task.score_name}{unit}")
-        axes[1, column].set_ylabel(f"added {task.loss_name}")
+        ours = [result for result in results if result["task"] == task]
+        title, score, loss = _words(ours[0])
+        axes[0, column].set_title(title)
+        axes[0, column].set_ylabel(f"distortion: {score}")
+        axes[1, column].set_ylabel(f"added {loss}")
         axes[1, column].set_xlabel("bits per feature point")
-        for result in (r for r in results if r["task"] == task.name):
+        for result in ours:
             codec, rows = result["codec"], _best(result)["levels"]
-            place = CODECS.index(codec)
             for row, key in enumerate(("distortion", "loss")):
                 (lines[codec],) = axes[row, column].plot(
                     [level["bpfp"] for level in rows],
                     [level[key] for level in rows],
-                    marker=_MARKS[place % len(_MARKS)],
-                    color=f"C{place}",
+                    marker=_MARKS[codecs.index(codec) % len(_MARKS)],
+                    color=f"C{codecs.index(codec)}",
                     markersize=4,
                 )
         for axis in axes[:, column]:
@@ -165,3 +175,16 @@ def _figure(results: Sequence[dict[str, Any]], path: Path) -> None:
             axis.grid(alpha=0.3, which="both")
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=110)
+
+
+def _words(result: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the title of a result's task, its score with the unit, and its loss."""
+    known = TASKS.get(result["task"])
+    facts = result.get("facts") or (asdict(known) if known else {})
+    score, loss = facts.get("score") or {}, facts.get("loss") or {}
+    unit = f" ({score['unit']})" if score.get("unit") else ""
+    return (
+        facts.get("title", result["task"]),
+        f"{score.get('name', '')}{unit}",
+        loss.get("name", ""),
+    )

@@ -22,10 +22,10 @@ from numpy.lib.format import open_memmap
 
 from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.eval.paper_logs import level_of
+from cfqa_data.format.first import CODECS, LAYERS, LEVELS, TASKS, VIEWS
 from cfqa_data.format.invariants import check_source_ids
 from cfqa_data.format.layout import of_tools
 from cfqa_data.format.pointers import pointer_at
-from cfqa_data.format.tasks import CODEC_PARAMETERS, LEVELS, TASKS
 from cfqa_data.paths import real_path
 
 __all__ = [
@@ -77,7 +77,7 @@ class LadderFiles:
     @property
     def is_video(self) -> bool:
         """Whether the files are bitstreams of HM or VTM."""
-        return CODEC_PARAMETERS[self.codec] == "qp"
+        return CODECS[self.codec].parameter.name == "qp"
 
 
 @dataclass
@@ -232,7 +232,7 @@ def load_feature(path: Path, shape: Shape) -> np.ndarray:
 def _check_originals(task: str, originals: Mapping[str, Path]) -> Shape:
     shapes = {path: open_feature(path).shape for path in originals.values()}
     (first, shape), *others = shapes.items()
-    expected = (TASKS[task].views, TASKS[task].layers)
+    expected = (len(VIEWS[task]), LAYERS[task])
     if shape[:2] != expected:
         raise BuildError(f"{first}: {shape[0]} views of {shape[1]} layers; {task} has {expected}")
     for path, other in others:
@@ -249,7 +249,7 @@ def _add_ladder(release: Release, task: str, codec: str, paths: list[Path]) -> N
             release.leave_out(path, why)
         elif (before := found[path.suffix].setdefault((path.stem, level), path)) != path:
             release.leave_out(path, f"{before.relative_to(release.root)} is the same level of it")
-    video = CODEC_PARAMETERS[codec] == "qp"
+    video = CODECS[codec].parameter.name == "qp"
     files = found[".bin" if video else ".npy"]
     levels = sorted({level for _, level in files}, reverse=not video)
     names = list(release.originals.get(task, {}))
@@ -283,7 +283,7 @@ def _sorted_files(
     release: Release, task: str, codec: str, paths: list[Path]
 ) -> Iterator[tuple[Path, float | None, str]]:
     """Yield each file with its level, or with None and the reason."""
-    suffixes = (".bin",) if CODEC_PARAMETERS[codec] == "qp" else (".npy", ".bin")
+    suffixes = (".bin",) if CODECS[codec].parameter.name == "qp" else (".npy", ".bin")
     for path in paths:
         folders = path.relative_to(release.root).parts[3:-1]
         level = next(filter(None, map(level_of, reversed(folders))), None)

@@ -10,10 +10,8 @@ from cfqa_data.builders.importing.tables import find_table
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.console.progress import Progress
-from cfqa_data.errors import BuildError
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer, quantizer_from_dict
-from cfqa_data.format.tasks import CODEC_PARAMETERS
 from cfqa_data.recipe.load import Recipe
 
 __all__ = ["find_quantizers", "provenance", "release_recipe"]
@@ -70,36 +68,27 @@ def release_recipe(
     quantizers: Mapping[tuple[str, str], Quantizer],
     logged: LogScores | None,
 ) -> Recipe:
-    """Return the recipe that the dataset's manifest holds.
-
-    Raises:
-        BuildError: the tasks do not have equally many originals.
-    """
+    """Return the recipe that the dataset's manifest holds."""
     counts = {task: len(originals) for task, originals in release.originals.items()}
-    if len(set(counts.values())) > 1:
-        told = ", ".join(f"{task} {count}" for task, count in counts.items())
-        raise BuildError(
-            f"{release.root}: a dataset has equally many originals per task, here are {told}; "
-            "complete the download, or move a task's folder away"
-        )
+    most = max(counts.values())
     data = base.to_dict()
     tasks = {}
     for task in release.originals:
         ladders = {
             codec: {
-                "parameter_name": CODEC_PARAMETERS[codec],
                 "levels": list(release.ladders[task, codec].levels),
                 "quantizer": quantizers[task, codec].to_dict(),
             }
             for codec in release.codecs(task)
         }
-        tasks[task] = data["tasks"][task] | {"codecs": ladders}
+        own = {} if counts[task] == most else {"sources": counts[task]}
+        tasks[task] = data["tasks"][task] | {"codecs": ladders} | own
     return Recipe.from_dict(
         data
         | {
             "name": "cfqa-release",
             "summary": _summary(release, base, logged),
-            "sources_per_task": max(counts.values()),
+            "sources_per_task": most,
             "group_size": GROUP,
             "tasks": tasks,
         }
@@ -124,6 +113,6 @@ def provenance(
     """Return the versions and the weights' hashes that the manifest holds."""
     if logged is not None:
         return package_versions() | logged.versions(release), {}
-    uris = [made.backbone.weights, *(spec.head for spec in made.tasks.values())]
+    uris = filter(None, [made.backbone.weights, *(spec.head for spec in made.tasks.values())])
     sources = {task: Models(made).source(task) for task in made.tasks}
     return package_versions(), hash_uris(uris) | hash_sources(made, sources)

@@ -14,17 +14,13 @@ from typing import Any
 from cfqa_data.builders.importing.files import Release, Unplaced, scan_release
 from cfqa_data.builders.importing.recipe import find_quantizers, provenance, release_recipe
 from cfqa_data.builders.importing.scores import HeadScores, LogScores, Scores
-from cfqa_data.builders.importing.stages import Import
+from cfqa_data.builders.importing.stages import STAGES
+from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.lock import locked
-from cfqa_data.builders.pipeline.pack import pack
-from cfqa_data.builders.pipeline.plan import STAGES, Plan
+from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools
-from cfqa_data.builders.pipeline.workspace import (
-    PLAN,
-    open_workspace,
-    remove_work,
-    status,
-)
+from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, status
+from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError
@@ -131,7 +127,9 @@ def import_release(
                 if not finished and scores is not None:
                     plan = Plan(made, "full", *provenance(release, made, logged))
                     plan = open_workspace(plan, root, accept_versions=accept_versions)
-                    _run(Import(Tools(plan, layout), release, scores), progress)
+                    tools = Tools(plan, layout)
+                    stages = [stage(tools, release, scores) for stage in STAGES]
+                    run_stages(stages, tools, Executor(), progress)
                 remove_work(root)
     return Imported(
         root=root,
@@ -141,25 +139,6 @@ def import_release(
         borrowed=tuple(logged.borrowed(release)) if logged else (),
         disagreeing=tuple(_disagreeing(release, layout, logged)) if logged else (),
     )
-
-
-def _run(job: Import, progress: Progress) -> None:
-    """Do what is not done yet, then join it into a dataset."""
-    plan, layout = job.tools.plan, job.tools.layout
-    for stage in STAGES:
-        items = plan.items(stage)
-        todo = [item for item in items if not item.marker(layout).exists()]
-        if not todo:
-            continue
-        progress.start(stage, sum(map(plan.size, items)), plan.unit(stage))
-        progress.advance(sum(map(plan.size, items)) - sum(map(plan.size, todo)))
-        for item in todo:
-            job.run(item)
-            progress.advance(plan.size(item))
-        progress.finish()
-    progress.start("pack", len(plan.recipe.tasks) + 3, "files")
-    pack(job.tools, progress.advance)
-    progress.finish()
 
 
 def _begun(root: Path) -> Recipe | None:
@@ -175,8 +154,9 @@ def _begun(root: Path) -> Recipe | None:
 
 def _disagreeing(release: Release, layout: Layout, logged: LogScores) -> Iterator[str]:
     """Yield the compressed features whose MSE is not what the logs print, with both numbers."""
+    version = read_manifest(layout.root).format
     for task in release.originals:
-        for row in read_labels(layout.labels(task)).to_pylist():
+        for row in read_labels(layout.labels(task), format=version).to_pylist():
             codec, name, level = row["codec"], row["source_id"], row["parameter"]
             printed = logged.mse(task, codec, name, level)
             if abs(row["mse"] - printed) > MSE_TOLERANCE * row["mse"] + 1e-8:

@@ -12,8 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cfqa_data.builders.importing.files import LadderFiles, Release, Shape, load_feature
-from cfqa_data.format.paper_quantizers import PaperKMeansQuantizer
-from cfqa_data.format.tasks import TASKS
+from cfqa_data.format.quantizers import PaperKMeansQuantizer
 
 __all__ = ["BITS", "find_table"]
 
@@ -34,7 +33,7 @@ def find_table(
         BuildError: a feature cannot be read, or holds NaN or infinity.
     """
     shape: Shape = release.shapes[ladder.task]
-    tables = [np.empty(0, np.float32)] * TASKS[ladder.task].layers
+    tables = [np.empty(0, np.float32)] * shape[1]
     for path in ladder.files.values():
         feature = load_feature(path, shape)
         for layer, table in enumerate(tables):

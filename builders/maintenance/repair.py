@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.builders.maintenance.plan import Steps, check_same, plan_steps
-from cfqa_data.builders.maintenance.work import Scratch, link
+from cfqa_data.builders.maintenance.scratch import Scratch, link
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
@@ -78,6 +79,7 @@ def repair(
     dry_run: bool = False,
     progress: Progress | None = None,
     follow_links: bool = False,
+    plugins: Iterable[str | type] = (),
 ) -> Repaired:
     """Make the damaged files of a dataset folder again, to the manifest's bytes.
 
@@ -89,6 +91,8 @@ def repair(
         progress: told of stages and their progress.
         follow_links: take what links lead to, wherever that is, for files of the folder; one that
             is damaged is replaced by a file, a folder behind a link is written to.
+        plugins: classes that the dataset was made with and that are not installed, or
+            `module:Class` of some.
 
     Raises:
         FormatError: it is not a dataset folder, its manifest is damaged, or Git keeps files of it
@@ -105,7 +109,7 @@ def repair(
         found = verify(folder, progress=progress, follow_links=follow_links)
         _check_fetched(found)
         damaged = {fault.path for fault in found.faults}
-        steps = plan_steps(found.manifest, damaged)
+        steps = plan_steps(found.files, found.manifest, damaged, tuple(plugins))
         check_same(found.files, found.manifest, steps, damaged, versions=not accept_versions)
         failed = {fault.path for fault in steps.impossible}
         return Repaired(
@@ -117,7 +121,7 @@ def repair(
         )
     with clear_disk_errors("repairing"), locked(folder):
         _check_ours(folder)
-        return _repair(folder, workers, accept_versions, progress, follow_links)
+        return _repair(folder, workers, accept_versions, progress, follow_links, tuple(plugins))
 
 
 def _check_ours(root: Path) -> None:
@@ -133,7 +137,12 @@ def _check_ours(root: Path) -> None:
 
 
 def _repair(
-    root: Path, workers: int, accept_versions: bool, progress: Progress, follow_links: bool
+    root: Path,
+    workers: int,
+    accept_versions: bool,
+    progress: Progress,
+    follow_links: bool,
+    plugins: tuple[str | type, ...],
 ) -> Repaired:
     look = partial(verify, root, progress=progress, follow_links=follow_links)
     found = look()
@@ -141,19 +150,19 @@ def _repair(
         shutil.rmtree(root / WORK, ignore_errors=True)  # of a repair that was killed at its end
         _tidy(root)
         return Repaired(root, (), (), (), ())
-    steps = _check(found, accept_versions)
+    steps = _check(found, accept_versions, plugins)
     first = found.damage
     aside = [fault.path for fault in found.damage if fault.what == EXTRA]
     for name in aside:
         _put_aside(root, name)
     if aside:  # a link to a folder may have been among them
         found = look()
-        steps = _check(found, accept_versions)
+        steps = _check(found, accept_versions, plugins)
     damaged = frozenset(fault.path for fault in found.faults)
     if not damaged:
         _tidy(root)
         return Repaired(root, first, (), tuple(aside), ())
-    scratch = Scratch(found.files, found.manifest, steps, damaged, Layout(root / WORK))
+    scratch = Scratch(found.files, found.manifest, steps, damaged, Layout(root / WORK), plugins)
     scratch.prepare()
     done: set[str] = set()
     failed = {fault.path: fault.what for fault in steps.impossible}
@@ -176,10 +185,6 @@ def _repair(
 
     for name in scratch.run(workers, progress):
         put(name)
-    for name in scratch.write_heads():
-        put(name)
-    for name in scratch.write_shards(workers, progress):
-        put(name)
     if steps.card and not any(name.startswith("labels/") for name in failed):
         put(scratch.write_card())
     for name in sorted(damaged - done - failed.keys()):
@@ -195,11 +200,11 @@ def _repair(
     )
 
 
-def _check(found: Verified, accept_versions: bool) -> Steps:
+def _check(found: Verified, accept_versions: bool, plugins: tuple[str | type, ...]) -> Steps:
     """Return what is to be done, once it is sure that what is installed here can do it."""
     _check_fetched(found)
     damaged = {fault.path for fault in found.faults}
-    steps = plan_steps(found.manifest, damaged)
+    steps = plan_steps(found.files, found.manifest, damaged, plugins)
     if not damaged:
         return steps
     versions = not accept_versions

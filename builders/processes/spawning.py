@@ -51,11 +51,14 @@ def _script() -> Path | None:
 
 
 @contextmanager
-def spawning(method: str = "spawn") -> Iterator[None]:
+def spawning(method: str = "spawn") -> Iterator[Path]:
     """Start processes, and wait for what they do.
 
     Args:
         method: how they are started.
+
+    Yields:
+        The path of a file that there is once one of them has found no guard.
 
     Raises:
         BuildError: no process can be started from here, one was killed, or the script has no guard.
@@ -66,7 +69,7 @@ def spawning(method: str = "spawn") -> Iterator[None]:
         mark = Path(folder, "unguarded")
         with environment({MARK: str(mark)}):
             try:
-                yield
+                yield mark
             except Exception as error:
                 if mark.exists():
                     raise BuildError(GUARD) from None

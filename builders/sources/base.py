@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Terms
 from cfqa_data.registry import Registry, bind_options
@@ -25,13 +23,13 @@ class Sample:
     Attributes:
         source_id: stable name, unique over all tasks of a dataset.
         inputs: whatever the backbone takes, such as normalised images, float32 (N, 3, H, W).
-        truth: what features are scored against; None where the task has none.
+        truth: what features are scored against, an array; None where the task has none.
         group: such as the photograph that samples are crops of; None where it is its own.
     """
 
     source_id: str
     inputs: Any
-    truth: np.ndarray | None = None
+    truth: Any = None
     group: str | None = None
 
     @property
@@ -101,6 +99,7 @@ SOURCES = Registry(
         "features": "cfqa_data.builders.sources.folders:Features",
     },
     BuildError,
+    Source,
 )
 """All sources by name."""
 

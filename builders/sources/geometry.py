@@ -6,12 +6,13 @@ The defaults are those of the published evaluation; a head's file may carry othe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cfqa_data.errors import BuildError
+from cfqa_data.registry import bind_options
 
 __all__ = [
     "DEPTH_RANGE",
@@ -75,29 +76,22 @@ class DepthGeometry:
             ("rows", self.rows, self.height),
             ("columns", self.columns, self.width),
         ):
-            whole = isinstance(span, tuple) and [type(v) for v in span] == [int, int]
-            if not whole or not 0 <= span[0] < span[1] <= end:
+            if [type(place) for place in span] != [int, int] or not 0 <= span[0] < span[1] <= end:
                 raise BuildError(f"geometry: {name} {span!r} is no range within 0..{end}")
 
 
-def _positive(name: str, value: object) -> None:
-    if type(value) is not int or value < 1:
+def _positive(name: str, value: int) -> None:
+    if value < 1:
         raise BuildError(f"geometry: {name} must be a positive whole number, not {value!r}")
 
 
-Geometry = TypeVar("Geometry", SegGeometry, DepthGeometry)
-
-
-def from_metadata(kind: type[Geometry], values: object, origin: str) -> Geometry:
+def from_metadata(kind: type[Any], values: object, origin: str) -> Any:
     """Make a geometry from what a file says; what it leaves out is as published."""
-    known = [field.name for field in fields(kind)]
     if not isinstance(values, Mapping):
         raise BuildError(f"{origin}: the geometry is no table")
-    if unknown := sorted(set(values) - set(known)):
-        raise BuildError(f"{origin}: unknown geometry {unknown}; known are {known}")
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    bound = bind_options(kind, values, f"{origin}: geometry", BuildError)
     try:
-        return kind(**given)
+        return kind(**bound)
     except BuildError as error:
         raise BuildError(f"{origin}: {error}") from None
 

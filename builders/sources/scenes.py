@@ -365,7 +365,7 @@ class Scenes(Source):
         """Scenes by rising seed; for cls only those that one solid dominates."""
         for seed in counting(self.seed):
             sample = self._render(seed)
-            if self.task != "cls" or int(np.asarray(sample.truth)) >= 0:
+            if self.task != "cls" or int(sample.truth) >= 0:
                 yield sample
 
     def sample(self, source_id: str) -> Sample:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cfqa_data.builders.backbones.base import Backbone
 from cfqa_data.builders.sources.base import Sample
-from cfqa_data.builders.sources.geometry import DepthGeometry, SegGeometry, from_metadata
+from cfqa_data.builders.sources.geometry import from_metadata
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
@@ -65,7 +65,7 @@ class Head(nn.Module):
     layers: ClassVar[int] = 1
     known_by: ClassVar[tuple[str, int]]
     share: ClassVar[int] = 1
-    geometry_kind: ClassVar[type[SegGeometry] | type[DepthGeometry] | None] = None
+    geometry_kind: ClassVar[type[Any] | None] = None
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -225,10 +225,6 @@ class LinearTask(Task):
     def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         """Return the head's score and loss."""
         return self.head.score(feature, truth)
-
-    def scores(self, features: np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return the head's scores and losses."""
-        return self.head.evaluate(features, truth)
 
     def predict(self, feature: Tensor | np.ndarray, **options: Any) -> Tensor:
         """Return the head's prediction."""

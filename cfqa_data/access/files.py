@@ -7,6 +7,7 @@ that is followed, unless the caller says so, but for those that a cache of the H
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from abc import ABC, abstractmethod
@@ -112,6 +113,16 @@ class Files(ABC):
             FileNotFoundError: it is not there.
         """
 
+    def map(self, name: str) -> Blob:
+        """Return a file to read parts of it again and again: mapped, if it is on this machine.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            OSError, ValueError: it cannot be mapped.
+        """
+        path = self.path(name)
+        return _MappedBlob(path) if path else self.open(name).__enter__()
+
 
 class LocalFiles(Files):
     """A folder on this machine.
@@ -216,6 +227,16 @@ def open_blob(path: Path) -> Iterator[Blob]:
     """Open a plain file of which parts are read; nothing stays open behind it."""
     with open_plain(path) as file:
         yield _LocalBlob(file)
+
+
+class _MappedBlob:
+    def __init__(self, path: Path) -> None:
+        with open_plain(path) as file:
+            self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        self.size = len(self.data)
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
+        return [bytearray(self.data[offset : offset + size]) for offset, size in ranges]
 
 
 class _LocalBlob:

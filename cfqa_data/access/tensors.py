@@ -7,7 +7,6 @@ from anyone. Then the bytes of what is asked for are read, and no others.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -74,8 +73,9 @@ class TensorFile:
     """
 
     def __init__(self, files: Files, name: str) -> None:
-        self.files, self.name, self.where = files, name, files.where(name)
+        self.where = files.where(name)
         try:
+            self.blob = files.map(name)
             self.tensors = self._read_header()
         except FileNotFoundError:
             raise FormatError(f"{self.where}: {MISSING}") from None
@@ -113,7 +113,7 @@ class TensorFile:
             )
         try:
             if part is None or part.whole:
-                (data,) = self._read([(tensor.start, tensor.stop - tensor.start)])
+                (data,) = self.blob.read([(tensor.start, tensor.stop - tensor.start)])
                 own = data if isinstance(data, bytearray) else bytearray(data)  # can be written to
                 return np.frombuffer(own, dtype).reshape(tensor.shape)
             _, layers, tokens, channels = part.full
@@ -122,27 +122,21 @@ class TensorFile:
                 (tensor.start + ((n * layers + c) * tokens + span.start) * row, len(span) * row)
                 for n, c in part.slices
             ]
-            blocks = (np.frombuffer(d, dtype).reshape(-1, channels) for d in self._read(ranges))
+            blocks = (np.frombuffer(d, dtype).reshape(-1, channels) for d in self.blob.read(ranges))
             return part.gather(blocks, span.start)
         except (OSError, ValueError) as error:
             raise FormatError(f"{self.where}: {key!r} is damaged: {error}") from None
 
-    def _read(self, ranges: list[tuple[int, int]]) -> Sequence[bytes | bytearray]:
-        with self.files.open(self.name) as blob:
-            return blob.read(ranges)
-
     def _read_header(self) -> dict[str, Tensor]:
-        with self.files.open(self.name) as blob:
-            (head,) = blob.read([(0, min(blob.size, FIRST_READ))])
-            if len(head) < 8:
-                raise ValueError("shorter than the length of a header")
-            length = int.from_bytes(head[:8], "little")
-            if length > min(LARGEST_HEADER, blob.size - 8):
-                raise ValueError(f"its header says that it has {length} bytes")
-            rest = 8 + length - len(head)
-            if rest > 0:
-                head += blob.read([(len(head), rest)])[0]
-            size = blob.size
+        size = self.blob.size
+        (head,) = self.blob.read([(0, min(size, FIRST_READ))])
+        if len(head) < 8:
+            raise ValueError("shorter than the length of a header")
+        length = int.from_bytes(head[:8], "little")
+        if length > min(LARGEST_HEADER, size - 8):
+            raise ValueError(f"its header says that it has {length} bytes")
+        if (rest := 8 + length - len(head)) > 0:
+            head += self.blob.read([(len(head), rest)])[0]
         facts = parse_json(head[8 : 8 + length])
         if not isinstance(facts, dict):
             raise ValueError("its header is not a table")

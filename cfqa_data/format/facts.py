@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal
 
 import numpy as np
 
-from cfqa_data.errors import FormatError, RecipeError, unknown_name
+from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.format.fields import Amount, Checked, Count, Number, Text, keyed, made, plain
 from cfqa_data.format.limits import LARGEST_FEATURE, MOST_ROWS
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
 
@@ -36,7 +37,6 @@ __all__ = [
     "Terms",
     "Truth",
     "check_name",
-    "keyed",
 ]
 
 MOST_LEVELS = 128
@@ -51,6 +51,9 @@ Stored = Literal["codes", "values"]
 Bits = Literal["bitstream", "stated", "unknown"]
 Better = Literal["higher", "lower"]
 Norm = Literal["before", "after"]
+
+FILE = re.compile(r"[a-z0-9_-]+\.safetensors")
+"""Name of a file that an entry names."""
 
 
 def check_name(what: str, name: object) -> str:
@@ -68,7 +71,7 @@ def check_name(what: str, name: object) -> str:
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Checked):
     """The score of a task.
 
     Attributes:
@@ -78,16 +81,10 @@ class Score:
         noticeable: the smallest difference of two distortions that counts, in the score's unit.
     """
 
-    name: str
+    name: Text
     lower_better: bool
     unit: str = ""
-    noticeable: float = 0.0
-
-    def __post_init__(self) -> None:
-        _texts("score", name=self.name)
-        _texts("score", least=0, unit=self.unit)
-        _flags("score", lower_better=self.lower_better)
-        _number("score.noticeable", self.noticeable, least=0)
+    noticeable: Amount = 0.0
 
     def distortion(self, score: Any, reference: Any) -> Any:
         """Return the harm done: the score against that of the original; larger is worse.
@@ -100,7 +97,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Checked):
     """A continuous loss beside the score, of which less is better.
 
     Attributes:
@@ -109,18 +106,13 @@ class Loss:
         noticeable: the smallest difference of two losses that counts.
     """
 
-    name: str
+    name: Text
     unit: str = ""
-    noticeable: float = 0.0
-
-    def __post_init__(self) -> None:
-        _texts("loss", name=self.name)
-        _texts("loss", least=0, unit=self.unit)
-        _number("loss.noticeable", self.noticeable, least=0)
+    noticeable: Amount = 0.0
 
 
 @dataclass(frozen=True)
-class Truth:
+class Truth(Checked):
     """What the features of a task are scored against.
 
     Attributes:
@@ -128,21 +120,20 @@ class Truth:
         axes: how many axes it has.
     """
 
-    dtype: str
-    axes: int
+    dtype: Text
+    axes: Number
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
             known = np.dtype(self.dtype).kind in "biuf" and np.dtype(self.dtype).name == self.dtype
         except (TypeError, ValueError):
             known = False
-        if not known:
-            raise FormatError(f"truth.dtype {self.dtype!r} is no type of numbers")
-        _count("truth.axes", self.axes, least=0)
+        self.require(known, f".dtype {self.dtype!r} is no type of numbers")
 
 
 @dataclass(frozen=True)
-class Terms:
+class Terms(Checked):
     """On what terms the inputs and truths of a task may be used.
 
     Attributes:
@@ -153,20 +144,15 @@ class Terms:
         truths: whether truths may be given on.
     """
 
-    licence: str = "other"
+    licence: Text = "other"
     link: str = ""
     attribution: str = ""
     inputs: bool = False
     truths: bool = False
 
-    def __post_init__(self) -> None:
-        _texts("terms", licence=self.licence)
-        _texts("terms", least=0, link=self.link, attribution=self.attribution)
-        _flags("terms", inputs=self.inputs, truths=self.truths)
-
 
 @dataclass(frozen=True)
-class TaskFacts:
+class TaskFacts(Checked):
     """What is known of a task before it has any data.
 
     Attributes:
@@ -178,14 +164,14 @@ class TaskFacts:
     """
 
     name: str
-    title: str
+    title: Text
     score: Score
     loss: Loss | None = None
     truth: Truth | None = None
 
-    def __post_init__(self) -> None:
-        check_name("task", self.name)
-        _texts(self.name, title=self.title)
+    @property
+    def where(self) -> str:
+        return check_name("task", self.name)
 
     def distortion(self, score: Any, reference: Any) -> Any:
         """Return :meth:`Score.distortion` of the task's score."""
@@ -193,7 +179,7 @@ class TaskFacts:
 
 
 @dataclass(frozen=True)
-class Parameter:
+class Parameter(Checked):
     """The number that sets how strongly a codec compresses.
 
     Attributes:
@@ -205,21 +191,12 @@ class Parameter:
         highest: the highest one.
     """
 
-    name: str
+    name: Text
     better: Better
     unit: str = ""
     whole: bool = False
     lowest: float | None = None
     highest: float | None = None
-
-    def __post_init__(self) -> None:
-        _texts("parameter", name=self.name)
-        _texts("parameter", least=0, unit=self.unit)
-        _flags("parameter", whole=self.whole)
-        _choice("parameter.better", self.better, Better)
-        for limit in (self.lowest, self.highest):
-            if limit is not None:
-                _number(f"{self.name}: a limit", limit)
 
     def check(self, value: object) -> float:
         """Return a value that the parameter may have.
@@ -261,7 +238,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class CodecFacts:
+class CodecFacts(Checked):
     """What is known of a codec before it has coded anything.
 
     Attributes:
@@ -274,20 +251,18 @@ class CodecFacts:
     """
 
     name: str
-    title: str
+    title: Text
     on: On
     parameter: Parameter
     bits: Bits = "bitstream"
 
-    def __post_init__(self) -> None:
-        check_name("codec", self.name)
-        _texts(self.name, title=self.title)
-        _choice(f"{self.name}: on", self.on, On)
-        _choice(f"{self.name}: bits", self.bits, Bits)
+    @property
+    def where(self) -> str:
+        return check_name("codec", self.name)
 
 
 @dataclass(frozen=True)
-class Origin:
+class Origin(Checked):
     """What a codec is made from again, for decoding.
 
     Attributes:
@@ -301,24 +276,24 @@ class Origin:
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    package: str = "cfqa-data"
+    package: Text = "cfqa-data"
     version: str = ""
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        check_name("codec", self.name)
-        _texts("codec", package=self.package)
-        _texts("codec", least=0, version=self.version)
-        if not isinstance(self.options, Mapping):
-            raise FormatError(f"the options of codec {self.name} are no table")
+        super().__post_init__()
+        self.require(isinstance(self.options, Mapping), ".options are no table")
         kept = {key: value for key, value in self.options.items() if key not in PROGRAMS}
         object.__setattr__(self, "options", kept)
-        if not re.fullmatch("|[0-9a-f]{64}", str(self.sha256)):
-            raise FormatError(f"the sha256 of codec {self.name} is none: {self.sha256!r}")
+        self.require(re.fullmatch("|[0-9a-f]{64}", self.sha256), f".sha256 is {self.sha256!r}")
+
+    @property
+    def where(self) -> str:
+        return f"codec {check_name('codec', self.name)}"
 
 
 @dataclass(frozen=True)
-class CodecEntry:
+class CodecEntry(Checked):
     """One codec on one task.
 
     Attributes:
@@ -339,14 +314,16 @@ class CodecEntry:
         try:
             object.__setattr__(self, "levels", self.facts.parameter.check_levels(self.levels))
         except FormatError as error:
-            raise FormatError(f"codecs.{self.name}: {error}") from None
-        if (self.facts.on == "planes") != (self.quantizer is not None):
-            raise FormatError(
-                f"codecs.{self.name}: a codec on planes, and no other, has a quantiser"
-            )
+            raise FormatError(f"{self.where}: {error}") from None
+        super().__post_init__()
+        needed = (self.facts.on == "planes") == (self.quantizer is not None)
+        self.require(needed, ": a codec on planes, and no other, has a quantiser")
         for name in self.tables:
-            if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_-]+\.safetensors", name):
-                raise FormatError(f"codecs.{self.name}: {name!r} is no file below tables/")
+            self.require(FILE.fullmatch(name), f": {name!r} is no file below tables/")
+
+    @property
+    def where(self) -> str:
+        return f"codecs.{self.name}"
 
     @property
     def name(self) -> str:
@@ -360,14 +337,14 @@ class CodecEntry:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry as format 2 has it."""
-        facts = _plain(self.facts)
+        facts = plain(self.facts)
         del facts["name"]
         return facts | {
             "levels": list(self.levels),
             "stored": self.stored,
             "quantizer": self.quantizer.to_dict() if self.quantizer else None,
             "tables": list(self.tables),
-            "codec": _plain(self.origin) if self.origin else None,
+            "codec": plain(self.origin),
         }
 
     @classmethod
@@ -377,33 +354,28 @@ class CodecEntry:
         Raises:
             FormatError: a key is missing, unknown or has an impossible value.
         """
-        where = f"codecs.{name}"
-        facts = ("title", "on", "parameter", "bits")
-        table = keyed(where, data, (*facts, "levels", "stored", "quantizer", "tables", "codec"))
+        where, told = f"codecs.{name}", ("title", "on", "parameter", "bits")
+        table = keyed(where, data, (*told, "levels", "stored", "quantizer", "tables", "codec"))
+        facts = made(CodecFacts, where, {key: table[key] for key in told}, name=name)
+        origin, quantizer = table["codec"], table["quantizer"]
         try:
-            quantizer = _optional(quantizer_from_dict, table["quantizer"])
-        except RecipeError as error:
-            raise FormatError(f"{where}: {error}") from None
-        entry = cls(
-            facts=CodecFacts(
-                name=name,
-                title=table["title"],
-                on=table["on"],
-                parameter=_make(Parameter, f"{where}.parameter", table["parameter"]),
-                bits=table["bits"],
-            ),
-            levels=table["levels"],
-            quantizer=quantizer,
-            tables=tuple(_list(f"{where}.tables", table["tables"])),
-            origin=_optional(lambda d: _make(Origin, f"{where}.codec", d), table["codec"]),
+            entry = cls(
+                facts=facts,
+                levels=table["levels"],
+                quantizer=None if quantizer is None else quantizer_from_dict(quantizer),
+                tables=table["tables"],
+                origin=None if origin is None else made(Origin, f"{where}.codec", origin),
+            )
+        except CfqaError as error:
+            raise FormatError(_told(where, error)) from None
+        entry.require(
+            table["stored"] == entry.stored, f".stored is {table['stored']!r}, not {entry.stored!r}"
         )
-        if table["stored"] != entry.stored:
-            raise FormatError(f"{where}.stored is {table['stored']!r}, not {entry.stored!r}")
         return entry
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(Checked):
     """One layer of a feature.
 
     Attributes:
@@ -412,17 +384,12 @@ class Layer:
             is not known or there is no such norm.
     """
 
-    name: str
+    name: Text
     norm: Norm | None = None
-
-    def __post_init__(self) -> None:
-        _texts("layer", name=self.name)
-        if self.norm is not None:
-            _choice("layer.norm", self.norm, Norm)
 
 
 @dataclass(frozen=True)
-class TaskEntry:
+class TaskEntry(Checked):
     """What a folder holds of one task.
 
     Attributes:
@@ -443,69 +410,57 @@ class TaskEntry:
 
     facts: TaskFacts
     shape: tuple[int, int, int, int]
-    sources: tuple[str, ...]
+    sources: tuple[Any, ...]
     codecs: Mapping[str, CodecEntry]
-    shard: int
+    shard: Count
     varying_tokens: bool = False
-    prefix_tokens: int = 0
-    grid: tuple[int, int] | None = None
+    prefix_tokens: Number = 0
+    grid: tuple[Count, Count] | None = None
     layers: tuple[Layer, ...] = ()
     views: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None
-    gallery: str | None = None
+    gallery: Text | None = None
     terms: Terms | None = None
 
     def __post_init__(self) -> None:
-        where = f"tasks.{self.facts.name}"
-        shape = self.shape
-        if (
-            not isinstance(shape, list | tuple)
-            or len(shape) != 4
-            or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
-        ):
-            raise FormatError(f"{where}.shape is not (N, C, T, D)")
-        object.__setattr__(self, "shape", tuple(shape))
-        if math.prod(shape) > LARGEST_FEATURE:
-            raise FormatError(
-                f"{where}.shape {list(shape)} has more than {LARGEST_FEATURE:,} elements"
-            )
-        if not self.sources:
-            raise FormatError(f"{where}.sources is not a list of ids")
-        _count(f"{where}.shard", self.shard)
-        _count(f"{where}.prefix_tokens", self.prefix_tokens, least=0)
-        _flags(where, varying_tokens=self.varying_tokens)
-        if self.prefix_tokens > shape[2]:
-            raise FormatError(f"{where}.prefix_tokens is more than the {shape[2]} tokens")
-        if self.grid is not None and (
-            self.varying_tokens
-            or len(self.grid) != 2
-            or math.prod(self.grid) != shape[2] - self.prefix_tokens
-        ):
-            raise FormatError(
-                f"{where}.grid {self.grid} is not that of the tokens after the prefix"
-            )
-        for what, names, size in (
-            ("layers", self.layers, shape[1]),
-            ("views", self.views, shape[0]),
-        ):
-            if names and len(names) != size:
-                raise FormatError(f"{where}.{what} are {len(names)}, the shape has {size}")
-        if self.groups is not None and len(self.groups) != len(self.sources):
-            raise FormatError(f"{where}.groups are not one per source")
-        if self.gallery is not None and not re.fullmatch(
-            r"[a-z0-9_-]+\.safetensors", str(self.gallery)
-        ):
-            raise FormatError(f"{where}.gallery {self.gallery!r} is no file below truth/")
-        if not 1 <= len(self.codecs) <= MOST_CODECS:
-            raise FormatError(f"{where}.codecs must be 1 to {MOST_CODECS}")
-        if self.rows > MOST_ROWS:
-            raise FormatError(f"{where} has {self.rows:,} rows of labels; {MOST_ROWS:,} are read")
+        shape, need = self.shape, self.require
+        is_shape = (
+            isinstance(shape, list | tuple)
+            and len(shape) == 4
+            and all(type(n) is int and n > 0 for n in shape)
+        )
+        need(is_shape, ".shape is not (N, C, T, D)")
+        super().__post_init__()
+        need(
+            self.points <= LARGEST_FEATURE,
+            f".shape {list(shape)} has more than {LARGEST_FEATURE:,} elements",
+        )
+        need(self.sources, ".sources is not a list of ids")
+        n, c, t, _ = shape
+        need(self.prefix_tokens <= t, f".prefix_tokens is more than the {t} tokens")
+        if self.grid is not None:
+            fits = not self.varying_tokens and math.prod(self.grid) == t - self.prefix_tokens
+            need(fits, f".grid {self.grid} is not that of the tokens after the prefix")
+        for what, names, size in (("layers", self.layers, c), ("views", self.views, n)):
+            need(len(names) in (0, size), f".{what} are {len(names)}, the shape has {size}")
+        need(
+            self.groups is None or len(self.groups) == len(self.sources),
+            ".groups are not one per source",
+        )
+        need(
+            self.gallery is None or FILE.fullmatch(self.gallery),
+            f".gallery {self.gallery!r} is no file below truth/",
+        )
+        need(1 <= len(self.codecs) <= MOST_CODECS, f".codecs must be 1 to {MOST_CODECS}")
+        need(self.rows <= MOST_ROWS, f" has {self.rows:,} rows of labels; {MOST_ROWS:,} are read")
         for name, codec in self.codecs.items():
-            if codec.quantizer is not None and codec.quantizer.layers != shape[1]:
-                raise FormatError(
-                    f"{where}.codecs.{name}: the quantiser has {codec.quantizer.layers} layer(s), "
-                    f"the shape {shape[1]}"
-                )
+            layers = codec.quantizer.layers if codec.quantizer else c
+            told = f"the quantiser has {layers} layer(s), the shape {c}"
+            need(layers == c, f".codecs.{name}: {told}")
+
+    @property
+    def where(self) -> str:
+        return f"tasks.{self.facts.name}"
 
     @property
     def name(self) -> str:
@@ -534,20 +489,13 @@ class TaskEntry:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry as format 2 has it."""
-        facts = _plain(self.facts)
-        del facts["name"]
-        return facts | {
-            "shape": list(self.shape),
+        table = plain(self)
+        facts = table.pop("facts")
+        del facts["name"], table["varying_tokens"]
+        return {
+            **facts,
+            **table,
             "tokens": "varying" if self.varying_tokens else None,
-            "prefix_tokens": self.prefix_tokens,
-            "grid": list(self.grid) if self.grid else None,
-            "layers": [_plain(layer) for layer in self.layers],
-            "views": list(self.views),
-            "sources": list(self.sources),
-            "groups": list(self.groups) if self.groups is not None else None,
-            "shard": self.shard,
-            "gallery": self.gallery,
-            "terms": _plain(self.terms) if self.terms else None,
             "codecs": {name: codec.to_dict() for name, codec in self.codecs.items()},
         }
 
@@ -559,123 +507,24 @@ class TaskEntry:
             FormatError: a key is missing, unknown or has an impossible value.
         """
         where = f"tasks.{name}"
-        keys = (
-            *("title", "score", "loss", "truth", "shape", "tokens", "prefix_tokens", "grid"),
-            *("layers", "views", "sources", "groups", "shard", "gallery", "terms", "codecs"),
-        )
-        table = keyed(where, data, keys)
-        if table["tokens"] not in (None, "varying"):
-            raise FormatError(f"{where}.tokens is {table['tokens']!r}, not null or 'varying'")
-
-        def texts(key: str) -> tuple[str, ...]:
-            found = _list(f"{where}.{key}", table[key])
-            if not all(isinstance(entry, str) for entry in found):
-                raise FormatError(f"{where}.{key} is not a list of texts")
-            return tuple(found)
-
-        layers = _list(f"{where}.layers", table["layers"])
-        codecs = table["codecs"]
-        if not isinstance(codecs, dict):
-            raise FormatError(f"{where}.codecs is not a table")
+        if not isinstance(data, Mapping):
+            raise FormatError(f"{where} is not a table")
+        table = dict(data)
+        told = {key: table.pop(key) for key in ("title", "score", "loss", "truth") if key in data}
+        tokens, codecs = table.pop("tokens", ""), table.pop("codecs", None)
         try:
-            return cls(
-                facts=TaskFacts(
-                    name=name,
-                    title=table["title"],
-                    score=_make(Score, f"{where}.score", table["score"]),
-                    loss=_optional(lambda d: _make(Loss, f"{where}.loss", d), table["loss"]),
-                    truth=_optional(lambda d: _make(Truth, f"{where}.truth", d), table["truth"]),
-                ),
-                shape=table["shape"],
-                sources=texts("sources"),
-                codecs={key: CodecEntry.from_dict(key, entry) for key, entry in codecs.items()},
-                shard=table["shard"],
-                varying_tokens=table["tokens"] == "varying",
-                prefix_tokens=table["prefix_tokens"],
-                grid=_optional(lambda d: tuple(_list(f"{where}.grid", d)), table["grid"]),
-                layers=tuple(_make(Layer, f"{where}.layers", layer) for layer in layers),
-                views=texts("views"),
-                groups=None if table["groups"] is None else texts("groups"),
-                gallery=table["gallery"],
-                terms=_optional(lambda d: _make(Terms, f"{where}.terms", d), table["terms"]),
-            )
+            facts = made(TaskFacts, where, told, name=check_name("task", name))
+            if tokens not in (None, "varying"):
+                raise FormatError(f"{where}.tokens is {tokens!r}, not null or 'varying'")
+            if not isinstance(codecs, dict):
+                raise FormatError(f"{where}.codecs is not a table")
+            entries = {key: CodecEntry.from_dict(key, entry) for key, entry in codecs.items()}
+            varying = tokens == "varying"
+            return made(cls, where, table, facts=facts, codecs=entries, varying_tokens=varying)
         except FormatError as error:
-            if str(error).startswith(where):
-                raise
-            raise FormatError(f"{where}: {error}") from None
+            raise FormatError(_told(where, error)) from None
 
 
-T = TypeVar("T")
-
-
-def _optional(make: Callable[[Any], T], data: object) -> T | None:
-    return None if data is None else make(data)
-
-
-def _make(kind: type[T], where: str, data: object) -> T:
-    """Return what a table of plain values says; keys are the fields, all of them."""
-    names = tuple(entry.name for entry in fields(kind))  # type: ignore[arg-type]
-    return kind(**keyed(where, data, names))
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    """Return a dataclass of plain values and of such dataclasses as a table."""
-    return {
-        entry.name: _plain(found) if is_dataclass(found) else found
-        for entry in fields(value)
-        for found in (getattr(value, entry.name),)
-    }
-
-
-def keyed(
-    where: str, data: object, required: Iterable[str], optional: Iterable[str] = ()
-) -> dict[str, Any]:
-    """Return a copy of a table that has the keys that it must have, and no others.
-
-    Raises:
-        FormatError: it is none, or lacks a key, or has one that nobody knows.
-    """
-    required = tuple(required)
-    known = (*required, *optional)
-    if not isinstance(data, Mapping):
-        raise FormatError(f"{where} is not a table")
-    for key in data:
-        if key not in known:
-            raise FormatError(unknown_name(f"key in {where}", key, known))
-    if missing := [key for key in required if key not in data]:
-        raise FormatError(f"{where} lacks {', '.join(missing)}")
-    return dict(data)
-
-
-def _list(where: str, data: object) -> list[Any]:
-    if not isinstance(data, list | tuple):
-        raise FormatError(f"{where} is not a list")
-    return list(data)
-
-
-def _texts(where: str, least: int = 1, **values: object) -> None:
-    for key, value in values.items():
-        if not isinstance(value, str) or len(value) < least or not value.isprintable():
-            raise FormatError(f"{where}.{key} must be a text, got {value!r}")
-
-
-def _flags(where: str, **values: object) -> None:
-    for key, value in values.items():
-        if not isinstance(value, bool):
-            raise FormatError(f"{where}.{key} must be true or false, got {value!r}")
-
-
-def _choice(where: str, value: object, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise FormatError(f"{where} must be one of {', '.join(get_args(choices))}, got {value!r}")
-
-
-def _count(where: str, value: object, least: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise FormatError(f"{where} must be a whole number of at least {least}, got {value!r}")
-
-
-def _number(where: str, value: object, least: float = -math.inf) -> None:
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not ok or value < least:  # type: ignore[operator]
-        raise FormatError(f"{where} must be a number, got {value!r}")
+def _told(where: str, error: CfqaError) -> str:
+    """Return what an error says, after the place that it is of."""
+    return str(error) if str(error).startswith(where) else f"{where}: {error}"

@@ -25,8 +25,8 @@ from cfqa_data.format.facts import (
     TaskEntry,
     TaskFacts,
     Truth,
-    keyed,
 )
+from cfqa_data.format.fields import keyed
 from cfqa_data.format.quantizers import quantizer_from_dict
 
 __all__ = ["CODECS", "LEVELS", "TASKS", "fits", "read_tasks"]

@@ -12,13 +12,15 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, get_args
 
 from cfqa_data.errors import FormatError, FormatVersionError
 from cfqa_data.format import first
 from cfqa_data.format.facts import MOST_TASKS, TaskEntry
+from cfqa_data.format.fields import Checked
 from cfqa_data.format.invariants import check_source_ids
 from cfqa_data.format.layout import Layout, of_tools
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
@@ -40,7 +42,8 @@ __all__ = [
 ]
 
 FORMATS = (1, 2)
-TIERS = ("light", "full")
+Tier = Literal["light", "full"]
+TIERS = get_args(Tier)
 PACKAGES = (
     *("cfqa-data", "numpy", "pyarrow", "safetensors", "zarr", "numcodecs"),
     *("torch", "av", "imageio-ffmpeg", "constriction"),
@@ -48,7 +51,7 @@ PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Checked):
     """What a dataset folder was made from and with.
 
     Attributes:
@@ -65,17 +68,18 @@ class Manifest:
     """
 
     name: str
-    tier: str
+    tier: Tier
     recipe: Mapping[str, Any]
     tasks: Mapping[str, TaskEntry]
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     health: tuple[Mapping[str, Any], ...] = ()
-    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
     packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     format: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.format:
             plain = not self.packages and first.fits(self.recipe, self.tasks)
             object.__setattr__(self, "format", 1 if plain else 2)
@@ -115,44 +119,24 @@ class Manifest:
             FormatVersionError: it is of another version of the format.
             FormatError: a part is not what it must be.
         """
-        _require(isinstance(data, dict), "is not a table")
-        assert isinstance(data, dict)
+        if not isinstance(data, dict):
+            raise FormatError("is not a table")
         version = data.get("format")
-        newer = isinstance(version, int) and version > max(FORMATS)
-        remedy = "update cfqa-data" if newer else "build or fetch the dataset again"
         if type(version) is not int or version not in FORMATS:
+            newer = isinstance(version, int) and version > max(FORMATS)
+            remedy = "update cfqa-data" if newer else "build or fetch the dataset again"
             raise FormatVersionError(
                 f"format version {version!r}, this cfqa-data reads 1 and 2; {remedy}"
             )
-        _require(isinstance(data.get("name"), str), "the name is not a text")
-        _require(data.get("tier") in TIERS, f"the tier is not one of {', '.join(TIERS)}")
-        _require(isinstance(data.get("recipe"), dict), "the recipe is not a table")
-        for key in ("versions", "weights"):
-            table = data.get(key)
-            _require(
-                isinstance(table, dict) and all(isinstance(v, str) for v in table.values()),
-                f"{key} is not a table of texts",
-            )
-        health = data.get("health")
-        _require(
-            isinstance(health, list) and all(isinstance(row, dict) for row in health),
-            "health is not a list of tables",
-        )
-        if version == 1:
-            tasks, packages = first.read_tasks(data["recipe"], data.get("tasks")), {}
-        else:
-            tasks, packages = _tasks(data.get("tasks")), _packages(data.get("packages"))
+        read = _read_tasks if version > 1 else partial(first.read_tasks, data.get("recipe"))
+        tasks = read(data.get("tasks"))
         check_source_ids({name: entry.sources for name, entry in tasks.items()})
+        keys = ("name", "tier", "recipe", "versions", "weights", "health")
         return cls(
-            name=data["name"],
-            tier=data["tier"],
-            recipe=data["recipe"],
+            **{key: data.get(key) for key in keys},
             tasks=tasks,
-            versions=data["versions"],
-            weights=data["weights"],
-            health=tuple(data["health"]),
             files=_files(data.get("files")),
-            packages=packages,
+            packages=data.get("packages", {}),
             format=version,
         )
 
@@ -255,54 +239,30 @@ def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return versions
 
 
-def _tasks(data: object) -> dict[str, TaskEntry]:
-    _require(
-        isinstance(data, dict) and 1 <= len(data) <= MOST_TASKS,
-        f"tasks is not a table of 1 to {MOST_TASKS}",
-    )
-    assert isinstance(data, dict)
+def _read_tasks(data: object) -> dict[str, TaskEntry]:
+    if not isinstance(data, dict) or not 1 <= len(data) <= MOST_TASKS:
+        raise FormatError(f"tasks is not a table of 1 to {MOST_TASKS}")
     return {name: TaskEntry.from_dict(name, entry) for name, entry in data.items()}
 
 
-def _packages(data: object) -> dict[str, dict[str, str]]:
-    _require(
-        isinstance(data, dict)
-        and all(
-            isinstance(entry, dict)
-            and entry.keys() == {"version", "sha256"}
-            and all(isinstance(text, str) for text in entry.values())
-            for entry in data.values()
-        ),
-        "packages is not a table of version and sha256",
-    )
-    assert isinstance(data, dict)
-    return data
-
-
 def _files(data: object) -> dict[str, dict[str, Any]]:
-    _require(isinstance(data, dict), "files is not a table")
-    assert isinstance(data, dict)
+    if not isinstance(data, dict):
+        raise FormatError("files is not a table")
     for name, entry in data.items():
         path = PurePosixPath(name)
-        _require(
-            not path.is_absolute()
-            and ".." not in path.parts
-            and "\\" not in name
-            and name.isprintable()
-            and path.as_posix() == name != ".",
-            f"files: {name!r} is not a path in the folder",
-        )
-        _require(
-            isinstance(entry, dict)
-            and type(entry.get("size")) is int
-            and 0 <= entry["size"] < 1 << 63
-            and isinstance(entry.get("sha256"), str)
-            and re.fullmatch("[0-9a-f]{64}", entry["sha256"]) is not None,
-            f"files: {name!r} lacks its size or SHA-256",
-        )
+        if (
+            path.is_absolute()
+            or ".." in path.parts
+            or "\\" in name
+            or not name.isprintable()
+            or not path.as_posix() == name != "."
+        ):
+            raise FormatError(f"files: {name!r} is not a path in the folder")
+        size, sha256 = map(entry.get, ("size", "sha256")) if isinstance(entry, dict) else (0, "")
+        if type(size) is not int or not 0 <= size < 1 << 63 or not _is_hash(sha256):
+            raise FormatError(f"files: {name!r} lacks its size or SHA-256")
     return data
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise FormatError(message)
+def _is_hash(text: object) -> bool:
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None

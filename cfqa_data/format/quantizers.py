@@ -6,16 +6,25 @@ lookup in its table and nothing else, so that every reader gets the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from cfqa_data.errors import CodecError, RecipeError, unknown_name
+from cfqa_data.format.fields import plain
 
-__all__ = ["KMeansQuantizer", "Quantizer", "UniformQuantizer", "fit_kmeans", "quantizer_from_dict"]
+__all__ = [
+    "KMeansQuantizer",
+    "PaperKMeansQuantizer",
+    "PaperUniformQuantizer",
+    "Quantizer",
+    "UniformQuantizer",
+    "fit_kmeans",
+    "quantizer_from_dict",
+]
 
 MAX_BITS = 16
 
@@ -30,6 +39,7 @@ class Quantizer:
     Features are float32 (..., C, T, D) and codes unsigned integers of the same shape.
     """
 
+    kind: ClassVar[str]
     bits: int
     _values: np.ndarray
 
@@ -80,7 +90,7 @@ class Quantizer:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the quantiser as JSON-safe numbers, exactly."""
-        raise NotImplementedError
+        return {"kind": self.kind} | plain(self)
 
     def _nearest(self, features: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -105,6 +115,7 @@ class UniformQuantizer(Quantizer):
     bits: int
     lo: tuple[float, ...]
     hi: tuple[float, ...]
+    kind = "uniform"
 
     def __post_init__(self) -> None:
         _check_bits(self.bits)
@@ -129,9 +140,6 @@ class UniformQuantizer(Quantizer):
             codes = np.rint((features - lo) * codes_per_unit)
         return np.clip(codes, 0, last).astype(self.dtype)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": "uniform", "bits": self.bits, "lo": list(self.lo), "hi": list(self.hi)}
-
 
 @dataclass(frozen=True)
 class KMeansQuantizer(Quantizer):
@@ -144,6 +152,7 @@ class KMeansQuantizer(Quantizer):
 
     bits: int
     centers: tuple[tuple[float, ...], ...]
+    kind = "kmeans"
 
     def __post_init__(self) -> None:
         _check_bits(self.bits)
@@ -171,8 +180,93 @@ class KMeansQuantizer(Quantizer):
             codes[..., layer, :, :] = np.searchsorted(borders, features[..., layer, :, :])
         return codes
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": "kmeans", "bits": self.bits, "centers": [list(row) for row in self.centers]}
+
+# The quantisers of the published code, faults included, under names that say so. They are kept to
+# reproduce its numbers (Gao et al., arXiv 2506.07412; `coding/` of its code): both take a lower
+# code where the nearest one would halve the error, and the uniform one lets values outside its
+# range wrap around. Use `uniform` and `kmeans` for anything else.
+
+
+@dataclass(frozen=True)
+class PaperUniformQuantizer(UniformQuantizer):
+    """q = trunc((x - lo) * scale), x' = q / scale + lo, with scale = (2**bits - 1) / (hi - lo).
+
+    Arithmetic is float32, as published. The number is cut off towards zero, not rounded, and cast
+    to the codes' unsigned type without being clipped, so it wraps around modulo 2**16 (2**8 for
+    codes of up to 8 bits): in 10 bits, less than a step below ``lo`` is still 0, one step below is
+    65535, and above ``hi`` come 1024, 1025, up to 65535, and then 0 again.
+
+    Codes above 2**bits - 1 stand for nothing: :meth:`dequantize` and every codec here refuse them
+    by name. The published code writes them into the encoder's input, where VTM 23.13 ends with an
+    error, and HM 18.0 reads them as signed 16-bit samples and clips them when it reconstructs
+    (1024..32767 become 1023, 32768..65535 become 0; measured).
+
+    Casting a float beyond its type is undefined in C. This is what x86-64 does for values up to
+    2**31 steps from the range; beyond, the wrapping goes on here, and what has no finite float32
+    product is 0.
+    """
+
+    kind = "paper_uniform"
+
+    @cached_property
+    def _values(self) -> np.ndarray:  # type: ignore[override]
+        codes = np.arange(1 << self.bits, dtype=np.float32)
+        scale, lo = self._float32()
+        values = codes / scale + lo
+        values.flags.writeable = False
+        return values
+
+    def _nearest(self, features: np.ndarray) -> np.ndarray:
+        scale, lo = (column[..., None] for column in self._float32())
+        modulus = 1 << (8 * self.dtype.itemsize)
+        with np.errstate(over="ignore"):
+            steps = np.trunc((features - lo) * scale)
+        steps = np.where(np.isfinite(steps), steps, np.float32(0))
+        return np.fmod(steps, np.float32(modulus)).astype(np.int64).astype(self.dtype)
+
+    def _float32(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return scale and lo per layer, (C, 1); the scale is rounded after it was divided."""
+        lo, hi = np.array(self.lo), np.array(self.hi)
+        with np.errstate(
+            divide="ignore", over="ignore"
+        ):  # (nearly) no range: refused by its values
+            scale = (((1 << self.bits) - 1) / (hi - lo)).astype(np.float32)
+        return scale[:, None], lo.astype(np.float32)[:, None]
+
+
+@dataclass(frozen=True)
+class PaperKMeansQuantizer(KMeansQuantizer):
+    """The code of the centre just below x, digitize(x, centres) - 1, and 0 below all of them.
+
+    A learned codec's network is given code / 2**bits, and its output y stands for
+    centres[clip(round(2**bits * y), 0, 2**bits - 1)], ties to even; in 8 bits that is also what the
+    hyperprior codecs here do.
+    """
+
+    kind = "paper_kmeans"
+
+    def _nearest(self, features: np.ndarray) -> np.ndarray:
+        codes = np.empty(features.shape, self.dtype)
+        for layer, table in enumerate(self._values):
+            below = np.searchsorted(table, features[..., layer, :, :], side="right")
+            codes[..., layer, :, :] = np.maximum(below - 1, 0)
+        return codes
+
+    def network_input(self, codes: np.ndarray) -> np.ndarray:
+        """Return what the network is given for codes: float32 in [0, 1)."""
+        return (codes / (1 << self.bits)).astype(np.float32)
+
+    def from_network(self, output: np.ndarray) -> np.ndarray:
+        """Return the float32 features that a network's output (..., C, T, D) stands for."""
+        last = (1 << self.bits) - 1
+        codes = np.clip(np.round(np.asarray(output) * (last + 1)), 0, last)
+        return self.dequantize(codes.astype(self.dtype))
+
+
+KINDS: Mapping[str, type[Any]] = {
+    kind.kind: kind
+    for kind in (UniformQuantizer, KMeansQuantizer, PaperUniformQuantizer, PaperKMeansQuantizer)
+}
 
 
 def quantizer_from_dict(data: object) -> Quantizer:
@@ -181,27 +275,19 @@ def quantizer_from_dict(data: object) -> Quantizer:
     Raises:
         RecipeError: a key is missing, unknown or has an impossible value.
     """
-    from cfqa_data.format.paper_quantizers import PaperKMeansQuantizer, PaperUniformQuantizer
-
-    kinds: dict[str, tuple[Callable[..., Quantizer], tuple[str, ...]]] = {
-        "uniform": (UniformQuantizer, ("lo", "hi")),
-        "kmeans": (KMeansQuantizer, ("centers",)),
-        "paper_uniform": (PaperUniformQuantizer, ("lo", "hi")),
-        "paper_kmeans": (PaperKMeansQuantizer, ("centers",)),
-    }
     if not isinstance(data, Mapping):
         raise RecipeError(f"a quantiser must be a table with a kind, got {data!r}")
     kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise RecipeError(unknown_name("quantiser kind", kind, kinds))
-    make, names = kinds[kind]
-    expected = ("bits", *names)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise RecipeError(unknown_name("quantiser kind", kind, KINDS))
+    expected = [field.name for field in fields(KINDS[kind])]
     for key in data:
         if key not in ("kind", *expected):
             raise RecipeError(unknown_name(f"key in a {kind} quantiser", key, expected))
     if missing := [key for key in expected if key not in data]:
         raise RecipeError(f"{kind} quantiser: {', '.join(missing)} missing")
-    return make(**{key: data[key] for key in expected})
+    made: Quantizer = KINDS[kind](**{key: data[key] for key in expected})
+    return made
 
 
 def fit_kmeans(samples: np.ndarray, bits: int, *, iterations: int = 200) -> np.ndarray:

@@ -5,14 +5,17 @@ A manifest names what its recipe was made with by ``package://`` or ``root://``,
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cfqa_data.errors import FormatError
+from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import ROOT, is_uri
 from cfqa_data.recipe.load import Ladder, Recipe
+from cfqa_data.recipe.spec import PROGRAMS, SOURCE_PATHS, places_of_classes
+from cfqa_data.registry import Registry, own_name
 
 __all__ = [
     "check_portable",
@@ -21,6 +24,8 @@ __all__ = [
     "local_options",
     "portable",
     "portable_names",
+    "recipe_of",
+    "recorded_recipe",
     "rename",
 ]
 
@@ -35,6 +40,9 @@ FILE_KEYS = re.compile(r"[\w-]*file|scaling-?list|analysis-(save|load)|csv|stats
 """Parameters of encoders whose value is a file's name, unless it is one of :data:`NO_FILE`."""
 
 NO_FILE = ("", "0", "off", "none", "default")
+
+PATH_KEYS = ("weights", "head", "models", *SOURCE_PATHS)
+"""Keys of a recipe whose values are paths."""
 
 TEXTS = ("name", "summary", "origin")
 """Keys of a recipe whose values are for people."""
@@ -58,8 +66,16 @@ def local_options(ladder: Ladder) -> list[tuple[str, str]]:
 
     No manifest says what these files hold, and they decide the bytes.
     """
-    found = _texts("options", ladder.without_programs().options)
-    return [(key, text) for key, text in found if _names_file(key.rpartition(".")[2], text)]
+    return [
+        (key, text) for key, text in _files("options", ladder.options) if text not in ladder.weights
+    ]
+
+
+def _files(where: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the options of a codec that name files, but for programs."""
+    for key, text in _texts(where, {k: v for k, v in options.items() if k not in PROGRAMS}):
+        if _names_file(key.rpartition(".")[2], text):
+            yield key, text
 
 
 def _names_file(key: str, text: str) -> bool:
@@ -74,9 +90,47 @@ def _names_file(key: str, text: str) -> bool:
 
 
 def portable(recipe: Recipe) -> Recipe:
-    """Return the recipe as a manifest holds it: without paths and programs of one machine."""
+    """Return the recipe without paths and programs of one machine."""
     names = portable_names(recipe)
     return recipe.without_programs().with_paths(lambda uri: names.get(uri, uri))
+
+
+def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as a manifest holds it: portable, and without any `module:Class`."""
+    data = portable(recipe).to_dict()
+    for kind, table, key, _ in places_of_classes(data):
+        if key in table:
+            table[key] = Registry(kind, {}, FormatError).recorded(table[key])
+    return data
+
+
+def recipe_of(manifest: Manifest, plugins: Sequence[str | type] = ()) -> Recipe:
+    """Return the recipe of a manifest, with the classes of plugins in their places.
+
+    Args:
+        manifest: of anybody: what it names is looked up among built-in classes, installed entry
+            points and plugins.
+        plugins: classes, or `module:Class` of some, that may take part.
+
+    Raises:
+        FormatError: it is none, or a codec of it is not known here.
+    """
+    registry = Registry("plugin", {}, FormatError)
+    texts = [p if isinstance(p, str) else f"{p.__module__}:{p.__qualname__}" for p in plugins]
+    named = {own_name(registry.find(text, classes=True).target): text for text in texts}
+    data = copy.deepcopy(dict(manifest.recipe))
+    try:
+        for kind, table, key, default in places_of_classes(data):
+            name = table.get(key, default)
+            if isinstance(name, str) and ":" in name:
+                raise FormatError(f"{name!r} is no name of a {kind} in a manifest")
+            if name in named:
+                table[key] = named[name]
+        return Recipe.from_dict(data)
+    except (CfqaError, AttributeError, TypeError) as error:
+        made = ", ".join(f"{name} {p['version']}".strip() for name, p in manifest.packages.items())
+        remedy = f"; install {made}, or name its classes by --plugin module:Class" if made else ""
+        raise FormatError(f"recipe: {error}{remedy}") from None
 
 
 def portable_names(recipe: Recipe) -> dict[str, str]:
@@ -123,20 +177,21 @@ def check_portable(where: object, manifest: Manifest) -> None:
     Raises:
         FormatError: it does; names the first.
     """
-    recipe = Recipe.from_dict(manifest.recipe)
-    paths = {*recipe.paths, *manifest.weights}
     found = [*_texts("recipe", manifest.recipe)]
     found += [("weights", uri) for uri in manifest.weights]
     local = [
         (key, text)
         for key, text in found
-        if (is_local_path(text) if text in paths else is_local(text))
+        if (is_local_path if key.rpartition(".")[2] in PATH_KEYS else is_local)(text)
     ]
     options = [
-        (f"recipe.tasks.{task}.codecs.{codec}.{key}", text)
-        for task, spec in recipe.tasks.items()
-        for codec, ladder in spec.ladders.items()
-        for key, text in local_options(ladder)
+        entry
+        for task, spec in manifest.recipe.get("tasks", {}).items()
+        for codec, ladder in spec.get("codecs", {}).items()
+        for entry in _files(
+            f"recipe.tasks.{task}.codecs.{codec}.options", ladder.get("options", {})
+        )
+        if entry[1] not in manifest.weights
     ]
     if every := dict([*local, *options]):
         key, text = next(iter(every.items()))

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from cfqa_data.eval.datasets import facts_of
+from cfqa_data.eval.features.datasets import facts_of
 from cfqa_data.eval.report.axes import Axis
 from cfqa_data.eval.report.drawing import Panel
 from cfqa_data.eval.statistics.mapping import map_scores
@@ -36,7 +36,7 @@ class TaskPoints:
 
     Attributes:
         facts: What is known of it.
-        codecs: K codecs, in the labels' order.
+        codecs: Codecs of all tasks, in the labels' order.
         codec: (n,) number of each feature's codec.
         source: (n,) source ids.
         level: (n,) levels.
@@ -82,10 +82,10 @@ def task_points(evaluation: Evaluation) -> list[TaskPoints]:
         for name in ("bpfp", "mse", evaluation.target)
         if name in labels.column_names
     }
+    known = tuple(dict.fromkeys(codecs.tolist()))
     parts = []
     for task in dict.fromkeys(tasks.tolist()):
         rows = np.flatnonzero(tasks == task)
-        known = tuple(dict.fromkeys(codecs[rows].tolist()))
         parts.append(
             TaskPoints(
                 facts=facts_of(task, evaluation.tasks),
@@ -124,7 +124,7 @@ def scatter(
     panel = Panel(x, y, title, short, target_text(points.facts, target))
     shown = points.shown()
     shown = shown[there[shown]]
-    for codec in range(len(points.codecs)):
+    for codec in np.unique(points.codec[shown]).tolist():
         of = shown[points.codec[shown] == codec]
         panel.points(scores[of], points.truth[of], codec)
     across = np.clip(x.between(80), scores[there].min(), scores[there].max())

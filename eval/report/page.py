@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError, DiskError, MetricError
-from cfqa_data.eval.datasets import dataset_identity, opened
+from cfqa_data.eval.features.datasets import dataset_identity, opened
 from cfqa_data.eval.metrics.base import FAMILIES, error_line
 from cfqa_data.eval.report.axes import number_text
 from cfqa_data.eval.report.colours import heat_css, series_css
@@ -121,7 +121,7 @@ def _content(evaluation: Evaluation, origin: dict[str, Any] | None) -> dict[str,
     columns, maps = heat_maps(evaluation, ranked)
     figures = [entry.overall["srocc"] for entry in ranked]
     low = span_of(figures)
-    codecs = list(dict.fromkeys(codec for part in points for codec in part.codecs))
+    codecs = points[0].codecs
     target = evaluation.target
     curves = {
         kind: [(part.task, drawn) for part in points if (drawn := curve(part, kind, target))]

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError, unknown_name
-from cfqa_data.eval.datasets import facts_of
+from cfqa_data.eval.features.datasets import facts_of
 from cfqa_data.eval.statistics.bootstrap import source_counts
 from cfqa_data.eval.statistics.cells import Cell, cell_of, cell_rows, join_cells
 from cfqa_data.eval.statistics.columns import COLUMNS, make_table
@@ -95,7 +95,7 @@ def statistics(
         seed: Of the resamples.
         tables: Names of the tables to compute; the others come without rows.
         tasks: What is known of the tasks: the smallest difference that counts. See
-            `cfqa_data.eval.datasets.facts_of` for those about which nothing is given.
+            `cfqa_data.eval.features.datasets.facts_of` for those about which nothing is given.
 
     Raises:
         MetricError: A source lacks levels that others have; a label is NaN or Inf, or a score Inf;

@@ -17,15 +17,15 @@ import numpy as np
 from cfqa_data.codecs.hyperprior.entropy_tables import scale_table
 from cfqa_data.codecs.hyperprior.weights import PAPER_PAD, HyperpriorWeights, Pad
 from cfqa_data.errors import BuildError, CodecError
+from cfqa_data.format.checkpoints import check_tensors, read_tensors, without_prefix
 from cfqa_data.paths import absolute_path
 from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["expected_shapes", "read_checkpoint"]
+__all__ = ["read_checkpoint"]
 
-FILTERS = (3, 3, 3, 3)
 QUANTILES = "entropy_bottleneck.quantiles"
 SCALES = "gaussian_conditional.scale_table"
 KNOWN_BY = ("g_a.0.weight", "h_a.0.weight", QUANTILES)
@@ -61,39 +61,9 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
         standard = scale_table()
         if scales.shape == standard.shape and np.allclose(scales, standard, rtol=1e-4):
             scales = standard
-        return HyperpriorWeights.as_published(state, pad, scales if scales.size else None)
+        return HyperpriorWeights.from_state(state, pad, scales if scales.size else None, True)
     except CodecError as error:
         raise CodecError(f"{path}: {error}") from None
-
-
-def expected_shapes(n: int, m: int, stages: int) -> dict[str, tuple[int, ...]]:
-    """Return the tensors that the architecture has, by name: N, M and convolutions of stride 2."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def layer(name: str, weight: tuple[int, ...], outputs: int) -> None:
-        shapes[f"{name}.weight"] = weight
-        shapes[f"{name}.bias"] = (outputs,)
-
-    widths = [1, *[n] * (stages - 1), m]
-    for stage in range(stages):
-        inner, outer = widths[stage : stage + 2]
-        layer(f"g_a.{2 * stage}", (outer, inner, 5, 5), outer)
-        layer(f"g_s.{2 * (stages - 1 - stage)}", (outer, inner, 5, 5), inner)
-        for network in ("g_a", "g_s") if stage else ():
-            shapes[f"{network}.{2 * stage - 1}.beta"] = (n,)
-            shapes[f"{network}.{2 * stage - 1}.gamma"] = (n, n)
-    layer("h_a.0", (n, m, 3, 3), n)
-    layer("h_s.4", (m, n, 3, 3), m)
-    for name in ("h_a.2", "h_a.4", "h_s.0", "h_s.2"):
-        layer(name, (n, n, 5, 5), n)
-    sizes = (1, *FILTERS, 1)
-    for place in range(len(FILTERS) + 1):
-        shapes[f"entropy_bottleneck._matrix{place}"] = (n, sizes[place + 1], sizes[place])
-        shapes[f"entropy_bottleneck._bias{place}"] = (n, sizes[place + 1], 1)
-        if place < len(FILTERS):
-            shapes[f"entropy_bottleneck._factor{place}"] = (n, sizes[place + 1], 1)
-    shapes[QUANTILES] = (n, 1, 3)
-    return shapes
 
 
 @torch_state(grad=False)
@@ -103,8 +73,6 @@ def _load(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         CodecError: it is no such file; a tensor is missing, left over, misshapen or not finite.
     """
-    from cfqa_data.format.checkpoints import check_tensors, read_tensors, without_prefix
-
     origin = str(path)
     try:
         found, prefix = without_prefix(read_tensors(path), KNOWN_BY, origin)
@@ -135,14 +103,17 @@ def _expected(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     import torch
 
+    from cfqa_data.codecs.hyperprior.module import ScaleHyperprior
+
     stages = next((i for i in range(16) if f"g_a.{2 * i}.weight" not in state), 0)
     first, last = state.get("g_a.0.weight"), state.get(f"g_a.{2 * stages - 2}.weight")
     if first is None or last is None or stages < 2 or not first.ndim == last.ndim == 4:
         raise BuildError("needs g_a.0.weight, g_a.2.weight, ...")
-    shapes = expected_shapes(len(first), len(last), stages)
-    if SCALES in state:
-        shapes[SCALES] = tuple(state[SCALES].shape)
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    with torch.device("meta"):
+        expected = ScaleHyperprior(len(first), len(last), stages).state_dict()
+        if SCALES in state:
+            expected[SCALES] = torch.empty(state[SCALES].shape)
+    return expected
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -153,7 +124,6 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def _plain_key(key: str) -> str:
     """Return a key in the older of CompressAI's namings."""
-    for newer, older in (("matrices", "_matrix"), ("biases", "_bias"), ("factors", "_factor")):
-        pattern = rf"entropy_bottleneck\._?{newer}\.(\d+)"
-        key = re.sub(pattern, rf"entropy_bottleneck.{older}\1", key)
+    for newer, older in (("matrices", "matrix"), ("biases", "bias"), ("factors", "factor")):
+        key = re.sub(rf"(entropy_bottleneck\.)_?{newer}\.(\d+)", rf"\1_{older}\2", key)
     return key

@@ -8,7 +8,7 @@ the bitstream nor the decoded plane depends on the machine or on the number of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +29,7 @@ from cfqa_data.codecs.hyperprior.fixed_point import (
     Deconv,
     relu,
 )
-from cfqa_data.codecs.hyperprior.strips import Layer, apply_in_strips
+from cfqa_data.codecs.hyperprior.strips import apply_in_strips
 from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, read_ladder
 from cfqa_data.errors import CodecError
 from cfqa_data.format.facts import Parameter
@@ -68,8 +68,8 @@ class Hyperprior:
             state = weights.state
             self.analysis = _network(state, "g_a", self.arithmetic)
             self.synthesis = _network(state, "g_s", self.arithmetic)
-            self.hyper_analysis = _hyper_network(state, "h_a", self.arithmetic)
-            self.hyper_synthesis = _hyper_network(state, "h_s", self.arithmetic)
+            self.hyper_analysis = _network(state, "h_a", self.arithmetic)
+            self.hyper_synthesis = [*_network(state, "h_s", self.arithmetic), relu]
         except (KeyError, ValueError, IndexError) as error:
             raise CodecError(f"the hyperprior's state dict is not whole ({error})") from None
         convolutions = [layer for layer in self.analysis if isinstance(layer, Conv)]
@@ -125,23 +125,15 @@ class Hyperprior:
         """
         margins = self.weights.pad.margins(check_shape("hyperprior", plane.shape))
         plane = np.asarray(plane, np.float64)
-        if self.weights.pad.mode == "edge":
-            x = np.pad(plane, margins, mode="edge")[None]
-        else:
-            x = np.pad(plane, margins)[None]
-        x = apply_in_strips(self.analysis, self.arithmetic.snap(x))
+        mode: Any = "edge" if self.weights.pad.mode == "edge" else "constant"
+        x = np.pad(plane, margins, mode)[None]
+        x = apply_in_strips(self.analysis, self.arithmetic.values.snap(x))
         y = np.rint(x)
         z = np.abs(x)
         for layer in self.hyper_analysis:
             z = layer(z)
         z -= self.weights.medians[:, None, None]
         return y.astype(np.int64), np.rint(z).astype(np.int64)
-
-    def ideal_bits(self, plane: np.ndarray) -> float:
-        """Return the code length that the tables promise for a plane, without any header."""
-        y, z = self.latents(plane)
-        y_bits = self._y_coder.bits(y.ravel(), self._y_indexes(z, y.shape))
-        return y_bits + self._z_coder.bits(z.ravel(), self._z_indexes(z.shape[1:]))
 
     def _z_indexes(self, size: tuple[int, ...]) -> np.ndarray:
         return np.repeat(np.arange(len(self.weights.medians)), size[0] * size[1])
@@ -302,39 +294,22 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _network(state: Mapping[str, np.ndarray], prefix: str, arithmetic: Arithmetic) -> list[Layer]:
-    """Return the layers of g_a or g_s: convolutions at even places, GDN between."""
-    places = [place for place in range(0, 32, 2) if f"{prefix}.{place}.weight" in state]
-    layers: list[Layer] = []
-    for place in places:
-        if place:
-            key = f"{prefix}.{place - 1}"
+def _network(state: Mapping[str, np.ndarray], name: str, arithmetic: Arithmetic) -> list[Any]:
+    """Return the layers of a network: convolutions at even places, GDN or ReLU between."""
+    layers: list[Any] = []
+    hyper, places = name[0] == "h", range(0, 32, 2)
+    for place in places[:3] if hyper else [p for p in places if f"{name}.{p}.weight" in state]:
+        if place and hyper:
+            layers.append(relu)
+        elif place:
+            key = f"{name}.{place - 1}"
             beta, gamma = (state[f"{key}.{part}"].astype(np.float64) for part in ("beta", "gamma"))
             beta = np.maximum(beta, np.sqrt(1e-6 + PEDESTAL)) ** 2 - PEDESTAL
             gamma = np.maximum(gamma, np.sqrt(PEDESTAL)) ** 2 - PEDESTAL
-            layers.append(GDN(key, beta, gamma, prefix == "g_s", arithmetic))
-        key = f"{prefix}.{place}"
-        weight, bias = state[f"{key}.weight"], state[f"{key}.bias"]
-        if prefix == "g_s":
-            layers.append(Deconv(key, weight, bias, arithmetic))
-        else:
-            layers.append(Conv(key, weight, bias, 2, arithmetic))
+            layers.append(GDN(key, beta, gamma, name == "g_s", arithmetic))
+        key = f"{name}.{place}"
+        stride = 1 if key in ("h_a.0", "h_s.4") else 2
+        given = key, state[f"{key}.weight"], state[f"{key}.bias"]
+        upwards = name[2] == "s" and stride == 2
+        layers.append(Deconv(*given, arithmetic) if upwards else Conv(*given, stride, arithmetic))
     return layers
-
-
-def _hyper_network(
-    state: Mapping[str, np.ndarray], prefix: str, arithmetic: Arithmetic
-) -> list[Callable[[np.ndarray], np.ndarray]]:
-    """Return the layers of h_a or h_s."""
-
-    def conv(place: int, stride: int) -> Conv:
-        key = f"{prefix}.{place}"
-        return Conv(key, state[f"{key}.weight"], state[f"{key}.bias"], stride, arithmetic)
-
-    def deconv(place: int) -> Deconv:
-        key = f"{prefix}.{place}"
-        return Deconv(key, state[f"{key}.weight"], state[f"{key}.bias"], arithmetic)
-
-    if prefix == "h_a":
-        return [conv(0, 1), relu, conv(2, 2), relu, conv(4, 2)]
-    return [deconv(0), relu, deconv(2), relu, conv(4, 1), relu]

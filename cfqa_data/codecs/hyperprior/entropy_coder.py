@@ -4,6 +4,11 @@ Asymmetric numeral systems (Duda, arXiv 1311.2540) as constriction implements th
 so what is decoded first is encoded last.  The stack starts from a 24-bit checksum of the
 integers; a stack that starts empty would waste as many bits, so the check costs nothing, and
 it tells a damaged or shortened stream from a sound one.
+
+The integers that no table holds follow behind their table's escape, without a model. The models
+that ship write the integer itself by Elias gamma. Models that are compared with CompressAI's coding
+write, as it does, how far the integer lies beyond its table, in groups of four bits after their
+number.
 """
 
 from __future__ import annotations
@@ -11,24 +16,20 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.codecs.hyperprior.entropy_escapes import (
-    pop_gamma,
-    pop_nibbles,
-    push_gamma,
-    push_nibbles,
-    unzigzag,
-    zigzag,
-)
-from cfqa_data.codecs.hyperprior.entropy_tables import PRECISION, Tables
+from cfqa_data.codecs.hyperprior.entropy_tables import Tables
 from cfqa_data.errors import CodecError
 from cfqa_data.extras import extras
 
-__all__ = ["Part", "TableCoder", "decode_parts", "encode_parts"]
+__all__ = ["LARGEST", "Part", "TableCoder", "decode_parts", "encode_parts"]
+
+LARGEST = 1 << 20
+"""Integers beyond +-LARGEST cannot be coded."""
 
 Part = tuple["TableCoder", np.ndarray, np.ndarray]
 """A coder, the integers (n,), and the index of each one's table (n,)."""
@@ -39,6 +40,12 @@ def _constriction() -> ModuleType:
     import constriction
 
     return constriction
+
+
+@cache
+def _uniform(size: int) -> Any:
+    """Return the coder's model of integers below a number, all alike."""
+    return _constriction().stream.model.Uniform(size)
 
 
 class TableCoder:
@@ -60,19 +67,20 @@ class TableCoder:
         order, groups = _groups(indexes)
         values = values[order]
         coded = []
-        escaped = [values[:0]]
+        escaped: list[int] = []
         for index, start, end in groups:
             size, first = int(self.tables.sizes[index]), int(self.tables.firsts[index])
             entries = values[start:end] - (first - 1)
             outside = (entries < 1) | (entries >= size)
-            if self.beyond:
-                escaped.append(zigzag(entries[outside], size))
-            else:
-                escaped.append(values[start:end][outside])
+            chosen = entries[outside] if self.beyond else values[start:end][outside]
+            if self.beyond:  # odd below the table, even above
+                chosen = np.where(chosen < 1, 1 - 2 * chosen, 2 * (chosen - size))
+            escaped += chosen.tolist()
             entries[outside] = 0
             coded.append((self._model(index), entries.astype(np.int32)))
-        push = push_nibbles if self.beyond else push_gamma
-        push(coder, _constriction().stream.model.Uniform, np.concatenate(escaped))
+        for value in reversed(escaped):
+            for digit, base in reversed(self._digits(value)):
+                coder.encode_reverse(np.array([digit], np.int32), _uniform(base))
         for model, entries in reversed(coded):
             coder.encode_reverse(entries, model)
 
@@ -85,33 +93,45 @@ class TableCoder:
             entries = coder.decode(self._model(index), end - start)
             escaped[start:end] = entries == 0
             values[start:end] = entries.astype(np.int64) + (int(self.tables.firsts[index]) - 1)
-        pop = pop_nibbles if self.beyond else pop_gamma
-        told = pop(coder, _constriction().stream.model.Uniform, int(escaped.sum()))
+        told = np.array([self._escaped(coder) for _ in range(escaped.sum())], np.int64)
         if self.beyond:
             tables = indexes[order][escaped]
-            firsts = self.tables.firsts[tables].astype(np.int64)
-            told = unzigzag(told, self.tables.sizes[tables].astype(np.int64)) + firsts - 1
+            sizes, firsts = (
+                a[tables].astype(np.int64) for a in (self.tables.sizes, self.tables.firsts)
+            )
+            told = np.where(told & 1, (1 - told) // 2, sizes + told // 2) + firsts - 1
         values[escaped] = told
         result = np.empty_like(values)
         result[order] = values
         return result
 
-    def bits(self, values: np.ndarray, indexes: np.ndarray) -> float:
-        """Return the ideal code length of the integers, escapes included."""
-        total = 0.0
-        for index in np.unique(indexes):
-            counts, first = self.tables.table(int(index))
-            chosen = values[indexes == index]
-            entries = chosen - (first - 1)
-            outside = (entries < 1) | (entries >= len(counts))
-            if self.beyond:
-                excess = zigzag(entries[outside], len(counts))
-                total += float((4 + 4 * np.ceil(np.log2(excess + 1.0) / 4)).sum())
-            else:
-                total += float((6 + np.floor(np.log2(np.abs(chosen[outside]) + 1.0))).sum())
-            entries[outside] = 0
-            total += float((PRECISION - np.log2(counts[entries] + 1.0)).sum())
-        return total
+    def _digits(self, value: int) -> list[tuple[int, int]]:
+        """Return an escaped integer as digits, each with its base, in the order of decoding."""
+        if abs(value) >= (2 * LARGEST + 1 if self.beyond else LARGEST):
+            value //= 2 if self.beyond else 1
+            raise CodecError(f"the model gave {value}, which is beyond what can be coded")
+        if self.beyond:
+            groups = -(-value.bit_length() // 4)
+            return [(groups, 16), *((value >> 4 * place & 15, 16) for place in range(groups))]
+        magnitude = abs(value) + 1
+        bits = magnitude.bit_length() - 1
+        rest = [(magnitude - (1 << bits), 1 << bits)] if bits else []
+        return [(bits << 1 | (value < 0), 64), *rest]
+
+    def _escaped(self, coder: Any) -> int:
+        """Decode an integer that was written as :meth:`_digits`."""
+
+        def digit(base: int) -> int:
+            return int(coder.decode(_uniform(base), 1)[0])
+
+        head = digit(16 if self.beyond else 64)
+        if (head > 6) if self.beyond else (head >> 1 > LARGEST.bit_length()):
+            raise CodecError("the bitstream is damaged")
+        if self.beyond:
+            return sum(digit(16) << 4 * place for place in range(head))
+        bits = head >> 1
+        magnitude = (1 << bits) + (digit(1 << bits) if bits else 0) - 1
+        return -magnitude if head & 1 else magnitude
 
     def _model(self, index: int) -> Any:
         if index not in self._models:

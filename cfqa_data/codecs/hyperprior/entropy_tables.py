@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -122,25 +123,13 @@ def gaussian_tables(scales: np.ndarray, tail: float = TAIL, bits: int | None = N
     """
     masses, firsts = [], []
     for scale in scales:
-        reach = max(1, math.ceil(_normal_quantile(tail / 2) * scale))
+        reach = max(1, math.ceil(-NormalDist().inv_cdf(tail / 2) * scale))
         edges = (np.arange(reach + 1) + 0.5) / (scale * math.sqrt(2.0))
         upper = np.array([math.erfc(edge) for edge in edges])
         half = 0.5 * (upper[:-1] - upper[1:])
         masses.append(np.concatenate([half[::-1], [1.0 - upper[0]], half]))
         firsts.append(-reach)
     return Tables.from_masses(masses, firsts, bits)
-
-
-def _normal_quantile(tail: float) -> float:
-    """Return x with P(X > x) = tail for a standard normal X, by bisection."""
-    low, high = 0.0, 40.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        if 0.5 * math.erfc(middle / math.sqrt(2.0)) > tail:
-            low = middle
-        else:
-            high = middle
-    return high
 
 
 def bottleneck_tables(
@@ -170,8 +159,7 @@ def bottleneck_tables(
     Raises:
         CodecError: the density is not finite, or too wide to tabulate.
     """
-    logits = _logits(matrices, biases, factors)
-    channels = len(matrices[0])
+    logits, channels = _logits(matrices, biases, factors), len(matrices[0])
     if quantiles is None:
         quantiles = density_quantiles(matrices, biases, factors)
     low, centres, high = quantiles.T

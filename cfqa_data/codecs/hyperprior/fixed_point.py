@@ -23,9 +23,9 @@ multiplication", Numerical Algorithms 59, 2012).  It takes about twice the time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,29 +43,6 @@ SUM_BITS = 52
 STRIP = 1 << 17  # float64 elements of the work array that one strip of rows may fill
 
 
-@dataclass(frozen=True)
-class Arithmetic:
-    """How finely a network is computed; part of what encoder and decoder share.
-
-    Attributes:
-        limit: activations saturate here.
-        cuts: activations are sums of multiples of 2**-cut, one slice per cut, the coarsest first.
-        square_limit: the squares inside GDN saturate here.
-        square_cuts: and are sums of such multiples.
-        finest: weights are multiples of 2**-finest, or coarser.
-    """
-
-    limit: float
-    cuts: tuple[int, ...]
-    square_limit: float
-    square_cuts: tuple[int, ...]
-    finest: int
-
-    def snap(self, x: np.ndarray) -> np.ndarray:
-        """Make ``x`` activations, in place; return it."""
-        return snap(x, self.limit, self.cuts[-1])
-
-
 def snap(x: np.ndarray, limit: float = LIMIT, fraction: int = FRACTION) -> np.ndarray:
     """Round ``x`` in place to multiples of 2**-fraction within -limit..limit; return it."""
     np.clip(x, -limit, limit, out=x)
@@ -76,26 +53,74 @@ def snap(x: np.ndarray, limit: float = LIMIT, fraction: int = FRACTION) -> np.nd
     return x
 
 
-SHORT = Arithmetic(
-    limit=LIMIT, cuts=(FRACTION,), square_limit=2.0**22, square_cuts=(FRACTION,), finest=24
-)
-LONG = Arithmetic(
-    limit=2.0**16, cuts=(4, 24), square_limit=2.0**32, square_cuts=(-12, 8, 28, 44), finest=40
-)
+@dataclass(frozen=True)
+class Grid:
+    """Numbers that sums are exact of.
 
-
-def _slices(x: np.ndarray, cuts: tuple[int, ...]) -> list[np.ndarray]:
-    """Return arrays that sum to ``x``, each a multiple of 2**-cut.
-
-    Args:
-        x: multiples of 2**-cuts[-1].
-        cuts: rising.
+    Attributes:
+        limit: they saturate here.
+        cuts: they are sums of multiples of 2**-cut, one slice per cut, the coarsest first.
+        finest: their weights are multiples of 2**-finest, or coarser.
     """
-    parts = []
-    for cut in cuts[:-1]:
-        parts.append(snap(x.copy(), np.inf, cut))
-        x = x - parts[-1]
-    return [*parts, x]
+
+    limit: float
+    cuts: tuple[int, ...]
+    finest: int
+
+    def snap(self, x: np.ndarray) -> np.ndarray:
+        """Bring ``x`` onto the grid, in place; return it."""
+        return snap(x, self.limit, self.cuts[-1])
+
+    def slices(self, x: np.ndarray) -> list[np.ndarray]:
+        """Return arrays that sum to ``x``, each of multiples of 2**-cut."""
+        parts = []
+        for cut in self.cuts[:-1]:
+            parts.append(snap(x.copy(), np.inf, cut))
+            x = x - parts[-1]
+        return [*parts, x]
+
+    def weights(
+        self, name: str, weight: np.ndarray, bias: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return weight (O, K) and bias (O, 1) so that ``weight @ x + bias`` is exact.
+
+        Args:
+            name: of the layer, for messages.
+            weight: any floats.
+            bias: any floats (O,).
+
+        Raises:
+            CodecError: the weights are not finite, or so large that no useful grid is left.
+        """
+        weight = np.rint(np.asarray(weight, np.float64) * 2.0**self.finest) * 2.0**-self.finest
+        bias = np.asarray(bias, np.float64)
+        total = np.abs(weight).sum(axis=1).max() + np.abs(bias).max() / self.limit
+        if not np.isfinite(total):
+            raise CodecError(f"{name}: the weights are not finite")
+        cut = self.cuts[0]  # the slice of most bits
+        used = cut + int(np.log2(self.limit)) + max(int(np.frexp(total)[1]), -16) + 1
+        bits = min(self.finest, SUM_BITS - used)
+        if bits < 8:
+            raise CodecError(f"{name}: the weights are too large for exact arithmetic")
+        weight = np.rint(weight * 2.0**bits) * 2.0**-bits
+        grid = 2.0 ** (bits + cut)
+        return np.ascontiguousarray(weight), (np.rint(bias * grid) / grid)[:, None]
+
+
+class Arithmetic(NamedTuple):
+    """How finely a network is computed; part of what encoder and decoder share.
+
+    Attributes:
+        values: activations.
+        squares: the squares inside GDN.
+    """
+
+    values: Grid
+    squares: Grid
+
+
+SHORT = Arithmetic(Grid(LIMIT, (FRACTION,), 24), Grid(2.0**22, (FRACTION,), 24))
+LONG = Arithmetic(Grid(2.0**16, (4, 24), 40), Grid(2.0**32, (-12, 8, 28, 44), 40))
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -103,44 +128,43 @@ def relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0.0, out=x)
 
 
-def _fixed_weights(
-    name: str,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    limit: float,
-    cut: int,
-    finest: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight (O, K) and bias (O,) on a grid that keeps ``weight @ x + bias`` exact.
+class _Convolution:
+    """Sums over neighbours, by one matrix product per phase of the output.
 
-    Args:
-        name: of the layer, for messages.
-        weight: any floats.
-        bias: any floats.
-        limit: largest magnitude of the inputs.
-        cut: the inputs' coarsest slice, the one of most bits, has multiples of 2**-cut.
-        finest: the grid has multiples of 2**-finest, or coarser.
-
-    Raises:
-        CodecError: the weights are not finite, or so large that no useful grid is left.
+    Attributes:
+        values: grid of inputs and outputs.
+        taps: every neighbour, as (plane of the input, row, column).
+        phases: which taps, weight (out, taps * in) and bias (out, 1) of each phase.
     """
-    weight = np.rint(np.asarray(weight, np.float64) * 2.0**finest) * 2.0**-finest
-    bias = np.asarray(bias, np.float64)
-    total = np.abs(weight).sum(axis=1).max() + np.abs(bias).max() / limit
-    if not np.isfinite(total):
-        raise CodecError(f"{name}: the weights are not finite")
-    input_bits = cut + int(np.log2(limit))
-    used = input_bits + max(int(np.frexp(total)[1]), -16) + 1
-    bits = min(finest, SUM_BITS - used)
-    if bits < 8:
-        raise CodecError(f"{name}: the weights are too large for exact arithmetic")
-    weight = np.rint(weight * 2.0**bits) * 2.0**-bits
-    grid = 2.0 ** (bits + cut)
-    bias = np.rint(bias * grid) / grid
-    return np.ascontiguousarray(weight), bias[:, None]
+
+    values: Grid
+    taps: Sequence[tuple[int, int, int]]
+    phases: Sequence[tuple[slice, np.ndarray, np.ndarray]]
+
+    def _write(self, slices: Sequence[Sequence[np.ndarray]], outputs: Sequence[np.ndarray]) -> None:
+        """Write each phase to its output (out, rows, cols), in strips of rows.
+
+        Args:
+            slices: the planes (in, rows, cols) of each slice of the input.
+            outputs: of the phases.
+        """
+        inputs, (_, rows, cols) = len(slices[0][0]), outputs[0].shape
+        height = max(1, STRIP // (len(self.taps) * inputs * cols))
+        for top in range(0, rows, height):
+            n = min(height, rows - top)
+            patches = np.empty((len(self.taps), inputs, n, cols))
+            totals = [np.zeros((len(bias), n * cols)) for _, _, bias in self.phases]
+            for planes in slices:
+                for place, (plane, dy, dx) in enumerate(self.taps):
+                    patches[place] = planes[plane][:, top + dy : top + dy + n, dx : dx + cols]
+                for total, (chosen, weight, _) in zip(totals, self.phases, strict=True):
+                    total += weight @ patches[chosen].reshape(weight.shape[1], -1)
+            for total, (_, _, bias), output in zip(totals, self.phases, outputs, strict=True):
+                total += bias
+                output[:, top : top + n] = self.values.snap(total).reshape(-1, n, cols)
 
 
-class Conv:
+class Conv(_Convolution):
     """A 2-D convolution with zero padding of half the kernel; stride 1 or 2.
 
     Args:
@@ -159,49 +183,34 @@ class Conv:
         stride: int,
         arithmetic: Arithmetic = SHORT,
     ) -> None:
+        self.values, self.stride = arithmetic.values, stride
         self.outputs, self.inputs, self.kernel, _ = weight.shape
-        self.stride = stride
+        # One plane per position modulo the stride, so that every tap reads whole rows.
+        places = [divmod(offset, stride) for offset in range(self.kernel)]
+        self.taps = [(stride * y + x, dy, dx) for dy, y in places for dx, x in places]
         flat = weight.transpose(0, 2, 3, 1).reshape(self.outputs, -1)
-        self.arithmetic = arithmetic
-        self.weight, self.bias = _fixed_weights(
-            name, flat, bias, arithmetic.limit, arithmetic.cuts[0], arithmetic.finest
-        )
+        self.phases = [(slice(None), *self.values.weights(name, flat, bias))]
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (out, ceil(rows / stride), ceil(cols / stride)) for x (in, rows, cols)."""
         half, step = self.kernel // 2, self.stride
-        rows, cols = -(-x.shape[1] // step), -(-x.shape[2] // step)
-        margin = half + step
-        padded = np.pad(x, ((0, 0), (half, margin), (half, margin)))
-        # One plane per position modulo the stride, so that every tap reads whole rows.
+        padded = np.pad(x, ((0, 0), (half, half + step), (half, half + step)))
         slices = [
-            [
-                [np.ascontiguousarray(part[:, y::step, x::step]) for x in range(step)]
-                for y in range(step)
-            ]
-            for part in _slices(padded, self.arithmetic.cuts)
+            [np.ascontiguousarray(p[:, y::step, x::step]) for y in range(step) for x in range(step)]
+            for p in self.values.slices(padded)
         ]
         del padded
-        out = np.empty((self.outputs, rows, cols))
-        taps = self.inputs * self.kernel**2
-        height = max(1, STRIP // (taps * cols))
-        for top in range(0, rows, height):
-            n = min(height, rows - top)
-            patches = np.empty((self.kernel, self.kernel, self.inputs, n, cols))
-            total = np.zeros((self.outputs, n * cols))
-            for planes in slices:
-                for dy in range(self.kernel):
-                    row = top + dy // step
-                    for dx in range(self.kernel):
-                        plane = planes[dy % step][dx % step]
-                        patches[dy, dx] = plane[:, row : row + n, dx // step : dx // step + cols]
-                total += self.weight @ patches.reshape(taps, -1)
-            total += self.bias
-            out[:, top : top + n] = self.arithmetic.snap(total).reshape(self.outputs, n, cols)
+        out = np.empty((self.outputs, -(-x.shape[1] // step), -(-x.shape[2] // step)))
+        self._write(slices, [out])
         return out
 
 
-class Deconv:
+# Phases of a transposed convolution's output, and the neighbours that each needs of these.
+PHASES = {(0, 0): slice(0, 9), (0, 1): slice(2, 8), (1, 0): slice(0, 6), (1, 1): slice(2, 6)}
+NEIGHBOURS = [(1, 0), (2, 0), (1, 1), (1, 2), (2, 1), (2, 2), (0, 1), (0, 2), (0, 0)]
+
+
+class Deconv(_Convolution):
     """A transposed 5x5 convolution of stride 2 that doubles both sides.
 
     The same as ``ConvTranspose2d(k=5, stride=2, padding=2, output_padding=1)``.  Output 2m + a
@@ -215,62 +224,24 @@ class Deconv:
         arithmetic: of inputs and weights.
     """
 
-    # The neighbours (dy, dx) in an order in which each phase needs a contiguous range of them.
-    NEIGHBOURS: tuple[tuple[int, int], ...] = (
-        (1, 0),
-        (2, 0),
-        (1, 1),
-        (1, 2),
-        (2, 1),
-        (2, 2),
-        (0, 1),
-        (0, 2),
-        (0, 0),
-    )
-    PHASES: Mapping[tuple[int, int], slice] = MappingProxyType(
-        {(0, 0): slice(0, 9), (0, 1): slice(2, 8), (1, 0): slice(0, 6), (1, 1): slice(2, 6)}
-    )
+    taps = [(0, dy, dx) for dy, dx in NEIGHBOURS]  # noqa: RUF012
 
     def __init__(
         self, name: str, weight: np.ndarray, bias: np.ndarray, arithmetic: Arithmetic = SHORT
     ) -> None:
-        self.arithmetic = arithmetic
+        self.values = arithmetic.values
         self.inputs, self.outputs = weight.shape[:2]
-        self.phases = {}
-        for (a, b), chosen in self.PHASES.items():
-            taps = [
-                weight[:, :, 2 * (2 - dy) + a, 2 * (2 - dx) + b].T
-                for dy, dx in self.NEIGHBOURS[chosen]
-            ]
-            self.phases[a, b] = _fixed_weights(
-                name,
-                np.hstack(taps),
-                bias,
-                arithmetic.limit,
-                arithmetic.cuts[0],
-                arithmetic.finest,
-            )
+        self.phases = []
+        for (a, b), chosen in PHASES.items():
+            taps = [weight[:, :, 4 - 2 * dy + a, 4 - 2 * dx + b].T for dy, dx in NEIGHBOURS[chosen]]
+            self.phases.append((chosen, *self.values.weights(name, np.hstack(taps), bias)))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (out, 2 * rows, 2 * cols) for x (in, rows, cols)."""
-        _, rows, cols = x.shape
-        slices = _slices(np.pad(x, ((0, 0), (1, 1), (1, 1))), self.arithmetic.cuts)
-        out = np.empty((self.outputs, rows, 2, cols, 2))
-        height = max(1, STRIP // (9 * self.inputs * cols))
-        for top in range(0, rows, height):
-            n = min(height, rows - top)
-            patches = np.empty((9, self.inputs, n, cols))
-            totals = {phase: np.zeros((self.outputs, n * cols)) for phase in self.phases}
-            for part in slices:
-                for place, (dy, dx) in enumerate(self.NEIGHBOURS):
-                    patches[place] = part[:, top + dy : top + dy + n, dx : dx + cols]
-                for phase, (weight, _) in self.phases.items():
-                    chosen = patches[self.PHASES[phase]]
-                    totals[phase] += weight @ chosen.reshape(weight.shape[1], -1)
-            for (a, b), (_, bias) in self.phases.items():
-                total = self.arithmetic.snap(totals[a, b] + bias)
-                out[:, top : top + n, a, :, b] = total.reshape(self.outputs, n, cols)
-        return out.reshape(self.outputs, 2 * rows, 2 * cols)
+        slices = [[part] for part in self.values.slices(np.pad(x, ((0, 0), (1, 1), (1, 1))))]
+        out = np.empty((self.outputs, 2 * x.shape[1], 2 * x.shape[2]))
+        self._write(slices, [out[:, a::2, b::2] for a, b in PHASES])
+        return out
 
 
 class GDN:
@@ -295,11 +266,8 @@ class GDN:
         inverse: bool,
         arithmetic: Arithmetic = SHORT,
     ) -> None:
-        self.arithmetic = arithmetic
-        self.limit, self.cuts = arithmetic.square_limit, arithmetic.square_cuts
-        self.gamma, self.beta = _fixed_weights(
-            name, gamma, beta, self.limit, self.cuts[0], arithmetic.finest
-        )
+        self.values, self.squares = arithmetic
+        self.gamma, self.beta = self.squares.weights(name, gamma, beta)
         self.beta = np.maximum(self.beta, 2.0**-20)
         self.inverse = inverse
 
@@ -310,12 +278,12 @@ class GDN:
         width = max(1, STRIP // (4 * len(x)))
         for left in range(0, flat.shape[1], width):
             part = flat[:, left : left + width]
-            squares = snap(part * part, self.limit, self.cuts[-1])
+            squares = self.squares.snap(part * part)
             norm = np.zeros_like(part)
-            for piece in _slices(squares, self.cuts):
+            for piece in self.squares.slices(squares):
                 norm += self.gamma @ piece
             norm += self.beta
             np.sqrt(norm, out=norm)
             combined = part * norm if self.inverse else part / norm
-            out[:, left : left + width] = self.arithmetic.snap(combined)
+            out[:, left : left + width] = self.values.snap(combined)
         return out.reshape(x.shape)

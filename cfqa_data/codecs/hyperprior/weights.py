@@ -58,9 +58,8 @@ class Pad:
     align: str
 
     def __post_init__(self) -> None:
-        if not 1 <= self.multiple <= 1024 or self.mode not in ("edge", "zero"):
-            raise CodecError(f"no such padding: {self}")
-        if self.align not in ("start", "centre"):
+        choices = self.mode in ("edge", "zero") and self.align in ("start", "centre")
+        if not 1 <= self.multiple <= 1024 or not choices:
             raise CodecError(f"no such padding: {self}")
 
     def margins(self, shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -103,51 +102,43 @@ class HyperpriorWeights:
             raise CodecError(f"no such convention of coding: {self.convention!r}")
 
     @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], pad: Pad) -> HyperpriorWeights:
-        """Make the tables of a state dict: a scale takes the table nearest to it.
-
-        Raises:
-            CodecError: it lacks an entry.
-        """
-        scales = scale_table()
-        z_tables, medians = bottleneck_tables(*density(state))
-        return cls(
-            state=state,
-            pad=pad,
-            y_tables=gaussian_tables(scales),
-            y_thresholds=_fixed(np.sqrt(scales[:-1] * scales[1:])),
-            z_tables=z_tables,
-            medians=_fixed(medians) * 2.0**-FRACTION,
-        )
-
-    @classmethod
-    def as_published(
-        cls, state: Mapping[str, np.ndarray], pad: Pad, scales: np.ndarray | None = None
+    def from_state(
+        cls,
+        state: Mapping[str, np.ndarray],
+        pad: Pad,
+        scales: np.ndarray | None = None,
+        published: bool = False,
     ) -> HyperpriorWeights:
-        """Make the tables of a state dict as CompressAI makes them.
-
-        A scale takes the table next above it, and z is counted from the state's quantiles.
+        """Make the tables of a state dict.
 
         Args:
             state: arrays by CompressAI's names.
             pad: how planes are padded.
             scales: float64 (scales,), rising: the deviations of y's tables; the standard ones if
                 not given.
+            published: make them as CompressAI does: a scale takes the table next above it, not the
+                nearest, and z is counted from the state's quantiles, not from the density's own.
 
         Raises:
             CodecError: it lacks an entry.
         """
         scales = scale_table() if scales is None else scales
-        quantiles = state["entropy_bottleneck.quantiles"][:, 0].astype(np.float64)
-        z_tables, medians = bottleneck_tables(*density(state), quantiles, COMPRESSAI_BITS)
+        if published:
+            quantiles = state["entropy_bottleneck.quantiles"][:, 0].astype(np.float64)
+            z_tables, medians = bottleneck_tables(*density(state), quantiles, COMPRESSAI_BITS)
+            y_tables = gaussian_tables(scales, COMPRESSAI_TAIL, COMPRESSAI_BITS)
+            thresholds = scales[:-1]
+        else:
+            z_tables, medians = bottleneck_tables(*density(state))
+            y_tables, thresholds = gaussian_tables(scales), np.sqrt(scales[:-1] * scales[1:])
         return cls(
             state=state,
             pad=pad,
-            y_tables=gaussian_tables(scales, COMPRESSAI_TAIL, COMPRESSAI_BITS),
-            y_thresholds=_fixed(scales[:-1]),
+            y_tables=y_tables,
+            y_thresholds=_fixed(thresholds),
             z_tables=z_tables,
             medians=_fixed(medians) * 2.0**-FRACTION,
-            convention="compressai",
+            convention="compressai" if published else "cfqa",
         )
 
 
@@ -164,12 +155,12 @@ def density(
     Raises:
         CodecError: there is none.
     """
-    prefix = "entropy_bottleneck."
+    prefix = "entropy_bottleneck._"
     matrices, biases, factors = (
         [
-            np.asarray(state[f"{prefix}_{kind}{layer}"])
+            np.asarray(state[key])
             for layer in range(16)
-            if f"{prefix}_{kind}{layer}" in state
+            if (key := f"{prefix}{kind}{layer}") in state
         ]
         for kind in ("matrix", "bias", "factor")
     )
@@ -194,18 +185,12 @@ def write_ladder(
         facts: further metadata, JSON-safe.
     """
     first = models[0][1]
-    tensors = {
-        "tables.y.counts": first.y_tables.counts,
-        "tables.y.sizes": first.y_tables.sizes,
-        "tables.y.firsts": first.y_tables.firsts,
-        "tables.y.thresholds": first.y_thresholds,
-    }
+    tensors = vars(first.y_tables) | {"thresholds": first.y_thresholds}
+    tensors = {f"tables.y.{part}": array for part, array in tensors.items()}
     for index, (_, weights) in enumerate(models):
+        tables = vars(weights.z_tables) | {"medians": weights.medians}
+        tensors |= {f"{index}.tables.z.{part}": array for part, array in tables.items()}
         tensors |= {f"{index}.{key}": value for key, value in weights.state.items()}
-        tensors[f"{index}.tables.z.counts"] = weights.z_tables.counts
-        tensors[f"{index}.tables.z.sizes"] = weights.z_tables.sizes
-        tensors[f"{index}.tables.z.firsts"] = weights.z_tables.firsts
-        tensors[f"{index}.tables.z.medians"] = weights.medians
     header = {
         "name": name,
         "lambdas": [lmbda for lmbda, _ in models],

@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.datasets import FeatureSource
-from cfqa_data.eval.features import Features
-from cfqa_data.eval.metrics.base import first_nonfinite
+from cfqa_data.eval.features.batch import Features, first_nonfinite
+from cfqa_data.eval.features.datasets import FeatureSource
 from cfqa_data.loaders.ahead import read_ahead
 from cfqa_data.loaders.torch.codes import CodeTensors
 

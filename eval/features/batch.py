@@ -1,8 +1,8 @@
 """A batch of features, and what several metrics derive from it, each derived once.
 
 An evaluation scores forty compressed versions against one original with many metrics. What belongs
-to the original alone (its token norms, its Gram matrix) is then made once for all of them, and what
-belongs to a compressed feature once for all metrics.
+to the original alone (its token norms, its Gram matrix) is then computed once for all of them, and
+what belongs to a compressed feature once for all metrics.
 
 Precision: arithmetic is in the dtype of the values, float32 or float64, and means over tokens and
 slices are float64. Similarities near 1 are computed from the difference of unit vectors, on which
@@ -12,14 +12,14 @@ float32's rounding acts in second order only, never as a quotient of products.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial, wraps
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
-__all__ = ["Features", "as_features", "by_rows", "slice_mean"]
+__all__ = ["Features", "by_rows", "derived", "first_nonfinite", "slice_mean"]
 
+Derives = TypeVar("Derives", bound=Callable[..., Any])
 
 CHUNK = 2**18
 """Numbers of a temporary over rows: 1 MB of float32, which stays in a core's cache."""
@@ -48,11 +48,7 @@ class Features:
         return tuple(self.values.shape)
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what ``make()`` gives, made when it is first asked for under this key.
-
-        For what only one family derives, from a pair (see `cfqa_data.eval.pairs`), or from tokens
-        with one another (see `cfqa_data.eval.relations`).
-        """
+        """Return what ``make()`` gives, computed when it is first asked for under this key."""
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
@@ -68,14 +64,14 @@ class Features:
         return torch.linalg.vecdot(self.values, self.values).double()
 
     @cached_property
-    def spreads(self) -> Tensor:
+    def stds(self) -> Tensor:
         """Standard deviation of each token's channels, float64 (B, N, C, T).
 
         Exactly zero where all channels are equal, which rounding of their mean would hide.
         """
         z = self.values - self.values.mean(-1, keepdim=True)
-        spreads = torch.linalg.vector_norm(z, dim=-1).double() / z.shape[-1] ** 0.5
-        return spreads.masked_fill(self.values.amax(-1) == self.values.amin(-1), 0.0)
+        stds = torch.linalg.vector_norm(z, dim=-1).double() / z.shape[-1] ** 0.5
+        return stds.masked_fill(self.values.amax(-1) == self.values.amin(-1), 0.0)
 
     @cached_property
     def log_softmax(self) -> Tensor:
@@ -86,20 +82,31 @@ class Features:
     def centred(self) -> Tensor:
         """Tokens minus their mean, (B, N, C, T, D); exactly zero where all tokens are equal.
 
-        The first token is taken off before the mean: the mean of T equal numbers need not round to
+        The first token is subtracted before the mean: the mean of T equal numbers need not round to
         that number, and a measure of similarity would then measure the rounding.
         """
         z = self.values - self.values[..., :1, :]
         return z - z.mean(-2, keepdim=True)
 
 
-def as_features(*batches: Tensor | Features) -> tuple[Features, ...]:
-    """Return each batch as `Features`; one that is that already is returned as it is."""
-    return tuple(z if isinstance(z, Features) else Features(z) for z in batches)
+def derived(function: Derives) -> Derives:
+    """Keep what a function derives from ``(features, ...)``, or from a pair ``(x, y, ...)``.
+
+    It is kept on the features, or on ``y``, under the other arguments, and goes with them.
+    """
+
+    @wraps(function)
+    def kept(*arguments: Any) -> Any:
+        pair = isinstance(arguments[1], Features) if len(arguments) > 1 else False
+        owner = arguments[1] if pair else arguments[0]
+        others = (argument for argument in arguments if argument is not owner)
+        return owner.once((function, *others), partial(function, *arguments))
+
+    return kept  # type: ignore[return-value]
 
 
 def by_rows(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
-    """Apply a function of rows to a few rows at a time, so that what it makes stays in cache.
+    """Apply a function of rows to a few rows at a time, so that its temporaries stay in cache.
 
     Args:
         function: Takes rows of each batch, (b or 1, rows, D), and returns float64 (b, rows).
@@ -115,10 +122,22 @@ def by_rows(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
     if step >= tokens:
         return function(*flat).reshape(whole.shape[:-1])
     parts = range(0, tokens, step)
-    made = [function(*(z[:, first : first + step] for z in flat)) for first in parts]
-    return torch.cat(made, dim=1).reshape(whole.shape[:-1])
+    done = [function(*(z[:, first : first + step] for z in flat)) for first in parts]
+    return torch.cat(done, dim=1).reshape(whole.shape[:-1])
 
 
 def slice_mean(values: Tensor) -> Tensor:
     """Mean of (B, N, C, ...) over all but the first axis, float64 (B,)."""
     return values.flatten(1).mean(1, dtype=torch.float64)
+
+
+def first_nonfinite(batch: Tensor) -> int | None:
+    """Return the index of the first item that holds NaN or Inf, or None.
+
+    NaN or Inf cannot leave a sum. One of finite float32 values may overflow float32, which is when
+    the sum is taken again in float64, which it cannot overflow.
+    """
+    if batch.is_floating_point() and bool(batch.sum(-1).isfinite().all()):
+        return None
+    bad = ~batch.reshape(len(batch), -1).sum(1, dtype=torch.float64).isfinite()
+    return int(bad.int().argmax()) if bool(bad.any()) else None

@@ -1,50 +1,41 @@
-"""What several metrics derive from an original and a compressed batch, each derived once.
-
-It is kept on the compressed batch, so it is gone with that batch.
-"""
+"""What several metrics derive from an original and a compressed batch, each derived once."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from cfqa_data.eval.features.batch import Features, by_rows, derived
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
-from cfqa_data.eval.features import Features, by_rows
-
-__all__ = ["cosines", "error_energies", "errors", "opposite_gaps", "ratio", "square_gaps"]
+__all__ = ["cosines", "error_energies", "errors", "ratio", "square_gaps"]
 
 
+@derived
 def errors(x: Features, y: Features) -> Features:
     """Return ``y - x``: explicit differences, not an expansion, which would cancel."""
-    return y.once(("errors", x), lambda: Features(y.values - x.values))
+    return Features(y.values - x.values)
 
 
+@derived
 def error_energies(x: Features, y: Features) -> Tensor:
     """Return the sum of squares of each token's error, float64 (B, N, C, T)."""
-    return y.once(("error_energies", x), lambda: by_rows(_square_distance, x.values, y.values))
+
+    def energy(a: Tensor, b: Tensor) -> Tensor:
+        error = b - a
+        return torch.linalg.vecdot(error, error).double()
+
+    return by_rows(energy, x.values, y.values)
 
 
-def _square_distance(x: Tensor, y: Tensor) -> Tensor:
-    error = y - x
-    return torch.linalg.vecdot(error, error).double()
-
-
-def square_gaps(x: Features, y: Features) -> Tensor:
+@derived
+def square_gaps(x: Features, y: Features, sign: float = -1.0) -> Tensor:
     """Squared distance of each token's direction from its original's, ``|x/|x| - y/|y||^2``.
+
+    With a sign of 1 from the opposite direction, ``|x/|x| + y/|y||^2``.
 
     Returns:
         (B, N, C, T) float64 in [0, 4]; 2 where one of the two tokens is zero, as if they were at
         right angles.
     """
-    return y.once(("square_gaps", x), lambda: _square_gaps(x, y, -1.0))
-
-
-def opposite_gaps(x: Features, y: Features) -> Tensor:
-    """Squared distance from the opposite direction, ``|x/|x| + y/|y||^2``, as `square_gaps`."""
-    return _square_gaps(x, y, 1.0)
-
-
-def _square_gaps(x: Features, y: Features, sign: float) -> Tensor:
-    # Neither batch is normalised: y is brought to the length of x.
+    # Neither batch is normalised: y is scaled to the length of x.
     scale = ratio(x.norms, y.norms)[..., None].to(y.values.dtype)
 
     def length(a: Tensor, factor: Tensor, b: Tensor) -> Tensor:
@@ -66,8 +57,8 @@ def cosines(x: Features, y: Features) -> Tensor:
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
     """Return ``part / whole`` of numbers that are not negative.
 
-    Where ``whole`` is zero it is 0 if ``part`` is zero too, and 1 otherwise: with nothing to
-    measure by, what was added counts as much as a loss of everything.
+    Where ``whole`` is zero it is 0 if ``part`` is zero too, and 1 otherwise: any error of an
+    original that is zero counts as much as the loss of all of it.
     """
     empty = whole == 0
     return torch.where(empty, (part != 0).to(part.dtype), part / whole.masked_fill(empty, 1.0))

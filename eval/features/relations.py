@@ -1,40 +1,43 @@
 """What several metrics derive from the relations among the tokens of a slice, each derived once.
 
 T x T matrices: what stays is kept in the dtype of the features, or in float64 where differences of
-it are looked at, and what is made on the way is of one slice at a time.
+it matter, and temporaries are of one slice at a time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import wraps
+from itertools import product
+from typing import Any, NamedTuple, TypeVar
 
-import torch
-from torch import Tensor
-
-from cfqa_data.eval.features import Features, by_rows
+from cfqa_data.eval.features.batch import Features, by_rows, derived
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
 __all__ = [
     "ROUNDING",
-    "Directions",
+    "UnitArrays",
     "alignment",
     "by_slice",
-    "points",
+    "centred_tokens",
+    "per_slice",
     "squared_distances",
     "token_cosines",
     "unit",
     "upper",
 ]
 
+Made = TypeVar("Made")
+
 ROUNDING = 2.0**-44
 """Differences of inner products in float64 up to this, relative to the products, are rounding."""
 
 GROUP = 2**23
-"""Numbers of a temporary that is made at once, where one slice is not more: 64 MB of float64."""
+"""Numbers of a temporary over several slices, unless one slice has more: 64 MB of float64."""
 
 
-class Directions(NamedTuple):
+class UnitArrays(NamedTuple):
     """Arrays of norm 1, one for each slice.
 
     Attributes:
@@ -46,11 +49,12 @@ class Directions(NamedTuple):
     missing: Tensor
 
 
-def by_slice(make: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> tuple[Tensor, ...]:
+def by_slice(make: Callable[..., Made], *batches: Tensor) -> Made:
     """Apply a function slice by slice, or to a slice of several items at once where they are small.
 
     Args:
-        make: Takes a (b or 1, ...) part of each batch and returns one or several (b, ...).
+        make: Takes a (b or 1, ...) part of each batch and returns a tensor (b, ...), or a named
+            tuple of them.
         batches: (B, N, C, ...) tensors; all but the last may have a batch of 1.
 
     Returns:
@@ -58,26 +62,48 @@ def by_slice(make: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> tuple
     """
     whole = batches[-1]
     group = max(1, GROUP // max(whole.shape[3:]) ** 2)
+    places = list(product(range(0, len(whole), group), *map(range, whole.shape[1:3])))
     outs: list[Tensor] = []
-    for start in range(0, len(whole), group):
+    for start, view, layer in places:
         part = slice(start, start + group)
-        for view in range(whole.shape[1]):
-            for layer in range(whole.shape[2]):
-                made = make(*(z[part if len(z) > 1 else slice(1), view, layer] for z in batches))
-                if len(whole) <= group and whole.shape[1:3] == (1, 1):
-                    return tuple(one[:, None, None] for one in made)
-                if not outs:
-                    outs = [one.new_empty((*whole.shape[:3], *one.shape[1:])) for one in made]
-                for out, one in zip(outs, made, strict=True):
-                    out[part, view, layer] = one
-    return tuple(outs)
+        made: Any = make(*(z[part if len(z) > 1 else slice(1), view, layer] for z in batches))
+        tensors = made if isinstance(made, tuple) else (made,)
+        if len(places) == 1:
+            outs = [one[:, None, None] for one in tensors]
+            break
+        if not outs:
+            outs = [one.new_empty((*whole.shape[:3], *one.shape[1:])) for one in tensors]
+        for out, one in zip(outs, tensors, strict=True):
+            out[part, view, layer] = one
+    found: Any = type(made)(*outs) if isinstance(made, tuple) else outs[0]
+    return found
 
 
-def points(values: Tensor) -> Tensor:
+def per_slice(
+    *sources: Callable[[Features], Tensor],
+) -> Callable[[Callable[..., Made]], Callable[[Features], Made]]:
+    """Derive from features, by `by_slice`, what the function below makes of their slices.
+
+    Args:
+        sources: Derive more tensors, whose slices the function takes after those of the values.
+    """
+
+    def define(make: Callable[..., Made]) -> Callable[[Features], Made]:
+        @derived
+        @wraps(make)
+        def kept(z: Features) -> Made:
+            return by_slice(make, z.values, *(source(z) for source in sources))
+
+        return kept
+
+    return define
+
+
+def centred_tokens(values: Tensor) -> Tensor:
     """Return the centred tokens of some slices in units of a power of two.
 
     The unit brings the greatest magnitude of a slice to between 1/2 and 1, so that no product
-    overflows or vanishes; a power of two, so that nothing is rounded. The first token is taken off
+    overflows or vanishes; a power of two, so that nothing is rounded. The first token is subtracted
     before the mean, as in `Features.centred`.
 
     Args:
@@ -99,7 +125,8 @@ def _power_of_two(z: Tensor) -> Tensor:
     return scales.nan_to_num_(nan=2.0**100).clamp_(max=2.0**100)
 
 
-def squared_distances(z: Features) -> Tensor:
+@per_slice()
+def squared_distances(values: Tensor) -> Tensor:
     """Squared Euclidean distances between tokens, in units of each slice's own.
 
     Expanded, but in float64 and of centred tokens, so that what cancels is far below the rounding
@@ -108,34 +135,26 @@ def squared_distances(z: Features) -> Tensor:
     Returns:
         (B, N, C, T, T) float64.
     """
-    return z.once("squared_distances", lambda: by_slice(_squared_distances, z.values)[0])
-
-
-def _squared_distances(values: Tensor) -> tuple[Tensor]:
-    z = points(values.double())
-    products = z @ z.mT
+    tokens = centred_tokens(values.double())
+    products = tokens @ tokens.mT
     lengths = products.diagonal(dim1=-2, dim2=-1)
     both = lengths[..., :, None] + lengths[..., None, :]
     squares = products.mul_(-2.0).add_(both)
-    squares.masked_fill_(squares <= both.mul_(ROUNDING), 0.0)
-    return (squares,)
+    return squares.masked_fill_(squares <= both.mul_(ROUNDING), 0.0)
 
 
-def token_cosines(z: Features) -> Tensor:
+@per_slice()
+def token_cosines(values: Tensor) -> Tensor:
     """Cosines between the tokens of a slice, not centred; 0 with a zero token.
 
     Returns:
         (B, N, C, T, T) float64.
     """
-    return z.once("token_cosines", lambda: by_slice(_token_cosines, z.values)[0])
-
-
-def _token_cosines(values: Tensor) -> tuple[Tensor]:
-    z = values.double()
-    z = z * _power_of_two(z)
-    norms = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-    z /= norms.masked_fill_(norms == 0, 1.0)
-    return (z @ z.mT,)
+    tokens = values.double()
+    tokens = tokens * _power_of_two(tokens)
+    norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+    tokens /= norms.masked_fill_(norms == 0, 1.0)
+    return tokens @ tokens.mT
 
 
 def upper(matrices: Tensor) -> Tensor:
@@ -145,7 +164,7 @@ def upper(matrices: Tensor) -> Tensor:
     return matrices[..., rows, columns]
 
 
-def unit(matrices: Tensor, floor: float = 0.0) -> Directions:
+def unit(matrices: Tensor, floor: float = 0.0) -> UnitArrays:
     """Divide (b, m, n) matrices by their norms, in place; zeros where the norm is <= ``floor``.
 
     The norm is taken by rows first: float32 sums over whole matrices were off by 3e-5.
@@ -153,14 +172,10 @@ def unit(matrices: Tensor, floor: float = 0.0) -> Directions:
     norms = torch.linalg.vector_norm(matrices, dim=-1).double().square().sum(-1).sqrt()
     missing = norms <= floor
     scales = norms.masked_fill(missing, math.inf).reciprocal().to(matrices.dtype)
-    return Directions(matrices.mul_(scales[:, None, None]), missing)
+    return UnitArrays(matrices.mul_(scales[:, None, None]), missing)
 
 
-def _gap(x: Tensor, y: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x - y, dim=-1).double()
-
-
-def alignment(x: Directions, y: Directions) -> Tensor:
+def alignment(x: UnitArrays, y: UnitArrays) -> Tensor:
     """Cosine of the angle between two matrices, per slice; 0 where one of the two is missing.
 
     ``1 - |x - y|^2 / 2`` keeps the digits that a sum of products loses near 1.
@@ -172,5 +187,9 @@ def alignment(x: Directions, y: Directions) -> Tensor:
     Returns:
         (B, N, C) float64 in [-1, 1].
     """
-    gaps = by_rows(_gap, x.arrays, y.arrays).square().sum(-1)
+
+    def gap(a: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(a - b, dim=-1).double()
+
+    gaps = by_rows(gap, x.arrays, y.arrays).square().sum(-1)
     return (1.0 - gaps / 2.0).clamp_(-1.0, 1.0).masked_fill_(x.missing | y.missing, 0.0)
