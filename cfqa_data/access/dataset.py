@@ -8,7 +8,7 @@ and a pickled dataset opens its files anew.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
@@ -254,29 +254,23 @@ def load(
     import pyarrow.compute as pc
 
     folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
-    tasks = list(folder.manifest.tasks)
+    held = folder.manifest.tasks
+
+    def one_of(what: str, known: Collection[str]) -> Callable[[object], object]:
+        def check(value: object) -> object:
+            if not isinstance(value, str) or value not in known:
+                raise CfqaError(f"{path}: {unknown_name(what, value, known)}")
+            return value
+
+        return check
+
     if task is not None:
-        if not isinstance(task, str) or task not in tasks:
-            raise CfqaError(f"{path}: {unknown_name('task', task, tasks)}")
-        tasks = [task]
-    sources = {entry: None for name in tasks for entry in folder.manifest.tasks[name].sources}
-
-    codecs = {codec: None for name in tasks for codec in folder.manifest.tasks[name].codecs}
-
-    chosen = codecs.keys() if codec is None else set(_several(codec))
-    entries = (folder.manifest.tasks[name].codecs.items() for name in tasks)
-    levels = max((len(c.levels) for held in entries for n, c in held if n in chosen), default=1)
-
-    def check_codec(value: object) -> object:
-        if not isinstance(value, str) or value not in codecs:
-            raise CfqaError(f"{path}: {unknown_name('codec', value, codecs)}")
-        return value
-
-    def check_source(value: object) -> object:
-        if not isinstance(value, str) or value not in sources:
-            raise CfqaError(f"{path}: {unknown_name('source', value, sources)}")
-        return value
-
+        one_of("task", held)(task)
+    tasks = [name for name in held if task in (None, name)]
+    sources = {source: None for name in tasks for source in held[name].sources}
+    codecs = [entry for name in tasks for entry in held[name].codecs.values()]
+    chosen = None if codec is None else _several(codec)
+    levels = max((len(c.levels) for c in codecs if chosen is None or c.name in chosen), default=1)
     labels = pa.concat_tables([folder.labels(name) for name in tasks])
     folds = sorted(pc.unique(labels["fold"]).to_pylist())
 
@@ -287,9 +281,9 @@ def load(
         return operator.index(value)
 
     for column, wanted, check in (
-        ("codec", codec, check_codec),
+        ("codec", chosen, one_of("codec", dict.fromkeys(c.name for c in codecs))),
         ("level", level, lambda value: check_level(value, levels)),
-        ("source_id", source, check_source),
+        ("source_id", source, one_of("source", sources)),
         ("fold", fold, check_fold),
     ):
         if wanted is not None:
