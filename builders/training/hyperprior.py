@@ -39,8 +39,8 @@ from cfqa_data.builders.training.hyperprior_published import published
 from cfqa_data.builders.training.hyperprior_workers import train, train_all
 from cfqa_data.codecs.hyperprior.weights import write_ladder
 from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.format.first import TASKS
 from cfqa_data.format.storage import write_text
-from cfqa_data.format.tasks import TASKS
 from cfqa_data.guard import check_guard
 from cfqa_data.paths import expanded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cfqa_data.errors import BuildError
-from cfqa_data.format.tasks import TASKS
+from cfqa_data.format.first import TASKS
 
 __all__ = ["read_planes", "sample_batch"]
 
