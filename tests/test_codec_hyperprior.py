@@ -17,7 +17,7 @@ import torch
 from codec_samples import SHAPES, extreme_planes, feature_plane, ideal_bits, mse
 from safetensors.numpy import load_file, save_file
 
-from cfqa_data.builders.training.hyperprior import main, train, train_ladders
+from cfqa_data.builders.training.hyperprior import main, train_ladders
 from cfqa_data.builders.training.hyperprior_plan import Job, Settings, plan
 from cfqa_data.builders.training.hyperprior_start import (
     block_statistics,
@@ -25,6 +25,7 @@ from cfqa_data.builders.training.hyperprior_start import (
     start_at_transform,
     step_size,
 )
+from cfqa_data.builders.training.hyperprior_train import train
 from cfqa_data.codecs import get_codec
 from cfqa_data.codecs.hyperprior.codec import Hyperprior, HyperpriorCodec, load_hyperprior
 from cfqa_data.codecs.hyperprior.module import GDN, ScaleHyperprior

@@ -71,5 +71,6 @@ BACKBONES = Registry(
         "stored": "cfqa_data.builders.backbones.stored:Stored",
     },
     BuildError,
+    Backbone,
 )
 """All backbones by name."""

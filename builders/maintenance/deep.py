@@ -241,7 +241,7 @@ class _Look(Stage):
         tasks: set[str] = set()
         try:
             recipe = recipe_of(manifest, self.plugins)
-            if self.untrusted and not all(f.builtin for f in Models(recipe).found().values()):
+            if self.untrusted and not all(found.builtin for _, found in Models(recipe).classes()):
                 raise RecipeError("classes of other packages are not run on a stranger's data")
         except CfqaError as error:
             notes.append(f"scores are not computed again: {error}")

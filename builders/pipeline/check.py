@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.access.weights import resolve_weights
-from cfqa_data.builders.backbones.base import BACKBONES
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models, codec_for
-from cfqa_data.builders.tasks.base import TASKS
-from cfqa_data.codecs import CODECS
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.recipe.load import Ladder, Recipe
@@ -72,13 +69,13 @@ def packages_of(models: Models) -> dict[str, dict[str, str]]:
         CfqaError: a class is not there, or would be taken for a built-in one in the manifest.
     """
     packages = {}
-    kinds = {"codecs": CODECS, "backbone": BACKBONES, "tasks": TASKS}
-    for where, found in models.found().items():
+    for registry, found in models.classes():
         if found.builtin:
             continue
-        registry = next((r for part, r in kinds.items() if part in where.split(".")), None)
-        if registry and registry.recorded(found.name) in registry.builtin:
-            raise BuildError(f"{where}: {found.name} calls itself like a built-in {registry.kind}")
+        if (name := registry.recorded(found.name)) in registry.builtin:
+            raise BuildError(
+                f"{found.name} calls itself {name!r}, as a {registry.kind} of cfqa-data"
+            )
         packages[found.package] = {"version": found.version, "sha256": found.sha256}
     return packages
 

@@ -17,13 +17,13 @@ from cfqa_data.builders.backbones.base import BACKBONES, Backbone
 from cfqa_data.builders.pipeline.plan import PLAN, Item, Plan
 from cfqa_data.builders.sources.base import SOURCES, Source
 from cfqa_data.builders.tasks.base import TASKS, Task
-from cfqa_data.codecs import get_codec
+from cfqa_data.codecs import CODECS, get_codec
 from cfqa_data.errors import BuildError, CfqaError, CodecError
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.invariants import fold_of
 from cfqa_data.format.layout import Layout
 from cfqa_data.recipe.load import Ladder, Recipe
-from cfqa_data.registry import Found, bind_options
+from cfqa_data.registry import Found, Registry, bind_options
 
 __all__ = ["BASELINES", "Models", "Selected", "Tools", "check_feature", "codec_for"]
 
@@ -103,7 +103,11 @@ class Models:
         options = spec.options if spec.kind else {"num_heads": spec.num_heads}
         weights = resolve_weights(spec.weights) if spec.weights else None
         backbone: Backbone = made(
-            self.found()["backbone"], options, "backbone", BuildError, weights=weights
+            BACKBONES.find(spec.kind or "dinov2", classes=True),
+            options,
+            "backbone",
+            BuildError,
+            weights=weights,
         )
         return backbone
 
@@ -121,6 +125,7 @@ class Models:
                 f"tasks.{name}",
                 BuildError,
                 backbone=self.backbone,
+                blocks=spec.blocks,
                 weights=resolve_weights(spec.head) if spec.head else None,
             )
         return self._tasks[name]
@@ -155,16 +160,17 @@ class Models:
         shape = (None, len(blocks), None, self.backbone.width)
         return check_feature(feature, f"{task}: {what} by the backbone", shape)
 
-    def found(self) -> dict[str, Found]:
-        """Return every class that takes part, by what it is in the recipe."""
-        recipe = self.recipe
-        found = {"backbone": BACKBONES.find(recipe.backbone.kind or "dinov2", classes=True)}
-        for name, spec in recipe.tasks.items():
-            found[f"tasks.{name}"] = TASKS.find(spec.task_class, classes=True)
-            found[f"tasks.{name}.source"] = SOURCES.find(spec.source.kind, classes=True)
-            for codec, ladder in spec.ladders.items():
-                found[f"tasks.{name}.codecs.{codec}"] = ladder.found
-        return found
+    def classes(self) -> list[tuple[Registry, Found]]:
+        """Return every class that takes part, and what it was found in.
+
+        Raises:
+            CfqaError: one is not there, or not of its kind.
+        """
+        names = [(BACKBONES, self.recipe.backbone.kind or "dinov2")]
+        for spec in self.recipe.tasks.values():
+            names += [(TASKS, spec.task_class), (SOURCES, spec.source.kind)]
+            names += [(CODECS, ladder.kind or codec) for codec, ladder in spec.ladders.items()]
+        return [(kind, kind.find(name, classes=True)) for kind, name in names]
 
 
 @dataclass(frozen=True)

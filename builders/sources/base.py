@@ -99,6 +99,7 @@ SOURCES = Registry(
         "features": "cfqa_data.builders.sources.folders:Features",
     },
     BuildError,
+    Source,
 )
 """All sources by name."""
 

@@ -27,6 +27,9 @@ __all__ = ["COUNTS", "FITTED_ON", "fit_tables", "main", "training_features", "tr
 COUNTS: Mapping[str, int] = {"cls": 1500, "seg": 750, "dpt": 400}
 """Features per task that the learned codec is trained on, by default."""
 
+OTHERS = 400
+"""Features of any other task."""
+
 FITTED_ON = 10
 """Features per task that its k-means tables are fitted on."""
 
@@ -83,7 +86,7 @@ def _write(chosen: argparse.Namespace) -> None:
     tables, planes = {}, {}
     for task in recipe.tasks:
         tables[task] = fit_tables(models, task)
-        planes[task] = training_planes(models, task, tables[task], getattr(chosen, task))
+        planes[task] = training_planes(models, task, tables[task], getattr(chosen, task, OTHERS))
         print(f"{task}: {planes[task].shape[0]} planes of {planes[task].shape[1:]}")
     if chosen.tables:
         write_tensors(chosen.tables, tables)
