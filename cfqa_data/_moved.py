@@ -24,7 +24,7 @@ _HOMES = {
         "recipe": "portable recipe_specs=spec remembered",
     },
     "cfqa_data.codecs": {
-        "h26x": "annexb hevc program reference reference_software=reference video vvc",
+        "h26x": "annexb=vvc hevc program reference reference_software=reference video vvc",
         "hyperprior": "entropy_coder entropy_escapes=entropy_coder entropy_tables fixed_point "
         "hyperprior_checkpoint=checkpoint hyperprior_module=module hyperprior_strips=strips "
         "hyperprior_weights=weights",
