@@ -18,12 +18,13 @@ _HOMES = {
         "weights",
         "console": "progress terminal text",
         "format": "codes invariants layout limits manifest packing "
-        "paper_quantizers=quantizers parquet pointers quantizers resources schema storage tasks",
+        "paper_quantizers=quantizers parquet pointers quantizers resources schema storage "
+        "tasks=first",
         "integrity": "consistency health summary verify",
         "recipe": "portable recipe_specs=spec remembered",
     },
     "cfqa_data.codecs": {
-        "h26x": "annexb hevc program reference reference_software=reference video vvc",
+        "h26x": "annexb=vvc hevc program reference reference_software=reference video vvc",
         "hyperprior": "entropy_coder entropy_escapes=entropy_coder entropy_tables fixed_point "
         "hyperprior_checkpoint=checkpoint hyperprior_module=module hyperprior_strips=strips "
         "hyperprior_weights=weights",

@@ -8,9 +8,7 @@ from cfqa_data.codecs.hyperprior.entropy_coder import TableCoder
 from cfqa_data.codecs.hyperprior.entropy_tables import PRECISION
 from cfqa_data.testing.codecs import feature_plane
 
-__all__ = ["SHAPES", "extreme_planes", "feature_plane", "ideal_bits", "mse"]
-
-SHAPES = [(65, 192), (130, 192), (17, 31), (64, 64)]
+__all__ = ["extreme_planes", "feature_plane", "ideal_bits", "mse"]
 
 
 def extreme_planes(rows: int, cols: int, peak: int) -> dict[str, np.ndarray]:

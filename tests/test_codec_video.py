@@ -10,7 +10,7 @@ import pytest
 from codec_samples import extreme_planes, feature_plane, mse
 
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.h26x.annexb import nal_type, nal_units
+from cfqa_data.codecs.h26x.vvc import nal_type, nal_units
 from cfqa_data.errors import CodecError, MissingDependencyError
 
 VIDEO = ["x265", "vvenc"]

@@ -17,9 +17,9 @@ from mock_dataset import toy_recipe, toy_recipe_dict
 from cfqa_data.codecs.base import FeatureCodec
 from cfqa_data.errors import RecipeError
 from cfqa_data.format.facts import Parameter
+from cfqa_data.format.first import CODECS, LAYERS, LEVELS, TASKS
 from cfqa_data.format.quantizers import KMeansQuantizer
 from cfqa_data.format.storage import write_tensors
-from cfqa_data.format.tasks import CODECS, LEVELS, TASKS
 from cfqa_data.recipe.load import Recipe, list_recipes, load_recipe
 
 TOML = """
@@ -72,13 +72,13 @@ def test_the_paper_s_recipe_needs_the_tables_that_its_features_give(
     assert {tuple(task.ladders) for task in bare.tasks.values()} == {("hm", "vtm")}
     centers = np.arange(256, dtype=np.float32)
     (tmp_path / "weights").mkdir()
-    tables = {task: np.tile(centers, (spec.layers, 1)) for task, spec in TASKS.items()}
+    tables = {task: np.tile(centers, (layers, 1)) for task, layers in LAYERS.items()}
     write_tensors(tmp_path / "weights" / "kmeans.safetensors", tables)
     recipe = load_recipe("paper")
     for name, task in recipe.tasks.items():
         assert list(task.ladders) == ["hm", "vtm", *LEARNED]
         assert task.ladders["vtm"].levels == tuple(range(2, 21, 2))
-        assert task.ladders["hyperprior_multi_task"].quantizer.layers == TASKS[name].layers
+        assert task.ladders["hyperprior_multi_task"].quantizer.layers == LAYERS[name]
     assert [len(task.blocks) for task in recipe.tasks.values()] == [1, 1, 4]
 
 
@@ -103,7 +103,7 @@ def test_tasks_and_codecs_come_in_the_fixed_order() -> None:
         task["codecs"] = dict(reversed(task["codecs"].items()))
     recipe = Recipe.from_dict(data)
     assert list(recipe.tasks) == list(TASKS)
-    assert list(recipe.tasks["cls"].ladders) == sorted(task["codecs"], key=CODECS.index)
+    assert list(recipe.tasks["cls"].ladders) == sorted(task["codecs"], key=list(CODECS).index)
 
 
 def test_a_recipe_file_of_one_s_own(tmp_path: Path) -> None:
@@ -124,8 +124,12 @@ def test_a_source_s_folder_is_relative_to_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(
         'extends = "nano"\nname = "own"\n[tasks.cls.source]\nkind = "imagenet"\n'
         '[tasks.cls.source.options]\nroot = "val"\nlist = "root://lists/cls.txt"\n'
+        '[tasks.seg.options]\nlexicon = "./words.txt"\nmode = "words.txt"\n'
     )
-    options = load_recipe(tmp_path / "own.toml").tasks["cls"].source.options
+    recipe = load_recipe(tmp_path / "own.toml")
+    options = recipe.tasks["cls"].source.options
+    lexicon = str(tmp_path / "words.txt")
+    assert recipe.tasks["seg"].options == {"lexicon": lexicon, "mode": "words.txt"}
     assert options["root"] == str(tmp_path / "val")
     assert options["list"] == "root://lists/cls.txt"
 
@@ -175,16 +179,19 @@ def _qps(first: int, end: int) -> dict[str, Any]:
         (_set("backbone", "origin", to=0), "backbone.origin must be a text"),
         (
             _set("tasks", "dpt", "blocks", to=[1, 3, 5]),
-            "tasks.dpt: codecs.x265: the q.* the task 3",
+            "tasks.dpt.codecs.x265: the q.* the task 3",
         ),
         (_set("tasks", "Dpt", to=toy_recipe_dict()["tasks"]["dpt"]), "'Dpt' is no name of a task"),
-        (_set("tasks", "cls", "head", to=None), "tasks.cls: head must be a text"),
-        (_set("tasks", "cls", "sources", to=0), "tasks.cls: sources must be a whole number"),
+        (_set("tasks", "cls", "head", to=None), "tasks.cls.head: classification needs weights"),
+        (_set("tasks", "cls", "sources", to=0), "tasks.cls.sources must be a whole number"),
         (_set("sources_per_task", to=None), "sources_per_task must be"),
         (_set(*X265, "quantizer", to=None), "x265.quantizer: a codec on planes needs one"),
         (_set("backbone", "class", to="vit"), "unknown key in backbone 'num_heads'"),
         (_set("tasks", "dpt", "blocks", to=[7, 5, 3, 1]), "rising"),
-        (_set("tasks", "cls", "blocks", to=["7"]), "whole numbers"),
+        (
+            _set("tasks", "cls", "blocks", to=["7"]),
+            "tasks.cls.blocks must be a whole number of at least 0",
+        ),
         (_set("tasks", "cls", "source", "seed", to=-1), "source.seed"),
         (_set("tasks", "cls", "codecs", to={}), "at least one codec"),
         (_set("tasks", "cls", "codecs", "x256", to={}), "codecs.x256 lacks"),
@@ -235,7 +242,7 @@ def test_tasks_codecs_and_counts_of_one_s_own(monkeypatch: pytest.MonkeyPatch) -
     recipe = Recipe.from_dict(data)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     assert recipe.sources("words") == 4
-    assert recipe.paths == ("./a.txt", "root://words.txt")
+    assert recipe.paths == ("root://words.txt", "./a.txt")
     again = recipe.tasks["words"].ladders["again"]
     assert again.facts == replace(Half.facts(), name="again")
     assert (again.found.package, len(again.found.sha256)) == ("own_codecs", 64)

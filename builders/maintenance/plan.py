@@ -147,12 +147,6 @@ class Steps:
     card: bool
     impossible: tuple[Fault, ...]
 
-    def stages(
-        self, files: LocalFiles, plugins: tuple[str | type, ...], layout: Layout
-    ) -> list[BuildStage]:
-        """Return the stages of a repair in a scratch folder."""
-        return stages_of(self.plan, files, plugins, layout)
-
 
 def stages_of(
     plan: Plan, files: LocalFiles, plugins: tuple[str | type, ...], layout: Layout

@@ -125,6 +125,7 @@ class Models:
                 f"tasks.{name}",
                 BuildError,
                 backbone=self.backbone,
+                blocks=spec.blocks,
                 weights=resolve_weights(spec.head) if spec.head else None,
             )
         return self._tasks[name]

@@ -20,8 +20,9 @@ __all__ = ["TASKS", "Task"]
 class Task(ABC):
     """Scores features of one backbone.
 
-    The arguments of a subclass are `backbone`, `weights` (the path of its head, or None), either
-    of which it may leave out, and a recipe's `options`.
+    The arguments of a subclass are `backbone`, `blocks` (the numbers of the layers that its
+    features have), `weights` (the path of its head, or None), any of which it may leave out, and a
+    recipe's `options`.
 
     Attributes:
         facts: what it measures.

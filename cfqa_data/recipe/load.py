@@ -16,12 +16,12 @@ from cfqa_data.format.limits import LARGEST_TEXT, parse_toml, read_limited
 from cfqa_data.format.resources import ROOT_VARIABLE, is_uri, locate, resolve
 from cfqa_data.paths import absolute_path, exists, is_file, real_path
 from cfqa_data.recipe.spec import (
-    SOURCE_PATHS,
     BackboneSpec,
     Ladder,
     Recipe,
     SourceSpec,
     TaskSpec,
+    places_of_paths,
 )
 
 __all__ = [
@@ -101,18 +101,11 @@ def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:
     """Make the paths in a recipe file's data absolute and put k-means tables in, in place."""
     if fitted:
         _check_tables(data, base)
-    backbone = data.get("backbone")
-    if isinstance(backbone, dict):
-        _make_absolute(backbone, "weights", base)
+    for table, key in places_of_paths(data):
+        if not is_uri(table[key]):
+            table[key] = str(absolute_path(table[key], base))
     for name, task in _tables(data, "tasks"):
-        _make_absolute(task, "head", base)
-        source = task.get("source")
-        options = source.get("options") if isinstance(source, dict) else None
-        if isinstance(options, dict):
-            for key in SOURCE_PATHS:
-                _make_absolute(options, key, base)
         for codec, ladder in _tables(task, "codecs"):
-            _make_absolute(ladder, "models", base)
             quantizer = ladder.get("quantizer")
             if isinstance(quantizer, dict) and isinstance(quantizer.get("centers"), str):
                 if fitted or is_file(locate(quantizer["centers"], base)):
@@ -130,9 +123,8 @@ def _check_tables(data: dict[str, Any], base: Path) -> None:
     tasks = [task for _, task in _tables(data, "tasks")]
     ladders = [ladder for task in tasks for _, ladder in _tables(task, "codecs")]
     quantizers = [found for ladder in ladders if isinstance(found := ladder.get("quantizer"), dict)]
-    backbone = data.get("backbone")
-    named = [backbone.get("weights")] if isinstance(backbone, dict) else []
-    named += [task.get("head") for task in tasks] + [ladder.get("models") for ladder in ladders]
+    files = ("weights", "head", "models")
+    named = [table[key] for table, key in places_of_paths(data) if key in files]
     centers = _missing([quantizer.get("centers") for quantizer in quantizers], base)
     if centers and (missing := centers | _missing(named, base)).keys() > centers.keys():
         under_root = f"; {ROOT_VARIABLE} says where root:// is" if any(map(is_uri, missing)) else ""
@@ -151,12 +143,6 @@ def _tables(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
     tables = data.get(key)
     entries = tables.items() if isinstance(tables, dict) else ()
     return [(name, entry) for name, entry in entries if isinstance(entry, dict)]
-
-
-def _make_absolute(table: dict[str, Any], key: str, base: Path) -> None:
-    uri = table.get(key)
-    if isinstance(uri, str) and uri and not is_uri(uri):
-        table[key] = str(absolute_path(uri, base))
 
 
 def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:

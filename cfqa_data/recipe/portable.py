@@ -14,7 +14,7 @@ from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import ROOT, is_uri
 from cfqa_data.recipe.load import Ladder, Recipe
-from cfqa_data.recipe.spec import PROGRAMS, SOURCE_PATHS, TASK_CLASSES
+from cfqa_data.recipe.spec import PROGRAMS, SOURCE_PATHS, places_of_classes
 from cfqa_data.registry import Registry, own_name
 
 __all__ = [
@@ -98,7 +98,7 @@ def portable(recipe: Recipe) -> Recipe:
 def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as a manifest holds it: portable, and without any `module:Class`."""
     data = portable(recipe).to_dict()
-    for kind, table, key, _ in _classes(data):
+    for kind, table, key, _ in places_of_classes(data):
         if key in table:
             table[key] = Registry(kind, {}, FormatError).recorded(table[key])
     return data
@@ -120,7 +120,7 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str | type] = ()) -> Recipe:
     named = {own_name(registry.find(text, classes=True).target): text for text in texts}
     data = copy.deepcopy(dict(manifest.recipe))
     try:
-        for kind, table, key, default in _classes(data):
+        for kind, table, key, default in places_of_classes(data):
             name = table.get(key, default)
             if isinstance(name, str) and ":" in name:
                 raise FormatError(f"{name!r} is no name of a {kind} in a manifest")
@@ -131,16 +131,6 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str | type] = ()) -> Recipe:
         made = ", ".join(f"{name} {p['version']}".strip() for name, p in manifest.packages.items())
         remedy = f"; install {made}, or name its classes by --plugin module:Class" if made else ""
         raise FormatError(f"recipe: {error}{remedy}") from None
-
-
-def _classes(data: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, str | None]]:
-    """Yield each place of a recipe that names a class: kind, table, key, and what it is without."""
-    yield "backbone", data["backbone"], "class", None
-    for task, spec in data["tasks"].items():
-        yield "task", spec, "class", TASK_CLASSES.get(task, task)
-        yield "source", spec["source"], "kind", None
-        for codec, ladder in spec["codecs"].items():
-            yield "codec", ladder, "class", codec
 
 
 def portable_names(recipe: Recipe) -> dict[str, str]:

@@ -6,21 +6,32 @@ Tasks, backbones, sources and codecs are classes: built-in ones by name, install
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 from cfqa_data.codecs import CODECS, find_codec
-from cfqa_data.errors import CfqaError, RecipeError, unknown_name
+from cfqa_data.errors import CfqaError, RecipeError
 from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, CodecFacts, check_name
+from cfqa_data.format.fields import Checked, Count, Number, Text, keyed
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.format.resources import is_uri
 from cfqa_data.registry import Found
 
-__all__ = ["SOURCE_PATHS", "BackboneSpec", "Ladder", "Recipe", "SourceSpec", "TaskSpec"]
+__all__ = [
+    "PROGRAMS",
+    "BackboneSpec",
+    "Ladder",
+    "Recipe",
+    "SourceSpec",
+    "TaskSpec",
+    "places_of_classes",
+    "places_of_paths",
+]
 
 PROGRAMS = ("encoder", "config")
 """Options of codecs that name a program of one machine, and what it reads."""
@@ -31,11 +42,15 @@ SOURCE_PATHS = ("root", "list", "labels", "train")
 TASK_CLASSES = {"cls": "classification", "seg": "segmentation", "dpt": "depth"}
 """Task -> its class, where a recipe names none; of all others it is the one of the task's name."""
 
-Rename = Callable[[str], str]
+Options = Mapping[str, Any]
+
+
+class _Spec(Checked):
+    error = RecipeError
 
 
 @dataclass(frozen=True)
-class BackboneSpec:
+class BackboneSpec(_Spec):
     """The network whose block outputs are the features.
 
     Attributes:
@@ -46,39 +61,34 @@ class BackboneSpec:
         options: the class's own keyword arguments.
     """
 
-    weights: str | None = None
-    num_heads: int | None = None
+    weights: Text | None = None
+    num_heads: Count | None = None
     origin: str = ""
-    kind: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    kind: Text | None = None
+    options: Options = field(default_factory=dict)
+
+    where = "backbone"
 
     def __post_init__(self) -> None:
-        if self.kind is None or self.weights is not None:
-            _text("backbone.weights", self.weights)
-        if self.kind is None:
-            _count("backbone.num_heads", self.num_heads)
-        else:
-            _text("backbone.class", self.kind)
-        if self.origin != "":
-            _text("backbone.origin", self.origin)
-        object.__setattr__(self, "options", _table("backbone.options", self.options))
+        super().__post_init__()
+        dinov2 = self.weights is not None and self.num_heads is not None
+        self.require(self.kind or dinov2, ": weights and num_heads are needed, or a class")
 
     @classmethod
     def from_dict(cls, data: object) -> BackboneSpec:
-        if "class" in _table("backbone", data):
-            return cls(**_keys("backbone", data, ("class",), ("weights", "origin", "options")))
-        return cls(**_keys("backbone", data, ("weights", "num_heads"), ("origin", "class")))
+        if isinstance(data, Mapping) and "class" in data:
+            return cls(**_keyed("backbone", data, ("class",), ("weights", "origin", "options")))
+        return cls(**_keyed("backbone", data, ("weights", "num_heads"), ("origin", "class")))
 
     def to_dict(self) -> dict[str, Any]:
         if self.kind is None:
             return {"weights": self.weights, "num_heads": self.num_heads, "origin": self.origin}
-        weights = {} if self.weights is None else {"weights": self.weights}
         own = {"class": self.kind, "options": dict(self.options), "origin": self.origin}
-        return weights | own
+        return own if self.weights is None else {"weights": self.weights, **own}
 
 
 @dataclass(frozen=True)
-class SourceSpec:
+class SourceSpec(_Spec):
     """Where a task's inputs come from.
 
     Attributes:
@@ -87,25 +97,22 @@ class SourceSpec:
         options: the source's own keyword arguments.
     """
 
-    kind: str
-    seed: int
-    options: Mapping[str, Any] = field(default_factory=dict)
+    kind: Text
+    seed: Number
+    options: Options = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        _text("source.kind", self.kind)
-        _count("source.seed", self.seed, least=0)
-        object.__setattr__(self, "options", _table("source.options", self.options))
+    where = "source"
 
     @classmethod
     def from_dict(cls, data: object) -> SourceSpec:
-        return cls(**_keys("source", data, ("kind", "seed"), ("options",)))
+        return cls(**_keyed("source", data, ("kind", "seed"), ("options",)))
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "seed": self.seed, "options": dict(self.options)}
 
 
 @dataclass(frozen=True)
-class Ladder:
+class Ladder(_Spec):
     """One codec on one task, and its levels.
 
     Attributes:
@@ -118,28 +125,27 @@ class Ladder:
     """
 
     codec: str
-    levels: tuple[float, ...]
+    levels: Any
     quantizer: Quantizer | None = None
-    models: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    kind: str | None = None
+    models: Text | None = None
+    options: Options = field(default_factory=dict)
+    kind: Text | None = None
+
+    @property
+    def where(self) -> str:
+        return f"codecs.{self.codec}"
 
     def __post_init__(self) -> None:
-        where = f"codecs.{self.codec}"
-        if self.kind is not None:
-            _text(f"{where}.class", self.kind)
-        with _told(where):
+        super().__post_init__()
+        with _told(f"{self.where}: "):
             check_name("codec", self.codec)
-            facts = self.facts
-            object.__setattr__(self, "levels", facts.parameter.check_levels(self.levels))
-        if (self.quantizer is None) == (facts.on == "planes"):
-            needs = "needs one" if self.quantizer is None else "takes none"
-            raise RecipeError(f"{where}.quantizer: a codec on {facts.on} {needs}")
-        if self.models is not None:
-            _text(f"{where}.models", self.models)
-        object.__setattr__(self, "options", _table(f"{where}.options", self.options))
-        if "models" in self.options:
-            raise RecipeError(f"{where}: models is a key of the codec, not one of its options")
+            levels = self.facts.parameter.check_levels(self.levels)
+        object.__setattr__(self, "levels", levels)
+        planes, there = self.facts.on == "planes", self.quantizer is not None
+        self.require(there or not planes, ".quantizer: a codec on planes needs one")
+        self.require(planes or not there, f".quantizer: a codec on {self.facts.on} takes none")
+        own = ": models is a key of the codec, not one of its options"
+        self.require("models" not in self.options, own)
 
     @cached_property
     def found(self) -> Found:
@@ -166,35 +172,22 @@ class Ladder:
         """Keyword arguments that make this ladder's codec."""
         return dict(self.options) | ({"models": self.models} if self.models else {})
 
-    def without_programs(self) -> Ladder:
-        """Return the ladder without options that name programs, for the recipe of a manifest.
-
-        A manifest may be a stranger's: what is run is for this machine's environment to say.
-        """
-        kept = {key: value for key, value in self.options.items() if key not in PROGRAMS}
-        return replace(self, options=kept)
-
     @classmethod
     def from_dict(cls, codec: str, data: object) -> Ladder:
-        where = f"codecs.{codec}"
         optional = ("parameter_name", "quantizer", "models", "options", "class")
-        values = _keys(where, data, ("levels",), optional)
-        name = values.pop("parameter_name", None)
-        if (quantizer := values.pop("quantizer", None)) is not None:
-            quantizer = quantizer_from_dict(quantizer)
-        ladder = cls(codec=codec, quantizer=quantizer, **values)
-        if name not in (None, ladder.parameter_name):
-            raise RecipeError(
-                f"{where}: parameter_name must be {ladder.parameter_name}, got {name!r}"
-            )
+        values = _keyed(f"codecs.{codec}", data, ("levels",), optional)
+        name, quantizer = values.pop("parameter_name", None), values.pop("quantizer", None)
+        made = quantizer_from_dict(quantizer) if quantizer is not None else None
+        ladder = cls(codec=codec, quantizer=made, **values)
+        told = f": parameter_name must be {ladder.parameter_name}, got {name!r}"
+        ladder.require(name in (None, ladder.parameter_name), told)
         return ladder
 
     def to_dict(self) -> dict[str, Any]:
-        quantizer = {"quantizer": self.quantizer.to_dict()} if self.quantizer else {}
         return {
             "parameter_name": self.parameter_name,
             "levels": list(self.levels),
-            **quantizer,
+            **({"quantizer": self.quantizer.to_dict()} if self.quantizer else {}),
             "models": self.models,
             "options": dict(self.options),
             **({} if self.kind is None else {"class": self.kind}),
@@ -202,7 +195,7 @@ class Ladder:
 
 
 @dataclass(frozen=True)
-class TaskSpec:
+class TaskSpec(_Spec):
     """One task of a recipe.
 
     Attributes:
@@ -218,39 +211,31 @@ class TaskSpec:
 
     name: str
     source: SourceSpec
-    blocks: tuple[int, ...]
-    head: str | None
+    blocks: Annotated[tuple[Number, ...], 1]
+    head: Text | None
     ladders: Mapping[str, Ladder]
-    sources: int | None = None
-    kind: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    sources: Count | None = None
+    kind: Text | None = None
+    options: Options = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        return f"tasks.{self.name}"
 
     def __post_init__(self) -> None:
-        with _told(""):
+        super().__post_init__()
+        with _told():
             check_name("task", self.name)
-        if self.head is not None or self.task_class in TASK_CLASSES.values():
-            _text("head", self.head)
-        if self.kind is not None:
-            _text("class", self.kind)
-        if self.sources is not None:
-            _count("sources", self.sources)
-        object.__setattr__(self, "options", _table("options", self.options))
-        if not isinstance(self.blocks, list | tuple) or not all(
-            isinstance(block, int) and not isinstance(block, bool) and block >= 0
-            for block in self.blocks
-        ):
-            raise RecipeError(f"blocks must be whole numbers from 0, got {self.blocks!r}")
-        object.__setattr__(self, "blocks", tuple(self.blocks))
-        if not self.blocks or any(b <= a for a, b in pairwise(self.blocks)):
-            raise RecipeError(f"blocks must be one or more rising numbers, got {self.blocks}")
-        if not 1 <= len(self.ladders) <= MOST_CODECS:
-            raise RecipeError(f"there must be at least one codec, and at most {MOST_CODECS}")
+        bare = self.head is None and self.task_class in TASK_CLASSES.values()
+        self.require(not bare, f".head: {self.task_class} needs weights")
+        rising = all(a < b for a, b in pairwise(self.blocks))
+        self.require(rising, f".blocks must be rising numbers, got {self.blocks}")
+        few = 1 <= len(self.ladders) <= MOST_CODECS
+        self.require(few, f": there must be at least one codec, and at most {MOST_CODECS}")
         for name, ladder in self.ladders.items():
-            if ladder.quantizer and ladder.quantizer.layers != len(self.blocks):
-                raise RecipeError(
-                    f"codecs.{name}: the quantiser has {ladder.quantizer.layers} layer(s), "
-                    f"the task {len(self.blocks)}"
-                )
+            layers = ladder.quantizer.layers if ladder.quantizer else len(self.blocks)
+            told = f"the quantiser has {layers} layer(s), the task {len(self.blocks)}"
+            self.require(layers == len(self.blocks), f".codecs.{name}: {told}")
         object.__setattr__(self, "ladders", _ordered(self.ladders, CODECS.builtin))
 
     @property
@@ -261,7 +246,7 @@ class TaskSpec:
     @classmethod
     def from_dict(cls, name: str, data: object) -> TaskSpec:
         optional = ("head", "sources", "class", "options")
-        values = _keys("the task", data, ("source", "blocks", "codecs"), optional)
+        values = _keyed("the task", data, ("source", "blocks", "codecs"), optional)
         codecs = _table("codecs", values.pop("codecs"))
         values["source"] = SourceSpec.from_dict(values["source"])
         ladders = {codec: Ladder.from_dict(codec, entry) for codec, entry in codecs.items()}
@@ -279,7 +264,7 @@ class TaskSpec:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(_Spec):
     """Everything that decides what a dataset holds.
 
     Attributes:
@@ -291,22 +276,19 @@ class Recipe:
         sources_per_task: originals of tasks that do not say how many; None where all do.
     """
 
-    name: str
-    summary: str
-    group_size: int
+    name: Text
+    summary: Text
+    group_size: Count
     backbone: BackboneSpec
     tasks: Mapping[str, TaskSpec]
-    sources_per_task: int | None = None
+    sources_per_task: Count | None = None
 
     def __post_init__(self) -> None:
-        _text("name", self.name)
-        _text("summary", self.summary)
-        _count("group_size", self.group_size)
-        if not 1 <= len(self.tasks) <= MOST_TASKS:
-            raise RecipeError(f"there must be at least one task, and at most {MOST_TASKS}")
-        bare = [name for name, spec in self.tasks.items() if spec.sources is None]
-        if bare or self.sources_per_task is not None:
-            _count("sources_per_task", self.sources_per_task)
+        super().__post_init__()
+        few = 1 <= len(self.tasks) <= MOST_TASKS
+        self.require(few, f": there must be at least one task, and at most {MOST_TASKS}")
+        counted = self.sources_per_task or all(spec.sources for spec in self.tasks.values())
+        self.require(counted, ".sources_per_task must be a whole number of at least 1")
         object.__setattr__(self, "tasks", _ordered(self.tasks, TASK_CLASSES))
 
     def sources(self, task: str) -> int:
@@ -318,66 +300,27 @@ class Recipe:
     @property
     def paths(self) -> tuple[str, ...]:
         """What the recipe names, each once: weights, heads, models, and paths among options."""
-        found: list[str] = []
+        places = places_of_paths(self.to_dict())
+        return tuple(dict.fromkeys(table[key] for table, key in places))
 
-        def note(uri: str) -> str:
-            found.append(uri)
-            return uri
-
-        self.with_paths(note)
-        return tuple(dict.fromkeys(found))
-
-    def with_paths(self, rename: Rename) -> Recipe:
+    def with_paths(self, rename: Callable[[str], str]) -> Recipe:
         """Return the recipe with other names of what it names (see :attr:`paths`)."""
-
-        def named(uri: str | None) -> str | None:
-            return uri if uri is None else rename(uri)
-
-        def options(table: Mapping[str, Any], keys: tuple[str, ...] = ()) -> dict[str, Any]:
-            return {
-                key: rename(value) if _is_path(value, key in keys) else value
-                for key, value in table.items()
-            }
-
-        backbone = self.backbone
-        return replace(
-            self,
-            backbone=replace(
-                backbone, weights=named(backbone.weights), options=options(backbone.options)
-            ),
-            tasks={
-                name: replace(
-                    spec,
-                    source=replace(spec.source, options=options(spec.source.options, SOURCE_PATHS)),
-                    head=named(spec.head),
-                    options=options(spec.options),
-                    ladders={
-                        codec: replace(
-                            entry,
-                            models=named(entry.models),
-                            options=entry.options
-                            if entry.found.builtin
-                            else options(entry.options),
-                        )
-                        for codec, entry in spec.ladders.items()
-                    },
-                )
-                for name, spec in self.tasks.items()
-            },
-        )
+        data = copy.deepcopy(self.to_dict())
+        for table, key in places_of_paths(data):
+            table[key] = rename(table[key])
+        return Recipe.from_dict(data)
 
     def without_programs(self) -> Recipe:
-        """Return the recipe with :meth:`Ladder.without_programs` of every ladder."""
-        return replace(
-            self,
-            tasks={
-                name: replace(
-                    spec,
-                    ladders={c: ladder.without_programs() for c, ladder in spec.ladders.items()},
-                )
-                for name, spec in self.tasks.items()
-            },
-        )
+        """Return the recipe without options of codecs that name programs, as a manifest holds it.
+
+        A manifest may be a stranger's: what is run is for this machine's environment to say.
+        """
+        data = copy.deepcopy(self.to_dict())
+        for task in data["tasks"].values():
+            for ladder in task["codecs"].values():
+                for key in PROGRAMS:
+                    ladder["options"].pop(key, None)
+        return Recipe.from_dict(data)
 
     @classmethod
     def from_dict(cls, data: object) -> Recipe:
@@ -387,14 +330,12 @@ class Recipe:
             RecipeError: a key is missing, unknown or has an impossible value.
         """
         required = ("name", "summary", "group_size", "backbone", "tasks")
-        values = _keys("the recipe", data, required, ("sources_per_task",))
+        values = _keyed("the recipe", data, required, ("sources_per_task",))
         values["backbone"] = BackboneSpec.from_dict(values["backbone"])
         tasks = {}
         for name, entry in _table("tasks", values["tasks"]).items():
-            try:
+            with _told(f"tasks.{name}: "):
                 tasks[name] = TaskSpec.from_dict(name, entry)
-            except RecipeError as error:
-                raise RecipeError(f"tasks.{name}: {error}") from None
         return cls(**values | {"tasks": tasks})
 
     def to_dict(self) -> dict[str, Any]:
@@ -410,11 +351,49 @@ class Recipe:
         }
 
 
-def _is_path(value: object, known: bool) -> bool:
-    """Whether the value of an option is a path: where it is known to be one, or begins as one."""
-    if not isinstance(value, str) or not value:
-        return False
-    return known or is_uri(value) or value.startswith(("/", "./", "../", "~"))
+def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each place of a path in a recipe's data: the table and the key.
+
+    Whatever else the data is, it fails when a recipe is made of it.
+    """
+
+    def options(table: dict[str, Any], known: Iterable[str] = ()) -> list[Any]:
+        found = _inner(table, "options")
+        return [(found, k) for k, value in found.items() if k in known or _begins_as_path(value)]
+
+    backbone = _inner(data, "backbone")
+    places: list[Any] = [(backbone, "weights"), *options(backbone)]
+    for task in _inner(data, "tasks").values():
+        if isinstance(task, dict):
+            places += [(task, "head"), *options(task)]
+            places += options(_inner(task, "source"), SOURCE_PATHS)
+            for codec, ladder in _inner(task, "codecs").items():
+                if isinstance(ladder, dict):
+                    own = ladder.get("class", codec) not in CODECS.builtin
+                    places += [(ladder, "models"), *(options(ladder) if own else ())]
+    for table, key in places:
+        if isinstance(table.get(key), str) and table[key]:
+            yield table, key
+
+
+def places_of_classes(data: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, Any]]:
+    """Yield each place of a class in a recipe's data: kind, table, key, and what it is without."""
+    yield "backbone", data["backbone"], "class", None
+    for task, spec in data["tasks"].items():
+        yield "task", spec, "class", TASK_CLASSES.get(task, task)
+        yield "source", spec["source"], "kind", None
+        for codec, ladder in spec["codecs"].items():
+            yield "codec", ladder, "class", codec
+
+
+def _inner(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = data.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _begins_as_path(value: object) -> bool:
+    starts = ("/", "./", "../", "~")
+    return isinstance(value, str) and (is_uri(value) or value.startswith(starts))
 
 
 def _ordered(table: Mapping[str, Any], first: Iterable[str]) -> dict[str, Any]:
@@ -423,24 +402,20 @@ def _ordered(table: Mapping[str, Any], first: Iterable[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
+def _told(where: str = "") -> Iterator[None]:
     """Say of whatever is wrong where in the recipe it stands."""
     try:
         yield
     except CfqaError as error:
-        raise RecipeError(f"{where}: {error}" if where else str(error)) from None
+        told = str(error)
+        at = where.removesuffix(": ")
+        raise RecipeError(told if at and told.startswith(at) else f"{where}{told}") from None
 
 
-def _keys(
-    where: str, data: object, required: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Return the table ``data`` after checking its keys; `class` comes as `kind`."""
-    table = _table(where, data)
-    for key in table:
-        if key not in required + optional:
-            raise RecipeError(unknown_name(f"key in {where}", key, required + optional))
-    if missing := [key for key in required if key not in table]:
-        raise RecipeError(f"{where} lacks {', '.join(missing)}")
+def _keyed(where: str, data: object, *keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return a table after checking its keys; `class` comes as `kind`."""
+    with _told():
+        table = keyed(where, data, *keys)
     return {"kind" if key == "class" else key: value for key, value in table.items()}
 
 
@@ -448,13 +423,3 @@ def _table(where: str, data: object) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise RecipeError(f"{where} must be a table, got {data!r}")
     return dict(data)
-
-
-def _text(where: str, value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise RecipeError(f"{where} must be a text, got {value!r}")
-
-
-def _count(where: str, value: object, least: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise RecipeError(f"{where} must be a whole number of at least {least}, got {value!r}")

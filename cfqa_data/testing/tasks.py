@@ -33,6 +33,7 @@ class TaskSuite:
         cases: pairs of an original feature, float32 (N, C, T, D), and its truth, two or more.
         inputs: of the samples, for acceptance; those of a source.
         backbone: whose features it takes; by default one that says nothing of itself.
+        blocks: numbers of the layers that its features have.
         options: its keyword arguments.
         weights: path of its head, if it has one.
     """
@@ -41,12 +42,13 @@ class TaskSuite:
     cases: Sequence[tuple[np.ndarray, Any]]
     inputs: Sequence[Any] = ()
     backbone: Any = SimpleNamespace(width=None, layers=None, norm=None, prefix_tokens=0)
+    blocks: Sequence[int] = (0,)
     options: Mapping[str, Any] = {}
     weights: Path | None = None
 
     def make(self, **more: Any) -> Any:
         """Return a task, made as a build makes it."""
-        given: dict[str, Any] = {"backbone": self.backbone}
+        given: dict[str, Any] = {"backbone": self.backbone, "blocks": self.blocks}
         if self.weights is not None:
             given["weights"] = self.weights
         options = {**self.options, **more}

@@ -125,7 +125,7 @@ class Hyperprior:
         """
         margins = self.weights.pad.margins(check_shape("hyperprior", plane.shape))
         plane = np.asarray(plane, np.float64)
-        mode = "edge" if self.weights.pad.mode == "edge" else "constant"
+        mode: Any = "edge" if self.weights.pad.mode == "edge" else "constant"
         x = np.pad(plane, margins, mode)[None]
         x = apply_in_strips(self.analysis, self.arithmetic.values.snap(x))
         y = np.rint(x)

@@ -23,6 +23,7 @@ multiplication", Numerical Algorithms 59, 2012).  It takes about twice the time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -127,7 +128,43 @@ def relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0.0, out=x)
 
 
-class Conv:
+class _Convolution:
+    """Sums over neighbours, by one matrix product per phase of the output.
+
+    Attributes:
+        values: grid of inputs and outputs.
+        taps: every neighbour, as (plane of the input, row, column).
+        phases: which taps, weight (out, taps * in) and bias (out, 1) of each phase.
+    """
+
+    values: Grid
+    taps: Sequence[tuple[int, int, int]]
+    phases: Sequence[tuple[slice, np.ndarray, np.ndarray]]
+
+    def _write(self, slices: Sequence[Sequence[np.ndarray]], outputs: Sequence[np.ndarray]) -> None:
+        """Write each phase to its output (out, rows, cols), in strips of rows.
+
+        Args:
+            slices: the planes (in, rows, cols) of each slice of the input.
+            outputs: of the phases.
+        """
+        inputs, (_, rows, cols) = len(slices[0][0]), outputs[0].shape
+        height = max(1, STRIP // (len(self.taps) * inputs * cols))
+        for top in range(0, rows, height):
+            n = min(height, rows - top)
+            patches = np.empty((len(self.taps), inputs, n, cols))
+            totals = [np.zeros((len(bias), n * cols)) for _, _, bias in self.phases]
+            for planes in slices:
+                for place, (plane, dy, dx) in enumerate(self.taps):
+                    patches[place] = planes[plane][:, top + dy : top + dy + n, dx : dx + cols]
+                for total, (chosen, weight, _) in zip(totals, self.phases, strict=True):
+                    total += weight @ patches[chosen].reshape(weight.shape[1], -1)
+            for total, (_, _, bias), output in zip(totals, self.phases, outputs, strict=True):
+                total += bias
+                output[:, top : top + n] = self.values.snap(total).reshape(-1, n, cols)
+
+
+class Conv(_Convolution):
     """A 2-D convolution with zero padding of half the kernel; stride 1 or 2.
 
     Args:
@@ -146,52 +183,34 @@ class Conv:
         stride: int,
         arithmetic: Arithmetic = SHORT,
     ) -> None:
+        self.values, self.stride = arithmetic.values, stride
         self.outputs, self.inputs, self.kernel, _ = weight.shape
-        self.stride = stride
+        # One plane per position modulo the stride, so that every tap reads whole rows.
+        places = [divmod(offset, stride) for offset in range(self.kernel)]
+        self.taps = [(stride * y + x, dy, dx) for dy, y in places for dx, x in places]
         flat = weight.transpose(0, 2, 3, 1).reshape(self.outputs, -1)
-        self.values = arithmetic.values
-        self.weight, self.bias = self.values.weights(name, flat, bias)
+        self.phases = [(slice(None), *self.values.weights(name, flat, bias))]
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (out, ceil(rows / stride), ceil(cols / stride)) for x (in, rows, cols)."""
         half, step = self.kernel // 2, self.stride
-        rows, cols = -(-x.shape[1] // step), -(-x.shape[2] // step)
-        margin = half + step
-        padded = np.pad(x, ((0, 0), (half, margin), (half, margin)))
-        # One plane per position modulo the stride, so that every tap reads whole rows.
+        padded = np.pad(x, ((0, 0), (half, half + step), (half, half + step)))
         slices = [
-            [
-                [np.ascontiguousarray(part[:, y::step, x::step]) for x in range(step)]
-                for y in range(step)
-            ]
-            for part in self.values.slices(padded)
+            [np.ascontiguousarray(p[:, y::step, x::step]) for y in range(step) for x in range(step)]
+            for p in self.values.slices(padded)
         ]
         del padded
-        out = np.empty((self.outputs, rows, cols))
-        taps = self.inputs * self.kernel**2
-        height = max(1, STRIP // (taps * cols))
-        for top in range(0, rows, height):
-            n = min(height, rows - top)
-            patches = np.empty((self.kernel, self.kernel, self.inputs, n, cols))
-            total = np.zeros((self.outputs, n * cols))
-            for planes in slices:
-                for dy in range(self.kernel):
-                    row = top + dy // step
-                    for dx in range(self.kernel):
-                        plane = planes[dy % step][dx % step]
-                        patches[dy, dx] = plane[:, row : row + n, dx // step : dx // step + cols]
-                total += self.weight @ patches.reshape(taps, -1)
-            total += self.bias
-            out[:, top : top + n] = self.values.snap(total).reshape(self.outputs, n, cols)
+        out = np.empty((self.outputs, -(-x.shape[1] // step), -(-x.shape[2] // step)))
+        self._write(slices, [out])
         return out
 
 
-# Neighbours (dy, dx) of a transposed convolution, and those that each phase of its output needs.
-NEIGHBOURS = ((1, 0), (2, 0), (1, 1), (1, 2), (2, 1), (2, 2), (0, 1), (0, 2), (0, 0))
+# Phases of a transposed convolution's output, and the neighbours that each needs of these.
 PHASES = {(0, 0): slice(0, 9), (0, 1): slice(2, 8), (1, 0): slice(0, 6), (1, 1): slice(2, 6)}
+NEIGHBOURS = [(1, 0), (2, 0), (1, 1), (1, 2), (2, 1), (2, 2), (0, 1), (0, 2), (0, 0)]
 
 
-class Deconv:
+class Deconv(_Convolution):
     """A transposed 5x5 convolution of stride 2 that doubles both sides.
 
     The same as ``ConvTranspose2d(k=5, stride=2, padding=2, output_padding=1)``.  Output 2m + a
@@ -205,36 +224,24 @@ class Deconv:
         arithmetic: of inputs and weights.
     """
 
+    taps = [(0, dy, dx) for dy, dx in NEIGHBOURS]  # noqa: RUF012
+
     def __init__(
         self, name: str, weight: np.ndarray, bias: np.ndarray, arithmetic: Arithmetic = SHORT
     ) -> None:
         self.values = arithmetic.values
         self.inputs, self.outputs = weight.shape[:2]
-        self.phases = {}
+        self.phases = []
         for (a, b), chosen in PHASES.items():
             taps = [weight[:, :, 4 - 2 * dy + a, 4 - 2 * dx + b].T for dy, dx in NEIGHBOURS[chosen]]
-            self.phases[a, b] = self.values.weights(name, np.hstack(taps), bias)
+            self.phases.append((chosen, *self.values.weights(name, np.hstack(taps), bias)))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (out, 2 * rows, 2 * cols) for x (in, rows, cols)."""
-        _, rows, cols = x.shape
-        slices = self.values.slices(np.pad(x, ((0, 0), (1, 1), (1, 1))))
-        out = np.empty((self.outputs, rows, 2, cols, 2))
-        height = max(1, STRIP // (9 * self.inputs * cols))
-        for top in range(0, rows, height):
-            n = min(height, rows - top)
-            patches = np.empty((9, self.inputs, n, cols))
-            totals = {phase: np.zeros((self.outputs, n * cols)) for phase in self.phases}
-            for part in slices:
-                for place, (dy, dx) in enumerate(NEIGHBOURS):
-                    patches[place] = part[:, top + dy : top + dy + n, dx : dx + cols]
-                for phase, (weight, _) in self.phases.items():
-                    chosen = patches[PHASES[phase]]
-                    totals[phase] += weight @ chosen.reshape(weight.shape[1], -1)
-            for (a, b), (_, bias) in self.phases.items():
-                total = self.values.snap(totals[a, b] + bias)
-                out[:, top : top + n, a, :, b] = total.reshape(self.outputs, n, cols)
-        return out.reshape(self.outputs, 2 * rows, 2 * cols)
+        slices = [[part] for part in self.values.slices(np.pad(x, ((0, 0), (1, 1), (1, 1))))]
+        out = np.empty((self.outputs, 2 * x.shape[1], 2 * x.shape[2]))
+        self._write(slices, [out[:, a::2, b::2] for a, b in PHASES])
+        return out
 
 
 class GDN:
