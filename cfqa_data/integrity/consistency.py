@@ -124,7 +124,8 @@ class _Job:
                 known |= {NAMES.truth(task).as_posix()} & listed
             for codec in entry.codecs.values():
                 streams = self._shards(task, partial(NAMES.bitstreams, task, codec.name)).keys()
-                if self.manifest.tier == "light" or streams & listed:
+                needed = self.manifest.tier == "light" and codec.facts.bits != "unknown"
+                if needed or streams & listed:
                     known |= streams
                 if self.manifest.tier == "full" or codec.facts.on == "inputs":
                     array = NAMES.compressed(task, codec.name).as_posix()

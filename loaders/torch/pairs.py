@@ -22,7 +22,7 @@ class Pair(NamedTuple):
     """One item of `Pairs`; a batch of them has the same fields with a leading axis.
 
     Attributes:
-        original: float32 (N, C, T, D); of a batch with different T, a list of them.
+        original: float32 (N, C, T, D); of a batch where T may vary, a list of them.
         compressed: float32 (N, C, T, D), or the codes of it; of a batch likewise.
         label: the column asked for, a tensor () of the column's dtype; or, where several columns
             were asked for, a dict of them, texts as they are.
