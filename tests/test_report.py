@@ -8,6 +8,7 @@ import math
 import re
 from base64 import b64encode
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -83,6 +84,14 @@ def opposite(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 opposite.lower_better = True  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_fits() -> Iterator[None]:
+    """Correlate scores as they are: fitting a curve for PLCC takes longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cfqa_data.eval.statistics.mapping._fit", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")

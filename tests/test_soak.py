@@ -150,6 +150,7 @@ def test_other_bytes_and_other_tables_are_told(
     assert not soak.same_table(labels.slice(1), labels, soak.CLOSE)
 
 
+@pytest.mark.release
 def test_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -247,13 +247,11 @@ def test_what_does_not_agree_is_not_published(
     assert f"{folder / 'labels/dpt.parquet'}: distortion of " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("workers", "sample"), [(1, 1000), (2, 5)])
-def test_what_was_built_decodes_and_is_labelled_alike(
-    built: Path, workers: int, sample: int
-) -> None:
-    told = look_into(built, read_manifest(built), set(), sample=sample, workers=workers)
+def test_what_was_built_decodes_and_is_labelled_alike(built: Path) -> None:
+    """With workers; what is looked for without them in tests below is found and nothing else."""
+    told = look_into(built, read_manifest(built), set(), sample=5, workers=2)
     assert (told.faults, told.notes) == ((), ())
-    assert (told.decoded, told.compared, told.labelled) == (180, 180, min(sample, 180))
+    assert (told.decoded, told.compared, told.labelled) == (180, 180, 5)
 
 
 def test_edited_codes_are_found_by_looking_deep_only(folder: Path) -> None:
