@@ -177,8 +177,8 @@ def test_streams_that_are_closed_or_full(folder: Path) -> None:
     running = {
         (words, after): shell(f'"$@" {words} {after}', PYTHONUNBUFFERED=unbuffered)
         for words, unbuffered, streams in (
-            (f"info {folder}", "", STREAMS),
-            ("--version", "1", (">&-", ">/dev/full")),
+            (f"info {folder}", "", (">&-", "2>&-", ">/dev/full")),
+            ("--version", "1", STREAMS),
         )
         for after in streams
     }
@@ -196,8 +196,7 @@ def test_other_languages_and_terminals(folder: Path) -> None:
     for environment in (
         posix,
         {"PYTHONIOENCODING": "ascii"},
-        {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "1"},
-        {"LC_ALL": "no_SUCH"},
+        {"LC_ALL": "no_SUCH", "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "1"},
     ):
         refused = shell('"$@" info n\u00f6 ', **environment)
         out, err = refused.communicate(timeout=60)

@@ -201,7 +201,9 @@ def test_all_splits_at_once(folder: Path, streaming: bool, plain: cfqa_data.Data
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
+@pytest.mark.parametrize(
+    ("method", "workers"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.release)]
+)
 def test_data_loader_workers(
     folder: Path, method: str, workers: int, plain: cfqa_data.Dataset
 ) -> None:

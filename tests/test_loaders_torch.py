@@ -199,7 +199,9 @@ def test_batches_are_pairs_with_a_leading_axis(folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
+@pytest.mark.parametrize(
+    ("method", "workers"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.release)]
+)
 def test_workers_give_the_same_batches(folder: Path, method: str, workers: int) -> None:
     for codes in (False, True) if method == "fork" else (True,):
         pairs = Pairs(folder, "dpt", codec="vvenc", codes=codes, label=["source_id", "mse"])

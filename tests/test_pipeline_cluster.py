@@ -63,6 +63,7 @@ class KillOnce(Silent):
             self.victim.wait()
 
 
+@pytest.mark.release
 def test_a_cluster_that_loses_a_worker_gives_the_bytes_of_a_local_build(
     recipe: Recipe, tmp_path: Path
 ) -> None:
