@@ -245,6 +245,7 @@ build(Plan.from_json(Path(sys.argv[1]).read_text()).recipe, sys.argv[2], workers
 """
 
 
+@pytest.mark.release
 def test_a_killed_build_goes_on(small: Recipe, small_tree: dict[str, str], tmp_path: Path) -> None:
     plan, out = tmp_path / "plan.json", tmp_path / "out"
     plan.write_text(Plan(small).to_json())

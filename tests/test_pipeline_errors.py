@@ -216,7 +216,7 @@ def test_a_passing_failure_is_tried_again_and_a_lasting_one_is_not_forever(
     assert tree(tmp_path / "second") == tree(tmp_path / "first")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.release)])
 def test_failed_items_are_told_together_and_the_rest_is_kept(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
