@@ -282,7 +282,9 @@ def test_nothing_stays_open(way: Way, tier: str, folders: dict[str, Path]) -> No
         assert not [name for name in files if name.startswith(part)]
 
 
-@pytest.mark.parametrize(("way", "tier"), zip(WAYS.values(), itertools.cycle(TIERS), strict=False))
+@pytest.mark.parametrize(
+    ("way", "tier"), [*zip(WAYS.values(), itertools.cycle(TIERS), strict=False)]
+)
 def test_threads(way: Way, tier: str, folders: dict[str, Path], expected: list[Row]) -> None:
     opened = way.open(folders[tier], None)
     # An `IterableDataset` keeps its place in itself: one thread iterates over one of them.
