@@ -32,11 +32,11 @@ def write_official(path: Path, depth: int) -> None:
     """Write random weights in the official layout."""
     import torch
 
-    from cfqa_data.builders.backbone import Backbone
+    from cfqa_data.builders.backbones.dinov2 import VisionTransformer
 
     torch.manual_seed(0)
     with torch.device("meta"):
-        empty = Backbone(DIM, depth, HEADS, HIDDEN, GRID, PATCH, swiglu=True).state_dict()
+        empty = VisionTransformer(DIM, depth, HEADS, HIDDEN, GRID, PATCH, swiglu=True).state_dict()
     state = {}
     for name, tensor in empty.items():
         state[name] = torch.empty(tensor.shape).normal_(std=0.02)
@@ -50,7 +50,7 @@ def write_hub(folder: Path, official: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from cfqa_data.builders.naming import Naming
+    from cfqa_data.builders.backbones.naming import Naming
 
     state, naming = torch.load(official, mmap=True, weights_only=True), Naming(hub=True)
     shards: dict[str, dict[str, torch.Tensor]] = {}
@@ -71,7 +71,7 @@ def bare(tokens: int, depth: int, precision: str) -> float:
     import torch
     from torch.nn import functional as F
 
-    from cfqa_data.builders.backbone import PRECISIONS
+    from cfqa_data.builders.backbones.dinov2 import PRECISIONS
 
     dtype = PRECISIONS[precision]
     x, hidden = torch.randn(tokens, DIM, dtype=dtype), torch.randn(tokens, HIDDEN, dtype=dtype)
@@ -93,7 +93,7 @@ def child(path: Path, task: str, precision: str) -> dict[str, float]:
     """Load the weights, run one image, and return seconds and bytes of memory."""
     import torch
 
-    from cfqa_data.builders.backbone import load_backbone
+    from cfqa_data.builders.backbones.dinov2 import load_backbone
 
     began = time.perf_counter()
     backbone = load_backbone(path)

@@ -24,14 +24,13 @@ from measuring import peak, seconds
 from results import Result, figure, run
 from scipy import stats
 
-from cfqa_data.dataset import load
-from cfqa_data.eval.metrics import Metric, create_metric
-from cfqa_data.eval.metrics.custom import as_metrics
+from cfqa_data.access.dataset import load
+from cfqa_data.eval.metrics import Metric, as_metrics, create_metric
 from cfqa_data.eval.statistics import statistics
 from cfqa_data.eval.statistics.bootstrap import interval, source_counts
 from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.eval.statistics.pooled import pooled_coefficients
-from cfqa_data.tasks import CODECS, TASKS
+from cfqa_data.format.tasks import CODECS, TASKS
 
 COEFFICIENTS = (stats.pearsonr, stats.spearmanr, stats.kendalltau)
 

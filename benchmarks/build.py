@@ -28,10 +28,13 @@ from results import FIGURES, Result, figure, run
 
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline import tools as pipeline_tools
+from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.plan import Item, Plan
-from cfqa_data.builders.pipeline.work import run_item
-from cfqa_data.layout import Layout
-from cfqa_data.recipe import Recipe, load_recipe
+from cfqa_data.builders.pipeline.select import BuildStage
+from cfqa_data.builders.pipeline.tools import Tools
+from cfqa_data.builders.processes.executor import run_item
+from cfqa_data.format.layout import Layout
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 
 class Memory:
@@ -113,29 +116,31 @@ def ratios(recipe: Recipe) -> list[tuple[Item, int, float, float, float]]:
         layout = Layout(out)
         spent: dict[str, float] = defaultdict(float)
         make = pipeline_tools.codec_for
-        pipeline_tools.codec_for = lambda ladder: Timed(make(ladder), spent)
-        _restore_work(plan, layout)
-        for item in [item for item in plan.items("compress") if item.group == 0]:
-            run_item(str(out), plan.digest(), item)  # loads what a process loads once
+        pipeline_tools.codec_for = lambda *ladder: Timed(make(*ladder), spent)
+        compress = _restore_work(plan, layout)
+        for item in [item for item in compress.items() if item.shard == 0]:
+            run_item(compress, item)  # loads what a process loads once
             spent.clear()
             begin = time.perf_counter()
-            run_item(str(out), plan.digest(), item)
-            whole = time.perf_counter() - begin
-            rows.append((item, plan.size(item), whole, spent["encode_many"], spent["decode_many"]))
+            run_item(compress, item)
+            whole, size = time.perf_counter() - begin, compress.cost(item)
+            rows.append((item, size, whole, spent["encode_many"], spent["decode_many"]))
         pipeline_tools.codec_for = make
     finally:
         shutil.rmtree(folder)
     return rows
 
 
-def _restore_work(plan: Plan, layout: Layout) -> None:
-    """Put back what compress items read of a finished build: its plan and earlier markers."""
+def _restore_work(plan: Plan, layout: Layout) -> BuildStage:
+    """Put back what compress items read of a finished build; return their stage."""
     from cfqa_data.builders.pipeline.workspace import open_workspace
 
     open_workspace(plan, layout.root)
-    for stage in ("select", "extract", "centre"):
-        for item in plan.items(stage):
-            run_item(str(layout.root), plan.digest(), item)
+    *before, compress = (stage(Tools(plan, layout)) for stage in STAGES)
+    for stage in before:
+        for item in stage.items():
+            run_item(stage, item)
+    return compress
 
 
 def told(name: str, built: Built) -> Iterator[Result]:

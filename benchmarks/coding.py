@@ -22,8 +22,8 @@ from measuring import turns
 from results import Result, figure, run
 
 from cfqa_data.codecs import Codec, get_codec
-from cfqa_data.packing import pack, unpack
-from cfqa_data.quantizers import UniformQuantizer
+from cfqa_data.format.packing import pack, unpack
+from cfqa_data.format.quantizers import UniformQuantizer
 
 SHAPES = {"cls": (65, 192), "seg": (130, 192), "dpt": (130, 768)}
 QPS = (10, 30, 45)
@@ -52,7 +52,7 @@ def bare_x265(batch: list[np.ndarray], qp: int) -> Callable[[], object]:
     """Return the encoding of ready frames by PyAV alone."""
     import av
 
-    from cfqa_data.codecs.hevc import PARAMETERS
+    from cfqa_data.codecs.h26x.hevc import PARAMETERS
 
     frames = [av.VideoFrame.from_ndarray(plane, format="gray10le") for plane in batch]
     settings = ":".join(f"{key}={value}" for key, value in {"qp": qp, **PARAMETERS}.items())
@@ -71,7 +71,7 @@ def bare_x265(batch: list[np.ndarray], qp: int) -> Callable[[], object]:
 
 def bare_vvenc(batch: list[np.ndarray], qp: int) -> Callable[[], object]:
     """Return the ffmpeg process alone."""
-    from cfqa_data.codecs.vvc import VVenC
+    from cfqa_data.codecs.h26x.vvc import VVenC
 
     rows, cols = batch[0].shape
     command = VVenC()._command(rows, cols, qp)

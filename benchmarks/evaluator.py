@@ -24,7 +24,7 @@ from results import Result, figure, run
 
 from cfqa_data.eval import create_metric
 from cfqa_data.eval.features import Features
-from cfqa_data.eval.reading import read_batches
+from cfqa_data.eval.features.reading import read_batches
 
 METRICS = ("mse", "cosine", "cka")
 SIDE = 2048

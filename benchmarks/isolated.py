@@ -23,7 +23,7 @@ from measuring import least, turns
 from results import Result, figure, run
 
 from cfqa_data.codecs import Codec, get_codec
-from cfqa_data.codecs.isolated import IsolatedCodec
+from cfqa_data.codecs.sandbox.isolated import IsolatedCodec
 
 CODECS = ("x265", "vvenc", "hm", "vtm", "hyperprior_multi_task")
 

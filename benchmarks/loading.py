@@ -28,14 +28,15 @@ from measuring import forget, seconds
 from results import Result, figure, run
 
 import cfqa_data
-from cfqa_data.codes import create_codes_array, write_codes
-from cfqa_data.layout import Layout
+from cfqa_data.format.codes import create_codes_array, write_codes
+from cfqa_data.format.first import read_tasks
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.schema import label_schema
+from cfqa_data.format.storage import write_table, write_tensors, write_text
+from cfqa_data.format.tasks import LEVELS
 from cfqa_data.loaders import read_ahead
-from cfqa_data.manifest import Manifest, TaskEntry
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.schema import label_schema
-from cfqa_data.storage import write_table, write_tensors, write_text
-from cfqa_data.tasks import LEVELS
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 SHAPE = (1, 1, 257, 1536)
 FEATURE = 4 * 257 * 1536
@@ -48,7 +49,7 @@ start = time.perf_counter()
 assert len(cfqa_data.load(sys.argv[1])) == 12000
 print(time.perf_counter() - start)
 """
-IMPORTS = "import cfqa_data.dataset, numpy, pyarrow.compute, pyarrow.parquet"
+IMPORTS = "import cfqa_data.access.dataset, numpy, pyarrow.compute, pyarrow.parquet"
 
 
 def write_tables(root: Path, recipe: Recipe, ids: dict[str, list[str]]) -> None:
@@ -66,14 +67,15 @@ def write_tables(root: Path, recipe: Recipe, ids: dict[str, list[str]]) -> None:
                     for name, values in columns.items():
                         values.append(known.get(name, index % 5))
         write_table(layout.labels(task), pa.table(columns, schema=label_schema()))
+    entries = {
+        task: {"shape": [SHAPE[0], len(spec.blocks), *SHAPE[2:]], "sources": list(ids[task])}
+        for task, spec in recipe.tasks.items()
+    }
     manifest = Manifest(
         name="made-up",
         tier="full",
-        recipe=recipe,
-        tasks={
-            task: TaskEntry((SHAPE[0], len(spec.blocks), *SHAPE[2:]), tuple(ids[task]))
-            for task, spec in recipe.tasks.items()
-        },
+        recipe=recipe.to_dict(),
+        tasks=read_tasks(recipe.to_dict(), entries),
         files=files,
     )
     write_text(layout.manifest, json.dumps(manifest.to_dict()))

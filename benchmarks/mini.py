@@ -24,8 +24,8 @@ import cfqa_data
 from cfqa_data.eval import evaluate
 from cfqa_data.eval.evaluator import DEFAULT_METRICS
 from cfqa_data.eval.metrics import METRICS
-from cfqa_data.summary import summarise
-from cfqa_data.verify import verify
+from cfqa_data.integrity.summary import summarise
+from cfqa_data.integrity.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -37,7 +37,7 @@ def built(out: Path, workers: int) -> Iterator[Result]:
     """Build `mini` and yield what that took."""
     from build import timed_build, told
 
-    from cfqa_data.recipe import load_recipe
+    from cfqa_data.recipe.load import load_recipe
 
     yield from told("mini", timed_build(load_recipe("mini"), out, workers, "full"))
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,14 @@ from PIL import Image
 from results import Result, figure
 from results import run as run_benchmark
 
+from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.pack import pack
-from cfqa_data.builders.pipeline.plan import STAGES, Item, Plan
+from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools
-from cfqa_data.builders.pipeline.work import _STAGES
-from cfqa_data.layout import Layout
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.resources import ROOT_VARIABLE
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.resources import ROOT_VARIABLE
+from cfqa_data.format.tasks import TASKS
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 RANGE = 4.0  # of the random backbone's features
 
@@ -124,9 +125,9 @@ def label_the_image(recipe: Recipe, root: Path) -> None:
     labels = root / "labels.txt"
     labels.write_text("ILSVRC2012_val_00000001.JPEG 0\n")
     models = Models(recipe)
-    sample = next(iter(models.source("cls").candidates()))
-    feature = torch.from_numpy(models.features("cls", sample.views))
-    label = int(models.head("cls").predict(feature).argmax())
+    sample = next(iter(models.source("cls").samples()))
+    feature = torch.from_numpy(models.features("cls", sample.inputs))
+    label = int(models.task("cls").predict(feature).argmax())
     labels.write_text(f"ILSVRC2012_val_00000001.JPEG {label}\n")
 
 
@@ -144,10 +145,9 @@ def run(recipe: Recipe, out: Path) -> Iterator[Result]:
     """Run every item, in the pipeline's order, and yield what each took."""
     plan = Plan(recipe)
     tools = Tools(plan, Layout(out))
-    items: list[Item] = [item for stage in STAGES for item in plan.items(stage)]
-    for item in items:
-        taken = seconds(lambda: _STAGES[item.stage](tools, item))  # noqa: B023
-        yield Result(f"full size, {item}", taken, "s")
+    for stage in (stage(tools) for stage in STAGES):
+        for item in stage.items():
+            yield Result(f"full size, {item}", seconds(partial(stage.run, item)), "s")
     yield Result("full size, pack", seconds(lambda: pack(tools, lambda n=1: None)), "s")
     yield figure("an item of full size: memory", peak() / 1e9)
 

@@ -26,8 +26,7 @@ from measuring import least, turns
 from results import FIGURES, Result, figure, not_here, run
 
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.reference import CHECK_VARIABLE, ReferenceCodec
-from cfqa_data.codecs.reference_software import HM, VTM, Software, find_decoder, find_encoder
+from cfqa_data.codecs.h26x.reference import CHECK_VARIABLE, HM, VTM, ReferenceCodec
 from cfqa_data.errors import MissingDependencyError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -43,9 +42,10 @@ TALL = [(257, 1536, qp) for qp in (2, 12, 20)]
 LARGE = [(3222, 6144, qp) for qp in (2, 12, 20)]
 
 
-def compare(software: Software, rows: int, cols: int, qp: int) -> dict[str, Any]:
+def compare(software: type[ReferenceCodec], rows: int, cols: int, qp: int) -> dict[str, Any]:
     """Encode a plane, decode it both ways, and return what there is to say about it."""
-    codec, decoder = ReferenceCodec(software), find_decoder(software)
+    codec = software()
+    decoder = codec.find_decoder()
     plane = feature_like_plane(rows, cols)
     streams: list[bytes] = []
     encode = least(lambda: streams.append(codec.encode(plane, qp)), 1)
@@ -78,9 +78,9 @@ def compare(software: Software, rows: int, cols: int, qp: int) -> dict[str, Any]
     }
 
 
-def decoder_banner(software: Software) -> str:
+def decoder_banner(software: type[ReferenceCodec]) -> str:
     """Return the first line that the reference decoder says."""
-    done = subprocess.run([find_decoder(software), "--help"], capture_output=True, text=True)
+    done = subprocess.run([software().find_decoder(), "--help"], capture_output=True, text=True)
     return done.stdout.strip().partition("\n")[0].strip()
 
 
@@ -97,7 +97,7 @@ def record(rows: list[dict[str, Any]]) -> None:
         for row in rows
     ]
     made_by = {
-        software.name: ReferenceCodec(software).version() | {"decoder": decoder_banner(software)}
+        software.name: software().version() | {"decoder": decoder_banner(software)}
         for software in (HM, VTM)
     }
     RECORD.write_text(json.dumps({"made_by": made_by, "streams": streams}, indent=1) + "\n")
@@ -116,13 +116,13 @@ def told(row: dict[str, Any], known: dict[tuple[Any, ...], str]) -> Iterator[Res
         yield Result(f"{name}: other bytes than recorded", known[key] != row["sha256"], "")
 
 
-def encoding(software: Software, qp: int) -> Iterator[Result]:
+def encoding(software: type[ReferenceCodec], qp: int) -> Iterator[Result]:
     """Yield what encoding costs beside the encoders that come along."""
     plane = feature_like_plane(257, 192)
-    codecs = [ReferenceCodec(software), get_codec("x265"), get_codec("vvenc")]
+    codecs = [software(), get_codec("x265"), get_codec("vvenc")]
     calls = [lambda codec=codec: codec.encode(plane, qp) for codec in codecs]  # type: ignore[misc]
     ours, x265, vvenc = turns(calls, 2)
-    name = f"{software.title}: encode 257 x 192 at QP {qp}"
+    name = f"{software.software}: encode 257 x 192 at QP {qp}"
     yield figure(name, ours, x265)
     yield Result(f"{name}, beside VVenC", ours, "s", "VVenC", vvenc)
 
@@ -135,7 +135,7 @@ def measure(given: argparse.Namespace) -> Iterator[Result]:
     for software in (HM, VTM):
         missing = absent(software)
         if missing:
-            names = [name for name in FIGURES if name.startswith(software.title + ":")]
+            names = [name for name in FIGURES if name.startswith(software.software + ":")]
             yield from (not_here(name, missing) for name in names)
             continue
         for size in SMALL if given.quick else [*PLANES, *TALL]:
@@ -152,16 +152,18 @@ def measure(given: argparse.Namespace) -> Iterator[Result]:
                     f"HM: decode 3222 x 6144 at QP {row['qp']}", 1 / row["ours_s"], 1 / peer
                 )
         wrong = sum(not row["exact"] for row in rows if row["codec"] == software.name)
-        yield figure(f"{software.title}: pictures that differ from the reference decoder's", wrong)
+        yield figure(
+            f"{software.software}: pictures that differ from the reference decoder's", wrong
+        )
     if given.record:
         record([row for row in rows if (row["rows"], row["cols"], row["qp"]) not in LARGE])
 
 
-def absent(software: Software) -> str:
+def absent(software: type[ReferenceCodec]) -> str:
     """Return what of a reference software is not here."""
-    for what, find in (("ENCODER", find_encoder), ("DECODER", find_decoder)):
+    for what, find in (("ENCODER", software().find_encoder), ("DECODER", software().find_decoder)):
         try:
-            find(software)
+            find()
         except MissingDependencyError:
             return f"not here: {software.variable(what)}"
     return ""

@@ -28,15 +28,16 @@ from measuring import status
 from results import Result, figure, run
 
 import cfqa_data
-from cfqa_data.card import write_card
-from cfqa_data.codes import create_codes_array, write_codes
-from cfqa_data.health import health
-from cfqa_data.layout import Layout
-from cfqa_data.manifest import Manifest, TaskEntry, package_versions, write_manifest
-from cfqa_data.recipe import load_recipe
-from cfqa_data.schema import label_schema, originals_schema
-from cfqa_data.storage import write_table, write_tensors
-from cfqa_data.tasks import FOLDS, LEVELS
+from cfqa_data.card.write import write_card
+from cfqa_data.format.codes import create_codes_array, write_codes
+from cfqa_data.format.first import read_tasks
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import Manifest, package_versions, write_manifest
+from cfqa_data.format.schema import label_schema, originals_schema
+from cfqa_data.format.storage import write_table, write_tensors
+from cfqa_data.format.tasks import FOLDS, LEVELS
+from cfqa_data.integrity.health import health
+from cfqa_data.recipe.load import load_recipe
 
 SHAPE = (1, 1, 65, 64)
 FEATURE = 4 * 65 * 64
@@ -106,8 +107,8 @@ def write(root: Path, items: int) -> None:
     manifest = Manifest(
         name=recipe.name,
         tier="full",
-        recipe=recipe,
-        tasks={"cls": TaskEntry(SHAPE, tuple(ids))},
+        recipe=recipe.to_dict(),
+        tasks=read_tasks(recipe.to_dict(), {"cls": {"shape": list(SHAPE), "sources": ids}}),
         versions=package_versions(),
         health=tuple(health(table)),
     )
@@ -138,7 +139,7 @@ def scan(root: Path) -> Callable[[], object]:
 
 def scores(root: Path) -> Callable[[], object]:
     from cfqa_data.eval import create_metric
-    from cfqa_data.eval.reading import read_batches
+    from cfqa_data.eval.features.reading import read_batches
 
     dataset = cfqa_data.load(root)
     metrics = [create_metric(name) for name in ("mse", "cosine", "cka")]
@@ -163,13 +164,13 @@ def tables(root: Path) -> Callable[[], object]:
 
 
 def verified(root: Path) -> Callable[[], object]:
-    from cfqa_data.verify import verify
+    from cfqa_data.integrity.verify import verify
 
     return lambda: verify(root).require()
 
 
 def exported(root: Path) -> Callable[[], object]:
-    from cfqa_data.builders.export import export
+    from cfqa_data.builders.sharing.export import export
 
     return lambda: export(root, root.with_name(f"{root.name}.export"), "npy")
 

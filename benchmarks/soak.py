@@ -33,7 +33,7 @@ from growth import LIMITS, Soak
 
 import cfqa_data
 from cfqa_data.builders.pipeline import build
-from cfqa_data.quantizers import quantizer_from_dict
+from cfqa_data.format.quantizers import quantizer_from_dict
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -23,7 +23,7 @@ PAGE = "docs/performance.md"
 
 def machine() -> dict[str, Any]:
     """Return what the figures depend on: processor, cores, memory, versions."""
-    from cfqa_data.manifest import package_versions
+    from cfqa_data.format.manifest import package_versions
 
     facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     name = re.search(r"^model name\s*: (.*)$", facts, re.M)

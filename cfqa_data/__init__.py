@@ -6,9 +6,10 @@ costs next to nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
+import sys
 from typing import TYPE_CHECKING, Any
 
+from cfqa_data._moved import MovedModules
 from cfqa_data.lazy import lazy_modules
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from cfqa_data import codecs as codecs
     from cfqa_data import eval as eval
     from cfqa_data import loaders as loaders
-    from cfqa_data.dataset import Dataset, FeaturePair, load
+    from cfqa_data.access.dataset import Dataset, FeaturePair, load
     from cfqa_data.errors import (
         BuildError,
         CfqaError,
@@ -51,16 +52,20 @@ __all__ = [
     "load",
 ]
 
+sys.meta_path.append(MovedModules())
+
 _PACKAGES = ("builders", "codecs", "eval", "loaders")
-_module, _ = lazy_modules(__name__, __path__)
 _HOMES = {
-    "Dataset": "cfqa_data.dataset",
-    "FeaturePair": "cfqa_data.dataset",
-    "load": "cfqa_data.dataset",
+    "Dataset": "cfqa_data.access.dataset",
+    "FeaturePair": "cfqa_data.access.dataset",
+    "load": "cfqa_data.access.dataset",
     "create_metric": "cfqa_data.eval",
     "evaluate": "cfqa_data.eval",
     "list_metrics": "cfqa_data.eval",
 }
+_find, _ = lazy_modules(
+    __name__, __path__, {name: _HOMES.get(name, "cfqa_data.errors") for name in __all__}
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -68,10 +73,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("cfqa-data")
-    elif name in __all__:
-        value = getattr(import_module(_HOMES.get(name, "cfqa_data.errors")), name)
     else:
-        value = _module(name)
+        value = _find(name)
     globals()[name] = value
     return value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from cfqa_data.text import printable, without_styles
+from cfqa_data.console.text import printable, without_styles
 
 __all__ = [
     "BuildError",

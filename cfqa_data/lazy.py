@@ -1,9 +1,9 @@
-"""Modules of a package as its attributes, imported when first asked for."""
+"""Modules of a package, and names that it gives out, as its attributes, imported on first use."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -11,26 +11,30 @@ __all__ = ["lazy_modules"]
 
 
 def lazy_modules(
-    package: str, path: Iterable[str]
+    package: str, path: Iterable[str], names: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return a package's ``__getattr__`` and ``__dir__``.
 
     Args:
         package: Its name.
         path: Its ``__path__``.
+        names: What it gives out: name -> module that has it.
     """
+    homes = dict(names or {})
 
     def get(name: str) -> Any:
         from importlib.util import find_spec
 
+        if name in homes:
+            return getattr(import_module(homes[name]), name)
         if name.startswith("_") or find_spec(f"{package}.{name}") is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return import_module(f"{package}.{name}")
 
-    def names() -> list[str]:
+    def every() -> list[str]:
         from pkgutil import iter_modules
 
         below = {module.name for module in iter_modules(path) if not module.name.startswith("_")}
-        return sorted({*vars(sys.modules[package]), *below})
+        return sorted({*vars(sys.modules[package]), *homes, *below})
 
-    return get, names
+    return get, every

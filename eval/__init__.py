@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cfqa_data.eval.evaluator import Evaluation, evaluate
+from cfqa_data.eval.evaluator import evaluate
 from cfqa_data.eval.metrics import Metric, create_metric, list_metrics
-from cfqa_data.eval.stored import read_evaluation
+from cfqa_data.eval.results import Evaluation, read_evaluation
 from cfqa_data.lazy import lazy_modules
 
 __all__ = [

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import MetricError, MetricWarning
-from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
-from cfqa_data.eval.opening import opened
-from cfqa_data.eval.scoring import Reading, Scored, Scoring
-from cfqa_data.eval.statistics import check_labels, statistics
-from cfqa_data.eval.stored import arrays_digest, dataset_identity
-from cfqa_data.eval.tables import scores_table
+from cfqa_data.eval.features.datasets import (
+    KEYS,
+    arrays_digest,
+    dataset_identity,
+    opened,
+    task_facts,
+)
+from cfqa_data.eval.metrics import MetricLike, as_metrics
+from cfqa_data.eval.results import Evaluation, conclude, scores_table
+from cfqa_data.eval.score_file import ScoreFile
+from cfqa_data.eval.scoring import Scored, Scoring
+from cfqa_data.eval.statistics import check_labels
 from cfqa_data.extras import extras
 from cfqa_data.paths import absolute_path
-from cfqa_data.progress import Progress, Silent
 from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cfqa_data.eval.reading import FeatureSource
+    from cfqa_data.eval.features.datasets import FeatureSource
 
 __all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "conclude", "evaluate"]
 
@@ -35,43 +39,6 @@ DEFAULT_METRICS = ("mse", "cosine", "cka")
 
 PRECISIONS = ("highest", "high")
 """Of float32 matrix products: exact, or what the device does fastest (TF32 on NVIDIA's)."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found; docs/statistics.md describes the tables, null where no figure is.
-
-    Attributes:
-        labels: The rows that were scored.
-        scores: One row per compressed feature and metric; null where the metric failed.
-        correlations: One row per task, codec and metric.
-        across_codecs: One row per task and metric, all codecs together.
-        across_tasks: One row per metric, all tasks together.
-        per_level: One row per task, codec, level and metric, over the sources.
-        comparisons: One row per pair of metrics, coefficient, and row of the first three tables.
-        discrimination: One row per task and metric: can it tell versions of a source apart?
-        metrics: The metrics, in the tables' order; those that scored nothing are not among them.
-        target: Label column that the scores were correlated with.
-        failures: What went wrong with each metric that failed somewhere, by name, and how many
-            features have no score; with the file of scores, by path.
-        notes: What else is to be known of a metric's scores, by name.
-        dataset: What identifies the dataset, as a report and a file of scores are compared with;
-            None if that is not known.
-    """
-
-    labels: pa.Table
-    scores: pa.Table
-    correlations: pa.Table
-    across_codecs: pa.Table
-    across_tasks: pa.Table
-    per_level: pa.Table
-    comparisons: pa.Table
-    discrimination: pa.Table
-    metrics: tuple[Metric, ...]
-    target: str
-    failures: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    dataset: str | None = None
 
 
 @extras()
@@ -99,10 +66,12 @@ def evaluate(
     versions are scored by all metrics, a batch at a time: memory does not grow with the dataset.
     A metric that fails on a feature has no score there, which ``failures`` and a `MetricWarning`
     tell; the others go on. One whose scores depend on the batch scores one feature at a time, which
-    ``notes`` and a `MetricWarning` tell.
+    ``notes`` and a `MetricWarning` tell. Where a metric is not defined, as CKA is not for a single
+    token, it has no score either, which ``notes`` tell.
 
     Args:
-        dataset: An open dataset, or the path of one.
+        dataset: An open dataset, or the path of one. One that is not a folder's is anything that
+            answers like `cfqa_data.eval.features.datasets.FeatureSource`, with tasks of any names.
         metrics: One or several of: names, ``"module:attribute"`` strings, `Metric` objects or
             callables ``(x, y) -> (B,)`` on float32 tensors of shape (B, N, C, T, D). One that
             has a method ``fit`` is trained for each task and fold on the sources of the others.
@@ -130,31 +99,37 @@ def evaluate(
         FormatError: The folder is not a dataset, or something in it is missing.
         MissingDependencyError: What the metrics or the statistics need is not installed.
     """
-    _check(target, precision, batch, limit)
+    for name, value, known in (
+        ("target", target, ("distortion", "loss")),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in known:
+            raise MetricError(f"{name} is {known[0]!r} or {known[1]!r}, not {value!r}")
+    for name, number in (("batch", batch), ("limit", limit)):
+        if number is not None and number < 1:
+            raise MetricError(f"{name} is at least 1, not {number}")
     path = None if out is None else absolute_path(out)
     how = {"task": task, "codec": codec, "untrusted": untrusted, "follow_links": follow_links}
     source = opened(dataset, **how)
     resolved = as_metrics(metrics, device)  # imports modules, which may do anything
     import scipy  # noqa: F401  (the statistics need it: missed now, not when all is scored)
 
-    for name in ("task", "source_id", "codec", "level", target):
+    for name in (*KEYS, target):
         if name not in source.labels.column_names:
             what = f"{target!r} to follow" if name == target else repr(name)
             raise MetricError(f"the labels have no column {what}")
-    rows = _selected(source.labels, fold, limit)
+    stored = _stored(source)
+    rows = _selected(source.labels, stored, fold, limit)
     labels = source.labels.take(rows)
     check_labels(labels, target)
     identity = dataset_identity(source)
-    file = None
+    file, scored = None, Scored.nothing(len(rows), len(resolved))
     if path is not None:
-        from cfqa_data.eval.score_file import ScoreFile
-
         settings = {"device": device, "precision": precision, "arrays": arrays_digest(source)}
-        of = (identity, labels, resolved, source.labels, settings, target, force)
-        file = ScoreFile(path, *of)
-    scored = file.resume() if file else Scored.nothing(len(rows), len(resolved))
-    scoring = Scoring(resolved, Reading(source, rows, target, device, batch), scored)
-    values, notes = scored.values, scored.notes
+        file = ScoreFile(path, identity, labels, resolved, source.labels, settings, target, force)
+        scored = file.resume()
+    scoring = Scoring(resolved, source, rows, scored, target=target, device=device, batch=batch)
+    values = scored.values
     try:
         with torch_state(grad=False, precision=precision):
             scoring.run(file, progress or Silent())
@@ -162,10 +137,10 @@ def evaluate(
         if file and (scored.alone or not np.isnan(values).all()):
             file.save(scored, now=True)
         raise
-    failures = _counted(scoring.failures, resolved, values)
+    failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
     kept = np.flatnonzero(~np.isnan(values).all(axis=0))
     if not len(kept):
-        raise MetricError(next(iter(failures.values())))
+        raise MetricError(next(iter((failures or notes).values())))
     good, values = tuple(resolved[column] for column in kept), values[:, kept]
     if file:
         try:
@@ -173,78 +148,42 @@ def evaluate(
         except MetricError as error:  # the tables are worth having all the same
             failures[str(out)] = str(error)
             file.save(scored, now=True)
-    found = conclude(labels, good, values, target, failures, notes=notes, dataset=identity)
-    for told in (*failures.values(), *notes.values()):
+    found = conclude(
+        *(labels, good, values, target, failures),
+        notes=notes,
+        dataset=identity,
+        tasks=task_facts(source),
+    )
+    for told in (*failures.values(), *scored.notes.values()):
         warnings.warn(MetricWarning(told), stacklevel=3)  # past `extras`
     return found
 
 
-def _counted(
-    first: Mapping[str, str], metrics: Sequence[Metric], values: NDArray[Any]
-) -> dict[str, str]:
-    """Return the first failure of each metric with the number of features that have no score."""
-    failures = {}
-    for metric, missing in zip(metrics, np.isnan(values).sum(axis=0), strict=True):
-        if missing:
-            of = f"; {missing} of {len(values)} features have no score"
-            failures[metric.name] = first[metric.name] + (of if missing < len(values) else "")
-    return failures
+def _stored(dataset: FeatureSource) -> NDArray[np.bool_]:
+    """Return which rows have a feature: a folder need not hold those of every codec."""
+    labels = dataset.labels
+    if "array" in labels.column_names and hasattr(dataset, "manifest"):
+        return np.asarray(labels["array"].is_valid().to_numpy())
+    return np.ones(labels.num_rows, dtype=bool)
 
 
-def conclude(
-    labels: pa.Table,
-    metrics: Sequence[Metric],
-    values: NDArray[Any],
-    target: str,
-    failures: Mapping[str, str],
-    *,
-    notes: Mapping[str, str] = MappingProxyType({}),
-    dataset: str | None = None,
-) -> Evaluation:
-    """Make the tables of an evaluation from its scores.
-
-    Args:
-        labels: The rows that were scored.
-        metrics: M metrics.
-        values: (rows, M) float64 scores; NaN where there is none.
-        target: Label column to follow.
-        failures: See `Evaluation`.
-        notes: See `Evaluation`.
-        dataset: See `Evaluation`.
-    """
-    found = statistics(labels, metrics, values, target)
-    return Evaluation(
-        labels=labels,
-        scores=scores_table(labels, metrics, values),
-        correlations=found.correlations,
-        across_codecs=found.across_codecs,
-        across_tasks=found.across_tasks,
-        per_level=found.per_level,
-        comparisons=found.comparisons,
-        discrimination=found.discrimination,
-        metrics=tuple(metrics),
-        target=target,
-        failures=dict(failures),
-        notes=dict(notes),
-        dataset=dataset,
+def _not_stored(labels: pa.Table, stored: NDArray[np.bool_]) -> dict[str, str]:
+    """Return notes on the codecs of which nothing is stored."""
+    columns = (labels[name].to_pylist() for name in ("task", "codec"))
+    pairs = dict.fromkeys(
+        pair for pair, there in zip(zip(*columns, strict=True), stored, strict=True) if not there
     )
+    told = "nothing is stored of its features, which are left out"
+    return {f"codec {codec}": f"codec {codec!r} of {task}: {told}" for task, codec in pairs}
 
 
-def _check(target: str, precision: str, batch: int | None, limit: int | None) -> None:
-    if target not in ("distortion", "loss"):
-        raise MetricError(f"target is 'distortion' or 'loss', not {target!r}")
-    if precision not in PRECISIONS:
-        raise MetricError(f"precision is 'highest' or 'high', not {precision!r}")
-    for name, value in (("batch", batch), ("limit", limit)):
-        if value is not None and value < 1:
-            raise MetricError(f"{name} is at least 1, not {value}")
-
-
-def _selected(labels: pa.Table, fold: int | None, limit: int | None) -> NDArray[np.intp]:
+def _selected(
+    labels: pa.Table, stored: NDArray[np.bool_], fold: int | None, limit: int | None
+) -> NDArray[np.intp]:
     """Return the label rows to score."""
-    if labels.num_rows == 0:
+    if not stored.any():
         raise MetricError("the dataset has no compressed features to score")
-    kept = np.ones(labels.num_rows, dtype=bool)
+    kept = stored.copy()
     if fold is not None:
         if "fold" not in labels.column_names:
             raise MetricError("the labels have no column 'fold' to select by")

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.eval.metrics import Metric
-from cfqa_data.manifest import hash_file
+from cfqa_data.format.manifest import hash_file
 
 __all__ = ["COVERS", "Fingerprint", "fingerprint"]
 

@@ -1,39 +1,39 @@
-"""What a metric may know of a dataset: statistics of originals that are not the one it scores.
+"""Statistics of a dataset's originals, for metrics that need some (``needs``).
 
 Each source belongs to a fold. For the sources of a fold, statistics are taken over the originals
-of all other folds, so no metric sees in them the feature that it judges.
+of all other folds, so that no metric sees in them the feature that it scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cfqa_data.console.progress import Progress
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.metrics.base import STATISTICS
-from cfqa_data.eval.reading import FeatureSource
-from cfqa_data.progress import Progress
+from cfqa_data.eval.features.reading import FeatureSource
 
-__all__ = ["OriginalStatistics", "original_statistics", "sources_by_fold"]
-
-Key = tuple[str, int]  # task, fold
+__all__ = ["OriginalStatistics", "original_statistics"]
 
 
 @dataclass(frozen=True)
 class OriginalStatistics:
-    """Statistics per task and fold, by their names in `cfqa_data.eval.metrics.STATISTICS`.
+    """Statistics by their names in `cfqa_data.eval.metrics.STATISTICS`.
 
     Attributes:
-        values: Those that there are.
-        lacking: Why a task has not a statistic, by task and name.
+        dataset: What they are of.
+        device: Where they lie.
+        moments: The deviation and covariance for the sources of a task and fold.
     """
 
-    values: Mapping[Key, Mapping[str, Tensor]] = field(default_factory=dict)
-    lacking: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    dataset: FeatureSource
+    device: str
+    moments: Mapping[tuple[str, int], Mapping[str, Tensor]]
 
     def of(self, task: str, fold: int, names: Iterable[str]) -> dict[str, Tensor]:
         """Return the named statistics for the sources of a fold.
@@ -41,75 +41,56 @@ class OriginalStatistics:
         Raises:
             MetricError: The task lacks one.
         """
+        found = {}
         for name in names:
-            if (task, name) in self.lacking:
-                raise MetricError(self.lacking[task, name])
-        return {name: self.values[task, fold][name] for name in names}
-
-
-def sources_by_fold(dataset: FeatureSource) -> dict[str, dict[int, list[str]]]:
-    """Return the sources of each task by fold, in the order of the labels.
-
-    All are in fold 0 where the labels have no column ``fold``.
-    """
-    labels = dataset.labels
-    columns = [labels[name].to_pylist() for name in ("task", "source_id")]
-    known = "fold" in labels.column_names
-    columns.insert(1, labels["fold"].to_pylist() if known else [0] * labels.num_rows)
-    folds: dict[str, dict[int, list[str]]] = {}
-    for task, fold, source_id in dict.fromkeys(zip(*columns, strict=True)):
-        folds.setdefault(task, {}).setdefault(fold, []).append(source_id)
-    return folds
+            if name == "value_range":
+                found[name] = _value_range(self.dataset, task).to(self.device)
+            elif (task, fold) in self.moments:
+                found[name] = self.moments[task, fold][name]
+            else:
+                why = "all sources are in one"
+                if "fold" not in self.dataset.labels.column_names:
+                    why = "the labels have no column 'fold': there is nothing to hold out"
+                raise MetricError(f"{task}: {name} is taken from other folds, but {why}")
+        return found
 
 
 def original_statistics(
     dataset: FeatureSource, names: Iterable[str], device: str, progress: Progress
 ) -> OriginalStatistics:
-    """Compute what metrics ask for, in one pass over the originals where any is needed.
+    """Compute what metrics need, in one pass over the originals where any is needed.
 
     Args:
         dataset: An open dataset; all its sources count, whatever is scored.
         names: Of `cfqa_data.eval.metrics.STATISTICS`.
-        device: Where sums are made and results lie.
+        device: Where sums are computed and results lie.
         progress: Told about every original.
     """
-    wanted = [name for name in STATISTICS if name in set(names)]
-    if not wanted:
-        return OriginalStatistics()
-    folds = sources_by_fold(dataset)
-    values: dict[Key, dict[str, Tensor]] = {
-        (task, fold): {} for task, of_task in folds.items() for fold in of_task
-    }
-    lacking: dict[tuple[str, str], str] = {}
-    if "value_range" in wanted:
-        for task, of_task in folds.items():
-            try:
-                found = _value_range(dataset, task).to(device)
-            except MetricError as error:
-                lacking[task, "value_range"] = str(error)
-            else:
-                for fold in of_task:
-                    values[task, fold]["value_range"] = found
-    moments = [name for name in wanted if name != "value_range"]
-    held_out = {task: of_task for task, of_task in folds.items() if len(of_task) > 1}
-    why = "but all sources are in one"
-    if "fold" not in dataset.labels.column_names:
-        why = "but the labels have no column 'fold': there is nothing to hold out"
-    for task in folds.keys() - held_out.keys():
-        for name in moments:
-            lacking[task, name] = f"{task}: {name} is taken from other folds, {why}"
-    if moments and held_out:
-        count = sum(len(ids) for of_task in held_out.values() for ids in of_task.values())
+    moments: dict[tuple[str, int], Mapping[str, Tensor]] = {}
+    needed = set(names) - {"value_range"}
+    folds = _held_out(dataset) if needed else {}
+    if folds:
+        count = sum(len(ids) for of_task in folds.values() for ids in of_task.values())
         progress.start("statistics", count, "originals")
-        for task, of_task in held_out.items():
+        for task, of_task in folds.items():
             sums = {}
             for fold, ids in of_task.items():
-                sums[fold] = _Moments.of(dataset, ids, device, "covariance" in moments, progress)
+                sums[fold] = _sums(dataset, ids, device, "covariance" in needed, progress)
             for fold in of_task:
-                others = [part for other, part in sums.items() if other != fold]
-                values[task, fold] |= _Moments.together(others).statistics()
+                moments[task, fold] = _moments([sums[other] for other in sums if other != fold])
         progress.finish()
-    return OriginalStatistics(values, lacking)
+    return OriginalStatistics(dataset, device, moments)
+
+
+def _held_out(dataset: FeatureSource) -> dict[str, dict[int, list[str]]]:
+    """Return the sources of each task that has several folds, by fold."""
+    labels = dataset.labels
+    folds: dict[str, dict[int, list[str]]] = {}
+    if "fold" in labels.column_names:
+        columns = (labels[name].to_pylist() for name in ("task", "fold", "source_id"))
+        for task, fold, source_id in dict.fromkeys(zip(*columns, strict=True)):
+            folds.setdefault(task, {}).setdefault(fold, []).append(source_id)
+    return {task: of_task for task, of_task in folds.items() if len(of_task) > 1}
 
 
 def _value_range(dataset: FeatureSource, task: str) -> Tensor:
@@ -119,53 +100,40 @@ def _value_range(dataset: FeatureSource, task: str) -> Tensor:
         MetricError: The dataset does not say.
     """
     manifest = getattr(dataset, "manifest", None)
-    if manifest is None or task not in manifest.recipe.tasks:
+    if manifest is None or task not in manifest.tasks:
         raise MetricError("value_range is the quantisers', which only a dataset's manifest knows")
-    ladders = manifest.recipe.tasks[task].ladders.values()
-    tables = [np.asarray(ladder.quantizer.values(), np.float64) for ladder in ladders]
+    quantizers = [c.quantizer for c in manifest.tasks[task].codecs.values() if c.quantizer]
+    if not quantizers:
+        raise MetricError(f"value_range is the quantisers', and no codec of {task} has one")
+    tables = [np.asarray(quantizer.values(), np.float64) for quantizer in quantizers]
     return torch.from_numpy(np.max([table[:, -1] - table[:, 0] for table in tables], axis=0))
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Sums over tokens: their number, their sum (C, D), their products (C, D) or (C, D, D).
+def _sums(
+    dataset: FeatureSource, ids: Sequence[str], device: str, full: bool, progress: Progress
+) -> list[Tensor]:
+    """Return the number of tokens, their sum (C, D), that of squares (C, D) or products (C, D, D).
 
     In float64 they need no common shift: at a mean of 500 and a deviation of 0.5, which is what
     ViT-g's outlier channels have, the variance keeps nine digits.
     """
+    totals: list[Tensor] = []
+    for source_id in ids:
+        feature = torch.from_numpy(np.asarray(dataset.original(source_id))).to(device).double()
+        tokens = feature.transpose(0, 1).flatten(1, 2)  # (C, N*T, D)
+        second = tokens.mT @ tokens if full else tokens.square().sum(1)
+        parts = [torch.tensor(tokens.shape[1], device=device), tokens.sum(1), second]
+        totals = [a.add_(b) for a, b in zip(totals, parts, strict=True)] if totals else parts
+        progress.advance()
+    return totals
 
-    count: int
-    first: Tensor
-    second: Tensor
 
-    @classmethod
-    def of(
-        cls, dataset: FeatureSource, ids: list[str], device: str, full: bool, progress: Progress
-    ) -> _Moments:
-        parts = []
-        for source_id in ids:
-            feature = torch.from_numpy(np.asarray(dataset.original(source_id))).to(device).double()
-            tokens = feature.transpose(0, 1).flatten(1, 2)  # (C, N*T, D)
-            second = tokens.mT @ tokens if full else tokens.square().sum(1)
-            parts.append(cls(tokens.shape[1], tokens.sum(1), second))
-            if len(parts) == 2:
-                parts = [cls.together(parts)]
-            progress.advance()
-        return parts[0]
-
-    @classmethod
-    def together(cls, parts: list[_Moments]) -> _Moments:
-        """Return the sums of several."""
-        first, second = parts[0].first.clone(), parts[0].second.clone()
-        for part in parts[1:]:
-            first += part.first
-            second += part.second
-        return cls(sum(part.count for part in parts), first, second)
-
-    def statistics(self) -> dict[str, Tensor]:
-        mean, second = self.first / self.count, self.second / self.count
-        if second.ndim == 2:
-            return {"deviation": (second - mean.square()).clamp(min=0.0).sqrt()}
-        covariance = second - mean[:, :, None] * mean[:, None, :]
-        variance = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0.0)
-        return {"covariance": covariance, "deviation": variance.sqrt()}
+def _moments(sums: Sequence[list[Tensor]]) -> dict[str, Tensor]:
+    """Return the standard deviation of the channels, and their covariance if its sums are there."""
+    count, first, second = (reduce(torch.add, parts) for parts in zip(*sums, strict=True))
+    mean, second = first / count, second / count
+    if second.ndim == 2:
+        return {"deviation": (second - mean.square()).clamp(min=0.0).sqrt()}
+    covariance = second - mean[:, :, None] * mean[:, None, :]
+    variance = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0.0)
+    return {"covariance": covariance, "deviation": variance.sqrt()}

@@ -1,4 +1,8 @@
-"""The published table's statistic, from score logs alone.
+"""The published table's statistic, from score logs as the published code prints them.
+
+A log holds a block per level: a line that names the codec's settings, one line per source,
+``name score mse cosine cka``, and totals such as ``Accuracy: 95.0``. Scores are the raw ones: a
+rank, an mIoU in percent, an RMSE in metres.
 
 Per source, PLCC and SROCC over its levels between the raw score and a metric; then the mean over
 the sources that give a number (NumPy's nanmean), per codec and task. Faults included: a source
@@ -10,6 +14,8 @@ turned round.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,20 +24,166 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.console.text import table_text
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.log_files import LogLine, find_logs, read_log
 from cfqa_data.eval.statistics import pearson, spearman
-from cfqa_data.eval.text import figure_text
+from cfqa_data.eval.text import figure_text, paper_heads
+from cfqa_data.format.first import TASKS
+from cfqa_data.format.layout import of_tools
+from cfqa_data.format.limits import LARGEST_TEXT, read_limited
 from cfqa_data.paths import absolute_path
-from cfqa_data.tasks import TASKS
-from cfqa_data.text import table_text
 
-__all__ = ["PAPER_ORDER", "PaperFigure", "paper_figures", "paper_logs_text", "read_series"]
+__all__ = [
+    "PAPER_ORDER",
+    "LogLine",
+    "PaperFigure",
+    "find_logs",
+    "level_of",
+    "paper_figures",
+    "paper_logs_text",
+    "read_log",
+    "read_series",
+]
 
 PAPER_ORDER = ("hm", "vtm", "hyperprior_multi_task", "hyperprior_task_specific")
 """Codecs in the order of the published table."""
 
 METRICS = ("mse", "cosine", "cka")
+
+PLACES = "{codec}/{task}.txt, {codec}/{task}/*.txt or {arch}_trained_{data}_eval_{task}_all.txt"
+"""Where a log may lie below the folder; the last is the published name, in any subfolder."""
+
+_PUBLISHED = re.compile(r"(.+?)_trained_([a-z]+)_eval_([a-z]+?)(?:_all)?\.txt")
+_LEVEL = re.compile(r"(?:qp|lambda)[_=-]?(\d*\.?\d+(?:e-?\d+)?)", re.I)
+_TRANSFORMS = ("uniform", "kmeans")
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """What a log says of one source at one level; any of its numbers may be NaN or infinite.
+
+    Attributes:
+        name: the source, without the extension that some logs print.
+        score: the raw score of the task.
+        mse: mean squared error, printed with eight decimals.
+        cosine: token cosine, printed with four decimals.
+        cka: the published CKA, printed with four decimals.
+        level: QP or lambda that the log, or its file's name, gives; None where neither does.
+        where: file and line, for messages.
+    """
+
+    name: str
+    score: float
+    mse: float
+    cosine: float
+    cka: float
+    level: float | None
+    where: str
+
+
+def find_logs(root: Path) -> dict[tuple[str, str], list[Path]]:
+    """Return the logs below a folder by codec and task, in the order of their levels.
+
+    Raises:
+        MetricError: there is no such folder, or no log in it.
+    """
+    if not root.is_dir():
+        raise MetricError(f"{root}: no such folder of logs")
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise MetricError(f"{root}: cannot be read: {error.strerror or error}") from None
+    found: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted(root.rglob("*.txt")):
+        name = path.relative_to(root)
+        if not of_tools(name.as_posix()) and (place := _place(name)) is not None:
+            found.setdefault(place, []).append(path)
+    if not found:
+        raise MetricError(f"{root}: no log in it; a log is {PLACES}")
+    for paths in found.values():
+        paths.sort(key=lambda path: (level_of(path.stem) or 0.0, path.name))
+    return found
+
+
+def level_of(name: str) -> float | None:
+    """Return the QP or lambda that a file's or folder's name has, as QP12 or lambda0.01_bs180."""
+    match = _LEVEL.search(name)
+    return float(match[1]) if match else None
+
+
+def read_log(path: Path) -> list[LogLine]:
+    """Return the sources' lines of a log, in order; whatever else it prints is passed over.
+
+    Raises:
+        MetricError: the file cannot be read or has no such line, or a line begins like one and is
+            not; file and line are named.
+    """
+    try:
+        text = read_limited(path, LARGEST_TEXT).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise MetricError(f"{path}: not a log that can be read: {error}") from None
+    level, lines, odd = level_of(path.stem), list[LogLine](), []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words, where = line.split(), f"{path}, line {number}"
+        if not words:
+            continue
+        opened = _settings(words)
+        level = level if opened is None else opened
+        name = os.path.splitext(words[0])[0]
+        numbers = [_number(word) for word in words[1:]]
+        known = [value for value in numbers if value is not None]
+        if len(numbers) == len(known) == 4:
+            lines.append(LogLine(name, *known, level, where))
+        elif opened is None and not any(word.endswith(":") for word in words):  # no total
+            # A number behind the name, or four behind several words, which may all be the name.
+            numbered = any(part and None not in part for part in (numbers[:1], numbers[-4:]))
+            odd.append((name, numbered, line, where))
+    names = {line.name for line in lines}
+    for name, numbered, line, where in odd:
+        if numbered or name in names:
+            raise MetricError(
+                f"{where}: not `name score mse cosine cka`, a name without blanks and four "
+                f"numbers: {line[:60]!r}"
+            )
+    if not names:
+        raise MetricError(f"{path}: no line `name score mse cosine cka` in it")
+    return lines
+
+
+def _settings(words: list[str]) -> float | None:
+    """Return the level of a line that opens a block.
+
+    For HM and VTM that is ``arch transform samples bits QP``, for a hyperprior
+    ``arch data transform samples bits lambda ...``.
+    """
+    for place, index in ((1, 4), (2, 5)):
+        if len(words) > index and words[place] in _TRANSFORMS:
+            return _number(words[index])
+    return None
+
+
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
+def _place(path: Path) -> tuple[str, str] | None:
+    """Return the codec and task of a log, by its path below the folder."""
+    if match := _PUBLISHED.fullmatch(path.name):
+        arch, data, task = match.groups()
+        if "hyperprior" in arch:
+            if data not in ("hybrid", task):
+                return None  # trained for another task: not in the benchmark
+            arch = f"hyperprior_{'multi_task' if data == 'hybrid' else 'task_specific'}"
+        return (arch, task) if task in TASKS else None
+    parts = path.parts
+    if len(parts) >= 2 and path.stem in TASKS:
+        return parts[-2], path.stem
+    if len(parts) >= 3 and parts[-2] in TASKS:
+        return parts[-3], parts[-2]
+    return None
 
 
 @dataclass(frozen=True)
@@ -99,7 +251,11 @@ def paper_figures(root: Path | str) -> list[PaperFigure]:
     """
     figures = []
     logs = find_logs(absolute_path(root))
-    for codec, task in sorted(logs, key=_published_order):
+    order = {codec: place for place, codec in enumerate(PAPER_ORDER)}
+    tasks = list(TASKS)
+    for codec, task in sorted(
+        logs, key=lambda log: (order.get(log[0], len(order)), log[0], tasks.index(log[1]))
+    ):
         series = read_series(logs[codec, task])
         for name, lines in series.items():
             if len(lines) < 2:
@@ -112,25 +268,22 @@ def paper_figures(root: Path | str) -> list[PaperFigure]:
 
 def paper_logs_text(figures: Sequence[PaperFigure]) -> str:
     """Lay figures out as the published table, and say what vanished from it."""
-    rows = [["codec", "task"], ["", ""]]
-    for name in METRICS:
-        rows[0] += [name, ""]
-        rows[1] += ["PLCC", "SROCC"]
     each = "/".join(METRICS)
+    rows = paper_heads(METRICS)
     rows[0] += ["sources", "levels", "constant", "flat", "used"]
     rows[1] += ["", "", "score", each, each]
-    cells: dict[tuple[str, str], list[PaperFigure]] = {}
-    for figure in figures:
-        cells.setdefault((figure.codec, figure.task), []).append(figure)
-    for place, metrics in cells.items():
-        row = [*place]
-        for figure in metrics:
-            row += [figure_text(figure.plcc), figure_text(figure.srocc)]
-        first = metrics[0]
+    for codec, task in dict.fromkeys((figure.codec, figure.task) for figure in figures):
+        of = [figure for figure in figures if (figure.codec, figure.task) == (codec, task)]
+        first = of[0]
         levels = f"{first.fewest}" if first.fewest == first.most else f"{first.fewest}-{first.most}"
-        flat = "/".join(str(figure.flat) for figure in metrics)
-        used = "/".join(str(figure.n_valid) for figure in metrics)
-        rows.append([*row, str(first.sources), levels, str(first.constant), flat, used])
+        rows.append(
+            [
+                *(codec, task),
+                *(figure_text(value) for figure in of for value in (figure.plcc, figure.srocc)),
+                *(str(first.sources), levels, str(first.constant)),
+                *("/".join(str(getattr(f, name)) for f in of) for name in ("flat", "n_valid")),
+            ]
+        )
     return "\n".join(
         [
             "Correlation with the raw score, per source over its levels, averaged: as published.",
@@ -179,9 +332,3 @@ def _figures(codec: str, task: str, series: list[list[LogLine]]) -> list[PaperFi
 def _nanmean(values: NDArray[Any]) -> float | None:
     left = values[~np.isnan(values)]
     return float(left.mean()) if left.size else None
-
-
-def _published_order(place: tuple[str, str]) -> tuple[int, str, int]:
-    codec, task = place
-    order = PAPER_ORDER.index(codec) if codec in PAPER_ORDER else len(PAPER_ORDER)
-    return order, codec, list(TASKS).index(task)

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.features.datasets import table_digest
 from cfqa_data.eval.fingerprint import COVERS, fingerprint
 from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.results import KEY, WRONG, key_columns, read_facts, with_facts
 from cfqa_data.eval.scoring import Scored
-from cfqa_data.eval.stored import KEY, WRONG, table_digest, with_facts
-from cfqa_data.eval.tables import key_columns
-from cfqa_data.limits import MOST_ROWS, parse_json
-from cfqa_data.parquet import read_parquet, read_schema
-from cfqa_data.storage import atomic_path, check_writable, write_table
+from cfqa_data.format.limits import MOST_ROWS, parse_json
+from cfqa_data.format.parquet import read_parquet
+from cfqa_data.format.storage import atomic_path, check_writable, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,17 +74,17 @@ class ScoreFile:
         self.path = path
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         self._labels = key_columns(labels)
-        self._names = [metric.name for metric in metrics]
         prints = {m.name: fingerprint(m, *_other_sources(m, whole, target)) for m in metrics}
-        self._prints = {name: found.digest for name, found in prints.items()}
-        self._facts = {"dataset": dataset, "settings": dict(settings), "metrics": self._prints}
-        self._decided: dict[str, Any] = {
+        self._digests = {name: found.digest for name, found in prints.items()}
+        self._own: dict[str, Any] = {
+            "dataset": dataset,
+            "target": target,
             "settings": dict(settings),
             "keys": table_digest(self._labels),
             "code": {name: asdict(found) for name, found in prints.items()},
             "covers": COVERS,
         }
-        self._dataset, self._target, self._force = dataset, target, force
+        self._force = force
         self._saved = time.monotonic()
         self._replaced = self._there() if force else None
         self._check_replaceable()
@@ -108,28 +108,26 @@ class ScoreFile:
         """Return in what a finished file differs from what this run would write, if it does."""
         import pyarrow as pa
 
-        try:
-            schema, _ = read_schema(self.path.read_bytes())
-            facts = parse_json((schema.metadata or {})[KEY])
-            code = {name: entry["digest"] for name, entry in facts["code"].items()}
-            found = {name: facts[name] for name in ("dataset", "target", "settings", "keys")}
-        except (*WRONG, pa.ArrowException):
-            return "is there, and does not say what was scored"
         told = {
             "dataset": "holds the scores of another dataset",
             "keys": "holds the scores of other features",
             "settings": "holds scores of other arrays, or made with another device or precision",
-            "target": f"holds an evaluation of the {found['target']}",
+            "target": "holds an evaluation of the {target}",
         }
-        own = {**self._decided, "dataset": self._dataset, "target": self._target}
+        try:
+            _, facts = read_facts(self.path.read_bytes())
+            code = {name: entry["digest"] for name, entry in facts["code"].items()}
+            found = {name: facts[name] for name in told}
+        except (*WRONG, pa.ArrowException):
+            return "is there, and does not say what was scored"
         for name, why in told.items():
-            if found[name] != own[name]:
-                return why
-        if code.keys() != self._prints.keys():
+            if found[name] != self._own[name]:
+                return why.format(target=found["target"])
+        if code.keys() != self._digests.keys():
             return f"holds the scores of {', '.join(map(str, code))}"
-        for name, digest in self._prints.items():
+        for name, digest in self._digests.items():
             if digest is None:
-                untold = self._decided["code"][name]["untold"]
+                untold = self._own["code"][name]["untold"]
                 return f"holds scores of a {name!r} that may be another one ({untold})"
             if digest != code[name]:
                 return f"holds scores of a {name!r} with other code or options"
@@ -143,15 +141,18 @@ class ScoreFile:
         """
         import pyarrow as pa
 
-        nothing = Scored.nothing(self._labels.num_rows, len(self._names))
+        names = list(self._digests)
+        scored = Scored.nothing(self._labels.num_rows, len(names))
         if not self.unfinished.is_file():
-            return nothing
+            return scored
         remedy = "delete it, or write to another file"
         try:
             table = read_parquet(self.unfinished.read_bytes(), MOST_ROWS)
             facts = parse_json((table.schema.metadata or {})[KEY])
-            prints, dataset, settings = facts["metrics"], facts["dataset"], facts["settings"]
-            known = [n for n in self._names if self._prints[n] and prints.get(n) == self._prints[n]]
+            digests, dataset, settings = facts["metrics"], facts["dataset"], facts["settings"]
+            known = [
+                name for name, own in self._digests.items() if own and digests.get(name) == own
+            ]
             found = {name: table[PREFIX + name].to_numpy() for name in known}
             notes = {name: str(facts["notes"][name]) for name in known if name in facts["notes"]}
             alone = set(known) & set(facts["alone"])
@@ -160,19 +161,16 @@ class ScoreFile:
             raise MetricError(
                 f"{self.unfinished}: not the scores of an interrupted run; {remedy}"
             ) from None
-        if dataset != self._facts["dataset"]:
-            if self._force:
-                return nothing
+        if dataset != self._own["dataset"] and not self._force:
             raise MetricError(f"{self.unfinished}: an interrupted run on another dataset; {remedy}")
-        if settings != self._facts["settings"]:
-            return nothing
+        if dataset != self._own["dataset"] or settings != self._own["settings"]:
+            return scored
         places = {tuple(row.values()): place for place, row in enumerate(rows)}
-        order = [places.get(tuple(row.values()), -1) for row in self._labels.to_pylist()]
-        here = np.array(order) >= 0
-        scored = Scored(nothing.values, notes, alone)
+        order = np.array([places.get(tuple(row.values()), -1) for row in self._labels.to_pylist()])
+        here = order >= 0
         for name, column in found.items():
-            scored.values[here, self._names.index(name)] = column[np.array(order)[here]]
-        return scored
+            scored.values[here, names.index(name)] = column[order[here]]
+        return Scored(scored.values, notes, alone)
 
     def save(self, scored: Scored, *, now: bool = False) -> None:
         """Save what there is, if it is time to, or now; a full disk does not end the run."""
@@ -182,9 +180,10 @@ class ScoreFile:
 
         # Here a score that is not there yet is NaN: metrics give finite numbers only.
         table = self._labels
-        for column, name in enumerate(self._names):
+        for column, name in enumerate(self._digests):
             table = table.append_column(PREFIX + name, pa.array(scored.values[:, column]))
-        facts = self._facts | {"notes": scored.notes, "alone": sorted(scored.alone)}
+        facts = {name: self._own[name] for name in ("dataset", "settings")}
+        facts |= {"metrics": self._digests, "notes": scored.notes, "alone": sorted(scored.alone)}
         table = table.replace_schema_metadata({KEY: json.dumps(facts)})
         with suppress(OSError):
             write_table(self.unfinished, table)
@@ -217,8 +216,9 @@ class ScoreFile:
                         csv.write_csv(scores, file)
                     self._check_replaceable()
             else:
-                of = self._dataset, self._target, metrics, failures, notes, self._decided
-                write_table(self.path, with_facts(scores, *of), self._check_replaceable)
+                own = self._own["dataset"], self._own["target"]
+                table = with_facts(scores, *own, metrics, failures, notes, self._own)
+                write_table(self.path, table, self._check_replaceable)
         except OSError as error:
             why = error.strerror or error
             raise MetricError(f"{self.path}: the scores could not be written: {why}") from None

@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.console.progress import Progress
 from cfqa_data.errors import CfqaError, MetricError
 from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metric
 from cfqa_data.eval.metrics.base import error_line
-from cfqa_data.progress import Progress
 
 if TYPE_CHECKING:
-    from cfqa_data.eval.features import Features
-    from cfqa_data.eval.reading import Batch, FeatureSource
+    from cfqa_data.eval.features.batch import Features
+    from cfqa_data.eval.features.datasets import FeatureSource
+    from cfqa_data.eval.features.reading import Batch
 
-__all__ = ["Reading", "Scored", "Scoring"]
+__all__ = ["Scored", "Scoring"]
 
 TRIES = 3
 """Sources of a task after which a metric that has scored none of it is not tried any more."""
@@ -40,25 +41,6 @@ LEAST = 1e-6
 """Difference of scores that is rounding whatever their size, as in 1 - cosine."""
 
 TESTED = [metric.function for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS)]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What is scored, and how it is read.
-
-    Attributes:
-        dataset: An open dataset.
-        rows: Label rows to score.
-        target: Label that is followed.
-        device: Torch device.
-        batch: Compressed features per batch; by default what `read_batches` takes.
-    """
-
-    dataset: FeatureSource
-    rows: NDArray[np.intp]
-    target: str
-    device: str
-    batch: int | None
 
 
 @dataclass(frozen=True)
@@ -86,20 +68,57 @@ class Scoring:
 
     Args:
         metrics: M metrics.
-        reading: What is scored.
+        dataset: An open dataset.
+        rows: Its label rows to score.
         scored: What there is already; filled in place.
-
-    Attributes:
-        failures: The first thing that went wrong with a metric, by name.
+        target: Label that is followed.
+        device: Torch device.
+        batch: Compressed features per batch; by default what `read_batches` takes.
     """
 
-    def __init__(self, metrics: Sequence[Metric], reading: Reading, scored: Scored) -> None:
-        self.failures: dict[str, str] = {}
-        self._metrics, self._reading, self._scored = metrics, reading, scored
+    def __init__(
+        self,
+        metrics: Sequence[Metric],
+        dataset: FeatureSource,
+        rows: NDArray[np.intp],
+        scored: Scored,
+        *,
+        target: str,
+        device: str,
+        batch: int | None,
+    ) -> None:
+        self._metrics, self._dataset, self._rows, self._scored = metrics, dataset, rows, scored
+        self._target, self._device, self._size = target, device, batch
         self._values = scored.values
+        self._first_failures: dict[str, str] = {}
         self._failed = np.zeros(scored.values.shape, dtype=bool)
+        self._undefined = self._failed.copy()
         self._batches: Counter[tuple[str, str]] = Counter()
         self._tried: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        self._ready: dict[tuple[str, int, int], Metric | None] = {}
+
+    def failures(self) -> dict[str, str]:
+        """Return the first failure of each metric, and how many features have no score for it."""
+        failures = {}
+        lacking = np.isnan(self._values) & ~self._undefined
+        for metric, missing in zip(self._metrics, lacking.sum(axis=0), strict=True):
+            if missing:
+                of = f"; {missing} of {len(lacking)} features have no score"
+                first = self._first_failures[metric.name]
+                failures[metric.name] = first + (of if missing < len(lacking) else "")
+        return failures
+
+    def notes(self) -> dict[str, str]:
+        """Return what else is to be known of each metric: of its batches, and where it is none."""
+        notes = dict(self._scored.notes)
+        for metric, undefined in zip(self._metrics, self._undefined.sum(axis=0), strict=True):
+            if undefined:
+                note = (
+                    f"metric {metric.name!r} is not defined for fewer than {metric.least_tokens} "
+                    f"tokens: no score of {undefined} of {len(self._values)} features"
+                )
+                notes[metric.name] = "; ".join(filter(None, [notes.get(metric.name), note]))
+        return notes
 
     def run(self, file: Any, progress: Progress) -> None:
         """Score everything.
@@ -115,18 +134,19 @@ class Scoring:
             return
         from cfqa_data.eval.originals import original_statistics
 
-        dataset, device = self._reading.dataset, self._reading.device
+        labels = self._dataset.labels
         needed = [n for metric in self._metrics for n in metric.needs if n not in metric.options]
-        self._known = original_statistics(dataset, needed, device, progress)
-        self._tasks = np.array(dataset.labels["task"].to_pylist())
-        by_fold = bool(needed) or any(metric.fit for metric in self._metrics)
-        self._folds = _folds(dataset) if by_fold else np.zeros(len(self._tasks), dtype=np.intp)
-        self._ready: dict[tuple[str, int], list[Metric | None]] = {}
+        self._known = original_statistics(self._dataset, needed, self._device, progress)
+        self._tasks = np.array(labels["task"].to_pylist())
+        self._folds = np.zeros(len(self._tasks), dtype=np.intp)
+        if "fold" in labels.column_names and (needed or any(m.fit for m in self._metrics)):
+            self._folds = labels["fold"].to_numpy().astype(np.intp)
+        self._ready.clear()
         # Twice, if a metric begins anew.
         while (missing := np.asarray(self._missing().any(axis=1))).any():
             progress.start("evaluate", len(missing), "features")
             progress.advance(int((~missing).sum()))
-            tasks = self._tasks[self._reading.rows]
+            tasks = self._tasks[self._rows]
             for task in dict.fromkeys(tasks[missing].tolist()):
                 self._task(np.flatnonzero(missing & (tasks == task)), task, file, progress)
             progress.finish()
@@ -137,17 +157,21 @@ class Scoring:
 
     def _task(self, places: NDArray[np.intp], task: str, file: Any, progress: Progress) -> None:
         """Score some rows of a task, until there is none that a metric may still score."""
-        from cfqa_data.eval.reading import read_batches
+        from cfqa_data.eval.features.reading import read_batches
 
-        reading = self._reading
-        place_of = {int(reading.rows[place]): place for place in places}
+        place_of = {int(self._rows[place]): place for place in places}
         left = len(places)
-        for part in read_batches(reading.dataset, list(place_of), reading.device, reading.batch):
+        for part in read_batches(self._dataset, list(place_of), self._device, self._size):
             at = np.array([place_of[row] for row in part.rows])
-            for column, metric in enumerate(self._of_fold(task, int(self._folds[part.rows[0]]))):
-                if metric is not None and self._missing(at, column).any():
-                    self._batch(metric, column, part, at)
-                    if self._hopeless(metric, column, part, at, places):
+            fold = int(self._folds[part.rows[0]])
+            for column, metric in enumerate(self._metrics):
+                if not self._missing(at, column).any():
+                    continue
+                if part.x.shape[3] < metric.least_tokens:
+                    self._failed[at, column] = self._undefined[at, column] = True
+                elif ready := self._of_fold(column, task, fold):
+                    self._batch(ready, column, part, at)
+                    if self._hopeless(ready, column, part, at, places):
                         self._failed[places, column] = True
             if file:
                 file.save(self._scored)
@@ -158,33 +182,34 @@ class Scoring:
         if left:
             progress.advance(left)
 
-    def _of_fold(self, task: str, fold: int) -> list[Metric | None]:
-        """Return the metrics with what they need of the other folds; None for one that lacks it."""
-        if (task, fold) not in self._ready:
-            self._ready[task, fold] = [self._given(metric, task, fold) for metric in self._metrics]
-            here = (self._tasks == task) & (self._folds == fold)
-            lacking = [metric is None for metric in self._ready[task, fold]]
-            self._failed[np.ix_(here[self._reading.rows], lacking)] = True
-        return self._ready[task, fold]
+    def _of_fold(self, column: int, task: str, fold: int) -> Metric | None:
+        """Return a metric with what it needs of the other folds; None where it lacks that."""
+        key = task, fold, column
+        if key not in self._ready:
+            self._ready[key] = self._given(self._metrics[column], task, fold)
+            if self._ready[key] is None:
+                here = (self._tasks == task) & (self._folds == fold)
+                self._failed[here[self._rows], column] = True
+        return self._ready[key]
 
     def _given(self, metric: Metric, task: str, fold: int) -> Metric | None:
-        from cfqa_data.eval.reading import Part
+        from cfqa_data.eval.features.reading import Part
 
         others = np.flatnonzero((self._tasks == task) & (self._folds != fold))
         needed = [name for name in metric.needs if name not in metric.options]
         try:
             if needed:
                 metric = metric.with_options(**self._known.of(task, fold, needed))
-            if metric.fit and "fold" not in self._reading.dataset.labels.column_names:
+            if metric.fit and "fold" not in self._dataset.labels.column_names:
                 raise MetricError("the labels have no column 'fold': there is nothing to hold out")
             if metric.fit and not len(others):
                 raise MetricError("no other fold to train on")
             if metric.fit:
-                metric = metric.fitted(Part(self._reading.dataset, others, self._reading.target))
+                metric = metric.fitted(Part(self._dataset, others, self._target))
         except MetricError as error:
             where = f" ({task}, all folds but {fold})" if metric.fit else ""
             named = "" if repr(metric.name) in str(error) else f"metric {metric.name!r}: "
-            self.failures.setdefault(metric.name, f"{named}{error}{where}")
+            self._first_failures.setdefault(metric.name, f"{named}{error}{where}")
             return None
         return metric
 
@@ -225,7 +250,7 @@ class Scoring:
                 self._values[place, column] = _scores(metric, part.x, _one(part, item))[0]
             except MetricError as error:
                 self._failed[place, column] = True
-                self.failures.setdefault(name, f"{error} ({part.names[item]})")
+                self._first_failures.setdefault(name, f"{error} ({part.names[item]})")
         if together and not self._failed[at, column].any():
             alone.add(name)
             versions = f"{len(at)} versions of {part.source_id} at once"
@@ -262,15 +287,8 @@ class Scoring:
         return f"{why}: {told} ({part.names[item]}); it scores one feature at a time"
 
 
-def _folds(dataset: FeatureSource) -> NDArray[np.intp]:
-    """Return the fold of each label row; 0 where the labels do not say."""
-    if "fold" not in dataset.labels.column_names:
-        return np.zeros(dataset.labels.num_rows, dtype=np.intp)
-    return np.asarray(dataset.labels["fold"].to_numpy().astype(np.intp))
-
-
 def _one(part: Batch, item: int) -> Features:
-    from cfqa_data.eval.features import Features
+    from cfqa_data.eval.features.batch import Features
 
     whole = part.y
     return whole if len(whole) == 1 else Features(whole.values[item : item + 1])

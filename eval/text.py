@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.text import table_text
+from cfqa_data.console.text import table_text
 
 if TYPE_CHECKING:
-    from cfqa_data.eval.evaluator import Evaluation
+    from cfqa_data.eval.results import Evaluation
 
-__all__ = ["LAYOUTS", "figure_text", "paper_text", "plain_text"]
+__all__ = ["LAYOUTS", "figure_text", "paper_heads", "paper_text", "plain_text"]
 
 NOTE = (
     "Signs are kept: a metric where lower is better should be positive, any other negative.\n"
@@ -21,26 +22,31 @@ BETTER = {None: "?", True: "lower", False: "higher"}
 """Which scores are better, by a metric's ``lower_better``."""
 
 
-def paper_text(evaluation: Evaluation) -> str:
-    """Lay the figures out as the published table: codec and task by metric, PLCC and SROCC."""
-    metrics = [metric.name for metric in evaluation.metrics]
+def paper_heads(metrics: Sequence[str]) -> list[list[str]]:
+    """Return the two rows of heads of the published table, without its last columns."""
     rows = [["codec", "task"], ["", ""]]
     for name in metrics:
         rows[0] += [name, ""]
         rows[1] += ["PLCC", "SROCC"]
+    return rows
+
+
+def paper_text(evaluation: Evaluation) -> str:
+    """Lay the figures out as the published table: codec and task by metric, PLCC and SROCC."""
+    rows = paper_heads([metric.name for metric in evaluation.metrics])
     rows[0].append("sources")
     rows[1].append("used")
-
-    by_codec = evaluation.correlations.to_pylist()
-    for codec in dict.fromkeys(row["codec"] for row in by_codec):
-        rows += _paper_rows(codec, [row for row in by_codec if row["codec"] == codec])
-    title = [f"Correlation with the {evaluation.target} (larger is worse), per source, averaged."]
     together = _together(evaluation)
+    figures = evaluation.correlations.to_pylist() + together
+    for codec in dict.fromkeys(row["codec"] for row in figures):
+        rows += _paper_rows(codec, [row for row in figures if row["codec"] == codec])
+    title = [f"Correlation with the {evaluation.target} (larger is worse), per source, averaged."]
     if together:
-        rows += _paper_rows(together[0]["codec"], together)
-        features = evaluation.labels["task"].to_pylist().count(together[0]["task"])
-        points = features // _sources(together[0])
-        title.append(f"All codecs: over the {points} points that a source has from all of them.")
+        points = {row["task"]: row["n_versions"] for row in together}
+        told = ", ".join(f"{n} ({task})" for task, n in points.items())
+        if len(set(points.values())) == 1:
+            told = str(together[0]["n_versions"])
+        title.append(f"All codecs: over the {told} points that a source has from all of them.")
     return "\n".join([*title, "", table_text(rows, left=2, heads=2), "", *_notes(evaluation)])
 
 
@@ -132,8 +138,21 @@ def _sources(row: dict[str, Any]) -> int:
 
 def _notes(evaluation: Evaluation) -> list[str]:
     """Return what is to be said below the tables."""
-    missing = "A source for which a metric lacks a score is left out for that metric."
-    return [NOTE, missing] if evaluation.scores["value"].null_count else [NOTE]
+    notes = [NOTE]
+    if evaluation.scores["value"].null_count:
+        notes.append("A source for which a metric lacks a score is left out for that metric.")
+    levels: dict[int, dict[str, None]] = {}
+    for row in evaluation.correlations.to_pylist():
+        levels.setdefault(row["n_versions"], {})[f"{row['codec']} ({row['task']})"] = None
+    if len(levels) > 1:
+        told = "; ".join(f"{n} of {', '.join(of)}" for n, of in sorted(levels.items()))
+        notes.append(f"Codecs have different numbers of levels: {told}.")
+    if "group" in evaluation.labels.column_names:
+        rows = evaluation.labels.select(["task", "source_id", "group"]).to_pylist()
+        groups = {(row["task"], row["source_id"]): row["group"] or row["source_id"] for row in rows}
+        if len({(task, group) for (task, _), group in groups.items()}) < len(groups):
+            notes.append("Sources of a group are drawn together for the intervals.")
+    return [*notes, *evaluation.notes.values()]
 
 
 def figure_text(value: float | None) -> str:

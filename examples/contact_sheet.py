@@ -16,8 +16,9 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
-from cfqa_data.builders.sources.scenes import IGNORE, draw_scene, render
-from cfqa_data.recipe import load_recipe
+from cfqa_data.builders.sources.geometry import IGNORE
+from cfqa_data.builders.sources.scenes import draw_scene, render
+from cfqa_data.recipe.load import load_recipe
 
 SIDE, GAP = 112, 2
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from datasets import load_dataset
 
 import cfqa_data
+from cfqa_data.console.terminal import show_progress
 from cfqa_data.eval.text import paper_text
-from cfqa_data.health import health
-from cfqa_data.terminal import show_progress
+from cfqa_data.integrity.health import health
 
 
 def show_contents(pairs: cfqa_data.Dataset) -> None:

@@ -10,7 +10,7 @@ import argparse
 from matplotlib.figure import Figure
 
 import cfqa_data
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.tasks import TASKS
 
 MARKERS = "osD^v<>pPX"
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 from datasets.features.features import register_feature
 from datasets.utils._dill import pklregister
 
-from cfqa_data.dataset import Dataset
+from cfqa_data.access.dataset import Dataset
 from cfqa_data.errors import FormatError
 
 __all__ = ["NEEDS", "CfqaArray", "hold", "key_of"]

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.dataset import Dataset, load
+from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.extras import extras
 
@@ -33,6 +33,7 @@ def attach(
     arrays: Sequence[str] = ("original", "compressed"),
     untrusted: bool = False,
     follow_links: bool = False,
+    plugins: Iterable[str] | None = None,
 ) -> Any:
     """Give rows of `load_dataset` columns of the arrays that they are about, read when taken.
 
@@ -49,6 +50,7 @@ def attach(
             ``bitstream``, bytes. Rows of the config `originals` have only the first.
         untrusted: decode bitstreams in child processes that can do nothing else.
         follow_links: read what links in a folder lead to, wherever that is.
+        plugins: classes of codecs that are not installed, each as `module:Class`.
 
     Returns:
         The same kind of dataset with the arrays as columns, in place of columns of those names.
@@ -73,10 +75,11 @@ def attach(
     for name in names:
         if name not in NEEDS:
             raise CfqaError(unknown_name("array", name, NEEDS))
-    if (untrusted or follow_links) and isinstance(root, Dataset):
-        raise CfqaError("untrusted and follow_links say how to open a path; give them to load()")
+    how = {"untrusted": untrusted, "follow_links": follow_links, "plugins": plugins}
+    if isinstance(root, Dataset) and (given := [name for name, value in how.items() if value]):
+        raise CfqaError(f"{' and '.join(given)} say how to open a path; give them to load()")
     if isinstance(ds, dict):
-        root = _opened(root, untrusted, follow_links)
+        root = _opened(root, how)
         splits = {
             split: attach(part, root, format=format, arrays=names) for split, part in ds.items()
         }
@@ -85,7 +88,7 @@ def attach(
         raise CfqaError(f"attach takes what load_dataset returns, not a {type(ds).__name__}")
     if ds.column_names is not None and "source_id" not in ds.column_names:
         raise CfqaError("attach takes the rows of a dataset folder; these have no source_id")
-    dataset = _opened(root, untrusted, follow_links)
+    dataset = _opened(root, how)
     name = hold(dataset)
     types = {array: CfqaArray(array, format) for array in names}
     if isinstance(ds, datasets.Dataset):
@@ -93,10 +96,8 @@ def attach(
     return _attach_stream(ds, name, types)
 
 
-def _opened(root: str | Path | Dataset, untrusted: bool, follow_links: bool) -> Dataset:
-    if isinstance(root, Dataset):
-        return root
-    return load(root, untrusted=untrusted, follow_links=follow_links)
+def _opened(root: str | Path | Dataset, how: Mapping[str, Any]) -> Dataset:
+    return root if isinstance(root, Dataset) else load(root, **how)
 
 
 def _attach_rows(ds: Any, name: str, types: Mapping[str, CfqaArray]) -> Any:

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-SHAPES = [(65, 192), (130, 192), (17, 31), (64, 64)]
+from cfqa_data.codecs.hyperprior.entropy_coder import TableCoder
+from cfqa_data.codecs.hyperprior.entropy_tables import PRECISION
+from cfqa_data.testing.codecs import feature_plane
 
-
-def feature_plane(rows: int, cols: int, peak: int, seed: int = 0) -> np.ndarray:
-    """Rows that resemble their neighbours, columns with a level and a spread of their own."""
-    generator = np.random.default_rng(seed)
-    columns = np.random.default_rng(7)
-    level = columns.normal(0.5, 0.06, cols)
-    spread = 0.02 * np.exp(columns.normal(0, 0.5, cols))
-    rough = generator.standard_normal((rows + 4, cols))
-    smooth = sum(rough[shift : shift + rows] for shift in range(5)) / np.sqrt(5)
-    values = level + spread * (smooth + 0.4 * generator.standard_t(4, (rows, cols)))
-    dtype = np.uint8 if peak < 256 else np.uint16
-    return np.clip(np.rint(values * (peak + 1)), 0, peak).astype(dtype)
+__all__ = ["extreme_planes", "feature_plane", "ideal_bits", "mse"]
 
 
 def extreme_planes(rows: int, cols: int, peak: int) -> dict[str, np.ndarray]:
@@ -36,3 +27,22 @@ def extreme_planes(rows: int, cols: int, peak: int) -> dict[str, np.ndarray]:
 def mse(a: np.ndarray, b: np.ndarray) -> float:
     """Mean squared difference of two planes of codes."""
     return float(np.square(a.astype(float) - b.astype(float)).mean())
+
+
+def ideal_bits(coder: TableCoder, values: np.ndarray, indexes: np.ndarray) -> float:
+    """The code length that tables promise for integers, escapes included."""
+    total = 0.0
+    for index in np.unique(indexes):
+        counts, first = coder.tables.table(int(index))
+        chosen = values[indexes == index]
+        entries = chosen - (first - 1)
+        outside = (entries < 1) | (entries >= len(counts))
+        if coder.beyond:
+            below, above = 1 - 2 * entries, 2 * (entries - len(counts))
+            excess = np.where(entries < 1, below, above)[outside]
+            total += float((4 + 4 * np.ceil(np.log2(excess + 1.0) / 4)).sum())
+        else:
+            total += float((6 + np.floor(np.log2(np.abs(chosen[outside]) + 1.0))).sum())
+        entries[outside] = 0
+        total += float((PRECISION - np.log2(counts[entries] + 1.0)).sum())
+    return total

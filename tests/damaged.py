@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from pipeline_toy import LAMBDAS, QPS, toy_recipe, write_models, write_networks
 
 from cfqa_data.builders.pipeline import build
-from cfqa_data.manifest import hash_file
-from cfqa_data.schema import label_schema
-from cfqa_data.storage import write_table
+from cfqa_data.format.manifest import hash_file
+from cfqa_data.format.schema import label_schema
+from cfqa_data.format.storage import write_table
 
 
 def build_toy(folder: Path) -> Path:

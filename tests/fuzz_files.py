@@ -10,24 +10,23 @@ from mock_dataset import TOY_SHAPES, toy_recipe_dict, write_mock_dataset
 from mutations import in_header, in_json, in_shard, of_bytes
 
 import cfqa_data
-from cfqa_data.builders.edition import _check_configs, _own_card
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.folder import Folder
 from cfqa_data.errors import CfqaError
-from cfqa_data.files import LocalFiles
-from cfqa_data.folder import Folder
-from cfqa_data.manifest import parse_manifest, read_manifest
-from cfqa_data.recipe import Recipe
-from cfqa_data.schema import originals_schema
-from cfqa_data.storage import read_table
-from cfqa_data.summary import summarise
-from cfqa_data.verify import verify
+from cfqa_data.format.manifest import parse_manifest, read_manifest
+from cfqa_data.format.schema import originals_schema
+from cfqa_data.format.storage import read_table
+from cfqa_data.integrity.summary import summarise
+from cfqa_data.integrity.verify import verify
+from cfqa_data.recipe.load import Recipe
 
 __all__ = ["InRanges", "little_dataset"]
 
 PARTS = (
-    {},
-    {"views": 0},
-    {"layers": slice(0, 1), "tokens": 0},
-    {"tokens": slice(None, None, -3)},
+    (),
+    (0,),
+    (None, slice(0, 1), 0),
+    (None, None, slice(None, None, -3)),
 )
 
 
@@ -61,11 +60,11 @@ class InRanges(LocalFiles):
     def where(self, name: str) -> str:
         return f"{self.folder}/{name}"
 
-    def beside(self, stem: str) -> list[str]:
-        return LocalFiles(self.folder).beside(stem)
-
     def read(self, name: str) -> bytes:
         return LocalFiles(self.folder).read(name)
+
+    def map(self, name: str):  # type: ignore[no-untyped-def]
+        return LocalFiles(self.folder).map(name)
 
     def read_manifest(self):  # type: ignore[no-untyped-def]
         return read_manifest(self.folder)
@@ -128,17 +127,17 @@ def _arrays(files: LocalFiles, name: str) -> None:
     folder = Folder(files)
     with suppress(KeyError):
         sources = folder.manifest.tasks[task].sources
-        codec = next(iter(folder.manifest.recipe.tasks[task].ladders))
+        codec = next(iter(folder.manifest.tasks[task].codecs))
         for source in sources:
             if kind == "originals":
-                _each(*(lambda p=p: folder.original(source, **p) for p in PARTS))  # noqa: B023
+                _each(*(lambda p=p: folder.original(source, *p) for p in PARTS))  # noqa: B023
             elif kind == "truth":
                 folder.truth(source)
             elif kind == "bitstreams":
                 _each(*(lambda n=n: folder.bitstream(source, codec, n) for n in (0, 9)))  # noqa: B023
             else:
                 for part in PARTS:
-                    folder.compressed(source, codec, 9, **part)
+                    folder.compressed(source, codec, 9, *part)
 
 
 def _read_local(name: str, data: bytes, folder: Path) -> None:
@@ -147,11 +146,6 @@ def _read_local(name: str, data: bytes, folder: Path) -> None:
 
 def _read_ranges(name: str, data: bytes, folder: Path) -> None:
     _arrays(InRanges(folder), name)
-
-
-def _read_card(name: str, data: bytes, folder: Path) -> None:
-    manifest = read_manifest(folder)
-    _check_configs(folder, _own_card(folder, manifest), manifest.files)
 
 
 TENSORS = _files("originals/*", "truth/*", "bitstreams/*")
@@ -168,6 +162,5 @@ for target in (
         in_place=True,
         cost=2,
     ),
-    Target("card", _files("README.md"), _read_card, in_place=True, cost=4),
 ):
     register(target)

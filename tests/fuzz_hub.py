@@ -21,7 +21,7 @@ from loopback_hub import LoopbackHub, loopback_hub, point_clients_at
 from mutations import in_json
 
 import cfqa_data
-from cfqa_data import hub_requests
+from cfqa_data.access import hub_client
 from cfqa_data.errors import CfqaError
 
 __all__: list[str] = []
@@ -93,8 +93,8 @@ def _server(folder: Path) -> LoopbackHub:
         _hub.server.RequestHandlerClass = Hostile
         _hub.script = {}  # type: ignore[attr-defined]
         _hub.keeps = keeps  # type: ignore[attr-defined]
-        hub_requests.PAUSE, hub_requests.TIMEOUT = 0.0, 1.0
-        hub_requests.LARGEST_WHOLE = 1 << 18
+        hub_client.PAUSE, hub_client.TIMEOUT = 0.0, 1.0
+        hub_client.LARGEST_WHOLE = 1 << 18
     patch = pytest.MonkeyPatch()  # for the life of the process
     point_clients_at(_hub, patch, folder / "cache", token=None)
     if REPO not in _hub.repos:

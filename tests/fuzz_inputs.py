@@ -16,27 +16,26 @@ from mutations import in_header, in_json, in_lines, in_toml, in_zip, of_bytes
 from safetensors.torch import save
 
 import cfqa_data
-from cfqa_data.builders.checkpoints import check_tensors, read_tensors
-from cfqa_data.builders.release_files import load_feature
-from cfqa_data.codecs.hyperprior import Hyperprior
-from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
-from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
-from cfqa_data.codecs.hyperprior_weights import (
+from cfqa_data.builders.importing.files import load_feature
+from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
+from cfqa_data.codecs.hyperprior.codec import Hyperprior
+from cfqa_data.codecs.hyperprior.module import ScaleHyperprior
+from cfqa_data.codecs.hyperprior.weights import (
     MINI_PAD,
     HyperpriorWeights,
     read_ladder,
     write_ladder,
 )
 from cfqa_data.errors import CfqaError
-from cfqa_data.eval.log_files import find_logs, read_log
+from cfqa_data.eval.features.datasets import dataset_identity
 from cfqa_data.eval.metrics import create_metric
-from cfqa_data.eval.paper_logs import read_series
+from cfqa_data.eval.paper_logs import find_logs, read_log, read_series
+from cfqa_data.eval.results import read_evaluation, scores_table, with_facts
 from cfqa_data.eval.score_file import ScoreFile
 from cfqa_data.eval.scoring import Scored
-from cfqa_data.eval.stored import dataset_identity, read_evaluation, with_facts
-from cfqa_data.eval.tables import scores_table
-from cfqa_data.recipe import load_recipe
-from cfqa_data.storage import write_table
+from cfqa_data.format.checkpoints import check_tensors, read_tensors
+from cfqa_data.format.storage import write_table
+from cfqa_data.recipe.load import load_recipe
 
 __all__: list[str] = []
 

@@ -37,7 +37,7 @@ def _compressai(folder: Path) -> Path:
     """Write a ladder of one model that codes as CompressAI does."""
     import official_compressai as official
 
-    from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, HyperpriorWeights, write_ladder
+    from cfqa_data.codecs.hyperprior.weights import PAPER_PAD, HyperpriorWeights, write_ladder
 
     figures = json.loads(official.FIGURES.read_text())["far"]
     state = {name: value.numpy() for name, value in official.weights("far").items()}
@@ -45,7 +45,8 @@ def _compressai(folder: Path) -> Path:
     quantiles = np.array(figures["quantiles"], np.float32)
     state["entropy_bottleneck.quantiles"] = quantiles.reshape(official.N, 1, 3)
     path = folder / "models.safetensors"
-    write_ladder(path, "far", [(0.01, HyperpriorWeights.as_published(state, PAPER_PAD))])
+    weights = HyperpriorWeights.from_state(state, PAPER_PAD, published=True)
+    write_ladder(path, "far", [(0.01, weights)])
     return path
 
 

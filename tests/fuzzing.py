@@ -27,7 +27,7 @@ from typing import Any
 
 from mutations import Mutation, of_bytes
 
-from cfqa_data.codecs import isolated_child
+from cfqa_data.codecs.sandbox import child as isolated_child
 from cfqa_data.errors import LONGEST_MESSAGE, CfqaError
 
 __all__ = ["TARGETS", "Session", "Target", "load_targets", "register"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.codecs.isolated import IsolatedCodec
+from cfqa_data.codecs.sandbox.isolated import IsolatedCodec
 from cfqa_data.errors import CodecError
 
 __all__ = ["MockCodec", "mock_codec"]

@@ -21,17 +21,23 @@ import numpy as np
 import pyarrow as pa
 from mock_codec import MockCodec
 
-from cfqa_data.card import write_card
-from cfqa_data.codes import create_codes_array, find_centres, write_codes
-from cfqa_data.health import health
-from cfqa_data.layout import Layout
-from cfqa_data.manifest import Manifest, TaskEntry, hash_file, package_versions, write_manifest
-from cfqa_data.packing import pack
-from cfqa_data.recipe import Ladder, Recipe
-from cfqa_data.resources import resolve
-from cfqa_data.schema import label_schema, originals_schema
-from cfqa_data.storage import write_table, write_tensors
-from cfqa_data.tasks import FOLDS, LEVELS, TASKS, Task
+from cfqa_data.card.write import write_card
+from cfqa_data.format.codes import create_codes_array, find_centres, write_codes
+from cfqa_data.format.first import read_tasks
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import (
+    Manifest,
+    hash_file,
+    package_versions,
+    write_manifest,
+)
+from cfqa_data.format.packing import pack
+from cfqa_data.format.resources import resolve
+from cfqa_data.format.schema import label_schema, originals_schema
+from cfqa_data.format.storage import write_table, write_tensors
+from cfqa_data.format.tasks import FOLDS, LEVELS, TASKS, Task
+from cfqa_data.integrity.health import health
+from cfqa_data.recipe.load import Ladder, Recipe
 
 __all__ = ["TOY_SHAPES", "toy_recipe", "write_mock_dataset"]
 
@@ -138,7 +144,7 @@ def _write(
         task, shape = TASKS[name], TOY_SHAPES[name]
         ids = [f"{name}-{index:03d}" for index in range(sources)]
         features = rng.standard_normal((sources, *shape)).astype(np.float32)
-        entries[name] = TaskEntry(shape, tuple(ids))
+        entries[name] = {"shape": list(shape), "sources": ids}
         groups = _groups(sources, recipe.group_size)
         for shard, members in enumerate(groups):
             path = layout.originals(name, shard, len(groups))
@@ -159,8 +165,8 @@ def _write(
     manifest = Manifest(
         name=recipe.name,
         tier=tier,
-        recipe=recipe,
-        tasks=entries,
+        recipe=recipe.to_dict(),
+        tasks=read_tasks(recipe.to_dict(), entries),
         versions=package_versions(),
         weights={
             ladder.models: hash_file(resolve(ladder.models))

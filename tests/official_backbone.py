@@ -83,7 +83,7 @@ def _official(kind: str, checkout: Path) -> tuple[Any, dict[str, Tensor]]:
 
 def main(checkout: Path) -> None:
     """Write the figures of the official code; print how far ours is from it in float32."""
-    from cfqa_data.builders.backbone import load_backbone
+    from cfqa_data.builders.backbones.dinov2 import load_backbone
 
     written: dict[str, Any] = {}
     for kind in KINDS:

@@ -107,8 +107,8 @@ def prepare(scratch: Path) -> Builder:
     import torch
     from pipeline_toy import QPS, toy_recipe, write_networks
 
-    from cfqa_data.codecs.hevc import X265
-    from cfqa_data.recipe import Recipe
+    from cfqa_data.codecs.h26x.hevc import X265
+    from cfqa_data.recipe.load import Recipe
 
     torch.set_num_threads(1)
     X265.slow = True

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from cfqa_data.builders.backbone import Backbone, load_backbone
+from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
 from cfqa_data.builders.sources import get_source
-from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
-from cfqa_data.codecs.hyperprior_weights import MINI_PAD, HyperpriorWeights, write_ladder
-from cfqa_data.recipe import Recipe
+from cfqa_data.codecs.hyperprior.module import ScaleHyperprior
+from cfqa_data.codecs.hyperprior.weights import MINI_PAD, HyperpriorWeights, write_ladder
+from cfqa_data.recipe.load import Recipe
 
 DIM, DEPTH, HEADS, CLASSES = 48, 4, 3, 960
 
@@ -22,7 +22,7 @@ DIM, DEPTH, HEADS, CLASSES = 48, 4, 3, 960
 def write_networks(folder: Path) -> None:
     """Write a random backbone and three heads; cls gets the first scenes right by prototypes."""
     torch.manual_seed(0)
-    backbone = Backbone(DIM, DEPTH, HEADS, 2 * DIM, grid=8)
+    backbone = VisionTransformer(DIM, DEPTH, HEADS, 2 * DIM, grid=8)
     for parameter in backbone.parameters():
         parameter.data = torch.randn_like(parameter) * 0.08
     backbone.norm.weight.data.fill_(1.0)
@@ -58,12 +58,14 @@ def _save(path: Path, tensors: dict[str, torch.Tensor], geometry: Any = None) ->
 
 
 @torch.inference_mode()
-def _prototypes(backbone: Backbone) -> dict[str, torch.Tensor]:
+def _prototypes(backbone: VisionTransformer) -> dict[str, torch.Tensor]:
     """Nearest of the first scenes' own features, which classifies those scenes right."""
     weight, bias = torch.randn(CLASSES, 2 * DIM) * 0.01, torch.full((CLASSES,), -100.0)
-    candidates = get_source("scenes")("cls", 1).candidates()
+    candidates = get_source("scenes")("cls", 1).samples()
     for sample in (next(candidates) for _ in range(8)):
-        tokens = backbone.norm(backbone.extract(torch.from_numpy(sample.views), (DEPTH - 1,))[0, 0])
+        tokens = backbone.norm(
+            backbone.extract(torch.from_numpy(sample.inputs), (DEPTH - 1,))[0, 0]
+        )
         pooled = torch.cat([tokens[0], tokens[1:].mean(dim=0)])
         weight[int(sample.truth)] = pooled
         bias[int(sample.truth)] = -(pooled @ pooled) / 2

@@ -20,11 +20,11 @@ import numpy as np
 from safetensors import safe_open
 
 from cfqa_data.codecs import get_codec
-from cfqa_data.packing import pack, plane_shape
-from cfqa_data.quantizers import quantizer_from_dict
-from cfqa_data.recipe import load_recipe
-from cfqa_data.storage import write_tensors
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.packing import pack, plane_shape
+from cfqa_data.format.quantizers import quantizer_from_dict
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.format.tasks import TASKS
+from cfqa_data.recipe.load import load_recipe
 
 __all__ = ["IDS", "LAMBDAS", "QPS", "SHAPES", "feature", "stream_hashes", "write_release"]
 

@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import save_file
 from scipy.special import erf
 
-from cfqa_data.builders import backbone as module
-from cfqa_data.builders.backbone import Backbone, load_backbone
+from cfqa_data.builders.backbones import dinov2 as module
+from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
 from cfqa_data.errors import BuildError
 
 DIM, DEPTH, HEADS, GRID, PATCH = 32, 3, 2, 4, 14
 
 
-def _random(swiglu: bool = False, seed: int = 0) -> Backbone:
+def _random(swiglu: bool = False, seed: int = 0) -> VisionTransformer:
     torch.manual_seed(seed)
-    backbone = Backbone(DIM, DEPTH, HEADS, 40, GRID, PATCH, swiglu)
+    backbone = VisionTransformer(DIM, DEPTH, HEADS, 40, GRID, PATCH, swiglu)
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return backbone.eval()
@@ -126,7 +126,7 @@ def test_patch_embedding_in_training_equals_the_strided_convolution() -> None:
     torch.testing.assert_close(embed.train()(images), wanted, rtol=1e-4, atol=1e-4)
 
 
-def _by_rule(kind: str) -> Backbone:
+def _by_rule(kind: str) -> VisionTransformer:
     shapes = json.loads(official.FIGURES.read_text())[kind]["shapes"]
     return load_backbone(official.weights(shapes), num_heads=official.HEADS)
 
@@ -213,7 +213,7 @@ def test_a_checkpoint_loads_by_its_tensors_alone(tmp_path: Path, swiglu: bool) -
 
 
 def test_heads_default_to_64_channels_each() -> None:
-    state = Backbone(128, 1, 2, 16, 2).state_dict()
+    state = VisionTransformer(128, 1, 2, 16, 2).state_dict()
     assert load_backbone(state).blocks[0].attn.num_heads == 2  # type: ignore[union-attr]
 
 

@@ -243,7 +243,7 @@ def test_reference_software_that_is_not_here_is_no_failure(monkeypatch: pytest.M
 
 
 def test_a_missing_decoder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(reference, "find_encoder", lambda software: None)
+    monkeypatch.setattr(reference.VTM, "find_encoder", lambda self: None)
     monkeypatch.setenv("PATH", "")
     for name in ("HM", "VTM"):
         monkeypatch.delenv(f"CFQA_{name}_ENCODER", raising=False)

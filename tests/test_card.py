@@ -8,10 +8,10 @@ import yaml
 from datasets import load_dataset
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
-from cfqa_data.card import write_card
-from cfqa_data.manifest import read_manifest
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.schema import LABEL_COLUMNS, label_schema, originals_schema
+from cfqa_data.card.write import write_card
+from cfqa_data.format.manifest import read_manifest
+from cfqa_data.format.schema import LABEL_COLUMNS, label_schema, originals_schema
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 CONFIGS = {None: 360, "default": 360, "cls": 120, "seg": 120, "dpt": 120, "originals": 9}
 
@@ -87,14 +87,14 @@ def test_the_card_says_which_ladders_are_weak_and_what_float32_would_take(tmp_pa
 
 
 def test_the_card_states_where_the_backbone_comes_from(folder: Path) -> None:
-    said = read_manifest(folder).recipe.backbone
+    said = Recipe.from_dict(read_manifest(folder).recipe).backbone
     assert said.origin == ""
     assert f"those of `{said.weights}`" in (folder / "README.md").read_text()
     told = load_recipe("mini").backbone.origin
     assert "held-out" in told
     assert "\n" not in told
     manifest = read_manifest(folder)
-    trained = replace(manifest.recipe, backbone=replace(said, origin=told))
+    trained = {**manifest.recipe, "backbone": replace(said, origin=told).to_dict()}
     write_card(folder, replace(manifest, recipe=trained))
     assert told in (folder / "README.md").read_text()
 
@@ -104,4 +104,4 @@ def test_the_template_is_the_one_at_the_top_of_the_repository() -> None:
 
     package = Path(cfqa_data.__file__).parent
     top = package.parent / "dataset_card.md"
-    assert top.read_text() == (package / "dataset_card.md").read_text()
+    assert top.read_text() == (package / "card" / "dataset_card.md").read_text()

@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cfqa_data.builders.backbone import Backbone, load_backbone
-from cfqa_data.builders.checkpoints import check_tensors, read_tensors, weight_files
-from cfqa_data.builders.heads import load_head
+from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
+from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.errors import BuildError
+from cfqa_data.format.checkpoints import check_tensors, read_tensors, weight_files
 
 DIM, DEPTH, HEADS = 16, 3, 2
 INDEX = "model.safetensors.index.json"
@@ -65,7 +65,7 @@ SWIGLU = {
 
 def _official(swiglu: bool = False) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    backbone = Backbone(DIM, DEPTH, HEADS, 24, 3, 14, swiglu)
+    backbone = VisionTransformer(DIM, DEPTH, HEADS, 24, 3, 14, swiglu)
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return backbone.state_dict()

@@ -17,9 +17,9 @@ from mock_dataset import write_mock_dataset
 
 import cfqa_data.builders.pipeline as pipeline
 from cfqa_data.cli import main
+from cfqa_data.console.progress import Progress
 from cfqa_data.errors import BuildError
 from cfqa_data.eval import evaluate
-from cfqa_data.progress import Progress
 
 CFQA = [sys.executable, "-c", "import sys; from cfqa_data.cli import main; sys.exit(main())"]
 

@@ -14,7 +14,7 @@ import pytest
 from mock_dataset import write_mock_dataset
 from pipeline_toy import tree
 
-import cfqa_data.terminal
+import cfqa_data.console.terminal
 from cfqa_data.cli import main
 
 CFQA = [sys.executable, "-c", "import sys; from cfqa_data.cli import main; sys.exit(main())"]
@@ -141,7 +141,7 @@ def test_an_export_that_is_interrupted_at_any_step_ends_as_another(
     stops = 0
     for at in range(12):
         capsys.readouterr()
-        monkeypatch.setattr(cfqa_data.terminal, "show_progress", lambda at=at: Stops(at))
+        monkeypatch.setattr(cfqa_data.console.terminal, "show_progress", lambda at=at: Stops(at))
         status = main([*words, "--out", str(tmp_path / "out")])
         if status == 0:
             break

@@ -11,9 +11,9 @@ import official_compressai as official
 import pytest
 import torch
 
-from cfqa_data.codecs.entropy_tables import COMPRESSAI_TAIL, Tables, density_quantiles
-from cfqa_data.codecs.hyperprior import Hyperprior, load_hyperprior
-from cfqa_data.codecs.hyperprior_weights import density
+from cfqa_data.codecs.hyperprior.codec import Hyperprior, load_hyperprior
+from cfqa_data.codecs.hyperprior.entropy_tables import COMPRESSAI_TAIL, Tables, density_quantiles
+from cfqa_data.codecs.hyperprior.weights import density
 
 FIGURES: dict[str, Any] = json.loads(official.FIGURES.read_text())
 CASES = [(kind, shape) for kind in official.KINDS for shape in official.SHAPES]

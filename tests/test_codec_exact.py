@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cfqa_data.codecs import fixed_point
-from cfqa_data.codecs.fixed_point import FRACTION, GDN, LIMIT, Conv, Deconv, snap
+from cfqa_data.codecs.hyperprior import fixed_point
+from cfqa_data.codecs.hyperprior.fixed_point import FRACTION, GDN, LIMIT, Conv, Deconv, snap
 from cfqa_data.errors import CodecError
 
 generator = np.random.default_rng(0)
@@ -82,10 +82,11 @@ def test_sums_stay_below_what_float64_holds_exactly() -> None:
     for scale in (1e-6, 0.1, 30.0, 200.0):
         weight = np.random.default_rng(2).normal(0, scale, (3, 12, 5, 5))
         layer = Conv("worst", weight, np.random.default_rng(3).normal(0, scale, 3), 2)
-        bits = next(b for b in range(60) if not (layer.weight * 2.0**b % 1).any())
-        worst = [int(w * 2.0**bits) for w in np.abs(layer.weight).sum(axis=1)]
+        ((_, exact, bias),) = layer.phases
+        bits = next(b for b in range(60) if not (exact * 2.0**b % 1).any())
+        worst = [int(w * 2.0**bits) for w in np.abs(exact).sum(axis=1)]
         grid = int(LIMIT * GRID)
-        biases = [abs(int(b * 2.0 ** (bits + FRACTION))) for b in layer.bias[:, 0]]
+        biases = [abs(int(b * 2.0 ** (bits + FRACTION))) for b in bias[:, 0]]
         assert max(w * grid + b for w, b in zip(worst, biases, strict=True)) < 2**53
 
 

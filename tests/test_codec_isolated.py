@@ -19,9 +19,10 @@ from codec_samples import feature_plane
 from hostile_codecs import FACTORY, ramp
 from reference_streams import recorded_streams
 
-from cfqa_data.codecs import get_codec, isolated
-from cfqa_data.codecs.confinement import FILTERED
-from cfqa_data.codecs.isolated import IsolatedCodec, memory_limit
+from cfqa_data.codecs import get_codec
+from cfqa_data.codecs.sandbox import isolated
+from cfqa_data.codecs.sandbox.confinement import FILTERED
+from cfqa_data.codecs.sandbox.isolated import IsolatedCodec, memory_limit
 from cfqa_data.errors import CodecError, MissingDependencyError
 
 SHAPE = (16, 24)
@@ -229,7 +230,7 @@ def test_the_kernel_refuses_all_but_decoding(deed: str, hostile: IsolatedCodec) 
 def test_a_codec_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CodecError, match=r"^bad: the decoder crashed \(SIGABRT\)$"):
         IsolatedCodec("bad", {"start": "abort"}, FACTORY)
-    monkeypatch.setattr("cfqa_data.codecs.isolated_process.START_SECONDS", 0.2)
+    monkeypatch.setattr("cfqa_data.codecs.sandbox.process.START_SECONDS", 0.2)
     with pytest.raises(CodecError, match=r"^bad: decoding took over 0 s$"):
         IsolatedCodec("bad", {"start": "hang"}, FACTORY)
     monkeypatch.undo()
@@ -325,7 +326,8 @@ def test_children_end_with_their_codec_and_leave_nothing_open() -> None:
 @pytest.mark.parametrize("end", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
 def test_children_end_with_their_parent(end: str) -> None:
     script = (
-        "from hostile_codecs import FACTORY; from cfqa_data.codecs.isolated import IsolatedCodec\n"
+        "from hostile_codecs import FACTORY\n"
+        "from cfqa_data.codecs.sandbox.isolated import IsolatedCodec\n"
         "codec = IsolatedCodec('hostile', factory=FACTORY)\n"
         f"print(codec._idle[0]._process.pid, flush=True)\n{end}"
     )

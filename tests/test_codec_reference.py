@@ -18,9 +18,9 @@ import pytest
 from reference_streams import Stream, feature_like_plane, recorded_streams, sha256
 
 from cfqa_data.cli import main
-from cfqa_data.codecs import get_codec, reference, reference_software
-from cfqa_data.codecs.reference import ReferenceCodec
-from cfqa_data.codecs.reference_software import HM, VTM, Software
+from cfqa_data.codecs import get_codec
+from cfqa_data.codecs.h26x import reference
+from cfqa_data.codecs.h26x.reference import HM, VTM, ReferenceCodec
 from cfqa_data.errors import CodecError, MissingDependencyError
 
 STREAMS = [stream for stream in recorded_streams() if stream.data]
@@ -67,7 +67,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    reference_software._ask_version.cache_clear()
+    reference._ask_version.cache_clear()
     return folder
 
 
@@ -82,7 +82,7 @@ def program(path: Path, body: str, banner: str = "") -> Path:
     return path
 
 
-def encoder(folder: Path, software: Software, body: str, stream: bytes = b"") -> Path:
+def encoder(folder: Path, software: type[ReferenceCodec], body: str, stream: bytes = b"") -> Path:
     """Write an encoder in ``folder/bin`` and its configuration in ``folder/cfg``."""
     (folder / "cfg").mkdir(parents=True, exist_ok=True)
     (folder / "cfg" / software.config_file).write_text("QP : 32\n")
@@ -165,7 +165,7 @@ def test_what_follows_the_slices_is_no_lost_end(stream: Stream) -> None:
 
 @each_software
 def test_the_published_command_is_run_and_its_whole_file_returned(
-    software: Software, tmp_path: Path, bare: Path
+    software: type[ReferenceCodec], tmp_path: Path, bare: Path
 ) -> None:
     binary = encoder(tmp_path / "own", software, ENCODES, b"\1\2\3\0\0")
     codec = get_codec(software.name, encoder=binary)
@@ -185,13 +185,13 @@ def test_the_published_command_is_run_and_its_whole_file_returned(
     assert arguments == ["" if word == '""' else word for word in expected.split(" ")]
     assert bytes.fromhex(given["plane"]) == plane.astype("<u2").tobytes()
     assert list(bare.iterdir()) == []
-    with pytest.raises(CodecError, match="QP"):
+    with pytest.raises(CodecError, match="a qp is"):
         codec.encode(plane, 64 if software is VTM else 52)
 
 
 @each_software
 def test_version_names_encoder_configuration_and_decoder(
-    software: Software, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    software: type[ReferenceCodec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     binary = encoder(tmp_path / "own", software, ENCODES)
     other = tmp_path / "other.cfg"
@@ -210,7 +210,7 @@ def test_version_names_encoder_configuration_and_decoder(
 
 @each_software
 def test_where_the_encoder_comes_from(
-    software: Software, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    software: type[ReferenceCodec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plane = feature_like_plane(16, 16)
     folders = [tmp_path / name for name in ("option", "environment", "path", "path2")]
@@ -232,7 +232,7 @@ def test_where_the_encoder_comes_from(
 
 @each_software
 def test_what_is_missing_is_said_with_every_way_to_give_it(
-    software: Software, tmp_path: Path, bare: Path
+    software: type[ReferenceCodec], tmp_path: Path, bare: Path
 ) -> None:
     name, upper = software.name, software.name.upper()
     codec = get_codec(name)
@@ -283,7 +283,7 @@ def test_a_binary_that_is_none_is_one_clear_line(tmp_path: Path, bare: Path) -> 
     ],
 )
 def test_a_failed_encoder_is_one_line_and_its_log_is_kept(
-    software: Software, body: str, why: str, tmp_path: Path, bare: Path
+    software: type[ReferenceCodec], body: str, why: str, tmp_path: Path, bare: Path
 ) -> None:
     binary = encoder(tmp_path / "own", software, body)
     with pytest.raises(CodecError, match=f"^{software.name}: 16 x 24 at QP 7: .* {why}") as error:
@@ -328,7 +328,7 @@ def test_an_encoder_that_does_not_tell_its_version_is_ended(
 ) -> None:
     binary = encoder(tmp_path / "own", HM, "")
     binary.write_text(binary.read_text().replace("print(", "time.sleep(600), print("))
-    monkeypatch.setattr(reference_software, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(reference, "ANSWER_SECONDS", 0.3)
     with pytest.raises(MissingDependencyError, match="does not answer"):
         get_codec("hm", encoder=binary).version()
 
@@ -350,14 +350,14 @@ def test_an_encoder_does_not_outlive_a_worker_that_is_killed(tmp_path: Path) -> 
     wait_for_the_end_of(json.loads(written.read_text()))
 
 
-def reference_decoder(folder: Path, software: Software, body: str) -> Path:
+def reference_decoder(folder: Path, software: type[ReferenceCodec], body: str) -> Path:
     body = f"target, data = sys.argv[4], open(sys.argv[2], 'rb').read()\n{body}"
     return program(folder / software.decoders[0], body)
 
 
 @each_software
 def test_checking_takes_equal_samples_alone(
-    software: Software, tmp_path: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
+    software: type[ReferenceCodec], tmp_path: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = next(stream for stream in STREAMS if stream.codec == software.name)
     assert stream.data is not None
@@ -393,7 +393,7 @@ def test_checking_takes_equal_samples_alone(
 
 @each_software
 def test_where_the_reference_decoder_comes_from(
-    software: Software, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    software: type[ReferenceCodec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = next(stream for stream in STREAMS if stream.codec == software.name)
     assert stream.data is not None
@@ -404,7 +404,7 @@ def test_where_the_reference_decoder_comes_from(
         if folder == "given":
             monkeypatch.setenv(software.variable("decoder"), str(decoder))
         with pytest.raises(CodecError, match=f"status {status}"):
-            ReferenceCodec(software, encoder=binary).check_against_reference(stream.data, plane)
+            software(encoder=binary).check_against_reference(stream.data, plane)
 
 
 def test_the_command_line_hands_binaries_to_its_workers(

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from cfqa_data.codecs import get_codec, list_codecs
 from cfqa_data.errors import CodecError
-from cfqa_data.tasks import CODECS
-
-
-def test_the_registry_and_the_core_name_the_same_codecs() -> None:
-    assert list_codecs() == list(CODECS)
-
-
-def test_unknown_names_get_the_near_ones() -> None:
-    with pytest.raises(CodecError, match="did you mean 'x265'"):
-        get_codec("x256")
 
 
 @pytest.mark.parametrize("name", ["x265", "vvenc", "hm", "vtm"])
@@ -56,26 +44,16 @@ def test_a_task_specific_ladder_needs_its_task() -> None:
         get_codec("hyperprior_task_specific")
 
 
-@pytest.mark.parametrize("name", ["x265", "vvenc", "hm", "vtm"])
-def test_codecs_say_what_they_are(name: str) -> None:
-    codec = get_codec(name)
-    assert codec.name == name
-    assert codec.peak == 1023
-
-
 PLANE = np.arange(16 * 16, dtype=np.uint8).reshape(16, 16)
 
 
-@pytest.mark.parametrize(
-    ("name", "untrusted"),
-    [("x265", False), ("vvenc", False), ("hyperprior_multi_task", False), ("x265", True)],
-)
-def test_a_bitstream_is_any_buffer_of_bytes(name: str, untrusted: bool) -> None:
-    codec: Any = get_codec(name, untrusted=untrusted)
-    stream = codec.encode(PLANE, getattr(codec, "lambdas", [30])[0])
+@pytest.mark.parametrize("untrusted", [False, True])
+def test_a_bitstream_is_a_buffer_of_bytes(untrusted: bool) -> None:
+    codec = get_codec("x265", untrusted=untrusted)
+    stream = codec.encode(PLANE, 30)
     expected = codec.decode(stream, PLANE.shape)
     as_array = np.frombuffer(stream, np.uint8)  # as safetensors gives them
-    for buffer in (bytearray(stream), memoryview(stream), as_array, np.repeat(as_array, 2)[::2]):
+    for buffer in (memoryview(stream), as_array, np.repeat(as_array, 2)[::2]):
         np.testing.assert_array_equal(codec.decode(buffer, PLANE.shape), expected)
     for wrong, what in (
         (list(stream), "not list"),

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import sys
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
-from codec_samples import SHAPES, extreme_planes, feature_plane, mse
+from codec_samples import extreme_planes, feature_plane, mse
 
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.annexb import nal_type, nal_units
+from cfqa_data.codecs.h26x.vvc import nal_type, nal_units
 from cfqa_data.errors import CodecError, MissingDependencyError
 
 VIDEO = ["x265", "vvenc"]
-
-
-@pytest.mark.parametrize("name", VIDEO)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_round_trip_keeps_shape_and_gets_close(name: str, shape: tuple[int, int]) -> None:
-    plane = feature_plane(*shape, peak=1023)
-    codec = get_codec(name)
-    decoded = codec.decode(codec.encode(plane, 4), shape)
-    assert decoded.shape == shape
-    assert decoded.dtype == np.uint16
-    assert decoded.max() <= 1023
-    assert np.abs(decoded.astype(int) - plane).max() <= 12
-
-
-@pytest.mark.parametrize("name", VIDEO)
-def test_rate_falls_and_error_rises_with_qp(name: str) -> None:
-    plane = feature_plane(65, 192, peak=1023)
-    codec = get_codec(name)
-    streams = [codec.encode(plane, qp) for qp in (2, 14, 26, 38, 50)]
-    errors = [mse(codec.decode(stream, plane.shape), plane) for stream in streams]
-    assert np.all(np.diff([len(stream) for stream in streams]) < 0)
-    assert np.all(np.diff(errors) > 0)
 
 
 @pytest.mark.parametrize("name", VIDEO)
@@ -106,57 +81,6 @@ def test_every_cut_and_every_foreign_stream_is_refused(name: str) -> None:
     for shape in [(64, 192), (65, 191), (192, 65), (65, 193), (66, 192)]:
         with pytest.raises(CodecError, match="65 x 192"):
             codec.decode(stream, shape)
-
-
-@pytest.mark.parametrize("name", VIDEO)
-def test_damage_inside_a_stream_never_escapes_as_another_error(name: str) -> None:
-    plane = feature_plane(33, 40, peak=1023)
-    codec = get_codec(name)
-    stream = codec.encode(plane, 30)
-    generator = np.random.default_rng(1)
-    for _ in range(150):
-        damaged = bytearray(stream)
-        damaged[generator.integers(len(stream))] ^= 1 << generator.integers(8)
-        with contextlib.suppress(CodecError):
-            assert codec.decode(bytes(damaged), plane.shape).shape == plane.shape
-
-
-@pytest.mark.parametrize("name", VIDEO)
-@pytest.mark.parametrize(
-    ("plane", "qp"),
-    [
-        (np.zeros((65, 192), np.float32), 20),
-        (np.full((65, 192), 1024, np.uint16), 20),
-        (np.full((65, 192), -1, np.int32), 20),
-        (np.zeros((2, 65, 192), np.uint16), 20),
-        (np.zeros((0, 192), np.uint16), 20),
-        (np.zeros((65, 192), np.uint16), 64),
-        (np.zeros((65, 192), np.uint16), -1),
-        (np.zeros((65, 192), np.uint16), 20.5),
-    ],
-)
-def test_impossible_input_is_refused(name: str, plane: np.ndarray, qp: float) -> None:
-    with pytest.raises(CodecError, match=name):
-        get_codec(name).encode(plane, qp)
-
-
-@pytest.mark.parametrize("name", VIDEO)
-def test_a_fresh_process_makes_the_same_bytes_and_reads_them(name: str) -> None:
-    plane = feature_plane(65, 192, peak=1023)
-    stream = get_codec(name).encode(plane, 33)
-    script = (
-        "import sys; from codec_samples import feature_plane; from cfqa_data.codecs import *\n"
-        f"codec = get_codec({name!r}); stream = sys.stdin.buffer.read()\n"
-        "decoded = codec.decode(stream, (65, 192))\n"
-        "assert codec.encode(feature_plane(65, 192, 1023), 33) == stream\n"
-        "sys.stdout.buffer.write(decoded.tobytes())"
-    )
-    folder = __file__.rpartition("/")[0]
-    done = subprocess.run(
-        [sys.executable, "-c", script], input=stream, capture_output=True, cwd=folder, check=True
-    )
-    decoded = np.frombuffer(done.stdout, np.uint16).reshape(65, 192)
-    assert np.array_equal(decoded, get_codec(name).decode(stream, (65, 192)))
 
 
 # VVenC drops every picture of a batch of 7 to 10 unless told not to, filters neighbouring

@@ -12,9 +12,10 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfqa_data.codes import Codes, CodesReader, create_codes_array, find_centres, write_codes
+from cfqa_data.access.arrays import ArrayReader
 from cfqa_data.errors import CodecError, FormatError
-from cfqa_data.quantizers import KMeansQuantizer, Quantizer, UniformQuantizer
+from cfqa_data.format.codes import Codes, create_codes_array, find_centres, write_codes
+from cfqa_data.format.quantizers import KMeansQuantizer, Quantizer, UniformQuantizer
 
 SHAPE = (2, 2, 3, 5)
 IDS = ["a", "b"]
@@ -39,8 +40,8 @@ def create(path: Path, quantizer: Quantizer = UNIFORM, centres: Any = (512, 7)) 
     )
 
 
-def reader(path: Path) -> CodesReader:
-    return CodesReader(path, sources=2, levels=10, shape=SHAPE)
+def reader(path: Path, quantizer: Quantizer = UNIFORM) -> ArrayReader:
+    return ArrayReader(path, source_ids=IDS, levels=10, shape=SHAPE, quantizer=quantizer)
 
 
 @settings(max_examples=25, deadline=None)
@@ -60,7 +61,7 @@ def test_reading_gives_what_the_codec_decoded_bit_for_bit(
     create(path, quantizer, centres)
     write_codes(path, 1, codes)
     for level in (0, 9):
-        y = reader(path).read(1, level)
+        y = reader(path, quantizer).read(1, level)
         assert y.dtype == np.float32
         np.testing.assert_array_equal(y, quantizer.dequantize(codes[level]))
 
@@ -198,8 +199,8 @@ def _edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         (lambda m: m.pop("attributes"), "no attributes"),
         (lambda m: m["attributes"].update(centres=[1, 5000]), "centres"),
         (lambda m: m["attributes"].update(centres=None), "centres"),
-        (lambda m: m["attributes"]["quantizer"].update(bits=40), "bits"),
-        (lambda m: m["attributes"].update(source_ids=["a", 1]), "source ids"),
+        (lambda m: m["attributes"]["quantizer"].update(bits=40), "quantiser is not the manifest's"),
+        (lambda m: m["attributes"].update(source_ids=["a", 1]), "sources are not the manifest's"),
     ],
 )
 def test_metadata_that_is_not_the_format_s_is_refused(
@@ -221,9 +222,10 @@ def test_codes_beyond_the_quantiser_are_refused(tmp_path: Path) -> None:
     codes[2] = 1023
     write_codes(path, 0, codes)
     _edit(path, lambda m: m["attributes"]["quantizer"].update(bits=9))
-    np.testing.assert_array_equal(reader(path).read(0, 0)[0, :, 0, 0], np.float32([1.0, 9.0]))
+    nine = UniformQuantizer(9, UNIFORM.lo, UNIFORM.hi)
+    np.testing.assert_array_equal(reader(path, nine).read(0, 0)[0, :, 0, 0], np.float32([1.0, 9.0]))
     for level in (1, 2):
-        for read in (reader(path).read, reader(path).read_stored):
+        for read in (reader(path, nine).read, reader(path, nine).read_stored):
             with pytest.raises(FormatError, match=r"c/0/0/0/0/0/0: damaged shard: a code out"):
                 read(0, level)
 

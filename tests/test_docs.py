@@ -22,20 +22,19 @@ from mock_dataset import toy_recipe, write_mock_dataset
 from pipeline_toy import QPS, write_networks, write_toml
 
 import cfqa_data
-from cfqa_data.builders.calibrate import SEED as CALIBRATION_SEED
-from cfqa_data.builders.pipeline import run
-from cfqa_data.builders.pipeline.plan import STAGES
+from cfqa_data.builders.calibration.calibrate import SEED as CALIBRATION_SEED
+from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.sources.scenes import NUM_CLASSES
-from cfqa_data.builders.sources.solids import SHAPES
-from cfqa_data.builders.sources.textures import COLOURS, TEXTURES
+from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES
 from cfqa_data.builders.training.backbone import Config
 from cfqa_data.builders.training.scenes import HELD_OUT_SEED, TRAINING_SEED
 from cfqa_data.cli import app
 from cfqa_data.codecs import list_codecs
 from cfqa_data.eval.metrics import METRICS, Metric
-from cfqa_data.recipe import Recipe, list_recipes, load_recipe
-from cfqa_data.schema import LABEL_COLUMNS, ORIGINAL_COLUMNS
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.schema import LABEL_COLUMNS, ORIGINAL_COLUMNS
+from cfqa_data.format.tasks import TASKS
+from cfqa_data.recipe.load import Recipe, list_recipes, load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
@@ -225,7 +224,9 @@ def test_the_script_that_builds_works_and_is_told_of_its_guard(
     with subprocess.Popen(
         [sys.executable, "unguarded.py"], stderr=subprocess.PIPE, text=True
     ) as script:
-        monkeypatch.setattr(run, "ClusterRunner", lambda *_: run.LocalRunner())
+        monkeypatch.setattr(
+            sys.modules["cfqa_data.builders.pipeline.build"], "Executor", lambda *_: Executor()
+        )
         runpy.run_path("guarded.py", run_name="__main__")
         assert (tmp_path / "cfqa" / "manifest.json").is_file()
         told = script.communicate()[1]
@@ -303,7 +304,7 @@ def test_every_task_codec_metric_stage_and_recipe_is_documented() -> None:
         assert f"`{name}`" in read("README.md"), name
     for name in list_codecs():
         assert re.search(rf"^## .*`{name}`", read("docs/codecs.md"), re.M), name
-    for stage in (*STAGES, "pack"):
+    for stage in (*(stage.name for stage in STAGES), "pack"):
         assert f"\n| {stage} |" in read("docs/building.md"), stage
 
 
@@ -311,6 +312,7 @@ def metric_row(metric: Metric) -> str:
     """Return the row that the catalogue has for a metric."""
     low, high = (f"{value:.4g}".replace("inf", "∞") for value in metric.score_range)
     formula = metric.formula.replace("|", r"\|")
+    tokens = [f"{metric.least_tokens} tokens"] if metric.least_tokens > 1 else []
     cells = (
         f"`{metric.name}`",
         f"`{formula}`",
@@ -318,7 +320,7 @@ def metric_row(metric: Metric) -> str:
         "lower" if metric.lower_better else "higher",
         ", ".join(sorted(metric.invariances)) or "none",
         metric.cost,
-        ", ".join(f"`{name}`" for name in metric.needs) or "-",
+        ", ".join([*tokens, *(f"`{name}`" for name in metric.needs)]) or "-",
     )
     return f"| {' | '.join(cells)} |"
 

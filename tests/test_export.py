@@ -20,12 +20,12 @@ from mock_dataset import MockCodec, write_mock_dataset
 from safetensors.numpy import load_file
 
 import cfqa_data
-from cfqa_data.builders.export import export
-from cfqa_data.builders.export_formats import FORMATS, Part
+from cfqa_data.access.dataset import Dataset
+from cfqa_data.builders.sharing.export import export
+from cfqa_data.builders.sharing.export_formats import FORMATS, Part
 from cfqa_data.cli import main
-from cfqa_data.dataset import Dataset
 from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.storage import write_tensors
+from cfqa_data.format.storage import write_tensors
 
 ODD_BITS = [0x80000000, 0x7FC00000, 0x7FC00001, 0xFF800000, 0x00000001, 0x807FFFFF, 0x7F7FFFFF]
 """-0, two NaNs, -infinity, the smallest numbers on both sides of the normal ones, the largest."""

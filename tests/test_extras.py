@@ -41,7 +41,7 @@ def hyperprior():
 
 def checkpoint():
     Path("x.pth").write_bytes(b"")
-    cfqa_data.codecs.hyperprior.load_hyperprior("x.pth")
+    cfqa_data.codecs.hyperprior.codec.load_hyperprior("x.pth")
 
 doors = {
     "evaluate": lambda: cfqa_data.evaluate(folder),
@@ -58,9 +58,11 @@ doors = {
     "vvenc": lambda: cfqa_data.codecs.get_codec("vvenc").encode(plane, 20),
     "hyperprior": hyperprior,
     "checkpoint": checkpoint,
-    "backbone": lambda: cfqa_data.builders.backbone.load_backbone,
-    "head": lambda: cfqa_data.builders.heads.load_head,
-    "workers": lambda: cfqa_data.builders.pipeline.run.ClusterRunner(2).__enter__(),
+    "backbone": lambda: cfqa_data.builders.backbones.dinov2.load_backbone,
+    "head": lambda: cfqa_data.builders.tasks.heads.load_head,
+    "scheduler": lambda: list(
+        cfqa_data.builders.processes.executor.Executor(0, "tcp://x:1").run(None, [0])
+    ),
 }
 said = {}
 for name, door in doors.items():

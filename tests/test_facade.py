@@ -35,12 +35,12 @@ def test_modules_are_attributes_without_being_imported_first() -> None:
         "import sys, cfqa_data\n"
         "assert {'builders', 'codecs', 'eval', 'loaders'} <= {*dir(cfqa_data)}\n"
         "assert not {'cfqa_data.codecs', 'torch'} & {*sys.modules}\n"
-        "assert 'torch' in dir(cfqa_data.loaders) and 'heads' in dir(cfqa_data.builders)\n"
+        "assert 'torch' in dir(cfqa_data.loaders) and 'tasks' in dir(cfqa_data.builders)\n"
         "assert 'torch' not in sys.modules\n"
-        "cfqa_data.codecs.get_codec, cfqa_data.codecs.hyperprior.load_hyperprior\n"
+        "cfqa_data.codecs.get_codec, cfqa_data.codecs.hyperprior.codec.load_hyperprior\n"
         "cfqa_data.eval.read_evaluation, cfqa_data.eval.report.write_report\n"
         "cfqa_data.loaders.attach, cfqa_data.loaders.torch.Pairs\n"
-        "cfqa_data.builders.pipeline.build, cfqa_data.builders.heads.load_head\n"
-        "cfqa_data.verify.verify, cfqa_data.errors.CodecError\n"
+        "cfqa_data.builders.pipeline.build, cfqa_data.builders.tasks.heads.load_head\n"
+        "cfqa_data.integrity.verify.verify, cfqa_data.errors.CodecError\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)

@@ -23,7 +23,6 @@ FILES = {
     "ranges": 25,
     "zarr": 25,
     "shards": 25,
-    "card": 6,
     "checkpoints": 25,
     "checkpoints-old": 25,
     "weights": 40,

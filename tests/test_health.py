@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cfqa_data.health import health
+from cfqa_data.integrity.health import health
 
 
 def table(distortions: list[list[float]], **columns: list[list[float]]) -> pa.Table:

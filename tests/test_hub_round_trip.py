@@ -15,8 +15,8 @@ from loopback_hub import LoopbackHub, loopback_hub, point_clients_at
 from mock_dataset import write_mock_dataset
 
 import cfqa_data
-from cfqa_data.builders.publish import Published, plan_publishing, publish
-from cfqa_data.schema import label_schema, originals_schema
+from cfqa_data.builders.sharing.publish import Published, plan_publishing, publish
+from cfqa_data.format.schema import label_schema, originals_schema
 
 REPO = "org/cfqa"
 CONFIGS = ("default", "cls", "seg", "dpt", "originals")

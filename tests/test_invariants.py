@@ -17,7 +17,9 @@ from cfqa_data.builders.pipeline.pack import label_table
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.errors import BuildError, FormatError
-from cfqa_data.invariants import (
+from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.first import read_tasks
+from cfqa_data.format.invariants import (
     PLACES,
     RANGES,
     VALUES,
@@ -28,10 +30,9 @@ from cfqa_data.invariants import (
     out_of_order,
     shard_of,
 )
-from cfqa_data.layout import Layout
-from cfqa_data.schema import label_schema
-from cfqa_data.storage import write_table
-from cfqa_data.tasks import get_task
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.schema import label_schema
+from cfqa_data.format.storage import write_table
 
 FORMAT = Path(__file__).parents[1] / "docs" / "format.md"
 
@@ -60,13 +61,19 @@ def test_positions_say_fold_and_shard() -> None:
 def test_the_order_is_by_source_codec_and_level(table: pa.Table) -> None:
     def first(*keys: tuple[int, int, int]) -> int | None:
         places = np.array(keys, np.int64).T
-        spec = toy_recipe().tasks["cls"]
-        return out_of_order(LabelRows(table, get_task("cls"), spec, 144, *places))
+        return out_of_order(LabelRows(table, _entry(), *places))
 
     assert first((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)) is None
     assert first((0, 0, 0), (1, 0, 0), (0, 1, 0)) == 2
     assert first((0, 1, 0), (0, 0, 9)) == 1
     assert first((0, 0, 0), (0, 0, 0)) == 1
+
+
+def _entry() -> TaskEntry:
+    recipe = toy_recipe(2)
+    recipe = replace(recipe, tasks={"cls": recipe.tasks["cls"]})
+    told = {"shape": list(TOY_SHAPES["cls"]), "sources": ["cls-000", "cls-001"]}
+    return read_tasks(recipe.to_dict(), {"cls": told})["cls"]
 
 
 def labels_of(folder: Path, table: pa.Table, **changes: Any) -> pa.Table:
@@ -78,7 +85,7 @@ def labels_of(folder: Path, table: pa.Table, **changes: Any) -> pa.Table:
         rows[1] |= changes
         marker = Item("compress", "cls", codec).marker(tools.layout)
         write_table(marker, pa.Table.from_pylist(rows, schema=label_schema()))
-    return label_table(tools, "cls", TOY_SHAPES["cls"])
+    return label_table(tools, _entry())
 
 
 def test_a_build_puts_rows_in_order(table: pa.Table, tmp_path: Path) -> None:

@@ -16,17 +16,17 @@ from hub_cache import move_into_cache
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
 import cfqa_data
-from cfqa_data.builders.export import export
-from cfqa_data.builders.publish import plan_publishing
+from cfqa_data.builders.sharing.export import export
+from cfqa_data.builders.sharing.publish import plan_publishing
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.eval import read_evaluation
 from cfqa_data.eval.report import write_report
+from cfqa_data.integrity.summary import summarise
+from cfqa_data.integrity.verify import verify
 from cfqa_data.loaders import attach
 from cfqa_data.loaders.torch import Pairs
-from cfqa_data.recipe import Recipe
-from cfqa_data.summary import summarise
-from cfqa_data.verify import verify
+from cfqa_data.recipe.load import Recipe
 
 LABELS, SHARD = "labels/cls.parquet", "originals/cls-00000-of-00001.safetensors"
 CODES = "compressed/cls/x265.zarr"

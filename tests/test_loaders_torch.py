@@ -26,8 +26,8 @@ from torch.utils.data import (
 )
 
 import cfqa_data
-from cfqa_data.codes import Codes
 from cfqa_data.errors import CfqaError
+from cfqa_data.format.codes import Codes
 from cfqa_data.guard import GUARD
 from cfqa_data.loaders.torch import CodeTensors, Pair, Pairs, ShardBatches, data_loader
 

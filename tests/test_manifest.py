@@ -10,9 +10,9 @@ import pytest
 from mock_dataset import toy_recipe
 
 from cfqa_data.errors import FormatError
-from cfqa_data.manifest import (
+from cfqa_data.format.first import read_tasks
+from cfqa_data.format.manifest import (
     Manifest,
-    TaskEntry,
     hash_files,
     package_versions,
     read_manifest,
@@ -24,12 +24,15 @@ def manifest() -> Manifest:
     return Manifest(
         name="toy",
         tier="light",
-        recipe=toy_recipe(),
-        tasks={
-            "cls": TaskEntry((1, 1, 9, 16), ("a", "b")),
-            "seg": TaskEntry((2, 1, 9, 16), ("c",)),
-            "dpt": TaskEntry((2, 4, 9, 16), ("d",)),
-        },
+        recipe=toy_recipe().to_dict(),
+        tasks=read_tasks(
+            toy_recipe().to_dict(),
+            {
+                "cls": {"shape": [1, 1, 9, 16], "sources": ["a", "b"]},
+                "seg": {"shape": [2, 1, 9, 16], "sources": ["c"]},
+                "dpt": {"shape": [2, 4, 9, 16], "sources": ["d"]},
+            },
+        ),
         versions={"python": "3.11"},
         weights={"package://cfqa_data.codecs/weights/x": "0" * 64},
         health=({"task": "cls", "changing": 0.1},),
@@ -69,8 +72,11 @@ def _file(name: str, **entry: Any) -> Callable[[dict[str, Any]], Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.update(format=2), "version 2, this cfqa-data reads 1; update cfqa-data"),
-        (lambda data: data.update(format=0), "version 0, .* reads 1; build or fetch the dataset"),
+        (lambda data: data.update(format=3), "version 3, .* reads 1 and 2; update cfqa-data"),
+        (
+            lambda data: data.update(format=0),
+            "version 0, .* 1 and 2; build or fetch the dataset",
+        ),
         (lambda data: data.update(name=1), "name"),
         (lambda data: data.update(tier="heavy"), "light, full"),
         (lambda data: data["recipe"].update(group_size=0), "recipe: group_size"),

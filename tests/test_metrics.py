@@ -41,6 +41,8 @@ def test_equals_its_brute_force_twin(metric: Metric, shape: tuple[int, ...]) -> 
     expected = [
         TWINS[metric.name](a.numpy(), b.numpy(), **options) for a, b in zip(x, y, strict=True)
     ]
+    if shape[2] < metric.least_tokens:
+        expected = [math.nan] * 3
     scores = metric(x, y)
     assert scores.shape == (3,)
     assert scores.dtype == torch.float64
@@ -163,12 +165,6 @@ def test_cka_of_a_constant_reconstruction_is_exactly_zero(
     for value in (0.1, -507.0, 1e30, 0.0):
         token = torch.linspace(value, 3 * value, shape[-1], dtype=dtype)
         assert (cka(x, token.expand_as(x)) == 0).all()
-
-
-@pytest.mark.parametrize(("name", "expected"), [("mse", [0.25]), ("cosine", [1.0]), ("cka", [0.0])])
-def test_a_single_token(name: str, expected: list[float]) -> None:
-    x = torch.ones(1, 1, 1, 1, 4)
-    np.testing.assert_allclose(create_metric(name)(x, 1.5 * x).numpy(), expected, atol=1e-7)
 
 
 def test_cosine_of_a_zero_token_is_zero() -> None:

@@ -14,6 +14,7 @@ import torch
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.evaluator import DEFAULT_METRICS
+from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics import (
     FAMILIES,
     INVARIANCES,
@@ -23,6 +24,7 @@ from cfqa_data.eval.metrics import (
     Metric,
     as_metric,
     as_metrics,
+    base,
     create_metric,
     list_metrics,
 )
@@ -66,6 +68,22 @@ def test_every_metric_states_its_facts(metric: Metric) -> None:
     assert create_metric(metric.name) == metric
 
 
+def test_a_metric_is_declared_above_its_function() -> None:
+    @base.metric(formula="of all", lower_better=False, score_range=(0.0, 0.5), citation="nobody")
+    def share(x: Features, y: Features, deviation: torch.Tensor, floor: float = 0.1) -> Any:
+        """Share of something."""
+        return torch.full(y.shape[:4], floor, dtype=torch.float64)
+
+    assert (share.name, share.family, share.identity) == ("share", "custom", 0.5)
+    assert (share.needs, share.options, share.least_tokens) == (("deviation",), {"floor": 0.1}, 1)
+    x = torch.ones(2, 1, 1, 3, 4)
+    given = share.with_options(deviation=torch.ones(1, 4))
+    assert given(x, x).tolist() == pytest.approx([0.1, 0.1])
+    assert given.with_options(floor=0.7)(x, x).tolist() == [0.5, 0.5]  # the end of its range
+    with pytest.raises(MetricError, match="metric 'share': unknown cost 'T3'"):
+        base.metric(formula="", lower_better=True, citation="", cost="T3")(share.function)
+
+
 def test_an_unknown_name_lists_the_near_ones() -> None:
     with pytest.raises(MetricError, match=r"unknown metric 'cosin': did you mean 'cosine'"):
         create_metric("cosin")
@@ -88,7 +106,7 @@ def test_impossible_facts_are_refused() -> None:
         "identity": None,
         "citation": "",
     }
-    with pytest.raises(MetricError, match="unknown invariances"):
+    with pytest.raises(MetricError, match="unknown invariance 'rotation'"):
         Metric(**facts, score_range=(0, 1), invariances=frozenset({"rotation"}))
     with pytest.raises(MetricError, match="empty score range"):
         Metric(**facts, score_range=(1, 0), invariances=frozenset())
@@ -96,6 +114,7 @@ def test_impossible_facts_are_refused() -> None:
         ({"score_range": 3}, "metric 'odd': score_range is two numbers, not 3"),
         ({"name": 5}, "a metric's name is a text, not 5"),
         ({"lower_better": "yes"}, "lower_better is True, False or None, not 'yes'"),
+        ({"least_tokens": 0}, "least_tokens is a number of tokens from 1, not 0"),
     ):
         with pytest.raises(MetricError, match=message):
             Metric(**{"score_range": (0, 1), "invariances": frozenset(), **facts, **wrong})
@@ -177,6 +196,7 @@ class WithFacts:
     name = "zero"
     lower_better = True
     score_range = (0.0, 1.0)
+    least_tokens = 3
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> list[float]:
         assert x.shape == y.shape  # custom metrics never see a broadcast original
@@ -195,7 +215,8 @@ def test_a_callable_becomes_a_metric() -> None:
 def test_a_callable_object_brings_its_facts() -> None:
     metric = as_metric(WithFacts())
     assert (metric.name, metric.lower_better, metric.score_range) == ("zero", True, (0.0, 1.0))
-    assert metric(torch.ones(1, 1, 1, 2, 2), torch.ones(3, 1, 1, 2, 2)).tolist() == [0.0] * 3
+    assert metric(torch.ones(1, 1, 1, 3, 2), torch.ones(3, 1, 1, 3, 2)).tolist() == [0.0] * 3
+    assert metric(torch.ones(1, 1, 1, 2, 2), torch.ones(1, 1, 1, 2, 2)).isnan().all()
 
 
 @pytest.mark.parametrize("invariances", [3, "scale", [["scale"]]])

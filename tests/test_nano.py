@@ -20,9 +20,9 @@ from cfqa_data import evaluate, load
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
-from cfqa_data.packing import plane_shape, unpack
-from cfqa_data.recipe import load_recipe
-from cfqa_data.tasks import LEVELS, TASKS
+from cfqa_data.format.packing import plane_shape, unpack
+from cfqa_data.format.tasks import LEVELS, TASKS
+from cfqa_data.recipe.load import load_recipe
 
 CODECS = tuple(load_recipe("nano").tasks["cls"].ladders)
 ROWS = len(CODECS) * LEVELS
@@ -86,7 +86,7 @@ def test_labels_are_what_the_heads_say_of_what_the_bitstreams_decode_to(nano: Pa
         stored = dataset.compressed(row["source_id"], row["codec"], row["level"])
         assert np.array_equal(decoded, stored)
         truth = dataset.truth(row["source_id"])
-        score, loss = models.head(row["task"]).score(torch.from_numpy(decoded), truth)
+        score, loss = models.task(row["task"]).score(torch.from_numpy(decoded), truth)
         assert score == row["score"]
         assert loss == row["loss"]
         wanted = TASKS[row["task"]].distortion(score, row["reference_score"])
@@ -102,7 +102,7 @@ def test_originals_come_from_the_named_scenes(nano: Path) -> None:
         dataset = load(nano, task)
         source_id = dataset.source_ids[0]
         sample = models.source(task).sample(source_id)
-        feature = models.features(task, sample.views)
+        feature = models.features(task, sample.inputs)
         assert np.array_equal(feature, dataset.original(source_id))
         assert np.array_equal(sample.truth, dataset.truth(source_id))
 

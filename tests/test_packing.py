@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfqa_data.errors import CodecError
-from cfqa_data.packing import pack, plane_shape, unpack
+from cfqa_data.format.packing import pack, plane_shape, unpack
 
 shapes = st.tuples(*[st.integers(1, 6)] * 4)
 

@@ -15,8 +15,14 @@ from scipy import stats
 
 from cfqa_data.cli import main
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.log_files import find_logs, level_of, read_log
-from cfqa_data.eval.paper_logs import paper_figures, paper_logs_text, read_series
+from cfqa_data.eval.paper_logs import (
+    find_logs,
+    level_of,
+    paper_figures,
+    paper_logs_text,
+    read_log,
+    read_series,
+)
 
 QPS = list(range(2, 22, 2))
 LAMBDAS = [0.0005, 0.001, 0.0025, 0.003, 0.004, 0.005, 0.006, 0.007, 0.01, 0.015]

@@ -15,8 +15,8 @@ from pipeline_toy import LAMBDAS, write_models
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from cfqa_data.builders.backbone import Backbone, load_backbone
-from cfqa_data.builders.pipeline import work
+from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
+from cfqa_data.builders.pipeline import tools
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.select import fitting
 from cfqa_data.builders.pipeline.tools import Models
@@ -25,7 +25,7 @@ from cfqa_data.builders.sources import get_source
 from cfqa_data.cli import main
 from cfqa_data.errors import BuildError
 from cfqa_data.eval import metrics
-from cfqa_data.recipe import load_recipe
+from cfqa_data.recipe.load import load_recipe
 
 DIM, BLOCKS, HEADS = 16, 4, 2
 LAYERS = {"cls": 1, "seg": 1, "dpt": 4}
@@ -97,7 +97,7 @@ def write_weights(root: Path) -> None:
     folder = root / "weights"
     folder.mkdir()
     torch.manual_seed(0)
-    backbone = Backbone(DIM, BLOCKS, HEADS, 24, grid=37, swiglu=True)
+    backbone = VisionTransformer(DIM, BLOCKS, HEADS, 24, grid=37, swiglu=True)
     for name, parameter in backbone.named_parameters():
         parameter.data = torch.randn_like(parameter) * 0.1 + float(name.endswith("gamma"))
     backbone.norm.weight.data.fill_(1.0)
@@ -126,9 +126,9 @@ def prototypes(root: Path) -> dict[str, torch.Tensor]:
     source = get_source("imagenet")(
         "cls", 0, root=str(folder / "val"), list=str(folder / "list.txt")
     )
-    for sample, (label, said) in zip(source.candidates(), CLS.values(), strict=True):
+    for sample, (label, said) in zip(source.samples(), CLS.values(), strict=True):
         assert int(sample.truth) == label
-        tokens = backbone.norm(backbone.extract(torch.from_numpy(sample.views), [3])[0, 0])
+        tokens = backbone.norm(backbone.extract(torch.from_numpy(sample.inputs), [3])[0, 0])
         pooled = torch.cat([tokens[0], tokens[1:].mean(dim=0)])
         if said == "right":
             weight[label], bias[label] = pooled, -(pooled @ pooled) / 2
@@ -196,7 +196,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_weights(folder)
     write_recipe(tmp_path / "small.toml")
     yield folder
-    work._tools.cache_clear()
+    tools._tools.cache_clear()
 
 
 def by_seed(names: list[str], seed: int) -> list[str]:
@@ -243,7 +243,7 @@ def test_bad_images_stop_a_build_and_their_repair_ends_it(
     intact = depth_image.read_bytes()
     depth_image.write_text("version https://git-lfs.github.com/spec/v1\n")
     told = refused()
-    assert told.startswith("cfqa: extract dpt group 1: ")
+    assert told.startswith("cfqa: extract dpt shard 1: ")
     assert f"{depth_image}: a Git LFS pointer; 'git lfs pull' gets the file itself" in told
     extracted = kept()
     assert selected.items() <= extracted.items()
@@ -309,9 +309,9 @@ def test_a_selection_reads_no_image_beyond_the_last_and_names_what_it_passed_ove
 def test_a_feature_that_is_not_finite_is_told_with_its_source(root: Path, tmp_path: Path) -> None:
     models = Models(load_recipe(tmp_path / "small.toml"))
     with torch.no_grad():
-        models.backbone.blocks[2].ls1.gamma.fill_(np.nan)  # type: ignore[union-attr]
+        models.backbone.network.blocks[2].ls1.gamma.fill_(np.nan)  # type: ignore[attr-defined]
     with pytest.raises(BuildError, match=rf"^{val(5)}: cls head: the feature has NaN or infinite"):
         next(fitting(models, "cls", 1))
     feature = np.full((1, *SHAPES["cls"]), np.nan, np.float32)
     with pytest.raises(BuildError, match=r"^the original x: cls head: the feature has NaN"):
-        score(models.head("cls"), feature, np.array(3), "the original x")
+        score(models.task("cls"), feature, np.array(3), "the original x")

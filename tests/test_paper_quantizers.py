@@ -12,14 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cfqa_data.builders.pipeline.extract import median_codes
+from cfqa_data.access.arrays import ArrayReader
+from cfqa_data.builders.pipeline.prepare import median_codes
 from cfqa_data.codecs import get_codec
-from cfqa_data.codes import CodesReader, create_codes_array, write_codes
 from cfqa_data.errors import BuildError, CodecError, RecipeError
-from cfqa_data.packing import pack
-from cfqa_data.paper_quantizers import PaperKMeansQuantizer, PaperUniformQuantizer
-from cfqa_data.quantizers import (
+from cfqa_data.format.codes import create_codes_array, write_codes
+from cfqa_data.format.packing import pack
+from cfqa_data.format.quantizers import (
     KMeansQuantizer,
+    PaperKMeansQuantizer,
+    PaperUniformQuantizer,
     Quantizer,
     UniformQuantizer,
     quantizer_from_dict,
@@ -170,6 +172,6 @@ def test_stored_codes_give_the_exact_features_back(quantizer: Quantizer, tmp_pat
         source_ids=["a"],
     )
     write_codes(path, 0, codes[0])
-    reader = CodesReader(path, sources=1, levels=2, shape=shape)
+    reader = ArrayReader(path, source_ids=["a"], levels=2, shape=shape, quantizer=quantizer)
     for level in range(2):
         np.testing.assert_array_equal(reader.read(0, level), quantizer.dequantize(codes[0, level]))

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cfqa_data import parquet
-from cfqa_data.limits import LONGEST_CELL
-from cfqa_data.parquet import read_parquet, read_schema
+from cfqa_data.format import parquet
+from cfqa_data.format.limits import LONGEST_CELL
+from cfqa_data.format.parquet import read_parquet, read_schema
 
 
 def _written(table: pa.Table, **options: object) -> bytes:

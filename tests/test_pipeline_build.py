@@ -15,12 +15,13 @@ from pipeline_toy import LAMBDAS, QPS, qp, toy_recipe, tree, write_models, write
 
 from cfqa_data import load
 from cfqa_data.builders.pipeline import build, status
+from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models
-from cfqa_data.manifest import hash_file, read_manifest
-from cfqa_data.recipe import Recipe
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.manifest import hash_file, read_manifest
+from cfqa_data.format.tasks import TASKS
+from cfqa_data.recipe.load import Recipe
 
 
 class Steps:
@@ -99,7 +100,7 @@ def full(every_codec: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert progress.stages == [
         ("select", 3, "tasks"),
         ("extract", 9, "sources"),
-        ("centre", 3, "tasks"),
+        ("prepare", 3, "tasks"),
         ("compress", 180, "features"),
         ("pack", 6, "files"),
     ]
@@ -166,7 +167,7 @@ def test_labels_are_what_the_stored_features_give(full: Path, every_codec: Recip
             assert row["bpfp"] == bits / x.size
             assert row["mse"] == pytest.approx(((x - y) ** 2).mean(), rel=1e-6)
             assert row["fold"] == row["index"] % 5
-            truth, head = data.truth(row["source_id"]), models.head(task.name)
+            truth, head = data.truth(row["source_id"]), models.task(task.name)
             for feature, prefix in ((pair.original, "reference_"), (pair.compressed, "")):
                 scores, losses = score(head, feature[None], truth, "x")
                 assert row[f"{prefix}score"] == scores[0]
@@ -230,6 +231,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from cfqa_data.builders.pipeline import build, compress
+from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.plan import Plan
 count = 0
 def write_codes(*arguments, after=int(sys.argv[3])):
@@ -260,8 +262,9 @@ def test_a_killed_build_goes_on(small: Recipe, small_tree: dict[str, str], tmp_p
 def test_the_order_of_items_does_not_matter(
     small: Recipe, small_tree: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = Plan.items
-    monkeypatch.setattr(Plan, "items", lambda plan, stage: items(plan, stage)[::-1])
+    for stage in STAGES:
+        items = stage.items
+        monkeypatch.setattr(stage, "items", lambda self, items=items: items(self)[::-1])
     assert tree(build(small, tmp_path, workers=0)) == small_tree
 
 

@@ -14,8 +14,8 @@ from pipeline_toy import QPS, toy_recipe, tree, write_models, write_networks, wr
 from cfqa_data import load
 from cfqa_data.builders.pipeline import build, check
 from cfqa_data.cli import main
-from cfqa_data.manifest import package_versions, read_manifest
-from cfqa_data.recipe import Recipe
+from cfqa_data.format.manifest import package_versions, read_manifest
+from cfqa_data.recipe.load import Recipe
 
 ELSEWHERE = """
 import os, socket, sys, time

@@ -16,8 +16,8 @@ import pytest
 from pipeline_toy import QPS, toy_recipe, write_networks, write_toml
 from safetensors.numpy import load_file
 
-from cfqa_data.builders import calibrate
-from cfqa_data.builders.ladders import (
+from cfqa_data.builders.calibration import calibrate
+from cfqa_data.builders.calibration.ladders import (
     Bench,
     Curve,
     figures,
@@ -28,9 +28,9 @@ from cfqa_data.builders.ladders import (
 )
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.builders.training import planes
-from cfqa_data.packing import unpack
-from cfqa_data.quantizers import KMeansQuantizer, Quantizer, quantizer_from_dict
-from cfqa_data.recipe import load_recipe
+from cfqa_data.format.packing import unpack
+from cfqa_data.format.quantizers import KMeansQuantizer, Quantizer, quantizer_from_dict
+from cfqa_data.recipe.load import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_ranges_are_tried_coarsely_and_then_at_every_parameter() -> None:
     originals, pool = bench(FEATURES), StubPool()
     found = calibrate.calibrate(pool, originals, ladders["x265"], scales=(1.0, 2.0), budget=999.0)
     ranges = [widened(originals, 10, scale) for scale in (1.0, 2.0)]
-    coarse, whole = (2, 8, 14, 20, 26, 32, 38, 44, 51), tuple(range(14, 45))
+    coarse, whole = (0, 6, 13, 19, 26, 32, 38, 45, 51), tuple(range(13, 46))
     assert pool.asked == [[(each, grid) for each in ranges] for grid in (coarse, whole)]
     assert [tried["scale"] for tried in found["tried"]] == [1.0, 2.0]
     learned = ladders["hyperprior_multi_task"]
@@ -294,6 +294,8 @@ def test_the_command_writes_ladders_that_a_recipe_takes(networks: Path, tmp_path
     assert "| cls | x265 |" in report
     assert "not all tasks are calibrated" in report
     assert (out / "calibration.png").stat().st_size > 10_000
+    (out / "dpt-hm.json").write_text(json.dumps(found | {"codec": "hm"}))
+    assert out / "calibration.png" in calibrate.write_report(out)
 
 
 def test_training_planes_are_the_features_quantised(networks: Path, tmp_path: Path) -> None:

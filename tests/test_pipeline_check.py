@@ -12,11 +12,11 @@ import pytest
 from pipeline_toy import LAMBDAS, QPS, qp, toy_recipe, write_models, write_networks
 from safetensors.torch import load_file, save_file
 
-from cfqa_data.builders.pipeline import build
+from cfqa_data.builders.pipeline import build, select
 from cfqa_data.builders.pipeline.check import make_plan
 from cfqa_data.builders.pipeline.workspace import open_workspace
 from cfqa_data.errors import BuildError
-from cfqa_data.recipe import Recipe
+from cfqa_data.recipe.load import Recipe
 
 CLS = ("tasks", "cls")
 X265 = (*CLS, "codecs", "x265")
@@ -58,7 +58,7 @@ def elsewhere(name: str) -> Callable[[Path], str]:
 @pytest.mark.parametrize(
     ("path", "to", "message"),
     [
-        ((*CLS, "source", "kind"), "scene", "no source 'scene'"),
+        ((*CLS, "source", "kind"), "scene", "unknown source 'scene'"),
         ((*CLS, "source", "seed"), 20_000_000, "seed 20000000 is not in 0"),
         ((*CLS, "source", "options"), {"sides": 112}, "tasks.cls.source: scenes: .*'sides'"),
         ((*CLS, "source", "options"), {"task": "seg"}, "tasks.cls.source: scenes: .*'task'"),
@@ -134,12 +134,11 @@ def test_a_head_of_another_width_is_named(recipe: Recipe, networks: Path, tmp_pa
 def test_a_build_that_finished_nothing_gives_way_to_a_mended_recipe(
     networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cfqa_data.builders.pipeline import work
 
     first = toy_recipe(networks, {"x265": QPS}, sources_per_task=1)
     mended = toy_recipe(networks, {"x265": qp(*range(10, 30, 2))}, sources_per_task=1)
     with monkeypatch.context() as patch:
-        patch.setitem(work._STAGES, "select", None)
+        patch.setattr(select.Select, "run", None)
         with pytest.raises(BuildError, match="failed 3 times"):
             build(first, tmp_path, workers=0)
     assert (tmp_path / ".build" / "plan.json").exists()

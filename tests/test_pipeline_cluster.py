@@ -15,8 +15,8 @@ import pytest
 from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
 from cfqa_data.builders.pipeline import build
-from cfqa_data.progress import Silent
-from cfqa_data.recipe import Recipe
+from cfqa_data.console.progress import Silent
+from cfqa_data.recipe.load import Recipe
 
 PATIENCE = 60.0
 

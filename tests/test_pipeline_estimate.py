@@ -9,18 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 from pipeline_toy import DIM, QPS, qp, toy_recipe, tree, write_networks, write_toml
 
-from cfqa_data.builders.pipeline import build, compress
-from cfqa_data.builders.pipeline.compress import batch_of_levels
-from cfqa_data.builders.pipeline.estimate import (
-    HYPERPRIOR_SECONDS,
-    SECONDS,
-    estimate,
-    estimate_text,
-)
-from cfqa_data.builders.pipeline.plan import STAGES, Plan
+from cfqa_data.builders.pipeline import build, label
+from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.pipeline.estimate import estimate, estimate_text
+from cfqa_data.builders.pipeline.label import batch_of_levels
+from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.cli import main as cfqa
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.tasks import CODECS
+from cfqa_data.codecs.hyperprior.codec import COST
+from cfqa_data.format.layout import Layout
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 TOKENS = 65
 VIEWS_AND_LAYERS = {"cls": 1, "seg": 2, "dpt": 8}
@@ -36,7 +34,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def test_every_item_is_counted_and_originals_are_exact(recipe: Recipe) -> None:
     plan = Plan(recipe)
     told = estimate(plan)
-    assert told["items"] == sum(len(plan.items(stage)) for stage in STAGES)
+    tools = Tools(plan, Layout(Path()))
+    assert told["items"] == sum(len(stage(tools).items()) for stage in STAGES)
     written = {r["task"]: r["bytes"] for r in told["stages"] if r["stage"] == "extract"}
     assert written == {t: 3 * 4 * n * TOKENS * DIM for t, n in VIEWS_AND_LAYERS.items()}
     features = {r["features"] for r in told["stages"] if r["stage"] == "compress"}
@@ -56,15 +55,13 @@ def test_hours_follow_points_and_codecs(recipe: Recipe) -> None:
 
 
 def test_hyperpriors_are_estimated_by_their_convention(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(CODECS) == {"hyperprior_multi_task", "hyperprior_task_specific", *SECONDS}
-
     def hours() -> float:
         rows = estimate(Plan(load_recipe("nano")))["stages"]
         return sum(r["core_hours"] for r in rows if r["codec"] == "hyperprior_multi_task")
 
     before = hours()
-    slower = {**HYPERPRIOR_SECONDS, "cfqa": 10 * HYPERPRIOR_SECONDS["cfqa"]}
-    monkeypatch.setattr("cfqa_data.builders.pipeline.estimate.HYPERPRIOR_SECONDS", slower)
+    slower = {**COST, "cfqa": 10 * COST["cfqa"]}
+    monkeypatch.setattr("cfqa_data.codecs.hyperprior.codec.COST", slower)
     assert 5 * before < hours() < 10 * before
 
 
@@ -103,7 +100,7 @@ def test_batches_do_not_change_the_labels(
         del task["codecs"]["vvenc"]
     small = Recipe.from_dict(data)
     whole = build(small, tmp_path / "whole", workers=0)
-    monkeypatch.setattr(compress, "BATCH_POINTS", 3 * 8 * TOKENS * DIM)
+    monkeypatch.setattr(label, "BATCH_POINTS", 3 * 8 * TOKENS * DIM)
     parts = build(small, tmp_path / "parts", workers=0)
     kept = [tree(folder / "compressed") for folder in (whole, parts)]
     assert kept[0] == kept[1]

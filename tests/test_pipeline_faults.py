@@ -16,9 +16,9 @@ import pytest
 from mock_dataset import write_mock_dataset
 from pipeline_toy import QPS, toy_recipe, tree, write_networks, write_toml
 
-from cfqa_data.builders.export_formats import FORMATS
+from cfqa_data.builders.sharing.export_formats import FORMATS
 from cfqa_data.cli import main
-from cfqa_data.recipe import Recipe
+from cfqa_data.recipe.load import Recipe
 
 PROGRAM = Path(__file__).with_name("pipeline_faults.py")
 PLACES = (

@@ -17,11 +17,11 @@ from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.builders.sources import get_source
 from cfqa_data.errors import BuildError, RecipeError
-from cfqa_data.manifest import hash_file
-from cfqa_data.portable import portable, portable_names, rename
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.resources import ROOT_VARIABLE, resolve
-from cfqa_data.storage import write_tensors
+from cfqa_data.format.manifest import hash_file
+from cfqa_data.format.resources import ROOT_VARIABLE, resolve
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.recipe.load import Recipe, load_recipe
+from cfqa_data.recipe.portable import portable, portable_names, rename
 
 SHIPPED = "package://cfqa_data.codecs/weights/hyperprior_"
 SYNSETS = [f"n{1_440_764 + index:08d}" for index in range(1000)]

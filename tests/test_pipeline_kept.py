@@ -9,10 +9,10 @@ import pytest
 from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
 from cfqa_data.builders.pipeline import build
-from cfqa_data.builders.pipeline.kept import KeptStreams
-from cfqa_data.codecs.hevc import X265
+from cfqa_data.builders.pipeline.coding import KeptStreams
+from cfqa_data.codecs.h26x.hevc import X265
 from cfqa_data.errors import BuildError
-from cfqa_data.recipe import Recipe
+from cfqa_data.recipe.load import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_what_does_not_decode_is_not_kept_and_is_encoded_again(
     monkeypatch.setattr(X265, "encode", spoiling)
     monkeypatch.setattr(X265, "slow", True)
     out = tmp_path / "slow"
-    told = rf"^compress seg x265 group 0: level 2 at {spoilt}: x265: the end of the bitstream"
+    told = rf"^compress seg x265 shard 0: level 2 at {spoilt}: x265: the end of the bitstream"
     with pytest.raises(BuildError, match=told):
         build(recipe, out, workers=0)
     kept = out / ".build" / "streams" / "seg-x265-00000"

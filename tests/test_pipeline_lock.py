@@ -16,14 +16,14 @@ import pytest
 from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
 from cfqa_data import evaluate, load
-from cfqa_data.builders.export import export
 from cfqa_data.builders.pipeline import build, lock
 from cfqa_data.builders.pipeline.lock import locked
+from cfqa_data.builders.sharing.export import export
+from cfqa_data.console.progress import Silent
 from cfqa_data.errors import BuildError, FormatError
-from cfqa_data.progress import Silent
-from cfqa_data.recipe import Recipe
-from cfqa_data.summary import summarise
-from cfqa_data.verify import verify
+from cfqa_data.integrity.summary import summarise
+from cfqa_data.integrity.verify import verify
+from cfqa_data.recipe.load import Recipe
 
 HERE = re.escape(f"(process {os.getpid()} on {socket.gethostname()})")
 

@@ -11,15 +11,19 @@ from hypothesis import strategies as st
 from pipeline_toy import qp, toy_recipe
 
 from cfqa_data.builders.pipeline import status
-from cfqa_data.builders.pipeline.extract import median_codes
-from cfqa_data.builders.pipeline.plan import STAGES, Plan
+from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.pipeline.compress import Compress
+from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.prepare import median_codes
+from cfqa_data.builders.pipeline.select import BuildStage
+from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import open_workspace
-from cfqa_data.codes import find_centres
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, DiskError
-from cfqa_data.layout import Layout
-from cfqa_data.quantizers import UniformQuantizer
-from cfqa_data.recipe import Recipe
+from cfqa_data.format.codes import find_centres
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.quantizers import UniformQuantizer
+from cfqa_data.recipe.load import Recipe
 
 QPS = qp(*range(10, 20))
 
@@ -28,22 +32,30 @@ def recipe(**changes: object) -> Recipe:
     return toy_recipe(Path("nowhere"), {"x265": QPS, "vvenc": QPS}, **changes)
 
 
+def stages_of(plan: Plan) -> dict[str, BuildStage]:
+    return {stage.name: stage(Tools(plan, Layout(Path("out")))) for stage in STAGES}
+
+
 @given(sources=st.integers(1, 40), group=st.integers(1, 12))
 @settings(deadline=None, max_examples=30)
 def test_items_cover_every_source_once_and_have_their_own_marker(sources: int, group: int) -> None:
     plan = Plan(recipe(sources_per_task=sources, group_size=group))
-    assert [i for g in range(plan.groups) for i in plan.members(g)] == list(range(sources))
-    items = [item for stage in STAGES for item in plan.items(stage)]
-    markers = {item.marker(Layout(Path("out"))) for item in items}
-    assert len(markers) == len(items) == 3 + 3 * plan.groups + 3 + 6 * plan.groups
-    assert sum(map(plan.size, plan.items("extract"))) == 3 * sources
-    assert sum(map(plan.size, plan.items("compress"))) == 3 * 2 * 10 * sources
+    shards = plan.shards("cls")
+    members = [place for shard in range(shards) for place in plan.members("cls", shard)]
+    assert members == list(range(sources))
+    stages = stages_of(plan)
+    made = [stage.outputs(item) for stage in stages.values() for item in stage.items()]
+    assert len({files[-1] for files in made}) == len(made) == 3 + 3 * shards + 3 + 6 * shards
+    every = [file for files in made for file in files]
+    assert len(set(every)) == len(every)  # each file comes from one item
+    for name, size in (("extract", 3 * sources), ("compress", 3 * 2 * 10 * sources)):
+        assert sum(map(stages[name].cost, stages[name].items())) == size
 
 
 def test_the_slowest_items_come_first() -> None:
-    items = Plan(recipe()).items("compress")
+    items = Compress(Tools(Plan(recipe()), Layout(Path()))).items()
     assert [(i.task, i.codec) for i in items[:2]] == [("dpt", "vvenc")] * 2
-    assert (items[-1].task, items[-1].codec) == ("cls", "x265")
+    assert items[-1].codec == "x265"
 
 
 def test_a_plan_is_its_text() -> None:

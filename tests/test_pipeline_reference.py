@@ -19,9 +19,10 @@ from pipeline_toy import QPS, toy_recipe, write_networks, write_toml
 
 import cfqa_data
 from cfqa_data.cli import main
-from cfqa_data.codecs import get_codec, reference, reference_software
-from cfqa_data.codecs.reference_software import HM
-from cfqa_data.packing import pack, plane_shape, unpack
+from cfqa_data.codecs import get_codec
+from cfqa_data.codecs.h26x import reference
+from cfqa_data.codecs.h26x.reference import HM
+from cfqa_data.format.packing import pack, plane_shape, unpack
 
 ENCODER = """
 import sys
@@ -67,9 +68,9 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(HM.variable(what), "")
     monkeypatch.setenv(reference.CHECK_VARIABLE, "")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    reference_software._ask_version.cache_clear()
+    reference._ask_version.cache_clear()
     yield
-    reference_software._ask_version.cache_clear()
+    reference._ask_version.cache_clear()
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_a_build_by_a_reference_encoder_is_read_and_scored_without_it(
     build += ["--hm-encoder", str(encoder), "--check-decoder"]
     assert main(build) == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("cfqa: compress cls hm group 0: hm: 65 x 48 at QP 26: ")
+    assert told.startswith("cfqa: compress cls hm shard 0: hm: 65 x 48 at QP 26: ")
     assert "ended with status 1 (no luck); log: " in told
     Path(told.rpartition("log: ")[2]).unlink()
 
@@ -136,7 +137,7 @@ def test_a_build_by_a_reference_encoder_is_read_and_scored_without_it(
     pairs = cfqa_data.load(out)
     (name,) = pairs.source_ids
     original = pairs.original(name)
-    quantizer = pairs.manifest.recipe.tasks["cls"].ladders["hm"].quantizer
+    quantizer = pairs.manifest.tasks["cls"].codecs["hm"].quantizer
     plane = pack(quantizer.quantize(np.asarray(original)))
     decode = functools.partial(get_codec("x265").decode, shape=plane_shape(original.shape))
     errors = []

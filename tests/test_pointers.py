@@ -12,21 +12,21 @@ import pytest
 from mock_dataset import toy_recipe, write_mock_dataset
 
 import cfqa_data
-from cfqa_data.builders.release_files import scan_release
-from cfqa_data.builders.repair import repair
+from cfqa_data.builders.importing.files import scan_release
+from cfqa_data.builders.maintenance.repair import repair
 from cfqa_data.builders.sources.files import read_list
 from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
-from cfqa_data.builders.sources.nyuv2_mat import LabelledMat, read_splits
+from cfqa_data.builders.sources.nyuv2 import LabelledMat, read_splits
 from cfqa_data.cli import main
-from cfqa_data.codecs.hyperprior_weights import read_ladder
-from cfqa_data.consistency import inconsistencies
+from cfqa_data.codecs.hyperprior.weights import read_ladder
 from cfqa_data.errors import CfqaError
-from cfqa_data.eval.log_files import read_log
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.resources import resolve
-from cfqa_data.schema import label_schema
-from cfqa_data.storage import read_table
-from cfqa_data.verify import verify
+from cfqa_data.eval.paper_logs import read_log
+from cfqa_data.format.resources import resolve
+from cfqa_data.format.schema import label_schema
+from cfqa_data.format.storage import read_table
+from cfqa_data.integrity.consistency import inconsistencies
+from cfqa_data.integrity.verify import verify
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 TOLD = "a Git LFS pointer; 'git lfs pull' gets the file itself"
@@ -117,7 +117,7 @@ OTHERS: dict[str, Callable[[Path], Any]] = {
     "mask.png": read_mask,
     "list.txt": read_list,
     "splits.mat": read_splits,
-    "nyu.mat": lambda path: LabelledMat(path, False, True, ""),
+    "nyu.mat": lambda path: LabelledMat(path, False, True),
     "log.txt": read_log,
     "table.parquet": lambda path: read_table(path, label_schema()),
 }

@@ -11,10 +11,11 @@ import pytest
 from mock_dataset import write_mock_dataset
 from pipeline_toy import QPS, toy_recipe
 
-from cfqa_data.builders.publish import plan_publishing
+from cfqa_data.builders.sharing.publish import plan_publishing
 from cfqa_data.errors import FormatError
-from cfqa_data.manifest import read_manifest
-from cfqa_data.portable import (
+from cfqa_data.format.manifest import read_manifest
+from cfqa_data.recipe.load import Recipe, load_recipe
+from cfqa_data.recipe.portable import (
     check_portable,
     is_local,
     is_local_path,
@@ -23,7 +24,6 @@ from cfqa_data.portable import (
     portable_names,
     rename,
 )
-from cfqa_data.recipe import Recipe, load_recipe
 
 
 def recipe(**tasks: str) -> Recipe:

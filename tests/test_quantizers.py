@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cfqa_data.errors import CodecError, RecipeError
-from cfqa_data.quantizers import (
+from cfqa_data.format.quantizers import (
     KMeansQuantizer,
     Quantizer,
     UniformQuantizer,

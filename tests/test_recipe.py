@@ -3,19 +3,24 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from mock_dataset import toy_recipe, toy_recipe_dict
 
+from cfqa_data.codecs.base import FeatureCodec
 from cfqa_data.errors import RecipeError
-from cfqa_data.quantizers import KMeansQuantizer
-from cfqa_data.recipe import Recipe, list_recipes, load_recipe
-from cfqa_data.storage import write_tensors
-from cfqa_data.tasks import CODECS, LEVELS, TASKS
+from cfqa_data.format.facts import Parameter
+from cfqa_data.format.quantizers import KMeansQuantizer
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.format.tasks import CODECS, LEVELS, TASKS
+from cfqa_data.recipe.load import Recipe, list_recipes, load_recipe
 
 TOML = """
 name = "own"
@@ -119,8 +124,12 @@ def test_a_source_s_folder_is_relative_to_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(
         'extends = "nano"\nname = "own"\n[tasks.cls.source]\nkind = "imagenet"\n'
         '[tasks.cls.source.options]\nroot = "val"\nlist = "root://lists/cls.txt"\n'
+        '[tasks.seg.options]\nlexicon = "./words.txt"\nmode = "words.txt"\n'
     )
-    options = load_recipe(tmp_path / "own.toml").tasks["cls"].source.options
+    recipe = load_recipe(tmp_path / "own.toml")
+    options = recipe.tasks["cls"].source.options
+    lexicon = str(tmp_path / "words.txt")
+    assert recipe.tasks["seg"].options == {"lexicon": lexicon, "mode": "words.txt"}
     assert options["root"] == str(tmp_path / "val")
     assert options["list"] == "root://lists/cls.txt"
 
@@ -168,19 +177,32 @@ def _qps(first: int, end: int) -> dict[str, Any]:
         (_set("tasks", "cl", to={}), "tasks.cl: the task lacks"),
         (_set("backbone", "heads", to=2), "did you mean 'num_heads'"),
         (_set("backbone", "origin", to=0), "backbone.origin must be a text"),
-        (_set("tasks", "dpt", "blocks", to=[1, 3, 5]), "tasks.dpt: blocks must be 4 rising"),
+        (
+            _set("tasks", "dpt", "blocks", to=[1, 3, 5]),
+            "tasks.dpt.codecs.x265: the q.* the task 3",
+        ),
+        (_set("tasks", "Dpt", to=toy_recipe_dict()["tasks"]["dpt"]), "'Dpt' is no name of a task"),
+        (_set("tasks", "cls", "head", to=None), "tasks.cls.head: classification needs weights"),
+        (_set("tasks", "cls", "sources", to=0), "tasks.cls.sources must be a whole number"),
+        (_set("sources_per_task", to=None), "sources_per_task must be"),
+        (_set(*X265, "quantizer", to=None), "x265.quantizer: a codec on planes needs one"),
+        (_set("backbone", "class", to="vit"), "unknown key in backbone 'num_heads'"),
         (_set("tasks", "dpt", "blocks", to=[7, 5, 3, 1]), "rising"),
-        (_set("tasks", "cls", "blocks", to=["7"]), "whole numbers"),
+        (
+            _set("tasks", "cls", "blocks", to=["7"]),
+            "tasks.cls.blocks must be a whole number of at least 0",
+        ),
         (_set("tasks", "cls", "source", "seed", to=-1), "source.seed"),
         (_set("tasks", "cls", "codecs", to={}), "at least one codec"),
         (_set("tasks", "cls", "codecs", "x256", to={}), "codecs.x256 lacks"),
         (_set(*X265, "parameter_name", to="lambda"), "must be qp, got 'lambda'"),
-        (_set(*X265, "levels", to=[1, 2]), "needs 10 levels, got 2"),
+        (_set(*X265, "levels", to=[]), "levels must be 1 to 128 numbers"),
+        (_set(*X265, "levels", to=list(range(129))), "levels must be 1 to 128 numbers"),
         (_set(*X265, "levels", to=list(range(10, 0, -1))), "qp must rise from level 0"),
         (_set(*X265, "levels", to=list(range(50, 60))), "from 0 to 51"),
         (_set("tasks", "cls", "codecs", "hm", to=_qps(43, 53)), "hm: .*from 0 to 51"),
         (_set("tasks", "cls", "codecs", "vtm", to=_qps(55, 65)), "vtm: .*from 0 to 63"),
-        (_set(*X265, "levels", to=["a"] * 10), "must be 10 numbers"),
+        (_set(*X265, "levels", to=["a"] * 10), "a qp is a whole number from 0 to 51, got 'a'"),
         (_set(*X265, "quantizer", "lo", to=[0.0, 0.0]), "one number per layer"),
         (
             _set(*X265, "quantizer", to={"kind": "kmeans", "bits": 1, "centers": [[0, 1]] * 2}),
@@ -197,6 +219,51 @@ def test_impossible_recipes_are_refused_in_one_line(
     with pytest.raises(RecipeError, match=message) as error:
         Recipe.from_dict(data)
     assert "\n" not in str(error.value)
+
+
+def test_tasks_codecs_and_counts_of_one_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("own_codecs")
+    module.Half = Half  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own_codecs", module)
+    data = toy_recipe_dict()
+    del data["sources_per_task"]
+    half = {"class": "own_codecs:Half", "levels": [16, 8.5]}
+    data["backbone"] = {"class": "own_codecs:Net", "options": {"width": 3}, "origin": ""}
+    data["tasks"] = {
+        "words": {
+            "class": "own_codecs:Words",
+            "source": {"kind": "own_codecs:Text", "seed": 0, "options": {"file": "./a.txt"}},
+            "blocks": [0, 5],
+            "sources": 4,
+            "options": {"lexicon": "root://words.txt"},
+            "codecs": {"half": half, "again": half | {"parameter_name": "bits"}},
+        }
+    }
+    recipe = Recipe.from_dict(data)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert recipe.sources("words") == 4
+    assert recipe.paths == ("root://words.txt", "./a.txt")
+    again = recipe.tasks["words"].ladders["again"]
+    assert again.facts == replace(Half.facts(), name="again")
+    assert (again.found.package, len(again.found.sha256)) == ("own_codecs", 64)
+    for levels, told in (
+        ([8, 16], "bits must fall"),
+        ([16, 0], "a bits is a number from 1, got 0"),
+    ):
+        data["tasks"]["words"]["codecs"]["half"] = half | {"levels": levels}
+        with pytest.raises(RecipeError, match=f"tasks.words: codecs.half: {told}"):
+            Recipe.from_dict(data)
+    uniform = {"kind": "uniform", "bits": 8, "lo": [0, 0], "hi": [1, 1]}
+    data["tasks"]["words"]["codecs"]["half"] = half | {"quantizer": uniform}
+    with pytest.raises(RecipeError, match="codec on features takes none"):
+        Recipe.from_dict(data)
+
+
+class Half(FeatureCodec):
+    """A codec on features, as much of one as a recipe looks at."""
+
+    name = title = "half"
+    parameter = Parameter("bits", "higher", lowest=1)
 
 
 def test_unknown_names_and_codecs_are_refused() -> None:

@@ -13,17 +13,18 @@ from hub_cache import move_into_cache
 from pipeline_dies import refuse
 from pipeline_toy import tree
 
-from cfqa_data.builders import repair_work
-from cfqa_data.builders.pipeline import work
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.builders.maintenance import scratch
+from cfqa_data.builders.maintenance.plan import check_same, plan_steps
+from cfqa_data.builders.maintenance.repair import repair
+from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.lock import locked
-from cfqa_data.builders.repair import repair
-from cfqa_data.builders.repair_plan import check_same, plan_steps
+from cfqa_data.builders.pipeline.select import Extract
 from cfqa_data.cli import main
 from cfqa_data.errors import BuildError, FormatError
-from cfqa_data.files import LocalFiles
-from cfqa_data.manifest import hash_file, read_manifest
-from cfqa_data.recipe import SourceSpec
-from cfqa_data.verify import verify
+from cfqa_data.format.manifest import hash_file, read_manifest
+from cfqa_data.integrity.verify import verify
+from cfqa_data.recipe.load import Recipe, SourceSpec
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +172,13 @@ def test_sources_are_found_by_name_and_their_lists_by_hash(
     listed.write_text("2007_000033\n")
     manifest = read_manifest(built)
     options = {"root": "root://VOCdevkit", "list": "root://mine.txt"}
-    seg = replace(manifest.recipe.tasks["seg"], source=SourceSpec("voc2012", 0, options))
-    recipe = replace(manifest.recipe, tasks={**manifest.recipe.tasks, "seg": seg})
+    recipe = Recipe.from_dict(manifest.recipe)
+    seg = replace(recipe.tasks["seg"], source=SourceSpec("voc2012", 0, options))
+    recipe = replace(recipe, tasks={**recipe.tasks, "seg": seg})
     weights = {**manifest.weights, "root://mine.txt": hash_file(listed)}
-    manifest = replace(manifest, recipe=recipe, weights=weights)
+    manifest = replace(manifest, recipe=recipe.to_dict(), weights=weights)
     damaged = {KINDS["truth"]}
-    steps = plan_steps(manifest, damaged)
+    steps = plan_steps(LocalFiles(built), manifest, damaged)
     monkeypatch.setenv("CFQA_ROOT", str(tmp_path / "here"))
     here = check_same(LocalFiles(built), manifest, steps, damaged, versions=False).plan.recipe
     assert here.tasks["seg"].source.options == {
@@ -214,7 +216,7 @@ def test_a_repair_that_was_killed_is_run_again(
     names = [KINDS[kind] for kind in ("labels", "bitstreams", "originals", "codes", "card")]
     for name in names:
         flip(folder / name)
-    real, left = repair_work.link, [after]
+    real, left = scratch.link, [after]
 
     def dying(source: Path, target: Path) -> None:
         if source.is_relative_to(folder / ".repair"):
@@ -223,7 +225,7 @@ def test_a_repair_that_was_killed_is_run_again(
             left[0] -= 1
         real(source, target)
 
-    monkeypatch.setattr("cfqa_data.builders.repair.link", dying)
+    monkeypatch.setattr("cfqa_data.builders.maintenance.repair.link", dying)
     done: tuple[str, ...] = ()
     try:
         repair(folder, workers=1)
@@ -287,7 +289,7 @@ def test_a_repair_leaves_the_caches_store_as_it_is(
 ) -> None:
     snapshot = move_into_cache(folder, tmp_path / "hub")
     assert repair(snapshot, workers=1).damaged == ()
-    monkeypatch.setitem(work._STAGES, "compress", refuse)  # nothing sound is encoded again
+    monkeypatch.setattr(Compress, "run", refuse)  # nothing sound is encoded again
     name, store = KINDS["codes"], tmp_path / "hub" / "blobs"
     damaged = Path(os.path.realpath(snapshot / name))
     damaged.chmod(0o644)
@@ -328,7 +330,7 @@ def test_a_repair_that_follows_links_keeps_those_to_folders(
 def test_what_cannot_be_made_does_not_keep_the_rest_from_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(work._STAGES, "extract", refuse)
+    monkeypatch.setattr(Extract, "run", refuse)
     flip(folder / KINDS["originals"])
     flip(folder / KINDS["codes"])
     told = repair(folder, workers=1)

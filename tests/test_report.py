@@ -29,12 +29,12 @@ from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 from cfqa_data.eval import Evaluation, evaluate, read_evaluation
 from cfqa_data.eval.report import report_html, write_report
 from cfqa_data.eval.report.axes import Axis, number_text
+from cfqa_data.eval.report.cards import disagreements
 from cfqa_data.eval.report.colours import viridis
-from cfqa_data.eval.report.figures import curve, fit, scatter
-from cfqa_data.eval.report.items import disagreements, task_points
+from cfqa_data.eval.report.figures import curve, fit, scatter, task_points
 from cfqa_data.eval.report.ranking import Figure, ranking
+from cfqa_data.eval.results import KEY
 from cfqa_data.eval.statistics import mapping
-from cfqa_data.eval.stored import KEY
 
 FIT = mapping._fit
 
@@ -187,7 +187,7 @@ def test_intervals_turn_with_the_sign() -> None:
 def test_the_page_names_what_was_scored(page: Page, folder: Path) -> None:
     manifest = cfqa_data.load(folder).manifest
     said = " ".join(data for parts in page.texts.values() for data in parts)
-    assert manifest.recipe.summary in said
+    assert manifest.summary in said
     assert hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest() in said
     for name, version in manifest.versions.items():
         assert [name, version] in page.rows

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cfqa_data.errors import RecipeError
-from cfqa_data.resources import ROOT_VARIABLE, is_uri, locate, resolve
+from cfqa_data.format.resources import ROOT_VARIABLE, is_uri, locate, resolve
 
 
 def test_a_file_of_the_package_is_found() -> None:

@@ -17,8 +17,8 @@ import pytest
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 from pipeline_toy import QPS, toy_recipe, write_networks, write_toml
 
-from cfqa_data.folder import Folder
-from cfqa_data.recipe import Recipe
+from cfqa_data.access.folder import Folder
+from cfqa_data.recipe.load import Recipe
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))

@@ -12,8 +12,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from cfqa_data.builders.sources import Source, get_source
+from cfqa_data.builders.sources.imagenet import ImageNet
 from cfqa_data.builders.sources.preprocessing import classification_view
 from cfqa_data.errors import BuildError
+from cfqa_data.testing.sources import SourceSuite
 
 #: A thousand synsets, sorted, and the ids that a development kit could give them.
 SYNSETS = [f"n{1_440_764 + 1357 * index:08d}" for index in range(1000)]
@@ -63,8 +65,8 @@ def source(root: Path, seed: int = 0, **options: str) -> Source:
 
 def found(source: Source) -> dict[str, int]:
     labels = {}
-    for sample in source.candidates():
-        assert sample.views.shape == (1, 3, 224, 224)
+    for sample in source.samples():
+        assert sample.inputs.shape == (1, 3, 224, 224)
         assert (sample.truth.dtype, sample.truth.shape) == (np.int64, ())
         labels[sample.source_id] = int(sample.truth)
     return labels
@@ -93,7 +95,7 @@ def test_what_tools_leave_is_no_candidate(tmp_path: Path, layout: Callable[[Path
         lines = [f"{name(n)}.JPEG {n}" for n in range(1, 21)]
         labels = write(tmp_path / "val.txt", *lines)
     before = found(source(tmp_path / "val", labels=labels))
-    pool = source(tmp_path / "val", labels=labels).training_views(2, 0)
+    pool = list(source(tmp_path / "val", labels=labels).training_inputs(2, 0))
     for where in {tmp_path / "val", *(p.parent for p in (tmp_path / "val").rglob("*[15].JPEG"))}:
         for left in LEFT_OVERS:
             path = where / left.replace("NAME", name(7))
@@ -103,7 +105,7 @@ def test_what_tools_leave_is_no_candidate(tmp_path: Path, layout: Callable[[Path
         write(tmp_path / "val.txt", f"._{name(7)}.JPEG 0", ".DS_Store 0", *lines)
     of = source(tmp_path / "val", labels=labels)
     assert found(of) == before
-    assert np.array_equal(of.training_views(2, 0), pool)
+    assert np.array_equal(list(of.training_inputs(2, 0)), pool)
 
 
 def test_a_few_pictures_that_went_astray_change_no_layout(tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_names_of_the_hubs_archives_say_their_labels(tmp_path: Path, kind: str) 
         picture(tmp_path / "train" / f"{synset}_{number}_{synset}.JPEG", number)
     options |= {"train": str(tmp_path / "train")}
     of = source(tmp_path / "val", list=write(tmp_path / "list.txt", keys[0]), **options)
-    assert len(of.training_views(3, 0)) == 3
+    assert len(list(of.training_inputs(3, 0))) == 3
 
 
 def test_a_list_of_synsets_is_needed_for_less_than_a_thousand(tmp_path: Path) -> None:
@@ -187,12 +189,12 @@ def test_a_sample_is_the_preprocessed_file(tmp_path: Path) -> None:
     flat(tmp_path / "val")
     labels = write(tmp_path / "val.txt", *(f"{name(n)}.JPEG {n}" for n in range(1, 21)))
     of = source(tmp_path / "val", labels=labels)
-    sample = next(iter(of.candidates()))
+    sample = next(iter(of.samples()))
     path = tmp_path / "val" / f"{sample.source_id}.JPEG"
     with Image.open(path) as image:
-        assert np.array_equal(sample.views, classification_view(image.convert("RGB"), path))
+        assert np.array_equal(sample.inputs, classification_view(image.convert("RGB"), path))
     again = of.sample(sample.source_id)
-    assert np.array_equal(again.views, sample.views)
+    assert np.array_equal(again.inputs, sample.inputs)
     assert int(again.truth) == int(sample.truth) == int(sample.source_id[-2:])
 
 
@@ -323,19 +325,19 @@ def test_training_never_sees_a_candidate_of_any_seed(tmp_path: Path) -> None:
     used = {key for seed in range(3) for key in found(source(tmp_path, seed, labels=labels))}
     assert len(used) == 27
     kept = views_of([tmp_path / f"{key}.JPEG" for key in set(names) - used])
-    runs = [source(tmp_path, s, labels=labels).training_views(3, 5) for s in (0, 1)]
+    runs = [list(source(tmp_path, s, labels=labels).training_inputs(3, 5)) for s in (0, 1)]
     assert np.array_equal(runs[0], runs[1])
-    assert runs[0].shape == (3, 1, 3, 224, 224)
+    assert np.stack(runs[0]).shape == (3, 1, 3, 224, 224)
     assert {views.tobytes() for views in runs[0]} == kept
     with pytest.raises(BuildError, match="4 training images are wanted and there are 3"):
-        source(tmp_path, labels=labels).training_views(4, 0)
+        list(source(tmp_path, labels=labels).training_inputs(4, 0))
 
 
 def test_with_a_list_training_sees_what_it_does_not_name(tmp_path: Path) -> None:
     names = list(flat(tmp_path, 8))
     labels = write(tmp_path / "l.txt", *(f"{key} 1" for key in names))
     chosen = write(tmp_path / "list.txt", *(f"{key} 7" for key in names[:3]))
-    views = source(tmp_path, labels=labels, list=chosen).training_views(5, 2)
+    views = list(source(tmp_path, labels=labels, list=chosen).training_inputs(5, 2))
     expected = views_of([tmp_path / f"{key}.JPEG" for key in names[3:]])
     assert {view.tobytes() for view in views} == expected
 
@@ -348,11 +350,11 @@ def test_a_training_folder_leaves_all_images_as_candidates(tmp_path: Path) -> No
     of = source(tmp_path / "val", labels=labels, train=str(tmp_path / "train"))
     assert found(of) == names
     every = views_of(list((tmp_path / "train").rglob("*.JPEG")))
-    first, second = ({v.tobytes() for v in of.training_views(10, seed)} for seed in (0, 1))
+    first, second = ({v.tobytes() for v in list(of.training_inputs(10, seed))} for seed in (0, 1))
     assert len(first) == len(second) == 10
     assert first.isdisjoint(second)
     assert first | second < every
-    assert {v.tobytes() for v in of.training_views(60, 3)} == every
+    assert {v.tobytes() for v in list(of.training_inputs(60, 3))} == every
 
 
 def test_a_training_folder_with_a_candidate_in_it_is_refused(tmp_path: Path) -> None:
@@ -361,7 +363,7 @@ def test_a_training_folder_with_a_candidate_in_it_is_refused(tmp_path: Path) -> 
     picture(tmp_path / "train" / "x" / f"{name(4)}.JPEG", 3)
     of = source(tmp_path / "val", labels=labels, train=str(tmp_path / "train"))
     with pytest.raises(BuildError, match=f"'{name(4)}' is for training and for the dataset"):
-        of.training_views(1, 0)
+        list(of.training_inputs(1, 0))
 
 
 def test_a_list_keeps_its_order_and_names_its_mistakes(tmp_path: Path) -> None:
@@ -400,7 +402,7 @@ def test_missing_files_are_named_together_and_where_they_are_offered(tmp_path: P
     chosen = write(tmp_path / "list.txt", name(2))
     of = source(tmp_path / "val", labels=labels, list=chosen)
     assert list(found(of)) == [name(2)]
-    assert len(of.training_views(3, 0)) == 3
+    assert len(list(of.training_inputs(3, 0))) == 3
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
@@ -409,7 +411,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     labels = write(tmp_path / "l.txt", *(f"{name(n)} 1" for n in range(1, 4)))
     of = source(tmp_path, labels=labels, list=write(tmp_path / "list.txt", name(2)))
     with pytest.raises(BuildError, match=f"{name(2)}.JPEG"):
-        next(of.candidates())
+        next(of.samples())
     with pytest.raises(BuildError, match="unknown imagenet image 'x'"):
         of.sample("x")
 
@@ -420,9 +422,9 @@ def test_other_tasks_seeds_and_options_are_refused(tmp_path: Path) -> None:
         make("seg", 0, root=str(tmp_path))
     with pytest.raises(BuildError, match="seed is a whole number from 0, not -1"):
         make("cls", -1, root=str(tmp_path))
-    with pytest.raises(BuildError, match="root must be a path, got 5"):
+    with pytest.raises(BuildError, match="source imagenet: option root cannot be 5"):
         make("cls", 0, root=5)
-    with pytest.raises(TypeError):
+    with pytest.raises(BuildError, match="source imagenet: unknown option 'colour'"):
         make("cls", 0, root=str(tmp_path), colour="red")
 
 
@@ -439,3 +441,13 @@ def test_the_root_may_be_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         list="root://imagenet/list.txt",
     )
     assert list(found(of)) == list(names)
+
+
+class TestImageNet(SourceSuite):
+    source, task, training = ImageNet, "cls", 1
+
+    @pytest.fixture(autouse=True)
+    def data(self, tmp_path: Path) -> None:
+        names = flat(tmp_path / "val", 8)
+        labels = write(tmp_path / "labels.txt", *(f"{key} {name}" for key, name in names.items()))
+        self.options = {"root": str(tmp_path / "val"), "labels": labels}

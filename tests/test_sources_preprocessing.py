@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cfqa_data.builders.heads import SegGeometry, window_starts
-from cfqa_data.builders.sources.base import normalise
+from cfqa_data.builders.sources.geometry import SegGeometry, normalise, window_starts
 from cfqa_data.builders.sources.preprocessing import (
     classification_view,
     depth_views,

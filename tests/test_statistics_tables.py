@@ -12,13 +12,13 @@ import pytest
 from scipy import stats
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.evaluator import conclude
 from cfqa_data.eval.metrics import Metric, as_metrics
+from cfqa_data.eval.results import conclude
 from cfqa_data.eval.statistics import Statistics, statistics
 from cfqa_data.eval.statistics.columns import COLUMNS
 from cfqa_data.eval.statistics.mapping import map_scores
 from cfqa_data.eval.text import paper_text, plain_text
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.tasks import TASKS
 
 CODECS = ("x265", "vvenc")
 SOURCES = 6

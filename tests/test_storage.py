@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.storage import (
+from cfqa_data.format.storage import (
     atomic_path,
     check_rows,
     check_writable,
@@ -147,6 +147,6 @@ def test_what_cannot_be_written_is_known_before(
     def forbidden(**_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("cfqa_data.storage.TemporaryFile", forbidden)
+    monkeypatch.setattr("cfqa_data.format.storage.TemporaryFile", forbidden)
     with pytest.raises(CfqaError, match=r"x: no file can be made in .*: Permission denied"):
         check_writable(path)

@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from cfqa_data.codecs.vvc import ffmpeg_path
+from cfqa_data.codecs.h26x.vvc import ffmpeg_path
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11.0", "3.12.0", "3.13.0", "3.14.0")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cfqa_data.errors import CfqaError, unknown_name
-from cfqa_data.tasks import CODECS, FOLDS, LEVELS, TASKS, get_task
+from cfqa_data.format.tasks import CODECS, FOLDS, LEVELS, TASKS, get_task
 
 
 def test_the_protocol_s_constants() -> None:

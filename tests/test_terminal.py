@@ -10,8 +10,8 @@ import re
 
 import pytest
 
-from cfqa_data.terminal import Lines, show_progress
-from cfqa_data.text import duration, size_text, table_text
+from cfqa_data.console.terminal import Lines, show_progress
+from cfqa_data.console.text import duration, size_text, table_text
 
 
 class Clock:

@@ -20,12 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 import cfqa_data
-from cfqa_data.builders.backbone import load_backbone
-from cfqa_data.builders.heads import load_head
+from cfqa_data.builders.backbones.dinov2 import load_backbone
+from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.hyperprior import load_hyperprior
-from cfqa_data.codes import Codes
+from cfqa_data.codecs.hyperprior.codec import load_hyperprior
 from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, as_metric, create_metric
+from cfqa_data.format.codes import Codes
 from cfqa_data.loaders.torch import CodeTensors
 from cfqa_data.torch_state import torch_state
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from safetensors.numpy import save_file
 
-from cfqa_data.builders import calibrate
-from cfqa_data.builders.backbone import load_backbone
-from cfqa_data.builders.heads import load_head
+from cfqa_data.builders.backbones.dinov2 import load_backbone
+from cfqa_data.builders.calibration import calibrate
+from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.builders.training import planes
 from cfqa_data.builders.training.backbone import (
     Config,
@@ -26,7 +24,8 @@ from cfqa_data.builders.training.backbone import (
     rate,
     train,
 )
-from cfqa_data.builders.training.hyperprior_batches import read_planes, sample_batch
+from cfqa_data.builders.training.hyperprior_plan import read_planes
+from cfqa_data.builders.training.hyperprior_train import sample_batch
 from cfqa_data.builders.training.scenes import SHARES, TrainingScenes, render_scenes
 
 SMALL = Config(
@@ -120,7 +119,7 @@ def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
 def test_training_writes_weights_that_load_and_say_how_they_were_made(
     scenes: TrainingScenes, folder: Path, tmp_path: Path
 ) -> None:
-    model = train(SMALL, folder, tmp_path, Console(file=io.StringIO()))
+    model = train(SMALL, folder, tmp_path)
     report = json.loads((tmp_path / "backbone.json").read_text())
     assert report["steps"] >= 1
     assert report["images_seen"] == report["steps"] * SMALL.batch

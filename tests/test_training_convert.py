@@ -17,10 +17,10 @@ from safetensors import safe_open
 
 from cfqa_data.builders.training.convert import main
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.hyperprior import load_hyperprior
-from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
-from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
-from cfqa_data.codecs.hyperprior_weights import PAPER_PAD
+from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
+from cfqa_data.codecs.hyperprior.codec import load_hyperprior
+from cfqa_data.codecs.hyperprior.module import ScaleHyperprior
+from cfqa_data.codecs.hyperprior.weights import PAPER_PAD
 
 State = dict[str, torch.Tensor]
 

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
-import signal
-import threading
-import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,20 +18,21 @@ from codec_samples import feature_plane
 from safetensors.numpy import save_file
 from scipy.optimize import brentq
 
-from cfqa_data.builders.training import (
-    hyperprior_resume,
-    hyperprior_train,
-    hyperprior_workers,
-)
+from cfqa_data.builders.training import hyperprior_train
 from cfqa_data.builders.training.hyperprior import main, train_ladders
-from cfqa_data.builders.training.hyperprior_plan import MULTI_TASK, Job, Settings
-from cfqa_data.builders.training.hyperprior_published import LAMBDAS, SEG_LISTED, published
-from cfqa_data.builders.training.hyperprior_train import Training, evaluate
-from cfqa_data.builders.training.hyperprior_workers import train
+from cfqa_data.builders.training.hyperprior_plan import (
+    LAMBDAS,
+    MULTI_TASK,
+    SEG_LISTED,
+    Job,
+    Settings,
+    published,
+)
+from cfqa_data.builders.training.hyperprior_train import Training, evaluate, train
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.hyperprior import load_hyperprior
-from cfqa_data.codecs.hyperprior_module import EntropyBottleneck
-from cfqa_data.codecs.hyperprior_weights import PAPER_PAD, read_ladder
+from cfqa_data.codecs.hyperprior.codec import load_hyperprior
+from cfqa_data.codecs.hyperprior.module import EntropyBottleneck
+from cfqa_data.codecs.hyperprior.weights import PAPER_PAD, read_ladder
 from cfqa_data.errors import BuildError
 
 JOB = Job(MULTI_TASK, 0.015, None)
@@ -260,7 +256,7 @@ def test_a_chained_training_resumes_too(features: Path, tmp_path: Path) -> None:
 
 def test_the_time_of_earlier_runs_counts(settings: Settings) -> None:
     interrupted(JOB, settings, 3)
-    path = hyperprior_resume.state_path(JOB, settings)
+    path = hyperprior_train.state_path(JOB, settings)
     state = torch.load(path, weights_only=True)
     torch.save({**state, "seconds": 1000.0}, path)
     assert 1000 < train(JOB, settings)["seconds"] < 1100
@@ -293,7 +289,7 @@ def test_states_that_cannot_be_used_are_told_before_anything_is_trained(
     settings: Settings, damage: Callable[[Path], Any], told: str
 ) -> None:
     interrupted(JOB, settings, 3)
-    path = hyperprior_resume.state_path(JOB, settings)
+    path = hyperprior_train.state_path(JOB, settings)
     damage(path)
     before = path.read_bytes()
     with pytest.raises(BuildError) as caught:
@@ -322,7 +318,7 @@ def test_states_that_cannot_be_used_are_told_before_anything_is_trained(
 )
 def test_states_with_a_damaged_part_are_refused(settings: Settings, change: dict[str, Any]) -> None:
     interrupted(JOB, settings, 3)
-    path = hyperprior_resume.state_path(JOB, settings)
+    path = hyperprior_train.state_path(JOB, settings)
     foreign(path, lambda state: {**state, **change})
     with pytest.raises(BuildError, match=r"not the state of a training .*; delete it to start"):
         Training(JOB, settings)
@@ -330,14 +326,14 @@ def test_states_with_a_damaged_part_are_refused(settings: Settings, change: dict
 
 def test_a_state_is_replaced_whole(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(JOB, settings, 3)
-    path = hyperprior_resume.state_path(JOB, settings)
+    path = hyperprior_train.state_path(JOB, settings)
     before = path.read_bytes()
 
     def full(state: Any, partial: Path) -> None:
         partial.write_bytes(b"half")
         raise OSError(28, "No space left on device", str(partial))
 
-    monkeypatch.setattr(hyperprior_resume.torch, "save", full)
+    monkeypatch.setattr(hyperprior_train.torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
         interrupted(JOB, settings, 6)
     assert path.read_bytes() == before
@@ -445,17 +441,6 @@ def test_large_held_out_planes_are_measured_in_pieces(settings: Settings) -> Non
     assert found["cls"]["bpfp"] == pytest.approx(8 * len(stream) / 4096, abs=1e-5)
 
 
-def test_workers_stop_when_they_are_told_to(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    board = hyperprior_workers.Board(multiprocessing.get_context("spawn"), [JOB.name])
-    board.stop.set()
-    monkeypatch.setattr(hyperprior_workers, "_board", board)
-    with pytest.raises(BuildError, match=r"task-0\.015: stopped; the same command goes on"):
-        train(JOB, settings)
-    assert not Path(settings.out).exists()
-
-
 def arguments(features: Path, out: Path, *more: str) -> list[str]:
     size = ["--published", "--n=8", "--m=12", "--batch=1", "--workers=1", "--lambdas=0.01"]
     return ["--features", str(features), "--out", str(out), *size, *more]
@@ -467,13 +452,13 @@ def test_the_command_trains_shows_and_writes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(hyperprior_workers, "EVERY", 0.0)
+    monkeypatch.setattr(hyperprior_train, "EVERY", 0.0)
     assert main(arguments(features, tmp_path, "--steps", "4", "--epoch", "2")) == 0
     out, error = capsys.readouterr()
     assert out.count(" bpfp mse ") == 6  # the tasks of the first ladder, one task of the others
     assert out.count(" MB\n") == 4
-    assert "of 16 steps, " in error
-    assert "/s" in error
+    assert "hyperprior_multi_task-0.01: 2 of 4 steps, " in error
+    assert "/s, " in error
     ladders = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert ladders == sorted(f"{name}.safetensors" for name in LAMBDAS)
     for name in ladders:
@@ -485,25 +470,14 @@ def test_the_command_trains_shows_and_writes(
         assert (line["patch"], line["start"], line["rate"]) == ([256, 256], "random", 1e-4)
 
 
-def test_a_worker_that_is_killed_is_told(
+def test_an_error_is_told_at_once_and_ends_the_command(
     features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def kill() -> None:
-        end = time.monotonic() + 20
-        while not (children := multiprocessing.active_children()) and time.monotonic() < end:
-            time.sleep(0.01)
-        os.kill(children[0].pid or 0, signal.SIGKILL)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    status = main(arguments(features, tmp_path))
-    thread.join()
+    assert main(arguments(features, tmp_path, "--steps", "3", "--rate", "1e30")) == 2
     error = capsys.readouterr().err
-    assert status == 2
-    assert error == (
-        "a worker was ended from outside, or for lack of memory: the same command goes on, "
-        "also with fewer --workers\n"
-    )
+    told = "hyperprior_multi_task-0.01: the training came to nothing"
+    assert error.count(told) == 2  # when it happens, and at the end
+    assert "hyperprior_task_specific-dpt-0.01" in error  # which was tried, too
 
 
 def test_an_interrupt_is_told(
@@ -515,7 +489,7 @@ def test_an_interrupt_is_told(
     def press(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hyperprior_workers._Run, "begin", press)
+    monkeypatch.setattr(hyperprior_train, "train", press)
     assert main(arguments(features, tmp_path)) == 130
     assert capsys.readouterr().err == "interrupted; the same command goes on\n"
 

@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 
 import cfqa_data
 import cfqa_data.codecs
-from cfqa_data.builders.export import export
+from cfqa_data.access.folder import Folder
+from cfqa_data.builders.sharing.export import export
 from cfqa_data.cli import app
-from cfqa_data.codecs.isolated import IsolatedCodec
+from cfqa_data.codecs.sandbox.isolated import IsolatedCodec
 from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.folder import Folder
 from cfqa_data.loaders import attach
 from cfqa_data.loaders.torch import Pairs
-from cfqa_data.recipe import Recipe
+from cfqa_data.recipe.load import Recipe
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX's limits")
 
@@ -116,8 +116,9 @@ def test_a_damaged_bitstream_is_a_fault_of_the_folder(
 
 def test_a_manifest_cannot_ask_to_be_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = cfqa_data.load(folder, untrusted=True)
-    ladder = opened.manifest.recipe.tasks["cls"].ladders["x265"]
-    monkeypatch.setitem(ladder.options, "untrusted", False)
+    origin = opened.manifest.tasks["cls"].codecs["x265"].origin
+    assert origin is not None
+    monkeypatch.setitem(origin.options, "untrusted", False)  # type: ignore[arg-type]
     opened[0]
     assert MADE == [("x265", True)]
 
@@ -133,9 +134,9 @@ def test_no_program_of_a_manifest_is_run(tmp_path: Path, monkeypatch: pytest.Mon
         cfqa_data.codecs, "get_codec", lambda name, **options: given.update({name: options})
     )
     folder = Folder(root)
-    folder.check_decoder("cls", "hm")
-    assert given == {"hm": {}}
-    recipe = folder.manifest.recipe
+    folder.decoder("cls", "hm")
+    assert given == {"hm": {"untrusted": False, "plugins": (), "tables": None}}
+    recipe = Recipe.from_dict(folder.manifest.recipe)
     assert recipe.tasks["cls"].ladders["hm"].codec_options["encoder"] == "evil"
     kept = recipe.without_programs().tasks["cls"].ladders["hm"].codec_options
     assert kept == {}

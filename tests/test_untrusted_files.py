@@ -12,9 +12,9 @@ from mock_dataset import write_mock_dataset
 
 import cfqa_data
 from cfqa_data.errors import FormatError, MetricError
-from cfqa_data.eval.log_files import read_log
-from cfqa_data.limits import open_plain, parse_json, read_limited
-from cfqa_data.manifest import read_manifest
+from cfqa_data.eval.paper_logs import read_log
+from cfqa_data.format.limits import open_plain, parse_json, read_limited
+from cfqa_data.format.manifest import read_manifest
 
 LABELS, SHARD = "labels/cls.parquet", "originals/cls-00000-of-00002.safetensors"
 CODES = "compressed/cls/x265.zarr"
@@ -93,7 +93,7 @@ def test_a_pipe_keeps_nobody_waiting(folder: Path, name: str) -> None:
 def test_a_manifest_is_a_plain_file_of_a_certain_size(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cfqa_data.manifest.LARGEST_JSON", 100)
+    monkeypatch.setattr("cfqa_data.format.manifest.LARGEST_JSON", 100)
     with pytest.raises(FormatError, match="more than the 100 bytes"):
         read_manifest(folder)
     (folder / "manifest.json").unlink()

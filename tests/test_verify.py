@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from mock_dataset import write_mock_dataset
 
-from cfqa_data.builders.hub_limits import check_limits
+from cfqa_data.builders.sharing.hub_limits import check_limits
 from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.verify import Fault, verify
+from cfqa_data.integrity.verify import Fault, verify
 
 GB = 10**9
 

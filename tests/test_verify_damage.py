@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import crew_jobs
 import numpy as np
 import pytest
 from damaged import DAMAGES, KINDS, build_toy, edit_labels, edit_manifest, flip, rehash
@@ -19,15 +17,15 @@ from hub_cache import move_into_cache
 from safetensors.numpy import load_file
 
 import cfqa_data
-from cfqa_data.builders.deep import look_into
+from cfqa_data.access.folder import Folder
+from cfqa_data.builders.maintenance.deep import look_into
 from cfqa_data.cli import main
-from cfqa_data.codes import write_codes
-from cfqa_data.consistency import inconsistencies
-from cfqa_data.errors import BuildError, FormatError
-from cfqa_data.folder import Folder
-from cfqa_data.manifest import read_manifest
-from cfqa_data.storage import write_tensors
-from cfqa_data.verify import verify
+from cfqa_data.errors import FormatError
+from cfqa_data.format.codes import write_codes
+from cfqa_data.format.manifest import read_manifest
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.integrity.consistency import inconsistencies
+from cfqa_data.integrity.verify import verify
 
 WHAT = {
     "flip": "other bytes",
@@ -151,7 +149,7 @@ def test_rows_that_changed_places_are_found(folder: Path) -> None:
         ("truth/seg.safetensors", lambda p: _rename_key(p), "holds 'other'"),
         ("bitstreams/cls-x265-00001-of-00002.safetensors", lambda p: _rename_key(p), "holds"),
         ("originals/cls-00001-of-00002.safetensors", lambda p: _rename_key(p), "lacks"),
-        ("compressed/cls/x265.zarr/zarr.json", lambda p: _other_range(p), "not the recipe's"),
+        ("compressed/cls/x265.zarr/zarr.json", lambda p: _other_range(p), "not the manifest's"),
         ("originals/cls-00001-of-00002.safetensors", lambda p: p.write_text("x"), "safetensors"),
         ("originals/seg-00001-of-00002.safetensors", lambda p: _swap_shards(p), "not for it"),
         ("bitstreams/dpt-x265-00001-of-00002.safetensors", lambda p: _swap_shards(p), "not for it"),
@@ -301,11 +299,11 @@ def test_bitstreams_that_do_not_decode_are_found(folder: Path) -> None:
 
 
 def test_the_sample_follows_the_seed(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cfqa_data.builders import deep
+    from cfqa_data.builders.maintenance import deep
 
     rows: list[Any] = []
     monkeypatch.setattr(
-        deep, "_label_faults", lambda *args: rows.append(tuple(args[3].values())) or []
+        deep._Look, "_label_faults", lambda *args: rows.append(tuple(args[2].values())) or []
     )
     samples = []
     for seed in (0, 0, 1):
@@ -324,25 +322,6 @@ def test_scores_are_left_out_where_the_head_is_not_here(folder: Path) -> None:
     (note,) = told.notes
     why = f"{head}: no file of SHA-256 {'0' * 64} is in {folder}, "
     assert note.startswith(f"seg: scores are not computed again: {why}")
-
-
-def test_a_worker_that_is_killed_is_one_line(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cfqa_data.builders import crew
-
-    with pytest.raises(BuildError, match="a worker was killed"):
-        list(crew.each(crew_jobs.killing, (), [1, 2], 2))
-
-
-def test_workers_have_one_thread_and_this_process_what_it_had(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from cfqa_data.builders import crew
-
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    names = ["OMP_NUM_THREADS", "MKL_NUM_THREADS"]
-    assert list(crew.each(crew_jobs.environment, (), names, 2)) == ["1", "1"]
-    assert [os.environ.get(name) for name in names] == ["5", None]
 
 
 def test_the_command_says_what_is_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

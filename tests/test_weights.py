@@ -14,16 +14,16 @@ import pytest
 from damaged import edit_manifest
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
-from cfqa_data.codecs.hyperprior_weights import read_ladder, write_ladder
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.weights import find_below_root, find_weights, hash_weights, resolve_weights
+from cfqa_data.codecs.hyperprior.weights import read_ladder, write_ladder
 from cfqa_data.errors import BuildError, RecipeError
-from cfqa_data.files import LocalFiles
-from cfqa_data.manifest import hash_file
-from cfqa_data.recipe import Recipe
-from cfqa_data.remembered import remember, remembered
-from cfqa_data.resources import ROOT_VARIABLE, WEIGHTS_VARIABLE, resolve
-from cfqa_data.storage import write_tensors
-from cfqa_data.verify import verify
-from cfqa_data.weights import find_below_root, find_weights, hash_weights, resolve_weights
+from cfqa_data.format.manifest import hash_file
+from cfqa_data.format.resources import ROOT_VARIABLE, WEIGHTS_VARIABLE, resolve
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.integrity.verify import verify
+from cfqa_data.recipe.load import Recipe
+from cfqa_data.recipe.remembered import remember, remembered
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -105,7 +105,7 @@ def test_weights_are_found_by_their_hash(
             find_weights(str(path), digest, files, own=False)
     if how == "named":  # a path that a stranger chose is not even opened
         opened = []
-        monkeypatch.setattr("cfqa_data.weights.hash_weights", opened.append)
+        monkeypatch.setattr("cfqa_data.access.weights.hash_weights", opened.append)
         with pytest.raises(RecipeError, match="no file of SHA-256"):
             find_weights(uri, digest, files, own=False)
         assert path not in opened
@@ -241,4 +241,4 @@ def test_all_safetensors_are_written_by_one_function() -> None:
         for path in sorted((root / folder).rglob("*.py"))
         if pattern.search(path.read_text())
     ]
-    assert found == ["cfqa_data/storage.py"]
+    assert found == ["cfqa_data/format/storage.py"]

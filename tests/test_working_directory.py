@@ -16,29 +16,29 @@ from hub_cache import move_into_cache
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
 import cfqa_data
-from cfqa_data.builders.backbone import load_backbone
-from cfqa_data.builders.export import export
-from cfqa_data.builders.heads import load_head
+from cfqa_data.builders.backbones.dinov2 import load_backbone
+from cfqa_data.builders.importing.release import import_release
+from cfqa_data.builders.maintenance.repair import repair
 from cfqa_data.builders.pipeline.workspace import status
-from cfqa_data.builders.publish import plan_publishing
-from cfqa_data.builders.release import import_release
-from cfqa_data.builders.repair import repair
+from cfqa_data.builders.sharing.export import export
+from cfqa_data.builders.sharing.publish import plan_publishing
+from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.cli import main
 from cfqa_data.cli.commands import COMMANDS
 from cfqa_data.cli.shared import plain_file
 from cfqa_data.codecs import get_codec
-from cfqa_data.codecs.hyperprior import load_hyperprior
-from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
+from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
+from cfqa_data.codecs.hyperprior.codec import load_hyperprior
 from cfqa_data.errors import CfqaError
 from cfqa_data.eval import read_evaluation
 from cfqa_data.eval.paper_logs import paper_figures
 from cfqa_data.eval.report import write_report
+from cfqa_data.format.resources import locate, resolve
+from cfqa_data.integrity.summary import summarise
+from cfqa_data.integrity.verify import verify
 from cfqa_data.loaders import attach
 from cfqa_data.loaders.torch import Pairs
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.resources import locate, resolve
-from cfqa_data.summary import summarise
-from cfqa_data.verify import verify
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 RECIPE = toy_recipe_dict(1)
 RECIPE["tasks"] = {"cls": RECIPE["tasks"]["cls"]}
@@ -165,7 +165,7 @@ def _told(call: Callable[[], Any]) -> str:
 
 TAKEN: dict[str, Callable[[str], Any]] = {
     "load": cfqa_data.load,
-    "cfqa_data.summary": summarise,
+    "cfqa_data.integrity.summary": summarise,
     "verify": verify,
     "repair": lambda path: repair(path, dry_run=True, accept_versions=True),
     "Pairs": Pairs,

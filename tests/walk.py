@@ -18,7 +18,7 @@ from release_samples import write_logs, write_release
 
 from cfqa_data.cli import main
 from cfqa_data.eval import evaluate
-from cfqa_data.recipe import Recipe
+from cfqa_data.recipe.load import Recipe
 
 __all__ = ["PROGRESS", "Sandbox", "as_anybody", "broken_law", "run"]
 

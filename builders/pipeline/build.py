@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
-from cfqa_data.builders.pipeline.check import check_selection, check_space, make_plan
+from cfqa_data.builders.pipeline.check import make_plan
+from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
-from cfqa_data.builders.pipeline.plan import STAGES, Plan
-from cfqa_data.builders.pipeline.run import Runner, make_runner
+from cfqa_data.builders.pipeline.prepare import Prepare
+from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
 from cfqa_data.builders.pipeline.tools import Tools
-from cfqa_data.builders.pipeline.workspace import (
-    open_workspace,
-    remove_work,
-    status,
-)
+from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, status
+from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.builders.processes.stage import drive
+from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.extras import extras
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.storage import check_folder, make_folder
 from cfqa_data.guard import check_guard
-from cfqa_data.layout import Layout
 from cfqa_data.paths import real_path
-from cfqa_data.progress import Progress, Silent
-from cfqa_data.recipe import Recipe, load_recipe
-from cfqa_data.storage import check_folder, make_folder
+from cfqa_data.recipe.load import Recipe, load_recipe
 
-__all__ = ["build"]
+__all__ = ["STAGES", "build", "run_stages"]
+
+STAGES: tuple[type[BuildStage], ...] = (Select, Extract, Prepare, Compress)
+"""The stages made of items, in order; `pack` follows and is one step."""
 
 
 @extras("build")
@@ -46,7 +49,7 @@ def build(
         recipe: a recipe, its name, or the path of its TOML file.
         out: the folder; new, empty, or one where this recipe's build was begun or finished.
         workers: processes on this machine; with 0 or 1 the work is done in this process.
-        tier: "full", or "light" without the decoded codes, which are then decoded on access.
+        tier: "full", or "light" without the decoded features, which are then decoded on access.
         scheduler: address of a Dask scheduler to use instead; its workers must see `out`.
         accept_versions: go on with a build that was begun with other versions of the software; the
             manifest then names both, and the bytes may be those of neither.
@@ -67,41 +70,27 @@ def build(
         if status(recipe, root, tier=tier) != "finished":
             check_folder(root)
             plan = make_plan(recipe, tier)
-            runner = make_runner(workers, scheduler)
-            make_folder(root)
-            with locked(root):
-                if status(recipe, root, tier=tier) != "finished":
-                    plan = open_workspace(plan, root, accept_versions=accept_versions)
-                    _build(plan, Layout(root), runner, progress or Silent())
-                remove_work(root)
+            with Executor(workers, scheduler) as executor:
+                make_folder(root)
+                with locked(root):
+                    if status(recipe, root, tier=tier) != "finished":
+                        plan = open_workspace(plan, root, accept_versions=accept_versions)
+                        tools = Tools(plan, Layout(root))
+                        stages = [stage(tools) for stage in STAGES]
+                        run_stages(stages, tools, executor, progress or Silent())
+                    remove_work(root)
         elif Layout(root).work.exists():
             with locked(root):
                 remove_work(root)
     return root
 
 
-def _build(plan: Plan, layout: Layout, runner: Runner, progress: Progress) -> None:
-    items = {stage: plan.items(stage) for stage in STAGES}
-    todo = {
-        stage: [item for item in items[stage] if not item.marker(layout).exists()]
-        for stage in STAGES
-    }
-    if any(todo.values()):
-        with runner:
-            for stage in STAGES:
-                if stage == "extract":
-                    check_selection(plan, layout)
-                if not todo[stage]:
-                    continue
-                if stage == "compress":
-                    check_space(plan, layout, todo[stage])
-                total = sum(map(plan.size, items[stage]))
-                progress.start(stage, total, plan.unit(stage))
-                if done := total - sum(map(plan.size, todo[stage])):
-                    progress.advance(done)
-                for item in runner.run(layout.root, plan.digest(), todo[stage]):
-                    progress.advance(plan.size(item))
-                progress.finish()
-    progress.start("pack", len(plan.recipe.tasks) + 3, "files")
-    pack(Tools(plan, layout), progress.advance)
+def run_stages(
+    stages: list[BuildStage], tools: Tools, executor: Executor, progress: Progress
+) -> None:
+    """Do what is not done yet of the stages, then join it into a dataset."""
+    for stage in stages:
+        deque(drive(stage, executor, progress), maxlen=0)
+    progress.start("pack", len(tools.plan.recipe.tasks) + 3, "files")
+    pack(tools, progress.advance)
     progress.finish()

@@ -1,31 +1,25 @@
-"""What is looked at before anything is written: networks, sources, encoders and space."""
+"""What is looked at before anything is written: classes, networks, sources and encoders."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
-from cfqa_data.builders.pipeline.plan import Item, Plan
-from cfqa_data.builders.pipeline.tools import Models, Tools, codec_for
-from cfqa_data.errors import BuildError, CfqaError, FormatError
-from cfqa_data.invariants import check_source_ids
-from cfqa_data.layout import Layout
-from cfqa_data.manifest import package_versions
-from cfqa_data.portable import local_options
-from cfqa_data.recipe import Ladder, Recipe, TaskSpec
-from cfqa_data.weights import resolve_weights
+from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.tools import Models, codec_for
+from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.format.manifest import package_versions
+from cfqa_data.recipe.load import Ladder, Recipe
+from cfqa_data.recipe.portable import local_options
 
-__all__ = ["check_selection", "check_space", "make_plan"]
+__all__ = ["make_plan", "packages_of"]
 
-_PLANE = (64, 64)
-
-_LEAST_SHARE = {"full": 1 / 10, "light": 1 / 40}
-"""Least share of the float32 size of all features that a finished folder is expected to take."""
+PLANE = (64, 64)
 
 
 def make_plan(recipe: Recipe, tier: str) -> Plan:
@@ -35,28 +29,25 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
         BuildError: something that the recipe needs is not there, or does not fit the rest; files,
             encoders and images that are missing are all named.
     """
-    versions, models = package_versions(), Models(recipe)
-    ladders = [(task, x) for task, spec in recipe.tasks.items() for x in spec.ladders.values()]
-    uris = weights_of(recipe)
+    models, where = Models(recipe), f"recipe {recipe.name!r}"
     troubles: dict[str, list[str]] = {}  # where -> what is wrong
+    uris = weights_of(recipe)
     for uri in uris:
-        with _noting(troubles, f"recipe {recipe.name!r}"):
+        with _noting(troubles, where):
             resolve_weights(uri)
     missing = len(troubles)
-    for task, ladder in ladders:
-        if missing and ladder.models:
-            continue
-        with _noting(troubles, f"{task}, codec {ladder.codec}"):
-            for key, text in local_options(ladder):
-                raise BuildError(
-                    f"{key} names a file, {text!r}, whose bytes no manifest can tell; leave it out"
-                )
-            found = _rehearsed(ladder).version()
-            found.pop("models", None)  # per task, and in the recipe
-            versions |= {f"{ladder.codec} {what}": version for what, version in found.items()}
+    versions, packages = package_versions(), {}
+    with _noting(troubles, where):
+        packages = packages_of(models)
+    for task, spec in recipe.tasks.items():
+        for codec, ladder in spec.ladders.items():
+            if missing and ladder.models:
+                continue
+            with _noting(troubles, f"{task}, codec {codec}"):
+                versions |= versions_of(ladder)
     sources = {}
     for task in recipe.tasks:
-        with _noting(troubles, f"recipe {recipe.name!r}"):
+        with _noting(troubles, where):
             sources[task] = models.source(task)
     if troubles:
         raise BuildError(
@@ -64,11 +55,29 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
         )
     try:
         weights = hash_uris(uris) | hash_sources(recipe, sources)
-        for task, spec in recipe.tasks.items():
-            _check_networks(models, task, spec)
+        for task in recipe.tasks:
+            _check_networks(models, task)
     except CfqaError as error:
-        raise BuildError(f"recipe {recipe.name!r}: {error}") from None
-    return Plan(recipe, tier, versions, weights)
+        raise BuildError(f"{where}: {error}") from None
+    return Plan(recipe, tier, versions, weights, packages)
+
+
+def packages_of(models: Models) -> dict[str, dict[str, str]]:
+    """Return version and SHA-256 of each package beside this one that has a class of a recipe.
+
+    Raises:
+        CfqaError: a class is not there, or would be taken for a built-in one in the manifest.
+    """
+    packages = {}
+    for registry, found in models.classes():
+        if found.builtin:
+            continue
+        if (name := registry.recorded(found.name)) in registry.builtin:
+            raise BuildError(
+                f"{found.name} calls itself {name!r}, as a {registry.kind} of cfqa-data"
+            )
+        packages[found.package] = {"version": found.version, "sha256": found.sha256}
+    return packages
 
 
 @contextmanager
@@ -81,64 +90,40 @@ def _noting(troubles: dict[str, list[str]], where: str) -> Iterator[None]:
             troubles.setdefault(where, []).append(str(error))
 
 
-def _rehearsed(ladder: Ladder) -> Any:
-    """Return a ladder's codec after it coded a small plane at its first and last level."""
-    codec = codec_for(ladder)
-    if ladder.quantizer.dtype != codec.dtype or (1 << ladder.quantizer.bits) - 1 > codec.peak:
+def versions_of(ladder: Ladder) -> dict[str, str]:
+    """Return what a codec runs on, once it is sure that it runs."""
+    for key, text in local_options(ladder):
         raise BuildError(
-            f"codes of {ladder.quantizer.bits} bits do not fit: it takes 0..{codec.peak}"
+            f"{key} names a file, {text!r}, whose bytes no manifest can tell; leave it out"
         )
+    found: Mapping[str, str] = _rehearsed(ladder).version()
+    package = {} if ladder.found.builtin else {"package": ladder.found.package}
+    return {
+        f"{ladder.codec} {what}": version
+        for what, version in {**found, **package}.items()
+        if what != "models"  # which are per task, and in the recipe
+    }
+
+
+def _rehearsed(ladder: Ladder) -> Any:
+    """Return a codec; one on planes after it coded a small plane at its first and last level."""
+    codec, quantizer = codec_for(ladder), ladder.quantizer
+    if quantizer is None:
+        return codec
+    if quantizer.dtype != codec.dtype or (1 << quantizer.bits) - 1 > codec.peak:
+        raise BuildError(f"codes of {quantizer.bits} bits do not fit: it takes 0..{codec.peak}")
     known = getattr(codec, "lambdas", ladder.levels)
     if unknown := [level for level in ladder.levels if level not in known]:
         raise BuildError(f"{ladder.models} has no model for lambda {unknown[0]:g}")
-    plane = np.full(_PLANE, codec.peak // 2, codec.dtype)
+    plane = np.full(PLANE, codec.peak // 2, codec.dtype)
     for level in (ladder.levels[0], ladder.levels[-1]):
         codec.decode(codec.encode(plane, level), plane.shape)
     return codec
 
 
-def _check_networks(models: Models, task: str, spec: TaskSpec) -> None:
+def _check_networks(models: Models, task: str) -> None:
     """See that a task's blocks and head are there and fit each other."""
-    depth, width = len(models.backbone.blocks), models.backbone.dim
-    if spec.blocks[-1] >= depth:
-        raise BuildError(f"tasks.{task}: no block {spec.blocks[-1]}, the last is {depth - 1}")
-    if models.head(task).dim != width:
-        raise BuildError(f"{spec.head}: not a head for features of width {width}")
-
-
-def check_selection(plan: Plan, layout: Layout) -> None:
-    """See that no two selected sources have the same id, of whichever tasks they are.
-
-    Where they have, and nothing was extracted yet, the selection is removed: it is to be made anew
-    once images are renamed.
-
-    Raises:
-        BuildError: they have; the id and its tasks are named.
-    """
-    items, tools = plan.items("select"), Tools(plan, layout)
-    try:
-        check_source_ids({item.task: tools.source_ids(item.task) for item in items})
-    except FormatError as error:
-        if not any(item.marker(layout).exists() for item in plan.items("extract")):
-            for folder in (items[0].marker(layout).parent, layout.truth("").parent):
-                shutil.rmtree(folder)
-        raise BuildError(f"{layout.root}: {error}") from None
-
-
-def check_space(plan: Plan, layout: Layout, todo: list[Item]) -> None:
-    """See that what remains to compress can fit, judged by the size of the originals.
-
-    Raises:
-        BuildError: there is surely not enough room.
-    """
-    needed = 0.0
-    for item in todo:
-        originals = layout.originals(item.task, item.group, plan.groups).stat().st_size
-        levels = len(plan.recipe.tasks[item.task].ladders[item.codec].levels)
-        needed += originals * levels * _LEAST_SHARE[plan.tier]
-    free = shutil.disk_usage(layout.root).free
-    if free < needed:
-        raise BuildError(
-            f"{layout.root}: no space: {free / 1e6:.0f} MB are free and the {plan.tier} tier needs "
-            f"about {needed / 1e6:.0f} MB more; make room and run the same command again"
-        )
+    layers, last = models.backbone.layers, models.recipe.tasks[task].blocks[-1]
+    if layers is not None and last >= layers:
+        raise BuildError(f"tasks.{task}: no block {last}, the last is {layers - 1}")
+    models.task(task)

@@ -1,61 +1,147 @@
-"""One ladder on some features: quantise, pack, encode, and decode from the bitstreams alone."""
+"""One codec on some features: encoded at every level, and decoded from the bitstreams alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.kept import KeptStreams
+from cfqa_data.builders.pipeline.tools import check_feature
 from cfqa_data.errors import BuildError, CodecError
-from cfqa_data.packing import pack, plane_shape, unpack
-from cfqa_data.quantizers import Quantizer
+from cfqa_data.format.packing import pack, plane_shape, unpack
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.recipe.load import Ladder
 
-__all__ = ["code_ladder"]
+__all__ = ["Coded", "KeptStreams", "code"]
 
 
-def code_ladder(
+@dataclass(frozen=True)
+class KeptStreams:
+    """The levels of one item that a worker had encoded before it was lost.
+
+    Attributes:
+        folder: theirs alone; one safetensors file per level.
+    """
+
+    folder: Path
+
+    def read(self, level: int) -> list[bytes] | None:
+        """Return a level's bitstreams in the order of the features, or None where it has none."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            found = load_file(self._path(level))
+        except (OSError, SafetensorError):
+            return None
+        return [found[str(index)].tobytes() for index in range(len(found))]
+
+    def write(self, level: int, streams: Sequence[bytes]) -> None:
+        """Keep a level's bitstreams."""
+        arrays = {str(i): np.frombuffer(stream, np.uint8) for i, stream in enumerate(streams)}
+        write_tensors(self._path(level), arrays)
+
+    def remove(self) -> None:
+        """Remove all levels: the item is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, level: int) -> Path:
+        return self.folder / f"{level}.safetensors"
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What a codec made of some features; all by [feature][level].
+
+    Attributes:
+        bitstreams: what the decoder got.
+        bits: as the codec counts them; None where they are unknown.
+        stored: codes (N, C, T, D) of a codec on planes, else the float32 features.
+    """
+
+    bitstreams: list[list[bytes]]
+    bits: list[list[int | None]]
+    stored: list[list[np.ndarray]]
+
+
+def code(
+    ladder: Ladder,
     codec: Any,
-    quantizer: Quantizer,
-    features: np.ndarray,
-    parameters: Sequence[float],
+    features: Sequence[np.ndarray],
+    inputs: Sequence[Any] = (),
+    extract: Callable[[Any], np.ndarray] | None = None,
     kept: KeptStreams | None = None,
-) -> tuple[list[list[bytes]], np.ndarray]:
+) -> Coded:
     """Encode features at every level and decode them again.
 
     Args:
-        codec: encoder and decoder of planes.
-        quantizer: between features and the planes' codes.
-        features: float32 (S, N, C, T, D).
-        parameters: one per level.
+        ladder: quantiser and levels.
+        codec: encoder and decoder.
+        features: originals, float32 (N, C, T, D).
+        inputs: what they were extracted from, for a codec on inputs.
+        extract: gives the feature of inputs, for a codec on inputs.
         kept: where bitstreams are put as soon as a level is encoded, and taken from.
 
-    Returns:
-        Bitstreams [level][source], and the decoded codes (S, L, N, C, T, D).
-
     Raises:
-        CodecError: the codec refuses a plane.
-        BuildError: the codec lost a plane.
+        CodecError: the codec refuses one.
+        BuildError: the codec lost one, or decodes to something else than a feature of its shape.
     """
-    shape = tuple(features.shape[1:])
-    planes = [pack(codes) for codes in quantizer.quantize(features)]
-    decoded = np.empty((len(features), len(parameters), *shape), quantizer.dtype)
-    bitstreams: list[list[bytes]] = []
-    for level, parameter in enumerate(parameters):
+    on, quantizer = ladder.facts.on, ladder.quantizer
+    shapes = [feature.shape for feature in features]
+    items: Sequence[Any] = inputs if on == "inputs" else features
+    if quantizer is not None:
+        items = [pack(quantizer.quantize(feature)) for feature in features]
+
+    def encode(parameter: float) -> list[bytes]:
+        if on == "inputs":
+            return [codec.encode(item, parameter) for item in items]
+        return _by_shape(codec, items, shapes, lambda part, _: codec.encode_many(part, parameter))
+
+    def decode(streams: list[bytes]) -> list[np.ndarray]:
+        if on == "inputs":
+            assert extract is not None
+            return [extract(codec.decode(stream)) for stream in streams]
+        size = plane_shape if on == "planes" else tuple
+        return _by_shape(
+            codec, streams, shapes, lambda part, shape: codec.decode_many(part, size(shape))
+        )
+
+    coded = Coded([[] for _ in items], [[] for _ in items], [[] for _ in items])
+    for level, parameter in enumerate(ladder.levels):
         found = kept.read(level) if kept else None
-        streams = codec.encode_many(planes, parameter) if found is None else found
+        streams = encode(parameter) if found is None else found
         try:
-            restored = codec.decode_many(streams, plane_shape(shape))
+            decoded = decode(streams)
         except CodecError as error:
             raise CodecError(f"level {level} at {parameter:g}: {error}") from None
-        if len(streams) != len(planes) or len(restored) != len(planes):
-            raise BuildError(
-                f"{codec.name} gave {len(streams)} bitstreams for {len(planes)} planes"
-            )
         if kept and found is None:  # only now: what does not decode is to be encoded again
             kept.write(level, streams)
-        for index, plane in enumerate(restored):
-            decoded[index, level] = unpack(plane, shape)
-        bitstreams.append(streams)
-    return bitstreams, decoded
+        for n, (stream, array, shape) in enumerate(zip(streams, decoded, shapes, strict=True)):
+            what = f"level {level} at {parameter:g}: what {codec.name} decodes to"
+            coded.bitstreams[n].append(stream)
+            coded.bits[n].append(codec.rate(stream, inputs[n] if on == "inputs" else shape))
+            coded.stored[n].append(
+                check_feature(array, what, shape) if quantizer is None else unpack(array, shape)
+            )
+    return coded
+
+
+def _by_shape(
+    codec: Any,
+    items: Sequence[Any],
+    shapes: Sequence[tuple[int, ...]],
+    function: Callable[[list[Any], Any], Sequence[Any]],
+) -> list[Any]:
+    """Return what a function gives for items, called once for all of one feature's shape."""
+    results: dict[int, Any] = {}
+    for shape in dict.fromkeys(shapes):
+        places = [place for place, other in enumerate(shapes) if other == shape]
+        found = function([items[place] for place in places], shape)
+        if len(found) != len(places):
+            raise BuildError(f"{codec.name} gave {len(found)} results for {len(places)} features")
+        results.update(zip(places, found, strict=True))
+    return [results[place] for place in range(len(items))]

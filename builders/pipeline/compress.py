@@ -1,136 +1,127 @@
-"""Compressing one group of sources with one codec, at all levels, and labelling what comes out."""
+"""Compressing one shard of sources with one codec, at all levels, and labelling what comes out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.coding import code_ladder
-from cfqa_data.builders.pipeline.kept import KeptStreams
-from cfqa_data.builders.pipeline.label import baseline_values, score
+from cfqa_data.builders.pipeline.coding import KeptStreams, code
+from cfqa_data.builders.pipeline.label import label_rows, told_of
 from cfqa_data.builders.pipeline.plan import Item
-from cfqa_data.builders.pipeline.tools import Tools
-from cfqa_data.codes import write_codes
-from cfqa_data.invariants import bits_of, fold_of, rate_of
-from cfqa_data.layout import Layout
-from cfqa_data.schema import label_schema
-from cfqa_data.storage import write_table, write_tensors
-from cfqa_data.tasks import get_task
+from cfqa_data.builders.pipeline.select import BuildStage
+from cfqa_data.errors import BuildError
+from cfqa_data.format.codes import write_codes
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.schema import label_schema
+from cfqa_data.format.storage import write_table, write_tensors
 
-__all__ = ["batch_of_levels", "compress", "kept_streams", "label_rows"]
+__all__ = ["Compress", "kept_streams"]
 
-BATCH_POINTS = 1 << 24
-"""Feature points that are labelled at once; their metrics take some 30 bytes each."""
-
-
-def batch_of_levels(points: int, levels: int) -> int:
-    """Return how many levels of a feature of so many points are labelled at once."""
-    return min(levels, max(1, BATCH_POINTS // points))
+LEAST_SHARE = {"full": 1 / 10, "light": 1 / 40}
+"""Least share of the float32 size of all features that a finished folder is expected to take."""
 
 
-def compress(tools: Tools, item: Item) -> None:
-    """Write a group's bitstreams and stored codes, and last its label rows."""
-    import pyarrow as pa
+class Compress(BuildStage):
+    """Codes a shard of sources with a codec, and labels it."""
 
-    task, group, layout, plan = item.task, item.group, tools.layout, tools.plan
-    ladder, codec = tools.ladder(item), tools.codec(item.task, item.codec)
-    originals = tools.originals(task, group)
-    there = kept_streams(layout, item)
-    # Those that a repair took from the dataset are there for any codec.
-    kept = there if codec.slow or there.folder.is_dir() else None
-    bitstreams, codes = code_ladder(codec, ladder.quantizer, originals, ladder.levels, kept)
-    ids = tools.group_ids(task, group)
-    write_tensors(
-        layout.bitstreams(task, item.codec, group, plan.groups),
-        {
-            f"{source_id}/{level}": np.frombuffer(streams[index], np.uint8)
-            for index, source_id in enumerate(ids)
-            for level, streams in enumerate(bitstreams)
-        },
-    )
-    rows: list[dict[str, Any]] = []
-    for index, (position, truth) in enumerate(
-        zip(plan.members(group), tools.truths(task, group), strict=True)
-    ):
-        if plan.tier == "full":
-            write_codes(layout.compressed(task, item.codec), position, codes[index])
-        bits = [bits_of(len(streams[index])) for streams in bitstreams]
-        rows += _rows(tools, item, index, originals[index], codes[index], truth, bits)
-    write_table(item.marker(layout), pa.Table.from_pylist(rows, schema=label_schema()))
-    if kept:
-        kept.remove()
+    name, unit = "compress", "features"
+
+    def items(self) -> list[Item]:
+        tasks = self.plan.recipe.tasks
+        items = [
+            item
+            for task, spec in tasks.items()
+            for c in spec.ladders
+            for item in self.per_shard(task, c)
+        ]
+        return sorted(items, key=self._seconds, reverse=True)
+
+    def _seconds(self, item: Item) -> float:
+        """Return what puts the items that take longest first."""
+        try:
+            points = self.tools.entry(item.task).points
+        except OSError:  # before the sizes are known
+            points = len(self.plan.recipe.tasks[item.task].blocks)
+        return float(self.tools.ladder(item).found.target.cost) * points * self.cost(item)
+
+    def cost(self, item: Item) -> int:
+        assert item.shard is not None
+        return len(self.plan.members(item.task, item.shard)) * len(self.tools.ladder(item).levels)
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        assert item.shard is not None
+        task, codec, layout = item.task, item.codec, self.layout
+        streams = layout.bitstreams(task, codec, item.shard, self.plan.shards(task))
+        members = self.plan.members(task, item.shard)
+        arrays = [layout.compressed(task, codec) / f"c/{n}/0/0/0/0/0" for n in members]
+        return (streams, *arrays, item.marker(layout))
+
+    def check(self, todo: Sequence[Item]) -> None:
+        """See that what remains can fit, judged by the size of the originals."""
+        needed = 0.0
+        for item in todo:
+            assert item.shard is not None
+            originals = self.tools.originals_path(item.task, item.shard).stat().st_size
+            levels = len(self.tools.ladder(item).levels)
+            needed += originals * levels * LEAST_SHARE[self.plan.tier]
+        free = shutil.disk_usage(self.layout.root).free
+        if free < needed:
+            raise BuildError(
+                f"{self.layout.root}: no space: {free / 1e6:.0f} MB are free and the "
+                f"{self.plan.tier} tier needs about {needed / 1e6:.0f} MB more; make room and run "
+                "the same command again"
+            )
+
+    def run(self, item: Item) -> None:
+        """Write a shard's bitstreams and what they decode to, and last its label rows."""
+        import pyarrow as pa
+
+        task, shard, tools = item.task, item.shard, self.tools
+        assert shard is not None
+        ladder, codec, ids = (
+            tools.ladder(item),
+            tools.codec(task, item.codec),
+            tools.ids(task, shard),
+        )
+        originals, entry = tools.originals(task, shard), tools.entry(task)
+        inputs: list[Any] = []
+        if ladder.facts.on == "inputs":
+            source = tools.models.source(task)
+            inputs = [source.sample(source_id).inputs for source_id in ids]
+        there = kept_streams(self.layout, item)
+        # Those that a repair took from the dataset are there for any codec.
+        kept = there if codec.slow or there.folder.is_dir() else None
+
+        def extract(decoded: Any) -> np.ndarray:
+            return tools.models.features(task, decoded, "the feature of a decoded input")
+
+        coded = code(ladder, codec, originals, inputs, extract, kept)
+        streams = {
+            f"{source_id}/{level}": np.frombuffer(stream, np.uint8)
+            for source_id, levels in zip(ids, coded.bitstreams, strict=True)
+            for level, stream in enumerate(levels)
+        }
+        write_tensors(self.layout.bitstreams(task, item.codec, shard, entry.shards), streams)
+        rows: list[dict[str, Any]] = []
+        array = self.layout.compressed(task, item.codec)
+        for index, (position, truth) in enumerate(
+            zip(self.plan.members(task, shard), tools.truths(task, shard), strict=True)
+        ):
+            original, stored = originals[index], coded.stored[index]
+            if (array / "zarr.json").exists():
+                write_codes(array, position, np.stack(stored))
+            told = told_of(tools, item, original, stored, truth, f"{ids[index]} by {item.codec}")
+            tokens = original.shape[2]
+            rows += label_rows(tools, item, entry, index, tokens, coded.bits[index], told)
+        write_table(item.marker(self.layout), pa.Table.from_pylist(rows, schema=label_schema(2)))
+        if kept:
+            kept.remove()
 
 
 def kept_streams(layout: Layout, item: Item) -> KeptStreams:
     """Return where an item's bitstreams are taken from, if they are there."""
     return KeptStreams(layout.work / "streams" / item.marker(layout).stem)
-
-
-def _rows(
-    tools: Tools,
-    item: Item,
-    index: int,
-    original: np.ndarray,
-    codes: np.ndarray,
-    truth: np.ndarray,
-    bits: list[int],
-) -> list[dict[str, Any]]:
-    """Label rows of one source, from its decoded codes (L, N, C, T, D)."""
-    ladder = tools.ladder(item)
-    what = f"{tools.group_ids(item.task, item.group)[index]} by {item.codec}"
-    parts = []
-    step = batch_of_levels(original.size, len(codes))
-    for first in range(0, len(codes), step):
-        decoded = ladder.quantizer.dequantize(codes[first : first + step])
-        scores, losses = score(tools.models.head(item.task), decoded, truth, what)
-        values = baseline_values(tools.baselines, original, decoded)
-        parts.append({"score": scores, "loss": losses, **values})
-    told = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return label_rows(tools, item, index, original.size, bits, told)
-
-
-def label_rows(
-    tools: Tools,
-    item: Item,
-    index: int,
-    points: int,
-    bits: Sequence[int | None],
-    told: Mapping[str, np.ndarray],
-) -> list[dict[str, Any]]:
-    """Return the label rows of one source by one codec, best level first.
-
-    Args:
-        tools: of the build.
-        item: of the codec and the source's group.
-        index: of the source in the group.
-        points: N*C*T*D.
-        bits: of the bitstream of each level; None where there is none.
-        told: score, loss and baseline metrics -> float64 (L,).
-    """
-    task, ladder = get_task(item.task), tools.ladder(item)
-    position = tools.plan.members(item.group)[index]
-    references = tools.references(item.task, item.group)
-    reference = references["score"][index]
-    return [
-        {
-            "task": item.task,
-            "source_id": tools.group_ids(item.task, item.group)[index],
-            "fold": fold_of(position),
-            "codec": item.codec,
-            "level": level,
-            "parameter_name": ladder.parameter_name,
-            "parameter": float(parameter),
-            "bits": size,
-            "bpfp": math.nan if size is None else rate_of(size, points),
-            "reference_score": reference,
-            "distortion": task.distortion(float(told["score"][level]), reference),
-            "reference_loss": references["loss"][index],
-            **{name: float(series[level]) for name, series in told.items()},
-            "array": tools.layout.relative(tools.layout.compressed(item.task, item.codec)),
-            "index": position,
-        }
-        for level, (parameter, size) in enumerate(zip(ladder.levels, bits, strict=True))
-    ]

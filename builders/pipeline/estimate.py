@@ -2,60 +2,42 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from pathlib import Path
 from typing import Any
 
-from cfqa_data.builders.pipeline.compress import batch_of_levels
-from cfqa_data.builders.pipeline.plan import STAGES, Plan
-from cfqa_data.builders.pipeline.tools import Models
-from cfqa_data.codecs.hyperprior_weights import read_ladder
+from cfqa_data.access.weights import resolve_weights
+from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.pipeline.label import batch_of_levels
+from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.tools import Models, Tools, codec_for
+from cfqa_data.console.text import size_text, table_text
 from cfqa_data.errors import BuildError
-from cfqa_data.resources import resolve
-from cfqa_data.tasks import LEVELS, get_task
-from cfqa_data.text import size_text, table_text
-from cfqa_data.weights import resolve_weights, weight_files
+from cfqa_data.format.checkpoints import weight_files
+from cfqa_data.format.layout import Layout
 
-__all__ = ["HYPERPRIOR_SECONDS", "SECONDS", "estimate", "estimate_text"]
-
-SECONDS: Mapping[str, float] = MappingProxyType(
-    {
-        "x265": 0.7,
-        "vvenc": 1.5,
-        "hm": 25.0,
-        "vtm": 295.0,
-    }
-)
-"""Core-seconds to encode and decode a million feature points, the mean over a ladder.
-
-x265, VVenC: planes of 1370 x 1536 at QP 8-32. HM and VTM: all-intra on 10-bit planes of features.
-"""
-
-HYPERPRIOR_SECONDS: Mapping[str, float] = MappingProxyType({"cfqa": 1.0, "compressai": 14.0})
-"""The same for hyperpriors, by their convention.
-
-Measured with N = 32, M = 64 in ours and N = 128, M = 192 in CompressAI's, whose rounding takes
-finer arithmetic to repeat; the time grows with the square of N.
-"""
+__all__ = ["estimate", "estimate_text"]
 
 _LABEL_SECONDS = 0.3  # head, metrics and storage, per million points
 _FLOPS = 2e10  # what one core does in float32 matrix products, per second
 _BITSTREAM_BYTES = 0.055  # per point, mean over the ladders of `mini`
-_CODE_BYTES = 0.47  # per point, in a chunk as stored
+_CODE_BYTES, _VALUE_BYTES = 0.47, 3.0  # per point, in a chunk as stored
 _PYTHON_BYTES = 0.6e9  # the process, its libraries and their models
 
 
 @dataclass(frozen=True)
 class _Size:
-    """Geometry of a task's features: values per feature, and tokens per view."""
+    """Geometry of a task's features: values per feature, and tokens of all its views."""
 
     points: int
     tokens: int
 
 
 def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
-    """Return what a plan takes, JSON-safe; one candidate of each task is looked at.
+    """Return what a plan takes, JSON-safe; one sample of each task is looked at.
 
     Args:
         plan: what would be built.
@@ -68,32 +50,46 @@ def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
         from rates measured elsewhere: within a factor of two or so.
 
     Raises:
-        BuildError: a source has no candidate.
+        BuildError: a source has no sample.
     """
-    models = models or Models(plan.recipe)
-    parameters = sum(weight.numel() for weight in models.backbone.parameters())
-    sizes = {task: _size(models, task) for task in plan.recipe.tasks}
+    recipe, tools = plan.recipe, Tools(plan, Layout(Path()))
+    models = models or Models(recipe)
+    sizes = {task: _size(models, task) for task in recipe.tasks}
     rows, memory = [], 0.0
     for stage in STAGES:
-        for task, spec in plan.recipe.tasks.items():
-            for codec in spec.ladders if stage == "compress" else (None,):
-                items = [item for item in plan.items(stage) if item.task == task]
-                of_codec = [item for item in items if item.codec == (codec or "")]
-                written, seconds = _work(plan, stage, task, codec, sizes[task], parameters)
+        counts = Counter((item.task, item.codec) for item in stage(tools).items())
+        for task, spec in recipe.tasks.items():
+            for codec in spec.ladders if (task, "") not in counts else ("",):
+                levels = len(spec.ladders[codec].levels) if codec else 1
+                size, sources = sizes[task], recipe.sources(task)
+                written, seconds, held = 0.0, 0.0, 0.0
+                passes = sources * 2 * models.backbone.parameters * size.tokens / _FLOPS
+                group = len(plan.members(task, 0)) * size.points
+                if codec:
+                    written, seconds = _coding(plan, task, codec, sources * levels * size.points)
+                    batch = batch_of_levels(size.points, levels) + 1
+                    # codes, originals, float32 and float64 of a batch, and what metrics make of it
+                    held = (2.0 * levels + 4) * group + (4 + 3 * 8) * batch * size.points
+                elif stage.name == "extract":
+                    written, seconds, held = 4.0 * sources * size.points, passes, 4.0 * group
+                elif stage.name == "select" and spec.task_class == "classification":
+                    seconds = passes
+                memory = max(memory, held)
                 rows.append(
                     {
-                        "stage": stage,
+                        "stage": stage.name,
                         "task": task,
-                        "codec": codec,
-                        "items": len(of_codec),
-                        "features": plan.recipe.sources_per_task * _levels(plan, task, codec),
+                        "codec": codec or None,
+                        "items": counts[task, codec],
+                        "features": sources * levels,
                         "bytes": round(written),
                         "core_hours": seconds / 3600,
                     }
                 )
-        memory = max(memory, *(_memory(plan, stage, size) for size in sizes.values()))
-    files = weight_files(resolve_weights(plan.recipe.backbone.weights))
-    weights = sum(path.stat().st_size for path in files)
+    weights = 0
+    if recipe.backbone.weights:
+        files = weight_files(resolve_weights(recipe.backbone.weights))
+        weights = sum(path.stat().st_size for path in files)
     return {
         "stages": rows,
         "items": sum(row["items"] for row in rows),
@@ -104,51 +100,19 @@ def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
 
 
 def _size(models: Models, task: str) -> _Size:
-    for sample in models.source(task).candidates():
-        patch = models.backbone.patch
-        tokens = 1 + (sample.views.shape[2] // patch) * (sample.views.shape[3] // patch)
-        layers = len(models.recipe.tasks[task].blocks)
-        return _Size(get_task(task).views * layers * tokens * models.backbone.dim, tokens)
+    for sample in models.source(task).samples():
+        shape = models.backbone.shape(sample.inputs, models.recipe.tasks[task].blocks)
+        return _Size(math.prod(shape), shape[0] * shape[2])
     raise BuildError(f"{task}: the source has no candidate")
 
 
-def _levels(plan: Plan, task: str, codec: str | None) -> int:
-    return len(plan.recipe.tasks[task].ladders[codec].levels) if codec else 1
-
-
-def _work(
-    plan: Plan, stage: str, task: str, codec: str | None, size: _Size, parameters: int
-) -> tuple[float, float]:
-    """Return the bytes that a stage writes for a task, and the core-seconds it takes."""
-    sources = plan.recipe.sources_per_task
-    if codec:
-        points = sources * _levels(plan, task, codec) * size.points
-        stored = _CODE_BYTES if plan.tier == "full" else 0.0
-        seconds = (_seconds(plan, task, codec) + _LABEL_SECONDS) / 1e6
-        return points * (_BITSTREAM_BYTES + stored), points * seconds
-    passes = sources * 2 * parameters * size.tokens * get_task(task).views / _FLOPS
-    if stage == "extract":
-        return 4.0 * sources * size.points, passes
-    return 0.0, passes if (stage, task) == ("select", "cls") else 0.0
-
-
-def _seconds(plan: Plan, task: str, codec: str) -> float:
-    models = plan.recipe.tasks[task].ladders[codec].weights
-    if models is None:
-        return SECONDS[codec]
-    _, [(_, first), *_] = read_ladder(resolve(models))
-    return HYPERPRIOR_SECONDS[first.convention]
-
-
-def _memory(plan: Plan, stage: str, size: _Size) -> float:
-    """Return the bytes of arrays that one item holds at once."""
-    group = len(plan.members(0))
-    if stage != "compress":
-        return 4.0 * group * size.points if stage in ("extract", "centre") else 0.0
-    batch = batch_of_levels(size.points, LEVELS)
-    codes = 2.0 * group * LEVELS * size.points
-    # float32 and float64 of a batch and of the original, and what the metrics make of them
-    return codes + 4.0 * group * size.points + (4 + 3 * 8) * (batch + 1) * size.points
+def _coding(plan: Plan, task: str, codec: str, points: int) -> tuple[float, float]:
+    """Return the bytes that a codec's items write in all, and the core-seconds they take."""
+    ladder = plan.recipe.tasks[task].ladders[codec]
+    full = plan.tier == "full" or ladder.facts.on == "inputs"
+    stored = (_CODE_BYTES if ladder.quantizer else _VALUE_BYTES) if full else 0.0
+    seconds = (codec_for(ladder).cost + _LABEL_SECONDS) / 1e6
+    return points * (_BITSTREAM_BYTES + stored), points * seconds
 
 
 def estimate_text(told: Mapping[str, Any]) -> str:

@@ -11,12 +11,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cfqa_data.manifest import hash_file
-from cfqa_data.portable import rename
-from cfqa_data.recipe import Recipe
-from cfqa_data.recipe_specs import SOURCE_PATHS
-from cfqa_data.resources import locate
-from cfqa_data.weights import hash_weights, resolve_weights
+from cfqa_data.access.weights import hash_weights, resolve_weights
+from cfqa_data.builders.sources.base import Source
+from cfqa_data.format.manifest import hash_file
+from cfqa_data.format.resources import locate
+from cfqa_data.recipe.load import Recipe
+from cfqa_data.recipe.portable import rename
+from cfqa_data.recipe.spec import SOURCE_PATHS
 
 __all__ = ["hash_sources", "hash_uris", "weights_of"]
 
@@ -25,8 +26,8 @@ def weights_of(recipe: Recipe) -> list[str]:
     """Return the URIs of all weights of a recipe, sorted: backbone, heads, models of codecs."""
     uris = {recipe.backbone.weights, *(spec.head for spec in recipe.tasks.values())}
     for spec in recipe.tasks.values():
-        uris |= {ladder.weights for ladder in spec.ladders.values() if ladder.weights}
-    return sorted(uris)
+        uris.update(*(ladder.weights for ladder in spec.ladders.values()))
+    return sorted(uri for uri in uris if uri)
 
 
 def hash_uris(uris: Iterable[str]) -> dict[str, str]:
@@ -38,7 +39,7 @@ def hash_uris(uris: Iterable[str]) -> dict[str, str]:
     return {uri: hash_weights(resolve_weights(uri)) for uri in sorted(uris)}
 
 
-def hash_sources(recipe: Recipe, sources: Mapping[str, Any]) -> dict[str, str]:
+def hash_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str, str]:
     """Return the hashes of what decides which images the sources give, and with which truth.
 
     Args:
@@ -55,12 +56,12 @@ def hash_sources(recipe: Recipe, sources: Mapping[str, Any]) -> dict[str, str]:
         options = recipe.tasks[task].source.options
         uris = [str(options[key]) for key in SOURCE_PATHS if options.get(key) is not None]
         names = {locate(uri).as_posix(): uri for uri in uris}
-        for path in getattr(source, "deciding", ()):
+        files, values = source.decides()
+        for path in files:
             hashes[rename(path.as_posix(), names)] = hash_file(path)
-        if entries := getattr(source, "entries", None):
-            told.setdefault(str(options["root"]), []).append(
-                [[n, e.truth if isinstance(e.truth, int) else None] for n, e in entries.items()]
-            )
+        if values is not None:
+            root = str(options.get("root", f"tasks.{task}.source"))
+            told.setdefault(root, []).append(values)
     for root, lists in told.items():
         text = json.dumps(lists if len(lists) > 1 else lists[0])
         hashes.setdefault(root, hashlib.sha256(text.encode()).hexdigest())

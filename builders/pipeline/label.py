@@ -1,39 +1,51 @@
-"""Labels: what the task's head and the baseline metrics say of a decoded feature."""
+"""Labels: what the task and the baseline metrics say of decoded features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.errors import BuildError
+from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.tools import Tools
+from cfqa_data.builders.tasks.base import Task
+from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.invariants import rate_of
 
-__all__ = ["baseline_values", "score"]
+__all__ = ["baseline_values", "batch_of_levels", "label_rows", "score", "told_of"]
+
+BATCH_POINTS = 1 << 24
+"""Feature points that are labelled at once; their metrics take some 30 bytes each."""
 
 
-def score(
-    head: Any, features: np.ndarray, truth: np.ndarray, what: str
-) -> tuple[np.ndarray, np.ndarray]:
+def batch_of_levels(points: int, levels: int) -> int:
+    """Return how many levels of a feature of so many points are labelled at once."""
+    return min(levels, max(1, BATCH_POINTS // points))
+
+
+def score(task: Task, features: np.ndarray, truth: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the task's scores and losses of features of one source.
 
     Args:
-        head: the task's head.
+        task: what scores them.
         features: float32 (B, N, C, T, D).
         truth: the truth of the source.
         what: names the features in the error.
 
     Returns:
-        Scores and losses, float64 (B,) each.
+        Scores and losses, float64 (B,) each; losses are NaN where the task has none.
 
     Raises:
-        BuildError: the head does not take them or the truth, or a score is not finite.
+        BuildError: the task does not take them or the truth, or a score is not finite.
     """
     try:
-        scores, losses = head.evaluate(features, truth)
-    except BuildError as error:
+        scores, losses = task.scores(features, truth)
+    except CfqaError as error:
         raise BuildError(f"{what}: {error}") from None
-    if not (np.isfinite(scores).all() and np.isfinite(losses).all()):
+    if not np.isfinite([scores, losses] if task.facts.loss else scores).all():
         raise BuildError(f"{what}: score {scores} or loss {losses} is not a finite number")
     return scores, losses
 
@@ -42,6 +54,8 @@ def baseline_values(
     metrics: Mapping[str, Any], original: np.ndarray, decoded: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return each metric's float64 (B,) values of decoded features against their one original.
+
+    It is NaN where it is undefined: CKA of a single token.
 
     Args:
         metrics: name -> metric.
@@ -56,3 +70,89 @@ def baseline_values(
         name: np.asarray(metric(x, y), np.float64).reshape(len(decoded))
         for name, metric in metrics.items()
     }
+
+
+def told_of(
+    tools: Tools,
+    item: Item,
+    original: np.ndarray,
+    stored: Sequence[np.ndarray],
+    truth: Any,
+    what: str,
+) -> dict[str, np.ndarray]:
+    """Return score, loss and baseline metrics of a source's decoded levels, float64 (L,) each.
+
+    Args:
+        tools: of the build.
+        item: of the codec.
+        original: float32 (N, C, T, D).
+        stored: codes or values of each level.
+        truth: of the source.
+        what: names them in errors.
+    """
+    quantizer, task = tools.ladder(item).quantizer, tools.models.task(item.task)
+    parts = []
+    step = batch_of_levels(original.size, len(stored))
+    for first in range(0, len(stored), step):
+        decoded = np.stack(stored[first : first + step])
+        if quantizer is not None:
+            decoded = quantizer.dequantize(decoded)
+        scores, losses = score(task, decoded, truth, what)
+        values = baseline_values(tools.baselines, original, decoded)
+        parts.append({"score": scores, "loss": losses, **values})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def label_rows(
+    tools: Tools,
+    item: Item,
+    entry: TaskEntry,
+    index: int,
+    tokens: int,
+    bits: Sequence[int | None],
+    told: Mapping[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """Return the label rows of one source by one codec, best level first.
+
+    Args:
+        tools: of the build.
+        item: of the codec and the source's shard.
+        entry: what the manifest says of the task.
+        index: of the source in the shard.
+        tokens: T of its feature.
+        bits: of each level; None where they are unknown.
+        told: score, loss and baseline metrics -> float64 (L,).
+    """
+    assert item.shard is not None
+    ladder, task = tools.ladder(item), entry.facts
+    position = tools.plan.members(item.task, item.shard)[index]
+    references = tools.references(item.task, item.shard)
+    reference = references["score"][index]
+    n, c, _, d = entry.shape
+    undefined = {name for name in ("mse", "cosine", "cka") if np.isnan(told[name]).any()}
+    undefined |= set() if task.loss else {"loss"}
+    return [
+        {
+            "task": item.task,
+            "source_id": entry.sources[position],
+            "fold": tools.selected(item.task).folds[position],
+            "codec": item.codec,
+            "level": level,
+            "parameter_name": ladder.parameter_name,
+            "parameter": float(parameter),
+            "bits": size,
+            "bpfp": math.nan if size is None else rate_of(size, n * c * tokens * d),
+            "reference_score": reference,
+            "distortion": task.distortion(float(told["score"][level]), reference),
+            "reference_loss": references["loss"][index],
+            **{
+                name: None if name in undefined else float(series[level])
+                for name, series in told.items()
+            },
+            "array": tools.layout.relative(tools.layout.compressed(item.task, item.codec)),
+            "index": position,
+            "tokens": tokens,
+            "group": entry.group_of[position],
+        }
+        for level, (parameter, size) in enumerate(zip(ladder.levels, bits, strict=True))
+    ]

@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cfqa_data.errors import BuildError
-from cfqa_data.layout import Layout
-from cfqa_data.storage import make_folder
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.storage import make_folder
 
 __all__ = ["LOCK", "locked"]
 

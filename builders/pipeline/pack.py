@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.tools import Tools
-from cfqa_data.card import BUILT, Terms, write_card
+from cfqa_data.card.write import write_card
 from cfqa_data.errors import BuildError
-from cfqa_data.health import health
-from cfqa_data.invariants import PLACES, VALUES, LabelRows, broken, fold_of
-from cfqa_data.manifest import Manifest, TaskEntry, write_manifest
-from cfqa_data.portable import portable, portable_names, rename
-from cfqa_data.remembered import remember
-from cfqa_data.resources import locate
-from cfqa_data.schema import originals_schema
-from cfqa_data.storage import read_labels, remove_partials, write_table
-from cfqa_data.tasks import get_task
+from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.invariants import PLACES, VALUES, LabelRows, broken, folds_of
+from cfqa_data.format.manifest import Manifest, write_manifest
+from cfqa_data.format.resources import locate
+from cfqa_data.format.schema import label_schema, originals_schema
+from cfqa_data.format.storage import read_labels, remove_partials, write_table
+from cfqa_data.integrity.health import health
+from cfqa_data.recipe.portable import portable_names, recorded_recipe, rename
+from cfqa_data.recipe.remembered import remember
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,37 +28,36 @@ if TYPE_CHECKING:
 __all__ = ["label_table", "originals_table", "pack"]
 
 
-def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> None:
+def pack(tools: Tools, advance: Callable[[], None]) -> None:
     """Write what makes a folder of finished items a dataset.
 
     Args:
         tools: of the build, all of whose items are done.
         advance: called after each of the tasks, then for the originals, the card, the manifest.
-        terms: what the card says of the dataset as a whole.
     """
     import pyarrow as pa
 
     layout, plan = tools.layout, tools.plan
     remove_partials(layout.root)
-    entries = {task: _entry(tools, task) for task in plan.recipe.tasks}
-    tables = []
-    for task, entry in entries.items():
-        tables.append(label_table(tools, task, entry.shape))
-        write_table(layout.labels(task), tables[-1])
-        advance()
-    write_table(layout.originals_table, originals_table(tools))
-    advance()
     names = portable_names(plan.recipe)
     manifest = Manifest(
         name=plan.recipe.name,
         tier=plan.tier,
-        recipe=portable(plan.recipe),
-        tasks=entries,
+        recipe=recorded_recipe(plan.recipe),
+        tasks={task: tools.entry(task) for task in plan.recipe.tasks},
         versions=plan.versions,
         weights={rename(name, names): digest for name, digest in plan.weights.items()},
-        health=tuple(health(pa.concat_tables(tables))),
+        packages=plan.packages,
     )
-    write_card(layout.root, manifest, terms)
+    tables = []
+    for task, entry in manifest.tasks.items():
+        tables.append(label_table(tools, entry, manifest.format))
+        write_table(layout.labels(task), tables[-1])
+        advance()
+    write_table(layout.originals_table, originals_table(tools, manifest))
+    advance()
+    manifest = replace(manifest, health=tuple(health(pa.concat_tables(tables))))
+    write_card(layout.root, manifest)
     advance()
     write_manifest(layout.root, manifest)
     for uri in names:
@@ -67,34 +66,25 @@ def pack(tools: Tools, advance: Callable[[], None], terms: Terms = BUILT) -> Non
     advance()
 
 
-def _entry(tools: Tools, task: str) -> TaskEntry:
-    shape = tools.originals(task, 0).shape[1:]
-    return TaskEntry(shape, tuple(tools.source_ids(task)))
-
-
-def label_table(tools: Tools, task: str, shape: Sequence[int]) -> pa.Table:
-    """Return all rows of a task, whose features are of this shape, by source, codec and level.
+def label_table(tools: Tools, entry: TaskEntry, form: int) -> pa.Table:
+    """Return all rows of a task by source, codec and level, in a version of the format.
 
     Raises:
         BuildError: a row does not hold what the format says.
     """
     import pyarrow as pa
 
-    codecs = list(tools.spec(task).ladders)
+    task, codecs = entry.name, list(entry.codecs)
     items = [
-        Item("compress", task, codec, group)
-        for codec in codecs
-        for group in range(tools.plan.groups)
+        Item("compress", task, codec, shard) for codec in codecs for shard in range(entry.shards)
     ]
-    table = pa.concat_tables([read_labels(item.marker(tools.layout)) for item in items])
+    table = pa.concat_tables([read_labels(item.marker(tools.layout), format=2) for item in items])
     rank = np.array([codecs.index(name) for name in table["codec"].to_pylist()])
     level, index = table["level"].to_numpy().astype(np.int64), table["index"].to_numpy()
     order = np.lexsort((level, rank, index))
     rows = LabelRows(
-        table.take(order).combine_chunks(),
-        get_task(task),
-        tools.spec(task),
-        math.prod(shape),
+        table.take(order).combine_chunks().select(label_schema(form).names),
+        entry,
         *(places[order] for places in (index, rank, level)),
     )
     for what in broken(rows, (*PLACES, *VALUES)):
@@ -102,26 +92,29 @@ def label_table(tools: Tools, task: str, shape: Sequence[int]) -> pa.Table:
     return rows.table
 
 
-def originals_table(tools: Tools) -> pa.Table:
+def originals_table(tools: Tools, manifest: Manifest) -> pa.Table:
     """Return one row per original."""
     import pyarrow as pa
 
-    layout, plan = tools.layout, tools.plan
     rows = []
-    for task in plan.recipe.tasks:
-        ids = tools.source_ids(task)
-        for group in range(plan.groups):
-            references = tools.references(task, group)
-            for index, position in enumerate(plan.members(group)):
+    for task, entry in manifest.tasks.items():
+        folds, shapes = folds_of(entry), tools.shapes(task)
+        for shard in range(entry.shards):
+            references = tools.references(task, shard)
+            path = tools.layout.relative(tools.originals_path(task, shard))
+            for index, position in enumerate(tools.plan.members(task, shard)):
+                source_id = entry.sources[position]
                 rows.append(
                     {
                         "task": task,
-                        "source_id": ids[position],
-                        "fold": fold_of(position),
+                        "source_id": source_id,
+                        "fold": int(folds[position]),
                         "reference_score": references["score"][index],
                         "reference_loss": references["loss"][index],
-                        "array": layout.relative(layout.originals(task, group, plan.groups)),
-                        "key": ids[position],
+                        "array": path,
+                        "key": source_id,
+                        "tokens": shapes[source_id][2],
+                        "group": entry.group_of[position],
                     }
                 )
-    return pa.Table.from_pylist(rows, schema=originals_schema())
+    return pa.Table.from_pylist(rows, schema=originals_schema(manifest.format))

@@ -1,4 +1,4 @@
-"""What a build consists of: the recipe, what it runs on, and its work items in order."""
+"""What a build consists of: the recipe, what it runs on, and the items of its stages."""
 
 from __future__ import annotations
 
@@ -7,49 +7,50 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cfqa_data.errors import BuildError
-from cfqa_data.layout import Layout
-from cfqa_data.manifest import TIERS
-from cfqa_data.recipe import Recipe
-from cfqa_data.tasks import get_task
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import TIERS
+from cfqa_data.recipe.load import Recipe
 
-__all__ = ["STAGES", "Item", "Plan"]
+__all__ = ["PLAN", "Item", "Plan"]
 
-STAGES: tuple[str, ...] = ("select", "extract", "centre", "compress")
-"""The stages made of work items, in order; `pack` follows and is one step."""
+PLAN = "plan.json"
 
-_UNITS = {"select": "tasks", "extract": "sources", "centre": "tasks", "compress": "features"}
-
-# Seconds per feature point relative to x265's: only the order of the items depends on it.
-_COST = {"vtm": 250.0, "hm": 10.0, "vvenc": 10.0}
-_COST_OTHER = 1.0
+MARKERS = {
+    "select": ("sources", ".json"),
+    "extract": ("references", ".json"),
+    "prepare": ("entries", ".json"),
+    "compress": ("rows", ".parquet"),
+}
+"""Stage -> folder and suffix of the files by which its items are known to be done."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One unit of work: everything of a stage that belongs to a task, codec and source group."""
+    """One unit of work: everything of a stage that belongs to a task, codec and shard of sources.
+
+    Attributes:
+        stage: name of the stage.
+        task: name of the task.
+        codec: name of the codec, if the stage has items per codec.
+        shard: number of the shard, if it has items per shard.
+    """
 
     stage: str
     task: str
     codec: str = ""
-    group: int = 0
+    shard: int | None = None
 
     def __str__(self) -> str:
-        return " ".join((self.stage, self.task, *((self.codec,) if self.codec else ()))) + (
-            f" group {self.group}" if self.stage in ("extract", "compress") else ""
-        )
+        shard = "" if self.shard is None else f"shard {self.shard}"
+        return " ".join(filter(None, (self.stage, self.task, self.codec, shard)))
 
     def marker(self, layout: Layout) -> Path:
-        """The file that this item writes last: its presence means that the item is done."""
-        name = {
-            "select": f"sources/{self.task}.json",
-            "extract": f"references/{self.task}-{self.group:05d}.json",
-            "centre": f"centres/{self.task}.json",
-            "compress": f"rows/{self.task}-{self.codec}-{self.group:05d}.parquet",
-        }[self.stage]
-        return layout.work / name
+        """The file in `.build` that says that the item is done; it is written last."""
+        folder, suffix = MARKERS[self.stage]
+        parts = [self.task, self.codec, "" if self.shard is None else f"{self.shard:05d}"]
+        return layout.work / folder / f"{'-'.join(filter(None, parts))}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -58,63 +59,30 @@ class Plan:
 
     Attributes:
         recipe: what to build.
-        tier: "light" (labels, originals, bitstreams) or "full" (and the decoded codes).
+        tier: "light" (labels, originals, bitstreams) or "full" (and the decoded features).
         versions: name -> version of every library and encoder that takes part.
         weights: name -> SHA-256, of all weights and lists that the recipe names.
+        packages: name -> version and SHA-256 of every package beside this one that takes part.
     """
 
     recipe: Recipe
     tier: str = "full"
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+    packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.tier not in TIERS:
             raise BuildError(f"tier {self.tier!r} is unknown: choose from {', '.join(TIERS)}")
 
-    @property
-    def groups(self) -> int:
-        """Number of source groups per task; also the number of shards of every sharded file."""
-        return -(-self.recipe.sources_per_task // self.recipe.group_size)
+    def shards(self, task: str) -> int:
+        """Number of shards of a task: of its originals, and of each codec's bitstreams."""
+        return -(-self.recipe.sources(task) // self.recipe.group_size)
 
-    def members(self, group: int) -> range:
-        """Positions on the source axis of the sources in a group."""
-        start = group * self.recipe.group_size
-        return range(start, min(start + self.recipe.group_size, self.recipe.sources_per_task))
-
-    def items(self, stage: str) -> list[Item]:
-        """All items of a stage, those that take longest first, so that none is left over last."""
-        tasks = self.recipe.tasks
-        if stage in ("select", "centre"):
-            return [Item(stage, task) for task in tasks]
-        if stage == "extract":
-            return [Item(stage, task, "", group) for task in tasks for group in range(self.groups)]
-        items = [
-            Item(stage, task, codec, group)
-            for task, spec in tasks.items()
-            for codec in spec.ladders
-            for group in range(self.groups)
-        ]
-        return sorted(items, key=lambda item: -self._cost(item))
-
-    def _cost(self, item: Item) -> float:
-        task = get_task(item.task)
-        points = task.views * len(self.recipe.tasks[item.task].blocks)
-        return points * _COST.get(item.codec, _COST_OTHER) * len(self.members(item.group))
-
-    def size(self, item: Item) -> int:
-        """How much progress an item is, in the unit of its stage."""
-        if item.stage == "extract":
-            return len(self.members(item.group))
-        if item.stage == "compress":
-            ladder = self.recipe.tasks[item.task].ladders[item.codec]
-            return len(self.members(item.group)) * len(ladder.levels)
-        return 1
-
-    @staticmethod
-    def unit(stage: str) -> str:
-        """What a stage counts: "tasks", "sources" or "features"."""
-        return _UNITS[stage]
+    def members(self, task: str, shard: int) -> range:
+        """Positions on the source axis of the sources in a shard."""
+        start, size = shard * self.recipe.group_size, self.recipe.group_size
+        return range(start, min(start + size, self.recipe.sources(task)))
 
     def to_json(self) -> str:
         """One text for one plan: equal plans give equal bytes."""
@@ -122,10 +90,10 @@ class Plan:
             {
                 "recipe": self.recipe.to_dict(),
                 "tier": self.tier,
-                "versions": dict(self.versions),
-                "weights": dict(self.weights),
+                "versions": dict(sorted(self.versions.items())),
+                "weights": dict(sorted(self.weights.items())),
+                "packages": {name: dict(self.packages[name]) for name in sorted(self.packages)},
             },
-            sort_keys=True,
             indent=1,
         )
 
@@ -136,13 +104,8 @@ class Plan:
         Raises:
             ValueError, KeyError: where the text is not that of a plan.
         """
-        data: dict[str, Any] = json.loads(text)
-        return cls(
-            recipe=Recipe.from_dict(data["recipe"]),
-            tier=data["tier"],
-            versions=data["versions"],
-            weights=data["weights"],
-        )
+        data = json.loads(text)
+        return cls(**data | {"recipe": Recipe.from_dict(data["recipe"])})
 
     def digest(self) -> str:
         """SHA-256 of `to_json`, by which a worker knows that it reads the same plan."""

@@ -1,51 +1,165 @@
-"""Choosing a task's sources: the first candidates that fit, in the order the source gives them."""
+"""From a source to a task's originals: the first samples that fit, then their features."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.label import score
+from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.builders.pipeline.workspace import write_json
-from cfqa_data.errors import BuildError
-from cfqa_data.invariants import check_source_ids, check_truth
-from cfqa_data.storage import write_tensors
-from cfqa_data.tasks import get_task
+from cfqa_data.builders.processes.stage import Stage
+from cfqa_data.builders.sources.base import Sample
+from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.format.invariants import check_source_ids, check_truth
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.storage import write_tensors
 
-__all__ = ["PATIENCE", "fitting", "select"]
+__all__ = ["PATIENCE", "BuildStage", "Extract", "Select", "fitting"]
 
 PATIENCE = 200
-"""Candidates looked at per source wanted, before giving up."""
+"""Samples looked at per source wanted, before giving up."""
 
 SHOWN = 5
-"""Candidates that the error names when too few fit."""
+"""Samples that the error names when too few fit."""
 
 
-def select(tools: Tools, item: Item) -> None:
-    """Write the truths of a task's sources, then their ids.
+@dataclass(frozen=True)
+class BuildStage(Stage):
+    """A stage of a build.
 
-    Raises:
-        CfqaError: there are too few, two have the same id, or a truth is not of the task's kind.
+    Attributes:
+        tools: of the build.
     """
-    task, recipe = item.task, tools.plan.recipe
-    samples = fitting(tools.models, task, recipe.sources_per_task)
-    found = [(sample.source_id, np.asarray(sample.truth)) for sample in samples]
-    check_source_ids({task: [source_id for source_id, _ in found]})
-    for source_id, truth in found:
-        check_truth(get_task(task), truth.dtype.name, truth.ndim, f"the truth of {source_id}")
-    truths = dict(found)
-    write_tensors(tools.layout.truth(task), truths)
-    write_json(item.marker(tools.layout), list(truths))
+
+    tools: Tools
+
+    @property
+    def plan(self) -> Plan:
+        """What is built."""
+        return self.tools.plan
+
+    @property
+    def layout(self) -> Layout:
+        """Where it is built."""
+        return self.tools.layout
+
+    def per_shard(self, task: str, codec: str = "") -> list[Item]:
+        """Return an item for each shard of a task."""
+        shards = range(self.plan.shards(task))
+        return [Item(self.name, task, codec, shard) for shard in shards]
 
 
-def fitting(models: Models, task: str, count: int, seed: int | None = None) -> Iterator[Any]:
-    """Yield the first `count` samples that belong into a dataset.
+class Select(BuildStage):
+    """Chooses a task's sources, and writes their truths and ids."""
 
-    A source fits when it has the task's number of views. For classification, as published, also:
-    no class comes twice, and the uncompressed feature is classified right.
+    name, unit = "select", "tasks"
+
+    def items(self) -> list[Item]:
+        return [Item(self.name, task) for task in self.plan.recipe.tasks]
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        return self.layout.truth(item.task), item.marker(self.layout)
+
+    def run(self, item: Item) -> None:
+        task, models = item.task, self.tools.models
+        samples = fitting(models, task, self.plan.recipe.sources(task))
+        self.write(item, {s.source_id: (s.group, s.truth) for s in samples})
+
+    def write(self, item: Item, found: dict[str, tuple[str | None, Any]]) -> None:
+        """Write truths, then ids and groups, of sources with their group and truth.
+
+        Raises:
+            CfqaError: two have the same id, or a truth is not of the task's kind.
+        """
+        check_source_ids({item.task: list(found)})
+        facts = replace(self.tools.models.task_class(item.task).facts, name=item.task)
+        truths = {n: np.asarray(truth) for n, (_, truth) in found.items() if truth is not None}
+        for source_id, truth in truths.items():
+            check_truth(facts, truth.dtype.name, truth.ndim, f"the truth of {source_id}")
+        if truths:
+            if lacking := sorted(found.keys() - truths.keys()):
+                raise BuildError(f"{lacking[0]} has no truth, and others have one")
+            write_tensors(self.layout.truth(item.task), truths)
+        groups = None
+        if any(group is not None for group, _ in found.values()):
+            groups = [group or source_id for source_id, (group, _) in found.items()]
+        write_json(item.marker(self.layout), {"ids": list(found), "groups": groups})
+
+
+class Extract(BuildStage):
+    """Extracts the features of a shard's sources, and scores them."""
+
+    name, unit = "extract", "sources"
+
+    def items(self) -> list[Item]:
+        return [item for task in self.plan.recipe.tasks for item in self.per_shard(task)]
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        assert item.shard is not None
+        return self.tools.originals_path(item.task, item.shard), item.marker(self.layout)
+
+    def cost(self, item: Item) -> int:
+        assert item.shard is not None
+        return len(self.plan.members(item.task, item.shard))
+
+    def check(self, todo: Sequence[Item]) -> None:
+        """See that no two selected sources have the same id, of whichever tasks they are.
+
+        Where they have, and nothing was extracted yet, the selection is removed: it is to be made
+        anew once sources are renamed.
+        """
+        tasks = self.plan.recipe.tasks
+        try:
+            check_source_ids({task: self.tools.selected(task).ids for task in tasks})
+        except FormatError as error:
+            if len(todo) == len(self.items()):
+                selection = Item("select", todo[0].task).marker(self.layout).parent
+                for folder in (selection, self.layout.truth("").parent):
+                    shutil.rmtree(folder, ignore_errors=True)
+            raise BuildError(f"{self.layout.root}: {error}") from None
+
+    def run(self, item: Item) -> None:
+        """Write a shard's original features, then their scores and losses."""
+        task, shard, models = item.task, item.shard, self.tools.models
+        assert shard is not None
+        source = models.source(task)
+        features: dict[str, np.ndarray] = {}
+        grids = []
+        for source_id in self.tools.ids(task, shard):
+            inputs = source.sample(source_id).inputs
+            features[source_id] = models.features(task, inputs, f"the feature of {source_id}")
+            grids.append(models.backbone.grid(inputs))
+        write_tensors(self.tools.originals_path(task, shard), features)
+        scored = [
+            score(models.task(task), feature[None], truth, f"the original {source_id}")
+            for (source_id, feature), truth in zip(
+                features.items(), self.tools.truths(task, shard), strict=True
+            )
+        ]
+        write_json(
+            item.marker(self.layout),
+            {
+                "score": [float(scores[0]) for scores, _ in scored],
+                "loss": [_known(losses[0]) for _, losses in scored],
+                "grids": grids,
+            },
+        )
+
+
+def _known(loss: float) -> float | None:
+    return float(loss) if np.isfinite(loss) else None
+
+
+def fitting(models: Models, task: str, count: int, seed: int | None = None) -> Iterator[Sample]:
+    """Yield the first `count` samples that the task accepts.
 
     Args:
         models: the recipe's networks.
@@ -54,46 +168,31 @@ def fitting(models: Models, task: str, count: int, seed: int | None = None) -> I
         seed: seed of the source; the recipe's if None.
 
     Raises:
-        BuildError: too few of the candidates fit, or one is damaged.
+        BuildError: too few of the samples are accepted, or one is damaged.
     """
-    import torch
-
-    views = get_task(task).views
-    classes: set[int] = set()
+    accepted: list[Sample] = []
     passed: list[str] = []
-    found = seen = 0
-    for sample in models.source(task, seed).candidates():
+    for seen, sample in enumerate(models.source(task, seed).samples()):
         if seen == PATIENCE * count:
             raise BuildError(
-                f"{task}: only {found} of {seen} candidates fit, {count} are wanted: was the "
-                "head trained on this source?"
+                f"{task}: only {len(accepted)} of {seen} candidates fit, {count} are wanted: was "
+                "the head trained on this source?"
             )
-        seen += 1
-        if len(sample.views) != views:
-            passed.append(f"{sample.source_id} (of {len(sample.views)} views)")
+        what = f"the feature of {sample.source_id}"
+        feature = partial(models.features, task, sample.inputs, what)
+        try:
+            why = models.task(task).accepts(feature, sample, accepted)
+        except BuildError as error:
+            raise BuildError(f"{sample.source_id}: {error}") from None
+        if why:
+            passed.append(f"{sample.source_id} ({why})")
             continue
-        if task == "cls":
-            label = int(sample.truth)
-            if label in classes:
-                passed.append(f"{sample.source_id} (of class {label}, which there is already)")
-                continue
-            feature = torch.from_numpy(models.features(task, sample.views))
-            if not _right(models.head(task), feature, sample):
-                passed.append(f"{sample.source_id} (not classified right)")
-                continue
-            classes.add(label)
-        found += 1
+        accepted.append(replace(sample, inputs=None))  # which may be large
         yield sample
-        if found == count:
+        if len(accepted) == count:
             return
     more = [f"and {len(passed) - SHOWN} more"] if len(passed) > SHOWN else []
     told = f"; passed over: {', '.join(passed[:SHOWN] + more)}" if passed else ""
-    raise BuildError(f"{task}: the source has only {found} sources that fit, {count} wanted{told}")
-
-
-def _right(head: Any, feature: Any, sample: Any) -> bool:
-    """Whether the head's answer to a sample's feature is the true one."""
-    try:
-        return bool(head.correct(feature, sample.truth))
-    except BuildError as error:
-        raise BuildError(f"{sample.source_id}: {error}") from None
+    raise BuildError(
+        f"{task}: the source has only {len(accepted)} sources that fit, {count} wanted{told}"
+    )

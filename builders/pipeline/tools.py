@@ -1,112 +1,229 @@
-"""What a worker process loads once and uses for every item: backbone, heads, codecs, sources."""
+"""What a process makes once and uses for every item: backbone, tasks, sources, codecs."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.plan import Item, Plan
-from cfqa_data.errors import BuildError
-from cfqa_data.layout import Layout
-from cfqa_data.recipe import Ladder, Recipe, TaskSpec
-from cfqa_data.weights import resolve_weights
+from cfqa_data.access.weights import resolve_weights
+from cfqa_data.builders.backbones.base import BACKBONES, Backbone
+from cfqa_data.builders.pipeline.plan import PLAN, Item, Plan
+from cfqa_data.builders.sources.base import SOURCES, Source
+from cfqa_data.builders.tasks.base import TASKS, Task
+from cfqa_data.codecs import CODECS, get_codec
+from cfqa_data.errors import BuildError, CfqaError, CodecError
+from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.invariants import fold_of
+from cfqa_data.format.layout import Layout
+from cfqa_data.recipe.load import Ladder, Recipe
+from cfqa_data.registry import Found, Registry, bind_options
 
-if TYPE_CHECKING:
-    from cfqa_data.builders.backbone import Backbone
-    from cfqa_data.builders.heads import Head
-
-__all__ = ["BASELINES", "Models", "Tools", "codec_for"]
+__all__ = ["BASELINES", "Models", "Selected", "Tools", "check_feature", "codec_for"]
 
 BASELINES: tuple[str, ...] = ("mse", "cosine", "cka")
 """Metrics whose values against the original every label row carries."""
 
+Shape = tuple[int, int, int, int]
 
-def codec_for(ladder: Ladder) -> Any:
-    """Make the codec of a ladder."""
-    from cfqa_data.codecs import get_codec
 
-    return get_codec(ladder.codec, **ladder.codec_options)
+def made(
+    found: Found, options: Mapping[str, Any], what: str, error: type[CfqaError], **given: Any
+) -> Any:
+    """Make an object of a class that a recipe names.
+
+    Raises:
+        CfqaError: it has no such option, or cannot be made of them.
+    """
+    arguments = bind_options(found.target, options, what, error, **given)
+    try:
+        return found.target(**arguments)
+    except CfqaError:
+        raise
+    except Exception as failure:  # whatever a class of somebody does
+        raise error(f"{what}: {type(failure).__name__}: {failure}") from failure
+
+
+def codec_for(ladder: Ladder, tables: Mapping[str, np.ndarray] | None = None) -> Any:
+    """Make the codec of a ladder, with the tables that it gave before, if it did."""
+    if ladder.found.builtin:
+        return get_codec(ladder.kind or ladder.codec, **ladder.codec_options)
+    given = {"tables": tables} if tables else {}
+    what = f"codec {ladder.codec}"
+    return made(ladder.found, ladder.codec_options, what, CodecError, **given)
+
+
+def check_feature(feature: Any, what: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Return what a backbone or codec gave as a feature.
+
+    Args:
+        feature: what was given.
+        what: names it in the error.
+        shape: (N, C, T, D) that it must have; None where any length will do.
+
+    Raises:
+        BuildError: it is no finite float32 array of that shape.
+    """
+    if isinstance(feature, list | tuple):
+        shapes = {np.shape(layer) for layer in feature}
+        if len(shapes) > 1:
+            told = ", ".join(map(str, sorted(shapes)))
+            raise BuildError(f"{what}: layers of one task must have the same (T, D), not {told}")
+    array = np.asarray(feature)
+    fits = array.ndim == 4 and all(
+        wanted in (None, length) for wanted, length in zip(shape, array.shape, strict=True)
+    )
+    if not fits or array.dtype != np.float32 or not array.size:
+        names = ", ".join(
+            name if n is None else str(n) for name, n in zip("NCTD", shape, strict=True)
+        )
+        raise BuildError(f"{what} is {array.dtype} {array.shape}, not float32 ({names})")
+    if not np.isfinite(array).all():
+        raise BuildError(f"{what} has values that are not finite")
+    return np.ascontiguousarray(array)
 
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of a recipe, loaded when first asked for."""
+    """The backbone, tasks and sources of a recipe, made when first asked for."""
 
     recipe: Recipe
-    _heads: dict[str, Head] = field(default_factory=dict, repr=False)
+    _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The network whose block outputs are the features."""
-        from cfqa_data.builders.backbone import load_backbone
-
+        """What makes the features."""
         spec = self.recipe.backbone
-        return load_backbone(resolve_weights(spec.weights), num_heads=spec.num_heads)
+        options = spec.options if spec.kind else {"num_heads": spec.num_heads}
+        weights = resolve_weights(spec.weights) if spec.weights else None
+        backbone: Backbone = made(
+            BACKBONES.find(spec.kind or "dinov2", classes=True),
+            options,
+            "backbone",
+            BuildError,
+            weights=weights,
+        )
+        return backbone
 
-    def head(self, task: str) -> Head:
-        """The task's head; it applies the backbone's final norm where its task does."""
-        from cfqa_data.builders.heads import load_head
+    def task(self, name: str) -> Task:
+        """What scores the features of a task.
 
-        if task not in self._heads:
-            path = resolve_weights(self.recipe.tasks[task].head)
-            self._heads[task] = load_head(task, path, norm=self.backbone.norm)
-        return self._heads[task]
-
-    def features(self, task: str, views: np.ndarray) -> np.ndarray:
-        """Return the float32 (N, C, T, D) feature of views (N, 3, H, W).
-
-        One source at a time: a feature's bytes then depend on nothing but its own views.
+        Raises:
+            BuildError: there is no such task, or its head is not there or does not fit.
         """
-        blocks = self.recipe.tasks[task].blocks
-        return self.backbone.extract(views, blocks).numpy()
+        if name not in self._tasks:
+            spec = self.recipe.tasks[name]
+            self._tasks[name] = made(
+                TASKS.find(spec.task_class, classes=True),
+                spec.options,
+                f"tasks.{name}",
+                BuildError,
+                backbone=self.backbone,
+                blocks=spec.blocks,
+                weights=resolve_weights(spec.head) if spec.head else None,
+            )
+        return self._tasks[name]
 
-    def source(self, task: str, seed: int | None = None) -> Any:
-        """A fresh source of the task's images, of the recipe's seed or another.
+    def task_class(self, name: str) -> type[Task]:
+        """The class of a task, which states its facts."""
+        found: type[Task] = TASKS.find(self.recipe.tasks[name].task_class, classes=True).target
+        return found
+
+    def source(self, task: str, seed: int | None = None) -> Source:
+        """A fresh source of the task's samples, of the recipe's seed or another.
 
         Raises:
             BuildError: there is no such source, it lacks its data, or it has no such option.
         """
-        from cfqa_data.builders.sources import get_source
-
         spec = self.recipe.tasks[task].source
-        make, chosen = get_source(spec.kind), spec.seed if seed is None else seed
-        try:
-            return make(task, seed=chosen, **spec.options)
-        except TypeError as error:
-            told = str(error).split("() ")[-1]
-            raise BuildError(f"tasks.{task}.source: {spec.kind}: {told}") from None
+        found = SOURCES.find(spec.kind, classes=True)
+        what, chosen = f"tasks.{task}.source: {spec.kind}", spec.seed if seed is None else seed
+        source: Source = made(found, spec.options, what, BuildError, task=task, seed=chosen)
+        return source
+
+    def features(self, task: str, inputs: Any, what: str = "a feature") -> np.ndarray:
+        """Return the float32 (N, C, T, D) feature of a sample's inputs.
+
+        One sample at a time: a feature's bytes then depend on nothing but its own inputs.
+
+        Raises:
+            BuildError: the backbone does not take them, or gives something else.
+        """
+        blocks = self.recipe.tasks[task].blocks
+        feature = self.backbone.extract(inputs, blocks)
+        shape = (None, len(blocks), None, self.backbone.width)
+        return check_feature(feature, f"{task}: {what} by the backbone", shape)
+
+    def classes(self) -> list[tuple[Registry, Found]]:
+        """Return every class that takes part, and what it was found in.
+
+        Raises:
+            CfqaError: one is not there, or not of its kind.
+        """
+        names = [(BACKBONES, self.recipe.backbone.kind or "dinov2")]
+        for spec in self.recipe.tasks.values():
+            names += [(TASKS, spec.task_class), (SOURCES, spec.source.kind)]
+            names += [(CODECS, ladder.kind or codec) for codec, ladder in spec.ladders.items()]
+        return [(kind, kind.find(name, classes=True)) for kind, name in names]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The sources that a task has.
+
+    Attributes:
+        ids: in order.
+        groups: the group of each; None where each is its own.
+    """
+
+    ids: list[str]
+    groups: list[str] | None = None
+
+    @property
+    def folds(self) -> list[int]:
+        """The fold of each source: that of its group."""
+        of = self.groups or self.ids
+        places = {group: place for place, group in enumerate(dict.fromkeys(of))}
+        return [fold_of(places[group]) for group in of]
 
 
 @dataclass(frozen=True)
 class Tools:
-    """Everything a work item may use: the plan, the folder, and what is loaded from them."""
+    """Everything a work item may use: the plan, the folder, and what is made from them.
+
+    Pickled, it is the folder and the plan's digest: every process reads the plan itself, and makes
+    the rest once.
+    """
 
     plan: Plan
     layout: Layout
     _codecs: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> Any:
+        return _tools, (str(self.layout.root), self.plan.digest())
 
     @cached_property
     def models(self) -> Models:
         """The recipe's networks."""
         return Models(self.plan.recipe)
 
-    def spec(self, task: str) -> TaskSpec:
-        """The recipe's entry of a task."""
-        return self.plan.recipe.tasks[task]
-
     def ladder(self, item: Item) -> Ladder:
         """The ladder of a compress item."""
-        return self.spec(item.task).ladders[item.codec]
+        return self.plan.recipe.tasks[item.task].ladders[item.codec]
 
     def codec(self, task: str, name: str) -> Any:
-        """The codec of a task's ladder."""
+        """The codec of a task's ladder, with its tables."""
         if (task, name) not in self._codecs:
-            self._codecs[task, name] = codec_for(self.spec(task).ladders[name])
+            path = self.tables_path(task, name)
+            tables = read_tensors(path) if path.exists() else None
+            ladder = self.plan.recipe.tasks[task].ladders[name]
+            self._codecs[task, name] = codec_for(ladder, tables)
         return self._codecs[task, name]
 
     @cached_property
@@ -116,31 +233,66 @@ class Tools:
 
         return {name: create_metric(name) for name in BASELINES}
 
-    def source_ids(self, task: str) -> list[str]:
-        """Ids of the selected sources, in order."""
-        return list(read_json(Item("select", task).marker(self.layout)))
+    def selected(self, task: str) -> Selected:
+        """The selected sources."""
+        return Selected(**read_json(Item("select", task).marker(self.layout)))
 
-    def references(self, task: str, group: int) -> dict[str, Any]:
-        """What the extract stage noted of a group: "score" and "loss" per source."""
-        return dict(read_json(Item("extract", task, "", group).marker(self.layout)))
+    def references(self, task: str, shard: int) -> dict[str, Any]:
+        """What the extract stage noted of a shard: "score" and "loss" per source, and "grids"."""
+        return dict(read_json(Item("extract", task, shard=shard).marker(self.layout)))
 
-    def centres(self, task: str, codec: str) -> list[int]:
-        """The code per layer that a ladder's stored codes are counted from."""
-        return list(read_json(Item("centre", task).marker(self.layout))[codec])
+    def entry(self, task: str) -> TaskEntry:
+        """What the manifest will say of a task."""
+        return TaskEntry.from_dict(task, read_json(Item("prepare", task).marker(self.layout)))
 
-    def originals(self, task: str, group: int) -> np.ndarray:
-        """Originals of a group, float32 (S, N, C, T, D) in the order of its members."""
-        path = self.layout.originals(task, group, self.plan.groups)
-        return np.stack(list(read_tensors(path, self.group_ids(task, group)).values()))
+    def ids(self, task: str, shard: int) -> list[str]:
+        """Source ids of a shard."""
+        ids = self.selected(task).ids
+        return [ids[position] for position in self.plan.members(task, shard)]
 
-    def group_ids(self, task: str, group: int) -> list[str]:
-        """Source ids of a group."""
-        ids = self.source_ids(task)
-        return [ids[index] for index in self.plan.members(group)]
+    def tables_path(self, task: str, codec: str) -> Path:
+        """The file of what a codec's receivers have in advance."""
+        return self.layout.tables(f"{task}-{codec}.safetensors")
 
-    def truths(self, task: str, group: int) -> list[np.ndarray]:
-        """Truths of a group, in the order of its members."""
-        return list(read_tensors(self.layout.truth(task), self.group_ids(task, group)).values())
+    def originals_path(self, task: str, shard: int) -> Path:
+        """The file of a shard's originals."""
+        return self.layout.originals(task, shard, self.plan.shards(task))
+
+    def originals(self, task: str, shard: int) -> list[np.ndarray]:
+        """Originals of a shard, float32 (N, C, T, D) in the order of its members."""
+        path = self.originals_path(task, shard)
+        return list(read_tensors(path, self.ids(task, shard)).values())
+
+    def shapes(self, task: str) -> dict[str, Shape]:
+        """Shapes of all originals of a task, by source."""
+        from safetensors import safe_open
+
+        shapes: dict[str, Shape] = {}
+        for shard in range(self.plan.shards(task)):
+            with safe_open(self.originals_path(task, shard), framework="numpy") as file:
+                for name in self.ids(task, shard):
+                    shapes[name] = tuple(file.get_slice(name).get_shape())
+        return shapes
+
+    def truths(self, task: str, shard: int) -> list[Any]:
+        """Truths of a shard, in the order of its members; None where the task has none."""
+        path, ids = self.layout.truth(task), self.ids(task, shard)
+        return list(read_tensors(path, ids).values()) if path.exists() else [None] * len(ids)
+
+
+@lru_cache(maxsize=1)
+def _tools(root: str, digest: str) -> Tools:
+    layout = Layout(Path(root))
+    path = layout.work / PLAN
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BuildError(
+            f"a worker does not see {path}: the folder must be shared by all"
+        ) from None
+    if hashlib.sha256(text.encode()).hexdigest() != digest:
+        raise BuildError(f"a worker sees another plan in {path}: the folder must be shared by all")
+    return Tools(Plan.from_json(text), layout)
 
 
 def read_json(path: Path) -> Any:
@@ -148,9 +300,9 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_tensors(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
-    """Return the named tensors of a safetensors file, in the order of the names."""
+def read_tensors(path: Path, keys: list[str] | None = None) -> dict[str, np.ndarray]:
+    """Return the named tensors of a safetensors file, or all, in the order of the names."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        return {key: file.get_tensor(key) for key in keys}
+        return {key: file.get_tensor(key) for key in keys or file.keys()}

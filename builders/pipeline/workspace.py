@@ -15,25 +15,24 @@ from typing import Any
 
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.lock import LOCK
-from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.errors import BuildError, CfqaError
-from cfqa_data.layout import Layout, left_by_tools
-from cfqa_data.manifest import Manifest, read_manifest
+from cfqa_data.format.layout import Layout, left_by_tools
+from cfqa_data.format.manifest import Manifest, read_manifest
+from cfqa_data.format.storage import PARTIAL, remove_partials, write_text
 from cfqa_data.paths import absolute_path
-from cfqa_data.portable import portable, portable_names, rename
-from cfqa_data.recipe import Recipe
-from cfqa_data.storage import PARTIAL, remove_partials, write_text
+from cfqa_data.recipe.load import Recipe
+from cfqa_data.recipe.portable import portable_names, recorded_recipe, rename
 
 __all__ = [
-    "PLAN",
     "open_workspace",
     "remove_work",
     "status",
     "write_json",
 ]
 
-PLAN = "plan.json"
+PARTS = ("recipe", "versions", "weights", "packages")
 ABSENT = "absent"
 _THEN = ", then "  # between the versions of a build that was gone on with under others
 
@@ -71,10 +70,10 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         begun = _read_plan(layout)
         if begun is None:  # the build that was at work has just ended
             return status(recipe, out, tier=tier)
-        if begun.recipe.to_dict() != recipe.to_dict() or begun.tier != tier:
+        if begun["recipe"] != _plain(recipe.to_dict()) or begun["tier"] != tier:
             raise BuildError(
-                f"{layout.root} holds a begun build of recipe {begun.recipe.name!r} "
-                f"({begun.tier} tier) that is not this one: finish that one, or choose another "
+                f"{layout.root} holds a begun build of recipe {begun['recipe']['name']!r} "
+                f"({begun['tier']} tier) that is not this one: finish that one, or choose another "
                 "folder"
             )
         return "begun"
@@ -110,13 +109,13 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
         manifest = read_manifest(layout.root)
     except CfqaError as error:
         raise BuildError(f"{layout.root} is no dataset of this version: {error}") from None
-    named = [made.to_dict() for made in (portable(recipe), recipe)]
-    if manifest.recipe.to_dict() not in named or manifest.tier != tier:
+    recorded = _plain(recorded_recipe(recipe))
+    if manifest.recipe != recorded or manifest.tier != tier:
         raise BuildError(
             f"{layout.root} holds a finished dataset of recipe {manifest.name!r} "
             f"({manifest.tier} tier) that is not this one: choose another folder"
         )
-    if manifest.recipe.paths != recipe.paths:  # different files may have the same portable name
+    if recorded != _plain(recipe.to_dict()):  # different files may have the same portable name
         _check_files(layout, recipe, manifest)
 
 
@@ -142,14 +141,25 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
         )
 
 
-def _read_plan(layout: Layout) -> Plan | None:
-    """Return the plan of the build that was begun, or None if it is not there any more."""
+def _plain(value: Any) -> Any:
+    """Return a value as it is once it was written as JSON."""
+    return json.loads(json.dumps(value))
+
+
+def _read_plan(layout: Layout) -> dict[str, Any] | None:
+    """Return the plan of the build that was begun, or None if it is not there any more.
+
+    It stays plain data: a folder may be a stranger's, and a recipe names code.
+    """
     path = layout.work / PLAN
     try:
-        return Plan.from_json(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(data[part], dict) for part in PARTS) or "name" not in data["recipe"]:
+            raise ValueError("a part is missing")
+        return data | {"tier": data["tier"]}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, CfqaError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BuildError(
             f"{path} is not the plan of a build ({error}): delete {layout.root}"
         ) from None
@@ -177,15 +187,20 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
     if begun is None:
         write_text(path, plan.to_json())
         return plan
-    _see_same("weights or lists", root, begun.weights, plan.weights, "")
-    versions = _joined(begun.versions, plan.versions)
-    if versions != begun.versions:
+    _see_same("weights or lists", root, begun["weights"], plan.weights, "")
+    packages = (
+        {n: p["sha256"] for n, p in of.items()} for of in (begun["packages"], plan.packages)
+    )
+    _see_same("packages", root, *packages, "")
+    now, versions = plan.versions, _joined(begun["versions"], plan.versions)
+    plan = replace(plan, versions=versions)
+    if versions != begun["versions"]:
         if not accept_versions:
-            last = {name: text.rpartition(_THEN)[2] for name, text in begun.versions.items()}
+            last = {name: text.rpartition(_THEN)[2] for name, text in begun["versions"].items()}
             more = ", accept a mixture with --accept-versions"
-            _see_same("software", root, last, plan.versions, more)
-        write_text(path, replace(begun, versions=versions).to_json())
-    return replace(plan, versions=versions)
+            _see_same("software", root, last, now, more)
+        write_text(path, plan.to_json())
+    return plan
 
 
 def _see_same(

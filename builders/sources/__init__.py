@@ -1,7 +1,10 @@
-"""Where the originals' images and truths come from, one class a source."""
+"""Where samples come from, one class a source."""
 
 from __future__ import annotations
 
-from .base import Sample, Source, get_source, normalise
+from cfqa_data.lazy import lazy_modules
 
-__all__ = ["Sample", "Source", "get_source", "normalise"]
+_BASE = "cfqa_data.builders.sources.base"
+__getattr__, __dir__ = lazy_modules(
+    __name__, __path__, dict.fromkeys(("SOURCES", "Sample", "Source", "get_source"), _BASE)
+)

@@ -1,101 +1,124 @@
-"""What a source gives: samples with normalised views and the truth of one task."""
+"""What a source is: it gives samples, each with a backbone's inputs and the truth of one task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+from cfqa_data.errors import BuildError
+from cfqa_data.format.facts import Terms
+from cfqa_data.registry import Registry, bind_options
 
-from ...errors import BuildError
-
-__all__ = ["MEAN", "STD", "Sample", "Source", "get_source", "normalise"]
-
-#: ImageNet's statistics of RGB in 0..1, as every published DINOv2 evaluation normalises.
-MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-STD = np.array((0.229, 0.224, 0.225), np.float32)
-
-
-def normalise(images: np.ndarray) -> np.ndarray:
-    """Normalise uint8 RGB images (..., H, W, 3) to float32 (..., 3, H, W)."""
-    scaled = (images.astype(np.float32) / np.float32(255) - MEAN) / STD
-    return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
+__all__ = ["SOURCES", "Sample", "Source", "get_source"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One source image of a task.
+    """One sample of a task.
 
     Attributes:
         source_id: stable name, unique over all tasks of a dataset.
-        views: float32 (N, 3, H, W), normalised: the windows or flips that the backbone sees.
-        truth: cls int64 (); seg uint8 (H, W), 255 ignored; dpt uint16 (H, W), millimetres.
+        inputs: whatever the backbone takes, such as normalised images, float32 (N, 3, H, W).
+        truth: what features are scored against, an array; None where the task has none.
+        group: such as the photograph that samples are crops of; None where it is its own.
     """
 
     source_id: str
-    views: np.ndarray
-    truth: np.ndarray
+    inputs: Any
+    truth: Any = None
+    group: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.views.ndim != 4 or self.views.shape[1] != 3 or self.views.dtype != np.float32:
-            raise BuildError(f"{self.source_id}: views must be float32 (N, 3, H, W)")
+    @property
+    def views(self) -> Any:
+        """The inputs, by their name in version 0.1."""
+        warnings.warn("Sample.views is now Sample.inputs", DeprecationWarning, stacklevel=2)
+        return self.inputs
 
 
-class Source(Protocol):
-    """Where a task's samples come from."""
+class Source(ABC):
+    """Gives the samples of one task.
 
-    def candidates(self) -> Iterator[Sample]:
-        """Samples in a fixed order, for the selection to choose from."""
-        ...
+    The arguments of a subclass are `task`, the task's name, and `seed`, either of which it may
+    leave out, and a recipe's `options`.
 
+    Attributes:
+        terms: on which inputs and truths may be used; None where nothing is known.
+    """
+
+    terms: Terms | None = None
+
+    @abstractmethod
+    def samples(self) -> Iterator[Sample]:
+        """Yield the samples in a fixed order; a dataset takes the first that its task accepts.
+
+        Raises:
+            BuildError: one is damaged.
+        """
+
+    @abstractmethod
     def sample(self, source_id: str) -> Sample:
-        """One sample by its name."""
-        ...
+        """Return one sample by its name, as :meth:`samples` gives it.
 
-    def training_views(self, count: int, seed: int) -> np.ndarray:
-        """Views float32 (count, N, 3, H, W) that no evaluation sample shares."""
-        ...
+        Raises:
+            BuildError: there is no such sample, or it is damaged.
+        """
 
+    def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
+        """Yield the inputs of `count` samples that :meth:`samples` never gives.
 
-def _scenes(task: str, seed: int, **options: Any) -> Source:
-    from .rendered import RenderedScenes
+        Args:
+            count: how many.
+            seed: of the choice.
 
-    return RenderedScenes(task, seed, **options)
+        Raises:
+            BuildError: there are not so many.
+        """
+        raise BuildError(f"source {type(self).__name__} has no training material")
 
+    def decides(self) -> tuple[Sequence[Path], Any]:
+        """Return what else decides which samples there are and their truth, for hashes.
 
-def _imagenet(task: str, seed: int, **options: Any) -> Source:
-    from .imagenet import ImageNet
-
-    return ImageNet(task, seed, **options)
-
-
-def _voc2012(task: str, seed: int, **options: Any) -> Source:
-    from .voc2012 import Voc2012
-
-    return Voc2012(task, seed, **options)
-
-
-def _nyuv2(task: str, seed: int, **options: Any) -> Source:
-    from .nyuv2 import Nyuv2
-
-    return Nyuv2(task, seed, **options)
+        Returns:
+            Files; and what JSON takes, such as the names of images, or None.
+        """
+        return (), None
 
 
-_SOURCES: dict[str, Callable[..., Source]] = {
-    "scenes": _scenes,
-    "imagenet": _imagenet,
-    "voc2012": _voc2012,
-    "nyuv2": _nyuv2,
-}
+SOURCES = Registry(
+    "source",
+    {
+        "scenes": "cfqa_data.builders.sources.scenes:Scenes",
+        "imagenet": "cfqa_data.builders.sources.imagenet:ImageNet",
+        "voc2012": "cfqa_data.builders.sources.voc2012:Voc2012",
+        "nyuv2": "cfqa_data.builders.sources.nyuv2:Nyuv2",
+        "image_folder": "cfqa_data.builders.sources.folders:ImageFolder",
+        "features": "cfqa_data.builders.sources.folders:Features",
+    },
+    BuildError,
+    Source,
+)
+"""All sources by name."""
 
 
 def get_source(kind: str) -> Callable[..., Source]:
-    """The source registered as `kind`: called with a task's name, a seed and its options.
+    """Return a source, to be called with a task's name, a seed and its options.
+
+    Args:
+        kind: its name, or `module:Class`.
 
     Raises:
-        BuildError: no such source.
+        BuildError: no such source; when it is called: no such option, or one of another type.
     """
-    if kind not in _SOURCES:
-        raise BuildError(f"no source '{kind}'; known are {', '.join(_SOURCES)}")
-    return _SOURCES[kind]
+    target = SOURCES.find(kind, classes=True).target
+
+    def make(task: str, seed: int, **options: Any) -> Source:
+        what = f"source {kind}"
+        bound = bind_options(target, options, what, BuildError, task=task, seed=seed)
+        source: Source = target(**bound)
+        return source
+
+    return make

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...errors import BuildError, unknown_name
-from ...layout import left_by_tools
-from ...pointers import pointer_at
-from ...resources import locate
-from .base import Sample
+from cfqa_data.builders.sources.base import Sample, Source
+from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.format.layout import left_by_tools
+from cfqa_data.format.pointers import pointer_at
+from cfqa_data.format.resources import locate
 
 __all__ = [
     "Entry",
@@ -25,7 +25,6 @@ __all__ = [
     "by_name",
     "choose",
     "names_in",
-    "place",
     "read_list",
     "reason",
     "require",
@@ -49,11 +48,13 @@ class Entry:
         name: source id; letters, digits, dots, dashes and underscores.
         image: where its pixels are.
         truth: where its truth is, or the truth.
+        group: of samples that belong together; None where it is its own.
     """
 
     name: str
     image: Any
     truth: Any = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -61,17 +62,6 @@ class Entry:
                 f"{self.image}: '{self.name}' cannot be the name of a source; rename the file or "
                 "its folder with letters, digits, '.', '-' and '_'"
             )
-
-
-def place(option: str, value: object) -> Path:
-    """Return the path that a source's option names, by URI or as it is.
-
-    Raises:
-        BuildError: the option is not a text.
-    """
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise BuildError(f"{option} must be a path, got {value!r}")
-    return locate(str(os.fspath(value)))
 
 
 def names_in(folder: Path) -> list[str]:
@@ -94,11 +84,13 @@ def _listed(folder: Path) -> list[str]:
         raise BuildError(f"{folder}: cannot be listed ({error.strerror})") from None
 
 
-def require(paths: Iterable[Path], offered: str, notes: Mapping[Path, str] | None = None) -> None:
+def require(
+    paths: Iterable[Path | None], offered: str, notes: Mapping[Path, str] | None = None
+) -> None:
     """See that all files and folders are there.
 
     Args:
-        paths: of the files and folders.
+        paths: of the files and folders; None for one that is not wanted.
         offered: where the owner of the data offers it.
         notes: what to say behind a path.
 
@@ -107,7 +99,7 @@ def require(paths: Iterable[Path], offered: str, notes: Mapping[Path, str] | Non
     """
     held: dict[Path, frozenset[str]] = {}
     missing: list[str] = []
-    for path in dict.fromkeys(paths):
+    for path in dict.fromkeys(filter(None, paths)):
         folder = path.parent
         if folder not in held:
             held[folder] = frozenset(_listed(folder))
@@ -189,7 +181,7 @@ def choose(path: Path, resolve: Callable[[str], Entry]) -> dict[str, Entry]:
     return chosen
 
 
-class FileSource:
+class FileSource(Source):
     """Samples of images in files, by name.
 
     A subclass says how an entry's views and truth are read, and which entries are for training.
@@ -201,23 +193,26 @@ class FileSource:
         deciding: files, but for the images, that decide which entries there are and their truth.
     """
 
-    #: Name of the source and of the task that it serves.
+    #: Name of the source and of the task that it serves; None for any.
     kind: ClassVar[str]
-    serves: ClassVar[str]
+    serves: ClassVar[str | None] = None
     #: Where the owner offers the data, for messages.
-    offered: ClassVar[str]
+    offered: ClassVar[str] = ""
 
     @classmethod
-    def check(cls, task: str, seed: int) -> None:
-        """See that the source serves the task and takes the seed.
+    def located(
+        cls, task: str, seed: int, root: str, *others: str | None
+    ) -> tuple[Path, list[Path | None]]:
+        """Return where the root lies, and what else options name.
 
         Raises:
-            BuildError: another task, or a seed that is not a whole number from 0.
+            BuildError: the source does not serve the task, or take the seed.
         """
-        if task != cls.serves:
+        if cls.serves not in (None, task):
             raise BuildError(f"source {cls.kind} has no task '{task}'; it serves {cls.serves}")
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise BuildError(f"source {cls.kind}: the seed is a whole number from 0, not {seed!r}")
+        if seed < 0:
+            raise BuildError(f"source {cls.kind}: the seed is a whole number from 0, not {seed}")
+        return locate(root), [None if other is None else locate(other) for other in others]
 
     def __init__(
         self,
@@ -229,7 +224,7 @@ class FileSource:
         self.seed, self.entries, self.listed = seed, entries, listed
         self.deciding = tuple(path for path in deciding if path is not None)
 
-    def candidates(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[Sample]:
         """Samples in the order of the list, or in the seed's random order of all names.
 
         Raises:
@@ -257,26 +252,32 @@ class FileSource:
         if source_id not in self.entries:
             raise BuildError(unknown_name(f"{self.kind} image", source_id, self.entries))
         entry = self.entries[source_id]
-        return Sample(source_id, self.views(entry), self.truth(entry))
+        return Sample(source_id, self.inputs(entry), self.truth(entry), entry.group)
 
-    def training_views(self, count: int, seed: int) -> np.ndarray:
-        """Views float32 (count, N, 3, H, W) of images that are no candidates.
+    def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
+        """Yield the inputs of images that are no samples.
 
         The pool has one order; a seed's run starts 50 images after that of the seed before it and
         goes round, so runs of up to 50 images with successive seeds share none until the pool is
         used up.
 
         Raises:
-            BuildError: the pool is too small, or shares an image with the candidates.
+            BuildError: the pool is too small, or shares an image with the samples.
         """
         pool = self._pool
         if count > len(pool):
             raise BuildError(
                 f"{self.kind}: {count} training images are wanted and there are {len(pool)}"
             )
-        return np.stack(
-            [self.views(pool[(seed * RUN + index) % len(pool)]) for index in range(count)]
-        )
+        return (self.inputs(pool[(seed * RUN + index) % len(pool)]) for index in range(count))
+
+    def decides(self) -> tuple[Sequence[Path], Any]:
+        """Return the lists, and the names of the images with their labels."""
+        labels = [
+            [name, entry.truth if isinstance(entry.truth, int) else None]
+            for name, entry in self.entries.items()
+        ]
+        return self.deciding, labels
 
     @cached_property
     def _pool(self) -> list[Entry]:
@@ -290,13 +291,13 @@ class FileSource:
         order = np.random.default_rng(_POOL_SEED).permutation(len(fitting))
         return [fitting[index] for index in order]
 
-    def views(self, entry: Entry) -> np.ndarray:
-        """Normalised views float32 (N, 3, H, W) of an entry."""
+    def inputs(self, entry: Entry) -> Any:
+        """Inputs of an entry, such as normalised views, float32 (N, 3, H, W)."""
         raise NotImplementedError
 
-    def truth(self, entry: Entry) -> np.ndarray:
+    def truth(self, entry: Entry) -> np.ndarray | None:
         """Truth of an entry."""
-        raise NotImplementedError
+        return None if entry.truth is None else np.array(entry.truth)
 
     def training(self) -> Iterable[Entry]:
         """The entries to train on, in any order."""

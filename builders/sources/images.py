@@ -13,11 +13,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...errors import BuildError
-from ...pointers import pointer_at
-from .files import reason
+from cfqa_data.builders.sources.files import names_in, reason
+from cfqa_data.errors import BuildError
+from cfqa_data.format.pointers import pointer_at
 
-__all__ = ["MOST_PIXELS", "check_pixels", "read_depth", "read_mask", "read_rgb", "read_size"]
+__all__ = [
+    "MOST_PIXELS",
+    "SUFFIXES",
+    "check_pixels",
+    "images_below",
+    "most",
+    "read_depth",
+    "read_mask",
+    "read_rgb",
+    "read_size",
+]
+
+SUFFIXES = (".jpeg", ".jpg", ".png")
+#: So many images may lie where the others do not, or one in so many.
+_ASTRAY = 10
 
 MOST_PIXELS = 64_000_000
 """Pixels of an image, or of one that it is scaled to, beyond which it is refused."""
@@ -118,3 +132,29 @@ def read_depth(path: Path) -> np.ndarray:
             f"{path}: a depth map is a 16-bit grey PNG in millimetres, not of mode {image.mode}"
         )
     return np.array(image).astype(np.uint16)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the images in a folder or in the folders in it, sorted: wherever there are more."""
+    names = names_in(folder)
+    beside = [folder / name for name in names if name.lower().endswith(SUFFIXES)]
+    inside = [
+        folder / name / image
+        for name in names
+        if not name.lower().endswith(SUFFIXES)
+        for image in names_in(folder / name)
+        if image.lower().endswith(SUFFIXES)
+    ]
+    return most(beside, inside, f"{folder}: images in it and images in folders in it")
+
+
+def most(some: list[Path], others: list[Path], what: str) -> list[Path]:
+    """Return the longer list of two; the shorter one holds a few that went astray.
+
+    Raises:
+        BuildError: It is too long for that.
+    """
+    more, fewer = (some, others) if len(some) > len(others) else (others, some)
+    if len(fewer) > max(_ASTRAY, len(more) // _ASTRAY):
+        raise BuildError(f"{what} ({len(some)} and {len(others)}): move away what is not meant")
+    return more

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from ...errors import BuildError
-from ..heads import DEPTH_RANGE, DepthGeometry
-from .files import Entry, FileSource, Unfit, choose, place, require
-from .nyuv2_files import TEST, SplitFiles
-from .nyuv2_mat import MAT, LabelledMat
-from .preprocessing import depth_views
+from cfqa_data.builders.sources.files import (
+    Entry,
+    FileSource,
+    Unfit,
+    by_name,
+    choose,
+    names_in,
+    reason,
+    require,
+)
+from cfqa_data.builders.sources.geometry import DEPTH_RANGE, DepthGeometry
+from cfqa_data.builders.sources.images import read_depth, read_rgb
+from cfqa_data.builders.sources.preprocessing import depth_views
+from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.extras import extras
+from cfqa_data.format.facts import Terms
 
-__all__ = ["Nyuv2"]
+__all__ = ["LabelledMat", "Nyuv2", "SplitFiles", "read_splits"]
 
 _GEOMETRY = DepthGeometry()
 _SHAPE = (_GEOMETRY.height, _GEOMETRY.width)
+
+TEST, _TRAIN = "nyu_test.txt", "nyu_train.txt"
+MAT, _SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
+OFFERED = (
+    "nyu_depth_v2_labeled.mat and splits.mat are at "
+    "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
+)
+
+#: Rows and columns that the script behind the split files keeps of an image; the rest is black.
+_KEPT = (slice(7, 474), slice(7, 632))
 
 
 class Nyuv2(FileSource):
@@ -39,11 +63,9 @@ class Nyuv2(FileSource):
         BuildError: another task, or something is missing, unknown or damaged.
     """
 
+    terms = Terms("other", "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html", "NYU Depth V2")
     kind, serves = "nyuv2", "dpt"
-    offered = (
-        "nyu_depth_v2_labeled.mat and splits.mat are at "
-        "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
-    )
+    offered = OFFERED
 
     def __init__(
         self,
@@ -54,26 +76,21 @@ class Nyuv2(FileSource):
         train: str | None = None,
         converted: bool = False,
     ) -> None:
-        self.check(task, seed)
-        if not isinstance(converted, bool):
-            raise BuildError(f"source nyuv2: converted is true or false, not {converted!r}")
-        folder = place("root", root)
-        wanted = None if list is None else place("list", list)
-        self._train = None if train is None else place("train", train)
-        require([path for path in (folder, wanted, self._train) if path], self.offered)
+        folder, (wanted, self._train) = self.located(task, seed, root, list, train)
+        require([folder, wanted, self._train], OFFERED)
         mat = folder if folder.is_file() else folder / MAT
         self._store: LabelledMat | SplitFiles
         if mat.is_file() and not (folder / TEST).is_file():
-            self._store = LabelledMat(mat, converted, wanted is not None, self.offered)
+            self._store = LabelledMat(mat, converted, wanted is not None)
         elif converted:
             raise BuildError(f"{folder}: 'converted' is for {MAT}")
         else:
-            self._store = SplitFiles(folder, self._train, wanted is not None, self.offered)
+            self._store = SplitFiles(folder, self._train, wanted is not None)
         chosen = self._store.test if wanted is None else choose(wanted, self._store.named)
         self._store.check(chosen.values())
         super().__init__(seed, chosen, wanted is not None, [*self._store.deciding, wanted])
 
-    def views(self, entry: Entry) -> np.ndarray:
+    def inputs(self, entry: Entry) -> np.ndarray:
         """The image and its mirror image, float32 (2, 3, 490, 644)."""
         image = self._store.image(entry)
         _check_shape(entry.image, image.shape[:2])
@@ -102,3 +119,242 @@ def _check_shape(where: object, shape: tuple[int, ...]) -> None:
     if shape != _SHAPE:
         size = "x".join(map(str, shape[::-1]))
         raise BuildError(f"{where}: {size} pixels, must be {_SHAPE[1]}x{_SHAPE[0]}")
+
+
+class SplitFiles:
+    """Images and depth maps in files of their own.
+
+    `nyu_test.txt` in the folder says which are for testing; where it is not there, all pairs in
+    the scenes' folders are that no training list names.
+
+    Args:
+        root: the folder.
+        train: list of images for training; `nyu_train.txt` in the folder if None.
+        listed: whether a list says which images are wanted.
+
+    Raises:
+        BuildError: there are no images.
+    """
+
+    def __init__(self, root: Path, train: Path | None, listed: bool) -> None:
+        self.root = root
+        self._sure = (root / TEST).is_file()
+        self.deciding = [root / TEST] if self._sure else []
+        if self._sure:
+            self.test = choose(root / TEST, self._pair)
+            return
+        self.test = by_name(_scan(root))
+        if not self.test and not listed:
+            require(
+                [root / TEST],
+                OFFERED,
+                {root / TEST: " (or folders of scenes with rgb_*.jpg and sync_depth_*.png)"},
+            )
+        trained = train or root / _TRAIN
+        if trained.is_file():
+            self.deciding = [trained]
+            for name in choose(trained, self._pair):
+                self.test.pop(name, None)
+
+    def named(self, line: str) -> Entry:
+        """The test image of a line as in `nyu_test.txt`, or of a source id."""
+        first = line.split()[0]
+        entry = self._pair(line) if "/" in first else self.test.get(first)
+        if entry is None:
+            raise BuildError(unknown_name("image", first, self.test))
+        if self._sure and entry.name not in self.test:
+            raise BuildError(f"'{entry.name}' is not in {self.root / TEST}")
+        return entry
+
+    def training(self, path: Path | None) -> Iterable[Entry]:
+        """The images that a list names, `nyu_train.txt` if None; they need no depth."""
+        path = path or self.root / _TRAIN
+        require([path], OFFERED)
+        entries = choose(path, self._pair).values()
+        require((entry.image for entry in entries), OFFERED)
+        return entries
+
+    def check(self, entries: Iterable[Entry]) -> None:
+        """See that every image has its depth map and every depth map its image."""
+        notes, files = {}, []
+        for entry in entries:
+            files += [entry.image, entry.truth]
+            notes[entry.image] = f" (the image of {entry.truth.name})"
+            notes[entry.truth] = f" (the depth of {entry.image.name})"
+        require(files, OFFERED, notes)
+
+    def image(self, entry: Entry) -> np.ndarray:
+        """RGB of an entry, uint8 (H, W, 3)."""
+        return np.asarray(read_rgb(entry.image))
+
+    def depth(self, entry: Entry) -> np.ndarray:
+        """Depth of an entry in millimetres, uint16 (H, W)."""
+        return read_depth(entry.truth)
+
+    def _pair(self, line: str) -> Entry:
+        """The entry of a line `scene/rgb_00045.jpg [scene/sync_depth_00045.png] [focal length]`."""
+        words = [word.lstrip("/") for word in line.split()]
+        image = PurePosixPath(words[0])
+        if len(image.parts) < 2 or ".." in image.parts:
+            raise BuildError(f"'{words[0]}' is not scene/rgb_*.jpg")
+        depth = image.with_name(image.stem.replace("rgb_", "sync_depth_", 1) + ".png")
+        if len(words) > 1 and "/" in words[1]:
+            depth = PurePosixPath(words[1])
+        if ".." in depth.parts:
+            raise BuildError(f"'{words[1]}' is not scene/sync_depth_*.png")
+        name = f"{image.parent.name}_{image.stem}"
+        return Entry(name, self.root / image, self.root / depth)
+
+
+def _scan(root: Path) -> Iterator[Entry]:
+    """Yield a pair for each image and each depth map in the scenes' folders; one may be missing."""
+    for scene in (root / name for name in names_in(root)):
+        images: dict[str, Path] = {}
+        depths: dict[str, Path] = {}
+        for name in names_in(scene):
+            stem, suffix = os.path.splitext(name)
+            if stem.startswith("rgb_") and suffix.lower() in (".jpg", ".jpeg", ".png"):
+                found, key = images, stem.removeprefix("rgb_")
+            elif stem.startswith("sync_depth_") and suffix.lower() == ".png":
+                found, key = depths, stem.removeprefix("sync_depth_")
+            else:
+                continue
+            if (other := found.setdefault(key, scene / name)) != scene / name:
+                raise BuildError(f"{scene / name} and {other} are both '{stem}': keep one of them")
+        for key in sorted(images.keys() | depths.keys()):
+            image = images.get(key, scene / f"rgb_{key}.jpg")
+            depth = depths.get(key, scene / f"sync_depth_{key}.png")
+            yield Entry(f"{scene.name}_{image.stem}", image, depth)
+
+
+def read_splits(path: Path) -> tuple[list[int], list[int]]:
+    """Return the indices, from 0, of the training and the test images of `splits.mat`.
+
+    Raises:
+        BuildError: it is not that file.
+    """
+    from scipy.io import loadmat
+
+    try:
+        read = loadmat(path, variable_names=["trainNdxs", "testNdxs"])
+        train, test = (read[key].astype(np.int64).ravel() - 1 for key in ("trainNdxs", "testNdxs"))
+    except Exception as error:  # the reader raises all kinds on damaged files
+        raise BuildError(f"{path}: not the splits.mat of NYUv2 ({reason(error, path)})") from None
+    return train.tolist(), test.tolist()
+
+
+class LabelledMat:
+    """`nyu_depth_v2_labeled.mat`: images uint8 (N, 3, W, H), depths float32 (N, W, H) in metres.
+
+    An image is called by its type of scene and its index from 0, as in the split files.
+    `splits.mat` beside the file says which are for testing; where it is not there, a list must.
+
+    Args:
+        path: the file.
+        converted: give what the script behind the split files makes of it: a black border, raw
+            depths instead of filled ones, and millimetres cut off instead of rounded.
+        listed: whether a list says which images are wanted.
+
+    Raises:
+        BuildError: it is damaged or of another layout, or `splits.mat` is wanted and not there.
+        MissingDependencyError: h5py is not installed.
+    """
+
+    def __init__(self, path: Path, converted: bool, listed: bool) -> None:
+        self.path, self.converted = path, converted
+        self._depths = "rawDepths" if converted else "depths"
+        splits = path.with_name(_SPLITS)
+        require([path] if listed else [path, splits], OFFERED)
+        entries = self._read_entries()
+        self._every = by_name(entries) | {str(entry.image + 1): entry for entry in entries}
+        self.deciding = [path for path in (path, splits) if path.is_file()]
+        train, test = read_splits(splits) if splits.is_file() else ([], range(len(entries)))
+        if not all(0 <= index < len(entries) for index in (*train, *test)):
+            raise BuildError(f"{splits}: names an image beyond the {len(entries)} of {path}")
+        self._training = [entries[index] for index in train]
+        self.test = by_name(entries[index] for index in test)
+
+    def named(self, line: str) -> Entry:
+        """The test image of a line: index from 1, name, or path as in `nyu_test.txt`."""
+        entry = self._pick(line)
+        if entry.name not in self.test:
+            raise BuildError(f"'{entry.name}' is not in the test set")
+        return entry
+
+    def training(self, path: Path | None) -> Iterable[Entry]:
+        """The images that a list names, or the training set of `splits.mat`."""
+        if path is not None:
+            return choose(path, self._pick).values()
+        if not self._training:
+            raise BuildError(f"{self.path}: training images need {_SPLITS} or a 'train' list")
+        return self._training
+
+    def check(self, entries: Iterable[Entry]) -> None:
+        """Nothing: all images are in the one file."""
+
+    def _pick(self, line: str) -> Entry:
+        path = PurePosixPath(line.split()[0].lstrip("/"))
+        key = f"{path.parent.name}_{path.stem}" if path.parent.name else path.name
+        if key not in self._every:
+            raise BuildError(unknown_name("image", key, self._every))
+        return self._every[key]
+
+    def _read_entries(self) -> list[Entry]:
+        with self._file() as file:
+            count = len(file["images"])
+            for key, shape, kind in (
+                ("images", (count, 3, *_SHAPE[::-1]), "uint8"),
+                (self._depths, (count, *_SHAPE[::-1]), "float32"),
+            ):
+                found = file[key]
+                if found.shape != shape or found.dtype != kind:
+                    raise BuildError(
+                        f"{self.path}: '{key}' is {found.dtype} {found.shape}, not {kind} {shape}"
+                    )
+            scenes = ["nyu"] * count
+            if "sceneTypes" in file:
+                texts = (file[reference] for reference in np.ravel(file["sceneTypes"][()]))
+                scenes = ["".join(map(chr, np.ravel(text[()]).tolist())) for text in texts]
+            if len(scenes) != count:
+                raise BuildError(f"{self.path}: {count} images and {len(scenes)} scene types")
+        names = (f"{scene}_rgb_{index:05d}" for index, scene in enumerate(scenes))
+        try:
+            return [Entry(name, index, index) for index, name in enumerate(names)]
+        except BuildError as error:
+            raise BuildError(f"{self.path}: image {error}") from None
+
+    def image(self, entry: Entry) -> np.ndarray:
+        """RGB of an entry, uint8 (480, 640, 3)."""
+        with self._file() as file:
+            image = np.asarray(file["images"][entry.image]).transpose(2, 1, 0)
+        if not self.converted:
+            return np.ascontiguousarray(image)
+        framed = np.zeros_like(image, order="C")
+        framed[_KEPT] = image[_KEPT]
+        return framed
+
+    def depth(self, entry: Entry) -> np.ndarray:
+        """Depth of an entry in millimetres, uint16 (480, 640)."""
+        with self._file() as file:
+            metres = np.asarray(file[self._depths][entry.truth], np.float32).T
+        # In float32 where millimetres are cut off, as the script does.
+        millimetres = metres * 1000.0 if self.converted else np.rint(metres.astype(float) * 1000.0)
+        if not (np.isfinite(millimetres).all() and millimetres.min() >= 0) or (
+            millimetres.max() >= 65536
+        ):
+            raise BuildError(f"{self.path}: depth {entry.truth + 1} is not within 0..65.5 m")
+        return np.ascontiguousarray(millimetres.astype(np.uint16))
+
+    @contextmanager
+    def _file(self) -> Iterator[Any]:
+        with extras():
+            import h5py
+        try:
+            with h5py.File(self.path, "r") as file:
+                yield file
+        except BuildError:
+            raise
+        except Exception as error:  # h5py raises all kinds on damaged files
+            raise BuildError(
+                f"{self.path}: not the labelled NYUv2 file ({reason(error, self.path)})"
+            ) from None

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..heads import SegGeometry, window_starts
-from .base import normalise
-from .images import check_pixels
+from cfqa_data.builders.sources.geometry import SegGeometry, normalise, window_starts
+from cfqa_data.builders.sources.images import check_pixels
 
 __all__ = [
     "PATCH",

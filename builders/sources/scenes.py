@@ -8,16 +8,21 @@ the largest visible area, its texture and its colour are the class of the scene.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count as counting
+from typing import Any
 
 import numpy as np
 
-from .solids import SHAPES, intersect
-from .textures import COLOURS, TEXTURES
+from cfqa_data.builders.sources.base import Sample, Source
+from cfqa_data.builders.sources.geometry import IGNORE, normalise
+from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES, intersect
+from cfqa_data.errors import BuildError
+from cfqa_data.format.facts import Terms
 
-__all__ = ["IGNORE", "NUM_CLASSES", "Scene", "SceneSpec", "Solid", "draw_scene", "render"]
+__all__ = ["NUM_CLASSES", "Scene", "SceneSpec", "Scenes", "Solid", "draw_scene", "render"]
 
-IGNORE = 255
 NUM_SHAPES, NUM_TEXTURES, NUM_COLOURS = len(SHAPES), len(TEXTURES), len(COLOURS)
 NUM_CLASSES = NUM_SHAPES * NUM_TEXTURES * NUM_COLOURS
 
@@ -45,16 +50,6 @@ class Solid:
     tilt: float
     tint: tuple[float, float, float]
     light_tone: bool
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.shape < NUM_SHAPES:
-            raise ValueError(f"shape {self.shape} is not in 0..{NUM_SHAPES - 1}")
-        if not 0 <= self.texture < NUM_TEXTURES:
-            raise ValueError(f"texture {self.texture} is not in 0..{NUM_TEXTURES - 1}")
-        if not 0 <= self.colour < NUM_COLOURS:
-            raise ValueError(f"colour {self.colour} is not in 0..{NUM_COLOURS - 1}")
-        if min(self.size) <= 0:
-            raise ValueError(f"size {self.size} is not positive")
 
     @property
     def label(self) -> int:
@@ -332,3 +327,70 @@ def _dominant(spec: SceneSpec, owner: np.ndarray) -> int:
     if first < SMALLEST_SHARE * owner.size or first < DOMINANCE * second:
         return -1
     return spec.solids[int(order[0])].label
+
+
+#: Seeds of training scenes (k-means, hyperpriors) start here, above every evaluation seed.
+_TRAINING_FIRST = 20_000_000
+_PREFIX = {"cls": "scene-cls", "seg": "scene-seg", "dpt": "scene-dpt"}
+
+
+class Scenes(Source):
+    """Scenes whose seeds count up from `seed`; a sample's name ends in its seed.
+
+    cls: square image, class of the dominant solid. seg: an image 1.5 times as wide as high, cut
+    into two windows that overlap by half, and its mask. dpt: square image, its mirror image as the
+    second view, and depth in millimetres.
+
+    Args:
+        task: "cls", "seg" or "dpt".
+        seed: seed of the first sample, 0 <= seed < 20 000 000.
+        side: height of the images and side of a view, in pixels.
+
+    Raises:
+        BuildError: unknown task or impossible seed.
+    """
+
+    terms = Terms(
+        "cc-by-4.0", "https://creativecommons.org/licenses/by/4.0/", inputs=True, truths=True
+    )
+
+    def __init__(self, task: str, seed: int, side: int = 112) -> None:
+        if task not in _PREFIX:
+            raise BuildError(f"no scenes for task '{task}'; known are {', '.join(_PREFIX)}")
+        if not 0 <= seed < _TRAINING_FIRST:
+            raise BuildError(f"the scenes' seed {seed} is not in 0..{_TRAINING_FIRST - 1}")
+        self.task, self.seed, self.side = task, seed, side
+
+    def samples(self) -> Iterator[Sample]:
+        """Scenes by rising seed; for cls only those that one solid dominates."""
+        for seed in counting(self.seed):
+            sample = self._render(seed)
+            if self.task != "cls" or int(sample.truth) >= 0:
+                yield sample
+
+    def sample(self, source_id: str) -> Sample:
+        """Render one scene again by its name."""
+        prefix, _, digits = source_id.rpartition("-")
+        if prefix != _PREFIX[self.task] or not digits.isdecimal():
+            raise BuildError(f"'{source_id}' is not the name of a rendered {self.task} scene")
+        return self._render(int(digits))
+
+    def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
+        """Yield views of at most 100 000 scenes; runs of different seeds share none."""
+        first = _TRAINING_FIRST + 100_000 * (3 * seed + list(_PREFIX).index(self.task))
+        return (self._render(first + index).inputs for index in range(count))
+
+    def _render(self, seed: int) -> Sample:
+        name = f"{_PREFIX[self.task]}-{seed:08d}"
+        side = self.side
+        if self.task == "seg":
+            wide = side * 3 // 2
+            scene = render(draw_scene(seed, aspect=1.5), side, wide)
+            windows = [scene.image[:, :side], scene.image[:, wide - side :]]
+            return Sample(name, normalise(np.stack(windows)), scene.mask)
+        scene = render(draw_scene(seed), side, side)
+        if self.task == "cls":
+            return Sample(name, normalise(scene.image[None]), np.array(scene.label, np.int64))
+        views = np.stack([scene.image, scene.image[:, ::-1]])
+        millimetres = np.round(scene.depth * 1000.0).astype(np.uint16)
+        return Sample(name, normalise(views), millimetres)

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import BuildError, unknown_name
-from .files import Entry, FileSource, Unfit, choose, place, require
-from .images import read_mask, read_rgb, read_size
-from .preprocessing import segmentation_views, two_windows
+from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose, require
+from cfqa_data.builders.sources.geometry import IGNORE
+from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
+from cfqa_data.builders.sources.preprocessing import segmentation_views, two_windows
+from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.format.facts import Terms
 
 __all__ = ["Voc2012"]
 
-_IGNORE = 255
 _CLASSES = 21
 
 
@@ -36,22 +37,22 @@ class Voc2012(FileSource):
         BuildError: another task, or something is missing, unknown or damaged.
     """
 
+    terms = Terms(
+        "other", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/", "PASCAL VOC 2012, Flickr"
+    )
     kind, serves = "voc2012", "seg"
     offered = "VOCtrainval_11-May-2012.tar is at http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 
     def __init__(
         self, task: str, seed: int, root: str, list: str | None = None, train: str | None = None
     ) -> None:
-        self.check(task, seed)
-        given = place("root", root)
+        given, (wanted, training) = self.located(task, seed, root, list, train)
         inner = (given / "VOCdevkit" / "VOC2012", given / "VOC2012")
         self.root = next((folder for folder in inner if folder.is_dir()), given)
         sets = self.root / "ImageSets" / "Segmentation"
-        images, masks = self.root / "JPEGImages", self.root / "SegmentationClass"
-        wanted = None if list is None else place("list", list)
-        self._train = sets / "train.txt" if train is None else place("train", train)
-        required = [images, masks, sets / "val.txt", wanted, self._train if train else None]
-        require((path for path in required if path), self.offered)
+        self._train = training or sets / "train.txt"
+        folders = [self.root / "JPEGImages", self.root / "SegmentationClass"]
+        require([*folders, sets / "val.txt", wanted, training], self.offered)
         known = choose(sets / "val.txt", self._entry)
 
         def named(line: str) -> Entry:
@@ -69,7 +70,7 @@ class Voc2012(FileSource):
         image = self.root / "JPEGImages" / f"{name}.jpg"
         return Entry(name, image, self.root / "SegmentationClass" / f"{name}.png")
 
-    def views(self, entry: Entry) -> np.ndarray:
+    def inputs(self, entry: Entry) -> np.ndarray:
         """The two windows, float32 (2, 3, 518, 518).
 
         Raises:
@@ -93,7 +94,7 @@ class Voc2012(FileSource):
                 f"{entry.truth}: {mask.shape[1]}x{mask.shape[0]}, and the image is "
                 f"{size[1]}x{size[0]}"
             )
-        counted = mask[mask != _IGNORE]
+        counted = mask[mask != IGNORE]
         if not counted.size:
             raise Unfit(f"{entry.truth}: the mask has no pixel that counts")
         if counted.max() >= _CLASSES:

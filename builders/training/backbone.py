@@ -6,6 +6,11 @@ One network learns the three tasks at once. Matrices of the blocks are stepped b
 AdamW; forward and backward run in bfloat16 over float32 masters. Two more linear heads predict
 shape, texture and colour, per patch and per image; they only help the training and are not kept.
 The run is bounded by time, with the learning rate as a function of the share of it that is spent.
+
+With ``--mean FIRST SECOND``, the weights of runs that went on from each other are averaged instead,
+and the mean is measured. Runs that share most of their path end in one basin, and the mean of their
+ends generalises better than either (Izmailov et al., "Averaging Weights Leads to Wider Optima and
+Better Generalization", UAI 2018).
 """
 
 from __future__ import annotations
@@ -13,32 +18,23 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...paths import expanded
-from ...storage import write_tensors
-from ..backbone import Backbone, load_backbone
-from ..heads import (
-    IGNORE,
-    ClsHead,
-    DepthGeometry,
-    DepthHead,
-    SegGeometry,
-    SegHead,
-    load_head,
-)
-from ..sources import normalise
-from ..sources.scenes import NUM_CLASSES, NUM_COLOURS, NUM_SHAPES, NUM_TEXTURES
-from .scenes import (
+from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
+from cfqa_data.builders.sources.geometry import IGNORE, DepthGeometry, SegGeometry, normalise
+from cfqa_data.builders.sources.scenes import NUM_CLASSES, NUM_COLOURS, NUM_SHAPES, NUM_TEXTURES
+from cfqa_data.builders.tasks.classification import ClsHead
+from cfqa_data.builders.tasks.depth import DepthHead
+from cfqa_data.builders.tasks.heads import load_head
+from cfqa_data.builders.tasks.segmentation import SegHead
+from cfqa_data.builders.training.scenes import (
     GRID,
     HELD_OUT_SEED,
     SHARES,
@@ -47,8 +43,10 @@ from .scenes import (
     TrainingScenes,
     render_scenes,
 )
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.paths import expanded
 
-__all__ = ["Config", "MultiTask", "held_out", "restore", "round_to_half", "save", "train"]
+__all__ = ["Config", "MultiTask", "average", "held_out", "restore", "save", "train"]
 
 FACTORS = (NUM_SHAPES, NUM_TEXTURES, NUM_COLOURS)
 
@@ -75,6 +73,17 @@ class Config:
     compile: bool = True
 
 
+OPTIONS = {
+    "--minutes": "minutes",
+    "--muon-rate": "muon_rate",
+    "--adam-rate": "adam_rate",
+    "--count": "scenes",
+    "--first-seed": "first_seed",
+    "--seed": "seed",
+}
+"""Option of the command line -> field of a run's facts."""
+
+
 class MultiTask(nn.Module):
     """The backbone with its three heads, and two heads that only help the training."""
 
@@ -82,8 +91,8 @@ class MultiTask(nn.Module):
         super().__init__()
         dim = config.dim
         self.layers = config.layers
-        self.backbone = Backbone(dim, config.depth, config.num_heads, 4 * dim, GRID)
-        self.cls = ClsHead(dim, NUM_CLASSES)
+        self.backbone = VisionTransformer(dim, config.depth, config.num_heads, 4 * dim, GRID)
+        self.cls = ClsHead(2 * dim, NUM_CLASSES)
         self.seg = SegHead(dim, NUM_SHAPES + 1, SegGeometry(SIDE, SIDE // 2, SIDE))
         self.dpt = DepthHead(
             2 * dim * len(config.layers),
@@ -272,31 +281,23 @@ def restore(model: MultiTask, folder: Path) -> dict[str, object]:
     return report
 
 
-def train(
-    config: Config,
-    folder: Path,
-    out: Path,
-    console: Console | None = None,
-    start: Path | None = None,
-) -> MultiTask:
-    """Train and write the weights.
+def train(config: Config, folder: Path, out: Path, start: Path | None = None) -> MultiTask:
+    """Train and write the weights; say on stdout how it goes.
 
     Args:
         config: facts of the run.
         folder: where the rendered scenes lie or go.
         out: folder of the weights and of ``backbone.json``.
-        console: where progress is shown.
         start: folder of an earlier run's weights to go on from; from scratch when None.
 
     Returns:
         The trained model.
     """
-    console = console or Console()
     scenes = render_scenes(folder / "train", config.first_seed, config.scenes)
     checks = render_scenes(folder / "val", HELD_OUT_SEED, config.held_out)
     torch.manual_seed(config.seed)
     model = MultiTask(config).train()
-    earlier = restore(model, start) if start else None
+    earlier = {"continued_from": restore(model, start)} if start else {}
     steppers = optimisers(model, config)
     base = [[group["lr"] for group in stepper.param_groups] for stepper in steppers]
     # Compiled, a step takes a third of the time on two CPU cores (167 against 63 images/s).
@@ -305,82 +306,92 @@ def train(
     data = batches(scenes, config.batch, config.seed)
     began, step, checked = time.monotonic(), 0, 0.0
     means: dict[str, float] = {}
-    with Progress(console=console) as progress:
-        bar = progress.add_task("training", total=1.0)
-        while (share := (time.monotonic() - began) / (60 * config.minutes)) < 1.0:
-            for stepper, rates in zip(steppers, base, strict=True):
-                for group, lr in zip(stepper.param_groups, rates, strict=True):
-                    group["lr"] = lr * rate(share, config.warmup)
-            images, *truth = next(data)
-            with torch.autocast("cpu", torch.bfloat16):
-                outputs = forward(images)
-            terms = loss_terms(outputs, *truth)
-            for stepper in steppers:
-                stepper.zero_grad(set_to_none=True)
-            torch.stack(list(terms.values())).sum().backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 3.0)
-            for stepper in steppers:
-                stepper.step()
-            step += 1
-            for name, term in terms.items():
-                value = float(term.detach())
-                means[name] = 0.98 * means.get(name, value) + 0.02 * value
-            progress.update(bar, completed=share)
-            if step % 100 == 0:
-                seen = step * config.batch
-                words = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-                speed = seen / (time.monotonic() - began)
-                console.print(f"step {step} ({share:.0%}) {speed:.0f} images/s: {words}")
-            if share - checked > 0.2:
-                checked = share
-                save(model, out, _report(model, config, step, began, held_out(model, checks)))
-                console.print((out / "backbone.json").read_text())
+
+    def report() -> dict[str, object]:
+        return {
+            **vars(config),
+            "minutes": round((time.monotonic() - began) / 60, 1),
+            "planned_minutes": config.minutes,
+            "steps": step,
+            "images_seen": step * config.batch,
+            "torch": torch.__version__,
+            **measured(model, checks),
+        }
+
+    while (share := (time.monotonic() - began) / (60 * config.minutes)) < 1.0:
+        for stepper, rates in zip(steppers, base, strict=True):
+            for group, lr in zip(stepper.param_groups, rates, strict=True):
+                group["lr"] = lr * rate(share, config.warmup)
+        images, *truth = next(data)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = forward(images)
+        terms = loss_terms(outputs, *truth)
+        for stepper in steppers:
+            stepper.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 3.0)
+        for stepper in steppers:
+            stepper.step()
+        step += 1
+        for name, term in terms.items():
+            value = float(term.detach())
+            means[name] = 0.98 * means.get(name, value) + 0.02 * value
+        if step % 100 == 0:
+            words = " ".join(f"{name} {value:.3f}" for name, value in means.items())
+            speed = step * config.batch / (time.monotonic() - began)
+            print(f"step {step} ({share:.0%}) {speed:.0f} images/s: {words}", flush=True)
+        if share - checked > 0.2:
+            checked = share
+            save(model, out, report())
     round_to_half(model)
-    report = _report(model, config, step, began, held_out(model, checks))
-    if earlier is not None:
-        report["continued_from"] = earlier
-    save(model, out, report)
-    console.print(report)
+    save(model, out, report() | earlier)
+    print((out / "backbone.json").read_text())
     return model
 
 
-def _report(
-    model: MultiTask, config: Config, step: int, began: float, figures: dict[str, float]
-) -> dict[str, object]:
+def average(folders: Sequence[Path], config: Config) -> tuple[MultiTask, list[dict[str, object]]]:
+    """Return the model whose tensors are the means of several runs', and the runs' reports."""
+    total: dict[str, Tensor] = {}
+    reports, model = [], MultiTask(config)
+    for folder in folders:
+        reports.append(restore(model, folder))
+        for name, tensor in model.state_dict().items():
+            total[name] = total.get(name, torch.zeros_like(tensor)) + tensor
+    mean = {
+        name: tensor / len(folders) if tensor.is_floating_point() else tensor
+        for name, tensor in total.items()
+    }
+    model.load_state_dict(mean)
+    round_to_half(model)
+    return model, reports
+
+
+def measured(model: MultiTask, checks: TrainingScenes) -> dict[str, object]:
+    """Return the size of the backbone, and the figures on held-out scenes."""
     return {
-        **vars(config),
-        "minutes": round((time.monotonic() - began) / 60, 1),
-        "planned_minutes": config.minutes,
-        "steps": step,
-        "images_seen": step * config.batch,
         "parameters": sum(p.numel() for p in model.backbone.parameters()),
-        "torch": torch.__version__,
-        "held_out_figures": {k: round(v, 4) for k, v in figures.items()},
+        "held_out_figures": {k: round(v, 4) for k, v in held_out(model, checks).items()},
     }
 
 
 def main() -> None:
     """Command line of the training."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--scenes", type=expanded, required=True, help="folder of rendered scenes")
     parser.add_argument("--out", type=expanded, required=True, help="folder of the weights")
     parser.add_argument("--start", type=expanded, help="folder of weights to go on from")
-    parser.add_argument("--minutes", type=float, default=Config.minutes)
-    parser.add_argument("--muon-rate", type=float, default=Config.muon_rate)
-    parser.add_argument("--adam-rate", type=float, default=Config.adam_rate)
-    parser.add_argument("--count", type=int, default=Config.scenes, help="training scenes")
-    parser.add_argument("--first-seed", type=int, default=TRAINING_SEED, help="of those scenes")
-    parser.add_argument("--seed", type=int, default=Config.seed)
-    arguments = parser.parse_args()
-    config = Config(
-        minutes=arguments.minutes,
-        muon_rate=arguments.muon_rate,
-        adam_rate=arguments.adam_rate,
-        scenes=arguments.count,
-        first_seed=arguments.first_seed,
-        seed=arguments.seed,
-    )
-    train(config, arguments.scenes, arguments.out, start=arguments.start)
+    parser.add_argument("--mean", type=expanded, nargs="+", help="folders of weights to average")
+    for option, name in OPTIONS.items():
+        usual = getattr(Config, name)
+        parser.add_argument(option, dest=name, type=type(usual), default=usual)
+    given = vars(parser.parse_args())
+    config = Config(**{name: given[name] for name in OPTIONS.values()})
+    if not given["mean"]:
+        train(config, given["scenes"], given["out"], given["start"])
+        return
+    model, reports = average(given["mean"], config)
+    checks = render_scenes(given["scenes"] / "val", HELD_OUT_SEED, config.held_out)
+    save(model, given["out"], {**measured(model, checks), "mean_of": reports})
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from cfqa_data.builders.training.hyperprior_plan import model_size
-from cfqa_data.codecs.hyperprior import Hyperprior
-from cfqa_data.codecs.hyperprior_checkpoint import read_checkpoint
-from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
+from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
+from cfqa_data.codecs.hyperprior.codec import Hyperprior
+from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, write_ladder
 from cfqa_data.errors import BuildError, CfqaError, CodecError
-from cfqa_data.manifest import hash_file
+from cfqa_data.format.manifest import hash_file
+from cfqa_data.format.storage import check_writable
 from cfqa_data.paths import expanded
-from cfqa_data.storage import check_writable
 
 __all__ = ["convert", "main"]
 

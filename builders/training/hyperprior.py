@@ -19,34 +19,67 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
-from cfqa_data.builders.training.hyperprior_batches import read_planes
+from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.builders.processes.stage import Stage, drive
+from cfqa_data.builders.training.hyperprior_plan import LAMBDAS as PUBLISHED
 from cfqa_data.builders.training.hyperprior_plan import (
     MULTI_TASK,
     Job,
     Settings,
     check_kept,
+    generations,
     model_size,
     plan,
+    published,
     read_model,
+    read_planes,
 )
-from cfqa_data.builders.training.hyperprior_published import LAMBDAS as PUBLISHED
-from cfqa_data.builders.training.hyperprior_published import published
-from cfqa_data.builders.training.hyperprior_workers import train, train_all
-from cfqa_data.codecs.hyperprior_weights import write_ladder
+from cfqa_data.codecs.hyperprior.weights import write_ladder
+from cfqa_data.console.progress import Silent
 from cfqa_data.errors import BuildError, CfqaError
-from cfqa_data.guard import check_guard
+from cfqa_data.format.first import TASKS
+from cfqa_data.format.storage import write_text
 from cfqa_data.paths import expanded
-from cfqa_data.storage import write_text
-from cfqa_data.tasks import TASKS
 
-__all__ = ["main", "train", "train_ladders"]
+__all__ = ["Trainings", "main", "train_ladders"]
 
 LAMBDAS = (0.2, 0.1, 0.052, 0.027, 0.014, 0.0072, 0.0037, 0.0019, 0.001, 0.0005)
+
+
+@dataclass(frozen=True)
+class Trainings(Stage):
+    """Models to train of which none is another's parent."""
+
+    name, unit = "train", "steps"
+    jobs: Sequence[Job]
+    settings: Settings
+
+    def items(self) -> Sequence[Job]:
+        """Return the models."""
+        return self.jobs
+
+    def outputs(self, item: Job) -> tuple[Path, ...]:
+        """Return a model's file."""
+        return (item.path(self.settings),)
+
+    def cost(self, item: Job) -> int:
+        """Return the steps that a model takes."""
+        return item.steps(self.settings)
+
+    def run(self, item: Job) -> dict[str, Any]:
+        """Train a model; what is wrong with it is told before the others end, too."""
+        from cfqa_data.builders.training.hyperprior_train import train
+
+        try:
+            return train(item, self.settings)
+        except BuildError as error:
+            print(error, file=sys.stderr, flush=True)
+            raise
 
 
 def train_ladders(
@@ -57,7 +90,6 @@ def train_ladders(
     Raises:
         BuildError: the features, the lambdas or the models that are there cannot be used.
     """
-    check_guard()
     if workers < 1:
         raise BuildError(f"workers must be 1 or more, got {workers}")
     jobs = plan(lambdas, settings.start == "chain")
@@ -65,11 +97,22 @@ def train_ladders(
     check_kept(jobs, settings)
     waiting = [job for job in jobs if not job.path(settings).is_file()]
     if waiting:
-        from cfqa_data.builders.training.hyperprior_resume import check_states
+        from cfqa_data.builders.training.hyperprior_train import check_states
 
         check_states(waiting, settings)
-        train_all(waiting, settings, workers)
+        with Executor(workers) as executor:
+            for ready in generations(waiting):
+                for job, report in drive(Trainings(ready, settings), executor, Silent()):
+                    print(_line(job, report), flush=True)
     return _assemble(jobs, settings)
+
+
+def _line(job: Job, report: dict[str, Any]) -> str:
+    told = "  ".join(
+        f"{task} {entry['bpfp']:.3f} bpfp mse {entry['mse']:.1f}"
+        for task, entry in report["held_out"].items()
+    )
+    return f"{job.ladder} {job.lmbda:g} ({report['seconds']:.0f} s): {told}"
 
 
 def _assemble(jobs: list[Job], settings: Settings) -> list[Path]:
@@ -89,22 +132,7 @@ def _assemble(jobs: list[Job], settings: Settings) -> list[Path]:
     return paths
 
 
-OPTIONS: Mapping[str, tuple[type, str]] = MappingProxyType(
-    {
-        "threads": (int, "threads of each worker"),
-        "first_steps": (int, "steps of a model that starts from the transform"),
-        "steps": (int, "steps of every other model; with --published, at most"),
-        "batch": (int, "patches per step"),
-        "n": (int, "inner channels"),
-        "m": (int, "channels of y"),
-        "stages": (int, "strides of 2 to y"),
-        "rate": (float, "highest step size"),
-        "epoch": (int, "steps between two saved states, and validations with --published"),
-        "seed": (int, "of initialisation, sampling and noise"),
-        "start": (str, "random weights, or a chain from the transform: random or chain"),
-        "device": (str, "cpu or cuda"),
-    }
-)
+OPTIONS = {entry.name: entry for entry in fields(Settings) if entry.metadata}
 """Settings that can be given; each has the name of its field."""
 
 
@@ -115,8 +143,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="models trained at a time")
     told = "size, lambdas, patches, schedule and coding of the published models"
     parser.add_argument("--published", action="store_true", help=told)
-    for name, (kind, told) in OPTIONS.items():
-        option = f"--{name.replace('_', '-')}"
+    for name, entry in OPTIONS.items():
+        option, told = f"--{name.replace('_', '-')}", entry.metadata["told"]
+        kind = type(entry.default)
         parser.add_argument(option, type=kind, default=argparse.SUPPRESS, help=told)
     parser.add_argument("--lambdas", type=float, nargs="+", help="of the ladder of all tasks")
     for task in TASKS:

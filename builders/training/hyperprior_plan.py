@@ -1,13 +1,23 @@
-"""What is trained: the settings of a run, its models and their parents, and the models kept."""
+"""What is trained: the settings of a run, its planes, models with their parents, and what is kept.
+
+The published settings are from the public code of Gao et al., "Compressed Feature Quality
+Assessment: Dataset and Baselines" (ACM MM 2025, arXiv 2506.07412), and, where that leaves the
+choice to CompressAI, from CompressAI's example of a training (version 1.2): Adam, gradient clip 1,
+a plateau schedule with a factor of 0.1 and a patience of ten, 16 patches a step.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from cfqa_data.codecs.hyperprior_weights import (
+import numpy as np
+
+from cfqa_data.codecs.hyperprior.weights import (
     MINI_PAD,
     PAPER_PAD,
     HyperpriorWeights,
@@ -15,36 +25,58 @@ from cfqa_data.codecs.hyperprior_weights import (
     read_ladder,
 )
 from cfqa_data.errors import BuildError
-from cfqa_data.manifest import hash_file
+from cfqa_data.format.first import TASKS
+from cfqa_data.format.manifest import hash_file
 
 __all__ = [
+    "LAMBDAS",
     "MULTI_TASK",
+    "SEG_LISTED",
     "Job",
     "Settings",
     "check_kept",
+    "generations",
     "model_size",
     "plan",
     "provenance",
+    "published",
     "read_model",
+    "read_planes",
 ]
 
 MULTI_TASK = "hyperprior_multi_task"
 
-LEAST = {
-    "m": 1,
-    "stages": 2,
-    "batch": 1,
-    "first_steps": 0,
-    "steps": 0,
-    "rate": 0.0,
-    "seed": 0,
-    "threads": 1,
-    "epoch": 1,
-}
-"""Smallest value of each setting that is a number; n's depends on the stages."""
+HELD_OUT = 0.1
+"""Share of the planes that no model is trained on."""
 
-CHOICES = {"start": ("chain", "random"), "device": ("cpu", "cuda")}
-"""What each setting that is a name may be."""
+SEG_LISTED = (
+    *(0.0003, 0.0005, 0.0007, 0.0008, 0.0015, 0.002),
+    *(0.0025, 0.003, 0.004, 0.005, 0.01, 0.015),
+)
+"""The twelve lambdas that the code lists for seg; which ten were released is not stated."""
+
+LAMBDAS: Mapping[str, tuple[float, ...]] = MappingProxyType(
+    {
+        MULTI_TASK: (0.0005, 0.001, 0.0025, 0.003, 0.004, 0.005, 0.006, 0.007, 0.01, 0.015),
+        "hyperprior_task_specific-cls": (
+            *(0.0016, 0.002, 0.0025, 0.003, 0.004),
+            *(0.005, 0.008, 0.01, 0.012, 0.015),
+        ),
+        # Without the two smallest: no other task's own list goes below 0.0013, and the shared one
+        # ends at 0.0005, so they are the likeliest to have been given up.
+        "hyperprior_task_specific-seg": SEG_LISTED[2:],
+        "hyperprior_task_specific-dpt": (
+            *(0.0013, 0.0015, 0.0017, 0.0024, 0.0028),
+            *(0.0032, 0.005, 0.007, 0.008, 0.009),
+        ),
+    }
+)
+"""Ten lambdas per ladder."""
+
+
+def _setting(usual: Any, told: str, least: float | None = None, known: Sequence[str] = ()) -> Any:
+    """A setting that the command takes: its help, its smallest value, or what it may be."""
+    return field(default=usual, metadata={"told": told, "least": least, "known": known})
 
 
 @dataclass(frozen=True)
@@ -54,19 +86,9 @@ class Settings:
     Attributes:
         features: file of planes.
         out: folder that receives models, ladders and report.
-        n, m, stages: size of the network.
-        batch: patches per step.
         patch: (rows, cols) that a patch has at least, see :attr:`patch_shape`.
-        first_steps: steps of the model that starts from the transform.
-        steps: steps of every other model.
-        rate: Adam's step size at its highest.
-        seed: of initialisation, sampling and noise.
-        threads: of each worker.
-        epoch: steps between two saved states, and between validations if published.
-        start: ``chain``, from the transform and from each other, or ``random``.
         published: whether models are trained, padded and coded as the published ones: float32, a
             plateau schedule on held-out planes after every epoch, and CompressAI's conventions.
-        device: ``cpu`` or ``cuda``.
 
     Raises:
         BuildError: a number is too small, or not finite; there is no such start or device.
@@ -74,30 +96,32 @@ class Settings:
 
     features: str
     out: str
-    n: int = 32
-    m: int = 64
-    stages: int = 3
-    batch: int = 8
+    threads: int = _setting(1, "threads of each worker", least=1)
+    first_steps: int = _setting(4000, "steps of a model that starts from the transform", least=0)
+    steps: int = _setting(2000, "steps of every other model; with --published, at most", least=0)
+    batch: int = _setting(8, "patches per step", least=1)
+    n: int = _setting(32, "inner channels")
+    m: int = _setting(64, "channels of y", least=1)
+    stages: int = _setting(3, "strides of 2 to y", least=2)
+    rate: float = _setting(2e-3, "highest step size", least=0.0)
+    epoch: int = _setting(
+        1000, "steps between two saved states, and validations with --published", least=1
+    )
+    seed: int = _setting(0, "of initialisation, sampling and noise", least=0)
+    start: str = _setting(
+        "chain", "random weights, or a chain from the transform", known=("chain", "random")
+    )
+    device: str = _setting("cpu", "where models are trained", known=("cpu", "cuda"))
     patch: tuple[int, int] = (72, 96)
-    first_steps: int = 4000
-    steps: int = 2000
-    rate: float = 2e-3
-    seed: int = 0
-    threads: int = 1
-    epoch: int = 1000
-    start: str = "chain"
     published: bool = False
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            if not least <= getattr(self, name) < math.inf:
-                told = f"{name} must be {least} or more, and finite"
-                raise BuildError(f"{told}; got {getattr(self, name)}")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                told = f"{name} must be {' or '.join(known)}"
-                raise BuildError(f"{told}, got {getattr(self, name)!r}")
+        for entry in fields(self):
+            name, value, of = entry.name, getattr(self, entry.name), entry.metadata
+            if of.get("least") is not None and not of["least"] <= value < math.inf:
+                raise BuildError(f"{name} must be {of['least']} or more, and finite; got {value}")
+            if of.get("known") and value not in of["known"]:
+                raise BuildError(f"{name} must be {' or '.join(of['known'])}, got {value!r}")
         if self.device == "cuda":
             import torch
 
@@ -128,6 +152,24 @@ class Settings:
         if self.published:
             return PAPER_PAD
         return replace(MINI_PAD, multiple=self.stride)
+
+
+def published(features: str, out: str) -> Settings:
+    """Return the settings of the published training."""
+    return Settings(
+        features=features,
+        out=out,
+        n=128,
+        m=192,
+        stages=4,
+        batch=16,
+        patch=(256, 256),
+        first_steps=500_000,
+        steps=500_000,
+        rate=1e-4,
+        start="random",
+        published=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -179,6 +221,14 @@ def plan(lambdas: dict[str, tuple[float, ...]], chained: bool = True) -> list[Jo
             nearest = min(chain, key=lambda job: abs(math.log(job.lmbda / lmbda)))
             jobs.append(Job(ladder, lmbda, nearest if chained else None))
     return jobs
+
+
+def generations(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Yield jobs in groups, each after those with the parents of its models."""
+    while jobs:
+        ready = [job for job in jobs if job.parent not in jobs]
+        yield ready
+        jobs = [job for job in jobs if job not in ready]
 
 
 def provenance(job: Job, settings: Settings) -> dict[str, Any]:
@@ -250,3 +300,30 @@ def check_kept(jobs: list[Job], settings: Settings) -> None:
         if differing:
             told = "; ".join(differing)
             raise BuildError(f"{path} has {told}: give the same again, or another --out")
+
+
+def read_planes(path: str, task: str | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return training and held-out planes per task, uint8 (count, rows, cols).
+
+    Args:
+        path: safetensors with one tensor per task.
+        task: the only one wanted, or None for all.
+
+    Raises:
+        BuildError: the file is not one of planes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BuildError(f"{path}: not a file of planes ({error})") from None
+    planes = {}
+    for name in TASKS if task is None else (task,):
+        found = tensors.get(name)
+        if found is None or found.ndim != 3 or found.dtype != np.uint8 or len(found) < 2:
+            raise BuildError(f"{path}: needs a tensor {name!r}, uint8 (count > 1, rows, cols)")
+        held_out = max(1, round(HELD_OUT * len(found)))
+        planes[name] = (found[:-held_out], found[-held_out:])
+    return planes

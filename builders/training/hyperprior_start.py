@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cfqa_data.codecs.hyperprior_module import ScaleHyperprior
+from cfqa_data.codecs.hyperprior.module import ScaleHyperprior
 
 __all__ = ["block_statistics", "rescale", "start_at_transform", "step_size"]
 

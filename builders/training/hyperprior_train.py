@@ -3,39 +3,122 @@
 The auxiliary loss of CompressAI moves the quantiles of z to where its density has them, and
 nothing else: no gradient of it reaches the network.  Here they are solved for, by bisection,
 whenever they are used, which is where a converged auxiliary loss ends.
+
+The state of a training is saved, so that an interrupted one goes on as if it had not been: one file
+beside the models, replaced whole, read without running any code from it.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cfqa_data.builders.training.hyperprior_batches import read_planes, sample_batch
-from cfqa_data.builders.training.hyperprior_plan import Job, Settings, provenance, read_model
-from cfqa_data.builders.training.hyperprior_resume import load_state, save_state, state_path
+from cfqa_data.builders.training.hyperprior_plan import (
+    Job,
+    Settings,
+    provenance,
+    read_model,
+    read_planes,
+)
 from cfqa_data.builders.training.hyperprior_start import (
     block_statistics,
     rescale,
     start_at_transform,
 )
-from cfqa_data.codecs.hyperprior import Hyperprior
-from cfqa_data.codecs.hyperprior_module import GDN, ScaleHyperprior
-from cfqa_data.codecs.hyperprior_weights import HyperpriorWeights, write_ladder
+from cfqa_data.codecs.hyperprior.codec import Hyperprior
+from cfqa_data.codecs.hyperprior.module import GDN, ScaleHyperprior
+from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, write_ladder
+from cfqa_data.console.text import duration
 from cfqa_data.errors import BuildError, CodecError
-from cfqa_data.invariants import bits_of
+from cfqa_data.format.checkpoints import load_plain
+from cfqa_data.format.invariants import bits_of
+from cfqa_data.format.storage import atomic_path
 
-__all__ = ["Training", "evaluate", "learning_rate"]
+__all__ = [
+    "Training",
+    "check_states",
+    "evaluate",
+    "learning_rate",
+    "sample_batch",
+    "state_path",
+    "train",
+]
 
 EVALUATED = 12  # held-out planes per task in the report
 PIECE = (256, 512)  # of planes that have more points; exact coding takes minutes per million
 FACTOR, PATIENCE = 0.1, 10  # of the plateau schedule
 LEAST = 0.99e-6  # a plateau schedule that falls below this has ended
+EVERY = 60.0  # seconds between two lines of a training
+
+
+_FOREIGN = (LookupError, TypeError, ValueError, AttributeError)
+
+
+def state_path(job: Job, settings: Settings) -> Path:
+    """Return the file of an unfinished model's state."""
+    return job.path(settings).with_suffix(".state")
+
+
+def check_states(jobs: Iterable[Job], settings: Settings) -> None:
+    """See that the states of unfinished models can be taken up, before anything is trained.
+
+    Raises:
+        BuildError: a file is damaged, or another training's.
+    """
+    for job in jobs:
+        if state_path(job, settings).is_file():
+            _read(state_path(job, settings), provenance(job, settings))
+
+
+def _read(path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file holds, if it is of the training that makes ``made``."""
+    try:
+        state: dict[str, Any] = load_plain(path, mapped=False)
+        kept = state["made"]
+        differing = [key for key in made if kept.get(key) != made[key]]
+    except (BuildError, *_FOREIGN) as error:
+        raise _damaged(path, error) from None
+    if differing:
+        told = ", ".join(f"{key} {kept.get(key)}, not {made[key]}" for key in differing)
+        raise BuildError(f"{path} is of a training with {told}: give the same again, or delete it")
+    return state
+
+
+def _damaged(path: Path, error: Exception) -> BuildError:
+    reason = (str(error).removeprefix(f"{path}: ").splitlines() or [type(error).__name__])[0]
+    return BuildError(f"{path}: not the state of a training ({reason}); delete it to start again")
+
+
+def train(job: Job, settings: Settings) -> dict[str, Any]:
+    """Train one model, write its file, and return its line of the report.
+
+    A training that was interrupted goes on from the state that it saved last. It says on stderr,
+    once a minute, how far it is.
+
+    Raises:
+        BuildError: its state cannot be used, its loss is not finite, or the memory does not
+            suffice.
+    """
+    try:
+        training = Training(job, settings)
+        began, said = training.step, time.monotonic()
+        while not training.ended:
+            training.advance()
+            if time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                print(training.told(began), file=sys.stderr, flush=True)
+        return training.finish()
+    except torch.OutOfMemoryError:
+        told = f"{job.name}: the device has too little memory for a batch of {settings.batch}"
+        raise BuildError(f"{told}; give fewer --workers or a smaller --batch") from None
 
 
 class Training:
@@ -71,9 +154,9 @@ class Training:
             )
         self.loss = math.nan
         self.state = state_path(job, settings)
-        self.step, self.earlier = load_state(
-            self.state, self.made, self.model, self.stateful, self.generator
-        )
+        self.step, self.earlier = 0, 0.0
+        if self.state.is_file():
+            self._take_up(_read(self.state, self.made))
 
     @property
     def seconds(self) -> float:
@@ -85,6 +168,15 @@ class Training:
         """Whether all steps are done, or the plateau schedule has come to its end."""
         flat = self.settings.published and self.optimizer.param_groups[0]["lr"] < LEAST
         return self.step >= self.steps or flat
+
+    def told(self, first: int) -> str:
+        """Return how far it is, having begun at a step."""
+        pace = (self.step - first) / (time.monotonic() - self.began)
+        left = duration((self.steps - self.step) / pace)
+        loss = "" if math.isnan(self.loss) else f", loss {self.loss:.4g}"
+        return (
+            f"{self.job.name}: {self.step} of {self.steps} steps, {pace:.3g}/s, {left} left{loss}"
+        )
 
     def advance(self) -> None:
         """Do one step; validate and save when it is time to."""
@@ -117,14 +209,36 @@ class Training:
             loss = self.validate()
             self.stateful["plateau"].step(loss)
         self.loss = loss
-        save_state(
-            self.state,
-            (self.step, self.seconds),
-            self.made,
-            self.model,
-            self.stateful,
-            self.generator,
-        )
+        self._save()
+
+    def _save(self) -> None:
+        device = next(self.model.parameters()).device
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "made": self.made,
+            "model": self.model.state_dict(),
+            "generator": self.generator.bit_generator.state,
+            "noise": torch.get_rng_state(),
+            "device_noise": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            **{name: part.state_dict() for name, part in self.stateful.items()},
+        }
+        with atomic_path(self.state) as partial:
+            torch.save(state, partial)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        device = next(self.model.parameters()).device
+        try:
+            self.model.load_state_dict(state["model"])
+            self.generator.bit_generator.state = state["generator"]
+            torch.set_rng_state(state["noise"])
+            if device.type == "cuda" and state["device_noise"] is not None:
+                torch.cuda.set_rng_state(state["device_noise"], device)
+            for name, part in self.stateful.items():
+                part.load_state_dict(state[name])
+            self.step, self.earlier = int(state["step"]), float(state["seconds"])
+        except (RuntimeError, *_FOREIGN) as error:
+            raise _damaged(self.state, error) from None
 
     def validate(self) -> float:
         """Return the loss with rounding on held-out training planes, a fixed patch of each."""
@@ -151,11 +265,10 @@ class Training:
         # Rounded first: the tables must belong to the weights that are stored.
         dtype = np.float32 if settings.published else np.float16
         state = {key: value.numpy().astype(dtype) for key, value in model.state_dict().items()}
-        make = (
-            HyperpriorWeights.as_published if settings.published else HyperpriorWeights.from_state
-        )
         try:
-            weights = make(state, settings.pad)
+            weights = HyperpriorWeights.from_state(
+                state, settings.pad, published=settings.published
+            )
             held_out = evaluate(weights, {name: pair[1] for name, pair in self.planes.items()})
         except CodecError as error:
             raise self._failed(str(error)) from None
@@ -202,6 +315,44 @@ class Training:
         error = ((decoded - x).square() * counted).sum() / points
         loss: Tensor = self.job.lmbda * 255.0**2 * error + bits
         return loss
+
+
+def sample_batch(
+    planes: list[np.ndarray],
+    count: int,
+    patch: tuple[int, int],
+    stride: int,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return random patches on the stride's grid, the tasks in turn, and which samples count.
+
+    Args:
+        planes: per task, uint8 (count, rows, cols).
+        count: patches in the batch.
+        patch: (rows, cols) of a patch, multiples of the stride.
+        stride: patches begin at its multiples.
+        generator: draws planes and places.
+
+    Returns:
+        float32 patches (count, 1, rows, cols) in [0, 1) and a mask of the same shape: 0 where
+        a patch reaches over the plane's edge into the padding.
+    """
+    rows, cols = patch
+    patches = np.empty((count, 1, rows, cols), np.float32)
+    mask = np.zeros_like(patches)
+    start = int(generator.integers(len(planes)))
+    for place in range(count):
+        source = planes[(start + place) % len(planes)]
+        plane = source[generator.integers(len(source))]
+        corner = [
+            stride * int(generator.integers(max(0, -(-(side - wanted) // stride)) + 1))
+            for side, wanted in zip(plane.shape, (rows, cols), strict=True)
+        ]
+        piece = plane[corner[0] : corner[0] + rows, corner[1] : corner[1] + cols]
+        margins = ((0, rows - piece.shape[0]), (0, cols - piece.shape[1]))
+        patches[place, 0] = np.pad(piece, margins, mode="edge") / np.float32(256.0)
+        mask[place, 0, : piece.shape[0], : piece.shape[1]] = 1.0
+    return patches, mask
 
 
 def learning_rate(step: int, steps: int) -> float:

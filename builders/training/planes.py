@@ -16,16 +16,19 @@ import numpy as np
 
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.errors import CfqaError
-from cfqa_data.packing import pack
+from cfqa_data.format.packing import pack
+from cfqa_data.format.quantizers import KMeansQuantizer, fit_kmeans
+from cfqa_data.format.storage import write_tensors
 from cfqa_data.paths import expanded
-from cfqa_data.quantizers import KMeansQuantizer, fit_kmeans
-from cfqa_data.recipe import load_recipe
-from cfqa_data.storage import write_tensors
+from cfqa_data.recipe.load import load_recipe
 
 __all__ = ["COUNTS", "FITTED_ON", "fit_tables", "main", "training_features", "training_planes"]
 
 COUNTS: Mapping[str, int] = {"cls": 1500, "seg": 750, "dpt": 400}
 """Features per task that the learned codec is trained on, by default."""
+
+OTHERS = 400
+"""Features of any other task."""
 
 FITTED_ON = 10
 """Features per task that its k-means tables are fitted on."""
@@ -39,8 +42,8 @@ def training_features(models: Models, task: str, count: int, seed: int) -> Itera
     """Yield float32 (N, C, T, D) features of `count` training images of a task."""
     source = models.source(task)
     for chunk, start in enumerate(range(0, count, _CHUNK)):
-        for views in source.training_views(min(_CHUNK, count - start), seed + chunk):
-            yield models.features(task, views)
+        for inputs in source.training_inputs(min(_CHUNK, count - start), seed + chunk):
+            yield models.features(task, inputs)
 
 
 def fit_tables(models: Models, task: str, count: int = FITTED_ON) -> np.ndarray:
@@ -83,7 +86,7 @@ def _write(chosen: argparse.Namespace) -> None:
     tables, planes = {}, {}
     for task in recipe.tasks:
         tables[task] = fit_tables(models, task)
-        planes[task] = training_planes(models, task, tables[task], getattr(chosen, task))
+        planes[task] = training_planes(models, task, tables[task], getattr(chosen, task, OTHERS))
         print(f"{task}: {planes[task].shape[0]} planes of {planes[task].shape[1:]}")
     if chosen.tables:
         write_tensors(chosen.tables, tables)

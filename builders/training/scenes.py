@@ -7,16 +7,22 @@ or calibration scene lies there.
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
-from ..sources.scenes import NUM_COLOURS, NUM_SHAPES, NUM_TEXTURES, draw_scene, render
-from ..spawning import spawning
+from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.builders.processes.stage import Stage, drive
+from cfqa_data.builders.sources.scenes import (
+    NUM_COLOURS,
+    NUM_SHAPES,
+    NUM_TEXTURES,
+    draw_scene,
+    render,
+)
+from cfqa_data.console.terminal import show_progress
 
 __all__ = ["HELD_OUT_SEED", "TRAINING_SEED", "TrainingScenes", "open_scenes", "render_scenes"]
 
@@ -70,24 +76,41 @@ def _shares(owner: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     return np.concatenate(columns, axis=1).astype(np.uint8)
 
 
-def _render_rows(folder: Path, first_seed: int, start: int, stop: int) -> int:
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in _FIELDS}
-    for row in range(start, stop):
-        seed = first_seed + row
-        if row % 2:
-            spec = draw_scene(seed, aspect=1.5)
-            left = int(np.random.default_rng(seed).integers(0, SIDE // 2 + 1))
-            scene = render(spec, SIDE, SIDE * 3 // 2, (left, left + SIDE))
-        else:
-            spec = draw_scene(seed)
-            scene = render(spec, SIDE, SIDE)
-        kinds = [(0, 0, 0)] + [(1 + s.shape, 1 + s.texture, 1 + s.colour) for s in spec.solids]
-        arrays["image"][row] = scene.image
-        arrays["label"][row] = scene.label
-        arrays["mask"][row] = scene.mask[::2, ::2]
-        arrays["depth"][row] = scene.depth[::2, ::2]
-        arrays["shares"][row] = _shares(scene.owner, np.array(kinds))
-    return stop - start
+@dataclass(frozen=True)
+class Rendering(Stage):
+    """Rows of the arrays, 250 an item."""
+
+    name, unit = "render", "scenes"
+    folder: Path
+    first_seed: int
+    count: int
+
+    def items(self) -> Sequence[int]:
+        """Return the first rows of all items."""
+        return range(0, self.count, 250)
+
+    def cost(self, item: int) -> int:
+        """Return how many rows an item has."""
+        return min(250, self.count - item)
+
+    def run(self, item: int) -> None:
+        """Render an item's rows."""
+        arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r+") for name in _FIELDS}
+        for row in range(item, item + self.cost(item)):
+            seed = self.first_seed + row
+            if row % 2:
+                spec = draw_scene(seed, aspect=1.5)
+                left = int(np.random.default_rng(seed).integers(0, SIDE // 2 + 1))
+                scene = render(spec, SIDE, SIDE * 3 // 2, (left, left + SIDE))
+            else:
+                spec = draw_scene(seed)
+                scene = render(spec, SIDE, SIDE)
+            kinds = [(0, 0, 0)] + [(1 + s.shape, 1 + s.texture, 1 + s.colour) for s in spec.solids]
+            arrays["image"][row] = scene.image
+            arrays["label"][row] = scene.label
+            arrays["mask"][row] = scene.mask[::2, ::2]
+            arrays["depth"][row] = scene.depth[::2, ::2]
+            arrays["shares"][row] = _shares(scene.owner, np.array(kinds))
 
 
 def render_scenes(folder: Path, first_seed: int, count: int, workers: int = 2) -> TrainingScenes:
@@ -109,17 +132,8 @@ def render_scenes(folder: Path, first_seed: int, count: int, workers: int = 2) -
             np.lib.format.open_memmap(
                 folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)
             ).flush()
-        starts = range(0, count, 250)
-        method = multiprocessing.get_start_method()
-        with spawning(method), ProcessPoolExecutor(workers) as pool:
-            parts = pool.map(
-                _render_rows,
-                [folder] * len(starts),
-                [first_seed] * len(starts),
-                starts,
-                [min(start + 250, count) for start in starts],
-            )
-            for _ in track(parts, total=len(starts), description="rendering"):
+        with Executor(workers) as executor, show_progress() as progress:
+            for _ in drive(Rendering(folder, first_seed, count), executor, progress):
                 pass
         done.touch()
     return open_scenes(folder)

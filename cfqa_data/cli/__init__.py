@@ -43,6 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from cfqa_data.cli.commands import app
+    from cfqa_data.cli import commands
 
-    return app
+    return commands.shared.app

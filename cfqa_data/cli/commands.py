@@ -9,9 +9,17 @@ from typing import Any
 
 import typer
 
-from cfqa_data.cli import checking, looking, making, scoring, sharing
+from cfqa_data.cli import shared
+from cfqa_data.cli.build import build
+from cfqa_data.cli.eval import evaluate
+from cfqa_data.cli.export import export
+from cfqa_data.cli.import_release import import_release
+from cfqa_data.cli.info import info
 from cfqa_data.cli.process import STDOUT, drop, say
-from cfqa_data.cli.shared import app, interrupted
+from cfqa_data.cli.publish import publish
+from cfqa_data.cli.repair import repair
+from cfqa_data.cli.report import report
+from cfqa_data.cli.verify import verify
 from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
 
@@ -25,18 +33,18 @@ BUILDING = ("build", "import-release", "repair")
 
 # In the order in which the help shows them.
 COMMANDS: dict[str, Callable[..., None]] = {
-    "build": making.build,
-    "import-release": making.import_release,
-    "info": looking.info,
-    "verify": checking.verify,
-    "repair": checking.repair,
-    "eval": scoring.evaluate,
-    "report": scoring.write_page,
-    "export": sharing.export,
-    "publish": sharing.publish,
+    "build": build,
+    "import-release": import_release,
+    "info": info,
+    "verify": verify,
+    "repair": repair,
+    "eval": evaluate,
+    "report": report,
+    "export": export,
+    "publish": publish,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    shared.command(_name, _command)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -54,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     except CfqaError as error:
         return _fail(str(error))
     except KeyboardInterrupt as stop:
-        return interrupted(stop)
+        return shared.interrupted(stop)
     except MemoryError as error:
         return _fail(f"out of memory: {error or 'nothing more can be had'}; free some, go on then")
     except BrokenPipeError:
@@ -69,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _invoke(arguments: list[str]) -> int:
     """Run a command; what it raises comes through, which typer's own `main` would answer."""
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(shared.app)
     try:
         with command.make_context("cfqa", arguments) as context:
             command.invoke(context)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from cfqa_data.text import printable
+from cfqa_data.console.text import printable
 
 __all__ = ["STDOUT", "drop", "leave", "own_process", "say"]
 

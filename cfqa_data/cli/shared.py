@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
+from copy import copy
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from cfqa_data.cli.process import say
+from cfqa_data.console import terminal
+from cfqa_data.console.progress import Progress
+from cfqa_data.errors import CfqaError
 from cfqa_data.paths import expanded, real_path
-from cfqa_data.resources import ROOT_VARIABLE
 
 __all__ = [
+    "OUT",
+    "AcceptVersions",
     "AnyDataset",
     "Codecs",
     "DataRoot",
@@ -26,19 +33,21 @@ __all__ = [
     "FollowLinks",
     "Force",
     "Json",
+    "Target",
     "Task",
     "Tier",
     "Untrusted",
     "Workers",
+    "answer",
     "app",
+    "check_free",
     "cores",
-    "folder_there",
     "interrupted",
     "local_path",
+    "path_option",
     "plain_file",
-    "print_json",
-    "resumable",
     "use_root",
+    "working",
 ]
 
 app = typer.Typer(
@@ -48,31 +57,11 @@ app = typer.Typer(
     help="Compressed Feature Quality Assessment: build a dataset, look at it, score metrics on it.",
 )
 
+Tier = Literal["full", "light"]
+Target = Literal["distortion", "loss"]
 
-class Tier(StrEnum):
-    """Which files a dataset folder holds."""
-
-    full = "full"
-    light = "light"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Force = Annotated[
-    bool, typer.Option("--force", help="Replace what is there at the start, whatever it holds.")
-]
-Untrusted = Annotated[
-    bool,
-    typer.Option(
-        "--untrusted", help="Decode a stranger's bitstreams in processes that can do nothing else."
-    ),
-]
-
-FollowLinks = Annotated[
-    bool,
-    typer.Option(
-        "--follow-links", help="Read what links lead to out of the folder: for one of your own."
-    ),
-]
+OUT = ("--out", "-o")
+"""Names of the option that says where to write."""
 
 
 def local_path(text: str) -> Path:
@@ -98,12 +87,36 @@ def folder_there(text: str) -> Path:
     return path
 
 
+def path_option(
+    metavar: str, *names: str, help: str | None = None, parser: Any = local_path
+) -> Any:
+    """Return an option that takes a path."""
+    return typer.Option(*names, parser=parser, metavar=metavar, help=help)
+
+
+def flag(name: str, help: str) -> Any:
+    """Return an option that takes no value."""
+    return typer.Option(name, help=help)
+
+
+Out = Annotated[Path, path_option("DIR", *OUT)]
+Json = Annotated[bool, flag("--json", "Print one JSON object instead of text.")]
+Force = Annotated[bool, flag("--force", "Replace what is there at the start, whatever it holds.")]
+Untrusted = Annotated[
+    bool,
+    flag("--untrusted", "Decode a stranger's bitstreams in processes that can do nothing else."),
+]
+FollowLinks = Annotated[
+    bool,
+    flag("--follow-links", "Read what links lead to out of the folder: for one of your own."),
+]
+AcceptVersions = Annotated[
+    bool, flag("--accept-versions", "Go on with what other versions of software began.")
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", parser=local_path, help="A dataset folder.")]
 AnyDataset = Annotated[
     str, typer.Argument(metavar="DIR", help="A dataset folder, or org/name on the Hub.")
 ]
-
-
 Task = Annotated[str | None, typer.Option(metavar="TASK", help="Only this task: cls, seg or dpt.")]
 Codecs = Annotated[
     list[str] | None,
@@ -113,20 +126,30 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", "-j", min=1, help="Processes. Default: one per core, up to 8."),
 ]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(
-        "--root",
-        parser=folder_there,
-        metavar="DIR",
-        help="Where root:// is: images and weights of a recipe.",
-    ),
-]
+ROOT_HELP = "Where root:// is: images and weights of a recipe."
+DataRoot = Annotated[Path | None, path_option("DIR", "--root", help=ROOT_HELP, parser=folder_there)]
+
+
+def command(name: str, function: Callable[..., None]) -> None:
+    """Add a command; the help of its parameters is what its docstring says of them."""
+    about, _, parameters = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:\n")
+    hints = get_type_hints(function, include_extras=True)
+    for entry in filter(None, re.split(r"^    (?=\w)", parameters, flags=re.M)):
+        parameter, _, text = entry.partition(": ")
+        kind, option = hints[parameter], typer.Option()
+        if hasattr(kind, "__metadata__"):
+            kind, option = kind.__origin__, copy(kind.__metadata__[0])
+        option.help = " ".join(text.split())
+        hints[parameter] = Annotated[kind, option]
+    function.__annotations__ = hints
+    app.command(name, help=about)(function)
 
 
 def use_root(root: Path | None) -> None:
     """Have ``root://`` stand for a folder in this process and in those that it starts."""
     if root is not None:
+        from cfqa_data.format.resources import ROOT_VARIABLE
+
         os.environ[ROOT_VARIABLE] = str(real_path(root))
 
 
@@ -137,11 +160,15 @@ def cores() -> int:
     return min(8, os.cpu_count() or 1)
 
 
+def check_free(page: Path, force: bool) -> None:
+    """See that a page replaces nothing, unless that is asked for."""
+    if page.exists() and not force:
+        raise CfqaError(f"{page}: is there; write to another file, or replace it with --force")
+
+
 def _print_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        print(f"cfqa {version('cfqa-data')}")
+        print(f"cfqa {metadata.version('cfqa-data')}")
         raise typer.Exit
 
 
@@ -150,23 +177,19 @@ def _options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version",
-            help="Print the version and exit.",
-            is_eager=True,
-            callback=_print_version,
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
         ),
     ] = False,
 ) -> None:
     pass
 
 
-def print_json(data: dict[str, Any]) -> None:
-    """Print an object as JSON; NaN and infinity, which JSON lacks, are null."""
-    print(json.dumps(_json_safe(data), indent=1, allow_nan=False))
+def answer(as_json: bool, data: Callable[[], dict[str, Any]], text: Callable[[], str]) -> None:
+    """Print the answer as text, or as JSON; NaN and infinity, which JSON lacks, are null there."""
+    print(json.dumps(_json_safe(data()), indent=1, allow_nan=False) if as_json else text())
 
 
 def _json_safe(value: Any) -> Any:
-    """Return the value with NaN and infinity, which JSON lacks, as None."""
     if isinstance(value, dict):
         return {key: _json_safe(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -175,12 +198,15 @@ def _json_safe(value: Any) -> Any:
 
 
 @contextmanager
-def resumable(more: str) -> Iterator[None]:
-    """Say on an interrupt what the next run of the command goes on from, and exit."""
+def working(
+    kept: str = "what is finished is kept, the same command goes on from here",
+) -> Iterator[Progress]:
+    """Show progress; on an interrupt, say what the next run of the command goes on from."""
     try:
-        yield
+        with terminal.show_progress() as progress:
+            yield progress
     except KeyboardInterrupt as stop:
-        raise typer.Exit(interrupted(stop, more)) from None
+        raise typer.Exit(interrupted(stop, kept)) from None
 
 
 def interrupted(stop: BaseException, more: str = "") -> int:

@@ -2,20 +2,23 @@
 
 `signal`: the error as a number; `angle`: direction and length of each token; `whitened`: the error
 in units of how much originals vary; `kernel`: similarities among tokens; `geometry`: the shape of
-their cloud; `neighbours`: who is near to whom; `distributional`: how values are distributed;
-`paper`: the published code's versions, faults included, which are not listed unless asked for.
-The shared conventions (shapes, averaging, precision, invariances) are in `base`. Nothing here
-imports torch before a metric runs, so that listing metrics is instant.
+their cloud; `neighbours`: nearest neighbours of each token; `distributional`: how values are
+distributed; `trained`: weights fitted to labels; `paper`: the published code's versions, faults
+included, which are listed on request only. The shared conventions (shapes, averaging, precision,
+undefined values) are in `base`. Nothing here imports torch before a metric runs, so that listing
+metrics is fast.
 """
 
 from __future__ import annotations
 
 from cfqa_data.eval.metrics.base import COSTS, FAMILIES, INVARIANCES, STATISTICS, Metric
-from cfqa_data.eval.metrics.custom import MetricLike, as_metric, as_metrics
 from cfqa_data.eval.metrics.registry import (
     METRICS,
     PAPER_METRICS,
     TRAINED_METRICS,
+    MetricLike,
+    as_metric,
+    as_metrics,
     create_metric,
     list_metrics,
 )

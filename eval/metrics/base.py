@@ -1,35 +1,44 @@
-"""What every metric is: a pure function on a batch, and the facts that go with it.
+"""What every metric is: a function of a batch, and the facts that `metric` declares above it.
 
-Conventions, shared by all metrics:
+Conventions, shared by all metrics and not repeated at each:
 
-* Inputs are an original batch ``x`` and a compressed batch ``y``, tensors of shape (B, N, C, T, D):
-  views, layers, tokens, channels. ``x`` may also have a batch of 1, which stands for the same
-  original against all of ``y``; work on it (a Gram matrix, say) is then done once.
-* Unless a metric says otherwise, each (n, c) slice is scored as a T x D matrix and the slices are
-  averaged. The result is one float64 number per item, shape (B,).
-* Arithmetic is in the input's dtype, float32 or float64 (anything else becomes float32), and sums
-  over anything but channels are float64; see `cfqa_data.eval.features`.
+* A function takes `Features` ``x`` and ``y``, an original and a compressed batch of shape
+  (B, N, C, T, D): items, views, layers, tokens, channels. ``x`` may also have a batch of 1, which
+  stands for the same original against all of ``y``; work on it (a Gram matrix, say) is then done
+  once. Arrays are finite and of agreeing shapes.
+* A slice is the T x D matrix of one view and layer. A function returns a number for each slice
+  (B, N, C), or for parts of it such as its tokens (B, N, C, T): their mean is the item's score, and
+  is clamped to the range, which rounding may leave. One that returns (B,) has averaged by itself.
+* Scores are float64. Arithmetic is in the input's dtype, float32 or float64 (anything else becomes
+  float32), and sums over anything but channels are float64; see `cfqa_data.eval.features.batch`.
 * An item's score does not depend on the rest of its batch but for rounding in that dtype.
+* What a formula leaves undefined, such as the cosine of a zero token, has a stated value. Only of
+  fewer tokens than ``least_tokens`` the score is undefined, NaN.
 * Invariances are about transforming the compressed feature alone: ``m(x, a(y)) == m(x, y)``.
+* In formulas x and y are slices, Xc and Yc slices whose tokens are centred; x_t are tokens and x_tj
+  values; mean_t is over the tokens of all slices, mean_nc over slices; <a, b> is the inner product
+  and |a| the Euclidean norm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial, wraps
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError, MetricError, unknown_name
+from cfqa_data.eval.features.batch import Features, first_nonfinite, slice_mean
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.needs import STATISTICS, as_statistic, check_statistic
 from cfqa_data.extras import extras
 from cfqa_data.torch_inputs import as_tensor
 from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cfqa_data.eval.features import Features
-    from cfqa_data.eval.reading import FeatureSource
+    from cfqa_data.eval.features.reading import FeatureSource
 
 __all__ = [
     "COSTS",
@@ -39,7 +48,8 @@ __all__ = [
     "Metric",
     "check_device",
     "error_line",
-    "first_nonfinite",
+    "metric",
+    "relational",
 ]
 
 FAMILIES = {
@@ -48,7 +58,7 @@ FAMILIES = {
     "whitened": "the error in units of how much the originals vary",
     "kernel": "similarities among tokens, by kernels",
     "geometry": "shape of the cloud of tokens",
-    "neighbours": "who is near to whom",
+    "neighbours": "nearest neighbours of each token",
     "distributional": "distribution of the values",
     "trained": "weights fitted to the labels of other folds",
     "custom": "a user's own",
@@ -77,8 +87,7 @@ class Metric:
         name: Registered name.
         family: One of `FAMILIES`.
         formula: The definition in one line.
-        function: ``(x, y, **options) -> (B,)``; sees finite `Features` of agreeing shapes on
-            ``device``.
+        function: ``(x, y, **options) -> (B,)`` on `Features` on ``device``.
         lower_better: Whether a smaller score is a better reconstruction; None when the author of
             a custom metric did not say.
         score_range: Closed interval of possible scores.
@@ -86,13 +95,15 @@ class Metric:
         invariances: Subset of `INVARIANCES`.
         citation: Where the definition comes from.
         cost: One of `COSTS`.
+        least_tokens: Number of tokens from which on the metric is defined. Of fewer the score is
+            NaN, whatever the features.
         options: Keyword arguments of the function and their values.
         needs: Names of `STATISTICS` that the function takes as keyword arguments. The evaluator
             gives them; used alone, `with_options` or `create_metric` does.
         fit: For a metric that is trained: takes the training part of a dataset (`FeatureSource`:
             labels, originals, compressed features; its ``target`` names the label column to
-            follow) and the device, and returns a metric or a callable. The evaluator trains it for
-            each task and fold on the other folds' sources.
+            follow) and the device, and returns a metric. The evaluator trains it for each task and
+            fold on the other folds' sources.
         device: Torch device on which the metric runs.
     """
 
@@ -100,51 +111,50 @@ class Metric:
     family: str
     formula: str
     function: Callable[..., Tensor] = field(repr=False)
-    lower_better: bool | None
-    score_range: tuple[float, float]
-    identity: float | None
-    invariances: frozenset[str]
-    citation: str
+    lower_better: bool | None = None
+    score_range: tuple[float, float] = (-math.inf, math.inf)
+    identity: float | None = None
+    invariances: frozenset[str] = frozenset()
+    citation: str = ""
     cost: str = "TD"
+    least_tokens: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
-    fit: Callable[[FeatureSource, str], Any] | None = None
+    fit: Callable[[FeatureSource, str], Metric] | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise MetricError(f"a metric's name is a text, not {self.name!r}")
         if not isinstance(self.lower_better, bool | None):
-            raise MetricError(
-                f"metric {self.name!r}: lower_better is True, False or None, "
-                f"not {self.lower_better!r}"
-            )
-        unknown = self.invariances - INVARIANCES.keys()
-        if unknown:
-            raise MetricError(
-                f"metric {self.name!r} declares unknown invariances {sorted(unknown)}; "
-                f"known: {', '.join(INVARIANCES)}"
-            )
+            raise self._error(f": lower_better is True, False or None, not {self.lower_better!r}")
         try:
             low, high = map(float, self.score_range)
         except (TypeError, ValueError):
-            raise MetricError(
-                f"metric {self.name!r}: score_range is two numbers, not {self.score_range!r}"
-            ) from None
+            raise self._error(f": score_range is two numbers, not {self.score_range!r}") from None
         if not low < high:
-            raise MetricError(f"metric {self.name!r} has an empty score range [{low}, {high}]")
-
-        for what, value, known in (("family", self.family, FAMILIES), ("cost", self.cost, COSTS)):
-            if value not in known:
-                raise MetricError(f"metric {self.name!r}: {unknown_name(what, value, known)}")
-        options = dict(self.options)
-        for statistic in self.needs:
-            if statistic not in STATISTICS:
-                told = unknown_name("statistic", statistic, STATISTICS)
-                raise MetricError(f"metric {self.name!r} needs an {told}")
-            if statistic in options:
-                options[statistic] = as_statistic(self.name, statistic, options[statistic])
+            raise self._error(f": empty score range [{low}, {high}]")
+        if not isinstance(self.least_tokens, int) or self.least_tokens < 1:
+            raise self._error(
+                f": least_tokens is a number of tokens from 1, not {self.least_tokens!r}"
+            )
+        for what, values, known in (
+            ("family", [self.family], FAMILIES),
+            ("cost", [self.cost], COSTS),
+            ("invariance", self.invariances, INVARIANCES),
+            ("statistic", self.needs, STATISTICS),
+        ):
+            for value in values:
+                if value not in known:
+                    raise self._error(f": {unknown_name(what, value, known)}")
+        options = {
+            name: as_statistic(self.name, name, value) if name in self.needs else value
+            for name, value in self.options.items()
+        }
         object.__setattr__(self, "options", options)
+
+    def _error(self, why: str) -> MetricError:
+        return MetricError(f"metric {self.name!r}{why}")
 
     def with_options(self, **options: Any) -> Metric:
         """Return the same metric with other values for some of its options.
@@ -156,13 +166,12 @@ class Metric:
         Raises:
             MetricError: It has no such option (its own are listed), or a statistic is no array.
         """
+        known = [*self.options, *self.needs]
         for name in options:
-            if name not in self.options and name not in self.needs:
-                known = [*self.options, *self.needs]
-                if not known:
-                    raise MetricError(f"metric {self.name!r} has no options; got {name!r}")
-                told = unknown_name("option", name, known)
-                raise MetricError(f"metric {self.name!r}: {told}")
+            if not known:
+                raise self._error(f" has no options; got {name!r}")
+            if name not in known:
+                raise self._error(f": {unknown_name('option', name, known)}")
         given = {**self.options, **options}
         fit = self.fit
         if options and all(value is not None for value in given.values()):
@@ -175,19 +184,17 @@ class Metric:
         Raises:
             MetricError: It is not one that is trained, or training fails.
         """
-        from cfqa_data.eval.metrics.custom import as_metric
-
         if self.fit is None:
-            raise MetricError(f"metric {self.name!r} is not one that is trained")
+            raise self._error(" is not one that is trained")
         try:
             with torch_state(grad=True):  # also while an evaluation runs
-                found = as_metric(self.fit(training, self.device), self.device)
+                found = self.fit(training, self.device)
+            least, lower = max(found.least_tokens, self.least_tokens), self.lower_better
+            return replace(found, name=self.name, lower_better=lower, least_tokens=least)
         except CfqaError as error:
-            raise MetricError(f"metric {self.name!r} cannot be trained: {error}") from error
+            raise self._error(f" cannot be trained: {error}") from error
         except (Exception, SystemExit) as error:  # whatever a user's function raises
-            told = f"metric {self.name!r} cannot be trained: {error_line(error)}"
-            raise MetricError(told) from error
-        return replace(found, name=self.name, lower_better=self.lower_better)
+            raise self._error(f" cannot be trained: {error_line(error)}") from error
 
     def to(self, device: str) -> Metric:
         """Return the same metric on another torch device."""
@@ -198,15 +205,15 @@ class Metric:
         """Score a batch.
 
         Tensors or arrays; a single feature (N, C, T, D) counts as a batch of one. Scores do not
-        depend on the state of torch around the call (see `cfqa_data.torch_state`), and gradients
-        follow from them wherever they are recorded.
+        depend on the state of torch around the call (see `cfqa_data.torch_state`).
 
         Args:
             x: Originals, (B, N, C, T, D), or (1, N, C, T, D) for one original against all.
             y: Compressed features, (B, N, C, T, D).
 
         Returns:
-            (B,) float64 scores, a tensor on the metric's device.
+            (B,) float64 scores, a tensor on the metric's device; NaN where the features have fewer
+            tokens than ``least_tokens``.
 
         Raises:
             MetricError: These are no numbers, shapes disagree, or an item holds NaN or Inf.
@@ -217,7 +224,9 @@ class Metric:
             item = first_nonfinite(batch)
             if item is not None:
                 raise MetricError(f"{self.name}: the {side} feature {item} holds NaN or Inf")
-        return self._score(x, y)
+        if y.shape[-2] < self.least_tokens:
+            return torch.full((len(y),), math.nan, dtype=torch.float64, device=y.device)
+        return self._score(Features(x), Features(y))
 
     def _batch(self, features: Any) -> Tensor:
         """Return features as a tensor on the device, with a batch axis."""
@@ -229,50 +238,85 @@ class Metric:
         return tensor[None] if tensor.ndim == 4 else tensor
 
     @torch_state()
-    def score(self, x: Tensor | Features, y: Tensor | Features) -> Tensor:
-        """Score tensors that are already checked and on the device; only the result is checked.
+    def score(self, x: Features, y: Features) -> Tensor:
+        """Score features that are already checked and on the device; only the result is checked.
 
         Raises:
-            MetricError: A statistic that the metric needs was not given or has another shape, or
-                the function's result is not one finite number per item.
+            MetricError: A statistic that the metric needs was not given or has another shape, there
+                are fewer tokens than ``least_tokens``, or the function's result is not one finite
+                number per item.
         """
+        if y.shape[-2] < self.least_tokens:
+            raise self._error(f" is not defined for fewer than {self.least_tokens} tokens")
         return self._score(x, y)
 
-    def _score(self, x: Tensor | Features, y: Tensor | Features) -> Tensor:
-        from cfqa_data.eval.features import as_features
-
+    def _score(self, x: Features, y: Features) -> Tensor:
         if self.fit is not None:
-            raise MetricError(
-                f"metric {self.name!r} is trained on the data: evaluate() does it, fold by fold; "
-                "used alone, .fitted(training) does"
-            )
+            how = "evaluate() does it, fold by fold; used alone, .fitted(training) does"
+            raise self._error(f" is trained on the data: {how}")
         for name in self.needs:
             check_statistic(self.name, name, self.options.get(name), y.shape)
-        scores = self.function(*as_features(x, y), **self.options)
+        scores = self.function(x, y, **self.options)
         if tuple(scores.shape) != (len(y),):
-            raise MetricError(
-                f"metric {self.name!r} returned shape {tuple(scores.shape)} for a batch of "
-                f"{len(y)}; one number per item, ({len(y)},), is expected"
-            )
+            expected = f"a batch of {len(y)}; one number per item, ({len(y)},), is expected"
+            raise self._error(f" returned shape {tuple(scores.shape)} for {expected}")
         scores = scores.double()
         item = first_nonfinite(scores)
         if item is not None:
-            raise MetricError(f"metric {self.name!r} gave {float(scores[item])} for item {item}")
+            raise self._error(f" gave {float(scores[item])} for item {item}")
         return scores
 
 
-def first_nonfinite(batch: Tensor) -> int | None:
-    """Return the index of the first item that holds NaN or Inf, or None.
+def metric(
+    *,
+    lower_better: bool,
+    score_range: tuple[float, float] = (0.0, math.inf),
+    invariances: Iterable[str] = (),
+    **facts: Any,
+) -> Callable[[Callable[..., Tensor]], Metric]:
+    """Make a `Metric` of the function below, under its name; the conventions are the module's.
 
-    NaN or Inf cannot leave a sum. One of finite float32 values may overflow float32, which is when
-    the sum is taken again in float64, which it cannot overflow.
+    After ``x`` and ``y`` the function takes statistics of the dataset, which have no default
+    (``needs``), and options, which have one (``options``).
+
+    Args:
+        lower_better: Direction.
+        score_range: Scores are clamped to it.
+        invariances: Names of those that hold.
+        facts: ``formula``, ``citation``, and any other attribute of `Metric`. Unless they are
+            given, ``family`` is the module's name if there is such a family, and ``identity`` the
+            better end of the range.
     """
-    import torch
+    low, high = score_range
 
-    if batch.is_floating_point() and bool(batch.sum(-1).isfinite().all()):
-        return None
-    bad = ~batch.reshape(len(batch), -1).sum(1, dtype=torch.float64).isfinite()
-    return int(bad.int().argmax()) if bool(bad.any()) else None
+    def define(function: Callable[..., Tensor]) -> Metric:
+        @wraps(function)
+        def scores(x: Features, y: Features, **options: Any) -> Tensor:
+            values = function(x, y, **options)
+            return values if values.ndim == 1 else slice_mean(values).clamp(low, high)
+
+        own = list(signature(function).parameters.values())[2:]
+        module = function.__module__.rpartition(".")[2]
+        defaults: dict[str, Any] = {
+            "family": module if module in FAMILIES else "custom",
+            "identity": low if lower_better else high,
+        }
+        return Metric(
+            name=function.__name__,
+            function=scores,
+            lower_better=lower_better,
+            score_range=score_range,
+            invariances=frozenset(invariances),
+            options={one.name: one.default for one in own if one.default is not one.empty},
+            needs=tuple(one.name for one in own if one.default is one.empty),
+            **(defaults | facts),
+        )
+
+    return define
+
+
+relational = partial(metric, invariances=INVARIANCES, cost="T2D", least_tokens=2)
+"""`metric` for the relations among tokens: they take two, and have all `INVARIANCES` by default."""
 
 
 def error_line(error: BaseException) -> str:
@@ -289,8 +333,6 @@ def check_device(device: str) -> str:
         MetricError: The device is unknown, absent, or has no float64.
     """
     if device != "cpu":
-        import torch
-
         try:
             torch.zeros(1, dtype=torch.float64, device=device).item()
         except (RuntimeError, AssertionError, TypeError) as error:

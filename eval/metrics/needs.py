@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.torch_state import torch_state
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["STATISTICS", "as_statistic", "check_statistic"]
 
@@ -29,8 +27,6 @@ def as_statistic(metric: str, name: str, value: Any) -> Tensor:
     Raises:
         MetricError: It is no array of finite numbers.
     """
-    import torch
-
     try:
         tensor = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):

@@ -1,86 +1,57 @@
 """Neighbour metrics: do the tokens keep those that are nearest to them?
 
-Where tokens tie for the last places among the nearest, each of them counts as the share of the
-places that is left to them. So a score depends neither on the order of the tokens nor on rounding,
-a feature always scores 1 against itself, and a constant reconstruction scores what chance does.
+With T tokens there are at most (T - 1) / 2 neighbours, whatever ``k``: of more than half of the
+others, sets overlap of necessity. Where tokens tie for the last places among the nearest, each of
+them counts as the share of the places that is left to them. So a score depends neither on the order
+of the tokens nor on rounding, a feature always scores 1 against itself, and a constant
+reconstruction scores what chance does.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.metrics.base import Metric
+from cfqa_data.eval.features.batch import Features, derived
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.relations import ROUNDING, by_slice, squared_distances, token_cosines
+from cfqa_data.eval.metrics.base import relational
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cfqa_data.eval.features import Features
-
-__all__ = ["NEIGHBOURS", "jaccard_knn", "mutual_knn"]
+__all__ = ["jaccard_knn", "mutual_knn"]
 
 
-def mutual_knn(x: Tensor | Features, y: Tensor | Features, k: int = 10) -> Tensor:
+@relational(
+    formula="mean_t |N_x(t) & N_y(t)| / k, N the k nearest by cosine",
+    lower_better=False,
+    score_range=(0.0, 1.0),
+    invariances={"orthogonal", "permutation", "scale"},
+    citation="Huh et al., The Platonic Representation Hypothesis, ICML 2024",
+)
+def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
     """Share of each token's k nearest tokens by cosine that stay among its nearest.
 
-    Mean over tokens, then over slices. With T tokens there are at most (T - 1) / 2 neighbours,
-    whatever ``k``: of more than half of the others, sets overlap of necessity. A single token
-    scores 0. A zero token has cosine 0 with every other.
-
-    Args:
-        x: (B or 1, N, C, T, D).
-        y: (B, N, C, T, D).
-        k: Number of neighbours, at least 1.
-
-    Returns:
-        (B,) float64 in [0, 1].
-
-    Raises:
-        MetricError: k is not a number of neighbours.
+    A zero token has cosine 0 with every other.
     """
-    from cfqa_data.eval.features import as_features, slice_mean
-    from cfqa_data.eval.relations import by_slice, token_cosines
-
-    x, y = as_features(x, y)
     k = _neighbours("mutual_knn", k, y.shape[-2])
-
-    def make(a: Tensor, from_a: Tensor, b: Tensor, from_b: Tensor) -> tuple[Tensor]:
-        kept = _members(-a, from_a).minimum(_members(-b, from_b))
-        return (kept.sum((-2, -1)) / (k * kept.shape[-1]),)
-
-    both = [part for z in (x, y) for part in (token_cosines(z), _borders(z, "cosine", k))]
-    return slice_mean(by_slice(make, *both)[0]).clamp(0.0, 1.0)
+    return _kept(x, y, "cosine", k, lambda kept: kept.sum((-2, -1)) / (k * kept.shape[-1]))
 
 
-def jaccard_knn(x: Tensor | Features, y: Tensor | Features, k: int = 10) -> Tensor:
-    """Jaccard index of each token's k nearest tokens by Euclidean distance, before and after.
-
-    Mean over tokens, then over slices, of the size of the intersection over that of the union.
-    ``k`` is limited as in `mutual_knn`, and a single token scores 0.
-
-    Args:
-        x: (B or 1, N, C, T, D).
-        y: (B, N, C, T, D).
-        k: Number of neighbours, at least 1.
-
-    Returns:
-        (B,) float64 in [0, 1].
-
-    Raises:
-        MetricError: k is not a number of neighbours.
-    """
-    from cfqa_data.eval.features import as_features, slice_mean
-    from cfqa_data.eval.relations import by_slice, squared_distances
-
-    x, y = as_features(x, y)
+@relational(
+    formula="mean_t |N_x(t) & N_y(t)| / |N_x(t) u N_y(t)|, N the k nearest by distance",
+    lower_better=False,
+    score_range=(0.0, 1.0),
+    citation="Klabunde et al., Similarity of Neural Network Models: A Survey of Functional and "
+    "Representational Measures, ACM Computing Surveys 2025",
+)
+def jaccard_knn(x: Features, y: Features, k: int = 10) -> Tensor:
+    """Jaccard index of each token's k nearest tokens by Euclidean distance, before and after."""
     k = _neighbours("jaccard_knn", k, y.shape[-2])
 
-    def make(a: Tensor, from_a: Tensor, b: Tensor, from_b: Tensor) -> tuple[Tensor]:
-        kept = _members(a, from_a).minimum(_members(b, from_b)).sum(-1)
-        return ((kept / (2 * k - kept)).mean(-1),)  # |A| + |B| = 2 k
+    def index(kept: Tensor) -> Tensor:
+        both = kept.sum(-1)
+        return (both / (2 * k - both)).mean(-1)  # |A| + |B| = 2 k
 
-    both = [part for z in (x, y) for part in (squared_distances(z), _borders(z, "distance", k))]
-    return slice_mean(by_slice(make, *both)[0]).clamp(0.0, 1.0)
+    return _kept(x, y, "distance", k, index)
 
 
 def _neighbours(name: str, k: int, tokens: int) -> int:
@@ -89,80 +60,54 @@ def _neighbours(name: str, k: int, tokens: int) -> int:
     return min(k, max(1, (tokens - 1) // 2))
 
 
+def _kept(x: Features, y: Features, kind: str, k: int, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the score of how far each token stays a neighbour of each other, (b, T, T)."""
+
+    def make(a: Tensor, from_a: Tensor, b: Tensor, from_b: Tensor) -> Tensor:
+        return score(_members(a, kind, from_a).minimum(_members(b, kind, from_b)))
+
+    sides = [part for z in (x, y) for part in (_relations(z, kind), _borders(z, kind, k))]
+    return by_slice(make, *sides)
+
+
+def _relations(z: Features, kind: str) -> Tensor:
+    return token_cosines(z) if kind == "cosine" else squared_distances(z)
+
+
+@derived
 def _borders(z: Features, kind: str, k: int) -> Tensor:
     """Return the border of each token's neighbourhood, (B, N, C, T, 3) float64.
 
     Below the first number others are among the nearest k, between it and the second they tie for
     the last places, and the third is the share of those places that each of them has.
     """
-    import torch
 
-    from cfqa_data.eval.relations import ROUNDING, by_slice, squared_distances, token_cosines
-
-    def make(apart: Tensor) -> tuple[Tensor]:
-        if apart.shape[-1] == 1:
-            return (torch.zeros_like(apart).expand(-1, 1, 3),)
+    def make(relations: Tensor) -> Tensor:
         if kind == "cosine":
-            apart, typical = -apart, torch.ones_like(apart[..., :1])
+            distances, typical = -relations, torch.ones_like(relations[..., :1])
         else:
-            apart, typical = apart.clone(), apart.mean(-1, keepdim=True)
-        apart.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-        border = apart.topk(k, largest=False).values[..., -1:]
+            distances, typical = relations.clone(), relations.mean(-1, keepdim=True)
+        distances.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+        border = distances.topk(k, largest=False).values[..., -1:]
         noise = ROUNDING * (border.abs() + typical)
         low, high = border - noise, border + noise
-        inside = (apart < low).sum(-1, keepdim=True)
-        tied = (apart <= high).sum(-1, keepdim=True) - inside
-        return (torch.cat((low, high, (k - inside).double() / tied), -1),)
+        inside = (distances < low).sum(-1, keepdim=True)
+        tied = (distances <= high).sum(-1, keepdim=True) - inside
+        return torch.cat((low, high, (k - inside).double() / tied), -1)
 
-    def made() -> Tensor:
-        relations = token_cosines(z) if kind == "cosine" else squared_distances(z)
-        return by_slice(make, relations)[0]
-
-    return z.once(("borders", kind, k), made)
+    return by_slice(make, _relations(z, kind))
 
 
-def _members(apart: Tensor, borders: Tensor) -> Tensor:
+def _members(relations: Tensor, kind: str, borders: Tensor) -> Tensor:
     """Return how far each token belongs to the neighbours of another, (b, T, T) in [0, 1].
 
     Args:
-        apart: (b, T, T) float64.
+        relations: (b, T, T) float64.
+        kind: Cosines or distances.
         borders: (b, T, 3), see `_borders`.
     """
+    distances = -relations if kind == "cosine" else relations
     low, high, share = borders.unsqueeze(-2).unbind(-1)
-    members = share.where(apart <= high, 0.0).masked_fill_(apart < low, 1.0)
+    members = share.where(distances <= high, 0.0).masked_fill_(distances < low, 1.0)
     members.diagonal(dim1=-2, dim2=-1).zero_()
     return members
-
-
-MUTUAL_KNN = Metric(
-    name="mutual_knn",
-    family="neighbours",
-    formula="mean_t |N_x(t) & N_y(t)| / k, N the k nearest by cosine",
-    function=mutual_knn,
-    lower_better=False,
-    score_range=(0.0, 1.0),
-    identity=1.0,
-    invariances=frozenset({"orthogonal", "permutation", "scale"}),
-    cost="T2D",
-    citation="Huh et al., The Platonic Representation Hypothesis, ICML 2024",
-    options={"k": 10},
-)
-
-JACCARD_KNN = Metric(
-    name="jaccard_knn",
-    family="neighbours",
-    formula="mean_t |N_x(t) & N_y(t)| / |N_x(t) u N_y(t)|, N the k nearest by distance",
-    function=jaccard_knn,
-    lower_better=False,
-    score_range=(0.0, 1.0),
-    identity=1.0,
-    invariances=frozenset({"orthogonal", "permutation", "scale", "translation"}),
-    cost="T2D",
-    citation=(
-        "Klabunde et al., Similarity of Neural Network Models: A Survey of Functional and "
-        "Representational Measures, ACM Computing Surveys 2025"
-    ),
-    options={"k": 10},
-)
-
-NEIGHBOURS = (MUTUAL_KNN, JACCARD_KNN)

@@ -7,17 +7,12 @@ published MSE has no fault: it is `mse`, printed with eight decimals.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.lazy_torch import Tensor
 from cfqa_data.eval.metrics.angle import cosine
-from cfqa_data.eval.metrics.base import Metric
+from cfqa_data.eval.metrics.base import metric
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cfqa_data.eval.features import Features
-
-__all__ = ["PAPER_CKA", "PAPER_COSINE", "paper_cka", "paper_cosine"]
+__all__ = ["paper_cka", "paper_cosine"]
 
 DECIMALS = 4
 """Decimals with which the published code prints both before it correlates what it printed."""
@@ -25,41 +20,41 @@ DECIMALS = 4
 OFFSET = 1e-8
 """Added to CKA's denominator in the published code."""
 
+PUBLISHED = "Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (published code)"
 
-def paper_cosine(x: Tensor | Features, y: Tensor | Features) -> Tensor:
+
+@metric(
+    family="angle",
+    formula="round(cosine, 4)",
+    lower_better=False,
+    score_range=(-1.0, 1.0),
+    citation=PUBLISHED,
+)
+def paper_cosine(x: Features, y: Features) -> Tensor:
     """Mean over all tokens of the token cosine, rounded to four decimals.
 
     The rounding makes ties, and constants out of sources that are compressed little.
-
-    Args:
-        x: (B or 1, N, C, T, D).
-        y: (B, N, C, T, D).
-
-    Returns:
-        (B,) float64 in [-1, 1], whole multiples of 1e-4.
     """
-    return cosine(x, y).round(decimals=DECIMALS)
+    return cosine.function(x, y).round(decimals=DECIMALS)
 
 
-def paper_cka(x: Tensor | Features, y: Tensor | Features) -> Tensor:
+@metric(
+    family="kernel",
+    formula="round(|Xc Yc^T|^2 / (|Xc Xc^T| |Yc Yc^T| + 1e-8) / (N C), 4), of the last slice",
+    lower_better=False,
+    score_range=(0.0, 1.0),
+    identity=None,
+    citation=PUBLISHED,
+)
+def paper_cka(x: Features, y: Features) -> Tensor:
     """The published CKA of the last slice, divided by the number of slices, to four decimals.
 
     Two faults: the sum over the N*C slices is written with ``=``, so that only the last one
     (n = N - 1, c = C - 1) counts and is then divided by N*C; and the numerator is |Xc Yc^T|^2, of
     T x T, where Kornblith et al. have |Yc^T Xc|^2. It is <Xc^T Xc, Yc^T Yc>, which compares the
     channels' covariances, while the denominators |Xc Xc^T| and |Yc Yc^T| are the standard ones: the
-    score is not invariant to a rotation of the channels.
-
-    Args:
-        x: (B or 1, N, C, T, D).
-        y: (B, N, C, T, D).
-
-    Returns:
-        (B,) float64 in [0, 1 / (N*C)], whole multiples of 1e-4.
+    score is not invariant to a rotation of the channels. A single token scores 0 by the offset.
     """
-    from cfqa_data.eval.features import as_features
-
-    x, y = as_features(x, y)
     views, layers, tokens, channels = y.shape[1:]
     a, b = x.centred[:, -1, -1].double(), y.centred[:, -1, -1].double()
     if tokens <= channels:
@@ -71,28 +66,3 @@ def paper_cka(x: Tensor | Features, y: Tensor | Features) -> Tensor:
         norms = k.norm(dim=(-2, -1)) * l.norm(dim=(-2, -1))
     last = (numerator / (norms + OFFSET)).clamp(0.0, 1.0)
     return (last / (views * layers)).round(decimals=DECIMALS)
-
-
-PAPER_COSINE = Metric(
-    name="paper_cosine",
-    family="angle",
-    formula="round(cosine, 4)",
-    function=paper_cosine,
-    lower_better=False,
-    score_range=(-1.0, 1.0),
-    identity=1.0,
-    invariances=frozenset(),
-    citation="Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (published code)",
-)
-
-PAPER_CKA = Metric(
-    name="paper_cka",
-    family="kernel",
-    formula="round(|Xc Yc^T|^2 / (|Xc Xc^T| |Yc Yc^T| + 1e-8) / (N C), 4), of the last slice",
-    function=paper_cka,
-    lower_better=False,
-    score_range=(0.0, 1.0),
-    identity=None,
-    invariances=frozenset(),
-    citation="Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (published code)",
-)

@@ -1,42 +1,62 @@
-"""The metrics that have a name. To add one: define it in its family's module, list it there."""
+"""The metrics that have a name, and how one is found. What a family's module defines is listed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 from cfqa_data.errors import MetricError, unknown_name
-from cfqa_data.eval.metrics.angle import ANGLE
-from cfqa_data.eval.metrics.base import FAMILIES, Metric
-from cfqa_data.eval.metrics.distributional import DISTRIBUTIONAL
-from cfqa_data.eval.metrics.geometry import GEOMETRY
-from cfqa_data.eval.metrics.kernel import KERNEL
-from cfqa_data.eval.metrics.neighbours import NEIGHBOURS
-from cfqa_data.eval.metrics.paper import PAPER_CKA, PAPER_COSINE
-from cfqa_data.eval.metrics.signal import SIGNAL
-from cfqa_data.eval.metrics.trained import TRAINED
-from cfqa_data.eval.metrics.whitened import WHITENED
-
-__all__ = ["METRICS", "PAPER_METRICS", "TRAINED_METRICS", "create_metric", "list_metrics"]
-
-METRICS: tuple[Metric, ...] = (
-    *SIGNAL,
-    *ANGLE,
-    *WHITENED,
-    *KERNEL,
-    *GEOMETRY,
-    *NEIGHBOURS,
-    *DISTRIBUTIONAL,
+from cfqa_data.eval.metrics import (
+    angle,
+    distributional,
+    geometry,
+    kernel,
+    neighbours,
+    paper,
+    signal,
+    trained,
+    whitened,
 )
+from cfqa_data.eval.metrics.base import FAMILIES, Metric
+from cfqa_data.eval.metrics.custom import from_object, imported
+
+__all__ = [
+    "METRICS",
+    "PAPER_METRICS",
+    "TRAINED_METRICS",
+    "MetricLike",
+    "as_metric",
+    "as_metrics",
+    "create_metric",
+    "list_metrics",
+]
+
+MetricLike: TypeAlias = str | Metric | Callable[..., Any]
+
+
+def _defined(*modules: ModuleType) -> tuple[Metric, ...]:
+    """Return the metrics that modules define, in that order."""
+    return tuple(
+        found
+        for module in modules
+        for found in vars(module).values()
+        if isinstance(found, Metric) and found.function.__module__ == module.__name__
+    )
+
+
+METRICS = _defined(signal, angle, whitened, kernel, geometry, neighbours, distributional)
 """Family by family."""
 
-TRAINED_METRICS: tuple[Metric, ...] = TRAINED
+TRAINED_METRICS = _defined(trained)
 """Metrics that need labels of other sources first."""
 
-PAPER_METRICS: tuple[Metric, ...] = (PAPER_COSINE, PAPER_CKA)
+PAPER_METRICS = _defined(paper)
 """Metrics with the published code's faults: they answer to their names, but are no default."""
 
+NAMED = {metric.name: metric for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS)}
 
 GROUP = "cfqa.metrics"
 """Entry points by which other installed packages register metrics."""
@@ -63,8 +83,7 @@ def list_metrics(family: str | None = None, *, paper: bool = False) -> list[str]
 
 def _installed() -> dict[str, EntryPoint]:
     """Return the metrics of other packages by name; ours keep their names."""
-    own = {metric.name for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS)}
-    return {point.name: point for point in entry_points(group=GROUP) if point.name not in own}
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in NAMED}
 
 
 def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:
@@ -82,13 +101,47 @@ def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:
     Raises:
         MetricError: Unknown name (near ones are listed) or option, or unusable device.
     """
-    for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS):
-        if metric.name == name:
-            return metric.with_options(**options).to(device)
-    if name in _installed():
-        from cfqa_data.eval.metrics.custom import as_metric
-
-        found = as_metric(_installed()[name].value.split(" [")[0], device)
+    name = str(name)
+    if name in NAMED:
+        return NAMED[name].with_options(**options).to(device)
+    if point := _installed().get(name):
+        found = from_object(imported(point.value.split(" [")[0]), device)
         return replace(found, name=name).with_options(**options)
-    known = list_metrics(paper=str(name).startswith("paper"))
+    known = list_metrics(paper=name.startswith("paper"))
     raise MetricError(unknown_name("metric", name, known))
+
+
+def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
+    """Return the metric that ``spec`` stands for, on ``device``.
+
+    Args:
+        spec: A registered name, or one that an installed package registers as an entry point in
+            the group ``cfqa.metrics``; ``"module:attribute"``, imported; a `Metric`; or a callable
+            ``(x, y) -> (B,)`` on (B, N, C, T, D) tensors (a function, or a `torch.nn.Module`, which
+            is put on the device and into evaluation mode), or anything with a method ``fit`` that
+            takes the training part of a dataset and the device, and returns such a callable. Its
+            attributes ``name``, ``lower_better``, ``score_range``, ``identity``, ``invariances``,
+            ``citation`` and ``least_tokens`` are taken over where it has them. Of a
+            class, an instance is made.
+        device: Torch device.
+
+    Raises:
+        MetricError: Unknown name, import that fails, not callable, or impossible facts.
+    """
+    if isinstance(spec, str) and ":" not in spec:
+        return create_metric(spec, device)
+    return from_object(imported(spec) if isinstance(spec, str) else spec, device)
+
+
+def as_metrics(specs: MetricLike | Iterable[MetricLike], device: str = "cpu") -> tuple[Metric, ...]:
+    """Resolve one metric or several; at least one, and no name twice."""
+    if isinstance(specs, str) or callable(specs) or not isinstance(specs, Iterable):
+        specs = [specs]
+    metrics = tuple(as_metric(spec, device) for spec in specs)
+    if not metrics:
+        raise MetricError("no metric was asked for")
+    names = [metric.name for metric in metrics]
+    for name in names:
+        if names.count(name) > 1:
+            raise MetricError(f"two metrics are named {name!r}; a custom one can set its `name`")
+    return metrics

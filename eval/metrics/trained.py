@@ -1,33 +1,33 @@
 """Trained metrics: weights fitted to the labels of other folds.
 
-`gap_mean` is the baseline to beat: three numbers per task, nothing more.
+`gap_mean` is the baseline for trained metrics: three numbers per task, nothing more.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.angle import cosine, cosine_class
-from cfqa_data.eval.metrics.base import Metric
+from cfqa_data.eval.metrics.base import Metric, metric
 from cfqa_data.eval.metrics.kernel import cka
+from cfqa_data.eval.statistics.correlations import spearman
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
-    from cfqa_data.eval.features import Features
-    from cfqa_data.eval.reading import FeatureSource
+    from cfqa_data.eval.features.reading import FeatureSource
 
-__all__ = ["TRAINED", "fit_gap_mean", "gap_mean"]
+__all__ = ["fit_gap_mean", "gap_mean"]
 
 GAPS = (cosine, cosine_class, cka)
-"""Similarities whose gaps to 1 are weighed: of all tokens, of the class token, of structure."""
+"""Similarities whose gaps to 1 are weighted: of all tokens, of the class token, of structure."""
 
 FLOOR = 1e-9
 """Least gap: whatever is closer counts as this close."""
@@ -36,48 +36,7 @@ STEPS = 5
 """The weights tried are the multiples of 1/5 that sum to 1."""
 
 SOURCES = 40
-"""Sources looked at in training; three numbers need no more."""
-
-
-def gap_mean(
-    x: Tensor | Features, y: Tensor | Features, *, exponents: Sequence[float] | None = None
-) -> Tensor:
-    """Geometric mean of three gaps, 1 - cosine, 1 - cosine_class and 1 - cka.
-
-    Args:
-        x: (B or 1, N, C, T, D).
-        y: (B, N, C, T, D).
-        exponents: One per gap, not negative, of sum 1; what `fit_gap_mean` finds.
-
-    Returns:
-        (B,) float64 in [1e-9, 2].
-
-    Raises:
-        MetricError: There are no exponents, or impossible ones.
-    """
-    import torch
-
-    from cfqa_data.eval.features import as_features
-
-    weights = _checked(exponents)
-    x, y = as_features(x, y)
-    score = torch.zeros(len(y), dtype=torch.float64, device=y.values.device)
-    for similarity, exponent in zip(GAPS, weights, strict=True):
-        if exponent > 0:
-            score += exponent * (1.0 - similarity(x, y)).clamp(min=FLOOR).log()
-    return score.exp()
-
-
-def _checked(exponents: Any) -> list[float]:
-    """Return exponents that are possible."""
-    try:
-        found = [float(exponent) for exponent in exponents]
-    except (TypeError, ValueError):
-        found = []
-    if len(found) != len(GAPS) or min(found) < 0 or not abs(sum(found) - 1.0) <= 1e-6:
-        told = f"{len(GAPS)} numbers from 0 that sum to 1, not {exponents!r}"
-        raise MetricError(f"gap_mean: exponents are {told}")
-    return found
+"""Sources used in training; three numbers need no more."""
 
 
 def fit_gap_mean(training: FeatureSource, device: str) -> Metric:
@@ -104,59 +63,69 @@ def fit_gap_mean(training: FeatureSource, device: str) -> Metric:
             if value > best:
                 best, chosen = value, weights
     exponents = tuple(float(weight) for weight in chosen / chosen.sum())
-    return replace(GAP_MEAN, options={"exponents": exponents}, fit=None)
+    return gap_mean.with_options(exponents=exponents)
 
 
 def _training_rows(
     training: FeatureSource, device: str
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Return the logarithms of the gaps (versions, 3) and the labels of each source."""
-    import torch
+    from cfqa_data.eval.features.reading import read_batches
 
-    from cfqa_data.eval.reading import read_batches
-
-    labels = training.labels
-    ids = np.array(labels["source_id"].to_pylist())
-    sources = list(dict.fromkeys(ids.tolist()))[:SOURCES]
-    rows = np.flatnonzero(np.isin(ids, sources))
-    gaps: dict[str, list[NDArray[Any]]] = {source: [] for source in sources}
-    truth: dict[str, list[float]] = {source: [] for source in sources}
-    name = getattr(training, "target", "distortion")
-    target = labels[name].to_numpy()
+    labels, name = training.labels, getattr(training, "target", "distortion")
+    ids, target = np.array(labels["source_id"].to_pylist()), labels[name].to_numpy()
+    sources = [np.flatnonzero(ids == source) for source in dict.fromkeys(ids.tolist())][:SOURCES]
+    gaps = np.empty((len(ids), len(GAPS)))
     with torch.no_grad():
-        for batch in read_batches(training, rows.tolist(), device):
-            found = torch.stack([1.0 - gap(batch.x, batch.y) for gap in GAPS], dim=1)
-            gaps[batch.source_id].append(found.clamp(min=FLOOR).log().cpu().numpy())
-            truth[batch.source_id] += target[batch.rows].tolist()
-    moving = [source for source in sources if len(set(truth[source])) > 1]
+        for batch in read_batches(training, np.concatenate(sources).tolist(), device):
+            found = torch.stack([1.0 - gap.function(batch.x, batch.y) for gap in GAPS], dim=1)
+            gaps[batch.rows] = found.clamp(min=FLOOR).log().cpu().numpy()
+    moving = [rows for rows in sources if len(np.unique(target[rows])) > 1]
     if not moving:
         raise MetricError(f"no training source has a {name} that changes")
-    return (
-        [np.concatenate(gaps[source]) for source in moving],
-        [np.array(truth[source]) for source in moving],
-    )
+    return [gaps[rows] for rows in moving], [target[rows] for rows in moving]
 
 
 def _agreement(scores: list[NDArray[Any]], truth: list[NDArray[Any]]) -> float:
-    from cfqa_data.eval.statistics.correlations import spearman
-
     values = [spearman(a[None], b[None])[0] for a, b in zip(scores, truth, strict=True)]
     return float(np.mean(np.nan_to_num(values)))
 
 
-GAP_MEAN = Metric(
-    name="gap_mean",
-    family="trained",
+@metric(
     formula="(1 - cosine)^a (1 - cosine_class)^b (1 - cka)^c, a + b + c = 1",
-    function=gap_mean,
     lower_better=True,
     score_range=(FLOOR, 2.0),
-    identity=FLOOR,
-    invariances=frozenset({"scale"}),
+    invariances={"scale"},
     cost="T2D",
+    least_tokens=2,
     citation="this project",
-    options={"exponents": None},
     fit=fit_gap_mean,
 )
+def gap_mean(x: Features, y: Features, exponents: Sequence[float] | None = None) -> Tensor:
+    """Geometric mean of three gaps, 1 - cosine, 1 - cosine_class and 1 - cka.
 
-TRAINED = (GAP_MEAN,)
+    Args:
+        x: Original.
+        y: Compressed.
+        exponents: One per gap, not negative, of sum 1; what `fit_gap_mean` finds.
+
+    Raises:
+        MetricError: There are no exponents, or impossible ones.
+    """
+    score = torch.zeros(len(y), dtype=torch.float64, device=y.values.device)
+    for similarity, exponent in zip(GAPS, _checked(exponents), strict=True):
+        if exponent > 0:
+            score += exponent * (1.0 - similarity.function(x, y)).clamp(min=FLOOR).log()
+    return score.exp()
+
+
+def _checked(exponents: Any) -> list[float]:
+    """Return exponents that are possible."""
+    try:
+        found = [float(exponent) for exponent in exponents]
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != len(GAPS) or min(found) < 0 or not abs(sum(found) - 1.0) <= 1e-6:
+        told = f"{len(GAPS)} numbers from 0 that sum to 1, not {exponents!r}"
+        raise MetricError(f"gap_mean: exponents are {told}")
+    return found

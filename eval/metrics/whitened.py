@@ -1,48 +1,39 @@
-"""Whitened metrics: the error in units of how much the originals vary, so that no channel rules.
+"""Whitened metrics: the error in units of how much the originals vary.
 
-The units are those of the dataset's originals, per layer, never of the pair that is scored: its few
-tokens would make a covariance of lower rank than there are channels.
+So no channel dominates. The units are those of the dataset's originals, per layer, never of the
+pair that is scored: its few tokens would make a covariance of lower rank than there are channels.
 """
 
 from __future__ import annotations
 
-import math
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.metrics.base import Metric
+from cfqa_data.eval.features.batch import Features, slice_mean
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.pairs import errors
+from cfqa_data.eval.metrics.base import metric
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cfqa_data.eval.features import Features
-
-__all__ = ["WHITENED", "mahalanobis", "mse_whitened"]
+__all__ = ["mahalanobis", "mse_whitened"]
 
 
-def mse_whitened(
-    x: Tensor | Features, y: Tensor | Features, deviation: Tensor, floor: float = 1e-2
-) -> Tensor:
+@metric(
+    formula="mean_tj (y_tj - x_tj)^2 / sigma_cj^2",
+    lower_better=True,
+    citation="standardised Euclidean distance (textbook); of features: TAROT",
+)
+def mse_whitened(x: Features, y: Features, deviation: Tensor, floor: float = 1e-2) -> Tensor:
     """Mean squared error with each channel in units of its standard deviation.
 
     Args:
-        x: (B or 1, N, C, T, D).
-        y: (B, N, C, T, D).
+        x: Original.
+        y: Compressed.
         deviation: (C, D), of the channels over the dataset's originals.
         floor: Deviations count as at least this share of their root mean square over the layer's
             channels: a channel that is always the same has none. A layer whose channels are all
             like that has units of 1.
-
-    Returns:
-        (B,) float64.
     """
-    import torch
-
-    from cfqa_data.eval.features import as_features, slice_mean
-    from cfqa_data.eval.pairs import errors
-
-    x, y = as_features(x, y)
     e = errors(x, y).values
     usual = deviation.square().mean(-1, keepdim=True).sqrt()
     units = torch.maximum(deviation, floor * usual)
@@ -51,42 +42,37 @@ def mse_whitened(
     return slice_mean(lengths.square()) / y.shape[-1]
 
 
-def mahalanobis(
-    x: Tensor | Features, y: Tensor | Features, covariance: Tensor, shrinkage: float = 1e-3
-) -> Tensor:
+@metric(
+    formula="mean_t (y_t - x_t)^T (S_c + a I)^-1 (y_t - x_t), a = shrinkage tr(S_c) / D",
+    lower_better=True,
+    cost="T2D",
+    citation="Mahalanobis distance (textbook); whitened feature distance: TAROT",
+)
+def mahalanobis(x: Features, y: Features, covariance: Tensor, shrinkage: float = 1e-3) -> Tensor:
     """Squared Mahalanobis length of a token's error, averaged over tokens.
 
     Args:
-        x: (B or 1, N, C, T, D).
-        y: (B, N, C, T, D).
+        x: Original.
+        y: Compressed.
         covariance: (C, D, D), of the channels over the dataset's originals.
-        shrinkage: What is added to its diagonal, as a share of its mean eigenvalue; of 1 where all
-            of it is zero.
-
-    Returns:
-        (B,) float64.
+        shrinkage: Added to its diagonal, as a share of its mean eigenvalue; of 1 where all of it is
+            zero.
 
     Raises:
         MetricError: The covariance is not positive definite even so.
     """
-    import torch
-
-    from cfqa_data.eval.features import as_features, slice_mean
-    from cfqa_data.eval.pairs import errors
-
-    x, y = as_features(x, y)
     e = errors(x, y).values
     white = torch.einsum("bnctd,cde->bncte", e, _whitening(covariance, shrinkage, e))
-    return slice_mean(torch.linalg.vector_norm(white, dim=-1).double().square())
+    return torch.linalg.vector_norm(white, dim=-1).double().square()
 
 
 def _whitening(covariance: Tensor, shrinkage: float, like: Tensor) -> Tensor:
-    """Return W of shape (C, D, D) with W W^T = (S + aI)^-1, made once for each covariance."""
-    made = _whitenings().setdefault(covariance, {})
+    """Return W of shape (C, D, D) with W W^T = (S + aI)^-1, computed once for each covariance."""
+    known = _whitenings().setdefault(covariance, {})
     key = shrinkage, like.dtype, like.device
-    if key not in made:
-        made[key] = _factor(covariance.to(like.device), shrinkage).to(like.dtype)
-    found: Tensor = made[key]
+    if key not in known:
+        known[key] = _factor(covariance.to(like.device), shrinkage).to(like.dtype)
+    found: Tensor = known[key]
     return found
 
 
@@ -99,8 +85,6 @@ def _whitenings() -> Any:
 
 
 def _factor(covariance: Tensor, shrinkage: float) -> Tensor:
-    import torch
-
     eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
     usual = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
     usual = usual.masked_fill(usual == 0, 1.0)
@@ -112,36 +96,3 @@ def _factor(covariance: Tensor, shrinkage: float) -> Tensor:
             "definite: a larger shrinkage makes it so"
         )
     return torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False).mT
-
-
-MSE_WHITENED = Metric(
-    name="mse_whitened",
-    family="whitened",
-    formula="mean_tj (y_tj - x_tj)^2 / sigma_cj^2",
-    function=mse_whitened,
-    lower_better=True,
-    score_range=(0.0, math.inf),
-    identity=0.0,
-    invariances=frozenset(),
-    cost="TD",
-    citation="standardised Euclidean distance (textbook); of features: TAROT",
-    options={"floor": 1e-2},
-    needs=("deviation",),
-)
-
-MAHALANOBIS = Metric(
-    name="mahalanobis",
-    family="whitened",
-    formula="mean_t (y_t - x_t)^T (S_c + a I)^-1 (y_t - x_t), a = shrinkage tr(S_c) / D",
-    function=mahalanobis,
-    lower_better=True,
-    score_range=(0.0, math.inf),
-    identity=0.0,
-    invariances=frozenset(),
-    cost="T2D",
-    citation="Mahalanobis distance (textbook); whitened feature distance: TAROT",
-    options={"shrinkage": 1e-3},
-    needs=("covariance",),
-)
-
-WHITENED = (MSE_WHITENED, MAHALANOBIS)

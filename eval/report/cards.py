@@ -7,109 +7,133 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 
 from cfqa_data.eval.report.axes import number_text
 from cfqa_data.eval.report.figures import TaskPoints, scatter
-from cfqa_data.eval.report.items import Disagreement, disagreements
-from cfqa_data.eval.report.ranking import Figure, Ranked
+from cfqa_data.eval.report.ranking import COEFFICIENTS, Figure, Ranked
+from cfqa_data.eval.statistics import average_ranks
 
 if TYPE_CHECKING:
-    from cfqa_data.eval import Evaluation
+    from cfqa_data.eval import Evaluation, Metric
 
-__all__ = ["Card", "TaskFigures", "cards"]
+__all__ = ["PER_TASK", "Disagreement", "cards", "disagreements"]
+
+PER_TASK = 4
+"""Disagreements of a task that are listed."""
 
 
 @dataclass(frozen=True)
-class TaskFigures:
-    """A metric's figures on one task, all codecs together.
+class Disagreement:
+    """A compressed feature that a metric ranks otherwise than the label does.
 
     Attributes:
+        row: Its place among the points of the task.
         task: The task.
-        within: PLCC, SROCC ... per source, averaged, by coefficient.
-        pooled: The same with all points as one series.
-        mapped_plcc: PLCC after the logistic.
-        mapped_rmse: Root mean square error after it, in the label's unit.
-        areas: Krasula's two areas, or None.
-        flat: Sources on which the metric is constant.
-        missing: Compressed features without a score.
-        left_out: Sources that are left out of the averages for that.
+        source: The source's id.
+        codec: The codec.
+        level: The level.
+        score: What the metric says.
+        truth: What the label says.
+        by_metric: Percent of the task's features that the metric says are less damaged.
+        by_label: Percent that the label says are.
     """
 
+    row: int
     task: str
-    within: dict[str, Figure]
-    pooled: dict[str, Figure]
-    mapped_plcc: Figure
-    mapped_rmse: float | None
-    areas: tuple[float | None, float | None]
-    flat: int
-    missing: int
-    left_out: int
+    source: str
+    codec: str
+    level: int
+    score: float
+    truth: float
+    by_metric: float
+    by_label: float
 
-
-@dataclass(frozen=True)
-class Card:
-    """All that the page says of one metric.
-
-    Attributes:
-        entry: Its place in the ranking.
-        range: The scores that it may have, as text.
-        figures: Per task.
-        scatters: Per task.
-        items: Disagreements with the label, the worst first.
-    """
-
-    entry: Ranked
-    range: str
-    figures: Sequence[TaskFigures]
-    scatters: Sequence[tuple[str, Markup]]
-    items: Sequence[Disagreement]
+    @property
+    def gap(self) -> float:
+        """How much worse the metric takes it for, in percentage points."""
+        return self.by_metric - self.by_label
 
 
 def cards(
     evaluation: Evaluation, ranked: Sequence[Ranked], points: Sequence[TaskPoints]
-) -> list[Card]:
-    """Return a card per metric, in the order of the ranking."""
+) -> list[dict[str, Any]]:
+    """Return what the page says of each metric, in the order of the ranking.
+
+    That is its entry there, the range of its scores, figures and a scatter per task, and its
+    disagreements with the label, the worst first.
+    """
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in evaluation.across_codecs.to_pylist():
         rows.setdefault(row["metric"], []).append(row)
     made = []
     for entry in ranked:
-        items = disagreements(points, entry.number, entry.metric)
+        column, name = entry.number, entry.metric.name
+        items = disagreements(points, column, entry.metric)
+        there = {part.task: ~np.isnan(part.scores[:, column]) for part in points}
         scatters = []
-        of_task = {}
         for part in points:
-            there = ~np.isnan(part.scores[:, entry.number])
-            of_task[part.task] = int((~there).sum())
-            if not there.any():
-                continue
-            ringed = {
-                item.row: str(place)
-                for place, item in enumerate(items, 1)
-                if item.task == part.task
+            if there[part.task].any():
+                numbered = enumerate(items, 1)
+                ringed = {i.row: str(place) for place, i in numbered if i.task == part.task}
+                drawn = scatter(part, column, name, evaluation.target, ringed)
+                scatters.append((part.task, drawn))
+        figures = [
+            {
+                "task": row["task"],
+                "within": {c: Figure.of(row, c) for c in COEFFICIENTS},
+                "pooled": {c: Figure.of(row, f"pooled_{c}") for c in COEFFICIENTS},
+                "mapped_plcc": Figure.of(row, "mapped_plcc"),
+                "mapped_rmse": row["mapped_rmse"],
+                "areas": entry.discrimination.get(row["task"], (None, None)),
+                "flat": row["n_flat"],
+                "missing": int((~there[row["task"]]).sum()),
+                "left_out": row["n_missing"],
             }
-            drawn = scatter(part, entry.number, entry.metric.name, evaluation.target, ringed)
-            scatters.append((part.task, drawn))
-        figures = [_figures(row, entry, of_task[row["task"]]) for row in rows[entry.metric.name]]
-        made.append(Card(entry, _range(entry), figures, scatters, items))
+            for row in rows[name]
+        ]
+        span = " to ".join(map(number_text, entry.metric.score_range))
+        card = {"entry": entry, "range": span, "figures": figures, "scatters": scatters}
+        made.append(card | {"items": items})
     return made
 
 
-def _figures(row: dict[str, Any], entry: Ranked, missing: int) -> TaskFigures:
-    names = tuple(entry.overall)
-    return TaskFigures(
-        task=row["task"],
-        within={name: Figure.of(row, name) for name in names},
-        pooled={name: Figure.of(row, f"pooled_{name}") for name in names},
-        mapped_plcc=Figure.of(row, "mapped_plcc"),
-        mapped_rmse=row["mapped_rmse"],
-        areas=entry.discrimination.get(row["task"], (None, None)),
-        flat=row["n_flat"],
-        missing=missing,
-        left_out=row["n_missing"],
-    )
+def disagreements(points: Sequence[TaskPoints], column: int, metric: Metric) -> list[Disagreement]:
+    """Return the worst of each task, at most one a source, the worst of all first.
 
-
-def _range(entry: Ranked) -> str:
-    low, high = map(number_text, entry.metric.score_range)
-    return f"{low} to {high}"
+    Args:
+        points: Of each task.
+        column: The metric's.
+        metric: The metric; where its direction is not declared, lower is taken for better.
+    """
+    found = []
+    for part in points:
+        sign = -1.0 if metric.lower_better is False else 1.0
+        there = np.flatnonzero(~np.isnan(part.scores[:, column]))
+        if not len(there):
+            continue
+        by_metric, by_label = (
+            100 * (average_ranks(values[None])[0] - 0.5) / len(values)
+            for values in (sign * part.scores[there, column], part.truth[there])
+        )
+        seen: set[str] = set()
+        # Ties are broken by place, so that the same input gives the same page.
+        for place in np.argsort(-np.abs(by_metric - by_label), kind="stable").tolist():
+            row = int(there[place])
+            if len(seen) == PER_TASK:
+                break
+            if part.source[row] not in seen:
+                seen.add(part.source[row])
+                found.append(
+                    Disagreement(
+                        row=row,
+                        task=part.task,
+                        source=part.source[row],
+                        codec=part.codecs[part.codec[row]],
+                        level=int(part.level[row]),
+                        score=float(part.scores[row, column]),
+                        truth=float(part.truth[row]),
+                        by_metric=float(by_metric[place]),
+                        by_label=float(by_label[place]),
+                    )
+                )
+    return sorted(found, key=lambda item: -abs(item.gap))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from cfqa_data.eval.features.datasets import facts_of
 from cfqa_data.eval.report.axes import Axis
 from cfqa_data.eval.report.drawing import Panel
 from cfqa_data.eval.statistics.mapping import map_scores
-from cfqa_data.tasks import TASKS
+from cfqa_data.format.facts import TaskFacts
 
-__all__ = ["POINTS", "TaskPoints", "curve", "fit", "ladders", "scatter", "target_text"]
+if TYPE_CHECKING:
+    from cfqa_data.eval import Evaluation
+
+__all__ = ["POINTS", "TaskPoints", "curve", "fit", "scatter", "target_text", "task_points"]
 
 POINTS = 500
 """Points of a task that a scatter shows, of all that there are."""
@@ -30,19 +35,19 @@ class TaskPoints:
     """The compressed features of one task.
 
     Attributes:
-        task: Its name.
-        codecs: K codecs, in the labels' order.
+        facts: What is known of it.
+        codecs: Codecs of all tasks, in the labels' order.
         codec: (n,) number of each feature's codec.
         source: (n,) source ids.
         level: (n,) levels.
         truth: (n,) label that was followed.
-        rate: (n,) bits per feature point, NaN where there is no bitstream; None if the labels do
+        rate: (n,) bits per feature point, NaN where it is unknown; None if the labels do
             not say.
         error: (n,) MSE, NaN where there is none; None if the labels do not say.
         scores: (n, M) scores, NaN where there is none.
     """
 
-    task: str
+    facts: TaskFacts
     codecs: tuple[str, ...]
     codec: NDArray[np.intp]
     source: NDArray[np.object_]
@@ -52,12 +57,49 @@ class TaskPoints:
     error: Floats | None
     scores: Floats
 
+    @property
+    def task(self) -> str:
+        """Its name."""
+        return self.facts.name
+
     def shown(self) -> NDArray[np.intp]:
         """Return which points a scatter shows: the same for every metric and every run."""
         count = len(self.truth)
         if count <= POINTS:
             return np.arange(count)
         return np.sort(np.random.default_rng(0).permutation(count)[:POINTS])
+
+
+def task_points(evaluation: Evaluation) -> list[TaskPoints]:
+    """Take an evaluation apart by task."""
+    labels = evaluation.labels
+    values = evaluation.scores["value"].to_numpy().reshape(labels.num_rows, -1)
+    tasks, codecs, sources = (
+        np.array(labels[name].to_pylist(), object) for name in ("task", "codec", "source_id")
+    )
+    columns = {
+        name: labels[name].to_numpy().astype(np.float64)
+        for name in ("bpfp", "mse", evaluation.target)
+        if name in labels.column_names
+    }
+    known = tuple(dict.fromkeys(codecs.tolist()))
+    parts = []
+    for task in dict.fromkeys(tasks.tolist()):
+        rows = np.flatnonzero(tasks == task)
+        parts.append(
+            TaskPoints(
+                facts=facts_of(task, evaluation.tasks),
+                codecs=known,
+                codec=np.array([known.index(codec) for codec in codecs[rows]]),
+                source=sources[rows],
+                level=labels["level"].to_numpy()[rows].astype(np.intp),
+                truth=columns[evaluation.target][rows],
+                rate=columns["bpfp"][rows] if "bpfp" in columns else None,
+                error=columns["mse"][rows] if "mse" in columns else None,
+                scores=values[rows],
+            )
+        )
+    return parts
 
 
 def scatter(
@@ -79,10 +121,10 @@ def scatter(
     x, y = Axis.around(scores[there]), Axis.around(points.truth[there])
     title = f"{points.task}: {name} against {target}"
     short = name if len(name) <= ROOM else f"{name[: ROOM - 1]}…"
-    panel = Panel(x, y, title, short, target_text(points.task, target))
+    panel = Panel(x, y, title, short, target_text(points.facts, target))
     shown = points.shown()
     shown = shown[there[shown]]
-    for codec in range(len(points.codecs)):
+    for codec in np.unique(points.codec[shown]).tolist():
         of = shown[points.codec[shown] == codec]
         panel.points(scores[of], points.truth[of], codec)
     across = np.clip(x.between(80), scores[there].min(), scores[there].max())
@@ -113,7 +155,7 @@ def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
     known = np.isfinite(points.rate) & np.isfinite(values)
     if not known.any():
         return None
-    label = "MSE" if what == "error" else target_text(points.task, target)
+    label = "MSE" if what == "error" else target_text(points.facts, target)
     lines = []
     for codec in np.unique(points.codec[known]).tolist():
         of = (points.codec == codec) & known
@@ -151,17 +193,10 @@ def fit(scores: Floats, truth: Floats, at: Floats) -> Floats:
     return map_scores(scores, truth).curve(at)
 
 
-def target_text(task: str, target: str) -> str:
+def target_text(facts: TaskFacts, target: str) -> str:
     """Return the label in words, with its unit."""
-    if task not in TASKS:
+    followed = facts.loss if target == "loss" else facts.score
+    if followed is None:
         return target
-    facts = TASKS[task]
-    if target == "loss":
-        return f"loss: {facts.loss_name}"
-    unit = f" ({facts.score_unit})" if facts.score_unit else ""
-    return f"distortion: {facts.score_name}{unit}"
-
-
-def ladders(points: Sequence[TaskPoints]) -> tuple[str, ...]:
-    """Return the codecs of all tasks, in order."""
-    return tuple(dict.fromkeys(codec for part in points for codec in part.codecs))
+    unit = f" ({followed.unit})" if followed.unit else ""
+    return f"{target}: {followed.name}{unit}"

@@ -8,32 +8,32 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError, DiskError, MetricError
+from cfqa_data.eval.features.datasets import dataset_identity, opened
 from cfqa_data.eval.metrics.base import FAMILIES, error_line
 from cfqa_data.eval.report.axes import number_text
 from cfqa_data.eval.report.colours import heat_css, series_css
-from cfqa_data.eval.report.items import PER_TASK, task_points
-from cfqa_data.eval.report.origin import Origin, counts, origin_of
 from cfqa_data.eval.report.ranking import COEFFICIENTS, heat_maps, ranking, signed, span_of
 from cfqa_data.extras import extras
+from cfqa_data.format.storage import check_writable, write_text
 from cfqa_data.paths import absolute_path
-from cfqa_data.storage import check_writable, write_text
-from cfqa_data.tasks import TASKS
 
 with extras():
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    from cfqa_data.eval.report.cards import cards
+    from cfqa_data.eval.report.cards import PER_TASK, cards
     from cfqa_data.eval.report.drawing import swatch, whisker
-    from cfqa_data.eval.report.figures import POINTS, curve, ladders, target_text
+    from cfqa_data.eval.report.figures import POINTS, curve, target_text, task_points
 
 if TYPE_CHECKING:
-    from cfqa_data.dataset import Dataset
+    from cfqa_data.access.dataset import Dataset
     from cfqa_data.eval import Evaluation
+    from cfqa_data.format.facts import TaskEntry
 
 __all__ = ["report_html", "write_report"]
 
@@ -104,7 +104,7 @@ def report_html(
     environment.filters["grouped"] = lambda count: f"{count:,}".replace(",", "\u202f")
     style, script = Markup(_style()), Markup(_source("script.js"))
     text = environment.get_template("report.html").render(
-        **_content(evaluation, origin_of(evaluation, dataset, follow_links)),
+        **_content(evaluation, _origin(evaluation, dataset, follow_links)),
         style=style,
         script=script,
         policy=(
@@ -115,13 +115,13 @@ def report_html(
     return text + "\n"
 
 
-def _content(evaluation: Evaluation, origin: Origin | None) -> dict[str, Any]:
+def _content(evaluation: Evaluation, origin: dict[str, Any] | None) -> dict[str, Any]:
     ranked = ranking(evaluation)
     points = task_points(evaluation)
     columns, maps = heat_maps(evaluation, ranked)
     figures = [entry.overall["srocc"] for entry in ranked]
     low = span_of(figures)
-    codecs = ladders(points)
+    codecs = points[0].codecs
     target = evaluation.target
     curves = {
         kind: [(part.task, drawn) for part in points if (drawn := curve(part, kind, target))]
@@ -130,10 +130,10 @@ def _content(evaluation: Evaluation, origin: Origin | None) -> dict[str, Any]:
     return {
         "origin": origin,
         "target": target,
-        "counts": counts(evaluation, origin),
+        "counts": _counts(evaluation, origin["manifest"].tasks if origin else {}),
         "tasks": [part.task for part in points],
-        "titles": {part.task: TASKS[part.task].title for part in points if part.task in TASKS},
-        "targets": {part.task: target_text(part.task, target) for part in points},
+        "titles": {part.task: part.facts.title for part in points},
+        "targets": {part.task: target_text(part.facts, target) for part in points},
         "ranked": ranked,
         "tied": [entry for entry in ranked[1:] if entry.beaten_by == 0],
         "low": low,
@@ -146,10 +146,71 @@ def _content(evaluation: Evaluation, origin: Origin | None) -> dict[str, Any]:
         "families": FAMILIES,
         "codecs": [(codec, swatch(codecs, codec)) for codec in codecs],
         "curves": {kind: panels for kind, panels in curves.items() if panels},
-        "told": [*evaluation.failures.items(), *evaluation.notes.items()],
+        "failures": evaluation.failures,
+        "notes": evaluation.notes,
         "points": POINTS,
         "per_task": PER_TASK,
     }
+
+
+def _origin(
+    evaluation: Evaluation, dataset: Dataset | str | Path | None, follow_links: bool
+) -> dict[str, Any] | None:
+    """Return the manifest of the dataset that was scored, its hash, and its codecs.
+
+    Returns:
+        None where that is not known.
+
+    Raises:
+        MetricError: Another dataset was scored.
+        FormatError: The folder is not a dataset.
+    """
+    from cfqa_data.access.dataset import Dataset
+
+    if dataset is None:
+        return None
+    source = opened(dataset, follow_links=follow_links)
+    identity = dataset_identity(source)
+    if evaluation.dataset not in (None, identity):
+        raise MetricError("another dataset was scored; give that one, or none")
+    if not isinstance(source, Dataset):
+        return None
+    ladders = [
+        (
+            task,
+            codec,
+            held.facts.parameter.name,
+            ", ".join(f"{level:g}" for level in held.levels),
+            ", ".join(f"{name} {value}" for name, value in options.items() if name != "models"),
+        )
+        for task, entry in source.manifest.tasks.items()
+        for codec, held in entry.codecs.items()
+        for options in [held.origin.options if held.origin else {}]
+    ]
+    return {"manifest": source.manifest, "identity": identity, "ladders": ladders}
+
+
+def _counts(evaluation: Evaluation, held: Mapping[str, TaskEntry]) -> list[dict[str, Any]]:
+    """Count the sources and features of each task that were scored, and the sources that it has.
+
+    ``valid`` are the sources whose label varies over all codecs and levels: the means are over
+    these, but for those on which a metric lacks a score.
+    """
+    pairs = list(
+        zip(*(evaluation.labels[n].to_pylist() for n in ("task", "source_id")), strict=True)
+    )
+    rows = {row["task"]: row for row in evaluation.across_codecs.to_pylist()}
+    ids = {task: [source for name, source in pairs if name == task] for task in rows}
+    return [
+        {
+            "task": task,
+            "sources": len(set(ids[task])),
+            "of": len(held[task].sources) if task in held else None,
+            "features": len(ids[task]),
+            "valid": row["n_valid"] + row["n_missing"],
+        }
+        for task, row in rows.items()
+    ]
 
 
 def _style() -> str:

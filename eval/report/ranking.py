@@ -14,9 +14,11 @@ from cfqa_data.eval.report.colours import STEPS
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation, Metric
 
-__all__ = ["COEFFICIENTS", "Figure", "HeatMap", "Ranked", "heat_maps", "ranking", "span_of"]
+__all__ = ["COEFFICIENTS", "Figure", "Ranked", "heat_maps", "ranking", "span_of"]
 
 COEFFICIENTS = {"srocc": "SROCC", "plcc": "PLCC", "krocc": "KROCC"}
+
+ALL = "all codecs"
 
 BETTER = {True: "lower", False: "higher", None: "not declared"}
 
@@ -83,23 +85,6 @@ class Ranked:
     missing: int
 
 
-@dataclass(frozen=True)
-class HeatMap:
-    """One coefficient of every metric in every cell.
-
-    Attributes:
-        name: Of the coefficient, as in `COEFFICIENTS`.
-        title: As people write it.
-        low: Number of the darkest colour, which lower ones have, too.
-        rows: Per metric, in the ranking's order: (text, class of the colour, sort key) per cell.
-    """
-
-    name: str
-    title: str
-    low: float
-    rows: Sequence[tuple[Ranked, Sequence[tuple[str, str, float]]]]
-
-
 def ranking(evaluation: Evaluation) -> list[Ranked]:
     """Return the metrics, the best mean SROCC over all tasks first, those without one last."""
     overall = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
@@ -134,29 +119,32 @@ def ranking(evaluation: Evaluation) -> list[Ranked]:
 
 def heat_maps(
     evaluation: Evaluation, ranked: Sequence[Ranked]
-) -> tuple[list[tuple[str, list[str]]], list[HeatMap]]:
+) -> tuple[list[tuple[str, list[str]]], list[dict[str, Any]]]:
     """Return the columns, (task, its codecs), and a map per coefficient.
 
-    A task of several codecs has a last column for all of them together.
+    A task of several codecs has a last column for all of them together. A map has the ``name`` and
+    ``title`` of its coefficient, the number of the darkest colour (``low``), and ``rows``: per
+    metric, in the ranking's order, (text, class of the colour, sort key) of each cell.
     """
-    cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for row in evaluation.correlations.to_pylist():
-        cells.setdefault((row["task"], row["codec"]), {})[row["metric"]] = row
-    columns: list[tuple[str, list[str]]] = []
-    for together in evaluation.across_codecs.to_pylist():
-        task = together["task"]
-        if task not in [name for name, _ in columns]:
-            codecs = [codec for name, codec in cells if name == task]
-            columns.append((task, codecs + ["all codecs"] * (len(codecs) > 1)))
-        if together["codecs"] > 1:
-            cells.setdefault((task, "all codecs"), {})[together["metric"]] = together
+    cells = {
+        (row["task"], row["codec"], row["metric"]): row
+        for row in evaluation.correlations.to_pylist()
+    }
+    codecs: dict[str, list[str]] = {}
+    for task, codec in dict.fromkeys(key[:2] for key in cells):
+        codecs.setdefault(task, []).append(codec)
+    for row in evaluation.across_codecs.to_pylist():
+        if row["codecs"] > 1:
+            cells[row["task"], ALL, row["metric"]] = row
+            if ALL not in codecs[row["task"]]:
+                codecs[row["task"]].append(ALL)
     maps = []
     for name, title in COEFFICIENTS.items():
         found = [
             [
-                Figure.of(cells[task, codec][entry.metric.name], name).value
-                for task, codecs in columns
-                for codec in codecs
+                Figure.of(cells[task, codec, entry.metric.name], name).value
+                for task, of_task in codecs.items()
+                for codec in of_task
             ]
             for entry in ranked
         ]
@@ -165,8 +153,8 @@ def heat_maps(
             (entry, [_cell(value, low) for value in row])
             for entry, row in zip(ranked, found, strict=True)
         ]
-        maps.append(HeatMap(name, title, low, rows))
-    return columns, maps
+        maps.append({"name": name, "title": title, "low": low, "rows": rows})
+    return list(codecs.items()), maps
 
 
 def signed(value: float | None, digits: int = 3) -> str:

@@ -1,8 +1,9 @@
 """The bootstrap over sources: what is drawn, and what interval follows.
 
 The points of one source are not independent, so whole sources are drawn with replacement (a
-cluster bootstrap): in a simulation of 100 sources with ten levels, intervals from Fisher's z,
-which take every point for independent, covered 55% at a nominal 95%, these 94.5%.
+cluster bootstrap), and those of a group together: in a simulation of 100 sources with ten levels,
+intervals from Fisher's z, which take every point for independent, covered 55% at a nominal 95%,
+these 94.5%.
 
 A resample is a row of counts: how often each source was drawn. Row 0 is the data itself, every
 source once, so that one computation gives a figure and its resamples.
@@ -23,7 +24,7 @@ Floats = NDArray[np.float64]
 
 
 def source_counts(sources: int, draws: int, seed: int, stream: str = "") -> Floats:
-    """Draw resamples of the sources.
+    """Draw resamples of the sources, or of groups of them.
 
     Args:
         sources: S, the number of sources, and of sources in each resample.

@@ -16,77 +16,57 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "make_table"]
 
-METRIC = {"metric": "string", "lower_better": "bool"}
+METRIC = ("metric", "lower_better")
 
 
-def _with_interval(names: Iterable[str]) -> dict[str, str]:
-    return {name + end: "float64" for name in names for end in ("", "_low", "_high")}
+def _with_interval(prefix: str) -> tuple[str, ...]:
+    return tuple(prefix + name + end for name in COEFFICIENTS for end in ("", "_low", "_high"))
 
 
-FIGURES: Mapping[str, str] = {
-    **METRIC,
-    **_with_interval(COEFFICIENTS),
-    "n_valid": "int32",
-    "n_constant": "int32",
-    "n_missing": "int32",
-    "n_flat": "int32",
-    **_with_interval(f"pooled_{name}" for name in COEFFICIENTS),
-    "n_pooled": "int32",
-    "mapped_plcc": "float64",
-    "mapped_rmse": "float64",
-    "mapping": "string",
-    **{f"{name}_group": "int32" for name in COEFFICIENTS},
-}
+FIGURES = (
+    *("n_versions", *METRIC, *_with_interval("")),
+    *("n_valid", "n_constant", "n_missing", "n_flat", *_with_interval("pooled_"), "n_pooled"),
+    *("mapped_plcc", "mapped_rmse", "mapping", *(f"{name}_group" for name in COEFFICIENTS)),
+)
 
-COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "correlations": {"task": "string", "codec": "string", **FIGURES},
-        "across_codecs": {"task": "string", "codecs": "int32", **FIGURES},
-        "across_tasks": {"tasks": "int32", **FIGURES},
-        "per_level": {
-            "task": "string",
-            "codec": "string",
-            "level": "int32",
-            **METRIC,
-            **dict.fromkeys(COEFFICIENTS, "float64"),
-            "n_sources": "int32",
-        },
-        "comparisons": {
-            "task": "string",
-            "codec": "string",
-            "figure": "string",
-            "metric": "string",
-            "other": "string",
-            **dict.fromkeys(("difference", "low", "high", "p", "p_holm"), "float64"),
-        },
-        "discrimination": {
-            "task": "string",
-            "threshold": "float64",
-            "n_different": "int32",
-            "n_similar": "int32",
-            **METRIC,
-            "auc_different": "float64",
-            "auc_better": "float64",
-        },
+        "correlations": ("task", "codec", *FIGURES),
+        "across_codecs": ("task", "codecs", *FIGURES),
+        "across_tasks": ("tasks", *FIGURES),
+        "per_level": ("task", "codec", "level", *METRIC, *COEFFICIENTS, "n_sources"),
+        "comparisons": (
+            *("task", "codec", "figure", "metric", "other"),
+            *("difference", "low", "high", "p", "p_holm"),
+        ),
+        "discrimination": (
+            *("task", "threshold", "n_different", "n_similar", *METRIC),
+            *("auc_different", "auc_better"),
+        ),
     }
 )
-"""Table -> column -> Arrow type; docs/statistics.md says what they mean."""
+"""Table -> its columns; docs/statistics.md says what they mean."""
+
+TEXTS = ("task", "codec", "metric", "other", "figure", "mapping")
+COUNTS = ("codecs", "tasks", "level")
 
 
 def make_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Return the table called ``name``; NaN becomes null."""
     import pyarrow as pa
 
-    collected = list(rows)
+    def kind(column: str) -> pa.DataType:
+        if column in TEXTS:
+            return pa.string()
+        if column == "lower_better":
+            return pa.bool_()
+        whole = column in COUNTS or column.startswith("n_") or column.endswith("_group")
+        return pa.int32() if whole else pa.float64()
+
+    rows = list(rows)
     return pa.table(
         {
-            column: pa.array(
-                [row[column] for row in collected], getattr(pa, _factory(kind))(), from_pandas=True
-            )
-            for column, kind in COLUMNS[name].items()
+            column: pa.array([row[column] for row in rows], kind(column), from_pandas=True)
+            for column in COLUMNS[name]
         }
     )
-
-
-def _factory(kind: str) -> str:
-    return "bool_" if kind == "bool" else kind

@@ -5,11 +5,12 @@ where higher is better, so that larger is always better agreement. A metric whos
 declared cannot be oriented, and is left out.
 
 p is two-sided, of the difference over its bootstrap standard error on Student's t with one degree
-of freedom less than there are valid sources. It is not the share of resamples on the other side of
-zero: of 1000 resamples that share is 0.002 at the least (counting the data itself), which Holm's
-correction over the 300 pairs of 25 metrics would raise to 0.6, whatever the metrics. Nor is it
+of freedom less than there are valid sources, or groups of them. It is not the share of resamples on
+the other side of zero: of 1000 resamples that share is 0.002 at the least (counting the data
+itself), which Holm's correction over the 300 pairs of 25 metrics would raise to 0.6, whatever the
+metrics. Nor is it
 smaller than 2 / 2^n, which n differences of the same sign have by chance (the sign test), so that
-three sources never prove anything.
+three sources, or sources of three groups, never prove anything.
 
 Two metrics are compared on the sources that have a coefficient of both.
 """
@@ -75,13 +76,17 @@ def orientation(lower_better: Sequence[bool | None]) -> Floats:
     return np.array([signs[known] for known in lower_better])
 
 
-def compare(oriented: Floats, counts: Floats) -> Differences:
-    """Compare P metrics two by two; from a single common source nothing follows.
+def compare(
+    oriented: Floats, counts: Floats, groups: NDArray[np.intp] | None = None
+) -> Differences:
+    """Compare P metrics two by two; from a single common group nothing follows.
 
     Args:
         oriented: (P, S) oriented coefficients on each source, NaN where a metric has none.
         counts: (1 + R, S) resamples of the sources, the data itself first.
+        groups: (S,) number of the group that each source was drawn with; by default its own.
     """
+    groups = np.arange(oriented.shape[-1]) if groups is None else groups
     first, second = np.triu_indices(len(oriented), 1)
     found = np.full((4, len(first)), np.nan)
     missing = np.isnan(oriented)
@@ -91,31 +96,31 @@ def compare(oriented: Floats, counts: Floats) -> Differences:
         means[which] = resampled_means(oriented[which], counts)  # leaves the same sources out
         resampled = means[first[pairs]] - means[second[pairs]]
         largest = float(np.abs(means[which, 0]).max())
-        found[:, pairs] = _tested(resampled, largest, int((~left_out).sum()))
+        found[:, pairs] = _tested(resampled, largest, len(np.unique(groups[~left_out])))
     difference, low, high, p = found
     return Differences(first, second, difference, low, high, p, holm(p))
 
 
-def _tested(resampled: Floats, largest: float, sources: int) -> Floats:
+def _tested(resampled: Floats, largest: float, groups: int) -> Floats:
     """Return (4, Q): the differences of Q pairs on the same sources, their intervals and their p.
 
     Args:
         resampled: (Q, 1 + R) differences, the data's own first.
         largest: Magnitude of what was subtracted.
-        sources: How many sources there are.
+        groups: How many groups the sources are of.
     """
     from scipy import stats
 
     difference = resampled[:, 0]
     known = ~np.isnan(resampled[:, 1:]).any(axis=0)
-    if sources < 2 or known.sum() < 2:
+    if groups < 2 or known.sum() < 2:
         return np.stack([difference, *np.full((3, len(difference)), np.nan)])
     error = resampled[:, 1:][:, known].std(axis=1, ddof=1)
     # Equal differences in all sources leave rounding for an error.
     scale = largest * np.finfo(float).eps * 8
     same = np.abs(difference) <= scale
     t = np.where(same, 0.0, np.abs(difference) / np.maximum(error, scale or 1.0))
-    p = np.maximum(2 * stats.t.sf(t, sources - 1), min(1.0, 2.0 ** (1 - sources)))
+    p = np.maximum(2 * stats.t.sf(t, groups - 1), min(1.0, 2.0 ** (1 - groups)))
     return np.stack([difference, *interval(resampled), p])
 
 

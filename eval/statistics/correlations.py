@@ -26,12 +26,14 @@ from numpy.typing import NDArray
 __all__ = [
     "COEFFICIENTS",
     "average_ranks",
+    "centred",
     "coefficients",
     "constant_rows",
     "equal_rows",
     "kendall",
     "pearson",
     "power_of_two",
+    "signs",
     "spearman",
 ]
 
@@ -77,8 +79,11 @@ def pearson(x: NDArray[Any], y: NDArray[Any]) -> Floats:
     Returns:
         (S,) float64 in [-1, 1]; NaN where a row of x or y is constant.
     """
-    dx, dy = _standardise(x), _standardise(y)
-    return np.clip((dx * dy).sum(axis=1), -1.0, 1.0)
+    units = []
+    for rows in (centred(x), centred(y)):
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        units.append(rows / np.where(lengths == 0, np.nan, lengths))
+    return np.clip((units[0] * units[1]).sum(axis=1), -1.0, 1.0)
 
 
 def spearman(x: NDArray[Any], y: NDArray[Any]) -> Floats:
@@ -96,9 +101,9 @@ def kendall(x: NDArray[Any], y: NDArray[Any]) -> Floats:
     step = max(1, PAIRS_AT_ONCE // max(1, len(first)))
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
-        sx, sy = (_signs(v[rows][:, first], v[rows][:, second]) for v in (x, y))
+        sx, sy = (signs(v[rows][:, first], v[rows][:, second]) for v in (x, y))
         agree = (sx * sy).sum(axis=1, dtype=np.int64)
-        untied = [np.count_nonzero(signs, axis=1) for signs in (sx, sy)]
+        untied = [np.count_nonzero(each, axis=1) for each in (sx, sy)]
         scale = np.sqrt(untied[0].astype(np.float64)) * np.sqrt(untied[1])
         np.divide(agree, scale, out=tau[rows], where=scale > 0)
     return np.clip(tau, -1.0, 1.0)
@@ -147,22 +152,20 @@ def power_of_two(values: NDArray[Any]) -> Floats:
     return np.asarray(np.ldexp(1.0, exponents - 1))
 
 
-def _signs(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int8]:
+def signs(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int8]:
     """Return the sign of x - y, which is not computed: it could overflow, or underflow to 0."""
     return (x > y).view(np.int8) - (x < y).view(np.int8)
 
 
-def _standardise(values: NDArray[Any]) -> Floats:
-    """Centre each row and give it length 1; a constant row becomes NaN.
+def centred(values: NDArray[Any]) -> Floats:
+    """Centre each row, scaled to deviations from its first value of 1 at most.
 
     The first value is taken off before the mean, so that a constant row is exactly zero, and the
-    row is scaled by its largest deviation, so that tiny numbers do not underflow when squared.
+    row is scaled by its largest deviation, so that no square over- or underflows.
     """
     deviations = np.asarray(values, dtype=np.float64)
     deviations = deviations / power_of_two(deviations)
     deviations = deviations - deviations[:, :1]
     largest = np.abs(deviations).max(axis=1, keepdims=True)
-    constant = largest == 0
-    deviations = deviations / np.where(constant, np.nan, largest)
-    deviations -= deviations.mean(axis=1, keepdims=True)
-    return np.asarray(deviations / np.linalg.norm(deviations, axis=1, keepdims=True))
+    deviations = deviations / np.where(largest == 0, 1, largest)
+    return np.asarray(deviations - deviations.mean(axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""The label rows of a task as an array: sources by codecs by levels."""
+"""The label rows of a task as an array: sources by versions."""
 
 from __future__ import annotations
 
@@ -24,21 +24,31 @@ class Grid:
     Attributes:
         task: The task.
         sources: S source ids, sorted.
-        codecs: K codecs, in the labels' order.
-        levels: L levels, sorted.
-        rows: (S, K, L) row numbers.
+        groups: (S,) number of each source's group, from 0; its own where the labels know none.
+        versions: V pairs of codec and level; codecs in the labels' order, levels sorted.
+        rows: (S, V) row numbers.
     """
 
     task: str
     sources: tuple[str, ...]
-    codecs: tuple[str, ...]
-    levels: tuple[int, ...]
+    groups: NDArray[np.intp]
+    versions: tuple[tuple[str, int], ...]
     rows: NDArray[np.intp]
+
+    @property
+    def codecs(self) -> dict[str, slice]:
+        """The versions of each codec."""
+        names = [codec for codec, _ in self.versions]
+        return {
+            codec: slice(names.index(codec), names.index(codec) + names.count(codec))
+            for codec in dict.fromkeys(names)
+        }
 
     def name(self, position: int) -> str:
         """Return in words which feature is at a position of the flattened grid."""
-        source, codec, level = np.unravel_index(position, self.rows.shape)
-        return f"{self.sources[source]}, {self.codecs[codec]}, level {self.levels[level]}"
+        source, version = divmod(position, len(self.versions))
+        codec, level = self.versions[version]
+        return f"{self.sources[source]}, {codec}, level {level}"
 
 
 def read_grids(labels: pa.Table) -> Iterator[Grid]:
@@ -47,25 +57,29 @@ def read_grids(labels: pa.Table) -> Iterator[Grid]:
     Raises:
         MetricError: A source lacks a codec or level that others have, or a row is there twice.
     """
-    columns = {name: labels[name].to_pylist() for name in ("task", "source_id", "codec", "level")}
-    for task in dict.fromkeys(columns["task"]):
-        rows = [row for row, name in enumerate(columns["task"]) if name == task]
-        cells = {
-            (columns["source_id"][row], columns["codec"][row], columns["level"][row]): row
-            for row in rows
-        }
-        sources, codecs, levels = (list(dict.fromkeys(axis)) for axis in zip(*cells, strict=True))
-        sources.sort()
-        levels.sort()
-        full = [(s, k, v) for s in sources for k in codecs for v in levels]
-        for cell in full:
-            if cell not in cells:
-                raise MetricError(
-                    f"labels of {task}: {cell[0]} has no row for codec {cell[1]}, level {cell[2]}; "
-                    "all sources need the same codecs and levels"
-                )
-        if len(rows) != len(full):
-            raise MetricError(f"labels of {task}: {len(rows) - len(full)} rows are there twice")
-        grid = np.array([cells[cell] for cell in full], dtype=np.intp)
-        shape = (len(sources), len(codecs), len(levels))
-        yield Grid(task, tuple(sources), tuple(codecs), tuple(levels), grid.reshape(shape))
+    tasks, *key = (labels[name].to_pylist() for name in ("task", "source_id", "codec", "level"))
+    keys = list(zip(*key, strict=True))
+    known = labels["group"].to_pylist() if "group" in labels.column_names else [None] * len(keys)
+    for task in dict.fromkeys(tasks):
+        rows = [row for row, name in enumerate(tasks) if name == task]
+        cells = {keys[row]: row for row in rows}
+        sources = sorted({source for source, _, _ in cells})
+        order = {codec: number for number, codec in enumerate(dict.fromkeys(k[1] for k in cells))}
+        versions = sorted({key[1:] for key in cells}, key=lambda v: (order[v[0]], v[1]))
+        for source in sources:
+            for codec, level in versions:
+                if (source, codec, level) not in cells:
+                    raise MetricError(
+                        f"labels of {task}: {source} has no row for codec {codec}, level {level}; "
+                        "all sources need the same codecs and levels"
+                    )
+        if len(rows) != len(cells):
+            raise MetricError(f"labels of {task}: {len(rows) - len(cells)} rows are there twice")
+        grid = np.array([[cells[source, *v] for v in versions] for source in sources], np.intp)
+        numbers: dict[tuple[bool, str], int] = {}
+        names = [
+            (known[row] is None, known[row] or source)
+            for row, source in zip(grid[:, 0], sources, strict=True)
+        ]
+        groups = np.array([numbers.setdefault(name, len(numbers)) for name in names])
+        yield Grid(task, tuple(sources), groups, tuple(versions), grid)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cfqa_data.eval.statistics.correlations import power_of_two
+from cfqa_data.eval.statistics.correlations import centred, signs
 
 __all__ = ["concordance", "pooled_coefficients"]
 
@@ -79,15 +79,17 @@ def concordance(scores: NDArray[Any], truth: NDArray[Any], starts: NDArray[np.in
     # Only the order matters, and small integers are compared several at a time.
     small = np.int16 if truth.size < 2**15 else np.int32
     total = np.int8 if (ends - starts).max() < 2**7 else np.int32
-    x = np.stack([_order(row) for row in scores]).astype(small)
-    y = _order(truth).astype(small)
+    x, y = (
+        np.stack([np.unique(row, return_inverse=True)[1] for row in rows]).astype(small)
+        for rows in (scores, truth[None])
+    )
     sums = np.zeros((len(scores), len(starts), len(starts)))
     for source, (start, end) in enumerate(zip(starts, ends, strict=True)):
         right = starts[source:] - start
-        signs = _signs(y[start:end, None], y[None, start:])
+        truths = signs(y[0, start:end, None], y[:, start:])
         for metric, row in enumerate(x):
-            agree = _signs(row[start:end, None], row[None, start:])
-            agree *= signs
+            agree = signs(row[start:end, None], row[None, start:])
+            agree *= truths
             column = np.add.reduce(agree, axis=0, dtype=total)
             sums[metric, source, source:] = np.add.reduceat(column, right, dtype=np.int64)
     lower = np.tril_indices(len(starts), -1)
@@ -184,7 +186,7 @@ def _pearson(
     scores: NDArray[Any], truth: NDArray[Any], starts: NDArray[np.intp], weights: Floats
 ) -> Floats:
     """Return (M, R); a resample without variance gives 0."""
-    x, y = _centred(scores), _centred(truth[None])
+    x, y = centred(scores), centred(truth[None])
     sizes = np.diff(np.append(starts, truth.size))
     size = np.maximum(sizes @ weights, 1)  # of a resample without points: it gets no figure
 
@@ -196,21 +198,3 @@ def _pearson(
     variance = (total(x * x) - sum_x**2 / size) * (total(y * y) - sum_y**2 / size)
     found = np.zeros_like(covariance)
     return np.divide(covariance, np.sqrt(np.maximum(variance, 0)), out=found, where=variance > 0)
-
-
-def _centred(values: NDArray[Any]) -> Floats:
-    """Centre rows and scale them by their largest deviation: no square over- or underflows."""
-    centred = values / power_of_two(values)
-    centred = centred - centred[:, :1]
-    largest = np.abs(centred).max(axis=1, keepdims=True)
-    centred = centred / np.where(largest == 0, 1, largest)
-    return np.asarray(centred - centred.mean(axis=1, keepdims=True))
-
-
-def _order(values: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the number of each value among the distinct ones, from the smallest."""
-    return np.unique(values, return_inverse=True)[1]
-
-
-def _signs(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int8]:
-    return (x > y).view(np.int8) - (x < y).view(np.int8)

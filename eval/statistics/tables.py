@@ -14,52 +14,50 @@ Each table is described, column by column, in docs/statistics.md:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError, unknown_name
+from cfqa_data.eval.features.datasets import facts_of
 from cfqa_data.eval.statistics.bootstrap import source_counts
 from cfqa_data.eval.statistics.cells import Cell, cell_of, cell_rows, join_cells
 from cfqa_data.eval.statistics.columns import COLUMNS, make_table
 from cfqa_data.eval.statistics.comparison import orientation
-from cfqa_data.eval.statistics.correlations import (
-    COEFFICIENTS,
-    average_ranks,
-    coefficients,
-)
+from cfqa_data.eval.statistics.correlations import COEFFICIENTS, average_ranks, coefficients
 from cfqa_data.eval.statistics.discrimination import discriminate
 from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.extras import extras
-from cfqa_data.tasks import get_task
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from cfqa_data.eval.metrics import Metric
+    from cfqa_data.format.facts import TaskFacts
 
 __all__ = ["DRAWS", "Statistics", "check_labels", "statistics"]
 
 DRAWS = 1000
 
 Floats = NDArray[np.float64]
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """The tables, each described in docs/statistics.md.
+    """The tables, each described in docs/statistics.md; null where there is no figure.
 
     Attributes:
         correlations: One row per task, codec and metric.
         across_codecs: One row per task and metric, all codecs together.
         across_tasks: One row per metric, all tasks together.
-        per_level: One row per task, codec, level and metric.
-        comparisons: One row per cell, coefficient and pair of metrics.
-        discrimination: One row per task and metric.
+        per_level: One row per task, codec, level and metric, over the sources.
+        comparisons: One row per pair of metrics, coefficient, and row of the first three tables.
+        discrimination: One row per task and metric: can it tell versions of a source apart?
     """
 
     correlations: pa.Table
@@ -80,6 +78,7 @@ def statistics(
     draws: int = DRAWS,
     seed: int = 0,
     tables: Iterable[str] = tuple(COLUMNS),
+    tasks: Mapping[str, TaskFacts] = MappingProxyType({}),
 ) -> Statistics:
     """Correlate each metric with the label in every way, with intervals and comparisons.
 
@@ -87,45 +86,61 @@ def statistics(
     other tasks, but for ``across_tasks``.
 
     Args:
-        labels: One row per compressed feature.
+        labels: One row per compressed feature. Where they have a column ``group``, the sources of a
+            group are drawn together.
         metrics: M metrics.
         values: (rows, M) float64 scores; NaN where a metric has none.
         target: Label column to follow, larger is worse: distortion or loss.
         draws: Resamples of the sources for the intervals; 0 for none, and no comparisons.
         seed: Of the resamples.
         tables: Names of the tables to compute; the others come without rows.
+        tasks: What is known of the tasks: the smallest difference that counts. See
+            `cfqa_data.eval.features.datasets.facts_of` for those about which nothing is given.
 
     Raises:
         MetricError: A source lacks levels that others have; a label is NaN or Inf, or a score Inf;
             draws or seed is negative; there is no such table.
     """
-    wanted = _checked(draws, seed, tables)
-    rows: dict[str, Rows] = {field.name: [] for field in fields(Statistics)}
+    for name, value in (("draws", draws), ("seed", seed)):
+        if value < 0:
+            raise MetricError(f"{name} is at least 0, not {value}")
+    wanted = set(tables)
+    for table in sorted(wanted - COLUMNS.keys()):
+        raise MetricError(unknown_name("table", table, COLUMNS))
+    rows: dict[str, list[Row]] = {field.name: [] for field in fields(Statistics)}
+
+    def append(table: str, cell: Cell, **place: Any) -> None:
+        if {table, "comparisons"} & wanted:
+            figures, comparisons = cell_rows(cell, metrics)
+            rows[table] += [place | row for row in figures]
+            rows["comparisons"] += [{"codec": "all"} | place | row for row in comparisons]
+
     together: list[Cell] = []
     for grid in read_grids(labels):
         scores = np.moveaxis(np.asarray(values, dtype=np.float64)[grid.rows], -1, 0)
         truth = _truth(grid, labels, target)
-        _check_scores(grid, metrics, scores)
-        counts = source_counts(len(grid.sources), draws, seed, grid.task)
-        if wanted & {"correlations", "comparisons"}:
-            for k, codec in enumerate(grid.codecs):
-                place: dict[str, Any] = {"task": grid.task, "codec": codec}
-                cell = cell_of(scores[:, :, k], truth[:, k], counts)
-                _append(rows, "correlations", cell, metrics, place)
-        flat = scores.reshape(len(metrics), len(grid.sources), -1), truth.reshape(len(truth), -1)
-        if wanted & {"across_codecs", "across_tasks", "comparisons"}:
-            together.append(cell_of(*flat, counts))
-        if wanted & {"across_codecs", "comparisons"}:
-            place = {"task": grid.task, "codec": "all", "codecs": len(grid.codecs)}
-            _append(rows, "across_codecs", together[-1], metrics, place)
+        for metric, bad in zip(metrics, np.isinf(scores).reshape(len(metrics), -1), strict=True):
+            if bad.any():
+                where = grid.name(int(bad.argmax()))
+                raise MetricError(f"{metric.name}: the score of {where} is Inf")
+        drawn = source_counts(int(grid.groups.max()) + 1, draws, seed, grid.task)
+        of = grid.groups, drawn[:, grid.groups]
+        for codec, versions in grid.codecs.items():
+            cell = cell_of(scores[:, :, versions], truth[:, versions], *of)
+            append("correlations", cell, task=grid.task, codec=codec)
+        together.append(cell_of(scores, truth, *of))
+        append("across_codecs", together[-1], task=grid.task, codecs=len(grid.codecs))
         if "per_level" in wanted:
             rows["per_level"] += _per_level(grid, metrics, scores, truth)
         if "discrimination" in wanted:
-            rows["discrimination"] += _discrimination(grid.task, target, metrics, *flat)
-    if wanted & {"across_tasks", "comparisons"} and together:
+            facts = facts_of(grid.task, tasks)
+            counted = facts.loss if target == "loss" else facts.score
+            threshold = counted.noticeable if counted else 0.0
+            rows["discrimination"] += _discrimination(grid.task, threshold, metrics, scores, truth)
+    if together:
         percentiles = [_percentiles(cell.truth) for cell in together]
-        place = {"task": "all", "codec": "all", "tasks": len(together)}
-        _append(rows, "across_tasks", join_cells(together, percentiles), metrics, place)
+        joined = join_cells(together, percentiles)
+        append("across_tasks", joined, task="all", tasks=len(together))
     return Statistics(
         **{name: make_table(name, rows[name] if name in wanted else []) for name in rows}
     )
@@ -135,18 +150,20 @@ def check_labels(labels: pa.Table, target: str) -> None:
     """See that labels can be correlated with, before anything is scored.
 
     Raises:
-        MetricError: A source lacks levels that others have, or a label is NaN or Inf.
-        CfqaError: A task is unknown.
+        MetricError: A source lacks levels that others have, a task has no such label, or one is NaN
+            or Inf.
     """
     for grid in read_grids(labels):
-        get_task(grid.task)
         _truth(grid, labels, target)
 
 
 def _truth(grid: Grid, labels: pa.Table, target: str) -> Floats:
-    """Return the labels of a task, (S, K, L), larger is worse."""
+    """Return the labels of a task, (S, V), larger is worse."""
+    column = labels[target]
+    if target == "loss" and column.take(grid.rows.ravel()).null_count == grid.rows.size:
+        raise MetricError(f"task {grid.task} has no loss: follow the distortion, or leave it out")
     try:
-        truth = np.asarray(labels[target].to_numpy().astype(np.float64)[grid.rows])
+        truth = np.asarray(column.to_numpy().astype(np.float64)[grid.rows])
     except (TypeError, ValueError):
         raise MetricError(f"the labels in column {target!r} are no numbers") from None
     bad = np.flatnonzero(~np.isfinite(truth))
@@ -155,65 +172,35 @@ def _truth(grid: Grid, labels: pa.Table, target: str) -> Floats:
     return truth
 
 
-def _checked(draws: int, seed: int, tables: Iterable[str]) -> set[str]:
-    for name, value in (("draws", draws), ("seed", seed)):
-        if value < 0:
-            raise MetricError(f"{name} is at least 0, not {value}")
-    wanted = set(tables)
-    for table in sorted(wanted - COLUMNS.keys()):
-        raise MetricError(unknown_name("table", table, COLUMNS))
-    return wanted
-
-
-def _check_scores(grid: Grid, metrics: Sequence[Metric], scores: Floats) -> None:
-    for metric, of_metric in zip(metrics, scores, strict=True):
-        bad = np.flatnonzero(np.isinf(of_metric))
-        if bad.size:
-            raise MetricError(f"{metric.name}: the score of {grid.name(int(bad[0]))} is Inf")
-
-
-def _append(
-    rows: dict[str, Rows], table: str, cell: Cell, metrics: Sequence[Metric], place: dict[str, Any]
-) -> None:
-    figures, comparisons = cell_rows(cell, metrics)
-    rows[table] += [place | row for row in figures]
-    rows["comparisons"] += [place | row for row in comparisons]
-
-
 def _per_level(
     grid: Grid, metrics: Sequence[Metric], scores: Floats, truth: Floats
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield the correlations over the sources at each level of each codec."""
-    # (3, M, K, L): the sources are the points.
-    points = scores.transpose(0, 2, 3, 1).reshape(len(metrics), -1, len(truth))
-    truths = truth.transpose(1, 2, 0).reshape(-1, len(truth))
+    points = np.ascontiguousarray(scores.transpose(0, 2, 1))  # (M, V, S)
+    truths = np.ascontiguousarray(truth.T)
     found = coefficients(points, truths)
     present = ~np.isnan(points)
     for metric, row in np.argwhere(~present.all(axis=2) & present.any(axis=2)):
         here = present[metric, row]  # where scores are missing, those that are there
         alone = coefficients(points[metric, row, here][None, None], truths[row, here][None])
         found[:, metric, row] = alone[:, 0, 0]
-    found = found.reshape(3, len(metrics), *truth.shape[1:])
-    counts = present.sum(axis=2).reshape(found.shape[1:])
-    for k, codec in enumerate(grid.codecs):
-        for v, level in enumerate(grid.levels):
-            for index, metric in enumerate(metrics):
-                yield {
-                    "task": grid.task,
-                    "codec": codec,
-                    "level": level,
-                    "metric": metric.name,
-                    "lower_better": metric.lower_better,
-                    **dict(zip(COEFFICIENTS, found[:, index, k, v], strict=True)),
-                    "n_sources": int(counts[index, k, v]),
-                }
+    counts = present.sum(axis=2)
+    for place, (codec, level) in enumerate(grid.versions):
+        for index, metric in enumerate(metrics):
+            yield {
+                "task": grid.task,
+                "codec": codec,
+                "level": level,
+                "metric": metric.name,
+                "lower_better": metric.lower_better,
+                **dict(zip(COEFFICIENTS, found[:, index, place], strict=True)),
+                "n_sources": int(counts[index, place]),
+            }
 
 
 def _discrimination(
-    task: str, target: str, metrics: Sequence[Metric], scores: Floats, truth: Floats
-) -> Iterator[dict[str, Any]]:
-    facts = get_task(task)
-    threshold = facts.noticeable_loss if target == "loss" else facts.noticeable
+    task: str, threshold: float, metrics: Sequence[Metric], scores: Floats, truth: Floats
+) -> Iterator[Row]:
     signs = orientation([metric.lower_better for metric in metrics])
     found = discriminate(scores, truth, signs, threshold)
     for index, metric in enumerate(metrics):

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from cfqa_data.errors import CfqaError
 from cfqa_data.guard import check_guard
+from cfqa_data.loaders.torch.pairs import Pair
 from cfqa_data.loaders.torch.rows import Row, find_rows
 
 __all__ = ["ShardBatches", "data_loader"]
@@ -32,6 +33,9 @@ def data_loader(
     **options: Any,
 ) -> DataLoader[Any]:
     """Return a `DataLoader` of batches, tensors with a leading batch axis.
+
+    Where the features of a batch have different numbers of tokens, `original` and `compressed` are
+    lists of tensors, one per row; a ``collate_fn`` of one's own may pad them.
 
     Args:
         pairs: what to load: `Pairs`, or a `Subset` (as `random_split` gives) or `ConcatDataset` of
@@ -75,6 +79,7 @@ def data_loader(
                 "shuffle, drop_last and sampler"
             )
     elif find_rows(pairs) is not None:
+        options.setdefault("collate_fn", _collate)
         options["batch_sampler"] = ShardBatches(
             pairs,
             batch_size,
@@ -99,6 +104,16 @@ def data_loader(
         )
     except ValueError as error:  # such as options of workers where there are none
         raise CfqaError(f"data_loader: {' '.join(str(error).split())}") from None
+
+
+def _collate(rows: list[Any]) -> Any:
+    """Stack the rows of a batch; leave features of different numbers of tokens apart."""
+    if len({row.original.shape for row in rows}) == 1:
+        return default_collate(rows)
+    originals: Any = [row.original for row in rows]
+    return Pair(
+        originals, [row.compressed for row in rows], default_collate([r.label for r in rows])
+    )
 
 
 class _Loader(DataLoader[Any]):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfqa_data.codes import Codes
+from cfqa_data.format.codes import Codes
 from cfqa_data.torch_state import torch_state
 
 __all__ = ["CodeTensors"]

@@ -11,7 +11,7 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
-from cfqa_data.dataset import Dataset, load
+from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.loaders.torch.codes import CodeTensors
 
@@ -22,8 +22,8 @@ class Pair(NamedTuple):
     """One item of `Pairs`; a batch of them has the same fields with a leading axis.
 
     Attributes:
-        original: float32 (N, C, T, D).
-        compressed: float32 (N, C, T, D), or the codes of it.
+        original: float32 (N, C, T, D); of a batch with different T, a list of them.
+        compressed: float32 (N, C, T, D), or the codes of it; of a batch likewise.
         label: the column asked for, a tensor () of the column's dtype; or, where several columns
             were asked for, a dict of them, texts as they are.
     """
@@ -37,11 +37,12 @@ class Pairs(torch.utils.data.Dataset[Pair]):
     """The rows of a dataset folder as tensors, in the order of `dataset.labels`.
 
     Features of different tasks have different shapes: `data_loader` batches each task by itself;
-    a plain `DataLoader` takes the rows of one task.
+    a plain `DataLoader` takes the rows of one task. A feature has its own number of tokens, which
+    may vary within a task: `data_loader` then gives lists of features, not stacks of them.
 
     Args:
         dataset: what `cfqa_data.load` takes; or an open `cfqa_data.Dataset`, as it is.
-        task: cls, seg or dpt; all of them if None.
+        task: keep the rows of this task; all of them if None.
         codec: keep the rows of this codec, or of these.
         level: keep the rows of this level, or of these.
         source: keep the rows of this source id, or of these.
@@ -53,6 +54,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         cache: of a repo: fetch whole files and read them from there, as for `cfqa_data.load`.
         untrusted: decode bitstreams in child processes that can do nothing else.
         follow_links: read what links in a folder lead to, wherever that is.
+        plugins: classes of codecs that are not installed, each as `module:Class`.
 
     Raises:
         CfqaError: there is no such task, codec, level, source, fold or column, or rows are chosen
@@ -75,6 +77,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         cache: bool | str | Path = False,
         untrusted: bool = False,
         follow_links: bool = False,
+        plugins: Iterable[str] = (),
     ) -> None:
         options: dict[str, Any] = {
             "task": task,
@@ -86,6 +89,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
             "cache": cache,
             "untrusted": untrusted,
             "follow_links": follow_links,
+            "plugins": tuple(plugins) or None,
         }
         if not isinstance(dataset, Dataset):
             dataset = load(dataset, **options)
@@ -134,5 +138,6 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         value = self._value(column, index)
         if value is None:
             source, codec = (self._value(name, index) for name in ("source_id", "codec"))
-            raise CfqaError(f"{column} of {source} by {codec} is not known: it has no bitstream")
+            why = ": it has no bitstream" if column == "bits" else "; give another label"
+            raise CfqaError(f"{column} of {source} by {codec} is not known{why}")
         return torch.from_numpy(np.array(value, kind)) if kind is not np.object_ else value

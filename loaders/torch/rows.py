@@ -50,8 +50,8 @@ def _rows_of_pairs(pairs: Pairs) -> list[Row]:
     rows = []
     for task, source, codec in zip(*columns, strict=True):
         if (task, codec) not in kinds:
-            quantizer = manifest.recipe.tasks[task].ladders[codec].quantizer
-            bits = quantizer.bits if pairs.codes else 0
+            quantizer = manifest.tasks[task].codecs[codec].quantizer
+            bits = quantizer.bits if pairs.codes and quantizer else 0
             kinds[task, codec] = (task, manifest.tasks[task].shape, bits, pairs.label)
         rows.append(Row(kinds[task, codec], (location, source), codec))
     return rows

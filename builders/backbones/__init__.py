@@ -1,0 +1,7 @@
+"""Networks whose block outputs are the features, and reading their checkpoints."""
+
+from __future__ import annotations
+
+from cfqa_data.lazy import lazy_modules
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__)

@@ -1,0 +1,76 @@
+"""What a backbone is: it makes the features of inputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.errors import BuildError
+from cfqa_data.format.facts import Layer
+from cfqa_data.registry import Registry
+
+__all__ = ["BACKBONES", "Backbone"]
+
+
+class Backbone(ABC):
+    """Makes features (N, C, T, D) of what a source gives.
+
+    The arguments of a subclass are a recipe's `weights`, a path or None, and its `options`.
+
+    Attributes:
+        name: what it is called.
+        width: D; None where that is not known before there is a feature.
+        layers: how many layers there are to choose from; None as with `width`.
+        prefix_tokens: leading tokens that stand for no place of the input.
+        parameters: how many weights it has, for estimates of time.
+        norm: its final norm, for tasks that start from normalised tokens; None if it has none.
+    """
+
+    name: str = ""
+    width: int | None = None
+    layers: int | None = None
+    prefix_tokens: int = 0
+    parameters: int = 0
+    norm: Any = None
+
+    @abstractmethod
+    def extract(self, inputs: Any, layers: Sequence[int]) -> np.ndarray:
+        """Return the feature of one sample's inputs: the same bytes for the same inputs.
+
+        Args:
+            inputs: of a sample.
+            layers: their numbers, from 0, rising.
+
+        Returns:
+            float32 (N, C, T, D), with one C per layer; T may depend on the inputs.
+
+        Raises:
+            BuildError: it does not take them.
+        """
+
+    def shape(self, inputs: Any, layers: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the feature of inputs, for estimates; by default it is extracted."""
+        return self.extract(inputs, layers).shape
+
+    def grid(self, inputs: Any) -> tuple[int, int] | None:
+        """Return (rows, columns) of a view's tokens but for the prefix; None if in no grid."""
+        return None
+
+    def layer(self, index: int) -> Layer:
+        """Return what a manifest says of a layer."""
+        return Layer(f"layer {index}")
+
+
+BACKBONES = Registry(
+    "backbone",
+    {
+        "dinov2": "cfqa_data.builders.backbones.dinov2:DinoV2",
+        "stored": "cfqa_data.builders.backbones.stored:Stored",
+    },
+    BuildError,
+    Backbone,
+)
+"""All backbones by name."""

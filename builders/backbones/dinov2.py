@@ -1,0 +1,358 @@
+"""DINOv2's vision transformer: pre-norm blocks with LayerScale, a class token, patch 14.
+
+Written from the architecture's description (Oquab et al., "DINOv2: Learning Robust Visual Features
+without Supervision", TMLR 2024); parameter names are those of the official checkpoints, so a bare
+state dict loads as it is. Depth, width, patch and the kind of MLP are read off the tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.builders.backbones.base import Backbone
+from cfqa_data.errors import BuildError
+from cfqa_data.extras import extras
+from cfqa_data.format.facts import Layer
+from cfqa_data.torch_inputs import as_tensor
+from cfqa_data.torch_state import torch_state
+
+with extras("build"):
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional as F
+
+    from cfqa_data.builders.backbones.naming import recognise, to_official
+    from cfqa_data.format.checkpoints import read_tensors, state_of
+
+__all__ = ["PRECISIONS", "DinoV2", "VisionTransformer", "load_backbone"]
+
+#: What the matrix products are computed in; everything that is added up stays float32.
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+#: Added to the target grid before it is divided by the source grid, as the official code does: the
+#: scale handed to the interpolation, not the size, sets the sample positions.
+POSITION_OFFSET = 0.1
+NORM_EPS = 1e-6
+
+
+class LayerScale(nn.Module):
+    """Multiplies each channel by a learned number."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; the rows of `qkv` are queries, keys, values."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        if self.training:
+            # Plain products: on CPUs the fused attention's backward takes most of a step.
+            weights = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
+            mixed = weights.softmax(dim=-1).to(value.dtype) @ value
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """``w3(silu(a) * b)`` with ``a, b = w12(x)``."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * hidden)
+        self.w3 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with LayerScale on both branches."""
+
+    def __init__(self, dim: int, num_heads: int, hidden: int, swiglu: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = Attention(dim, num_heads)
+        self.ls1 = LayerScale(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp: nn.Module = SwiGLU(dim, hidden) if swiglu else Mlp(dim, hidden)
+        self.ls2 = LayerScale(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Module):
+    """Cuts an image into patches, row by row, and projects each."""
+
+    def __init__(self, dim: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch, patch)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.is_cpu and not self.training:
+            return self.proj(images).flatten(2).transpose(1, 2)  # the official sums, bit for bit
+        # The same sums in another order, as one matrix product over unfolded patches: faster
+        # backwards, and cuDNN's convolution would round its operands to TF32.
+        batch, channels, height, width = images.shape
+        patch = self.proj.kernel_size[0]
+        cut = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
+        rows = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)
+        return F.linear(rows, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class VisionTransformer(nn.Module):
+    """DINOv2's transformer.
+
+    Args:
+        dim: width D.
+        depth: number of blocks.
+        num_heads: attention heads; divides `dim`.
+        hidden: hidden width of the MLP (of one half, for SwiGLU).
+        grid: side of the square grid of patches that the position embedding was trained on.
+        patch: side of a patch in pixels.
+        swiglu: SwiGLU instead of the plain MLP.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        hidden: int,
+        grid: int,
+        patch: int = 14,
+        swiglu: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dim, self.grid, self.patch = dim, grid, patch
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
+        self.patch_embed = PatchEmbed(dim, patch)
+        self.blocks = nn.ModuleList(Block(dim, num_heads, hidden, swiglu) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """Position embedding for a grid of patches, (1, 1 + rows*columns, D)."""
+        if rows == columns == self.grid:
+            return self.pos_embed
+        cls, patches = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        square = patches.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+        scale = ((rows + POSITION_OFFSET) / self.grid, (columns + POSITION_OFFSET) / self.grid)
+        resized = F.interpolate(
+            square.float(),
+            scale_factor=scale,
+            mode="bicubic",
+            align_corners=False,
+            antialias=False,
+            recompute_scale_factor=False,
+        )
+        return torch.cat([cls, resized.flatten(2).transpose(1, 2).to(cls.dtype)], dim=1)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Tokens of normalised images (B, 3, H, W) before the first block, (B, T, D)."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise BuildError(f"images must be (B, 3, H, W), not {tuple(images.shape)}")
+        height, width = images.shape[-2:]
+        if height % self.patch or width % self.patch or not height * width:
+            raise BuildError(
+                f"images of {height}x{width} pixels do not divide into patches of {self.patch}"
+            )
+        patches = self.patch_embed(images)
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
+        return tokens + self.positions(height // self.patch, width // self.patch)
+
+    def run(self, tokens: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Outputs (B, T, D) of the numbered blocks (from 0, rising), before the final norm."""
+        wanted = list(blocks)
+        if not wanted or wanted != sorted(set(wanted)):
+            raise BuildError(f"blocks {wanted} must rise and be at least one")
+        if wanted[0] < 0 or wanted[-1] >= len(self.blocks):
+            raise BuildError(f"blocks {wanted} do not lie in 0..{len(self.blocks) - 1}")
+        outputs = []
+        for index, block in enumerate(self.blocks[: wanted[-1] + 1]):
+            tokens = block(tokens)
+            if index in wanted:
+                outputs.append(tokens)
+        return outputs
+
+    @torch_state(grad=False)
+    def extract(
+        self, images: Tensor | np.ndarray, blocks: Sequence[int], precision: str = "float32"
+    ) -> Tensor:
+        """Block outputs before the final norm, class token first.
+
+        They do not depend on the state of torch around the call.
+
+        Args:
+            images: float32 (B, 3, H, W), normalised; H and W divisible by the patch. They are
+                moved to where the backbone lies.
+            blocks: numbers of the blocks, from 0, rising.
+            precision: "float32", or "bfloat16" or "float16" to let autocast round the operands of
+                the matrix products; norms and sums stay float32.
+
+        Returns:
+            float32 (B, len(blocks), T, D) with T = 1 + (H / patch) * (W / patch), where the images
+            lie.
+
+        Raises:
+            BuildError: images or blocks do not fit the backbone, or there is no such precision.
+        """
+        if precision not in PRECISIONS:
+            raise BuildError(f"no precision '{precision}'; known are {', '.join(PRECISIONS)}")
+        try:
+            images = as_tensor(images)
+        except TypeError as error:
+            raise BuildError(f"images: {error}") from None
+        if not images.is_floating_point():
+            raise BuildError(f"images must be normalised floating point, not {images.dtype}")
+        weights = self.cls_token
+        dtype = PRECISIONS[precision]
+        # Each weight is used once: a cache would only keep its rounded copy in memory.
+        with torch.autocast(
+            weights.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False
+        ):
+            outputs = self.run(self.embed(images.to(weights)), blocks)
+        return torch.stack(outputs, dim=1).to(images.device, torch.float32)
+
+
+@torch_state(grad=False)
+def load_backbone(
+    path_or_state_dict: str | Path | Mapping[str, Any], num_heads: int | None = None
+) -> VisionTransformer:
+    """Build the backbone that a checkpoint describes, in evaluation mode, float32.
+
+    A file is mapped, not read: float32 weights take memory as they are used.
+
+    Args:
+        path_or_state_dict: official ``.pth`` or safetensors file; ``model.safetensors`` of the
+            Hub's `transformers` layout, its index, or the folder of either; a training's
+            checkpoint around one; or a state dict of any of these.
+        num_heads: attention heads; ``dim / 64`` when None.
+
+    Returns:
+        The backbone, on the CPU when it comes from a file; float32 weights are shared with the
+        file or state dict.
+
+    Raises:
+        BuildError: a tensor is missing, left over or misshapen; the message names it.
+    """
+    if isinstance(path_or_state_dict, Mapping):
+        state, origin = state_of(path_or_state_dict, "state dict"), "state dict"
+    else:
+        state, origin = read_tensors(path_or_state_dict), str(path_or_state_dict)
+    state, naming = recognise(state, origin)
+
+    def need(official: str, ndim: int) -> Tensor:
+        name = naming(official)[0]
+        if name not in state:
+            raise BuildError(f"{origin}: no tensor '{name}', so it is not a DINOv2 backbone")
+        if state[name].ndim != ndim or not state[name].numel():
+            raise BuildError(f"{origin}: tensor '{name}' is misshapen: {tuple(state[name].shape)}")
+        return state[name]
+
+    embed, projection = need("pos_embed", 3), need("patch_embed.proj.weight", 4)
+    dim, rows = int(embed.shape[-1]), int(embed.shape[1])
+    grid = math.isqrt(rows - 1)
+    if grid < 1 or grid * grid != rows - 1:
+        name = naming("pos_embed")[0]
+        raise BuildError(f"{origin}: '{name}' has {rows} rows, not 1 + a square")
+    present = naming.blocks(state)
+    depth = max(present, default=0) + 1
+    for block in range(depth):
+        if block not in present:
+            name = naming(f"blocks.{block}.norm1.weight")[0]
+            raise BuildError(f"{origin}: tensor '{name}' is missing")
+    swiglu = naming("blocks.0.mlp.w12.weight")[0] in state
+    heads = max(1, dim // 64) if num_heads is None else num_heads
+    if heads < 1 or dim % heads:
+        raise BuildError(f"{origin}: {heads} heads do not divide the width {dim}")
+    with torch.device("meta"):
+        backbone = VisionTransformer(
+            dim=dim,
+            depth=depth,
+            num_heads=heads,
+            hidden=need(f"blocks.0.mlp.{'w3' if swiglu else 'fc2'}.weight", 2).shape[-1],
+            grid=grid,
+            patch=int(projection.shape[-1]),
+            swiglu=swiglu,
+        )
+    state.setdefault(naming("mask_token")[0], torch.zeros(1, dim))
+    official = to_official(state, backbone.state_dict(), naming, origin, "DINOv2 backbone")
+    backbone.load_state_dict({k: v.float() for k, v in official.items()}, assign=True)
+    return backbone.eval()
+
+
+class DinoV2(Backbone):
+    """DINOv2, of any size: a layer is the output of a block, before the final norm.
+
+    Inputs are normalised images, float32 (N, 3, H, W).
+
+    Args:
+        weights: what :func:`load_backbone` takes.
+        num_heads: attention heads; a 64th of the width when None.
+    """
+
+    name = "DINOv2"
+    prefix_tokens = 1
+
+    def __init__(self, weights: Path, num_heads: int | None = None) -> None:
+        self.network = load_backbone(weights, num_heads)
+        self.width, self.layers = self.network.dim, len(self.network.blocks)
+        self.norm = self.network.norm
+        self.parameters = sum(weight.numel() for weight in self.network.parameters())
+
+    def extract(self, inputs: Any, layers: Sequence[int]) -> np.ndarray:
+        """Return the feature of one sample's images."""
+        return self.network.extract(inputs, layers).numpy()
+
+    def grid(self, inputs: Any) -> tuple[int, int]:
+        """Return the rows and columns of patches."""
+        height, width = inputs.shape[-2:]
+        return height // self.network.patch, width // self.network.patch
+
+    def shape(self, inputs: Any, layers: Sequence[int]) -> tuple[int, ...]:
+        """Return the feature's shape, without extracting it."""
+        return len(inputs), len(layers), 1 + math.prod(self.grid(inputs)), self.network.dim
+
+    def layer(self, index: int) -> Layer:
+        """Return a block's name, and where its output is taken."""
+        return Layer(f"block {index}", "before")

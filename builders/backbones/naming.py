@@ -1,0 +1,145 @@
+"""The names that a DINOv2 backbone's tensors carry: the official ones, and those of other files.
+
+Three layouts are known, each by its keys: the official one; the official one with its blocks in
+chunks, as training writes it (``blocks.CHUNK.N.``); and that of the Hub's `transformers` models,
+which splits `qkv` in three. `Naming` says what a file calls an official tensor, so that what is
+wrong with a file is told in the file's words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from cfqa_data.format.checkpoints import check_tensors, without_prefix
+
+__all__ = ["Naming", "recognise", "to_official"]
+
+#: Tensors by which a backbone is known, behind any prefix: in the official layout, in the Hub's.
+_MARKS = ("cls_token", "pos_embed", "patch_embed.proj.weight")
+_HUB_MARKS = (
+    "embeddings.cls_token",
+    "embeddings.position_embeddings",
+    "embeddings.patch_embeddings.projection.weight",
+)
+_HUB_STARTS = {
+    "cls_token": "embeddings.cls_token",
+    "mask_token": "embeddings.mask_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "norm.": "layernorm.",
+    "blocks.": "encoder.layer.",
+}
+_HUB_PARTS = {
+    ".attn.proj.": ".attention.output.dense.",
+    ".ls1.gamma": ".layer_scale1.lambda1",
+    ".ls2.gamma": ".layer_scale2.lambda1",
+    ".mlp.w12.": ".mlp.weights_in.",
+    ".mlp.w3.": ".mlp.weights_out.",
+}
+_HUB_QKV = tuple(f".attention.attention.{part}." for part in ("query", "key", "value"))
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What a file calls the tensors of the official checkpoint.
+
+    Attributes:
+        hub: the names are those of the Hub's layout.
+        prefix: what stands before every name.
+        chunks: block -> chunk, where the blocks lie in chunks.
+    """
+
+    hub: bool = False
+    prefix: str = ""
+    chunks: Mapping[int, int] = field(default_factory=dict)
+
+    def __call__(self, official: str) -> tuple[str, ...]:
+        """Names of the tensors that make up the official one, stacked along their first axis."""
+        if not self.hub:
+            return (self.prefix + self._in_chunk(official),)
+        for start, own in _HUB_STARTS.items():
+            if official.startswith(start):
+                official = own + official[len(start) :]
+                break
+        for part, own in _HUB_PARTS.items():
+            official = official.replace(part, own)
+        if ".attn.qkv." in official:
+            return tuple(self.prefix + official.replace(".attn.qkv.", own) for own in _HUB_QKV)
+        return (self.prefix + official,)
+
+    def _in_chunk(self, official: str) -> str:
+        found = re.match(r"blocks\.(\d+)\.", official)
+        if not self.chunks or found is None:
+            return official
+        block = int(found[1])
+        # A block that is missing would lie in the chunk of the one before it.
+        chunk = next((self.chunks[b] for b in range(block, -1, -1) if b in self.chunks), 0)
+        return f"blocks.{chunk}.{official.removeprefix('blocks.')}"
+
+    def blocks(self, names: Iterable[str]) -> set[int]:
+        """Numbers, below 1000, of the blocks that some of the names belong to."""
+        if self.chunks:
+            return set(self.chunks)
+        stem = re.escape(self.prefix) + (r"encoder\.layer" if self.hub else "blocks")
+        pattern = re.compile(stem + r"\.([0-9]{1,3})\.")
+        return {int(found[1]) for name in names if (found := pattern.match(name))}
+
+
+def recognise(state: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor], Naming]:
+    """Find a backbone in a state dict, and tell by its names how it calls its tensors.
+
+    Args:
+        state: of the backbone, or of a model around it.
+        origin: of the state dict, for messages.
+
+    Returns:
+        The backbone's tensors, and their naming; official where nothing else is found.
+
+    Raises:
+        BuildError: there are several, and not one of them is a teacher's.
+    """
+    hub = any(name.endswith(_HUB_MARKS) for name in state)
+    state, prefix = without_prefix(state, _HUB_MARKS if hub else _MARKS, origin)
+    if hub:
+        return state, Naming(hub=True, prefix=prefix)
+    pattern = re.compile(re.escape(prefix) + r"blocks\.([0-9]{1,3})\.([0-9]{1,3})\.")
+    places = filter(None, map(pattern.match, state))
+    return state, Naming(prefix=prefix, chunks={int(found[2]): int(found[1]) for found in places})
+
+
+def to_official(
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    naming: Naming,
+    origin: str,
+    what: str,
+) -> dict[str, Tensor]:
+    """Check a file's tensors against the official ones and return them under official names.
+
+    Only tensors that the file splits are copied; all others stay views of the file.
+
+    Args:
+        found: the file's tensors.
+        expected: official name -> a tensor of the right shape.
+        naming: how the file calls them.
+        origin: the file, for messages.
+        what: what the tensors make up, for messages.
+
+    Raises:
+        BuildError: a tensor is missing, left over or misshapen, named as the file names it.
+    """
+    own: dict[str, Tensor] = {}
+    for name, tensor in expected.items():
+        parts = naming(name)
+        own |= zip(parts, tensor.chunk(len(parts)) if len(parts) > 1 else (tensor,), strict=True)
+    check_tensors(found, own, origin, what)
+    official = {}
+    for name in expected:
+        tensors = [found[part] for part in naming(name)]
+        official[name] = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    return official

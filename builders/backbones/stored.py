@@ -1,0 +1,43 @@
+"""Features that somebody else has extracted: a backbone that gives its inputs back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.builders.backbones.base import Backbone
+from cfqa_data.errors import BuildError
+
+__all__ = ["Stored"]
+
+
+class Stored(Backbone):
+    """Passes stored features on; goes with the source `features`.
+
+    Args:
+        prefix_tokens: leading tokens that stand for no place of the input.
+        rows: rows of the grid that the other tokens of a view lie in; 0 for none.
+    """
+
+    name = "stored features"
+
+    def __init__(self, prefix_tokens: int = 0, rows: int = 0) -> None:
+        self.prefix_tokens, self.rows = prefix_tokens, rows
+
+    def extract(self, inputs: Any, layers: Sequence[int]) -> np.ndarray:
+        """Return the chosen layers of a feature (N, C, T, D)."""
+        feature = np.asarray(inputs)
+        if feature.ndim != 4 or feature.dtype.kind != "f" or not feature.size:
+            raise BuildError(
+                f"a feature is floating point (N, C, T, D), not {feature.dtype} {feature.shape}"
+            )
+        if layers[-1] >= feature.shape[1]:
+            raise BuildError(f"a feature has {feature.shape[1]} layer(s), and no {layers[-1]}")
+        return np.ascontiguousarray(feature[:, list(layers)], np.float32)
+
+    def grid(self, inputs: Any) -> tuple[int, int] | None:
+        """Return the grid, where the tokens fill the rows."""
+        tokens = inputs.shape[2] - self.prefix_tokens
+        return (self.rows, tokens // self.rows) if self.rows and not tokens % self.rows else None

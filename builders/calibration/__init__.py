@@ -1,0 +1,7 @@
+"""Finding the levels of codecs: ten parameters that spread the harm evenly."""
+
+from __future__ import annotations
+
+from cfqa_data.lazy import lazy_modules
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__)

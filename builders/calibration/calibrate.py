@@ -1,0 +1,266 @@
+"""Finding each codec's quantiser range and levels, task by task, and showing how.
+
+    python -m cfqa_data.builders.calibration.calibrate --recipe mini --out docs/calibration
+
+For every task and codec, ranges (multiples of the training features' own) are tried on sources of
+another seed than the recipe's: first a coarse grid of parameters, then finely between no harm and
+useless. Of all ladders with even steps, the best is proposed. One JSON file
+per task and codec holds what was found, and the report (Markdown, CSV, TOML for the recipe, figure)
+is written anew from all of them, so that the work can be done in pieces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.builders.calibration.ladders import (
+    NO_HARM,
+    Bench,
+    Curve,
+    gather,
+    join,
+    measure,
+    propose,
+    refined,
+    widened,
+)
+from cfqa_data.builders.calibration.report import write_report
+from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.builders.processes.stage import Stage
+from cfqa_data.builders.training.planes import training_features
+from cfqa_data.errors import BuildError, CfqaError, unknown_name
+from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
+from cfqa_data.format.storage import write_text
+from cfqa_data.guard import check_guard
+from cfqa_data.paths import expanded
+from cfqa_data.recipe.load import Ladder, Recipe, load_recipe
+
+__all__ = ["calibrate", "main"]
+
+SCALES = (1.0, 4.0, 8.0, 16.0)
+BUDGET = 0.45
+SEED = 4_000_000
+TRAINING_SEED = 950
+
+
+@dataclass(frozen=True)
+class _Measure(Stage):
+    """Measures one parameter of one quantiser at a time; an item is its cell and parameter."""
+
+    recipe: Recipe
+    bench: Bench
+    ladder: Ladder
+    cells: Sequence[tuple[Quantizer | None, Sequence[float]]]
+
+    name, unit = "measure", "parameters"
+
+    @cached_property
+    def models(self) -> Models:
+        """What extracts and scores."""
+        return Models(self.recipe)
+
+    def items(self) -> list[tuple[int, float]]:
+        return [(n, value) for n, (_, values) in enumerate(self.cells) for value in values]
+
+    def run(self, item: tuple[int, float]) -> Curve:
+        cell, parameter = item
+        quantizer = self.cells[cell][0]
+        return measure(self.models, self.bench, self.ladder, quantizer, (parameter,))
+
+
+class Pool:
+    """Measures cells of a grid on processes of one thread each, or in this one."""
+
+    def __init__(self, recipe: Recipe, workers: int) -> None:
+        check_guard()
+        self._recipe, self._executor = recipe, Executor(workers)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._executor.__exit__(*error)
+
+    def curves(
+        self,
+        bench: Bench,
+        ladder: Ladder,
+        cells: Sequence[tuple[Quantizer | None, Sequence[float]]],
+    ) -> list[Curve]:
+        """One curve per cell (quantiser, parameters)."""
+        stage = _Measure(self._recipe, bench, ladder, cells)
+        found = dict(self._executor.run(stage, stage.items()))
+        return [
+            join([found[n, parameter] for parameter in parameters])
+            for n, (_, parameters) in enumerate(cells)
+        ]
+
+
+def calibrate(
+    pool: Pool,
+    bench: Bench,
+    ladder: Ladder,
+    *,
+    scales: Sequence[float] = SCALES,
+    parameters: Sequence[float] | None = None,
+    budget: float = BUDGET,
+    harmless: float = NO_HARM,
+) -> dict[str, Any]:
+    """Try a codec over ranges and parameters, and return what was found as JSON-safe data.
+
+    Args:
+        pool: where to run.
+        bench: originals to try on.
+        ladder: names the codec; a learned codec keeps the ladder's quantiser.
+        scales: ranges to try, in multiples of the training features' range.
+        parameters: to choose from, best first, as many as the ladder has levels or more; by
+            default those between no harm and useless on the codec's grid, or, where it has none,
+            the ladder's levels.
+        budget: mean bits per feature point to stay within.
+        harmless: share of a useless feature's distortion that the first level may do.
+    """
+    coarse = ladder.found.target.grid()
+    grid = tuple(parameters or coarse or ladder.levels)
+    whole, levels = ladder.facts.parameter.whole, len(ladder.levels)
+    tried: list[tuple[float | None, Quantizer | None]] = [(None, ladder.quantizer)]
+    if isinstance(ladder.quantizer, UniformQuantizer):
+        tried = [(scale, widened(bench, ladder.quantizer.bits, scale)) for scale in scales]
+    curves = pool.curves(bench, ladder, [(quantizer, grid) for _, quantizer in tried])
+    if coarse and parameters is None:
+        curves = pool.curves(
+            bench,
+            ladder,
+            [
+                (quantizer, refined(curve, bench.useless, harmless, whole, levels))
+                for (_, quantizer), curve in zip(tried, curves, strict=True)
+            ],
+        )
+    found = [propose(bench, ladder.codec, curve, budget, harmless, levels) for curve in curves]
+    rows = [row for _, row in found]
+    best = max(
+        range(len(rows)),
+        key=lambda n: (
+            rows[n]["ok"],
+            rows[n]["bpfp"] <= budget,
+            round(rows[n]["distinct"], 1),
+            -rows[n]["bpfp"],
+        ),
+    )
+    return {
+        "task": bench.task,
+        "codec": ladder.codec,
+        "class": ladder.kind,
+        "facts": asdict(bench.facts) if bench.facts else None,
+        "parameter_name": ladder.parameter_name,
+        "models": ladder.models,
+        "sources": len(bench.features),
+        "range": [list(bench.lo), list(bench.hi)],
+        "useless": bench.useless,
+        "tried": [
+            {
+                "scale": scale,
+                "quantizer": _described(quantizer),
+                "grid": curve.rows(),
+                "levels": chosen.rows(),
+                "figures": row,
+            }
+            for (scale, quantizer), curve, (chosen, row) in zip(tried, curves, found, strict=True)
+        ],
+        "best": best,
+    }
+
+
+def _described(quantizer: Quantizer | None) -> dict[str, Any] | None:
+    """A quantiser as the report shows it: k-means tables stay in their file."""
+    if quantizer is None:
+        return None
+    return quantizer.to_dict() if isinstance(quantizer, UniformQuantizer) else {"kind": "kmeans"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--recipe", default="mini", help="recipe to calibrate")
+    parser.add_argument("--task", action="append", help="only this task; may be repeated")
+    parser.add_argument("--codec", action="append", help="only this codec; may be repeated")
+    parser.add_argument("--out", type=expanded, default=Path("docs/calibration"))
+    parser.add_argument("--sources", type=int, default=24, help="sources per task")
+    parser.add_argument("--training", type=int, default=50, help="features that set the range")
+    parser.add_argument("--scales", type=float, nargs="+", help="ranges to try")
+    parser.add_argument("--parameters", type=float, nargs="+", help="to choose from, best first")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="bits per feature point")
+    parser.add_argument(
+        "--harmless", type=float, default=NO_HARM, help="harm of the first level, share of useless"
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the calibration sources")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    try:
+        _run(parser.parse_args(arguments))
+    except CfqaError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    """Calibrate tasks and codecs of a recipe and write the report.
+
+    Raises:
+        CfqaError: there is no such recipe, or it has no such task or codec.
+    """
+    recipe = load_recipe(chosen.recipe)
+    tasks = chosen.task or list(recipe.tasks)
+    for task in tasks:
+        if task not in recipe.tasks:
+            raise BuildError(unknown_name("task", task, recipe.tasks))
+    codecs = dict.fromkeys(codec for task in tasks for codec in recipe.tasks[task].ladders)
+    for codec in chosen.codec or ():
+        if codec not in codecs:
+            raise BuildError(unknown_name("codec", codec, codecs))
+    with Pool(recipe, chosen.workers) as pool:
+        for task in tasks:
+            models = Models(recipe)
+            training = list(training_features(models, task, chosen.training, TRAINING_SEED))
+            bench = gather(models, task, chosen.sources, chosen.seed, training)
+            scales = chosen.scales
+            for codec, ladder in recipe.tasks[task].ladders.items():
+                if chosen.codec and codec not in chosen.codec:
+                    continue
+                found = calibrate(
+                    pool,
+                    bench,
+                    ladder,
+                    scales=scales or SCALES,
+                    parameters=chosen.parameters,
+                    budget=chosen.budget,
+                    harmless=chosen.harmless,
+                )
+                best = found["tried"][found["best"]]
+                if best["scale"] is not None and not scales:
+                    scales = [best["scale"]]  # what suits HEVC suits VVC, ten times slower to try
+                write_text(chosen.out / f"{task}-{codec}.json", json.dumps(found, indent=1))
+                levels = [row["parameter"] for row in best["levels"]]
+                print(f"{task} {codec}: scale {best['scale']}, levels {levels}", flush=True)
+                print("   " + ", ".join(f"{k} {_short(v)}" for k, v in best["figures"].items()))
+    for path in write_report(chosen.out):
+        print(path)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float | np.floating) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,373 @@
+"""Finding a ladder: what a codec does over a grid of parameters, and which levels to take.
+
+A quantiser's range decides how many of its steps a feature's values span, and so at which
+parameters a codec begins to do harm. A ladder should begin where nothing is lost and end where
+the feature is nearly useless, but not go on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.builders.pipeline.coding import code
+from cfqa_data.builders.pipeline.label import score
+from cfqa_data.builders.pipeline.select import fitting
+from cfqa_data.builders.pipeline.tools import Models, codec_for
+from cfqa_data.errors import BuildError
+from cfqa_data.format.facts import TaskFacts
+from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
+from cfqa_data.integrity.health import health
+from cfqa_data.recipe.load import Ladder
+
+__all__ = [
+    "NO_HARM",
+    "Bench",
+    "Curve",
+    "figures",
+    "gather",
+    "join",
+    "measure",
+    "propose",
+    "refined",
+    "spaced",
+    "widened",
+]
+
+SEED = 0
+"""Of what a codec is fitted to."""
+
+NO_HARM = 0.03
+"""Share of a useless feature's mean distortion up to which a level counts as harmless, if no other
+is asked for: a rank of 960 classes needs less, a depth in metres bears more."""
+
+USELESS = 0.8
+"""Share of a useless feature's mean distortion that the last level should reach."""
+
+
+LEVELS = 10
+"""Levels of a ladder, if a recipe says no other number."""
+
+FINE = 4
+"""Parameters that are tried per level, where they are no whole numbers."""
+
+STEADY = 0.96
+"""Share of neighbouring levels over which rate and error should be monotone on the bench."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Originals of one task to try ladders on.
+
+    Attributes:
+        task: name of the task.
+        features: float32 (N, C, T, D), one per source.
+        truths: one per source.
+        scores: of the originals, float64 (S,).
+        losses: of the originals, float64 (S,).
+        lo, hi: smallest and largest value of training features, per layer.
+        useless: mean distortion when every feature is replaced by the mean training feature.
+        inputs: what the features were extracted from.
+        training: features that a codec is fitted to.
+        facts: of the task.
+    """
+
+    task: str
+    features: Sequence[np.ndarray]
+    truths: tuple[Any, ...]
+    scores: np.ndarray
+    losses: np.ndarray
+    lo: tuple[float, ...]
+    hi: tuple[float, ...]
+    useless: float
+    inputs: Sequence[Any] = ()
+    training: Sequence[np.ndarray] = ()
+    facts: TaskFacts | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a codec did at each of P parameters, best first; arrays are float64 (S, P).
+
+    Attributes:
+        parameters: in the order of falling quality.
+        bpfp: bits per feature point.
+        mse: mean squared error.
+        distortion: oriented harm to the task's score.
+        loss: task loss minus the original's.
+    """
+
+    parameters: tuple[float, ...]
+    bpfp: np.ndarray
+    mse: np.ndarray
+    distortion: np.ndarray
+    loss: np.ndarray
+
+    def at(self, columns: Sequence[int]) -> Curve:
+        """The curve at some of its parameters."""
+        chosen = list(columns)
+        return Curve(
+            tuple(self.parameters[column] for column in chosen),
+            *(getattr(self, name)[:, chosen] for name in ("bpfp", "mse", "distortion", "loss")),
+        )
+
+    def rows(self) -> list[dict[str, float]]:
+        """Means over the sources, one row per parameter."""
+        return [
+            {
+                "parameter": parameter,
+                "bpfp": float(self.bpfp[:, i].mean()),
+                "mse": float(self.mse[:, i].mean()),
+                "distortion": float(self.distortion[:, i].mean()),
+                "loss": float(self.loss[:, i].mean()),
+                "harmed": float((self.distortion[:, i] != self.distortion[:, 0]).mean()),
+            }
+            for i, parameter in enumerate(self.parameters)
+        ]
+
+
+def widened(bench: Bench, bits: int, scale: float) -> UniformQuantizer:
+    """The uniform quantiser whose range is `scale` times that of the training features."""
+    lo, hi = np.array(bench.lo), np.array(bench.hi)
+    middle, half = (lo + hi) / 2, (hi - lo) / 2 * scale
+    ends = [
+        tuple(float(f"{end:.4g}") for end in values) for values in (middle - half, middle + half)
+    ]
+    return UniformQuantizer(bits, *ends)
+
+
+def gather(
+    models: Models, task: str, count: int, seed: int, training: Sequence[np.ndarray]
+) -> Bench:
+    """Select sources as a build would, from another seed, and note what a useless feature costs.
+
+    Args:
+        models: the recipe's networks.
+        task: name of the task.
+        count: sources.
+        seed: seed of the source, away from the recipe's.
+        training: training features (N, C, T, D), for the range and the mean feature.
+    """
+    scorer = models.task(task)
+    samples = list(fitting(models, task, count, seed))
+    features = [models.features(task, sample.inputs) for sample in samples]
+    found = [
+        score(scorer, np.stack([feature, _mean(training, feature)]), sample.truth, sample.source_id)
+        for feature, sample in zip(features, samples, strict=True)
+    ]
+    distortion = [scorer.facts.distortion(scores[1], scores[0]) for scores, _ in found]
+    layers = [
+        np.concatenate([f[:, c].ravel() for f in training]) for c in range(len(features[0][0]))
+    ]
+    return Bench(
+        task=task,
+        features=features,
+        truths=tuple(sample.truth for sample in samples),
+        scores=np.array([scores[0] for scores, _ in found]),
+        losses=np.array([losses[0] for _, losses in found]),
+        lo=tuple(float(layer.min()) for layer in layers),
+        hi=tuple(float(layer.max()) for layer in layers),
+        useless=float(np.mean(distortion)),
+        inputs=[sample.inputs for sample in samples],
+        training=training,
+        facts=replace(scorer.facts, name=task),
+    )
+
+
+def _mean(training: Sequence[np.ndarray], feature: np.ndarray) -> np.ndarray:
+    """Return the mean training feature; where tokens vary, its mean token in every place."""
+    if len({other.shape for other in (*training, feature)}) == 1:
+        return np.mean(training, axis=0, dtype=np.float64).astype(np.float32)
+    tokens = [other.mean(axis=2, keepdims=True, dtype=np.float64) for other in training]
+    mean = np.broadcast_to(np.mean(tokens, axis=0), feature.shape)
+    return np.ascontiguousarray(mean, np.float32)
+
+
+def measure(
+    models: Models,
+    bench: Bench,
+    ladder: Ladder,
+    quantizer: Quantizer | None,
+    parameters: Sequence[float],
+) -> Curve:
+    """Run a ladder's codec on the bench with a quantiser, at parameters from best to worst.
+
+    Raises:
+        BuildError: the codec does not know its rate.
+    """
+    scorer = models.task(bench.task)
+    tried = replace(ladder, quantizer=quantizer, levels=tuple(parameters))
+    codec = codec_for(ladder)
+    if ladder.facts.on == "features":
+        codec.fit(bench.training, SEED)
+    extract = partial(models.features, bench.task)
+    coded = code(tried, codec, bench.features, bench.inputs, extract)
+    if any(size is None for sizes in coded.bits for size in sizes):
+        raise BuildError(f"{ladder.codec}: its rate is not known, so that no level can be chosen")
+    points = np.array([[feature.size] for feature in bench.features])
+    bpfp = np.array(coded.bits, np.float64) / points
+    mse, distortion, loss = (np.empty(bpfp.shape) for _ in range(3))
+    for index, feature in enumerate(bench.features):
+        decoded = np.stack(coded.stored[index])
+        decoded = quantizer.dequantize(decoded) if quantizer else decoded
+        mse[index] = ((decoded.astype(np.float64) - feature) ** 2).mean(axis=(1, 2, 3, 4))
+        scores, losses = score(scorer, decoded, bench.truths[index], f"{bench.task} {index}")
+        distortion[index] = scorer.facts.distortion(scores, bench.scores[index])
+        loss[index] = losses - bench.losses[index]
+    return Curve(tuple(parameters), bpfp, mse, distortion, loss)
+
+
+def join(curves: Sequence[Curve]) -> Curve:
+    """One curve of curves of the same sources, in their order."""
+    names = ("bpfp", "mse", "distortion", "loss")
+    return Curve(
+        tuple(parameter for curve in curves for parameter in curve.parameters),
+        *(np.concatenate([getattr(curve, name) for curve in curves], axis=1) for name in names),
+    )
+
+
+def figures(bench: Bench, codec: str, curve: Curve) -> dict[str, Any]:
+    """Return the health figures of a curve's levels as of a dataset's, and three more.
+
+    These are `bpfp` (mean over sources and levels), `reach` (share of a useless feature's mean
+    distortion that the last level has) and `distinct` (mean number of different distortions of a
+    source).
+    """
+    import pyarrow as pa
+
+    sources, levels = curve.bpfp.shape
+    row = health(
+        pa.table(
+            {
+                "task": [bench.task] * sources * levels,
+                "codec": [codec] * sources * levels,
+                "source_id": np.repeat(np.arange(sources), levels).astype(str),
+                "level": np.tile(np.arange(levels), sources),
+                "distortion": curve.distortion.ravel(),
+                "bits": (curve.bpfp * bench.features[0].size).round().ravel(),
+                "mse": curve.mse.ravel(),
+            }
+        )
+    )[0]
+    return row | {
+        "bpfp": float(curve.bpfp.mean()),
+        "reach": float(curve.distortion[:, -1].mean() / bench.useless),
+        "distinct": float(np.mean([len(np.unique(series)) for series in curve.distortion])),
+    }
+
+
+def propose(
+    bench: Bench,
+    codec: str,
+    curve: Curve,
+    budget: float,
+    harmless: float = NO_HARM,
+    levels: int = LEVELS,
+) -> tuple[Curve, dict[str, Any]]:
+    """Return the best ladder of some parameters of a curve, and its figures.
+
+    From one level to the next, as nearly as the curve's parameters allow, the rate's ratio and the
+    rise of the distortion add up to the same, each as a share of its whole.
+
+    In this order: it meets the health thresholds; rate and error are steady, with room for other
+    sources; it starts where next to nothing is lost; its end
+    is nearly useless, and not past that; its mean rate is within the budget; the distortions of a
+    source differ; it is cheap.
+
+    Args:
+        bench: what the curve was measured on.
+        codec: whose curve it is.
+        curve: at so many parameters or more.
+        budget: mean bits per feature point to stay within, if the rest allows.
+        harmless: share of a useless feature's mean distortion up to which the first level counts
+            as harmless.
+        levels: of the ladder.
+    """
+
+    def merit(row: dict[str, Any], ladder: Curve) -> tuple[float, ...]:
+        start = ladder.distortion[:, 0].mean() / bench.useless
+        return (
+            float(row["ok"]),
+            min(row["rate_falls"], row["mse_rises"], STEADY),
+            -float(max(start, harmless)),
+            -abs(round(row["reach"] - USELESS, 1)),
+            float(row["bpfp"] <= budget),
+            min(round(row["distinct"]), 7),
+            -row["bpfp"],
+        )
+
+    count = len(curve.parameters)
+    rate, harm = -np.log(curve.bpfp.mean(axis=0)), curve.distortion.mean(axis=0)
+    found = []
+    for first in range(count - levels + 1):
+        for last in range(first + levels - 1, count):
+            way = sum(
+                (_share(part[first : last + 1]) for part in (rate, harm)),
+                np.zeros(last - first + 1),
+            )
+            ladder = curve.at([first + place for place in spaced(way, levels)])
+            row = figures(bench, codec, ladder)
+            found.append((merit(row, ladder), first, last, ladder, row))
+    if not found:
+        raise ValueError(f"{codec}: a ladder needs {levels} parameters, got {count}")
+    *_, ladder, row = max(found, key=lambda entry: entry[:3])
+    return ladder, row
+
+
+def _share(values: np.ndarray) -> np.ndarray:
+    """Return values as shares of the way from the first to the last."""
+    rise = values[-1] - values[0]
+    return (values - values[0]) / rise if rise else np.zeros(len(values))
+
+
+def spaced(values: np.ndarray, count: int) -> list[int]:
+    """Return rising places, first and last among them, whose values come nearest to equal steps.
+
+    Args:
+        values: (P,), P >= count.
+        count: places to choose, 2 or more.
+    """
+    wanted = np.linspace(values[0], values[-1], count)
+    cost = (values[None, :] - wanted[:, None]) ** 2
+    cost[0, 1:] = cost[-1, :-1] = np.inf
+    total, before = cost[0], []
+    for row in cost[1:]:
+        # Cheapest way to have chosen the ones so far, each strictly before the next.
+        reach = np.concatenate([[np.inf], np.minimum.accumulate(total)[:-1]])
+        before.append([-1, *(int(np.argmin(total[:end])) for end in range(1, len(values)))])
+        total = row + reach
+    places = [len(values) - 1]
+    for origin in reversed(before):
+        places.append(origin[places[-1]])
+    return places[::-1]
+
+
+def refined(
+    curve: Curve,
+    useless: float,
+    harmless: float = NO_HARM,
+    whole: bool = True,
+    levels: int = LEVELS,
+) -> tuple[float, ...]:
+    """Return parameters from the last harmless one of a coarse grid to useless, best first.
+
+    One step of the grid is added before, where rate and error change though the score does not.
+    Of whole parameters it is every one, as many as a ladder has levels at least.
+    """
+    harm = curve.distortion.mean(axis=0) / useless
+    last = int(np.argmax(harm >= 1.0)) if (harm >= 1.0).any() else len(harm) - 1
+    unharmed = np.flatnonzero(harm[: last + 1] <= harmless)
+    first = max(0, int(unharmed[-1]) - 1) if len(unharmed) else 0
+    begin, end = curve.parameters[first], curve.parameters[last]
+    if not whole:
+        return tuple(np.linspace(begin, end, FINE * levels).tolist())
+    worse = 1 if curve.parameters[-1] >= curve.parameters[0] else -1
+    lowest = 0 if worse > 0 else int(curve.parameters[0])
+    begin, end = int(begin) * worse, int(end) * worse  # rising, whichever way quality goes
+    begin = max(lowest * worse, min(begin, end - levels + 1))
+    values = range(begin, max(end, begin + levels - 1) + 1)
+    return tuple(float(value * worse) for value in values)

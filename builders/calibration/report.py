@@ -1,0 +1,190 @@
+"""The calibration as people read it: Markdown, CSV, TOML for the recipe, and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.codecs import list_codecs
+from cfqa_data.format.first import LAYERS, TASKS, VIEWS
+from cfqa_data.format.storage import write_text
+
+__all__ = ["write_report"]
+
+_MARKS = "os^vDPX*"
+
+
+def write_report(folder: Path) -> list[Path]:
+    """Write the report from every `{task}-{codec}.json` in a folder; return its files."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*-*.json"))]
+    results = sorted(
+        found, key=lambda r: (_place(r["task"], TASKS), _place(r["codec"], list_codecs()))
+    )
+    files = {
+        "calibration.md": _markdown(results),
+        "calibration.csv": _csv(results),
+        "ladders.toml": "\n".join(_toml(result) for result in results),
+    }
+    for name, text in files.items():
+        write_text(folder / name, text)
+    _figure(results, folder / "calibration.png")
+    return [*(folder / name for name in files), folder / "calibration.png"]
+
+
+def _place(name: str, known: Iterable[str]) -> tuple[int, str]:
+    """Return what sorts a name by its place among known ones, and after them."""
+    names = list(known)
+    return (names.index(name) if name in names else len(names)), name
+
+
+def _best(result: dict[str, Any]) -> dict[str, Any]:
+    return dict(result["tried"][result["best"]])
+
+
+def _markdown(results: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        "# Chosen ladders",
+        "",
+        "| task | codec | range | levels | bpfp best-worst (mean) | distortion best-worst | reach |"
+        " changing | rate falls | MSE rises | ok |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        best = _best(result)
+        rows, figures = best["levels"], best["figures"]
+        scale = f"{best['scale']:g}x" if best["scale"] else "k-means"
+        levels = " ".join(f"{row['parameter']:g}" for row in rows)
+        lines.append(
+            f"| {result['task']} | {result['codec']} | {scale} | {levels} "
+            f"| {rows[0]['bpfp']:.3f}-{rows[-1]['bpfp']:.3f} ({figures['bpfp']:.3f}) "
+            f"| {figures['distortion_best']:.3g}-{figures['distortion_worst']:.3g} "
+            f"| {figures['reach']:.2f} | {figures['changing']:.2f} "
+            f"| {figures['rate_falls']:.2f} | {figures['mse_rises']:.2f} "
+            f"| {'yes' if figures['ok'] else 'no'} |"
+        )
+    lines += ["", "# Ranges tried", ""]
+    lines += ["| task | codec | range | levels | bpfp | reach | changing | distinct | ok |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for result in results:
+        for tried in result["tried"]:
+            figures, rows = tried["figures"], tried["levels"]
+            scale = f"{tried['scale']:g}x" if tried["scale"] else "k-means"
+            lines.append(
+                f"| {result['task']} | {result['codec']} | {scale} "
+                f"| {rows[0]['parameter']:g}-{rows[-1]['parameter']:g} | {figures['bpfp']:.3f} "
+                f"| {figures['reach']:.2f} | {figures['changing']:.2f} "
+                f"| {figures['distinct']:.1f} | {'yes' if figures['ok'] else 'no'} |"
+            )
+    lines += ["", _sizes(results), ""]
+    return "\n".join(lines)
+
+
+def _sizes(results: Sequence[dict[str, Any]]) -> str:
+    """What the bitstreams would take of the float32 size, with the originals, if all are there."""
+    by_task = {
+        task: [_best(r)["figures"]["bpfp"] for r in results if r["task"] == task] for task in TASKS
+    }
+    if not all(by_task.values()):
+        return "Sizes: not all tasks are calibrated yet."
+    weights = {task: len(VIEWS[task]) * LAYERS[task] for task in TASKS}
+    total = sum(weights.values())
+    bpfp = sum(weights[t] / total * sum(v) / len(v) for t, v in by_task.items())
+    versions = 10 * len(by_task["cls"])
+    share = (32 + versions * bpfp) / (32 * (1 + versions))
+    return (
+        f"Mean rate over tasks (by size), codecs and levels: {bpfp:.3f} bits per feature point. "
+        f"Originals and bitstreams are then 1/{1 / share:.0f} of all features as float32."
+    )
+
+
+def _csv(results: Sequence[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = ("parameter", "bpfp", "mse", "distortion", "loss", "harmed")
+    writer.writerow(["task", "codec", "scale", "kind", *names])
+    for result in results:
+        for tried in result["tried"]:
+            for kind in ("grid", "levels"):
+                for row in tried[kind]:
+                    scale = "" if tried["scale"] is None else f"{tried['scale']:g}"
+                    numbers = [f"{row[name]:.6g}" for name in names]
+                    writer.writerow([result["task"], result["codec"], scale, kind, *numbers])
+    return out.getvalue()
+
+
+def _toml(result: dict[str, Any]) -> str:
+    best = _best(result)
+    quantizer = best["quantizer"]
+    levels = ", ".join(f"{row['parameter']:g}" for row in best["levels"])
+    if quantizer is None:
+        table = ""
+    elif quantizer["kind"] == "uniform":
+        table = f'kind = "uniform", bits = {quantizer["bits"]}, lo = {quantizer["lo"]}, hi = '
+        table += f"{quantizer['hi']}"
+    else:
+        table = 'kind = "kmeans", bits = 8, '
+        table += 'centers = "package://cfqa_data.codecs/weights/kmeans.safetensors"'
+    lines = [
+        f"[tasks.{result['task']}.codecs.{result['codec']}]",
+        f'parameter_name = "{result["parameter_name"]}"',
+        f"levels = [{levels}]",
+        *([f"quantizer = {{ {table} }}"] if table else []),
+        *([f'class = "{result["class"]}"'] if result.get("class") else []),
+    ]
+    if result["models"]:
+        lines.append(f'models = "{result["models"]}"')
+    return "\n".join(lines) + "\n"
+
+
+def _figure(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Distortion (above) and loss (below) against the rate, one column per calibrated task."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    tasks = list(dict.fromkeys(result["task"] for result in results))
+    codecs = sorted({r["codec"] for r in results}, key=lambda c: _place(c, list_codecs()))
+    figure = Figure(figsize=(1 + 3.5 * len(tasks), 6), layout="constrained")
+    axes = figure.subplots(2, len(tasks), sharex="col", squeeze=False)
+    lines: dict[str, Any] = {}
+    for column, task in enumerate(tasks):
+        ours = [result for result in results if result["task"] == task]
+        title, score, loss = _words(ours[0])
+        axes[0, column].set_title(title)
+        axes[0, column].set_ylabel(f"distortion: {score}")
+        axes[1, column].set_ylabel(f"added {loss}")
+        axes[1, column].set_xlabel("bits per feature point")
+        for result in ours:
+            codec, rows = result["codec"], _best(result)["levels"]
+            for row, key in enumerate(("distortion", "loss")):
+                (lines[codec],) = axes[row, column].plot(
+                    [level["bpfp"] for level in rows],
+                    [level[key] for level in rows],
+                    marker=_MARKS[codecs.index(codec) % len(_MARKS)],
+                    color=f"C{codecs.index(codec)}",
+                    markersize=4,
+                )
+        for axis in axes[:, column]:
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.grid(alpha=0.3, which="both")
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4)
+    figure.savefig(path, dpi=110)
+
+
+def _words(result: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the title of a result's task, its score with the unit, and its loss."""
+    known = TASKS.get(result["task"])
+    facts = result.get("facts") or (asdict(known) if known else {})
+    score, loss = facts.get("score") or {}, facts.get("loss") or {}
+    unit = f" ({score['unit']})" if score.get("unit") else ""
+    return (
+        facts.get("title", result["task"]),
+        f"{score.get('name', '')}{unit}",
+        loss.get("name", ""),
+    )

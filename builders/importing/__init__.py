@@ -1,0 +1,7 @@
+"""Making a dataset folder from the files of the published benchmark."""
+
+from __future__ import annotations
+
+from cfqa_data.lazy import lazy_modules
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__)

@@ -1,0 +1,297 @@
+"""The files of a downloaded release of the published benchmark: what each is, and which fit.
+
+The layout is that of its README and of the paths in its code::
+
+    org_feat/{task}/{name}.npy
+    compressed_feat/{hm,vtm}/{task}/QP{qp}/{name}.bin
+    compressed_feat/{hyperprior_...}/{task}/lambda{lambda}.../{name}.npy   and perhaps .bin
+
+Only names are looked at here, and the heads of the originals.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.eval.paper_logs import level_of
+from cfqa_data.format.first import CODECS, LAYERS, LEVELS, TASKS, VIEWS
+from cfqa_data.format.invariants import check_source_ids
+from cfqa_data.format.layout import of_tools
+from cfqa_data.format.pointers import pointer_at
+from cfqa_data.paths import real_path
+
+__all__ = [
+    "RELEASE_CODECS",
+    "LadderFiles",
+    "Release",
+    "Unplaced",
+    "load_feature",
+    "open_feature",
+    "scan_release",
+]
+
+RELEASE_CODECS = ("hm", "vtm", "hyperprior_multi_task", "hyperprior_task_specific")
+
+Shape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Unplaced:
+    """A file that is not in the dataset, and why.
+
+    Attributes:
+        path: relative to the release.
+        why: the reason, in a few words.
+    """
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
+class LadderFiles:
+    """What a release has of one codec on one task: every level of every original.
+
+    Attributes:
+        codec: the codec.
+        task: the task.
+        levels: QPs or lambdas, best first.
+        files: (source, level's number) -> bitstream of HM or VTM, or feature of a hyperprior.
+        streams: the same of a hyperprior's bitstreams; empty if they are not all there.
+    """
+
+    codec: str
+    task: str
+    levels: tuple[float, ...]
+    files: Mapping[tuple[str, int], Path]
+    streams: Mapping[tuple[str, int], Path] = field(default_factory=dict)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the files are bitstreams of HM or VTM."""
+        return CODECS[self.codec].parameter.name == "qp"
+
+
+@dataclass
+class Release:
+    """A release's files, sorted into what can become a dataset and what cannot.
+
+    Attributes:
+        root: the folder that holds `org_feat`.
+        originals: task -> source -> file, both in order.
+        shapes: task -> (N, C, T, D).
+        ladders: (task, codec) -> files.
+        unplaced: the rest.
+    """
+
+    root: Path
+    originals: dict[str, dict[str, Path]] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    ladders: dict[tuple[str, str], LadderFiles] = field(default_factory=dict)
+    unplaced: list[Unplaced] = field(default_factory=list)
+
+    def leave_out(self, path: Path, why: str) -> None:
+        """Note a file that is not placed."""
+        self.unplaced.append(Unplaced(path.relative_to(self.root).as_posix(), why))
+
+    def leave_out_ladder(self, task: str, codec: str, why: str) -> None:
+        """Take a ladder out again, and its task with its last ladder."""
+        ladder = self.ladders.pop((task, codec))
+        for path in [*ladder.files.values(), *ladder.streams.values()]:
+            self.leave_out(path, why)
+
+    def drop_bare_tasks(self) -> None:
+        """Leave out originals of which nothing compressed is left."""
+        for task in [name for name in self.originals if not self.codecs(name)]:
+            for path in self.originals.pop(task).values():
+                self.leave_out(path, f"no codec of {task} is complete")
+
+    def check_ids(self) -> None:
+        """See that no two originals have the same name, of whichever tasks they are.
+
+        Raises:
+            BuildError: they have; the name and its tasks are told.
+        """
+        try:
+            check_source_ids({task: list(files) for task, files in self.originals.items()})
+        except FormatError as error:
+            raise BuildError(f"{self.root / 'org_feat'}: {error}") from None
+
+    def codecs(self, task: str) -> list[str]:
+        """Return the codecs that a task has ladders of."""
+        return [codec for codec in RELEASE_CODECS if (task, codec) in self.ladders]
+
+
+def scan_release(source: Path | str) -> Release:
+    """Sort the files of a release.
+
+    Args:
+        source: the folder `cfqa_dataset`, or the one that holds it.
+
+    Raises:
+        BuildError: it is no release, Git keeps a file elsewhere, or an original is not a feature of
+            its task; the first such file is named.
+    """
+    root = real_path(source)
+    if (root / "cfqa_dataset").is_dir():
+        root = root / "cfqa_dataset"
+    if not (root / "org_feat").is_dir():
+        raise BuildError(f"{source}: no folder org_feat in it: not a release of the benchmark")
+    release = Release(root)
+    compressed: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted(_all_files(root)):
+        parts = path.relative_to(root).parts
+        if parts[0] in ("org_feat", "compressed_feat") and (kind := pointer_at(path)):
+            raise BuildError(f"{path}: {kind}")
+        match parts:
+            case _ if of_tools(path.relative_to(root).as_posix()):
+                release.leave_out(path, "left there by a tool")
+            case _ if not path.is_file():
+                linked = "a link to a folder is not followed: put the folder itself there"
+                release.leave_out(path, linked if path.is_dir() else "no file that can be read")
+            case (*_, name) if not name.isprintable():
+                release.leave_out(path, "a name that is no printable text")
+            case ("org_feat", task, name) if task in TASKS and name.endswith(".npy"):
+                release.originals.setdefault(task, {})[path.stem] = path
+            case ("compressed_feat", codec, task, _, *_) if (
+                task in TASKS and codec in RELEASE_CODECS
+            ):
+                compressed.setdefault((task, codec), []).append(path)
+            case _:
+                release.leave_out(path, "not a place of the release's layout")
+    release.originals = {
+        task: release.originals[task] for task in TASKS if task in release.originals
+    }
+    for task in release.originals:
+        release.shapes[task] = _check_originals(task, release.originals[task])
+    for (task, codec), paths in sorted(compressed.items()):
+        _add_ladder(release, task, codec, paths)
+    release.drop_bare_tasks()
+    return release
+
+
+def _all_files(root: Path) -> Iterator[Path]:
+    """Yield everything below a folder that is no folder; a link to a folder is not followed.
+
+    Raises:
+        BuildError: a folder cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise BuildError(f"{error.filename}: cannot be listed ({error.strerror})")
+
+    for place, folders, files in os.walk(root, onerror=refuse):
+        folder = Path(place)
+        yield from (folder / name for name in files)
+        yield from (folder / name for name in folders if (folder / name).is_symlink())
+
+
+def open_feature(path: Path, shape: Shape | None = None) -> np.ndarray:
+    """Return a mapped float32 (N, C, T, D) array; its values are not looked at.
+
+    Raises:
+        BuildError: the file is no such array, or has another shape than ``shape``.
+    """
+    try:
+        # What `np.load` does for a mapped .npy, and for nothing else: pickles and archives fail.
+        with warnings.catch_warnings(action="ignore"):
+            feature: np.ndarray = open_memmap(path, mode="r")
+    except Exception as error:  # a header is parsed as Python's literals: it can fail in many ways
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BuildError(f"{path}: not an .npy array that can be read: {told}") from None
+    if feature.dtype != np.float32 or feature.ndim != 4 or 0 in feature.shape:
+        raise BuildError(
+            f"{path}: {feature.dtype} {feature.shape}, not a float32 feature (N, C, T, D)"
+        )
+    if shape is not None and feature.shape != shape:
+        raise BuildError(f"{path}: shape {feature.shape}, the task's features have {shape}")
+    return feature
+
+
+def load_feature(path: Path, shape: Shape) -> np.ndarray:
+    """Return a feature in memory, float32 of ``shape``.
+
+    Raises:
+        BuildError: as :func:`open_feature`, or a value is NaN or infinite.
+    """
+    feature = np.array(open_feature(path, shape), order="C")
+    if not np.isfinite(feature).all():
+        where = tuple(int(axis) for axis in np.argwhere(~np.isfinite(feature))[0])
+        raise BuildError(f"{path}: holds NaN or infinity, first at {where}")
+    return feature
+
+
+def _check_originals(task: str, originals: Mapping[str, Path]) -> Shape:
+    shapes = {path: open_feature(path).shape for path in originals.values()}
+    (first, shape), *others = shapes.items()
+    expected = (len(VIEWS[task]), LAYERS[task])
+    if shape[:2] != expected:
+        raise BuildError(f"{first}: {shape[0]} views of {shape[1]} layers; {task} has {expected}")
+    for path, other in others:
+        if other != shape:
+            raise BuildError(f"{path}: shape {other}, but {first.name} has {shape}")
+    return (*shape[:2], *shape[2:])
+
+
+def _add_ladder(release: Release, task: str, codec: str, paths: list[Path]) -> None:
+    """Make a ladder of one codec's files on one task, or say of each why there is none."""
+    found: dict[str, dict[tuple[str, float], Path]] = {".bin": {}, ".npy": {}}
+    for path, level, why in _sorted_files(release, task, codec, paths):
+        if level is None:
+            release.leave_out(path, why)
+        elif (before := found[path.suffix].setdefault((path.stem, level), path)) != path:
+            release.leave_out(path, f"{before.relative_to(release.root)} is the same level of it")
+    video = CODECS[codec].parameter.name == "qp"
+    files = found[".bin" if video else ".npy"]
+    levels = sorted({level for _, level in files}, reverse=not video)
+    names = list(release.originals.get(task, {}))
+    numbered = {
+        (name, number): (name, level) for name in names for number, level in enumerate(levels)
+    }
+    missing = [key for key in numbered.values() if key not in files]
+    if len(levels) != LEVELS:
+        why = f"{codec} on {task} has {len(levels)} levels; a dataset has {LEVELS}"
+    elif missing:
+        why = f"{codec} on {task} lacks {missing[0][0]} at level {missing[0][1]:g}"
+    else:
+        chosen = {key: files[there] for key, there in numbered.items()}
+        streams = {} if video else found[".bin"]
+        whole = all(there in streams for there in numbered.values())
+        release.ladders[task, codec] = LadderFiles(
+            codec,
+            task,
+            tuple(levels),
+            chosen,
+            {key: streams[there] for key, there in numbered.items()} if whole else {},
+        )
+        for path in () if whole else streams.values():
+            release.leave_out(path, "not every feature beside it has its bitstream")
+        return
+    for path in [path for kind in found.values() for path in kind.values()]:
+        release.leave_out(path, why)
+
+
+def _sorted_files(
+    release: Release, task: str, codec: str, paths: list[Path]
+) -> Iterator[tuple[Path, float | None, str]]:
+    """Yield each file with its level, or with None and the reason."""
+    suffixes = (".bin",) if CODECS[codec].parameter.name == "qp" else (".npy", ".bin")
+    for path in paths:
+        folders = path.relative_to(release.root).parts[3:-1]
+        level = next(filter(None, map(level_of, reversed(folders))), None)
+        if path.suffix not in suffixes:
+            yield path, None, f"{codec} has {' or '.join(suffixes)} files"
+        elif path.stem not in release.originals.get(task, {}):
+            yield path, None, f"no org_feat/{task}/{path.stem}.npy"
+        elif level is None:
+            yield path, None, "in no folder QP{qp} or lambda{lambda}"
+        else:
+            yield path, level, ""

@@ -1,0 +1,118 @@
+"""The recipe of an imported release: what `paper` says, with the quantisers that it really has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cfqa_data.builders.importing.files import LadderFiles, Release
+from cfqa_data.builders.importing.scores import LogScores
+from cfqa_data.builders.importing.tables import find_table
+from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris
+from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.console.progress import Progress
+from cfqa_data.format.manifest import package_versions
+from cfqa_data.format.quantizers import Quantizer, UniformQuantizer, quantizer_from_dict
+from cfqa_data.recipe.load import Recipe
+
+__all__ = ["find_quantizers", "provenance", "release_recipe"]
+
+GROUP = 2
+"""Sources that one shard holds and one step imports: at full size 160 MB of originals for dpt."""
+
+
+def find_quantizers(
+    release: Release, base: Recipe, begun: Recipe | None, progress: Progress
+) -> dict[tuple[str, str], Quantizer]:
+    """Return the quantiser of every ladder; those that have none are left out of the release.
+
+    Args:
+        release: the files.
+        base: says the ranges of HM's and VTM's quantisers.
+        begun: of an earlier run, whose tables are taken over: every feature is held against them
+            anyway.
+        progress: told of the features that are looked through for tables.
+    """
+    found: dict[tuple[str, str], Quantizer] = {}
+    unknown: list[LadderFiles] = []
+    for (task, codec), files in list(release.ladders.items()):
+        spec = base.tasks.get(task)
+        known = begun.tasks[task].ladders.get(codec) if begun and task in begun.tasks else None
+        if spec is None:
+            release.leave_out_ladder(task, codec, f"recipe {base.name} has no task {task}")
+        elif not files.is_video:
+            if known is not None and known.levels == files.levels:
+                found[task, codec] = known.quantizer
+            else:
+                unknown.append(files)
+        elif codec in spec.ladders and isinstance(spec.ladders[codec].quantizer, UniformQuantizer):
+            ranges = spec.ladders[codec].quantizer.to_dict() | {"kind": "paper_uniform"}
+            found[task, codec] = quantizer_from_dict(ranges)
+        else:
+            why = f"recipe {base.name} has no range for {codec} on {task}"
+            release.leave_out_ladder(task, codec, why)
+    if unknown:
+        progress.start("tables", sum(len(files.files) for files in unknown), "features")
+        for files in unknown:
+            table = find_table(release, files, progress.advance)
+            if isinstance(table, str):
+                release.leave_out_ladder(files.task, files.codec, table)
+            else:
+                found[files.task, files.codec] = table
+        progress.finish()
+    return found
+
+
+def release_recipe(
+    release: Release,
+    base: Recipe,
+    quantizers: Mapping[tuple[str, str], Quantizer],
+    logged: LogScores | None,
+) -> Recipe:
+    """Return the recipe that the dataset's manifest holds."""
+    counts = {task: len(originals) for task, originals in release.originals.items()}
+    most = max(counts.values())
+    data = base.to_dict()
+    tasks = {}
+    for task in release.originals:
+        ladders = {
+            codec: {
+                "levels": list(release.ladders[task, codec].levels),
+                "quantizer": quantizers[task, codec].to_dict(),
+            }
+            for codec in release.codecs(task)
+        }
+        own = {} if counts[task] == most else {"sources": counts[task]}
+        tasks[task] = data["tasks"][task] | {"codecs": ladders} | own
+    return Recipe.from_dict(
+        data
+        | {
+            "name": "cfqa-release",
+            "summary": _summary(release, base, logged),
+            "sources_per_task": most,
+            "group_size": GROUP,
+            "tasks": tasks,
+        }
+    )
+
+
+def _summary(release: Release, base: Recipe, logged: LogScores | None) -> str:
+    if logged is None:
+        return f"the published CFQA release, scored by the heads of recipe {base.name}"
+    text = "the published CFQA release, with the scores of its logs"
+    if borrowed := logged.borrowed(release):
+        text += (
+            f"; for {' and '.join(borrowed)} the score of the least distorted version stands for "
+            "that of the original"
+        )
+    return text
+
+
+def provenance(
+    release: Release, made: Recipe, logged: LogScores | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the versions and the weights' hashes that the manifest holds."""
+    if logged is not None:
+        return package_versions() | logged.versions(release), {}
+    uris = filter(None, [made.backbone.weights, *(spec.head for spec in made.tasks.values())])
+    sources = {task: Models(made).source(task) for task in made.tasks}
+    return package_versions(), hash_uris(uris) | hash_sources(made, sources)

@@ -1,0 +1,163 @@
+"""Importing a downloaded release of the published benchmark as a dataset folder, without loss.
+
+The bitstreams of HM and VTM are decoded and kept; the hyperpriors' features are stored as codes in
+the table of their own values. It goes on where it was stopped, as a build does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.builders.importing.files import Release, Unplaced, scan_release
+from cfqa_data.builders.importing.recipe import find_quantizers, provenance, release_recipe
+from cfqa_data.builders.importing.scores import HeadScores, LogScores, Scores
+from cfqa_data.builders.importing.stages import STAGES
+from cfqa_data.builders.pipeline.build import run_stages
+from cfqa_data.builders.pipeline.lock import locked
+from cfqa_data.builders.pipeline.plan import PLAN, Plan
+from cfqa_data.builders.pipeline.tools import Models, Tools
+from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, status
+from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.disk import clear_disk_errors
+from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.extras import extras
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import read_manifest
+from cfqa_data.format.storage import check_folder, make_folder, read_labels
+from cfqa_data.paths import absolute_path, real_path
+from cfqa_data.recipe.load import Recipe, load_recipe
+
+__all__ = ["Imported", "import_release"]
+
+MSE_TOLERANCE = 1e-3
+"""Relative difference to a printed MSE; the published code sums in float32."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did.
+
+    Attributes:
+        root: the dataset folder.
+        placed: files of the release that are in it.
+        unplaced: files that are not, and why.
+        borrowed: tasks whose originals have the score of their least distorted version.
+        disagreeing: compressed features whose MSE is not the one that the logs print.
+    """
+
+    root: Path
+    placed: int
+    unplaced: tuple[Unplaced, ...]
+    borrowed: tuple[str, ...] = ()
+    disagreeing: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as JSON-safe data."""
+        return {
+            "path": str(self.root),
+            "placed": self.placed,
+            "unplaced": [{"path": file.path, "why": file.why} for file in self.unplaced],
+            "borrowed_references": list(self.borrowed),
+            "other_mse_than_logged": list(self.disagreeing),
+        }
+
+
+@extras("build")
+def import_release(
+    source: Path | str,
+    out: Path | str,
+    *,
+    logs: Path | str | None = None,
+    recipe: str | Path | Recipe = "paper",
+    accept_versions: bool = False,
+    progress: Progress | None = None,
+) -> Imported:
+    """Make a dataset folder of a downloaded release, or go on where that was stopped.
+
+    Args:
+        source: the release, as `cfqa_data.builders.importing.files` describes it.
+        out: the folder; new, empty, or one where this import was begun or finished.
+        logs: folder of published score logs, for the labels; without one the recipe's heads score
+            the features against the truths of its sources.
+        recipe: says the blocks, the ranges of HM's and VTM's quantisers, and what to score with.
+        accept_versions: go on with an import that was begun with other versions of the software.
+        progress: told of stages and their progress; nobody if None.
+
+    Returns:
+        What was placed and what was not.
+
+    Raises:
+        BuildError: nothing can be imported, a file is damaged, or originals of two tasks have the
+            same name; what is finished is kept.
+        MetricError: a line of a log is bad.
+    """
+    progress, root = progress or Silent(), real_path(out)
+    release, layout = scan_release(source), Layout(root)
+    if root.is_relative_to(release.root):
+        raise BuildError(f"{out} lies in the release itself: choose another folder")
+    if not layout.manifest.exists():
+        check_folder(root)
+    base = load_recipe(recipe, fitted=False)
+    logged = None if logs is None else LogScores(absolute_path(logs))
+    if logged is not None:
+        logged.match(release)
+    scores: Scores | None = logged
+    if logged is None and not layout.manifest.exists():
+        known = [task for task in release.originals if task in base.tasks]
+        scores = HeadScores(Models(base), known)
+    release.check_ids()
+    quantizers = find_quantizers(release, base, _begun(root), progress)
+    release.drop_bare_tasks()
+    if not release.ladders:
+        first = release.unplaced[0] if release.unplaced else Unplaced(".", "it is empty")
+        raise BuildError(
+            f"{source}: nothing in it can be imported; the first of {len(release.unplaced)} "
+            f"files: {first.path}: {first.why}"
+        )
+    made = release_recipe(release, base, quantizers, logged)
+    with clear_disk_errors("importing the release"):
+        finished = status(made, root) == "finished"
+        if not finished or layout.work.exists():
+            make_folder(root)
+            with locked(root):
+                if not finished and scores is not None:
+                    plan = Plan(made, "full", *provenance(release, made, logged))
+                    plan = open_workspace(plan, root, accept_versions=accept_versions)
+                    tools = Tools(plan, layout)
+                    stages = [stage(tools, release, scores) for stage in STAGES]
+                    run_stages(stages, tools, Executor(), progress)
+                remove_work(root)
+    return Imported(
+        root=root,
+        placed=sum(map(len, release.originals.values()))
+        + sum(len(ladder.files) + len(ladder.streams) for ladder in release.ladders.values()),
+        unplaced=tuple(sorted(release.unplaced, key=lambda file: file.path)),
+        borrowed=tuple(logged.borrowed(release)) if logged else (),
+        disagreeing=tuple(_disagreeing(release, layout, logged)) if logged else (),
+    )
+
+
+def _begun(root: Path) -> Recipe | None:
+    """Return the recipe of an import that was begun or finished in the folder, if there is one."""
+    layout = Layout(root)
+    try:
+        if layout.manifest.exists():
+            return Recipe.from_dict(read_manifest(root).recipe)
+        return Plan.from_json((layout.work / PLAN).read_text(encoding="utf-8")).recipe
+    except (OSError, ValueError, KeyError, TypeError, CfqaError):
+        return None
+
+
+def _disagreeing(release: Release, layout: Layout, logged: LogScores) -> Iterator[str]:
+    """Yield the compressed features whose MSE is not what the logs print, with both numbers."""
+    version = read_manifest(layout.root).format
+    for task in release.originals:
+        for row in read_labels(layout.labels(task), format=version).to_pylist():
+            codec, name, level = row["codec"], row["source_id"], row["parameter"]
+            printed = logged.mse(task, codec, name, level)
+            if abs(row["mse"] - printed) > MSE_TOLERANCE * row["mse"] + 1e-8:
+                yield f"{name} by {codec} at {level:g}: {row['mse']:.8f}, logged {printed:.8f}"

@@ -1,0 +1,195 @@
+"""The scores of an imported release: from the published logs, or by the heads of a recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from cfqa_data.builders.importing.files import Release
+from cfqa_data.builders.pipeline.label import score
+from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.eval.paper_logs import LogLine, find_logs, read_series
+from cfqa_data.format.manifest import hash_file
+
+__all__ = ["HeadScores", "LogScores", "Scores"]
+
+ORIGINAL = "original"
+"""What stands for the codec in the place of a log on the originals."""
+
+UNIT = {"cls": 1.0, "seg": 0.01, "dpt": 1.0}
+"""Factor from a printed score to a dataset's: the logs have mIoU in percent."""
+
+RIGHT = 1.0
+"""Rank of the true class on an original: only images that are classified right were taken."""
+
+
+class Scores(Protocol):
+    """Where the scores come from."""
+
+    def truth(self, task: str, source_id: str) -> np.ndarray | None:
+        """Return what the head is scored against, if it is known."""
+        ...
+
+    def reference(self, task: str, source_id: str, feature: np.ndarray) -> tuple[float, float]:
+        """Return score and loss of an original, float32 (N, C, T, D); NaN is an unknown loss."""
+        ...
+
+    def compressed(
+        self, task: str, codec: str, source_id: str, level: float, feature: np.ndarray
+    ) -> tuple[float, float]:
+        """Return score and loss of a compressed feature, likewise."""
+        ...
+
+
+class LogScores:
+    """Scores as published logs print them; they have no loss.
+
+    A log ``original/{task}.txt`` gives the scores of the originals. Without one an original's score
+    is 1 for cls, where only images with rank 1 were taken; for seg and dpt that of its least
+    distorted version stands for it.
+
+    Args:
+        root: the folder of logs.
+
+    Raises:
+        MetricError: there is no log, or a line of one is bad.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.paths = find_logs(root)
+        self._series: dict[tuple[str, str], Mapping[str, list[LogLine]]] = {
+            (task, codec): read_series(paths) for (codec, task), paths in self.paths.items()
+        }
+        self._best: dict[tuple[str, str], LogLine] = {}
+
+    def match(self, release: Release) -> None:
+        """Leave out of a release the ladders of which a score is missing."""
+        for task, codec in list(release.ladders):
+            if why := self._lacks(release, task, codec):
+                release.leave_out_ladder(task, codec, why)
+                continue
+            for name in release.originals[task]:
+                for line in filter(_finite, self._series[task, codec][name]):
+                    best = self._best.setdefault((task, name), line)
+                    if line.mse < best.mse:
+                        self._best[task, name] = line
+        release.drop_bare_tasks()
+
+    def versions(self, release: Release) -> dict[str, str]:
+        """Return the logs that give a release's scores, with their hashes."""
+        used = [*release.ladders, *((task, ORIGINAL) for task in release.originals)]
+        return {
+            f"scores of {codec} on {task}": ", ".join(
+                f"{path.name} sha256 {hash_file(path)}" for path in self.paths[codec, task]
+            )
+            for task, codec in used
+            if (codec, task) in self.paths
+        }
+
+    def borrowed(self, release: Release) -> list[str]:
+        """Return the tasks whose originals have the score of their least distorted version."""
+        return [
+            task
+            for task in release.originals
+            if task != "cls" and (task, ORIGINAL) not in self._series
+        ]
+
+    def mse(self, task: str, codec: str, source_id: str, level: float) -> float:
+        """Return the MSE that a log prints."""
+        return self._line(task, codec, source_id, level).mse
+
+    def truth(self, task: str, source_id: str) -> np.ndarray | None:
+        """See `Scores.truth`; logs have none."""
+        return None
+
+    def reference(self, task: str, source_id: str, feature: np.ndarray) -> tuple[float, float]:
+        """See `Scores.reference`."""
+        if (task, ORIGINAL) in self._series:
+            lines = self._series[task, ORIGINAL].get(source_id)
+            if lines is None or not _finite(lines[0]):
+                raise BuildError(f"the log on the originals of {task} lacks {source_id}")
+            return lines[0].score * UNIT[task], float("nan")
+        if task == "cls":
+            return RIGHT, float("nan")
+        return self._best[task, source_id].score * UNIT[task], float("nan")
+
+    def compressed(
+        self, task: str, codec: str, source_id: str, level: float, feature: np.ndarray
+    ) -> tuple[float, float]:
+        """See `Scores.compressed`."""
+        line = self._line(task, codec, source_id, level)
+        return line.score * UNIT[task], float("nan")
+
+    def _line(self, task: str, codec: str, source_id: str, level: float) -> LogLine:
+        lines = self._series[task, codec][source_id]
+        return next(line for line in lines if line.level == level)
+
+    def _lacks(self, release: Release, task: str, codec: str) -> str:
+        if (task, codec) not in self._series:
+            return f"no log on {codec} and {task}"
+        series = self._series[task, codec]
+        for name in release.originals[task]:
+            logged = {line.level for line in series.get(name, ()) if _finite(line)}
+            for level in release.ladders[task, codec].levels:
+                if level not in logged:
+                    return f"the log on {codec} and {task} lacks {name} at level {level:g}"
+        return ""
+
+
+def _finite(line: LogLine) -> bool:
+    return math.isfinite(line.score) and math.isfinite(line.mse)
+
+
+class HeadScores:
+    """Scores by the heads of a recipe against the truths of its sources.
+
+    Args:
+        models: of a recipe whose weights and images are there.
+        tasks: the tasks to score.
+
+    Raises:
+        BuildError: some are not.
+    """
+
+    def __init__(self, models: Models, tasks: Sequence[str]) -> None:
+        self.models = models
+        try:
+            self.sources = {task: models.source(task) for task in tasks}
+            for task in tasks:
+                models.task(task)
+        except CfqaError as error:
+            raise BuildError(
+                f"nothing to score with: give published score logs by --logs, or what recipe "
+                f"{models.recipe.name!r} names ({error})"
+            ) from None
+        self._truths: dict[tuple[str, str], np.ndarray] = {}
+
+    def truth(self, task: str, source_id: str) -> np.ndarray | None:
+        """See `Scores.truth`."""
+        if (task, source_id) not in self._truths:
+            sample = self.sources[task].sample(source_id)
+            self._truths[task, source_id] = np.asarray(sample.truth)
+        return self._truths[task, source_id]
+
+    def reference(self, task: str, source_id: str, feature: np.ndarray) -> tuple[float, float]:
+        """See `Scores.reference`."""
+        return self._score(task, source_id, feature, f"the original {source_id}")
+
+    def compressed(
+        self, task: str, codec: str, source_id: str, level: float, feature: np.ndarray
+    ) -> tuple[float, float]:
+        """See `Scores.compressed`."""
+        return self._score(task, source_id, feature, f"{source_id} by {codec} at level {level:g}")
+
+    def _score(
+        self, task: str, source_id: str, feature: np.ndarray, what: str
+    ) -> tuple[float, float]:
+        truth = self.truth(task, source_id)
+        assert truth is not None
+        scores, losses = score(self.models.task(task), feature[None], truth, what)
+        return float(scores[0]), float(losses[0])

@@ -1,0 +1,7 @@
+"""Verifying a dataset by decoding and scoring again, and repairing it."""
+
+from __future__ import annotations
+
+from cfqa_data.lazy import lazy_modules
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__)

@@ -1,0 +1,362 @@
+"""Looking into a dataset folder: bitstreams are decoded again, and labels are computed again.
+
+Every bitstream is decoded and compared with the stored codes, where there are any; of a sample of
+rows the labels are computed from what was decoded. A process holds one feature at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.access.files import Files
+from cfqa_data.access.folder import Folder
+from cfqa_data.builders.pipeline.label import baseline_values, score
+from cfqa_data.builders.pipeline.tools import BASELINES, Models
+from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.builders.processes.stage import Stage, drive
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
+from cfqa_data.extras import extras
+from cfqa_data.format.codes import Codes, shard_name
+from cfqa_data.format.invariants import shard_of
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.resources import PACKAGE
+from cfqa_data.guard import check_guard
+from cfqa_data.integrity.verify import Fault
+from cfqa_data.recipe.load import Recipe
+from cfqa_data.recipe.portable import recipe_of
+
+__all__ = ["SAMPLE", "Looked", "look_into"]
+
+SAMPLE = 100
+"""Rows whose labels are computed again, if nobody says how many."""
+
+NAMES = Layout(Path())
+
+# Relative and absolute difference that another machine's rounding may make. A rank is a count.
+TOLERANCE = {
+    "mse": (1e-6, 1e-12),
+    "cosine": (1e-6, 1e-9),
+    "cka": (1e-6, 1e-9),
+    "loss": (1e-3, 1e-5),
+    "reference_loss": (1e-3, 1e-5),
+    "score": (1e-2, 1e-6),
+    "reference_score": (1e-2, 1e-6),
+}
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What looking into a folder found.
+
+    Attributes:
+        faults: what is wrong, by file.
+        decoded: bitstreams that were decoded.
+        compared: stored features that were compared with their bitstream.
+        labelled: rows whose labels were computed again.
+        notes: what could not be checked, and why.
+    """
+
+    faults: tuple[Fault, ...]
+    decoded: int
+    compared: int
+    labelled: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All levels of a source by a codec.
+
+    Attributes:
+        task: of the source.
+        codec: of the bitstreams.
+        source: its id.
+        position: on the arrays' first axis.
+        levels: how many there are.
+        decode: whether bitstreams are decoded.
+        stored: whether codes or values are read; they are compared, if both.
+        rows: level -> label row to compute again.
+        scored: whether the task scores them too.
+    """
+
+    task: str
+    codec: str
+    source: str
+    position: int
+    levels: int
+    decode: bool
+    stored: bool
+    rows: Mapping[int, Mapping[str, Any]]
+    scored: bool
+
+    def __str__(self) -> str:
+        return f"{self.source} by {self.codec}"
+
+
+@extras()
+def look_into(
+    root: Path | Files,
+    manifest: Manifest,
+    damaged: set[str],
+    *,
+    sample: int = SAMPLE,
+    seed: int = 0,
+    workers: int = 1,
+    untrusted: bool = False,
+    progress: Progress | None = None,
+    plugins: Iterable[str | type] = (),
+) -> Looked:
+    """Decode all bitstreams of a folder, and compute labels of a sample of its rows again.
+
+    Args:
+        root: the folder, or its files.
+        manifest: its manifest.
+        damaged: files that are known to be damaged; what they are needed for is not looked at.
+        sample: rows whose labels are computed again.
+        seed: of the choice of the sample.
+        workers: processes.
+        untrusted: decode in child processes that can do nothing else.
+        progress: told of every feature.
+        plugins: classes that the dataset was made with and that are not installed, or
+            `module:Class` of some.
+
+    Raises:
+        FormatError: a decoder that is needed is not here, or has other weights.
+        CfqaError: what a decoder needs is not installed.
+        BuildError: a process was killed.
+    """
+    check_guard()
+    look = _Look(root, untrusted, tuple(plugins))
+    jobs, notes = look.plan(manifest, damaged, sample, seed)
+    faults: list[Fault] = []
+    counts = [0, 0, 0]
+    with Executor(workers) as executor:
+        for _, (wrong, done) in drive(look, executor, progress or Silent(), jobs):
+            faults += wrong
+            counts = [a + b for a, b in zip(counts, done, strict=True)]
+    ordered = sorted(set(faults), key=lambda fault: (fault.path, fault.what))
+    return Looked(tuple(ordered), counts[0], counts[1], counts[2], tuple(notes))
+
+
+@dataclass
+class _Look(Stage):
+    """Looks into a folder.
+
+    Attributes:
+        root: the folder, or its files.
+        untrusted: decode in child processes that can do nothing else.
+        plugins: classes that are not installed.
+        recipe: the manifest's, with its weights as they lie here; None if it cannot be gone by.
+    """
+
+    root: Path | Files
+    untrusted: bool
+    plugins: tuple[str | type, ...]
+    recipe: Recipe | None = None
+
+    name, unit = "decode", "features"
+
+    @cached_property
+    def folder(self) -> Folder:
+        """The dataset's folder."""
+        return Folder(self.root, self.untrusted, self.plugins)
+
+    @cached_property
+    def models(self) -> Models:
+        """What scores."""
+        assert self.recipe is not None
+        return Models(self.recipe)
+
+    def items(self) -> Sequence[Job]:
+        return ()
+
+    def cost(self, item: Job) -> int:
+        return item.levels
+
+    def plan(
+        self, manifest: Manifest, damaged: set[str], sample: int, seed: int
+    ) -> tuple[list[Job], list[str]]:
+        """Return what there is to do, and what cannot be checked."""
+        folder = self.folder
+        jobs: list[Job] = []
+        notes: list[str] = []
+        scored = self._find_scorers(manifest, damaged, notes)
+        chosen = _sample(folder, manifest, damaged, sample, seed)
+
+        def bad(*starts: str) -> bool:
+            return any(name.startswith(starts) for name in damaged)
+
+        for task, entry in manifest.tasks.items():
+            readable = not bad(f"originals/{task}-", f"labels/{task}.")
+            for codec, held in entry.codecs.items():
+                streams = f"bitstreams/{task}-{codec}-"
+                decode = any(name.startswith(streams) for name in manifest.files)
+                why = None
+                if decode and bad(streams):
+                    why = "bitstreams are damaged"
+                elif decode and held.facts.on == "inputs":
+                    why = "the features are extracted from what its bitstreams decode to"
+                elif decode and held.origin and _lacks_models(manifest, held.origin.options):
+                    why = "the recipe names no models"
+                if why:
+                    notes.append(f"{task}, {codec}: not decoded: {why}")
+                    decode = False
+                if decode:
+                    folder.decoder(task, codec)
+                array = NAMES.compressed(task, codec).as_posix()
+                stored = f"{array}/zarr.json" in manifest.files.keys() - damaged
+                for position, source in enumerate(entry.sources):
+                    there = stored and f"{array}/{shard_name(position)}" not in damaged
+                    if not (decode or there):
+                        continue
+                    jobs.append(
+                        Job(
+                            task,
+                            codec,
+                            source,
+                            position,
+                            len(held.levels),
+                            decode,
+                            there,
+                            chosen[task, codec, source] if readable else {},
+                            readable and task in scored,
+                        )
+                    )
+        jobs.sort(key=lambda job: -math.prod(manifest.tasks[job.task].shape))
+        return jobs, notes
+
+    def _find_scorers(self, manifest: Manifest, damaged: set[str], notes: list[str]) -> set[str]:
+        """Return the tasks that can be scored; a note says why another cannot."""
+        found: dict[str, str] = {}
+        tasks: set[str] = set()
+        try:
+            recipe = recipe_of(manifest, self.plugins)
+            if self.untrusted and not all(found.builtin for _, found in Models(recipe).classes()):
+                raise RecipeError("classes of other packages are not run on a stranger's data")
+        except CfqaError as error:
+            notes.append(f"scores are not computed again: {error}")
+            return tasks
+        for task, spec in recipe.tasks.items():
+            truth = NAMES.truth(task).as_posix()
+            if manifest.tasks[task].facts.truth and truth not in manifest.files.keys() - damaged:
+                notes.append(f"{task}: scores are not computed again: there is no truth")
+                continue
+            try:
+                paths = {}
+                for uri in filter(None, (recipe.backbone.weights, spec.head)):
+                    if uri not in manifest.weights:
+                        raise RecipeError(f"{uri} had no part in them")
+                    if self.untrusted and not uri.startswith(PACKAGE):
+                        raise RecipeError(f"{uri} is named by a stranger")
+                    paths[uri] = found.get(uri) or str(self.folder.find_weights(uri))
+                found |= paths
+                Models(recipe).task_class(task)
+                tasks.add(task)
+            except (CfqaError, OSError) as error:
+                notes.append(f"{task}: scores are not computed again: {error}")
+        self.recipe = recipe.with_paths(lambda uri: found.get(uri, uri))
+        return tasks
+
+    def run(self, item: Job) -> tuple[list[Fault], list[int]]:
+        """Return what is wrong with features; how many were decoded, compared and labelled."""
+        faults: list[Fault] = []
+        counts, folder = [0, 0, 0], self.folder
+        shard = f"{NAMES.compressed(item.task, item.codec).as_posix()}/{shard_name(item.position)}"
+        for level in range(item.levels):
+            feature = stored = None
+            try:
+                if item.decode:
+                    found = folder.decoded(item.source, item.codec, level)
+                    feature = found.dequantize() if isinstance(found, Codes) else found
+                    counts[0] += 1
+            except FormatError as error:
+                entry = folder.manifest.tasks[item.task]
+                place = shard_of(item.position, entry.shard)
+                name = NAMES.bitstreams(item.task, item.codec, place, entry.shards).as_posix()
+                faults.append(Fault(name, self._told(error)))
+            try:
+                if item.stored:
+                    stored = folder.compressed(item.source, item.codec, level)
+            except FormatError as error:
+                faults.append(Fault(shard, self._told(error)))
+            if feature is not None and stored is not None:
+                counts[1] += 1
+                if feature.tobytes() != stored.tobytes():
+                    what = f"level {level} of {item.source} is not what its bitstream decodes to"
+                    faults.append(Fault(shard, what))
+            feature = stored if feature is None else feature
+            if feature is not None and level in item.rows:
+                counts[2] += 1
+                faults += self._label_faults(item, item.rows[level], feature)
+        return faults, counts
+
+    def _told(self, error: CfqaError) -> str:
+        return str(error).removeprefix(f"{self.folder.files.location}: ")
+
+    def _label_faults(self, job: Job, row: Mapping[str, Any], feature: np.ndarray) -> list[Fault]:
+        """Return where a label row is not what is computed now."""
+        name = NAMES.labels(job.task).as_posix()
+        try:
+            original = self.folder.original(job.source)
+            told = baseline_values(_baselines(), original, feature[None])
+            values = {metric: float(value[0]) for metric, value in told.items()}
+            if job.scored:
+                facts = self.folder.manifest.tasks[job.task].facts
+                truth = self.folder.truth(job.source) if facts.truth else None
+                task = self.models.task(job.task)
+                for prefix, scored in (("", feature), ("reference_", original)):
+                    scores, losses = score(task, scored[None], truth, job.source)
+                    values[f"{prefix}score"] = float(scores[0])
+                    values[f"{prefix}loss"] = float(losses[0])
+        except (FormatError, BuildError) as error:
+            return [Fault(name, f"cannot be computed again: {self._told(error)}")]
+        of = f"of {job.source} by {job.codec} at level {row['level']}"
+        return [
+            Fault(name, f"{key} {of} is {row[key]:.9g}, computed again it is {value:.9g}")
+            for key, value in values.items()
+            if row[key] is not None
+            and not _near(key, row[key], value)
+            and not (math.isnan(row[key]) and "loss" in key)
+        ]
+
+
+def _lacks_models(manifest: Manifest, options: Mapping[str, Any]) -> bool:
+    """Whether a codec has models that neither its entry nor the manifest's hashes tell."""
+    models = options.get("models")
+    return models is not None and models.startswith(PACKAGE) and models not in manifest.weights
+
+
+def _sample(
+    folder: Folder, manifest: Manifest, damaged: set[str], sample: int, seed: int
+) -> dict[tuple[str, str, str], dict[int, dict[str, Any]]]:
+    """Return some label rows, by task, codec and source, then level."""
+    rows: list[dict[str, Any]] = []
+    for task in manifest.tasks:
+        if NAMES.labels(task).as_posix() not in damaged:
+            rows += folder.labels(task).to_pylist()
+    picks = np.random.default_rng(seed).permutation(len(rows))[:sample]
+    chosen: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
+    for row in (rows[int(pick)] for pick in picks):
+        chosen[row["task"], row["codec"], row["source_id"]][row["level"]] = row
+    return chosen
+
+
+def _near(column: str, told: float, value: float) -> bool:
+    relative, absolute = TOLERANCE[column]
+    return math.isclose(told, value, rel_tol=relative, abs_tol=absolute)
+
+
+def _baselines() -> dict[str, Any]:
+    from cfqa_data.eval.metrics import create_metric
+
+    return {name: create_metric(name) for name in BASELINES}

@@ -1,0 +1,344 @@
+"""What a repair has to do: which items make damaged files again; and what is not possible.
+
+Think of the folder as the stages' result: each file is an output of an item, and what an item needs
+is either intact or is made by an item before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.folder import Folder
+from cfqa_data.access.weights import find_below_root, find_weights
+from cfqa_data.builders.pipeline.check import packages_of
+from cfqa_data.builders.pipeline.compress import Compress
+from cfqa_data.builders.pipeline.plan import Item, Plan
+from cfqa_data.builders.pipeline.prepare import Prepare
+from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
+from cfqa_data.builders.pipeline.tools import Models, Tools, codec_for
+from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.format.codes import Codes, find_centres, shard_name, write_codes
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import Manifest, package_versions
+from cfqa_data.integrity.verify import Fault
+from cfqa_data.recipe.portable import recipe_of
+from cfqa_data.recipe.spec import SOURCE_PATHS
+
+__all__ = ["Arrays", "Decode", "Recompress", "Steps", "check_same", "plan_steps", "was_built"]
+
+FETCH = "fetch the dataset again"
+
+
+class Recompress(Compress):
+    """Makes bitstreams and label rows; of arrays, only those of codecs on inputs."""
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        streams, *arrays, marker = super().outputs(item)
+        on_inputs = self.tools.ladder(item).facts.on == "inputs"
+        return (streams, *(arrays if on_inputs else ()), marker)
+
+
+@dataclass(frozen=True)
+class RepairStage(Prepare):
+    """A stage on what is in the dataset's folder by now.
+
+    Attributes:
+        files: of the dataset.
+        plugins: classes that are not installed.
+    """
+
+    files: LocalFiles
+    plugins: tuple[str | type, ...] = ()
+
+    @cached_property
+    def folder(self) -> Folder:
+        """The dataset's folder."""
+        return Folder(self.files, plugins=self.plugins)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return every task and codec."""
+        tasks = self.plan.recipe.tasks
+        return [(task, codec) for task, spec in tasks.items() for codec in spec.ladders]
+
+
+class Arrays(RepairStage):
+    """Makes the tables of a codec and the metadata of its array."""
+
+    name, unit = "arrays", "codecs"
+
+    def items(self) -> list[Item]:
+        return [Item(self.name, task, codec) for task, codec in self.pairs()]
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        array = self.layout.compressed(item.task, item.codec)
+        return self.tools.tables_path(item.task, item.codec), array / "zarr.json"
+
+    def run(self, item: Item) -> None:
+        folder, ladder = self.folder, self.tools.ladder(item)
+        entry, centres = folder.manifest.tasks[item.task], list[int]()
+        if entry.codecs[item.codec].tables:
+            self.fit(item.task, ladder)
+        if ladder.quantizer is not None and was_built(folder.manifest):
+            centres = self.centre(item.task, ladder.quantizer)
+        elif ladder.quantizer is not None:  # of a release: by its first feature
+            first = folder.decoded(entry.sources[0], item.codec, 0)
+            assert isinstance(first, Codes)
+            centres = list(find_centres(first.indices))
+        self.make_array(item.task, ladder, entry.shape, centres)
+
+
+class Decode(RepairStage):
+    """Decodes a source's bitstreams to its shard of an array."""
+
+    name, unit = "decode", "sources"
+
+    def items(self) -> list[Item]:
+        return [
+            Item(self.name, task, codec, position)
+            for task, codec in self.pairs()
+            if self.plan.recipe.tasks[task].ladders[codec].facts.on != "inputs"
+            for position in range(self.plan.recipe.sources(task))
+        ]
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        assert item.shard is not None
+        return (self.layout.compressed(item.task, item.codec) / shard_name(item.shard),)
+
+    def streams(self, item: Item) -> str:
+        """Return the file of the bitstreams that an item decodes."""
+        assert item.shard is not None
+        shard = item.shard // self.plan.recipe.group_size
+        streams = Item("compress", item.task, item.codec, shard)
+        return self.layout.relative(Recompress(self.tools).outputs(streams)[0])
+
+    def run(self, item: Item) -> None:
+        assert item.shard is not None
+        folder = self.folder
+        entry = folder.manifest.tasks[item.task]
+        source, levels = entry.sources[item.shard], range(len(entry.codecs[item.codec].levels))
+        found = [folder.decoded(source, item.codec, level) for level in levels]
+        stored = [each.indices if isinstance(each, Codes) else each for each in found]
+        write_codes(self.layout.compressed(item.task, item.codec), item.shard, np.stack(stored))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is to be done, in this order.
+
+    Attributes:
+        plan: of the scratch build, by the manifest's recipe.
+        items: by the name of their stage.
+        tables: tasks whose labels are joined again.
+        originals: whether the table of originals is joined again.
+        card: whether the card is written again.
+        impossible: files that cannot be made again, and why.
+    """
+
+    plan: Plan
+    items: Mapping[str, tuple[Item, ...]]
+    tables: tuple[str, ...]
+    originals: bool
+    card: bool
+    impossible: tuple[Fault, ...]
+
+
+def stages_of(
+    plan: Plan, files: LocalFiles, plugins: tuple[str | type, ...], layout: Layout
+) -> list[BuildStage]:
+    """Return the stages of a repair."""
+    tools = Tools(plan, layout)
+    built: list[BuildStage] = [Select(tools), Extract(tools), Recompress(tools)]
+    own: list[BuildStage] = [kind(tools, files, plugins) for kind in (Arrays, Decode)]
+    return [*built[:2], own[0], built[2], own[1]]
+
+
+def was_built(manifest: Manifest) -> bool:
+    """Return whether `cfqa build` made a dataset, so that its recipe can make it again."""
+    codecs = {codec for task in manifest.tasks.values() for codec in task.codecs}
+    noted = {name.partition(" ")[0] for name in manifest.versions if not name.startswith("scores ")}
+    return codecs <= noted
+
+
+def plan_steps(
+    files: LocalFiles,
+    manifest: Manifest,
+    damaged: set[str],
+    plugins: tuple[str | type, ...] = (),
+) -> Steps:
+    """Return what makes damaged files of a dataset again.
+
+    Args:
+        files: of the dataset.
+        manifest: its manifest.
+        damaged: files that it lists.
+        plugins: classes that are not installed.
+    """
+    recipe = recipe_of(manifest, plugins).without_programs()
+    plan = Plan(recipe, manifest.tier, manifest.versions, manifest.weights, manifest.packages)
+    names = Layout(Path())
+    bad = {path.as_posix() for path in (names.originals_table, names.card)} & damaged
+    originals, card = names.originals_table.as_posix() in bad, names.card.as_posix() in bad
+    tables = [task for task in recipe.tasks if names.labels(task).as_posix() in damaged]
+    left = damaged - bad - {names.labels(task).as_posix() for task in tables}
+    todo: dict[str, list[Item]] = {}
+    made: dict[Item, set[str]] = {}
+    stages = stages_of(plan, files, plugins, names)
+    for stage in stages:
+        for item in stage.items():
+            made[item] = {path.as_posix() for path in stage.outputs(item)} & left
+            again = item.task in tables and (
+                stage.name == "compress" or (stage.name == "extract" and originals)
+            )
+            if made[item] or again:
+                todo.setdefault(stage.name, []).append(item)
+    left -= set().union(*made.values())
+    why = f"is not a file that this version makes; {FETCH}"
+    impossible = [Fault(name, why) for name in sorted(left)]
+    if not was_built(manifest):
+        why = f"comes from a release, not from a recipe; import that again, or {FETCH}"
+        lost = {names.labels(task).as_posix() for task in tables}
+        for name in ("select", "extract", "compress"):
+            lost |= {file for item in todo.pop(name, ()) for file in made[item]}
+        impossible += [Fault(name, why) for name in sorted(lost)]
+        if tables and originals:
+            impossible.append(Fault(names.originals_table.as_posix(), why))
+            originals = False
+        if tables and card:
+            impossible.append(Fault(names.card.as_posix(), "needs the labels, which are damaged"))
+            card = False
+        decode = stages[-1]
+        assert isinstance(decode, Decode)
+        streams = {name for name in manifest.files if name.startswith("bitstreams/")} - damaged
+        kept = []
+        for item in todo.pop("arrays", []):
+            if decode.streams(replace(item, shard=0)) in streams:
+                kept.append(item)
+            else:
+                impossible += [Fault(file, why) for file in sorted(made[item])]
+        bare = {i.codec for i in made if i.stage == "arrays" and made[i] and i not in kept}
+        todo["arrays"], kept = kept, []
+        for item in todo.pop("decode", []):
+            if decode.streams(item) not in streams:
+                what = f"has no intact bitstreams; {FETCH}"
+            elif item.codec in bare:
+                what = f"has no metadata; {FETCH}"
+            else:
+                kept.append(item)
+                continue
+            impossible += [Fault(file, what) for file in sorted(made[item])]
+        todo["decode"] = kept
+        tables = []
+    return Steps(
+        plan=plan,
+        items={stage: tuple(items) for stage, items in todo.items()},
+        tables=tuple(tables),
+        originals=originals,
+        card=card,
+        impossible=tuple(impossible),
+    )
+
+
+def check_same(
+    files: LocalFiles, manifest: Manifest, steps: Steps, damaged: set[str], *, versions: bool
+) -> Steps:
+    """See that this machine has the software and weights of the manifest.
+
+    Args:
+        files: of the folder.
+        manifest: its manifest.
+        steps: what is to be done.
+        damaged: files that it lists.
+        versions: look at versions, too, not only at the weights.
+
+    Returns:
+        The steps, with the recipe's files named as they lie here.
+
+    Raises:
+        BuildError: something differs; names all of it.
+    """
+    here, lost = _find_files(files, manifest, steps)
+    recipe = steps.plan.recipe.with_paths(lambda uri: here.get(uri, uri))
+    steps = replace(steps, plan=replace(steps.plan, recipe=recipe))
+    different = []
+    if versions:
+        found = package_versions()
+        tools = Tools(steps.plan, Layout(Path()))
+        for item in steps.items.get("compress", ()):
+            ladder = tools.ladder(item)
+            streams = Recompress(tools).outputs(item)[0].as_posix()
+            if streams in damaged and ladder.models not in lost:
+                told = codec_for(ladder).version()
+                found |= {f"{item.codec} {k}": text for k, text in told.items() if k != "models"}
+        names = {*found, *(name for name in manifest.versions if " " not in name)}
+        for name in sorted(names):
+            then, now = manifest.versions.get(name, "absent"), found.get(name, "absent")
+            # What an import, or an earlier version of this package, did not note may be the same.
+            unknown = then == "absent" and (" " in name or not was_built(manifest))
+            if then != now and not unknown:
+                different.append(f"{name} was {then}, is {now}")
+        packages = packages_of(Models(recipe)) if manifest.packages else {}
+        different += [
+            f"the source of {name} has changed"
+            for name, entry in manifest.packages.items()
+            if name in packages and packages[name]["sha256"] != entry["sha256"]
+        ]
+    accept = "" if lost else "try --accept-versions, "
+    different += lost.values()
+    if different:
+        more = f" (and {len(different) - 5} more)" if len(different) > 5 else ""
+        raise BuildError(
+            f"{files.location}: cannot be repaired with what is installed here: "
+            f"{'; '.join(different[:5])}{more}; "
+            f"install what its manifest names, {accept}or {FETCH}"
+        )
+    return steps
+
+
+def _find_files(
+    files: LocalFiles, manifest: Manifest, steps: Steps
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return where the files of the recipe lie here, and why those that are needed do not, by URI.
+
+    Weights and lists are found by their SHA-256, all other paths of sources by their names.
+    """
+    here: dict[str, str] = {}
+    lost: dict[str, str] = {}
+    needed = _weights(manifest, steps)
+    for task, spec in steps.plan.recipe.tasks.items():
+        if not any(
+            i.task == task for name in ("select", "extract") for i in steps.items.get(name, ())
+        ):
+            continue
+        for key, uri in spec.source.options.items():
+            if key not in SOURCE_PATHS or not uri:
+                continue
+            if key != "root" and uri in manifest.weights:
+                needed.add(uri)
+            elif found := find_below_root(str(uri), manifest.weights.get(uri)):
+                here[uri] = str(found)
+    for uri in sorted(needed):
+        try:
+            here[uri] = str(find_weights(uri, manifest.weights.get(uri), files))
+        except CfqaError as error:
+            lost[uri] = str(error)
+    return here, lost
+
+
+def _weights(manifest: Manifest, steps: Steps) -> set[str]:
+    """Return the weights that the steps need."""
+    uris: set[str | None] = set()
+    recipe = steps.plan.recipe
+    for name, items in steps.items.items():
+        for item in items:
+            if name in ("select", "extract", "compress"):
+                uris |= {recipe.backbone.weights, recipe.tasks[item.task].head}
+            if name in ("compress", "decode"):
+                ladder = recipe.tasks[item.task].ladders[item.codec]
+                uris |= {u for u in ladder.weights if ladder.models or u in manifest.weights}
+    return {uri for uri in uris if uri}

@@ -1,0 +1,265 @@
+"""Making damaged files of a dataset folder again, until each has the manifest's SHA-256.
+
+What is damaged is made by the pipeline's own items in `.repair/work`, a build folder of its own to
+which the intact files are linked, with bitstreams taken as already encoded where they are intact.
+Codes are decoded from bitstreams, which needs no encoder. A file gets into the dataset only if it
+has the manifest's bytes, by a rename; so a repair that was killed is simply run again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.builders.maintenance.plan import Steps, check_same, plan_steps
+from cfqa_data.builders.maintenance.scratch import Scratch, link
+from cfqa_data.builders.pipeline.lock import locked
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.disk import clear_disk_errors
+from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.extras import extras
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.pointers import pointer_at
+from cfqa_data.format.storage import atomic_path, make_folder
+from cfqa_data.guard import check_guard
+from cfqa_data.integrity.verify import EXTRA, Fault, Verified, verify
+from cfqa_data.paths import real_path
+
+__all__ = ["ASIDE", "Repaired", "repair"]
+
+WORK = ".repair/work"
+
+ASIDE = ".repair/aside"
+"""Where things are put that are no part of the dataset or stood in the way; nothing is deleted."""
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What a repair did, or would do.
+
+    Attributes:
+        root: the folder.
+        damaged: what was wrong with which file.
+        repaired: files that have the manifest's bytes again, or would be made again.
+        aside: files that are no part of the dataset, moved to `.repair/aside`, or to be moved.
+        failed: files that could not be made again, and why.
+    """
+
+    root: Path
+    damaged: tuple[Fault, ...]
+    repaired: tuple[str, ...]
+    aside: tuple[str, ...]
+    failed: tuple[Fault, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts, JSON-safe."""
+        return {
+            "path": str(self.root),
+            "damaged": [{"path": fault.path, "what": fault.what} for fault in self.damaged],
+            "repaired": list(self.repaired),
+            "aside": list(self.aside),
+            "failed": [{"path": fault.path, "why": fault.what} for fault in self.failed],
+        }
+
+
+@extras("build")
+def repair(
+    root: str | Path,
+    *,
+    workers: int = 2,
+    accept_versions: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    follow_links: bool = False,
+    plugins: Iterable[str | type] = (),
+) -> Repaired:
+    """Make the damaged files of a dataset folder again, to the manifest's bytes.
+
+    Args:
+        root: the folder; its manifest must be intact.
+        workers: processes.
+        accept_versions: try although other versions are installed than the manifest names.
+        dry_run: say what would be done, and do nothing.
+        progress: told of stages and their progress.
+        follow_links: take what links lead to, wherever that is, for files of the folder; one that
+            is damaged is replaced by a file, a folder behind a link is written to.
+        plugins: classes that the dataset was made with and that are not installed, or
+            `module:Class` of some.
+
+    Raises:
+        FormatError: it is not a dataset folder, its manifest is damaged, or Git keeps files of it
+            elsewhere.
+        BuildError: other software or weights are installed here, another process is at work in the
+            folder, or an item cannot be made again; what was repaired before stays.
+        DiskError: the disk is full, or may not be written to.
+    """
+    check_guard()
+    folder, progress = real_path(root), progress or Silent()
+    LocalFiles(folder, follow_links).read_manifest()
+    _check_ours(folder)
+    if dry_run:
+        found = verify(folder, progress=progress, follow_links=follow_links)
+        _check_fetched(found)
+        damaged = {fault.path for fault in found.faults}
+        steps = plan_steps(found.files, found.manifest, damaged, tuple(plugins))
+        check_same(found.files, found.manifest, steps, damaged, versions=not accept_versions)
+        failed = {fault.path for fault in steps.impossible}
+        return Repaired(
+            root=folder,
+            damaged=found.damage,
+            repaired=tuple(sorted(damaged - failed)),
+            aside=tuple(fault.path for fault in found.damage if fault.what == EXTRA),
+            failed=steps.impossible,
+        )
+    with clear_disk_errors("repairing"), locked(folder):
+        _check_ours(folder)
+        return _repair(folder, workers, accept_versions, progress, follow_links, tuple(plugins))
+
+
+def _check_ours(root: Path) -> None:
+    """See that what a repair writes stays in the folder, which may be a stranger's.
+
+    Raises:
+        BuildError: a link or something else is where a repair has its own folders.
+    """
+    for name in (".build", ".repair", WORK, ASIDE):
+        path = root / name
+        if _in_the_way(path):
+            raise BuildError(f"{path} is a link or no folder, and no repair made it: remove it")
+
+
+def _repair(
+    root: Path,
+    workers: int,
+    accept_versions: bool,
+    progress: Progress,
+    follow_links: bool,
+    plugins: tuple[str | type, ...],
+) -> Repaired:
+    look = partial(verify, root, progress=progress, follow_links=follow_links)
+    found = look()
+    if not found.damage:
+        shutil.rmtree(root / WORK, ignore_errors=True)  # of a repair that was killed at its end
+        _tidy(root)
+        return Repaired(root, (), (), (), ())
+    steps = _check(found, accept_versions, plugins)
+    first = found.damage
+    aside = [fault.path for fault in found.damage if fault.what == EXTRA]
+    for name in aside:
+        _put_aside(root, name)
+    if aside:  # a link to a folder may have been among them
+        found = look()
+        steps = _check(found, accept_versions, plugins)
+    damaged = frozenset(fault.path for fault in found.faults)
+    if not damaged:
+        _tidy(root)
+        return Repaired(root, first, (), tuple(aside), ())
+    scratch = Scratch(found.files, found.manifest, steps, damaged, Layout(root / WORK), plugins)
+    scratch.prepare()
+    done: set[str] = set()
+    failed = {fault.path: fault.what for fault in steps.impossible}
+
+    def lost(name: str) -> str:
+        why = scratch.reasons.get(name, "what it is made from is damaged")
+        return f"could not be made again: {why}"
+
+    def put(name: str) -> None:
+        if name not in damaged or name in done:
+            return
+        if not (scratch.layout.root / name).is_file():
+            failed[name] = lost(name)
+        elif not scratch.right(name):
+            failed[name] = "made again, it has other bytes; fetch the dataset again"
+        else:
+            _put(found.files, name, scratch.layout.root / name)
+            failed.pop(name, None)
+            done.add(name)
+
+    for name in scratch.run(workers, progress):
+        put(name)
+    if steps.card and not any(name.startswith("labels/") for name in failed):
+        put(scratch.write_card())
+    for name in sorted(damaged - done - failed.keys()):
+        failed[name] = lost(name)
+    shutil.rmtree(root / WORK)
+    _tidy(root)
+    return Repaired(
+        root=root,
+        damaged=first,
+        repaired=tuple(sorted(done)),
+        aside=tuple(aside),
+        failed=tuple(Fault(name, why) for name, why in sorted(failed.items())),
+    )
+
+
+def _check(found: Verified, accept_versions: bool, plugins: tuple[str | type, ...]) -> Steps:
+    """Return what is to be done, once it is sure that what is installed here can do it."""
+    _check_fetched(found)
+    damaged = {fault.path for fault in found.faults}
+    steps = plan_steps(found.files, found.manifest, damaged, plugins)
+    if not damaged:
+        return steps
+    versions = not accept_versions
+    return check_same(found.files, found.manifest, steps, damaged, versions=versions)
+
+
+def _check_fetched(found: Verified) -> None:
+    """See that no file is one that Git keeps elsewhere: fetching it is a command, not hours.
+
+    Raises:
+        FormatError: some are; the first is named.
+    """
+    places = [found.files.root / fault.path for fault in found.faults]
+    if kinds := {path: kind for path in places if (kind := pointer_at(path))}:
+        first, kind = next(iter(kinds.items()))
+        more = f" (and {len(kinds) - 1} more)" if len(kinds) > 1 else ""
+        raise FormatError(f"{first}{more}: {kind}; repair what is damaged after that")
+
+
+def _in_the_way(path: Path) -> bool:
+    """Whether a folder is wanted where there is something else, or a link that leads elsewhere."""
+    return path.is_symlink() or (path.exists() and not path.is_dir())
+
+
+def _put(files: LocalFiles, name: str, made: Path) -> None:
+    """Put a file into its place in the dataset, whatever stands there or on the way."""
+    root, parts = files.root, Path(name).parts
+    for count in range(1, len(parts)):
+        folder = root.joinpath(*parts[:count])
+        if _in_the_way(folder) and not (files.follow_links and folder.is_dir()):
+            _put_aside(root, "/".join(parts[:count]))
+    target = root / name
+    if target.is_dir() and not target.is_symlink():
+        _put_aside(root, name)
+    with atomic_path(target) as partial:
+        link(made, partial)
+
+
+def _put_aside(root: Path, name: str) -> None:
+    """Move a file, link or folder of the dataset's folder to where it is in nobody's way."""
+    parts = Path(name).parts
+    for number in itertools.count():
+        below = root / ASIDE / str(number or "")
+        steps = [below.joinpath(*parts[:count]) for count in range(len(parts))]
+        target = below / name
+        if not os.path.lexists(target) and not any(map(_in_the_way, steps)):
+            break
+    make_folder(target.parent)
+    shutil.move(root / name, target)  # behind a link may be another disk
+    with suppress(OSError):  # the folders that it leaves empty
+        for parent in Path(name).parents:
+            if parent != Path():
+                (root / parent).rmdir()
+
+
+def _tidy(root: Path) -> None:
+    with suppress(OSError):
+        (root / ".repair").rmdir()

@@ -1,0 +1,217 @@
+"""The scratch build of a repair: intact files linked, markers from intact tables, items run again.
+
+The stages write files beside and rename them, so a link to a dataset's file is never written
+through.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.folder import Folder
+from cfqa_data.builders.maintenance.plan import Steps, stages_of
+from cfqa_data.builders.pipeline.compress import kept_streams
+from cfqa_data.builders.pipeline.pack import label_table, originals_table
+from cfqa_data.builders.pipeline.plan import PLAN, Item
+from cfqa_data.builders.pipeline.select import BuildStage
+from cfqa_data.builders.pipeline.tools import Tools, read_tensors
+from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.builders.processes.stage import drive
+from cfqa_data.card.write import card_text
+from cfqa_data.console.progress import Progress
+from cfqa_data.errors import CfqaError, DiskError
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import Manifest, hash_file
+from cfqa_data.format.storage import make_folder, remove_partials, write_table, write_text
+
+__all__ = ["Scratch", "link"]
+
+INPUTS = ("originals/", "truth/", "bitstreams/", "tables/")
+"""Where items find what earlier ones made."""
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name; where the file system cannot, copy it."""
+    make_folder(target.parent)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(os.path.realpath(source), target)  # of a link, what it leads to
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A build folder inside the dataset's, with what is intact.
+
+    Attributes:
+        files: the dataset's.
+        manifest: its manifest.
+        steps: what is to be done.
+        damaged: the damaged files that the manifest lists.
+        layout: of the scratch folder.
+        plugins: classes that are not installed.
+        reasons: file that cannot be made again -> why.
+    """
+
+    files: LocalFiles
+    manifest: Manifest
+    steps: Steps
+    damaged: frozenset[str]
+    layout: Layout
+    plugins: tuple[str | type, ...] = ()
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Make the folder, or see that what a repair that was killed left is still right."""
+        path, text = self.layout.work / PLAN, self.steps.plan.to_json()
+        links = any(inside.is_symlink() for inside in self.layout.root.rglob("*"))
+        if links or not path.is_file() or path.read_text(encoding="utf-8") != text:
+            shutil.rmtree(self.layout.root, ignore_errors=True)
+        remove_partials(self.layout.root)
+        write_text(path, text)
+        for name in self.manifest.files:
+            here = self.layout.root / name
+            if name.startswith(INPUTS) and name not in self.damaged:
+                link(self.files.root / name, here)
+            elif here.is_file() and not self.right(name):
+                here.unlink()
+        for task in self.manifest.tasks:
+            self._mark(task)
+
+    def _mark(self, task: str) -> None:
+        """Note what earlier stages would, from the manifest and the tables that are intact."""
+        entry, layout, plan = self.manifest.tasks[task], self.layout, self.steps.plan
+        groups = list(entry.groups) if entry.groups else None
+        told = {"ids": list(entry.sources), "groups": groups}
+        write_text(Item("select", task).marker(layout), json.dumps(told))
+        write_text(Item("prepare", task).marker(layout), json.dumps(entry.to_dict()))
+        known = self._references(task)
+        extracted = set(self.steps.items.get("extract", ()))
+        for shard in range(plan.shards(task)):
+            item = Item("extract", task, shard=shard)
+            if known and (item not in extracted or not item.marker(layout).exists()):
+                rows = [known[entry.sources[place]] for place in plan.members(task, shard)]
+                columns = {"score": [s for s, _ in rows], "loss": [loss for _, loss in rows]}
+                write_text(item.marker(layout), json.dumps(columns))
+
+    def _references(self, task: str) -> dict[str, tuple[float, float]]:
+        """Return score and loss of each original, from a table that is intact; else nothing."""
+        folder, names = Folder(self.files), Layout(Path())
+        for path, read in (
+            (names.originals_table, folder.originals_table),
+            (names.labels(task), lambda: folder.label_rows(task).table),
+        ):
+            if path.as_posix() not in self.damaged:
+                return {
+                    row["source_id"]: (row["reference_score"], row["reference_loss"])
+                    for row in read().to_pylist()
+                    if row["task"] == task
+                }
+        return {}
+
+    def right(self, name: str) -> bool:
+        """Return whether a file here has the manifest's bytes."""
+        path, entry = self.layout.root / name, self.manifest.files[name]
+        return (
+            path.is_file()
+            and path.stat().st_size == entry["size"]
+            and hash_file(path) == entry["sha256"]
+        )
+
+    def run(self, workers: int, progress: Progress) -> Iterator[str]:
+        """Run the items, join the tables; yield each file that was made again.
+
+        What cannot be made is noted, and does not keep the rest from it; but for a full disk.
+        """
+        tools = Tools(self.steps.plan, self.layout)
+        with Executor(workers) as executor:
+            for stage in stages_of(self.steps.plan, self.files, self.plugins, self.layout):
+                items = self.steps.items.get(stage.name, ())
+                self._begin(stage, items)
+                todo = [item for item in items if not self._done(stage, item)]
+                for item in items:
+                    if item not in todo:
+                        yield from self._made(stage, item)
+                left = {name for item in todo for name in self._made(stage, item)}
+                with self._noting(left):
+                    for item, _ in drive(stage, executor, progress, items, todo):
+                        left.difference_update(self._made(stage, item))
+                        yield from self._made(stage, item)
+        for task in self.steps.tables:
+            path = self.layout.labels(task)
+            with self._noting({self.layout.relative(path)}):
+                table = label_table(tools, self.manifest.tasks[task], self.manifest.format)
+                write_table(path, table)
+                yield self.layout.relative(path)
+        if self.steps.originals:
+            name = self.layout.relative(self.layout.originals_table)
+            with self._noting({name}):
+                write_table(self.layout.originals_table, originals_table(tools, self.manifest))
+                yield name
+
+    def _begin(self, stage: BuildStage, items: tuple[Item, ...]) -> None:
+        """Let a stage find what it needs beside the inputs."""
+        for item in items:
+            array = self.layout.compressed(item.task, item.codec) / "zarr.json"
+            name = self.layout.relative(array)
+            there = self.files.root / name
+            if stage.name in ("compress", "decode") and there.is_file() and self._shards(item):
+                link(there, array)
+            if stage.name == "compress" and not item.marker(self.layout).exists():
+                self._keep_streams(item)
+
+    def _shards(self, item: Item) -> bool:
+        """Whether shards of a codec's array are to be made."""
+        array = self.layout.relative(self.layout.compressed(item.task, item.codec))
+        return any(name.startswith(f"{array}/c/") for name in self.damaged)
+
+    def _made(self, stage: BuildStage, item: Item) -> set[str]:
+        """Return the damaged files that an item makes again."""
+        return {self.layout.relative(path) for path in stage.outputs(item)} & self.damaged
+
+    def _done(self, stage: BuildStage, item: Item) -> bool:
+        files, labels = self._made(stage, item), stage.name == "compress"
+        # Markers of other stages are here in any case.
+        marked = item.marker(self.layout).exists() if labels else bool(files)
+        return marked and all((self.layout.root / name).is_file() for name in files)
+
+    @contextmanager
+    def _noting(self, names: Set[str]) -> Iterator[None]:
+        """Note why files cannot be made again."""
+        try:
+            yield
+        except DiskError:
+            raise
+        except CfqaError as error:
+            self.reasons.update(dict.fromkeys(names, str(error)))
+
+    def _keep_streams(self, item: Item) -> None:
+        """Let the item find its bitstreams already encoded, where they are intact."""
+        assert item.shard is not None
+        plan, task = self.steps.plan, item.task
+        path = self.layout.bitstreams(task, item.codec, item.shard, plan.shards(task))
+        if self.layout.relative(path) in self.damaged:
+            return
+        kept, entry = kept_streams(self.layout, item), self.manifest.tasks[task]
+        ids = [entry.sources[place] for place in plan.members(task, item.shard)]
+        for level in range(len(entry.codecs[item.codec].levels)):
+            keys = [f"{source}/{level}" for source in ids]
+            found = read_tensors(path, keys)
+            kept.write(level, [found[key].tobytes() for key in keys])
+
+    def write_card(self) -> str:
+        """Write the card; return its name."""
+        folder = Folder(self.files)
+        labels = {task: folder.label_rows(task).table for task in self.manifest.tasks}
+        sizes = {name: entry["size"] for name, entry in self.manifest.files.items()}
+        text = card_text(self.manifest, labels, folder.originals_table(), sizes)
+        write_text(self.layout.card, text)
+        return self.layout.relative(self.layout.card)

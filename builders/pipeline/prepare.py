@@ -1,0 +1,218 @@
+"""What the codecs of a task need before they code: tables, centres of codes, arrays."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.select import BuildStage
+from cfqa_data.builders.pipeline.tools import Shape, codec_for
+from cfqa_data.codecs import CODECS
+from cfqa_data.codecs.base import AnyCodec
+from cfqa_data.errors import BuildError
+from cfqa_data.format.codes import create_codes_array
+from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
+from cfqa_data.format.packing import pack
+from cfqa_data.format.quantizers import Quantizer
+from cfqa_data.format.storage import write_tensors, write_text
+from cfqa_data.recipe.load import Ladder
+from cfqa_data.recipe.portable import portable
+
+__all__ = ["FITTED_ON", "Prepare", "median_codes"]
+
+FITTED_ON = 50
+"""Training inputs that a codec's tables are fitted to."""
+
+
+class Prepare(BuildStage):
+    """Finds the centres of a task's codes, fits tables, and makes the arrays."""
+
+    name, unit = "prepare", "tasks"
+
+    def items(self) -> list[Item]:
+        return [Item(self.name, task) for task in self.plan.recipe.tasks]
+
+    def stored(self, ladder: Ladder) -> bool:
+        """Whether the folder has what a codec decodes to, or only its bitstreams."""
+        return self.plan.tier == "full" or ladder.facts.on == "inputs"
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        ladders, layout = self.plan.recipe.tasks[item.task].ladders, self.layout
+        arrays = [layout.compressed(item.task, c) / "zarr.json" for c in ladders]
+        tables = [self.tools.tables_path(item.task, codec) for codec in ladders]
+        return (*arrays, *tables, item.marker(layout))
+
+    def run(self, item: Item) -> None:
+        task = item.task
+        shape, varying = self.shape(task)
+        fitted = {codec: self.fit(task, ladder) for codec, ladder in self.ladders(task)}
+        centres = self.centres(task)
+        grids = {
+            tuple(grid) if grid else None
+            for shard in range(self.plan.shards(task))
+            for grid in self.tools.references(task, shard)["grids"]
+        }
+        models, blocks = self.tools.models, self.plan.recipe.tasks[task].blocks
+        about = {
+            "varying_tokens": varying,
+            "prefix_tokens": models.backbone.prefix_tokens,
+            "grid": grids.pop() if len(grids) == 1 and not varying else None,
+            "layers": tuple(models.backbone.layer(block) for block in blocks),
+            "terms": models.source(task).terms,
+        }
+        self.write(item, shape, centres, fitted, about)
+
+    def ladders(self, task: str) -> Iterable[tuple[str, Ladder]]:
+        """Return the codecs of a task."""
+        return self.plan.recipe.tasks[task].ladders.items()
+
+    def shape(self, task: str) -> tuple[Shape, bool]:
+        """Return (N, C, T, D) of a task, T of the longest, and whether features differ in T.
+
+        Raises:
+            BuildError: they differ in something else.
+        """
+        shapes = self.tools.shapes(task)
+        (first, shape), *_ = shapes.items()
+        for name, (n, c, t, d) in shapes.items():
+            if (n, c, d) != (*shape[:2], shape[3]):
+                raise BuildError(
+                    f"the feature of {name} is {(n, c, t, d)}, that of {first} {shape}: only the "
+                    "number of tokens may differ"
+                )
+        tokens = [t for _, _, t, _ in shapes.values()]
+        return (*shape[:2], max(tokens), shape[3]), len(set(tokens)) > 1
+
+    def fit(self, task: str, ladder: Ladder) -> bool:
+        """Write the tables that every receiver has; return whether there are any."""
+        codec = codec_for(ladder)
+        kind = type(codec)
+        if getattr(kind, "fit", AnyCodec.fit) is not AnyCodec.fit:
+            source, seed = self.tools.models.source(task), self.plan.recipe.tasks[task].source.seed
+            codec.fit(self.training(task, ladder, source.training_inputs(FITTED_ON, seed)), seed)
+        tables = codec.tables() if hasattr(kind, "tables") else {}
+        if tables:
+            arrays = {name: np.ascontiguousarray(table) for name, table in tables.items()}
+            write_tensors(self.tools.tables_path(task, ladder.codec), arrays)
+        return bool(tables)
+
+    def training(self, task: str, ladder: Ladder, inputs: Iterable[Any]) -> Iterable[Any]:
+        """Yield what a codec is fitted to: planes, features or inputs."""
+        for each in inputs:
+            if ladder.facts.on == "inputs":
+                yield each
+                continue
+            feature = self.tools.models.features(task, each, "a training feature")
+            yield pack(ladder.quantizer.quantize(feature)) if ladder.quantizer else feature
+
+    def centres(self, task: str) -> dict[str, list[int]]:
+        """Return the codes that the stored ones of each codec on planes are counted from."""
+        centres: dict[str, list[int]] = {}
+        known: list[tuple[Quantizer, list[int]]] = []
+        for codec, ladder in self.ladders(task):
+            if ladder.quantizer is None:
+                continue
+            found = next((found for q, found in known if q == ladder.quantizer), None)
+            if found is None:
+                found = self.centre(task, ladder.quantizer)
+                known.append((ladder.quantizer, found))
+            centres[codec] = found
+        return centres
+
+    def centre(self, task: str, quantizer: Quantizer) -> list[int]:
+        """Return the median code of each layer of a task's originals."""
+        shards = range(self.plan.shards(task))
+        originals = (self.tools.originals(task, shard) for shard in shards)
+        return median_codes(quantizer, itertools.chain.from_iterable(originals))
+
+    def make_array(self, task: str, ladder: Ladder, shape: Shape, centres: Sequence[int]) -> None:
+        """Make the array of a codec's codes or values."""
+        ids = self.tools.selected(task).ids
+        create_codes_array(
+            self.layout.compressed(task, ladder.codec),
+            sources=len(ids),
+            levels=len(ladder.levels),
+            shape=shape,
+            quantizer=ladder.quantizer,
+            centres=centres,
+            source_ids=ids,
+        )
+
+    def write(
+        self,
+        item: Item,
+        shape: Shape,
+        centres: Mapping[str, list[int]],
+        fitted: Mapping[str, bool],
+        about: Mapping[str, Any],
+    ) -> None:
+        """Make the arrays that are stored, then the task's entry of the manifest.
+
+        Args:
+            item: of the task.
+            shape: (N, C, T, D) of its longest feature.
+            centres: codec on planes -> the code per layer that is stored as 0.
+            fitted: codec -> whether it has tables.
+            about: what else the entry says.
+        """
+        task, selected = item.task, self.tools.selected(item.task)
+        for codec, ladder in self.ladders(task):
+            if self.stored(ladder):
+                self.make_array(task, ladder, shape, centres.get(codec, ()))
+        entry = TaskEntry(
+            facts=replace(self.tools.models.task_class(task).facts, name=task),
+            shape=shape,
+            sources=tuple(selected.ids),
+            codecs={
+                c: self.codec_entry(task, x, fitted.get(c, False)) for c, x in self.ladders(task)
+            },
+            shard=self.plan.recipe.group_size,
+            groups=tuple(selected.groups) if selected.groups else None,
+            **about,
+        )
+        # Codecs stay in their order.
+        write_text(item.marker(self.layout), json.dumps(entry.to_dict()))
+
+    def codec_entry(self, task: str, ladder: Ladder, fitted: bool) -> CodecEntry:
+        """Return what the manifest says of a codec."""
+        named = portable(self.plan.recipe).tasks[task].ladders[ladder.codec]
+        found = ladder.found
+        builtin = {} if found.builtin else {"version": found.version, "sha256": found.sha256}
+        return CodecEntry(
+            facts=ladder.facts,
+            levels=ladder.levels,
+            quantizer=ladder.quantizer,
+            tables=(self.tools.tables_path(task, ladder.codec).name,) if fitted else (),
+            origin=Origin(
+                CODECS.recorded(found.name), named.codec_options, found.package, **builtin
+            ),
+        )
+
+
+def median_codes(quantizer: Quantizer, features: Iterable[np.ndarray]) -> list[int]:
+    """Return the lower median code per layer of originals, from their histograms.
+
+    Args:
+        quantizer: of the ladder.
+        features: float32 (..., N, C, T, D).
+    """
+    size = 1 << quantizer.bits
+    counts = np.zeros((quantizer.layers, size), np.int64)
+    for feature in features:
+        codes = quantizer.quantize(feature)
+        if int(codes.max(initial=0)) >= size:  # only of a quantiser that lets values wrap around
+            raise BuildError(
+                f"quantiser {quantizer.to_dict()['kind']}: a feature lies outside its range, and "
+                f"wraps around to code {int(codes.max())}; widen the range, or use uniform"
+            )
+        for layer in range(quantizer.layers):
+            counts[layer] += np.bincount(codes[..., layer, :, :].ravel(), minlength=size)
+    half = (counts.sum(axis=1, keepdims=True) + 1) // 2
+    return [int(code) for code in (counts.cumsum(axis=1) >= half).argmax(axis=1)]

@@ -1,0 +1,7 @@
+"""Functions on many jobs in several processes, and how these are started."""
+
+from __future__ import annotations
+
+from cfqa_data.lazy import lazy_modules
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__)

@@ -1,0 +1,280 @@
+"""Where items are done: in this process, in processes of this machine, or on a Dask cluster.
+
+All give the same results. A worker that is killed is replaced, and what it was at is tried again by
+itself, so that an item which takes all memory is found and takes no other down with it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from cfqa_data.builders.processes.spawning import (
+    check_start,
+    deaf_to_interrupts,
+    environment,
+    spawning,
+)
+from cfqa_data.disk import clear_disk_errors
+from cfqa_data.errors import BuildError, CfqaError, DiskError
+from cfqa_data.extras import extras
+from cfqa_data.guard import GUARD
+
+if TYPE_CHECKING:
+    from cfqa_data.builders.processes.stage import Stage
+
+__all__ = ["ATTEMPTS", "MOST_FAILURES", "Executor", "one_thread"]
+
+ATTEMPTS = 3
+"""How often an item is tried before it counts as failed; a clear refusal is not tried again."""
+
+MOST_FAILURES = 10
+"""Failed items after which nothing more is begun: then it is not the items."""
+
+CONNECT_SECONDS = 10
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+KEPT = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+ENVIRONMENT = {**dict.fromkeys(THREADS, "1"), **dict.fromkeys(KEPT, str(256 << 20))}
+"""Of a process.
+
+Matrix products of several processes with threads of their own wait for each other: on a busy
+machine decoding by a hyperprior takes ten times as long. Memory that is given back at once is
+cleared again for every feature, which takes a third of the time.
+"""
+
+
+class Executor(AbstractContextManager["Executor"]):
+    """Runs items of stages; what it needs for that is started at the first of them.
+
+    Args:
+        workers: processes to start; with 0 or 1 the work is done in this process.
+        scheduler: address of a Dask scheduler to use instead, whose workers see the same files.
+
+    Raises:
+        BuildError: there cannot be so many workers, or no process can be started from here.
+    """
+
+    def __init__(self, workers: int = 1, scheduler: str | None = None) -> None:
+        if workers < 0:
+            raise BuildError(f"workers must be 0 or more, got {workers}")
+        self._here = scheduler is None and workers <= 1
+        if scheduler is None and not self._here:
+            check_start()
+        self._workers, self._scheduler = workers, scheduler
+        self._stack = ExitStack()
+        self._pool: Any = None
+        self._mark: Path | None = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close(kind, error, trace)
+
+    def run(self, stage: Stage, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yield each item once it is done, with its result; what comes first is begun first.
+
+        Raises:
+            CfqaError: at the end, if items failed; all others were done before.
+        """
+        task = stage if self._here else pickle.dumps(stage)
+        waiting, alone = deque(items), deque[Any]()
+        attempts: Counter[Any] = Counter()
+        failures: dict[Any, CfqaError] = {}
+        running: dict[Future[Any], Any] = {}
+        try:
+            while waiting or alone or running:
+                while (alone and not running) or (waiting and not alone and self._room(running)):
+                    item = (alone or waiting).popleft()
+                    running[self._submit(task, item, len(items) - len(waiting))] = item
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    item = running.pop(future)
+                    if future.cancelled():
+                        raise BuildError(
+                            f"{item}: the Dask cluster was lost; run the same command again to go "
+                            "on"
+                        )
+                    if (error := future.exception()) is None:
+                        yield item, future.result()
+                        continue
+                    attempts[item] += 1
+                    if killed := isinstance(error, BrokenProcessPool):
+                        self._replace()
+                    final = _final(item, error, attempts[item])
+                    if final is None:
+                        (alone if killed else waiting).appendleft(item)
+                        continue
+                    failures[item] = final
+                    if len(failures) >= MOST_FAILURES or isinstance(final, DiskError):
+                        return _report(failures, len(items))
+        finally:
+            for future in running:
+                future.cancel()
+        _report(failures, len(items))
+
+    def _room(self, running: dict[Future[Any], Any]) -> bool:
+        if self._scheduler is not None:
+            return True
+        return len(running) < max(1, self._workers)
+
+    def _submit(self, task: Any, item: Any, place: int) -> Future[Any]:
+        if self._here:
+            future: Future[Any] = Future()
+            try:
+                future.set_result(run_item(task, item))
+            except Exception as error:
+                future.set_exception(error)
+            return future
+        if self._pool is None:
+            self._start()
+        if self._scheduler is not None:
+            submitted: Future[Any] = self._pool.submit(_run, task, item, priority=-place)
+            return submitted
+        with environment(ENVIRONMENT), deaf_to_interrupts():
+            try:
+                return self._pool.submit(_run, task, item)  # type: ignore[no-any-return]
+            except BrokenProcessPool as error:
+                future = Future()
+                future.set_exception(error)
+                return future
+
+    def _start(self) -> None:
+        if self._scheduler is not None:
+            self._pool = self._stack.enter_context(_connected(self._scheduler))
+        else:
+            self._mark = self._stack.enter_context(spawning())
+            self._pool = self._stack.enter_context(_pool(self._workers))
+
+    def _replace(self) -> None:
+        """End a pool of which a worker was killed; the next item starts another."""
+        if self._pool is None:
+            return
+        unguarded = self._mark is not None and self._mark.exists()
+        self._close(None, None, None)
+        if unguarded:
+            raise BuildError(GUARD)
+
+    def _close(self, *error: Any) -> None:
+        self._pool = None
+        self._stack.__exit__(*error)
+        self._stack = ExitStack()
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Start processes that end when they are not wanted any more, and with this one."""
+    context = multiprocessing.get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(reader,))
+    try:
+        yield pool
+        pool.shutdown()
+    finally:
+        writer.close()  # ends those that are still at work
+        pool.shutdown(cancel_futures=True)
+        reader.close()
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Use the workers of a Dask scheduler.
+
+    Raises:
+        BuildError: there is none at that address.
+    """
+    with extras():
+        from distributed import Client
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except Exception as error:  # whatever else listens there can answer anything
+        raise BuildError(f"no Dask scheduler answers at {address!r}: {error}") from None
+    with client:
+        yield client.get_executor(pure=False)
+
+
+def _begin(parent: Any) -> None:
+    """Let a worker end by its parent and not by Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    try:
+        parent.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _run(task: bytes, item: Any) -> Any:
+    return run_item(_stage(task), item)
+
+
+@lru_cache(maxsize=1)
+def _stage(task: bytes) -> Stage:
+    stage: Stage = pickle.loads(task)
+    return stage
+
+
+def run_item(stage: Stage, item: Any) -> Any:
+    """Do one item: the single entry that this process and every worker call."""
+    with clear_disk_errors(str(item)), extras("build"), one_thread():
+        return stage.run(item)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums are taken in an order that depends on the number of threads: so it is always one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _final(item: Any, error: BaseException, attempt: int) -> CfqaError | None:
+    """Return why an item cannot be done, with its name, or None where it may be tried again."""
+    if isinstance(error, CfqaError):
+        return error if str(error).startswith(f"{item}") else BuildError(f"{item}: {error}")
+    if type(error).__name__ == "KilledWorker" or (
+        attempt == ATTEMPTS and isinstance(error, BrokenProcessPool)
+    ):
+        return BuildError(
+            f"{item}: every worker that tried it was killed (out of memory?); run the same command "
+            "again to go on, with fewer workers"
+        )
+    if attempt < ATTEMPTS:
+        return None
+    final = BuildError(f"{item} failed {attempt} times: {type(error).__name__}: {error}")
+    final.__cause__ = error
+    return final
+
+
+def _report(failures: dict[Any, CfqaError], total: int) -> None:
+    """Raise one error for all items that failed.
+
+    Raises:
+        CfqaError: the only one itself, or a BuildError with all of them.
+    """
+    if len(failures) == 1:
+        raise next(iter(failures.values()))
+    if failures:
+        told = "; ".join(map(str, failures.values()))
+        raise BuildError(f"{len(failures)} of {total} items failed, the rest is kept: {told}")

@@ -1,0 +1,95 @@
+"""A stage of work on a folder, and the one way that stages are driven.
+
+Building, importing a release, repairing, verifying and calibrating are stages. What a stage says of
+its items answers which file comes from what; their order does not matter.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.console.progress import Progress
+
+__all__ = ["Stage", "drive"]
+
+
+class Stage(ABC):
+    """Work of one kind, in items that any process can do. It is pickled for other processes.
+
+    Attributes:
+        name: such as "compress".
+        unit: what `cost` counts, such as "features".
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+
+    @abstractmethod
+    def items(self) -> Sequence[Any]:
+        """Return all items, those that take longest first, so that none is left over last."""
+
+    @abstractmethod
+    def run(self, item: Any) -> Any:
+        """Do an item, and return what the process that drives the stage is to know of it.
+
+        Raises:
+            CfqaError: it cannot be done, and trying again would not help.
+        """
+
+    def outputs(self, item: Any) -> tuple[Path, ...]:
+        """Return the files that an item makes; it is done when the last of them is there."""
+        return ()
+
+    def cost(self, item: Any) -> int:
+        """Return how much progress an item is, in the stage's unit."""
+        return 1
+
+    def done(self, item: Any) -> bool:
+        """Whether an item need not be done again."""
+        files = self.outputs(item)
+        return bool(files) and files[-1].exists()
+
+    def check(self, todo: Sequence[Any]) -> None:  # noqa: B027
+        """See that what remains can be done, before it is begun.
+
+        Raises:
+            CfqaError: it cannot.
+        """
+
+
+def drive(
+    stage: Stage,
+    executor: Executor,
+    progress: Progress,
+    items: Sequence[Any] | None = None,
+    todo: Sequence[Any] | None = None,
+) -> Iterator[tuple[Any, Any]]:
+    """Do what is not done yet of a stage; yield each item that was done, with its result.
+
+    Args:
+        stage: the stage.
+        executor: where to run.
+        progress: told of the stage's progress.
+        items: some of the stage's items; all of them if None.
+        todo: those of them that are not done yet; the stage says, if None.
+
+    Raises:
+        CfqaError: at the end, if items failed; all others were done before.
+    """
+    items = stage.items() if items is None else items
+    todo = [item for item in items if not stage.done(item)] if todo is None else todo
+    stage.check(todo)
+    if not todo:
+        return
+    total = sum(map(stage.cost, items))
+    progress.start(stage.name, total, stage.unit)
+    if done := total - sum(map(stage.cost, todo)):
+        progress.advance(done)
+    for item, result in executor.run(stage, todo):
+        yield item, result
+        progress.advance(stage.cost(item))
+    progress.finish()

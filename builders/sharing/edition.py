@@ -1,0 +1,124 @@
+"""An edition: what of a dataset folder goes to a hub, with the card and manifest that say so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.folder import Folder
+from cfqa_data.card.write import card_text
+from cfqa_data.errors import CfqaError
+from cfqa_data.format.manifest import TIERS, Manifest, manifest_text
+from cfqa_data.integrity.summary import light_files
+
+__all__ = ["CARD", "MANIFEST", "Edition", "make_edition"]
+
+CARD, MANIFEST = "README.md", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Edition:
+    """What goes to a hub.
+
+    Attributes:
+        root: the folder that the files are in, all but card and manifest.
+        manifest: the manifest of what goes there.
+        card: text of the card.
+        tag: name of this version.
+        rewritten: whether the folder's own card is another than its manifest and tables give.
+    """
+
+    root: Path
+    manifest: Manifest
+    card: str
+    tag: str
+    rewritten: bool = False
+
+    @cached_property
+    def texts(self) -> dict[str, bytes]:
+        """The files that are not taken from the folder: card and manifest."""
+        return {CARD: self.card.encode(), MANIFEST: manifest_text(self.manifest).encode()}
+
+    @cached_property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Path -> {"size": bytes, "sha256": hex} of all files, card and manifest among them."""
+        entry = _entry(self.texts[MANIFEST])
+        return {path: dict(e) for path, e in self.manifest.files.items()} | {MANIFEST: entry}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry["size"] for entry in self.files.values())
+
+
+def make_edition(
+    root: Path,
+    manifest: Manifest,
+    repo: str,
+    tier: str | None = None,
+    tag: str | None = None,
+    *,
+    follow_links: bool = False,
+) -> Edition:
+    """Return what of a folder goes to a hub.
+
+    Args:
+        root: a dataset folder that holds what its manifest says.
+        manifest: its manifest.
+        repo: the repo's "org/name", for the card.
+        tier: "light" or "full"; the folder's own if None.
+        tag: name of this version; one made of its content if None.
+        follow_links: read what links lead to, wherever that is.
+
+    Raises:
+        CfqaError: the folder cannot be given in that tier.
+        FormatError: a table is missing or damaged.
+    """
+    tier = tier or manifest.tier
+    if TIERS.index(tier) > TIERS.index(manifest.tier):
+        raise CfqaError(f"{root}: is of the {manifest.tier} tier; a {tier} one has to be built")
+    folder = Folder(LocalFiles(root, follow_links))
+    labels = {task: folder.label_rows(task).table for task in manifest.tasks}
+    files = {path: entry for path, entry in manifest.files.items() if path != CARD}
+    if tier != manifest.tier:
+        light = light_files(manifest, labels)
+        if light is None:
+            raise CfqaError(
+                f"{root}: not every compressed feature has its bitstream, so there is no light "
+                "tier of it; publish the full one"
+            )
+        files = {path: entry for path, entry in light.items() if path != CARD}
+    own, manifest = manifest, replace(manifest, tier=tier, files=files)
+    tag = tag or _tag(manifest)
+    sizes = {path: entry["size"] for path, entry in files.items()}
+    originals = folder.originals_table()
+    text = card_text(manifest, labels, originals, sizes, repo, tag)
+    here = {path: entry["size"] for path, entry in own.files.items()}
+    known = {
+        _entry(card.encode())["sha256"] for card in (text, card_text(own, labels, originals, here))
+    }
+    files = dict(sorted((files | {CARD: _entry(text.encode())}).items()))
+    return Edition(
+        Path(root),
+        replace(manifest, files=files),
+        text,
+        tag,
+        rewritten=own.files.get(CARD, {}).get("sha256") not in known,
+    )
+
+
+def _entry(content: bytes) -> dict[str, Any]:
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _tag(manifest: Manifest) -> str:
+    """Return a name that is the same for the same content, whatever its card says."""
+    text = json.dumps(manifest.to_dict(), sort_keys=True)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", manifest.name).strip("-.") or "cfqa"
+    return f"{name}-{manifest.tier}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

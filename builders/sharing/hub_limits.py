@@ -1,0 +1,79 @@
+"""What a dataset hub takes: how many files, how large, by what names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from cfqa_data.console.text import printable, size_text
+from cfqa_data.errors import CfqaError
+
+__all__ = ["MOST_ENTRIES", "check_limits"]
+
+MOST_ENTRIES = 10_000
+"""Files and folders in one folder."""
+
+LARGEST, LARGE = 50_000_000_000, 20_000_000_000
+"""Bytes of one file: the limit, and where the Hub's advice ends."""
+
+MANY_FILES = 100_000
+"""Files in one repo, where the Hub's advice ends."""
+
+LONGEST_NAME = 255
+"""Bytes of a file's name that every file system takes."""
+
+
+def check_limits(files: Mapping[str, int]) -> list[str]:
+    """See that the Hub takes files of these paths and sizes.
+
+    Args:
+        files: path in the repo -> bytes.
+
+    Returns:
+        What is allowed but against the Hub's advice, a line each.
+
+    Raises:
+        CfqaError: a name, a size or the number of files in a folder is not allowed.
+    """
+    entries: dict[str, set[str]] = {}
+    for name, size in files.items():
+        _check_name(name)
+        if size > LARGEST:
+            raise CfqaError(
+                f"{printable(name)}: {size_text(size)}, and the Hub takes files of up to "
+                f"{size_text(LARGEST)}; build with smaller groups (group_size)"
+            )
+        steps = PurePosixPath(name).parts
+        for depth, step in enumerate(steps):
+            entries.setdefault("/".join(steps[:depth]), set()).add(step)
+    for folder, names in entries.items():
+        if len(names) > MOST_ENTRIES:
+            raise CfqaError(
+                f"{printable(folder) or 'the folder itself'}: {len(names)} files and folders in "
+                f"it, and the Hub takes {MOST_ENTRIES} in one folder; build with larger groups "
+                "(group_size)"
+            )
+    large = [name for name, size in files.items() if size > LARGE]
+    notes = []
+    if large:
+        notes.append(
+            f"{len(large)} files are larger than the {size_text(LARGE)} that the Hub advises, "
+            f"first {large[0]}"
+        )
+    if len(files) > MANY_FILES:
+        notes.append(f"{len(files)} files are more than the {MANY_FILES} that the Hub advises")
+    return notes
+
+
+def _check_name(name: str) -> None:
+    """Refuse names that Git, the Hub or some file system does not take."""
+    for step in name.split("/"):
+        if step in ("", ".", "..") or step.lower() == ".git":
+            why = f"{step!r} cannot be a step of a path in a repo"
+        elif step != step.strip() or not step.isprintable() or "\\" in step:
+            why = "a name has no space at its ends, no backslash and no character without a glyph"
+        elif len(step.encode("utf-8", "replace")) > LONGEST_NAME:
+            why = f"a name has at most {LONGEST_NAME} bytes"
+        else:
+            continue
+        raise CfqaError(f"{printable(name)}: cannot be published: {why}")

@@ -1,0 +1,354 @@
+"""Publishing a dataset folder on a hub: checked before, resumed when cut off, read back after.
+
+The manifest goes up last, in one commit with the card, so a repo that has one is complete. What is
+there already is compared by hash and not sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.hub_client import HubCalls
+from cfqa_data.builders.sharing.edition import CARD, MANIFEST, Edition, make_edition
+from cfqa_data.builders.sharing.hub_limits import check_limits
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.errors import CfqaError
+from cfqa_data.extras import extras
+from cfqa_data.format.manifest import hash_file
+from cfqa_data.integrity.consistency import inconsistencies
+from cfqa_data.integrity.verify import verify
+from cfqa_data.recipe.portable import check_portable
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+__all__ = ["Plan", "Published", "plan_publishing", "publish"]
+
+FOLDERS = ("labels/", "originals/", "bitstreams/", "truth/", "compressed/")
+"""Folders of a repo that belong to the dataset: what else lies in them is of an older version."""
+
+DATASET: dict[str, Any] = {"repo_type": "dataset"}
+MAIN = "main"
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+REF = re.compile(r"(?!.*(\.\.|//|@\{|\.lock$))[A-Za-z0-9][\w./-]{0,99}(?<![/.])", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be published, and where.
+
+    Attributes:
+        edition: the files.
+        repo: "org/name".
+        revision: the branch.
+        private: whether only those who may see it do.
+        notes: what is against the hub's advice, a line each.
+    """
+
+    edition: Edition
+    repo: str
+    revision: str
+    private: bool
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts, JSON-safe."""
+        return {
+            "path": str(self.edition.root),
+            "repo": self.repo,
+            "revision": self.revision,
+            "private": self.private,
+            "tag": self.edition.tag,
+            "tier": self.edition.manifest.tier,
+            "size": self.edition.size,
+            "files": {path: entry["size"] for path, entry in self.edition.files.items()},
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Published:
+    """What publishing did.
+
+    Attributes:
+        repo: "org/name".
+        url: its page.
+        revision: the branch.
+        commit: id of the commit that holds the dataset.
+        tag: the tag on it.
+        tier: "light" or "full".
+        files: how many files the dataset has.
+        size: their bytes.
+        sent: how many of them this run sent.
+        sent_size: bytes of those.
+        removed: files of an older version that it removed.
+        read_back: files whose bytes were fetched and compared.
+    """
+
+    repo: str
+    url: str
+    revision: str
+    commit: str
+    tag: str
+    tier: str
+    files: int
+    size: int
+    sent: int
+    sent_size: int
+    removed: int
+    read_back: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts, JSON-safe."""
+        return dict(self.__dict__)
+
+
+@extras()
+def plan_publishing(
+    root: str | Path,
+    repo: str,
+    *,
+    tier: str | None = None,
+    revision: str | None = None,
+    tag: str | None = None,
+    private: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    follow_links: bool = False,
+) -> Plan:
+    """Check a folder, and whether a hub takes it; nothing is sent or written.
+
+    Args:
+        root: a dataset folder.
+        repo: "org/name".
+        tier: "light" or "full"; the folder's own if None. Of a full folder light can be published.
+        revision: branch; main if None. It is made if it is not there.
+        tag: name of this version; one made of its content if None.
+        private: whether only those who may see it do; an existing repo stays as it is.
+        workers: threads that hash.
+        progress: told of every file that is checked.
+        follow_links: send what links lead to, wherever that is.
+
+    Raises:
+        CfqaError: the hub would not take a name, a size or a number of files, or the folder cannot
+            be given in that tier.
+        FormatError: a file is missing or is not what the manifest says, or the parts of the folder
+            do not agree.
+    """
+    steps = repo.split("/")
+    if len(steps) != 2 or not all(NAME.fullmatch(step) for step in steps):
+        raise CfqaError(f"{repo!r} is not a repo: write org/name, of letters, digits and _ . -")
+    for name in (revision, tag):
+        if name is not None and not REF.fullmatch(name):
+            raise CfqaError(f"{name!r} cannot be the name of a branch or tag")
+    check_portable(root, LocalFiles(root, follow_links).read_manifest())
+    verified = verify(root, workers=workers, progress=progress, follow_links=follow_links)
+    verified.require()
+    faults = inconsistencies(verified.files, verified.manifest, set())
+    replace(verified, faults=tuple(faults)).require()
+    folder = verified.files.root
+    edition = make_edition(folder, verified.manifest, repo, tier, tag, follow_links=follow_links)
+    notes = check_limits({path: entry["size"] for path, entry in edition.files.items()})
+    if edition.rewritten:
+        notes.append(f"{CARD} is not as this version writes it: a new one goes to the Hub")
+    if verified.unlisted:
+        notes.append(
+            f"{len(verified.unlisted)} files are not in the manifest and stay here, "
+            f"first {verified.unlisted[0]}"
+        )
+    return Plan(edition, repo, revision or MAIN, private, tuple(notes))
+
+
+@extras()
+def publish(plan: Plan, progress: Progress | None = None) -> Published:
+    """Send what a repo lacks of an edition, read a sample back, and tag it.
+
+    Run again after whatever stopped it, it sends what is still missing; a repo that has it all gets
+    nothing new.
+
+    Args:
+        plan: from :func:`plan_publishing`.
+        progress: told of every file that is read back.
+
+    Raises:
+        CfqaError: there is no token, the hub refuses or cannot be reached, the tag is taken, or
+            what comes back is not what was sent. No message has the token in it.
+    """
+    edition, repo, progress = plan.edition, plan.repo, progress or Silent()
+    calls = HubCalls(repo)
+    api = calls.api
+    calls(_open_repo, api, plan)
+    tagged = calls(_check_tag, api, plan)
+    done = _Sent()
+    commit = calls(_send, api, plan, done)
+    listed = calls(_listing, api, repo, commit)
+    for path, entry in edition.files.items():
+        if _differs(edition, path, entry, listed.get(path)):
+            raise CfqaError(
+                f"{repo}: {path} is not on the Hub as it was sent; the same command sends it again"
+            )
+    sample = _sample(edition)
+    progress.start("read back", len(sample), "files")
+    for path in sample:
+        calls(_read_back, api, plan, path, commit)
+        progress.advance()
+    progress.finish()
+    if not tagged:
+        calls(api.create_tag, repo, tag=edition.tag, revision=commit, exist_ok=True, **DATASET)
+    return Published(
+        repo=repo,
+        url=f"{api.endpoint}/datasets/{repo}",
+        revision=plan.revision,
+        commit=commit,
+        tag=edition.tag,
+        tier=edition.manifest.tier,
+        files=len(edition.files),
+        size=edition.size,
+        sent=len(done.paths),
+        sent_size=sum(edition.files[path]["size"] for path in done.paths),
+        removed=len(done.removed),
+        read_back=len(sample),
+    )
+
+
+class _Sent:
+    """What a run sent and removed, over all its attempts."""
+
+    def __init__(self) -> None:
+        self.paths: set[str] = set()
+        self.removed: set[str] = set()
+
+
+def _open_repo(api: HfApi, plan: Plan) -> None:
+    """Make the repo and the branch if they are not there."""
+    private = True if plan.private else None
+    api.create_repo(plan.repo, **DATASET, private=private, exist_ok=True)
+    if plan.private and not api.repo_info(plan.repo, **DATASET).private:
+        raise CfqaError(
+            f"{plan.repo}: is there and is public; make it private on the Hub, or publish without "
+            "--private"
+        )
+    if plan.revision != MAIN and not plan.revision.startswith("refs/"):
+        api.create_branch(plan.repo, branch=plan.revision, **DATASET, exist_ok=True)
+
+
+def _check_tag(api: HfApi, plan: Plan) -> bool:
+    """Return whether this very version has its tag already.
+
+    Raises:
+        CfqaError: the tag stands for another one.
+    """
+    tag = plan.edition.tag
+    refs = api.list_repo_refs(plan.repo, **DATASET)
+    if tag not in {ref.name for ref in refs.tags}:
+        return False
+    found = _listing(api, plan.repo, tag).get(MANIFEST)
+    if _differs(plan.edition, MANIFEST, plan.edition.files[MANIFEST], found):
+        raise CfqaError(f"{plan.repo}: has a tag {tag!r} of another version; give another --tag")
+    return True
+
+
+def _send(api: HfApi, plan: Plan, done: _Sent) -> str:
+    """Send what the branch lacks; return the commit that has it all."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    edition, texts = plan.edition, plan.edition.texts
+    there = _listing(api, plan.repo, plan.revision)
+    lacking = [
+        path
+        for path, entry in edition.files.items()
+        if _differs(edition, path, entry, there.get(path))
+    ]
+    where = DATASET | {"revision": plan.revision}
+    head = api.repo_info(plan.repo, **where).sha
+    if arrays := [path for path in lacking if path not in texts]:
+        with TemporaryDirectory(prefix="cfqa-publish-") as folder:
+            for path in arrays:
+                _place(edition.root / path, Path(folder) / path)
+            head = api.upload_folder(
+                repo_id=plan.repo,
+                folder_path=folder,
+                commit_message=f"Files of {edition.tag}",
+                # An older version's manifest would promise other files than these.
+                delete_patterns=[MANIFEST] if MANIFEST in lacking else None,
+                **where,
+            ).oid
+        done.paths.update(arrays)
+    stale = [p for p in there if p.startswith(FOLDERS) and p not in edition.files]
+    changed = [path for path in lacking if path in texts]
+    if changed or stale:
+        head = api.create_commit(
+            plan.repo,
+            [
+                *(CommitOperationDelete(path) for path in stale),
+                *(CommitOperationAdd(path, texts[path]) for path in changed),
+            ],
+            commit_message=f"Card and manifest of {edition.tag}",
+            parent_commit=head,
+            **where,
+        ).oid
+        done.paths.update(changed)
+        done.removed.update(stale)
+    return str(head)
+
+
+def _listing(api: HfApi, repo: str, revision: str) -> Mapping[str, Any]:
+    """Return what a hub knows of each file of a revision, by path."""
+    entries = api.list_repo_tree(repo, recursive=True, revision=revision, **DATASET)
+    return {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
+
+
+def _differs(edition: Edition, path: str, entry: Mapping[str, Any], there: Any) -> bool:
+    """Return whether a file in a repo is not the edition's, by size and hash."""
+    if there is None or there.size != entry["size"]:
+        return True
+    if there.lfs is not None:
+        return bool(there.lfs.sha256 != entry["sha256"])
+    content = edition.texts.get(path)
+    if content is None:
+        content = (edition.root / path).read_bytes()  # small, or it would be in LFS
+    return bool(there.blob_id != hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+
+
+def _place(source: Path, target: Path) -> None:
+    """Make a file appear in another folder without a copy of its bytes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:  # systems that keep symbolic links for administrators
+        os.link(source, target)
+
+
+def _sample(edition: Edition) -> list[str]:
+    """Return the card, the manifest, and the smallest and the middle file of every folder."""
+    sizes = {path: entry["size"] for path, entry in edition.files.items()}
+    chosen = [CARD, MANIFEST]
+    for folder in FOLDERS:
+        inside = sorted((size, path) for path, size in sizes.items() if path.startswith(folder))
+        chosen += [inside[place][1] for place in sorted({0, len(inside) // 2}) if inside]
+    return chosen
+
+
+def _read_back(api: HfApi, plan: Plan, path: str, commit: str) -> None:
+    """Fetch a file and compare its hash.
+
+    Raises:
+        CfqaError: it is not what was sent.
+    """
+    with TemporaryDirectory(prefix="cfqa-read-back-") as folder:
+        fetched = api.hf_hub_download(plan.repo, path, revision=commit, local_dir=folder, **DATASET)
+        found = hash_file(Path(fetched))
+    expected = plan.edition.files[path]["sha256"]
+    if found != expected:
+        raise CfqaError(
+            f"{plan.repo}: {path} came back with SHA-256 {found[:12]}, sent was {expected[:12]}; "
+            "run the same command again, and do not use the repo until it passes"
+        )

@@ -1,0 +1,74 @@
+"""What `cfqa publish` says on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cfqa_data.builders.sharing.publish import Plan, Published
+from cfqa_data.console.text import printable, size_text, table_text
+
+__all__ = ["plan_text", "published_text", "quiet_client"]
+
+
+def plan_text(plan: Plan) -> str:
+    """Return what would be published: files, bytes, tier and target."""
+    edition = plan.edition
+    parts: dict[str, list[int]] = {}
+    for path, entry in edition.files.items():
+        parts.setdefault(path.split("/")[0], []).append(entry["size"])
+    rows = [["", "files", "size"]]
+    rows += [[name, str(len(sizes)), size_text(sum(sizes))] for name, sizes in parts.items()]
+    rows.append(["all", str(len(edition.files)), size_text(edition.size)])
+    return "\n".join(
+        [
+            f"{edition.root}: {edition.manifest.name}, {edition.manifest.tier} tier",
+            f"to   datasets/{plan.repo}, branch {plan.revision}"
+            f"{', private if it is new' if plan.private else ''}",
+            f"tag  {edition.tag}",
+            "",
+            table_text(rows),
+            "",
+            *(f"note: {printable(note)}" for note in plan.notes),
+            "Every file is as the manifest says. Nothing was sent (--dry-run).",
+        ]
+    )
+
+
+def published_text(published: Published) -> str:
+    """Return what publishing did, and how what is there is opened."""
+    sent = f"{published.sent} of them sent now, {size_text(published.sent_size)}"
+    removed = f"; {published.removed} of an older version removed" if published.removed else ""
+    return "\n".join(
+        [
+            f"{published.url}: {published.tier} tier, {published.files} files, "
+            f"{size_text(published.size)}",
+            f"{sent if published.sent else 'nothing new to send'}{removed}",
+            f"tag {published.tag} on commit {published.commit}; "
+            f"{published.read_back} files read back, all as sent",
+            "",
+            "Try next:",
+            f'  load_dataset("{published.repo}", revision="{published.tag}")',
+            f'  cfqa_data.load("{published.repo}", revision="{published.tag}")',
+        ]
+    )
+
+
+@contextmanager
+def quiet_client() -> Iterator[None]:
+    """Keep the hub client's progress bars off where stderr is a file."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

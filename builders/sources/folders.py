@@ -1,0 +1,194 @@
+"""Sources of anybody's own data: a folder of images, and features that are extracted already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.builders.sources.files import Entry, FileSource, by_name, names_in, reason, require
+from cfqa_data.builders.sources.images import images_below, read_rgb
+from cfqa_data.builders.sources.preprocessing import classification_view
+from cfqa_data.errors import BuildError
+
+__all__ = ["Features", "ImageFolder", "read_truths"]
+
+
+def read_truths(path: Path) -> dict[str, tuple[Any, str | None]]:
+    """Return truth and group of each sample from a table, in its order.
+
+    Args:
+        path: CSV or Parquet with the columns `source_id`, `truth` and perhaps `group`.
+
+    Raises:
+        BuildError: it is no such table, or names a sample twice.
+    """
+    from pyarrow import csv, parquet
+
+    read = parquet.read_table if path.suffix == ".parquet" else csv.read_csv
+    try:
+        table = read(path)
+        ids = [str(value) for value in table["source_id"].to_pylist()]
+        truths = table["truth"].to_pylist()
+    except Exception as error:  # pyarrow raises all kinds on damaged files
+        raise BuildError(
+            f"{path}: not a CSV or Parquet table with the columns source_id and truth "
+            f"({reason(error, path)})"
+        ) from None
+    groups = table["group"].to_pylist() if "group" in table.column_names else [None] * len(ids)
+    found: dict[str, tuple[Any, str | None]] = {}
+    for source_id, truth, group in zip(ids, truths, groups, strict=True):
+        if np.asarray(truth).dtype.kind not in "biuf":
+            raise BuildError(f"{path}: the truth of {source_id} is {truth!r}, not a number")
+        if source_id in found:
+            raise BuildError(f"{path}: '{source_id}' is there twice")
+        found[source_id] = truth, None if group is None else str(group)
+    return found
+
+
+def _with_truths(entries: Iterable[Entry], labels: Path | None) -> dict[str, Entry]:
+    """Return entries with their truths; where a table gives those, the ones that it names."""
+    found = by_name(entries)
+    if labels is None:
+        return found
+    truths = read_truths(labels)
+    if missing := next((name for name in truths if name not in found), None):
+        raise BuildError(f"{labels}: '{missing}' is not among what the root holds")
+    return {
+        name: Entry(name, found[name].image, truth, group)
+        for name, (truth, group) in truths.items()
+    }
+
+
+class ImageFolder(FileSource):
+    """Images for classification: a folder per class, or one folder and a table of truths.
+
+    Args:
+        task: name of the task.
+        seed: decides the order of the samples.
+        root: folder of images in a folder per class; a class is the place of its folder among the
+            sorted ones, and an id the names of folder and file.
+        labels: CSV or Parquet with `source_id` (a file's name without its suffix), `truth` and
+            perhaps `group`, which stand in place of folders; only what it names is taken.
+        train: folder of training images, in folders or not.
+
+    Raises:
+        BuildError: something is missing, unknown or damaged.
+    """
+
+    kind = "image_folder"
+
+    def __init__(
+        self, task: str, seed: int, root: str, labels: str | None = None, train: str | None = None
+    ) -> None:
+        folder, (table, self._train) = self.located(task, seed, root, labels, train)
+        require([folder, table, self._train], "give their paths")
+        images = images_below(folder)
+        if table is None and any(path.parent == folder for path in images):
+            raise BuildError(f"{folder}: images without a folder of their class; give 'labels'")
+        self._stems = table is not None
+        classes = sorted({path.parent.name for path in images})
+        entries = (Entry(self._name(p), p, classes.index(p.parent.name)) for p in images)
+        super().__init__(seed, _with_truths(entries, table), False, [table])
+
+    def _name(self, image: Path) -> str:
+        """Id of an image: with its folder, but where a table has the ids."""
+        return image.stem if self._stems else f"{image.parent.name}_{image.stem}"
+
+    def inputs(self, entry: Entry) -> np.ndarray:
+        """The middle of the image, float32 (1, 3, 224, 224)."""
+        return classification_view(read_rgb(entry.image), entry.image)
+
+    def training(self) -> Iterable[Entry]:
+        """The images of `train`."""
+        return (Entry(self._name(p), p) for p in images_below(self._train)) if self._train else ()
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """Arrays by name: a folder of `.npy` files, or a `.safetensors` file."""
+
+    path: Path
+
+    def names(self) -> list[str]:
+        """Their names, sorted."""
+        if self.path.is_dir():
+            return [n.removesuffix(".npy") for n in names_in(self.path) if n.endswith(".npy")]
+        return self._read(lambda file: sorted(file.keys()))
+
+    def __call__(self, name: str) -> np.ndarray:
+        """Return one of them."""
+        if not self.path.is_dir():
+            return self._read(lambda file: file.get_tensor(name))
+        try:
+            return np.load(self.path / f"{name}.npy", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            path = self.path / f"{name}.npy"
+            raise BuildError(f"{path}: not an array ({reason(error, path)})") from None
+
+    def _read(self, get: Any) -> Any:
+        from safetensors import safe_open
+
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                return get(file)
+        except Exception as error:  # the reader raises all kinds on damaged files
+            why = reason(error, self.path)
+            raise BuildError(f"{self.path}: not a file of arrays ({why})") from None
+
+
+class Features(FileSource):
+    """Features that are extracted already, of any model; for the backbone `stored`.
+
+    An array is (N, C, T, D); leading axes that it lacks are 1.
+
+    Args:
+        task: name of the task.
+        seed: decides the order of the samples.
+        root: folder of `.npy` files, or `.safetensors` file, whose names are the samples' ids.
+        labels: what features are scored against: CSV or Parquet with `source_id`, `truth` and
+            perhaps `group`, or arrays of the same names as in `root`; none for tasks without.
+        train: features for training, as in `root`.
+
+    Raises:
+        BuildError: something is missing, unknown or damaged.
+    """
+
+    kind = "features"
+
+    def __init__(
+        self, task: str, seed: int, root: str, labels: str | None = None, train: str | None = None
+    ) -> None:
+        folder, (told, trained) = self.located(task, seed, root, labels, train)
+        require([folder, told, trained], "give folders of .npy files, or .safetensors files")
+        arrays, self._trained = _Arrays(folder), trained and _Arrays(trained)
+        stored = told is not None and (told.is_dir() or told.suffix == ".safetensors")
+        self._truths = _Arrays(told) if told and stored else None
+        entries = (Entry(name, (arrays, name)) for name in arrays.names())
+        chosen = _with_truths(entries, None if stored else told)
+        super().__init__(seed, chosen, False, [told] if told and told.is_file() else [])
+
+    def inputs(self, entry: Entry) -> np.ndarray:
+        """The feature, (N, C, T, D)."""
+        arrays, name = entry.image
+        feature = arrays(name)
+        if not 1 <= feature.ndim <= 4 or feature.dtype.kind != "f":
+            raise BuildError(
+                f"{arrays.path}: {name} is {feature.dtype} {feature.shape}, not floating point "
+                "(N, C, T, D)"
+            )
+        return feature.reshape((1,) * (4 - feature.ndim) + feature.shape)
+
+    def truth(self, entry: Entry) -> np.ndarray | None:
+        """The truth, as it is stored."""
+        if self._truths is not None:
+            return self._truths(entry.name)
+        return super().truth(entry)
+
+    def training(self) -> Iterable[Entry]:
+        """The features of `train`."""
+        arrays = self._trained
+        return (Entry(name, (arrays, name)) for name in arrays.names()) if arrays else ()

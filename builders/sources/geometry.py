@@ -1,0 +1,108 @@
+"""How images become views: sliding windows, the scored part of a depth, and normalisation.
+
+The defaults are those of the published evaluation; a head's file may carry others as metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.errors import BuildError
+from cfqa_data.registry import bind_options
+
+__all__ = [
+    "DEPTH_RANGE",
+    "IGNORE",
+    "DepthGeometry",
+    "SegGeometry",
+    "from_metadata",
+    "normalise",
+    "window_starts",
+]
+
+IGNORE = 255
+"""Class of the pixels of a mask that do not count."""
+
+DEPTH_RANGE = (0.001, 10.0)
+"""Published range of depths, in metres."""
+
+#: ImageNet's statistics of RGB in 0..1, as every published DINOv2 evaluation normalises.
+MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+STD = np.array((0.229, 0.224, 0.225), np.float32)
+
+
+@dataclass(frozen=True)
+class SegGeometry:
+    """Sliding windows over the scaled image, in pixels: side of a window, and step between two."""
+
+    window: int = 512
+    stride: int = 341
+    short_side: int = 512
+    long_side_limit: int = 2048
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            _positive(name, value)
+
+    def scaled(self, height: int, width: int) -> tuple[int, int]:
+        """Size of an image after its short side is scaled to `short_side`.
+
+        Raises:
+            BuildError: the image has no pixel.
+        """
+        if min(height, width) < 1:
+            raise BuildError(f"an image of {height}x{width} has no pixel")
+        scale = min(self.long_side_limit / max(height, width), self.short_side / min(height, width))
+        return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+@dataclass(frozen=True)
+class DepthGeometry:
+    """Depth image: its size, and the rows and columns that are scored, half-open, in pixels."""
+
+    height: int = 480
+    width: int = 640
+    rows: tuple[int, int] = (45, 471)
+    columns: tuple[int, int] = (41, 601)
+
+    def __post_init__(self) -> None:
+        _positive("height", self.height)
+        _positive("width", self.width)
+        for name, span, end in (
+            ("rows", self.rows, self.height),
+            ("columns", self.columns, self.width),
+        ):
+            if [type(place) for place in span] != [int, int] or not 0 <= span[0] < span[1] <= end:
+                raise BuildError(f"geometry: {name} {span!r} is no range within 0..{end}")
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise BuildError(f"geometry: {name} must be a positive whole number, not {value!r}")
+
+
+def from_metadata(kind: type[Any], values: object, origin: str) -> Any:
+    """Make a geometry from what a file says; what it leaves out is as published."""
+    if not isinstance(values, Mapping):
+        raise BuildError(f"{origin}: the geometry is no table")
+    bound = bind_options(kind, values, f"{origin}: geometry", BuildError)
+    try:
+        return kind(**bound)
+    except BuildError as error:
+        raise BuildError(f"{origin}: {error}") from None
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows that cover an axis; the last one is shifted back inside."""
+    count = max(length - window + stride - 1, 0) // stride + 1
+    return [min(index * stride, length - window) for index in range(count)]
+
+
+def normalise(images: np.ndarray) -> np.ndarray:
+    """Normalise uint8 RGB images (..., H, W, 3) to float32 (..., 3, H, W)."""
+    scaled = (images.astype(np.float32) / np.float32(255) - MEAN) / STD
+    return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))

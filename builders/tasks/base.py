@@ -1,0 +1,88 @@
+"""What a task is: how a feature is scored against the truth, and which samples it takes."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cfqa_data.builders.sources.base import Sample
+from cfqa_data.errors import BuildError
+from cfqa_data.format.facts import TaskFacts
+from cfqa_data.registry import Registry
+
+__all__ = ["TASKS", "Task"]
+
+
+class Task(ABC):
+    """Scores features of one backbone.
+
+    The arguments of a subclass are `backbone`, `blocks` (the numbers of the layers that its
+    features have), `weights` (the path of its head, or None), any of which it may leave out, and a
+    recipe's `options`.
+
+    Attributes:
+        facts: what it measures.
+        views: names of the N axis of its features; none where they are not known.
+        layers: C of the features that it takes; None if any.
+    """
+
+    facts: ClassVar[TaskFacts]
+    views: ClassVar[tuple[str, ...]] = ()
+    layers: ClassVar[int | None] = None
+
+    @abstractmethod
+    def score(self, feature: np.ndarray, truth: Any) -> tuple[float, float | None]:
+        """Return a feature's score, and its loss; None where the task has none.
+
+        Args:
+            feature: float32 (N, C, T, D).
+            truth: of the sample; None where the task has none.
+
+        Raises:
+            BuildError: they do not fit the task.
+        """
+
+    def scores(self, features: np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and losses, float64 (B,) each, of versions of one sample's feature.
+
+        A loss that there is not is NaN.
+
+        Args:
+            features: float32 (B, N, C, T, D).
+            truth: of the sample.
+        """
+        found = [self.score(feature, truth) for feature in features]
+        losses = [math.nan if loss is None else loss for _, loss in found]
+        return np.array([score for score, _ in found], np.float64), np.array(losses, np.float64)
+
+    def accepts(
+        self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
+    ) -> str | None:
+        """Return why a dataset passes a sample over, in a few words; None if it takes it.
+
+        Args:
+            feature: extracts the sample's feature when it is called, which takes time.
+            sample: the next one of the source.
+            accepted: those before it that were taken, without their inputs.
+        """
+        return None
+
+    def predict(self, feature: np.ndarray) -> Any:
+        """Return what the task sees in a feature, to be looked at."""
+        raise NotImplementedError
+
+
+TASKS = Registry(
+    "task",
+    {
+        name: f"cfqa_data.builders.tasks.{name}:{name.capitalize()}"
+        for name in ("classification", "segmentation", "depth")
+    },
+    BuildError,
+    Task,
+)
+"""All tasks by name."""

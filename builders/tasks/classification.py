@@ -1,0 +1,72 @@
+"""Image classification: the rank of the true class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cfqa_data.builders.sources.base import Sample
+from cfqa_data.builders.tasks.linear import Head, LinearTask
+from cfqa_data.extras import extras
+from cfqa_data.format.first import TASKS, VIEWS
+from cfqa_data.torch_state import torch_state
+
+with extras("build"):
+    import torch
+    from torch import Tensor, nn
+
+    from cfqa_data.builders.backbones.dinov2 import NORM_EPS
+
+__all__ = ["Classification", "ClsHead"]
+
+
+class ClsHead(Head):
+    """Linear on [class token, mean patch token] after the final norm."""
+
+    task, views, known_by, share = "cls", 1, ("weight", 2), 2
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__(inputs)
+        self.norm = nn.LayerNorm(self.dim, eps=NORM_EPS)
+        self.linear = nn.Linear(inputs, classes)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Class logits (B, classes) of tokens (B, T, D)."""
+        tokens = self.norm(tokens)
+        return self.linear(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=-1))
+
+    @torch_state(grad=False)
+    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
+        """Class logits, float32 (classes,), of a feature (1, 1, T, D)."""
+        return self.logits(self.checked(feature)[:, 0])[0]
+
+    @torch_state(grad=False)
+    def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+        truth = np.asarray(truth)
+        if truth.ndim or truth.dtype.kind not in "iu":
+            raise self.wrong(f"a label is one whole number, not {truth.dtype} {truth.shape}")
+        logits, label = self.predict(feature).double(), int(truth)
+        if not 0 <= label < len(logits):
+            raise self.wrong(f"label {label} is not in 0..{len(logits) - 1}")
+        # A tie counts as in a stable descending sort.
+        ahead = (logits > logits[label]).sum() + (logits[:label] == logits[label]).sum()
+        loss = torch.logsumexp(logits, 0) - logits[label]
+        return float(1 + ahead), float(loss)
+
+
+class Classification(LinearTask):
+    """Rank and negative log-likelihood of the true class; one sample a class, classified right."""
+
+    facts, views, layers, head_kind = TASKS["cls"], VIEWS["cls"], ClsHead.layers, ClsHead
+
+    def accepts(
+        self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
+    ) -> str | None:
+        """Pass over a class that there is already, and what is not classified right."""
+        if why := super().accepts(feature, sample, accepted):
+            return why
+        label = int(sample.truth)
+        if any(int(other.truth) == label for other in accepted):
+            return f"of class {label}, which there is already"
+        return None if self.score(feature(), sample.truth)[0] == 1 else "not classified right"

@@ -1,0 +1,92 @@
+"""Depth estimation: RMSE in metres."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from cfqa_data.builders.sources.geometry import DEPTH_RANGE, DepthGeometry
+from cfqa_data.builders.tasks.linear import Head, LinearTask
+from cfqa_data.extras import extras
+from cfqa_data.format.first import TASKS, VIEWS
+from cfqa_data.torch_state import torch_state
+
+with extras("build"):
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional as F
+
+__all__ = ["Depth", "DepthHead"]
+
+
+class DepthHead(Head):
+    """1x1 convolution to depth bins on [patch, class token] of every layer, without a norm."""
+
+    task, views, layers, share = "dpt", 2, 4, 8
+    known_by, geometry_kind = ("conv_depth.weight", 4), DepthGeometry
+
+    def __init__(self, inputs: int, bins: int, geometry: DepthGeometry) -> None:
+        super().__init__(inputs)
+        self.geometry = geometry
+        self.conv_depth = nn.Conv2d(inputs, bins, 1)
+        self.register_buffer("centres", torch.linspace(*DEPTH_RANGE, bins), persistent=False)
+
+    def takes(self, layers: int, dim: int) -> bool:
+        """Whether all layers side by side are what the convolution takes."""
+        return 2 * layers * dim == self.conv_depth.in_channels
+
+    def depth(self, layers: Tensor, size: tuple[int, int]) -> Tensor:
+        """Depth in metres, (B, h, w) with four times the grid, of layers (B, C, T, D).
+
+        The published order upsamples the tokens and then convolves; a 1x1 convolution commutes
+        with bilinear interpolation, whose weights sum to one, so the few logits are upsampled here.
+        """
+        batch, _, tokens, _ = layers.shape
+        rows, columns = size
+        if rows * columns != tokens - 1:
+            raise self.wrong(f"{tokens} tokens are not 1 + {rows}x{columns} patches")
+        patches = layers[:, :, 1:]
+        pairs = torch.cat([patches, layers[:, :, :1].expand_as(patches)], dim=-1)
+        inputs = pairs.permute(0, 2, 1, 3).reshape(batch, tokens - 1, -1)
+        weight, bias = self.conv_depth.weight.flatten(1), self.conv_depth.bias
+        grid = F.linear(inputs, weight, bias).transpose(1, 2).reshape(batch, -1, rows, columns)
+        logits = F.interpolate(grid, (4 * rows, 4 * columns), mode="bilinear", align_corners=False)
+        weights = F.relu(logits) + 0.1
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        return torch.einsum("bkhw,k->bhw", weights, self.centres)
+
+    @torch_state(grad=False)
+    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
+        """Depth in metres, float32 (height, width): mean of the view and the un-flipped view."""
+        height, width = self.geometry.height, self.geometry.width
+        size = (math.ceil(height / 14), math.ceil(width / 14))
+        feature = self.checked(feature)
+        depth = self.depth(feature, size).clamp(*DEPTH_RANGE)
+        depth = F.interpolate(
+            depth[:, None], (height, width), mode="bilinear", align_corners=False
+        )[:, 0]
+        views = [depth[0]] + [view.flip(-1) for view in depth[1:]]
+        return torch.stack(views).mean(dim=0)
+
+    @torch_state(grad=False)
+    def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+        truth = np.asarray(truth)
+        depth = self.predict(feature).double().numpy()
+        if truth.shape != depth.shape:
+            raise self.wrong(f"the truth is {truth.shape}, not {depth.shape}")
+        if truth.dtype.kind not in "iu":
+            raise self.wrong(f"the truth is {truth.dtype}, not whole millimetres")
+        window = (slice(*self.geometry.rows), slice(*self.geometry.columns))
+        found, wanted = depth[window], truth[window].astype(np.float64) / 1000.0
+        valid = (wanted > DEPTH_RANGE[0]) & (wanted < DEPTH_RANGE[1])
+        if not valid.any():
+            raise self.wrong("the truth has no valid depth")
+        error = found[valid] - wanted[valid]
+        return float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error) / wanted[valid]))
+
+
+class Depth(LinearTask):
+    """RMSE and mean absolute relative error of the depth."""
+
+    facts, views, layers, head_kind = TASKS["dpt"], VIEWS["dpt"], DepthHead.layers, DepthHead

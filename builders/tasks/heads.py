@@ -1,0 +1,41 @@
+"""The heads of the three published tasks, from their checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.builders.tasks.classification import ClsHead
+from cfqa_data.builders.tasks.depth import DepthHead
+from cfqa_data.builders.tasks.linear import Head
+from cfqa_data.builders.tasks.segmentation import SegHead
+from cfqa_data.errors import BuildError
+
+__all__ = ["Head", "load_head"]
+
+HEADS: Mapping[str, type[Head]] = {kind.task: kind for kind in (ClsHead, SegHead, DepthHead)}
+
+
+def load_head(task: str, path_or_dict: str | Path | Mapping[str, Any], norm: Any = None) -> Head:
+    """Build a task's head from its checkpoint, in evaluation mode, float32.
+
+    Args:
+        task: "cls", "seg" or "dpt".
+        path_or_dict: file as published or safetensors, index or folder as of `load_backbone`, or
+            what they hold: ``weight`` and ``bias``
+            (cls); ``conv_seg.*`` and ``bn.*`` (seg) or ``conv_depth.*`` (dpt), alone or behind
+            ``decode_head.``, where the rest of a whole model may stand beside them.
+        norm: the backbone's final norm, for files that do not carry it as ``norm.*``; the
+            published ones of cls and seg do not.
+
+    Returns:
+        The head, on the CPU.
+
+    Raises:
+        BuildError: unknown task, or a tensor is missing, left over or misshapen.
+    """
+    if task not in HEADS:
+        raise BuildError(f"no head for task '{task}'; known are {', '.join(HEADS)}")
+    head: Head = HEADS[task].load(path_or_dict, norm)
+    return head

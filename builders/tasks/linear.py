@@ -1,0 +1,238 @@
+"""Linear heads, as in DINOv2's evaluation, and tasks that score by one.
+
+A head takes a feature (N, C, T, D), block outputs before the backbone's final norm, and needs
+nothing else: where the head starts from normalised tokens, the norm is part of it. Tensor names are
+those of the published checkpoints. Geometry (windows, crops) is data in the file's metadata; where
+a file has none, it is that of the published evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cfqa_data.builders.backbones.base import Backbone
+from cfqa_data.builders.sources.base import Sample
+from cfqa_data.builders.sources.geometry import from_metadata
+from cfqa_data.builders.tasks.base import Task
+from cfqa_data.errors import BuildError
+from cfqa_data.extras import extras
+from cfqa_data.paths import absolute_path
+from cfqa_data.torch_inputs import as_tensor
+from cfqa_data.torch_state import torch_state
+
+with extras("build"):
+    import torch
+    from torch import Tensor, nn
+
+    from cfqa_data.format.checkpoints import (
+        check_tensors,
+        read_tensors,
+        state_of,
+        weight_files,
+    )
+
+__all__ = ["Head", "LinearTask"]
+
+_PREFIX = "decode_head."
+#: What a whole published model holds beside its head.
+_BESIDE = ("backbone.", "auxiliary_head.")
+
+
+class Head(nn.Module):
+    """A feature's prediction, and its score against the truth.
+
+    A subclass is made from its inputs, its outputs and, where it has one, the geometry.
+
+    Attributes:
+        task: name of the task.
+        views, layers: N and C of the features that the head takes.
+        known_by: the tensor by which it is known, and its axes: outputs and inputs first.
+        share: how many inputs it has per channel of a token.
+        geometry_kind: windows or crops of a dense task; None for any other.
+        dim: width D of the features that the head takes.
+
+    Args:
+        inputs: of its linear part.
+    """
+
+    task: ClassVar[str]
+    views: ClassVar[int]
+    layers: ClassVar[int] = 1
+    known_by: ClassVar[tuple[str, int]]
+    share: ClassVar[int] = 1
+    geometry_kind: ClassVar[type[Any] | None] = None
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.dim = inputs // self.share
+
+    def wrong(self, why: str) -> BuildError:
+        """Return the error that says what does not fit the head."""
+        return BuildError(f"{self.task} head: {why}")
+
+    def takes(self, layers: int, dim: int) -> bool:
+        """Whether the head is for features of so many layers and such a width."""
+        return (layers, dim) == (1, self.dim)
+
+    def checked(self, feature: Tensor | np.ndarray, views: bool = True) -> Tensor:
+        """Return the feature as float32, if it is finite and of the shape that the head takes.
+
+        Raises:
+            BuildError: it is not; a score of NaN would pass for a good one.
+        """
+        try:
+            feature = as_tensor(feature)
+        except TypeError as error:
+            raise self.wrong(str(error)) from None
+        shape = tuple(feature.shape)
+        if len(shape) != 4 or shape[2] < 2 or not self.takes(shape[1], shape[3]):
+            wanted = f"(N, {self.layers}, T, {self.dim})"
+            raise self.wrong(f"a feature must be {wanted}, not {shape}")
+        if not feature.is_floating_point():
+            raise self.wrong(f"a feature is floating point, not {feature.dtype}")
+        feature = feature.float()
+        if not bool(feature.isfinite().all()):
+            raise self.wrong("the feature has NaN or infinite values")
+        if views and len(feature) != self.views:
+            raise self.wrong(f"a feature has {self.views} view(s), not {len(feature)}")
+        return feature
+
+    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
+        """Return the prediction from one feature, float32 (N, C, T, D).
+
+        Like scores, it does not depend on the state of torch around the call.
+        """
+        raise NotImplementedError
+
+    def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+        """Return score and loss of one feature, float32 (N, C, T, D)."""
+        raise NotImplementedError
+
+    def evaluate(
+        self, features: Tensor | np.ndarray, truth: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score several versions of one source's feature.
+
+        Args:
+            features: float32 (B, N, C, T, D).
+            truth: cls int (); seg uint8 (H, W), 255 ignored; dpt uint16 (H, W), millimetres.
+
+        Returns:
+            The task's scores and losses, float64 (B,) each: rank and negative log-likelihood in
+            nats (cls), mIoU and pixel cross-entropy in nats (seg), RMSE in metres and mean absolute
+            relative error (dpt).
+
+        Raises:
+            BuildError: the features or the truth do not fit the head.
+        """
+        if features.ndim != 5:
+            raise self.wrong(f"features must be (B, N, C, T, D), not {tuple(features.shape)}")
+        rows = [self.score(feature, truth) for feature in features]
+        return np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+
+    @classmethod
+    @torch_state(grad=False)
+    def load(
+        cls, path_or_dict: str | Path | Mapping[str, Any], norm: nn.LayerNorm | None = None
+    ) -> Any:
+        """Return the head of a checkpoint; see `load_head`."""
+        geometry: object = {}
+        if isinstance(path_or_dict, Mapping):
+            origin = f"{cls.task} head"
+            tensors = state_of(path_or_dict, origin)
+        else:
+            tensors, origin = read_tensors(path_or_dict), str(path_or_dict)
+            geometry = _geometry(absolute_path(path_or_dict))
+        prefix = ""
+        if cls.geometry_kind and any(name.startswith(_PREFIX) for name in tensors):
+            prefix = _PREFIX
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(_BESIDE)}
+        name, ndim = prefix + cls.known_by[0], cls.known_by[1]
+        if name not in tensors:
+            raise BuildError(f"{origin}: tensor '{name}' is missing, so it is no {cls.task} head")
+        if tensors[name].ndim != ndim or not tensors[name].numel():
+            shape = tuple(tensors[name].shape)
+            raise BuildError(f"{origin}: tensor '{name}' is misshapen: {shape}")
+        outputs, inputs = tensors[name].shape[:2]
+        if inputs % cls.share:
+            raise BuildError(
+                f"{origin}: tensor '{name}' takes {inputs} inputs, no multiple of {cls.share}"
+            )
+        sizes: list[Any] = [inputs, outputs]
+        if cls.geometry_kind:
+            sizes.append(from_metadata(cls.geometry_kind, geometry, origin))
+        head = cls(*sizes)
+        expected = head.state_dict()
+        if "bn.num_batches_tracked" in expected:
+            tensors.setdefault(f"{prefix}bn.num_batches_tracked", torch.zeros((), dtype=torch.long))
+        if "norm.weight" in expected and "norm.weight" not in tensors:
+            if norm is None:
+                raise BuildError(
+                    f"{origin}: tensor 'norm.weight' is missing; published {cls.task} heads start "
+                    "from normalised tokens: give the backbone's norm, "
+                    "load_head(..., norm=backbone.norm)"
+                )
+            if tuple(norm.normalized_shape) != (head.dim,):
+                width = norm.normalized_shape[0]
+                raise BuildError(f"{origin}: the norm's width is {width}, the head's {head.dim}")
+            tensors |= {f"norm.{k}": v.detach().cpu() for k, v in norm.state_dict().items()}
+        own = {  # what the file calls a tensor of the head
+            k: k if k.startswith("norm.") else prefix + k.removeprefix("linear.") for k in expected
+        }
+        check_tensors(tensors, {own[k]: v for k, v in expected.items()}, origin, f"{cls.task} head")
+        head.load_state_dict({k: tensors[own[k]] for k in expected})
+        return head.eval().requires_grad_(False)
+
+
+def _geometry(path: Path) -> object:
+    """What safetensors files say about windows and crops."""
+    from safetensors import safe_open
+
+    text = "{}"
+    for part in weight_files(path):
+        if part.suffix == ".safetensors":
+            with safe_open(part, framework="pt") as file:
+                text = (file.metadata() or {}).get("geometry", text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise BuildError(f"{path}: the geometry in its metadata is not JSON") from None
+
+
+class LinearTask(Task):
+    """A task that scores by a linear head.
+
+    Args:
+        backbone: whose features it takes.
+        weights: of the head.
+
+    Raises:
+        BuildError: the head is for features of another width.
+    """
+
+    head_kind: ClassVar[type[Head]]
+
+    def __init__(self, backbone: Backbone, weights: Path) -> None:
+        self.head = self.head_kind.load(weights, backbone.norm)
+        if backbone.width not in (None, self.head.dim):
+            raise BuildError(f"{weights}: not a head for features of width {backbone.width}")
+
+    def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
+        """Return the head's score and loss."""
+        return self.head.score(feature, truth)
+
+    def predict(self, feature: Tensor | np.ndarray, **options: Any) -> Tensor:
+        """Return the head's prediction."""
+        return self.head.predict(feature, **options)
+
+    def accepts(
+        self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
+    ) -> str | None:
+        """Pass over a sample of another number of views."""
+        views = len(sample.inputs)
+        return None if views == self.head.views else f"of {views} views"

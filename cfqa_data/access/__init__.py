@@ -1,0 +1,7 @@
+"""Reading a dataset folder, on this machine or on the Hub."""
+
+from __future__ import annotations
+
+from cfqa_data.lazy import lazy_modules
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__)

@@ -1,0 +1,303 @@
+"""Reading a dataset folder: pairs of original and compressed feature with their labels.
+
+A folder of either tier reads alike: where the codes are not stored, the bitstream is decoded on
+access and gives the same numbers. Files are opened on first use, features are read one at a time,
+and a pickled dataset opens its files anew.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+
+import numpy as np
+
+from cfqa_data.access.folder import Folder, check_level
+from cfqa_data.access.opening import open_files
+from cfqa_data.access.selection import Part
+from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.format.codes import Codes
+from cfqa_data.format.manifest import Manifest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Dataset", "FeaturePair", "load"]
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturePair:
+    """A compressed feature beside its original.
+
+    Attributes:
+        original: float32 (N, C, T, D).
+        compressed: float32 (N, C, T, D), what the codec decoded to.
+        label: its row of the labels, by column of :data:`cfqa_data.format.schema.LABEL_COLUMNS`.
+    """
+
+    original: np.ndarray
+    compressed: np.ndarray
+    label: dict[str, Any]
+
+
+class Dataset(Sequence[FeaturePair]):
+    """The compressed features of a folder, in the order of :attr:`labels`.
+
+    Made by :func:`load`; slicing gives a dataset of fewer rows over the same files.
+    """
+
+    def __init__(self, folder: Folder, labels: pa.Table) -> None:
+        self._folder = folder
+        self._labels = labels
+
+    @property
+    def location(self) -> str:
+        """Where the folder is: a path, or an ``hf://`` address."""
+        return self._folder.files.location
+
+    @property
+    def path(self) -> Path | None:
+        """The folder, if it is one on this machine."""
+        return self._folder.files.root
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the folder was made from and with."""
+        return self._folder.manifest
+
+    @property
+    def untrusted(self) -> bool:
+        """Whether bitstreams are decoded in child processes that can do nothing else."""
+        return self._folder.untrusted
+
+    @property
+    def follow_links(self) -> bool:
+        """Whether links that lead out of the folder are followed."""
+        return self._folder.files.follow_links
+
+    @property
+    def labels(self) -> pa.Table:
+        """One row per compressed feature, of :func:`cfqa_data.format.schema.label_schema`."""
+        return self._labels
+
+    @property
+    def source_ids(self) -> list[str]:
+        """The sources that have a row here, in order of their first."""
+        return list(dict.fromkeys(self._labels["source_id"].to_pylist()))
+
+    def __len__(self) -> int:
+        return int(self._labels.num_rows)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> FeaturePair: ...
+    @overload
+    def __getitem__(self, index: slice) -> Dataset: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> FeaturePair | Dataset:
+        if isinstance(index, slice):
+            return Dataset(self._folder, self._labels.take(np.arange(*index.indices(len(self)))))
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of a dataset of {len(self)} rows")
+        label = self._labels.slice(index % len(self), 1).to_pylist()[0]
+        source = label["source_id"]
+        return FeaturePair(
+            original=self.original(source),
+            compressed=self.compressed(source, label["codec"], label["level"]),
+            label=label,
+        )
+
+    def __iter__(self) -> Iterator[FeaturePair]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return (
+            f"<Dataset {self.manifest.name!r} at {self.location}: {len(self)} compressed features>"
+        )
+
+    def original(
+        self, source_id: str, *, views: Part = None, layers: Part = None, tokens: Part = None
+    ) -> np.ndarray:
+        """Return an original feature, or a part of it, float32 (N, C, T, D).
+
+        Args:
+            source_id: which.
+            views: a place along N, or a slice of places; all if None. The axis stays.
+            layers: the same along C.
+            tokens: the same along T; the class token is 0.
+
+        Raises:
+            CfqaError: the part has no such place.
+            FormatError: there is no such source, or its file is missing or damaged.
+        """
+        return self._folder.original(source_id, views, layers, tokens)
+
+    def compressed(
+        self,
+        source_id: str,
+        codec: str,
+        level: int,
+        *,
+        views: Part = None,
+        layers: Part = None,
+        tokens: Part = None,
+    ) -> np.ndarray:
+        """Return a compressed feature, float32 (N, C, T, D), whatever rows were asked for.
+
+        Parts are asked for as of :meth:`original`. Of stored codes only the views and layers that
+        are asked for are read; a bitstream is decoded whole.
+
+        Raises:
+            CfqaError: the part has no such place.
+            FormatError: there is no such feature, or its file is missing or damaged.
+        """
+        return self._folder.compressed(source_id, codec, level, views, layers, tokens)
+
+    def codes(
+        self,
+        source_id: str,
+        codec: str,
+        level: int,
+        *,
+        views: Part = None,
+        layers: Part = None,
+        tokens: Part = None,
+    ) -> Codes:
+        """Return a compressed feature as integers with the values that they stand for.
+
+        A quarter or half of the bytes of the float32 that they stand for: what to send to a GPU.
+        Parts are asked for as of :meth:`original`.
+
+        Raises:
+            CfqaError: the part has no such place.
+            FormatError: there is no such feature, or its file is missing or damaged.
+        """
+        return self._folder.codes(source_id, codec, level, views, layers, tokens)
+
+    def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
+        """Return what the rate of a compressed feature counts.
+
+        Raises:
+            FormatError: there is no such feature, or its file is missing or damaged.
+        """
+        return self._folder.bitstream(source_id, codec, level)
+
+    def gallery(self, task: str) -> dict[str, np.ndarray]:
+        """Return what the features of all sources of a task are scored against, by name.
+
+        Raises:
+            CfqaError: there is no task of that name.
+            FormatError: the task has no gallery, or it is missing or damaged.
+        """
+        if task not in self.manifest.tasks:
+            told = unknown_name("task", task, self.manifest.tasks)
+            raise CfqaError(f"{self.location}: {told}")
+        return self._folder.gallery(task)
+
+    def truth(self, source_id: str) -> np.ndarray:
+        """Return what the task's head is scored against for a source.
+
+        Raises:
+            FormatError: there is no such source, or the folder holds no truth for it.
+        """
+        return self._folder.truth(source_id)
+
+
+def load(
+    path: str | Path,
+    task: str | None = None,
+    *,
+    codec: str | Iterable[str] | None = None,
+    level: SupportsIndex | Iterable[SupportsIndex] | None = None,
+    source: str | Iterable[str] | None = None,
+    fold: SupportsIndex | Iterable[SupportsIndex] | None = None,
+    revision: str | None = None,
+    cache: bool | str | Path = False,
+    untrusted: bool = False,
+    follow_links: bool = False,
+    plugins: Iterable[str] | None = None,
+) -> Dataset:
+    """Open a dataset folder, on this machine or in a dataset repo on the Hub.
+
+    Args:
+        path: the folder that `cfqa build` wrote; or "org/name" or
+            "hf://datasets/org/name[@revision]". What exists on this machine is always the folder.
+        task: keep the rows of this task; all of them if None.
+        codec: keep the rows of this codec, or of these.
+        level: keep the rows of this level, or of these.
+        source: keep the rows of this source id, or of these.
+        fold: keep the rows of the sources in this fold, or in these.
+        revision: of a repo: branch, tag or commit; its main branch if None.
+        cache: of a repo: fetch whole files into `huggingface_hub`'s cache (or the folder given
+            here) and read them from there, instead of only the bytes that are needed each time.
+        untrusted: decode bitstreams in child processes that can do nothing else, for a dataset
+            that may come from anyone. The decoded features are the same.
+        follow_links: of a folder of one's own: read what its links lead to, wherever that is, as
+            DVC and git-annex have them. Otherwise they are followed within the folder, and where
+            it is in the Hub's cache, to that cache's files.
+        plugins: classes of codecs that are not installed, each as `module:Class`; for decoding what
+            they have made. Classes of a manifest's own choice are never run.
+
+    Returns:
+        The compressed features with their originals and labels.
+
+    Raises:
+        CfqaError: there is no task, codec, level, source or fold of that name.
+        FormatError: the folder is not a dataset folder, or a table in it is missing, damaged or
+            lacks a row that the manifest promises.
+        HubError: the repo is not there, may not be read, or cannot be reached.
+        MissingDependencyError: a repo is asked for, and `huggingface_hub` is not installed.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
+    held = folder.manifest.tasks
+
+    def one_of(what: str, known: Collection[str]) -> Callable[[object], object]:
+        def check(value: object) -> object:
+            if not isinstance(value, str) or value not in known:
+                raise CfqaError(f"{path}: {unknown_name(what, value, known)}")
+            return value
+
+        return check
+
+    if task is not None:
+        one_of("task", held)(task)
+    tasks = [name for name in held if task in (None, name)]
+    sources = {source: None for name in tasks for source in held[name].sources}
+    codecs = [entry for name in tasks for entry in held[name].codecs.values()]
+    chosen = None if codec is None else _several(codec)
+    levels = max((len(c.levels) for c in codecs if chosen is None or c.name in chosen), default=1)
+    labels = pa.concat_tables([folder.labels(name) for name in tasks])
+    folds = sorted(pc.unique(labels["fold"]).to_pylist())
+
+    def check_fold(value: object) -> int:
+        if not isinstance(value, SupportsIndex) or isinstance(value, bool) or value not in folds:
+            there = ", ".join(map(str, folds))
+            raise CfqaError(f"{path}: no source is in fold {value!r}: there are {there}")
+        return operator.index(value)
+
+    for column, wanted, check in (
+        ("codec", chosen, one_of("codec", dict.fromkeys(c.name for c in codecs))),
+        ("level", level, lambda value: check_level(value, levels)),
+        ("source_id", source, one_of("source", sources)),
+        ("fold", fold, check_fold),
+    ):
+        if wanted is not None:
+            values = [check(value) for value in _several(wanted)]
+            kept = pa.array(values, labels.schema.field(column).type)
+            labels = labels.filter(pc.is_in(labels[column], value_set=kept))
+    return Dataset(folder, labels)
+
+
+def _several(wanted: Any) -> list[Any]:
+    """Return what may be one thing or several as a list."""
+    if isinstance(wanted, str | bytes):
+        return [wanted]
+    try:
+        return wanted.to_pylist() if hasattr(wanted, "to_pylist") else list(wanted)
+    except TypeError:
+        return [wanted]

@@ -1,0 +1,257 @@
+"""The files of a dataset folder, wherever it lies: on this machine, or in a repo on the Hub.
+
+A file is named as the manifest names it: relative to the folder, with ``/``. Every name comes from
+the format's own layout, so none leads out of the folder, whatever a manifest says; nor does a link
+that is followed, unless the caller says so, but for those that a cache of the Hub is made of.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import copy
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from cfqa_data.errors import FormatError
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.limits import LARGEST_WHOLE, open_plain, read_limited
+from cfqa_data.format.manifest import Manifest, read_manifest
+from cfqa_data.format.pointers import pointer_at
+from cfqa_data.paths import absolute_path
+
+__all__ = ["MANIFEST", "Blob", "Files", "LocalFiles", "open_blob"]
+
+MISSING = "missing; is this a complete dataset folder?"
+MANIFEST = Layout(Path()).manifest.name
+
+OUTSIDE = "leads out of the folder; if the folder is your own: follow_links=True, --follow-links"
+
+ANY = re.compile(r".*", re.DOTALL)
+STORED = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}")
+"""Names of files in the store that the repos in a cache of `huggingface_hub` share."""
+
+STORE_MARKER = ".huggingface-shared-blobs"
+
+
+class Blob(Protocol):
+    """A file of which parts are read.
+
+    Attributes:
+        size: its bytes.
+    """
+
+    size: int
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes | bytearray]:
+        """Return the bytes of each (offset, length).
+
+        Raises:
+            ValueError: one is not within the file, or could not be read whole.
+            OSError: the file cannot be read.
+        """
+
+
+class Files(ABC):
+    """The files of one folder.
+
+    Attributes:
+        location: the folder, as it is named in messages: a path, or an ``hf://`` address.
+        root: the folder's path, if it is one on this machine.
+        follow_links: whether links that lead out of it are followed.
+    """
+
+    location: str
+    root: Path | None = None
+    follow_links: bool = False
+
+    def where(self, name: str) -> str:
+        """Return a file's name for messages."""
+        return f"{self.location}/{name}"
+
+    @abstractmethod
+    def read_manifest(self) -> Manifest:
+        """Return the folder's manifest.
+
+        Raises:
+            FormatError: this is not a dataset folder, or its manifest is not valid.
+        """
+
+    @abstractmethod
+    def below(self, name: str) -> Files:
+        """Return the files of a folder in this one."""
+
+    @abstractmethod
+    def path(self, name: str) -> Path | None:
+        """Return where a file lies on this machine, or would; None if it is read over the net.
+
+        Raises:
+            FileNotFoundError: it is to be fetched and is not there.
+        """
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file or folder."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """Return a small file's whole content.
+
+        Raises:
+            FormatError: it is missing, cannot be read, or is not the one of the manifest.
+        """
+
+    @abstractmethod
+    def open(self, name: str) -> AbstractContextManager[Blob]:
+        """Open a file to read parts of it.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+
+    def map(self, name: str) -> Blob:
+        """Return a file to read parts of it again and again: mapped, if it is on this machine.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            OSError, ValueError: it cannot be mapped.
+        """
+        path = self.path(name)
+        return _MappedBlob(path) if path else self.open(name).__enter__()
+
+
+class LocalFiles(Files):
+    """A folder on this machine.
+
+    Args:
+        root: the folder.
+        follow_links: read what links lead to, wherever that is.
+    """
+
+    root: Path
+
+    def __init__(self, root: str | Path, follow_links: bool = False) -> None:
+        self.root = absolute_path(root)
+        self.location = str(self.root)
+        self.follow_links = follow_links
+        self._places = _places(self.root)
+        self._known: set[str] = set()
+
+    def where(self, name: str) -> str:
+        """Return a file's path."""
+        return str(self.root / name)
+
+    def read_manifest(self) -> Manifest:
+        """Return the folder's manifest."""
+        self.path(MANIFEST)
+        return read_manifest(self.root)
+
+    def below(self, name: str) -> LocalFiles:
+        """Return the files of a folder in this one."""
+        files = copy(self)
+        files.root, files._known = self.root / name, set()
+        files.location = str(files.root)
+        return files
+
+    def path(self, name: str) -> Path:
+        """Return a file's path.
+
+        Raises:
+            FormatError: it is a link that leads out of the folder, is neither file nor folder, or
+                Git keeps it elsewhere.
+        """
+        path = self.root / name
+        if name not in self._known:
+            real = Path(os.path.realpath(path))
+            if kind := pointer_at(path):
+                raise FormatError(f"{path}: {kind}")
+            if not (self.follow_links or _is_within(real, self._places)):
+                raise FormatError(f"{path}: {OUTSIDE}")
+            if os.path.exists(real) and not (real.is_file() or real.is_dir()):
+                raise FormatError(f"{path}: is no plain file; build or fetch the dataset again")
+            self._known.add(name)
+        return path
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file or folder."""
+        return self.path(name).exists()
+
+    def read(self, name: str) -> bytes:
+        """Return a file's whole content."""
+        try:
+            return read_limited(self.path(name), LARGEST_WHOLE)
+        except FileNotFoundError:
+            raise FormatError(f"{self.where(name)}: {MISSING}") from None
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{self.where(name)}: cannot be read: {error}") from None
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Blob]:
+        """Open a file; nothing stays open behind it."""
+        with open_blob(self.path(name)) as blob:
+            yield blob
+
+
+def _places(root: Path) -> list[tuple[Path, re.Pattern[str]]]:
+    """Return where files of a folder may lie: folders, with the names that files have in them.
+
+    That is the folder itself, and where `huggingface_hub` links to from a folder in its cache: from
+    ``REPO/snapshots/COMMIT`` to ``REPO/blobs``, and from there to ``blobs`` beside all repos, which
+    has a marker in it.
+    """
+    real = Path(os.path.realpath(root))
+    places = [(real, ANY)]
+    for place in (real, *real.parents):  # the dataset may be a folder in the repo
+        repo = place.parent.parent
+        if place.parent.name == "snapshots" and (repo / "blobs").is_dir():
+            places.append((repo / "blobs", ANY))
+            if "--" in repo.name and (repo.parent / "blobs" / STORE_MARKER).is_file():
+                places.append((repo.parent / "blobs", STORED))
+            break
+    return places
+
+
+def _is_within(real: Path, places: list[tuple[Path, re.Pattern[str]]]) -> bool:
+    return any(
+        real.is_relative_to(place) and names.fullmatch(real.relative_to(place).as_posix())
+        for place, names in places
+    )
+
+
+@contextmanager
+def open_blob(path: Path) -> Iterator[Blob]:
+    """Open a plain file of which parts are read; nothing stays open behind it."""
+    with open_plain(path) as file:
+        yield _LocalBlob(file)
+
+
+class _MappedBlob:
+    def __init__(self, path: Path) -> None:
+        with open_plain(path) as file:
+            self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        self.size = len(self.data)
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
+        return [bytearray(self.data[offset : offset + size]) for offset, size in ranges]
+
+
+class _LocalBlob:
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = file.seek(0, 2)
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
+        return [self._read(offset, size) for offset, size in ranges]
+
+    def _read(self, offset: int, size: int) -> bytearray:
+        if offset + size > self.size:
+            raise ValueError(f"a part ends at byte {offset + size} of {self.size}")
+        self.file.seek(offset)
+        data = bytearray(size)
+        if (found := self.file.readinto(data)) != size:  # type: ignore[attr-defined]
+            raise ValueError(f"{found} of {size} bytes could be read")
+        return data

@@ -1,0 +1,358 @@
+"""The labels in a dataset folder, and its arrays, found by source, codec and level.
+
+What a task or codec is, the manifest says. Files are read in parts, and opened on first use; of a
+folder on the Hub, only what is needed is fetched. Pickling drops what is open.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from cfqa_data.access.arrays import ArrayReader
+from cfqa_data.access.files import Files, LocalFiles
+from cfqa_data.access.selection import Part, Selection
+from cfqa_data.access.tensors import TensorFile
+from cfqa_data.access.weights import find_weights
+from cfqa_data.errors import CodecError, FormatError, RecipeError, unknown_name
+from cfqa_data.format.codes import Codes
+from cfqa_data.format.facts import CodecEntry, TaskEntry
+from cfqa_data.format.invariants import (
+    PLACES,
+    LabelRows,
+    broken,
+    check_bitstream,
+    check_truth,
+    shard_of,
+)
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.packing import plane_shape, unpack
+from cfqa_data.format.resources import PACKAGE
+from cfqa_data.format.schema import NULLABLE, originals_schema
+from cfqa_data.format.storage import check_rows, read_labels, read_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Folder", "check_level"]
+
+NAMES = Layout(Path())
+"""Names in a folder, relative to it."""
+
+KEPT = ("files", "manifest", "untrusted", "plugins", "_places")
+"""What goes into a pickle."""
+
+T = TypeVar("T")
+
+
+class Folder:
+    """Reads the labels and arrays of one dataset folder, of either tier.
+
+    Args:
+        root: the folder, or its files wherever they lie.
+        untrusted: decode bitstreams in child processes that can do nothing else.
+        plugins: classes of codecs that are not installed, each as `module:Class`.
+
+    Raises:
+        FormatError: it is not a dataset folder. (Its methods raise it for what is missing,
+            damaged or not what the manifest says.)
+    """
+
+    def __init__(
+        self, root: Path | Files, untrusted: bool = False, plugins: Iterable[str] = ()
+    ) -> None:
+        self.untrusted, self.plugins = untrusted, tuple(plugins)
+        self.files = root if isinstance(root, Files) else LocalFiles(root)
+        self.manifest = self.files.read_manifest()
+        self._places = {
+            source: (task, index)
+            for task, entry in self.manifest.tasks.items()
+            for index, source in enumerate(entry.sources)
+        }
+        self._open: dict[Any, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in KEPT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _open={})
+
+    def labels(self, task: str) -> pa.Table:
+        """Return the label rows of a task, one per source, codec and level, in any order."""
+        rows = self.label_rows(task)
+        for what in broken(rows, PLACES):
+            where = self.files.where(NAMES.labels(task).as_posix())
+            raise FormatError(f"{where}: {what}; build or fetch it again")
+        return rows.table
+
+    def label_rows(self, task: str) -> LabelRows:
+        """Return the label rows of a task, of which nothing but their number has been checked."""
+        name = NAMES.labels(task).as_posix()
+        where, entry = self.files.where(name), self.manifest.tasks[task]
+        counts = [len(codec.levels) for codec in entry.codecs.values()]
+        axes = {
+            "task": [task],
+            "source_id": entry.sources,
+            "codec": list(entry.codecs),
+            "level": range(max(counts)),
+        }
+        # As bytes: pyarrow takes a path that looks like an address, as s3:/x, for one. Of more rows
+        # than twice those that there should be, the first is not looked for.
+        data, version = self.files.read(name), self.manifest.format
+        table = read_labels(where, data, most_rows=2 * entry.rows, format=version)
+        found = check_rows(where, table, axes, counts)
+        return LabelRows(
+            table, entry, *(found[column] for column in ("source_id", "codec", "level"))
+        )
+
+    def originals_table(self) -> pa.Table:
+        """Return the row of each original, of which nothing but their number has been checked."""
+        name = NAMES.originals_table.as_posix()
+        where, schema = self.files.where(name), originals_schema(self.manifest.format)
+        sources = [source for entry in self.manifest.tasks.values() for source in entry.sources]
+        nullable, most = NULLABLE[self.manifest.format], 2 * len(sources)
+        data = self.files.read(name)
+        table = read_table(where, schema, data, most_rows=most, nullable=nullable)
+        check_rows(where, table, {"source_id": sources})
+        return table
+
+    def original(self, source_id: str, *axes: Part) -> np.ndarray:
+        """Return an original feature, or a part of it by (N, C, T), float32 (N, C, T, D)."""
+        file = self._originals(source_id)
+        return file.read(source_id, Selection.of(self.shape(source_id), *axes))
+
+    def shape(self, source_id: str) -> tuple[int, int, int, int]:
+        """Return the shape (N, C, T, D) of a source's features."""
+        entry, _ = self._place(source_id)
+        if not entry.varying_tokens:
+            return entry.shape
+        file = self._originals(source_id)
+        found, (n, c, t, d) = file.tensor(source_id).shape, entry.shape
+        if len(found) != 4 or not 0 < found[2] <= t or found != (n, c, found[2], d):
+            raise FormatError(f"{file.where}: {source_id!r} is {found}, not at most {entry.shape}")
+        return n, c, found[2], d
+
+    def truth(self, source_id: str) -> np.ndarray:
+        """Return what the features of a source are scored against."""
+        entry, _ = self._place(source_id)
+        file = self._tensors(NAMES.truth(entry.name))
+        truth = file.read(source_id)
+        check_truth(entry.facts, truth.dtype.name, truth.ndim, f"{file.where}: {source_id!r}")
+        return truth
+
+    def gallery(self, task: str) -> dict[str, np.ndarray]:
+        """Return what the features of all sources of a task are scored against, by name."""
+        entry = self.manifest.tasks[task]
+        if entry.gallery is None:
+            raise FormatError(f"{self.files.location}: task {task} has no gallery")
+        return self._all_tensors(NAMES.gallery(entry.gallery))
+
+    def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
+        """Return a compressed feature's whole bitstream."""
+        entry, _, level = self._check(source_id, codec, level)
+        shard = shard_of(self._places[source_id][1], entry.shard)
+        name = NAMES.bitstreams(entry.name, codec, shard, entry.shards)
+        if name.as_posix() not in self.manifest.files:
+            where = self.files.location
+            raise FormatError(f"{where}: holds no bitstreams of {codec} on {entry.name}")
+        file = self._tensors(name)
+        key = f"{source_id}/{level}"
+        stream = file.read(key)
+        check_bitstream(stream.dtype.name, stream.ndim, f"{file.where}: {key!r}")
+        return stream.tobytes()
+
+    def compressed(self, source_id: str, codec: str, level: int, *axes: Part) -> np.ndarray:
+        """Return a compressed feature, or a part of it by (N, C, T), float32 (N, C, T, D)."""
+        found = self._compressed(source_id, codec, level, *axes)
+        return found.dequantize() if isinstance(found, Codes) else found
+
+    def codes(self, source_id: str, codec: str, level: int, *axes: Part) -> Codes:
+        """Return a compressed feature as integers, stored ones or those of its bitstream."""
+        entry, held, level = self._check(source_id, codec, level)
+        if held.quantizer is None:
+            raise FormatError(
+                f"{self.files.location}: {codec} on {entry.name} has values and no codes"
+            )
+        found = self._compressed(source_id, codec, level, *axes)
+        assert isinstance(found, Codes)
+        return found
+
+    def _compressed(
+        self, source_id: str, codec: str, level: int, *axes: Part
+    ) -> Codes | np.ndarray:
+        entry, held, level = self._check(source_id, codec, level)
+        part = Selection.of(self.shape(source_id), *axes)
+        name = NAMES.compressed(entry.name, codec).as_posix()
+        if held.facts.on != "inputs" and not self._once(name, lambda: self.files.exists(name)):
+            return self.decoded(source_id, codec, level, part)
+        array, index = self.open_codes(entry.name, codec), self._places[source_id][1]
+        return (array.read_codes if held.quantizer else array.read)(index, level, part)
+
+    def decoded(
+        self, source_id: str, codec: str, level: int, part: Selection | None = None
+    ) -> Codes | np.ndarray:
+        """Return what a compressed feature's bitstream decodes to, also where that is stored.
+
+        That is codes, or the float32 feature of a codec that has none. Bitstreams of codecs on
+        inputs are decoded by who has the backbone.
+        """
+        entry, held, level = self._check(source_id, codec, level)
+        shape = self.shape(source_id)
+        part = part or Selection.of(shape)
+        stream = self.bitstream(source_id, codec, level)
+        decoder = self.decoder(entry.name, codec)
+        try:
+            if held.quantizer is None:
+                return part.take(_as_feature(decoder.decode(stream, shape), shape))
+            plane, bits = decoder.decode(stream, plane_shape(shape)), held.quantizer.bits
+            if int(plane.max()) >= 1 << bits:
+                raise CodecError(f"code {int(plane.max())} is not a {bits}-bit code")
+            indices = part.take(unpack(plane, shape))
+            return Codes(indices, held.quantizer.values()[list(part.layers)])
+        except CodecError as error:
+            raise FormatError(
+                f"{self.files.location}: bitstream of {source_id!r} by {codec} at level {level} "
+                f"cannot be decoded: {error}"
+            ) from None
+
+    def decoder(self, task: str, codec: str) -> Any:
+        """Return the codec that made a task's bitstreams, with the very weights that it had.
+
+        Raises:
+            FormatError: it is not here.
+            MissingDependencyError: what it needs is not installed.
+        """
+        return self._once((task, codec), lambda: self._make_decoder(task, codec))
+
+    def find_weights(self, uri: str) -> Path:
+        """Return where the very weights that the manifest names lie on this machine.
+
+        Raises:
+            RecipeError: they are not here.
+        """
+        expected = self.manifest.weights.get(uri)
+        return find_weights(uri, expected, self.files, own=not self.untrusted)
+
+    def open_codes(self, task: str, codec: str) -> ArrayReader:
+        """Return what reads a codec's stored codes or values, which are those of the manifest."""
+        entry = self.manifest.tasks[task]
+        name = NAMES.compressed(task, codec)
+
+        def make() -> ArrayReader:
+            array = ArrayReader(
+                self.files.below(name.as_posix()),
+                source_ids=entry.sources,
+                levels=len(entry.codecs[codec].levels),
+                shape=entry.shape,
+                quantizer=entry.codecs[codec].quantizer,
+            )
+            array.tables()
+            return array
+
+        return self._once(name, make)
+
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what has been made of a key, and make it the first time."""
+        if key not in self._open:
+            self._open[key] = make()
+        found: T = self._open[key]
+        return found
+
+    def _place(self, source_id: str) -> tuple[TaskEntry, int]:
+        try:
+            task, index = self._places[source_id]
+        except (KeyError, TypeError):
+            message = unknown_name("source", source_id, self._places)
+            raise FormatError(f"{self.files.location}: {message}") from None
+        return self.manifest.tasks[task], index
+
+    def _check(self, source_id: str, codec: str, level: int) -> tuple[TaskEntry, CodecEntry, int]:
+        """Return what a compressed feature's task and codec are, and its level as a plain int."""
+        entry, _ = self._place(source_id)
+        if not isinstance(codec, str) or codec not in entry.codecs:
+            told = unknown_name("codec", codec, entry.codecs)
+            raise FormatError(f"{self.files.location}: {told}")
+        held = entry.codecs[codec]
+        return entry, held, check_level(level, len(held.levels))
+
+    def _originals(self, source_id: str) -> TensorFile:
+        entry, index = self._place(source_id)
+        shard = shard_of(index, entry.shard)
+        return self._tensors(NAMES.originals(entry.name, shard, entry.shards))
+
+    def _tensors(self, name: Path) -> TensorFile:
+        return self._once(name, lambda: TensorFile(self.files, name.as_posix()))
+
+    def _all_tensors(self, name: Path) -> dict[str, np.ndarray]:
+        file = self._tensors(name)
+        return {key: file.read(key) for key in file.tensors}
+
+    def _make_decoder(self, task: str, codec: str) -> Any:
+        from cfqa_data.codecs import find_codec, get_codec
+
+        held = self.manifest.tasks[task].codecs[codec]
+        where = f"{self.files.where(NAMES.manifest.as_posix())}: tasks.{task}.codecs.{codec}"
+        if held.facts.on == "inputs" or (origin := held.origin) is None:
+            raise FormatError(f"{where}: its bitstreams are decoded by who built the dataset")
+        try:
+            find_codec(origin.name, plugins=self.plugins)
+        except CodecError as error:
+            package = f"{origin.package} {origin.version}".strip()
+            raise FormatError(
+                f"{where}: codec {origin.name!r} of the package {package!r} is not installed; "
+                f"install that, or name its class: plugins=, --plugin ({error})"
+            ) from None
+        try:
+            options = {
+                key: str(self.find_weights(value)) if self._is_weights(key, value) else value
+                for key, value in origin.options.items()
+            }
+            tables = {
+                key: table
+                for name in held.tables
+                for key, table in self._all_tensors(NAMES.tables(name)).items()
+            }
+            # What a manifest says of these is not gone by.
+            own = {"untrusted": self.untrusted, "plugins": self.plugins, "tables": tables or None}
+            return get_codec(origin.name, **{**options, **own})
+        except (CodecError, RecipeError) as error:
+            raise FormatError(f"{where}: {error}") from None
+
+    def _is_weights(self, key: str, value: object) -> bool:
+        """Whether an option of a codec names weights, which are found by their hash.
+
+        What this package ships is taken by its name where the manifest has no hash of it.
+        """
+        if not isinstance(value, str):
+            return False
+        known = value in self.manifest.weights
+        return known or (key == "models" and not value.startswith(PACKAGE))
+
+
+def check_level(level: object, count: int) -> int:
+    """Return one of a number of levels, of any whole type, as a plain int.
+
+    Raises:
+        FormatError: it is not a whole number, or there is no such level.
+    """
+    try:
+        number = operator.index(level)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(level, bool):
+        raise FormatError(f"a level is a whole number from 0 to {count - 1}, not {level!r}")
+    if number not in range(count):
+        raise FormatError(f"there is no level {number}: levels are 0 to {count - 1}")
+    return number
+
+
+def _as_feature(found: object, shape: tuple[int, ...]) -> np.ndarray:
+    """Return what a codec on features gives, if it is a feature."""
+    if not isinstance(found, np.ndarray) or (found.dtype, found.shape) != (np.float32, shape):
+        kind = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found)
+        raise CodecError(f"the codec gives {kind}, not float32 {shape}")
+    return found

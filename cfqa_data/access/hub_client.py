@@ -1,0 +1,375 @@
+"""What is asked of the Hub: bounded attempts, and one line for what fails.
+
+`HubRepo` reads files of a dataset repo; `HubCalls` makes the calls of `huggingface_hub` that write.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+from cfqa_data.errors import CfqaError, FormatError, HubError
+from cfqa_data.extras import extras
+from cfqa_data.format.limits import LARGEST_WHOLE
+
+__all__ = ["LARGEST_WHOLE", "HubCalls", "HubRepo"]
+
+T = TypeVar("T")
+
+ATTEMPTS = 5
+"""How often a request is made before the Hub counts as out of reach."""
+
+PAUSE = 0.5
+"""Seconds before the second attempt; each further pause is twice as long."""
+
+WRITING_PAUSE = 1.0
+"""The same, where something is written."""
+
+TIMEOUT = 30.0
+"""Seconds without a byte after which a connection counts as dropped."""
+
+PIECE = 1 << 20
+
+REDIRECTS = 5
+"""How many redirects are followed: the Hub has one or two."""
+
+
+class _Again(Exception):
+    """A request failed in a way that may pass."""
+
+
+class HubRepo:
+    """One repo at one revision.
+
+    Args:
+        repo: "org/name".
+        revision: branch, tag or commit; the main branch if None.
+
+    Attributes:
+        location: its address, for messages.
+        commit: what is asked for: the revision, and from the first answer on its commit's id.
+
+    Raises:
+        MissingDependencyError: `huggingface_hub` is not installed.
+    """
+
+    def __init__(self, repo: str, revision: str | None) -> None:
+        self.repo = repo
+        self.commit = revision or "main"
+        self.location = f"hf://datasets/{repo}" + (f"@{revision}" if revision else "")
+        self._pinned = False
+        self._storage: dict[str, str] = {}
+        with extras():
+            import huggingface_hub  # noqa: F401
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_storage": {}}
+
+    def fetch_first(self, name: str) -> bytes:
+        """Return a whole file of unknown size, and stay with the commit that it comes from."""
+        data = bytes(self._retry(name, 0, None, 0))
+        self._pinned = True
+        return data
+
+    def fetch(self, name: str, start: int, stop: int, size: int) -> bytes:
+        """Return the bytes from ``start`` to ``stop`` of a file of ``size`` bytes.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            ValueError: it has another size.
+            HubError: it cannot be reached, or may not be read.
+        """
+        return bytes(self._retry(name, start, stop, size))
+
+    def download(self, name: str, cache: bool | str | Path, *, again: bool = False) -> Path:
+        """Return where a cache holds a file, and fetch it if it does not.
+
+        Args:
+            name: the file.
+            cache: True for `huggingface_hub`'s own cache, or another's folder.
+            again: fetch it in any case.
+        """
+        import huggingface_hub.constants as constants
+        from huggingface_hub import errors, hf_hub_download
+
+        folder = None if cache is True else str(cache)
+        why = ""
+        for _ in _attempts():
+            try:
+                path = hf_hub_download(
+                    self.repo,
+                    name,
+                    repo_type="dataset",
+                    revision=self.commit,
+                    cache_dir=folder,
+                    force_download=again,
+                    library_name="cfqa-data",
+                )
+            except errors.LocalEntryNotFoundError as error:
+                if constants.HF_HUB_OFFLINE:
+                    raise HubError(
+                        f"{self.location}/{name}: not in the cache, and HF_HUB_OFFLINE is set"
+                    ) from None
+                why = str(error)
+            except errors.GatedRepoError:
+                raise self._refusal(name, 403, "GatedRepo") from None
+            except errors.RepositoryNotFoundError:
+                raise self._refusal(name, 404, "RepoNotFound") from None
+            except errors.RevisionNotFoundError:
+                raise self._refusal(name, 404, "RevisionNotFound") from None
+            except errors.EntryNotFoundError:
+                raise self._refusal(name, 404, "EntryNotFound") from None
+            # What its other errors are too, what its client raises, and headers that are nonsense.
+            except (OSError, _http_error(), ValueError) as error:
+                why = str(error) or type(error).__name__
+            else:
+                if not self._pinned:  # a snapshot lies in a folder called as its commit
+                    self.commit, self._pinned = Path(path).parent.name, True
+                return Path(path)
+        line = " ".join(why.split())
+        raise HubError(f"{self.location}/{name}: cannot be fetched: {line}")
+
+    def _retry(self, name: str, start: int, stop: int | None, size: int) -> bytearray:
+        """Return bytes of a file over several attempts, each from where the last one stopped."""
+        data = bytearray()
+        why: Exception | None = None
+        for _ in _attempts():
+            if stop is None:
+                data.clear()
+            try:
+                self._request(name, start + len(data), stop, size, data)
+            except _Again as error:
+                why = error
+            else:
+                return data
+        raise HubError(
+            f"{self.location}/{name}: cannot be read after {ATTEMPTS} attempts: {why}"
+        ) from None
+
+    def _request(self, name: str, start: int, stop: int | None, size: int, data: bytearray) -> None:
+        """Append the bytes from ``start`` to ``stop`` to ``data``, in one request."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.errors import OfflineModeIsEnabled
+        from huggingface_hub.utils import build_hf_headers, get_session
+
+        url = self._storage.get(name)
+        # The storage's address is signed and of another host: the token stays with the Hub.
+        headers = {} if url else build_hf_headers(library_name="cfqa-data")
+        headers["Accept-Encoding"] = "identity"
+        if stop is not None:
+            headers["Range"] = f"bytes={start}-{stop - 1}"
+        url = url or hf_hub_url(self.repo, name, repo_type="dataset", revision=self.commit)
+        most = LARGEST_WHOLE if stop is None else stop - start
+        asked = urlsplit(url).netloc
+        first = ""  # the commit that the Hub itself tells, not what it redirects to
+        try:
+            for _ in range(REDIRECTS + 1):
+                # Redirects are followed here: the client reads their bodies, however long.
+                with get_session().stream(
+                    "GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=False
+                ) as response:
+                    first = first or response.headers.get("X-Repo-Commit", "")
+                    if response.has_redirect_location:
+                        url = self._redirected(name, url, response.headers["Location"], headers)
+                        continue
+                    self._check(name, response, start, stop, size)
+                    if urlsplit(url).netloc != asked:
+                        self._storage[name] = url
+                    if stop is None and first:
+                        self.commit = first
+                    for piece in response.iter_bytes(PIECE):
+                        if len(piece) > most:
+                            raise ValueError("more bytes came than were asked for")
+                        most -= len(piece)
+                        data += piece
+                    break
+            else:
+                raise HubError(f"{self.location}/{name}: more than {REDIRECTS} redirects")
+        except OfflineModeIsEnabled:
+            raise HubError(
+                f"{self.location}: HF_HUB_OFFLINE is set; give a folder, or cache=True for what "
+                "was cached before"
+            ) from None
+        except _http_error() as error:
+            raise _Again(f"{type(error).__name__}: {error}") from None
+        if stop is not None and most:
+            raise _Again(f"{most} of {stop - start} bytes did not come")
+
+    def _check(self, name: str, response: Any, start: int, stop: int | None, size: int) -> None:
+        """See that a response is what was asked for."""
+        status, told = response.status_code, response.headers.get("Content-Range", "")
+        if _passing(status):
+            raise _Again(f"the server answers {status}")
+        if status >= 400 and self._storage.pop(name, None):
+            raise _Again(f"the storage answers {status}")  # its address has run out
+        if status == 416:
+            raise ValueError(f"fewer bytes than the manifest's {size}; is its upload finished?")
+        if status >= 400:
+            if "Invalid credentials" in response.headers.get("X-Error-Message", ""):
+                raise HubError(
+                    f"{self.location}: the Hub does not know this token; run `hf auth login`, or "
+                    "set HF_TOKEN"
+                )
+            raise self._refusal(name, status, response.headers.get("X-Error-Code", ""))
+        if (
+            stop is not None
+            and (status, start, stop) != (200, 0, size)
+            and (status != 206 or told != f"bytes {start}-{stop - 1}/{size}")
+        ):
+            sent = repr(told[:60]) if status == 206 else f"status {status}"
+            raise ValueError(
+                f"asked for bytes {start}-{stop - 1} of the manifest's {size}, the server sends "
+                f"{sent}; is its upload finished?"
+            )
+
+    def _redirected(self, name: str, url: str, location: str, headers: dict[str, str]) -> str:
+        """Return where a redirect leads; to another host, the storage's, the token does not go."""
+        try:
+            target = urljoin(url, location)
+            there, here = urlsplit(target), urlsplit(url)
+            known = there.scheme == "https" or there.scheme == here.scheme == "http"
+        except ValueError:
+            known = False
+        if not known:
+            raise HubError(f"{self.location}/{name}: the server redirects to {location[:200]!r}")
+        if there.netloc != here.netloc:
+            for key in [key for key in headers if key.lower() == "authorization"]:
+                del headers[key]
+        return target
+
+    def _refusal(self, name: str, status: int, code: str) -> CfqaError | OSError:
+        """Return the error for a status of 400 or more."""
+        if code == "RevisionNotFound":
+            return HubError(f"{self.location}: there is no such branch, tag or commit")
+        if code == "GatedRepo":
+            return HubError(f"{self.location}: gated: ask for access on its page, and log in")
+        if code == "EntryNotFound" and not self._pinned:
+            return FormatError(
+                f"{self.location}: not a CFQA dataset folder (no {name} in it); is its upload "
+                "finished?"
+            )
+        if code == "EntryNotFound":
+            return FileNotFoundError(f"{self.location}/{name}")
+        if status in (401, 403, 404):
+            return HubError(
+                f"{self.location}: no folder of this name here, and no dataset repo on the Hub "
+                "that you may read; for a private one set HF_TOKEN or run: hf auth login"
+            )
+        return HubError(f"{self.location}/{name}: the server answers {status}")
+
+
+class HubCalls:
+    """Calls functions on behalf of a repo, with the token of whoever runs this.
+
+    Calling it is calling the function; one that met a passing fault is called again.
+
+    Args:
+        repo: "org/name".
+
+    Raises:
+        CfqaError: there is no token. (Calls raise it for whatever the hub refuses.)
+
+    Attributes:
+        api: the hub's client.
+    """
+
+    def __init__(self, repo: str) -> None:
+        from huggingface_hub import HfApi, constants, get_token
+
+        self.repo = repo
+        if constants.HF_HUB_OFFLINE:
+            raise CfqaError("nothing can be published while HF_HUB_OFFLINE is set")
+        self._token = get_token()
+        if not self._token:
+            raise CfqaError("no token for the Hub: run `hf auth login`, or set HF_TOKEN")
+        self.api = HfApi(token=self._token)
+
+    def __call__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        for left in _attempts(WRITING_PAUSE):
+            try:
+                return function(*args, **kwargs)
+            except CfqaError:
+                raise
+            except (OSError, ValueError, RuntimeError, _http_error()) as error:
+                cause = _cause(error)
+                if isinstance(cause, RuntimeError):
+                    raise
+                if not left or not _passes(cause):
+                    raise CfqaError(self._say(cause)) from None
+        raise AssertionError  # the last attempt returns or raises
+
+    def _say(self, error: BaseException) -> str:
+        """Return one line on an error, without the token in it."""
+        status = _status(error)
+        later = "what was sent is kept, the same command goes on from there"
+        if status == 401:
+            text = "the Hub does not know this token; run `hf auth login`, or set HF_TOKEN"
+        elif status == 403:
+            text = f"this token may not write to {self.repo}"
+        elif status == 404:
+            text = f"the Hub has no such thing, or this token may not see it: {_first_line(error)}"
+        elif status in (409, 412):
+            text = f"the repo changed meanwhile; {later}"
+        elif _passes(error):
+            what = f"answers with status {status}" if status else "cannot be reached"
+            text = f"the Hub at {self.api.endpoint} {what}; {later}"
+        else:
+            text = _first_line(error)
+        return f"{self.repo}: {text}".replace(str(self._token), "***")
+
+
+def _attempts(pause: float | None = None) -> Iterator[int]:
+    """Yield how many further attempts there are, each after a pause."""
+    pause = PAUSE if pause is None else pause
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(pause * 2 ** (attempt - 1))
+        yield ATTEMPTS - 1 - attempt
+
+
+def _passing(status: int) -> bool:
+    """Whether the same request may well have another answer a little later."""
+    return status >= 500 or status in (408, 429)
+
+
+def _http_error() -> Any:
+    """Return the base of what the client raises: httpx's for huggingface_hub 1, or httpx2's."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what lies under an error: the client wraps those of its upload threads."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the status of the answer that an error is about, if there was one."""
+    for seen in (error, error.__cause__):
+        status = getattr(getattr(seen, "response", None), "status_code", None)
+        if status is not None:
+            return int(status)
+    return None
+
+
+def _passes(error: BaseException) -> bool:
+    """Return whether the same call may well succeed a little later."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    status = _status(error)
+    if status is not None:
+        return _passing(status)
+    return isinstance(
+        error, (_http_error(), ConnectionError, TimeoutError, LocalEntryNotFoundError)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

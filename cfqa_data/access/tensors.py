@@ -1,0 +1,166 @@
+"""Tensors by key in a safetensors file, on this machine or on the Hub.
+
+The file's header is read and checked in full before a byte that it points to is read: it may come
+from anyone. Then the bytes of what is asked for are read, and no others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from cfqa_data.access.files import MISSING, Files
+from cfqa_data.access.selection import Selection
+from cfqa_data.errors import FormatError
+from cfqa_data.format.limits import LARGEST_HEADER, parse_json
+
+__all__ = ["Tensor", "TensorFile"]
+
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
+
+MOST_AXES = 8
+"""Of a tensor; NumPy takes 64, and a dataset's have four."""
+
+FIRST_READ = 16 << 10
+"""Bytes of a file that are read first: most headers are within."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a header says of a tensor.
+
+    Attributes:
+        dtype: its dtype; the format's own name of it where NumPy has none, as of bfloat16.
+        shape: its shape.
+        start: of its bytes in the file.
+        stop: of its bytes.
+    """
+
+    dtype: np.dtype[Any] | str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class TensorFile:
+    """The tensors of a file.
+
+    Args:
+        files: the folder.
+        name: the file.
+
+    Attributes:
+        tensors: what it holds, by key.
+
+    Raises:
+        FormatError: it is missing or not a safetensors file.
+    """
+
+    def __init__(self, files: Files, name: str) -> None:
+        self.where = files.where(name)
+        try:
+            self.blob = files.map(name)
+            self.tensors = self._read_header()
+        except FileNotFoundError:
+            raise FormatError(f"{self.where}: {MISSING}") from None
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{self.where}: not a safetensors file: {error}") from None
+
+    def tensor(self, key: str) -> Tensor:
+        """Return what is known of a tensor.
+
+        Raises:
+            FormatError: there is none of that key.
+        """
+        if key not in self.tensors:
+            raise FormatError(f"{self.where}: lacks {key!r}; build or fetch it again")
+        return self.tensors[key]
+
+    def read(self, key: str, part: Selection | None = None) -> np.ndarray:
+        """Return a tensor, or a part of one of four axes.
+
+        Args:
+            key: its name.
+            part: what to read of it; it must then have that full shape and be float32.
+
+        Raises:
+            FormatError: it is not there, is damaged, or is not of that shape.
+        """
+        tensor = self.tensor(key)
+        dtype = tensor.dtype
+        if isinstance(dtype, str):
+            told = "which a dataset does not hold; build or fetch it again"
+            raise FormatError(f"{self.where}: {key!r} is {dtype}, {told}")
+        if part is not None and (dtype, tensor.shape) != (np.float32, part.full):
+            raise FormatError(
+                f"{self.where}: {key!r} is {dtype} {tensor.shape}, not float32 {part.full}"
+            )
+        try:
+            if part is None or part.whole:
+                (data,) = self.blob.read([(tensor.start, tensor.stop - tensor.start)])
+                own = data if isinstance(data, bytearray) else bytearray(data)  # can be written to
+                return np.frombuffer(own, dtype).reshape(tensor.shape)
+            _, layers, tokens, channels = part.full
+            row, span = channels * dtype.itemsize, part.span
+            ranges = [
+                (tensor.start + ((n * layers + c) * tokens + span.start) * row, len(span) * row)
+                for n, c in part.slices
+            ]
+            blocks = (np.frombuffer(d, dtype).reshape(-1, channels) for d in self.blob.read(ranges))
+            return part.gather(blocks, span.start)
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{self.where}: {key!r} is damaged: {error}") from None
+
+    def _read_header(self) -> dict[str, Tensor]:
+        size = self.blob.size
+        (head,) = self.blob.read([(0, min(size, FIRST_READ))])
+        if len(head) < 8:
+            raise ValueError("shorter than the length of a header")
+        length = int.from_bytes(head[:8], "little")
+        if length > min(LARGEST_HEADER, size - 8):
+            raise ValueError(f"its header says that it has {length} bytes")
+        if (rest := 8 + length - len(head)) > 0:
+            head += self.blob.read([(len(head), rest)])[0]
+        facts = parse_json(head[8 : 8 + length])
+        if not isinstance(facts, dict):
+            raise ValueError("its header is not a table")
+        facts.pop("__metadata__", None)
+        return {key: _tensor(key, entry, 8 + length, size) for key, entry in facts.items()}
+
+
+def _tensor(key: str, entry: Any, base: int, size: int) -> Tensor:
+    """Return what a header says of a tensor, with its place in the file of ``size`` bytes."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{key!r} is not a table")
+    kind, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not (isinstance(kind, str) and _counts(shape) and _counts(offsets) and len(offsets) == 2):
+        raise ValueError(f"dtype, shape or offsets of {key!r} are not what they must be")
+    start, stop = base + offsets[0], base + offsets[1]
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"{key!r} has {len(shape)} axes")
+    if not start <= stop <= size:
+        raise ValueError(f"{key!r} ends at byte {stop} of {size}")
+    dtype = np.dtype(DTYPES[kind]) if kind in DTYPES else None
+    if dtype and math.prod(shape) * dtype.itemsize != stop - start:
+        raise ValueError(f"{key!r} does not fill its place")
+    return Tensor(dtype or kind, tuple(shape), start, stop)
+
+
+def _counts(numbers: object) -> TypeGuard[list[int]]:
+    return isinstance(numbers, list) and all(type(n) is int and n >= 0 for n in numbers)

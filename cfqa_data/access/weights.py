@@ -1,0 +1,214 @@
+"""Weights: the files behind a name, one hash over all of them, and where those of a hash are found.
+
+Weights are a file, an index of safetensors shards as the Hub has them, or a folder of either. Their
+hash is the file's SHA-256; of several files, that of the lines which ``sha256sum`` prints of them,
+sorted by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterator
+from importlib import resources
+from pathlib import Path
+
+from cfqa_data.access.files import Files
+from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
+from cfqa_data.format.checkpoints import weight_files
+from cfqa_data.format.manifest import hash_file
+from cfqa_data.format.resources import (
+    PACKAGE,
+    ROOT,
+    ROOT_VARIABLE,
+    WEIGHTS_VARIABLE,
+    is_uri,
+    locate,
+    resolve,
+)
+from cfqa_data.paths import exists, real_path
+from cfqa_data.recipe.remembered import remembered
+
+__all__ = [
+    "find_below_root",
+    "find_weights",
+    "hash_weights",
+    "own_weights",
+    "resolve_weights",
+]
+
+SHIPPED = ("cfqa_data.codecs", "cfqa_data.builders")
+"""Packages with a folder of weights."""
+
+OWN = "weights"
+"""Folder of a dataset where weights may be put, which is no part of the dataset."""
+
+
+def hash_weights(path: str | Path) -> str:
+    """Return the SHA-256 of the weights at a path as hex: of every byte that is read as weights.
+
+    Raises:
+        BuildError: see :func:`weight_files`.
+    """
+    first, *others = files = weight_files(path)
+    if not others:
+        return hash_file(first)
+    lines = (f"{hash_file(file)}  {file.name}\n" for file in sorted(files))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def resolve_weights(uri: str) -> Path:
+    """Return the file of weights, or the index of their shards, that a recipe names.
+
+    Raises:
+        RecipeError: the name is malformed, or there is no such file.
+        BuildError: it is a folder or an index without weights.
+    """
+    path = locate(uri)
+    return weight_files(path if path.is_dir() else resolve(uri))[0]
+
+
+def find_weights(
+    uri: str, sha256: str | None, files: Files | None = None, *, own: bool = True
+) -> Path:
+    """Return the path of the weights that have a hash, whatever has become of their name.
+
+    They are looked for where the URI says, where this machine built with them, in what
+    ``CFQA_WEIGHTS`` names, in the dataset's own folder, in this package, and in the folder that
+    ``CFQA_ROOT`` names.
+
+    Args:
+        uri: what the manifest calls them.
+        sha256: their hash, as of :func:`hash_weights`.
+        files: of the dataset.
+        own: whether the dataset may bring its own weights, or name a path; that of a stranger may
+            not, and only a ``package://`` or ``root://`` name of its manifest is gone by.
+
+    Raises:
+        RecipeError: there are none; says which hash was looked for, and where.
+    """
+    if not sha256 or not re.fullmatch("[0-9a-f]{64}", sha256):  # it may be a stranger's
+        raise RecipeError(f"{uri}: the manifest has no SHA-256 of it")
+    named = _named(uri) if own or is_uri(uri) else None
+    for path in (named, remembered(sha256)):
+        if path is not None and (own or not _is_within(path, files)) and _is(path, sha256):
+            return path
+    looked = []
+    for place, paths in _places(uri, files if own else None):
+        looked.append(place)
+        for path in paths:
+            if _is(path, sha256):
+                return path
+    other = f"{named} is another file, and " if named is not None and exists(named) else ""
+    install = ", or install the version of cfqa-data that has it" if uri.startswith(PACKAGE) else ""
+    raise RecipeError(
+        f"{uri}: {other}no file of SHA-256 {sha256} is in {', '.join(looked)}; put it into one of "
+        f"these, or name it: {WEIGHTS_VARIABLE}=FILE{install}"
+    )
+
+
+def find_below_root(uri: str, sha256: str | None = None) -> Path | None:
+    """Return a file or folder by the end of its path below ``CFQA_ROOT``, or where it was."""
+    named, root = _named(uri), os.environ.get(ROOT_VARIABLE)
+    places = [] if named is None else [named]
+    if root:
+        parts = [part for part in re.split(r"[\\/]+", uri.removeprefix(ROOT)) if part.strip(".~")]
+        places += [real_path(root).joinpath(*parts[start:]) for start in range(len(parts))]
+    if sha256 and (path := remembered(sha256)):
+        places.append(path)
+    return next((place for place in places if exists(place)), None)
+
+
+def _named(uri: str) -> Path | None:
+    """Return the path that a URI names, if it can be one on this machine."""
+    try:
+        return locate(uri).absolute()
+    except CfqaError:
+        return None
+
+
+def _is_within(path: Path, files: Files | None) -> bool:
+    root = files.root if files is not None else None
+    return root is not None and real_path(path).is_relative_to(real_path(root))
+
+
+def _is(path: Path, sha256: str) -> bool:
+    return _hash(path) == sha256
+
+
+def _hash(path: Path) -> str | None:
+    """Return the hash of the weights at a path, if there are any that can be read."""
+    try:
+        return hash_weights(path)
+    except (BuildError, OSError, ValueError):
+        return None
+
+
+def _places(uri: str, files: Files | None) -> Iterator[tuple[str, Iterator[Path]]]:
+    """Yield every place where weights may be, and the files there, those of the same name first."""
+    name = re.split(r"[\\/]", uri.rstrip("\\/"))[-1]
+    given = os.environ.get(WEIGHTS_VARIABLE)
+    if given:
+        path = real_path(given)
+        yield f"{WEIGHTS_VARIABLE} ({path})", _inside(path, name) if path.is_dir() else iter([path])
+    if files is not None and files.root is not None:
+        yield files.location, _own(files, name)
+    shipped = [Path(str(resources.files(package))) for package in SHIPPED]
+    yield "this package", (path for folder in shipped for path in _in(folder / "weights", name))
+    root = os.environ.get(ROOT_VARIABLE)
+    if root:
+        yield f"{ROOT_VARIABLE} ({root})", _inside(real_path(root), name)
+    else:
+        yield f"{ROOT_VARIABLE} (not set)", iter(())
+
+
+def _inside(folder: Path, name: str) -> Iterator[Path]:
+    """Yield the files in a folder and in the folders in it."""
+    yield from _in(folder, name)
+    try:
+        below = sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return
+    for path in below:
+        yield from _in(path, name)
+
+
+def own_weights(files: Files, hashes: Collection[str]) -> set[Path]:
+    """Return the files and folders of the weights that a dataset brings itself, behind all links.
+
+    Args:
+        files: of the dataset.
+        hashes: of the weights, as of :func:`hash_weights`.
+    """
+    return {
+        Path(os.path.realpath(file))
+        for path in _own(files)
+        if _hash(path) in hashes
+        for file in (path, *weight_files(path))
+    }
+
+
+def _own(files: Files, name: str | None = None) -> Iterator[Path]:
+    """Yield weights in a dataset's folder, beside its files and in `weights`; no link leads out."""
+    assert files.root is not None
+    for folder in (files.root, files.root / OWN):
+        for path in _in(folder, name):
+            try:
+                files.path(path.relative_to(files.root).as_posix())
+                for file in weight_files(path):
+                    files.path(file.relative_to(files.root).as_posix())
+            except (BuildError, FormatError):
+                continue
+            yield path
+
+
+def _in(folder: Path, name: str | None) -> Iterator[Path]:
+    """Yield what a folder holds of the same kind as `name`, if any, and first what is called so."""
+    try:
+        found = sorted(folder.iterdir())
+    except OSError:
+        return
+    if name is not None:
+        found = [path for path in found if path.suffix == Path(name).suffix]
+    yield from sorted(found, key=lambda path: path.name != name)

@@ -1,0 +1,305 @@
+"""The dataset card: a README whose YAML head tells `load_dataset` what there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from cfqa_data.card.wording import meanings, wording
+from cfqa_data.console.text import size_text
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.schema import (
+    LABEL_COLUMNS,
+    NEW_COLUMNS,
+    NULLABLE,
+    ORIGINAL_COLUMNS,
+    originals_schema,
+)
+from cfqa_data.format.storage import read_labels, read_table, write_text
+from cfqa_data.integrity.health import health_cells
+from cfqa_data.integrity.summary import float32_size
+from cfqa_data.recipe.load import list_recipes, load_recipe
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["card_text", "write_card"]
+
+NAMES = Layout(Path())
+
+FOLDERS = {
+    "labels": "labels",
+    "originals": "original features",
+    "bitstreams": "bitstreams",
+    "tables": "tables that decoders have in advance",
+    "truth": "truth for the heads",
+    "compressed": "codes of the compressed features",
+}
+"""Folders of a dataset, and what is in them."""
+
+COUNTS = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+"""Rows, up to which a hub calls a dataset's size so."""
+
+
+def write_card(root: Path, manifest: Manifest) -> Path:
+    """Write the card of a folder whose tables and arrays are there; return its path.
+
+    Args:
+        root: the folder.
+        manifest: what will be its manifest; its files are not looked at.
+
+    Raises:
+        FormatError: a table is missing or is not one of this format.
+    """
+    layout = Layout(root)
+    version = manifest.format
+    labels = {task: read_labels(layout.labels(task), format=version) for task in manifest.tasks}
+    schema, nullable = originals_schema(version), NULLABLE[version]
+    originals = read_table(layout.originals_table, schema, nullable=nullable)
+    files = [p for folder in FOLDERS for p in (layout.root / folder).rglob("*") if p.is_file()]
+    sizes = {layout.relative(path): path.stat().st_size for path in files}
+    write_text(layout.card, card_text(manifest, labels, originals, sizes))
+    return layout.card
+
+
+def card_text(
+    manifest: Manifest,
+    labels: Mapping[str, pa.Table],
+    originals: pa.Table,
+    sizes: Mapping[str, int],
+    repo: str = "",
+    tag: str = "",
+) -> str:
+    """Return the card of a dataset.
+
+    Args:
+        manifest: its manifest; what that says of files is not looked at.
+        labels: its tables of labels by task.
+        originals: its table of originals.
+        sizes: path of a file -> bytes, of all but card and manifest.
+        repo: "org/name" on a hub, if the card is for that.
+        tag: name of this version there.
+    """
+    texts = wording(manifest)
+    codecs = [codec for entry in manifest.tasks.values() for codec in entry.codecs.values()]
+    counts = sorted({len(codec.levels) for codec in codecs})
+    head = _head(labels, originals, sizes, texts["license"])
+    hub = ""
+    if repo:
+        rows = sum(table.num_rows for table in labels.values())
+        head["size_categories"] = [next((n for m, n in COUNTS.items() if rows < m), "1M<n<10M")]
+        hub = _template("hub_section.md").substitute(
+            repo=repo,
+            task=next(iter(manifest.tasks)),
+            tag=tag,
+            name=manifest.name,
+            tier=manifest.tier,
+            files=f"{len(sizes) + 2:,}",
+            size=size_text(sum(sizes.values())),
+            again=_again(manifest),
+        )
+    return _template("dataset_card.md").substitute(
+        texts,
+        hub=hub,
+        yaml="\n".join(_yaml(head)),
+        name=manifest.name,
+        summary=manifest.summary,
+        tier=manifest.tier,
+        originals=f"{originals.num_rows:,}",
+        compressed=f"{sum(table.num_rows for table in labels.values()):,}",
+        codecs=len({codec.name for codec in codecs}),
+        levels=" to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))),
+        worst=f"level {counts[0] - 1}" if len(counts) == 1 else "the last",
+        tasks=_task_table(manifest),
+        features=_feature_table(manifest),
+        origin=_origin(manifest),
+        codecs_table=_codec_table(manifest),
+        health=_health_table(manifest),
+        sizes=_size_table(manifest, labels, sizes),
+        columns=_column_table(LABEL_COLUMNS, manifest),
+        originals_columns=_column_table(ORIGINAL_COLUMNS, manifest),
+        versions=", ".join(f"{name} {v}" for name, v in sorted(manifest.versions.items())),
+    )
+
+
+def _template(name: str) -> Template:
+    return Template(resources.files("cfqa_data.card").joinpath(name).read_text("utf-8"))
+
+
+def _again(manifest: Manifest) -> str:
+    """Return how the dataset is made again, where a recipe of this package makes it."""
+    if manifest.name in list_recipes() and load_recipe(manifest.name).to_dict() == manifest.recipe:
+        tier = "" if manifest.tier == "full" else f" --tier {manifest.tier}"
+        return (
+            f"`cfqa build {manifest.name} --out cfqa{tier}`, with cfqa-data "
+            f"{manifest.versions.get('cfqa-data', '')}. The versions of programs\n"
+            "in the manifest give the same bytes."
+        )
+    return (
+        "the whole recipe is in `manifest.json`, with the versions of the programs that its bytes\n"
+        "depend on."
+    )
+
+
+def _head(
+    labels: Mapping[str, pa.Table], originals: pa.Table, sizes: Mapping[str, int], licence: str
+) -> dict[str, Any]:
+    """Return the card's metadata: configs by name, and their exact columns and row counts."""
+    per_task = {task: {NAMES.labels(task).as_posix(): table} for task, table in labels.items()}
+    everything = {path: table for files in per_task.values() for path, table in files.items()}
+    originals_files = {NAMES.originals_table.as_posix(): originals}
+    configs = {"default": everything} | per_task | {"originals": originals_files}
+    return {
+        "license": licence,
+        "pretty_name": "Compressed Feature Quality Assessment",
+        "tags": ["feature-compression", "quality-assessment", "benchmark"],
+        "configs": [
+            {"config_name": name}
+            | ({"default": True} if name == "default" else {})
+            | {"data_files": [{"split": "test", "path": list(files)}]}
+            for name, files in configs.items()
+        ],
+        "dataset_info": [
+            {"config_name": name} | _dataset_info(files, sizes) for name, files in configs.items()
+        ],
+    }
+
+
+def _dataset_info(files: Mapping[str, pa.Table], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Return the columns and sizes of one config; `datasets` refuses another number of rows."""
+    tables = list(files.values())
+    size = sum(table.nbytes for table in tables)
+    rows = sum(table.num_rows for table in tables)
+    return {
+        "features": [{"name": f.name, "dtype": _dtype(f)} for f in tables[0].schema],
+        "splits": [{"name": "test", "num_bytes": size, "num_examples": rows}],
+        "download_size": sum(sizes[path] for path in files),
+        "dataset_size": size,
+    }
+
+
+def _dtype(column: pa.Field) -> str:
+    return {"double": "float64"}.get(str(column.type), str(column.type))
+
+
+def _yaml(value: Any, indent: str = "") -> list[str]:
+    """Return tables, lists and scalars as lines of block YAML; scalars are JSON, which is YAML."""
+    lines = []
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if isinstance(item, Mapping | list):
+                lines += [f"{indent}{key}:", *_yaml(item, indent)]
+            else:
+                lines.append(f"{indent}{key}: {json.dumps(item)}")
+        return lines
+    for item in value:
+        if isinstance(item, Mapping):
+            first, *rest = _yaml(item, indent + "  ")
+            lines += [f"{indent}- {first.lstrip()}", *rest]
+        else:
+            lines.append(f"{indent}- {json.dumps(item)}")
+    return lines
+
+
+def _task_table(manifest: Manifest) -> str:
+    rows = []
+    for name, entry in manifest.tasks.items():
+        facts = entry.facts
+        better = "lower" if facts.score.lower_better else "higher"
+        unit = f", {facts.score.unit}" if facts.score.unit else ""
+        score = f"{facts.score.name} ({better} is better{unit})"
+        blocks = ", ".join(layer.name.removeprefix("block ") for layer in entry.layers) or "-"
+        shape = " x ".join(map(str, entry.shape))
+        loss = facts.loss.name if facts.loss else "-"
+        rows.append([name, facts.title, len(entry.sources), shape, blocks, score, loss])
+    layers = "blocks" if manifest.format == 1 else "layers"
+    heads = ["task", "", "originals", "N x C x T x D", layers, "score", "loss beside it"]
+    return _table(heads, rows)
+
+
+def _feature_table(manifest: Manifest) -> str:
+    """Return what the axes of each task's features are; a card of format 1 says it in words."""
+    if manifest.format == 1:
+        return ""
+    rows = []
+    for name, entry in manifest.tasks.items():
+        layers = [
+            layer.name + (f" ({layer.norm} the norm)" if layer.norm else "")
+            for layer in entry.layers
+        ]
+        tokens = f"up to {entry.shape[2]}" if entry.varying_tokens else f"{entry.shape[2]}"
+        rows.append(
+            [
+                name,
+                ", ".join(entry.views) or "-",
+                ", ".join(layers) or "-",
+                tokens,
+                entry.prefix_tokens,
+                " x ".join(map(str, entry.grid)) if entry.grid else "-",
+                len(set(entry.groups)) if entry.groups else "-",
+            ]
+        )
+    heads = ["task", "views", "layers", "tokens", "leading ones of no place", "grid", "groups"]
+    return _table(heads, rows) + "\n\n"
+
+
+def _origin(manifest: Manifest) -> str:
+    backbone = manifest.recipe.get("backbone")
+    told = backbone if isinstance(backbone, Mapping) else {}
+    weights = f"The weights are those of `{told.get('weights')}`." if "weights" in told else ""
+    return f"**Backbone.** {told.get('origin') or weights or told.get('class') or 'Not told.'}"
+
+
+def _codec_table(manifest: Manifest) -> str:
+    rows = []
+    for task, entry in manifest.tasks.items():
+        for name, codec in entry.codecs.items():
+            quantizer = codec.quantizer.to_dict() if codec.quantizer else None
+            levels = ", ".join(f"{level:g}" for level in codec.levels)
+            kind = f"{quantizer['kind']}, {quantizer['bits']} bits" if quantizer else "none"
+            rows.append([task, name, kind, codec.facts.parameter.name, levels])
+    return _table(["task", "codec", "quantiser", "parameter", "levels, best first"], rows)
+
+
+def _health_table(manifest: Manifest) -> str:
+    rows = [[*health_cells(row), "yes" if row["ok"] else "no"] for row in manifest.health]
+    heads = ["task", "codec", "changing", "mean distortion, best level", "worst level"]
+    return _table([*heads, "rate falls", "MSE rises", "ok"], rows)
+
+
+def _size_table(
+    manifest: Manifest, labels: Mapping[str, pa.Table], sizes: Mapping[str, int]
+) -> str:
+    """Return the size of each part, and of the same features as plain float32 files."""
+    rows: list[list[Any]] = []
+    for folder, meaning in FOLDERS.items():
+        files = [size for name, size in sizes.items() if name.startswith(f"{folder}/")]
+        if files:
+            rows.append([f"`{folder}/`", meaning, _megabytes(sum(files)), len(files)])
+    plain = sum(float32_size(entry, labels[name]) for name, entry in manifest.tasks.items())
+    rows.append(["", "the same features as float32 arrays", _megabytes(plain), ""])
+    return _table(["folder", "holds", "size", "files"], rows)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _column_table(columns: Mapping[str, tuple[str, str]], manifest: Manifest) -> str:
+    rows = [[f"`{name}`", *about] for name, about in columns.items()]
+    if manifest.format > 1:
+        other = meanings()
+        rows = [[f"`{n}`", kind, other.get(n, text)] for n, (kind, text) in columns.items()]
+        rows += [[f"`{name}`", *about] for name, about in NEW_COLUMNS.items()]
+    return _table(["column", "type", "meaning"], rows)
+
+
+def _table(heads: list[str], rows: list[list[Any]]) -> str:
+    """Return a Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,0 +1,217 @@
+"""`cfqa eval`: score metrics on a dataset."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cfqa_data.cli import shared
+from cfqa_data.cli.process import say
+from cfqa_data.errors import CfqaError, DiskError, MetricError, MetricWarning
+from cfqa_data.paths import absolute_path
+
+if TYPE_CHECKING:
+    from cfqa_data.eval import Evaluation
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    context: typer.Context,
+    folder: Annotated[str | None, typer.Argument(metavar="DIR", show_default=False)] = None,
+    metric: Annotated[list[str] | None, typer.Option(metavar="NAME")] = None,
+    task: shared.Task = None,
+    codec: shared.Codecs = None,
+    fold: Annotated[int | None, typer.Option(metavar="K")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
+    target: shared.Target = "distortion",
+    device: str = "cpu",
+    precision: Literal["highest", "high"] = "highest",
+    out: Annotated[Path | None, shared.path_option("FILE")] = None,
+    report: Annotated[Path | None, shared.path_option("OUT")] = None,
+    force: shared.Force = False,
+    table: Literal["paper", "plain"] = "paper",
+    paper_logs: Annotated[Path | None, shared.path_option("LOGS")] = None,
+    untrusted: shared.Untrusted = False,
+    follow_links: shared.FollowLinks = False,
+    as_json: shared.Json = False,
+) -> None:
+    """Score metrics on a dataset and correlate them with its labels.
+
+    Args:
+        folder: A dataset folder, or org/name on the Hub.
+        metric: A metric's name, MODULE:FUNCTION, or `all`; repeat it for several. Default: mse,
+            cosine and cka.
+        fold: Only the sources of this fold, 0 to 4.
+        limit: At most so many sources of each task.
+        target: Label to follow: the score's distortion or the task's loss.
+        device: Torch device: cpu, cuda, cuda:1.
+        precision: Of float32 matrix products: highest is exact, high allows TF32.
+        out: Write every score to this .parquet or .csv file. An interrupted run goes on from what
+            it left beside it. A file that holds anything else is not replaced.
+        report: Write a report: one .html file, or a folder for report.html and scores.parquet.
+        table: paper: as published. plain: every figure, one per line.
+        paper_logs: Instead of a dataset: the published statistic from a folder of score logs.
+    """
+    if paper_logs is not None:
+        _only(context, "paper_logs", "as_json")
+        _evaluate_logs(paper_logs, as_json)
+        return
+    if folder is None:
+        raise typer.BadParameter(
+            "missing; or name a folder of logs with --paper-logs", context, param_hint="'DIR'"
+        )
+    from cfqa_data.access.dataset import load
+    from cfqa_data.eval import evaluate as run_evaluation
+    from cfqa_data.eval import list_metrics
+    from cfqa_data.eval.evaluator import DEFAULT_METRICS
+    from cfqa_data.eval.text import LAYOUTS
+
+    if report is not None:  # what it needs is missed now, not when everything is scored
+        from cfqa_data.eval.report import write_report
+    page, out = _report_files(context, report, out, force)
+    if any(":" in name for name in metric or ()):
+        sys.path.insert(0, os.getcwd())  # a user's module lies where the command is run
+    names: list[str] = []
+    for name in metric or DEFAULT_METRICS:
+        names += list_metrics() if name == "all" else [name]
+    with (
+        shared.working(
+            "the same command goes on from the scores so far" if out else ""
+        ) as progress,
+        redirect_stdout(sys.stderr),  # what a metric prints is none of the answer
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", MetricWarning)  # they are told below
+        how = {"untrusted": untrusted, "follow_links": follow_links}
+        dataset = load(folder, task, codec=codec or None, **how)
+        evaluation = run_evaluation(
+            dataset,
+            list(dict.fromkeys(names)),
+            device,
+            fold=fold,
+            limit=limit,
+            target=target,
+            precision=precision,
+            out=out,
+            force=force,
+            progress=progress,
+        )
+    shared.answer(as_json, lambda: _evaluation_json(evaluation), lambda: LAYOUTS[table](evaluation))
+    sys.stdout.flush()
+    if out is not None and str(out) not in evaluation.failures and not as_json:
+        print(f"Every score: {out}")
+    failures = list(evaluation.failures.values())
+    if page is not None:
+        try:
+            write_report(evaluation, page, dataset)
+        except DiskError as error:  # there is no room for scores beside it either
+            failures.append(str(error))
+        except CfqaError as error:
+            failures.append(f"{error}; {_kept_scores(evaluation, page, out)}")
+        else:
+            if not as_json:
+                print(f"Report: {page}")
+    for note in evaluation.notes.values() if as_json else ():  # the tables' text has them
+        say(note)
+    if failures:
+        raise MetricError("; ".join(failures))
+
+
+def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
+    """See that the scores outlive a report that failed: return where they are, in words."""
+    from cfqa_data.eval.results import with_facts
+    from cfqa_data.format.storage import write_table
+
+    if out is None:
+        out = page.with_suffix(".parquet")
+        while out.exists():
+            out = out.with_name(f"{out.stem}-again.parquet")
+        try:
+            facts = evaluation.target, evaluation.metrics, evaluation.failures, evaluation.notes
+            assert evaluation.dataset is not None  # a folder was scored
+            write_table(out, with_facts(evaluation.scores, evaluation.dataset, *facts))
+        except (OSError, CfqaError):
+            return "the scores are only in the tables"
+    elif str(out) in evaluation.failures:
+        return "the scores are only in the tables"
+    return f"the scores are in {out}"
+
+
+def _report_files(
+    context: typer.Context, report: Path | None, out: Path | None, force: bool
+) -> tuple[Path | None, Path | None]:
+    """Return where the page and the scores go; what cannot be written there is told of at once.
+
+    A page in a folder is replaced with its scores, which say what they are of.
+    """
+    out = out and absolute_path(out)
+    if report is None:
+        return None, out
+    from cfqa_data.format.storage import check_writable
+
+    report = page = absolute_path(report)
+    if report.suffix != ".html":
+        _make_folder(context, report)
+        page, out = report / "report.html", out or report / "scores.parquet"
+    check_writable(page)
+    if out is None or out.parent != page.parent or not out.exists():
+        shared.check_free(page, force)
+    return page, out
+
+
+def _make_folder(context: typer.Context, folder: Path) -> None:
+    """Make a folder for this command's files; it goes with the command if it stays empty."""
+    if folder.is_dir():
+        return
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        raise CfqaError(
+            f"{folder}: is there and is no folder; name a folder, or an .html file"
+        ) from None
+    except FileNotFoundError:
+        raise CfqaError(f"{folder}: there is no folder {folder.parent} to make it in") from None
+
+    @context.call_on_close
+    def _() -> None:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _only(context: typer.Context, *allowed: str) -> None:
+    """See that no parameter of the command was given but some that go together."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in allowed:
+            names = [p.opts[0] for p in context.command.params if p.name in allowed]
+            given = parameter.metavar if parameter.param_type_name == "argument" else None
+            raise CfqaError(
+                f"{names[0]} does not go with {given or parameter.opts[0]}, only with {names[1]}"
+            )
+
+
+def _evaluate_logs(folder: Path, as_json: bool) -> None:
+    from cfqa_data.eval.paper_logs import paper_figures, paper_logs_text
+
+    figures = paper_figures(folder)
+    told = {"correlations": [figure.to_dict() for figure in figures]}
+    shared.answer(as_json, lambda: told, lambda: paper_logs_text(figures))
+
+
+def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    from cfqa_data.eval.statistics.columns import COLUMNS
+
+    return {
+        "target": evaluation.target,
+        "metrics": [metric.name for metric in evaluation.metrics],
+        "failures": evaluation.failures,
+        "notes": evaluation.notes,
+        **{name: getattr(evaluation, name).to_pylist() for name in COLUMNS},
+    }

@@ -1,0 +1,326 @@
+"""HEVC and VVC intra by the reference encoders HM and VTM, where the user has them.
+
+A bitstream is the encoder's whole output file, nothing added and nothing taken away.  Decoding
+needs no binary: PyAV's native decoders give the very picture that the reference decoders give,
+which ``benchmarks/reference.py`` shows, and which is checked for each picture where
+``CFQA_CHECK_DECODER`` is 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from cfqa_data.codecs.base import Bitstream, check_bitstream, check_plane
+from cfqa_data.codecs.h26x.program import LOG_BYTES, last_words, run_program
+from cfqa_data.codecs.h26x.video import VideoCodec, av_version, decode_picture, qp_up_to
+from cfqa_data.errors import CodecError, MissingDependencyError
+from cfqa_data.paths import absolute_path, absolute_program, expanded
+
+__all__ = ["CHECK_VARIABLE", "HM", "VTM", "ReferenceCodec"]
+
+CHECK_VARIABLE = "CFQA_CHECK_DECODER"
+"""Environment variable; where it is 1, each picture is held against the reference decoder's."""
+
+ANSWER_SECONDS = 60.0
+"""Time that an encoder has to tell its version, and that every process has to start."""
+
+_SAMPLE_BYTES = 8  # more than a stream takes per sample, or what it decodes to
+_TOO_LARGE = 128 + 25  # status of a program that SIGXFSZ ended
+
+_START_CODE = b"\0\0\1"
+
+# The published benchmark's flags, from the fifth on; those before name files and the QP.
+_INTRA_10_BIT = (
+    "--ConformanceWindowMode=1",
+    *("-wdt", "{cols}", "-hgt", "{rows}", "-f", "1", "-fr", "1"),
+    "--InternalBitDepth=10",
+    "--InputBitDepth=10",
+    "--InputChromaFormat=400",
+    "--OutputBitDepth=10",
+)
+
+
+class ReferenceCodec(VideoCodec):
+    """A reference encoder at a constant QP.
+
+    Encoder and configuration are looked for when they are needed first, so that whoever only
+    decodes needs neither.
+
+    Args:
+        encoder: the encoder's binary; else that of the environment, else one on PATH.
+        config: its configuration; else that of the environment, else the one beside the binary or
+            in a folder ``cfg`` above it.
+        seconds_per_megasample: time limit of a process, on top of a minute; by default ten times
+            what the encoder took on one core at QP 2 (HM 18.0: 7 s, VTM 23.13: 170 s).
+
+    Attributes:
+        software: what people call it.
+        decoder: PyAV's name of the decoder of its bitstreams.
+        encoders: names of the encoder's binary, in the order in which they are looked for.
+        decoders: names of the decoder's binary.
+        config_file: name of the encoder's configuration.
+        banner: pattern of what the encoder says first; its group is the version.
+        flags: of the encoder, after the configuration, the files and the QP.
+        limit: default of seconds_per_megasample.
+    """
+
+    slow = True
+    software: str
+    decoder: str
+    encoders: tuple[str, ...]
+    decoders: tuple[str, ...]
+    config_file: str
+    banner: str
+    flags: tuple[str, ...] = _INTRA_10_BIT
+    limit: float
+
+    def __init__(
+        self,
+        encoder: str | Path | None = None,
+        config: str | Path | None = None,
+        seconds_per_megasample: float = 0.0,
+    ) -> None:
+        self.encoder = absolute_program(encoder) if encoder else None
+        self.config = absolute_path(config) if config else None
+        self.seconds_per_megasample = seconds_per_megasample or self.limit
+
+    @classmethod
+    def variable(cls, what: str) -> str:
+        """Return the environment variable that gives the encoder, the decoder or the config."""
+        return f"CFQA_{cls.name}_{what}".upper()
+
+    def encode(self, plane: np.ndarray, parameter: float) -> bytes:
+        """See :meth:`Codec.encode`; ``parameter`` is the QP.
+
+        Raises:
+            MissingDependencyError: there is no encoder or no configuration.
+            CodecError: the encoder failed, took too long or wrote nothing; its log is kept.
+        """
+        qp = int(self.check_parameter(parameter))
+        plane = check_plane(self.name, plane, self.peak, self.dtype)
+        rows, cols = plane.shape
+        program, config, _ = self.find_encoder()
+        flags = [flag.format(rows=rows, cols=cols) for flag in self.flags]
+        command = [str(program), "-c", str(config), "-i", "{source}", "-o", "", "-b", "{target}"]
+        command += ["-q", str(qp), *flags]
+        return self._run(command, plane.tobytes(), plane.size, f"{rows} x {cols} at QP {qp}")
+
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
+        """See :meth:`Codec.decode`; returns uint16."""
+        bitstream = check_bitstream(self.name, bitstream)
+        streams = [bitstream, *self._continued(bitstream)]
+        decode = functools.partial(decode_picture, self.name, self.decoder, shape=shape)
+        with ThreadPoolExecutor(len(streams)) as pool:
+            plane, *others = pool.map(decode, streams)
+        if not all(np.array_equal(plane, other) for other in others):
+            raise CodecError(f"{self.name}: the end of the bitstream is missing")
+        if os.environ.get(CHECK_VARIABLE, "0") not in ("", "0"):
+            self.check_against_reference(bitstream, plane)
+        return plane
+
+    def check_against_reference(self, bitstream: bytes, plane: np.ndarray) -> None:
+        """See that the reference decoder makes exactly ``plane`` out of ``bitstream``.
+
+        Raises:
+            MissingDependencyError: there is no reference decoder.
+            CodecError: it fails, or it gives another picture.
+        """
+        decoder = self.find_decoder()
+        rows, cols = plane.shape
+        command = [str(decoder), "-b", "{source}", "-o", "{target}", "--OutputBitDepth=10"]
+        if self._run(command, bitstream, plane.size, f"{rows} x {cols}") != plane.tobytes():
+            raise CodecError(
+                f"{self.name}: {decoder.name} and {av_version()} decode "
+                f"{len(bitstream)} bytes to different pictures of {rows} x {cols}"
+            )
+
+    def version(self) -> dict[str, str]:
+        """See :meth:`Codec.version`.
+
+        Raises:
+            MissingDependencyError: there is no encoder or no configuration.
+        """
+        program, config, version = self.find_encoder()
+        return {
+            "encoder": f"{self.software} {version}",
+            "binary": _hashed(program),
+            "config": _hashed(config),
+            "parameters": " ".join(self.flags),
+            "decoder": f"{av_version()} {self.decoder}",
+        }
+
+    def find_decoder(self) -> Path:
+        """Return the reference decoder: of the environment, beside the encoder, or on PATH.
+
+        Raises:
+            MissingDependencyError: there is none.
+        """
+        if given := os.environ.get(self.variable("decoder")):
+            return self._named(given)
+        beside = None
+        with suppress(MissingDependencyError):
+            beside = _first(self.decoders, str(self._find_program().parent))
+        if found := beside or _first(self.decoders):
+            return found
+        raise MissingDependencyError(
+            f"{self.name}: no {self.software} decoder to check against: give it by "
+            f"{self.variable('decoder')}, or put {' or '.join(self.decoders)} beside the encoder "
+            "or on PATH"
+        )
+
+    def find_encoder(self) -> tuple[Path, Path, str]:
+        """Return binary, configuration and version of the encoder.
+
+        Raises:
+            MissingDependencyError: one of them is missing, or the binary is not such an encoder.
+        """
+        program = self._find_program()
+        return program, self._find_config(program), _ask_version(type(self), program)
+
+    def _find_program(self) -> Path:
+        if given := self.encoder or os.environ.get(self.variable("encoder")):
+            return self._named(given)
+        if found := _first(self.encoders):
+            return found
+        raise MissingDependencyError(
+            f"{self.name}: no {self.software} encoder: build it from its sources, then give it by "
+            f"cfqa build --{self.name}-encoder FILE, by {self.variable('encoder')}, by the codec's "
+            f"option encoder, or put {' or '.join(self.encoders)} on PATH"
+        )
+
+    def _find_config(self, program: Path) -> Path:
+        if given := self.config or os.environ.get(self.variable("config")):
+            path = absolute_path(given)
+            if not path.is_file():
+                raise MissingDependencyError(f"{self.name}: {given}: no such configuration file")
+            return path
+        for start in (program.parent, program.resolve().parent):
+            for folder in (start, *(above / "cfg" for above in (start, *start.parents))):
+                if (folder / self.config_file).is_file():
+                    return folder / self.config_file
+        raise MissingDependencyError(
+            f"{self.name}: no {self.config_file} beside {program} or in a folder cfg above it: "
+            f"give it by cfqa build --{self.name}-config FILE, by {self.variable('config')}, or by "
+            "the codec's option config"
+        )
+
+    def _named(self, given: str | Path) -> Path:
+        """Return the absolute path of a program that was named."""
+        path = expanded(given)
+        if found := shutil.which(path):
+            return Path(found).absolute()
+        why = "it is not an executable file" if path.exists() else "there is no such program"
+        raise MissingDependencyError(f"{self.name}: {given} cannot be run: {why}")
+
+    def _continued(self, bitstream: bytes) -> list[bytes]:
+        """Return a stream that ends with a slice again, with ones behind the slice.
+
+        The decoders do not always notice that a slice ends too early: they read zeros from there
+        on.  What an arithmetic decoder finds is monotonic in the number that the bits spell, so if
+        zeros and ones give one picture, whatever may have stood there gives it too: nothing of it
+        is missing.
+        """
+        unit = bitstream[bitstream.rfind(_START_CODE) + len(_START_CODE) :]
+        # Slices have the lowest types: up to 31, in bits 1 to 6 of a NAL unit's first byte (ITU-T
+        # H.265, 7.3.1.2), or up to 11, in bits 3 to 7 of its second (H.266, 7.3.1.2).
+        is_slice = unit[:1] < b"\x40" if self.decoder == "hevc" else unit[1:2] < b"\x60"
+        return [bitstream.rstrip(b"\0") + b"\xff" * 16] if is_slice else []
+
+    def _run(self, command: Sequence[str], data: bytes, samples: int, what: str) -> bytes:
+        """Run a program that makes a file "{target}" of data in a file "{source}"; return it."""
+        with tempfile.TemporaryDirectory(prefix=f"cfqa-{self.name}-") as folder:
+            source, target, log = (Path(folder, name) for name in ("source", "target", "log.txt"))
+            source.write_bytes(data)
+            files = {"{source}": str(source), "{target}": str(target)}
+            limit = ANSWER_SECONDS + self.seconds_per_megasample * samples / 1e6
+            most_bytes = LOG_BYTES + _SAMPLE_BYTES * samples
+            try:
+                command = [files.get(word, word) for word in command]
+                status = run_program(command, log, limit, most_bytes)
+                why = f"ended with status {status}" if status else "wrote nothing"
+                why = "wrote far too much" if status == _TOO_LARGE else why
+                if not status and target.is_file() and target.stat().st_size:
+                    return target.read_bytes()
+            except TimeoutError as error:
+                why = f"was ended: {error}"
+            handle, kept = tempfile.mkstemp(prefix=f"cfqa-{self.name}-", suffix=".log")
+            os.close(handle)
+            shutil.copyfile(log, kept)
+            said = last_words(log)
+        name = Path(command[0]).name
+        raise CodecError(f"{self.name}: {what}: {name} {why} ({said}); log: {kept}")
+
+
+class HM(ReferenceCodec):
+    """HM at a constant QP of 0..51."""
+
+    name = "hm"
+    title = "HEVC intra by the reference encoder HM"
+    parameter = qp_up_to(51)
+    cost = 25.0
+    software = "HM"
+    decoder = "hevc"
+    encoders = ("TAppEncoderStatic", "TAppEncoder")
+    decoders = ("TAppDecoderStatic", "TAppDecoder")
+    config_file = "encoder_intra_main_rext.cfg"
+    banner = r"HM software: Encoder Version \[([^\]]+)\]"
+    flags = (*_INTRA_10_BIT, "--ChromaFormatIDC=400")
+    limit = 70.0
+
+
+class VTM(ReferenceCodec):
+    """VTM at a constant QP of 0..63."""
+
+    name = "vtm"
+    title = "VVC intra by the reference encoder VTM"
+    parameter = qp_up_to(63)
+    cost = 295.0
+    software = "VTM"
+    decoder = "vvc"
+    encoders = ("EncoderAppStatic", "EncoderApp")
+    decoders = ("DecoderAppStatic", "DecoderApp")
+    config_file = "encoder_intra_vtm.cfg"
+    banner = r"VTM Encoder Version (\S+)"
+    limit = 1700.0
+
+
+def _first(names: Sequence[str], folder: str | None = None) -> Path | None:
+    """Return the first of some programs that is on PATH, or in a folder."""
+    found = [path for name in names if (path := shutil.which(name, path=folder))]
+    return Path(found[0]).absolute() if found else None
+
+
+@functools.cache
+def _ask_version(codec: type[ReferenceCodec], program: Path) -> str:
+    """Return the version that an encoder tells when it is asked for help."""
+    with tempfile.TemporaryDirectory(prefix=f"cfqa-{codec.name}-") as folder:
+        log = Path(folder, "log.txt")
+        try:
+            run_program([str(program), "--help"], log, ANSWER_SECONDS)
+        except TimeoutError as error:
+            raise MissingDependencyError(
+                f"{codec.name}: {program} does not answer: {error}"
+            ) from None
+        found = re.search(codec.banner, log.read_text(encoding="utf-8", errors="replace"))
+        if found is None:
+            raise MissingDependencyError(
+                f"{codec.name}: {program} is no encoder of {codec.software} ({last_words(log)})"
+            )
+        return found[1]
+
+
+def _hashed(path: Path) -> str:
+    """Return a file's name and SHA-256."""
+    with path.open("rb") as file:
+        return f"{path.name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -1,0 +1,109 @@
+"""Decoding one monochrome 10-bit intra picture, HEVC or VVC, with PyAV's native decoders."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from cfqa_data.codecs.base import Codec, check_shape
+from cfqa_data.errors import CodecError
+from cfqa_data.extras import extras
+from cfqa_data.format.facts import Parameter
+
+__all__ = ["PEAK", "SAMPLE", "VideoCodec", "av_version", "decode_picture", "import_av", "qp_up_to"]
+
+SAMPLE = np.dtype("<u2")
+"""Samples of the video codecs."""
+
+PEAK = 1023
+"""Largest sample: 10 bits."""
+
+MOST_UNITS = 64
+"""NAL units of a bitstream; encoders write 3 to 10. What FFmpeg's parser keeps for a unit can be
+far larger than the unit."""
+
+START_CODE = b"\0\0\1"
+
+
+@extras()
+def import_av() -> ModuleType:
+    """Return PyAV.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    import av
+
+    return av
+
+
+def av_version() -> str:
+    """Return PyAV's name and version."""
+    return f"PyAV {import_av().__version__}"
+
+
+def qp_up_to(highest: int) -> Parameter:
+    """Return the quantisation parameter of a video codec."""
+    return Parameter("qp", "lower", whole=True, lowest=0, highest=highest)
+
+
+class VideoCodec(Codec):
+    """A video codec at a constant QP, on monochrome planes of 10 bits."""
+
+    dtype = SAMPLE
+    peak = PEAK
+
+
+def decode_picture(
+    name: str,
+    decoder: str,
+    bitstream: bytes,
+    shape: tuple[int, int],
+    padded_rows: int | None = None,
+) -> np.ndarray:
+    """Return the only picture of an Annex B bitstream.
+
+    Args:
+        name: the codec, for messages.
+        decoder: PyAV's name of the decoder, ``hevc`` or ``vvc``.
+        bitstream: parameter sets and one picture.
+        shape: (rows, cols) of the plane.
+        padded_rows: rows of the picture where the encoder padded below; they are cut off.
+
+    Returns:
+        uint16 (rows, cols).
+
+    Raises:
+        CodecError: the bitstream is not one whole picture of that shape in 10-bit monochrome.
+    """
+    rows, cols = check_shape(name, shape)
+    if bitstream.count(START_CODE) > MOST_UNITS:
+        raise CodecError(f"{name}: the bitstream holds more units than one picture has")
+    av = import_av()
+    context = av.CodecContext.create(decoder, "r")
+    context.thread_count = 1
+    heights = (rows, padded_rows or rows)
+    limit = (max(heights) + 128) * (cols + 128)
+    context.options = {"err_detect": "explode", "max_pixels": str(limit)}
+    try:
+        frames = []
+        for packet in [*context.parse(bitstream), *context.parse(None), None]:
+            frames += context.decode(packet)
+            if len(frames) > 1:  # a whole video need not fit into memory
+                raise CodecError(f"{name}: the bitstream holds more pictures than one")
+    except (av.FFmpegError, ValueError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise CodecError(f"{name}: the bitstream is damaged ({told})") from None
+    if not frames:
+        raise CodecError(f"{name}: the bitstream holds no whole picture")
+    frame = frames[0]
+    if frame.format.name != "gray10le" or frame.is_corrupt:
+        raise CodecError(f"{name}: the bitstream holds no sound 10-bit monochrome picture")
+    if frame.width != cols or frame.height not in heights:
+        raise CodecError(
+            f"{name}: the bitstream holds {frame.height} x {frame.width} samples, "
+            f"not {rows} x {cols}"
+        )
+    samples = np.frombuffer(frame.planes[0], SAMPLE).reshape(frame.height, -1)
+    return samples[:rows, :cols].copy()

@@ -1,0 +1,315 @@
+"""The scale hyperprior as a codec: exact networks, stored tables, one ANS stream.
+
+A bitstream is the model's index in its ladder (one byte), rows and columns (varints), and the
+stream of the entropy coder: z first, whose tables are fixed, then y, whose tables z decides. All
+networks run in exact arithmetic (:mod:`cfqa_data.codecs.hyperprior.fixed_point`), so that neither
+the bitstream nor the decoded plane depends on the machine or on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_plane, check_shape
+from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
+from cfqa_data.codecs.hyperprior.entropy_coder import TableCoder, decode_parts, encode_parts
+from cfqa_data.codecs.hyperprior.fixed_point import (
+    FRACTION,
+    GDN,
+    LONG,
+    SHORT,
+    Arithmetic,
+    Conv,
+    Deconv,
+    relu,
+)
+from cfqa_data.codecs.hyperprior.strips import apply_in_strips
+from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, read_ladder
+from cfqa_data.errors import CodecError
+from cfqa_data.format.facts import Parameter
+from cfqa_data.format.resources import resolve
+from cfqa_data.paths import absolute_path
+
+__all__ = ["Hyperprior", "HyperpriorCodec", "load_hyperprior"]
+
+PEDESTAL = 2.0**-36
+
+SHIPPED = "package://cfqa_data.codecs/weights/{}.safetensors"
+"""URI of a ladder that comes with the package."""
+
+COST: Mapping[str, float] = MappingProxyType({"cfqa": 1.0, "compressai": 14.0})
+"""Core-seconds per million points, by the convention of coding.
+
+Measured with N = 32, M = 64 in ours and N = 128, M = 192 in CompressAI's, whose rounding takes
+finer arithmetic to repeat; the time grows with the square of N.
+"""
+
+
+class Hyperprior:
+    """One model: planes in [0, 1) to bytes and back.
+
+    Args:
+        weights: of the model.
+        index: its place in its ladder, 0..255; the first byte of every bitstream.
+    """
+
+    def __init__(self, weights: HyperpriorWeights, index: int = 0) -> None:
+        self.weights = weights
+        self.index = index
+        published = weights.convention == "compressai"
+        self.arithmetic = LONG if published else SHORT
+        try:
+            state = weights.state
+            self.analysis = _network(state, "g_a", self.arithmetic)
+            self.synthesis = _network(state, "g_s", self.arithmetic)
+            self.hyper_analysis = _network(state, "h_a", self.arithmetic)
+            self.hyper_synthesis = [*_network(state, "h_s", self.arithmetic), relu]
+        except (KeyError, ValueError, IndexError) as error:
+            raise CodecError(f"the hyperprior's state dict is not whole ({error})") from None
+        convolutions = [layer for layer in self.analysis if isinstance(layer, Conv)]
+        self.stages, self._y_channels = len(convolutions), convolutions[-1].outputs
+        if weights.pad.multiple % 2**self.stages:
+            raise CodecError(f"the model needs sides that are multiples of {2**self.stages}")
+        self._y_coder = TableCoder(weights.y_tables, published)
+        self._z_coder = TableCoder(weights.z_tables, published)
+
+    def encode(self, plane: np.ndarray) -> bytes:
+        """Return the bitstream of a plane of floats in [0, 1), shape (rows, cols)."""
+        y, z = self.latents(plane)
+        z_indexes = self._z_indexes(z.shape[1:])
+        parts = [
+            (self._z_coder, z.ravel(), z_indexes),
+            (self._y_coder, y.ravel(), self._y_indexes(z, y.shape)),
+        ]
+        header = bytes([self.index]) + b"".join(map(_varint, plane.shape))
+        return header + encode_parts(parts)
+
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
+        """Return the float64 plane in [0, 1] that a bitstream holds.
+
+        Raises:
+            CodecError: the bitstream is damaged, or of another shape or model.
+        """
+        shape = check_shape("hyperprior", shape)
+        rest = self._header(check_bitstream("hyperprior", bitstream), shape)
+        (top, bottom), (left, right) = self.weights.pad.margins(shape)
+        stride = 2**self.stages
+        height = (top + shape[0] + bottom) // stride
+        width = (left + shape[1] + right) // stride
+        y_shape = (self._y_channels, height, width)
+        z_size = (-(-height // 4), -(-width // 4))
+        channels = len(self.weights.medians)
+        _, y = decode_parts(
+            rest,
+            [
+                lambda _: (self._z_coder, self._z_indexes(z_size)),
+                lambda done: (
+                    self._y_coder,
+                    self._y_indexes(done[0].reshape(channels, *z_size), y_shape),
+                ),
+            ],
+        )
+        x = apply_in_strips(self.synthesis, y.reshape(y_shape).astype(np.float64))
+        return np.clip(x[0, top : top + shape[0], left : left + shape[1]], 0.0, 1.0)
+
+    def latents(self, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the integers y (M, h, w) and z (N, h', w') that stand for a plane.
+
+        z is counted from the medians.
+        """
+        margins = self.weights.pad.margins(check_shape("hyperprior", plane.shape))
+        plane = np.asarray(plane, np.float64)
+        mode: Any = "edge" if self.weights.pad.mode == "edge" else "constant"
+        x = np.pad(plane, margins, mode)[None]
+        x = apply_in_strips(self.analysis, self.arithmetic.values.snap(x))
+        y = np.rint(x)
+        z = np.abs(x)
+        for layer in self.hyper_analysis:
+            z = layer(z)
+        z -= self.weights.medians[:, None, None]
+        return y.astype(np.int64), np.rint(z).astype(np.int64)
+
+    def _z_indexes(self, size: tuple[int, ...]) -> np.ndarray:
+        return np.repeat(np.arange(len(self.weights.medians)), size[0] * size[1])
+
+    def _y_indexes(self, z: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the table index of every y: the decision that must never differ."""
+        x = z + self.weights.medians[:, None, None]
+        for layer in self.hyper_synthesis:
+            x = layer(x)
+        scales = x[:, : shape[1], : shape[2]] * 2.0**FRACTION
+        return np.searchsorted(self.weights.y_thresholds, scales.ravel().astype(np.int64))
+
+    def _header(self, bitstream: bytes, shape: tuple[int, int]) -> bytes:
+        """Return what follows the header."""
+        header = bytes([self.index]) + b"".join(map(_varint, shape))
+        if not bitstream.startswith(header):
+            raise CodecError(
+                f"hyperprior: the bitstream does not hold {shape[0]} x {shape[1]} samples "
+                f"of model {self.index}"
+            )
+        return bitstream[len(header) :]
+
+
+class HyperpriorCodec(Codec):
+    """A ladder of models; planes hold the codes 0..255 of an 8-bit quantiser.
+
+    The network sees code / 256 and its output y becomes the code clip(round(256 y), 0, 255).
+
+    Args:
+        models: path or ``package://`` URI of the ladder.
+    """
+
+    parameter = Parameter("lambda", "higher", lowest=0.0)
+    dtype = np.dtype(np.uint8)
+    peak = 255
+
+    def __init__(self, models: str | Path) -> None:
+        self.models = str(models)
+        self.metadata, ladder = read_ladder(resolve(self.models))
+        self._weights = [weights for _, weights in ladder]
+        self._index = {lmbda: index for index, (lmbda, _) in enumerate(ladder)}
+        self._loaded: dict[int, Hyperprior] = {}
+        self.cost = COST[self._weights[0].convention] if ladder else type(self).cost
+
+    @property
+    def lambdas(self) -> list[float]:
+        """The lambdas of the ladder."""
+        return list(self._index)
+
+    def encode(self, plane: np.ndarray, parameter: float) -> bytes:
+        """See :meth:`Codec.encode`; ``parameter`` is a lambda of the ladder."""
+        plane = check_plane(self.name, plane, self.peak, self.dtype)
+        index = self._index.get(self.check_parameter(parameter))
+        if index is None:
+            known = ", ".join(f"{lmbda:g}" for lmbda in self._index)
+            raise CodecError(f"{self.name}: no model for lambda {parameter!r}; there are {known}")
+        return self._model(index).encode(plane / 256.0)
+
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
+        """See :meth:`Codec.decode`; returns uint8."""
+        bitstream = check_bitstream(self.name, bitstream)
+        if not bitstream or bitstream[0] >= len(self._weights):
+            raise CodecError(f"{self.name}: the bitstream names no model of {self.models}")
+        plane = self._model(bitstream[0]).decode(bitstream, shape)
+        return np.clip(np.rint(plane * 256.0), 0, 255).astype(np.uint8)
+
+    def version(self) -> dict[str, str]:
+        """See :meth:`Codec.version`."""
+        return {
+            "encoder": f"cfqa-data {version('cfqa-data')} scale hyperprior",
+            "models": self.models,
+            "entropy coder": f"constriction {version('constriction')}",
+        }
+
+    def _model(self, index: int) -> Hyperprior:
+        if index not in self._loaded:
+            self._loaded[index] = _named(self.models, self._weights[index], index)
+        return self._loaded[index]
+
+
+class MultiTask(HyperpriorCodec):
+    """One ladder for all tasks.
+
+    Args:
+        models: path or URI of the ladder; the shipped one if not given.
+    """
+
+    name = "hyperprior_multi_task"
+    title = "scale hyperprior, one ladder for all tasks"
+
+    def __init__(self, models: str | Path | None = None) -> None:
+        super().__init__(*self.weights({"models": models}))
+
+    @classmethod
+    def weights(cls, options: Mapping[str, Any]) -> list[str]:
+        """See :meth:`Codec.weights`."""
+        return [str(options.get("models") or SHIPPED.format(cls.name))]
+
+
+class TaskSpecific(HyperpriorCodec):
+    """A ladder for each task.
+
+    Args:
+        models: path or URI of the ladder.
+        task: whose shipped ladder is used where none is given.
+    """
+
+    name = "hyperprior_task_specific"
+    title = "scale hyperprior, a ladder for each task"
+
+    def __init__(self, models: str | Path | None = None, task: str | None = None) -> None:
+        super().__init__(*self.weights({"models": models, "task": task}))
+
+    @classmethod
+    def weights(cls, options: Mapping[str, Any]) -> list[str]:
+        """See :meth:`Codec.weights`."""
+        models, task = options.get("models"), options.get("task")
+        if not models and task is None:
+            raise CodecError(f"{cls.name}: needs models=FILE or task='cls'|'seg'|'dpt'")
+        return [str(models or SHIPPED.format(f"{cls.name}-{task}"))]
+
+
+def load_hyperprior(path: str | Path, lmbda: float | None = None) -> Hyperprior:
+    """Return a model from a ladder file or a CompressAI checkpoint.
+
+    Args:
+        path: ``.safetensors`` of :mod:`cfqa_data.codecs.hyperprior.weights`, or a checkpoint of
+            CompressAI's, alone or in what a training saved.
+        lmbda: which model of a ladder; not needed where there is one.
+
+    Raises:
+        CodecError: the file is neither, or the ladder has no such model.
+    """
+    path = absolute_path(path)
+    if path.suffix != ".safetensors":
+        return _named(path, read_checkpoint(path), 0)
+    _, ladder = read_ladder(path)
+    matches = [i for i, (known, _) in enumerate(ladder) if lmbda is None or known == lmbda]
+    if len(matches) != 1:
+        known = ", ".join(f"{value:g}" for value, _ in ladder)
+        raise CodecError(f"{path}: name one lambda of {known}")
+    return _named(path, ladder[matches[0]][1], matches[0])
+
+
+def _named(path: str | Path, weights: HyperpriorWeights, index: int) -> Hyperprior:
+    try:
+        return Hyperprior(weights, index)
+    except CodecError as error:
+        raise CodecError(f"{path}: {error}") from None
+
+
+def _varint(value: int) -> bytes:
+    """Return seven bits per byte, the lowest first; a set top bit says that more follow."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _network(state: Mapping[str, np.ndarray], name: str, arithmetic: Arithmetic) -> list[Any]:
+    """Return the layers of a network: convolutions at even places, GDN or ReLU between."""
+    layers: list[Any] = []
+    hyper, places = name[0] == "h", range(0, 32, 2)
+    for place in places[:3] if hyper else [p for p in places if f"{name}.{p}.weight" in state]:
+        if place and hyper:
+            layers.append(relu)
+        elif place:
+            key = f"{name}.{place - 1}"
+            beta, gamma = (state[f"{key}.{part}"].astype(np.float64) for part in ("beta", "gamma"))
+            beta = np.maximum(beta, np.sqrt(1e-6 + PEDESTAL)) ** 2 - PEDESTAL
+            gamma = np.maximum(gamma, np.sqrt(PEDESTAL)) ** 2 - PEDESTAL
+            layers.append(GDN(key, beta, gamma, name == "g_s", arithmetic))
+        key = f"{name}.{place}"
+        stride = 1 if key in ("h_a.0", "h_s.4") else 2
+        given = key, state[f"{key}.weight"], state[f"{key}.bias"]
+        upwards = name[2] == "s" and stride == 2
+        layers.append(Deconv(*given, arithmetic) if upwards else Conv(*given, stride, arithmetic))
+    return layers

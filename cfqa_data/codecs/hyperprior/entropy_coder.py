@@ -1,0 +1,211 @@
+"""One ANS stream for integers that each have a table, escapes included.
+
+Asymmetric numeral systems (Duda, arXiv 1311.2540) as constriction implements them: a stack,
+so what is decoded first is encoded last.  The stack starts from a 24-bit checksum of the
+integers; a stack that starts empty would waste as many bits, so the check costs nothing, and
+it tells a damaged or shortened stream from a sound one.
+
+The integers that no table holds follow behind their table's escape, without a model. The models
+that ship write the integer itself by Elias gamma. Models that are compared with CompressAI's coding
+write, as it does, how far the integer lies beyond its table, in groups of four bits after their
+number.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.codecs.hyperprior.entropy_tables import Tables
+from cfqa_data.errors import CodecError
+from cfqa_data.extras import extras
+
+__all__ = ["LARGEST", "Part", "TableCoder", "decode_parts", "encode_parts"]
+
+LARGEST = 1 << 20
+"""Integers beyond +-LARGEST cannot be coded."""
+
+Part = tuple["TableCoder", np.ndarray, np.ndarray]
+"""A coder, the integers (n,), and the index of each one's table (n,)."""
+
+
+@extras()
+def _constriction() -> ModuleType:
+    import constriction
+
+    return constriction
+
+
+@cache
+def _uniform(size: int) -> Any:
+    """Return the coder's model of integers below a number, all alike."""
+    return _constriction().stream.model.Uniform(size)
+
+
+class TableCoder:
+    """Codes integers by the tables of one family; all integers of a table go in one call.
+
+    Args:
+        tables: of the family.
+        beyond: whether an escaped integer is told by how far it lies beyond its table, instead of
+            by itself.
+    """
+
+    def __init__(self, tables: Tables, beyond: bool = False) -> None:
+        self.tables = tables
+        self.beyond = beyond
+        self._models: dict[int, Any] = {}
+
+    def push(self, coder: Any, values: np.ndarray, indexes: np.ndarray) -> None:
+        """Encode ``values`` onto the stack; :meth:`pop` gets them back in their order."""
+        order, groups = _groups(indexes)
+        values = values[order]
+        coded = []
+        escaped: list[int] = []
+        for index, start, end in groups:
+            size, first = int(self.tables.sizes[index]), int(self.tables.firsts[index])
+            entries = values[start:end] - (first - 1)
+            outside = (entries < 1) | (entries >= size)
+            chosen = entries[outside] if self.beyond else values[start:end][outside]
+            if self.beyond:  # odd below the table, even above
+                chosen = np.where(chosen < 1, 1 - 2 * chosen, 2 * (chosen - size))
+            escaped += chosen.tolist()
+            entries[outside] = 0
+            coded.append((self._model(index), entries.astype(np.int32)))
+        for value in reversed(escaped):
+            for digit, base in reversed(self._digits(value)):
+                coder.encode_reverse(np.array([digit], np.int32), _uniform(base))
+        for model, entries in reversed(coded):
+            coder.encode_reverse(entries, model)
+
+    def pop(self, coder: Any, indexes: np.ndarray) -> np.ndarray:
+        """Decode the integers that :meth:`push` encoded with these table indexes."""
+        order, groups = _groups(indexes)
+        values = np.empty(len(indexes), np.int64)
+        escaped = np.zeros(len(indexes), bool)
+        for index, start, end in groups:
+            entries = coder.decode(self._model(index), end - start)
+            escaped[start:end] = entries == 0
+            values[start:end] = entries.astype(np.int64) + (int(self.tables.firsts[index]) - 1)
+        told = np.array([self._escaped(coder) for _ in range(escaped.sum())], np.int64)
+        if self.beyond:
+            tables = indexes[order][escaped]
+            sizes, firsts = (
+                a[tables].astype(np.int64) for a in (self.tables.sizes, self.tables.firsts)
+            )
+            told = np.where(told & 1, (1 - told) // 2, sizes + told // 2) + firsts - 1
+        values[escaped] = told
+        result = np.empty_like(values)
+        result[order] = values
+        return result
+
+    def _digits(self, value: int) -> list[tuple[int, int]]:
+        """Return an escaped integer as digits, each with its base, in the order of decoding."""
+        if abs(value) >= (2 * LARGEST + 1 if self.beyond else LARGEST):
+            value //= 2 if self.beyond else 1
+            raise CodecError(f"the model gave {value}, which is beyond what can be coded")
+        if self.beyond:
+            groups = -(-value.bit_length() // 4)
+            return [(groups, 16), *((value >> 4 * place & 15, 16) for place in range(groups))]
+        magnitude = abs(value) + 1
+        bits = magnitude.bit_length() - 1
+        rest = [(magnitude - (1 << bits), 1 << bits)] if bits else []
+        return [(bits << 1 | (value < 0), 64), *rest]
+
+    def _escaped(self, coder: Any) -> int:
+        """Decode an integer that was written as :meth:`_digits`."""
+
+        def digit(base: int) -> int:
+            return int(coder.decode(_uniform(base), 1)[0])
+
+        head = digit(16 if self.beyond else 64)
+        if (head > 6) if self.beyond else (head >> 1 > LARGEST.bit_length()):
+            raise CodecError("the bitstream is damaged")
+        if self.beyond:
+            return sum(digit(16) << 4 * place for place in range(head))
+        bits = head >> 1
+        magnitude = (1 << bits) + (digit(1 << bits) if bits else 0) - 1
+        return -magnitude if head & 1 else magnitude
+
+    def _model(self, index: int) -> Any:
+        if index not in self._models:
+            counts = self.tables.table(index)[0].astype(np.float64)
+            family = _constriction().stream.model.Categorical
+            self._models[index] = family(counts, perfect=False)
+        return self._models[index]
+
+
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """Raise what constriction's Rust code panics with as a `CodecError`.
+
+    A ``PanicException`` is no `Exception`: it would pass by every handler up to the user.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CodecError(f"the entropy coder refused its input ({error})") from None
+
+
+def _groups(indexes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Return a stable order by table index, and (index, start, end) of each run in it."""
+    order = np.argsort(indexes, kind="stable")
+    ends = np.cumsum(np.bincount(indexes, minlength=1)).tolist()
+    runs = zip(range(len(ends)), [0, *ends[:-1]], ends, strict=True)
+    return order, [run for run in runs if run[1] < run[2]]
+
+
+def _check(arrays: Sequence[np.ndarray]) -> int:
+    """Return 24 bits, the first of them set, that depend on all integers."""
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(np.ascontiguousarray(array, "<i4").tobytes(), value)
+    return value >> 9 | 1 << 23
+
+
+def encode_parts(parts: Sequence[Part]) -> bytes:
+    """Return the stream of several parts; no part's tables may depend on a later part."""
+    ans = _constriction().stream.stack.AnsCoder
+    with _panics_as_errors():
+        coder = ans(np.array([_check([values for _, values, _ in parts])], np.uint32))
+        for table_coder, values, indexes in reversed(parts):
+            table_coder.push(coder, values, indexes)
+    # The last word is the top of the stack; its leading zero bytes say nothing.
+    words: np.ndarray = coder.get_compressed()
+    return words.astype("<u4").tobytes().rstrip(b"\0")
+
+
+def decode_parts(
+    stream: bytes, parts: Sequence[Callable[[list[np.ndarray]], tuple[TableCoder, np.ndarray]]]
+) -> list[np.ndarray]:
+    """Return the integers of every part of a stream.
+
+    Args:
+        stream: what :func:`encode_parts` returned.
+        parts: per part a function that gets the parts decoded so far and returns the coder and
+            the table index of every integer.
+
+    Raises:
+        CodecError: the stream is damaged or cut short.
+    """
+    if not stream or stream[-1] == 0:
+        raise CodecError("the bitstream is damaged")
+    words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4").astype(np.uint32)
+    coder = _constriction().stream.stack.AnsCoder(words)
+    decoded: list[np.ndarray] = []
+    with _panics_as_errors():
+        for part in parts:
+            table_coder, indexes = part(decoded)
+            decoded.append(table_coder.pop(coder, indexes))
+    rest = coder.get_compressed()
+    if len(rest) != 1 or int(rest[0]) != _check(decoded):
+        raise CodecError("the bitstream is damaged or cut short")
+    return decoded

@@ -1,0 +1,289 @@
+"""Convolutions and GDN whose every sum is exact, so that no machine rounds them differently.
+
+A floating-point sum depends on its order: on the number of threads, the width of the vector
+unit, the blocking of the matrix product.  An entropy decoder that derives its tables from such
+sums falls out of step with the encoder at the first table that flips (Balle, Johnston and
+Minnen, "Integer Networks for Data Compression with Latent-Variable Models", ICLR 2019).  Here
+weights and activations are multiples of powers of two, kept in float64, and small enough that
+every product and every partial sum is an integer below 2**53 times such a power: float64 holds
+each of them exactly, and any order gives the same bits.  What is not a sum (square root,
+division, rounding) is correctly rounded by IEEE 754, one element at a time.
+
+In the arithmetic :data:`SHORT`, activations are multiples of 2**-14 and saturate at 2**13 (27
+bits and a sign); the squares that GDN adds are multiples of 2**-14 and saturate at 2**22 (36
+bits).  The weights of a layer get the finest step that leaves the worst-case sum below 2**52.
+
+Models trained elsewhere were trained with float32, and rounding a latent the other way than
+float32 does is a visible error.  In the arithmetic :data:`LONG`, activations are multiples of
+2**-24, saturate at 2**16 and are cut into two slices of 20 bits, squares into four.  Each slice
+has an exact sum of its own, and the sums are added in a fixed order (Ozaki, Ogita, Oishi and
+Rump, "Error-free transformations of matrix multiplication by using fast routines of matrix
+multiplication", Numerical Algorithms 59, 2012).  It takes about twice the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from cfqa_data.errors import CodecError
+
+__all__ = ["GDN", "LONG", "SHORT", "Arithmetic", "Conv", "Deconv", "relu", "snap"]
+
+FRACTION = 14
+"""Activations are multiples of 2**-FRACTION, unless an arithmetic says otherwise."""
+
+LIMIT = 2.0**13
+"""Activations saturate here, unless an arithmetic says otherwise."""
+
+SUM_BITS = 52
+STRIP = 1 << 17  # float64 elements of the work array that one strip of rows may fill
+
+
+def snap(x: np.ndarray, limit: float = LIMIT, fraction: int = FRACTION) -> np.ndarray:
+    """Round ``x`` in place to multiples of 2**-fraction within -limit..limit; return it."""
+    np.clip(x, -limit, limit, out=x)
+    # Next to this number neighbouring float64 are 2**-fraction apart: the sum is the rounding.
+    magic = 1.5 * 2.0 ** (52 - fraction)
+    x += magic
+    x -= magic
+    return x
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Numbers that sums are exact of.
+
+    Attributes:
+        limit: they saturate here.
+        cuts: they are sums of multiples of 2**-cut, one slice per cut, the coarsest first.
+        finest: their weights are multiples of 2**-finest, or coarser.
+    """
+
+    limit: float
+    cuts: tuple[int, ...]
+    finest: int
+
+    def snap(self, x: np.ndarray) -> np.ndarray:
+        """Bring ``x`` onto the grid, in place; return it."""
+        return snap(x, self.limit, self.cuts[-1])
+
+    def slices(self, x: np.ndarray) -> list[np.ndarray]:
+        """Return arrays that sum to ``x``, each of multiples of 2**-cut."""
+        parts = []
+        for cut in self.cuts[:-1]:
+            parts.append(snap(x.copy(), np.inf, cut))
+            x = x - parts[-1]
+        return [*parts, x]
+
+    def weights(
+        self, name: str, weight: np.ndarray, bias: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return weight (O, K) and bias (O, 1) so that ``weight @ x + bias`` is exact.
+
+        Args:
+            name: of the layer, for messages.
+            weight: any floats.
+            bias: any floats (O,).
+
+        Raises:
+            CodecError: the weights are not finite, or so large that no useful grid is left.
+        """
+        weight = np.rint(np.asarray(weight, np.float64) * 2.0**self.finest) * 2.0**-self.finest
+        bias = np.asarray(bias, np.float64)
+        total = np.abs(weight).sum(axis=1).max() + np.abs(bias).max() / self.limit
+        if not np.isfinite(total):
+            raise CodecError(f"{name}: the weights are not finite")
+        cut = self.cuts[0]  # the slice of most bits
+        used = cut + int(np.log2(self.limit)) + max(int(np.frexp(total)[1]), -16) + 1
+        bits = min(self.finest, SUM_BITS - used)
+        if bits < 8:
+            raise CodecError(f"{name}: the weights are too large for exact arithmetic")
+        weight = np.rint(weight * 2.0**bits) * 2.0**-bits
+        grid = 2.0 ** (bits + cut)
+        return np.ascontiguousarray(weight), (np.rint(bias * grid) / grid)[:, None]
+
+
+class Arithmetic(NamedTuple):
+    """How finely a network is computed; part of what encoder and decoder share.
+
+    Attributes:
+        values: activations.
+        squares: the squares inside GDN.
+    """
+
+    values: Grid
+    squares: Grid
+
+
+SHORT = Arithmetic(Grid(LIMIT, (FRACTION,), 24), Grid(2.0**22, (FRACTION,), 24))
+LONG = Arithmetic(Grid(2.0**16, (4, 24), 40), Grid(2.0**32, (-12, 8, 28, 44), 40))
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    """Return max(x, 0), in place."""
+    return np.maximum(x, 0.0, out=x)
+
+
+class _Convolution:
+    """Sums over neighbours, by one matrix product per phase of the output.
+
+    Attributes:
+        values: grid of inputs and outputs.
+        taps: every neighbour, as (plane of the input, row, column).
+        phases: which taps, weight (out, taps * in) and bias (out, 1) of each phase.
+    """
+
+    values: Grid
+    taps: Sequence[tuple[int, int, int]]
+    phases: Sequence[tuple[slice, np.ndarray, np.ndarray]]
+
+    def _write(self, slices: Sequence[Sequence[np.ndarray]], outputs: Sequence[np.ndarray]) -> None:
+        """Write each phase to its output (out, rows, cols), in strips of rows.
+
+        Args:
+            slices: the planes (in, rows, cols) of each slice of the input.
+            outputs: of the phases.
+        """
+        inputs, (_, rows, cols) = len(slices[0][0]), outputs[0].shape
+        height = max(1, STRIP // (len(self.taps) * inputs * cols))
+        for top in range(0, rows, height):
+            n = min(height, rows - top)
+            patches = np.empty((len(self.taps), inputs, n, cols))
+            totals = [np.zeros((len(bias), n * cols)) for _, _, bias in self.phases]
+            for planes in slices:
+                for place, (plane, dy, dx) in enumerate(self.taps):
+                    patches[place] = planes[plane][:, top + dy : top + dy + n, dx : dx + cols]
+                for total, (chosen, weight, _) in zip(totals, self.phases, strict=True):
+                    total += weight @ patches[chosen].reshape(weight.shape[1], -1)
+            for total, (_, _, bias), output in zip(totals, self.phases, outputs, strict=True):
+                total += bias
+                output[:, top : top + n] = self.values.snap(total).reshape(-1, n, cols)
+
+
+class Conv(_Convolution):
+    """A 2-D convolution with zero padding of half the kernel; stride 1 or 2.
+
+    Args:
+        name: of the layer, for messages.
+        weight: (out, in, k, k).
+        bias: (out,).
+        stride: 1 or 2; sides are rounded up.
+        arithmetic: of inputs and weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weight: np.ndarray,
+        bias: np.ndarray,
+        stride: int,
+        arithmetic: Arithmetic = SHORT,
+    ) -> None:
+        self.values, self.stride = arithmetic.values, stride
+        self.outputs, self.inputs, self.kernel, _ = weight.shape
+        # One plane per position modulo the stride, so that every tap reads whole rows.
+        places = [divmod(offset, stride) for offset in range(self.kernel)]
+        self.taps = [(stride * y + x, dy, dx) for dy, y in places for dx, x in places]
+        flat = weight.transpose(0, 2, 3, 1).reshape(self.outputs, -1)
+        self.phases = [(slice(None), *self.values.weights(name, flat, bias))]
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return (out, ceil(rows / stride), ceil(cols / stride)) for x (in, rows, cols)."""
+        half, step = self.kernel // 2, self.stride
+        padded = np.pad(x, ((0, 0), (half, half + step), (half, half + step)))
+        slices = [
+            [np.ascontiguousarray(p[:, y::step, x::step]) for y in range(step) for x in range(step)]
+            for p in self.values.slices(padded)
+        ]
+        del padded
+        out = np.empty((self.outputs, -(-x.shape[1] // step), -(-x.shape[2] // step)))
+        self._write(slices, [out])
+        return out
+
+
+# Phases of a transposed convolution's output, and the neighbours that each needs of these.
+PHASES = {(0, 0): slice(0, 9), (0, 1): slice(2, 8), (1, 0): slice(0, 6), (1, 1): slice(2, 6)}
+NEIGHBOURS = [(1, 0), (2, 0), (1, 1), (1, 2), (2, 1), (2, 2), (0, 1), (0, 2), (0, 0)]
+
+
+class Deconv(_Convolution):
+    """A transposed 5x5 convolution of stride 2 that doubles both sides.
+
+    The same as ``ConvTranspose2d(k=5, stride=2, padding=2, output_padding=1)``.  Output 2m + a
+    (a = 0, 1) takes input m + 1 - j through tap 2j + a, on both axes: four ordinary convolutions
+    over 3x3, 2x3, 3x2 and 2x2 neighbours.
+
+    Args:
+        name: of the layer, for messages.
+        weight: (in, out, 5, 5).
+        bias: (out,).
+        arithmetic: of inputs and weights.
+    """
+
+    taps = [(0, dy, dx) for dy, dx in NEIGHBOURS]  # noqa: RUF012
+
+    def __init__(
+        self, name: str, weight: np.ndarray, bias: np.ndarray, arithmetic: Arithmetic = SHORT
+    ) -> None:
+        self.values = arithmetic.values
+        self.inputs, self.outputs = weight.shape[:2]
+        self.phases = []
+        for (a, b), chosen in PHASES.items():
+            taps = [weight[:, :, 4 - 2 * dy + a, 4 - 2 * dx + b].T for dy, dx in NEIGHBOURS[chosen]]
+            self.phases.append((chosen, *self.values.weights(name, np.hstack(taps), bias)))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return (out, 2 * rows, 2 * cols) for x (in, rows, cols)."""
+        slices = [[part] for part in self.values.slices(np.pad(x, ((0, 0), (1, 1), (1, 1))))]
+        out = np.empty((self.outputs, 2 * x.shape[1], 2 * x.shape[2]))
+        self._write(slices, [out[:, a::2, b::2] for a, b in PHASES])
+        return out
+
+
+class GDN:
+    """Generalised divisive normalisation: x / sqrt(beta + gamma @ x**2), or times it.
+
+    Balle, Laparra and Simoncelli, "Density Modeling of Images using a Generalized Normalization
+    Transformation", ICLR 2016.
+
+    Args:
+        name: of the layer, for messages.
+        beta: (channels,), positive.
+        gamma: (channels, channels), not negative.
+        inverse: multiply instead of divide.
+        arithmetic: of inputs and weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        beta: np.ndarray,
+        gamma: np.ndarray,
+        inverse: bool,
+        arithmetic: Arithmetic = SHORT,
+    ) -> None:
+        self.values, self.squares = arithmetic
+        self.gamma, self.beta = self.squares.weights(name, gamma, beta)
+        self.beta = np.maximum(self.beta, 2.0**-20)
+        self.inverse = inverse
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return the normalised x (channels, rows, cols)."""
+        flat = x.reshape(len(x), -1)
+        out = np.empty_like(flat)
+        width = max(1, STRIP // (4 * len(x)))
+        for left in range(0, flat.shape[1], width):
+            part = flat[:, left : left + width]
+            squares = self.squares.snap(part * part)
+            norm = np.zeros_like(part)
+            for piece in self.squares.slices(squares):
+                norm += self.gamma @ piece
+            norm += self.beta
+            np.sqrt(norm, out=norm)
+            combined = part * norm if self.inverse else part / norm
+            out[:, left : left + width] = self.values.snap(combined)
+        return out.reshape(x.shape)

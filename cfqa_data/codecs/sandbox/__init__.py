@@ -1,0 +1,7 @@
+"""Decoding in a child process that can do nothing else."""
+
+from __future__ import annotations
+
+from cfqa_data.lazy import lazy_modules
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__)

@@ -1,0 +1,118 @@
+"""What the kernel takes away from a process before it reads hostile bytes.
+
+Limits of memory, files and processor time hold on every POSIX system that honours them. On Linux
+(x86-64 and ARM64) a system call filter comes on top, of the kind that only lets through what is
+named: threads, memory, clocks, and reading and writing what is open already. A process behind it
+opens no file, no socket and no other process, not even to read, and cannot undo any of this.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import struct
+import sys
+
+from cfqa_data.errors import CodecError
+
+__all__ = ["FILTERED", "filter_calls", "set_limits"]
+
+# System calls that pass, with their numbers in Linux's tables for x86-64 and for ARM64.
+_CALLS = """
+read 0 63 | write 1 64 | readv 19 65 | writev 20 66 | close 3 57 | fstat 5 80 | lseek 8 62
+mmap 9 222 | mprotect 10 226 | munmap 11 215 | mremap 25 216 | madvise 28 233 | brk 12 214
+rt_sigaction 13 134 | rt_sigprocmask 14 135 | rt_sigreturn 15 139 | sigaltstack 131 132
+restart_syscall 219 128 | setitimer 38 103 | nanosleep 35 101 | clock_nanosleep 230 115
+clock_gettime 228 113 | clock_getres 229 114 | sched_yield 24 124 | sched_getaffinity 204 123
+getpid 39 172 | gettid 186 178 | getrandom 318 278 | futex 202 98 | set_robust_list 273 99
+rseq 334 293 | exit 60 93 | exit_group 231 94
+"""
+_CLONE, _CLONE3, _SECCOMP = (56, 220), (435, 435), (317, 277)
+_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, AUDIT_ARCH_*
+
+_CLONE_THREAD = 0x10000
+_PR_SET_NO_NEW_PRIVS = 38
+_SET_MODE_FILTER, _ALL_THREADS = 1, 1
+
+# Instructions of classic BPF and answers of a filter (linux/bpf_common.h, linux/seccomp.h).
+_LOAD, _IF_EQUAL, _IF_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_EPERM, _ENOSYS = 1, 38
+_NUMBER, _MACHINE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
+
+FILTERED = sys.platform == "linux" and platform.machine() in _MACHINES and sys.maxsize > 2**32
+"""Whether system calls are filtered on this machine."""
+
+
+def set_limits(memory: int, seconds: int) -> None:
+    """Limit this process for good: it can lower the limits later, not raise them.
+
+    Args:
+        memory: bytes of address space. (macOS does not hold a process to it.)
+        seconds: of processor time, over all threads.
+    """
+    import resource
+
+    limits = {
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, wanted in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (ValueError, OSError):
+            if sys.platform == "linux":
+                raise
+
+
+def filter_calls() -> None:
+    """Let this process and its threads make harmless system calls only, where that is possible.
+
+    Raises:
+        CodecError: this kernel should be able to filter calls, and does not.
+    """
+    if not FILTERED:
+        return
+    import ctypes
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
+
+    code = _program(*_MACHINES[platform.machine()])
+    program = Program(len(code) // 8, code)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    column = _MACHINES[platform.machine()][0]
+    arguments = (_SECCOMP[column], _SET_MODE_FILTER, _ALL_THREADS)
+    failed = libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if failed or libc.syscall(*map(ctypes.c_long, arguments), ctypes.byref(program)):
+        raise CodecError(
+            "untrusted: this kernel does not filter system calls (seccomp, error "
+            f"{ctypes.get_errno()}); decode on a system that does, or what you trust without it"
+        )
+
+
+def _program(column: int, machine: int) -> bytes:
+    """Return the filter: instructions of (code, jump if true, jump if false, operand)."""
+    allowed = [int(call.split()[1 + column]) for call in re.split(r"[|\n]", _CALLS.strip())]
+    size = len(allowed)
+    code = [
+        (_LOAD, 0, 0, _MACHINE),
+        (_IF_EQUAL, 1, 0, machine),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _NUMBER),
+        # To "allow", behind the rest of this list and the six instructions that follow it.
+        *((_IF_EQUAL, size - place + 5, 0, number) for place, number in enumerate(allowed)),
+        (_IF_EQUAL, 3, 0, _CLONE3[column]),  # the C library then takes clone
+        (_IF_EQUAL, 0, 3, _CLONE[column]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_IF_SET, 2, 1, _CLONE_THREAD),
+        (_RETURN, 0, 0, _ERRNO | _ENOSYS),
+        (_RETURN, 0, 0, _ERRNO | _EPERM),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)

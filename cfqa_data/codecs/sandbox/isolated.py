@@ -1,0 +1,210 @@
+"""Decoding what strangers made: in a child process that can do nothing but decode.
+
+The child is a fresh interpreter with limits on memory and time, without files, network and
+environment (:mod:`cfqa_data.codecs.sandbox.confinement`), with one codec and two pipes. Once it
+has read hostile bytes it counts as taken over: see :mod:`cfqa_data.codecs.sandbox.process` for what
+it can still say. A child that ends, hangs or says anything else is killed, and the next call starts
+another.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_shape
+from cfqa_data.codecs.sandbox.process import DecoderProcess, Refused
+from cfqa_data.errors import CodecError
+from cfqa_data.format.resources import PACKAGE, locate
+from cfqa_data.paths import absolute_path, absolute_program
+
+__all__ = ["IsolatedCodec", "memory_limit", "time_limit"]
+
+POSIX = os.name == "posix"
+SMALLEST = 1 << 20  # samples: the limits of a smaller plane are those of one of this size
+MOST_CHILDREN = min(8, os.cpu_count() or 1)  # of a codec; more threads wait for one another
+ABSOLUTE: Mapping[str, Callable[[str], str | Path]] = {
+    "models": locate,
+    "encoder": absolute_program,
+    "config": absolute_path,
+}
+"""Options that are paths -> what makes them absolute."""
+
+LIFE_SECONDS = 1800.0  # of decoding; then a child is replaced, so that it can have a limit
+
+
+def memory_limit(samples: int) -> int:
+    """Return the bytes of address space that a child has to decode planes of ``samples``."""
+    return (1 << 30) + 256 * max(samples, SMALLEST)
+
+
+def time_limit(samples: int) -> float:
+    """Return the seconds that decoding a plane of ``samples`` may take."""
+    return 10.0 + 100e-6 * samples
+
+
+class IsolatedCodec(Codec):
+    """A codec that decodes in child processes, and encodes, like any other, in this one.
+
+    Threads decode in a child each, as many as there are processors, up to eight. The children end
+    with this object. Another process, whether it was forked or got this object by pickle, starts
+    its own.
+
+    Args:
+        name: of the codec.
+        options: of the codec.
+        factory: ``module:function`` that makes the codec from its name and options.
+
+    Raises:
+        CodecError: there is no such codec or option, or this system cannot isolate.
+        MissingDependencyError: what the codec needs is not installed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        factory: str = "cfqa_data.codecs:get_codec",
+    ) -> None:
+        if not POSIX:
+            raise CodecError(f"{name}: untrusted=True needs Linux or macOS, which limit processes")
+        self.name = name
+        self._options = {
+            option: _absolute(option, value) for option, value in (options or {}).items()
+        }
+        self._factory = factory
+        self._start = _start(name, self._options, factory)
+        self._open()
+        child = self._new_child(SMALLEST)
+        self.dtype = np.dtype(f"<u{child.itemsize}")
+        self.peak = child.peak
+        self._idle.append(child)
+
+    def _open(self) -> None:
+        self._direct: Codec | None = None
+        self._idle: list[DecoderProcess] = []
+        self._slots = threading.Semaphore(MOST_CHILDREN)
+        self._owner = os.getpid()
+        self._end = weakref.finalize(self, _close_all, self._idle, self._owner)
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("name", "dtype", "peak", "_options", "_factory", "_start")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def close(self) -> None:
+        """End the children now; a later call starts new ones."""
+        _close_all(self._idle, self._owner)
+
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
+        """See :meth:`Codec.decode`.
+
+        Raises:
+            CodecError: also where the decoder crashed, took too long or needed too much memory.
+        """
+        rows, cols = check_shape(self.name, shape)
+        stream = check_bitstream(self.name, bitstream)
+        if self._owner != os.getpid():  # forked: those children are another process's
+            self._end()
+            self._open()
+        with self._slots:
+            samples = self._decode(stream, (rows, cols))
+        plane = np.frombuffer(samples, self.dtype)
+        if int(plane.max()) > self.peak:
+            raise CodecError(f"{self.name}: the decoder gave {plane.max()}, beyond {self.peak}")
+        return plane.reshape(rows, cols)
+
+    def encode(self, plane: np.ndarray, parameter: float) -> bytes:
+        """See :meth:`Codec.encode`."""
+        return self._trusted().encode(plane, parameter)
+
+    def encode_many(self, planes: Sequence[np.ndarray], parameter: float) -> list[bytes]:
+        """See :meth:`Codec.encode_many`."""
+        return self._trusted().encode_many(planes, parameter)
+
+    def version(self) -> dict[str, str]:
+        """See :meth:`Codec.version`."""
+        return self._trusted().version()
+
+    def _trusted(self) -> Codec:
+        """Return the codec in this process, which is given nothing to decode."""
+        if self._direct is None:
+            module, _, function = self._factory.partition(":")
+            make = getattr(importlib.import_module(module), function)
+            self._direct = make(self.name, **self._options)
+        return self._direct
+
+    def _decode(self, bitstream: bytes, shape: tuple[int, int]) -> bytearray:
+        samples = shape[0] * shape[1]
+        child = self._take(samples)
+        try:
+            size = self.dtype.itemsize * samples
+            decoded = child.decode(bitstream, shape, size, time_limit(samples))
+        except Refused as refusal:
+            self._keep(child)
+            raise refusal.error from None
+        except BaseException:
+            child.close()
+            raise
+        self._keep(child)
+        return decoded
+
+    def _take(self, samples: int) -> DecoderProcess:
+        """Return a child that is large enough and has said nothing since its last reply."""
+        while self._idle:
+            try:
+                child = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if child.samples >= samples and child.is_quiet():
+                return child
+            child.close()
+        return self._new_child(max(samples, SMALLEST))
+
+    def _new_child(self, samples: int) -> DecoderProcess:
+        life = LIFE_SECONDS + time_limit(samples)
+        return DecoderProcess(self.name, self._start, samples, memory_limit(samples), life)
+
+    def _keep(self, child: DecoderProcess) -> None:
+        if child.spent < LIFE_SECONDS:
+            self._idle.append(child)
+        else:
+            child.close()
+
+
+def _absolute(option: str, value: Any) -> Any:
+    """Return an option's value; a path is made one that also holds later, and in other folders."""
+    if option not in ABSOLUTE or not isinstance(value, str | Path) or not str(value):
+        return value
+    text = str(value)
+    return text if text.startswith(PACKAGE) else str(ABSOLUTE[option](text))
+
+
+def _start(name: str, options: Mapping[str, Any], factory: str) -> str:
+    """Return what a child is told of its codec: JSON."""
+    plain = {
+        key: str(value) if isinstance(value, Path) else value for key, value in options.items()
+    }
+    try:
+        return json.dumps({"name": name, "options": plain, "factory": factory})
+    except (TypeError, ValueError) as error:
+        raise CodecError(f"{name}: options that no other process can be told: {error}") from None
+
+
+def _close_all(children: list[DecoderProcess], owner: int) -> None:
+    """End children, if they are this process's; a forked one only closes its ends of the pipes."""
+    mine = owner == os.getpid()
+    while children:
+        child = children.pop()
+        child.close() if mine else child.abandon()

@@ -1,0 +1,148 @@
+"""Progress on a terminal: bars with rates and time left, or short lines where it is a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+from cfqa_data.console.progress import Progress
+from cfqa_data.console.text import duration
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+__all__ = ["Bars", "Lines", "show_progress"]
+
+# Steps that arrive this soon after a stage began were done by an earlier run: they count as
+# done, but not towards the rate.
+RESUMED_WITHIN = 0.2
+
+
+@contextmanager
+def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
+    """Give a listener that shows progress on ``stream`` (stderr) until the block ends."""
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        yield Lines(stream)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=Console(file=stream),
+    ) as bar:
+        yield Bars(bar)
+
+
+class Pace:
+    """Steps done of a stage, and how fast."""
+
+    def __init__(self, total: int, clock: Callable[[], float]) -> None:
+        self.total = total
+        self.done = 0
+        self._clock = clock
+        self._began = clock()
+        self._resumed = 0
+
+    def advance(self, n: int) -> None:
+        """Count ``n`` more steps."""
+        self.done += n
+        if self.elapsed < RESUMED_WITHIN:
+            self._resumed = self.done
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the stage began."""
+        return self._clock() - self._began
+
+    @property
+    def rate(self) -> float:
+        """Steps per second of this run; 0 while unknown."""
+        return (self.done - self._resumed) / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left at this rate; None while unknown."""
+        return max(0, self.total - self.done) / self.rate if self.rate > 0 else None
+
+
+class Bars:
+    """One bar per stage, kept on the screen when it is full."""
+
+    def __init__(self, bar: Bar, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bar = bar
+        self._clock = clock
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        """Add a bar."""
+        self._pace = Pace(total, self._clock)
+        self._task = self._bar.add_task(stage, total=total, unit=unit, rate="")
+
+    def advance(self, n: int = 1) -> None:
+        """Move the bar."""
+        self._pace.advance(n)
+        rate = f"{self._pace.rate:.3g}/s" if self._pace.rate else ""
+        self._bar.update(self._task, advance=n, rate=rate)
+
+    def finish(self) -> None:
+        """Fill the bar."""
+        self._bar.update(self._task, completed=self._pace.total)
+        self._bar.stop_task(self._task)
+
+
+class Lines:
+    """A line when a stage begins, one now and then, and one when it ends."""
+
+    def __init__(
+        self,
+        stream: TextIO,
+        every: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream
+        self._every = every
+        self._clock = clock
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        """Say what begins."""
+        self._stage, self._unit = stage, unit
+        self._pace = Pace(total, self._clock)
+        self._said = self._clock()
+        self._say(f"{total} {unit}")
+
+    def advance(self, n: int = 1) -> None:
+        """Say how far it is, if that was not said lately."""
+        self._pace.advance(n)
+        if self._clock() - self._said < self._every:
+            return
+        self._said = self._clock()
+        left = self._pace.left
+        tail = f", {self._pace.rate:.3g}/s, {duration(left)} left" if left is not None else ""
+        self._say(f"{self._pace.done} of {self._pace.total} {self._unit}{tail}")
+
+    def finish(self) -> None:
+        """Say how long it took."""
+        self._say(f"done in {duration(self._pace.elapsed)}")
+
+    def _say(self, text: str) -> None:
+        try:
+            print(f"{self._stage}: {text}", file=self._stream, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError:  # such as a full disk under a log: no reason to end the work itself
+            pass

@@ -1,0 +1,530 @@
+"""What a manifest says of its tasks and codecs: all that a reader has to know of them.
+
+A task or a codec states these facts on its class; a dataset carries them, so that it can be opened,
+scored and shown where nobody has ever heard of the class. All are checked when they are made.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.format.fields import Amount, Checked, Count, Number, Text, keyed, made, plain
+from cfqa_data.format.limits import LARGEST_FEATURE, MOST_ROWS
+from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
+
+__all__ = [
+    "MOST_CODECS",
+    "MOST_LEVELS",
+    "MOST_TASKS",
+    "PROGRAMS",
+    "CodecEntry",
+    "CodecFacts",
+    "Layer",
+    "Loss",
+    "Origin",
+    "Parameter",
+    "Score",
+    "TaskEntry",
+    "TaskFacts",
+    "Terms",
+    "Truth",
+    "check_name",
+]
+
+MOST_LEVELS = 128
+MOST_TASKS = 64
+MOST_CODECS = 256
+
+PROGRAMS = ("encoder", "config")
+"""Options of codecs that name a program of one machine, and what it reads."""
+
+On = Literal["planes", "features", "inputs"]
+Stored = Literal["codes", "values"]
+Bits = Literal["bitstream", "stated", "unknown"]
+Better = Literal["higher", "lower"]
+Norm = Literal["before", "after"]
+
+FILE = re.compile(r"[a-z0-9_-]+\.safetensors")
+"""Name of a file that an entry names."""
+
+
+def check_name(what: str, name: object) -> str:
+    """Return the name of a task or codec.
+
+    Raises:
+        FormatError: it is no text of a-z, 0-9, ``_`` and ``-``, 1 to 64 characters, that begins
+            with a letter.
+    """
+    if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_-]{0,63}", name):
+        raise FormatError(
+            f"{name!r} is no name of a {what}: 1 to 64 of a-z, 0-9, _ and -, a letter first"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Score(Checked):
+    """The score of a task.
+
+    Attributes:
+        name: what it is called.
+        lower_better: whether a smaller score is a better one.
+        unit: its unit, empty if it has none.
+        noticeable: the smallest difference of two distortions that counts, in the score's unit.
+    """
+
+    name: Text
+    lower_better: bool
+    unit: str = ""
+    noticeable: Amount = 0.0
+
+    def distortion(self, score: Any, reference: Any) -> Any:
+        """Return the harm done: the score against that of the original; larger is worse.
+
+        Args:
+            score: of the compressed feature, or an array of several.
+            reference: of its original, likewise.
+        """
+        return score - reference if self.lower_better else reference - score
+
+
+@dataclass(frozen=True)
+class Loss(Checked):
+    """A continuous loss beside the score, of which less is better.
+
+    Attributes:
+        name: what it is called.
+        unit: its unit, empty if it has none.
+        noticeable: the smallest difference of two losses that counts.
+    """
+
+    name: Text
+    unit: str = ""
+    noticeable: Amount = 0.0
+
+
+@dataclass(frozen=True)
+class Truth(Checked):
+    """What the features of a task are scored against.
+
+    Attributes:
+        dtype: NumPy's name of its type: a number, or a boolean.
+        axes: how many axes it has.
+    """
+
+    dtype: Text
+    axes: Number
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            known = np.dtype(self.dtype).kind in "biuf" and np.dtype(self.dtype).name == self.dtype
+        except (TypeError, ValueError):
+            known = False
+        self.require(known, f".dtype {self.dtype!r} is no type of numbers")
+
+
+@dataclass(frozen=True)
+class Terms(Checked):
+    """On what terms the inputs and truths of a task may be used.
+
+    Attributes:
+        licence: its identifier, as hubs write it; "other" where it has none.
+        link: where it stands.
+        attribution: whom to name.
+        inputs: whether inputs may be given on.
+        truths: whether truths may be given on.
+    """
+
+    licence: Text = "other"
+    link: str = ""
+    attribution: str = ""
+    inputs: bool = False
+    truths: bool = False
+
+
+@dataclass(frozen=True)
+class TaskFacts(Checked):
+    """What is known of a task before it has any data.
+
+    Attributes:
+        name: in paths and tables.
+        title: the task in words.
+        score: what it measures.
+        loss: a continuous loss beside the score, or None.
+        truth: what features are scored against, or None.
+    """
+
+    name: str
+    title: Text
+    score: Score
+    loss: Loss | None = None
+    truth: Truth | None = None
+
+    @property
+    def where(self) -> str:
+        return check_name("task", self.name)
+
+    def distortion(self, score: Any, reference: Any) -> Any:
+        """Return :meth:`Score.distortion` of the task's score."""
+        return self.score.distortion(score, reference)
+
+
+@dataclass(frozen=True)
+class Parameter(Checked):
+    """The number that sets how strongly a codec compresses.
+
+    Attributes:
+        name: what it is called, such as "qp".
+        better: which way quality rises.
+        unit: its unit, empty if it has none.
+        whole: whether it is a whole number.
+        lowest: the lowest value that it may have; None where there is no limit.
+        highest: the highest one.
+    """
+
+    name: Text
+    better: Better
+    unit: str = ""
+    whole: bool = False
+    lowest: float | None = None
+    highest: float | None = None
+
+    def check(self, value: object) -> float:
+        """Return a value that the parameter may have.
+
+        Raises:
+            FormatError: it may not have it.
+        """
+        low = -math.inf if self.lowest is None else self.lowest
+        high = math.inf if self.highest is None else self.highest
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or (self.whole and value != int(value))
+            or not low <= value <= high
+        ):
+            kind = "a whole number" if self.whole else "a number"
+            above = f" from {low:g}" if self.lowest is not None else ""
+            below = f" to {high:g}" if self.highest is not None else ""
+            raise FormatError(f"a {self.name} is {kind}{above}{below}, got {value!r}")
+        return value
+
+    def check_levels(self, levels: object) -> tuple[float, ...]:
+        """Return the parameters of a codec's levels, the best first.
+
+        Raises:
+            FormatError: there are none or too many, one is impossible, or they are out of order.
+        """
+        if not isinstance(levels, list | tuple) or not 1 <= len(levels) <= MOST_LEVELS:
+            raise FormatError(f"levels must be 1 to {MOST_LEVELS} numbers, got {levels!r}")
+        values = tuple(map(self.check, levels))
+        worse = 1 if self.better == "lower" else -1
+        if any((b - a) * worse <= 0 for a, b in pairwise(values)):
+            order = "rise" if worse > 0 else "fall"
+            raise FormatError(
+                f"{self.name} must {order} from level 0 (best) on, got {list(values)}"
+            )
+        return values
+
+
+@dataclass(frozen=True)
+class CodecFacts(Checked):
+    """What is known of a codec before it has coded anything.
+
+    Attributes:
+        name: in paths and tables.
+        title: the codec in words.
+        on: what it compresses: packed planes of codes, features, or inputs of the backbone.
+        parameter: what sets its rate.
+        bits: what the column `bits` is: 8 times the bytes of the bitstream, what the codec states,
+            or unknown.
+    """
+
+    name: str
+    title: Text
+    on: On
+    parameter: Parameter
+    bits: Bits = "bitstream"
+
+    @property
+    def where(self) -> str:
+        return check_name("codec", self.name)
+
+
+@dataclass(frozen=True)
+class Origin(Checked):
+    """What a codec is made from again, for decoding.
+
+    Attributes:
+        name: of the codec, among the built-in ones and the installed entry points.
+        options: its keyword arguments, without :data:`PROGRAMS`: a manifest may be a stranger's,
+            and what is run is for this machine's environment to say.
+        package: the distribution that has it.
+        version: of that distribution.
+        sha256: of the codec's source, as hex; empty for built-in ones.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    package: Text = "cfqa-data"
+    version: str = ""
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(isinstance(self.options, Mapping), ".options are no table")
+        kept = {key: value for key, value in self.options.items() if key not in PROGRAMS}
+        object.__setattr__(self, "options", kept)
+        self.require(re.fullmatch("|[0-9a-f]{64}", self.sha256), f".sha256 is {self.sha256!r}")
+
+    @property
+    def where(self) -> str:
+        return f"codec {check_name('codec', self.name)}"
+
+
+@dataclass(frozen=True)
+class CodecEntry(Checked):
+    """One codec on one task.
+
+    Attributes:
+        facts: what is known of the codec.
+        levels: its parameter at each level, the best first.
+        quantizer: between features and codes, where codes are stored; None where values are.
+        tables: files below `tables/` that a receiver has in advance.
+        origin: what it is made from again.
+    """
+
+    facts: CodecFacts
+    levels: tuple[float, ...]
+    quantizer: Quantizer | None = None
+    tables: tuple[str, ...] = ()
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "levels", self.facts.parameter.check_levels(self.levels))
+        except FormatError as error:
+            raise FormatError(f"{self.where}: {error}") from None
+        super().__post_init__()
+        needed = (self.facts.on == "planes") == (self.quantizer is not None)
+        self.require(needed, ": a codec on planes, and no other, has a quantiser")
+        for name in self.tables:
+            self.require(FILE.fullmatch(name), f": {name!r} is no file below tables/")
+
+    @property
+    def where(self) -> str:
+        return f"codecs.{self.name}"
+
+    @property
+    def name(self) -> str:
+        """Name of the codec."""
+        return self.facts.name
+
+    @property
+    def stored(self) -> Stored:
+        """What the arrays hold."""
+        return "values" if self.quantizer is None else "codes"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as format 2 has it."""
+        facts = plain(self.facts)
+        del facts["name"]
+        return facts | {
+            "levels": list(self.levels),
+            "stored": self.stored,
+            "quantizer": self.quantizer.to_dict() if self.quantizer else None,
+            "tables": list(self.tables),
+            "codec": plain(self.origin),
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, data: object) -> CodecEntry:
+        """Return the entry that :meth:`to_dict` describes.
+
+        Raises:
+            FormatError: a key is missing, unknown or has an impossible value.
+        """
+        where, told = f"codecs.{name}", ("title", "on", "parameter", "bits")
+        table = keyed(where, data, (*told, "levels", "stored", "quantizer", "tables", "codec"))
+        facts = made(CodecFacts, where, {key: table[key] for key in told}, name=name)
+        origin, quantizer = table["codec"], table["quantizer"]
+        try:
+            entry = cls(
+                facts=facts,
+                levels=table["levels"],
+                quantizer=None if quantizer is None else quantizer_from_dict(quantizer),
+                tables=table["tables"],
+                origin=None if origin is None else made(Origin, f"{where}.codec", origin),
+            )
+        except CfqaError as error:
+            raise FormatError(_told(where, error)) from None
+        entry.require(
+            table["stored"] == entry.stored, f".stored is {table['stored']!r}, not {entry.stored!r}"
+        )
+        return entry
+
+
+@dataclass(frozen=True)
+class Layer(Checked):
+    """One layer of a feature.
+
+    Attributes:
+        name: such as "block 7".
+        norm: whether its tokens are from before or after the backbone's final norm; None if that
+            is not known or there is no such norm.
+    """
+
+    name: Text
+    norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class TaskEntry(Checked):
+    """What a folder holds of one task.
+
+    Attributes:
+        facts: what is known of the task.
+        shape: (N, C, T, D) of its features; T is that of the longest.
+        sources: the ids, in the order of the arrays' source axis.
+        codecs: by name, in the order that tables show them.
+        shard: sources per shard of originals and bitstreams.
+        varying_tokens: whether features have different numbers of tokens.
+        prefix_tokens: leading tokens that stand for no place of the input.
+        grid: (rows, columns) of the remaining tokens of a view, or None.
+        layers: of which the C axis is.
+        views: names of which the N axis is.
+        groups: the group of each source; None where each is its own.
+        gallery: file below `truth/` that all sources are scored against, or None.
+        terms: on which inputs and truths may be used; None where nothing is known.
+    """
+
+    facts: TaskFacts
+    shape: tuple[int, int, int, int]
+    sources: tuple[Any, ...]
+    codecs: Mapping[str, CodecEntry]
+    shard: Count
+    varying_tokens: bool = False
+    prefix_tokens: Number = 0
+    grid: tuple[Count, Count] | None = None
+    layers: tuple[Layer, ...] = ()
+    views: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    gallery: Text | None = None
+    terms: Terms | None = None
+
+    def __post_init__(self) -> None:
+        shape, need = self.shape, self.require
+        is_shape = (
+            isinstance(shape, list | tuple)
+            and len(shape) == 4
+            and all(type(n) is int and n > 0 for n in shape)
+        )
+        need(is_shape, ".shape is not (N, C, T, D)")
+        super().__post_init__()
+        need(
+            self.points <= LARGEST_FEATURE,
+            f".shape {list(shape)} has more than {LARGEST_FEATURE:,} elements",
+        )
+        need(self.sources, ".sources is not a list of ids")
+        n, c, t, _ = shape
+        need(self.prefix_tokens <= t, f".prefix_tokens is more than the {t} tokens")
+        if self.grid is not None:
+            fits = not self.varying_tokens and math.prod(self.grid) == t - self.prefix_tokens
+            need(fits, f".grid {self.grid} is not that of the tokens after the prefix")
+        for what, names, size in (("layers", self.layers, c), ("views", self.views, n)):
+            need(len(names) in (0, size), f".{what} are {len(names)}, the shape has {size}")
+        need(
+            self.groups is None or len(self.groups) == len(self.sources),
+            ".groups are not one per source",
+        )
+        need(
+            self.gallery is None or FILE.fullmatch(self.gallery),
+            f".gallery {self.gallery!r} is no file below truth/",
+        )
+        need(1 <= len(self.codecs) <= MOST_CODECS, f".codecs must be 1 to {MOST_CODECS}")
+        need(self.rows <= MOST_ROWS, f" has {self.rows:,} rows of labels; {MOST_ROWS:,} are read")
+        for name, codec in self.codecs.items():
+            layers = codec.quantizer.layers if codec.quantizer else c
+            told = f"the quantiser has {layers} layer(s), the shape {c}"
+            need(layers == c, f".codecs.{name}: {told}")
+
+    @property
+    def where(self) -> str:
+        return f"tasks.{self.facts.name}"
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.facts.name
+
+    @property
+    def points(self) -> int:
+        """Numbers in a feature of the longest T."""
+        return math.prod(self.shape)
+
+    @property
+    def shards(self) -> int:
+        """Shards of originals, and of each codec's bitstreams."""
+        return -(-len(self.sources) // self.shard)
+
+    @property
+    def group_of(self) -> Sequence[str]:
+        """The group of each source; its own id where it has none."""
+        return self.sources if self.groups is None else self.groups
+
+    @property
+    def rows(self) -> int:
+        """Rows of the task's labels."""
+        return len(self.sources) * sum(len(codec.levels) for codec in self.codecs.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as format 2 has it."""
+        table = plain(self)
+        facts = table.pop("facts")
+        del facts["name"], table["varying_tokens"]
+        return {
+            **facts,
+            **table,
+            "tokens": "varying" if self.varying_tokens else None,
+            "codecs": {name: codec.to_dict() for name, codec in self.codecs.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, data: object) -> TaskEntry:
+        """Return the entry that :meth:`to_dict` describes.
+
+        Raises:
+            FormatError: a key is missing, unknown or has an impossible value.
+        """
+        where = f"tasks.{name}"
+        if not isinstance(data, Mapping):
+            raise FormatError(f"{where} is not a table")
+        table = dict(data)
+        told = {key: table.pop(key) for key in ("title", "score", "loss", "truth") if key in data}
+        tokens, codecs = table.pop("tokens", ""), table.pop("codecs", None)
+        try:
+            facts = made(TaskFacts, where, told, name=check_name("task", name))
+            if tokens not in (None, "varying"):
+                raise FormatError(f"{where}.tokens is {tokens!r}, not null or 'varying'")
+            if not isinstance(codecs, dict):
+                raise FormatError(f"{where}.codecs is not a table")
+            entries = {key: CodecEntry.from_dict(key, entry) for key, entry in codecs.items()}
+            varying = tokens == "varying"
+            return made(cls, where, table, facts=facts, codecs=entries, varying_tokens=varying)
+        except FormatError as error:
+            raise FormatError(_told(where, error)) from None
+
+
+def _told(where: str, error: CfqaError) -> str:
+    """Return what an error says, after the place that it is of."""
+    return str(error) if str(error).startswith(where) else f"{where}: {error}"

@@ -1,0 +1,199 @@
+"""What format 1 leaves to its readers: its three tasks, its six codecs, what its recipe says.
+
+A manifest of format 1 names tasks and codecs; what they are stands here and nowhere else. In format
+2 the manifest says it. A folder is of format 1 where a reader of that format would open it and mean
+the same by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any
+
+from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.format.facts import (
+    CodecEntry,
+    CodecFacts,
+    Layer,
+    Loss,
+    Origin,
+    Parameter,
+    Score,
+    TaskEntry,
+    TaskFacts,
+    Truth,
+)
+from cfqa_data.format.fields import keyed
+from cfqa_data.format.quantizers import quantizer_from_dict
+
+__all__ = ["CODECS", "LEVELS", "TASKS", "fits", "read_tasks"]
+
+LEVELS = 10
+"""Of every codec."""
+
+TASKS: Mapping[str, TaskFacts] = MappingProxyType(
+    {
+        "cls": TaskFacts(
+            name="cls",
+            title="image classification",
+            score=Score("rank", lower_better=True, noticeable=1.0),
+            loss=Loss("negative log-likelihood", noticeable=0.5),
+            truth=Truth("int64", 0),
+        ),
+        "seg": TaskFacts(
+            name="seg",
+            title="semantic segmentation",
+            score=Score("mIoU", lower_better=False, noticeable=0.02),
+            loss=Loss("cross-entropy", noticeable=0.1),
+            truth=Truth("uint8", 2),
+        ),
+        "dpt": TaskFacts(
+            name="dpt",
+            title="depth estimation",
+            score=Score("RMSE", lower_better=True, unit="m", noticeable=0.05),
+            loss=Loss("absolute relative error", noticeable=0.02),
+            truth=Truth("uint16", 2),
+        ),
+    }
+)
+"""The tasks by name, in the order of every table."""
+
+LAYERS = {"cls": 1, "seg": 1, "dpt": 4}
+VIEWS = {"cls": ("image",), "seg": ("first window", "last window"), "dpt": ("image", "mirrored")}
+
+
+def _video(name: str, title: str, highest: int) -> CodecFacts:
+    qp = Parameter("qp", better="lower", whole=True, lowest=0, highest=highest)
+    return CodecFacts(name, title, "planes", qp)
+
+
+def _learned(name: str, title: str) -> CodecFacts:
+    return CodecFacts(name, title, "planes", Parameter("lambda", better="higher", lowest=0.0))
+
+
+CODECS: Mapping[str, CodecFacts] = MappingProxyType(
+    {
+        facts.name: facts
+        for facts in (
+            _video("x265", "HEVC intra by x265", 51),
+            _video("vvenc", "VVC intra by VVenC", 63),
+            _video("hm", "HEVC intra by the reference encoder HM", 51),
+            _video("vtm", "VVC intra by the reference encoder VTM", 63),
+            _learned("hyperprior_multi_task", "scale hyperprior, one ladder for all tasks"),
+            _learned("hyperprior_task_specific", "scale hyperprior, a ladder for each task"),
+        )
+    }
+)
+"""The codecs by name, in the order of every table."""
+
+
+def fits(recipe: Mapping[str, Any], tasks: Mapping[str, TaskEntry]) -> bool:
+    """Whether a reader of format 1 would read these entries from a manifest with this recipe.
+
+    What the format has no words for, the names of views and layers, the grid and the terms, does
+    not count: where it differs from what its readers know, the recipe is none of theirs.
+    """
+    told = {
+        name: {"shape": list(entry.shape), "sources": list(entry.sources)}
+        for name, entry in tasks.items()
+    }
+    try:
+        read = read_tasks(recipe, told)
+    except CfqaError:
+        return False
+    return list(read) == list(tasks) and all(
+        list(entry.codecs) == list(tasks[name].codecs) and _bare(entry) == _bare(tasks[name])
+        for name, entry in read.items()
+    )
+
+
+def _bare(entry: TaskEntry) -> TaskEntry:
+    """Return an entry without what format 1 has no words for."""
+    codecs = {name: replace(codec, origin=None) for name, codec in entry.codecs.items()}
+    bare = replace(entry, codecs=codecs, grid=None, layers=(), views=(), terms=None)
+    return replace(bare, prefix_tokens=0)
+
+
+def read_tasks(recipe: object, tasks: object) -> dict[str, TaskEntry]:
+    """Return what a manifest of format 1 says of its tasks.
+
+    Args:
+        recipe: its recipe.
+        tasks: its table of tasks: shape and sources of each.
+
+    Raises:
+        FormatError: a part is not what format 1 has there.
+    """
+    keys = ("name", "summary", "sources_per_task", "group_size", "backbone", "tasks")
+    whole = keyed("the recipe", recipe, keys)
+    keyed("recipe.backbone", whole["backbone"], ("weights", "num_heads"), ("origin",))
+    specs = keyed("recipe.tasks", whole["tasks"], (), TASKS)
+    size = whole["group_size"]
+    if type(size) is not int or size < 1:
+        raise FormatError(f"recipe: group_size must be a whole number of at least 1, got {size!r}")
+    if not isinstance(tasks, Mapping):
+        raise FormatError("tasks is not a table")
+    if not tasks or set(tasks) != set(specs):
+        raise FormatError("tasks are not the recipe's")
+    return {name: _task(name, specs[name], tasks[name], size) for name in TASKS if name in specs}
+
+
+def _task(name: str, spec: object, entry: Any, size: int) -> TaskEntry:
+    where = f"recipe.tasks.{name}"
+    task = keyed(where, spec, ("source", "blocks", "head", "codecs"))
+    keyed(f"{where}.source", task["source"], ("kind", "seed"), ("options",))
+    entry = entry if isinstance(entry, Mapping) else {}
+    shape, sources, blocks = entry.get("shape"), entry.get("sources"), task["blocks"]
+    if not isinstance(sources, list):
+        raise FormatError(f"tasks.{name}.sources is not a list of ids")
+    count = LAYERS[name]
+    if isinstance(shape, list) and len(shape) == 4 and shape[1] != count and shape[1:2] > [0]:
+        raise FormatError(f"tasks.{name}.shape has {shape[1]} layers, not the task's")
+    if (
+        not isinstance(blocks, list)
+        or len(blocks) != count
+        or not all(type(block) is int and block >= 0 for block in blocks)
+        or any(b <= a for a, b in pairwise(blocks))
+    ):
+        raise FormatError(f"{where}.blocks must be {count} rising number(s), got {blocks!r}")
+    codecs = keyed(f"{where}.codecs", task["codecs"], (), CODECS)
+    views = VIEWS[name]
+    return TaskEntry(
+        facts=TASKS[name],
+        shape=shape,  # type: ignore[arg-type]  # checked by the entry itself
+        sources=tuple(sources),
+        codecs={c: _codec(where, c, codecs[c]) for c in CODECS if c in codecs},
+        shard=size,
+        prefix_tokens=1,
+        layers=tuple(Layer(f"block {block}", "before") for block in blocks),
+        views=views if isinstance(shape, list) and shape[:1] == [len(views)] else (),
+    )
+
+
+def _codec(where: str, name: str, data: object) -> CodecEntry:
+    facts = CODECS[name]
+    where = f"{where}.codecs.{name}"
+    required = ("parameter_name", "levels", "quantizer")
+    spec = keyed(where, data, required, ("models", "options"))
+    if spec["parameter_name"] != facts.parameter.name:
+        found = spec["parameter_name"]
+        raise FormatError(f"{where}: parameter_name must be {facts.parameter.name}, got {found!r}")
+    levels = spec["levels"]
+    if not isinstance(levels, list) or len(levels) != LEVELS:
+        raise FormatError(f"{where}: needs {LEVELS} levels, got {levels!r}")
+    options = spec.get("options", {})
+    if not isinstance(options, Mapping):
+        raise FormatError(f"{where}.options is not a table")
+    models = spec.get("models")
+    if models is None and (name == "hyperprior_multi_task" or "task" in options):
+        task = f"-{options['task']}" if "task" in options else ""
+        models = f"package://cfqa_data.codecs/weights/{name}{task}.safetensors"
+    options = {**options, "models": models} if models else dict(options)
+    try:
+        quantizer = quantizer_from_dict(spec["quantizer"])
+    except CfqaError as error:
+        raise FormatError(f"{where}: {error}") from None
+    return CodecEntry(facts, levels, quantizer, origin=Origin(name, options))

@@ -1,0 +1,338 @@
+"""What always holds in a dataset folder: one function for each statement of docs/format.md.
+
+Who makes a folder takes values from here, or asks before it goes on; who opens or verifies one asks
+the same function. A statement that is to allow more is changed here, for both.
+
+Ids are asked for wherever a manifest is written or read. Of label rows, :data:`PLACES` is what
+reading goes by, and is asked for whenever a table is opened; :data:`VALUES`, most of which follow
+from other columns, when a table is made and by `cfqa verify`; that also looks at :data:`RANGES`,
+and at what needs other files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cfqa_data.errors import FormatError
+from cfqa_data.format.facts import CodecEntry, TaskEntry, TaskFacts
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.limits import LONGEST_ID
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+__all__ = [
+    "FOLDS",
+    "PLACES",
+    "RANGES",
+    "VALUES",
+    "LabelRows",
+    "Rule",
+    "bits_of",
+    "broken",
+    "check_bitstream",
+    "check_source_ids",
+    "check_truth",
+    "fold_of",
+    "folds_of",
+    "measured_bits",
+    "out_of_order",
+    "rate_of",
+    "shard_of",
+]
+
+FOLDS = 5
+"""Folds that the sources of a task are dealt into; all rows of a source share its fold."""
+
+NEAR = 1e-9
+"""How far beyond its range rounding may put a mean of cosines or an alignment."""
+
+
+# Sources.
+
+
+def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
+    """See that ids are texts, and that no two sources have the same, of whichever tasks they are.
+
+    Args:
+        tasks: task -> the ids of its sources.
+
+    Raises:
+        FormatError: they are not; the first such id is named, with its tasks.
+    """
+    found: dict[str, str] = {}
+    for task, sources in tasks.items():
+        for source in sources:
+            if not isinstance(source, str) or not 0 < len(source) <= LONGEST_ID:
+                raise FormatError(
+                    f"{task}: {source!r} is no id: a text of 1 to {LONGEST_ID} characters"
+                )
+            if not source.isprintable():
+                raise FormatError(f"{task}: {source!r} is no id: it cannot be printed")
+            if source in found:
+                both = f"a source of {found[source]} and of one of {task}"
+                where = both if found[source] != task else f"two sources of {task}"
+                raise FormatError(
+                    f"{source!r} is the id of {where}: ids are unique over all tasks; rename one "
+                    "of the two and make the dataset anew"
+                )
+            found[source] = task
+
+
+def fold_of(position: Any) -> Any:
+    """Return the fold of the group at a position in its task, or of each of several.
+
+    Where sources have no groups, each is its own.
+    """
+    return position % FOLDS
+
+
+def folds_of(entry: TaskEntry) -> np.ndarray:
+    """Return the fold of each source of a task: that of its group, by the group's first source."""
+    groups = {group: position for position, group in enumerate(dict.fromkeys(entry.group_of))}
+    return np.array([fold_of(groups[group]) for group in entry.group_of], np.int64)
+
+
+def shard_of(position: Any, group_size: int) -> Any:
+    """Return which shard of originals and bitstreams holds a source, or each of several."""
+    return position // group_size
+
+
+def check_truth(task: TaskFacts, dtype: str, axes: int, what: str) -> None:
+    """See that a truth is of its task's kind.
+
+    Args:
+        task: the task.
+        dtype: NumPy's name of the truth's type.
+        axes: how many it has.
+        what: names it in the error.
+
+    Raises:
+        FormatError: it is not.
+    """
+    if task.truth is None:
+        raise FormatError(f"{what}: features of {task.name} are scored against nothing")
+    if (dtype, axes) != (task.truth.dtype, task.truth.axes):
+        raise FormatError(
+            f"{what} is {dtype} of {axes} axes; a truth of {task.name} is {task.truth.dtype} of "
+            f"{task.truth.axes}"
+        )
+
+
+# Rates.
+
+
+def bits_of(size: Any) -> Any:
+    """Return the bits of a bitstream of so many bytes, or of each of several."""
+    return 8 * size
+
+
+def rate_of(bits: Any, points: int) -> Any:
+    """Return the bits per point of a feature of so many points."""
+    return bits / points
+
+
+def check_bitstream(dtype: str, axes: int, what: str) -> None:
+    """See that a bitstream is stored as a row of bytes.
+
+    Raises:
+        FormatError: it is not.
+    """
+    if (dtype, axes) != ("uint8", 1):
+        raise FormatError(f"{what} is {dtype} of {axes} axes, not a row of bytes")
+
+
+# Label rows.
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """The label rows of one task, and of which source, codec and level each is.
+
+    Attributes:
+        table: the rows.
+        entry: what the manifest says of the task.
+        source: position of each row's source, int64 (rows,).
+        codec: position of its codec in the entry.
+        level: its level.
+    """
+
+    table: pa.Table
+    entry: TaskEntry
+    source: np.ndarray
+    codec: np.ndarray
+    level: np.ndarray
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        values: np.ndarray = self.table[column].to_numpy()
+        return values
+
+    def nulls(self, column: str) -> np.ndarray:
+        """Return in which rows a column says nothing."""
+        return self.table[column].is_null().to_numpy()
+
+    def of_codec(self, value: Callable[[CodecEntry], object]) -> np.ndarray:
+        """Return for each row a text that its codec has."""
+        return np.array([value(codec) for codec in self.entry.codecs.values()], object)[self.codec]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a column holds.
+
+    Attributes:
+        column: its name.
+        what: what its values are, to go on from "is 3, not".
+        holds: returns for each row whether it is so.
+    """
+
+    column: str
+    what: str
+    holds: Callable[[LabelRows], np.ndarray]
+
+
+def out_of_order(rows: LabelRows) -> int | None:
+    """Return the first row that does not come after that before it, by source, codec and level."""
+    keys = (rows.level, rows.codec, rows.source)
+    cell = np.ravel_multi_index(keys[::-1], [int(key.max(initial=0)) + 1 for key in keys[::-1]])
+    wrong = np.flatnonzero(np.diff(cell) <= 0)
+    return int(wrong[0]) + 1 if wrong.size else None
+
+
+def _fold(rows: LabelRows) -> np.ndarray:
+    return np.asarray(rows["fold"] == folds_of(rows.entry)[rows.source])
+
+
+def _index(rows: LabelRows) -> np.ndarray:
+    return np.asarray(rows["index"] == rows.source)
+
+
+def _array(rows: LabelRows) -> np.ndarray:
+    layout, task = Layout(Path()), rows.entry.name
+    arrays = rows.of_codec(lambda codec: layout.compressed(task, codec.name).as_posix())
+    return np.asarray(rows["array"] == arrays) | rows.nulls("array")
+
+
+def _parameter_name(rows: LabelRows) -> np.ndarray:
+    names = rows.of_codec(lambda codec: codec.facts.parameter.name)
+    return np.asarray(rows["parameter_name"] == names)
+
+
+def _parameter(rows: LabelRows) -> np.ndarray:
+    codecs = rows.entry.codecs.values()
+    starts = np.cumsum([0, *(len(codec.levels) for codec in codecs)])[:-1]
+    levels = np.array([level for codec in codecs for level in codec.levels], np.float64)
+    return np.asarray(rows["parameter"] == levels[starts[rows.codec] + rows.level])
+
+
+def _tokens(rows: LabelRows) -> np.ndarray:
+    least, most = 1 if rows.entry.varying_tokens else rows.entry.shape[2], rows.entry.shape[2]
+    return (rows["tokens"] >= least) & (rows["tokens"] <= most)
+
+
+def _group(rows: LabelRows) -> np.ndarray:
+    return np.asarray(rows["group"] == np.array(rows.entry.group_of, object)[rows.source])
+
+
+def _bits(rows: LabelRows) -> np.ndarray:
+    known = rows.of_codec(lambda codec: codec.facts.bits) != "unknown"
+    return np.isnan(rows["bits"]) | (known & (rows["bits"] > 0))
+
+
+def _bpfp(rows: LabelRows) -> np.ndarray:
+    n, c, t, d = rows.entry.shape
+    tokens = rows["tokens"].astype(np.int64) if "tokens" in rows.table.column_names else t
+    rate = rate_of(rows["bits"], n * c * tokens * d)
+    return (rows["bpfp"] == rate) | (np.isnan(rate) & np.isnan(rows["bpfp"]))
+
+
+def _distortion(rows: LabelRows) -> np.ndarray:
+    return np.asarray(
+        rows["distortion"] == rows.entry.facts.distortion(rows["score"], rows["reference_score"])
+    )
+
+
+def _finite(column: str) -> Callable[[LabelRows], np.ndarray]:
+    """A number; where a format takes nulls, which say that nothing is defined, one may be one."""
+    return lambda rows: np.isfinite(rows[column]) | rows.nulls(column)
+
+
+def _loss(column: str) -> Callable[[LabelRows], np.ndarray]:
+    def holds(rows: LabelRows) -> np.ndarray:
+        """A number in every row, or in none: published logs have no losses."""
+        unscored = np.isnan(rows["loss"]).all() and np.isnan(rows["reference_loss"]).all()
+        told = np.isfinite(rows[column]) & (rows.entry.facts.loss is not None)
+        return told | bool(unscored)
+
+    return holds
+
+
+def _within(column: str, least: float, most: float) -> Callable[[LabelRows], np.ndarray]:
+    def holds(rows: LabelRows) -> np.ndarray:
+        inside = (rows[column] >= least - NEAR) & (rows[column] <= most + NEAR)
+        return inside | rows.nulls(column)
+
+    return holds
+
+
+def measured_bits(sizes: np.ndarray) -> Rule:
+    """Return the rule of `bits` by the bytes of each row's bitstream, NaN where there is none."""
+
+    def holds(rows: LabelRows) -> np.ndarray:
+        bits = rows["bits"]
+        counted = rows.of_codec(lambda codec: codec.facts.bits) == "bitstream"
+        return ~counted | (bits == bits_of(sizes)) | (np.isnan(sizes) & np.isnan(bits))
+
+    return Rule("bits", "8 times the bytes of its bitstream", holds)
+
+
+NUMBER = "a finite number"
+
+PLACES: tuple[Rule, ...] = (
+    Rule("fold", f"its source's position modulo {FOLDS}", _fold),
+    Rule("index", "its source's position", _index),
+    Rule("array", "the array of its codec", _array),
+)
+"""Where a row belongs."""
+
+VALUES: tuple[Rule, ...] = (
+    Rule("parameter_name", "the recipe's", _parameter_name),
+    Rule("parameter", "the recipe's", _parameter),
+    Rule("tokens", "what its task says", _tokens),
+    Rule("group", "its source's", _group),
+    Rule("bits", "what its codec says", _bits),
+    Rule("bpfp", "bits per feature point", _bpfp),
+    Rule("distortion", "the harm to the score", _distortion),
+    Rule("score", NUMBER, _finite("score")),
+    Rule("reference_score", NUMBER, _finite("reference_score")),
+    *(Rule(metric, NUMBER, _finite(metric)) for metric in ("mse", "cosine", "cka")),
+    Rule("loss", NUMBER, _loss("loss")),
+    Rule("reference_loss", NUMBER, _loss("reference_loss")),
+)
+"""What a row says; columns that only format 2 has are asked for in that."""
+
+RANGES: tuple[Rule, ...] = (
+    Rule("mse", "a number from 0", _within("mse", 0, np.inf)),
+    Rule("cosine", "a number from -1 to 1", _within("cosine", -1, 1)),
+    Rule("cka", "a number from 0 to 1", _within("cka", 0, 1)),
+)
+"""Within what the metrics' definitions have their values."""
+
+
+def broken(rows: LabelRows, rules: Iterable[Rule]) -> Iterator[str]:
+    """Yield a line for each rule that does not hold in every row: the first row and how many."""
+    for rule in (rule for rule in rules if rule.column in rows.table.column_names):
+        if (wrong := ~rule.holds(rows)).any():
+            row = int(wrong.argmax())
+            codec = list(rows.entry.codecs)[rows.codec[row]]
+            more = f" (and {wrong.sum() - 1} more)" if wrong.sum() > 1 else ""
+            yield (
+                f"{rule.column} of {rows.table['source_id'][row]} by {codec} at level "
+                f"{rows.level[row]} is {rows.table[rule.column][row]}, not {rule.what}{more}"
+            )

@@ -1,0 +1,268 @@
+"""The manifest: what a dataset folder was made from and with, and the hash of every file in it.
+
+It holds nothing that changes from one run to the next, so equal folders have equal manifests.
+A manifest that is read may come from anywhere: every part is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
+
+from cfqa_data.errors import FormatError, FormatVersionError
+from cfqa_data.format import first
+from cfqa_data.format.facts import MOST_TASKS, TaskEntry
+from cfqa_data.format.fields import Checked
+from cfqa_data.format.invariants import check_source_ids
+from cfqa_data.format.layout import Layout, of_tools
+from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
+from cfqa_data.format.pointers import pointer
+from cfqa_data.format.storage import sync_folders, write_text
+
+__all__ = [
+    "FORMATS",
+    "TIERS",
+    "Manifest",
+    "TaskEntry",
+    "hash_file",
+    "hash_files",
+    "manifest_text",
+    "package_versions",
+    "parse_manifest",
+    "read_manifest",
+    "write_manifest",
+]
+
+FORMATS = (1, 2)
+Tier = Literal["light", "full"]
+TIERS = get_args(Tier)
+PACKAGES = (
+    *("cfqa-data", "numpy", "pyarrow", "safetensors", "zarr", "numcodecs"),
+    *("torch", "av", "imageio-ffmpeg", "constriction"),
+)
+
+
+@dataclass(frozen=True)
+class Manifest(Checked):
+    """What a dataset folder was made from and with.
+
+    Attributes:
+        name: name of the dataset, its recipe's.
+        tier: "light" (bitstreams) or "full" (and the codes of every compressed feature).
+        recipe: the whole recipe as plain data, for building again; readers go by `tasks`.
+        tasks: what there is per task, in the order that tables show them.
+        versions: program or library -> version, of everything that had a part in it.
+        weights: URI in the recipe -> SHA-256 of the file, as hex.
+        health: the rows of :func:`cfqa_data.integrity.health.health`.
+        files: path relative to the folder -> {"size": bytes, "sha256": hex}.
+        packages: package beside this one that had a part in it -> {"version", "sha256"}.
+        format: 1 or 2, as it was read; where it is left out, 1 if that format can say the same.
+    """
+
+    name: str
+    tier: Tier
+    recipe: Mapping[str, Any]
+    tasks: Mapping[str, TaskEntry]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    health: tuple[Mapping[str, Any], ...] = ()
+    files: Mapping[str, Any] = field(default_factory=dict)
+    packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    format: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.format:
+            plain = not self.packages and first.fits(self.recipe, self.tasks)
+            object.__setattr__(self, "format", 1 if plain else 2)
+
+    @property
+    def summary(self) -> str:
+        """What the dataset is, in a line of its recipe; empty if that has none."""
+        return str(self.recipe.get("summary", ""))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the manifest as JSON-safe data."""
+        tasks: dict[str, Any] = {
+            name: {"shape": list(entry.shape), "sources": list(entry.sources)}
+            if self.format == 1
+            else entry.to_dict()
+            for name, entry in self.tasks.items()
+        }
+        packages = {name: dict(self.packages[name]) for name in sorted(self.packages)}
+        return {
+            "format": self.format,
+            "name": self.name,
+            "tier": self.tier,
+            "recipe": self.recipe,
+            "tasks": tasks,
+            "versions": dict(sorted(self.versions.items())),
+            "weights": dict(sorted(self.weights.items())),
+            **({} if self.format == 1 else {"packages": packages}),
+            "health": [dict(row) for row in self.health],
+            "files": {path: dict(self.files[path]) for path in sorted(self.files)},
+        }
+
+    @classmethod
+    def from_dict(cls, data: object) -> Manifest:
+        """Return the manifest that :meth:`to_dict` describes.
+
+        Raises:
+            FormatVersionError: it is of another version of the format.
+            FormatError: a part is not what it must be.
+        """
+        if not isinstance(data, dict):
+            raise FormatError("is not a table")
+        version = data.get("format")
+        if type(version) is not int or version not in FORMATS:
+            newer = isinstance(version, int) and version > max(FORMATS)
+            remedy = "update cfqa-data" if newer else "build or fetch the dataset again"
+            raise FormatVersionError(
+                f"format version {version!r}, this cfqa-data reads 1 and 2; {remedy}"
+            )
+        read = _read_tasks if version > 1 else partial(first.read_tasks, data.get("recipe"))
+        tasks = read(data.get("tasks"))
+        check_source_ids({name: entry.sources for name, entry in tasks.items()})
+        keys = ("name", "tier", "recipe", "versions", "weights", "health")
+        return cls(
+            **{key: data.get(key) for key in keys},
+            tasks=tasks,
+            files=_files(data.get("files")),
+            packages=data.get("packages", {}),
+            format=version,
+        )
+
+
+def write_manifest(root: Path, manifest: Manifest) -> Path:
+    """Hash every file in the folder and write the manifest there; return its path.
+
+    ``manifest.files`` is ignored and taken from the folder. Before the files are named, all folders
+    are synced, whoever made them: a power cut then takes none that the manifest names.
+
+    Raises:
+        FormatError: two sources have the same id.
+    """
+    check_source_ids({name: entry.sources for name, entry in manifest.tasks.items()})
+    layout = Layout(root)
+    sync_folders(root)
+    write_text(layout.manifest, manifest_text(replace(manifest, files=hash_files(root))))
+    return layout.manifest
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """Return a manifest as it stands in the folder; equal manifests are equal texts."""
+    ordered = manifest.format > 1  # tasks and codecs stand in the order of tables
+    return json.dumps(manifest.to_dict(), indent=1, sort_keys=not ordered, allow_nan=False) + "\n"
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Return the manifest of a dataset folder.
+
+    Raises:
+        FormatError: this is not a dataset folder, or its manifest is not valid.
+    """
+    layout = Layout(root)
+    path = layout.manifest
+    try:
+        data = read_limited(path, LARGEST_JSON)
+    except (FileNotFoundError, NotADirectoryError):
+        if layout.work.is_dir():
+            raise FormatError(
+                f"{root}: not built yet: a build of it is under way or was stopped; the command "
+                "that began it (`cfqa build` or `cfqa import-release`) goes on"
+            ) from None
+        raise FormatError(f"{root}: not a CFQA dataset folder (no {path.name} in it)") from None
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path}: cannot be read: {error}") from None
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Return the manifest that a file's content is.
+
+    Args:
+        data: the content.
+        where: the file's name, for messages.
+
+    Raises:
+        FormatError: it is not valid.
+    """
+    if kind := pointer(data):
+        raise FormatError(f"{where}: {kind}")
+    try:
+        facts = parse_json(data)
+    except ValueError as error:
+        raise FormatError(f"{where}: cannot be read: {error}") from None
+    try:
+        return Manifest.from_dict(facts)
+    except FormatError as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file as hex, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(root: Path) -> dict[str, dict[str, Any]]:
+    """Return size and SHA-256 of every file in a dataset folder but its manifest.
+
+    What tools put there does not count, nor the state of an unfinished build.
+    """
+    layout = Layout(root)
+    files = {}
+    for path in sorted(root.rglob("*")):
+        name = layout.relative(path)
+        if path == layout.manifest or of_tools(name) or not path.is_file():
+            continue
+        files[name] = {"size": path.stat().st_size, "sha256": hash_file(path)}
+    return files
+
+
+def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of Python and of those of ``packages`` that are installed."""
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _read_tasks(data: object) -> dict[str, TaskEntry]:
+    if not isinstance(data, dict) or not 1 <= len(data) <= MOST_TASKS:
+        raise FormatError(f"tasks is not a table of 1 to {MOST_TASKS}")
+    return {name: TaskEntry.from_dict(name, entry) for name, entry in data.items()}
+
+
+def _files(data: object) -> dict[str, dict[str, Any]]:
+    if not isinstance(data, dict):
+        raise FormatError("files is not a table")
+    for name, entry in data.items():
+        path = PurePosixPath(name)
+        if (
+            path.is_absolute()
+            or ".." in path.parts
+            or "\\" in name
+            or not name.isprintable()
+            or not path.as_posix() == name != "."
+        ):
+            raise FormatError(f"files: {name!r} is not a path in the folder")
+        size, sha256 = map(entry.get, ("size", "sha256")) if isinstance(entry, dict) else (0, "")
+        if type(size) is not int or not 0 <= size < 1 << 63 or not _is_hash(sha256):
+            raise FormatError(f"files: {name!r} lacks its size or SHA-256")
+    return data
+
+
+def _is_hash(text: object) -> bool:
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None

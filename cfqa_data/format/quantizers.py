@@ -1,0 +1,350 @@
+"""Scalar quantisers between float32 features and integer codes, one table of values per layer.
+
+A quantiser is a fact of a dataset: it is stored in full beside the codes, and dequantising is a
+lookup in its table and nothing else, so that every reader gets the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cfqa_data.errors import CodecError, RecipeError, unknown_name
+from cfqa_data.format.fields import plain
+
+__all__ = [
+    "KMeansQuantizer",
+    "PaperKMeansQuantizer",
+    "PaperUniformQuantizer",
+    "Quantizer",
+    "UniformQuantizer",
+    "fit_kmeans",
+    "quantizer_from_dict",
+]
+
+MAX_BITS = 16
+
+MAX_LAYERS = 64
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class Quantizer:
+    """What both quantisers share: code ``k`` of layer ``c`` stands for ``values()[c, k]``.
+
+    Features are float32 (..., C, T, D) and codes unsigned integers of the same shape.
+    """
+
+    kind: ClassVar[str]
+    bits: int
+    _values: np.ndarray
+
+    @property
+    def layers(self) -> int:
+        """C, the number of layers there is a table for."""
+        return len(self._values)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype of the codes: uint8 up to 8 bits, uint16 above."""
+        return np.dtype(np.uint8 if self.bits <= 8 else np.uint16)
+
+    def values(self) -> np.ndarray:
+        """Return the float32 (C, 2**bits) values of all codes, read-only and increasing."""
+        return self._values
+
+    def quantize(self, features: np.ndarray) -> np.ndarray:
+        """Return the code of the nearest value for each element; beyond the ends, the end's.
+
+        Raises:
+            CodecError: the layer axis does not fit, or a value is NaN or infinite.
+        """
+        features = np.asarray(features, np.float32)
+        self._check_layers(features)
+        if not np.isfinite(features).all():
+            raise CodecError("a feature with NaN or infinite values cannot be quantised")
+        return self._nearest(features)
+
+    def dequantize(self, codes: np.ndarray) -> np.ndarray:
+        """Return the float32 values of ``codes``.
+
+        Raises:
+            CodecError: the layer axis does not fit, or a code is not a whole number in
+                0..2**bits - 1.
+        """
+        codes = np.asarray(codes)
+        self._check_layers(codes)
+        if codes.dtype.kind not in "iu":
+            raise CodecError(f"codes are whole numbers, not {codes.dtype}")
+        for code in (codes.min(initial=0), codes.max(initial=0)):
+            if not 0 <= code < 1 << self.bits:
+                raise CodecError(f"code {code} is not a {self.bits}-bit code")
+        features = np.empty(codes.shape, np.float32)
+        for layer, table in enumerate(self._values):
+            features[..., layer, :, :] = table[codes[..., layer, :, :]]
+        return features
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the quantiser as JSON-safe numbers, exactly."""
+        return {"kind": self.kind} | plain(self)
+
+    def _nearest(self, features: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def _check_layers(self, array: np.ndarray) -> None:
+        if array.ndim < 3 or array.shape[-3] != self.layers:
+            raise CodecError(
+                f"quantiser of {self.layers} layer(s), array (..., C, T, D) of shape {array.shape}"
+            )
+
+
+@dataclass(frozen=True)
+class UniformQuantizer(Quantizer):
+    """2**bits evenly spaced values from ``lo`` to ``hi``, per layer.
+
+    Attributes:
+        bits: bits of a code, 1 to 16.
+        lo: value of code 0, per layer.
+        hi: value of the last code, per layer.
+    """
+
+    bits: int
+    lo: tuple[float, ...]
+    hi: tuple[float, ...]
+    kind = "uniform"
+
+    def __post_init__(self) -> None:
+        _check_bits(self.bits)
+        object.__setattr__(self, "lo", _floats("lo", self.lo))
+        object.__setattr__(self, "hi", _floats("hi", self.hi))
+        if len(self.lo) != len(self.hi) or not self.lo:
+            raise RecipeError("uniform quantiser: lo and hi need one number per layer each")
+        if not (np.diff(self._values) > 0).all():
+            raise RecipeError(f"uniform quantiser: no range between lo {self.lo} and hi {self.hi}")
+
+    @cached_property
+    def _values(self) -> np.ndarray:  # type: ignore[override]
+        last = (1 << self.bits) - 1
+        lo, hi = np.array(self.lo)[:, None], np.array(self.hi)[:, None]
+        return _read_only((lo + (hi - lo) * (np.arange(last + 1) / last)).astype(np.float32))
+
+    def _nearest(self, features: np.ndarray) -> np.ndarray:
+        last = (1 << self.bits) - 1
+        lo = np.array(self.lo, np.float32)[:, None, None]
+        codes_per_unit = (last / (np.array(self.hi) - self.lo)).astype(np.float32)[:, None, None]
+        with np.errstate(over="ignore"):  # far beyond the range: infinity, then clipped
+            codes = np.rint((features - lo) * codes_per_unit)
+        return np.clip(codes, 0, last).astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class KMeansQuantizer(Quantizer):
+    """2**bits increasing centres, per layer.
+
+    Attributes:
+        bits: bits of a code, 1 to 16.
+        centers: float32 numbers (C, 2**bits); an array is taken too and kept as tuples.
+    """
+
+    bits: int
+    centers: tuple[tuple[float, ...], ...]
+    kind = "kmeans"
+
+    def __post_init__(self) -> None:
+        _check_bits(self.bits)
+        try:
+            with np.errstate(over="ignore"):  # infinity, which is refused
+                table = np.array(self.centers, np.float32)
+        except (TypeError, ValueError, OverflowError):
+            raise RecipeError("k-means quantiser: centers must be numbers (C, 2**bits)") from None
+        if table.ndim != 2 or table.shape[1] != 1 << self.bits or not len(table):
+            raise RecipeError(
+                f"k-means quantiser: centers must be (C, {1 << self.bits}), got {table.shape}"
+            )
+        if not np.isfinite(table).all() or not (np.diff(table) > 0).all():
+            raise RecipeError("k-means quantiser: centers must be finite and increasing")
+        object.__setattr__(self, "centers", tuple(map(tuple, table.tolist())))
+
+    @cached_property
+    def _values(self) -> np.ndarray:  # type: ignore[override]
+        return _read_only(np.array(self.centers, np.float32))
+
+    def _nearest(self, features: np.ndarray) -> np.ndarray:
+        codes = np.empty(features.shape, self.dtype)
+        for layer, table in enumerate(self._values):
+            borders = (table[:-1].astype(np.float64) + table[1:]) / 2
+            codes[..., layer, :, :] = np.searchsorted(borders, features[..., layer, :, :])
+        return codes
+
+
+# The quantisers of the published code, faults included, under names that say so. They are kept to
+# reproduce its numbers (Gao et al., arXiv 2506.07412; `coding/` of its code): both take a lower
+# code where the nearest one would halve the error, and the uniform one lets values outside its
+# range wrap around. Use `uniform` and `kmeans` for anything else.
+
+
+@dataclass(frozen=True)
+class PaperUniformQuantizer(UniformQuantizer):
+    """q = trunc((x - lo) * scale), x' = q / scale + lo, with scale = (2**bits - 1) / (hi - lo).
+
+    Arithmetic is float32, as published. The number is cut off towards zero, not rounded, and cast
+    to the codes' unsigned type without being clipped, so it wraps around modulo 2**16 (2**8 for
+    codes of up to 8 bits): in 10 bits, less than a step below ``lo`` is still 0, one step below is
+    65535, and above ``hi`` come 1024, 1025, up to 65535, and then 0 again.
+
+    Codes above 2**bits - 1 stand for nothing: :meth:`dequantize` and every codec here refuse them
+    by name. The published code writes them into the encoder's input, where VTM 23.13 ends with an
+    error, and HM 18.0 reads them as signed 16-bit samples and clips them when it reconstructs
+    (1024..32767 become 1023, 32768..65535 become 0; measured).
+
+    Casting a float beyond its type is undefined in C. This is what x86-64 does for values up to
+    2**31 steps from the range; beyond, the wrapping goes on here, and what has no finite float32
+    product is 0.
+    """
+
+    kind = "paper_uniform"
+
+    @cached_property
+    def _values(self) -> np.ndarray:  # type: ignore[override]
+        codes = np.arange(1 << self.bits, dtype=np.float32)
+        scale, lo = self._float32()
+        values = codes / scale + lo
+        values.flags.writeable = False
+        return values
+
+    def _nearest(self, features: np.ndarray) -> np.ndarray:
+        scale, lo = (column[..., None] for column in self._float32())
+        modulus = 1 << (8 * self.dtype.itemsize)
+        with np.errstate(over="ignore"):
+            steps = np.trunc((features - lo) * scale)
+        steps = np.where(np.isfinite(steps), steps, np.float32(0))
+        return np.fmod(steps, np.float32(modulus)).astype(np.int64).astype(self.dtype)
+
+    def _float32(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return scale and lo per layer, (C, 1); the scale is rounded after it was divided."""
+        lo, hi = np.array(self.lo), np.array(self.hi)
+        with np.errstate(
+            divide="ignore", over="ignore"
+        ):  # (nearly) no range: refused by its values
+            scale = (((1 << self.bits) - 1) / (hi - lo)).astype(np.float32)
+        return scale[:, None], lo.astype(np.float32)[:, None]
+
+
+@dataclass(frozen=True)
+class PaperKMeansQuantizer(KMeansQuantizer):
+    """The code of the centre just below x, digitize(x, centres) - 1, and 0 below all of them.
+
+    A learned codec's network is given code / 2**bits, and its output y stands for
+    centres[clip(round(2**bits * y), 0, 2**bits - 1)], ties to even; in 8 bits that is also what the
+    hyperprior codecs here do.
+    """
+
+    kind = "paper_kmeans"
+
+    def _nearest(self, features: np.ndarray) -> np.ndarray:
+        codes = np.empty(features.shape, self.dtype)
+        for layer, table in enumerate(self._values):
+            below = np.searchsorted(table, features[..., layer, :, :], side="right")
+            codes[..., layer, :, :] = np.maximum(below - 1, 0)
+        return codes
+
+    def network_input(self, codes: np.ndarray) -> np.ndarray:
+        """Return what the network is given for codes: float32 in [0, 1)."""
+        return (codes / (1 << self.bits)).astype(np.float32)
+
+    def from_network(self, output: np.ndarray) -> np.ndarray:
+        """Return the float32 features that a network's output (..., C, T, D) stands for."""
+        last = (1 << self.bits) - 1
+        codes = np.clip(np.round(np.asarray(output) * (last + 1)), 0, last)
+        return self.dequantize(codes.astype(self.dtype))
+
+
+KINDS: Mapping[str, type[Any]] = {
+    kind.kind: kind
+    for kind in (UniformQuantizer, KMeansQuantizer, PaperUniformQuantizer, PaperKMeansQuantizer)
+}
+
+
+def quantizer_from_dict(data: object) -> Quantizer:
+    """Return the quantiser that :meth:`Quantizer.to_dict` described.
+
+    Raises:
+        RecipeError: a key is missing, unknown or has an impossible value.
+    """
+    if not isinstance(data, Mapping):
+        raise RecipeError(f"a quantiser must be a table with a kind, got {data!r}")
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise RecipeError(unknown_name("quantiser kind", kind, KINDS))
+    expected = [field.name for field in fields(KINDS[kind])]
+    for key in data:
+        if key not in ("kind", *expected):
+            raise RecipeError(unknown_name(f"key in a {kind} quantiser", key, expected))
+    if missing := [key for key in expected if key not in data]:
+        raise RecipeError(f"{kind} quantiser: {', '.join(missing)} missing")
+    made: Quantizer = KINDS[kind](**{key: data[key] for key in expected})
+    return made
+
+
+def fit_kmeans(samples: np.ndarray, bits: int, *, iterations: int = 200) -> np.ndarray:
+    """Fit 2**bits centres to numbers by Lloyd's algorithm from evenly spaced starts.
+
+    A linear start keeps centres in the sparse tails, where an error in value is large; a start at
+    quantiles would stay near histogram equalisation. An empty cell keeps its centre, so the
+    centres stay strictly ordered. Sorted prefix sums make one iteration O(2**bits log n).
+
+    Args:
+        samples: finite numbers (n,), of more than one value.
+        bits: bits of a code.
+        iterations: upper bound; it stops earlier when no centre moves.
+
+    Returns:
+        Increasing centres, float32 (2**bits,).
+
+    Raises:
+        RecipeError: the samples are not finite or have no range.
+    """
+    _check_bits(bits)
+    data = np.sort(np.asarray(samples, np.float64).ravel())
+    if data.size == 0 or not np.isfinite(data).all() or data[0] == data[-1]:
+        raise RecipeError("k-means: samples must be finite and of more than one value")
+    sums = np.concatenate([[0.0], np.cumsum(data)])
+    centers = np.linspace(data[0], data[-1], 1 << bits)
+    for _ in range(iterations):
+        edges = np.searchsorted(data, (centers[:-1] + centers[1:]) / 2)
+        edges = np.concatenate([[0], edges, [data.size]])
+        counts = np.diff(edges)
+        moved = np.where(counts, np.diff(sums[edges]) / np.maximum(counts, 1), centers)
+        if np.array_equal(moved, centers):
+            break
+        centers = moved
+    return centers.astype(np.float32)
+
+
+def _check_bits(bits: object) -> None:
+    if not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= MAX_BITS:
+        raise RecipeError(
+            f"quantiser: bits must be a whole number from 1 to {MAX_BITS}, got {bits!r}"
+        )
+
+
+def _floats(name: str, numbers: Sequence[float]) -> tuple[float, ...]:
+    if not isinstance(numbers, Sequence) or isinstance(numbers, str) or len(numbers) > MAX_LAYERS:
+        told = f"at most {MAX_LAYERS} numbers, got {numbers!r}"
+        raise RecipeError(f"uniform quantiser: {name} must be {told}")
+    try:
+        values = tuple(float(number) for number in numbers)
+    except (TypeError, ValueError, OverflowError):
+        raise RecipeError(f"uniform quantiser: {name} must be numbers, got {numbers!r}") from None
+    if not all(abs(value) <= LARGEST for value in values):
+        raise RecipeError(f"uniform quantiser: {name} must be finite float32 numbers, got {values}")
+    return values
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array

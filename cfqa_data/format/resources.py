@@ -1,0 +1,76 @@
+"""Finding what a recipe names: in an installed package, below the data root, or by its path."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path, PurePosixPath
+
+from cfqa_data.errors import RecipeError
+from cfqa_data.format.pointers import pointer_at
+from cfqa_data.paths import absolute_path, is_file, real_path
+
+__all__ = ["ROOT_VARIABLE", "WEIGHTS_VARIABLE", "is_uri", "locate", "resolve"]
+
+PACKAGE, ROOT = "package://", "root://"
+
+ROOT_VARIABLE = "CFQA_ROOT"
+"""Environment variable with the folder that ``root://`` stands for; the working directory if unset.
+
+A recipe that names its images and weights by ``root://`` holds for every machine that has them.
+"""
+
+WEIGHTS_VARIABLE = "CFQA_WEIGHTS"
+"""Environment variable with a file of weights, or a folder of some, that a dataset may need."""
+
+
+def is_uri(text: str) -> bool:
+    """Return whether ``text`` names a resource by a scheme known here, not a path."""
+    return text.startswith((PACKAGE, ROOT))
+
+
+def locate(uri: str, base: str | Path | None = None) -> Path:
+    """Return the absolute path of a file or folder, whether or not it exists.
+
+    Args:
+        uri: ``package://cfqa_data.codecs/weights/x.safetensors``, ``root://weights/x.pth``, or a
+            path.
+        base: folder that a relative path starts from; the working directory if None.
+
+    Raises:
+        RecipeError: the name is malformed, or leaves this package or the root.
+    """
+    if uri.startswith(ROOT):
+        parts = PurePosixPath(uri.removeprefix(ROOT)).parts
+        if not parts or ".." in parts or parts[0] == "/":
+            raise RecipeError(f"{uri}: must be root://path without '..'")
+        return real_path(os.environ.get(ROOT_VARIABLE) or ".").joinpath(*parts)
+    if not uri.startswith(PACKAGE):
+        return absolute_path(uri, base or "")
+    package, _, name = uri.removeprefix(PACKAGE).partition("/")
+    parts = PurePosixPath(name).parts
+    if package.split(".")[0] != "cfqa_data" or not parts or ".." in parts or name[0] == "/":
+        raise RecipeError(f"{uri}: must be package://cfqa_data[.part]/path without '..'")
+    try:
+        return Path(str(resources.files(package).joinpath(*parts)))
+    except ModuleNotFoundError:
+        raise RecipeError(f"{uri}: there is no package {package}") from None
+
+
+def resolve(uri: str, base: str | Path | None = None) -> Path:
+    """Return the path of an existing file.
+
+    Args:
+        uri: as for :func:`locate`.
+        base: as for :func:`locate`.
+
+    Raises:
+        RecipeError: the name is malformed, there is no such file, or Git keeps it elsewhere.
+    """
+    path = locate(uri, base)
+    if kind := pointer_at(path):
+        raise RecipeError(f"{uri}: {kind} ({path})")
+    if not is_file(path):
+        hint = f"; {ROOT_VARIABLE} says where {ROOT} is" if uri.startswith(ROOT) else ""
+        raise RecipeError(f"{uri}: no such file ({path}){hint}")
+    return path

@@ -1,0 +1,83 @@
+"""Columns of the tables in a dataset folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "LABEL_COLUMNS",
+    "NEW_COLUMNS",
+    "NULLABLE",
+    "ORIGINAL_COLUMNS",
+    "label_schema",
+    "originals_schema",
+]
+
+LABEL_COLUMNS: dict[str, tuple[str, str]] = {
+    "task": ("string", "cls, seg or dpt"),
+    "source_id": ("string", "the original this was compressed from"),
+    "fold": ("int8", "0-4, the same for all rows of a source"),
+    "codec": ("string", "what compressed it"),
+    "level": ("int8", "0 (best) to 9 (worst)"),
+    "parameter_name": ("string", "what the codec's parameter is: qp or lambda"),
+    "parameter": ("float64", "the parameter's value at this level"),
+    "bits": ("int64", "bits of the whole bitstream"),
+    "bpfp": ("float64", "bits per feature point: bits / (N*C*T*D)"),
+    "score": ("float64", "the task's score: rank, mIoU or RMSE in metres"),
+    "reference_score": ("float64", "the score of the original"),
+    "distortion": ("float64", "harm to the score, larger is worse"),
+    "loss": ("float64", "a continuous task loss, smaller is better"),
+    "reference_loss": ("float64", "the loss of the original"),
+    "mse": ("float64", "mean squared error against the original"),
+    "cosine": ("float64", "mean cosine similarity of tokens with the original's"),
+    "cka": ("float64", "linear centred kernel alignment with the original"),
+    "array": ("string", "the array that holds its codes, relative to the folder"),
+    "index": ("int32", "position of its source on the array's first axis"),
+}
+"""Column of `labels/{task}.parquet` -> (dtype, meaning)."""
+
+ORIGINAL_COLUMNS: dict[str, tuple[str, str]] = {
+    "task": ("string", "cls, seg or dpt"),
+    "source_id": ("string", "unique over all tasks"),
+    "fold": ("int8", "0-4"),
+    "reference_score": ("float64", "the task's score on the original"),
+    "reference_loss": ("float64", "the task's loss on the original"),
+    "array": ("string", "the safetensors file that holds it, relative to the folder"),
+    "key": ("string", "its name in that file"),
+}
+"""Column of `labels/originals.parquet` -> (dtype, meaning)."""
+
+
+NEW_COLUMNS: dict[str, tuple[str, str]] = {
+    "tokens": ("int32", "tokens T of its feature"),
+    "group": ("string", "what its source belongs to: all of a group share a fold"),
+}
+"""Columns that format 2 has beside these, in both tables."""
+
+NULLABLE = {
+    1: ("bits",),
+    2: ("bits", "loss", "reference_loss", "mse", "cosine", "cka", "array"),
+}
+"""Format -> the columns of labels that may lack a value."""
+
+
+def label_schema(format: int = 1) -> pa.Schema:
+    """Return the schema of the labels: one row per compressed feature."""
+    return _schema(LABEL_COLUMNS, format)
+
+
+def originals_schema(format: int = 1) -> pa.Schema:
+    """Return the schema of the table of originals: one row per original."""
+    return _schema(ORIGINAL_COLUMNS, format)
+
+
+def _schema(columns: dict[str, tuple[str, str]], format: int) -> pa.Schema:
+    import pyarrow as pa
+
+    new = NEW_COLUMNS if format > 1 else {}
+    return pa.schema(
+        [pa.field(name, pa.type_for_alias(kind)) for name, (kind, _) in {**columns, **new}.items()]
+    )

@@ -1,0 +1,323 @@
+"""Whether the parts of a dataset folder agree with each other, whatever their hashes say.
+
+Hashes tell that a file is the one of the manifest. Here: that the manifest lists the files that the
+format has and no other, that labels point to arrays and bitstreams that are there, that what is
+counted from others is counted right, and that what stands in two places is the same in both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cfqa_data.access.files import Files
+from cfqa_data.access.folder import Folder
+from cfqa_data.access.tensors import TensorFile
+from cfqa_data.errors import FormatError
+from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.invariants import (
+    PLACES,
+    RANGES,
+    VALUES,
+    LabelRows,
+    broken,
+    check_bitstream,
+    check_truth,
+    folds_of,
+    measured_bits,
+    out_of_order,
+)
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import Manifest
+from cfqa_data.integrity.health import health
+from cfqa_data.integrity.verify import Fault
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["inconsistencies"]
+
+NAMES = Layout(Path())
+"""Names in a folder, relative to it."""
+
+NEAR = 1e-9
+"""Relative difference of what is summed, which differs between versions of NumPy."""
+
+
+def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -> list[Fault]:
+    """Return where the parts of a folder do not agree, by file.
+
+    Args:
+        root: the folder, or its files.
+        manifest: its manifest.
+        damaged: files that are known to be damaged; what they are needed for is not looked at.
+    """
+    job = _Job(Folder(root), manifest, frozenset(damaged))
+    job.run(NAMES.manifest, (), job.list_of_files)
+    tables: dict[str, LabelRows] = {}
+    for task in manifest.tasks:
+        name = NAMES.labels(task)
+        job.run(name, (name,), partial(job.read_labels, task, tables))
+        if task in tables:
+            streams = job.shards(f"bitstreams/{task}-")
+            job.run(name, (name, *streams), partial(job.labels, task, tables[task]))
+        for codec in manifest.tasks[task].codecs:
+            head = NAMES.compressed(task, codec) / "zarr.json"
+            if head.as_posix() in manifest.files:
+                job.run(head, (head,), partial(job.codes, task, codec))
+        truth = NAMES.truth(task)
+        if truth.as_posix() in manifest.files:
+            job.run(truth, (truth,), partial(job.truths, task))
+        for extra in _extras(manifest.tasks[task]):
+            if extra.as_posix() in manifest.files:
+                job.run(extra, (extra,), partial(job.tensors, extra))
+    table = NAMES.originals_table
+    job.run(table, (table, *job.shards("originals/")), partial(job.originals, tables))
+    if len(tables) == len(manifest.tasks):
+        job.run(NAMES.manifest, (), partial(job.health, tables))
+    job.run(NAMES.card, (NAMES.card,), job.card)
+    return job.faults
+
+
+@dataclass
+class _Job:
+    folder: Folder
+    manifest: Manifest
+    damaged: frozenset[str]
+    faults: list[Fault] = field(default_factory=list)
+    _headers: dict[str, dict[str, tuple[str, list[int]]]] = field(default_factory=dict)
+
+    def run(
+        self, name: Path, needed: tuple[Path | str, ...], check: Callable[[], Iterator[str]]
+    ) -> None:
+        """Note what a check of a file finds, if what it needs is not damaged."""
+        if any(str(Path(path).as_posix()) in self.damaged for path in (name, *needed)):
+            return
+        try:
+            self.faults += [Fault(name.as_posix(), what) for what in check()]
+        except FormatError as error:
+            told = str(error).removeprefix(f"{self.folder.files.where(name.as_posix())}: ")
+            self.faults.append(Fault(name.as_posix(), told))
+
+    def shards(self, start: str) -> list[str]:
+        """Return the files that the manifest lists below some start of their names."""
+        return sorted(name for name in self.manifest.files if name.startswith(start))
+
+    def list_of_files(self) -> Iterator[str]:
+        """The manifest is its recipe's, and lists what the format has and nothing else."""
+        recipe = self.manifest.recipe.get("name", self.manifest.name)
+        if self.manifest.name != recipe:
+            yield f"its name is {self.manifest.name!r}, its recipe's {recipe!r}"
+        listed = set(self.manifest.files)
+        tables = (NAMES.originals_table, *map(NAMES.labels, self.manifest.tasks))
+        known = {path.as_posix() for path in (NAMES.card, *tables)}
+        for task, entry in self.manifest.tasks.items():
+            known |= self._shards(task, partial(NAMES.originals, task)).keys()
+            known |= {path.as_posix() for path in _extras(entry)}
+            if entry.facts.truth:
+                known |= {NAMES.truth(task).as_posix()} & listed
+            for codec in entry.codecs.values():
+                streams = self._shards(task, partial(NAMES.bitstreams, task, codec.name)).keys()
+                if self.manifest.tier == "light" or streams & listed:
+                    known |= streams
+                if self.manifest.tier == "full" or codec.facts.on == "inputs":
+                    array = NAMES.compressed(task, codec.name).as_posix()
+                    known.add(f"{array}/zarr.json")
+                    known |= {f"{array}/c/{n}/0/0/0/0/0" for n in range(len(entry.sources))}
+        for name in sorted(known - listed):
+            yield f"does not list {name}"
+        for name in sorted(listed - known):
+            yield f"lists {name}, which the format does not have"
+
+    def _shards(self, task: str, path: Callable[[int, int], Path]) -> dict[str, list[str]]:
+        """Return the names of all shards of a task's originals or bitstreams, and their sources."""
+        entry = self.manifest.tasks[task]
+        return {
+            path(number, entry.shards).as_posix(): list(
+                entry.sources[number * entry.shard : (number + 1) * entry.shard]
+            )
+            for number in range(entry.shards)
+        }
+
+    def read_labels(self, task: str, tables: dict[str, LabelRows]) -> Iterator[str]:
+        """The labels can be read, and have a row for each compressed feature."""
+        tables[task] = self.folder.label_rows(task)
+        return iter(())
+
+    def labels(self, task: str, rows: LabelRows) -> Iterator[str]:
+        """Every row is at its place, points to what is there, and is counted right."""
+        if (row := out_of_order(rows)) is not None:
+            yield f"rows are not in the format's order, first row {row}"
+        streams = {codec: self._streams(task, codec) for codec in rows.entry.codecs}
+        named = (rows.table[name].to_pylist() for name in ("source_id", "codec", "level"))
+        sizes = [streams[c].get(f"{s}/{n}", np.nan) for s, c, n in zip(*named, strict=True)]
+        measured = measured_bits(np.array(sizes, np.float64))
+        yield from broken(rows, (*PLACES, measured, *VALUES, *RANGES))
+
+    def _streams(self, task: str, codec: str) -> dict[str, int]:
+        """Return the bytes of each bitstream; those of a ladder that has none are none."""
+        found: dict[str, int] = {}
+        for name, sources in self._shards(task, partial(NAMES.bitstreams, task, codec)).items():
+            if name not in self.manifest.files:
+                continue  # told of with the list of files, if it should be there
+            levels = range(len(self.manifest.tasks[task].codecs[codec].levels))
+            wanted = {f"{source}/{level}" for source in sources for level in levels}
+            streams = self._header(name)
+            for what in _others(streams, wanted):
+                raise FormatError(f"{name} {what}")
+            for key, (dtype, shape) in streams.items():
+                check_bitstream(dtype, len(shape), f"{name}: {key!r}")
+                found[key] = shape[0]
+        return found
+
+    def codes(self, task: str, codec: str) -> Iterator[str]:
+        """The array is of the manifest's sources and quantiser."""
+        self.folder.open_codes(task, codec)
+        return iter(())
+
+    def tensors(self, name: Path) -> Iterator[str]:
+        """It is a safetensors file."""
+        self._header(name.as_posix())
+        return iter(())
+
+    def truths(self, task: str) -> Iterator[str]:
+        """There is a truth of the task's kind for every source, and for no other."""
+        found = self._header(NAMES.truth(task).as_posix())
+        yield from _others(found, self.manifest.tasks[task].sources)
+        for key, (dtype, shape) in found.items():
+            check_truth(self.manifest.tasks[task].facts, dtype, len(shape), repr(key))
+
+    def originals(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
+        """Each original is where its row says; the row says what the labels say."""
+        sources = [(t, s) for t, e in self.manifest.tasks.items() for s in e.sources]
+        rows = self.folder.originals_table().to_pylist()
+        if [(row["task"], row["source_id"]) for row in rows] != sources:
+            yield "rows are not in the manifest's order"
+        known = {row["source_id"]: row for row in rows}
+        for task, entry in self.manifest.tasks.items():
+            shards = self._shards(task, partial(NAMES.originals, task))
+            n, c, t, d = entry.shape
+            for name, ids in shards.items():
+                features = self._header(name) if name in self.manifest.files else {}
+                yield from (f"{name} {what}" for what in _others(features, ids) if features)
+                for key, kind in features.items():
+                    tokens = known[key].get("tokens", t) if key in known else t
+                    if kind != ("float32", [n, c, tokens, d]):
+                        yield f"{name}: {key!r} is {kind}, not a feature of {task}"
+            place = {source: name for name, ids in shards.items() for source in ids}
+            folds = folds_of(entry).tolist()
+            for source, fold, group in zip(entry.sources, folds, entry.group_of, strict=True):
+                row = known[source]
+                told = {"fold": fold, "array": place[source], "key": source, "group": group}
+                for column, value in told.items():
+                    if column in row and row[column] != value:
+                        yield f"{column} of {source} is {row[column]!r}, not {value!r}"
+                if not math.isfinite(row["reference_score"]):
+                    yield f"reference_score of {source} is {row['reference_score']}"
+            if task in tables:
+                yield from _same_references(tables[task].table, known)
+
+    def health(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
+        """The manifest's figures of health are those of the labels."""
+        import pyarrow as pa
+
+        found = health(pa.concat_tables([rows.table for rows in tables.values()]))
+        told = [dict(row) for row in self.manifest.health]
+        if len(found) != len(told) or not all(map(_same_health, found, told)):
+            yield "its figures of health are not those of the labels"
+
+    def card(self) -> Iterator[str]:
+        """The card's head counts the rows that there are."""
+        counts = {task: entry.rows for task, entry in self.manifest.tasks.items()}
+        originals = sum(len(entry.sources) for entry in self.manifest.tasks.values())
+        wanted = {"default": sum(counts.values()), **counts, "originals": originals}
+        card = self.folder.files.read(NAMES.card.as_posix())
+        found = _rows_told(card.decode("utf-8", "replace"))
+        for name in wanted:
+            if found.get(name) != wanted[name]:
+                yield f"says {found.get(name)} rows of {name!r}, there are {wanted[name]}"
+
+    def _header(self, name: str) -> dict[str, tuple[str, list[int]]]:
+        """Return dtype and shape of the tensors in a safetensors file."""
+        if name not in self._headers:
+            self._headers[name] = _read_header(self.folder.files, name)
+        return self._headers[name]
+
+
+def _read_header(files: Files, name: str) -> dict[str, tuple[str, list[int]]]:
+    tensors = TensorFile(files, name).tensors
+    return {key: (str(tensor.dtype), list(tensor.shape)) for key, tensor in tensors.items()}
+
+
+def _extras(entry: TaskEntry) -> list[Path]:
+    """Return the files that a task has beside what every task has."""
+    tables = [NAMES.tables(name) for codec in entry.codecs.values() for name in codec.tables]
+    return [*tables, *([NAMES.gallery(entry.gallery)] if entry.gallery else [])]
+
+
+def _others(found: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
+    """Yield what a file has that it should not, and what it lacks."""
+    keys, known = set(found), set(wanted)
+    for key in sorted(keys - known):
+        yield f"holds {key!r}, which is not for it"
+    if missing := sorted(known - keys):
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        yield f"lacks {missing[0]!r}{more}"
+
+
+def _rows_told(card: str) -> dict[str, int]:
+    """Return how many rows each config has by the head of a card."""
+    told, config = {}, ""
+    head = card.partition("\n---\n")[0].partition("\ndataset_info:\n")[2]
+    for line in head.splitlines():
+        key, _, value = line.strip(" -").partition(": ")
+        if key == "config_name":
+            config = value.strip("\"'")
+        elif key == "num_examples" and value.isdecimal() and len(value) < 19:
+            told[config] = int(value)
+    return told
+
+
+def _same_references(table: pa.Table, known: Mapping[str, Any]) -> Iterator[str]:
+    sources = table["source_id"].to_pylist()
+    for column in ("reference_score", "reference_loss", "tokens"):
+        if column not in table.column_names:
+            continue
+        expected = np.array([known[source][column] for source in sources], np.float64)
+        found = table[column].to_numpy()
+        if (wrong := ~_same(found, expected)).any():
+            row = int(wrong.argmax())
+            yield (
+                f"{column} of {sources[row]} is {expected[row]}, the labels say {found[row]} at "
+                f"level {table['level'][row].as_py()} of {table['codec'][row].as_py()}"
+            )
+
+
+def _same(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Return where two arrays say the same; NaN says that nothing is known."""
+    return np.asarray((found == expected) | (np.isnan(found) & np.isnan(expected)))
+
+
+def _same_health(found: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+    """Whether figures of health are the labels', or what earlier versions made of unknown rates."""
+    if found["rate_falls"] is None and told.get("rate_falls") is not None:
+        found = {**found, "rate_falls": 0.0, "ok": False}
+    return _alike(found, told)
+
+
+def _alike(found: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+    """Whether two rows of figures say the same."""
+    if found.keys() != told.keys():
+        return False
+    return all(
+        math.isclose(value, told[key], rel_tol=NEAR, abs_tol=NEAR)
+        if isinstance(value, float) and isinstance(told[key], int | float)
+        else value == told[key]
+        for key, value in found.items()
+    )

@@ -1,0 +1,227 @@
+"""What is in a dataset folder, in numbers: for `cfqa info` and the end of a build."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cfqa_data.access.dataset import Dataset, load
+from cfqa_data.console.text import printable, size_text, table_text
+from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import Manifest, manifest_text
+from cfqa_data.integrity.health import (
+    LEAST_CHANGING,
+    LEAST_MONOTONE,
+    LEAST_SPAN,
+    health,
+    health_cells,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["build_text", "float32_size", "imported_text", "info_text", "light_files", "summarise"]
+
+
+def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]:
+    """Return the facts of a dataset folder, JSON-safe.
+
+    Args:
+        path: what :func:`cfqa_data.load` opens; of a repo on the Hub only the manifest and the
+            labels are read.
+        follow_links: read what links in a folder lead to, wherever that is.
+
+    Returns:
+        ``path``, ``name``, ``summary``, ``tier``, ``tasks`` (per task: sources, features, shape),
+        ``codecs``, ``sizes`` in bytes (one per subfolder, ``light`` and ``full`` tier, and
+        ``float32``: the same originals and compressed features as plain float32), ``versions`` and
+        ``health`` (rows of `cfqa_data.integrity.health.health`, from the labels as they are now).
+        ``full`` is None in a light folder, ``light`` where not every feature has its bitstream.
+
+    Raises:
+        FormatError: The folder is not a dataset, or its build is not finished.
+        HubError: The repo is not there, may not be read, or cannot be reached.
+    """
+    import pyarrow.compute as pc
+
+    dataset = load(path, follow_links=follow_links)
+    manifest = dataset.manifest
+    rows = dataset.labels
+    labels = {name: rows.filter(pc.equal(rows["task"], name)) for name in manifest.tasks}
+    tasks = {}
+    plain = 0
+    for name, entry in manifest.tasks.items():
+        plain += float32_size(entry, labels[name])
+        tasks[name] = {
+            "sources": len(entry.sources),
+            "features": entry.rows,
+            "shape": list(entry.shape),
+        }
+    sizes: dict[str, int | None] = {}
+    for name, file in manifest.files.items():
+        folder = name.split("/")[0] if "/" in name else "card"
+        sizes[folder] = (sizes.get(folder) or 0) + file["size"]
+    total = sum(size or 0 for size in sizes.values()) + _manifest_size(dataset)
+    light = light_files(manifest, labels)
+    left_out = () if light is None else manifest.files.keys() - light.keys()
+    spared = sum(manifest.files[name]["size"] for name in left_out)
+    sizes["light"] = None if light is None else total - spared
+    sizes["full"] = total if manifest.tier == "full" else None
+    sizes["float32"] = plain
+    return {
+        "path": dataset.location,
+        "name": manifest.name,
+        "summary": manifest.summary,
+        "tier": manifest.tier,
+        "tasks": tasks,
+        "codecs": list(dict.fromkeys(dataset.labels["codec"].to_pylist())),
+        "sizes": sizes,
+        "versions": dict(manifest.versions),
+        "health": health(dataset.labels),
+    }
+
+
+def float32_size(entry: TaskEntry, labels: pa.Table) -> int:
+    """Return the bytes of a task's originals and compressed features as plain float32.
+
+    Args:
+        entry: what the manifest says of it.
+        labels: its rows.
+    """
+    n, c, t, d = entry.shape
+    tokens = t * (len(entry.sources) + labels.num_rows)
+    if entry.varying_tokens:
+        counts = labels["tokens"].to_pylist()
+        of_source = dict(zip(labels["source_id"].to_pylist(), counts, strict=True))
+        tokens = sum(counts) + sum(of_source.values())
+    return 4 * n * c * d * tokens
+
+
+def light_files(manifest: Manifest, labels: Mapping[str, pa.Table]) -> dict[str, Any] | None:
+    """Return the files of the light tier: all but the arrays that bitstreams decode to.
+
+    Args:
+        manifest: of a folder of either tier.
+        labels: its rows by task.
+
+    Returns:
+        Those entries of the manifest; None where some feature has no bitstream.
+    """
+    import pyarrow.compute as pc
+
+    names, arrays = Layout(Path()), []
+    for task, entry in manifest.tasks.items():
+        for codec in entry.codecs.values():
+            if codec.facts.on == "inputs":  # decoding takes the backbone, too
+                continue
+            for shard in range(entry.shards):
+                if (
+                    names.bitstreams(task, codec.name, shard, entry.shards).as_posix()
+                    not in manifest.files
+                ):
+                    return None
+            bits = labels[task].filter(pc.equal(labels[task]["codec"], codec.name))["bits"]
+            if codec.facts.bits == "bitstream" and bits.null_count:
+                return None
+            arrays.append(f"{names.compressed(task, codec.name).as_posix()}/")
+    return {k: v for k, v in manifest.files.items() if not k.startswith(tuple(arrays))}
+
+
+def _manifest_size(dataset: Dataset) -> int:
+    if dataset.path is None:
+        return len(manifest_text(dataset.manifest).encode())
+    return Layout(dataset.path).manifest.stat().st_size
+
+
+def info_text(summary: dict[str, Any]) -> str:
+    """Return a summary as `cfqa info` prints it."""
+    sizes = summary["sizes"]
+    tasks = [["task", "sources", "compressed", "feature (N, C, T, D)"]]
+    for name, task in summary["tasks"].items():
+        shape = ", ".join(map(str, task["shape"]))
+        tasks.append([name, str(task["sources"]), str(task["features"]), f"({shape})"])
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    return "\n".join(
+        [
+            f"{summary['name']}: {summary['summary']}",
+            f"{summary['path']}, {summary['tier']} tier",
+            "",
+            table_text(tasks),
+            "",
+            f"codecs    {', '.join(summary['codecs'])}",
+            *_size_lines(sizes),
+            f"made with {versions}",
+            "",
+            _health_table(summary["health"]),
+        ]
+    )
+
+
+def build_text(summary: dict[str, Any], folder: Path) -> str:
+    """Return what `cfqa build` prints at its end.
+
+    Args:
+        summary: Of the finished folder.
+        folder: Its path as the user wrote it, for the commands to try.
+    """
+    features = sum(task["features"] for task in summary["tasks"].values())
+    sources = sum(task["sources"] for task in summary["tasks"].values())
+    quoted = shlex.quote(str(folder))
+    first = next(iter(summary["tasks"]))
+    python = f"import cfqa_data; print(cfqa_data.load({str(folder)!r}, {first!r})[0])"
+    return "\n".join(
+        [
+            f"{summary['path']}: {sources} originals, {features} compressed features with labels",
+            *_size_lines(summary["sizes"]),
+            "",
+            "Try next:",
+            f"  cfqa info {quoted}",
+            f"  cfqa eval {quoted}",
+            f"  python -c {shlex.quote(python)}",
+        ]
+    )
+
+
+def imported_text(summary: dict[str, Any], folder: Path) -> str:
+    """Return what `cfqa import-release` prints at its end: what `cfqa build` does, and the rest.
+
+    Args:
+        summary: of the finished folder, with the import's facts under ``import``.
+        folder: its path as the user wrote it.
+    """
+    facts = summary["import"]
+    lines = [build_text(summary, folder), ""]
+    if facts["borrowed_references"]:
+        lines.append(
+            f"No score of the originals of {', '.join(facts['borrowed_references'])} in the logs: "
+            "that of the least distorted version stands for it."
+        )
+    if facts["other_mse_than_logged"]:
+        lines.append(f"MSE other than logged: {len(facts['other_mse_than_logged'])} features")
+        lines += [f"  {line}" for line in facts["other_mse_than_logged"]]
+    lines.append(f"Files placed: {facts['placed']}; not placed: {len(facts['unplaced'])}")
+    lines += [f"  {printable(file['path'] + ': ' + file['why'])}" for file in facts["unplaced"]]
+    return "\n".join(lines)
+
+
+def _size_lines(sizes: dict[str, int | None]) -> list[str]:
+    plain = sizes["float32"] or 0
+    lines = []
+    for tier in ("full", "light"):
+        size = sizes[tier]
+        if size:
+            share = f"1/{plain / size:.1f} of {size_text(plain)} as float32"
+            lines.append(f"{tier:<9} {size_text(size)}, {share}")
+    return lines
+
+
+def _health_table(rows: list[dict[str, Any]]) -> str:
+    """Return the health figures with their thresholds as a second heading."""
+    heads = ["task", "codec", "changing", "best", "worst", "rate falls", "MSE rises", "health"]
+    wanted = ["", "", f">= {LEAST_CHANGING:.0%}", "distortion", f">= {LEAST_SPAN:g} x best"]
+    wanted += [f">= {LEAST_MONOTONE:.0%}"] * 2 + [""]
+    lines = [[*health_cells(row), "ok" if row["ok"] else "weak"] for row in rows]
+    return table_text([heads, wanted, *lines], left=2, heads=2)

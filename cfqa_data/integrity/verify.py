@@ -1,0 +1,233 @@
+"""A dataset folder against its manifest: whether every file is there, byte for byte, and no more.
+
+What tools leave in a folder (a desktop's `.DS_Store`, the Hub's `.gitattributes` and `.cache`, what
+a build or a repair works with) is told of and is no damage: no reader looks at it. Any other file
+that the manifest does not list is damage, since it may be taken for a part of the dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cfqa_data.access.files import MANIFEST, LocalFiles
+from cfqa_data.access.weights import OWN, own_weights
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.errors import FormatError
+from cfqa_data.format.layout import of_tools
+from cfqa_data.format.limits import open_plain
+from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.pointers import pointer_at
+
+__all__ = ["EXTRA", "Fault", "Verified", "verify"]
+
+EXTRA = "is not in the manifest"
+
+PIECE = 1 << 20
+"""Bytes that are read and hashed at once."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file that is not what the manifest says.
+
+    Attributes:
+        path: relative to the folder.
+        what: what is wrong with it, as in "missing".
+    """
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a comparison of a folder with its manifest found.
+
+    Attributes:
+        files: the folder's.
+        manifest: its manifest.
+        size: bytes of the files that the manifest lists.
+        faults: what is wrong, in the order of the manifest's paths.
+        unlisted: files in the folder that the manifest does not know; no part of the dataset.
+    """
+
+    files: LocalFiles
+    manifest: Manifest
+    size: int
+    faults: tuple[Fault, ...]
+    unlisted: tuple[str, ...]
+
+    @cached_property
+    def foreign(self) -> tuple[str, ...]:
+        """Those of the unlisted files that do no harm: of tools, and weights for the decoders."""
+        return tuple(name for name in self.unlisted if of_tools(name) or self._is_weights(name))
+
+    def _is_weights(self, name: str) -> bool:
+        """Whether a file is in the folder for weights, or is of those that would be found here."""
+        real = Path(os.path.realpath(self.files.root / name))
+        return name.startswith(f"{OWN}/") or real in self._weights
+
+    @cached_property
+    def _weights(self) -> set[Path]:
+        return own_weights(self.files, set(self.manifest.weights.values()))
+
+    @cached_property
+    def damage(self) -> tuple[Fault, ...]:
+        """All faults: those of the files that the manifest lists, and the files that are extra."""
+        known = set(self.foreign)
+        return (
+            *self.faults,
+            *(Fault(name, EXTRA) for name in self.unlisted if name not in known),
+        )
+
+    def require(self) -> None:
+        """See that no file of the manifest is damaged.
+
+        Raises:
+            FormatError: one is; names the first file and says how many there are.
+        """
+        if self.faults:
+            more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
+            raise FormatError(
+                f"{self.files.where(self.faults[0].path)}: {self.faults[0].what}{more}; "
+                "build or fetch the dataset again"
+            )
+
+
+def verify(
+    root: str | Path,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    follow_links: bool = False,
+) -> Verified:
+    """Compare size and SHA-256 of every file in a dataset folder with the manifest's.
+
+    Args:
+        root: the folder.
+        workers: threads that hash, which runs in parallel; by default one per core, up to 8.
+        progress: told of every file.
+        follow_links: look at what links lead to, wherever that is, for a folder of one's own.
+
+    Raises:
+        FormatError: it is not a dataset folder, or its manifest is not valid.
+    """
+    files, progress = LocalFiles(root, follow_links), progress or Silent()
+    manifest = files.read_manifest()
+    names = sorted(manifest.files)
+    faults = []
+    unlisted, folders = _look_around(files, manifest)
+    hashing = _Hashing(files, folders)
+    progress.start("verify", len(names), "files")
+    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+    try:
+        found = pool.map(lambda name: hashing.fault(name, manifest.files[name]), names)
+        for name, what in zip(names, found, strict=True):
+            if what:
+                faults.append(Fault(name, what))
+            progress.advance()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    progress.finish()
+    return Verified(
+        files=files,
+        manifest=manifest,
+        size=sum(entry["size"] for entry in manifest.files.values()),
+        faults=tuple(faults),
+        unlisted=tuple(unlisted),
+    )
+
+
+class _Hashing:
+    """Compares files with what is expected of them; each thread has its own buffer.
+
+    Args:
+        files: the folder's.
+        inside: folders that are known to be in it, no links; "" is the root itself.
+    """
+
+    def __init__(self, files: LocalFiles, inside: Set[str]) -> None:
+        self.files = files
+        self.inside = inside
+        self._local = threading.local()
+
+    def fault(self, name: str, expected: Mapping[str, Any]) -> str:
+        """Return what is wrong with a file; nothing if it is as expected."""
+        path = self.files.root / name
+        try:
+            mode = os.lstat(path).st_mode
+            # A file that is no link is where its folder is.
+            if stat.S_ISLNK(mode) or name.rpartition("/")[0] not in self.inside:
+                self.files.path(name)
+                mode = os.stat(path).st_mode
+            if not stat.S_ISREG(mode):
+                return f"is {'a folder' if stat.S_ISDIR(mode) else 'no plain file'}, not a file"
+            with open_plain(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != expected["size"]:
+                    return (
+                        pointer_at(path)
+                        or f"has {size} bytes, the manifest says {expected['size']}"
+                    )
+                if self._hash(file) != expected["sha256"]:
+                    return "has other bytes than the manifest's SHA-256 says"
+        except (FileNotFoundError, NotADirectoryError):
+            return "is a link to nothing" if path.is_symlink() else "missing"
+        except FormatError as error:
+            return str(error).removeprefix(f"{path}: ")
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+        return ""
+
+    def _hash(self, file: Any) -> str:
+        if not hasattr(self._local, "buffer"):
+            self._local.buffer = memoryview(bytearray(PIECE))
+        piece, digest = self._local.buffer, hashlib.sha256()
+        while count := file.raw.readinto(piece):
+            digest.update(piece[:count])
+        return digest.hexdigest()
+
+
+def _look_around(files: LocalFiles, manifest: Manifest) -> tuple[list[str], set[str]]:
+    """Return the names that the manifest does not list, and the folders.
+
+    Links are no folders; but where they are followed, those are that the manifest has files in. The
+    folder of weights is one wherever weights are found in it.
+    """
+    listed = {MANIFEST, *manifest.files}
+    linked = {
+        parent.as_posix()
+        for name in (manifest.files if files.follow_links else ())
+        for parent in PurePosixPath(name).parents
+    }
+    with suppress(FormatError):
+        files.path(OWN)
+        linked.add(OWN)
+    names, folders, left = [], set(), [""]
+    while left:
+        folder = left.pop()
+        folders.add(folder)
+        try:
+            with os.scandir(files.root / folder) as entries:
+                for entry in entries:
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    if entry.is_dir(follow_symlinks=name in linked):
+                        left.append(name)
+                    elif name not in listed:
+                        names.append(name)
+        except OSError:  # what cannot be looked into could hold anything
+            names.append(folder)
+    return sorted(names), folders

@@ -1,0 +1,33 @@
+"""Recipes: everything that decides what a dataset holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cfqa_data.lazy import lazy_modules
+
+if TYPE_CHECKING:
+    from cfqa_data.recipe.load import list_recipes, load_recipe
+    from cfqa_data.recipe.spec import BackboneSpec, Ladder, Recipe, SourceSpec, TaskSpec
+
+__all__ = [
+    "BackboneSpec",
+    "Ladder",
+    "Recipe",
+    "SourceSpec",
+    "TaskSpec",
+    "list_recipes",
+    "load_recipe",
+]
+
+_HOMES = {
+    "BackboneSpec": "cfqa_data.recipe.spec",
+    "Ladder": "cfqa_data.recipe.spec",
+    "Recipe": "cfqa_data.recipe.spec",
+    "SourceSpec": "cfqa_data.recipe.spec",
+    "TaskSpec": "cfqa_data.recipe.spec",
+    "list_recipes": "cfqa_data.recipe.load",
+    "load_recipe": "cfqa_data.recipe.load",
+}
+
+__getattr__, __dir__ = lazy_modules(__name__, __path__, _HOMES)

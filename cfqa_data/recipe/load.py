@@ -1,0 +1,172 @@
+"""Recipes as TOML files: those that come with the package, and anyone's own.
+
+Paths in a recipe file are relative to the file, and `extends = "mini"` starts from another recipe.
+Once read, nothing is left to look up but what `package://`, `root://` and absolute paths name.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.errors import CfqaError, RecipeError, unknown_name
+from cfqa_data.format.layout import left_by_tools
+from cfqa_data.format.limits import LARGEST_TEXT, parse_toml, read_limited
+from cfqa_data.format.resources import ROOT_VARIABLE, is_uri, locate, resolve
+from cfqa_data.paths import absolute_path, exists, is_file, real_path
+from cfqa_data.recipe.spec import (
+    BackboneSpec,
+    Ladder,
+    Recipe,
+    SourceSpec,
+    TaskSpec,
+    places_of_paths,
+)
+
+__all__ = [
+    "BackboneSpec",
+    "Ladder",
+    "Recipe",
+    "SourceSpec",
+    "TaskSpec",
+    "list_recipes",
+    "load_recipe",
+]
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    names = (file.name for file in resources.files("cfqa_data.recipes").iterdir())
+    recipes = (name for name in names if name.endswith(".toml") and not left_by_tools(name))
+    return sorted(name.removesuffix(".toml") for name in recipes)
+
+
+def load_recipe(name_or_path: str | Path | Recipe, *, fitted: bool = True) -> Recipe:
+    """Return a recipe that comes with the package, or one from a TOML file, with absolute paths.
+
+    Args:
+        name_or_path: a name as in :func:`list_recipes`, or a path that ends in ``.toml``; or a
+            recipe made in Python, whose relative paths start from the working directory.
+        fitted: with False, ladders whose k-means tables are not there yet are left out, for what
+            fits those tables.
+
+    Raises:
+        RecipeError: there is no such recipe, or it is not a valid one.
+    """
+    if isinstance(name_or_path, Recipe):
+        data = name_or_path.to_dict()
+        _resolve_files(data, absolute_path(""), fitted)
+        return Recipe.from_dict(data)
+    path = _locate(name_or_path)
+    try:
+        return Recipe.from_dict(_read(path, seen=(), fitted=fitted))
+    except CfqaError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def _locate(name_or_path: object, base: Path | None = None) -> Path:
+    """Return the file of a recipe; a relative path starts from ``base``."""
+    text = str(name_or_path)
+    if text.endswith(".toml"):
+        path = absolute_path(text, base or "")
+        if not is_file(path):
+            raise RecipeError(f"{path}: no such recipe file")
+        return path
+    if text not in list_recipes():
+        known = [*list_recipes(), "or a path ending in .toml"]
+        raise RecipeError(unknown_name("recipe", text, known))
+    return resolve(f"package://cfqa_data.recipes/{text}.toml")
+
+
+def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
+    """Return a recipe file's data with URIs made absolute, k-means tables read, and its base's."""
+    try:
+        data = parse_toml(read_limited(path, LARGEST_TEXT))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"not a TOML file that can be read: {error}") from None
+    _resolve_files(data, path.parent, fitted)
+    if "extends" not in data:
+        return data
+    base, chain = _locate(data.pop("extends"), path.parent), (*seen, path)
+    if real_path(base) in map(real_path, chain):
+        raise RecipeError(f"extends itself: {' -> '.join(p.name for p in (*chain, base))}")
+    try:
+        return _merge(_read(base, chain, fitted), data)
+    except CfqaError as error:
+        raise RecipeError(f"extends {base}: {error}") from None
+
+
+def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:
+    """Make the paths in a recipe file's data absolute and put k-means tables in, in place."""
+    if fitted:
+        _check_tables(data, base)
+    for table, key in places_of_paths(data):
+        if not is_uri(table[key]):
+            table[key] = str(absolute_path(table[key], base))
+    for name, task in _tables(data, "tasks"):
+        for codec, ladder in _tables(task, "codecs"):
+            quantizer = ladder.get("quantizer")
+            if isinstance(quantizer, dict) and isinstance(quantizer.get("centers"), str):
+                if fitted or is_file(locate(quantizer["centers"], base)):
+                    quantizer["centers"] = _read_centers(quantizer["centers"], name, base)
+                else:
+                    del task["codecs"][codec]
+
+
+def _check_tables(data: dict[str, Any], base: Path) -> None:
+    """See that the k-means tables are there; where one is not, name all files that are not.
+
+    Raises:
+        RecipeError: a table and something else is missing.
+    """
+    tasks = [task for _, task in _tables(data, "tasks")]
+    ladders = [ladder for task in tasks for _, ladder in _tables(task, "codecs")]
+    quantizers = [found for ladder in ladders if isinstance(found := ladder.get("quantizer"), dict)]
+    files = ("weights", "head", "models")
+    named = [table[key] for table, key in places_of_paths(data) if key in files]
+    centers = _missing([quantizer.get("centers") for quantizer in quantizers], base)
+    if centers and (missing := centers | _missing(named, base)).keys() > centers.keys():
+        under_root = f"; {ROOT_VARIABLE} says where root:// is" if any(map(is_uri, missing)) else ""
+        told = "; ".join(f"{uri}: no such file ({path})" for uri, path in missing.items())
+        raise RecipeError(told + under_root)
+
+
+def _missing(uris: list[Any], base: Path) -> dict[str, Path]:
+    """Return those of some files that are not there, with the paths where they should be."""
+    paths = {uri: locate(uri, base) for uri in uris if isinstance(uri, str) and uri}
+    return {uri: path for uri, path in paths.items() if not exists(path)}
+
+
+def _tables(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the tables below ``data[key]`` themselves; whatever else is there fails later."""
+    tables = data.get(key)
+    entries = tables.items() if isinstance(tables, dict) else ()
+    return [(name, entry) for name, entry in entries if isinstance(entry, dict)]
+
+
+def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:
+    """Return the tensor ``task`` (C, 2**bits) of a safetensors file of k-means centres."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = resolve(uri, base)
+    try:
+        tables = load_file(path)
+    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # bfloat16, float8
+        raise RecipeError(f"{uri}: not a safetensors file that can be read: {error}") from None
+    if task not in tables:
+        raise RecipeError(f"{uri}: " + unknown_name("table of centres", task, tables))
+    centers: list[list[float]] = tables[task].tolist()
+    return centers
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``changes`` laid over it; tables merge, but a quantiser is one thing."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and key != "quantizer":
+            value = _merge(old, value)
+        merged[key] = value
+    return merged

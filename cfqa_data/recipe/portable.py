@@ -1,0 +1,220 @@
+"""Names of files that mean the same on every machine, in place of paths of one.
+
+A manifest names what its recipe was made with by ``package://`` or ``root://``, and its SHA-256.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.resources import ROOT, is_uri
+from cfqa_data.recipe.load import Ladder, Recipe
+from cfqa_data.recipe.spec import PROGRAMS, SOURCE_PATHS, places_of_classes
+from cfqa_data.registry import Registry, own_name
+
+__all__ = [
+    "check_portable",
+    "is_local",
+    "is_local_path",
+    "local_options",
+    "portable",
+    "portable_names",
+    "recipe_of",
+    "recorded_recipe",
+    "rename",
+]
+
+LOCAL = re.compile(r"[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", re.I)
+"""How a path of one machine begins: absolute, in a home or the working directory, on a drive, or as
+an address of one."""
+
+BARE = re.compile(r"(?!\.+$)[^/\\:~][^/\\:]*")
+"""A name that is no path."""
+
+FILE_KEYS = re.compile(r"[\w-]*file|scaling-?list|analysis-(save|load)|csv|stats", re.I)
+"""Parameters of encoders whose value is a file's name, unless it is one of :data:`NO_FILE`."""
+
+NO_FILE = ("", "0", "off", "none", "default")
+
+PATH_KEYS = ("weights", "head", "models", *SOURCE_PATHS)
+"""Keys of a recipe whose values are paths."""
+
+TEXTS = ("name", "summary", "origin")
+"""Keys of a recipe whose values are for people."""
+
+COMMON = re.compile(r"model\.safetensors(\.index\.json)?")
+"""File names that say nothing without their folder's."""
+
+
+def is_local(text: str) -> bool:
+    """Return whether a text, of whatever kind, begins as a path of one machine does."""
+    return LOCAL.match(text) is not None
+
+
+def is_local_path(uri: str) -> bool:
+    """Return whether what a recipe names is a path of one machine, not a URI or a bare name."""
+    return not (is_uri(uri) or BARE.fullmatch(uri))
+
+
+def local_options(ladder: Ladder) -> list[tuple[str, str]]:
+    """Return the options of a ladder's codec that name files, but for programs, and their values.
+
+    No manifest says what these files hold, and they decide the bytes.
+    """
+    return [
+        (key, text) for key, text in _files("options", ladder.options) if text not in ladder.weights
+    ]
+
+
+def _files(where: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the options of a codec that name files, but for programs."""
+    for key, text in _texts(where, {k: v for k, v in options.items() if k not in PROGRAMS}):
+        if _names_file(key.rpartition(".")[2], text):
+            yield key, text
+
+
+def _names_file(key: str, text: str) -> bool:
+    """Whether an encoder that is given `key=text`, in a line of such with colons, opens a file."""
+    for part in f"{key}={text}".split(":"):
+        name, _, value = part.partition("=")
+        if is_local(value or name) or (
+            FILE_KEYS.fullmatch(name.replace("_", "-")) and value.lower() not in NO_FILE
+        ):
+            return True
+    return False
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """Return the recipe without paths and programs of one machine."""
+    names = portable_names(recipe)
+    return recipe.without_programs().with_paths(lambda uri: names.get(uri, uri))
+
+
+def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as a manifest holds it: portable, and without any `module:Class`."""
+    data = portable(recipe).to_dict()
+    for kind, table, key, _ in places_of_classes(data):
+        if key in table:
+            table[key] = Registry(kind, {}, FormatError).recorded(table[key])
+    return data
+
+
+def recipe_of(manifest: Manifest, plugins: Sequence[str | type] = ()) -> Recipe:
+    """Return the recipe of a manifest, with the classes of plugins in their places.
+
+    Args:
+        manifest: of anybody: what it names is looked up among built-in classes, installed entry
+            points and plugins.
+        plugins: classes, or `module:Class` of some, that may take part.
+
+    Raises:
+        FormatError: it is none, or a codec of it is not known here.
+    """
+    registry = Registry("plugin", {}, FormatError)
+    texts = [p if isinstance(p, str) else f"{p.__module__}:{p.__qualname__}" for p in plugins]
+    named = {own_name(registry.find(text, classes=True).target): text for text in texts}
+    data = copy.deepcopy(dict(manifest.recipe))
+    try:
+        for kind, table, key, default in places_of_classes(data):
+            name = table.get(key, default)
+            if isinstance(name, str) and ":" in name:
+                raise FormatError(f"{name!r} is no name of a {kind} in a manifest")
+            if name in named:
+                table[key] = named[name]
+        return Recipe.from_dict(data)
+    except (CfqaError, AttributeError, TypeError) as error:
+        made = ", ".join(f"{name} {p['version']}".strip() for name, p in manifest.packages.items())
+        remedy = f"; install {made}, or name its classes by --plugin module:Class" if made else ""
+        raise FormatError(f"recipe: {error}{remedy}") from None
+
+
+def portable_names(recipe: Recipe) -> dict[str, str]:
+    """Return a name below ``root://`` for each path of one machine in a recipe.
+
+    It is the last part of the path, or as many of its last parts as tell the paths apart.
+    """
+    parts = {
+        path: [part for part in re.split(r"[\\/]", path) if part.strip(".~")] or ["root"]
+        for path in recipe.paths
+        if is_local_path(path)
+    }
+    counts = {path: 2 if COMMON.fullmatch(steps[-1]) else 1 for path, steps in parts.items()}
+    while True:
+        names = {path: ROOT + "/".join(parts[path][-counts[path] :]) for path in parts}
+        taken = list(names.values())
+        alike = [p for p in parts if taken.count(names[p]) > 1 and counts[p] < len(parts[p])]
+        if not alike:
+            return names
+        for path in alike:
+            counts[path] += 1
+
+
+def rename(uri: str, names: Mapping[str, str]) -> str:
+    """Return the other name of a file: one of `names`, or in or beside what one of them stands for.
+
+    Args:
+        uri: of the file.
+        names: old name -> new name.
+    """
+    for old, new in names.items():
+        if uri == old or uri.startswith(f"{old}/"):
+            return new + uri[len(old) :]
+    for old, new in names.items():
+        folder = old.rpartition("/")[0]
+        if uri.startswith(f"{folder}/") and new.startswith(ROOT):
+            return ROOT + (new[len(ROOT) :].rpartition("/")[0] + uri[len(folder) :]).lstrip("/")
+    return uri
+
+
+def check_portable(where: object, manifest: Manifest) -> None:
+    """See that a manifest names no place that only one machine has.
+
+    Raises:
+        FormatError: it does; names the first.
+    """
+    found = [*_texts("recipe", manifest.recipe)]
+    found += [("weights", uri) for uri in manifest.weights]
+    local = [
+        (key, text)
+        for key, text in found
+        if (is_local_path if key.rpartition(".")[2] in PATH_KEYS else is_local)(text)
+    ]
+    options = [
+        entry
+        for task, spec in manifest.recipe.get("tasks", {}).items()
+        for codec, ladder in spec.get("codecs", {}).items()
+        for entry in _files(
+            f"recipe.tasks.{task}.codecs.{codec}.options", ladder.get("options", {})
+        )
+        if entry[1] not in manifest.weights
+    ]
+    if every := dict([*local, *options]):
+        key, text = next(iter(every.items()))
+        more = f" and {len(every) - 1} more" if len(every) > 1 else ""
+        remedy = (
+            "build it from a recipe without that option"
+            if key in dict(options)
+            else "build or import it again with this version, which writes name and SHA-256"
+        )
+        raise FormatError(
+            f"{where}: its manifest names {text!r} ({key}){more}, which means nothing on another "
+            f"machine; {remedy}"
+        )
+
+
+def _texts(where: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield every text in nested tables, with the keys that lead to it."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key not in TEXTS:
+                yield from _texts(f"{where}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(where, inner)

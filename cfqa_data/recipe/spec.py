@@ -1,0 +1,425 @@
+"""What a recipe is: everything that decides what a dataset holds, validated when it is made.
+
+Tasks, backbones, sources and codecs are classes: built-in ones by name, installed entry points, or
+`module:Class`. What a codec's class says of its parameter decides which levels it may have.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Annotated, Any
+
+from cfqa_data.codecs import CODECS, find_codec
+from cfqa_data.errors import CfqaError, RecipeError
+from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, CodecFacts, check_name
+from cfqa_data.format.fields import Checked, Count, Number, Text, keyed
+from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
+from cfqa_data.format.resources import is_uri
+from cfqa_data.registry import Found
+
+__all__ = [
+    "PROGRAMS",
+    "BackboneSpec",
+    "Ladder",
+    "Recipe",
+    "SourceSpec",
+    "TaskSpec",
+    "places_of_classes",
+    "places_of_paths",
+]
+
+PROGRAMS = ("encoder", "config")
+"""Options of codecs that name a program of one machine, and what it reads."""
+
+SOURCE_PATHS = ("root", "list", "labels", "train")
+"""Options of sources that are paths; of others those that begin as paths do are."""
+
+TASK_CLASSES = {"cls": "classification", "seg": "segmentation", "dpt": "depth"}
+"""Task -> its class, where a recipe names none; of all others it is the one of the task's name."""
+
+Options = Mapping[str, Any]
+
+
+class _Spec(Checked):
+    error = RecipeError
+
+
+@dataclass(frozen=True)
+class BackboneSpec(_Spec):
+    """The network whose block outputs are the features.
+
+    Attributes:
+        weights: URI of its safetensors file; only DINOv2, which no `kind` stands for, needs one.
+        num_heads: attention heads, of DINOv2.
+        origin: how, on what and how well it was trained, for the card; may be empty.
+        kind: name of the class, or `module:Class`; None is DINOv2.
+        options: the class's own keyword arguments.
+    """
+
+    weights: Text | None = None
+    num_heads: Count | None = None
+    origin: str = ""
+    kind: Text | None = None
+    options: Options = field(default_factory=dict)
+
+    where = "backbone"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        dinov2 = self.weights is not None and self.num_heads is not None
+        self.require(self.kind or dinov2, ": weights and num_heads are needed, or a class")
+
+    @classmethod
+    def from_dict(cls, data: object) -> BackboneSpec:
+        if isinstance(data, Mapping) and "class" in data:
+            return cls(**_keyed("backbone", data, ("class",), ("weights", "origin", "options")))
+        return cls(**_keyed("backbone", data, ("weights", "num_heads"), ("origin", "class")))
+
+    def to_dict(self) -> dict[str, Any]:
+        if self.kind is None:
+            return {"weights": self.weights, "num_heads": self.num_heads, "origin": self.origin}
+        own = {"class": self.kind, "options": dict(self.options), "origin": self.origin}
+        return own if self.weights is None else {"weights": self.weights, **own}
+
+
+@dataclass(frozen=True)
+class SourceSpec(_Spec):
+    """Where a task's inputs come from.
+
+    Attributes:
+        kind: name of the source, or `module:Class`.
+        seed: seed of its choices.
+        options: the source's own keyword arguments.
+    """
+
+    kind: Text
+    seed: Number
+    options: Options = field(default_factory=dict)
+
+    where = "source"
+
+    @classmethod
+    def from_dict(cls, data: object) -> SourceSpec:
+        return cls(**_keyed("source", data, ("kind", "seed"), ("options",)))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "seed": self.seed, "options": dict(self.options)}
+
+
+@dataclass(frozen=True)
+class Ladder(_Spec):
+    """One codec on one task, and its levels.
+
+    Attributes:
+        codec: its name in the dataset.
+        levels: the parameter of each level; level 0 is the best.
+        quantizer: between features and codes, of a codec on planes; else None.
+        models: URI of a learned codec's weights.
+        options: further keyword arguments of the codec.
+        kind: name of its class, or `module:Class`; None is the codec's own name.
+    """
+
+    codec: str
+    levels: Any
+    quantizer: Quantizer | None = None
+    models: Text | None = None
+    options: Options = field(default_factory=dict)
+    kind: Text | None = None
+
+    @property
+    def where(self) -> str:
+        return f"codecs.{self.codec}"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with _told(f"{self.where}: "):
+            check_name("codec", self.codec)
+            levels = self.facts.parameter.check_levels(self.levels)
+        object.__setattr__(self, "levels", levels)
+        planes, there = self.facts.on == "planes", self.quantizer is not None
+        self.require(there or not planes, ".quantizer: a codec on planes needs one")
+        self.require(planes or not there, f".quantizer: a codec on {self.facts.on} takes none")
+        own = ": models is a key of the codec, not one of its options"
+        self.require("models" not in self.options, own)
+
+    @cached_property
+    def found(self) -> Found:
+        """The class, and the package that it comes from."""
+        return find_codec(self.kind or self.codec, classes=True)
+
+    @cached_property
+    def facts(self) -> CodecFacts:
+        """What the class says of itself."""
+        return replace(self.found.target.facts(), name=self.codec)
+
+    @property
+    def parameter_name(self) -> str:
+        """What the codec's numbers are, such as "qp"."""
+        return self.facts.parameter.name
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """URIs of the weights that the codec uses: of its models, named or shipped."""
+        return tuple(self.found.target.weights(self.codec_options))
+
+    @property
+    def codec_options(self) -> dict[str, Any]:
+        """Keyword arguments that make this ladder's codec."""
+        return dict(self.options) | ({"models": self.models} if self.models else {})
+
+    @classmethod
+    def from_dict(cls, codec: str, data: object) -> Ladder:
+        optional = ("parameter_name", "quantizer", "models", "options", "class")
+        values = _keyed(f"codecs.{codec}", data, ("levels",), optional)
+        name, quantizer = values.pop("parameter_name", None), values.pop("quantizer", None)
+        made = quantizer_from_dict(quantizer) if quantizer is not None else None
+        ladder = cls(codec=codec, quantizer=made, **values)
+        told = f": parameter_name must be {ladder.parameter_name}, got {name!r}"
+        ladder.require(name in (None, ladder.parameter_name), told)
+        return ladder
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "parameter_name": self.parameter_name,
+            "levels": list(self.levels),
+            **({"quantizer": self.quantizer.to_dict()} if self.quantizer else {}),
+            "models": self.models,
+            "options": dict(self.options),
+            **({} if self.kind is None else {"class": self.kind}),
+        }
+
+
+@dataclass(frozen=True)
+class TaskSpec(_Spec):
+    """One task of a recipe.
+
+    Attributes:
+        name: name of the task.
+        source: where its inputs come from.
+        blocks: backbone blocks (from 0) whose outputs are kept, one per layer C.
+        head: URI of the weights of the task's head; None where it has none.
+        ladders: the codecs by name: built-in ones first, in their order.
+        sources: originals; None is the recipe's `sources_per_task`.
+        kind: name of its class, or `module:Class`; None is the class of the task's name.
+        options: the class's own keyword arguments.
+    """
+
+    name: str
+    source: SourceSpec
+    blocks: Annotated[tuple[Number, ...], 1]
+    head: Text | None
+    ladders: Mapping[str, Ladder]
+    sources: Count | None = None
+    kind: Text | None = None
+    options: Options = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        return f"tasks.{self.name}"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with _told():
+            check_name("task", self.name)
+        bare = self.head is None and self.task_class in TASK_CLASSES.values()
+        self.require(not bare, f".head: {self.task_class} needs weights")
+        rising = all(a < b for a, b in pairwise(self.blocks))
+        self.require(rising, f".blocks must be rising numbers, got {self.blocks}")
+        few = 1 <= len(self.ladders) <= MOST_CODECS
+        self.require(few, f": there must be at least one codec, and at most {MOST_CODECS}")
+        for name, ladder in self.ladders.items():
+            layers = ladder.quantizer.layers if ladder.quantizer else len(self.blocks)
+            told = f"the quantiser has {layers} layer(s), the task {len(self.blocks)}"
+            self.require(layers == len(self.blocks), f".codecs.{name}: {told}")
+        object.__setattr__(self, "ladders", _ordered(self.ladders, CODECS.builtin))
+
+    @property
+    def task_class(self) -> str:
+        """Name of its class, or `module:Class`."""
+        return self.kind or TASK_CLASSES.get(self.name, self.name)
+
+    @classmethod
+    def from_dict(cls, name: str, data: object) -> TaskSpec:
+        optional = ("head", "sources", "class", "options")
+        values = _keyed("the task", data, ("source", "blocks", "codecs"), optional)
+        codecs = _table("codecs", values.pop("codecs"))
+        values["source"] = SourceSpec.from_dict(values["source"])
+        ladders = {codec: Ladder.from_dict(codec, entry) for codec, entry in codecs.items()}
+        return cls(name=name, head=values.pop("head", None), ladders=ladders, **values)
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {"head": self.head, "sources": self.sources, "class": self.kind}
+        return {
+            "source": self.source.to_dict(),
+            "blocks": list(self.blocks),
+            **{key: value for key, value in own.items() if value is not None},
+            **({"options": dict(self.options)} if self.options else {}),
+            "codecs": {name: ladder.to_dict() for name, ladder in self.ladders.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Recipe(_Spec):
+    """Everything that decides what a dataset holds.
+
+    Attributes:
+        name: short name.
+        summary: one line on what it makes.
+        group_size: sources that one work item compresses together, and one shard holds.
+        backbone: the network.
+        tasks: the tasks by name: cls, seg and dpt first.
+        sources_per_task: originals of tasks that do not say how many; None where all do.
+    """
+
+    name: Text
+    summary: Text
+    group_size: Count
+    backbone: BackboneSpec
+    tasks: Mapping[str, TaskSpec]
+    sources_per_task: Count | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        few = 1 <= len(self.tasks) <= MOST_TASKS
+        self.require(few, f": there must be at least one task, and at most {MOST_TASKS}")
+        counted = self.sources_per_task or all(spec.sources for spec in self.tasks.values())
+        self.require(counted, ".sources_per_task must be a whole number of at least 1")
+        object.__setattr__(self, "tasks", _ordered(self.tasks, TASK_CLASSES))
+
+    def sources(self, task: str) -> int:
+        """Return how many originals a task has."""
+        count = self.tasks[task].sources or self.sources_per_task
+        assert count is not None
+        return count
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What the recipe names, each once: weights, heads, models, and paths among options."""
+        places = places_of_paths(self.to_dict())
+        return tuple(dict.fromkeys(table[key] for table, key in places))
+
+    def with_paths(self, rename: Callable[[str], str]) -> Recipe:
+        """Return the recipe with other names of what it names (see :attr:`paths`)."""
+        data = copy.deepcopy(self.to_dict())
+        for table, key in places_of_paths(data):
+            table[key] = rename(table[key])
+        return Recipe.from_dict(data)
+
+    def without_programs(self) -> Recipe:
+        """Return the recipe without options of codecs that name programs, as a manifest holds it.
+
+        A manifest may be a stranger's: what is run is for this machine's environment to say.
+        """
+        data = copy.deepcopy(self.to_dict())
+        for task in data["tasks"].values():
+            for ladder in task["codecs"].values():
+                for key in PROGRAMS:
+                    ladder["options"].pop(key, None)
+        return Recipe.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Recipe:
+        """Return the recipe that :meth:`to_dict` (or a recipe file, resolved) describes.
+
+        Raises:
+            RecipeError: a key is missing, unknown or has an impossible value.
+        """
+        required = ("name", "summary", "group_size", "backbone", "tasks")
+        values = _keyed("the recipe", data, required, ("sources_per_task",))
+        values["backbone"] = BackboneSpec.from_dict(values["backbone"])
+        tasks = {}
+        for name, entry in _table("tasks", values["tasks"]).items():
+            with _told(f"tasks.{name}: "):
+                tasks[name] = TaskSpec.from_dict(name, entry)
+        return cls(**values | {"tasks": tasks})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole recipe as JSON-safe data."""
+        count = self.sources_per_task
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            **({} if count is None else {"sources_per_task": count}),
+            "group_size": self.group_size,
+            "backbone": self.backbone.to_dict(),
+            "tasks": {name: task.to_dict() for name, task in self.tasks.items()},
+        }
+
+
+def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each place of a path in a recipe's data: the table and the key.
+
+    Whatever else the data is, it fails when a recipe is made of it.
+    """
+
+    def options(table: dict[str, Any], known: Iterable[str] = ()) -> list[Any]:
+        found = _inner(table, "options")
+        return [(found, k) for k, value in found.items() if k in known or _begins_as_path(value)]
+
+    backbone = _inner(data, "backbone")
+    places: list[Any] = [(backbone, "weights"), *options(backbone)]
+    for task in _inner(data, "tasks").values():
+        if isinstance(task, dict):
+            places += [(task, "head"), *options(task)]
+            places += options(_inner(task, "source"), SOURCE_PATHS)
+            for codec, ladder in _inner(task, "codecs").items():
+                if isinstance(ladder, dict):
+                    own = ladder.get("class", codec) not in CODECS.builtin
+                    places += [(ladder, "models"), *(options(ladder) if own else ())]
+    for table, key in places:
+        if isinstance(table.get(key), str) and table[key]:
+            yield table, key
+
+
+def places_of_classes(data: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, Any]]:
+    """Yield each place of a class in a recipe's data: kind, table, key, and what it is without."""
+    yield "backbone", data["backbone"], "class", None
+    for task, spec in data["tasks"].items():
+        yield "task", spec, "class", TASK_CLASSES.get(task, task)
+        yield "source", spec["source"], "kind", None
+        for codec, ladder in spec["codecs"].items():
+            yield "codec", ladder, "class", codec
+
+
+def _inner(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = data.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _begins_as_path(value: object) -> bool:
+    starts = ("/", "./", "../", "~")
+    return isinstance(value, str) and (is_uri(value) or value.startswith(starts))
+
+
+def _ordered(table: Mapping[str, Any], first: Iterable[str]) -> dict[str, Any]:
+    """Return a table with some names before all others, in their order."""
+    return {name: table[name] for name in dict.fromkeys([*first, *table]) if name in table}
+
+
+@contextmanager
+def _told(where: str = "") -> Iterator[None]:
+    """Say of whatever is wrong where in the recipe it stands."""
+    try:
+        yield
+    except CfqaError as error:
+        told = str(error)
+        at = where.removesuffix(": ")
+        raise RecipeError(told if at and told.startswith(at) else f"{where}{told}") from None
+
+
+def _keyed(where: str, data: object, *keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return a table after checking its keys; `class` comes as `kind`."""
+    with _told():
+        table = keyed(where, data, *keys)
+    return {"kind" if key == "class" else key: value for key, value in table.items()}
+
+
+def _table(where: str, data: object) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise RecipeError(f"{where} must be a table, got {data!r}")
+    return dict(data)

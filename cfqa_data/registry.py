@@ -1,0 +1,254 @@
+"""Finding classes by name: built-in ones, installed entry points, and `module:Class`.
+
+Tasks, backbones, sources and codecs are found alike. A manifest may be a stranger's: its names are
+looked up among built-in classes and installed entry points only. A recipe is the user's own and
+may say `module:Class` too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.errors import CfqaError, unknown_name
+
+__all__ = ["Found", "Registry", "bind_options", "own_name", "source_hash"]
+
+PACKAGE = "cfqa-data"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A class, and where it comes from.
+
+    Attributes:
+        name: by which it was found.
+        target: the class, or a function that makes an object.
+        package: the distribution that has it, or its top-level module where it belongs to none.
+        version: of that distribution; "" without one.
+        sha256: of all Python files of its top-level package, as hex; "" for built-in ones.
+    """
+
+    name: str
+    target: Any
+    package: str
+    version: str = ""
+    sha256: str = ""
+
+    @property
+    def builtin(self) -> bool:
+        """Whether it comes with this package."""
+        return self.package == PACKAGE and not self.sha256
+
+
+class Registry:
+    """The classes of one kind.
+
+    Args:
+        kind: what they are, for messages: "codec".
+        builtin: name -> `module:attribute`, in the order that tables show them.
+        error: kind of error that is raised.
+        contract: what they must be subclasses of; anything that can be called if not given.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        builtin: Mapping[str, str],
+        error: type[CfqaError],
+        contract: type | tuple[type, ...] = (),
+    ) -> None:
+        self.kind, self.builtin, self.error = kind, dict(builtin), error
+        self.contract = contract if isinstance(contract, tuple) else (contract,)
+        self.group = f"cfqa.{kind}s"
+
+    def names(self) -> list[str]:
+        """Return the names of the built-in classes, then those of installed entry points."""
+        return list(dict.fromkeys([*self.builtin, *self._installed()]))
+
+    def find(
+        self, name: object, *, classes: bool = False, plugins: Sequence[str | type] = ()
+    ) -> Found:
+        """Return the class of a name.
+
+        Args:
+            name: of a built-in class or an entry point.
+            classes: whether it may be `module:Class` too, whose module is then imported.
+            plugins: classes, or `module:Class` of some, that are found by :func:`own_name` too.
+                Those that are of another kind are passed over.
+
+        Raises:
+            CfqaError: there is none, or it cannot be imported.
+        """
+        if isinstance(name, str):
+            if name in self.builtin:
+                return Found(name, _resolve(self.builtin[name]), PACKAGE)
+            for plugin in plugins:
+                found = self._plugin(plugin)
+                if own_name(found.target) == name and self._fits(found.target):
+                    return replace(found, name=name)
+            if (entry := self._installed().get(name)) is not None:
+                of = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "")
+                return self._checked(self._load(name, entry.value, *of))
+            if classes and ":" in name:
+                return self._checked(self._plugin(name))
+        raise self.error(unknown_name(self.kind, name, self.names()))
+
+    def recorded(self, name: str) -> str:
+        """Return how a manifest calls a class that a recipe names: never by `module:Class`.
+
+        It is the name of its entry point, if it has one, else :func:`own_name`.
+        """
+        if ":" not in name:
+            return name
+        entries = (entry.name for entry in self._installed().values() if entry.value == name)
+        return next(entries, None) or own_name(self.find(name, classes=True).target)
+
+    def _plugin(self, plugin: str | type) -> Found:
+        """Return a class that was given, or named by `module:Class`."""
+        if isinstance(plugin, str):
+            return self._load(plugin, plugin, *_distribution(plugin.partition(":")[0]))
+        module = plugin.__module__
+        where = f"{module}:{plugin.__qualname__}"
+        return Found(where, plugin, *_distribution(module), source_hash(module))
+
+    def _fits(self, target: Any) -> bool:
+        if not self.contract:
+            return callable(target)
+        return isinstance(target, type) and issubclass(target, self.contract)
+
+    def _checked(self, found: Found) -> Found:
+        if not self._fits(found.target):
+            wanted = " or ".join(kind.__name__ for kind in self.contract) or "class"
+            raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is no {wanted}")
+        return found
+
+    def _installed(self) -> Mapping[str, metadata.EntryPoint]:
+        return {entry.name: entry for entry in metadata.entry_points(group=self.group)}
+
+    def _load(self, name: str, where: str, package: str, version: str) -> Found:
+        if not re.fullmatch(r"[\w.]+:[\w.]+", where):
+            raise self.error(f"{self.kind} {name!r}: {where!r} is not module:Class")
+        try:
+            target = _resolve(where)
+        except (Exception, SystemExit) as error:  # whatever a module of somebody does
+            why = f"{type(error).__name__}: {error}"
+            raise self.error(f"{self.kind} {name!r}: cannot import {where}: {why}") from error
+        return Found(name, target, package, version, source_hash(where.partition(".")[0]))
+
+
+def own_name(target: Any) -> str:
+    """Return what a class calls itself: its `name`, or that of its facts; else its name in Python.
+
+    By it a manifest names a class that no entry point has, and `plugins` are found.
+    """
+    for name in (getattr(target, "name", None), getattr(vars(target).get("facts"), "name", None)):
+        if isinstance(name, str) and name:
+            return name
+    return str(target.__name__).lower()
+
+
+def _resolve(where: str) -> Any:
+    module, _, path = where.partition(":")
+    target: Any = import_module(module)
+    for part in path.split("."):
+        target = getattr(target, part)
+    return target
+
+
+@cache
+def _distribution(module: str) -> tuple[str, str]:
+    """Return name and version of the distribution that has a module, if any has."""
+    top = module.partition(".")[0]
+    for name in metadata.packages_distributions().get(top, ()):
+        return name, metadata.version(name)
+    return top, ""
+
+
+@cache
+def source_hash(module: str) -> str:
+    """Return the SHA-256 of the Python files of a top-level module or package, as hex."""
+    top = sys.modules.get(module.partition(":")[0].partition(".")[0])
+    digest = hashlib.sha256()
+    for root in [Path(path) for path in getattr(top, "__path__", ())]:
+        for file in sorted(root.rglob("*.py")):
+            data = file.read_bytes()
+            digest.update(f"{file.relative_to(root).as_posix()}\0{len(data)}\0".encode() + data)
+    if not hasattr(top, "__path__") and (file := getattr(top, "__file__", None)):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+def bind_options(
+    target: Any, options: Mapping[str, Any], what: str, error: type[CfqaError], **given: Any
+) -> dict[str, Any]:
+    """Return the keyword arguments that make an object of a class.
+
+    Args:
+        target: the class, whose signature says which options there are, and of which types.
+        options: of the user; a text becomes a `Path` where the annotation says so.
+        what: names the object in errors.
+        error: kind of error that is raised.
+        given: keyword arguments that are ours to give, left out where the class does not take them.
+
+    Raises:
+        CfqaError: there is no such option, one is missing, or a value is of another type.
+    """
+    signature = inspect.signature(target)
+    known = {
+        name: parameter
+        for name, parameter in signature.parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    anything = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    call = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = typing.get_type_hints(call)
+    except Exception:  # names that only a type checker imports
+        hints = {}
+    bound = {name: value for name, value in given.items() if name in known or anything}
+    own = [name for name in known if name not in given]
+    for name, value in options.items():
+        if name in given or (name not in known and not anything):
+            told = (
+                unknown_name("option", name, own)
+                if own
+                else f"unknown option {name!r}: it takes none"
+            )
+            raise error(f"{what}: {told}")
+        bound[name] = _as_type(value, hints.get(name, Any), f"{what}: option {name}", error)
+    missing = [n for n, p in known.items() if p.default is p.empty and n not in bound]
+    if missing:
+        raise error(f"{what}: lacks the option {', '.join(missing)}")
+    return bound
+
+
+def _as_type(value: Any, hint: Any, what: str, error: type[CfqaError]) -> Any:
+    """Return a value as its annotation has it, where that is one that can be checked."""
+    if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
+        raise error(f"{what} cannot be {value!r}")
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = [typing.get_origin(h) or h for h in (typing.get_args(hint) if union else (hint,))]
+    if Any in kinds or not all(isinstance(kind, type) for kind in kinds):
+        return value
+    if isinstance(value, str) and Path in kinds and str not in kinds:
+        return Path(value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
+        return value if int in kinds else float(value)
+    if isinstance(value, list) and tuple in kinds:
+        return tuple(value)
+    if not isinstance(value, tuple(kinds)) or (
+        isinstance(value, bool) and bool not in kinds and object not in kinds
+    ):
+        raise error(f"{what} cannot be {value!r}")
+    return value

@@ -1,0 +1,94 @@
+"""What every backbone must do, as tests.
+
+class TestMine(BackboneSuite):
+    backbone = Mine
+    inputs = ["a text", "another, longer text"]
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from cfqa_data.errors import BuildError
+from cfqa_data.format.facts import Layer
+from cfqa_data.registry import bind_options
+
+__all__ = ["BackboneSuite"]
+
+
+class BackboneSuite:
+    """Tests of a backbone.
+
+    Attributes:
+        backbone: the class.
+        inputs: of two samples or more.
+        layers: numbers of layers.
+        options: its keyword arguments.
+        weights: path of its weights, if it takes any.
+    """
+
+    backbone: ClassVar[Any]
+    inputs: Sequence[Any]
+    layers: ClassVar[Sequence[int]] = (0,)
+    options: Mapping[str, Any] = {}
+    weights: Path | None = None
+
+    def make(self, **more: Any) -> Any:
+        """Return a backbone, made as a build makes it."""
+        given = {} if self.weights is None else {"weights": self.weights}
+        options = {**self.options, **more}
+        bound = bind_options(self.backbone, options, "backbone", BuildError, **given)
+        return self.backbone(**bound)
+
+    def test_features_are_finite_float32_of_one_size(self) -> None:
+        backbone = self.make()
+        features = [backbone.extract(inputs, self.layers) for inputs in self.inputs]
+        assert len(features) > 1
+        for feature, inputs in zip(features, self.inputs, strict=True):
+            assert isinstance(feature, np.ndarray)
+            assert feature.dtype == np.float32
+            assert feature.ndim == 4
+            assert np.isfinite(feature).all()
+            assert feature.shape[1] == len(self.layers)
+            assert backbone.width in (None, feature.shape[3])
+            assert tuple(backbone.shape(inputs, self.layers)) == feature.shape
+            if (grid := backbone.grid(inputs)) is not None:
+                assert backbone.prefix_tokens + grid[0] * grid[1] == feature.shape[2]
+        assert len({(f.shape[0], f.shape[3]) for f in features}) == 1
+
+    def test_a_feature_depends_on_nothing_but_its_inputs(self) -> None:
+        backbone = self.make()
+        forth = [backbone.extract(inputs, self.layers) for inputs in self.inputs]
+        back = [self.make().extract(inputs, self.layers) for inputs in reversed(self.inputs)]
+        for one, other in zip(forth, reversed(back), strict=True):
+            assert np.array_equal(one, other)
+
+    def test_layers_are_the_same_alone_and_together(self) -> None:
+        backbone, inputs = self.make(), self.inputs[0]
+        together = backbone.extract(inputs, self.layers)
+        for place, layer in enumerate(self.layers):
+            assert np.array_equal(backbone.extract(inputs, (layer,))[:, 0], together[:, place])
+            assert isinstance(backbone.layer(layer), Layer)
+
+    def test_a_layer_that_there_is_not_is_told_in_one_line(self) -> None:
+        backbone = self.make()
+        with pytest.raises(BuildError) as caught:
+            backbone.extract(self.inputs[0], (10_000,))
+        assert "\n" not in str(caught.value)
+        assert backbone.layers is None or max(self.layers) < backbone.layers
+
+    def test_options_that_it_has_not_are_told_in_one_line(self) -> None:
+        with pytest.raises(BuildError, match="no_such_option") as caught:
+            self.make(no_such_option=1)
+        assert "\n" not in str(caught.value)
+
+    def test_it_is_the_same_in_another_process(self) -> None:
+        backbone, inputs = self.make(), self.inputs[0]
+        again = pickle.loads(pickle.dumps(backbone)).extract(inputs, self.layers)
+        assert np.array_equal(backbone.extract(inputs, self.layers), again)

@@ -1,0 +1,127 @@
+"""What every source must do, as tests.
+
+class TestMine(SourceSuite):
+    source = Mine
+    options = {"root": "data"}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from cfqa_data.errors import BuildError
+from cfqa_data.format.facts import Terms
+from cfqa_data.format.invariants import check_source_ids
+from cfqa_data.registry import bind_options
+
+__all__ = ["SourceSuite", "digest"]
+
+
+def digest(value: Any) -> str:
+    """Return a hash of what a source may give: arrays, texts, numbers, and containers of them."""
+    if isinstance(value, np.ndarray):
+        told = f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    elif isinstance(value, Mapping):
+        told = str([(key, digest(value[key])) for key in sorted(value)])
+    elif isinstance(value, list | tuple):
+        told = str([digest(entry) for entry in value])
+    else:
+        told = hashlib.sha256(pickle.dumps(value)).hexdigest()
+    return f"{type(value).__name__} {told}"
+
+
+class SourceSuite:
+    """Tests of a source.
+
+    Attributes:
+        source: the class.
+        task: that it is made for.
+        options: its keyword arguments.
+        count: how many samples are looked at, if there are so many.
+        training: how many training inputs are; 0 where it has none.
+    """
+
+    source: ClassVar[Any]
+    task: ClassVar[str] = "mine"
+    options: Mapping[str, Any] = {}
+    count: ClassVar[int] = 5
+    training: ClassVar[int] = 3
+
+    def make(self, seed: int = 0, **more: Any) -> Any:
+        """Return a source, made as a build makes it."""
+        given = {"task": self.task, "seed": seed}
+        options = {**self.options, **more}
+        return self.source(**bind_options(self.source, options, "source", BuildError, **given))
+
+    def samples(self, seed: int = 0) -> list[Any]:
+        """Return the first samples."""
+        return list(islice(self.make(seed).samples(), self.count))
+
+    def test_ids_are_printable_and_of_one_sample_each(self) -> None:
+        samples = self.samples()
+        assert samples
+        check_source_ids({self.task: [sample.source_id for sample in samples]})
+
+    def test_the_same_seed_gives_the_same_samples(self) -> None:
+        first, again = self.samples(1), self.samples(1)
+        assert [s.source_id for s in first] == [s.source_id for s in again]
+        assert [digest(vars(s)) for s in first] == [digest(vars(s)) for s in again]
+
+    def test_a_sample_is_given_again_by_its_id(self) -> None:
+        samples, other = self.samples(), self.make()
+        for sample in reversed(samples):
+            assert digest(vars(other.sample(sample.source_id))) == digest(vars(sample))
+
+    def test_an_id_of_no_sample_is_told_in_one_line(self) -> None:
+        with pytest.raises(BuildError) as caught:
+            self.make().sample("no such sample")
+        assert "\n" not in str(caught.value)
+
+    def test_truths_are_arrays_of_one_kind(self) -> None:
+        truths = [sample.truth for sample in self.samples()]
+        if truths[0] is None:
+            assert truths == [None] * len(truths)
+        else:
+            assert all(isinstance(truth, np.ndarray) for truth in truths)
+            assert len({(truth.dtype, truth.ndim) for truth in truths}) == 1
+            assert truths[0].dtype.kind in "biuf"
+
+    def test_groups_are_texts_of_all_or_of_none(self) -> None:
+        groups = [sample.group for sample in self.samples()]
+        kinds = {type(group) for group in groups}
+        assert kinds in ({str}, {type(None)})
+
+    def test_training_shares_nothing_with_the_samples(self) -> None:
+        source = self.make()
+        if not self.training:
+            with pytest.raises(BuildError):
+                list(source.training_inputs(1, 0))
+            return
+        found = [digest(inputs) for inputs in source.training_inputs(self.training, 0)]
+        assert len(found) == self.training
+        assert found == [digest(inputs) for inputs in self.make(1).training_inputs(len(found), 0)]
+        assert not {digest(sample.inputs) for sample in self.samples()} & set(found)
+
+    def test_options_that_it_has_not_are_told_in_one_line(self) -> None:
+        with pytest.raises(BuildError, match="no_such_option") as caught:
+            self.make(no_such_option=1)
+        assert "\n" not in str(caught.value)
+
+    def test_it_says_what_decides_and_on_what_terms(self) -> None:
+        source = self.make()
+        files, values = source.decides()
+        assert all(path.is_file() for path in files)
+        assert json.dumps(values) == json.dumps(self.make().decides()[1])
+        assert source.terms is None or isinstance(source.terms, Terms)
+
+    def test_it_is_the_same_in_another_process(self) -> None:
+        samples, source = self.samples(), pickle.loads(pickle.dumps(self.make()))
+        assert digest(vars(source.sample(samples[0].source_id))) == digest(vars(samples[0]))

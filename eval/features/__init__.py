@@ -1,0 +1,10 @@
+"""What metrics see: datasets, batches that are read from them, and what is derived from these."""
+
+from __future__ import annotations
+
+from cfqa_data.lazy import lazy_modules
+
+_NAMES = ("Features", "by_rows", "derived", "slice_mean")
+__getattr__, __dir__ = lazy_modules(
+    __name__, __path__, dict.fromkeys(_NAMES, "cfqa_data.eval.features.batch")
+)

@@ -1,0 +1,195 @@
+"""What several metrics derive from the relations among the tokens of a slice, each derived once.
+
+T x T matrices: what stays is kept in the dtype of the features, or in float64 where differences of
+it matter, and temporaries are of one slice at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import wraps
+from itertools import product
+from typing import Any, NamedTuple, TypeVar
+
+from cfqa_data.eval.features.batch import Features, by_rows, derived
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+
+__all__ = [
+    "ROUNDING",
+    "UnitArrays",
+    "alignment",
+    "by_slice",
+    "centred_tokens",
+    "per_slice",
+    "squared_distances",
+    "token_cosines",
+    "unit",
+    "upper",
+]
+
+Made = TypeVar("Made")
+
+ROUNDING = 2.0**-44
+"""Differences of inner products in float64 up to this, relative to the products, are rounding."""
+
+GROUP = 2**23
+"""Numbers of a temporary over several slices, unless one slice has more: 64 MB of float64."""
+
+
+class UnitArrays(NamedTuple):
+    """Arrays of norm 1, one for each slice.
+
+    Attributes:
+        arrays: (B, N, C, ...); zero where ``missing``.
+        missing: (B, N, C): there was nothing to normalise.
+    """
+
+    arrays: Tensor
+    missing: Tensor
+
+
+def by_slice(make: Callable[..., Made], *batches: Tensor) -> Made:
+    """Apply a function slice by slice, or to a slice of several items at once where they are small.
+
+    Args:
+        make: Takes a (b or 1, ...) part of each batch and returns a tensor (b, ...), or a named
+            tuple of them.
+        batches: (B, N, C, ...) tensors; all but the last may have a batch of 1.
+
+    Returns:
+        What ``make`` returns, each as (B, N, C, ...) and in its dtype.
+    """
+    whole = batches[-1]
+    group = max(1, GROUP // max(whole.shape[3:]) ** 2)
+    places = list(product(range(0, len(whole), group), *map(range, whole.shape[1:3])))
+    outs: list[Tensor] = []
+    for start, view, layer in places:
+        part = slice(start, start + group)
+        made: Any = make(*(z[part if len(z) > 1 else slice(1), view, layer] for z in batches))
+        tensors = made if isinstance(made, tuple) else (made,)
+        if len(places) == 1:
+            outs = [one[:, None, None] for one in tensors]
+            break
+        if not outs:
+            outs = [one.new_empty((*whole.shape[:3], *one.shape[1:])) for one in tensors]
+        for out, one in zip(outs, tensors, strict=True):
+            out[part, view, layer] = one
+    found: Any = type(made)(*outs) if isinstance(made, tuple) else outs[0]
+    return found
+
+
+def per_slice(
+    *sources: Callable[[Features], Tensor],
+) -> Callable[[Callable[..., Made]], Callable[[Features], Made]]:
+    """Derive from features, by `by_slice`, what the function below makes of their slices.
+
+    Args:
+        sources: Derive more tensors, whose slices the function takes after those of the values.
+    """
+
+    def define(make: Callable[..., Made]) -> Callable[[Features], Made]:
+        @derived
+        @wraps(make)
+        def kept(z: Features) -> Made:
+            return by_slice(make, z.values, *(source(z) for source in sources))
+
+        return kept
+
+    return define
+
+
+def centred_tokens(values: Tensor) -> Tensor:
+    """Return the centred tokens of some slices in units of a power of two.
+
+    The unit brings the greatest magnitude of a slice to between 1/2 and 1, so that no product
+    overflows or vanishes; a power of two, so that nothing is rounded. The first token is subtracted
+    before the mean, as in `Features.centred`.
+
+    Args:
+        values: (b, T, D).
+
+    Returns:
+        (b, T, D); exactly zero where all tokens are equal.
+    """
+    z = values - values[..., :1, :]
+    z -= z.mean(-2, keepdim=True)
+    return z.mul_(_power_of_two(z).amin(-2, keepdim=True))
+
+
+def _power_of_two(z: Tensor) -> Tensor:
+    """Return what brings each token's greatest magnitude to between 1/2 and 1, (..., T, 1)."""
+    # A maximum and a minimum take a fraction of the time of the norm.
+    sizes = z.amax(-1, keepdim=True).maximum(-z.amin(-1, keepdim=True))
+    scales = torch.frexp(sizes).mantissa / sizes
+    return scales.nan_to_num_(nan=2.0**100).clamp_(max=2.0**100)
+
+
+@per_slice()
+def squared_distances(values: Tensor) -> Tensor:
+    """Squared Euclidean distances between tokens, in units of each slice's own.
+
+    Expanded, but in float64 and of centred tokens, so that what cancels is far below the rounding
+    of float32 features; what could be rounding alone is 0, as it is for equal tokens.
+
+    Returns:
+        (B, N, C, T, T) float64.
+    """
+    tokens = centred_tokens(values.double())
+    products = tokens @ tokens.mT
+    lengths = products.diagonal(dim1=-2, dim2=-1)
+    both = lengths[..., :, None] + lengths[..., None, :]
+    squares = products.mul_(-2.0).add_(both)
+    return squares.masked_fill_(squares <= both.mul_(ROUNDING), 0.0)
+
+
+@per_slice()
+def token_cosines(values: Tensor) -> Tensor:
+    """Cosines between the tokens of a slice, not centred; 0 with a zero token.
+
+    Returns:
+        (B, N, C, T, T) float64.
+    """
+    tokens = values.double()
+    tokens = tokens * _power_of_two(tokens)
+    norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+    tokens /= norms.masked_fill_(norms == 0, 1.0)
+    return tokens @ tokens.mT
+
+
+def upper(matrices: Tensor) -> Tensor:
+    """Return what is above the diagonal, (..., T, T) to (..., T (T - 1) / 2)."""
+    tokens = matrices.shape[-1]
+    rows, columns = torch.triu_indices(tokens, tokens, 1, device=matrices.device)
+    return matrices[..., rows, columns]
+
+
+def unit(matrices: Tensor, floor: float = 0.0) -> UnitArrays:
+    """Divide (b, m, n) matrices by their norms, in place; zeros where the norm is <= ``floor``.
+
+    The norm is taken by rows first: float32 sums over whole matrices were off by 3e-5.
+    """
+    norms = torch.linalg.vector_norm(matrices, dim=-1).double().square().sum(-1).sqrt()
+    missing = norms <= floor
+    scales = norms.masked_fill(missing, math.inf).reciprocal().to(matrices.dtype)
+    return UnitArrays(matrices.mul_(scales[:, None, None]), missing)
+
+
+def alignment(x: UnitArrays, y: UnitArrays) -> Tensor:
+    """Cosine of the angle between two matrices, per slice; 0 where one of the two is missing.
+
+    ``1 - |x - y|^2 / 2`` keeps the digits that a sum of products loses near 1.
+
+    Args:
+        x: Matrices, (B or 1, N, C, m, n).
+        y: Matrices, (B, N, C, m, n).
+
+    Returns:
+        (B, N, C) float64 in [-1, 1].
+    """
+
+    def gap(a: Tensor, b: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(a - b, dim=-1).double()
+
+    gaps = by_rows(gap, x.arrays, y.arrays).square().sum(-1)
+    return (1.0 - gaps / 2.0).clamp_(-1.0, 1.0).masked_fill_(x.missing | y.missing, 0.0)

@@ -1,0 +1,330 @@
+"""What an evaluation found, and the same from the file of scores that it wrote.
+
+A finished file of scores (``.parquet``) says in its metadata what it holds: the dataset it is of,
+the facts of each metric, the label that was followed, which metrics failed, and what decided the
+scores (see `cfqa_data.eval.fingerprint`).  Reading it back and correlating it anew gives the tables
+that the evaluation had, without the features and the metrics.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.features.datasets import KEYS, dataset_identity, opened, task_facts
+from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.statistics import Statistics, statistics
+from cfqa_data.format.limits import MOST_ROWS, parse_json
+from cfqa_data.format.parquet import read_parquet, read_schema
+from cfqa_data.format.pointers import pointer
+from cfqa_data.paths import absolute_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+    from cfqa_data.eval.features.datasets import FeatureSource
+    from cfqa_data.format.facts import TaskFacts
+
+__all__ = [
+    "KEY",
+    "WRONG",
+    "Evaluation",
+    "conclude",
+    "key_columns",
+    "read_evaluation",
+    "read_facts",
+    "scores_table",
+    "with_facts",
+]
+
+KEY = b"cfqa"
+"""Of the facts, JSON, in a file's metadata."""
+
+WRONG = (OSError, LookupError, TypeError, AttributeError, ValueError, OverflowError, MetricError)
+"""What reading a file that is something else may raise, beside errors of Arrow."""
+
+FACTS = (
+    *("name", "family", "formula", "lower_better", "score_range"),
+    *("identity", "invariances", "citation", "cost"),
+)
+"""Of a metric, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Statistics):
+    """What `evaluate` found: scores, and the tables of `Statistics`.
+
+    Attributes:
+        labels: The rows that were scored.
+        scores: One row per compressed feature and metric; null where the metric failed, or is not
+            defined.
+        metrics: The metrics, in the tables' order; those that scored nothing are not among them.
+        target: Label column that the scores were correlated with.
+        failures: What went wrong with each metric that failed somewhere, by name, and how many
+            features have no score; with the file of scores, by path.
+        notes: What else is to be known of a metric's scores, by name.
+        dataset: What identifies the dataset, as a report and a file of scores are compared with;
+            None if that is not known.
+        tasks: What the dataset says of its tasks, by name.
+    """
+
+    labels: pa.Table
+    scores: pa.Table
+    metrics: tuple[Metric, ...]
+    target: str
+    failures: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    dataset: str | None = None
+    tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
+
+
+def conclude(
+    labels: pa.Table,
+    metrics: Sequence[Metric],
+    values: NDArray[Any],
+    target: str,
+    failures: Mapping[str, str],
+    *,
+    notes: Mapping[str, str] = MappingProxyType({}),
+    dataset: str | None = None,
+    tasks: Mapping[str, TaskFacts] = MappingProxyType({}),
+) -> Evaluation:
+    """Make the tables of an evaluation from its (rows, M) scores; see `Evaluation`."""
+    return Evaluation(
+        **vars(statistics(labels, metrics, values, target, tasks=tasks)),
+        labels=labels,
+        scores=scores_table(labels, metrics, values),
+        metrics=tuple(metrics),
+        target=target,
+        failures=dict(failures),
+        notes=dict(notes),
+        dataset=dataset,
+        tasks=tasks,
+    )
+
+
+def key_columns(labels: pa.Table) -> pa.Table:
+    """Return what names each row of labels, in types that a file of scores is read back with.
+
+    Args:
+        labels: Anybody's: texts may be ``large_string``, ``string_view`` or a dictionary.
+    """
+    import pyarrow as pa
+
+    keys = labels.select(KEYS)
+    for place, column in enumerate(keys.columns):
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            kind = pa.string()
+        if kind != column.type:
+            keys = keys.set_column(place, KEYS[place], column.cast(kind))
+    return keys
+
+
+def scores_table(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]) -> pa.Table:
+    """Lay out scores in long form, the metrics of one feature next to each other.
+
+    Args:
+        labels: One row per compressed feature.
+        metrics: M metrics.
+        values: (rows, M) float64 scores; NaN, where there is none, becomes null.
+    """
+    import pyarrow as pa
+
+    rows = key_columns(labels).combine_chunks()
+    names = pa.array([metric.name for metric in metrics], pa.string())
+    repeated = rows.take(pa.array(np.repeat(np.arange(labels.num_rows), len(metrics))))
+    return repeated.append_column(
+        "metric", names.take(pa.array(np.tile(np.arange(len(metrics)), labels.num_rows)))
+    ).append_column("value", pa.array(values.ravel(), pa.float64(), from_pandas=True))
+
+
+def with_facts(
+    scores: pa.Table,
+    dataset: str,
+    target: str,
+    metrics: Sequence[Metric],
+    failures: Mapping[str, str],
+    notes: Mapping[str, str] = MappingProxyType({}),
+    decided: Mapping[str, Any] = MappingProxyType({}),
+) -> pa.Table:
+    """Return a table of scores that says of itself what `read_evaluation` needs to know.
+
+    Args:
+        scores: As `scores_table` lays them out.
+        dataset: Its `cfqa_data.eval.features.datasets.dataset_identity`.
+        target: Label column that was followed.
+        metrics: In the order of the scores.
+        failures: What went wrong, by metric.
+        notes: What else is to be known, by metric.
+        decided: What the scores were made with, as `cfqa_data.eval.score_file` compares it.
+    """
+    facts = {
+        **decided,
+        "dataset": dataset,
+        "target": target,
+        "rows": scores.num_rows,
+        "metrics": [_metric_facts(metric) for metric in metrics],
+        "failures": dict(failures),
+        "notes": dict(notes),
+    }
+    text = json.dumps(facts, sort_keys=True, allow_nan=False)
+    return scores.replace_schema_metadata({KEY: text})
+
+
+def read_facts(data: bytes) -> tuple[pa.Schema, dict[str, Any]]:
+    """Return the columns of a file of scores, and what it says of itself.
+
+    Raises:
+        Exception: One of `WRONG`, or of Arrow's: it is no such file.
+    """
+    schema, _ = read_schema(data)
+    return schema, parse_json((schema.metadata or {})[KEY])
+
+
+def read_evaluation(
+    dataset: FeatureSource | str | Path,
+    path: str | Path,
+    target: str | None = None,
+    *,
+    follow_links: bool = False,
+) -> Evaluation:
+    """Return the evaluation whose scores a file holds.
+
+    Its metrics know their facts but score nothing any more.
+
+    Args:
+        dataset: The dataset that was scored, open, or its path.
+        path: What ``evaluate(..., out="NAME.parquet")`` wrote.
+        target: Label to follow, ``distortion`` or ``loss``; by default the one of then.
+        follow_links: Read what links in the dataset's folder lead to, wherever that is (with a
+            path only).
+
+    Raises:
+        MetricError: This is not a whole file of scores, or one of another dataset.
+        FormatError: The folder is not a dataset.
+    """
+    dataset = opened(dataset, follow_links=follow_links)
+    table, facts, metrics = _read(absolute_path(path), dataset)
+    target = facts["target"] if target is None else target
+    if target not in ("distortion", "loss") or target not in dataset.labels.column_names:
+        raise MetricError(f"the labels have no column {target!r} to follow")
+    keys = table.take(np.arange(0, table.num_rows, len(metrics)))
+    values = table["value"].to_numpy().reshape(-1, len(metrics))
+    if not scores_table(keys, metrics, values).equals(table):
+        raise MetricError(f"{path}: the scores are not in the order in which they were written")
+    places = {tuple(r.values()): n for n, r in enumerate(dataset.labels.select(KEYS).to_pylist())}
+    wanted = [tuple(row.values()) for row in keys.select(KEYS).to_pylist()]
+    for key in wanted:
+        if key not in places:
+            named = "{} {}, {}, level {}".format(*key)
+            raise MetricError(f"{path}: scores of {named}, which the dataset does not hold")
+    return conclude(
+        dataset.labels.take([places[key] for key in wanted]),
+        metrics,
+        values,
+        target,
+        facts["failures"],
+        notes=facts.get("notes", {}),
+        dataset=facts["dataset"],
+        tasks=task_facts(dataset),
+    )
+
+
+def _metric_facts(metric: Metric) -> dict[str, Any]:
+    """Return a metric's facts, JSON-safe.
+
+    An end of its range that is infinite is None; an identity that is not finite is its name.
+    """
+    identity = None if metric.identity is None else float(metric.identity)
+    return {name: getattr(metric, name) for name in FACTS} | {
+        "score_range": [end if math.isfinite(end) else None for end in metric.score_range],
+        "identity": identity if identity is None or math.isfinite(identity) else repr(identity),
+        "invariances": sorted(metric.invariances),
+    }
+
+
+def _metric(facts: dict[str, Any]) -> Metric:
+    if set(facts) != set(FACTS):
+        raise TypeError("not the facts of a metric")
+    low, high = facts["score_range"]
+    for name in ("formula", "citation"):
+        if not isinstance(facts[name], str):
+            raise TypeError(f"{name} is no text")
+    identity = facts["identity"]
+    changed = {
+        "identity": None if identity is None else float(identity),
+        "score_range": (-math.inf if low is None else low, math.inf if high is None else high),
+        "invariances": frozenset(facts["invariances"]),
+        "function": _gone,
+    }
+    return Metric(**{**facts, **changed})
+
+
+def _gone(*features: Any, **options: Any) -> Tensor:
+    raise MetricError("of this metric only its scores were read: it cannot score anything")
+
+
+def _read(
+    path: Path, dataset: FeatureSource
+) -> tuple[pa.Table, dict[str, Any], tuple[Metric, ...]]:
+    """Return the scores, the facts and the metrics of a file.
+
+    Args:
+        path: The file.
+        dataset: What they must be of.
+
+    Raises:
+        MetricError: It is not such a file, or one of another dataset.
+    """
+    import pyarrow as pa
+
+    remedy = "name the .parquet file that `cfqa eval DIR --out FILE` wrote"
+    if not path.is_file():
+        raise MetricError(f"{path}: there is no such file; {remedy}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if kind := pointer(data):
+        raise MetricError(f"{path}: {kind}")
+    table = None
+    try:
+        schema, facts = read_facts(data)
+        metrics = tuple(_metric(entry) for entry in facts["metrics"])
+        told = {name: facts.get(name, {}) for name in ("failures", "notes")}
+        rows, facts["target"] = int(facts["rows"]), str(facts["target"])
+        if (
+            schema.names != [*KEYS, "metric", "value"]
+            or schema.field("value").type != pa.float64()
+            or len({metric.name for metric in metrics}) != len(metrics)
+            or not all(isinstance(text, str) for of in told.values() for text in of.values())
+            or not isinstance(facts["dataset"], str)
+        ):
+            raise ValueError
+        if facts["dataset"] == dataset_identity(dataset):
+            most = dataset.labels.num_rows * len(metrics) if metrics else MOST_ROWS
+            table = read_parquet(data, most)
+            if any(table[name].null_count for name in (*KEYS, "metric")):
+                raise ValueError
+    except (*WRONG, pa.ArrowException):
+        raise MetricError(f"{path}: not a finished file of scores; {remedy}") from None
+    if table is None:
+        raise MetricError(f"{path}: these are the scores of another dataset; give theirs")
+    if table.num_rows == 0 or not metrics:
+        raise MetricError(f"{path}: there are no scores in it")
+    if table.num_rows != rows or rows % len(metrics):
+        raise MetricError(f"{path}: holds {table.num_rows} scores of {rows}; score again")
+    return table, facts, metrics

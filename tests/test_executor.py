@@ -1,0 +1,79 @@
+"""Items in this process and in others: what comes of them, and what is told where they fail."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from pipeline_dies import Doubling
+
+from cfqa_data.builders.processes import executor, spawning
+from cfqa_data.builders.processes.executor import ATTEMPTS, MOST_FAILURES, Executor
+from cfqa_data.builders.processes.stage import drive
+from cfqa_data.console.progress import Silent
+from cfqa_data.errors import BuildError
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_failed_items_are_told_together_and_the_rest_is_done(workers: int) -> None:
+    done = {}
+
+    def do() -> None:
+        with Executor(workers) as here:
+            for item, result in drive(Doubling(6, refused=(1, 3)), here, Silent()):
+                done[item] = result
+
+    with pytest.raises(BuildError, match=r"^2 of 6 items failed, the rest is kept: ") as told:
+        do()
+    assert set(str(told.value).partition(": ")[2].split("; ")) == {"1: it is odd", "3: it is odd"}
+    assert done == {0: 0, 2: 4, 4: 8, 5: 10}
+    assert spawning.MARK not in os.environ
+
+
+def test_an_item_that_kills_every_worker_is_found_and_takes_no_other_down() -> None:
+    done = []
+
+    def do() -> None:
+        with Executor(2) as two:
+            for item, _ in two.run(Doubling(4, deadly=(1,)), range(4)):
+                done.append(item)
+
+    with pytest.raises(BuildError, match=r"^1: every worker that tried it was killed \(out of mem"):
+        do()
+    assert sorted(done) == [0, 2, 3]
+
+
+def test_workers_have_one_thread_and_this_process_what_it_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    with Executor(2) as two:
+        told = dict(two.run(Doubling(2, variable="OMP_NUM_THREADS"), [0, 1]))
+    assert told == {0: "1", 1: "1"}
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+
+
+def test_many_failures_end_a_stage_early() -> None:
+    stage = Doubling(2 * MOST_FAILURES, refused=tuple(range(2 * MOST_FAILURES)))
+    with Executor() as here, pytest.raises(BuildError, match=r"^10 of 20 items failed"):
+        list(here.run(stage, stage.items()))
+
+
+def test_a_passing_failure_is_tried_again_and_what_a_build_leaves_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures, seen = [OSError("once"), OSError("twice")], []
+
+    def flaky(_: Any, item: int) -> int:
+        seen.append(item)
+        if failures:
+            raise failures.pop()
+        return item
+
+    monkeypatch.setattr(executor, "run_item", flaky)
+    with Executor() as here:
+        done = here.run(Doubling(3), [0, 1, 2])
+        assert next(done) == (0, 0)
+        done.close()
+        assert seen == [0] * ATTEMPTS

@@ -1,0 +1,183 @@
+"""A dataset of classes that nobody here knows: built, opened, looked into and repaired."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pipeline_toy import tree
+
+import cfqa_data
+from cfqa_data.builders.maintenance.deep import look_into
+from cfqa_data.builders.maintenance.repair import repair
+from cfqa_data.builders.pipeline import build
+from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.format.manifest import read_manifest
+from cfqa_data.integrity.verify import verify
+from cfqa_data.recipe.load import Recipe
+
+HERE = "plugin_words"
+PLUGINS = tuple(
+    f"{HERE}:{name}" for name in ("Lines", "Bag", "Length", "Shift", "Round", "Drop", "Vowels")
+)
+UNIFORM = {"kind": "uniform", "bits": 8, "lo": [0.0, 4.0], "hi": [1.5, 6.0]}
+
+
+def recipe(**changes: Any) -> Recipe:
+    codecs = {
+        "shift": {"class": f"{HERE}:Shift", "levels": [0, 2, 5], "quantizer": UNIFORM},
+        "round": {"class": f"{HERE}:Round", "levels": [2, 0.5]},
+        "drop": {"class": f"{HERE}:Drop", "levels": [1]},
+        "letters": {"class": f"{HERE}:Vowels", "levels": [3, 1], "parameter_name": "letters"},
+    }
+    words = {
+        "class": f"{HERE}:Length",
+        "options": {"least": 2},
+        "source": {"kind": f"{HERE}:Lines", "seed": 3},
+        "blocks": [0, 4],
+        "codecs": codecs,
+    }
+    one = {
+        "class": f"{HERE}:Length",
+        "sources": 3,
+        "source": {"kind": f"{HERE}:Lines", "seed": 4, "options": {"single": True}},
+        "blocks": [0, 1, 2],
+        "codecs": {"round": codecs["round"]},
+    }
+    data = {
+        "name": "words",
+        "summary": "lines of words",
+        "sources_per_task": 5,
+        "group_size": 2,
+        "backbone": {"class": f"{HERE}:Bag", "options": {"scale": 0.5}},
+        "tasks": {"words": words, "one": one},
+    }
+    return Recipe.from_dict(data | changes)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(recipe(), tmp_path_factory.mktemp("words") / "cfqa", workers=1)
+
+
+def test_the_manifest_tells_it_without_naming_code(built: Path) -> None:
+    manifest = read_manifest(built)
+    assert manifest.format == 2
+    assert HERE + ":" not in (built / "manifest.json").read_text()
+    words, one = manifest.tasks["words"], manifest.tasks["one"]
+    assert list(manifest.tasks) == ["words", "one"]
+    assert (words.varying_tokens, words.shape[3], len(words.sources)) == (True, 6, 5)
+    assert (one.shape, one.varying_tokens, len(one.sources), one.grid) == (
+        (1, 3, 1, 6),
+        False,
+        3,
+        None,
+    )
+    assert words.groups == tuple(f"page {int(s[-2:]) // 2}" for s in words.sources)
+    assert one.groups is None
+    assert list(words.codecs) == ["shift", "round", "drop", "letters"]
+    origin = words.codecs["letters"].origin
+    assert origin is not None
+    assert (origin.name, origin.package) == ("letters", HERE)
+    assert manifest.packages == {HERE: {"version": "", "sha256": origin.sha256}}
+    assert words.codecs["round"].tables == ("words-round.safetensors",)
+    assert manifest.recipe["backbone"]["class"] == "bag"
+
+
+def test_rows_say_what_is_known(built: Path) -> None:
+    rows = pq.read_table(built / "labels/words.parquet").to_pylist()
+    assert len(rows) == 5 * (3 + 2 + 1 + 2)
+    for row in rows:
+        points = 2 * row["tokens"] * 6
+        assert row["loss"] is row["reference_loss"] is None
+        assert np.isfinite([row["score"], row["distortion"], row["mse"], row["cka"]]).all()
+        assert row["bits"] == {"round": 7 * points, "drop": None}.get(row["codec"], row["bits"])
+        if row["bits"] is not None:
+            assert row["bpfp"] == row["bits"] / points
+    folds = {row["group"]: row["fold"] for row in rows}
+    assert len(folds) == len(set(folds.values())) < 5
+    assert {row["fold"] for row in rows} == set(folds.values())
+    (single, *_) = pq.read_table(built / "labels/one.parquet").to_pylist()
+    assert (single["tokens"], single["cka"], single["group"]) == (1, None, single["source_id"])
+
+
+def test_two_workers_and_a_stop_give_the_same_bytes(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tree(build(recipe(), tmp_path / "two", workers=2)) == tree(built)
+
+
+def test_it_opens_and_its_light_folder_decodes_by_the_plugins(built: Path, tmp_path: Path) -> None:
+    light = build(recipe(), tmp_path / "light", workers=1, tier="light")
+    arrays = sorted(path.name for path in (light / "compressed/words").iterdir())
+    assert arrays == ["letters.zarr"]
+    whole, parts = cfqa_data.load(built, "words"), cfqa_data.load(light, "words", plugins=PLUGINS)
+    assert len(whole) == len(parts) == 40
+    for one, other in zip(whole, parts, strict=True):
+        assert one.compressed.tobytes() == other.compressed.tobytes()
+        assert one.compressed.shape == one.original.shape
+    with pytest.raises(CfqaError, match="'plugin_words'"):
+        cfqa_data.load(light, "words", codec="round")[0]
+
+
+def test_it_is_verified_and_every_file_is_made_again(built: Path, tmp_path: Path) -> None:
+    import shutil
+
+    assert verify(built).damage == ()
+    told = look_into(built, read_manifest(built), set(), sample=50, plugins=PLUGINS)
+    assert told.faults == ()
+    assert (told.decoded, told.compared, told.labelled) == (5 * 6 + 3 * 2, 5 * 6 + 3 * 2, 46)
+    folder = shutil.copytree(built, tmp_path / "cfqa")
+    names = [name for name in tree(folder) if name != "manifest.json"]
+    for name in names:
+        (folder / name).write_bytes(b"damaged")
+    mended = repair(folder, workers=1, plugins=PLUGINS)
+    assert mended.failed == ()
+    assert tree(folder) == tree(built)
+    (folder / names[-1]).unlink()
+    with pytest.raises(CfqaError, match=r"unknown .*; install plugin_words, or name its classes"):
+        repair(folder, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"backbone": {"class": f"{HERE}:Ragged"}},
+            r"same \(T, D\), not \(\d, 6\), \(\d, 10\)",
+        ),
+        (
+            {"backbone": {"class": f"{HERE}:Infinite"}},
+            "has values that are not finite",
+        ),
+        ({"backbone": {"class": f"{HERE}:Bag", "options": {"scales": 1}}}, "did you mean 'scale'"),
+        ({"backbone": {"class": f"{HERE}:Length"}}, "is no Backbone"),
+        ({"task": {"class": f"{HERE}:Undecided"}}, r"the original words-\d\d: score \[nan\]"),
+        ({"task": {"class": f"{HERE}:Refusing", "options": {}}}, "not today"),
+        ({"task": {"options": {"least": 9}}}, r"the source has only 0 sources that fit, 5 wanted"),
+        ({"task": {"source": {"kind": "lines", "seed": 0}}}, "unknown source 'lines'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    data = json.loads(json.dumps(recipe().to_dict()))
+    data["tasks"]["words"] |= change.pop("task", {})
+    with pytest.raises(BuildError, match=told) as error:
+        build(Recipe.from_dict(data | change), tmp_path / "out", workers=1)
+    assert "\n" not in str(error.value)
+
+
+def test_a_build_goes_on_with_the_same_source_only(tmp_path: Path) -> None:
+    from cfqa_data.builders.pipeline.check import make_plan
+    from cfqa_data.builders.pipeline.workspace import open_workspace
+
+    plan = make_plan(recipe(), "full")
+    open_workspace(plan, tmp_path)
+    (tmp_path / "truth").mkdir()
+    other = replace(plan, packages={HERE: {"version": "", "sha256": "0" * 64}})
+    with pytest.raises(BuildError, match=rf"begun with other packages \({HERE}: "):
+        open_workspace(other, tmp_path)
