@@ -113,7 +113,9 @@ def test_info_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["tier"] == "full"
-    assert facts["tasks"]["dpt"] == {"sources": 3, "features": 120, "shape": [2, 4, 9, 16]}
+    dpt = facts["tasks"]["dpt"]
+    assert (dpt["sources"], dpt["features"], dpt["shape"]) == (3, 120, [2, 4, 9, 16])
+    assert (dpt["score"], dpt["codecs"]["x265"]) == ("RMSE (lower is better, m)", 10)
     assert len(facts["codecs"]) == 4
     assert len(facts["health"]) == 12
     on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

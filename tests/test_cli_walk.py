@@ -69,10 +69,12 @@ COMMANDS = {
             "seed": "number",
             "workers": "number",
             "root": "folder",
+            "plugin": "name",
         },
     ),
     "repair": Walked(
-        ("{data}", "--dry-run"), {"folder": "dataset", "workers": "number", "root": "folder"}
+        ("{data}", "--dry-run"),
+        {"folder": "dataset", "workers": "number", "root": "folder", "plugin": "name"},
     ),
     "eval": Walked(
         ("{data}", *SELECTED, "--metric", "mse"),
@@ -90,6 +92,7 @@ COMMANDS = {
             "report": "report",
             "table": "choice",
             "paper_logs": "logs",
+            "plugin": "name",
         },
         {"paper_logs": ()},
     ),
@@ -107,6 +110,7 @@ COMMANDS = {
             "codec": "name",
             "level": "number",
             "fold": "number",
+            "plugin": "name",
         },
     ),
     "publish": Walked(

@@ -32,8 +32,8 @@ from cfqa_data.builders.training.scenes import HELD_OUT_SEED, TRAINING_SEED
 from cfqa_data.cli import app
 from cfqa_data.codecs import list_codecs
 from cfqa_data.eval.metrics import METRICS, Metric
+from cfqa_data.format.first import LAYERS, TASKS, VIEWS
 from cfqa_data.format.schema import LABEL_COLUMNS, ORIGINAL_COLUMNS
-from cfqa_data.format.tasks import TASKS
 from cfqa_data.recipe.load import Recipe, list_recipes, load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -344,7 +344,7 @@ def test_mini_is_as_it_is_described() -> None:
         assert f"{seed:_}".replace("_", " ") in text, seed
     for name, task in recipe["tasks"].items():
         (row,) = re.findall(rf"^\| `{name}` .*", read("README.md"), re.M)
-        shape = f"({TASKS[name].views}, {TASKS[name].layers}, 65, {training.dim})"
+        shape = f"({len(VIEWS[name])}, {LAYERS[name]}, 65, {training.dim})"
         assert shape in row
         plural = "s" if len(task["blocks"]) > 1 else ""
         assert f"block{plural} {', '.join(map(str, task['blocks']))} |" in row

@@ -32,9 +32,9 @@ from torch.utils.data import ConcatDataset, Subset
 
 import cfqa_data
 from cfqa_data.errors import FormatError
+from cfqa_data.format.first import TASKS
 from cfqa_data.format.manifest import read_manifest, write_manifest
 from cfqa_data.format.quantizers import quantizer_from_dict
-from cfqa_data.format.tasks import TASKS
 from cfqa_data.loaders import attach
 from cfqa_data.loaders.torch import CodeTensors, Pairs, data_loader
 from cfqa_data.recipe import Recipe

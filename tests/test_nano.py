@@ -20,8 +20,8 @@ from cfqa_data import evaluate, load
 from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
+from cfqa_data.format.first import LEVELS, TASKS
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.tasks import LEVELS, TASKS
 from cfqa_data.recipe.load import load_recipe
 
 CODECS = tuple(load_recipe("nano").tasks["cls"].ladders)

@@ -19,8 +19,8 @@ from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.format.first import TASKS
 from cfqa_data.format.manifest import hash_file, read_manifest
-from cfqa_data.format.tasks import TASKS
 from cfqa_data.recipe.load import Recipe
 
 
@@ -173,7 +173,7 @@ def test_labels_are_what_the_stored_features_give(full: Path, every_codec: Recip
                 assert row[f"{prefix}score"] == scores[0]
                 assert row[f"{prefix}loss"] == losses[0]
             harm = row["score"] - row["reference_score"]
-            assert row["distortion"] == (harm if task.score_lower_better else -harm)
+            assert row["distortion"] == (harm if task.score.lower_better else -harm)
 
 
 def test_cls_sources_are_of_different_classes_and_right(full: Path) -> None:

@@ -87,6 +87,7 @@ def export(
     progress: Progress | None = None,
     untrusted: bool = False,
     follow_links: bool = False,
+    plugins: Iterable[str] | None = None,
 ) -> Exported:
     """Write features as plain float32 files; goes on where an earlier run stopped.
 
@@ -102,6 +103,7 @@ def export(
         progress: told of every feature.
         untrusted: decode bitstreams in child processes that can do nothing else.
         follow_links: read what links in a folder lead to, wherever that is.
+        plugins: classes of codecs that are not installed, each as `module:Class`.
 
     Raises:
         DiskError: the disk is full, or may not be written to; what is finished is kept.
@@ -119,6 +121,7 @@ def export(
         fold=fold,
         untrusted=untrusted,
         follow_links=follow_links,
+        plugins=plugins,
     )
     if not len(dataset):
         raise CfqaError(f"{path}: no compressed feature is of that task, codec, level and fold")

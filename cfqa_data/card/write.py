@@ -22,7 +22,7 @@ from cfqa_data.format.schema import (
 )
 from cfqa_data.format.storage import read_labels, read_table, write_text
 from cfqa_data.integrity.health import health_cells
-from cfqa_data.integrity.summary import float32_size
+from cfqa_data.integrity.summary import float32_size, score_text
 from cfqa_data.recipe.load import list_recipes, load_recipe
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def card_text(
     codecs = [codec for entry in manifest.tasks.values() for codec in entry.codecs.values()]
     counts = sorted({len(codec.levels) for codec in codecs})
     head = _head(labels, originals, sizes, texts["license"])
+    features = _feature_table(manifest) if manifest.format > 1 else ""
     hub = ""
     if repo:
         rows = sum(table.num_rows for table in labels.values())
@@ -108,7 +109,7 @@ def card_text(
         hub=hub,
         yaml="\n".join(_yaml(head)),
         name=manifest.name,
-        summary=manifest.summary,
+        summary=manifest.summary.rstrip(".") if manifest.format > 1 else manifest.summary,
         tier=manifest.tier,
         originals=f"{originals.num_rows:,}",
         compressed=f"{sum(table.num_rows for table in labels.values()):,}",
@@ -116,8 +117,7 @@ def card_text(
         levels=" to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))),
         worst=f"level {counts[0] - 1}" if len(counts) == 1 else "the last",
         tasks=_task_table(manifest),
-        features=_feature_table(manifest),
-        origin=_origin(manifest),
+        origin="\n\n".join(filter(None, [features, _origin(manifest)])),
         codecs_table=_codec_table(manifest),
         health=_health_table(manifest),
         sizes=_size_table(manifest, labels, sizes),
@@ -207,25 +207,22 @@ def _yaml(value: Any, indent: str = "") -> list[str]:
 
 
 def _task_table(manifest: Manifest) -> str:
-    rows = []
+    rows: list[list[Any]] = []
     for name, entry in manifest.tasks.items():
         facts = entry.facts
-        better = "lower" if facts.score.lower_better else "higher"
-        unit = f", {facts.score.unit}" if facts.score.unit else ""
-        score = f"{facts.score.name} ({better} is better{unit})"
-        blocks = ", ".join(layer.name.removeprefix("block ") for layer in entry.layers) or "-"
+        blocks = ", ".join(layer.name.removeprefix("block ") for layer in entry.layers)
         shape = " x ".join(map(str, entry.shape))
         loss = facts.loss.name if facts.loss else "-"
+        score = score_text(facts.score)
         rows.append([name, facts.title, len(entry.sources), shape, blocks, score, loss])
-    layers = "blocks" if manifest.format == 1 else "layers"
-    heads = ["task", "", "originals", "N x C x T x D", layers, "score", "loss beside it"]
+    heads = ["task", "", "originals", "N x C x T x D", "blocks", "score", "loss beside it"]
+    if manifest.format > 1:  # a table of their own tells of the layers
+        rows, heads = [[*row[:4], *row[5:]] for row in rows], [*heads[:4], *heads[5:]]
     return _table(heads, rows)
 
 
 def _feature_table(manifest: Manifest) -> str:
     """Return what the axes of each task's features are; a card of format 1 says it in words."""
-    if manifest.format == 1:
-        return ""
     rows = []
     for name, entry in manifest.tasks.items():
         layers = [
@@ -244,15 +241,16 @@ def _feature_table(manifest: Manifest) -> str:
                 len(set(entry.groups)) if entry.groups else "-",
             ]
         )
-    heads = ["task", "views", "layers", "tokens", "leading ones of no place", "grid", "groups"]
-    return _table(heads, rows) + "\n\n"
+    heads = ["task", "views", "layers", "tokens", "of them for no place", "grid", "groups"]
+    return _table(heads, rows)
 
 
 def _origin(manifest: Manifest) -> str:
     backbone = manifest.recipe.get("backbone")
     told = backbone if isinstance(backbone, Mapping) else {}
     weights = f"The weights are those of `{told.get('weights')}`." if "weights" in told else ""
-    return f"**Backbone.** {told.get('origin') or weights or told.get('class') or 'Not told.'}"
+    text = told.get("origin") or weights or told.get("class")
+    return f"**Backbone.** {text}" if text else ""
 
 
 def _codec_table(manifest: Manifest) -> str:
@@ -262,8 +260,11 @@ def _codec_table(manifest: Manifest) -> str:
             quantizer = codec.quantizer.to_dict() if codec.quantizer else None
             levels = ", ".join(f"{level:g}" for level in codec.levels)
             kind = f"{quantizer['kind']}, {quantizer['bits']} bits" if quantizer else "none"
-            rows.append([task, name, kind, codec.facts.parameter.name, levels])
-    return _table(["task", "codec", "quantiser", "parameter", "levels, best first"], rows)
+            facts = codec.facts
+            about = [facts.title, facts.on, facts.bits] if manifest.format > 1 else []
+            rows.append([task, name, *about, kind, facts.parameter.name, levels])
+    about = ["", "on", "bits"] if manifest.format > 1 else []
+    return _table(["task", "codec", *about, "quantiser", "parameter", "levels, best first"], rows)
 
 
 def _health_table(manifest: Manifest) -> str:

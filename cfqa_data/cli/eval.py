@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from contextlib import redirect_stdout, suppress
@@ -39,6 +38,7 @@ def evaluate(
     table: Literal["paper", "plain"] = "paper",
     paper_logs: Annotated[Path | None, shared.path_option("LOGS")] = None,
     untrusted: shared.Untrusted = False,
+    plugin: shared.Plugins = None,
     follow_links: shared.FollowLinks = False,
     as_json: shared.Json = False,
 ) -> None:
@@ -76,8 +76,7 @@ def evaluate(
     if report is not None:  # what it needs is missed now, not when everything is scored
         from cfqa_data.eval.report import write_report
     page, out = _report_files(context, report, out, force)
-    if any(":" in name for name in metric or ()):
-        sys.path.insert(0, os.getcwd())  # a user's module lies where the command is run
+    shared.use_modules(metric)
     names: list[str] = []
     for name in metric or DEFAULT_METRICS:
         names += list_metrics() if name == "all" else [name]
@@ -89,8 +88,8 @@ def evaluate(
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", MetricWarning)  # they are told below
-        how = {"untrusted": untrusted, "follow_links": follow_links}
-        dataset = load(folder, task, codec=codec or None, **how)
+        how: dict[str, Any] = {"untrusted": untrusted, "follow_links": follow_links}
+        dataset = load(folder, task, codec=codec or None, plugins=shared.use_plugins(plugin), **how)
         evaluation = run_evaluation(
             dataset,
             list(dict.fromkeys(names)),

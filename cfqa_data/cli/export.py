@@ -23,6 +23,7 @@ def export(
     fold: Annotated[list[int] | None, typer.Option(metavar="K")] = None,
     originals: Annotated[bool, typer.Option("--originals/--no-originals")] = True,
     untrusted: shared.Untrusted = False,
+    plugin: shared.Plugins = None,
     follow_links: shared.FollowLinks = False,
     as_json: shared.Json = False,
 ) -> None:
@@ -38,6 +39,7 @@ def export(
     from cfqa_data.builders.sharing.export import INDEX
     from cfqa_data.builders.sharing.export import export as run_export
 
+    plugins = shared.use_plugins(plugin)
     with shared.working() as progress:
         exported = run_export(
             folder,
@@ -50,6 +52,7 @@ def export(
             originals=originals,
             progress=progress,
             untrusted=untrusted,
+            plugins=plugins,
             follow_links=follow_links,
         )
     shared.answer(

@@ -18,6 +18,7 @@ def repair(
     dry_run: Annotated[bool, typer.Option("--dry-run")] = False,
     root: shared.DataRoot = None,
     accept_versions: Annotated[bool, typer.Option("--accept-versions")] = False,
+    plugin: shared.Plugins = None,
     follow_links: shared.FollowLinks = False,
     as_json: shared.Json = False,
 ) -> None:
@@ -31,6 +32,7 @@ def repair(
     from cfqa_data.builders.maintenance.repair import repair as run_repair
 
     shared.use_root(root)
+    plugins = shared.use_plugins(plugin)
     with shared.working(
         "what was made again stays, the same command goes on from here"
     ) as progress:
@@ -41,6 +43,7 @@ def repair(
             dry_run=dry_run,
             progress=progress,
             follow_links=follow_links,
+            **({"plugins": plugins} if plugins else {}),
         )
     lines = [f"{name}: {'can be' if dry_run else 'was'} made again" for name in repaired.repaired]
     lines += [f"{name}: {'goes' if dry_run else 'went'} to {ASIDE}" for name in repaired.aside]

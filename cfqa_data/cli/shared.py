@@ -8,7 +8,8 @@ import math
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from importlib import metadata
@@ -22,6 +23,7 @@ from cfqa_data.console import terminal
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import CfqaError
 from cfqa_data.paths import expanded, real_path
+from cfqa_data.registry import Registry
 
 __all__ = [
     "OUT",
@@ -33,6 +35,7 @@ __all__ = [
     "FollowLinks",
     "Force",
     "Json",
+    "Plugins",
     "Target",
     "Task",
     "Tier",
@@ -46,6 +49,8 @@ __all__ = [
     "local_path",
     "path_option",
     "plain_file",
+    "use_modules",
+    "use_plugins",
     "use_root",
     "working",
 ]
@@ -113,14 +118,19 @@ FollowLinks = Annotated[
 AcceptVersions = Annotated[
     bool, flag("--accept-versions", "Go on with what other versions of software began.")
 ]
+PLUGIN_HELP = "Class of a codec that is not installed; repeat it for several."
 Folder = Annotated[Path, typer.Argument(metavar="DIR", parser=local_path, help="A dataset folder.")]
 AnyDataset = Annotated[
     str, typer.Argument(metavar="DIR", help="A dataset folder, or org/name on the Hub.")
 ]
-Task = Annotated[str | None, typer.Option(metavar="TASK", help="Only this task: cls, seg or dpt.")]
+Task = Annotated[str | None, typer.Option(metavar="TASK", help="Only this task.")]
 Codecs = Annotated[
     list[str] | None,
     typer.Option("--codec", metavar="CODEC", help="Only this codec; repeat it for several."),
+]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", metavar="MODULE:CLASS", help=PLUGIN_HELP),
 ]
 Workers = Annotated[
     int | None,
@@ -151,6 +161,20 @@ def use_root(root: Path | None) -> None:
         from cfqa_data.format.resources import ROOT_VARIABLE
 
         os.environ[ROOT_VARIABLE] = str(real_path(root))
+
+
+def use_modules(names: Iterable[str] | None) -> None:
+    """Find the modules of a user's classes, `module:Class`, where the command is run, too."""
+    if any(":" in name for name in names or ()):
+        sys.path.insert(0, os.getcwd())
+
+
+def use_plugins(names: list[str] | None) -> list[str]:
+    """Return the names of a user's classes, each of which there is."""
+    use_modules(names)
+    for name in names or ():
+        Registry("plugin", {}, CfqaError).find(name, classes=True)
+    return names or []
 
 
 def cores() -> int:

@@ -30,6 +30,7 @@ def verify(
     workers: shared.Workers = None,
     root: shared.DataRoot = None,
     untrusted: shared.Untrusted = False,
+    plugin: shared.Plugins = None,
     follow_links: shared.FollowLinks = False,
     as_json: shared.Json = False,
 ) -> None:
@@ -41,9 +42,13 @@ def verify(
         seed: With --deep: of the choice of the sample.
     """
     shared.use_root(root)
-    how = {"sample": sample, "seed": seed, "untrusted": untrusted} if deep else None
+    how: dict[str, Any] = {"sample": sample, "seed": seed, "untrusted": untrusted}
+    if plugins := shared.use_plugins(plugin):
+        how["plugins"] = plugins
     with terminal.show_progress() as progress:
-        told, damage = _look(folder, workers or shared.cores(), follow_links, how, progress)
+        told, damage = _look(
+            folder, workers or shared.cores(), follow_links, how if deep else None, progress
+        )
     wrong = {"damage": [{"path": fault.path, "what": fault.what} for fault in damage]}
     shared.answer(as_json, lambda: told | wrong, lambda: _text(folder, told, damage))
     if damage:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.console.text import printable, size_text, table_text
-from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.facts import Score, TaskEntry
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest, manifest_text
 from cfqa_data.integrity.health import (
@@ -23,7 +23,15 @@ from cfqa_data.integrity.health import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["build_text", "float32_size", "imported_text", "info_text", "light_files", "summarise"]
+__all__ = [
+    "build_text",
+    "float32_size",
+    "imported_text",
+    "info_text",
+    "light_files",
+    "score_text",
+    "summarise",
+]
 
 
 def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]:
@@ -35,7 +43,8 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
         follow_links: read what links in a folder lead to, wherever that is.
 
     Returns:
-        ``path``, ``name``, ``summary``, ``tier``, ``tasks`` (per task: sources, features, shape),
+        ``path``, ``name``, ``format``, ``summary``, ``tier``, ``tasks`` (per task: sources,
+        features, shape, title, score, loss, and the number of levels of each codec),
         ``codecs``, ``sizes`` in bytes (one per subfolder, ``light`` and ``full`` tier, and
         ``float32``: the same originals and compressed features as plain float32), ``versions`` and
         ``health`` (rows of `cfqa_data.integrity.health.health`, from the labels as they are now).
@@ -59,13 +68,17 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
             "sources": len(entry.sources),
             "features": entry.rows,
             "shape": list(entry.shape),
+            "title": entry.facts.title,
+            "score": score_text(entry.facts.score),
+            "loss": entry.facts.loss.name if entry.facts.loss else None,
+            "codecs": {name: len(codec.levels) for name, codec in entry.codecs.items()},
         }
     sizes: dict[str, int | None] = {}
     for name, file in manifest.files.items():
         folder = name.split("/")[0] if "/" in name else "card"
         sizes[folder] = (sizes.get(folder) or 0) + file["size"]
     total = sum(size or 0 for size in sizes.values()) + _manifest_size(dataset)
-    light = light_files(manifest, labels)
+    light = manifest.files if manifest.tier == "light" else light_files(manifest, labels)
     left_out = () if light is None else manifest.files.keys() - light.keys()
     spared = sum(manifest.files[name]["size"] for name in left_out)
     sizes["light"] = None if light is None else total - spared
@@ -74,6 +87,7 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
     return {
         "path": dataset.location,
         "name": manifest.name,
+        "format": manifest.format,
         "summary": manifest.summary,
         "tier": manifest.tier,
         "tasks": tasks,
@@ -151,13 +165,30 @@ def info_text(summary: dict[str, Any]) -> str:
             "",
             table_text(tasks),
             "",
-            f"codecs    {', '.join(summary['codecs'])}",
+            *_codec_lines(summary),
             *_size_lines(sizes),
             f"made with {versions}",
             "",
             _health_table(summary["health"]),
         ]
     )
+
+
+def _codec_lines(summary: dict[str, Any]) -> list[str]:
+    """Return what there is to say of codecs, and of tasks that are not those of format 1."""
+    if summary["format"] == 1:
+        return [f"codecs    {', '.join(summary['codecs'])}"]
+    lines = []
+    for name, task in summary["tasks"].items():
+        codecs = ", ".join(f"{codec} ({levels} levels)" for codec, levels in task["codecs"].items())
+        lines.append(f"{name}: {task['title']}; {task['score']}; {codecs}")
+    return [*lines, ""]
+
+
+def score_text(score: Score) -> str:
+    """Return what a score is, as in "RMSE (lower is better, m)"."""
+    better = "lower" if score.lower_better else "higher"
+    return f"{score.name} ({better} is better{f', {score.unit}' if score.unit else ''})"
 
 
 def build_text(summary: dict[str, Any], folder: Path) -> str:

@@ -34,8 +34,8 @@ def data_loader(
 ) -> DataLoader[Any]:
     """Return a `DataLoader` of batches, tensors with a leading batch axis.
 
-    Where the features of a batch have different numbers of tokens, `original` and `compressed` are
-    lists of tensors, one per row; a ``collate_fn`` of one's own may pad them.
+    Where features of a task that is loaded have different numbers of tokens, `original` and
+    `compressed` are lists of tensors, one per row; a ``collate_fn`` of one's own may pad them.
 
     Args:
         pairs: what to load: `Pairs`, or a `Subset` (as `random_split` gives) or `ConcatDataset` of
@@ -78,8 +78,9 @@ def data_loader(
                 "data_loader: batch_sampler= says what is in each batch; leave out batch_size, "
                 "shuffle, drop_last and sampler"
             )
-    elif find_rows(pairs) is not None:
-        options.setdefault("collate_fn", _collate)
+    elif (rows := find_rows(pairs)) is not None:
+        if any(row.varies for row in rows):
+            options.setdefault("collate_fn", _collate)
         options["batch_sampler"] = ShardBatches(
             pairs,
             batch_size,
@@ -107,13 +108,10 @@ def data_loader(
 
 
 def _collate(rows: list[Any]) -> Any:
-    """Stack the rows of a batch; leave features of different numbers of tokens apart."""
-    if len({row.original.shape for row in rows}) == 1:
-        return default_collate(rows)
+    """Stack the labels of a batch; leave its features, which may differ in tokens, apart."""
     originals: Any = [row.original for row in rows]
-    return Pair(
-        originals, [row.compressed for row in rows], default_collate([r.label for r in rows])
-    )
+    compressed: Any = [row.compressed for row in rows]
+    return Pair(originals, compressed, default_collate([row.label for row in rows]))
 
 
 class _Loader(DataLoader[Any]):

@@ -22,7 +22,7 @@ class Pair(NamedTuple):
     """One item of `Pairs`; a batch of them has the same fields with a leading axis.
 
     Attributes:
-        original: float32 (N, C, T, D); of a batch with different T, a list of them.
+        original: float32 (N, C, T, D); of a batch where T may vary, a list of them.
         compressed: float32 (N, C, T, D), or the codes of it; of a batch likewise.
         label: the column asked for, a tensor () of the column's dtype; or, where several columns
             were asked for, a dict of them, texts as they are.
@@ -54,7 +54,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         cache: of a repo: fetch whole files and read them from there, as for `cfqa_data.load`.
         untrusted: decode bitstreams in child processes that can do nothing else.
         follow_links: read what links in a folder lead to, wherever that is.
-        plugins: classes of codecs that are not installed, each as `module:Class`.
+        plugins: classes of codecs that are not installed, or `module:Class` of some.
 
     Raises:
         CfqaError: there is no such task, codec, level, source, fold or column, or rows are chosen
@@ -77,7 +77,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         cache: bool | str | Path = False,
         untrusted: bool = False,
         follow_links: bool = False,
-        plugins: Iterable[str] = (),
+        plugins: Iterable[str | type] = (),
     ) -> None:
         options: dict[str, Any] = {
             "task": task,

@@ -11,6 +11,10 @@ from cfqa_data.loaders.torch.pairs import Pairs
 __all__ = ["Row", "find_rows"]
 
 
+VARYING = 0
+"""Stands for T in the shape of features that have different numbers of tokens."""
+
+
 class Row(NamedTuple):
     """What a batch has to know of a row.
 
@@ -23,6 +27,11 @@ class Row(NamedTuple):
     kind: tuple[Any, ...]
     source: tuple[str, str]
     codec: str
+
+    @property
+    def varies(self) -> bool:
+        """Whether it is of a task whose features cannot be stacked."""
+        return VARYING in self.kind[1]
 
 
 def find_rows(dataset: Any) -> list[Row] | None:
@@ -50,8 +59,11 @@ def _rows_of_pairs(pairs: Pairs) -> list[Row]:
     rows = []
     for task, source, codec in zip(*columns, strict=True):
         if (task, codec) not in kinds:
-            quantizer = manifest.tasks[task].codecs[codec].quantizer
+            entry = manifest.tasks[task]
+            quantizer = entry.codecs[codec].quantizer
             bits = quantizer.bits if pairs.codes and quantizer else 0
-            kinds[task, codec] = (task, manifest.tasks[task].shape, bits, pairs.label)
+            n, c, t, d = entry.shape
+            shape = (n, c, VARYING if entry.varying_tokens else t, d)
+            kinds[task, codec] = (task, shape, bits, pairs.label)
         rows.append(Row(kinds[task, codec], (location, source), codec))
     return rows
