@@ -34,14 +34,12 @@ from cfqa_data.format.limits import LARGEST_TEXT, read_limited
 from cfqa_data.paths import absolute_path
 
 __all__ = [
-    "PAPER_ORDER",
     "LogLine",
     "PaperFigure",
     "find_logs",
     "level_of",
     "paper_figures",
     "paper_logs_text",
-    "read_log",
     "read_series",
 ]
 

@@ -35,17 +35,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval.features.datasets import FeatureSource
     from cfqa_data.format.facts import TaskFacts
 
-__all__ = [
-    "KEY",
-    "WRONG",
-    "Evaluation",
-    "conclude",
-    "key_columns",
-    "read_evaluation",
-    "read_facts",
-    "scores_table",
-    "with_facts",
-]
+__all__ = ["Evaluation", "conclude", "read_evaluation", "scores_table", "with_facts"]
 
 KEY = b"cfqa"
 """Of the facts, JSON, in a file's metadata."""

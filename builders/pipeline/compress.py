@@ -14,7 +14,7 @@ from cfqa_data.builders.pipeline.label import Scorer, label_rows, score, told_of
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.errors import BuildError
-from cfqa_data.format.codes import write_codes
+from cfqa_data.format.codes import shard_name, write_codes
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table, write_tensors
@@ -57,7 +57,7 @@ class Compress(BuildStage):
         task, codec, layout = item.task, item.codec, self.layout
         streams = layout.bitstreams(task, codec, item.shard, self.plan.shards(task))
         members = self.plan.members(task, item.shard)
-        arrays = [layout.compressed(task, codec) / f"c/{n}/0/0/0/0/0" for n in members]
+        arrays = [layout.compressed(task, codec) / shard_name(n) for n in members]
         return (streams, *arrays, item.marker(layout))
 
     def check(self, todo: Sequence[Item]) -> None:
