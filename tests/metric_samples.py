@@ -7,20 +7,13 @@ import pytest
 import torch
 
 from cfqa_data.eval.metrics import Metric
+from cfqa_data.testing.metrics import feature_pair as pair
+from cfqa_data.testing.metrics import made_statistics
+
+__all__ = ["DEVICES", "devices", "outliers", "pair", "ready"]
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 devices = pytest.mark.parametrize("device", DEVICES)
-
-
-def pair(
-    shape: tuple[int, ...], seed: int = 0, noise: float = 0.3, batch: int = 3
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return an original batch and a noisy one, float32, with an offset and unequal channels."""
-    rng = np.random.default_rng(seed)
-    full = (batch, *shape)
-    x = rng.normal(size=full) * rng.uniform(0.1, 3, size=full[-1:]) + rng.normal(size=full[-1:])
-    y = x + noise * rng.normal(size=full)
-    return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.float32))
 
 
 def outliers(
@@ -39,19 +32,6 @@ def outliers(
     return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.float32))
 
 
-def statistics(metric: Metric, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """Return made-up statistics of the dataset for a metric that needs some."""
-    rng = np.random.default_rng(7)
-    layers, channels = shape[1], shape[3]
-    mixing = rng.normal(size=(layers, channels, 2 * channels))
-    made = {
-        "value_range": rng.uniform(5, 50, layers),
-        "deviation": rng.uniform(0.1, 3, (layers, channels)),
-        "covariance": mixing @ mixing.transpose(0, 2, 1) / channels,
-    }
-    return {name: torch.from_numpy(made[name]) for name in metric.needs}
-
-
 def ready(metric: Metric, shape: tuple[int, ...]) -> Metric:
     """Return the metric with the statistics that it needs, for features (N, C, T, D)."""
-    return metric.with_options(**statistics(metric, shape))
+    return metric.with_options(**made_statistics(metric, shape))

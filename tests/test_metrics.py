@@ -1,4 +1,4 @@
-"""Every metric against a brute-force float64 twin, and against the laws it declares."""
+"""Every metric against a brute-force float64 twin; what a few are known to give."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from metric_samples import devices, outliers, pair, ready
 from twins_structure import STRUCTURE_TWINS
 from twins_tokens import TOKEN_TWINS
@@ -50,37 +48,6 @@ def test_equals_its_brute_force_twin(metric: Metric, shape: tuple[int, ...]) -> 
 
 
 @metrics
-def test_a_feature_against_itself_scores_the_identity_value(metric: Metric) -> None:
-    metric = ready(metric, (2, 4, 6, 5))
-    x, _ = pair((2, 4, 6, 5))
-    assert metric.identity is not None
-    for z, tolerance in ((x, 1e-6), (x.double(), 1e-8)):
-        np.testing.assert_allclose(metric(z, z).numpy(), metric.identity, rtol=0, atol=tolerance)
-
-
-@metrics
-@pytest.mark.parametrize("shape", [(1, 1, 12, 8), (1, 1, 8, 12)], ids=str)
-def test_growing_noise_moves_the_score_in_the_declared_direction(
-    metric: Metric, shape: tuple[int, ...]
-) -> None:
-    metric = ready(metric, shape)
-    x, y = pair(shape, noise=1.0, batch=20)
-    means = [float(metric(x, x + step * (y - x)).mean()) for step in (0.0, 0.1, 0.3, 1.0, 3.0)]
-    steps = np.diff(means)
-    assert (steps > 0).all() if metric.lower_better else (steps < 0).all()
-
-
-@metrics
-@settings(max_examples=5, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), noise=st.floats(1e-3, 1e3))
-def test_scores_stay_in_the_declared_range(metric: Metric, seed: int, noise: float) -> None:
-    metric = ready(metric, (2, 1, 4, 3))
-    scores = metric(*pair((2, 1, 4, 3), seed, noise))
-    low, high = metric.score_range
-    assert ((scores >= low) & (scores <= high)).all()
-
-
-@metrics
 @devices
 @pytest.mark.parametrize("sample", [pair, outliers])
 def test_float32_gives_the_score_of_float64(
@@ -93,65 +60,7 @@ def test_float32_gives_the_score_of_float64(
     np.testing.assert_allclose(scores.numpy(), exact.numpy(), rtol=1e-5, atol=1e-7)
 
 
-@metrics
-def test_a_score_does_not_depend_on_its_batch(metric: Metric) -> None:
-    metric = ready(metric, (2, 2, 17, 11))
-    x, y = (batch.double() for batch in pair((2, 2, 17, 11), batch=9))
-    together = metric(x, y)
-    alone = torch.cat([metric(x[i : i + 1], y[i : i + 1]) for i in range(9)])
-    np.testing.assert_allclose(together.numpy(), alone.numpy(), rtol=1e-12)
-
-
-@metrics
-def test_one_original_stands_for_the_whole_batch(metric: Metric) -> None:
-    metric = ready(metric, (2, 2, 7, 11))
-    x, y = (batch.double() for batch in pair((2, 2, 7, 11), batch=4))
-    x = x[:1]
-    np.testing.assert_allclose(metric(x, y).numpy(), metric(x.expand_as(y), y).numpy(), rtol=1e-12)
-
-
-# Invariances: the declared ones hold, the others are visibly broken.
-
-
-def transformed(y: torch.Tensor, kind: str, rng: np.random.Generator) -> torch.Tensor:
-    channels = y.shape[-1]
-    if kind == "orthogonal":
-        return y @ torch.from_numpy(np.linalg.qr(rng.normal(size=(channels, channels)))[0])
-    if kind == "permutation":
-        return y[..., torch.from_numpy(np.roll(np.arange(channels), rng.integers(1, channels)))]
-    if kind == "scale":
-        return y * float(np.exp(rng.uniform(0.5, 5) * rng.choice([-1, 1])))
-    assert kind == "translation"
-    return y + torch.from_numpy(3 * rng.normal(size=channels))
-
-
-@metrics
-@pytest.mark.parametrize("kind", ["orthogonal", "permutation", "scale", "translation"])
-@settings(max_examples=5, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_declared_invariances_hold_and_no_others(metric: Metric, kind: str, seed: int) -> None:
-    metric = ready(metric, (2, 1, 6, 5))
-    # Several items: a score that counts neighbours may by chance not change for one of them.
-    x, y = (tensor.double() for tensor in pair((2, 1, 6, 5), seed, batch=8))
-    changed = metric(x, transformed(y, kind, np.random.default_rng(seed)))
-    gap = float((changed - metric(x, y)).abs().max())
-    if kind in metric.invariances:
-        assert gap < 1e-6
-    else:
-        assert gap > 1e-4
-
-
 # Edges.
-
-
-@metrics
-def test_a_constant_reconstruction_has_a_finite_score(metric: Metric) -> None:
-    metric = ready(metric, (2, 4, 65, 8))
-    x, _ = pair((2, 4, 65, 8))
-    constant = torch.full_like(x, 0.1)  # 0.1: a sum of equal terms that does not divide back
-    assert torch.isfinite(metric(x, constant)).all()
-    assert torch.isfinite(metric(constant, x)).all()
-    assert torch.isfinite(metric(x, torch.zeros_like(x))).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -191,18 +100,6 @@ def test_biased_cka_of_independent_features_is_as_measured() -> None:
     rng = np.random.default_rng(0)
     x, y = (torch.from_numpy(rng.normal(size=(1, 1, 1, 257, 1536))) for _ in range(2))
     np.testing.assert_allclose(create_metric("cka")(x, y).numpy(), [0.855], atol=0.005)
-
-
-@metrics
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("side", ["original", "compressed"])
-def test_nan_and_inf_are_refused_and_the_item_is_named(
-    metric: Metric, bad: float, side: str
-) -> None:
-    x, y = pair((1, 2, 5, 4))
-    (x if side == "original" else y)[1, 0, 1, 2, 3] = bad
-    with pytest.raises(MetricError, match=f"{metric.name}: the {side} feature 1 holds NaN or Inf"):
-        metric(x, y)
 
 
 @pytest.mark.parametrize(

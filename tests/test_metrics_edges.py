@@ -11,14 +11,9 @@ import torch
 from metric_samples import pair, ready
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features import Features
-from cfqa_data.eval.metrics import METRICS, Metric, create_metric, list_metrics
+from cfqa_data.eval.metrics import METRICS, Metric, create_metric
 
 metrics = pytest.mark.parametrize("metric", METRICS, ids=[metric.name for metric in METRICS])
-SEVERAL_TOKENS = {
-    "gap_mean",
-    *(name for family in ("kernel", "geometry", "neighbours") for name in list_metrics(family)),
-}
 TINY = [(1, 1, 1, 1), (2, 2, 1, 4), (1, 1, 5, 1), (1, 2, 2, 2), (1, 1, 3, 7)]
 
 
@@ -54,49 +49,6 @@ def test_degenerate_features_score_within_the_range(
     if shape[2] < metric.least_tokens:
         within = scores.isnan()
     assert [one for one, good in zip(pairs, within, strict=True) if not good] == []
-
-
-@pytest.mark.parametrize("name", list_metrics(paper=True))
-def test_of_too_few_tokens_a_score_is_undefined(name: str) -> None:
-    metric = ready(create_metric(name), (1, 2, 1, 4))
-    if metric.fit:
-        metric = metric.with_options(exponents=(0.2, 0.3, 0.5))
-    assert metric.least_tokens == (2 if name in SEVERAL_TOKENS else 1)
-    x, y = pair((1, 2, metric.least_tokens, 4))
-    assert metric(x, y).isfinite().all()
-    if metric.least_tokens > 1:
-        x, y = x[..., :1, :], y[..., :1, :]
-        for a, b in ((x, y), (x[:1], y), (x.double(), y.double())):
-            assert metric(a, b).isnan().tolist() == [True] * 3
-            assert metric(a, b).dtype == torch.float64
-        with pytest.raises(MetricError, match=f"'{name}' is not defined for fewer than 2 tokens"):
-            metric.score(Features(x), Features(y))
-
-
-DIFFERENTIABLE = [
-    name for family in ("signal", "angle", "whitened") for name in list_metrics(family)
-]
-
-
-@pytest.mark.parametrize("name", [*DIFFERENTIABLE, "kl_softmax", "sliced_wasserstein", "moments"])
-def test_gradients_go_through(name: str) -> None:
-    x, y = pair((1, 2, 5, 4))
-    y.requires_grad_()
-    ready(create_metric(name), (1, 2, 5, 4))(x, y).sum().backward()
-    assert y.grad is not None
-    assert y.grad.isfinite().all()
-    assert y.grad.abs().sum() > 0
-
-
-@metrics
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32], ids=str)
-def test_integers_are_numbers_and_do_not_wrap_around(metric: Metric, dtype: torch.dtype) -> None:
-    shape = (1, 1, 6, 16)
-    metric = ready(metric, shape)
-    low, high = (0, 256) if dtype is torch.uint8 else (-128, 128)
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randint(low, high, (2, 2, *shape), generator=generator).to(dtype)
-    assert torch.equal(metric(x, y), metric(x.float(), y.float()))
 
 
 @metrics

@@ -1,0 +1,231 @@
+"""What every metric must do, as tests.
+
+class TestMine(MetricSuite):
+    metric = mine
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from inspect import getattr_static
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.metrics import Metric, as_metric
+
+__all__ = ["MetricSuite", "feature_pair", "made_statistics", "transformed"]
+
+
+def feature_pair(
+    shape: tuple[int, ...], seed: int = 0, noise: float = 0.3, batch: int = 3
+) -> tuple[Tensor, Tensor]:
+    """Return a batch of originals of a shape (N, C, T, D) and a noisy one, float32, with an offset
+    and unequal channels."""
+    rng = np.random.default_rng(seed)
+    full = (batch, *shape)
+    x = rng.normal(size=full) * rng.uniform(0.1, 3, size=full[-1:]) + rng.normal(size=full[-1:])
+    y = x + noise * rng.normal(size=full)
+    return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.float32))
+
+
+def made_statistics(metric: Metric, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return made-up statistics of the dataset for a metric that needs some."""
+    rng = np.random.default_rng(7)
+    layers, channels = shape[1], shape[3]
+    mixing = rng.normal(size=(layers, channels, 2 * channels))
+    made = {
+        "value_range": rng.uniform(5, 50, layers),
+        "deviation": rng.uniform(0.1, 3, (layers, channels)),
+        "covariance": mixing @ mixing.transpose(0, 2, 1) / channels,
+    }
+    return {name: torch.from_numpy(made[name]) for name in metric.needs}
+
+
+def transformed(y: Tensor, kind: str, seed: int = 0) -> Tensor:
+    """Return features after one of the changes that `INVARIANCES` names, drawn at random."""
+    rng, channels = np.random.default_rng(seed), y.shape[-1]
+    if kind == "orthogonal":
+        turn = np.linalg.qr(rng.normal(size=(channels, channels)))[0]
+        return y @ torch.from_numpy(turn).to(y.dtype)
+    if kind == "permutation":
+        return y[..., np.roll(np.arange(channels), rng.integers(1, max(2, channels)))]
+    if kind == "scale":
+        return y * float(np.exp(rng.uniform(0.5, 3) * rng.choice([-1, 1])))
+    assert kind == "translation"
+    return y + torch.from_numpy(3 * rng.normal(size=channels)).to(y.dtype)
+
+
+class MetricSuite:
+    """Tests of a metric.
+
+    Attributes:
+        metric: whatever `evaluate` takes: a function, a class or an object of one, a `Metric`,
+            its name, or "module:attribute".
+        options: its options and statistics; those statistics that are not given are made up.
+        training: the training part of a dataset, for a metric with a method `fit`.
+        shape: (N, C, T, D) of the features.
+        dtypes: in which it computes; ("float32",) of a network, say. The last one is tested most.
+        tolerance: rounding that a score may have, absolute and relative.
+        differentiable: whether gradients are to go through.
+    """
+
+    metric: Any
+    options: Mapping[str, Any] = {}
+    training: Any = None
+    shape: tuple[int, int, int, int] = (2, 2, 17, 11)
+    dtypes: Sequence[str] = ("float32", "float64")
+    tolerance: float = 1e-5
+    differentiable: bool = False
+
+    def make(self, device: str = "cpu", **more: Any) -> Metric:
+        """Return the metric, made as an evaluation makes it."""
+        given = getattr_static(self, "metric")  # a function, not one that is bound to the suite
+        metric = as_metric(given.__func__ if isinstance(given, staticmethod) else given, device)
+        options = {**made_statistics(metric, self.shape), **self.options, **more}
+        metric = metric.with_options(**options)
+        return metric.fitted(self.training) if metric.fit else metric
+
+    def pair(self, seed: int = 0, noise: float = 0.3, batch: int = 3) -> tuple[Tensor, Tensor]:
+        """Return typical features, originals and noisy ones."""
+        x, y = feature_pair(self.shape, seed, noise, batch)
+        dtype = getattr(torch, self.dtypes[-1])
+        return x.to(dtype), y.to(dtype)
+
+    def check(self, metric: Metric, scores: Tensor, count: int) -> None:
+        """See that there is one finite float64 number per item, within the range."""
+        assert tuple(scores.shape) == (count,)
+        assert scores.dtype == torch.float64
+        assert scores.isfinite().all()
+        low, high = metric.score_range
+        assert ((scores >= low) & (scores <= high)).all()
+
+    def close(self, scores: Tensor, expected: Tensor, least: float = 0.0) -> None:
+        """See that scores are equal but for rounding."""
+        near = max(self.tolerance, least)
+        torch.testing.assert_close(scores, expected, rtol=near, atol=near, check_device=False)
+
+    # The tests.
+
+    def test_it_states_its_facts(self) -> None:
+        metric = self.make()
+        low, high = metric.score_range
+        assert metric.name.isprintable()
+        assert metric.identity is None or low <= metric.identity <= high
+
+    def test_scores_are_finite_float64_within_the_range(self) -> None:
+        metric = self.make()
+        for seed, noise in enumerate((1e-3, 0.3, 10.0, 1e3)):
+            self.check(metric, metric(*self.pair(seed, noise)), 3)
+
+    def test_reconstructions_that_do_not_vary_have_scores(self) -> None:
+        metric, (x, _) = self.make(), self.pair()
+        for lost in (torch.full_like(x, 0.1), torch.zeros_like(x), x[..., :1, :].expand_as(x)):
+            self.check(metric, metric(x, lost), 3)
+
+    def test_the_same_features_have_the_same_scores(self) -> None:
+        metric, (x, y) = self.make(), self.pair()
+        scores = metric(x, y)
+        metric(y, x)
+        assert torch.equal(metric(x, y), scores)
+        assert torch.equal(self.make()(x, y), scores)
+
+    def test_a_score_does_not_depend_on_its_batch(self) -> None:
+        metric, (x, y) = self.make(), self.pair(batch=5)
+        together = metric(x, y)
+        for place in range(5):
+            self.close(metric(x[place], y[place]), together[place : place + 1])
+        self.close(metric(x.flip(0), y.flip(0)).flip(0), together)
+
+    def test_one_original_stands_for_the_whole_batch(self) -> None:
+        metric, (x, y) = self.make(), self.pair()
+        self.close(metric(x[:1], y), metric(x[:1].expand_as(y).clone(), y))
+
+    def test_features_are_left_as_they_are(self) -> None:
+        features = self.pair()
+        copies = [batch.clone() for batch in features]
+        self.make()(*features)
+        assert all(map(torch.equal, features, copies))
+
+    def test_a_feature_against_itself_scores_the_identity(self) -> None:
+        metric = self.make()
+        for dtype in self.dtypes if metric.identity is not None else ():
+            x = self.pair()[0].to(getattr(torch, dtype))
+            self.close(metric(x, x), torch.full((3,), metric.identity, dtype=torch.float64))
+
+    def test_more_noise_is_not_better(self) -> None:
+        metric, (x, y) = self.make(), self.pair(noise=1.0, batch=20)
+        if metric.lower_better is None:  # its author did not say
+            return
+        sign = 1 if metric.lower_better else -1
+        steps = (0.0, 0.1, 0.3, 1.0, 3.0)
+        harm = [sign * float(metric(x, x + step * (y - x)).mean()) for step in steps]
+        assert (np.diff(harm) >= -self.tolerance).all()
+        assert harm[0] < harm[-1]
+
+    def test_what_it_is_invariant_to_leaves_the_scores(self) -> None:
+        metric, (x, y) = self.make(), self.pair()
+        scores = metric(x, y)
+        for kind in sorted(metric.invariances):
+            self.close(metric(x, transformed(y, kind)), scores)
+
+    def test_other_numbers_score_like_float32(self) -> None:
+        metric, generator = self.make(), torch.Generator().manual_seed(0)
+        x, y = torch.randint(0, 30, (2, 2, *self.shape), generator=generator).float()
+        expected = metric(x, y)
+        for dtype in ("int8", "uint8", "int32", "float16", "bfloat16"):  # none may wrap around
+            wanted = getattr(torch, dtype)
+            assert torch.equal(metric(x.to(wanted), y.to(wanted)), expected)
+        assert torch.equal(metric(x.numpy(), y.numpy()), expected)
+
+    def test_every_dtype_and_device_gives_the_same_but_for_rounding(self) -> None:
+        x, y = self.pair()
+        expected = self.make()(x, y)
+        for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+            metric = self.make(device)
+            for dtype in self.dtypes:
+                scores = metric(x.to(getattr(torch, dtype)), y.to(getattr(torch, dtype)))
+                assert scores.device.type == device
+                self.close(scores.cpu(), expected, 1e-5)
+
+    def test_it_has_scores_from_its_least_tokens_on(self) -> None:
+        metric, (x, y) = self.make(), self.pair()
+        least = metric.least_tokens
+        assert least <= self.shape[2]
+        self.check(metric, metric(x[..., :least, :], y[..., :least, :]), 3)
+        if least > 1:
+            x, y = x[..., : least - 1, :], y[..., : least - 1, :]
+            for originals in (x, x[:1]):
+                scores = metric(originals, y)
+                assert scores.dtype == torch.float64
+                assert scores.isnan().tolist() == [True] * 3
+            with pytest.raises(MetricError, match="is not defined for fewer than"):
+                metric.score(Features(x), Features(y))
+
+    def test_a_feature_with_nan_or_infinity_is_named(self) -> None:
+        metric = self.make()
+        for place, side in enumerate(("original", "compressed")):
+            for bad in (math.nan, math.inf, -math.inf):
+                features = self.pair()
+                features[place][1, 0, 0, 0, -1] = bad
+                with pytest.raises(MetricError, match=f"the {side} feature 1 holds NaN or Inf"):
+                    metric(*features)
+
+    def test_gradients_go_through_if_they_are_to(self) -> None:
+        if not self.differentiable:
+            return
+        x, y = self.pair()
+        self.make()(x, y.requires_grad_()).sum().backward()
+        assert y.grad is not None
+        assert y.grad.isfinite().all()
+        assert y.grad.abs().sum() > 0
+
+    def test_options_that_it_has_not_are_told_in_one_line(self) -> None:
+        with pytest.raises(MetricError, match="no_such_option") as caught:
+            self.make(no_such_option=1)
+        assert "\n" not in str(caught.value)

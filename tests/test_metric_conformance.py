@@ -1,0 +1,148 @@
+"""The built-in metrics pass the suite that outsiders' ones pass; what breaks a promise does not."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.features import Features
+from cfqa_data.eval.metrics import (
+    INVARIANCES,
+    METRICS,
+    PAPER_METRICS,
+    TRAINED_METRICS,
+    create_metric,
+    list_metrics,
+)
+from cfqa_data.eval.metrics.base import metric
+from cfqa_data.testing.metrics import MetricSuite, transformed
+
+SEVERAL_TOKENS = {
+    "gap_mean",
+    *(name for family in ("kernel", "geometry", "neighbours") for name in list_metrics(family)),
+}
+DIFFERENTIABLE = {
+    *(name for family in ("signal", "angle", "whitened") for name in list_metrics(family)),
+    *("kl_softmax", "sliced_wasserstein", "moments"),
+}
+
+
+class TestBuiltIn(MetricSuite):
+    tolerance = 1e-8
+
+    @pytest.fixture(autouse=True, params=[m.name for m in (*METRICS, *TRAINED_METRICS)])
+    def named(self, request: pytest.FixtureRequest) -> None:
+        self.metric = request.param
+        self.differentiable = self.metric in DIFFERENTIABLE
+        if create_metric(self.metric).fit:
+            self.options = {"exponents": (0.2, 0.3, 0.5)}
+
+    def test_it_states_its_facts(self) -> None:
+        super().test_it_states_its_facts()
+        metric = create_metric(self.metric)
+        assert metric.formula
+        assert metric.citation
+        assert metric.identity == metric.score_range[0 if metric.lower_better else 1]
+        assert metric.least_tokens == (2 if self.metric in SEVERAL_TOKENS else 1)
+
+    def test_it_is_invariant_to_nothing_else(self) -> None:
+        # Several items: a score that counts neighbours may by chance not change for one of them.
+        metric, (x, y) = self.make(), self.pair(batch=8)
+        for kind in INVARIANCES.keys() - metric.invariances:
+            assert (metric(x, transformed(y, kind)) - metric(x, y)).abs().max() > 1e-4
+
+
+class TestPaper(MetricSuite):
+    tolerance = 1.1e-4  # of four decimals
+
+    @pytest.fixture(autouse=True, params=[metric.name for metric in PAPER_METRICS])
+    def named(self, request: pytest.FixtureRequest) -> None:
+        self.metric = request.param
+
+
+def largest_error(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Largest absolute error."""
+    return (x - y).abs().amax((1, 2, 3, 4))
+
+
+largest_error.lower_better = True  # type: ignore[attr-defined]
+largest_error.identity = 0.0  # type: ignore[attr-defined]
+
+
+class Network(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = torch.nn.Linear(11, 1)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.map((x - y).square()).mean((1, 2, 3, 4))
+
+
+class Fitted:
+    def fit(self, training: Any, device: str) -> Any:
+        return lambda x, y: largest_error(x, y) / training.unit
+
+
+class TestAFunction(MetricSuite):
+    metric, differentiable = largest_error, True
+
+
+class TestANetwork(MetricSuite):
+    metric, dtypes = Network(), ("float32",)
+
+
+class TestOneThatIsTrained(MetricSuite):
+    metric, training = Fitted, SimpleNamespace(unit=2.0)
+
+
+def broken(call: Any, **facts: Any) -> Any:
+    """Return a suite of a function with facts, as an object whose tests can be called."""
+    for name, value in facts.items():
+        setattr(call, name, value)
+    suite = MetricSuite()
+    suite.metric = call
+    return suite
+
+
+calls = itertools.count()
+
+
+@metric(formula="", lower_better=True, citation="")
+def spoils(x: Features, y: Features) -> torch.Tensor:
+    return y.values.mul_(2).abs().mean(-1).double()
+
+
+@metric(formula="", lower_better=True, citation="")
+def forgets_one_original(x: Features, y: Features) -> torch.Tensor:
+    return (x.values - y.values).abs().mean(-1).double() / len(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "facts", "test"),
+    [
+        (lambda x, y: largest_error(x, y), {"identity": 2.0, "score_range": (0, 1)}, "states"),
+        (lambda x, y: largest_error(x, y), {"score_range": (0.0, 5.0)}, "within_the_range"),
+        (lambda x, y: largest_error(x, y) + next(calls), {}, "same_features"),
+        (lambda x, y: largest_error(x, y) / y.std(), {}, "its_batch"),
+        (lambda x, y: largest_error(x, y) + len(y), {}, "its_batch"),
+        (lambda x, y: largest_error(x, y), {"identity": 0.1}, "identity"),
+        (lambda x, y: largest_error(x, y), {"lower_better": False}, "noise"),
+        (lambda x, y: torch.ones(len(y)), {"lower_better": True}, "noise"),
+        (lambda x, y: largest_error(x, y), {"invariances": ["scale"]}, "invariant"),
+        (lambda x, y: largest_error(1e6 + x, 1e6 + y), {}, "every_dtype"),
+        (lambda x, y: largest_error(x, y), {"least_tokens": 18}, "least_tokens"),
+        (lambda x, y: largest_error(x, y) / y.std(3).amin((1, 2, 3)), {}, "do_not_vary"),
+        (spoils, {}, "left_as_they_are"),
+        (forgets_one_original, {}, "one_original"),
+    ],
+)
+def test_what_breaks_a_promise_does_not_pass(call: Any, facts: dict[str, Any], test: str) -> None:
+    suite = broken(call, **facts)
+    (found,) = (name for name in dir(suite) if name.startswith("test_") and test in name)
+    with pytest.raises((AssertionError, MetricError)):
+        getattr(suite, found)()
