@@ -30,7 +30,7 @@ from cfqa_data.eval.statistics import statistics
 from cfqa_data.eval.statistics.bootstrap import interval, source_counts
 from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.eval.statistics.pooled import pooled_coefficients
-from cfqa_data.format.tasks import CODECS, TASKS
+from cfqa_data.format.first import CODECS, TASKS
 
 COEFFICIENTS = (stats.pearsonr, stats.spearmanr, stats.kendalltau)
 
@@ -40,7 +40,7 @@ def made_up_labels(sources: int = 100, levels: int = 10) -> pa.Table:
     rng = np.random.default_rng(0)
     rows = []
     for task in TASKS:
-        for codec in CODECS[:4]:
+        for codec in list(CODECS)[:4]:
             for source in range(sources):
                 harm = np.sort(rng.exponential(size=levels)) + 0.2 * rng.normal(size=levels)
                 harm = np.floor(20 * harm**2) if task == "cls" else harm
@@ -76,8 +76,7 @@ def made_up_scores(labels: pa.Table, count: int) -> np.ndarray:
 
 def cells_of(grid: Grid) -> list[np.ndarray]:
     """Return the (sources, points) row numbers of each cell of a task."""
-    cells = [grid.rows[:, codec] for codec in range(len(grid.codecs))]
-    return [*cells, grid.rows.reshape(len(grid.sources), -1)]
+    return [*(grid.rows[:, versions] for versions in grid.codecs.values()), grid.rows]
 
 
 def loop_seconds(labels: pa.Table, scores: np.ndarray, draws: int) -> float:

@@ -29,12 +29,11 @@ from results import Result, figure, run
 
 import cfqa_data
 from cfqa_data.format.codes import create_codes_array, write_codes
-from cfqa_data.format.first import read_tasks
+from cfqa_data.format.first import LEVELS, read_tasks
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table, write_tensors, write_text
-from cfqa_data.format.tasks import LEVELS
 from cfqa_data.loaders import read_ahead
 from cfqa_data.recipe.load import Recipe, load_recipe
 
@@ -86,7 +85,8 @@ def write_features(root: Path, sources: int) -> float:
     recipe = load_recipe("mini")
     cls = recipe.tasks["cls"]
     ladder = cls.ladders["x265"]
-    recipe = replace(recipe, tasks={"cls": replace(cls, ladders={"x265": ladder})})
+    tasks = {"cls": replace(cls, ladders={"x265": ladder})}
+    recipe = replace(recipe, tasks=tasks, group_size=1)
     ids = [f"source-{index}" for index in range(sources)]
     write_tables(root / "cfqa", recipe, {"cls": ids})
     layout, quantizer = Layout(root / "cfqa"), ladder.quantizer

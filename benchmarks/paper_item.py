@@ -32,9 +32,9 @@ from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.tools import Models, Tools
+from cfqa_data.format.first import LAYERS, TASKS
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.resources import ROOT_VARIABLE
-from cfqa_data.format.tasks import TASKS
 from cfqa_data.recipe.load import Recipe, load_recipe
 
 RANGE = 4.0  # of the random backbone's features
@@ -100,7 +100,7 @@ def item_recipe(root: Path, depth: int) -> Recipe:
     for name, task in paper.tasks.items():
         ladders = {}
         for codec, ladder in mini.tasks[name].ladders.items():
-            layers = TASKS[name].layers
+            layers = LAYERS[name]
             bits = 8 if ladder.models else 10
             quantizer = paper.tasks[name].ladders["hm"].quantizer
             quantizer = replace(quantizer, bits=bits, lo=(-RANGE,) * layers, hi=(RANGE,) * layers)

@@ -30,12 +30,12 @@ from results import Result, figure, run
 import cfqa_data
 from cfqa_data.card.write import write_card
 from cfqa_data.format.codes import create_codes_array, write_codes
-from cfqa_data.format.first import read_tasks
+from cfqa_data.format.first import LEVELS, read_tasks
+from cfqa_data.format.invariants import FOLDS
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest, package_versions, write_manifest
 from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import write_table, write_tensors
-from cfqa_data.format.tasks import FOLDS, LEVELS
 from cfqa_data.integrity.health import health
 from cfqa_data.recipe.load import load_recipe
 

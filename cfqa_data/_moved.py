@@ -18,7 +18,8 @@ _HOMES = {
         "weights",
         "console": "progress terminal text",
         "format": "codes invariants layout limits manifest packing "
-        "paper_quantizers=quantizers parquet pointers quantizers resources schema storage tasks",
+        "paper_quantizers=quantizers parquet pointers quantizers resources schema storage "
+        "tasks=first",
         "integrity": "consistency health summary verify",
         "recipe": "portable recipe_specs=spec remembered",
     },

@@ -184,8 +184,8 @@ def source_hash(module: str) -> str:
         for file in sorted(root.rglob("*.py")):
             data = file.read_bytes()
             digest.update(f"{file.relative_to(root).as_posix()}\0{len(data)}\0".encode() + data)
-    if not hasattr(top, "__path__") and (file := getattr(top, "__file__", None)):
-        digest.update(Path(file).read_bytes())
+    if not hasattr(top, "__path__") and (single := getattr(top, "__file__", None)):
+        digest.update(Path(single).read_bytes())
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -193,12 +194,10 @@ def _selected(
             there = ", ".join(str(number) for number in np.unique(folds))
             raise MetricError(f"no source is in fold {fold}; there are {there}")
     if limit is not None:
-        sources: dict[str, dict[str, None]] = {}
+        sources: defaultdict[str, set[str]] = defaultdict(set)
         columns = zip(labels["task"].to_pylist(), labels["source_id"].to_pylist(), strict=True)
         for row, (task, source_id) in enumerate(columns):
-            if kept[row]:
-                of_task = sources.setdefault(task, {})
-                kept[row] = source_id in of_task or len(of_task) < limit
-                if kept[row]:
-                    of_task[source_id] = None
+            if kept[row] and len(sources[task]) < limit:
+                sources[task].add(source_id)
+            kept[row] &= source_id in sources[task]
     return np.flatnonzero(kept)

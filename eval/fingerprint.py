@@ -30,7 +30,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import resolve_name
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,8 @@ class _Seen:
 
     def _function(self, function: FunctionType) -> list[Any]:
         code, names = function.__code__, function.__globals__
-        cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+        filled = [cell for cell in function.__closure__ or () if cell != CellType()]
+        cells = [cell.cell_contents for cell in filled]
         state = (function.__defaults__, function.__kwdefaults__, vars(function), cells)
         parts = [code.co_qualname, self.told(state)]
         home = self.module(str(names.get("__name__")))
@@ -209,14 +210,6 @@ def _digest(parts: list[Any]) -> str:
 
 def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:  # of a variable that has no value yet
-        return False
-    return True
 
 
 def _names(code: CodeType, *operations: str) -> set[str]:

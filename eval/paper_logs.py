@@ -34,14 +34,12 @@ from cfqa_data.format.limits import LARGEST_TEXT, read_limited
 from cfqa_data.paths import absolute_path
 
 __all__ = [
-    "PAPER_ORDER",
     "LogLine",
     "PaperFigure",
     "find_logs",
     "level_of",
     "paper_figures",
     "paper_logs_text",
-    "read_log",
     "read_series",
 ]
 
@@ -133,7 +131,8 @@ def read_log(path: Path) -> list[LogLine]:
         numbers = [_number(word) for word in words[1:]]
         known = [value for value in numbers if value is not None]
         if len(numbers) == len(known) == 4:
-            lines.append(LogLine(name, *known, level, where))
+            score, mse, cosine, cka = known
+            lines.append(LogLine(name, score, mse, cosine, cka, level, where))
         elif opened is None and not any(word.endswith(":") for word in words):  # no total
             # A number behind the name, or four behind several words, which may all be the name.
             numbered = any(part and None not in part for part in (numbers[:1], numbers[-4:]))

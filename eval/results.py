@@ -35,17 +35,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval.features.datasets import FeatureSource
     from cfqa_data.format.facts import TaskFacts
 
-__all__ = [
-    "KEY",
-    "WRONG",
-    "Evaluation",
-    "conclude",
-    "key_columns",
-    "read_evaluation",
-    "read_facts",
-    "scores_table",
-    "with_facts",
-]
+__all__ = ["Evaluation", "conclude", "read_evaluation", "scores_table", "with_facts"]
 
 KEY = b"cfqa"
 """Of the facts, JSON, in a file's metadata."""
@@ -122,15 +112,10 @@ def key_columns(labels: pa.Table) -> pa.Table:
     import pyarrow as pa
 
     keys = labels.select(KEYS)
-    for place, column in enumerate(keys.columns):
-        kind = column.type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-            kind = pa.string()
-        if kind != column.type:
-            keys = keys.set_column(place, KEYS[place], column.cast(kind))
-    return keys
+    kinds = [getattr(kind, "value_type", kind) for kind in keys.schema.types]
+    texts = [pa.types.is_large_string(kind) or pa.types.is_string_view(kind) for kind in kinds]
+    kinds = [pa.string() if text else kind for kind, text in zip(kinds, texts, strict=True)]
+    return keys.cast(pa.schema(list(zip(KEYS, kinds, strict=True))))
 
 
 def scores_table(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]) -> pa.Table:

@@ -171,8 +171,11 @@ class Scoring:
                     self._failed[at, column] = self._undefined[at, column] = True
                 elif ready := self._of_fold(column, task, fold):
                     self._batch(ready, column, part, at)
-                    if self._hopeless(ready, column, part, at, places):
-                        self._failed[places, column] = True
+                    if self._failed[at, column].any():
+                        tried = self._tried[metric.name, task]
+                        tried.add(part.source_id)
+                        if len(tried) >= TRIES and np.isnan(self._values[places, column]).all():
+                            self._failed[places, column] = True
             if file:
                 file.save(self._scored)
             progress.advance(len(at))
@@ -212,21 +215,6 @@ class Scoring:
             self._first_failures.setdefault(metric.name, f"{named}{error}{where}")
             return None
         return metric
-
-    def _hopeless(
-        self,
-        metric: Metric,
-        column: int,
-        part: Batch,
-        at: NDArray[np.intp],
-        of_task: NDArray[np.intp],
-    ) -> bool:
-        """Return whether a metric failed on several sources of a task and has scored none of it."""
-        if not self._failed[at, column].any():
-            return False
-        tried = self._tried[metric.name, str(self._tasks[part.rows[0]])]
-        tried.add(part.source_id)
-        return len(tried) >= TRIES and bool(np.isnan(self._values[of_task, column]).all())
 
     def _batch(self, metric: Metric, column: int, part: Batch, at: NDArray[np.intp]) -> None:
         """Score a batch by one metric: together, or else one by one."""

@@ -10,7 +10,6 @@ import argparse
 from matplotlib.figure import Figure
 
 import cfqa_data
-from cfqa_data.format.tasks import TASKS
 
 MARKERS = "osD^v<>pPX"
 
@@ -21,18 +20,18 @@ def main() -> None:
     parser.add_argument("out", help="picture to write")
     arguments = parser.parse_args()
 
-    labels = cfqa_data.load(arguments.folder).labels
-    means = labels.group_by(["task", "codec", "level"], use_threads=False).aggregate(
+    dataset = cfqa_data.load(arguments.folder)
+    means = dataset.labels.group_by(["task", "codec", "level"], use_threads=False).aggregate(
         [("bpfp", "mean"), ("distortion", "mean"), ("loss", "mean")]
     )
     rows = means.sort_by([(key, "ascending") for key in ("task", "codec", "level")]).to_pylist()
-    tasks = [name for name in TASKS if any(row["task"] == name for row in rows)]
+    tasks = dataset.manifest.tasks
     codecs = list(dict.fromkeys(row["codec"] for row in rows))
 
     figure = Figure(figsize=(4.2 * len(tasks), 6.2), layout="constrained")
     for column, name in enumerate(tasks):
-        task = TASKS[name]
-        unit = f" ({task.score_unit})" if task.score_unit else ""
+        task = tasks[name].facts
+        unit = f" ({task.score.unit})" if task.score.unit else ""
         above, below = (
             figure.add_subplot(2, len(tasks), column + 1 + n * len(tasks)) for n in (0, 1)
         )
@@ -47,11 +46,11 @@ def main() -> None:
                 )
             axes.set(xscale="log")
             axes.grid(alpha=0.3)
-        above.set(title=task.title, ylabel=f"distortion: {task.score_name}{unit}")
+        above.set(title=task.title, ylabel=f"distortion: {task.score.name}{unit}")
         if name == "cls":
             above.set_yscale("symlog", linthresh=1)  # ranks differ by less than 1 and by hundreds
             above.set_ylim(bottom=0)
-        below.set(xlabel="bits per feature point", ylabel=f"loss: {task.loss_name}")
+        below.set(xlabel="bits per feature point", ylabel=f"loss: {task.loss and task.loss.name}")
     figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=len(codecs))
     figure.savefig(arguments.out, dpi=100)
     print(arguments.out)

@@ -23,7 +23,9 @@ from mock_codec import MockCodec
 
 from cfqa_data.card.write import write_card
 from cfqa_data.format.codes import create_codes_array, find_centres, write_codes
-from cfqa_data.format.first import read_tasks
+from cfqa_data.format.facts import TaskFacts
+from cfqa_data.format.first import LAYERS, LEVELS, TASKS, read_tasks
+from cfqa_data.format.invariants import FOLDS
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import (
     Manifest,
@@ -35,7 +37,6 @@ from cfqa_data.format.packing import pack
 from cfqa_data.format.resources import resolve
 from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import write_table, write_tensors
-from cfqa_data.format.tasks import FOLDS, LEVELS, TASKS, Task
 from cfqa_data.integrity.health import health
 from cfqa_data.recipe.load import Ladder, Recipe
 
@@ -61,8 +62,8 @@ def toy_recipe(sources: int = 3, **changes: Any) -> Recipe:
 def toy_recipe_dict(sources: int = 3) -> dict[str, Any]:
     """Return the toy recipe as data, to spoil in tests."""
     tasks = {}
-    for seed, (name, task) in enumerate(TASKS.items()):
-        layers = task.layers
+    for seed, name in enumerate(TASKS):
+        layers = LAYERS[name]
         uniform = {"kind": "uniform", "bits": 10, "lo": [-8.0] * layers, "hi": [8.0] * layers}
         centers = np.sinh(np.linspace(-3, 3, 256)).astype(np.float32).tolist()
         kmeans = {"kind": "kmeans", "bits": 8, "centers": [centers] * layers}
@@ -150,9 +151,9 @@ def _write(
             path = layout.originals(name, shard, len(groups))
             write_tensors(path, {ids[i]: features[i] for i in members})
             originals += [_original_row(task, i, ids[i], layout.relative(path)) for i in members]
-        truths = {
-            ids[i]: np.full((1,) * task.truth_axes, i, task.truth_dtype) for i in range(sources)
-        }
+        truth = task.truth
+        assert truth is not None
+        truths = {ids[i]: np.full((1,) * truth.axes, i, truth.dtype) for i in range(sources)}
         write_tensors(layout.truth(name), truths)
         rows: list[dict[str, Any]] = []
         for ladder in recipe.tasks[name].ladders.values():
@@ -184,11 +185,11 @@ def _groups(sources: int, size: int) -> list[range]:
     return [range(start, min(start + size, sources)) for start in range(0, sources, size)]
 
 
-def _reference(task: Task, index: int) -> float:
+def _reference(task: TaskFacts, index: int) -> float:
     return {"cls": 1.0, "seg": 0.9 - index / 100, "dpt": 0.2 + index / 100}[task.name]
 
 
-def _original_row(task: Task, index: int, source_id: str, array: str) -> dict[str, Any]:
+def _original_row(task: TaskFacts, index: int, source_id: str, array: str) -> dict[str, Any]:
     return {
         "task": task.name,
         "source_id": source_id,
@@ -202,7 +203,7 @@ def _original_row(task: Task, index: int, source_id: str, array: str) -> dict[st
 
 def _compress(
     layout: Layout,
-    task: Task,
+    task: TaskFacts,
     ladder: Ladder,
     ids: list[str],
     features: np.ndarray,
@@ -250,7 +251,7 @@ def _compress(
             mse = float(np.square(x - y).mean())
             harm = harmful * mse * float(severity[index, level]) * (1 + index / 7)
             reference = _reference(task, index)
-            score = reference + (harm if task.score_lower_better else -harm)
+            score = reference + (harm if task.score.lower_better else -harm)
             if task.name == "cls":
                 score = round(reference + 20 * harm)
             bits = 8 * streams[f"{source_id}/{level}"].size

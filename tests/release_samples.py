@@ -20,16 +20,16 @@ import numpy as np
 from safetensors import safe_open
 
 from cfqa_data.codecs import get_codec
+from cfqa_data.format.first import LAYERS, TASKS, VIEWS
 from cfqa_data.format.packing import pack, plane_shape
 from cfqa_data.format.quantizers import quantizer_from_dict
 from cfqa_data.format.storage import write_tensors
-from cfqa_data.format.tasks import TASKS
 from cfqa_data.recipe.load import load_recipe
 
 __all__ = ["IDS", "LAMBDAS", "QPS", "SHAPES", "feature", "stream_hashes", "write_release"]
 
 STREAMS = Path(__file__).parent / "release_streams.safetensors"
-SHAPES = {name: (task.views, task.layers, 9, 16) for name, task in TASKS.items()}
+SHAPES = {name: (len(VIEWS[name]), LAYERS[name], 9, 16) for name in TASKS}
 IDS = {
     "cls": ["ILSVRC2012_val_00000293", "ILSVRC2012_val_00002138"],
     "seg": ["2007_000033", "2007_000042"],

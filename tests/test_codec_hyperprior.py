@@ -18,7 +18,7 @@ from codec_samples import extreme_planes, feature_plane, ideal_bits, mse
 from safetensors.numpy import load_file, save_file
 
 from cfqa_data.builders.training.hyperprior import main, train_ladders
-from cfqa_data.builders.training.hyperprior_plan import Job, Settings, plan
+from cfqa_data.builders.training.hyperprior_plan import Job, Settings, plan, read_planes
 from cfqa_data.builders.training.hyperprior_start import (
     block_statistics,
     rescale,
@@ -189,8 +189,7 @@ def test_a_fresh_process_agrees_whatever_its_threads(ladder: Path, codec: Hyperp
     assert np.array_equal(np.frombuffer(done.stdout, np.uint8).reshape(130, 192), expected)
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(("prefix", "wrapped"), [("", True), ("module.", False)])
 def test_compressai_checkpoints_load(
     tmp_path: Path, weights: HyperpriorWeights, prefix: str, wrapped: bool
 ) -> None:
@@ -428,7 +427,10 @@ def test_the_sizes_that_ship_keep_their_patches_and_padding() -> None:
 def test_impossible_settings_are_one_clear_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, told: str
 ) -> None:
-    files = ["--features", str(tmp_path / "no-planes"), "--out", str(tmp_path / "out")]
+    path = tmp_path / ("planes" if arguments else "no-planes")
+    tasks = ("cls", "seg", "words")
+    save_file({task: np.zeros((2, 8, 8), np.uint8) for task in tasks}, tmp_path / "planes")
+    files = ["--features", str(path), "--out", str(tmp_path / "out")]
     assert main([*files, *arguments.split()]) == 2
     out, error = capsys.readouterr()
     assert told in error
@@ -448,6 +450,14 @@ def test_unusable_features_are_one_clear_line(tmp_path: Path) -> None:
         train_ladders(
             Settings(str(tmp_path / "planes"), str(tmp_path)), {"hyperprior_multi_task": (0.1,)}, 1
         )
+
+
+def test_planes_may_be_of_tasks_of_any_name(tmp_path: Path) -> None:
+    planes = {name: np.zeros((4, 8, 8), np.uint8) for name in ("a", "seg", "words", "cls")}
+    save_file(planes, tmp_path / "planes")
+    assert list(read_planes(str(tmp_path / "planes"), None)) == ["cls", "seg", "a", "words"]
+    with pytest.raises(BuildError, match="needs a tensor 'dpt'"):
+        read_planes(str(tmp_path / "planes"), "dpt")
 
 
 def smooth_planes() -> np.ndarray:

@@ -301,3 +301,16 @@ def test_what_a_light_folder_does_not_store_is_left_out_and_said(
     }
     with pytest.raises(CfqaError, match="mock-codecs"):
         evaluate(folders["light"], ["mse"], task="words")
+
+
+def test_values_and_codes_are_read_side_by_side_for_a_device(
+    found: Evaluation, folders: dict[str, Path]
+) -> None:
+    """For any device but "cpu" codes are read where there are some."""
+    on_device = evaluate(folders["full"], METRICS, "cpu:0")
+    for name in METRICS:
+        values = [
+            [row["value"] or 0.0 for row in rows_of(of.scores, metric=name)]
+            for of in (found, on_device)
+        ]
+        np.testing.assert_allclose(*values, rtol=1e-6)

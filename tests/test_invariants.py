@@ -82,10 +82,11 @@ def labels_of(folder: Path, table: pa.Table, **changes: Any) -> pa.Table:
     tools = Tools(Plan(recipe), Layout(folder))
     for codec in recipe.tasks["cls"].ladders:
         rows = rows_of(table, codec=codec)
+        rows = [row | {"tokens": TOY_SHAPES["cls"][2], "group": row["source_id"]} for row in rows]
         rows[1] |= changes
-        marker = Item("compress", "cls", codec).marker(tools.layout)
-        write_table(marker, pa.Table.from_pylist(rows, schema=label_schema()))
-    return label_table(tools, _entry())
+        marker = Item("compress", "cls", codec, 0).marker(tools.layout)
+        write_table(marker, pa.Table.from_pylist(rows, schema=label_schema(2)))
+    return label_table(tools, _entry(), 1)
 
 
 def test_a_build_puts_rows_in_order(table: pa.Table, tmp_path: Path) -> None:

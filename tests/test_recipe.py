@@ -17,9 +17,9 @@ from mock_dataset import toy_recipe, toy_recipe_dict
 from cfqa_data.codecs.base import FeatureCodec
 from cfqa_data.errors import RecipeError
 from cfqa_data.format.facts import Parameter
+from cfqa_data.format.first import CODECS, LAYERS, LEVELS, TASKS
 from cfqa_data.format.quantizers import KMeansQuantizer
 from cfqa_data.format.storage import write_tensors
-from cfqa_data.format.tasks import CODECS, LEVELS, TASKS
 from cfqa_data.recipe.load import Recipe, list_recipes, load_recipe
 
 TOML = """
@@ -72,13 +72,13 @@ def test_the_paper_s_recipe_needs_the_tables_that_its_features_give(
     assert {tuple(task.ladders) for task in bare.tasks.values()} == {("hm", "vtm")}
     centers = np.arange(256, dtype=np.float32)
     (tmp_path / "weights").mkdir()
-    tables = {task: np.tile(centers, (spec.layers, 1)) for task, spec in TASKS.items()}
+    tables = {task: np.tile(centers, (layers, 1)) for task, layers in LAYERS.items()}
     write_tensors(tmp_path / "weights" / "kmeans.safetensors", tables)
     recipe = load_recipe("paper")
     for name, task in recipe.tasks.items():
         assert list(task.ladders) == ["hm", "vtm", *LEARNED]
         assert task.ladders["vtm"].levels == tuple(range(2, 21, 2))
-        assert task.ladders["hyperprior_multi_task"].quantizer.layers == TASKS[name].layers
+        assert task.ladders["hyperprior_multi_task"].quantizer.layers == LAYERS[name]
     assert [len(task.blocks) for task in recipe.tasks.values()] == [1, 1, 4]
 
 
@@ -103,7 +103,7 @@ def test_tasks_and_codecs_come_in_the_fixed_order() -> None:
         task["codecs"] = dict(reversed(task["codecs"].items()))
     recipe = Recipe.from_dict(data)
     assert list(recipe.tasks) == list(TASKS)
-    assert list(recipe.tasks["cls"].ladders) == sorted(task["codecs"], key=CODECS.index)
+    assert list(recipe.tasks["cls"].ladders) == sorted(task["codecs"], key=list(CODECS).index)
 
 
 def test_a_recipe_file_of_one_s_own(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from cfqa_data.eval.statistics import Statistics, statistics
 from cfqa_data.eval.statistics.columns import COLUMNS
 from cfqa_data.eval.statistics.mapping import map_scores
 from cfqa_data.eval.text import paper_text, plain_text
-from cfqa_data.format.tasks import TASKS
+from cfqa_data.format.first import TASKS
 
 CODECS = ("x265", "vvenc")
 SOURCES = 6
@@ -48,7 +48,7 @@ def make_labels(tasks: tuple[str, ...] = ("cls", "seg")) -> pa.Table:
             "level": level,
             "distortion": 0.0
             if source == 2
-            else float(TASKS[task].noticeable * rng.integers(0, 4) * (level + 1)),
+            else float(TASKS[task].score.noticeable * rng.integers(0, 4) * (level + 1)),
             "loss": float(level + rng.normal()),
         }
         for task in tasks
@@ -208,10 +208,10 @@ def test_comparisons_are_oriented_and_leave_out_what_has_no_direction(found: Sta
 
 
 def test_discrimination_uses_the_tasks_threshold_for_the_target() -> None:
-    for target, field in (("distortion", "noticeable"), ("loss", "noticeable_loss")):
+    for target, field in (("distortion", "score"), ("loss", "loss")):
         found = statistics(LABELS, METRICS, VALUES, target, draws=0, tables=["discrimination"])
         for row in found.discrimination.to_pylist():
-            least = getattr(TASKS[row["task"]], field)
+            least = getattr(TASKS[row["task"]], field).noticeable
             apart = 0
             for source in range(SOURCES):
                 _, truth = pick("mse", target, source_id=f"{row['task']}-{source}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.backbones.base import Backbone
+from cfqa_data.builders.backbones import base
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import Layer
@@ -29,7 +29,7 @@ with extras("build"):
     from cfqa_data.builders.backbones.naming import recognise, to_official
     from cfqa_data.format.checkpoints import read_tensors, state_of
 
-__all__ = ["PRECISIONS", "DinoV2", "VisionTransformer", "load_backbone"]
+__all__ = ["PRECISIONS", "Backbone", "DinoV2", "VisionTransformer", "load_backbone"]
 
 #: What the matrix products are computed in; everything that is added up stays float32.
 PRECISIONS = {
@@ -254,6 +254,10 @@ class VisionTransformer(nn.Module):
         return torch.stack(outputs, dim=1).to(images.device, torch.float32)
 
 
+Backbone = VisionTransformer
+"""Its name in version 0.1."""
+
+
 @torch_state(grad=False)
 def load_backbone(
     path_or_state_dict: str | Path | Mapping[str, Any], num_heads: int | None = None
@@ -321,7 +325,7 @@ def load_backbone(
     return backbone.eval()
 
 
-class DinoV2(Backbone):
+class DinoV2(base.Backbone):
     """DINOv2, of any size: a layer is the output of a block, before the final norm.
 
     Inputs are normalised images, float32 (N, 3, H, W).

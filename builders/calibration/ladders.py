@@ -181,7 +181,7 @@ def gather(
 def _mean(training: Sequence[np.ndarray], feature: np.ndarray) -> np.ndarray:
     """Return the mean training feature; where tokens vary, its mean token in every place."""
     if len({other.shape for other in (*training, feature)}) == 1:
-        return np.mean(training, axis=0, dtype=np.float64).astype(np.float32)
+        return np.asarray(np.mean(training, axis=0, dtype=np.float64), np.float32)
     tokens = [other.mean(axis=2, keepdims=True, dtype=np.float64) for other in training]
     mean = np.broadcast_to(np.mean(tokens, axis=0), feature.shape)
     return np.ascontiguousarray(mean, np.float32)

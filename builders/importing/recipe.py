@@ -40,12 +40,14 @@ def find_quantizers(
         if spec is None:
             release.leave_out_ladder(task, codec, f"recipe {base.name} has no task {task}")
         elif not files.is_video:
-            if known is not None and known.levels == files.levels:
+            if known is not None and known.quantizer and known.levels == files.levels:
                 found[task, codec] = known.quantizer
             else:
                 unknown.append(files)
-        elif codec in spec.ladders and isinstance(spec.ladders[codec].quantizer, UniformQuantizer):
-            ranges = spec.ladders[codec].quantizer.to_dict() | {"kind": "paper_uniform"}
+        elif codec in spec.ladders and isinstance(
+            given := spec.ladders[codec].quantizer, UniformQuantizer
+        ):
+            ranges = given.to_dict() | {"kind": "paper_uniform"}
             found[task, codec] = quantizer_from_dict(ranges)
         else:
             why = f"recipe {base.name} has no range for {codec} on {task}"

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from cfqa_data.builders.importing.files import LadderFiles, Release, load_feature
 from cfqa_data.builders.importing.scores import Scores
+from cfqa_data.builders.pipeline.coding import Coded
 from cfqa_data.builders.pipeline.compress import Compress
-from cfqa_data.builders.pipeline.label import baseline_values, label_rows
+from cfqa_data.builders.pipeline.label import Scorer
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.prepare import Prepare
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
 from cfqa_data.errors import BuildError, CodecError
-from cfqa_data.format.codes import find_centres, write_codes
+from cfqa_data.format.codes import find_centres
 from cfqa_data.format.facts import Layer
 from cfqa_data.format.invariants import bits_of
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.schema import label_schema
-from cfqa_data.format.storage import write_table, write_tensors, write_text
+from cfqa_data.format.storage import write_tensors, write_text
 
 __all__ = ["STAGES", "ImportStage"]
 
@@ -106,50 +105,28 @@ class _Prepare(ImportStage, Prepare):
 
 class _Compress(ImportStage, Compress):
     def run(self, item: Item) -> None:
-        """Write a shard's bitstreams and codes, and last its label rows."""
-        import pyarrow as pa
-
-        task, shard, tools = item.task, item.shard, self.tools
+        """Take a shard's bitstreams and codes from the release, and score them."""
+        task, codec, shard = item.task, item.codec, item.shard
         assert shard is not None
-        files, entry = self.release.ladders[task, item.codec], tools.entry(task)
+        files, ladder = self.release.ladders[task, codec], self.tools.ladder(item)
         paths = files.files if files.is_video else files.streams
-        ids, levels = tools.ids(task, shard), range(len(files.levels))
-        streams = {
-            f"{name}/{level}": np.fromfile(paths[name, level], np.uint8)
-            for name in ids
-            for level in levels
-            if paths
-        }
-        if streams:
-            write_tensors(self.layout.bitstreams(task, item.codec, shard, entry.shards), streams)
-        rows: list[dict[str, Any]] = []
-        for index, (name, original) in enumerate(
-            zip(ids, tools.originals(task, shard), strict=True)
-        ):
-            position = self.plan.members(task, shard)[index]
-            codes = np.stack([self.codes(files, name, level) for level in levels])
-            write_codes(self.layout.compressed(task, item.codec), position, codes)
-            # Without a bitstream nothing was measured: no rate, rather than a rate of 0.
-            streamed = [streams[f"{name}/{level}"].size for level in levels] if streams else []
-            bits = [bits_of(size) for size in streamed] or [None] * len(levels)
-            told = self._told(item, name, original, codes)
-            rows += label_rows(tools, item, entry, index, original.shape[2], bits, told)
-        write_table(item.marker(self.layout), pa.Table.from_pylist(rows, schema=label_schema(2)))
+        ids, levels = self.tools.ids(task, shard), range(len(files.levels))
+        streams = [[paths[name, n].read_bytes() for n in levels if paths] for name in ids]
+        # Without a bitstream nothing was measured: no rate, rather than a rate of 0.
+        bits = [[bits_of(len(s)) for s in of] or [None] * len(levels) for of in streams]
+        codes = [[self.codes(files, name, level) for level in levels] for name in ids]
 
-    def _told(
-        self, item: Item, name: str, original: np.ndarray, codes: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Return score, loss and baseline metrics of a source's levels, one level at a time."""
-        ladder = self.tools.ladder(item)
-        assert ladder.quantizer is not None
-        parts: list[dict[str, float]] = []
-        for level, parameter in enumerate(ladder.levels):
-            decoded = ladder.quantizer.dequantize(codes[level])
-            score, loss = self.scores.compressed(item.task, item.codec, name, parameter, decoded)
-            values = baseline_values(self.tools.baselines, original, decoded[None])
-            scores = {"score": score, "loss": loss}
-            parts.append(scores | {metric: float(value[0]) for metric, value in values.items()})
-        return {key: np.array([part[key] for part in parts]) for key in parts[0]}
+        def scorer(index: int) -> Scorer:
+            def scored(decoded: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+                told = [
+                    self.scores.compressed(task, codec, ids[index], ladder.levels[first + n], one)
+                    for n, one in enumerate(decoded)
+                ]
+                return np.array([score for score, _ in told]), np.array([loss for _, loss in told])
+
+            return scored
+
+        self.write(item, Coded(streams, bits, codes), scorer)
 
 
 STAGES: tuple[type[ImportStage], ...] = (_Select, _Extract, _Prepare, _Compress)

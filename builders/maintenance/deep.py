@@ -114,7 +114,7 @@ def look_into(
     workers: int = 1,
     untrusted: bool = False,
     progress: Progress | None = None,
-    plugins: Iterable[str | type] = (),
+    plugins: Iterable[str] = (),
 ) -> Looked:
     """Decode all bitstreams of a folder, and compute labels of a sample of its rows again.
 
@@ -127,8 +127,7 @@ def look_into(
         workers: processes.
         untrusted: decode in child processes that can do nothing else.
         progress: told of every feature.
-        plugins: classes that the dataset was made with and that are not installed, or
-            `module:Class` of some.
+        plugins: `module:Class` of what the dataset was made with and that is not installed.
 
     Raises:
         FormatError: a decoder that is needed is not here, or has other weights.
@@ -161,7 +160,7 @@ class _Look(Stage):
 
     root: Path | Files
     untrusted: bool
-    plugins: tuple[str | type, ...]
+    plugins: tuple[str, ...]
     recipe: Recipe | None = None
 
     name, unit = "decode", "features"

@@ -54,7 +54,7 @@ class RepairStage(Prepare):
     """
 
     files: LocalFiles
-    plugins: tuple[str | type, ...] = ()
+    plugins: tuple[str, ...] = ()
 
     @cached_property
     def folder(self) -> Folder:
@@ -149,7 +149,7 @@ class Steps:
 
 
 def stages_of(
-    plan: Plan, files: LocalFiles, plugins: tuple[str | type, ...], layout: Layout
+    plan: Plan, files: LocalFiles, plugins: tuple[str, ...], layout: Layout
 ) -> list[BuildStage]:
     """Return the stages of a repair."""
     tools = Tools(plan, layout)
@@ -169,7 +169,7 @@ def plan_steps(
     files: LocalFiles,
     manifest: Manifest,
     damaged: set[str],
-    plugins: tuple[str | type, ...] = (),
+    plugins: tuple[str, ...] = (),
 ) -> Steps:
     """Return what makes damaged files of a dataset again.
 
@@ -186,53 +186,47 @@ def plan_steps(
     originals, card = names.originals_table.as_posix() in bad, names.card.as_posix() in bad
     tables = [task for task in recipe.tasks if names.labels(task).as_posix() in damaged]
     left = damaged - bad - {names.labels(task).as_posix() for task in tables}
+    built, stages = was_built(manifest), stages_of(plan, files, plugins, names)
+    streams = {name for name in manifest.files if name.startswith("bitstreams/")} - damaged
+    decode = stages[-1]
+    assert isinstance(decode, Decode)
+    bare: set[tuple[str, str]] = set()  # of a release: whose metadata cannot be made again
+    release = f"comes from a release, not from a recipe; import that again, or {FETCH}"
+
+    def obstacle(item: Item) -> str:
+        """Return why an item cannot be done: of a release, only bitstreams can be decoded."""
+        if built:
+            return ""
+        if item.stage not in ("arrays", "decode"):
+            return release
+        if decode.streams(replace(item, shard=item.shard or 0)) not in streams:
+            return release if item.stage == "arrays" else f"has no intact bitstreams; {FETCH}"
+        return f"has no metadata; {FETCH}" if (item.task, item.codec) in bare else ""
+
     todo: dict[str, list[Item]] = {}
-    made: dict[Item, set[str]] = {}
-    stages = stages_of(plan, files, plugins, names)
+    impossible = []
     for stage in stages:
         for item in stage.items():
-            made[item] = {path.as_posix() for path in stage.outputs(item)} & left
+            made = {path.as_posix() for path in stage.outputs(item)} & left
+            left -= made
+            why = obstacle(item)
             again = item.task in tables and (
                 stage.name == "compress" or (stage.name == "extract" and originals)
             )
-            if made[item] or again:
+            if made and why:
+                impossible += [Fault(name, why) for name in sorted(made)]
+                bare |= {(item.task, item.codec)} if stage.name == "arrays" else set()
+            elif made or (again and built):
                 todo.setdefault(stage.name, []).append(item)
-    left -= set().union(*made.values())
     why = f"is not a file that this version makes; {FETCH}"
-    impossible = [Fault(name, why) for name in sorted(left)]
-    if not was_built(manifest):
-        why = f"comes from a release, not from a recipe; import that again, or {FETCH}"
-        lost = {names.labels(task).as_posix() for task in tables}
-        for name in ("select", "extract", "compress"):
-            lost |= {file for item in todo.pop(name, ()) for file in made[item]}
-        impossible += [Fault(name, why) for name in sorted(lost)]
-        if tables and originals:
-            impossible.append(Fault(names.originals_table.as_posix(), why))
-            originals = False
-        if tables and card:
+    impossible += [Fault(name, why) for name in sorted(left)]
+    if tables and not built:
+        impossible += [Fault(names.labels(task).as_posix(), release) for task in tables]
+        if originals:
+            impossible.append(Fault(names.originals_table.as_posix(), release))
+        if card:
             impossible.append(Fault(names.card.as_posix(), "needs the labels, which are damaged"))
-            card = False
-        decode = stages[-1]
-        assert isinstance(decode, Decode)
-        streams = {name for name in manifest.files if name.startswith("bitstreams/")} - damaged
-        kept = []
-        for item in todo.pop("arrays", []):
-            if decode.streams(replace(item, shard=0)) in streams:
-                kept.append(item)
-            else:
-                impossible += [Fault(file, why) for file in sorted(made[item])]
-        bare = {i.codec for i in made if i.stage == "arrays" and made[i] and i not in kept}
-        todo["arrays"], kept = kept, []
-        for item in todo.pop("decode", []):
-            if decode.streams(item) not in streams:
-                what = f"has no intact bitstreams; {FETCH}"
-            elif item.codec in bare:
-                what = f"has no metadata; {FETCH}"
-            else:
-                kept.append(item)
-                continue
-            impossible += [Fault(file, what) for file in sorted(made[item])]
-        todo["decode"] = kept
+        originals = card = False
         tables = []
     return Steps(
         plan=plan,

@@ -79,7 +79,7 @@ def repair(
     dry_run: bool = False,
     progress: Progress | None = None,
     follow_links: bool = False,
-    plugins: Iterable[str | type] = (),
+    plugins: Iterable[str] = (),
 ) -> Repaired:
     """Make the damaged files of a dataset folder again, to the manifest's bytes.
 
@@ -91,8 +91,7 @@ def repair(
         progress: told of stages and their progress.
         follow_links: take what links lead to, wherever that is, for files of the folder; one that
             is damaged is replaced by a file, a folder behind a link is written to.
-        plugins: classes that the dataset was made with and that are not installed, or
-            `module:Class` of some.
+        plugins: `module:Class` of what the dataset was made with and that is not installed.
 
     Raises:
         FormatError: it is not a dataset folder, its manifest is damaged, or Git keeps files of it
@@ -142,7 +141,7 @@ def _repair(
     accept_versions: bool,
     progress: Progress,
     follow_links: bool,
-    plugins: tuple[str | type, ...],
+    plugins: tuple[str, ...],
 ) -> Repaired:
     look = partial(verify, root, progress=progress, follow_links=follow_links)
     found = look()
@@ -200,7 +199,7 @@ def _repair(
     )
 
 
-def _check(found: Verified, accept_versions: bool, plugins: tuple[str | type, ...]) -> Steps:
+def _check(found: Verified, accept_versions: bool, plugins: tuple[str, ...]) -> Steps:
     """Return what is to be done, once it is sure that what is installed here can do it."""
     _check_fetched(found)
     damaged = {fault.path for fault in found.faults}

@@ -66,7 +66,7 @@ class Scratch:
     steps: Steps
     damaged: frozenset[str]
     layout: Layout
-    plugins: tuple[str | type, ...] = ()
+    plugins: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
 
     def prepare(self) -> None:

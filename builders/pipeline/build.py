@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from cfqa_data.builders.pipeline.check import make_plan
@@ -86,7 +87,7 @@ def build(
 
 
 def run_stages(
-    stages: list[BuildStage], tools: Tools, executor: Executor, progress: Progress
+    stages: Sequence[BuildStage], tools: Tools, executor: Executor, progress: Progress
 ) -> None:
     """Do what is not done yet of the stages, then join it into a dataset."""
     for stage in stages:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.coding import KeptStreams, code
-from cfqa_data.builders.pipeline.label import label_rows, told_of
+from cfqa_data.builders.pipeline.coding import Coded, KeptStreams, code
+from cfqa_data.builders.pipeline.label import Scorer, label_rows, score, told_of
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.errors import BuildError
-from cfqa_data.format.codes import write_codes
+from cfqa_data.format.codes import shard_name, write_codes
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table, write_tensors
@@ -57,7 +57,7 @@ class Compress(BuildStage):
         task, codec, layout = item.task, item.codec, self.layout
         streams = layout.bitstreams(task, codec, item.shard, self.plan.shards(task))
         members = self.plan.members(task, item.shard)
-        arrays = [layout.compressed(task, codec) / f"c/{n}/0/0/0/0/0" for n in members]
+        arrays = [layout.compressed(task, codec) / shard_name(n) for n in members]
         return (streams, *arrays, item.marker(layout))
 
     def check(self, todo: Sequence[Item]) -> None:
@@ -77,17 +77,10 @@ class Compress(BuildStage):
             )
 
     def run(self, item: Item) -> None:
-        """Write a shard's bitstreams and what they decode to, and last its label rows."""
-        import pyarrow as pa
-
         task, shard, tools = item.task, item.shard, self.tools
         assert shard is not None
-        ladder, codec, ids = (
-            tools.ladder(item),
-            tools.codec(task, item.codec),
-            tools.ids(task, shard),
-        )
-        originals, entry = tools.originals(task, shard), tools.entry(task)
+        ladder, codec = tools.ladder(item), tools.codec(task, item.codec)
+        ids = tools.ids(task, shard)
         inputs: list[Any] = []
         if ladder.facts.on == "inputs":
             source = tools.models.source(task)
@@ -99,27 +92,48 @@ class Compress(BuildStage):
         def extract(decoded: Any) -> np.ndarray:
             return tools.models.features(task, decoded, "the feature of a decoded input")
 
-        coded = code(ladder, codec, originals, inputs, extract, kept)
+        truths = tools.truths(task, shard)
+
+        def scorer(index: int) -> Scorer:
+            scores, what = tools.models.task(task), f"{ids[index]} by {item.codec}"
+            return lambda decoded, _: score(scores, decoded, truths[index], what)
+
+        coded = code(ladder, codec, tools.originals(task, shard), inputs, extract, kept)
+        self.write(item, coded, scorer)
+        if kept:
+            kept.remove()
+
+    def write(self, item: Item, coded: Coded, scorer: Callable[[int], Scorer]) -> None:
+        """Write a shard's bitstreams and what they decode to, and last its label rows.
+
+        Args:
+            item: of the shard.
+            coded: bitstreams, if there are any, bits, and codes or values.
+            scorer: gives for a source of the shard what scores its features.
+        """
+        import pyarrow as pa
+
+        task, shard, tools = item.task, item.shard, self.tools
+        assert shard is not None
+        ids, entry, ladder = tools.ids(task, shard), tools.entry(task), tools.ladder(item)
         streams = {
             f"{source_id}/{level}": np.frombuffer(stream, np.uint8)
             for source_id, levels in zip(ids, coded.bitstreams, strict=True)
             for level, stream in enumerate(levels)
         }
-        write_tensors(self.layout.bitstreams(task, item.codec, shard, entry.shards), streams)
+        if streams:
+            write_tensors(self.layout.bitstreams(task, item.codec, shard, entry.shards), streams)
         rows: list[dict[str, Any]] = []
         array = self.layout.compressed(task, item.codec)
-        for index, (position, truth) in enumerate(
-            zip(self.plan.members(task, shard), tools.truths(task, shard), strict=True)
-        ):
-            original, stored = originals[index], coded.stored[index]
-            if (array / "zarr.json").exists():
+        there = (array / "zarr.json").exists()
+        for index, original in enumerate(tools.originals(task, shard)):
+            stored, position = coded.stored[index], self.plan.members(task, shard)[index]
+            if there:
                 write_codes(array, position, np.stack(stored))
-            told = told_of(tools, item, original, stored, truth, f"{ids[index]} by {item.codec}")
+            told = told_of(tools.baselines, original, stored, ladder.quantizer, scorer(index))
             tokens = original.shape[2]
             rows += label_rows(tools, item, entry, index, tokens, coded.bits[index], told)
         write_table(item.marker(self.layout), pa.Table.from_pylist(rows, schema=label_schema(2)))
-        if kept:
-            kept.remove()
 
 
 def kept_streams(layout: Layout, item: Item) -> KeptStreams:

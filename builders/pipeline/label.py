@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,8 +14,11 @@ from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.invariants import rate_of
+from cfqa_data.format.quantizers import Quantizer
 
-__all__ = ["baseline_values", "batch_of_levels", "label_rows", "score", "told_of"]
+__all__ = ["Scorer", "baseline_values", "batch_of_levels", "label_rows", "score", "told_of"]
+
+Scorer: TypeAlias = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 BATCH_POINTS = 1 << 24
 """Feature points that are labelled at once; their metrics take some 30 bytes each."""
@@ -73,32 +76,29 @@ def baseline_values(
 
 
 def told_of(
-    tools: Tools,
-    item: Item,
+    metrics: Mapping[str, Any],
     original: np.ndarray,
     stored: Sequence[np.ndarray],
-    truth: Any,
-    what: str,
+    quantizer: Quantizer | None,
+    scored: Scorer,
 ) -> dict[str, np.ndarray]:
     """Return score, loss and baseline metrics of a source's decoded levels, float64 (L,) each.
 
     Args:
-        tools: of the build.
-        item: of the codec.
+        metrics: name -> metric.
         original: float32 (N, C, T, D).
         stored: codes or values of each level.
-        truth: of the source.
-        what: names them in errors.
+        quantizer: of the codes.
+        scored: gives scores and losses of decoded features (B, N, C, T, D) from a level on.
     """
-    quantizer, task = tools.ladder(item).quantizer, tools.models.task(item.task)
     parts = []
     step = batch_of_levels(original.size, len(stored))
     for first in range(0, len(stored), step):
         decoded = np.stack(stored[first : first + step])
         if quantizer is not None:
             decoded = quantizer.dequantize(decoded)
-        scores, losses = score(task, decoded, truth, what)
-        values = baseline_values(tools.baselines, original, decoded)
+        scores, losses = scored(decoded, first)
+        values = baseline_values(metrics, original, decoded)
         parts.append({"score": scores, "loss": losses, **values})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from cfqa_data.errors import BuildError
 from cfqa_data.format.layout import Layout
@@ -66,7 +67,7 @@ class Plan:
     """
 
     recipe: Recipe
-    tier: str = "full"
+    tier: Literal["light", "full"] = "full"
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -188,10 +188,9 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
         write_text(path, plan.to_json())
         return plan
     _see_same("weights or lists", root, begun["weights"], plan.weights, "")
-    packages = (
-        {n: p["sha256"] for n, p in of.items()} for of in (begun["packages"], plan.packages)
-    )
-    _see_same("packages", root, *packages, "")
+    both = begun["packages"], plan.packages
+    sources, found = ({n: p["sha256"] for n, p in of.items()} for of in both)
+    _see_same("packages", root, sources, found, "")
     now, versions = plan.versions, _joined(begun["versions"], plan.versions)
     plan = replace(plan, versions=versions)
     if versions != begun["versions"]:

@@ -147,7 +147,8 @@ class Executor(AbstractContextManager["Executor"]):
             return submitted
         with environment(ENVIRONMENT), deaf_to_interrupts():
             try:
-                return self._pool.submit(_run, task, item)  # type: ignore[no-any-return]
+                begun: Future[Any] = self._pool.submit(_run, task, item)
+                return begun
             except BrokenProcessPool as error:
                 future = Future()
                 future.set_exception(error)

@@ -59,6 +59,14 @@ class SegGeometry:
         scale = min(self.long_side_limit / max(height, width), self.short_side / min(height, width))
         return int(height * scale + 0.5), int(width * scale + 0.5)
 
+    def corners(self, rows: int, columns: int) -> list[tuple[int, int]]:
+        """Top left pixels of the windows over a scaled image, row by row."""
+        return [
+            (top, left)
+            for top in window_starts(rows, self.window, self.stride)
+            for left in window_starts(columns, self.window, self.stride)
+        ]
+
 
 @dataclass(frozen=True)
 class DepthGeometry:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cfqa_data.builders.sources.geometry import SegGeometry, normalise, window_starts
+from cfqa_data.builders.sources.geometry import SegGeometry, normalise
 from cfqa_data.builders.sources.images import check_pixels
 
 __all__ = [
@@ -66,7 +66,7 @@ def classification_view(image: Image.Image, path: Path) -> np.ndarray:
 
 def two_windows(height: int, width: int) -> bool:
     """Whether an image of this size gives the two windows that the dataset asks for."""
-    return len(_corners(*_GEOMETRY.scaled(height, width))) == 2
+    return len(_GEOMETRY.corners(*_GEOMETRY.scaled(height, width))) == 2
 
 
 def segmentation_views(image: np.ndarray) -> np.ndarray:
@@ -81,7 +81,8 @@ def segmentation_views(image: np.ndarray) -> np.ndarray:
     rows, columns = _GEOMETRY.scaled(*image.shape[:2])
     scaled, side = resize_linear(image, rows, columns), _GEOMETRY.window
     windows = [
-        scaled[top : top + side, left : left + side] for top, left in _corners(rows, columns)
+        scaled[top : top + side, left : left + side]
+        for top, left in _GEOMETRY.corners(rows, columns)
     ]
     return pad_to_patches(normalise_255(np.stack(windows)))
 
@@ -165,11 +166,3 @@ def _taps(source: int, target: int, clamp: bool) -> tuple[np.ndarray, ...]:
 
 
 _GEOMETRY = SegGeometry()
-
-
-def _corners(rows: int, columns: int) -> list[tuple[int, int]]:
-    return [
-        (top, left)
-        for top in window_starts(rows, _GEOMETRY.window, _GEOMETRY.stride)
-        for left in window_starts(columns, _GEOMETRY.window, _GEOMETRY.stride)
-    ]

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cfqa_data.builders.sources.geometry import DepthGeometry, SegGeometry, window_starts
 from cfqa_data.builders.tasks.classification import ClsHead
 from cfqa_data.builders.tasks.depth import DepthHead
 from cfqa_data.builders.tasks.linear import Head
 from cfqa_data.builders.tasks.segmentation import SegHead
 from cfqa_data.errors import BuildError
 
-__all__ = ["Head", "load_head"]
+__all__ = ["DepthGeometry", "Head", "SegGeometry", "load_head", "window_starts"]
 
 HEADS: Mapping[str, type[Head]] = {kind.task: kind for kind in (ClsHead, SegHead, DepthHead)}
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from cfqa_data.builders.sources.geometry import IGNORE, SegGeometry, window_starts
+from cfqa_data.builders.sources.geometry import IGNORE, SegGeometry
 from cfqa_data.builders.tasks.linear import Head, LinearTask
 from cfqa_data.extras import extras
 from cfqa_data.format.first import TASKS, VIEWS
@@ -47,18 +47,14 @@ class SegHead(Head):
     def predict_logits(self, feature: Tensor | np.ndarray, height: int, width: int) -> Tensor:
         """Class logits of the whole image, float32 (classes, height, width)."""
         feature = self.checked(feature, views=False)
-        window, stride = self.geometry.window, self.geometry.stride
+        window = self.geometry.window
         rows, columns = self.geometry.scaled(height, width)
         if min(rows, columns) < window:
             raise self.wrong(
                 f"an image of {height}x{width} scales to {rows}x{columns}, "
                 f"which is smaller than a window of {window}"
             )
-        corners = [
-            (top, left)
-            for top in window_starts(rows, window, stride)
-            for left in window_starts(columns, window, stride)
-        ]
+        corners = self.geometry.corners(rows, columns)
         if len(corners) != len(feature):
             raise self.wrong(
                 f"an image of {height}x{width} has {len(corners)} windows, "

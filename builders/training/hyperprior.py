@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -154,14 +154,16 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _lambdas(given: argparse.Namespace) -> dict[str, tuple[float, ...]]:
+def _lambdas(given: argparse.Namespace, tasks: Iterable[str]) -> dict[str, tuple[float, ...]]:
     """Return the lambdas of each ladder: given ones, or the published or the shipped lists."""
     ladders = {MULTI_TASK: given.lambdas}
-    for task in TASKS:
-        own = getattr(given, f"lambdas_{task}") or given.lambdas
+    for task in tasks:
+        own = getattr(given, f"lambdas_{task}", None) or given.lambdas
         ladders[f"hyperprior_task_specific-{task}"] = own
-    usual = PUBLISHED if given.published else dict.fromkeys(ladders, LAMBDAS)
-    return {ladder: tuple(values or usual[ladder]) for ladder, values in ladders.items()}
+    usual = PUBLISHED if given.published else {}
+    return {
+        ladder: tuple(values or usual.get(ladder, LAMBDAS)) for ladder, values in ladders.items()
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -175,7 +177,8 @@ def main(arguments: list[str] | None = None) -> int:
         settings = replace(
             base(features=str(expanded(given.features)), out=str(expanded(given.out))), **changes
         )
-        for path in train_ladders(settings, _lambdas(given), given.workers):
+        lambdas = _lambdas(given, read_planes(settings.features, None))
+        for path in train_ladders(settings, lambdas, given.workers):
             print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
     except (CfqaError, OSError) as error:
         print(error, file=sys.stderr)

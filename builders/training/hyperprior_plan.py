@@ -306,7 +306,7 @@ def read_planes(path: str, task: str | None) -> dict[str, tuple[np.ndarray, np.n
     """Return training and held-out planes per task, uint8 (count, rows, cols).
 
     Args:
-        path: safetensors with one tensor per task.
+        path: safetensors with one tensor per task; the published tasks come first.
         task: the only one wanted, or None for all.
 
     Raises:
@@ -320,10 +320,17 @@ def read_planes(path: str, task: str | None) -> dict[str, tuple[np.ndarray, np.n
     except (OSError, SafetensorError) as error:
         raise BuildError(f"{path}: not a file of planes ({error})") from None
     planes = {}
-    for name in TASKS if task is None else (task,):
+    for name in sorted(tensors, key=_place) if task is None else (task,):
         found = tensors.get(name)
         if found is None or found.ndim != 3 or found.dtype != np.uint8 or len(found) < 2:
             raise BuildError(f"{path}: needs a tensor {name!r}, uint8 (count > 1, rows, cols)")
         held_out = max(1, round(HELD_OUT * len(found)))
         planes[name] = (found[:-held_out], found[-held_out:])
+    if not planes:
+        raise BuildError(f"{path}: has no planes")
     return planes
+
+
+def _place(task: str) -> tuple[int, str]:
+    published = list(TASKS)
+    return published.index(task) if task in published else len(published), task

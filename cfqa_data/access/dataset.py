@@ -217,7 +217,7 @@ def load(
     cache: bool | str | Path = False,
     untrusted: bool = False,
     follow_links: bool = False,
-    plugins: Iterable[str] | None = None,
+    plugins: Iterable[str | type] | None = None,
 ) -> Dataset:
     """Open a dataset folder, on this machine or in a dataset repo on the Hub.
 
@@ -237,8 +237,8 @@ def load(
         follow_links: of a folder of one's own: read what its links lead to, wherever that is, as
             DVC and git-annex have them. Otherwise they are followed within the folder, and where
             it is in the Hub's cache, to that cache's files.
-        plugins: classes of codecs that are not installed, each as `module:Class`; for decoding what
-            they have made. Classes of a manifest's own choice are never run.
+        plugins: classes of codecs that are not installed, or `module:Class` of some; for decoding
+            what they have made. Classes of a manifest's own choice are never run.
 
     Returns:
         The compressed features with their originals and labels.

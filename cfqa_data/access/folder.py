@@ -55,7 +55,7 @@ class Folder:
     Args:
         root: the folder, or its files wherever they lie.
         untrusted: decode bitstreams in child processes that can do nothing else.
-        plugins: classes of codecs that are not installed, each as `module:Class`.
+        plugins: classes of codecs that are not installed, or `module:Class` of some.
 
     Raises:
         FormatError: it is not a dataset folder. (Its methods raise it for what is missing,
@@ -63,7 +63,7 @@ class Folder:
     """
 
     def __init__(
-        self, root: Path | Files, untrusted: bool = False, plugins: Iterable[str] = ()
+        self, root: Path | Files, untrusted: bool = False, plugins: Iterable[str | type] = ()
     ) -> None:
         self.untrusted, self.plugins = untrusted, tuple(plugins)
         self.files = root if isinstance(root, Files) else LocalFiles(root)
@@ -317,7 +317,11 @@ class Folder:
                 for key, table in self._all_tensors(NAMES.tables(name)).items()
             }
             # What a manifest says of these is not gone by.
-            own = {"untrusted": self.untrusted, "plugins": self.plugins, "tables": tables or None}
+            own: dict[str, Any] = {
+                "untrusted": self.untrusted,
+                "plugins": self.plugins,
+                "tables": tables or None,
+            }
             return get_codec(origin.name, **{**options, **own})
         except (CodecError, RecipeError) as error:
             raise FormatError(f"{where}: {error}") from None

@@ -20,19 +20,14 @@ from cfqa_data.format.limits import LARGEST_HEADER, parse_json
 __all__ = ["Tensor", "TensorFile"]
 
 DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "|i1",
-    "U64": "<u8",
-    "U32": "<u4",
-    "U16": "<u2",
-    "U8": "|u1",
-    "BOOL": "|b1",
-}
+    f"{name}{8 * size}": np.dtype(f"<{kind}{size}")
+    for name, kind, sizes in (
+        ("F", "f", (2, 4, 8)),
+        ("I", "i", (1, 2, 4, 8)),
+        ("U", "u", (1, 2, 4, 8)),
+    )
+    for size in sizes
+} | {"BOOL": np.dtype(np.bool_)}
 
 MOST_AXES = 8
 """Of a tensor; NumPy takes 64, and a dataset's have four."""
@@ -137,7 +132,7 @@ class TensorFile:
             raise ValueError(f"its header says that it has {length} bytes")
         if (rest := 8 + length - len(head)) > 0:
             head += self.blob.read([(len(head), rest)])[0]
-        facts = parse_json(head[8 : 8 + length])
+        facts = parse_json(bytes(head[8 : 8 + length]))
         if not isinstance(facts, dict):
             raise ValueError("its header is not a table")
         facts.pop("__metadata__", None)
@@ -156,7 +151,7 @@ def _tensor(key: str, entry: Any, base: int, size: int) -> Tensor:
         raise ValueError(f"{key!r} has {len(shape)} axes")
     if not start <= stop <= size:
         raise ValueError(f"{key!r} ends at byte {stop} of {size}")
-    dtype = np.dtype(DTYPES[kind]) if kind in DTYPES else None
+    dtype = DTYPES.get(kind)
     if dtype and math.prod(shape) * dtype.itemsize != stop - start:
         raise ValueError(f"{key!r} does not fill its place")
     return Tensor(dtype or kind, tuple(shape), start, stop)

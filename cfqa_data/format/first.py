@@ -196,4 +196,4 @@ def _codec(where: str, name: str, data: object) -> CodecEntry:
         quantizer = quantizer_from_dict(spec["quantizer"])
     except CfqaError as error:
         raise FormatError(f"{where}: {error}") from None
-    return CodecEntry(facts, levels, quantizer, origin=Origin(name, options))
+    return CodecEntry(facts, tuple(levels), quantizer, origin=Origin(name, options))

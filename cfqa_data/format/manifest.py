@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any
 
 from cfqa_data.errors import FormatError, FormatVersionError
 from cfqa_data.format import first
@@ -42,8 +42,7 @@ __all__ = [
 ]
 
 FORMATS = (1, 2)
-Tier = Literal["light", "full"]
-TIERS = get_args(Tier)
+TIERS = ("light", "full")
 PACKAGES = (
     *("cfqa-data", "numpy", "pyarrow", "safetensors", "zarr", "numcodecs"),
     *("torch", "av", "imageio-ffmpeg", "constriction"),
@@ -68,7 +67,7 @@ class Manifest(Checked):
     """
 
     name: str
-    tier: Tier
+    tier: str
     recipe: Mapping[str, Any]
     tasks: Mapping[str, TaskEntry]
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -80,6 +79,7 @@ class Manifest(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require(self.tier in TIERS, f".tier is not one of {', '.join(TIERS)}")
         if not self.format:
             plain = not self.packages and first.fits(self.recipe, self.tasks)
             object.__setattr__(self, "format", 1 if plain else 2)
@@ -132,8 +132,9 @@ class Manifest(Checked):
         tasks = read(data.get("tasks"))
         check_source_ids({name: entry.sources for name, entry in tasks.items()})
         keys = ("name", "tier", "recipe", "versions", "weights", "health")
+        told: dict[str, Any] = {key: data.get(key) for key in keys}
         return cls(
-            **{key: data.get(key) for key in keys},
+            **told,
             tasks=tasks,
             files=_files(data.get("files")),
             packages=data.get("packages", {}),

@@ -20,6 +20,7 @@ from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
 from cfqa_data.access.tensors import TensorFile
 from cfqa_data.errors import FormatError
+from cfqa_data.format.codes import shard_name
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.invariants import (
     PLACES,
@@ -130,7 +131,7 @@ class _Job:
                 if self.manifest.tier == "full" or codec.facts.on == "inputs":
                     array = NAMES.compressed(task, codec.name).as_posix()
                     known.add(f"{array}/zarr.json")
-                    known |= {f"{array}/c/{n}/0/0/0/0/0" for n in range(len(entry.sources))}
+                    known |= {f"{array}/{shard_name(n)}" for n in range(len(entry.sources))}
         for name in sorted(known - listed):
             yield f"does not list {name}"
         for name in sorted(listed - known):

@@ -104,20 +104,19 @@ def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
     return data
 
 
-def recipe_of(manifest: Manifest, plugins: Sequence[str | type] = ()) -> Recipe:
+def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
     """Return the recipe of a manifest, with the classes of plugins in their places.
 
     Args:
         manifest: of anybody: what it names is looked up among built-in classes, installed entry
             points and plugins.
-        plugins: classes, or `module:Class` of some, that may take part.
+        plugins: `module:Class` of what may take part too.
 
     Raises:
         FormatError: it is none, or a codec of it is not known here.
     """
     registry = Registry("plugin", {}, FormatError)
-    texts = [p if isinstance(p, str) else f"{p.__module__}:{p.__qualname__}" for p in plugins]
-    named = {own_name(registry.find(text, classes=True).target): text for text in texts}
+    named = {own_name(registry.find(text, classes=True).target): text for text in plugins}
     data = copy.deepcopy(dict(manifest.recipe))
     try:
         for kind, table, key, default in places_of_classes(data):

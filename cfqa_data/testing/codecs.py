@@ -318,8 +318,8 @@ def _code(suite: type[CodecSuite]) -> list[Case]:
     return [(x, p, codec.encode(x, p)) for p in suite.tried() for x in suite.items()]
 
 
-_learned: Callable[[type[CodecSuite]], dict[str, np.ndarray]] = cache(_learn)
-_coded: Callable[[type[CodecSuite]], list[Case]] = cache(_code)
+_learned: Callable[[Any], dict[str, np.ndarray]] = cache(_learn)
+_coded: Callable[[Any], list[Case]] = cache(_code)
 
 
 def _damaged(stream: bytes) -> Iterator[bytes]:

@@ -127,7 +127,9 @@ class Picture(InputCodec):
 
     def encode(self, inputs: np.ndarray, parameter: float) -> bytes:
         step = max(1, round(64 / parameter))
-        return zlib.compress(np.searchsorted(self.grey, inputs // step * step).astype("u1"))
+        return zlib.compress(
+            np.searchsorted(self.grey, inputs // step * step).astype("u1").tobytes()
+        )
 
     def decode(self, bitstream: Bitstream) -> np.ndarray:
         places = _inflated(self.name, bitstream, np.dtype(np.uint8), SIDES)

@@ -17,16 +17,7 @@ from cfqa_data.format.first import TASKS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "KEYS",
-    "FeatureSource",
-    "arrays_digest",
-    "dataset_identity",
-    "facts_of",
-    "opened",
-    "table_digest",
-    "task_facts",
-]
+__all__ = ["FeatureSource", "dataset_identity", "facts_of", "opened", "task_facts"]
 
 KEYS = ("task", "source_id", "codec", "level")
 """Columns of the labels that name a row."""

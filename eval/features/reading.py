@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,9 @@ class Part:
         self.target = target
         self.original = dataset.original
         self.compressed = dataset.compressed
-        if hasattr(dataset, "codes"):
-            self.codes = dataset.codes
+        for name in ("codes", "manifest"):
+            if hasattr(dataset, name):
+                setattr(self, name, getattr(dataset, name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +90,7 @@ def read_batches(
     for row, key in keys.items():
         by_source.setdefault(key[0], []).append(row)
     room = CPU_BATCH_BYTES if device == "cpu" else GPU_BATCH_BYTES
-    codes = getattr(dataset, "codes", None)
-    read = dataset.compressed if device == "cpu" or codes is None else codes
+    read = _reader(dataset, device)
 
     def jobs() -> Iterator[tuple[str, Features, list[int]]]:
         for source_id, of_source in by_source.items():
@@ -119,6 +119,21 @@ def read_batches(
         if item is not None:
             raise MetricError(f"{names[item]} holds NaN or Inf")
         yield Batch(source_id, part, names, x, Features(y))
+
+
+def _reader(dataset: FeatureSource, device: str) -> Callable[[str, str, int], Any]:
+    """Return what reads a compressed feature: integers for a device that is not the CPU."""
+    codes, manifest = (getattr(dataset, name, None) for name in ("codes", "manifest"))
+    if device == "cpu" or codes is None:
+        return dataset.compressed
+    tasks = manifest.tasks.values() if manifest else ()
+    held = [codec for task in tasks for codec in task.codecs.values()]
+    plain = {codec.name for codec in held if codec.quantizer is None}  # of which there are none
+
+    def read(source_id: str, codec: str, level: int) -> Any:
+        return (dataset.compressed if codec in plain else codes)(source_id, codec, level)
+
+    return read
 
 
 def _stacked(versions: list[Any], device: str) -> torch.Tensor:

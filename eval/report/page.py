@@ -196,17 +196,16 @@ def _counts(evaluation: Evaluation, held: Mapping[str, TaskEntry]) -> list[dict[
     ``valid`` are the sources whose label varies over all codecs and levels: the means are over
     these, but for those on which a metric lacks a score.
     """
-    pairs = list(
-        zip(*(evaluation.labels[n].to_pylist() for n in ("task", "source_id")), strict=True)
-    )
+    kinds = [("source_id", "count_distinct"), ("source_id", "count")]
+    scored = evaluation.labels.group_by("task").aggregate(kinds).to_pylist()
+    counts = {row["task"]: row for row in scored}
     rows = {row["task"]: row for row in evaluation.across_codecs.to_pylist()}
-    ids = {task: [source for name, source in pairs if name == task] for task in rows}
     return [
         {
             "task": task,
-            "sources": len(set(ids[task])),
+            "sources": counts[task]["source_id_count_distinct"],
             "of": len(held[task].sources) if task in held else None,
-            "features": len(ids[task]),
+            "features": counts[task]["source_id_count"],
             "valid": row["n_valid"] + row["n_missing"],
         }
         for task, row in rows.items()

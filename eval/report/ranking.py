@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,13 +89,11 @@ class Ranked:
 def ranking(evaluation: Evaluation) -> list[Ranked]:
     """Return the metrics, the best mean SROCC over all tasks first, those without one last."""
     overall = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
-    tasks: dict[str, dict[str, Any]] = {}
-    areas: dict[str, dict[str, tuple[float | None, float | None]]] = {}
+    by_task, areas = defaultdict[str, dict[str, Any]](dict), defaultdict[str, dict[str, Any]](dict)
     for row in evaluation.across_codecs.to_pylist():
-        tasks.setdefault(row["metric"], {})[row["task"]] = _figures(row)
+        by_task[row["metric"]][row["task"]] = _figures(row)
     for row in evaluation.discrimination.to_pylist():
-        both = (row["auc_different"], row["auc_better"])
-        areas.setdefault(row["metric"], {})[row["task"]] = both
+        areas[row["metric"]][row["task"]] = row["auc_different"], row["auc_better"]
 
     def merit(numbered: tuple[int, Metric]) -> float:
         value = Figure.of(overall[numbered[1].name], "srocc").value
@@ -108,9 +107,9 @@ def ranking(evaluation: Evaluation) -> list[Ranked]:
             metric=metric,
             better=BETTER[metric.lower_better],
             overall=_figures(overall[metric.name]),
-            by_task=tasks[metric.name],
+            by_task=by_task[metric.name],
             beaten_by=overall[metric.name]["srocc_group"],
-            discrimination=areas.get(metric.name, {}),
+            discrimination=areas[metric.name],
             missing=evaluation.labels.num_rows - overall[metric.name]["n_pooled"],
         )
         for place, (number, metric) in enumerate(ordered, 1)

@@ -23,19 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "COEFFICIENTS",
-    "average_ranks",
-    "centred",
-    "coefficients",
-    "constant_rows",
-    "equal_rows",
-    "kendall",
-    "pearson",
-    "power_of_two",
-    "signs",
-    "spearman",
-]
+__all__ = ["COEFFICIENTS", "average_ranks", "coefficients", "kendall", "pearson", "spearman"]
 
 COEFFICIENTS = ("plcc", "srocc", "krocc")
 """Pearson's, Spearman's and Kendall's, in the order of every array that holds all three."""

@@ -138,8 +138,9 @@ def statistics(
             threshold = counted.noticeable if counted else 0.0
             rows["discrimination"] += _discrimination(grid.task, threshold, metrics, scores, truth)
     if together:
-        percentiles = [_percentiles(cell.truth) for cell in together]
-        joined = join_cells(together, percentiles)
+        # The share of a task's points below each, ties counting half: comparable across tasks.
+        shares = [(average_ranks(c.truth[None])[0] - 0.5) / c.truth.size for c in together]
+        joined = join_cells(together, shares)
         append("across_tasks", joined, task="all", tasks=len(together))
     return Statistics(
         **{name: make_table(name, rows[name] if name in wanted else []) for name in rows}
@@ -214,8 +215,3 @@ def _discrimination(
             "auc_different": found.auc_different[index],
             "auc_better": found.auc_better[index],
         }
-
-
-def _percentiles(truth: Floats) -> Floats:
-    """Return the share of points below each, ties counting half: comparable across tasks."""
-    return np.asarray((average_ranks(truth[None])[0] - 0.5) / truth.size)

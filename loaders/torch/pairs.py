@@ -54,7 +54,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         cache: of a repo: fetch whole files and read them from there, as for `cfqa_data.load`.
         untrusted: decode bitstreams in child processes that can do nothing else.
         follow_links: read what links in a folder lead to, wherever that is.
-        plugins: classes of codecs that are not installed, each as `module:Class`.
+        plugins: classes of codecs that are not installed, or `module:Class` of some.
 
     Raises:
         CfqaError: there is no such task, codec, level, source, fold or column, or rows are chosen
@@ -77,7 +77,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         cache: bool | str | Path = False,
         untrusted: bool = False,
         follow_links: bool = False,
-        plugins: Iterable[str] = (),
+        plugins: Iterable[str | type] = (),
     ) -> None:
         options: dict[str, Any] = {
             "task": task,

@@ -166,12 +166,10 @@ class ReferenceCodec(VideoCodec):
         Raises:
             MissingDependencyError: there is none.
         """
-        if given := os.environ.get(self.variable("decoder")):
-            return self._named(given)
         beside = None
         with suppress(MissingDependencyError):
             beside = _first(self.decoders, str(self._find_program().parent))
-        if found := beside or _first(self.decoders):
+        if found := self._given("decoder") or beside or _first(self.decoders):
             return found
         raise MissingDependencyError(
             f"{self.name}: no {self.software} decoder to check against: give it by "
@@ -189,15 +187,23 @@ class ReferenceCodec(VideoCodec):
         return program, self._find_config(program), _ask_version(type(self), program)
 
     def _find_program(self) -> Path:
-        if given := self.encoder or os.environ.get(self.variable("encoder")):
-            return self._named(given)
-        if found := _first(self.encoders):
+        if found := self._given("encoder", self.encoder) or _first(self.encoders):
             return found
         raise MissingDependencyError(
             f"{self.name}: no {self.software} encoder: build it from its sources, then give it by "
             f"cfqa build --{self.name}-encoder FILE, by {self.variable('encoder')}, by the codec's "
             f"option encoder, or put {' or '.join(self.encoders)} on PATH"
         )
+
+    def _given(self, what: str, option: Path | None = None) -> Path | None:
+        """Return the absolute path of a program that an option or the environment names, if any."""
+        if not (given := option or os.environ.get(self.variable(what))):
+            return None
+        path = expanded(given)
+        if found := shutil.which(path):
+            return Path(found).absolute()
+        why = "it is not an executable file" if path.exists() else "there is no such program"
+        raise MissingDependencyError(f"{self.name}: {given} cannot be run: {why}")
 
     def _find_config(self, program: Path) -> Path:
         if given := self.config or os.environ.get(self.variable("config")):
@@ -214,14 +220,6 @@ class ReferenceCodec(VideoCodec):
             f"give it by cfqa build --{self.name}-config FILE, by {self.variable('config')}, or by "
             "the codec's option config"
         )
-
-    def _named(self, given: str | Path) -> Path:
-        """Return the absolute path of a program that was named."""
-        path = expanded(given)
-        if found := shutil.which(path):
-            return Path(found).absolute()
-        why = "it is not an executable file" if path.exists() else "there is no such program"
-        raise MissingDependencyError(f"{self.name}: {given} cannot be run: {why}")
 
     def _continued(self, bitstream: bytes) -> list[bytes]:
         """Return a stream that ends with a slice again, with ones behind the slice.

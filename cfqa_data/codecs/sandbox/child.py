@@ -18,18 +18,7 @@ from cfqa_data.codecs.base import Codec
 from cfqa_data.codecs.sandbox.confinement import filter_calls, set_limits
 from cfqa_data.errors import CfqaError, MissingDependencyError
 
-__all__ = [
-    "FAILED",
-    "MISSING",
-    "MOST_TEXT",
-    "OK",
-    "READY",
-    "REFUSED",
-    "REPLY",
-    "REQUEST",
-    "START",
-    "main",
-]
+__all__ = ["main"]
 
 START = struct.Struct("<dQQI")
 """Seconds to start, bytes of memory, seconds of processor time, length of the JSON that follows."""

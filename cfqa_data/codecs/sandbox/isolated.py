@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_shape
-from cfqa_data.codecs.sandbox.process import DecoderProcess, Refused
+from cfqa_data.codecs.sandbox.process import DecoderProcess
 from cfqa_data.errors import CodecError
 from cfqa_data.format.resources import PACKAGE, locate
 from cfqa_data.paths import absolute_path, absolute_program
@@ -150,15 +150,12 @@ class IsolatedCodec(Codec):
         child = self._take(samples)
         try:
             size = self.dtype.itemsize * samples
-            decoded = child.decode(bitstream, shape, size, time_limit(samples))
-        except Refused as refusal:
-            self._keep(child)
-            raise refusal.error from None
-        except BaseException:
-            child.close()
-            raise
-        self._keep(child)
-        return decoded
+            return child.decode(bitstream, shape, size, time_limit(samples))
+        finally:
+            if child.sound and child.spent < LIFE_SECONDS:
+                self._idle.append(child)
+            else:
+                child.close()
 
     def _take(self, samples: int) -> DecoderProcess:
         """Return a child that is large enough and has said nothing since its last reply."""
@@ -175,12 +172,6 @@ class IsolatedCodec(Codec):
     def _new_child(self, samples: int) -> DecoderProcess:
         life = LIFE_SECONDS + time_limit(samples)
         return DecoderProcess(self.name, self._start, samples, memory_limit(samples), life)
-
-    def _keep(self, child: DecoderProcess) -> None:
-        if child.spent < LIFE_SECONDS:
-            self._idle.append(child)
-        else:
-            child.close()
 
 
 def _absolute(option: str, value: Any) -> Any:

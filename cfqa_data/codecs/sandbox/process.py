@@ -18,9 +18,9 @@ from contextlib import suppress
 from typing import IO
 
 from cfqa_data.codecs.sandbox import child as wire
-from cfqa_data.errors import CfqaError, CodecError, MissingDependencyError
+from cfqa_data.errors import CodecError, MissingDependencyError
 
-__all__ = ["DecoderProcess", "Refused"]
+__all__ = ["DecoderProcess"]
 
 START_SECONDS = 60.0
 """Time to start an interpreter, import a decoder and read its weights."""
@@ -30,18 +30,6 @@ PASSED_ON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
 
 # More threads, or a heap for each, would need more memory than a plane's size tells.
 ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-
-
-class Refused(Exception):
-    """The child is sound, and says what is wrong with what it was given.
-
-    Args:
-        error: what it says.
-    """
-
-    def __init__(self, error: CfqaError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class DecoderProcess:
@@ -59,6 +47,7 @@ class DecoderProcess:
         itemsize: bytes of a sample, 1 or 2.
         peak: the largest sample.
         spent: seconds that it has decoded for.
+        sound: whether it gave a proper answer to the last request, and can be asked again.
 
     Raises:
         CodecError: it did not start, or cannot make the codec.
@@ -85,8 +74,6 @@ class DecoderProcess:
                 except BaseException:
                     self.close()
                     raise
-        except Refused as refusal:
-            raise refusal.error from None
         except OSError as error:
             raise CodecError(f"{name}: no process to decode in ({error.strerror})") from None
 
@@ -114,8 +101,7 @@ class DecoderProcess:
         """Return the ``size`` bytes of the plane that a bitstream holds.
 
         Raises:
-            Refused: the bitstream is damaged; the child can be asked again.
-            CodecError: the child did not answer, or not with that; it must be closed.
+            CodecError: the bitstream is damaged, or the child did not answer, or not with that.
         """
         started = time.monotonic()
         request = wire.REQUEST.pack(*shape, seconds, len(bitstream)) + bitstream
@@ -148,23 +134,25 @@ class DecoderProcess:
 
     def _ask(self, request: bytes, size: int, seconds: float) -> bytearray:
         """Send a request and return its answer of ``size`` bytes."""
-        deadline = time.monotonic() + seconds
+        deadline, self.sound = time.monotonic() + seconds, False
         try:
             self._send(request, deadline)
             status, length = wire.REPLY.unpack(self._receive(wire.REPLY.size, deadline))
-            if status == wire.OK and length == size:
-                return self._receive(size, deadline)
-            if status not in (wire.REFUSED, wire.MISSING, wire.FAILED) or length > wire.MOST_TEXT:
+            if (status, length) != (wire.OK, size) and (
+                status not in (wire.REFUSED, wire.MISSING, wire.FAILED) or length > wire.MOST_TEXT
+            ):
                 raise self._nonsense()
-            text = self._receive(length, deadline).decode(errors="replace")
+            answer = self._receive(length, deadline)
         except TimeoutError:
             raise CodecError(f"{self.name}: decoding took over {seconds:.0f} s") from None
         except (EOFError, BrokenPipeError):
             raise self._ended(seconds) from None
-        if status == wire.MISSING:
-            raise Refused(MissingDependencyError(text))
-        if status == wire.REFUSED:
-            raise Refused(CodecError(text))
+        self.sound = status != wire.FAILED
+        if status == wire.OK:
+            return answer
+        text = answer.decode(errors="replace")
+        if self.sound:
+            raise MissingDependencyError(text) if status == wire.MISSING else CodecError(text)
         hint = f" with {self._memory >> 20} MiB of memory" if "Memory" in text else ""
         raise CodecError(f"{self.name}: the decoder failed{hint} ({text})")
 
