@@ -133,7 +133,7 @@ def bits_of(size: Any) -> Any:
     return 8 * size
 
 
-def rate_of(bits: Any, points: int) -> Any:
+def rate_of(bits: Any, points: Any) -> Any:
     """Return the bits per point of a feature of so many points."""
     return bits / points
 

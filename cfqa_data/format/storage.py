@@ -331,7 +331,7 @@ def check_rows(
     *before, place = found.values()
     line = np.ravel_multi_index(tuple(before), outer) if before else np.zeros_like(place)
     if (beyond := place >= (ends - starts)[line]).any():
-        row, column = int(beyond.argmax()), next(reversed(axes))
+        row, column = int(beyond.argmax()), list(axes)[-1]
         raise FormatError(f"{path}: row {row}: has no {column} {axes[column][place[row]]}; {again}")
     cells = starts[line] + place
     counts = np.bincount(cells, minlength=int(ends[-1]))
