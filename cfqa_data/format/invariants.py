@@ -242,7 +242,7 @@ def _group(rows: LabelRows) -> np.ndarray:
 
 def _bits(rows: LabelRows) -> np.ndarray:
     known = rows.of_codec(lambda codec: codec.facts.bits) != "unknown"
-    return np.isnan(rows["bits"]) | (known & (rows["bits"] > 0))
+    return np.isnan(rows["bits"]) | (known & (rows["bits"] >= 0))
 
 
 def _bpfp(rows: LabelRows) -> np.ndarray:
