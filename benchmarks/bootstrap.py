@@ -76,8 +76,7 @@ def made_up_scores(labels: pa.Table, count: int) -> np.ndarray:
 
 def cells_of(grid: Grid) -> list[np.ndarray]:
     """Return the (sources, points) row numbers of each cell of a task."""
-    cells = [grid.rows[:, codec] for codec in range(len(grid.codecs))]
-    return [*cells, grid.rows.reshape(len(grid.sources), -1)]
+    return [*(grid.rows[:, versions] for versions in grid.codecs.values()), grid.rows]
 
 
 def loop_seconds(labels: pa.Table, scores: np.ndarray, draws: int) -> float:

@@ -85,7 +85,8 @@ def write_features(root: Path, sources: int) -> float:
     recipe = load_recipe("mini")
     cls = recipe.tasks["cls"]
     ladder = cls.ladders["x265"]
-    recipe = replace(recipe, tasks={"cls": replace(cls, ladders={"x265": ladder})})
+    tasks = {"cls": replace(cls, ladders={"x265": ladder})}
+    recipe = replace(recipe, tasks=tasks, group_size=1)
     ids = [f"source-{index}" for index in range(sources)]
     write_tables(root / "cfqa", recipe, {"cls": ids})
     layout, quantizer = Layout(root / "cfqa"), ladder.quantizer

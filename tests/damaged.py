@@ -28,7 +28,8 @@ def build_toy(folder: Path) -> Path:
         "x265": QPS,
         "hyperprior_multi_task": learned | {"models": str(folder / "models.safetensors")},
     }
-    return build(toy_recipe(folder, codecs), folder / "cfqa", workers=1)
+    recipe = toy_recipe(folder, codecs, sources_per_task=2, group_size=1)
+    return build(recipe, folder / "cfqa", workers=1)
 
 
 def flip(path: Path, at: int | None = None) -> None:
@@ -79,7 +80,7 @@ KINDS = {
     "learned bitstreams": "bitstreams/dpt-hyperprior_multi_task-00001-of-00002.safetensors",
     "truth": "truth/seg.safetensors",
     "metadata": "compressed/dpt/x265.zarr/zarr.json",
-    "codes": "compressed/seg/hyperprior_multi_task.zarr/c/2/0/0/0/0/0",
+    "codes": "compressed/seg/hyperprior_multi_task.zarr/c/1/0/0/0/0/0",
 }
 """A file of every kind."""
 

@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--workers", type=int, default=0, help="with 2, only the timer is a fault")
     parser.add_argument("--every", type=int, default=0, help="one fault before every n-th event")
-    parser.add_argument("--named", action="store_true", help="and the places that have a name")
+    parser.add_argument("--named", nargs="*", metavar="NAME", help="and these places, or all named")
     parser.add_argument("--events", action="store_true", help="and tell what a build does")
     options = parser.parse_args()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a sync costs nothing there
@@ -234,7 +234,9 @@ def main() -> None:
         builder = prepare(Path(scratch))
         expected, events = undisturbed(builder, options.workers)
         random_ = random.Random(options.seed)
-        cases = [[fault] for fault in named(events).values()] if options.named else []
+        known = named(events)
+        chosen = known if options.named == [] else options.named or ()
+        cases = [[known[name]] for name in chosen]
         certain = len(cases)
         if options.every:
             places = range(random_.randrange(options.every), len(events), options.every)

@@ -208,6 +208,7 @@ def test_coding() -> None:
     assert found["x265, cls at 30: size"].value
 
 
+@pytest.mark.release
 @pytest.mark.usefixtures("small")
 def test_mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_mock_dataset(tmp_path / "mini", sources=2)

@@ -525,15 +525,16 @@ def test_exit_statuses_of_the_process(folder: Path) -> None:
     assert failed.stderr.count("\n") == 1
 
 
-def test_interrupting_exits_130_without_a_traceback(folder: Path, tmp_path: Path) -> None:
-    # A shell starts background jobs deaf to Ctrl-C; such a one may run these tests.
-    (tmp_path / "stopper.py").write_text(
-        "import signal\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def stop(x, y):\n"
-        "    signal.raise_signal(signal.SIGINT)\n"
-    )
-    arguments = ["eval", str(folder), "--metric", "stopper:stop"]
+def test_interrupting_says_whether_the_same_command_goes_on(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a process, see `test_cli_process.py`."""
+    (tmp_path / "cli_stopper.py").write_text("def stop(x, y):\n    raise KeyboardInterrupt\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["eval", str(folder), "--metric", "cli_stopper:stop"]
     for more, said in (
         ([], "cfqa: interrupted"),
         (
@@ -541,11 +542,10 @@ def test_interrupting_exits_130_without_a_traceback(folder: Path, tmp_path: Path
             "cfqa: interrupted; the same command goes on from the scores so far",
         ),
     ):
-        stopped = run(*arguments, *more, cwd=tmp_path)
-        assert stopped.returncode == 130
-        assert "Traceback" not in stopped.stderr
-        assert stopped.stderr.splitlines()[-1] == said
-        assert stopped.stdout == ""
+        assert main([*arguments, *more]) == 130
+        told = capsys.readouterr()
+        assert told.err.splitlines()[-1] == said
+        assert told.out == ""
 
 
 def test_a_reader_that_goes_away_is_no_error(folder: Path, tmp_path: Path) -> None:

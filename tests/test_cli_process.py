@@ -43,51 +43,64 @@ def shell(command: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_each_signal_ends_a_command_cleanly_and_it_goes_on(
+STOPPED = """
+import signal, sys
+import cfqa_data.summary
+from cfqa_data.cli import main
+number = int(sys.argv.pop())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cfqa_data.summary.summarise = lambda *_, **__: signal.raise_signal(number)
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_each_signal_ends_a_command_cleanly(number: int) -> None:
+    # A shell starts background jobs deaf to Ctrl-C, and `nohup` to SIGHUP: both are set here.
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, "info", "cfqa", str(int(number))],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == "cfqa: interrupted\n"
+
+
+def test_a_command_that_is_terminated_goes_on(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # A shell starts background jobs deaf to Ctrl-C, and `nohup` to SIGHUP: both are set here.
     (tmp_path / "stopper.py").write_text(
         "import os, signal\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "calls = 0\n"
         "def stop(x, y):\n"
         "    global calls\n"
         "    calls += 1\n"
         "    if calls == 2 and 'STOP' in os.environ:\n"
-        "        signal.raise_signal(int(os.environ['STOP']))\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
         "    return (x - y).square().mean((1, 2, 3, 4))\n"
     )
     words = ["eval", str(folder), "--task", "cls", "--metric", "stopper:stop", "--metric", "mse"]
-    processes = {
-        number: start(
-            *words,
-            "--out",
-            f"{number}.parquet",
-            cwd=tmp_path,
-            env=os.environ | {"STOP": str(int(number))},
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-        )
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    for number, process in processes.items():
-        out, err = process.communicate(timeout=120)
-        assert (process.returncode, out) == (128 + number, ""), err
-        assert err.splitlines()[-1] == INTERRUPTED
-        assert "Traceback" not in err
-        assert not (tmp_path / f"{number}.parquet").exists()
-        assert (tmp_path / f"{number}.parquet.unfinished").exists()
+    environment = os.environ | {"STOP": "1"}
+    process = start(*words, "--out", "stopped.parquet", cwd=tmp_path, env=environment)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (128 + signal.SIGTERM, ""), err
+    assert err.splitlines()[-1] == INTERRUPTED
+    assert "Traceback" not in err
+    assert not (tmp_path / "stopped.parquet").exists()
+    assert (tmp_path / "stopped.parquet.unfinished").exists()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("whole", f"{signal.SIGTERM}"):
+    for name in ("whole", "stopped"):
         assert main([*words, "--out", f"{name}.parquet"]) == 0
         assert capsys.readouterr().err.splitlines()[-1].startswith("evaluate: done")
-    again = pq.read_table(tmp_path / f"{signal.SIGTERM}.parquet")
+    again = pq.read_table(tmp_path / "stopped.parquet")
     assert again.equals(pq.read_table(tmp_path / "whole.parquet"))
-    assert not (tmp_path / f"{signal.SIGTERM}.parquet.unfinished").exists()
+    assert not (tmp_path / "stopped.parquet.unfinished").exists()
 
 
 class Stops:
@@ -163,14 +176,17 @@ STREAMS = {
 def test_streams_that_are_closed_or_full(folder: Path) -> None:
     running = {
         (words, after): shell(f'"$@" {words} {after}', PYTHONUNBUFFERED=unbuffered)
-        for after in STREAMS
-        for words, unbuffered in ((f"info {folder}", ""), ("--version", "1"))
+        for words, unbuffered, streams in (
+            (f"info {folder}", "", (">&-", "2>&-", ">/dev/full")),
+            ("--version", "1", STREAMS),
+        )
+        for after in streams
     }
     for (_, after), process in running.items():
         status, answers, said = STREAMS[after]
         out, err = process.communicate(timeout=120)
         assert (process.returncode, bool(out), err) == (status, answers, said), after
-    for after in ("2>&-", "2>/dev/full", ">&- 2>&-"):
+    for after in ("2>/dev/full", ">&- 2>&-"):
         process = shell(f'"$@" info {folder}/nowhere {after}')
         assert (process.communicate(timeout=60), process.returncode) == (("", ""), 2)
 
@@ -180,9 +196,7 @@ def test_other_languages_and_terminals(folder: Path) -> None:
     for environment in (
         posix,
         {"PYTHONIOENCODING": "ascii"},
-        {"TERM": "dumb", "NO_COLOR": "1"},
-        {"COLUMNS": "1"},
-        {"LC_ALL": "no_SUCH"},
+        {"LC_ALL": "no_SUCH", "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "1"},
     ):
         refused = shell('"$@" info n\u00f6 ', **environment)
         out, err = refused.communicate(timeout=60)

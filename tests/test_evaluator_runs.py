@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,14 @@ from cfqa_data.eval.features import Features
 from cfqa_data.eval.features.reading import read_batches
 from cfqa_data.eval.metrics.base import Metric
 from cfqa_data.eval.originals import original_statistics
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_fits() -> Iterator[None]:
+    """Correlate scores as they are: fitting a curve for PLCC takes longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cfqa_data.eval.statistics.mapping._fit", lambda *_: None)
+        yield
 
 
 class FoldedDataset(MemoryDataset):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,17 +27,16 @@ def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
-def test_first_look(folder: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "first_look.py", "cfqa"],
-        cwd=folder.parent,
-        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_first_look(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    run(monkeypatch, "first_look.py", "cfqa")
+    lines = capsys.readouterr().out.splitlines()
     assert "  dpt: 2 originals (2, 4, 9, 16), 80 compressed features" in lines
     assert "The last pair: dpt-001 by hyperprior_task_specific" in lines
     assert "  compressed  float32 (2, 4, 9, 16)" in lines

@@ -1,4 +1,4 @@
-"""A share of the fuzz of files, and the fuzzer itself; docs/untrusted.md tells of more."""
+"""A share of the fuzz, and the fuzzer itself; docs/untrusted.md tells of more."""
 
 from __future__ import annotations
 
@@ -10,42 +10,50 @@ from pathlib import Path
 import mutations
 import pytest
 from fuzz import fuzz
+from fuzz_streams import CODECS
 from fuzzing import Session, Target, load_targets, message_fault
 
 from cfqa_data.errors import FormatError
 
 FILES = {
-    "manifest": 75,
-    "folder": 10,
-    "labels": 40,
-    "tensors": 60,
-    "ranges": 50,
-    "zarr": 40,
-    "shards": 40,
-    "checkpoints": 40,
-    "checkpoints-old": 40,
-    "weights": 75,
-    "weights-index": 75,
-    "compressai": 10,
-    "ladders": 30,
-    "release": 75,
-    "recipe": 15,
-    "scores": 10,
-    "logs": 100,
+    "manifest": 40,
+    "folder": 6,
+    "labels": 25,
+    "tensors": 30,
+    "ranges": 25,
+    "zarr": 25,
+    "shards": 25,
+    "checkpoints": 25,
+    "checkpoints-old": 25,
+    "weights": 40,
+    "weights-index": 40,
+    "compressai": 6,
+    "ladders": 20,
+    "release": 40,
+    "recipe": 10,
+    "scores": 8,
+    "logs": 50,
     "hub": 10,
 }
 """Cases per target."""
 
+STREAMS = {
+    f"{codec}{where}": 20 // cost
+    for codec, (_, cost) in CODECS.items()
+    for where, cost in (("", cost), ("-isolated", 2 * cost))
+}
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
 
 
-def test_every_target_of_files_has_its_share() -> None:
-    names = {name for name, t in load_targets().items() if t.read.__module__ != "fuzz_streams"}
-    assert names - {"hub-cache"} == set(FILES)
+def test_every_target_has_its_share() -> None:
+    assert load_targets().keys() - {"hub-cache"} == {*FILES, *STREAMS}
 
 
 def test_a_share_of_the_fuzz() -> None:
-    for result in fuzz(FILES, FILES, seed=1):
+    """In one child, which loads everything once."""
+    cases = STREAMS | FILES
+    for result in fuzz(cases, cases, seed=1):
         assert not result.faults, result.faults
         assert result.cases > result.outcomes["ok"], result
 

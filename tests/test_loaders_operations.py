@@ -5,6 +5,8 @@ The names come from the installed version; one that is in no table here fails un
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 import pickle
 import re
@@ -96,13 +98,25 @@ def arrays(roots: list[Path]) -> list[list[np.ndarray]]:
     ]
 
 
+@pytest.fixture(scope="module")
+def attached(roots: list[Path], tables: list[Any]) -> Callable[[bool, str], list[Any]]:
+    """The rows of both folders with arrays, as they are asked for."""
+
+    @functools.cache
+    def rows(streaming: bool, format: str) -> list[Any]:
+        return [
+            attach(table.to_iterable_dataset(2) if streaming else table, root, format=format)
+            for table, root in zip(tables, roots, strict=True)
+        ]
+
+    return rows
+
+
 @pytest.fixture
-def case(roots: list[Path], tables: list[Any], tmp_path: Path, request: Any) -> Case:
-    streaming, format = request.param
-    first, other = (
-        attach(table.to_iterable_dataset(2) if streaming else table, root, format=format)
-        for table, root in zip(tables, roots, strict=True)
-    )
+def case(
+    attached: Callable[[bool, str], list[Any]], roots: list[Path], tmp_path: Path, request: Any
+) -> Case:
+    first, other = copy.deepcopy(attached(*request.param))
     return Case(first, other, roots[0], tmp_path)
 
 

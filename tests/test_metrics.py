@@ -71,7 +71,7 @@ def test_growing_noise_moves_the_score_in_the_declared_direction(
 
 
 @metrics
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), noise=st.floats(1e-3, 1e3))
 def test_scores_stay_in_the_declared_range(metric: Metric, seed: int, noise: float) -> None:
     metric = ready(metric, (2, 1, 4, 3))
@@ -127,7 +127,7 @@ def transformed(y: torch.Tensor, kind: str, rng: np.random.Generator) -> torch.T
 
 @metrics
 @pytest.mark.parametrize("kind", ["orthogonal", "permutation", "scale", "translation"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_declared_invariances_hold_and_no_others(metric: Metric, kind: str, seed: int) -> None:
     metric = ready(metric, (2, 1, 6, 5))

@@ -95,7 +95,10 @@ def test_large_features_are_labelled_in_batches(points: int, batch: int) -> None
 def test_batches_do_not_change_the_labels(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = replace(recipe, sources_per_task=1)
+    data = recipe.to_dict() | {"sources_per_task": 1}
+    for task in data["tasks"].values():
+        del task["codecs"]["vvenc"]
+    small = Recipe.from_dict(data)
     whole = build(small, tmp_path / "whole", workers=0)
     monkeypatch.setattr(label, "BATCH_POINTS", 3 * 8 * TOKENS * DIM)
     parts = build(small, tmp_path / "parts", workers=0)

@@ -21,12 +21,21 @@ from cfqa_data.cli import main
 from cfqa_data.recipe.load import Recipe
 
 PROGRAM = Path(__file__).with_name("pipeline_faults.py")
+PLACES = (
+    "inside a shard",
+    "between shard and marker",
+    "inside remove_work, first",
+    "no room for label rows",
+    "no room for the manifest",
+    "power cut at the end",
+    "torn files at the end",
+)
 
 
 @pytest.fixture(scope="module")
 def faults() -> dict[str, Any]:
-    """What happened to builds with faults at places with a name, and at random ones."""
-    options = ["--seed", "0", "--named", "--count", "2", "--events"]
+    """What happened to builds with one fault of each kind; `.ci/release` has many more."""
+    options = ["--count", "0", "--events", "--named", *PLACES]
     done = subprocess.run(
         [sys.executable, PROGRAM, *options], capture_output=True, text=True, check=False
     )
@@ -36,9 +45,9 @@ def faults() -> dict[str, Any]:
 
 
 def test_a_build_that_is_stopped_anyhow_ends_with_the_same_bytes(faults: dict[str, Any]) -> None:
-    assert faults["cases"] == 17 + 2
+    assert faults["cases"] == len(PLACES)
     hits = {end.split()[0] for end in faults["ends"] if end.endswith("hit")}
-    assert hits >= {"kill", "half", "power", "torn", "full", "short"}
+    assert hits == {"kill", "half", "power", "torn", "full", "short"}
 
 
 def test_no_file_has_its_name_before_it_is_whole_and_synced(faults: dict[str, Any]) -> None:
@@ -130,7 +139,7 @@ def goes_on(
     assert tree(out) == tree(plain)
 
 
-@pytest.mark.parametrize("at", [1, 30, 50])
+@pytest.mark.parametrize("at", [1, 30])
 def test_a_full_disk_ends_a_build_in_one_line(
     at: int,
     recipe: Recipe,

@@ -392,7 +392,7 @@ def test_a_hub_that_stumbles_at_every_step_is_asked_again(hub: LoopbackHub, fold
     assert not any(fault.times for fault in hub.faults)
 
 
-@pytest.mark.parametrize("pattern", STEPS)
+@pytest.mark.parametrize("pattern", ["*/refs", "/cdn/*", "*/tag/*"])
 def test_a_hub_that_stays_down_is_one_line_and_the_next_run_goes_on(
     pattern: str, hub: LoopbackHub, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -209,7 +209,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-@pytest.mark.parametrize("after", [0, 1, 3, 6])
+@pytest.mark.parametrize("after", [0, 3, 6])
 def test_a_repair_that_was_killed_is_run_again(
     after: int, folder: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

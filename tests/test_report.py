@@ -8,6 +8,7 @@ import math
 import re
 from base64 import b64encode
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -33,6 +34,9 @@ from cfqa_data.eval.report.colours import viridis
 from cfqa_data.eval.report.figures import curve, fit, scatter, task_points
 from cfqa_data.eval.report.ranking import Figure, ranking
 from cfqa_data.eval.results import KEY
+from cfqa_data.eval.statistics import mapping
+
+FIT = mapping._fit
 
 EVIL = "<script>alert('m')</script>&\"{{ 7*7 }}"
 MOST = float(np.finfo(np.float64).max)
@@ -83,6 +87,14 @@ def opposite(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 opposite.lower_better = True  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_fits() -> Iterator[None]:
+    """Correlate scores as they are: fitting a curve for PLCC takes longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapping, "_fit", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -430,7 +442,11 @@ def test_the_items_are_those_with_the_largest_gap_in_ranks(scored: Evaluation) -
             assert abs(item.gap) == pytest.approx(max(abs(gaps[row]) for row in same))
 
 
-def test_the_line_in_the_scatter_is_the_fit_of_the_statistics(scored: Evaluation) -> None:
+def test_the_line_in_the_scatter_is_the_fit_of_the_statistics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mapping, "_fit", FIT)
+    scored = evaluate(MemoryDataset(), ["mse", "cosine", opposite])
     for part in task_points(scored):
         for column, metric in enumerate(scored.metrics):
             mapped = fit(part.scores[:, column], part.truth, part.scores[:, column])

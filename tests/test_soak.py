@@ -97,16 +97,16 @@ def test_the_line_is_through_the_rounds_after_the_warm_up() -> None:
 def test_reading_is_compared_with_what_other_readers_read(
     full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(soak, "READ_ROUNDS", 6)
+    monkeypatch.setattr(soak, "READ_ROUNDS", 4)
     digests = soak.reference(full)
     assert len(digests) == 3 * 2 * 10
 
     def found() -> growth.Soak:
         pool = ThreadPoolExecutor(4)
-        return soak.soak_reading("pairs", [full, full], digests, 120, pool, tmp_path)
+        return soak.soak_reading("pairs", [full, full], digests, 80, pool, tmp_path)
 
     sound = found()
-    assert (sound.checked, sound.faults()) == (120, [])
+    assert (sound.checked, sound.faults()) == (80, [])
     read = Folder.compressed
 
     def leaking(self: Folder, *key: Any) -> np.ndarray:
@@ -122,7 +122,7 @@ def test_reading_is_compared_with_what_other_readers_read(
         return array
 
     monkeypatch.setattr(Folder, "compressed", wrong)
-    assert len(found().wrong) == 120
+    assert len(found().wrong) == 80
 
 
 def test_other_bytes_and_other_tables_are_told(
@@ -150,6 +150,7 @@ def test_other_bytes_and_other_tables_are_told(
     assert not soak.same_table(labels.slice(1), labels, soak.CLOSE)
 
 
+@pytest.mark.release
 def test_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

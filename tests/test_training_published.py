@@ -214,7 +214,7 @@ def whole(job: Job, settings: Settings) -> tuple[bytes, dict[str, Any]]:
     return path.read_bytes(), line
 
 
-@pytest.mark.parametrize("stops", [(2,), (3,), (7,), (4, 4, 7)])
+@pytest.mark.parametrize("stops", [(2,), (4, 4, 7)])
 def test_an_interrupted_training_ends_with_the_same_bytes(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...]
 ) -> None:

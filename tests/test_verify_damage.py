@@ -145,7 +145,7 @@ def test_rows_that_changed_places_are_found(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "edit", "what"),
     [
-        ("README.md", lambda p: p.write_text(p.read_text().replace("60", "61")), "says "),
+        ("README.md", lambda p: p.write_text(p.read_text().replace("40", "41")), "says "),
         ("truth/seg.safetensors", lambda p: _rename_key(p), "holds 'other'"),
         ("bitstreams/cls-x265-00001-of-00002.safetensors", lambda p: _rename_key(p), "holds"),
         ("originals/cls-00001-of-00002.safetensors", lambda p: _rename_key(p), "lacks"),
@@ -245,13 +245,11 @@ def test_what_does_not_agree_is_not_published(
     assert f"{folder / 'labels/dpt.parquet'}: distortion of " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("workers", "sample"), [(1, 1000), (2, 5)])
-def test_what_was_built_decodes_and_is_labelled_alike(
-    built: Path, workers: int, sample: int
-) -> None:
-    told = look_into(built, read_manifest(built), set(), sample=sample, workers=workers)
+def test_what_was_built_decodes_and_is_labelled_alike(built: Path) -> None:
+    """With workers; what is looked for without them in tests below is found and nothing else."""
+    told = look_into(built, read_manifest(built), set(), sample=5, workers=2)
     assert (told.faults, told.notes) == ((), ())
-    assert (told.decoded, told.compared, told.labelled) == (180, 180, min(sample, 180))
+    assert (told.decoded, told.compared, told.labelled) == (120, 120, 5)
 
 
 def test_edited_codes_are_found_by_looking_deep_only(folder: Path) -> None:
@@ -348,7 +346,7 @@ def test_the_command_says_what_is_damaged(folder: Path, capsys: pytest.CaptureFi
         "labels/a\\nb: went to .repair/aside",
     ]
     assert main(["verify", str(folder), "--deep", "--workers", "1", "--sample", "3"]) == 0
-    assert "180 bitstreams decoded, 180 compared" in capsys.readouterr().out
+    assert "120 bitstreams decoded, 120 compared" in capsys.readouterr().out
 
 
 def test_looking_deep_tells_of_what_stands_in_its_way(
@@ -381,4 +379,4 @@ def test_a_light_folder(folder: Path) -> None:
     edit_manifest(folder, tier="light", files=files)
     assert found(folder) == []
     told = look_into(folder, read_manifest(folder), set(), sample=10, workers=1)
-    assert (told.faults, told.decoded, told.compared, told.labelled) == ((), 180, 0, 10)
+    assert (told.faults, told.decoded, told.compared, told.labelled) == ((), 120, 0, 10)

@@ -71,6 +71,7 @@ def test_the_wheel_holds_every_file(tree: Path) -> None:
     assert {"py.typed", "mini.toml", "dataset_card.md", "LICENSE", "entry_points.txt"} <= told
 
 
+@pytest.mark.release
 def test_the_source_distribution_builds_the_same(tree: Path, tmp_path: Path) -> None:
     packed = build("sdist", tree, tmp_path / "out")
     with tarfile.open(packed) as archive:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from cfqa_example_text.codecs import Deflate, Keep, Stems
+from itertools import islice
 
+from cfqa_example_text.codecs import Deflate, Keep, Stems
+from cfqa_example_text.sentences import Sentences
+from cfqa_example_text.topic import Topic
+from cfqa_example_text.words import HashedWords
+
+from cfqa_data.testing.backbones import BackboneSuite
 from cfqa_data.testing.codecs import FeatureCodecSuite, InputCodecSuite, PlaneCodecSuite
+from cfqa_data.testing.sources import SourceSuite
+from cfqa_data.testing.tasks import TaskSuite
+
+SAMPLES = tuple(islice(Sentences("topic", seed=0).samples(), 4))
 
 
 class TestDeflate(PlaneCodecSuite):
@@ -24,3 +34,18 @@ class TestStems(InputCodecSuite):
     @classmethod
     def items(cls) -> list[str]:
         return ["the rook takes the bishop", "rain and thunder near the harbour"]
+
+
+class TestSentences(SourceSuite):
+    source = Sentences
+
+
+class TestHashedWords(BackboneSuite):
+    backbone, layers = HashedWords, (0, 1)
+    inputs = tuple(sample.inputs for sample in SAMPLES)
+
+
+class TestTopic(TaskSuite):
+    task, backbone, blocks = Topic, HashedWords(), (0, 1)
+    cases = tuple((HashedWords().extract(s.inputs, (0, 1)), s.truth) for s in SAMPLES)
+    inputs = tuple(sample.inputs for sample in SAMPLES)
