@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
-from cfqa_example_text.codecs import Deflate, Keep, Stems
+from itertools import islice
 
+from cfqa_example_text.codecs import Deflate, Keep, Stems
+from cfqa_example_text.sentences import Sentences
+from cfqa_example_text.topic import Topic
+from cfqa_example_text.words import HashedWords
+
+from cfqa_data.testing.backbones import BackboneSuite
 from cfqa_data.testing.codecs import FeatureCodecSuite, InputCodecSuite, PlaneCodecSuite
+from cfqa_data.testing.sources import SourceSuite
+from cfqa_data.testing.tasks import TaskSuite
+
+SAMPLES = list(islice(Sentences("text", 0).samples(), 6))
+INPUTS = tuple(sample.inputs for sample in SAMPLES)
+
+
+class TestSentences(SourceSuite):
+    source = Sentences
+
+
+class TestHashedWords(BackboneSuite):
+    backbone = HashedWords
+    inputs = INPUTS
+    layers = (0, 1)
+
+
+class TestTopic(TaskSuite):
+    task = Topic
+    backbone = HashedWords()
+    cases = tuple((HashedWords().extract(s.inputs, (0,)), s.truth) for s in SAMPLES)
+    inputs = INPUTS
 
 
 class TestDeflate(PlaneCodecSuite):
@@ -23,4 +51,4 @@ class TestStems(InputCodecSuite):
 
     @classmethod
     def items(cls) -> list[str]:
-        return ["the rook takes the bishop", "rain and thunder near the harbour"]
+        return list(INPUTS)
