@@ -27,7 +27,7 @@ __all__ = ["SourceSuite", "digest"]
 
 def digest(value: Any) -> str:
     """Return a hash of what a source may give: arrays, texts, numbers, and containers of them."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         told = f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
     elif isinstance(value, Mapping):
         told = str([(key, digest(value[key])) for key in sorted(value)])
@@ -90,7 +90,7 @@ class SourceSuite:
         if truths[0] is None:
             assert truths == [None] * len(truths)
         else:
-            assert all(isinstance(truth, np.ndarray) for truth in truths)
+            assert all(isinstance(truth, np.ndarray | np.generic) for truth in truths)
             assert len({(truth.dtype, truth.ndim) for truth in truths}) == 1
             assert truths[0].dtype.kind in "biuf"
 

@@ -14,25 +14,7 @@ from cfqa_data.testing.codecs import FeatureCodecSuite, InputCodecSuite, PlaneCo
 from cfqa_data.testing.sources import SourceSuite
 from cfqa_data.testing.tasks import TaskSuite
 
-SAMPLES = list(islice(Sentences("text", 0).samples(), 6))
-INPUTS = tuple(sample.inputs for sample in SAMPLES)
-
-
-class TestSentences(SourceSuite):
-    source = Sentences
-
-
-class TestHashedWords(BackboneSuite):
-    backbone = HashedWords
-    inputs = INPUTS
-    layers = (0, 1)
-
-
-class TestTopic(TaskSuite):
-    task = Topic
-    backbone = HashedWords()
-    cases = tuple((HashedWords().extract(s.inputs, (0,)), s.truth) for s in SAMPLES)
-    inputs = INPUTS
+SAMPLES = tuple(islice(Sentences("topic", seed=0).samples(), 4))
 
 
 class TestDeflate(PlaneCodecSuite):
@@ -51,4 +33,19 @@ class TestStems(InputCodecSuite):
 
     @classmethod
     def items(cls) -> list[str]:
-        return list(INPUTS)
+        return ["the rook takes the bishop", "rain and thunder near the harbour"]
+
+
+class TestSentences(SourceSuite):
+    source = Sentences
+
+
+class TestHashedWords(BackboneSuite):
+    backbone, layers = HashedWords, (0, 1)
+    inputs = tuple(sample.inputs for sample in SAMPLES)
+
+
+class TestTopic(TaskSuite):
+    task, backbone, blocks = Topic, HashedWords(), (0, 1)
+    cases = tuple((HashedWords().extract(s.inputs, (0, 1)), s.truth) for s in SAMPLES)
+    inputs = tuple(sample.inputs for sample in SAMPLES)
