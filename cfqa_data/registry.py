@@ -129,8 +129,8 @@ class Registry:
 
     def _checked(self, found: Found) -> Found:
         if not self._fits(found.target):
-            wanted = " or ".join(kind.__name__ for kind in self.contract) or "class"
-            raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is no {wanted}")
+            required = " or ".join(kind.__name__ for kind in self.contract) or "class"
+            raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is no {required}")
         return found
 
     def _installed(self) -> Mapping[str, metadata.EntryPoint]:
@@ -217,15 +217,15 @@ def bind_options(
     except Exception:  # names that only a type checker imports
         hints = {}
     bound = {name: value for name, value in given.items() if name in known or anything}
-    own = [name for name in known if name not in given]
+    own_options = [name for name in known if name not in given]
     for name, value in options.items():
         if name in given or (name not in known and not anything):
-            told = (
-                unknown_name("option", name, own)
-                if own
+            message = (
+                unknown_name("option", name, own_options)
+                if own_options
                 else f"unknown option {name!r}: it takes none"
             )
-            raise error(f"{what}: {told}")
+            raise error(f"{what}: {message}")
         bound[name] = _as_type(value, hints.get(name, Any), f"{what}: option {name}", error)
     missing = [n for n, p in known.items() if p.default is p.empty and n not in bound]
     if missing:

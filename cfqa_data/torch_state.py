@@ -49,12 +49,12 @@ def torch_state(grad: bool | None = None, precision: str | None = None) -> Itera
     modes = [stack._pop_mode() for _ in range(stack._len_torch_function_stack())]
     cast = {device: torch.is_autocast_enabled(device) for device in AUTOCAST}
     recorded, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-    wanted = recorded if grad is None else grad
+    recording = recorded if grad is None else grad
     outer = _precision.set(precision or _precision.get())
     _enter(_precision.get())
     try:
         _cast(dict.fromkeys(AUTOCAST, False))
-        with nullcontext() if wanted == recorded and not inference else _recording(wanted):
+        with nullcontext() if recording == recorded and not inference else _recording(recording):
             yield
     finally:
         _cast(cast)
@@ -81,16 +81,16 @@ def _torch() -> tuple[Any, Any]:
 def _cast(enabled: dict[str, bool]) -> None:
     import torch
 
-    for device, wanted in enabled.items():
-        if torch.is_autocast_enabled(device) != wanted:
-            torch.set_autocast_enabled(device, wanted)
+    for device, enable in enabled.items():
+        if torch.is_autocast_enabled(device) != enable:
+            torch.set_autocast_enabled(device, enable)
 
 
 @contextmanager
-def _recording(wanted: bool) -> Iterator[None]:
+def _recording(grad: bool) -> Iterator[None]:
     import torch
 
-    with torch.inference_mode(False), torch.set_grad_enabled(wanted):
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):
         yield
 
 
@@ -136,11 +136,11 @@ class _Setting(NamedTuple):
 
     def define(self, precision: str, found: tuple[Any, list[str]]) -> None:
         """Set what `torch_state` computes with, where another value was found."""
-        wanted = self.high if precision == "high" else self.highest
-        exact = EXACT if wanted == self.highest else ("tf32",)
+        target = self.high if precision == "high" else self.highest
+        exact = EXACT if target == self.highest else ("tf32",)
         value, each = found
-        if value != wanted or not all(name in exact for name in each):
-            self.write(wanted, [exact[-1]] * len(each))
+        if value != target or not all(name in exact for name in each):
+            self.write(target, [exact[-1]] * len(each))
 
 
 # Threads may be inside at the same time: the first remembers, the last puts back.

@@ -86,10 +86,10 @@ class ScoreFile:
         }
         self._force = force
         self._saved = time.monotonic()
-        self._replaced = self._there() if force else None
+        self._replaced = self._file_identity() if force else None
         self._check_replaceable()
 
-    def _there(self) -> tuple[int, ...] | None:
+    def _file_identity(self) -> tuple[int, ...] | None:
         """Return what tells the finished file that is there from any other, or None without one."""
         try:
             found = self.path.stat()
@@ -99,8 +99,8 @@ class ScoreFile:
 
     def _check_replaceable(self) -> None:
         """See that a finished file is this request's, or the one that was to be replaced."""
-        there = self._there()
-        if there not in (None, self._replaced) and (why := self._other()):
+        on_disk = self._file_identity()
+        if on_disk not in (None, self._replaced) and (why := self._other()):
             remedy = "write to another file, or replace it with --force (force=True)"
             raise MetricError(f"{self.path}: {why}; {remedy}")
 
@@ -108,7 +108,7 @@ class ScoreFile:
         """Return in what a finished file differs from what this run would write, if it does."""
         import pyarrow as pa
 
-        told = {
+        expected = {
             "dataset": "holds the scores of another dataset",
             "keys": "holds the scores of other features",
             "settings": "holds scores of other arrays, or made with another device or precision",
@@ -117,18 +117,18 @@ class ScoreFile:
         try:
             _, facts = read_facts(self.path.read_bytes())
             code = {name: entry["digest"] for name, entry in facts["code"].items()}
-            found = {name: facts[name] for name in told}
+            found = {name: facts[name] for name in expected}
         except (*WRONG, pa.ArrowException):
             return "is there, and does not say what was scored"
-        for name, why in told.items():
+        for name, why in expected.items():
             if found[name] != self._own[name]:
                 return why.format(target=found["target"])
         if code.keys() != self._digests.keys():
             return f"holds the scores of {', '.join(map(str, code))}"
         for name, digest in self._digests.items():
             if digest is None:
-                untold = self._own["code"][name]["untold"]
-                return f"holds scores of a {name!r} that may be another one ({untold})"
+                reason = self._own["code"][name]["reason"]
+                return f"holds scores of a {name!r} that may be another one ({reason})"
             if digest != code[name]:
                 return f"holds scores of a {name!r} with other code or options"
         return None
@@ -230,5 +230,5 @@ def _other_sources(metric: Metric, whole: pa.Table, target: str) -> list[str]:
     if not metric.fit and all(name in metric.options for name in metric.needs):
         return []
     keys = ("task", "source_id", "fold", "codec", "level")
-    there = table_digest(whole.select([name for name in keys if name in whole.schema.names]))
-    return [there, target] if metric.fit else [there]
+    on_disk = table_digest(whole.select([name for name in keys if name in whole.schema.names]))
+    return [on_disk, target] if metric.fit else [on_disk]

@@ -196,7 +196,7 @@ class Scoring:
         return self._ready[key]
 
     def _given(self, metric: Metric, task: str, fold: int) -> Metric | None:
-        from cfqa_data.eval.features.reading import Part
+        from cfqa_data.eval.features.reading import RowSubset
 
         others = np.flatnonzero((self._tasks == task) & (self._folds != fold))
         needed = [name for name in metric.needs if name not in metric.options]
@@ -208,7 +208,7 @@ class Scoring:
             if metric.fit and not len(others):
                 raise MetricError("no other fold to train on")
             if metric.fit:
-                metric = metric.fitted(Part(self._dataset, others, self._target))
+                metric = metric.fitted(RowSubset(self._dataset, others, self._target))
         except MetricError as error:
             where = f" ({task}, all folds but {fold})" if metric.fit else ""
             named = "" if repr(metric.name) in str(error) else f"metric {metric.name!r}: "
@@ -261,18 +261,18 @@ class Scoring:
         try:
             alone, again = (float(_scores(metric, part.x, _one(part, item))[0]) for _ in range(2))
         except MetricError:  # which is told when it is scored
-            told = f"{among:.6g} among {len(scores)} and none alone"
+            difference = f"{among:.6g} among {len(scores)} and none alone"
         else:
             # Of each end, since what lies between them may be more than the largest float.
             spread = CLOSE * float(scores.max()) - CLOSE * float(scores.min())
             most = max(CLOSE * abs(among), CLOSE * abs(alone), spread) + LEAST
             if abs(among - alone) <= most:
                 return ""
-            told = f"{among:.6g} among {len(scores)} and {alone:.6g} alone"
+            difference = f"{among:.6g} among {len(scores)} and {alone:.6g} alone"
             if abs(alone - again) > most:
-                told += f", then {again:.6g}: it is no function of the two features"
+                difference += f", then {again:.6g}: it is no function of the two features"
         why = f"metric {metric.name!r}: its scores depend on the batch"
-        return f"{why}: {told} ({part.names[item]}); it scores one feature at a time"
+        return f"{why}: {difference} ({part.names[item]}); it scores one feature at a time"
 
 
 def _one(part: Batch, item: int) -> Features:

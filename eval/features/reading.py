@@ -16,7 +16,7 @@ from cfqa_data.eval.features.datasets import FeatureSource
 from cfqa_data.loaders.ahead import read_ahead
 from cfqa_data.loaders.torch.codes import CodeTensors
 
-__all__ = ["Batch", "FeatureSource", "Part", "read_batches"]
+__all__ = ["Batch", "FeatureSource", "RowSubset", "read_batches"]
 
 # Compressed features per batch, in bytes of float32. Small batches stay in a CPU's cache (up to
 # three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
@@ -28,7 +28,7 @@ GPU_BATCH_BYTES = 256 * 2**20
 THREADS = 4
 
 
-class Part:
+class RowSubset:
     """Some rows of a dataset, as a dataset: what a metric is trained on.
 
     Args:

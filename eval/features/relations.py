@@ -91,10 +91,10 @@ def per_slice(
     def define(make: Callable[..., Made]) -> Callable[[Features], Made]:
         @derived
         @wraps(make)
-        def kept(z: Features) -> Made:
+        def cached(z: Features) -> Made:
             return by_slice(make, z.values, *(source(z) for source in sources))
 
-        return kept
+        return cached
 
     return define
 

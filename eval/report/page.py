@@ -70,8 +70,8 @@ def write_report(
     except CfqaError:
         raise
     except Exception as error:  # scores may be anything, and are not to be lost for a figure
-        told = f"the report could not be made: {error_line(error)}"
-        raise MetricError(f"{path}: {told}") from error
+        message = f"the report could not be made: {error_line(error)}"
+        raise MetricError(f"{path}: {message}") from error
     try:
         write_text(path, page)
     except OSError as error:

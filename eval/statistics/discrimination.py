@@ -79,11 +79,11 @@ def discriminate(
     pairs = np.zeros((2, len(scores)), dtype=np.intp)
     for metric, (rows, sign) in enumerate(zip(scores, orientation, strict=True)):
         change = _differences(rows, first, second)
-        apart, alike = (kind & ~np.isnan(change) for kind in (different, ~different))
-        pairs[:, metric] = apart.sum(), alike.sum()
-        areas[0, metric] = auc(np.abs(change[apart]), np.abs(change[alike]))
+        is_different, not_different = (kind & ~np.isnan(change) for kind in (different, ~different))
+        pairs[:, metric] = is_different.sum(), not_different.sum()
+        areas[0, metric] = auc(np.abs(change[is_different]), np.abs(change[not_different]))
         if not np.isnan(sign):
-            right = sign * np.sign(harm[apart]) * change[apart]
+            right = sign * np.sign(harm[is_different]) * change[is_different]
             areas[1, metric] = auc(right, -right)
     return Discrimination(*pairs, *areas)
 

@@ -82,5 +82,5 @@ def last_words(log: Path) -> str:
         file.readline()
         file.seek(max(file.tell(), log.stat().st_size - _TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
-    said = [" ".join(line.split()) for line in lines if line.strip()]
-    return "; ".join(said[-_SHOWN_LINES:])[-_SHOWN_CHARACTERS:] or "it said nothing"
+    shown = [" ".join(line.split()) for line in lines if line.strip()]
+    return "; ".join(shown[-_SHOWN_LINES:])[-_SHOWN_CHARACTERS:] or "it said nothing"

@@ -59,9 +59,9 @@ def set_limits(memory: int, seconds: int) -> None:
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
     }
-    for kind, wanted in limits.items():
+    for kind, requested in limits.items():
         hard = resource.getrlimit(kind)[1]
-        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        value = requested if hard == resource.RLIM_INFINITY else min(requested, hard)
         try:
             resource.setrlimit(kind, (value, value))
         except (ValueError, OSError):
