@@ -1,4 +1,4 @@
-"""Packages that only some parts need, and the extra of `cfqa-data` that brings each."""
+"""Report missing optional packages with the extra of `cfqa-data` that installs them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Finding classes by name: built-in ones, installed entry points, and `module:Class`.
+"""Find classes by name: built-in ones, installed entry points, and `module:Class`.
 
-Tasks, backbones, sources and codecs are found alike. A manifest may be a stranger's: its names are
-looked up among built-in classes and installed entry points only. A recipe is the user's own and
-may say `module:Class` too.
+Tasks, backbones, sources and codecs are looked up the same way. A manifest is untrusted: its names
+are looked up among built-in classes and installed entry points only. A recipe is the user's own and
+may also name a class as `module:Class`.
 """
 
 from __future__ import annotations
@@ -141,16 +141,19 @@ class Registry:
             raise self.error(f"{self.kind} {name!r}: {where!r} is not module:Class")
         try:
             target = _resolve(where)
-        except (Exception, SystemExit) as error:  # whatever a module of somebody does
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # importing runs third-party code, which may raise anything
             why = f"{type(error).__name__}: {error}"
             raise self.error(f"{self.kind} {name!r}: cannot import {where}: {why}") from error
         return Found(name, target, package, version, source_hash(where.partition(".")[0]))
 
 
 def own_name(target: Any) -> str:
-    """Return what a class calls itself: its `name`, or that of its facts; else its name in Python.
+    """Return the name that a class declares: its `name`, or that of its facts; else its `__name__`.
 
-    By it a manifest names a class that no entry point has, and `plugins` are found.
+    A manifest records it for a class without entry point, and `plugins` are looked up by it.
     """
     for name in (getattr(target, "name", None), getattr(vars(target).get("facts"), "name", None)):
         if isinstance(name, str) and name:

@@ -1,8 +1,8 @@
-"""The state of torch in which every score, feature and label is computed, whatever the caller's is.
+"""A context of fixed global torch settings, in which scores, features and labels are computed.
 
 Autocast, a default device or dtype, inference mode, the precision of float32 products and which
-kernels may be used are set in one place and decide what torch computes in all others. So whatever
-gives out values computes them inside `torch_state`.
+kernels may be used are global settings that change what torch computes. Every function that returns
+computed values therefore computes them inside `torch_state`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _precision: ContextVar[str] = ContextVar("precision", default="highest")
 
 @contextmanager
 def torch_state(grad: bool | None = None, precision: str | None = None) -> Iterator[None]:
-    """Compute in a state that no caller decides; afterwards all is as it was.
+    """Compute with fixed global settings, whatever the caller has set; restore them afterwards.
 
     No autocast, no default device or other function mode, float32 as the default dtype, no
     inference mode, convolutions and recurrent layers in float32, all kernels of attention and
@@ -143,7 +143,7 @@ class _Setting(NamedTuple):
             self.write(target, [exact[-1]] * len(each))
 
 
-# Threads may be inside at the same time: the first remembers, the last puts back.
+# Several threads may be inside: the first saves the settings, the last restores them.
 _lock = threading.Lock()
 _inside = 0
 _before: list[tuple[Any, list[str]]]

@@ -1,17 +1,17 @@
-"""What decides a metric's scores, as a digest: its code, what that imports, and its state.
+"""Digests of everything that decides a metric's scores: its code, imports, options and state.
 
-Two runs whose digests agree may share scores. The digest covers
+Scores are reused between runs whose digests are equal. The digest covers
 
 * a function's own code, its defaults, what it closes over, and the values of the module's globals
   that it uses; an object's state, as pickling would keep it; the parameters of a
   `torch.nn.Module`; a metric's options;
-* the source of every module of the user's own that any of these is from, and of all that such a
-  module imports, further on: what is neither in the standard library nor installed;
+* the source of every user module (neither in the standard library nor installed) that defines any
+  of these, and of the user modules that it imports, recursively;
 * the version of Python, and of the installed packages that such a module imports.
 
 It cannot see data files, what extension modules call, modules that are imported by a computed name,
-or packages that installed packages import. Where something cannot be told, a function's body that
-is in no file or an object that cannot be pickled, there is no digest, and nothing is shared.
+or packages that installed packages import. Where a part cannot be described (a class that is in no
+file, an object that cannot be pickled), there is no digest, and scores are not reused.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ COVERS = (
     "packages that these import; code, options, defaults, closures, globals and state; not: data "
     "files, extension modules, modules imported by a computed name, imports of installed packages"
 )
-"""What a digest stands for, as files of scores say it."""
+"""What a digest covers; recorded in files of scores."""
 
 ALWAYS = ("cfqa_data", "numpy", "torch")
-"""Packages that take part in every score."""
+"""Packages whose versions are part of every digest."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What decides a metric's scores.
+    """A digest of everything that decides a metric's scores.
 
     Attributes:
-        digest: Equal for what scores alike; None where that cannot be told.
-        sources: SHA-256 of each own module's file, by its name.
+        digest: Equal for metrics that give equal scores; None where it cannot be computed.
+        sources: SHA-256 of each user module's file, by module name.
         packages: Version of each installed package.
         reason: Why there is no digest.
     """
@@ -69,11 +69,11 @@ class Fingerprint:
 
 
 def fingerprint(metric: Metric, *more: str) -> Fingerprint:
-    """Return what decides a metric's scores.
+    """Return the fingerprint of a metric.
 
     Args:
         metric: The metric.
-        more: Whatever else does.
+        more: Further text to include in the digest.
     """
     collector = _Collector()
     try:
@@ -91,14 +91,14 @@ def fingerprint(metric: Metric, *more: str) -> Fingerprint:
 
 
 class _NoDigestError(Exception):
-    """What something computes cannot be told."""
+    """A value has no description to digest."""
 
 
 class _Collector:
-    """Values and modules that were met so far.
+    """Collects descriptions of values, and the modules they come from.
 
     Attributes:
-        sources: Hash of each own module's file.
+        sources: Hash of each user module's file.
         packages: Version of each installed package.
     """
 
@@ -108,7 +108,7 @@ class _Collector:
         self._values: dict[int, tuple[Any, str]] = {}
 
     def describe(self, value: Any) -> str:
-        """Return a text that values have in common which compute the same.
+        """Return a text that is equal for values that compute the same.
 
         Raises:
             _NoDigestError: There is no such text.
@@ -116,7 +116,7 @@ class _Collector:
         if value is None or type(value) in (bool, int, float, complex, str, bytes):
             return repr(value)
         if id(value) not in self._values:
-            self._values[id(value)] = value, "itself"  # where it holds itself
+            self._values[id(value)] = value, "itself"  # for values that contain themselves
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             try:
                 parts = self._describe_parts(value)

@@ -1,9 +1,9 @@
-"""What an evaluation found, and the same from the file of scores that it wrote.
+"""The result of an evaluation, and reading it back from the file of scores that it wrote.
 
-A finished file of scores (``.parquet``) says in its metadata what it holds: the dataset it is of,
-the facts of each metric, the label that was followed, which metrics failed, and what decided the
-scores (see `cfqa_data.eval.fingerprint`).  Reading it back and correlating it anew gives the tables
-that the evaluation had, without the features and the metrics.
+The metadata of a finished file of scores (``.parquet``) identifies the dataset, the facts of each
+metric, the target label, the metrics that failed, and the fingerprints of the metrics (see
+`cfqa_data.eval.fingerprint`).  The tables of statistics can be computed again from the file alone,
+without the features and the metrics.
 """
 
 from __future__ import annotations

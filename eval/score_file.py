@@ -1,10 +1,9 @@
-"""Scores on disk: what an evaluation writes, and what an interrupted one goes on from.
+"""Files of scores: writing them, and resuming an interrupted evaluation from them.
 
-While it runs, an evaluation saves what it has beside its output, as ``NAME.unfinished``; the output
-itself is written whole, at the end.  Both say which dataset and which metrics, with which options
-and which code, their scores are of.  Unfinished scores of anything else are not taken up, and a
-finished file of anything else is not replaced unless that is asked for, nor one that another run
-put there meanwhile.
+While it runs, an evaluation saves its scores beside the output, as ``NAME.unfinished``; the output
+itself is written atomically at the end.  Both record the dataset, the metrics, their options and
+their code.  Unfinished scores are reused only if all of these match, and a finished file that does
+not match, or that another run has written meanwhile, is replaced only with ``force``.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Scoring what has no score yet, a batch at a time; what a metric cannot score costs only itself.
+"""Compute the missing scores of an evaluation, batch by batch, isolating metrics that fail.
 
-A metric that fails on a batch is tried on each of its features alone: what it scores is kept, and
-the first failure is told. One that has scored nothing of some sources of a task is not tried on the
-task's others.
+A metric that fails on a batch is tried on each of its features alone: the scores that succeed are
+kept, and the first failure is reported. A metric that fails on all features of the first few
+sources of a task is skipped for the rest of that task.
 
-A score must not depend on the rest of its batch. For metrics that are not this package's own, which
-its tests see to, a feature is scored alone now and then. Where that gives another score, the metric
-scores one feature at a time from there on, its earlier scores are made anew, and that is told.
+A score must not depend on the rest of its batch. The tests ensure this for built-in metrics; for
+others, a feature is occasionally scored alone too. If the two scores differ, the metric scores one
+feature at a time from then on, its earlier scores are recomputed, and a note reports it.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ class Scoring:
         among = float(scores[item])
         try:
             alone, again = (float(_scores(metric, part.x, _one(part, item))[0]) for _ in range(2))
-        except MetricError:  # which is told when it is scored
+        except MetricError:  # reported when it is scored
             difference = f"{among:.6g} among {len(scores)} and none alone"
         else:
             # Of each end, since what lies between them may be more than the largest float.

@@ -1,4 +1,4 @@
-"""An evaluation as plain text: the published layout, or every figure with its interval."""
+"""Format an evaluation as plain text: in the published layout, or with every figure's interval."""
 
 from __future__ import annotations
 

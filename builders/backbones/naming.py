@@ -1,9 +1,9 @@
-"""The names that a DINOv2 backbone's tensors carry: the official ones, and those of other files.
+"""Map the tensor names of DINOv2 checkpoints in other layouts to the official names.
 
 Three layouts are known, each by its keys: the official one; the official one with its blocks in
 chunks, as training writes it (``blocks.CHUNK.N.``); and that of the Hub's `transformers` models,
-which splits `qkv` in three. `Naming` says what a file calls an official tensor, so that what is
-wrong with a file is told in the file's words.
+which splits `qkv` in three. `Naming` maps official tensor names to those of the file, so that
+error messages use the file's names.
 """
 
 from __future__ import annotations

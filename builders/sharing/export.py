@@ -100,7 +100,7 @@ def export(
         level: only this level, or these.
         fold: only the sources of this fold, or of these.
         originals: also write the originals.
-        progress: told of every feature.
+        progress: notified of every feature.
         untrusted: decode bitstreams in child processes that can do nothing else.
         follow_links: read what links in a folder lead to, wherever that is.
         plugins: classes of codecs that are not installed, each as `module:Class`.

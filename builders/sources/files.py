@@ -1,4 +1,4 @@
-"""What the sources that read files share: lists, missing files, order, and the training pool."""
+"""Shared parts of file-based sources: list files, missing files, sample order, training pool."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NAME = re.compile(r"[\w.-]+", re.ASCII)
 
 
 class Unfit(BuildError):
-    """An image that cannot be part of a dataset: passed over by rule, refused in a list."""
+    """An image that cannot be a sample: skipped by default, an error if a list names it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Sources of anybody's own data: a folder of images, and features that are extracted already."""
+"""Sources for the user's own data: a folder of images, and features extracted elsewhere."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Labels are 0..999 in the order of the sorted synsets. The development kit numbers the synsets
 otherwise: its ids 1..1000 (`ILSVRC2012_ID` in `meta.mat`) start with n02119789, and the sorted
-synsets with n01440764. The lists that go round as `synset_words.txt` or `LOC_synset_mapping.txt`
-are sorted, so a line's place in them is a label and not an id of the kit.
+synsets with n01440764. The lists `synset_words.txt` and `LOC_synset_mapping.txt` are sorted,
+so a line's place in them is a label and not an id of the kit.
 """
 
 from __future__ import annotations

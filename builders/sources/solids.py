@@ -1,5 +1,4 @@
-"""What rendered scenes hold: solids, unions of convex parts that a ray meets in closed form, with
-textures and colours, which are functions of the point in a solid's own frame.
+"""Solids of rendered scenes: unions of convex parts with closed-form ray intersections, textures.
 
 A convex part is an intersection of half-spaces ``n . p <= k`` and at most one quadric
 ``sum_i diag_i (p_i - centre_i)^2 <= const`` (sphere, upright cylinder, or one nappe of an upright

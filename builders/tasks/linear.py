@@ -1,4 +1,4 @@
-"""Linear heads, as in DINOv2's evaluation, and tasks that score by one.
+"""Base classes of linear heads, as in DINOv2's evaluation, and of tasks that score with one.
 
 A head takes a feature (N, C, T, D), block outputs before the backbone's final norm, and needs
 nothing else: where the head starts from normalised tokens, the norm is part of it. Tensor names are

@@ -1,4 +1,4 @@
-"""Make a ladder file from CompressAI checkpoints.
+"""Convert CompressAI checkpoints into a file of hyperprior models.
 
     python -m cfqa_data.builders.training.convert --out ladder.safetensors --name NAME \\
         LAMBDA=FILE ...

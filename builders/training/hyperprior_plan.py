@@ -1,4 +1,4 @@
-"""What is trained: the settings of a run, its planes, models with their parents, and what is kept.
+"""Plan the training of hyperpriors: settings, planes, models and the models they start from.
 
 The published settings are from the public code of Gao et al., "Compressed Feature Quality
 Assessment: Dataset and Baselines" (ACM MM 2025, arXiv 2506.07412), and, where that leaves the

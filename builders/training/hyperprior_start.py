@@ -1,4 +1,4 @@
-"""Where the training of a hyperprior starts: at a linear transform coder, or at its neighbour.
+"""Initial weights of a hyperprior: a linear transform coder, or an already trained neighbour.
 
 Random weights spend most of a short training on learning to invert themselves, and never quite do:
 what they lose is the floor of the ladder's distortion.  The best orthonormal transform of a block,

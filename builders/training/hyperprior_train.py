@@ -1,4 +1,4 @@
-"""One hyperprior's training: steps, schedule, held-out loss, and the file at the end.
+"""Train one hyperprior: steps, schedule, held-out loss, checkpoints and the final file.
 
 The auxiliary loss of CompressAI moves the quantiles of z to where its density has them, and
 nothing else: no gradient of it reaches the network.  Here they are solved for, by bisection,

@@ -119,7 +119,7 @@ def verify(
     Args:
         root: the folder.
         workers: threads that hash, which runs in parallel; by default one per core, up to 8.
-        progress: told of every file.
+        progress: notified of every file.
         follow_links: look at what links lead to, wherever that is, for a folder of one's own.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A batch of features, and what several metrics derive from it, each derived once.
+"""Batches of features, with a cache of the quantities that several metrics derive from them.
 
 An evaluation scores forty compressed versions against one original with many metrics. What belongs
 to the original alone (its token norms, its Gram matrix) is then computed once for all of them, and

@@ -1,4 +1,4 @@
-"""Datasets as they are scored: open or as a path, what tells one from another, and their tasks."""
+"""Open datasets for scoring, identify them by a digest, and look up the facts of their tasks."""
 
 from __future__ import annotations
 

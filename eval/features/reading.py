@@ -1,4 +1,4 @@
-"""Reading what is evaluated: in threads ahead of the metrics, and as integers, where that helps."""
+"""Read features in batches: prefetched by threads, and as integer codes for a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several metrics derive from the relations among the tokens of a slice, each derived once.
+"""Quantities that several metrics derive from the relations among a slice's tokens, cached.
 
 T x T matrices: what stays is kept in the dtype of the features, or in float64 where differences of
 it matter, and temporaries are of one slice at a time.

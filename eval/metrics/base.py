@@ -1,4 +1,4 @@
-"""What every metric is: a function of a batch, and the facts that `metric` declares above it.
+"""The `Metric` class and the decorator `metric` that declares one with its facts.
 
 Conventions, shared by all metrics and not repeated at each:
 

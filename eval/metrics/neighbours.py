@@ -1,4 +1,4 @@
-"""Neighbour metrics: do the tokens keep those that are nearest to them?
+"""Neighbour metrics: how well each token's nearest neighbours are preserved.
 
 With T tokens there are at most (T - 1) / 2 neighbours, whatever ``k``: of more than half of the
 others, sets overlap of necessity. Where tokens tie for the last places among the nearest, each of

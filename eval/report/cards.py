@@ -1,4 +1,4 @@
-"""One metric closely: its facts, its figures per task, its scatters, and the items to look at."""
+"""The section of one metric: its facts, figures per task, scatter plots and outliers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of the page: scores against the label, and what rate costs in error and in harm."""
+"""The report's figures: scatter plots of scores against labels, and rate-distortion curves."""
 
 from __future__ import annotations
 

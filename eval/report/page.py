@@ -1,4 +1,4 @@
-"""The page: what goes into the templates, and one file out of them.
+"""Render the report's templates into a single HTML file.
 
 Names of datasets, sources and metrics come from anywhere: the templates escape them, and the page's
 security policy lets no script run but its own and nothing be fetched.

@@ -1,4 +1,4 @@
-"""Every figure of one cell: the points that are correlated together."""
+"""Compute all figures of one cell, that is, of the points that are correlated together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Can a metric tell which versions of a source differ, and which of two is worse?
+"""How well a metric tells different versions of a source from similar ones, and better from worse.
 
 Krasula et al., QoMEX 2016: every pair of points of the same source, over all codecs, is *different*
 when their truths differ by at least what is noticeable for the task, else *similar*.

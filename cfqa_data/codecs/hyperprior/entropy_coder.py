@@ -1,4 +1,4 @@
-"""One ANS stream for integers that each have a table, escapes included.
+"""Entropy coding of integers with one table each, as a single ANS stream with escapes.
 
 Asymmetric numeral systems (Duda, arXiv 1311.2540) as constriction implements them: a stack,
 so what is decoded first is encoded last.  The stack starts from a 24-bit checksum of the

@@ -1,4 +1,4 @@
-"""What the kernel takes away from a process before it reads hostile bytes.
+"""Restrict a process (resource limits, system call filter) before it reads untrusted bytes.
 
 Limits of memory, files and processor time hold on every POSIX system that honours them. On Linux
 (x86-64 and ARM64) a system call filter comes on top, of the kind that only lets through what is
