@@ -189,8 +189,7 @@ def test_a_fresh_process_agrees_whatever_its_threads(ladder: Path, codec: Hyperp
     assert np.array_equal(np.frombuffer(done.stdout, np.uint8).reshape(130, 192), expected)
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(("prefix", "wrapped"), [("", True), ("module.", False)])
 def test_compressai_checkpoints_load(
     tmp_path: Path, weights: HyperpriorWeights, prefix: str, wrapped: bool
 ) -> None:

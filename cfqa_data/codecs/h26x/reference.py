@@ -195,7 +195,7 @@ class ReferenceCodec(VideoCodec):
             f"option encoder, or put {' or '.join(self.encoders)} on PATH"
         )
 
-    def _given(self, what: str, option: Path | None = None) -> Path | None:
+    def _given(self, what: str, option: str | Path | None = None) -> Path | None:
         """Return the absolute path of a program that an option or the environment names, if any."""
         if not (given := option or os.environ.get(self.variable(what))):
             return None
