@@ -19,6 +19,7 @@ __all__ = [
     "MetricWarning",
     "MissingDependencyError",
     "RecipeError",
+    "UndefinedError",
     "unknown_name",
 ]
 
@@ -70,6 +71,10 @@ class CodecError(CfqaError):
 
 class MetricError(CfqaError):
     """A metric was given something it cannot score."""
+
+
+class UndefinedError(MetricError):
+    """A metric is not defined for the features of a task; its message says where it is not."""
 
 
 class MetricWarning(UserWarning):

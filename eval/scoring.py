@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.console.progress import Progress
-from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.errors import CfqaError, MetricError, UndefinedError
 from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metric
 from cfqa_data.eval.metrics.base import error_line
 
@@ -93,6 +93,7 @@ class Scoring:
         self._first_failures: dict[str, str] = {}
         self._failed = np.zeros(scored.values.shape, dtype=bool)
         self._undefined = self._failed.copy()
+        self._reasons: dict[str, str] = {}
         self._batches: Counter[tuple[str, str]] = Counter()
         self._tried: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._ready: dict[tuple[str, int, int], Metric | None] = {}
@@ -114,8 +115,8 @@ class Scoring:
         for metric, undefined in zip(self._metrics, self._undefined.sum(axis=0), strict=True):
             if undefined:
                 note = (
-                    f"metric {metric.name!r} is not defined for fewer than {metric.least_tokens} "
-                    f"tokens: no score of {undefined} of {len(self._values)} features"
+                    f"metric {metric.name!r} is not defined {self._reasons[metric.name]}: "
+                    f"no score of {undefined} of {len(self._values)} features"
                 )
                 notes[metric.name] = "; ".join(filter(None, [notes.get(metric.name), note]))
         return notes
@@ -168,6 +169,8 @@ class Scoring:
                 if not self._missing(at, column).any():
                     continue
                 if part.x.shape[3] < metric.least_tokens:
+                    reason = f"for fewer than {metric.least_tokens} tokens"
+                    self._reasons.setdefault(metric.name, reason)
                     self._failed[at, column] = self._undefined[at, column] = True
                 elif ready := self._of_fold(column, task, fold):
                     self._batch(ready, column, part, at)
@@ -189,10 +192,15 @@ class Scoring:
         """Return a metric with what it needs of the other folds; None where it lacks that."""
         key = task, fold, column
         if key not in self._ready:
-            self._ready[key] = self._given(self._metrics[column], task, fold)
+            self._ready[key], metric = None, self._metrics[column]
+            here = ((self._tasks == task) & (self._folds == fold))[self._rows]
+            try:
+                self._ready[key] = self._given(metric, task, fold)
+            except UndefinedError as error:
+                self._reasons.setdefault(metric.name, str(error))
+                self._undefined[here, column] = True
             if self._ready[key] is None:
-                here = (self._tasks == task) & (self._folds == fold)
-                self._failed[here[self._rows], column] = True
+                self._failed[here, column] = True
         return self._ready[key]
 
     def _given(self, metric: Metric, task: str, fold: int) -> Metric | None:
@@ -209,6 +217,8 @@ class Scoring:
                 raise MetricError("no other fold to train on")
             if metric.fit:
                 metric = metric.fitted(RowSubset(self._dataset, others, self._target))
+        except UndefinedError:
+            raise
         except MetricError as error:
             where = f" ({task}, all folds but {fold})" if metric.fit else ""
             named = "" if repr(metric.name) in str(error) else f"metric {metric.name!r}: "

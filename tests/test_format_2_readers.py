@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -303,3 +304,14 @@ def test_the_card_tells_what_axes_terms_and_codecs_there_are(folders: dict[str, 
         assert line in text, line
     assert "$" not in text
     assert "dpt" not in text
+
+
+def test_rows_of_a_folder_with_and_without_plugins_are_apart(folders: dict[str, Path]) -> None:
+    rows = datasets.Dataset.from_list(
+        cfqa_data.load(folders["light"], "words", codec="rounded", level=0).labels.to_pylist()
+    )
+    decoding = attach(rows, folders["light"], plugins=PLUGINS)
+    bare = attach(rows, folders["light"])
+    assert np.shape(pickle.loads(pickle.dumps(decoding))[0]["compressed"])[:2] == (2, 1)
+    with pytest.raises(CfqaError, match="is not installed"):
+        bare[0]
