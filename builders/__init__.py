@@ -1,4 +1,4 @@
-"""Everything that makes a CFQA dataset folder: sources, backbone, heads, training, pipeline."""
+"""Build CFQA dataset folders: sources, backbones, task heads, training and the pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressed Feature Quality Assessment: what a CFQA dataset folder means, and how to read it.
+"""Compressed Feature Quality Assessment: read and evaluate CFQA dataset folders.
 
 What is named here, and every module below, is imported on first use, so that `import cfqa_data`
 costs next to nothing.

@@ -1,4 +1,4 @@
-"""Old names of modules, for one release: importing one warns and gives the module's new home."""
+"""Import hook for the old names of moved modules: warns and returns the new module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that is full or may not be written to, told in one line."""
+"""Turn disk errors (full, read-only) into a one-line `DiskError`."""
 
 from __future__ import annotations
 

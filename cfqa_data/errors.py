@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose: one line that says what is wrong and what to do."""
+"""The exceptions of this package; a message is one line: what is wrong, and what to do."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ __all__ = [
     "MetricWarning",
     "MissingDependencyError",
     "RecipeError",
+    "UndefinedError",
     "unknown_name",
 ]
 
@@ -32,7 +33,7 @@ class CfqaError(Exception):
     """Base of all errors of this package; the command line shows it without a traceback.
 
     Its text is one line that any terminal can show: names and values in it may come from files of
-    strangers, so what cannot be printed is escaped, and what is very long is cut.
+    untrusted sources, so what cannot be printed is escaped, and what is very long is cut.
     """
 
     def __str__(self) -> str:
@@ -70,6 +71,10 @@ class CodecError(CfqaError):
 
 class MetricError(CfqaError):
     """A metric was given something it cannot score."""
+
+
+class UndefinedError(MetricError):
+    """A metric is not defined for the features of a task; its message says where it is not."""
 
 
 class MetricWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""Packages that only some parts need, and the extra of `cfqa-data` that brings each."""
+"""Report missing optional packages with the extra of `cfqa-data` that installs them."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def extras(extra: str | None = None) -> Iterator[None]:
         yield
     except (ModuleNotFoundError, MissingDependencyError) as error:
         module = error.name or ""  # with a dot, it is a part that an installed package lacks
-        told = isinstance(error, MissingDependencyError) and extra is None
-        if told or module not in EXTRAS:
+        already_handled = isinstance(error, MissingDependencyError) and extra is None
+        if already_handled or module not in EXTRAS:
             raise
-        own = EXTRAS[module]
-        named = extra if extra and own in INCLUDED.get(extra, ()) else own
-        message = f"{module} is not installed: pip install 'cfqa-data[{named}]'"
+        needed = EXTRAS[module]
+        extra_name = extra if extra and needed in INCLUDED.get(extra, ()) else needed
+        message = f"{module} is not installed: pip install 'cfqa-data[{extra_name}]'"
         raise MissingDependencyError(message, name=module) from None

@@ -1,8 +1,8 @@
-"""Processes that import the script that started them, and what is said where it has no guard.
+"""Detect scripts without a `__main__` guard, which `spawn` would start again and again.
 
-By `spawn`, a process imports that script. One without `if __name__ == "__main__":` would there
-start its processes again. Such a process says so to the one that started it, which tells the user;
-where nobody listens, it says so on stderr.
+A process that `spawn` starts imports the main script. A script without `if __name__ == "__main__":`
+would start its processes again there. The child process detects this and reports it to its parent,
+which raises an error; without a listening parent it is printed on stderr.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_guard() -> None:
         return
     if mark := os.environ.get(MARK):
         Path(mark).touch()
-    else:  # somebody else's processes
+    else:  # processes that another library started
         print(f"cfqa: {GUARD}", file=sys.stderr, flush=True)
     with suppress(Exception):
         _read_process()

@@ -1,4 +1,4 @@
-"""Modules of a package, and names that it gives out, as its attributes, imported on first use."""
+"""Lazy imports: submodules and public names of a package are imported on first access."""
 
 from __future__ import annotations
 

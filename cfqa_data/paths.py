@@ -1,8 +1,7 @@
-"""Paths as people write them, made absolute; what no path can be is told of in one line.
+"""Make paths given by the user absolute; what cannot be a path is reported in one line.
 
-Every path that is given to this package, for reading or writing, goes through :func:`absolute_path`
-(or :func:`real_path`, which also follows links) when it is taken, so that nothing that is opened
-follows the working directory.
+Every path that is passed to this package goes through :func:`absolute_path` (or :func:`real_path`,
+which also resolves links) at once, so that a later change of the working directory has no effect.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def expanded(path: str | Path) -> Path:
     """Return a path with the home folder in place of ``~`` or ``~user``.
 
     Raises:
-        CfqaError: nobody of that name has a home on this machine.
+        CfqaError: there is no user of that name on this machine.
     """
     text = os.fspath(path)
     home = os.path.expanduser(text)
@@ -49,7 +48,7 @@ def absolute_path(path: str | Path, base: str | Path = "") -> Path:
     """Return a path that means the same wherever the process goes; links and ``..`` stay.
 
     Args:
-        path: as somebody wrote it: ``~`` is the home folder.
+        path: as the user gave it: ``~`` is the home folder.
         base: folder that a relative path starts from; the working directory if it is empty.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Finding classes by name: built-in ones, installed entry points, and `module:Class`.
+"""Find classes by name: built-in ones, installed entry points, and `module:Class`.
 
-Tasks, backbones, sources and codecs are found alike. A manifest may be a stranger's: its names are
-looked up among built-in classes and installed entry points only. A recipe is the user's own and
-may say `module:Class` too.
+Tasks, backbones, sources and codecs are looked up the same way. A manifest is untrusted: its names
+are looked up among built-in classes and installed entry points only. A recipe is the user's own and
+may also name a class as `module:Class`.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ class Registry:
 
     def _checked(self, found: Found) -> Found:
         if not self._fits(found.target):
-            wanted = " or ".join(kind.__name__ for kind in self.contract) or "class"
-            raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is no {wanted}")
+            required = " or ".join(kind.__name__ for kind in self.contract) or "class"
+            raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is no {required}")
         return found
 
     def _installed(self) -> Mapping[str, metadata.EntryPoint]:
@@ -141,16 +141,19 @@ class Registry:
             raise self.error(f"{self.kind} {name!r}: {where!r} is not module:Class")
         try:
             target = _resolve(where)
-        except (Exception, SystemExit) as error:  # whatever a module of somebody does
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # importing runs third-party code, which may raise anything
             why = f"{type(error).__name__}: {error}"
             raise self.error(f"{self.kind} {name!r}: cannot import {where}: {why}") from error
         return Found(name, target, package, version, source_hash(where.partition(".")[0]))
 
 
 def own_name(target: Any) -> str:
-    """Return what a class calls itself: its `name`, or that of its facts; else its name in Python.
+    """Return the name that a class declares: its `name`, or that of its facts; else its `__name__`.
 
-    By it a manifest names a class that no entry point has, and `plugins` are found.
+    A manifest records it for a class without entry point, and `plugins` are looked up by it.
     """
     for name in (getattr(target, "name", None), getattr(vars(target).get("facts"), "name", None)):
         if isinstance(name, str) and name:
@@ -217,15 +220,15 @@ def bind_options(
     except Exception:  # names that only a type checker imports
         hints = {}
     bound = {name: value for name, value in given.items() if name in known or anything}
-    own = [name for name in known if name not in given]
+    own_options = [name for name in known if name not in given]
     for name, value in options.items():
         if name in given or (name not in known and not anything):
-            told = (
-                unknown_name("option", name, own)
-                if own
+            message = (
+                unknown_name("option", name, own_options)
+                if own_options
                 else f"unknown option {name!r}: it takes none"
             )
-            raise error(f"{what}: {told}")
+            raise error(f"{what}: {message}")
         bound[name] = _as_type(value, hints.get(name, Any), f"{what}: option {name}", error)
     missing = [n for n, p in known.items() if p.default is p.empty and n not in bound]
     if missing:

@@ -1,4 +1,4 @@
-"""Tensors of what users have: tensors, NumPy arrays, or what NumPy makes an array of."""
+"""Convert tensors, NumPy arrays and array-likes to tensors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The state of torch in which every score, feature and label is computed, whatever the caller's is.
+"""A context of fixed global torch settings, in which scores, features and labels are computed.
 
 Autocast, a default device or dtype, inference mode, the precision of float32 products and which
-kernels may be used are set in one place and decide what torch computes in all others. So whatever
-gives out values computes them inside `torch_state`.
+kernels may be used are global settings that change what torch computes. Every function that returns
+computed values therefore computes them inside `torch_state`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _precision: ContextVar[str] = ContextVar("precision", default="highest")
 
 @contextmanager
 def torch_state(grad: bool | None = None, precision: str | None = None) -> Iterator[None]:
-    """Compute in a state that no caller decides; afterwards all is as it was.
+    """Compute with fixed global settings, whatever the caller has set; restore them afterwards.
 
     No autocast, no default device or other function mode, float32 as the default dtype, no
     inference mode, convolutions and recurrent layers in float32, all kernels of attention and
@@ -49,12 +49,12 @@ def torch_state(grad: bool | None = None, precision: str | None = None) -> Itera
     modes = [stack._pop_mode() for _ in range(stack._len_torch_function_stack())]
     cast = {device: torch.is_autocast_enabled(device) for device in AUTOCAST}
     recorded, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-    wanted = recorded if grad is None else grad
+    recording = recorded if grad is None else grad
     outer = _precision.set(precision or _precision.get())
     _enter(_precision.get())
     try:
         _cast(dict.fromkeys(AUTOCAST, False))
-        with nullcontext() if wanted == recorded and not inference else _recording(wanted):
+        with nullcontext() if recording == recorded and not inference else _recording(recording):
             yield
     finally:
         _cast(cast)
@@ -81,16 +81,16 @@ def _torch() -> tuple[Any, Any]:
 def _cast(enabled: dict[str, bool]) -> None:
     import torch
 
-    for device, wanted in enabled.items():
-        if torch.is_autocast_enabled(device) != wanted:
-            torch.set_autocast_enabled(device, wanted)
+    for device, enable in enabled.items():
+        if torch.is_autocast_enabled(device) != enable:
+            torch.set_autocast_enabled(device, enable)
 
 
 @contextmanager
-def _recording(wanted: bool) -> Iterator[None]:
+def _recording(grad: bool) -> Iterator[None]:
     import torch
 
-    with torch.inference_mode(False), torch.set_grad_enabled(wanted):
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):
         yield
 
 
@@ -136,14 +136,14 @@ class _Setting(NamedTuple):
 
     def define(self, precision: str, found: tuple[Any, list[str]]) -> None:
         """Set what `torch_state` computes with, where another value was found."""
-        wanted = self.high if precision == "high" else self.highest
-        exact = EXACT if wanted == self.highest else ("tf32",)
+        target = self.high if precision == "high" else self.highest
+        exact = EXACT if target == self.highest else ("tf32",)
         value, each = found
-        if value != wanted or not all(name in exact for name in each):
-            self.write(wanted, [exact[-1]] * len(each))
+        if value != target or not all(name in exact for name in each):
+            self.write(target, [exact[-1]] * len(each))
 
 
-# Threads may be inside at the same time: the first remembers, the last puts back.
+# Several threads may be inside: the first saves the settings, the last restores them.
 _lock = threading.Lock()
 _inside = 0
 _before: list[tuple[Any, list[str]]]

@@ -139,10 +139,10 @@ def evaluate(
             file.save(scored, now=True)
         raise
     failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
-    kept = np.flatnonzero(~np.isnan(values).all(axis=0))
-    if not len(kept):
+    usable = np.flatnonzero(~np.isnan(values).all(axis=0))
+    if not len(usable):
         raise MetricError(next(iter((failures or notes).values())))
-    good, values = tuple(resolved[column] for column in kept), values[:, kept]
+    good, values = tuple(resolved[column] for column in usable), values[:, usable]
     if file:
         try:
             file.finish(scores_table(labels, good, values), good, failures, notes)
@@ -155,8 +155,8 @@ def evaluate(
         dataset=identity,
         tasks=task_facts(source),
     )
-    for told in (*failures.values(), *scored.notes.values()):
-        warnings.warn(MetricWarning(told), stacklevel=3)  # past `extras`
+    for message in (*failures.values(), *scored.notes.values()):
+        warnings.warn(MetricWarning(message), stacklevel=3)  # past `extras`
     return found
 
 
@@ -172,10 +172,12 @@ def _not_stored(labels: pa.Table, stored: NDArray[np.bool_]) -> dict[str, str]:
     """Return notes on the codecs of which nothing is stored."""
     columns = (labels[name].to_pylist() for name in ("task", "codec"))
     pairs = dict.fromkeys(
-        pair for pair, there in zip(zip(*columns, strict=True), stored, strict=True) if not there
+        pair
+        for pair, is_stored in zip(zip(*columns, strict=True), stored, strict=True)
+        if not is_stored
     )
-    told = "nothing is stored of its features, which are left out"
-    return {f"codec {codec}": f"codec {codec!r} of {task}: {told}" for task, codec in pairs}
+    message = "nothing is stored of its features, which are left out"
+    return {f"codec {codec}": f"codec {codec!r} of {task}: {message}" for task, codec in pairs}
 
 
 def _selected(
@@ -184,20 +186,20 @@ def _selected(
     """Return the label rows to score."""
     if not stored.any():
         raise MetricError("the dataset has no compressed features to score")
-    kept = stored.copy()
+    selected = stored.copy()
     if fold is not None:
         if "fold" not in labels.column_names:
             raise MetricError("the labels have no column 'fold' to select by")
         folds = labels["fold"].to_numpy()
-        kept &= folds == fold
-        if not kept.any():
-            there = ", ".join(str(number) for number in np.unique(folds))
-            raise MetricError(f"no source is in fold {fold}; there are {there}")
+        selected &= folds == fold
+        if not selected.any():
+            available = ", ".join(str(number) for number in np.unique(folds))
+            raise MetricError(f"no source is in fold {fold}; there are {available}")
     if limit is not None:
         sources: defaultdict[str, set[str]] = defaultdict(set)
         columns = zip(labels["task"].to_pylist(), labels["source_id"].to_pylist(), strict=True)
         for row, (task, source_id) in enumerate(columns):
-            if kept[row] and len(sources[task]) < limit:
+            if selected[row] and len(sources[task]) < limit:
                 sources[task].add(source_id)
-            kept[row] &= source_id in sources[task]
-    return np.flatnonzero(kept)
+            selected[row] &= source_id in sources[task]
+    return np.flatnonzero(selected)

@@ -1,17 +1,17 @@
-"""What decides a metric's scores, as a digest: its code, what that imports, and its state.
+"""Digests of everything that decides a metric's scores: its code, imports, options and state.
 
-Two runs whose digests agree may share scores. The digest covers
+Scores are reused between runs whose digests are equal. The digest covers
 
 * a function's own code, its defaults, what it closes over, and the values of the module's globals
   that it uses; an object's state, as pickling would keep it; the parameters of a
   `torch.nn.Module`; a metric's options;
-* the source of every module of the user's own that any of these is from, and of all that such a
-  module imports, further on: what is neither in the standard library nor installed;
+* the source of every user module (neither in the standard library nor installed) that defines any
+  of these, and of the user modules that it imports, recursively;
 * the version of Python, and of the installed packages that such a module imports.
 
 It cannot see data files, what extension modules call, modules that are imported by a computed name,
-or packages that installed packages import. Where something cannot be told, a function's body that
-is in no file or an object that cannot be pickled, there is no digest, and nothing is shared.
+or packages that installed packages import. Where a part cannot be described (a class that is in no
+file, an object that cannot be pickled), there is no digest, and scores are not reused.
 """
 
 from __future__ import annotations
@@ -45,56 +45,60 @@ COVERS = (
     "packages that these import; code, options, defaults, closures, globals and state; not: data "
     "files, extension modules, modules imported by a computed name, imports of installed packages"
 )
-"""What a digest stands for, as files of scores say it."""
+"""What a digest covers; recorded in files of scores."""
 
 ALWAYS = ("cfqa_data", "numpy", "torch")
-"""Packages that take part in every score."""
+"""Packages whose versions are part of every digest."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What decides a metric's scores.
+    """A digest of everything that decides a metric's scores.
 
     Attributes:
-        digest: Equal for what scores alike; None where that cannot be told.
-        sources: SHA-256 of each own module's file, by its name.
+        digest: Equal for metrics that give equal scores; None where it cannot be computed.
+        sources: SHA-256 of each user module's file, by module name.
         packages: Version of each installed package.
-        untold: Why there is no digest.
+        reason: Why there is no digest.
     """
 
     digest: str | None
     sources: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
-    untold: str | None = None
+    reason: str | None = None
 
 
 def fingerprint(metric: Metric, *more: str) -> Fingerprint:
-    """Return what decides a metric's scores.
+    """Return the fingerprint of a metric.
 
     Args:
         metric: The metric.
-        more: Whatever else does.
+        more: Further text to include in the digest.
     """
-    seen = _Seen()
+    collector = _Collector()
     try:
         for package in ALWAYS:
-            seen.module(package)
-        parts = [seen.told(part) for part in (metric.function, metric.fit, dict(metric.options))]
-    except _UntoldError as error:
-        return Fingerprint(None, seen.sources, seen.packages, str(error))
-    digest = _digest([*parts, sorted(seen.sources.items()), sorted(seen.packages.items()), *more])
-    return Fingerprint(digest, seen.sources, seen.packages)
+            collector.module(package)
+        parts = [
+            collector.describe(part) for part in (metric.function, metric.fit, dict(metric.options))
+        ]
+    except _NoDigestError as error:
+        return Fingerprint(None, collector.sources, collector.packages, str(error))
+    digest = _digest(
+        [*parts, sorted(collector.sources.items()), sorted(collector.packages.items()), *more]
+    )
+    return Fingerprint(digest, collector.sources, collector.packages)
 
 
-class _UntoldError(Exception):
-    """What something computes cannot be told."""
+class _NoDigestError(Exception):
+    """A value has no description to digest."""
 
 
-class _Seen:
-    """Values and modules that were met so far.
+class _Collector:
+    """Collects descriptions of values, and the modules they come from.
 
     Attributes:
-        sources: Hash of each own module's file.
+        sources: Hash of each user module's file.
         packages: Version of each installed package.
     """
 
@@ -103,35 +107,35 @@ class _Seen:
         self.packages: dict[str, str] = {"python": platform.python_version()}
         self._values: dict[int, tuple[Any, str]] = {}
 
-    def told(self, value: Any) -> str:
-        """Return a text that values have in common which compute the same.
+    def describe(self, value: Any) -> str:
+        """Return a text that is equal for values that compute the same.
 
         Raises:
-            _UntoldError: There is no such text.
+            _NoDigestError: There is no such text.
         """
         if value is None or type(value) in (bool, int, float, complex, str, bytes):
             return repr(value)
         if id(value) not in self._values:
-            self._values[id(value)] = value, "itself"  # where it holds itself
+            self._values[id(value)] = value, "itself"  # for values that contain themselves
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             try:
-                parts = self._parts(value)
-            except _UntoldError:
+                parts = self._describe_parts(value)
+            except _NoDigestError:
                 raise
             except Exception as error:  # whatever an object's own methods raise
-                raise _UntoldError(f"the state of an object {kind} cannot be told") from error
+                raise _NoDigestError(f"the state of an object {kind} cannot be told") from error
             self._values[id(value)] = value, _digest([kind, *parts])
         return self._values[id(value)][1]
 
-    def _parts(self, value: Any) -> list[Any]:
+    def _describe_parts(self, value: Any) -> list[Any]:
         import torch
 
         if isinstance(value, list | tuple):
-            return [self.told(item) for item in value]
+            return [self.describe(item) for item in value]
         if isinstance(value, dict):
-            return sorted([self.told(key), self.told(item)] for key, item in value.items())
+            return sorted([self.describe(key), self.describe(item)] for key, item in value.items())
         if isinstance(value, set | frozenset):
-            return sorted(self.told(item) for item in value)
+            return sorted(self.describe(item) for item in value)
         if isinstance(value, torch.Tensor):
             flat = value.detach().cpu().reshape(-1).contiguous()
             return [value.dtype, value.shape, _sha256(flat.view(torch.uint8).numpy())]
@@ -142,22 +146,26 @@ class _Seen:
             return [value.__name__]
         if isinstance(value, type):
             if not self.module(value.__module__):
-                raise _UntoldError(f"the class {value.__qualname__} is in no file")
+                raise _NoDigestError(f"the class {value.__qualname__} is in no file")
             return [value.__module__, value.__qualname__]
         if isinstance(value, FunctionType):
-            return self._function(value)
+            return self._describe_function(value)
         if isinstance(value, MethodType):
-            return [self.told(value.__self__), self.told(value.__func__)]
+            return [self.describe(value.__self__), self.describe(value.__func__)]
         if isinstance(value, CodeType):
-            return [value.co_code, value.co_names, *(self.told(item) for item in value.co_consts)]
-        return self._object(value)
+            return [
+                value.co_code,
+                value.co_names,
+                *(self.describe(item) for item in value.co_consts),
+            ]
+        return self._describe_object(value)
 
-    def _function(self, function: FunctionType) -> list[Any]:
+    def _describe_function(self, function: FunctionType) -> list[Any]:
         code, names = function.__code__, function.__globals__
         filled = [cell for cell in function.__closure__ or () if cell != CellType()]
         cells = [cell.cell_contents for cell in filled]
         state = (function.__defaults__, function.__kwdefaults__, vars(function), cells)
-        parts = [code.co_qualname, self.told(state)]
+        parts = [code.co_qualname, self.describe(state)]
         home = self.module(str(names.get("__name__")))
         if home in ("installed", "standard"):
             path = Path(code.co_filename)
@@ -166,15 +174,15 @@ class _Seen:
             for name in _names(code, "IMPORT_NAME"):
                 self.module(name)
         used = sorted(_names(code, "LOAD_GLOBAL", "LOAD_NAME") & names.keys())
-        return [*parts, self.told(code), *([name, self.told(names[name])] for name in used)]
+        return [*parts, self.describe(code), *([name, self.describe(names[name])] for name in used)]
 
-    def _object(self, value: Any) -> list[Any]:
+    def _describe_object(self, value: Any) -> list[Any]:
         reduced = value.__reduce_ex__(4)
         if isinstance(reduced, str):  # it is found by its name
             module = str(getattr(value, "__module__", None))
             self.module(module)
-            return [module, reduced, self.told(getattr(value, "__wrapped__", None))]
-        return [self.told(list(p) if isinstance(p, Iterator) else p) for p in reduced]
+            return [module, reduced, self.describe(getattr(value, "__wrapped__", None))]
+        return [self.describe(list(p) if isinstance(p, Iterator) else p) for p in reduced]
 
     def module(self, name: str) -> str:
         """Take a module in, and what it imports if it is the user's own.

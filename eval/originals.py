@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cfqa_data.console.progress import Progress
-from cfqa_data.errors import MetricError
+from cfqa_data.errors import MetricError, UndefinedError
 from cfqa_data.eval.features.reading import FeatureSource
 
 __all__ = ["OriginalStatistics", "original_statistics"]
@@ -98,13 +98,14 @@ def _value_range(dataset: FeatureSource, task: str) -> Tensor:
 
     Raises:
         MetricError: The dataset does not say.
+        UndefinedError: No codec of the task has a quantiser.
     """
     manifest = getattr(dataset, "manifest", None)
     if manifest is None or task not in manifest.tasks:
         raise MetricError("value_range is the quantisers', which only a dataset's manifest knows")
     quantizers = [c.quantizer for c in manifest.tasks[task].codecs.values() if c.quantizer]
     if not quantizers:
-        raise MetricError(f"value_range is the quantisers', and no codec of {task} has one")
+        raise UndefinedError(f"where no codec has a quantiser, as of {task}")
     tables = [np.asarray(quantizer.values(), np.float64) for quantizer in quantizers]
     return torch.from_numpy(np.max([table[:, -1] - table[:, 0] for table in tables], axis=0))
 

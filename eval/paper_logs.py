@@ -1,4 +1,4 @@
-"""The published table's statistic, from score logs as the published code prints them.
+"""Compute the published table's statistic from score logs as the published code prints them.
 
 A log holds a block per level: a line that names the codec's settings, one line per source,
 ``name score mse cosine cka``, and totals such as ``Accuracy: 95.0``. Scores are the raw ones: a

@@ -1,9 +1,9 @@
-"""What an evaluation found, and the same from the file of scores that it wrote.
+"""The result of an evaluation, and reading it back from the file of scores that it wrote.
 
-A finished file of scores (``.parquet``) says in its metadata what it holds: the dataset it is of,
-the facts of each metric, the label that was followed, which metrics failed, and what decided the
-scores (see `cfqa_data.eval.fingerprint`).  Reading it back and correlating it anew gives the tables
-that the evaluation had, without the features and the metrics.
+The metadata of a finished file of scores (``.parquet``) identifies the dataset, the facts of each
+metric, the target label, the metrics that failed, and the fingerprints of the metrics (see
+`cfqa_data.eval.fingerprint`).  The tables of statistics can be computed again from the file alone,
+without the features and the metrics.
 """
 
 from __future__ import annotations
@@ -211,13 +211,13 @@ def read_evaluation(
     if not scores_table(keys, metrics, values).equals(table):
         raise MetricError(f"{path}: the scores are not in the order in which they were written")
     places = {tuple(r.values()): n for n, r in enumerate(dataset.labels.select(KEYS).to_pylist())}
-    wanted = [tuple(row.values()) for row in keys.select(KEYS).to_pylist()]
-    for key in wanted:
+    scored_keys = [tuple(row.values()) for row in keys.select(KEYS).to_pylist()]
+    for key in scored_keys:
         if key not in places:
             named = "{} {}, {}, level {}".format(*key)
             raise MetricError(f"{path}: scores of {named}, which the dataset does not hold")
     return conclude(
-        dataset.labels.take([places[key] for key in wanted]),
+        dataset.labels.take([places[key] for key in scored_keys]),
         metrics,
         values,
         target,
@@ -289,13 +289,13 @@ def _read(
     try:
         schema, facts = read_facts(data)
         metrics = tuple(_metric(entry) for entry in facts["metrics"])
-        told = {name: facts.get(name, {}) for name in ("failures", "notes")}
+        texts = {name: facts.get(name, {}) for name in ("failures", "notes")}
         rows, facts["target"] = int(facts["rows"]), str(facts["target"])
         if (
             schema.names != [*KEYS, "metric", "value"]
             or schema.field("value").type != pa.float64()
             or len({metric.name for metric in metrics}) != len(metrics)
-            or not all(isinstance(text, str) for of in told.values() for text in of.values())
+            or not all(isinstance(text, str) for of in texts.values() for text in of.values())
             or not isinstance(facts["dataset"], str)
         ):
             raise ValueError

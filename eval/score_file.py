@@ -1,10 +1,9 @@
-"""Scores on disk: what an evaluation writes, and what an interrupted one goes on from.
+"""Files of scores: writing them, and resuming an interrupted evaluation from them.
 
-While it runs, an evaluation saves what it has beside its output, as ``NAME.unfinished``; the output
-itself is written whole, at the end.  Both say which dataset and which metrics, with which options
-and which code, their scores are of.  Unfinished scores of anything else are not taken up, and a
-finished file of anything else is not replaced unless that is asked for, nor one that another run
-put there meanwhile.
+While it runs, an evaluation saves its scores beside the output, as ``NAME.unfinished``; the output
+itself is written atomically at the end.  Both record the dataset, the metrics, their options and
+their code.  Unfinished scores are reused only if all of these match, and a finished file that does
+not match, or that another run has written meanwhile, is replaced only with ``force``.
 """
 
 from __future__ import annotations
@@ -86,10 +85,10 @@ class ScoreFile:
         }
         self._force = force
         self._saved = time.monotonic()
-        self._replaced = self._there() if force else None
+        self._replaced = self._file_identity() if force else None
         self._check_replaceable()
 
-    def _there(self) -> tuple[int, ...] | None:
+    def _file_identity(self) -> tuple[int, ...] | None:
         """Return what tells the finished file that is there from any other, or None without one."""
         try:
             found = self.path.stat()
@@ -99,8 +98,8 @@ class ScoreFile:
 
     def _check_replaceable(self) -> None:
         """See that a finished file is this request's, or the one that was to be replaced."""
-        there = self._there()
-        if there not in (None, self._replaced) and (why := self._other()):
+        on_disk = self._file_identity()
+        if on_disk not in (None, self._replaced) and (why := self._other()):
             remedy = "write to another file, or replace it with --force (force=True)"
             raise MetricError(f"{self.path}: {why}; {remedy}")
 
@@ -108,7 +107,7 @@ class ScoreFile:
         """Return in what a finished file differs from what this run would write, if it does."""
         import pyarrow as pa
 
-        told = {
+        expected = {
             "dataset": "holds the scores of another dataset",
             "keys": "holds the scores of other features",
             "settings": "holds scores of other arrays, or made with another device or precision",
@@ -117,18 +116,18 @@ class ScoreFile:
         try:
             _, facts = read_facts(self.path.read_bytes())
             code = {name: entry["digest"] for name, entry in facts["code"].items()}
-            found = {name: facts[name] for name in told}
+            found = {name: facts[name] for name in expected}
         except (*WRONG, pa.ArrowException):
             return "is there, and does not say what was scored"
-        for name, why in told.items():
+        for name, why in expected.items():
             if found[name] != self._own[name]:
                 return why.format(target=found["target"])
         if code.keys() != self._digests.keys():
             return f"holds the scores of {', '.join(map(str, code))}"
         for name, digest in self._digests.items():
             if digest is None:
-                untold = self._own["code"][name]["untold"]
-                return f"holds scores of a {name!r} that may be another one ({untold})"
+                reason = self._own["code"][name]["reason"]
+                return f"holds scores of a {name!r} that may be another one ({reason})"
             if digest != code[name]:
                 return f"holds scores of a {name!r} with other code or options"
         return None
@@ -230,5 +229,5 @@ def _other_sources(metric: Metric, whole: pa.Table, target: str) -> list[str]:
     if not metric.fit and all(name in metric.options for name in metric.needs):
         return []
     keys = ("task", "source_id", "fold", "codec", "level")
-    there = table_digest(whole.select([name for name in keys if name in whole.schema.names]))
-    return [there, target] if metric.fit else [there]
+    on_disk = table_digest(whole.select([name for name in keys if name in whole.schema.names]))
+    return [on_disk, target] if metric.fit else [on_disk]

@@ -1,12 +1,12 @@
-"""Scoring what has no score yet, a batch at a time; what a metric cannot score costs only itself.
+"""Compute the missing scores of an evaluation, batch by batch, isolating metrics that fail.
 
-A metric that fails on a batch is tried on each of its features alone: what it scores is kept, and
-the first failure is told. One that has scored nothing of some sources of a task is not tried on the
-task's others.
+A metric that fails on a batch is tried on each of its features alone: the scores that succeed are
+kept, and the first failure is reported. A metric that fails on all features of the first few
+sources of a task is skipped for the rest of that task.
 
-A score must not depend on the rest of its batch. For metrics that are not this package's own, which
-its tests see to, a feature is scored alone now and then. Where that gives another score, the metric
-scores one feature at a time from there on, its earlier scores are made anew, and that is told.
+A score must not depend on the rest of its batch. The tests ensure this for built-in metrics; for
+others, a feature is occasionally scored alone too. If the two scores differ, the metric scores one
+feature at a time from then on, its earlier scores are recomputed, and a note reports it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.console.progress import Progress
-from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.errors import CfqaError, MetricError, UndefinedError
 from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metric
 from cfqa_data.eval.metrics.base import error_line
 
@@ -93,6 +93,7 @@ class Scoring:
         self._first_failures: dict[str, str] = {}
         self._failed = np.zeros(scored.values.shape, dtype=bool)
         self._undefined = self._failed.copy()
+        self._reasons: dict[str, str] = {}
         self._batches: Counter[tuple[str, str]] = Counter()
         self._tried: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._ready: dict[tuple[str, int, int], Metric | None] = {}
@@ -114,8 +115,8 @@ class Scoring:
         for metric, undefined in zip(self._metrics, self._undefined.sum(axis=0), strict=True):
             if undefined:
                 note = (
-                    f"metric {metric.name!r} is not defined for fewer than {metric.least_tokens} "
-                    f"tokens: no score of {undefined} of {len(self._values)} features"
+                    f"metric {metric.name!r} is not defined {self._reasons[metric.name]}: "
+                    f"no score of {undefined} of {len(self._values)} features"
                 )
                 notes[metric.name] = "; ".join(filter(None, [notes.get(metric.name), note]))
         return notes
@@ -168,6 +169,8 @@ class Scoring:
                 if not self._missing(at, column).any():
                     continue
                 if part.x.shape[3] < metric.least_tokens:
+                    reason = f"for fewer than {metric.least_tokens} tokens"
+                    self._reasons.setdefault(metric.name, reason)
                     self._failed[at, column] = self._undefined[at, column] = True
                 elif ready := self._of_fold(column, task, fold):
                     self._batch(ready, column, part, at)
@@ -189,14 +192,19 @@ class Scoring:
         """Return a metric with what it needs of the other folds; None where it lacks that."""
         key = task, fold, column
         if key not in self._ready:
-            self._ready[key] = self._given(self._metrics[column], task, fold)
+            self._ready[key], metric = None, self._metrics[column]
+            here = ((self._tasks == task) & (self._folds == fold))[self._rows]
+            try:
+                self._ready[key] = self._given(metric, task, fold)
+            except UndefinedError as error:
+                self._reasons.setdefault(metric.name, str(error))
+                self._undefined[here, column] = True
             if self._ready[key] is None:
-                here = (self._tasks == task) & (self._folds == fold)
-                self._failed[here[self._rows], column] = True
+                self._failed[here, column] = True
         return self._ready[key]
 
     def _given(self, metric: Metric, task: str, fold: int) -> Metric | None:
-        from cfqa_data.eval.features.reading import Part
+        from cfqa_data.eval.features.reading import RowSubset
 
         others = np.flatnonzero((self._tasks == task) & (self._folds != fold))
         needed = [name for name in metric.needs if name not in metric.options]
@@ -208,7 +216,9 @@ class Scoring:
             if metric.fit and not len(others):
                 raise MetricError("no other fold to train on")
             if metric.fit:
-                metric = metric.fitted(Part(self._dataset, others, self._target))
+                metric = metric.fitted(RowSubset(self._dataset, others, self._target))
+        except UndefinedError:
+            raise
         except MetricError as error:
             where = f" ({task}, all folds but {fold})" if metric.fit else ""
             named = "" if repr(metric.name) in str(error) else f"metric {metric.name!r}: "
@@ -260,19 +270,19 @@ class Scoring:
         among = float(scores[item])
         try:
             alone, again = (float(_scores(metric, part.x, _one(part, item))[0]) for _ in range(2))
-        except MetricError:  # which is told when it is scored
-            told = f"{among:.6g} among {len(scores)} and none alone"
+        except MetricError:  # reported when it is scored
+            difference = f"{among:.6g} among {len(scores)} and none alone"
         else:
             # Of each end, since what lies between them may be more than the largest float.
             spread = CLOSE * float(scores.max()) - CLOSE * float(scores.min())
             most = max(CLOSE * abs(among), CLOSE * abs(alone), spread) + LEAST
             if abs(among - alone) <= most:
                 return ""
-            told = f"{among:.6g} among {len(scores)} and {alone:.6g} alone"
+            difference = f"{among:.6g} among {len(scores)} and {alone:.6g} alone"
             if abs(alone - again) > most:
-                told += f", then {again:.6g}: it is no function of the two features"
+                difference += f", then {again:.6g}: it is no function of the two features"
         why = f"metric {metric.name!r}: its scores depend on the batch"
-        return f"{why}: {told} ({part.names[item]}); it scores one feature at a time"
+        return f"{why}: {difference} ({part.names[item]}); it scores one feature at a time"
 
 
 def _one(part: Batch, item: int) -> Features:

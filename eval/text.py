@@ -1,4 +1,4 @@
-"""An evaluation as plain text: the published layout, or every figure with its interval."""
+"""Format an evaluation as plain text: in the published layout, or with every figure's interval."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def paper_text(evaluation: Evaluation) -> str:
     title = [f"Correlation with the {evaluation.target} (larger is worse), per source, averaged."]
     if together:
         points = {row["task"]: row["n_versions"] for row in together}
-        told = ", ".join(f"{n} ({task})" for task, n in points.items())
+        counts = ", ".join(f"{n} ({task})" for task, n in points.items())
         if len(set(points.values())) == 1:
-            told = str(together[0]["n_versions"])
-        title.append(f"All codecs: over the {told} points that a source has from all of them.")
+            counts = str(together[0]["n_versions"])
+        title.append(f"All codecs: over the {counts} points that a source has from all of them.")
     return "\n".join([*title, "", table_text(rows, left=2, heads=2), "", *_notes(evaluation)])
 
 
@@ -145,8 +145,8 @@ def _notes(evaluation: Evaluation) -> list[str]:
     for row in evaluation.correlations.to_pylist():
         levels.setdefault(row["n_versions"], {})[f"{row['codec']} ({row['task']})"] = None
     if len(levels) > 1:
-        told = "; ".join(f"{n} of {', '.join(of)}" for n, of in sorted(levels.items()))
-        notes.append(f"Codecs have different numbers of levels: {told}.")
+        counts = "; ".join(f"{n} of {', '.join(of)}" for n, of in sorted(levels.items()))
+        notes.append(f"Codecs have different numbers of levels: {counts}.")
     if "group" in evaluation.labels.column_names:
         rows = evaluation.labels.select(["task", "source_id", "group"]).to_pylist()
         groups = {(row["task"], row["source_id"]): row["group"] or row["source_id"] for row in rows}

@@ -50,7 +50,7 @@ INLINE = "array"
 
 def hold(dataset: Dataset) -> str:
     """Return the name by which cells refer to an open dataset: the same in every process."""
-    how = [dataset.untrusted, dataset.follow_links]
+    how = [dataset.untrusted, dataset.follow_links, *map(str, dataset.plugins)]
     what = [dataset.location, *how, dataset.manifest.to_dict()]
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     HANDLES[name] = zlib.compress(pickle.dumps(dataset[:0]))

@@ -33,7 +33,7 @@ def attach(
     arrays: Sequence[str] = ("original", "compressed"),
     untrusted: bool = False,
     follow_links: bool = False,
-    plugins: Iterable[str] | None = None,
+    plugins: Iterable[str | type] | None = None,
 ) -> Any:
     """Give rows of `load_dataset` columns of the arrays that they are about, read when taken.
 
@@ -50,7 +50,7 @@ def attach(
             ``bitstream``, bytes. Rows of the config `originals` have only the first.
         untrusted: decode bitstreams in child processes that can do nothing else.
         follow_links: read what links in a folder lead to, wherever that is.
-        plugins: classes of codecs that are not installed, each as `module:Class`.
+        plugins: classes of codecs that are not installed, or `module:Class` of some.
 
     Returns:
         The same kind of dataset with the arrays as columns, in place of columns of those names.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,11 @@ DIM = 6
 class Lines(Source):
     """Lines of some words each, two of them of one page; what is in common is their truth."""
 
-    def __init__(self, task: str, seed: int, single: bool = False) -> None:
-        self.task, self.seed, self.single = task, seed, single
+    def __init__(
+        self, task: str, seed: int, single: bool = False, lexicon: Path | None = None
+    ) -> None:
+        self.task, self.seed, self.single, self.lexicon = task, seed, single, lexicon
+        self.words = lexicon.read_text().split() if lexicon else WORDS
         self.terms = Terms("cc0-1.0", inputs=True, truths=True)
 
     def samples(self) -> Iterator[Sample]:
@@ -41,9 +45,12 @@ class Lines(Source):
     def training_inputs(self, count: int, seed: int) -> Iterator[list[str]]:
         return (self._line(1000 + number) for number in range(count))
 
+    def decides(self) -> tuple[Sequence[Path], Any]:
+        return ([self.lexicon] if self.lexicon else []), [self.seed, self.single]
+
     def _line(self, number: int) -> list[str]:
         rng = np.random.default_rng([self.seed, number])
-        return rng.choice(WORDS, 1 if self.single else int(rng.integers(1, 6))).tolist()
+        return rng.choice(self.words, 1 if self.single else int(rng.integers(1, 6))).tolist()
 
 
 class Bag(Backbone):

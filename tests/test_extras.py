@@ -104,7 +104,7 @@ def test_each_door_names_what_is_missing_and_the_extra_that_brings_it(tmp_path: 
         "checkpoint": ("torch", "eval"),
         "backbone": ("torch", "build"),
         "head": ("torch", "build"),
-        "scheduler": ("dask", "build"),
+        "scheduler": ("distributed", "build"),
     }
     assert said.keys() == expected.keys()
     for name, (package, extra) in expected.items():

@@ -19,11 +19,12 @@ import pytest
 from loopback_hub import LoopbackHub, loopback_hub, point_clients_at
 
 import cfqa_data
+from cfqa_data.access.folder import Folder
 from cfqa_data.codecs import find_codec
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format import facts, first
 from cfqa_data.format.manifest import Manifest, hash_files, manifest_text, read_manifest
-from cfqa_data.testing.mock import PLUGINS, write_format_2_folder
+from cfqa_data.testing.mock import PLUGINS, Picture, write_format_2_folder
 
 TIERS = ("full", "light")
 KINDS = {
@@ -173,6 +174,17 @@ def read_some(dataset: cfqa_data.Dataset, codec: str) -> list[tuple[str, str, in
     labels = dataset.labels.filter(pc.equal(dataset.labels["codec"], codec)).to_pylist()
     keys = [(row["source_id"], row["codec"], row["level"]) for row in labels]
     return [key for key in keys if dataset.compressed(*key).size]
+
+
+def test_a_codec_gets_its_tables(folders: dict[str, Path]) -> None:
+    folder = Folder(folders["light"], plugins=[Picture])
+    stream = folder.bitstream("picture-1", "picture", 0)
+    inputs = folder.decoder("pictures", "picture").decode(stream)
+    means = inputs.mean(0, keepdims=True)
+    feature = folder.compressed("picture-1", "picture", 0)
+    np.testing.assert_allclose(feature[0, 0], np.concatenate([means, inputs]) / 64 - 2, rtol=1e-6)
+    with pytest.raises(FormatError, match="hold inputs, of which the backbone makes features"):
+        folder.decoded("picture-1", "picture", 0)
 
 
 def test_strangers_plugins_are_not_run(folders: dict[str, Path]) -> None:

@@ -171,6 +171,35 @@ def test_what_does_not_fit_is_one_line(change: dict[str, Any], told: str, tmp_pa
     assert "\n" not in str(error.value)
 
 
+def test_a_finished_folder_stays_and_is_of_one_source_and_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lexicon.txt").write_text("a few words")
+    data = recipe().to_dict()
+    data["tasks"] = {"one": data["tasks"]["one"]}
+    options = {"single": True, "lexicon": str(tmp_path / "lexicon.txt")}
+    data["tasks"]["one"]["source"]["options"] = options
+    made = Recipe.from_dict(data)
+    out = build(made, tmp_path / "out", workers=1)
+    assert set(read_manifest(out).weights) == {"root://lexicon.txt", "tasks.one.source"}
+    assert str(tmp_path) not in (out / "manifest.json").read_text()
+    before = tree(out)
+    assert tree(build(made, out, workers=1)) == before
+    monkeypatch.setenv("CFQA_ROOT", str(tmp_path))
+    (truth,) = (out / "truth").iterdir()
+    truth.write_bytes(b"damaged")
+    assert repair(out, workers=1, plugins=PLUGINS).failed == ()
+    assert tree(out) == before
+    with monkeypatch.context() as patch:
+        patch.setattr("cfqa_data.builders.pipeline.workspace.packages_of", lambda _: {})
+        with pytest.raises(BuildError, match=f"dataset of another source of {HERE}: choose"):
+            build(made, out, workers=1)
+    (tmp_path / "lexicon.txt").write_text("other words")
+    with pytest.raises(BuildError, match=r"other weights or lists \(root://lexicon.txt\)"):
+        build(made, out, workers=1)
+    assert tree(out) == before
+
+
 def test_a_build_goes_on_with_the_same_source_only(tmp_path: Path) -> None:
     from cfqa_data.builders.pipeline.check import make_plan
     from cfqa_data.builders.pipeline.workspace import open_workspace

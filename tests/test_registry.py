@@ -14,7 +14,7 @@ from cfqa_data.codecs import CODECS, find_codec, get_codec, list_codecs
 from cfqa_data.codecs.base import Codec
 from cfqa_data.errors import CfqaError, CodecError
 from cfqa_data.format import first
-from cfqa_data.registry import Registry, bind_options
+from cfqa_data.registry import Registry, bind_options, own_name
 
 MODULE = """
 from cfqa_data.codecs.h26x.hevc import X265
@@ -92,6 +92,16 @@ def test_plugins_are_found_by_the_name_of_their_class(plugin: Path, by_class: bo
     for name in ("words", "their_codecs:Mine"):
         with pytest.raises(CodecError, match=f"unknown codec '{name}'"):
             find_codec(name, plugins=plugins)
+
+
+def test_a_manifest_names_no_module(plugin: Path) -> None:
+    assert CODECS.recorded("x265") == "x265"
+    assert CODECS.recorded("loose_codecs:X265") == "x265"  # its own name
+    assert CODECS.recorded("their_codecs:Mine") == "mine"  # its entry point's
+    assert own_name(find_codec("mine").target) == "mine"
+    facts = type("Facts", (), {"name": "of its facts"})
+    assert own_name(type("Task", (), {"facts": facts()})) == "of its facts"
+    assert own_name(Thing) == "thing"
 
 
 @pytest.mark.parametrize(

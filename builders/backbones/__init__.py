@@ -1,4 +1,4 @@
-"""Networks whose block outputs are the features, and reading their checkpoints."""
+"""Backbones: the networks whose block outputs are the features."""
 
 from __future__ import annotations
 

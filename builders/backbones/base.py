@@ -1,4 +1,4 @@
-"""What a backbone is: it makes the features of inputs."""
+"""The `Backbone` base class and the registry of backbones."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["BACKBONES", "Backbone"]
 
 
 class Backbone(ABC):
-    """Makes features (N, C, T, D) of what a source gives.
+    """Extracts features (N, C, T, D) from the inputs of samples.
 
     The arguments of a subclass are a recipe's `weights`, a path or None, and its `options`.
 
     Attributes:
-        name: what it is called.
-        width: D; None where that is not known before there is a feature.
-        layers: how many layers there are to choose from; None as with `width`.
-        prefix_tokens: leading tokens that stand for no place of the input.
-        parameters: how many weights it has, for estimates of time.
+        name: of the backbone, as manifests record it.
+        width: D; None if it is only known from a feature.
+        layers: number of layers to choose from; None if it is only known from a feature.
+        prefix_tokens: leading tokens, such as a class token, without a position in the input.
+        parameters: number of weights, for estimates of time.
         norm: its final norm, for tasks that start from normalised tokens; None if it has none.
     """
 
@@ -48,7 +48,7 @@ class Backbone(ABC):
             float32 (N, C, T, D), with one C per layer; T may depend on the inputs.
 
         Raises:
-            BuildError: it does not take them.
+            BuildError: the backbone does not accept these inputs.
         """
 
     def shape(self, inputs: Any, layers: Sequence[int]) -> tuple[int, ...]:
@@ -56,11 +56,11 @@ class Backbone(ABC):
         return self.extract(inputs, layers).shape
 
     def grid(self, inputs: Any) -> tuple[int, int] | None:
-        """Return (rows, columns) of a view's tokens but for the prefix; None if in no grid."""
+        """Return (rows, columns) of a view's tokens without the prefix; None without a grid."""
         return None
 
     def layer(self, index: int) -> Layer:
-        """Return what a manifest says of a layer."""
+        """Return the description of a layer for the manifest."""
         return Layer(f"layer {index}")
 
 

@@ -202,15 +202,15 @@ class VisionTransformer(nn.Module):
 
     def run(self, tokens: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Outputs (B, T, D) of the numbered blocks (from 0, rising), before the final norm."""
-        wanted = list(blocks)
-        if not wanted or wanted != sorted(set(wanted)):
-            raise BuildError(f"blocks {wanted} must rise and be at least one")
-        if wanted[0] < 0 or wanted[-1] >= len(self.blocks):
-            raise BuildError(f"blocks {wanted} do not lie in 0..{len(self.blocks) - 1}")
+        indices = list(blocks)
+        if not indices or indices != sorted(set(indices)):
+            raise BuildError(f"blocks {indices} must rise and be at least one")
+        if indices[0] < 0 or indices[-1] >= len(self.blocks):
+            raise BuildError(f"blocks {indices} do not lie in 0..{len(self.blocks) - 1}")
         outputs = []
-        for index, block in enumerate(self.blocks[: wanted[-1] + 1]):
+        for index, block in enumerate(self.blocks[: indices[-1] + 1]):
             tokens = block(tokens)
-            if index in wanted:
+            if index in indices:
                 outputs.append(tokens)
         return outputs
 

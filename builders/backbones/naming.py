@@ -1,9 +1,9 @@
-"""The names that a DINOv2 backbone's tensors carry: the official ones, and those of other files.
+"""Map the tensor names of DINOv2 checkpoints in other layouts to the official names.
 
 Three layouts are known, each by its keys: the official one; the official one with its blocks in
 chunks, as training writes it (``blocks.CHUNK.N.``); and that of the Hub's `transformers` models,
-which splits `qkv` in three. `Naming` says what a file calls an official tensor, so that what is
-wrong with a file is told in the file's words.
+which splits `qkv` in three. `Naming` maps official tensor names to those of the file, so that
+error messages use the file's names.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class Naming:
         """Names of the tensors that make up the official one, stacked along their first axis."""
         if not self.hub:
             return (self.prefix + self._in_chunk(official),)
-        for start, own in _HUB_STARTS.items():
+        for start, official_start in _HUB_STARTS.items():
             if official.startswith(start):
-                official = own + official[len(start) :]
+                official = official_start + official[len(start) :]
                 break
-        for part, own in _HUB_PARTS.items():
-            official = official.replace(part, own)
+        for part, hub_part in _HUB_PARTS.items():
+            official = official.replace(part, hub_part)
         if ".attn.qkv." in official:
-            return tuple(self.prefix + official.replace(".attn.qkv.", own) for own in _HUB_QKV)
+            return tuple(self.prefix + official.replace(".attn.qkv.", part) for part in _HUB_QKV)
         return (self.prefix + official,)
 
     def _in_chunk(self, official: str) -> str:
@@ -133,11 +133,13 @@ def to_official(
     Raises:
         BuildError: a tensor is missing, left over or misshapen, named as the file names it.
     """
-    own: dict[str, Tensor] = {}
+    in_file: dict[str, Tensor] = {}
     for name, tensor in expected.items():
         parts = naming(name)
-        own |= zip(parts, tensor.chunk(len(parts)) if len(parts) > 1 else (tensor,), strict=True)
-    check_tensors(found, own, origin, what)
+        in_file |= zip(
+            parts, tensor.chunk(len(parts)) if len(parts) > 1 else (tensor,), strict=True
+        )
+    check_tensors(found, in_file, origin, what)
     official = {}
     for name in expected:
         tensors = [found[part] for part in naming(name)]

@@ -1,4 +1,4 @@
-"""Features that somebody else has extracted: a backbone that gives its inputs back."""
+"""A backbone for features that were extracted elsewhere: returns its inputs unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Stored"]
 
 
 class Stored(Backbone):
-    """Passes stored features on; goes with the source `features`.
+    """Returns stored features; used with the source `features`.
 
     Args:
         prefix_tokens: leading tokens that stand for no place of the input.

@@ -30,7 +30,7 @@ def find_quantizers(
         base: says the ranges of HM's and VTM's quantisers.
         begun: of an earlier run, whose tables are taken over: every feature is held against them
             anyway.
-        progress: told of the features that are looked through for tables.
+        progress: notified of the features that are looked through for tables.
     """
     found: dict[tuple[str, str], Quantizer] = {}
     unknown: list[LadderFiles] = []

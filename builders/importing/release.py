@@ -85,7 +85,7 @@ def import_release(
             the features against the truths of its sources.
         recipe: says the blocks, the ranges of HM's and VTM's quantisers, and what to score with.
         accept_versions: go on with an import that was begun with other versions of the software.
-        progress: told of stages and their progress; nobody if None.
+        progress: notified of stages and their progress; optional.
 
     Returns:
         What was placed and what was not.

@@ -126,7 +126,7 @@ def look_into(
         seed: of the choice of the sample.
         workers: processes.
         untrusted: decode in child processes that can do nothing else.
-        progress: told of every feature.
+        progress: notified of every feature.
         plugins: `module:Class` of what the dataset was made with and that is not installed.
 
     Raises:

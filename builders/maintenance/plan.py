@@ -28,7 +28,7 @@ from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest, package_versions
 from cfqa_data.integrity.verify import Fault
 from cfqa_data.recipe.portable import recipe_of
-from cfqa_data.recipe.spec import SOURCE_PATHS
+from cfqa_data.recipe.spec import is_path
 
 __all__ = ["Arrays", "Decode", "Recompress", "Steps", "check_same", "plan_steps", "was_built"]
 
@@ -310,7 +310,7 @@ def _find_files(
         ):
             continue
         for key, uri in spec.source.options.items():
-            if key not in SOURCE_PATHS or not uri:
+            if not is_path(key, uri):
                 continue
             if key != "root" and uri in manifest.weights:
                 needed.add(uri)

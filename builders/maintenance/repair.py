@@ -88,7 +88,7 @@ def repair(
         workers: processes.
         accept_versions: try although other versions are installed than the manifest names.
         dry_run: say what would be done, and do nothing.
-        progress: told of stages and their progress.
+        progress: notified of stages and their progress.
         follow_links: take what links lead to, wherever that is, for files of the folder; one that
             is damaged is replaced by a file, a folder behind a link is written to.
         plugins: `module:Class` of what the dataset was made with and that is not installed.

@@ -54,7 +54,7 @@ def build(
         scheduler: address of a Dask scheduler to use instead; its workers must see `out`.
         accept_versions: go on with a build that was begun with other versions of the software; the
             manifest then names both, and the bytes may be those of neither.
-        progress: told of stages and their progress; nobody if None.
+        progress: notified of stages and their progress; optional.
 
     Returns:
         The absolute path of the finished folder.

@@ -17,7 +17,7 @@ from cfqa_data.format.manifest import hash_file
 from cfqa_data.format.resources import locate
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.recipe.portable import rename
-from cfqa_data.recipe.spec import SOURCE_PATHS
+from cfqa_data.recipe.spec import is_path
 
 __all__ = ["hash_sources", "hash_uris", "weights_of"]
 
@@ -54,7 +54,7 @@ def hash_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str, str
     told: dict[str, list[Any]] = {}  # of all tasks with images below a root
     for task, source in sources.items():
         options = recipe.tasks[task].source.options
-        uris = [str(options[key]) for key in SOURCE_PATHS if options.get(key) is not None]
+        uris = [str(value) for key, value in options.items() if is_path(key, value)]
         names = {locate(uri).as_posix(): uri for uri in uris}
         files, values = source.decides()
         for path in files:

@@ -22,6 +22,7 @@ from cfqa_data.errors import BuildError, CfqaError, CodecError
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.invariants import fold_of
 from cfqa_data.format.layout import Layout
+from cfqa_data.format.resources import is_uri, locate
 from cfqa_data.recipe.load import Ladder, Recipe
 from cfqa_data.registry import Found, Registry, bind_options
 
@@ -41,6 +42,11 @@ def made(
     Raises:
         CfqaError: it has no such option, or cannot be made of them.
     """
+    if not found.builtin:  # which look for what is below root:// themselves
+        options = {
+            key: str(locate(value)) if isinstance(value, str) and is_uri(value) else value
+            for key, value in options.items()
+        }
     arguments = bind_options(found.target, options, what, error, **given)
     try:
         return found.target(**arguments)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cfqa_data.builders.pipeline.check import packages_of
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.lock import LOCK
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
@@ -115,7 +116,8 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
             f"{layout.root} holds a finished dataset of recipe {manifest.name!r} "
             f"({manifest.tier} tier) that is not this one: choose another folder"
         )
-    if recorded != _plain(recipe.to_dict()):  # different files may have the same portable name
+    # Different files may have the same portable name.
+    if manifest.packages or recorded != _plain(recipe.to_dict()):
         _check_files(layout, recipe, manifest)
 
 
@@ -126,10 +128,10 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
     """
     names, models = portable_names(recipe), Models(recipe)
     uris = [uri for uri in weights_of(recipe) if rename(uri, names) in manifest.weights]
-    roots = {task: str(spec.source.options.get("root")) for task, spec in recipe.tasks.items()}
-    known = [task for task, root in roots.items() if rename(root, names) in manifest.weights]
+    lists = manifest.weights.keys() - {rename(uri, names) for uri in uris}
     try:
-        sources = {task: models.source(task) for task in known}
+        packages = packages_of(models)
+        sources = {task: models.source(task) for task in recipe.tasks if lists}
         found = hash_uris(uris) | hash_sources(recipe, sources)
     except CfqaError as error:
         raise BuildError(f"recipe {recipe.name!r}: {error}") from None
@@ -138,6 +140,11 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
         raise BuildError(
             f"{layout.root} holds a finished dataset of other weights or lists ({other[0]}): "
             "choose another folder"
+        )
+    if packages != manifest.packages:
+        raise BuildError(
+            f"{layout.root} holds a finished dataset of another source of "
+            f"{', '.join(manifest.packages.keys() | packages)}: choose another folder"
         )
 
 

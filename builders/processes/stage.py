@@ -73,7 +73,7 @@ def drive(
     Args:
         stage: the stage.
         executor: where to run.
-        progress: told of the stage's progress.
+        progress: notified of the stage's progress.
         items: some of the stage's items; all of them if None.
         todo: those of them that are not done yet; the stage says, if None.
 

@@ -87,7 +87,7 @@ def export(
     progress: Progress | None = None,
     untrusted: bool = False,
     follow_links: bool = False,
-    plugins: Iterable[str] | None = None,
+    plugins: Iterable[str | type] | None = None,
 ) -> Exported:
     """Write features as plain float32 files; goes on where an earlier run stopped.
 
@@ -100,10 +100,10 @@ def export(
         level: only this level, or these.
         fold: only the sources of this fold, or of these.
         originals: also write the originals.
-        progress: told of every feature.
+        progress: notified of every feature.
         untrusted: decode bitstreams in child processes that can do nothing else.
         follow_links: read what links in a folder lead to, wherever that is.
-        plugins: classes of codecs that are not installed, each as `module:Class`.
+        plugins: classes of codecs that are not installed, or `module:Class` of some.
 
     Raises:
         DiskError: the disk is full, or may not be written to; what is finished is kept.

@@ -134,7 +134,7 @@ def plan_publishing(
         tag: name of this version; one made of its content if None.
         private: whether only those who may see it do; an existing repo stays as it is.
         workers: threads that hash.
-        progress: told of every file that is checked.
+        progress: notified of every file that is checked.
         follow_links: send what links lead to, wherever that is.
 
     Raises:
@@ -176,7 +176,7 @@ def publish(plan: Plan, progress: Progress | None = None) -> Published:
 
     Args:
         plan: from :func:`plan_publishing`.
-        progress: told of every file that is read back.
+        progress: notified of every file that is read back.
 
     Raises:
         CfqaError: there is no token, the hub refuses or cannot be reached, the tag is taken, or

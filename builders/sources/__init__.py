@@ -1,4 +1,4 @@
-"""Where samples come from, one class a source."""
+"""Sources: providers of samples (inputs and ground truth), one class each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a source is: it gives samples, each with a backbone's inputs and the truth of one task."""
+"""The `Source` and `Sample` classes and the registry of sources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Sample:
         source_id: stable name, unique over all tasks of a dataset.
         inputs: whatever the backbone takes, such as normalised images, float32 (N, 3, H, W).
         truth: what features are scored against, an array; None where the task has none.
-        group: such as the photograph that samples are crops of; None where it is its own.
+        group: id of related samples, such as crops of one photograph; None if it is alone.
     """
 
     source_id: str
@@ -46,14 +46,14 @@ class Source(ABC):
     leave out, and a recipe's `options`.
 
     Attributes:
-        terms: on which inputs and truths may be used; None where nothing is known.
+        terms: licence terms of inputs and truths; None if unknown.
     """
 
     terms: Terms | None = None
 
     @abstractmethod
     def samples(self) -> Iterator[Sample]:
-        """Yield the samples in a fixed order; a dataset takes the first that its task accepts.
+        """Yield the samples in a fixed order; a dataset uses the first ones that its task accepts.
 
         Raises:
             BuildError: one is damaged.
@@ -75,15 +75,15 @@ class Source(ABC):
             seed: of the choice.
 
         Raises:
-            BuildError: there are not so many.
+            BuildError: the source has fewer.
         """
         raise BuildError(f"source {type(self).__name__} has no training material")
 
     def decides(self) -> tuple[Sequence[Path], Any]:
-        """Return what else decides which samples there are and their truth, for hashes.
+        """Return what determines the samples and their truth, for the digest of a build.
 
         Returns:
-            Files; and what JSON takes, such as the names of images, or None.
+            Files, and a JSON-serialisable value such as the names of images, or None.
         """
         return (), None
 

@@ -1,4 +1,4 @@
-"""What the sources that read files share: lists, missing files, order, and the training pool."""
+"""Shared parts of file-based sources: list files, missing files, sample order, training pool."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NAME = re.compile(r"[\w.-]+", re.ASCII)
 
 
 class Unfit(BuildError):
-    """An image that cannot be part of a dataset: passed over by rule, refused in a list."""
+    """An image that cannot be a sample: skipped by default, an error if a list names it."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def read_list(path: Path) -> list[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        told = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BuildError(f"{path}: cannot be read ({told})") from None
+        message = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise BuildError(f"{path}: cannot be read ({message})") from None
     lines = enumerate(map(str.strip, text.splitlines()), start=1)
     return [
         (number, line)
@@ -151,8 +151,8 @@ def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
     for entry in entries:
         if entry.name in named:
             other = named[entry.name].image
-            told = f"{entry.image} and {other} are both called '{entry.name}'"
-            raise BuildError(f"{told}: keep one of them")
+            message = f"{entry.image} and {other} are both called '{entry.name}'"
+            raise BuildError(f"{message}: keep one of them")
         named[entry.name] = entry
     return named
 

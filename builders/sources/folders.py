@@ -1,4 +1,4 @@
-"""Sources of anybody's own data: a folder of images, and features that are extracted already."""
+"""Sources for the user's own data: a folder of images, and features extracted elsewhere."""
 
 from __future__ import annotations
 
@@ -162,14 +162,20 @@ class Features(FileSource):
     def __init__(
         self, task: str, seed: int, root: str, labels: str | None = None, train: str | None = None
     ) -> None:
-        folder, (told, trained) = self.located(task, seed, root, labels, train)
-        require([folder, told, trained], "give folders of .npy files, or .safetensors files")
-        arrays, self._trained = _Arrays(folder), trained and _Arrays(trained)
-        stored = told is not None and (told.is_dir() or told.suffix == ".safetensors")
-        self._truths = _Arrays(told) if told and stored else None
+        folder, (truths_path, train_path) = self.located(task, seed, root, labels, train)
+        require(
+            [folder, truths_path, train_path], "give folders of .npy files, or .safetensors files"
+        )
+        arrays, self._trained = _Arrays(folder), train_path and _Arrays(train_path)
+        stored = truths_path is not None and (
+            truths_path.is_dir() or truths_path.suffix == ".safetensors"
+        )
+        self._truths = _Arrays(truths_path) if truths_path and stored else None
         entries = (Entry(name, (arrays, name)) for name in arrays.names())
-        chosen = _with_truths(entries, None if stored else told)
-        super().__init__(seed, chosen, False, [told] if told and told.is_file() else [])
+        chosen = _with_truths(entries, None if stored else truths_path)
+        super().__init__(
+            seed, chosen, False, [truths_path] if truths_path and truths_path.is_file() else []
+        )
 
     def inputs(self, entry: Entry) -> np.ndarray:
         """The feature, (N, C, T, D)."""

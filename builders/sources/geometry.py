@@ -1,4 +1,4 @@
-"""How images become views: sliding windows, the scored part of a depth, and normalisation.
+"""Geometry of views: sliding windows, the scored crop of a depth map, and normalisation.
 
 The defaults are those of the published evaluation; a head's file may carry others as metadata.
 """

@@ -2,8 +2,8 @@
 
 Labels are 0..999 in the order of the sorted synsets. The development kit numbers the synsets
 otherwise: its ids 1..1000 (`ILSVRC2012_ID` in `meta.mat`) start with n02119789, and the sorted
-synsets with n01440764. The lists that go round as `synset_words.txt` or `LOC_synset_mapping.txt`
-are sorted, so a line's place in them is a label and not an id of the kit.
+synsets with n01440764. The lists `synset_words.txt` and `LOC_synset_mapping.txt` are sorted,
+so a line's place in them is a label and not an id of the kit.
 """
 
 from __future__ import annotations
@@ -79,23 +79,25 @@ class ImageNet(FileSource):
         labels: str | None = None,
         train: str | None = None,
     ) -> None:
-        folder, (wanted, told, self._train) = self.located(task, seed, root, list, labels, train)
-        told = told and labels_file(told)
-        require([folder, wanted, told, self._train], self.offered)
+        folder, (list_path, labels_path, self._train) = self.located(
+            task, seed, root, list, labels, train
+        )
+        labels_path = labels_path and labels_file(labels_path)
+        require([folder, list_path, labels_path, self._train], self.offered)
         self.root = folder
-        known, deciding = _labelled(folder, told)
-        if wanted:
-            chosen = choose(wanted, lambda line: _named(known, line, folder))
+        known, deciding = _labelled(folder, labels_path)
+        if list_path:
+            chosen = choose(list_path, lambda line: _named(known, line, folder))
         elif self._train:
             chosen = known
         else:
             names = sorted(known)
             order = np.random.default_rng(_RESERVE_SEED).permutation(len(names))
-            kept = len(names) - -(-len(names) // _RESERVED)
-            chosen = {names[index]: known[names[index]] for index in order[:kept]}
-        require((entry.image for entry in (chosen if wanted else known).values()), self.offered)
+            candidates = len(names) - -(-len(names) // _RESERVED)
+            chosen = {names[index]: known[names[index]] for index in order[:candidates]}
+        require((entry.image for entry in (chosen if list_path else known).values()), self.offered)
         self._others = [entry for name, entry in known.items() if name not in chosen]
-        super().__init__(seed, chosen, wanted is not None, [*deciding, wanted])
+        super().__init__(seed, chosen, list_path is not None, [*deciding, list_path])
 
     def inputs(self, entry: Entry) -> np.ndarray:
         """The middle of the image, float32 (1, 3, 224, 224)."""
@@ -105,8 +107,8 @@ class ImageNet(FileSource):
         """The images of `train`, or those that are no candidates."""
         if self._train:
             return (Entry(image_id(path.stem), path) for path in images_below(self._train))
-        there = {path.name for path in images_below(self.root)}
-        return (entry for entry in self._others if entry.image.name in there)
+        present = {path.name for path in images_below(self.root)}
+        return (entry for entry in self._others if entry.image.name in present)
 
 
 def _labelled(root: Path, labels: Path | None) -> tuple[dict[str, Entry], list[Path]]:
@@ -125,8 +127,8 @@ def _labelled(root: Path, labels: Path | None) -> tuple[dict[str, Entry], list[P
     if labels is None or _lists_synsets(labels):
         known = {path: synset for path in found if (synset := synset_of(path.stem))}
         others = [path for path in found if path not in known]
-        told = f"{root}: images with and images without a synset at the end of the name"
-        if known and most([*known], others, told) != others:
+        mixed = f"{root}: images with and images without a synset at the end of the name"
+        if known and most([*known], others, mixed) != others:
             return _by_synset(known, root, labels), [labels] if labels else []
     if labels is None:
         raise BuildError(
@@ -236,20 +238,20 @@ def read_labels(path: Path) -> dict[str, int]:
         lines = lines[1:]
     if not lines:
         raise BuildError(f"{path}: has no labels")
-    wanted = min(len(lines[0][1]), 2)
+    columns = min(len(lines[0][1]), 2)
     for number, words in lines:
-        if min(len(words), 2) != wanted:
+        if min(len(words), 2) != columns:
             raise BuildError(f"{path}, line {number}: is of another kind than the first line")
-    if wanted == 1:
+    if columns == 1:
         names = [f"ILSVRC2012_val_{place:08d}" for place in range(1, len(lines) + 1)]
     else:
         names = [image_id(PurePosixPath(words[0]).stem) for _, words in lines]
-    values = [words[wanted - 1] for _, words in lines]
-    known = _known(path, values, ids=wanted == 1)
+    values = [words[columns - 1] for _, words in lines]
+    known = _known(path, values, ids=columns == 1)
     labels: dict[str, int] = {}
     for (number, _), name, value in zip(lines, names, values, strict=True):
         if value not in known:
-            what = "an id of the development kit, 1..1000" if wanted == 1 else "a label 0..999"
+            what = "an id of the development kit, 1..1000" if columns == 1 else "a label 0..999"
             raise BuildError(f"{path}, line {number}: '{value}' is neither {what}, nor a synset")
         if labels.setdefault(name, known[value]) != known[value]:
             raise BuildError(f"{path}, line {number}: '{name}' has another label before")

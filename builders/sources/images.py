@@ -1,8 +1,8 @@
-"""Reading images, masks and depth maps from files that nobody has checked.
+"""Read images, masks and depth maps from untrusted files.
 
 Only JPEG and PNG are opened. Pixels come as they are stored: an EXIF orientation is not applied,
 as in the published extraction of classification and segmentation, which reads with Pillow, and as
-masks and depth maps, which have none, need it. What cannot be read is one line that names the file.
+masks and depth maps, which have none, need it. Errors name the file.
 """
 
 from __future__ import annotations

@@ -76,19 +76,19 @@ class Nyuv2(FileSource):
         train: str | None = None,
         converted: bool = False,
     ) -> None:
-        folder, (wanted, self._train) = self.located(task, seed, root, list, train)
-        require([folder, wanted, self._train], OFFERED)
+        folder, (list_path, self._train) = self.located(task, seed, root, list, train)
+        require([folder, list_path, self._train], OFFERED)
         mat = folder if folder.is_file() else folder / MAT
         self._store: LabelledMat | SplitFiles
         if mat.is_file() and not (folder / TEST).is_file():
-            self._store = LabelledMat(mat, converted, wanted is not None)
+            self._store = LabelledMat(mat, converted, list_path is not None)
         elif converted:
             raise BuildError(f"{folder}: 'converted' is for {MAT}")
         else:
-            self._store = SplitFiles(folder, self._train, wanted is not None)
-        chosen = self._store.test if wanted is None else choose(wanted, self._store.named)
+            self._store = SplitFiles(folder, self._train, list_path is not None)
+        chosen = self._store.test if list_path is None else choose(list_path, self._store.named)
         self._store.check(chosen.values())
-        super().__init__(seed, chosen, wanted is not None, [*self._store.deciding, wanted])
+        super().__init__(seed, chosen, list_path is not None, [*self._store.deciding, list_path])
 
     def inputs(self, entry: Entry) -> np.ndarray:
         """The image and its mirror image, float32 (2, 3, 490, 644)."""

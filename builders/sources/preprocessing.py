@@ -1,4 +1,4 @@
-"""From 8-bit RGB to the views that the published evaluation hands to its backbone, exactly.
+"""Preprocess 8-bit RGB into views exactly as the published evaluation does.
 
 Classification follows torchvision 0.x on Pillow images. Segmentation and depth follow mmcv 1.5,
 whose resize and normalisation are OpenCV's; both are written out here in NumPy and give OpenCV's

@@ -1,4 +1,4 @@
-"""Rendered scenes: a lit room with one to four textured solids, and the truth of all three tasks.
+"""Rendered scenes: a lit room with one to four textured solids, with the truth of all three tasks.
 
 Everything about a scene follows from its integer seed. A pixel's ray meets the room and the solids
 in closed form (see ``solids``); its colour is a texture lit by a point light with soft shadows. The

@@ -1,5 +1,4 @@
-"""What rendered scenes hold: solids, unions of convex parts that a ray meets in closed form, with
-textures and colours, which are functions of the point in a solid's own frame.
+"""Solids of rendered scenes: unions of convex parts with closed-form ray intersections, textures.
 
 A convex part is an intersection of half-spaces ``n . p <= k`` and at most one quadric
 ``sum_i diag_i (p_i - centre_i)^2 <= const`` (sphere, upright cylinder, or one nappe of an upright
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["COLOURS", "SHAPES", "TEXTURES", "Part", "Quadric", "intersect"]
+__all__ = ["COLOURS", "SHAPES", "TEXTURES", "ConvexPart", "Quadric", "intersect"]
 
 Vector = tuple[float, float, float]
 
@@ -31,21 +30,21 @@ class Quadric:
 
 
 @dataclass(frozen=True)
-class Part:
+class ConvexPart:
     """A convex part: rows ``(nx, ny, nz, k)`` of half-spaces ``n . p <= k``, maybe a quadric."""
 
     planes: tuple[tuple[float, float, float, float], ...]
     quadric: Quadric | None = None
 
 
-def _box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]) -> Part:
+def _box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]) -> ConvexPart:
     rows = []
     for axis, (low, high) in enumerate((x, y, z)):
         for sign, k in ((-1.0, -low), (1.0, high)):
             normal = [0.0, 0.0, 0.0]
             normal[axis] = sign
             rows.append((normal[0], normal[1], normal[2], k))
-    return Part(tuple(rows))
+    return ConvexPart(tuple(rows))
 
 
 def _between(low: float, high: float) -> tuple[tuple[float, float, float, float], ...]:
@@ -79,22 +78,22 @@ _ROOF = (
 )
 
 #: Name -> convex parts. The order is the semantic class: label 0 is background, 1 the first shape.
-SHAPES: dict[str, tuple[Part, ...]] = {
-    "sphere": (Part((), _sphere(0.0, 1.0)),),
+SHAPES: dict[str, tuple[ConvexPart, ...]] = {
+    "sphere": (ConvexPart((), _sphere(0.0, 1.0)),),
     "cube": (_box((-0.8, 0.8), (-0.8, 0.8), (-0.8, 0.8)),),
-    "cylinder": (Part(_between(-1.0, 1.0), _cylinder(0.62)),),
-    "cone": (Part(_between(-1.0, 1.0), _cone(1.0, 0.45, -1)),),
-    "octahedron": (Part(_OCTAHEDRON),),
-    "roof": (Part(_ROOF),),
-    "dome": (Part(_between(0.0, 1.0), _sphere(0.0, 1.0)),),
+    "cylinder": (ConvexPart(_between(-1.0, 1.0), _cylinder(0.62)),),
+    "cone": (ConvexPart(_between(-1.0, 1.0), _cone(1.0, 0.45, -1)),),
+    "octahedron": (ConvexPart(_OCTAHEDRON),),
+    "roof": (ConvexPart(_ROOF),),
+    "dome": (ConvexPart(_between(0.0, 1.0), _sphere(0.0, 1.0)),),
     "cross": (
         _box((-0.3, 0.3), (-1.0, 1.0), (-0.3, 0.3)),
         _box((-1.0, 1.0), (-0.1, 0.5), (-0.3, 0.3)),
     ),
     "dumbbell": (
-        Part((), _sphere(-0.5, 0.5)),
-        Part((), _sphere(0.55, 0.45)),
-        Part(_between(-0.5, 0.5), _cylinder(0.2)),
+        ConvexPart((), _sphere(-0.5, 0.5)),
+        ConvexPart((), _sphere(0.55, 0.45)),
+        ConvexPart(_between(-0.5, 0.5), _cylinder(0.2)),
     ),
     "arch": (
         _box((-0.95, -0.45), (-1.0, 0.5), (-0.4, 0.4)),
@@ -102,8 +101,8 @@ SHAPES: dict[str, tuple[Part, ...]] = {
         _box((-0.95, 0.95), (0.3, 0.9), (-0.4, 0.4)),
     ),
     "hourglass": (
-        Part(_between(-1.0, 0.1), _cone(0.1, 0.75, -1)),
-        Part(_between(-0.1, 1.0), _cone(-0.1, 0.75, 1)),
+        ConvexPart(_between(-1.0, 0.1), _cone(0.1, 0.75, -1)),
+        ConvexPart(_between(-0.1, 1.0), _cone(-0.1, 0.75, 1)),
     ),
     "stairs": (
         _box((-0.95, 0.95), (-1.0, -0.4), (-0.6, 0.6)),
@@ -143,7 +142,7 @@ def _enter_quadric(
 
 
 def _enter_part(
-    part: Part, origin: np.ndarray, direction: np.ndarray
+    part: ConvexPart, origin: np.ndarray, direction: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Entry parameter (inf where missed) and the outward normal there, both in the local frame."""
     rays = len(direction)
@@ -179,7 +178,7 @@ def _enter_part(
 
 
 def intersect(
-    parts: tuple[Part, ...], origin: np.ndarray, direction: np.ndarray
+    parts: tuple[ConvexPart, ...], origin: np.ndarray, direction: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """First hit of rays with a union of convex parts.
 

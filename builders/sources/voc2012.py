@@ -46,13 +46,13 @@ class Voc2012(FileSource):
     def __init__(
         self, task: str, seed: int, root: str, list: str | None = None, train: str | None = None
     ) -> None:
-        given, (wanted, training) = self.located(task, seed, root, list, train)
+        given, (list_path, training) = self.located(task, seed, root, list, train)
         inner = (given / "VOCdevkit" / "VOC2012", given / "VOC2012")
         self.root = next((folder for folder in inner if folder.is_dir()), given)
         sets = self.root / "ImageSets" / "Segmentation"
         self._train = training or sets / "train.txt"
         folders = [self.root / "JPEGImages", self.root / "SegmentationClass"]
-        require([*folders, sets / "val.txt", wanted, training], self.offered)
+        require([*folders, sets / "val.txt", list_path, training], self.offered)
         known = choose(sets / "val.txt", self._entry)
 
         def named(line: str) -> Entry:
@@ -60,10 +60,10 @@ class Voc2012(FileSource):
                 raise BuildError(unknown_name("image of the validation set", name, known))
             return known[name]
 
-        chosen = known if wanted is None else choose(wanted, named)
+        chosen = known if list_path is None else choose(list_path, named)
         files = (path for entry in chosen.values() for path in (entry.image, entry.truth))
         require(files, self.offered)
-        super().__init__(seed, chosen, wanted is not None, [sets / "val.txt", wanted])
+        super().__init__(seed, chosen, list_path is not None, [sets / "val.txt", list_path])
 
     def _entry(self, line: str) -> Entry:
         name = _stem(line)

@@ -1,4 +1,4 @@
-"""What a task is: how a feature is scored against the truth, and which samples it takes."""
+"""The `Task` base class, which scores features against the truth, and the registry of tasks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Task(ABC):
     recipe's `options`.
 
     Attributes:
-        facts: what it measures.
+        facts: title, score, loss and truth of the task.
         views: names of the N axis of its features; none where they are not known.
         layers: C of the features that it takes; None if any.
     """
@@ -43,13 +43,13 @@ class Task(ABC):
             truth: of the sample; None where the task has none.
 
         Raises:
-            BuildError: they do not fit the task.
+            BuildError: the feature or the truth does not fit the task.
         """
 
     def scores(self, features: np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and losses, float64 (B,) each, of versions of one sample's feature.
 
-        A loss that there is not is NaN.
+        Losses are NaN where the task has none.
 
         Args:
             features: float32 (B, N, C, T, D).
@@ -62,17 +62,17 @@ class Task(ABC):
     def accepts(
         self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
     ) -> str | None:
-        """Return why a dataset passes a sample over, in a few words; None if it takes it.
+        """Return the reason to reject a sample, in a few words; None to accept it.
 
         Args:
-            feature: extracts the sample's feature when it is called, which takes time.
+            feature: extracts the sample's feature when called (slow).
             sample: the next one of the source.
-            accepted: those before it that were taken, without their inputs.
+            accepted: the samples accepted so far, without their inputs.
         """
         return None
 
     def predict(self, feature: np.ndarray) -> Any:
-        """Return what the task sees in a feature, to be looked at."""
+        """Return the task's prediction from a feature, for display."""
         raise NotImplementedError
 
 

@@ -78,12 +78,12 @@ class DepthHead(Head):
         if truth.dtype.kind not in "iu":
             raise self.wrong(f"the truth is {truth.dtype}, not whole millimetres")
         window = (slice(*self.geometry.rows), slice(*self.geometry.columns))
-        found, wanted = depth[window], truth[window].astype(np.float64) / 1000.0
-        valid = (wanted > DEPTH_RANGE[0]) & (wanted < DEPTH_RANGE[1])
+        predicted, target = depth[window], truth[window].astype(np.float64) / 1000.0
+        valid = (target > DEPTH_RANGE[0]) & (target < DEPTH_RANGE[1])
         if not valid.any():
             raise self.wrong("the truth has no valid depth")
-        error = found[valid] - wanted[valid]
-        return float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error) / wanted[valid]))
+        error = predicted[valid] - target[valid]
+        return float(np.sqrt(np.mean(error**2))), float(np.mean(np.abs(error) / target[valid]))
 
 
 class Depth(LinearTask):

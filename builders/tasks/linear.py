@@ -1,4 +1,4 @@
-"""Linear heads, as in DINOv2's evaluation, and tasks that score by one.
+"""Base classes of linear heads, as in DINOv2's evaluation, and of tasks that score with one.
 
 A head takes a feature (N, C, T, D), block outputs before the backbone's final norm, and needs
 nothing else: where the head starts from normalised tokens, the norm is part of it. Tensor names are
@@ -91,8 +91,8 @@ class Head(nn.Module):
             raise self.wrong(str(error)) from None
         shape = tuple(feature.shape)
         if len(shape) != 4 or shape[2] < 2 or not self.takes(shape[1], shape[3]):
-            wanted = f"(N, {self.layers}, T, {self.dim})"
-            raise self.wrong(f"a feature must be {wanted}, not {shape}")
+            expected_shape = f"(N, {self.layers}, T, {self.dim})"
+            raise self.wrong(f"a feature must be {expected_shape}, not {shape}")
         if not feature.is_floating_point():
             raise self.wrong(f"a feature is floating point, not {feature.dtype}")
         feature = feature.float()
@@ -181,11 +181,13 @@ class Head(nn.Module):
                 width = norm.normalized_shape[0]
                 raise BuildError(f"{origin}: the norm's width is {width}, the head's {head.dim}")
             tensors |= {f"norm.{k}": v.detach().cpu() for k, v in norm.state_dict().items()}
-        own = {  # what the file calls a tensor of the head
+        file_names = {  # what the file calls a tensor of the head
             k: k if k.startswith("norm.") else prefix + k.removeprefix("linear.") for k in expected
         }
-        check_tensors(tensors, {own[k]: v for k, v in expected.items()}, origin, f"{cls.task} head")
-        head.load_state_dict({k: tensors[own[k]] for k in expected})
+        check_tensors(
+            tensors, {file_names[k]: v for k, v in expected.items()}, origin, f"{cls.task} head"
+        )
+        head.load_state_dict({k: tensors[file_names[k]] for k in expected})
         return head.eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""Make a ladder file from CompressAI checkpoints.
+"""Convert CompressAI checkpoints into a file of hyperprior models.
 
     python -m cfqa_data.builders.training.convert --out ladder.safetensors --name NAME \\
         LAMBDA=FILE ...
@@ -44,8 +44,8 @@ def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> 
         raise BuildError(f"{out}: the name of a ladder's file ends in .safetensors")
     lambdas = [lmbda for lmbda, _ in checkpoints]
     if len(set(lambdas)) < len(lambdas) or not all(0.0 < lmbda < math.inf for lmbda in lambdas):
-        told = " ".join(f"{lmbda:g}" for lmbda in lambdas)
-        raise BuildError(f"{name}: lambdas must be positive, finite and differ, got {told}")
+        shown = " ".join(f"{lmbda:g}" for lmbda in lambdas)
+        raise BuildError(f"{name}: lambdas must be positive, finite and differ, got {shown}")
     if len(lambdas) > 256:
         raise BuildError(f"{name}: a ladder has at most 256 models, got {len(lambdas)}")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -69,9 +69,9 @@ def _check_usable(path: Path, weights: HyperpriorWeights) -> None:
 
 
 def _check_alike(path: Path, weights: HyperpriorWeights, first: HyperpriorWeights) -> None:
-    size, wanted = model_size(weights), model_size(first)
-    if size != wanted:
-        raise BuildError(f"{path} has {size}, the others {wanted}: one ladder has one size")
+    size, expected = model_size(weights), model_size(first)
+    if size != expected:
+        raise BuildError(f"{path} has {size}, the others {expected}: one ladder has one size")
     if not np.array_equal(weights.y_thresholds, first.y_thresholds):
         raise BuildError(f"{path} has another table of scales than the others of the ladder")
 

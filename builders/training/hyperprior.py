@@ -108,11 +108,11 @@ def train_ladders(
 
 
 def _line(job: Job, report: dict[str, Any]) -> str:
-    told = "  ".join(
+    held_out = "  ".join(
         f"{task} {entry['bpfp']:.3f} bpfp mse {entry['mse']:.1f}"
         for task, entry in report["held_out"].items()
     )
-    return f"{job.ladder} {job.lmbda:g} ({report['seconds']:.0f} s): {told}"
+    return f"{job.ladder} {job.lmbda:g} ({report['seconds']:.0f} s): {held_out}"
 
 
 def _assemble(jobs: list[Job], settings: Settings) -> list[Path]:
@@ -141,16 +141,16 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--features", required=True, help="safetensors of planes per task")
     parser.add_argument("--out", required=True, help="folder for models, ladders and report")
     parser.add_argument("--workers", type=int, default=2, help="models trained at a time")
-    told = "size, lambdas, patches, schedule and coding of the published models"
-    parser.add_argument("--published", action="store_true", help=told)
+    help_text = "size, lambdas, patches, schedule and coding of the published models"
+    parser.add_argument("--published", action="store_true", help=help_text)
     for name, entry in OPTIONS.items():
-        option, told = f"--{name.replace('_', '-')}", entry.metadata["told"]
+        option, help_text = f"--{name.replace('_', '-')}", entry.metadata["help"]
         kind = type(entry.default)
-        parser.add_argument(option, type=kind, default=argparse.SUPPRESS, help=told)
+        parser.add_argument(option, type=kind, default=argparse.SUPPRESS, help=help_text)
     parser.add_argument("--lambdas", type=float, nargs="+", help="of the ladder of all tasks")
     for task in TASKS:
-        told = f"lambdas of the ladder of {task} alone; those of --lambdas if not given"
-        parser.add_argument(f"--lambdas-{task}", type=float, nargs="+", help=told)
+        help_text = f"lambdas of the ladder of {task} alone; those of --lambdas if not given"
+        parser.add_argument(f"--lambdas-{task}", type=float, nargs="+", help=help_text)
     return parser.parse_args(arguments)
 
 
@@ -158,8 +158,8 @@ def _lambdas(given: argparse.Namespace, tasks: Iterable[str]) -> dict[str, tuple
     """Return the lambdas of each ladder: given ones, or the published or the shipped lists."""
     ladders = {MULTI_TASK: given.lambdas}
     for task in tasks:
-        own = getattr(given, f"lambdas_{task}", None) or given.lambdas
-        ladders[f"hyperprior_task_specific-{task}"] = own
+        lambdas = getattr(given, f"lambdas_{task}", None) or given.lambdas
+        ladders[f"hyperprior_task_specific-{task}"] = lambdas
     usual = PUBLISHED if given.published else {}
     return {
         ladder: tuple(values or usual.get(ladder, LAMBDAS)) for ladder, values in ladders.items()

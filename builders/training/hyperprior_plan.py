@@ -1,4 +1,4 @@
-"""What is trained: the settings of a run, its planes, models with their parents, and what is kept.
+"""Plan the training of hyperpriors: settings, planes, models and the models they start from.
 
 The published settings are from the public code of Gao et al., "Compressed Feature Quality
 Assessment: Dataset and Baselines" (ACM MM 2025, arXiv 2506.07412), and, where that leaves the
@@ -74,9 +74,11 @@ LAMBDAS: Mapping[str, tuple[float, ...]] = MappingProxyType(
 """Ten lambdas per ladder."""
 
 
-def _setting(usual: Any, told: str, least: float | None = None, known: Sequence[str] = ()) -> Any:
+def _setting(
+    usual: Any, help_text: str, least: float | None = None, known: Sequence[str] = ()
+) -> Any:
     """A setting that the command takes: its help, its smallest value, or what it may be."""
-    return field(default=usual, metadata={"told": told, "least": least, "known": known})
+    return field(default=usual, metadata={"help": help_text, "least": least, "known": known})
 
 
 @dataclass(frozen=True)
@@ -210,8 +212,8 @@ def plan(lambdas: dict[str, tuple[float, ...]], chained: bool = True) -> list[Jo
             if not 0.0 < lmbda < math.inf:
                 raise BuildError(f"{ladder}: lambdas must be positive and finite, got {lmbda:g}")
         if len({f"{lmbda:g}" for lmbda in values}) < len(values):
-            told = " ".join(f"{lmbda:g}" for lmbda in values)
-            raise BuildError(f"{ladder}: lambdas must differ in six digits, got {told}")
+            shown = " ".join(f"{lmbda:g}" for lmbda in values)
+            raise BuildError(f"{ladder}: lambdas must differ in six digits, got {shown}")
     jobs: list[Job] = []
     for lmbda in sorted(lambdas[MULTI_TASK], reverse=True):
         jobs.append(Job(MULTI_TASK, lmbda, jobs[-1] if jobs and chained else None))
@@ -277,8 +279,8 @@ def read_model(path: Path) -> tuple[dict[str, Any], float, HyperpriorWeights]:
         CodecError: the file is not one of models.
     """
     facts, [(lmbda, weights)] = read_ladder(path)
-    own = {**model_size(weights), "convention": weights.convention}
-    return {**facts["report"], **own}, lmbda, weights
+    model_facts = {**model_size(weights), "convention": weights.convention}
+    return {**facts["report"], **model_facts}, lmbda, weights
 
 
 def check_kept(jobs: list[Job], settings: Settings) -> None:
@@ -287,19 +289,19 @@ def check_kept(jobs: list[Job], settings: Settings) -> None:
     Raises:
         BuildError: one has another size, or was trained on other planes.
     """
-    wanted = _common(settings)
+    expected = _common(settings)
     for path in (job.path(settings) for job in jobs):
         if not path.is_file():
             continue
         report, _, _ = read_model(path)
         differing = [
             f"{key} {str(report[key])[:12]}, not {str(value)[:12]}"
-            for key, value in wanted.items()
+            for key, value in expected.items()
             if report.get(key, value) != value
         ]
         if differing:
-            told = "; ".join(differing)
-            raise BuildError(f"{path} has {told}: give the same again, or another --out")
+            differences = "; ".join(differing)
+            raise BuildError(f"{path} has {differences}: give the same again, or another --out")
 
 
 def read_planes(path: str, task: str | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Where the training of a hyperprior starts: at a linear transform coder, or at its neighbour.
+"""Initial weights of a hyperprior: a linear transform coder, or an already trained neighbour.
 
 Random weights spend most of a short training on learning to invert themselves, and never quite do:
 what they lose is the floor of the ladder's distortion.  The best orthonormal transform of a block,
@@ -78,7 +78,7 @@ def start_at_transform(
         raise ValueError(f"{stages} stages need {inner} inner channels, got {n}")
     variances, vectors = np.linalg.eigh(covariance)
     variances, vectors = variances[::-1][:m].copy(), vectors[:, ::-1][:, :m].copy()
-    kept, step = len(variances), step_size(lmbda)
+    components, step = len(variances), step_size(lmbda)
     with torch.no_grad():
         for place in range(0, last + 1, 2):
             for network in ("g_a", "g_s"):
@@ -101,8 +101,8 @@ def start_at_transform(
         part[f"g_s.{last}.bias"][:] = mean
         conv, deconv = part[f"g_a.{last}.weight"], part["g_s.0.weight"]
         gain = HIDDEN_GAIN * step
-        conv[:kept, :inner] = 0.0
-        deconv[:kept, :inner] = 0.0
+        conv[:components, :inner] = 0.0
+        deconv[:components, :inner] = 0.0
         for row in range(side):
             for col in range(side):
                 channel = 0
@@ -110,11 +110,11 @@ def start_at_transform(
                     channel = 4 * channel + 2 * (row >> bit & 1) + (col >> bit & 1)
                 tap = 2 + (row >> stages - 1), 2 + (col >> stages - 1)
                 vector = torch.from_numpy(vectors[row * side + col]).float()
-                conv[:kept, channel, *tap] = vector / gain
-                deconv[:kept, channel, *tap] = vector * gain
+                conv[:components, channel, *tap] = vector / gain
+                deconv[:components, channel, *tap] = vector * gain
         part["h_s.4.weight"].mul_(FREE_GAIN)
         deviations = np.sqrt(np.maximum(variances, 0.0)) / step
-        part["h_s.4.bias"][:kept] = torch.from_numpy(np.maximum(deviations, 0.2)).float()
+        part["h_s.4.bias"][:components] = torch.from_numpy(np.maximum(deviations, 0.2)).float()
 
 
 def rescale(model: ScaleHyperprior, factor: float) -> None:

@@ -1,4 +1,4 @@
-"""One hyperprior's training: steps, schedule, held-out loss, and the file at the end.
+"""Train one hyperprior: steps, schedule, held-out loss, checkpoints and the final file.
 
 The auxiliary loss of CompressAI moves the quantiles of z to where its density has them, and
 nothing else: no gradient of it reaches the network.  Here they are solved for, by bisection,
@@ -82,13 +82,15 @@ def _read(path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file holds, if it is of the training that makes ``made``."""
     try:
         state: dict[str, Any] = load_plain(path, mapped=False)
-        kept = state["made"]
-        differing = [key for key in made if kept.get(key) != made[key]]
+        recorded = state["made"]
+        differing = [key for key in made if recorded.get(key) != made[key]]
     except (BuildError, *_FOREIGN) as error:
         raise _damaged(path, error) from None
     if differing:
-        told = ", ".join(f"{key} {kept.get(key)}, not {made[key]}" for key in differing)
-        raise BuildError(f"{path} is of a training with {told}: give the same again, or delete it")
+        differences = ", ".join(f"{key} {recorded.get(key)}, not {made[key]}" for key in differing)
+        raise BuildError(
+            f"{path} is of a training with {differences}: give the same again, or delete it"
+        )
     return state
 
 
@@ -109,16 +111,16 @@ def train(job: Job, settings: Settings) -> dict[str, Any]:
     """
     try:
         training = Training(job, settings)
-        began, said = training.step, time.monotonic()
+        began, last_report = training.step, time.monotonic()
         while not training.ended:
             training.advance()
-            if time.monotonic() - said >= EVERY:
-                said = time.monotonic()
-                print(training.told(began), file=sys.stderr, flush=True)
+            if time.monotonic() - last_report >= EVERY:
+                last_report = time.monotonic()
+                print(training.progress_line(began), file=sys.stderr, flush=True)
         return training.finish()
     except torch.OutOfMemoryError:
-        told = f"{job.name}: the device has too little memory for a batch of {settings.batch}"
-        raise BuildError(f"{told}; give fewer --workers or a smaller --batch") from None
+        message = f"{job.name}: the device has too little memory for a batch of {settings.batch}"
+        raise BuildError(f"{message}; give fewer --workers or a smaller --batch") from None
 
 
 class Training:
@@ -169,8 +171,8 @@ class Training:
         flat = self.settings.published and self.optimizer.param_groups[0]["lr"] < LEAST
         return self.step >= self.steps or flat
 
-    def told(self, first: int) -> str:
-        """Return how far it is, having begun at a step."""
+    def progress_line(self, first: int) -> str:
+        """Return the progress and the rate since the step at which this run began."""
         pace = (self.step - first) / (time.monotonic() - self.began)
         left = duration((self.steps - self.step) / pace)
         loss = "" if math.isnan(self.loss) else f", loss {self.loss:.4g}"
@@ -287,8 +289,8 @@ class Training:
             raise self._failed(f"weights are not finite after step {self.step}")
 
     def _failed(self, why: str) -> BuildError:
-        told = f"{self.job.name}: the training came to nothing: {why}"
-        return BuildError(f"{told}; delete {self.state} and give a lower --rate")
+        message = f"{self.job.name}: the training came to nothing: {why}"
+        return BuildError(f"{message}; delete {self.state} and give a lower --rate")
 
     def _start(self) -> ScaleHyperprior:
         job, settings = self.job, self.settings
@@ -345,8 +347,8 @@ def sample_batch(
         source = planes[(start + place) % len(planes)]
         plane = source[generator.integers(len(source))]
         corner = [
-            stride * int(generator.integers(max(0, -(-(side - wanted) // stride)) + 1))
-            for side, wanted in zip(plane.shape, (rows, cols), strict=True)
+            stride * int(generator.integers(max(0, -(-(side - length) // stride)) + 1))
+            for side, length in zip(plane.shape, (rows, cols), strict=True)
         ]
         piece = plane[corner[0] : corner[0] + rows, corner[1] : corner[1] + cols]
         margins = ((0, rows - piece.shape[0]), (0, cols - piece.shape[1]))
@@ -384,6 +386,6 @@ def _piece(plane: np.ndarray, places: np.random.Generator) -> np.ndarray:
     """Return a plane, or a piece of it somewhere if it is large."""
     if plane.size <= math.prod(PIECE):
         return plane
-    shape = [min(side, wanted) for side, wanted in zip(plane.shape, PIECE, strict=True)]
+    shape = [min(side, length) for side, length in zip(plane.shape, PIECE, strict=True)]
     top, left = (places.integers(s - k + 1) for s, k in zip(plane.shape, shape, strict=True))
     return plane[top : top + shape[0], left : left + shape[1]]

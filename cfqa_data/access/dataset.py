@@ -74,6 +74,11 @@ class Dataset(Sequence[FeaturePair]):
         return self._folder.untrusted
 
     @property
+    def plugins(self) -> tuple[str | type, ...]:
+        """Classes of codecs that are not installed and may decode, or `module:Class` of some."""
+        return self._folder.plugins
+
+    @property
     def follow_links(self) -> bool:
         """Whether links that lead out of the folder are followed."""
         return self._folder.files.follow_links

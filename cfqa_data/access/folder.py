@@ -197,10 +197,13 @@ class Folder:
     ) -> Codes | np.ndarray:
         """Return what a compressed feature's bitstream decodes to, also where that is stored.
 
-        That is codes, or the float32 feature of a codec that has none. Bitstreams of codecs on
-        inputs are decoded by who has the backbone.
+        That is codes, or the float32 feature of a codec that has none. Of a codec on inputs it is
+        inputs, of which only the backbone makes a feature.
         """
         entry, held, level = self._check(source_id, codec, level)
+        if held.facts.on == "inputs":
+            where = f"{self.files.location}: bitstreams of {codec} on {entry.name}"
+            raise FormatError(f"{where} hold inputs, of which the backbone makes features")
         shape = self.shape(source_id)
         part = part or Selection.of(shape)
         stream = self.bitstream(source_id, codec, level)
@@ -296,8 +299,8 @@ class Folder:
 
         held = self.manifest.tasks[task].codecs[codec]
         where = f"{self.files.where(NAMES.manifest.as_posix())}: tasks.{task}.codecs.{codec}"
-        if held.facts.on == "inputs" or (origin := held.origin) is None:
-            raise FormatError(f"{where}: its bitstreams are decoded by who built the dataset")
+        if (origin := held.origin) is None:
+            raise FormatError(f"{where}: the manifest names no codec that decodes its bitstreams")
         try:
             find_codec(origin.name, plugins=self.plugins)
         except CodecError as error:

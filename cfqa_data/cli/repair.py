@@ -43,7 +43,7 @@ def repair(
             dry_run=dry_run,
             progress=progress,
             follow_links=follow_links,
-            **({"plugins": plugins} if plugins else {}),
+            plugins=plugins,
         )
     lines = [f"{name}: {'can be' if dry_run else 'was'} made again" for name in repaired.repaired]
     lines += [f"{name}: {'goes' if dry_run else 'went'} to {ASIDE}" for name in repaired.aside]

@@ -42,9 +42,8 @@ def verify(
         seed: With --deep: of the choice of the sample.
     """
     shared.use_root(root)
-    how: dict[str, Any] = {"sample": sample, "seed": seed, "untrusted": untrusted}
-    if plugins := shared.use_plugins(plugin):
-        how["plugins"] = plugins
+    plugins = shared.use_plugins(plugin)
+    how = {"sample": sample, "seed": seed, "untrusted": untrusted, "plugins": plugins}
     with terminal.show_progress() as progress:
         told, damage = _look(
             folder, workers or shared.cores(), follow_links, how if deep else None, progress

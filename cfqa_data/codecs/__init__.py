@@ -76,8 +76,8 @@ def get_codec(
         from cfqa_data.codecs.sandbox.isolated import IsolatedCodec
 
         if not found.builtin:
-            told = "untrusted=True runs codecs of cfqa-data only, not of"
-            raise CodecError(f"{name}: {told} {found.package}")
+            message = "untrusted=True runs codecs of cfqa-data only, not of"
+            raise CodecError(f"{name}: {message} {found.package}")
         return IsolatedCodec(name, bound)
     try:
         return found.target(**bound)

@@ -1,4 +1,4 @@
-"""The contracts of codecs: on packed planes of codes, on features, and on inputs.
+"""Base classes of codecs: on packed planes of codes, on features, and on backbone inputs.
 
 A codec is one class, a subclass of `Codec`, `FeatureCodec` or `InputCodec`, that states its facts;
 nothing else needs to know it. Of all three holds:

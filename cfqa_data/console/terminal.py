@@ -53,11 +53,8 @@ class Pace:
     """Steps done of a stage, and how fast."""
 
     def __init__(self, total: int, clock: Callable[[], float]) -> None:
-        self.total = total
-        self.done = 0
-        self._clock = clock
-        self._began = clock()
-        self._resumed = 0
+        self.total, self.done, self._resumed = total, 0, 0
+        self._clock, self._began = clock, clock()
 
     def advance(self, n: int) -> None:
         """Count ``n`` more steps."""
@@ -85,8 +82,7 @@ class Bars:
     """One bar per stage, kept on the screen when it is full."""
 
     def __init__(self, bar: Bar, clock: Callable[[], float] = time.monotonic) -> None:
-        self._bar = bar
-        self._clock = clock
+        self._bar, self._clock = bar, clock
 
     def start(self, stage: str, total: int, unit: str) -> None:
         """Add a bar."""
@@ -109,14 +105,9 @@ class Lines:
     """A line when a stage begins, one now and then, and one when it ends."""
 
     def __init__(
-        self,
-        stream: TextIO,
-        every: float = 15.0,
-        clock: Callable[[], float] = time.monotonic,
+        self, stream: TextIO, every: float = 15.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._stream = stream
-        self._every = every
-        self._clock = clock
+        self._stream, self._every, self._clock = stream, every, clock
 
     def start(self, stage: str, total: int, unit: str) -> None:
         """Say what begins."""

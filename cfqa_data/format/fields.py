@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -107,10 +106,14 @@ def _parts(hint: Any) -> tuple[Any, float, bool]:
     return hint, -math.inf, optional
 
 
-@cache
+_HINTS: dict[Any, dict[str, Any]] = {}
+
+
 def _hints(kind: Any) -> dict[str, Any]:
-    hints = get_type_hints(kind, include_extras=True)
-    return {entry.name: hints[entry.name] for entry in fields(kind)}
+    if kind not in _HINTS:
+        hints = get_type_hints(kind, include_extras=True)
+        _HINTS[kind] = {entry.name: hints[entry.name] for entry in fields(kind)}
+    return _HINTS[kind]
 
 
 def made(kind: type[T], where: str, data: object, **given: Any) -> T:

@@ -163,7 +163,7 @@ def _task(name: str, spec: object, entry: Any, size: int) -> TaskEntry:
     views = VIEWS[name]
     return TaskEntry(
         facts=TASKS[name],
-        shape=shape,  # type: ignore[arg-type]  # checked by the entry itself
+        shape=shape,
         sources=tuple(sources),
         codecs={c: _codec(where, c, codecs[c]) for c in CODECS if c in codecs},
         shard=size,

@@ -133,7 +133,7 @@ def bits_of(size: Any) -> Any:
     return 8 * size
 
 
-def rate_of(bits: Any, points: int) -> Any:
+def rate_of(bits: Any, points: Any) -> Any:
     """Return the bits per point of a feature of so many points."""
     return bits / points
 
@@ -242,7 +242,7 @@ def _group(rows: LabelRows) -> np.ndarray:
 
 def _bits(rows: LabelRows) -> np.ndarray:
     known = rows.of_codec(lambda codec: codec.facts.bits) != "unknown"
-    return np.isnan(rows["bits"]) | (known & (rows["bits"] > 0))
+    return np.isnan(rows["bits"]) | (known & (rows["bits"] >= 0))
 
 
 def _bpfp(rows: LabelRows) -> np.ndarray:

@@ -11,8 +11,9 @@ import math
 import os
 import stat
 import tomllib
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from cfqa_data.format.pointers import pointer
 
@@ -60,7 +61,7 @@ LONGEST_CELL = 1 << 12
 """Bytes of a text in a table."""
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedReader:
     """Open a plain file to read it: a pipe could keep its reader waiting for ever.
 
     Raises:

@@ -224,8 +224,8 @@ def read_labels(
 ) -> pa.Table:
     """Read a table of labels, in which a rate that is not known is null (`bits`) and NaN (`bpfp`).
 
-    Imports of earlier versions wrote 0 bits where a release has no bitstream. No bitstream has 0
-    bits, so that is read as unknown, too.
+    Imports of earlier versions wrote 0 bits where a release has no bitstream. In format 1, where no
+    bitstream has 0 bits, that is read as unknown, too.
 
     See :func:`read_table`.
     """
@@ -234,7 +234,7 @@ def read_labels(
 
     schema, nullable = label_schema(format), NULLABLE[format]
     table = read_table(path, schema, data, most_rows=most_rows, nullable=nullable)
-    known = pc.fill_null(pc.greater(table["bits"], 0), False)
+    known = pc.fill_null(pc.greater_equal(table["bits"], 1 if format == 1 else 0), False)
     if pc.all(known).as_py() is False:
         for name, unknown in (("bits", None), ("bpfp", math.nan)):
             column = pc.if_else(known, table[name], pa.scalar(unknown, table[name].type))
@@ -331,7 +331,7 @@ def check_rows(
     *before, place = found.values()
     line = np.ravel_multi_index(tuple(before), outer) if before else np.zeros_like(place)
     if (beyond := place >= (ends - starts)[line]).any():
-        row, column = int(beyond.argmax()), next(reversed(axes))
+        row, column = int(beyond.argmax()), list(axes)[-1]
         raise FormatError(f"{path}: row {row}: has no {column} {axes[column][place[row]]}; {again}")
     cells = starts[line] + place
     counts = np.bincount(cells, minlength=int(ends[-1]))

@@ -95,13 +95,13 @@ class _Job:
     _headers: dict[str, dict[str, tuple[str, list[int]]]] = field(default_factory=dict)
 
     def run(
-        self, name: Path, needed: tuple[Path | str, ...], check: Callable[[], Iterator[str]]
+        self, name: Path, needed: tuple[Path | str, ...], check: Callable[[], Iterator[str] | None]
     ) -> None:
         """Note what a check of a file finds, if what it needs is not damaged."""
         if any(str(Path(path).as_posix()) in self.damaged for path in (name, *needed)):
             return
         try:
-            self.faults += [Fault(name.as_posix(), what) for what in check()]
+            self.faults += [Fault(name.as_posix(), what) for what in check() or ()]
         except FormatError as error:
             told = str(error).removeprefix(f"{self.folder.files.where(name.as_posix())}: ")
             self.faults.append(Fault(name.as_posix(), told))
@@ -147,10 +147,9 @@ class _Job:
             for number in range(entry.shards)
         }
 
-    def read_labels(self, task: str, tables: dict[str, LabelRows]) -> Iterator[str]:
+    def read_labels(self, task: str, tables: dict[str, LabelRows]) -> None:
         """The labels can be read, and have a row for each compressed feature."""
         tables[task] = self.folder.label_rows(task)
-        return iter(())
 
     def labels(self, task: str, rows: LabelRows) -> Iterator[str]:
         """Every row is at its place, points to what is there, and is counted right."""
@@ -178,15 +177,13 @@ class _Job:
                 found[key] = shape[0]
         return found
 
-    def codes(self, task: str, codec: str) -> Iterator[str]:
+    def codes(self, task: str, codec: str) -> None:
         """The array is of the manifest's sources and quantiser."""
         self.folder.open_codes(task, codec)
-        return iter(())
 
-    def tensors(self, name: Path) -> Iterator[str]:
+    def tensors(self, name: Path) -> None:
         """It is a safetensors file."""
         self._header(name.as_posix())
-        return iter(())
 
     def truths(self, task: str) -> Iterator[str]:
         """There is a truth of the task's kind for every source, and for no other."""
@@ -248,13 +245,9 @@ class _Job:
     def _header(self, name: str) -> dict[str, tuple[str, list[int]]]:
         """Return dtype and shape of the tensors in a safetensors file."""
         if name not in self._headers:
-            self._headers[name] = _read_header(self.folder.files, name)
+            tensors = TensorFile(self.folder.files, name).tensors
+            self._headers[name] = {k: (str(t.dtype), list(t.shape)) for k, t in tensors.items()}
         return self._headers[name]
-
-
-def _read_header(files: Files, name: str) -> dict[str, tuple[str, list[int]]]:
-    tensors = TensorFile(files, name).tensors
-    return {key: (str(tensor.dtype), list(tensor.shape)) for key, tensor in tensors.items()}
 
 
 def _extras(entry: TaskEntry) -> list[Path]:

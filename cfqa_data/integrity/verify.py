@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import threading
 from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,9 +30,6 @@ from cfqa_data.format.pointers import pointer_at
 __all__ = ["EXTRA", "Fault", "Verified", "verify"]
 
 EXTRA = "is not in the manifest"
-
-PIECE = 1 << 20
-"""Bytes that are read and hashed at once."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ def verify(
     Args:
         root: the folder.
         workers: threads that hash, which runs in parallel; by default one per core, up to 8.
-        progress: told of every file.
+        progress: notified of every file.
         follow_links: look at what links lead to, wherever that is, for a folder of one's own.
 
     Raises:
@@ -130,11 +126,10 @@ def verify(
     names = sorted(manifest.files)
     faults = []
     unlisted, folders = _look_around(files, manifest)
-    hashing = _Hashing(files, folders)
     progress.start("verify", len(names), "files")
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
     try:
-        found = pool.map(lambda name: hashing.fault(name, manifest.files[name]), names)
+        found = pool.map(lambda name: _fault(files, folders, name, manifest.files[name]), names)
         for name, what in zip(names, found, strict=True):
             if what:
                 faults.append(Fault(name, what))
@@ -151,54 +146,38 @@ def verify(
     )
 
 
-class _Hashing:
-    """Compares files with what is expected of them; each thread has its own buffer.
+def _fault(files: LocalFiles, inside: Set[str], name: str, expected: Mapping[str, Any]) -> str:
+    """Return what is wrong with a file; nothing if it is as expected.
 
     Args:
         files: the folder's.
         inside: folders that are known to be in it, no links; "" is the root itself.
+        name: of the file.
+        expected: its size and SHA-256.
     """
-
-    def __init__(self, files: LocalFiles, inside: Set[str]) -> None:
-        self.files = files
-        self.inside = inside
-        self._local = threading.local()
-
-    def fault(self, name: str, expected: Mapping[str, Any]) -> str:
-        """Return what is wrong with a file; nothing if it is as expected."""
-        path = self.files.root / name
-        try:
-            mode = os.lstat(path).st_mode
-            # A file that is no link is where its folder is.
-            if stat.S_ISLNK(mode) or name.rpartition("/")[0] not in self.inside:
-                self.files.path(name)
-                mode = os.stat(path).st_mode
-            if not stat.S_ISREG(mode):
-                return f"is {'a folder' if stat.S_ISDIR(mode) else 'no plain file'}, not a file"
-            with open_plain(path) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != expected["size"]:
-                    return (
-                        pointer_at(path)
-                        or f"has {size} bytes, the manifest says {expected['size']}"
-                    )
-                if self._hash(file) != expected["sha256"]:
-                    return "has other bytes than the manifest's SHA-256 says"
-        except (FileNotFoundError, NotADirectoryError):
-            return "is a link to nothing" if path.is_symlink() else "missing"
-        except FormatError as error:
-            return str(error).removeprefix(f"{path}: ")
-        except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
-        return ""
-
-    def _hash(self, file: Any) -> str:
-        if not hasattr(self._local, "buffer"):
-            self._local.buffer = memoryview(bytearray(PIECE))
-        piece, digest = self._local.buffer, hashlib.sha256()
-        while count := file.raw.readinto(piece):
-            digest.update(piece[:count])
-        return digest.hexdigest()
+    path = files.root / name
+    try:
+        mode = os.lstat(path).st_mode
+        # A file that is no link is where its folder is.
+        if stat.S_ISLNK(mode) or name.rpartition("/")[0] not in inside:
+            files.path(name)
+            mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            return f"is {'a folder' if stat.S_ISDIR(mode) else 'no plain file'}, not a file"
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != expected["size"]:
+                told = f"has {size} bytes, the manifest says {expected['size']}"
+                return pointer_at(path) or told
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                return "has other bytes than the manifest's SHA-256 says"
+    except (FileNotFoundError, NotADirectoryError):
+        return "is a link to nothing" if path.is_symlink() else "missing"
+    except FormatError as error:
+        return str(error).removeprefix(f"{path}: ")
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return ""
 
 
 def _look_around(files: LocalFiles, manifest: Manifest) -> tuple[list[str], set[str]]:

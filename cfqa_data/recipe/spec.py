@@ -29,6 +29,7 @@ __all__ = [
     "Recipe",
     "SourceSpec",
     "TaskSpec",
+    "is_path",
     "places_of_classes",
     "places_of_paths",
 ]
@@ -359,7 +360,7 @@ def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], s
 
     def options(table: dict[str, Any], known: Iterable[str] = ()) -> list[Any]:
         found = _inner(table, "options")
-        return [(found, k) for k, value in found.items() if k in known or _begins_as_path(value)]
+        return [(found, key) for key, value in found.items() if is_path(key, value, known)]
 
     backbone = _inner(data, "backbone")
     places: list[Any] = [(backbone, "weights"), *options(backbone)]
@@ -391,9 +392,11 @@ def _inner(data: Mapping[str, Any], key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _begins_as_path(value: object) -> bool:
-    starts = ("/", "./", "../", "~")
-    return isinstance(value, str) and (is_uri(value) or value.startswith(starts))
+def is_path(key: str, value: object, known: Iterable[str] = SOURCE_PATHS) -> bool:
+    """Return whether an option is a path: where it is known to be one, or begins as one."""
+    if not isinstance(value, str) or not value:
+        return False
+    return key in known or is_uri(value) or value.startswith(("/", "./", "../", "~"))
 
 
 def _ordered(table: Mapping[str, Any], first: Iterable[str]) -> dict[str, Any]:

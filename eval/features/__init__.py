@@ -1,4 +1,4 @@
-"""What metrics see: datasets, batches that are read from them, and what is derived from these."""
+"""The inputs of metrics: datasets, batches read from them, and quantities derived from batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch of features, and what several metrics derive from it, each derived once.
+"""Batches of features, with a cache of the quantities that several metrics derive from them.
 
 An evaluation scores forty compressed versions against one original with many metrics. What belongs
 to the original alone (its token norms, its Gram matrix) is then computed once for all of them, and
@@ -96,13 +96,13 @@ def derived(function: Derives) -> Derives:
     """
 
     @wraps(function)
-    def kept(*arguments: Any) -> Any:
+    def cached(*arguments: Any) -> Any:
         pair = isinstance(arguments[1], Features) if len(arguments) > 1 else False
         owner = arguments[1] if pair else arguments[0]
         others = (argument for argument in arguments if argument is not owner)
         return owner.once((function, *others), partial(function, *arguments))
 
-    return kept  # type: ignore[return-value]
+    return cached  # type: ignore[return-value]
 
 
 def by_rows(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Datasets as they are scored: open or as a path, what tells one from another, and their tasks."""
+"""Open datasets for scoring, identify them by a digest, and look up the facts of their tasks."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def opened(dataset: FeatureSource | str | Path, **options: Any) -> FeatureSource
         return load(dataset, **options)
     given = [name for name, value in options.items() if value is not None and value is not False]
     if given:
-        told = f"{' and '.join(given)} say how to open a path"
-        raise MetricError(f"{told}; open the dataset with them instead")
+        message = f"{' and '.join(given)} say how to open a path"
+        raise MetricError(f"{message}; open the dataset with them instead")
     return dataset
 
 

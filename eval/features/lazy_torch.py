@@ -1,4 +1,4 @@
-"""torch, imported when something of it is first used: metrics are listed without it."""
+"""Import torch on first use, so that listing metrics does not import it."""
 
 from __future__ import annotations
 

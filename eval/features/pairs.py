@@ -1,4 +1,4 @@
-"""What several metrics derive from an original and a compressed batch, each derived once."""
+"""Quantities that several metrics derive from an original and a compressed batch, cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading what is evaluated: in threads ahead of the metrics, and as integers, where that helps."""
+"""Read features in batches: prefetched by threads, and as integer codes for a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cfqa_data.eval.features.datasets import FeatureSource
 from cfqa_data.loaders.ahead import read_ahead
 from cfqa_data.loaders.torch.codes import CodeTensors
 
-__all__ = ["Batch", "FeatureSource", "Part", "read_batches"]
+__all__ = ["Batch", "FeatureSource", "RowSubset", "read_batches"]
 
 # Compressed features per batch, in bytes of float32. Small batches stay in a CPU's cache (up to
 # three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
@@ -28,7 +28,7 @@ GPU_BATCH_BYTES = 256 * 2**20
 THREADS = 4
 
 
-class Part:
+class RowSubset:
     """Some rows of a dataset, as a dataset: what a metric is trained on.
 
     Args:

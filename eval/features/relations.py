@@ -1,4 +1,4 @@
-"""What several metrics derive from the relations among the tokens of a slice, each derived once.
+"""Quantities that several metrics derive from the relations among a slice's tokens, cached.
 
 T x T matrices: what stays is kept in the dtype of the features, or in float64 where differences of
 it matter, and temporaries are of one slice at a time.
@@ -91,10 +91,10 @@ def per_slice(
     def define(make: Callable[..., Made]) -> Callable[[Features], Made]:
         @derived
         @wraps(make)
-        def kept(z: Features) -> Made:
+        def cached(z: Features) -> Made:
             return by_slice(make, z.values, *(source(z) for source in sources))
 
-        return kept
+        return cached
 
     return define
 

@@ -1,4 +1,4 @@
-"""What every metric is: a function of a batch, and the facts that `metric` declares above it.
+"""The `Metric` class and the decorator `metric` that declares one with its facts.
 
 Conventions, shared by all metrics and not repeated at each:
 
@@ -295,7 +295,7 @@ def metric(
             values = function(x, y, **options)
             return values if values.ndim == 1 else slice_mean(values).clamp(low, high)
 
-        own = list(signature(function).parameters.values())[2:]
+        parameters = list(signature(function).parameters.values())[2:]
         module = function.__module__.rpartition(".")[2]
         defaults: dict[str, Any] = {
             "family": module if module in FAMILIES else "custom",
@@ -307,8 +307,8 @@ def metric(
             lower_better=lower_better,
             score_range=score_range,
             invariances=frozenset(invariances),
-            options={one.name: one.default for one in own if one.default is not one.empty},
-            needs=tuple(one.name for one in own if one.default is one.empty),
+            options={one.name: one.default for one in parameters if one.default is not one.empty},
+            needs=tuple(one.name for one in parameters if one.default is one.empty),
             **(defaults | facts),
         )
 
@@ -321,8 +321,8 @@ relational = partial(metric, invariances=INVARIANCES, cost="T2D", least_tokens=2
 
 def error_line(error: BaseException) -> str:
     """Return the type of an error and the first line of what it says."""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @extras()

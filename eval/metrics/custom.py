@@ -1,4 +1,4 @@
-"""Metrics of a user's own: imported by a path, and made a `Metric` with the facts they state."""
+"""User-defined metrics: import them by path and wrap them as `Metric` objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernel metrics: do the tokens keep their similarities to one another?
+"""Kernel metrics: how well the tokens' similarities to one another are preserved.
 
 Each compares two T x T matrices, one of X and one of Y, by the cosine between them. A slice where x
 or y does not vary over tokens scores 0: it has no similarity structure that could be kept.

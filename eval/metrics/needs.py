@@ -1,4 +1,4 @@
-"""Statistics of the dataset that a metric may need, and the checks of those it is given."""
+"""Dataset statistics that metrics may take as parameters, and validating given ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighbour metrics: do the tokens keep those that are nearest to them?
+"""Neighbour metrics: how well each token's nearest neighbours are preserved.
 
 With T tokens there are at most (T - 1) / 2 neighbours, whatever ``k``: of more than half of the
 others, sets overlap of necessity. Where tokens tie for the last places among the nearest, each of
@@ -33,7 +33,7 @@ def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
     A zero token has cosine 0 with every other.
     """
     k = _neighbours("mutual_knn", k, y.shape[-2])
-    return _kept(x, y, "cosine", k, lambda kept: kept.sum((-2, -1)) / (k * kept.shape[-1]))
+    return _kept(x, y, "cosine", k, lambda shared: shared.sum((-2, -1)) / (k * shared.shape[-1]))
 
 
 @relational(
@@ -47,8 +47,8 @@ def jaccard_knn(x: Features, y: Features, k: int = 10) -> Tensor:
     """Jaccard index of each token's k nearest tokens by Euclidean distance, before and after."""
     k = _neighbours("jaccard_knn", k, y.shape[-2])
 
-    def index(kept: Tensor) -> Tensor:
-        both = kept.sum(-1)
+    def index(shared: Tensor) -> Tensor:
+        both = shared.sum(-1)
         return (both / (2 * k - both)).mean(-1)  # |A| + |B| = 2 k
 
     return _kept(x, y, "distance", k, index)

@@ -1,4 +1,4 @@
-"""The metrics that have a name, and how one is found. What a family's module defines is listed."""
+"""The registry of named metrics: those defined in the family modules, and those of entry points."""
 
 from __future__ import annotations
 

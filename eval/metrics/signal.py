@@ -1,4 +1,4 @@
-"""Signal metrics: the error ``e = y - x`` as a number, blind to what the feature means."""
+"""Signal metrics: the size of the error ``e = y - x``, whatever the feature means."""
 
 from __future__ import annotations
 

@@ -126,6 +126,6 @@ def _checked(exponents: Any) -> list[float]:
     except (TypeError, ValueError):
         found = []
     if len(found) != len(GAPS) or min(found) < 0 or not abs(sum(found) - 1.0) <= 1e-6:
-        told = f"{len(GAPS)} numbers from 0 that sum to 1, not {exponents!r}"
-        raise MetricError(f"gap_mean: exponents are {told}")
+        requirement = f"{len(GAPS)} numbers from 0 that sum to 1, not {exponents!r}"
+        raise MetricError(f"gap_mean: exponents are {requirement}")
     return found

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file that opens offline: who follows the labels, where, and where not.
+"""Reports: an evaluation as one HTML file that opens offline.
 
 Python draws everything; the page's script only sorts tables and shows one metric at a time.
 """

@@ -1,4 +1,4 @@
-"""Axes of a figure: where a number lies between two ends, and which numbers are written there."""
+"""Axes of figures: scales from values to positions, and their tick labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One metric closely: its facts, its figures per task, its scatters, and the items to look at."""
+"""The section of one metric: its facts, figures per task, scatter plots and outliers."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def cards(
     for entry in ranked:
         column, name = entry.number, entry.metric.name
         items = disagreements(points, column, entry.metric)
-        there = {part.task: ~np.isnan(part.scores[:, column]) for part in points}
+        scored = {part.task: ~np.isnan(part.scores[:, column]) for part in points}
         scatters = []
         for part in points:
-            if there[part.task].any():
+            if scored[part.task].any():
                 numbered = enumerate(items, 1)
                 ringed = {i.row: str(place) for place, i in numbered if i.task == part.task}
                 drawn = scatter(part, column, name, evaluation.target, ringed)
@@ -86,7 +86,7 @@ def cards(
                 "mapped_rmse": row["mapped_rmse"],
                 "areas": entry.discrimination.get(row["task"], (None, None)),
                 "flat": row["n_flat"],
-                "missing": int((~there[row["task"]]).sum()),
+                "missing": int((~scored[row["task"]]).sum()),
                 "left_out": row["n_missing"],
             }
             for row in rows[name]
@@ -108,17 +108,17 @@ def disagreements(points: Sequence[TaskPoints], column: int, metric: Metric) -> 
     found = []
     for part in points:
         sign = -1.0 if metric.lower_better is False else 1.0
-        there = np.flatnonzero(~np.isnan(part.scores[:, column]))
-        if not len(there):
+        rows = np.flatnonzero(~np.isnan(part.scores[:, column]))
+        if not len(rows):
             continue
         by_metric, by_label = (
             100 * (average_ranks(values[None])[0] - 0.5) / len(values)
-            for values in (sign * part.scores[there, column], part.truth[there])
+            for values in (sign * part.scores[rows, column], part.truth[rows])
         )
         seen: set[str] = set()
         # Ties are broken by place, so that the same input gives the same page.
         for place in np.argsort(-np.abs(by_metric - by_label), kind="stable").tolist():
-            row = int(there[place])
+            row = int(rows[place])
             if len(seen) == PER_TASK:
                 break
             if part.source[row] not in seen:

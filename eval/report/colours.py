@@ -1,4 +1,4 @@
-"""Colours that people with colour-blindness can tell apart, and that print in grey.
+"""Colour palettes that are safe for colour-blind readers and for printing in grey.
 
 Codecs have the palette of Okabe and Ito (Color Universal Design, 2008), heat maps viridis (van der
 Walt and Smith, 2015; CC0). Both are given to the page as classes: it needs no inline styles.

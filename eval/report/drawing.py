@@ -1,4 +1,4 @@
-"""Figures as compact SVG: an area with two axes, and points, lines, bands and rings in it.
+"""Draw figures as compact SVG: points, lines, bands and rings on two axes.
 
 Coordinates are whole numbers of a 640 x 480 canvas that the page shows at about half that size.
 Colours come from the page's style sheet, so that a figure follows its light or dark scheme.

@@ -1,4 +1,4 @@
-"""The figures of the page: scores against the label, and what rate costs in error and in harm."""
+"""The report's figures: scatter plots of scores against labels, and rate-distortion curves."""
 
 from __future__ import annotations
 
@@ -115,20 +115,20 @@ def scatter(
         ringed: Points to ring -> what to write at them.
     """
     scores = points.scores[:, column]
-    there = np.isfinite(scores)
-    if not there.any():
+    finite = np.isfinite(scores)
+    if not finite.any():
         return Markup("")
-    x, y = Axis.around(scores[there]), Axis.around(points.truth[there])
+    x, y = Axis.around(scores[finite]), Axis.around(points.truth[finite])
     title = f"{points.task}: {name} against {target}"
     short = name if len(name) <= ROOM else f"{name[: ROOM - 1]}…"
     panel = Panel(x, y, title, short, target_text(points.facts, target))
     shown = points.shown()
-    shown = shown[there[shown]]
+    shown = shown[finite[shown]]
     for codec in np.unique(points.codec[shown]).tolist():
         of = shown[points.codec[shown] == codec]
         panel.points(scores[of], points.truth[of], codec)
-    across = np.clip(x.between(80), scores[there].min(), scores[there].max())
-    fitted = fit(scores[there], points.truth[there], across)
+    across = np.clip(x.between(80), scores[finite].min(), scores[finite].max())
+    fitted = fit(scores[finite], points.truth[finite], across)
     low, high = y.between(2)
     inside = (fitted >= low) & (fitted <= high)  # of a curve that rises or falls throughout
     if inside.any():
@@ -175,9 +175,9 @@ def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
     return panel.svg()
 
 
-def _percentiles(values: Floats, wanted: Sequence[float]) -> Floats:
+def _percentiles(values: Floats, percents: Sequence[float]) -> Floats:
     """Return percentiles of values of any size, whose sums and differences may overflow."""
-    return np.asarray(4 * np.percentile(values / 4, wanted))
+    return np.asarray(4 * np.percentile(values / 4, percents))
 
 
 def fit(scores: Floats, truth: Floats, at: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""The page: what goes into the templates, and one file out of them.
+"""Render the report's templates into a single HTML file.
 
 Names of datasets, sources and metrics come from anywhere: the templates escape them, and the page's
 security policy lets no script run but its own and nothing be fetched.
@@ -70,8 +70,8 @@ def write_report(
     except CfqaError:
         raise
     except Exception as error:  # scores may be anything, and are not to be lost for a figure
-        told = f"the report could not be made: {error_line(error)}"
-        raise MetricError(f"{path}: {told}") from error
+        message = f"the report could not be made: {error_line(error)}"
+        raise MetricError(f"{path}: {message}") from error
     try:
         write_text(path, page)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The metrics in order: how well each follows the label, with intervals, per task and together."""
+"""Rank the metrics by how well they follow the label, with intervals, per task and overall."""
 
 from __future__ import annotations
 

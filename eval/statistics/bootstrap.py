@@ -1,4 +1,4 @@
-"""The bootstrap over sources: what is drawn, and what interval follows.
+"""Cluster bootstrap over sources: drawing resamples, and percentile intervals.
 
 The points of one source are not independent, so whole sources are drawn with replacement (a
 cluster bootstrap), and those of a group together: in a simulation of 100 sources with ten levels,

@@ -1,4 +1,4 @@
-"""Every figure of one cell: the points that are correlated together."""
+"""Compute all figures of one cell, that is, of the points that are correlated together."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ def cell_rows(cell: Cell, metrics: Sequence[Metric]) -> tuple[list[Row], list[Ro
     starts = np.cumsum(cell.sizes) - cell.sizes
     for which, points in equal_rows(present):
         sizes = np.add.reduceat(points, starts, dtype=np.intp)
-        scored[which] = there = sizes > 0
-        if there.any():
+        scored[which] = nonempty = sizes > 0
+        if nonempty.any():
             scores, truth = np.compress(points, cell.scores[which], axis=1), cell.truth[points]
-            begins = np.cumsum(sizes[there]) - sizes[there]
-            pooled[:, which] = pooled_coefficients(scores, truth, begins, cell.counts[:, there])
+            begins = np.cumsum(sizes[nonempty]) - sizes[nonempty]
+            pooled[:, which] = pooled_coefficients(scores, truth, begins, cell.counts[:, nonempty])
     versions = np.unique(cell.sizes)
     rows: list[Row] = [
         {

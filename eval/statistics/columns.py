@@ -1,4 +1,4 @@
-"""Columns of the statistics' tables, and tables from rows.
+"""Columns of the tables of statistics, and building these tables from rows.
 
 A figure that does not exist (nothing to correlate, no resamples) is null, not NaN.
 """

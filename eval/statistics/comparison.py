@@ -1,4 +1,4 @@
-"""Is one metric better than another? Paired differences over the same sources.
+"""Paired comparisons of metrics over the same sources, with Holm's correction.
 
 Metrics are compared by their oriented per-source means: the mean coefficient, times -1 for a metric
 where higher is better, so that larger is always better agreement. A metric whose direction is not

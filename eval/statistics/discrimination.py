@@ -1,4 +1,4 @@
-"""Can a metric tell which versions of a source differ, and which of two is worse?
+"""How well a metric tells different versions of a source from similar ones, and better from worse.
 
 Krasula et al., QoMEX 2016: every pair of points of the same source, over all codecs, is *different*
 when their truths differ by at least what is noticeable for the task, else *similar*.
@@ -79,11 +79,11 @@ def discriminate(
     pairs = np.zeros((2, len(scores)), dtype=np.intp)
     for metric, (rows, sign) in enumerate(zip(scores, orientation, strict=True)):
         change = _differences(rows, first, second)
-        apart, alike = (kind & ~np.isnan(change) for kind in (different, ~different))
-        pairs[:, metric] = apart.sum(), alike.sum()
-        areas[0, metric] = auc(np.abs(change[apart]), np.abs(change[alike]))
+        is_different, not_different = (kind & ~np.isnan(change) for kind in (different, ~different))
+        pairs[:, metric] = is_different.sum(), not_different.sum()
+        areas[0, metric] = auc(np.abs(change[is_different]), np.abs(change[not_different]))
         if not np.isnan(sign):
-            right = sign * np.sign(harm[apart]) * change[apart]
+            right = sign * np.sign(harm[is_different]) * change[is_different]
             areas[1, metric] = auc(right, -right)
     return Discrimination(*pairs, *areas)
 

@@ -1,4 +1,4 @@
-"""The label rows of a task as an array: sources by versions."""
+"""Arrange the label rows of a task as an array of sources by versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Correlations over all points of all sources as one series, on many resamples at once.
+"""Correlations over the points of all sources as one series, on many resamples at once.
 
 A resample is a weight per source, the number of times it was drawn; a source's points carry its
 weight. Every coefficient below is that of the materialised resample (each source's points repeated

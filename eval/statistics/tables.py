@@ -104,13 +104,13 @@ def statistics(
     for name, value in (("draws", draws), ("seed", seed)):
         if value < 0:
             raise MetricError(f"{name} is at least 0, not {value}")
-    wanted = set(tables)
-    for table in sorted(wanted - COLUMNS.keys()):
+    requested = set(tables)
+    for table in sorted(requested - COLUMNS.keys()):
         raise MetricError(unknown_name("table", table, COLUMNS))
     rows: dict[str, list[Row]] = {field.name: [] for field in fields(Statistics)}
 
     def append(table: str, cell: Cell, **place: Any) -> None:
-        if {table, "comparisons"} & wanted:
+        if {table, "comparisons"} & requested:
             figures, comparisons = cell_rows(cell, metrics)
             rows[table] += [place | row for row in figures]
             rows["comparisons"] += [{"codec": "all"} | place | row for row in comparisons]
@@ -130,9 +130,9 @@ def statistics(
             append("correlations", cell, task=grid.task, codec=codec)
         together.append(cell_of(scores, truth, *of))
         append("across_codecs", together[-1], task=grid.task, codecs=len(grid.codecs))
-        if "per_level" in wanted:
+        if "per_level" in requested:
             rows["per_level"] += _per_level(grid, metrics, scores, truth)
-        if "discrimination" in wanted:
+        if "discrimination" in requested:
             facts = facts_of(grid.task, tasks)
             counted = facts.loss if target == "loss" else facts.score
             threshold = counted.noticeable if counted else 0.0
@@ -143,7 +143,7 @@ def statistics(
         joined = join_cells(together, shares)
         append("across_tasks", joined, task="all", tasks=len(together))
     return Statistics(
-        **{name: make_table(name, rows[name] if name in wanted else []) for name in rows}
+        **{name: make_table(name, rows[name] if name in requested else []) for name in rows}
     )
 
 

@@ -1,4 +1,4 @@
-"""Running a program for as long as it may take: logged, limited, never outliving its caller."""
+"""Run an external program with a log, a time limit and a file size limit, and clean up after it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 __all__ = ["LOG_BYTES", "last_words", "run_program"]
 
 # Runs its arguments as a program, and ends the whole process group when its standard input closes:
-# on purpose, or because whoever held the other end is gone, be it by SIGKILL.
+# on purpose, or because the process at the other end has died, even by SIGKILL.
 _GUARD = """
 import os, resource, signal, subprocess, sys, threading
 
@@ -82,5 +82,5 @@ def last_words(log: Path) -> str:
         file.readline()
         file.seek(max(file.tell(), log.stat().st_size - _TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
-    said = [" ".join(line.split()) for line in lines if line.strip()]
-    return "; ".join(said[-_SHOWN_LINES:])[-_SHOWN_CHARACTERS:] or "it said nothing"
+    shown = [" ".join(line.split()) for line in lines if line.strip()]
+    return "; ".join(shown[-_SHOWN_LINES:])[-_SHOWN_CHARACTERS:] or "it said nothing"

@@ -195,7 +195,7 @@ class ReferenceCodec(VideoCodec):
             f"option encoder, or put {' or '.join(self.encoders)} on PATH"
         )
 
-    def _given(self, what: str, option: Path | None = None) -> Path | None:
+    def _given(self, what: str, option: str | Path | None = None) -> Path | None:
         """Return the absolute path of a program that an option or the environment names, if any."""
         if not (given := option or os.environ.get(self.variable(what))):
             return None
@@ -252,12 +252,12 @@ class ReferenceCodec(VideoCodec):
                     return target.read_bytes()
             except TimeoutError as error:
                 why = f"was ended: {error}"
-            handle, kept = tempfile.mkstemp(prefix=f"cfqa-{self.name}-", suffix=".log")
+            handle, saved_log = tempfile.mkstemp(prefix=f"cfqa-{self.name}-", suffix=".log")
             os.close(handle)
-            shutil.copyfile(log, kept)
-            said = last_words(log)
+            shutil.copyfile(log, saved_log)
+            output = last_words(log)
         name = Path(command[0]).name
-        raise CodecError(f"{self.name}: {what}: {name} {why} ({said}); log: {kept}")
+        raise CodecError(f"{self.name}: {what}: {name} {why} ({output}); log: {saved_log}")
 
 
 class HM(ReferenceCodec):

@@ -93,8 +93,8 @@ def decode_picture(
             if len(frames) > 1:  # a whole video need not fit into memory
                 raise CodecError(f"{name}: the bitstream holds more pictures than one")
     except (av.FFmpegError, ValueError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise CodecError(f"{name}: the bitstream is damaged ({told})") from None
+        detail = getattr(error, "strerror", None) or error
+        raise CodecError(f"{name}: the bitstream is damaged ({detail})") from None
     if not frames:
         raise CodecError(f"{name}: the bitstream holds no whole picture")
     frame = frames[0]

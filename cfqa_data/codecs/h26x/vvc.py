@@ -244,8 +244,8 @@ def _failure(stderr: bytes, what: str) -> Exception:
             f"vvenc: {ffmpeg_path()} has no libvvenc; unset IMAGEIO_FFMPEG_EXE or "
             "pip install --upgrade imageio-ffmpeg"
         )
-    told = f"{what}: {lines[0] if lines else 'ffmpeg said nothing'}"
-    return _OutputTooLarge(told) if "submitting video frame" in text else CodecError(told)
+    message = f"{what}: {lines[0] if lines else 'ffmpeg said nothing'}"
+    return _OutputTooLarge(message) if "submitting video frame" in text else CodecError(message)
 
 
 @extras()

@@ -56,8 +56,8 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
         if scales.size and (scales.ndim != 1 or not (np.diff(scales, prepend=0.0) > 0).all()):
             raise CodecError(f"{SCALES} does not rise from above zero")
         if scales.size > MOST_SCALES or (scales > LARGEST_SCALE).any():
-            told = f"{MOST_SCALES} scales up to {LARGEST_SCALE:g}"
-            raise CodecError(f"{SCALES} is beyond {told}, which is what can be tabulated")
+            detail = f"{MOST_SCALES} scales up to {LARGEST_SCALE:g}"
+            raise CodecError(f"{SCALES} is beyond {detail}, which is what can be tabulated")
         standard = scale_table()
         if scales.shape == standard.shape and np.allclose(scales, standard, rtol=1e-4):
             scales = standard
@@ -86,8 +86,8 @@ def _load(path: str | Path) -> dict[str, np.ndarray]:
         expected = _expected(state)
         check_tensors(state, expected, origin, "scale hyperprior of one channel")
     except BuildError as error:
-        told = str(error).removeprefix(f"{origin}: ")
-        raise CodecError(f"not a CompressAI checkpoint of a scale hyperprior ({told})") from None
+        detail = str(error).removeprefix(f"{origin}: ")
+        raise CodecError(f"not a CompressAI checkpoint of a scale hyperprior ({detail})") from None
     arrays = {name: _array(state[name]) for name in expected}
     for name, array in arrays.items():
         if name != SCALES and not np.isfinite(array).all():

@@ -1,4 +1,4 @@
-"""One ANS stream for integers that each have a table, escapes included.
+"""Entropy coding of integers with one table each, as a single ANS stream with escapes.
 
 Asymmetric numeral systems (Duda, arXiv 1311.2540) as constriction implements them: a stack,
 so what is decoded first is encoded last.  The stack starts from a 24-bit checksum of the
@@ -26,12 +26,12 @@ from cfqa_data.codecs.hyperprior.entropy_tables import Tables
 from cfqa_data.errors import CodecError
 from cfqa_data.extras import extras
 
-__all__ = ["LARGEST", "Part", "TableCoder", "decode_parts", "encode_parts"]
+__all__ = ["LARGEST", "TableCoder", "TablePart", "decode_parts", "encode_parts"]
 
 LARGEST = 1 << 20
 """Integers beyond +-LARGEST cannot be coded."""
 
-Part = tuple["TableCoder", np.ndarray, np.ndarray]
+TablePart = tuple["TableCoder", np.ndarray, np.ndarray]
 """A coder, the integers (n,), and the index of each one's table (n,)."""
 
 
@@ -93,14 +93,14 @@ class TableCoder:
             entries = coder.decode(self._model(index), end - start)
             escaped[start:end] = entries == 0
             values[start:end] = entries.astype(np.int64) + (int(self.tables.firsts[index]) - 1)
-        told = np.array([self._escaped(coder) for _ in range(escaped.sum())], np.int64)
+        escapes = np.array([self._escaped(coder) for _ in range(escaped.sum())], np.int64)
         if self.beyond:
             tables = indexes[order][escaped]
             sizes, firsts = (
                 a[tables].astype(np.int64) for a in (self.tables.sizes, self.tables.firsts)
             )
-            told = np.where(told & 1, (1 - told) // 2, sizes + told // 2) + firsts - 1
-        values[escaped] = told
+            escapes = np.where(escapes & 1, (1 - escapes) // 2, sizes + escapes // 2) + firsts - 1
+        values[escaped] = escapes
         result = np.empty_like(values)
         result[order] = values
         return result
@@ -171,7 +171,7 @@ def _check(arrays: Sequence[np.ndarray]) -> int:
     return value >> 9 | 1 << 23
 
 
-def encode_parts(parts: Sequence[Part]) -> bytes:
+def encode_parts(parts: Sequence[TablePart]) -> bytes:
     """Return the stream of several parts; no part's tables may depend on a later part."""
     ans = _constriction().stream.stack.AnsCoder
     with _panics_as_errors():

@@ -1,4 +1,4 @@
-"""Probability tables of the hyperprior: made once, stored as integers, never recomputed.
+"""Probability tables of the hyperprior, computed once and stored as integers.
 
 A table covers the integers ``first .. first + n - 1``; its entry 0 stands for all others (the
 escape).  Entries are counts of which the coder makes probabilities ``(count + 1) / 2**24``: the

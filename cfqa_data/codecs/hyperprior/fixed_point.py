@@ -1,4 +1,4 @@
-"""Convolutions and GDN whose every sum is exact, so that no machine rounds them differently.
+"""Convolutions and GDN in exact arithmetic, so that results are identical on every machine.
 
 A floating-point sum depends on its order: on the number of threads, the width of the vector
 unit, the blocking of the matrix product.  An entropy decoder that derives its tables from such

@@ -122,16 +122,15 @@ class EntropyBottleneck(nn.Module):
         return z, lower_bound(mass, SMALLEST_LIKELIHOOD).reshape(shape).transpose(0, 1)
 
 
-class GaussianConditional(nn.Module):
-    """Zero-mean Gaussians of given scales, integrated over unit cells."""
+def gaussian_conditional(y: Tensor, scales: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+    """Return y with uniform noise (training) or rounded, and its likelihoods.
 
-    def forward(self, y: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y with uniform noise (training) or rounded, and the likelihoods."""
-        y = y + torch.rand_like(y) - 0.5 if self.training else torch.round(y)
-        scales = lower_bound(scales, SMALLEST_SCALE)
-        size, unit = y.abs(), -(2**-0.5) / scales
-        mass = 0.5 * (torch.erfc((0.5 - size) * unit) - torch.erfc((-0.5 - size) * unit))
-        return y, lower_bound(mass, SMALLEST_LIKELIHOOD)
+    They are those of zero-mean Gaussians of given scales, integrated over unit cells.
+    """
+    y = y + torch.rand_like(y) - 0.5 if training else torch.round(y)
+    size, unit = y.abs(), -(2**-0.5) / lower_bound(scales, SMALLEST_SCALE)
+    mass = 0.5 * (torch.erfc((0.5 - size) * unit) - torch.erfc((-0.5 - size) * unit))
+    return y, lower_bound(mass, SMALLEST_LIKELIHOOD)
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:
@@ -165,7 +164,6 @@ class ScaleHyperprior(nn.Module):
             _deconv(n, n), nn.ReLU(), _deconv(n, n), nn.ReLU(), _conv(n, m, 3, 1), nn.ReLU()
         )
         self.entropy_bottleneck = EntropyBottleneck(n)
-        self.gaussian_conditional = GaussianConditional()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the decoded x and the likelihoods of y and z, for x (B, 1, H, W).
@@ -176,5 +174,5 @@ class ScaleHyperprior(nn.Module):
         z = self.h_a(y.abs()).float()
         z_hat, z_likelihoods = self.entropy_bottleneck(z)
         scales = self.h_s(z_hat).float()[:, :, : y.shape[2], : y.shape[3]]
-        y_hat, y_likelihoods = self.gaussian_conditional(y, scales)
+        y_hat, y_likelihoods = gaussian_conditional(y, scales, self.training)
         return self.g_s(y_hat).float(), y_likelihoods, z_likelihoods

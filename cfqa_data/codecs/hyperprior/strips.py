@@ -1,4 +1,4 @@
-"""Networks on planes too large to hold every activation: strips of rows, the same bits.
+"""Run networks on large planes in strips of rows, bit-identical to the whole plane.
 
 A strip of the output pulls the rows that it needs through the layers, each layer's own zeros at
 the plane's edge included, and drops the rows that the cut made wrong.  Because every sum of

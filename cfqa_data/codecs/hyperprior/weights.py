@@ -234,8 +234,8 @@ def read_ladder(path: str | Path) -> tuple[dict[str, Any], list[tuple[float, Hyp
             )
             models.append((float(lmbda), weights))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        told = pointer_at(path) or error
-        raise CodecError(f"{path}: not a file of hyperprior models ({told})") from None
+        detail = pointer_at(path) or error
+        raise CodecError(f"{path}: not a file of hyperprior models ({detail})") from None
     return header, models
 
 

@@ -1,4 +1,4 @@
-"""Decoding in a child process that can do nothing else."""
+"""Decode untrusted bitstreams in a confined child process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process in which an isolated codec decodes: see :mod:`cfqa_data.codecs.sandbox.isolated`.
+"""Entry point of the child process in which an isolated codec decodes.
 
 It reads requests from its standard input and answers on its standard output, in the plain frames
 that are defined here. What codecs print goes nowhere.

@@ -1,4 +1,4 @@
-"""What the kernel takes away from a process before it reads hostile bytes.
+"""Restrict a process (resource limits, system call filter) before it reads untrusted bytes.
 
 Limits of memory, files and processor time hold on every POSIX system that honours them. On Linux
 (x86-64 and ARM64) a system call filter comes on top, of the kind that only lets through what is
@@ -59,9 +59,9 @@ def set_limits(memory: int, seconds: int) -> None:
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
     }
-    for kind, wanted in limits.items():
+    for kind, requested in limits.items():
         hard = resource.getrlimit(kind)[1]
-        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        value = requested if hard == resource.RLIM_INFINITY else min(requested, hard)
         try:
             resource.setrlimit(kind, (value, value))
         except (ValueError, OSError):

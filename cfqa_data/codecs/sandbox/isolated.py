@@ -1,4 +1,4 @@
-"""Decoding what strangers made: in a child process that can do nothing but decode.
+"""Decode untrusted bitstreams in a child process that can do nothing but decode.
 
 The child is a fresh interpreter with limits on memory and time, without files, network and
 environment (:mod:`cfqa_data.codecs.sandbox.confinement`), with one codec and two pipes. Once it
@@ -183,7 +183,7 @@ def _absolute(option: str, value: Any) -> Any:
 
 
 def _start(name: str, options: Mapping[str, Any], factory: str) -> str:
-    """Return what a child is told of its codec: JSON."""
+    """Return the JSON text that tells a child process which codec to make."""
     plain = {
         key: str(value) if isinstance(value, Path) else value for key, value in options.items()
     }

@@ -1,4 +1,4 @@
-"""A child process that decodes, as its parent sees it: frames, limits, and no trust.
+"""The parent's side of a decoding child process: framing, limits and validation of replies.
 
 Frames are fixed structures and bytes; nothing is unpickled. A reply is either exactly as many bytes
 as the plane has, or a short text, which an error shows as it shows every text: in printable
@@ -111,7 +111,7 @@ class DecoderProcess:
             self.spent += time.monotonic() - started
 
     def is_quiet(self) -> bool:
-        """Return whether the child lives, and has not said anything that nobody asked for."""
+        """Return whether the child is alive and has sent nothing that was not requested."""
         return self._process.poll() is None and not _ready(self._pipes[1], select.POLLIN, 0.0)
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class DecoderProcess:
 
     def abandon(self) -> None:
         """Forget a child of the process that this one was forked from."""
-        self._process.returncode = 0  # so that nobody here waits for it
+        self._process.returncode = 0  # so that `subprocess` does not wait for it
         self._hang_up()
 
     def _hang_up(self) -> None:

@@ -78,7 +78,7 @@ class Sentences(Source):
         return Sample(
             source_id=f"{self.task}-{document:04d}-{place}",
             inputs=_sentence(rng, list(TOPICS)[label]),
-            truth=np.int64(label),
+            truth=np.array(label, np.int64),
             group=f"document-{document:04d}",
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 from cfqa_data.builders.backbones.base import Backbone
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.builders.tasks.base import Task
+from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Loss, Score, TaskFacts, Truth
 
 from .sentences import TOPICS
@@ -41,7 +42,10 @@ class Topic(Task):
 
     def score(self, feature: Any, truth: np.ndarray) -> tuple[float, float]:
         """Return the similarity to the true topic less that to the best other one, and the loss."""
-        found = self.prototypes @ _mean_token(np.asarray(feature, np.float64))
+        mean = _mean_token(np.asarray(feature, np.float64))
+        if len(mean) != self.prototypes.shape[1] or not np.isfinite(mean).all():
+            raise BuildError(f"topic: not a feature of these blocks: {np.shape(feature)}")
+        found = self.prototypes @ mean
         label = int(truth)
         margin = found[label] - np.delete(found, label).max()
         scaled = found / self.temperature

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cfqa_data.builders.backbones.base import Backbone
+from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Layer
 
 __all__ = ["HashedWords"]
@@ -30,6 +31,8 @@ class HashedWords(Backbone):
 
     def extract(self, inputs: str, layers: Sequence[int]) -> np.ndarray:
         """Return the tokens of a sentence, float32 (1, C, words, D)."""
+        if not all(0 <= layer < self.layers for layer in layers):
+            raise BuildError(f"{self.name}: layers are 0 to {self.layers - 1}, not {list(layers)}")
         words = np.stack([self._vector(word) for word in inputs.split()])
         around = np.pad(words, ((1, 1), (0, 0)))
         neighbours = (around[:-2] + around[2:]) / 2

@@ -1,0 +1,164 @@
+"""The example plugin, found by its entry points: built, opened, verified, scored, shown, shared."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loopback_hub import loopback_hub, point_clients_at
+from pipeline_toy import tree
+
+import cfqa_data
+from cfqa_data.builders.pipeline import build
+from cfqa_data.cli import main
+from cfqa_data.errors import CfqaError
+from cfqa_data.format.manifest import read_manifest
+from cfqa_data.loaders.torch import Pairs
+
+# The client sends files by a parameter that its HTTP library has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+PLUGIN = Path(__file__).parents[1] / "examples" / "plugin"
+PACKAGE = "cfqa_example_text"
+
+
+def install(site: Path) -> None:
+    """Lay the plugin out as an installer does, with the metadata that names its entry points."""
+    project = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]
+    shutil.copytree(PLUGIN / PACKAGE, site / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    info = site / f"{PACKAGE}-{project['version']}.dist-info"
+    info.mkdir()
+    head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (info / "METADATA").write_text(head)
+    lines = []
+    for group, entries in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {where}" for name, where in entries.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The plugin on this process's path, and on that of those it starts."""
+    site = tmp_path_factory.mktemp("site")
+    install(site)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        patch.setenv("PYTHONPATH", str(site))
+        yield site
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def recipe(site: Path) -> Path:
+    return site / PACKAGE / "text.toml"
+
+
+@pytest.fixture(scope="module")
+def folder(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("plugin") / "text"
+    build(recipe, out, workers=0)
+    return out
+
+
+def test_two_workers_make_the_same_bytes(recipe: Path, folder: Path, tmp_path: Path) -> None:
+    build(recipe, tmp_path / "text", workers=2)
+    assert tree(tmp_path / "text") == tree(folder)
+
+
+@pytest.mark.release
+def test_a_cluster_makes_the_same_bytes(recipe: Path, folder: Path, tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        out = tmp_path / "text"
+        assert (
+            main(
+                [
+                    "build",
+                    str(recipe),
+                    "--out",
+                    str(out),
+                    "--scheduler",
+                    str(cluster.scheduler_address),
+                ]
+            )
+            == 0
+        )
+    assert tree(out) == tree(folder)
+
+
+def test_the_manifest_says_who_made_what(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    assert manifest.format == 2
+    assert manifest.packages["cfqa-example-text"]["version"] == "0.1.0"
+    topic = manifest.tasks["topic"]
+    assert topic.varying_tokens
+    assert [len(codec.levels) for codec in topic.codecs.values()] == [10, 4, 3]
+    assert {codec.facts.on for codec in topic.codecs.values()} == {"planes", "features", "inputs"}
+    origin = topic.codecs["keep"].origin
+    assert origin is not None
+    assert (origin.name, origin.package) == ("keep", "cfqa-example-text")
+    assert len(manifest.tasks["heading"].sources) == 5
+
+
+def test_features_have_their_own_tokens_and_decode_to_what_is_stored(
+    recipe: Path, folder: Path, tmp_path: Path
+) -> None:
+    full = cfqa_data.load(folder, "topic")
+    build(recipe, tmp_path / "light", tier="light", workers=0)
+    light = cfqa_data.load(tmp_path / "light", "topic")
+    assert len({pair.original.shape for pair in full}) > 1
+    for a, b in zip(full, light, strict=True):
+        assert a.original.shape == a.compressed.shape == (1, 2, a.label["tokens"], 32)
+        assert np.array_equal(a.compressed, b.compressed)
+        assert a.label == b.label
+    assert len(Pairs(folder, "topic")) == len(full)
+
+
+def test_where_the_plugin_is_not_installed_a_line_names_it(
+    recipe: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(recipe, tmp_path / "light", tier="light", workers=0)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(site)])
+    dataset = cfqa_data.load(tmp_path / "light", "topic", codec="keep")
+    assert dataset.original(dataset.source_ids[0]).dtype == np.float32
+    with pytest.raises(CfqaError, match=r"'keep'.*cfqa-example-text"):
+        dataset[0]
+
+
+def test_its_classes_pass_the_suites(site: Path) -> None:
+    tests = str(PLUGIN / "tests")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", tests], capture_output=True)
+    assert done.returncode == 0, done.stdout.decode()
+
+
+def test_the_command_line_takes_it_from_end_to_end(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["info", str(folder)]) == 0
+    assert main(["verify", str(folder), "--deep"]) == 0
+    scores = ["eval", str(folder), "--metric", "cosine", "--metric", "mean_token"]
+    assert main([*scores, "--report", "report.html"]) == 0
+    told = capsys.readouterr().out
+    for words in ("stems (3 levels)", "no damage", "mean_token", "topic", "heading"):
+        assert words in told
+    assert "mean_token" in (tmp_path / "report.html").read_text()
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with loopback_hub() as hub:
+        point_clients_at(hub, monkeypatch, tmp_path / "cache")
+        assert main(["publish", str(folder), "lab/text"]) == 0
+        there = cfqa_data.load("lab/text", "heading")
+        here = cfqa_data.load(folder, "heading")
+        assert there.labels.equals(here.labels)
+        assert np.array_equal(there[0].compressed, here[0].compressed)
