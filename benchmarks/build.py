@@ -27,11 +27,11 @@ from measuring import Clock, seconds
 from results import FIGURES, Result, figure, run
 
 from cfqa_data.builders.pipeline import build
-from cfqa_data.builders.pipeline import tools as pipeline_tools
+from cfqa_data.builders.pipeline import context as pipeline_context
 from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.select import BuildStage
-from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.processes.executor import run_item
 from cfqa_data.format.layout import Layout
 from cfqa_data.recipe.load import Recipe, load_recipe
@@ -115,8 +115,8 @@ def ratios(recipe: Recipe) -> list[tuple[Item, int, float, float, float]]:
         plan = Plan(recipe)
         layout = Layout(out)
         spent: dict[str, float] = defaultdict(float)
-        make = pipeline_tools.codec_for
-        pipeline_tools.codec_for = lambda *ladder: Timed(make(*ladder), spent)
+        make = pipeline_context.codec_for
+        pipeline_context.codec_for = lambda *ladder: Timed(make(*ladder), spent)
         compress = _restore_work(plan, layout)
         for item in [item for item in compress.items() if item.shard == 0]:
             run_item(compress, item)  # loads what a process loads once
@@ -125,7 +125,7 @@ def ratios(recipe: Recipe) -> list[tuple[Item, int, float, float, float]]:
             run_item(compress, item)
             whole, size = time.perf_counter() - begin, compress.cost(item)
             rows.append((item, size, whole, spent["encode_many"], spent["decode_many"]))
-        pipeline_tools.codec_for = make
+        pipeline_context.codec_for = make
     finally:
         shutil.rmtree(folder)
     return rows
@@ -136,7 +136,7 @@ def _restore_work(plan: Plan, layout: Layout) -> BuildStage:
     from cfqa_data.builders.pipeline.workspace import open_workspace
 
     open_workspace(plan, layout.root)
-    *before, compress = (stage(Tools(plan, layout)) for stage in STAGES)
+    *before, compress = (stage(BuildContext(plan, layout)) for stage in STAGES)
     for stage in before:
         for item in stage.items():
             run_item(stage, item)

@@ -57,7 +57,7 @@ def write_tables(root: Path, recipe: Recipe, ids: dict[str, list[str]]) -> None:
     for task, spec in recipe.tasks.items():
         columns: dict[str, list[Any]] = {name: [] for name in label_schema().names}
         for index, source in enumerate(ids[task]):
-            for codec in spec.ladders:
+            for codec in spec.codecs:
                 array = layout.relative(layout.compressed(task, codec))
                 files[f"{array}/c/{index}/0/0/0/0/0"] = {"size": 1, "sha256": "0" * 64}
                 for level in range(LEVELS):
@@ -84,8 +84,8 @@ def write_features(root: Path, sources: int) -> float:
     """Write a folder of one task and codec, and `.npy` files beside; return the bits per code."""
     recipe = load_recipe("mini")
     cls = recipe.tasks["cls"]
-    ladder = cls.ladders["x265"]
-    tasks = {"cls": replace(cls, ladders={"x265": ladder})}
+    ladder = cls.codecs["x265"]
+    tasks = {"cls": replace(cls, codecs={"x265": ladder})}
     recipe = replace(recipe, tasks=tasks, group_size=1)
     ids = [f"source-{index}" for index in range(sources)]
     write_tables(root / "cfqa", recipe, {"cls": ids})

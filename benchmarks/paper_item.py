@@ -29,9 +29,9 @@ from results import Result, figure
 from results import run as run_benchmark
 
 from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.pipeline.context import BuildContext, Models
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import Plan
-from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.format.first import LAYERS, TASKS
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.resources import ROOT_VARIABLE
@@ -99,10 +99,10 @@ def item_recipe(root: Path, depth: int) -> Recipe:
     tasks = {}
     for name, task in paper.tasks.items():
         ladders = {}
-        for codec, ladder in mini.tasks[name].ladders.items():
+        for codec, ladder in mini.tasks[name].codecs.items():
             layers = LAYERS[name]
             bits = 8 if ladder.models else 10
-            quantizer = paper.tasks[name].ladders["hm"].quantizer
+            quantizer = paper.tasks[name].codecs["hm"].quantizer
             quantizer = replace(quantizer, bits=bits, lo=(-RANGE,) * layers, hi=(RANGE,) * layers)
             ladders[codec] = replace(ladder, quantizer=quantizer)
         source = task.source
@@ -116,7 +116,7 @@ def item_recipe(root: Path, depth: int) -> Recipe:
                 },
             )
         blocks = tuple((block + 1) * depth // 40 - 1 for block in task.blocks)
-        tasks[name] = replace(task, ladders=ladders, source=source, blocks=blocks)
+        tasks[name] = replace(task, codecs=ladders, source=source, blocks=blocks)
     return replace(paper, name="paper-item", sources_per_task=1, tasks=tasks)
 
 
@@ -134,7 +134,7 @@ def label_the_image(recipe: Recipe, root: Path) -> None:
 def trimmed(recipe: Recipe, levels: int) -> Recipe:
     """Keep some levels of each ladder, evenly from first to last; for this measurement only."""
     for task in recipe.tasks.values():
-        for ladder in task.ladders.values():
+        for ladder in task.codecs.values():
             places = np.linspace(0, len(ladder.levels) - 1, levels).round().astype(int)
             kept = tuple(ladder.levels[place] for place in places)
             object.__setattr__(ladder, "levels", kept)
@@ -144,11 +144,11 @@ def trimmed(recipe: Recipe, levels: int) -> Recipe:
 def run(recipe: Recipe, out: Path) -> Iterator[Result]:
     """Run every item, in the pipeline's order, and yield what each took."""
     plan = Plan(recipe)
-    tools = Tools(plan, Layout(out))
-    for stage in (stage(tools) for stage in STAGES):
+    context = BuildContext(plan, Layout(out))
+    for stage in (stage(context) for stage in STAGES):
         for item in stage.items():
             yield Result(f"full size, {item}", seconds(partial(stage.run, item)), "s")
-    yield Result("full size, pack", seconds(lambda: pack(tools, lambda n=1: None)), "s")
+    yield Result("full size, pack", seconds(lambda: pack(context, lambda n=1: None)), "s")
     yield figure("an item of full size: memory", peak() / 1e9)
 
 

@@ -51,8 +51,8 @@ def write(root: Path, items: int) -> None:
     """Write a whole folder, a group of sources at a time, by the functions that builds use."""
     recipe, layout, count = load_recipe("mini"), Layout(root), items // LEVELS
     cls = recipe.tasks["cls"]
-    ladder = cls.ladders["x265"]
-    tasks = {"cls": replace(cls, ladders={"x265": ladder})}
+    ladder = cls.codecs["x265"]
+    tasks = {"cls": replace(cls, codecs={"x265": ladder})}
     recipe = replace(recipe, name="growth", sources_per_task=count, group_size=GROUP, tasks=tasks)
     ids, array = [f"s{index:05}" for index in range(count)], layout.compressed("cls", "x265")
     quantizer, centre = ladder.quantizer, 1 << (ladder.quantizer.bits - 1)

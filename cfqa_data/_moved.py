@@ -35,9 +35,9 @@ _HOMES = {
         "calibration": "calibrate calibration_report=report ladders",
         "importing": "release release_files=files release_recipe=recipe release_scores=scores "
         "release_stages=stages release_tables=tables",
-        "maintenance": "deep repair repair_plan=plan repair_work=scratch",
+        "maintenance": "deep=deep_verify repair repair_plan=plan repair_work=scratch",
         "processes": "spawning",
-        "sharing": "edition export export_formats hub_limits publish publish_text",
+        "sharing": "edition=upload export export_formats hub_limits publish publish_text",
         "sources": "geometry",
         "tasks": "heads",
     },

@@ -22,14 +22,14 @@ from typing import Any
 
 from cfqa_data.errors import CfqaError, unknown_name
 
-__all__ = ["Found", "Registry", "bind_options", "own_name", "source_hash"]
+__all__ = ["Registry", "RegistryEntry", "bind_options", "own_name", "source_hash"]
 
 PACKAGE = "cfqa-data"
 
 
 @dataclass(frozen=True)
-class Found:
-    """A class, and where it comes from.
+class RegistryEntry:
+    """A class with its name and origin.
 
     Attributes:
         name: by which it was found.
@@ -78,7 +78,7 @@ class Registry:
 
     def find(
         self, name: object, *, classes: bool = False, plugins: Sequence[str | type] = ()
-    ) -> Found:
+    ) -> RegistryEntry:
         """Return the class of a name.
 
         Args:
@@ -92,7 +92,7 @@ class Registry:
         """
         if isinstance(name, str):
             if name in self.builtin:
-                return Found(name, _resolve(self.builtin[name]), PACKAGE)
+                return RegistryEntry(name, _resolve(self.builtin[name]), PACKAGE)
             for plugin in plugins:
                 found = self._plugin(plugin)
                 if own_name(found.target) == name and self._fits(found.target):
@@ -114,20 +114,20 @@ class Registry:
         entries = (entry.name for entry in self._installed().values() if entry.value == name)
         return next(entries, None) or own_name(self.find(name, classes=True).target)
 
-    def _plugin(self, plugin: str | type) -> Found:
+    def _plugin(self, plugin: str | type) -> RegistryEntry:
         """Return a class that was given, or named by `module:Class`."""
         if isinstance(plugin, str):
             return self._load(plugin, plugin, *_distribution(plugin.partition(":")[0]))
         module = plugin.__module__
         where = f"{module}:{plugin.__qualname__}"
-        return Found(where, plugin, *_distribution(module), source_hash(module))
+        return RegistryEntry(where, plugin, *_distribution(module), source_hash(module))
 
     def _fits(self, target: Any) -> bool:
         if not self.contract:
             return callable(target)
         return isinstance(target, type) and issubclass(target, self.contract)
 
-    def _checked(self, found: Found) -> Found:
+    def _checked(self, found: RegistryEntry) -> RegistryEntry:
         if not self._fits(found.target):
             required = " or ".join(kind.__name__ for kind in self.contract) or "class"
             raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is no {required}")
@@ -136,7 +136,7 @@ class Registry:
     def _installed(self) -> Mapping[str, metadata.EntryPoint]:
         return {entry.name: entry for entry in metadata.entry_points(group=self.group)}
 
-    def _load(self, name: str, where: str, package: str, version: str) -> Found:
+    def _load(self, name: str, where: str, package: str, version: str) -> RegistryEntry:
         if not re.fullmatch(r"[\w.]+:[\w.]+", where):
             raise self.error(f"{self.kind} {name!r}: {where!r} is not module:Class")
         try:
@@ -147,7 +147,7 @@ class Registry:
         ) as error:  # importing runs third-party code, which may raise anything
             why = f"{type(error).__name__}: {error}"
             raise self.error(f"{self.kind} {name!r}: cannot import {where}: {why}") from error
-        return Found(name, target, package, version, source_hash(where.partition(".")[0]))
+        return RegistryEntry(name, target, package, version, source_hash(where.partition(".")[0]))
 
 
 def own_name(target: Any) -> str:

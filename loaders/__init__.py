@@ -1,4 +1,4 @@
-"""Opening a dataset folder with the libraries that its users train with.
+"""Integrations with training libraries: PyTorch and Hugging Face `datasets`.
 
 `cfqa_data.loaders.attach` gives rows of Hugging Face `datasets` their arrays;
 `cfqa_data.loaders.torch` has a PyTorch dataset and its `DataLoader`. Plain arrays are

@@ -1,4 +1,4 @@
-"""Reading in order, in threads, ahead of who takes what is read."""
+"""Prefetch items in order with threads."""
 
 from __future__ import annotations
 

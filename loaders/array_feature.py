@@ -1,4 +1,4 @@
-"""Columns of Hugging Face `datasets` whose cells stand for the arrays of dataset folders.
+"""A Hugging Face `datasets` feature type whose cells refer to arrays of dataset folders.
 
 A cell is a text: the key of an array, which is read from its folder when the cell is taken; or,
 where a function returned another array, that array's bytes. It is a feature type of `datasets`, as

@@ -1,4 +1,4 @@
-"""Arrays for the rows that Hugging Face `datasets` loads from a dataset folder.
+"""Attach feature arrays to the label rows that Hugging Face `datasets` loads.
 
 `load_dataset` reads the tables of a folder and nothing else. `attach` adds columns of a feature
 type of this package (`cfqa_data.loaders.array_feature`): their cells are keys, and an array is read

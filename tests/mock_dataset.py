@@ -38,7 +38,7 @@ from cfqa_data.format.resources import resolve
 from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import write_table, write_tensors
 from cfqa_data.integrity.health import health
-from cfqa_data.recipe.load import Ladder, Recipe
+from cfqa_data.recipe.load import CodecSpec, Recipe
 
 __all__ = ["TOY_SHAPES", "toy_recipe", "write_mock_dataset"]
 
@@ -156,7 +156,7 @@ def _write(
         truths = {ids[i]: np.full((1,) * truth.axes, i, truth.dtype) for i in range(sources)}
         write_tensors(layout.truth(name), truths)
         rows: list[dict[str, Any]] = []
-        for ladder in recipe.tasks[name].ladders.values():
+        for ladder in recipe.tasks[name].codecs.values():
             harmful = float((name, ladder.codec) not in weak)
             rows += _compress(layout, task, ladder, ids, features, groups, tier, rng, harmful)
         rows.sort(key=lambda row: row["index"])  # by source, then codec and level
@@ -172,7 +172,7 @@ def _write(
         weights={
             ladder.models: hash_file(resolve(ladder.models))
             for task in recipe.tasks.values()
-            for ladder in task.ladders.values()
+            for ladder in task.codecs.values()
             if ladder.models
         },
         health=tuple(health(pa.concat_tables(tables))),
@@ -204,7 +204,7 @@ def _original_row(task: TaskFacts, index: int, source_id: str, array: str) -> di
 def _compress(
     layout: Layout,
     task: TaskFacts,
-    ladder: Ladder,
+    ladder: CodecSpec,
     ids: list[str],
     features: np.ndarray,
     groups: list[range],

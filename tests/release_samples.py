@@ -42,7 +42,7 @@ LAMBDAS = [0.015, 0.01, 0.007, 0.006, 0.005, 0.004, 0.003, 0.0025, 0.001, 0.0005
 @functools.cache
 def ranges(task: str) -> tuple[list[float], list[float]]:
     """Return lo and hi per layer, as published."""
-    ladder = load_recipe("paper", fitted=False).tasks[task].ladders["hm"]
+    ladder = load_recipe("paper", fitted=False).tasks[task].codecs["hm"]
     data = ladder.quantizer.to_dict()
     return data["lo"], data["hi"]
 

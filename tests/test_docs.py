@@ -284,7 +284,7 @@ def test_the_recipe_in_the_page_is_a_recipe(tmp_path: Path) -> None:
     (code,) = (code for _, code in blocks(ROOT / "docs/building.md", "toml"))
     (tmp_path / "own.toml").write_text(code)
     recipe = load_recipe(tmp_path / "own.toml")
-    assert recipe.tasks["cls"].ladders["x265"].levels == tuple(range(8, 45, 4))
+    assert recipe.tasks["cls"].codecs["x265"].levels == tuple(range(8, 45, 4))
     assert set(recipe.tasks) == set(load_recipe("mini").tasks)
 
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 import cfqa_data
 from cfqa_data.access.dataset import Dataset
 from cfqa_data.builders.sharing.export import export
-from cfqa_data.builders.sharing.export_formats import FORMATS, Part
+from cfqa_data.builders.sharing.export_formats import FORMATS, ExportFile
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format.storage import write_tensors
@@ -230,7 +230,7 @@ def test_memory_holds_one_feature_at_a_time(kind: str, tmp_path: Path) -> None:
             yield feature
             del feature
 
-    FORMATS[kind].write(tmp_path / "x", Part("x", shape, rows), features())
+    FORMATS[kind].write(tmp_path / "x", ExportFile("x", shape, rows), features())
     assert most <= 1
     assert arrow < 5 * 2**20  # the buffers of a Parquet page and its compression
 

@@ -13,9 +13,9 @@ import pytest
 from memory_dataset import rows_of
 from mock_dataset import TOY_SHAPES, toy_recipe, write_mock_dataset
 
+from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.pack import label_table
 from cfqa_data.builders.pipeline.plan import Item, Plan
-from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.first import read_tasks
@@ -79,14 +79,14 @@ def _entry() -> TaskEntry:
 def labels_of(folder: Path, table: pa.Table, **changes: Any) -> pa.Table:
     """The table that a build makes of the rows of its items, of which the second is changed."""
     recipe = toy_recipe(2)
-    tools = Tools(Plan(recipe), Layout(folder))
-    for codec in recipe.tasks["cls"].ladders:
+    context = BuildContext(Plan(recipe), Layout(folder))
+    for codec in recipe.tasks["cls"].codecs:
         rows = rows_of(table, codec=codec)
         rows = [row | {"tokens": TOY_SHAPES["cls"][2], "group": row["source_id"]} for row in rows]
         rows[1] |= changes
-        marker = Item("compress", "cls", codec, 0).marker(tools.layout)
+        marker = Item("compress", "cls", codec, 0).result_path(context.layout)
         write_table(marker, pa.Table.from_pylist(rows, schema=label_schema(2)))
-    return label_table(tools, _entry(), 1)
+    return label_table(context, _entry(), 1)
 
 
 def test_a_build_puts_rows_in_order(table: pa.Table, tmp_path: Path) -> None:

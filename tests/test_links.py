@@ -72,7 +72,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "info": lambda root, **how: summarise(root, **how) | {"path": ""},
     "export": _exported,
     "verify": lambda root, **how: verify(root, **how).damage,
-    "publish": lambda root, **how: plan_publishing(root, "org/cfqa", **how).edition.files,
+    "publish": lambda root, **how: plan_publishing(root, "org/cfqa", **how).upload.files,
 }
 """Whatever reads a folder."""
 

@@ -17,14 +17,14 @@ import torch
 from datasets import load_dataset
 
 from cfqa_data import evaluate, load
-from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
 from cfqa_data.format.first import LEVELS, TASKS
 from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.recipe.load import load_recipe
 
-CODECS = tuple(load_recipe("nano").tasks["cls"].ladders)
+CODECS = tuple(load_recipe("nano").tasks["cls"].codecs)
 ROWS = len(CODECS) * LEVELS
 """Of a source."""
 
@@ -76,7 +76,7 @@ def test_labels_are_what_the_heads_say_of_what_the_bitstreams_decode_to(nano: Pa
     models = Models(recipe)
     rows = dataset.labels.to_pylist()
     for row in rows[:: len(rows) // 24]:
-        ladder = recipe.tasks[row["task"]].ladders[row["codec"]]
+        ladder = recipe.tasks[row["task"]].codecs[row["codec"]]
         options = {"models": ladder.models} if ladder.models else {}
         codec = get_codec(row["codec"], **options)
         original = dataset.original(row["source_id"])

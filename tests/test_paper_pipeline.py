@@ -16,10 +16,10 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
-from cfqa_data.builders.pipeline import tools
+from cfqa_data.builders.pipeline import context
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.select import fitting
-from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.builders.sources import get_source
 from cfqa_data.cli import main
@@ -196,7 +196,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_weights(folder)
     write_recipe(tmp_path / "small.toml")
     yield folder
-    tools._tools.cache_clear()
+    context._context.cache_clear()
 
 
 def by_seed(names: list[str], seed: int) -> list[str]:

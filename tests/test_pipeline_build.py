@@ -16,9 +16,9 @@ from pipeline_toy import LAMBDAS, QPS, qp, toy_recipe, tree, write_models, write
 from cfqa_data import load
 from cfqa_data.builders.pipeline import build, status
 from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.plan import Plan
-from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.format.first import TASKS
 from cfqa_data.format.manifest import hash_file, read_manifest
 from cfqa_data.recipe.load import Recipe

@@ -26,7 +26,7 @@ from cfqa_data.builders.calibration.ladders import (
     spaced,
     widened,
 )
-from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.training import planes
 from cfqa_data.format.packing import unpack
 from cfqa_data.format.quantizers import KMeansQuantizer, Quantizer, quantizer_from_dict
@@ -180,7 +180,7 @@ def known(mean: float, start: float = 0.0, distinct: int = 10) -> Curve:
 def test_the_best_range_is_healthy_then_within_the_budget_then_distinct_then_cheap(
     curves: list[Curve],
 ) -> None:
-    ladder = mock_dataset.toy_recipe().tasks["cls"].ladders["x265"]
+    ladder = mock_dataset.toy_recipe().tasks["cls"].codecs["x265"]
     for order, best in ((curves, 1), (curves[::-1], 0)):
         found = calibrate.calibrate(
             StubPool(*order),
@@ -194,7 +194,7 @@ def test_the_best_range_is_healthy_then_within_the_budget_then_distinct_then_che
 
 
 def test_ranges_are_tried_coarsely_and_then_at_every_parameter() -> None:
-    ladders = mock_dataset.toy_recipe().tasks["cls"].ladders
+    ladders = mock_dataset.toy_recipe().tasks["cls"].codecs
     originals, pool = bench(FEATURES), StubPool()
     found = calibrate.calibrate(pool, originals, ladders["x265"], scales=(1.0, 2.0), budget=999.0)
     ranges = [widened(originals, 10, scale) for scale in (1.0, 2.0)]

@@ -11,10 +11,10 @@ from pipeline_toy import DIM, QPS, qp, toy_recipe, tree, write_networks, write_t
 
 from cfqa_data.builders.pipeline import build, label
 from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.estimate import estimate, estimate_text
 from cfqa_data.builders.pipeline.label import batch_of_levels
 from cfqa_data.builders.pipeline.plan import Plan
-from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.cli import main as cfqa
 from cfqa_data.codecs.hyperprior.codec import COST
 from cfqa_data.format.layout import Layout
@@ -34,8 +34,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def test_every_item_is_counted_and_originals_are_exact(recipe: Recipe) -> None:
     plan = Plan(recipe)
     told = estimate(plan)
-    tools = Tools(plan, Layout(Path()))
-    assert told["items"] == sum(len(stage(tools).items()) for stage in STAGES)
+    context = BuildContext(plan, Layout(Path()))
+    assert told["items"] == sum(len(stage(context).items()) for stage in STAGES)
     written = {r["task"]: r["bytes"] for r in told["stages"] if r["stage"] == "extract"}
     assert written == {t: 3 * 4 * n * TOKENS * DIM for t, n in VIEWS_AND_LAYERS.items()}
     features = {r["features"] for r in told["stages"] if r["stage"] == "compress"}

@@ -9,7 +9,7 @@ import pytest
 from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
 from cfqa_data.builders.pipeline import build
-from cfqa_data.builders.pipeline.coding import KeptStreams
+from cfqa_data.builders.pipeline.coding import StreamCache
 from cfqa_data.codecs.h26x.hevc import X265
 from cfqa_data.errors import BuildError
 from cfqa_data.recipe.load import Recipe
@@ -24,7 +24,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def test_kept_streams_come_back_in_order_and_go(tmp_path: Path) -> None:
-    kept = KeptStreams(tmp_path / "item")
+    kept = StreamCache(tmp_path / "item")
     streams = [bytes([index]) * index for index in range(1, 13)]
     assert kept.read(0) is None
     kept.write(0, streams)

@@ -13,10 +13,10 @@ from pipeline_toy import qp, toy_recipe
 from cfqa_data.builders.pipeline import status
 from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.compress import Compress
+from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.prepare import median_codes
 from cfqa_data.builders.pipeline.select import BuildStage
-from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import open_workspace
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, DiskError
@@ -33,7 +33,7 @@ def recipe(**changes: object) -> Recipe:
 
 
 def stages_of(plan: Plan) -> dict[str, BuildStage]:
-    return {stage.name: stage(Tools(plan, Layout(Path("out")))) for stage in STAGES}
+    return {stage.name: stage(BuildContext(plan, Layout(Path("out")))) for stage in STAGES}
 
 
 @given(sources=st.integers(1, 40), group=st.integers(1, 12))
@@ -53,7 +53,7 @@ def test_items_cover_every_source_once_and_have_their_own_marker(sources: int, g
 
 
 def test_the_slowest_items_come_first() -> None:
-    items = Compress(Tools(Plan(recipe()), Layout(Path()))).items()
+    items = Compress(BuildContext(Plan(recipe()), Layout(Path()))).items()
     assert [(i.task, i.codec) for i in items[:2]] == [("dpt", "vvenc")] * 2
     assert items[-1].codec == "x265"
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline_toy import tree
 
 import cfqa_data
-from cfqa_data.builders.maintenance.deep import look_into
+from cfqa_data.builders.maintenance.deep_verify import verify_deep
 from cfqa_data.builders.maintenance.repair import repair
 from cfqa_data.builders.pipeline import build
 from cfqa_data.errors import BuildError, CfqaError
@@ -129,7 +129,7 @@ def test_it_is_verified_and_every_file_is_made_again(built: Path, tmp_path: Path
     import shutil
 
     assert verify(built).damage == ()
-    told = look_into(built, read_manifest(built), set(), sample=50, plugins=PLUGINS)
+    told = verify_deep(built, read_manifest(built), set(), sample=50, plugins=PLUGINS)
     assert told.faults == ()
     assert (told.decoded, told.compared, told.labelled) == (5 * 6 + 3 * 2, 5 * 6 + 3 * 2, 46)
     folder = shutil.copytree(built, tmp_path / "cfqa")

@@ -63,7 +63,7 @@ def test_programs_and_roots_of_images_are_no_part_of_it() -> None:
     seg["codecs"] = {"hm": hm}
     made = portable(Recipe.from_dict(data)).tasks["seg"]
     assert made.source.options == {"root": "root://VOCdevkit", "list": "root://mine.txt"}
-    assert made.ladders["hm"].options == {"seconds_per_megasample": 9}
+    assert made.codecs["hm"].options == {"seconds_per_megasample": 9}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_path_is_more_than_a_name(path: str) -> None:
     ],
 )
 def test_options_that_name_files_are_known(key: str, value: str, file: bool) -> None:
-    ladder = recipe().tasks["cls"].ladders["x265"]
+    ladder = recipe().tasks["cls"].codecs["x265"]
     told = local_options(replace(ladder, options={"preset": "slow", "parameters": {key: value}}))
     assert told == ([(f"options.parameters.{key}", value)] if file else [])
     assert not local_options(replace(ladder, codec="hm", options={"encoder": "/bin/hm"}))
@@ -126,9 +126,9 @@ def test_publishing_refuses_paths_of_one_machine(tmp_path: Path) -> None:
     sound = Recipe.from_dict(made)
     folder = write_mock_dataset(tmp_path / "x", sources=1, recipe=sound)
     check_portable(folder, read_manifest(folder))
-    ladder = sound.tasks["cls"].ladders["x265"]
+    ladder = sound.tasks["cls"].codecs["x265"]
     options = replace(ladder, options={"parameters": {"qpfile": "/tmp/q"}})
-    task = replace(sound.tasks["cls"], ladders={"x265": options})
+    task = replace(sound.tasks["cls"], codecs={"x265": options})
     data = json.loads((folder / "manifest.json").read_text())
     for changed, told in [
         (sound.with_paths(lambda _: "~/w"), "names '~/w' (recipe.backbone.weights) and 1 more, "),

@@ -17,8 +17,8 @@ from loopback_hub import READ_TOKEN, LoopbackHub, loopback_hub, point_clients_at
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
 from cfqa_data.access.folder import Folder
-from cfqa_data.builders.sharing.edition import make_edition
 from cfqa_data.builders.sharing.publish import Published, plan_publishing, publish
+from cfqa_data.builders.sharing.upload import prepare_upload
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.manifest import Manifest, read_manifest, write_manifest
@@ -149,8 +149,8 @@ def test_the_light_tier_of_a_full_folder_is_what_a_light_build_writes(
     folder: Path, tmp_path: Path
 ) -> None:
     light = small(tmp_path / "light", tier="light")
-    ours = make_edition(folder, read_manifest(folder), REPO, "light")
-    built = make_edition(light, read_manifest(light), REPO)
+    ours = prepare_upload(folder, read_manifest(folder), REPO, "light")
+    built = prepare_upload(light, read_manifest(light), REPO)
     assert ours.card == built.card
     assert ours.tag == built.tag
     assert ours.files == built.files
@@ -174,7 +174,7 @@ def test_what_has_no_bitstreams_is_not_published_as_light(
 
     monkeypatch.setattr(Folder, "label_rows", lambda *_: Rows)
     with pytest.raises(CfqaError, match="no light tier of it"):
-        make_edition(folder, read_manifest(folder), REPO, "light")
+        prepare_upload(folder, read_manifest(folder), REPO, "light")
 
 
 def test_light_over_full_takes_the_codes_away_and_leaves_foreign_files(
@@ -237,13 +237,13 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(
     command = ["publish", str(folder), REPO, "--dry-run", "--tier", "light", "--private"]
     assert main(command) == 0
     said = capsys.readouterr().out
-    edition = plan_publishing(folder, REPO, tier="light").edition
-    for word in (REPO, "light tier", "branch main", "private", edition.tag, "Nothing was sent"):
+    upload = plan_publishing(folder, REPO, tier="light").upload
+    for word in (REPO, "light tier", "branch main", "private", upload.tag, "Nothing was sent"):
         assert word in said
-    assert f"all {len(edition.files)}" in " ".join(said.split())
+    assert f"all {len(upload.files)}" in " ".join(said.split())
     assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["files"] == {path: entry["size"] for path, entry in edition.files.items()}
+    assert told["files"] == {path: entry["size"] for path, entry in upload.files.items()}
     assert told["size"] == sum(told["files"].values())
     assert (told["tier"], told["repo"], told["private"]) == ("light", REPO, True)
     assert hub.requests == []
@@ -294,7 +294,7 @@ def test_a_card_of_other_hands_is_written_anew_and_told_of(copy: Path) -> None:
     write_manifest(copy, read_manifest(copy))
     plan = plan_publishing(copy, REPO)
     assert plan.notes == ("README.md is not as this version writes it: a new one goes to the Hub",)
-    assert b"My own words" not in plan.edition.texts["README.md"]
+    assert b"My own words" not in plan.upload.texts["README.md"]
 
 
 @pytest.mark.parametrize("name", ["cfqa", "a/b/c", "org/", "/cfqa", "org/c fqa", "org/../x", "ö/x"])
@@ -404,7 +404,7 @@ def test_a_hub_that_stays_down_is_one_line_and_the_next_run_goes_on(
     assert "the same command goes on from there" in lines[0]
     hub.reset()
     assert main(["publish", str(folder), REPO]) == 0
-    assert len(there(hub)) == len(plan_publishing(folder, REPO).edition.files)
+    assert len(there(hub)) == len(plan_publishing(folder, REPO).upload.files)
 
 
 def test_after_a_connection_that_dropped_only_the_rest_is_sent(

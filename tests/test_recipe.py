@@ -54,8 +54,8 @@ def test_every_shipped_recipe_holds_all_tasks_and_its_codecs(name: str, video: l
     assert recipe.name == name
     assert list(recipe.tasks) == list(TASKS)
     for task in recipe.tasks.values():
-        assert list(task.ladders) == video + LEARNED
-        assert all(len(ladder.levels) == LEVELS for ladder in task.ladders.values())
+        assert list(task.codecs) == video + LEARNED
+        assert all(len(ladder.levels) == LEVELS for ladder in task.codecs.values())
 
 
 def test_the_paper_s_recipe_needs_the_tables_that_its_features_give(
@@ -69,16 +69,16 @@ def test_the_paper_s_recipe_needs_the_tables_that_its_features_give(
     assert str(error.value).count("no such file") == 1 + 1 + 3 + 1 + 3
     assert "\n" not in str(error.value)
     bare = load_recipe("paper", fitted=False)
-    assert {tuple(task.ladders) for task in bare.tasks.values()} == {("hm", "vtm")}
+    assert {tuple(task.codecs) for task in bare.tasks.values()} == {("hm", "vtm")}
     centers = np.arange(256, dtype=np.float32)
     (tmp_path / "weights").mkdir()
     tables = {task: np.tile(centers, (layers, 1)) for task, layers in LAYERS.items()}
     write_tensors(tmp_path / "weights" / "kmeans.safetensors", tables)
     recipe = load_recipe("paper")
     for name, task in recipe.tasks.items():
-        assert list(task.ladders) == ["hm", "vtm", *LEARNED]
-        assert task.ladders["vtm"].levels == tuple(range(2, 21, 2))
-        assert task.ladders["hyperprior_multi_task"].quantizer.layers == LAYERS[name]
+        assert list(task.codecs) == ["hm", "vtm", *LEARNED]
+        assert task.codecs["vtm"].levels == tuple(range(2, 21, 2))
+        assert task.codecs["hyperprior_multi_task"].quantizer.layers == LAYERS[name]
     assert [len(task.blocks) for task in recipe.tasks.values()] == [1, 1, 4]
 
 
@@ -103,7 +103,7 @@ def test_tasks_and_codecs_come_in_the_fixed_order() -> None:
         task["codecs"] = dict(reversed(task["codecs"].items()))
     recipe = Recipe.from_dict(data)
     assert list(recipe.tasks) == list(TASKS)
-    assert list(recipe.tasks["cls"].ladders) == sorted(task["codecs"], key=list(CODECS).index)
+    assert list(recipe.tasks["cls"].codecs) == sorted(task["codecs"], key=list(CODECS).index)
 
 
 def test_a_recipe_file_of_one_s_own(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_recipe_file_of_one_s_own(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(TOML)
     (tmp_path / "more.toml").write_text('extends = "own.toml"\nname = "more"\ngroup_size = 1\n')
     recipe = load_recipe(tmp_path / "more.toml")
-    ladder = recipe.tasks["cls"].ladders["hyperprior_multi_task"]
+    ladder = recipe.tasks["cls"].codecs["hyperprior_multi_task"]
     assert (recipe.name, recipe.group_size, recipe.sources_per_task) == ("more", 1, 2)
     assert ladder.quantizer == KMeansQuantizer(1, ((-1.0, 2.0),))
     assert ladder.codec_options == {"models": str(tmp_path / "models.safetensors")}
@@ -139,9 +139,9 @@ def test_an_extension_replaces_a_quantizer_whole(tmp_path: Path) -> None:
         'extends = "nano"\nname = "wide"\n[tasks.cls.codecs.x265]\n'
         'quantizer = { kind = "kmeans", bits = 1, centers = [[0.0, 1.0]] }\n'
     )
-    ladder = load_recipe(tmp_path / "wide.toml").tasks["cls"].ladders["x265"]
+    ladder = load_recipe(tmp_path / "wide.toml").tasks["cls"].codecs["x265"]
     assert ladder.quantizer == KMeansQuantizer(1, ((0.0, 1.0),))
-    assert ladder.levels == load_recipe("nano").tasks["cls"].ladders["x265"].levels
+    assert ladder.levels == load_recipe("nano").tasks["cls"].codecs["x265"].levels
 
 
 def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
@@ -243,9 +243,9 @@ def test_tasks_codecs_and_counts_of_one_s_own(monkeypatch: pytest.MonkeyPatch) -
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     assert recipe.sources("words") == 4
     assert recipe.paths == ("root://words.txt", "./a.txt")
-    again = recipe.tasks["words"].ladders["again"]
+    again = recipe.tasks["words"].codecs["again"]
     assert again.facts == replace(Half.facts(), name="again")
-    assert (again.found.package, len(again.found.sha256)) == ("own_codecs", 64)
+    assert (again.registered.package, len(again.registered.sha256)) == ("own_codecs", 64)
     for levels, told in (
         ([8, 16], "bits must fall"),
         ([16, 0], "a bits is a number from 1, got 0"),

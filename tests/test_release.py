@@ -37,8 +37,8 @@ from release_samples import (
 import cfqa_data
 from cfqa_data.builders.importing.files import load_feature, scan_release
 from cfqa_data.builders.importing.release import import_release
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.lock import locked
-from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.builders.processes import executor
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
@@ -381,7 +381,7 @@ def test_what_tools_leave_is_not_imported(release: Path) -> None:
         left, "left there by a tool"
     )
     assert list(found.originals["cls"]) == IDS["cls"]
-    assert len(found.ladders) == 4
+    assert len(found.codec_files) == 4
 
 
 def test_bitstreams_beside_every_feature_give_the_rate(release: Path) -> None:
@@ -567,7 +567,7 @@ def test_heads_and_truths_of_a_recipe_score_a_release(tmp_path: Path) -> None:
     candidates = models.source("cls").samples()
     samples = [next(candidates) for _ in range(2)]
     quantizer = quantizer_from_dict(
-        recipe.tasks["cls"].ladders["hm"].quantizer.to_dict() | {"kind": "paper_uniform"}
+        recipe.tasks["cls"].codecs["hm"].quantizer.to_dict() | {"kind": "paper_uniform"}
     )
     told, release = {}, tmp_path / "release"
     for sample in samples:

@@ -15,7 +15,7 @@ from pipeline_toy import tree
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.builders.maintenance import scratch
-from cfqa_data.builders.maintenance.plan import check_same, plan_steps
+from cfqa_data.builders.maintenance.plan import check_environment, plan_repair
 from cfqa_data.builders.maintenance.repair import repair
 from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.lock import locked
@@ -178,9 +178,11 @@ def test_sources_are_found_by_name_and_their_lists_by_hash(
     weights = {**manifest.weights, "root://mine.txt": hash_file(listed)}
     manifest = replace(manifest, recipe=recipe.to_dict(), weights=weights)
     damaged = {KINDS["truth"]}
-    steps = plan_steps(LocalFiles(built), manifest, damaged)
+    steps = plan_repair(LocalFiles(built), manifest, damaged)
     monkeypatch.setenv("CFQA_ROOT", str(tmp_path / "here"))
-    here = check_same(LocalFiles(built), manifest, steps, damaged, versions=False).plan.recipe
+    here = check_environment(
+        LocalFiles(built), manifest, steps, damaged, versions=False
+    ).plan.recipe
     assert here.tasks["seg"].source.options == {
         "root": str(tmp_path / "here" / "VOCdevkit"),
         "list": str(listed),
@@ -188,7 +190,7 @@ def test_sources_are_found_by_name_and_their_lists_by_hash(
     assert here.tasks["seg"].head == str(built.parent / "seg.safetensors")
     listed.write_text("2007_000042\n")
     with pytest.raises(BuildError, match=r"root://mine\.txt: no file of SHA-256"):
-        check_same(LocalFiles(built), manifest, steps, damaged, versions=False)
+        check_environment(LocalFiles(built), manifest, steps, damaged, versions=False)
 
 
 def test_a_file_that_comes_out_otherwise_does_not_get_in(folder: Path) -> None:

@@ -137,6 +137,6 @@ def test_no_program_of_a_manifest_is_run(tmp_path: Path, monkeypatch: pytest.Mon
     folder.decoder("cls", "hm")
     assert given == {"hm": {"untrusted": False, "plugins": (), "tables": None}}
     recipe = Recipe.from_dict(folder.manifest.recipe)
-    assert recipe.tasks["cls"].ladders["hm"].codec_options["encoder"] == "evil"
-    kept = recipe.without_programs().tasks["cls"].ladders["hm"].codec_options
+    assert recipe.tasks["cls"].codecs["hm"].codec_options["encoder"] == "evil"
+    kept = recipe.without_programs().tasks["cls"].codecs["hm"].codec_options
     assert kept == {}

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 import cfqa_data
 from cfqa_data.access.folder import Folder
-from cfqa_data.builders.maintenance.deep import look_into
+from cfqa_data.builders.maintenance.deep_verify import verify_deep
 from cfqa_data.cli import main
 from cfqa_data.errors import FormatError
 from cfqa_data.format.codes import write_codes
@@ -56,7 +56,7 @@ def found(folder: Path) -> list[str]:
 
 def looked(folder: Path, **options: Any) -> list[str]:
     options = {"sample": 40, "workers": 1} | options
-    return [str(f) for f in look_into(folder, read_manifest(folder), set(), **options).faults]
+    return [str(f) for f in verify_deep(folder, read_manifest(folder), set(), **options).faults]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -247,7 +247,7 @@ def test_what_does_not_agree_is_not_published(
 
 def test_what_was_built_decodes_and_is_labelled_alike(built: Path) -> None:
     """With workers; what is looked for without them in tests below is found and nothing else."""
-    told = look_into(built, read_manifest(built), set(), sample=5, workers=2)
+    told = verify_deep(built, read_manifest(built), set(), sample=5, workers=2)
     assert (told.faults, told.notes) == ((), ())
     assert (told.decoded, told.compared, told.labelled) == (120, 120, 5)
 
@@ -299,16 +299,18 @@ def test_bitstreams_that_do_not_decode_are_found(folder: Path) -> None:
 
 
 def test_the_sample_follows_the_seed(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cfqa_data.builders.maintenance import deep
+    from cfqa_data.builders.maintenance import deep_verify
 
     rows: list[Any] = []
     monkeypatch.setattr(
-        deep._Look, "_label_faults", lambda *args: rows.append(tuple(args[2].values())) or []
+        deep_verify._DeepVerification,
+        "_label_faults",
+        lambda *args: rows.append(tuple(args[2].values())) or [],
     )
     samples = []
     for seed in (0, 0, 1):
         rows.clear()
-        assert look_into(built, read_manifest(built), set(), sample=5, seed=seed).labelled == 5
+        assert verify_deep(built, read_manifest(built), set(), sample=5, seed=seed).labelled == 5
         samples.append(sorted(map(str, rows)))
     assert samples[0] == samples[1] != samples[2]
 
@@ -317,7 +319,7 @@ def test_scores_are_left_out_where_the_head_is_not_here(folder: Path) -> None:
     weights = dict(read_manifest(folder).weights)
     head = next(uri for uri in weights if uri.endswith("seg.safetensors"))
     edit_manifest(folder, weights=weights | {head: "0" * 64})
-    told = look_into(folder, read_manifest(folder), set(), sample=10, workers=1)
+    told = verify_deep(folder, read_manifest(folder), set(), sample=10, workers=1)
     assert told.faults == ()
     (note,) = told.notes
     why = f"{head}: no file of SHA-256 {'0' * 64} is in {folder}, "
@@ -378,5 +380,5 @@ def test_a_light_folder(folder: Path) -> None:
     files = {k: v for k, v in manifest["files"].items() if not k.startswith("compressed/")}
     edit_manifest(folder, tier="light", files=files)
     assert found(folder) == []
-    told = look_into(folder, read_manifest(folder), set(), sample=10, workers=1)
+    told = verify_deep(folder, read_manifest(folder), set(), sample=10, workers=1)
     assert (told.faults, told.decoded, told.compared, told.labelled) == ((), 120, 0, 10)

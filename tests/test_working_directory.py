@@ -119,7 +119,7 @@ def test_what_a_run_writes_goes_where_it_was_named(
 
 
 def test_a_plan_of_publishing_keeps_its_folder(here: Path) -> None:
-    assert plan_publishing("cfqa", "org/cfqa").edition.root == here / "cfqa"
+    assert plan_publishing("cfqa", "org/cfqa").upload.root == here / "cfqa"
 
 
 def test_codecs_keep_their_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

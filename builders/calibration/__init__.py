@@ -1,4 +1,4 @@
-"""Finding the levels of codecs: ten parameters that spread the harm evenly."""
+"""Calibration: choose the levels of codecs so that they spread the distortion evenly."""
 
 from __future__ import annotations
 

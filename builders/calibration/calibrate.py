@@ -1,4 +1,4 @@
-"""Finding each codec's quantiser range and levels, task by task, and showing how.
+"""Find each codec's quantiser range and levels, task by task, and write a report.
 
     python -m cfqa_data.builders.calibration.calibrate --recipe mini --out docs/calibration
 
@@ -34,7 +34,7 @@ from cfqa_data.builders.calibration.ladders import (
     widened,
 )
 from cfqa_data.builders.calibration.report import write_report
-from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.training.planes import training_features
@@ -43,7 +43,7 @@ from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.format.storage import write_text
 from cfqa_data.guard import check_guard
 from cfqa_data.paths import expanded
-from cfqa_data.recipe.load import Ladder, Recipe, load_recipe
+from cfqa_data.recipe.load import CodecSpec, Recipe, load_recipe
 
 __all__ = ["calibrate", "main"]
 
@@ -59,7 +59,7 @@ class _Measure(Stage):
 
     recipe: Recipe
     bench: Bench
-    ladder: Ladder
+    ladder: CodecSpec
     cells: Sequence[tuple[Quantizer | None, Sequence[float]]]
 
     name, unit = "measure", "parameters"
@@ -94,7 +94,7 @@ class Pool:
     def curves(
         self,
         bench: Bench,
-        ladder: Ladder,
+        ladder: CodecSpec,
         cells: Sequence[tuple[Quantizer | None, Sequence[float]]],
     ) -> list[Curve]:
         """One curve per cell (quantiser, parameters)."""
@@ -109,7 +109,7 @@ class Pool:
 def calibrate(
     pool: Pool,
     bench: Bench,
-    ladder: Ladder,
+    ladder: CodecSpec,
     *,
     scales: Sequence[float] = SCALES,
     parameters: Sequence[float] | None = None,
@@ -129,7 +129,7 @@ def calibrate(
         budget: mean bits per feature point to stay within.
         harmless: share of a useless feature's distortion that the first level may do.
     """
-    coarse = ladder.found.target.grid()
+    coarse = ladder.registered.target.grid()
     grid = tuple(parameters or coarse or ladder.levels)
     whole, levels = ladder.facts.parameter.whole, len(ladder.levels)
     tried: list[tuple[float | None, Quantizer | None]] = [(None, ladder.quantizer)]
@@ -225,7 +225,7 @@ def _run(chosen: argparse.Namespace) -> None:
     for task in tasks:
         if task not in recipe.tasks:
             raise BuildError(unknown_name("task", task, recipe.tasks))
-    codecs = dict.fromkeys(codec for task in tasks for codec in recipe.tasks[task].ladders)
+    codecs = dict.fromkeys(codec for task in tasks for codec in recipe.tasks[task].codecs)
     for codec in chosen.codec or ():
         if codec not in codecs:
             raise BuildError(unknown_name("codec", codec, codecs))
@@ -235,7 +235,7 @@ def _run(chosen: argparse.Namespace) -> None:
             training = list(training_features(models, task, chosen.training, TRAINING_SEED))
             bench = gather(models, task, chosen.sources, chosen.seed, training)
             scales = chosen.scales
-            for codec, ladder in recipe.tasks[task].ladders.items():
+            for codec, ladder in recipe.tasks[task].codecs.items():
                 if chosen.codec and codec not in chosen.codec:
                     continue
                 found = calibrate(

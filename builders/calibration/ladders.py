@@ -1,4 +1,4 @@
-"""Finding a ladder: what a codec does over a grid of parameters, and which levels to take.
+"""Measure a codec over a grid of parameters and choose its levels.
 
 A quantiser's range decides how many of its steps a feature's values span, and so at which
 parameters a codec begins to do harm. A ladder should begin where nothing is lost and end where
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.builders.pipeline.coding import code
+from cfqa_data.builders.pipeline.context import Models, codec_for
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.select import fitting
-from cfqa_data.builders.pipeline.tools import Models, codec_for
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskFacts
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.integrity.health import health
-from cfqa_data.recipe.load import Ladder
+from cfqa_data.recipe.load import CodecSpec
 
 __all__ = [
     "NO_HARM",
@@ -190,7 +190,7 @@ def _mean(training: Sequence[np.ndarray], feature: np.ndarray) -> np.ndarray:
 def measure(
     models: Models,
     bench: Bench,
-    ladder: Ladder,
+    ladder: CodecSpec,
     quantizer: Quantizer | None,
     parameters: Sequence[float],
 ) -> Curve:

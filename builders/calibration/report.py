@@ -1,4 +1,4 @@
-"""The calibration as people read it: Markdown, CSV, TOML for the recipe, and a figure."""
+"""Write the result of a calibration: Markdown, CSV, TOML for the recipe, and a figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making a dataset folder from the files of the published benchmark."""
+"""Import the published benchmark's files as a dataset folder."""
 
 from __future__ import annotations
 

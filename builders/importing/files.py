@@ -1,4 +1,4 @@
-"""The files of a downloaded release of the published benchmark: what each is, and which fit.
+"""Scan a downloaded release of the published benchmark and classify its files.
 
 The layout is that of its README and of the paths in its code::
 
@@ -30,7 +30,7 @@ from cfqa_data.paths import real_path
 
 __all__ = [
     "RELEASE_CODECS",
-    "LadderFiles",
+    "CodecFiles",
     "Release",
     "Unplaced",
     "load_feature",
@@ -57,7 +57,7 @@ class Unplaced:
 
 
 @dataclass(frozen=True)
-class LadderFiles:
+class CodecFiles:
     """What a release has of one codec on one task: every level of every original.
 
     Attributes:
@@ -88,23 +88,23 @@ class Release:
         root: the folder that holds `org_feat`.
         originals: task -> source -> file, both in order.
         shapes: task -> (N, C, T, D).
-        ladders: (task, codec) -> files.
+        codec_files: (task, codec) -> files.
         unplaced: the rest.
     """
 
     root: Path
     originals: dict[str, dict[str, Path]] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
-    ladders: dict[tuple[str, str], LadderFiles] = field(default_factory=dict)
+    codec_files: dict[tuple[str, str], CodecFiles] = field(default_factory=dict)
     unplaced: list[Unplaced] = field(default_factory=list)
 
     def leave_out(self, path: Path, why: str) -> None:
         """Note a file that is not placed."""
         self.unplaced.append(Unplaced(path.relative_to(self.root).as_posix(), why))
 
-    def leave_out_ladder(self, task: str, codec: str, why: str) -> None:
+    def leave_out_codec(self, task: str, codec: str, why: str) -> None:
         """Take a ladder out again, and its task with its last ladder."""
-        ladder = self.ladders.pop((task, codec))
+        ladder = self.codec_files.pop((task, codec))
         for path in [*ladder.files.values(), *ladder.streams.values()]:
             self.leave_out(path, why)
 
@@ -127,7 +127,7 @@ class Release:
 
     def codecs(self, task: str) -> list[str]:
         """Return the codecs that a task has ladders of."""
-        return [codec for codec in RELEASE_CODECS if (task, codec) in self.ladders]
+        return [codec for codec in RELEASE_CODECS if (task, codec) in self.codec_files]
 
 
 def scan_release(source: Path | str) -> Release:
@@ -173,7 +173,7 @@ def scan_release(source: Path | str) -> Release:
     for task in release.originals:
         release.shapes[task] = _check_originals(task, release.originals[task])
     for (task, codec), paths in sorted(compressed.items()):
-        _add_ladder(release, task, codec, paths)
+        _add_codec(release, task, codec, paths)
     release.drop_bare_tasks()
     return release
 
@@ -241,7 +241,7 @@ def _check_originals(task: str, originals: Mapping[str, Path]) -> Shape:
     return (*shape[:2], *shape[2:])
 
 
-def _add_ladder(release: Release, task: str, codec: str, paths: list[Path]) -> None:
+def _add_codec(release: Release, task: str, codec: str, paths: list[Path]) -> None:
     """Make a ladder of one codec's files on one task, or say of each why there is none."""
     found: dict[str, dict[tuple[str, float], Path]] = {".bin": {}, ".npy": {}}
     for path, level, why in _sorted_files(release, task, codec, paths):
@@ -265,7 +265,7 @@ def _add_ladder(release: Release, task: str, codec: str, paths: list[Path]) -> N
         chosen = {key: files[there] for key, there in numbered.items()}
         streams = {} if video else found[".bin"]
         whole = all(there in streams for there in numbered.values())
-        release.ladders[task, codec] = LadderFiles(
+        release.codec_files[task, codec] = CodecFiles(
             codec,
             task,
             tuple(levels),

@@ -1,14 +1,14 @@
-"""The recipe of an imported release: what `paper` says, with the quantisers that it really has."""
+"""Derive the recipe of an imported release: `paper`, with the quantisers of the release."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cfqa_data.builders.importing.files import LadderFiles, Release
+from cfqa_data.builders.importing.files import CodecFiles, Release
 from cfqa_data.builders.importing.scores import LogScores
 from cfqa_data.builders.importing.tables import find_table
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris
-from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.console.progress import Progress
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer, quantizer_from_dict
@@ -33,31 +33,31 @@ def find_quantizers(
         progress: notified of the features that are looked through for tables.
     """
     found: dict[tuple[str, str], Quantizer] = {}
-    unknown: list[LadderFiles] = []
-    for (task, codec), files in list(release.ladders.items()):
+    unknown: list[CodecFiles] = []
+    for (task, codec), files in list(release.codec_files.items()):
         spec = base.tasks.get(task)
-        known = begun.tasks[task].ladders.get(codec) if begun and task in begun.tasks else None
+        known = begun.tasks[task].codecs.get(codec) if begun and task in begun.tasks else None
         if spec is None:
-            release.leave_out_ladder(task, codec, f"recipe {base.name} has no task {task}")
+            release.leave_out_codec(task, codec, f"recipe {base.name} has no task {task}")
         elif not files.is_video:
             if known is not None and known.quantizer and known.levels == files.levels:
                 found[task, codec] = known.quantizer
             else:
                 unknown.append(files)
-        elif codec in spec.ladders and isinstance(
-            given := spec.ladders[codec].quantizer, UniformQuantizer
+        elif codec in spec.codecs and isinstance(
+            given := spec.codecs[codec].quantizer, UniformQuantizer
         ):
             ranges = given.to_dict() | {"kind": "paper_uniform"}
             found[task, codec] = quantizer_from_dict(ranges)
         else:
             why = f"recipe {base.name} has no range for {codec} on {task}"
-            release.leave_out_ladder(task, codec, why)
+            release.leave_out_codec(task, codec, why)
     if unknown:
         progress.start("tables", sum(len(files.files) for files in unknown), "features")
         for files in unknown:
             table = find_table(release, files, progress.advance)
             if isinstance(table, str):
-                release.leave_out_ladder(files.task, files.codec, table)
+                release.leave_out_codec(files.task, files.codec, table)
             else:
                 found[files.task, files.codec] = table
         progress.finish()
@@ -78,7 +78,7 @@ def release_recipe(
     for task in release.originals:
         ladders = {
             codec: {
-                "levels": list(release.ladders[task, codec].levels),
+                "levels": list(release.codec_files[task, codec].levels),
                 "quantizer": quantizers[task, codec].to_dict(),
             }
             for codec in release.codecs(task)

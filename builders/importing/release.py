@@ -1,4 +1,4 @@
-"""Importing a downloaded release of the published benchmark as a dataset folder, without loss.
+"""Import a downloaded release of the published benchmark as a dataset folder, losslessly.
 
 The bitstreams of HM and VTM are decoded and kept; the hyperpriors' features are stored as codes in
 the table of their own values. It goes on where it was stopped, as a build does.
@@ -16,9 +16,9 @@ from cfqa_data.builders.importing.recipe import find_quantizers, provenance, rel
 from cfqa_data.builders.importing.scores import HeadScores, LogScores, Scores
 from cfqa_data.builders.importing.stages import STAGES
 from cfqa_data.builders.pipeline.build import run_stages
+from cfqa_data.builders.pipeline.context import BuildContext, Models
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
-from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, status
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.console.progress import Progress, Silent
@@ -112,7 +112,7 @@ def import_release(
     release.check_ids()
     quantizers = find_quantizers(release, base, _begun(root), progress)
     release.drop_bare_tasks()
-    if not release.ladders:
+    if not release.codec_files:
         first = release.unplaced[0] if release.unplaced else Unplaced(".", "it is empty")
         raise BuildError(
             f"{source}: nothing in it can be imported; the first of {len(release.unplaced)} "
@@ -127,14 +127,14 @@ def import_release(
                 if not finished and scores is not None:
                     plan = Plan(made, "full", *provenance(release, made, logged))
                     plan = open_workspace(plan, root, accept_versions=accept_versions)
-                    tools = Tools(plan, layout)
-                    stages = [stage(tools, release, scores) for stage in STAGES]
-                    run_stages(stages, tools, Executor(), progress)
+                    context = BuildContext(plan, layout)
+                    stages = [stage(context, release, scores) for stage in STAGES]
+                    run_stages(stages, context, Executor(), progress)
                 remove_work(root)
     return Imported(
         root=root,
         placed=sum(map(len, release.originals.values()))
-        + sum(len(ladder.files) + len(ladder.streams) for ladder in release.ladders.values()),
+        + sum(len(ladder.files) + len(ladder.streams) for ladder in release.codec_files.values()),
         unplaced=tuple(sorted(release.unplaced, key=lambda file: file.path)),
         borrowed=tuple(logged.borrowed(release)) if logged else (),
         disagreeing=tuple(_disagreeing(release, layout, logged)) if logged else (),

@@ -1,4 +1,4 @@
-"""The scores of an imported release: from the published logs, or by the heads of a recipe."""
+"""Scores of an imported release: from the published logs, or computed with a recipe's heads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from cfqa_data.builders.importing.files import Release
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.label import score
-from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.eval.paper_logs import LogLine, find_logs, read_series
 from cfqa_data.format.manifest import hash_file
@@ -69,9 +69,9 @@ class LogScores:
 
     def match(self, release: Release) -> None:
         """Leave out of a release the ladders of which a score is missing."""
-        for task, codec in list(release.ladders):
+        for task, codec in list(release.codec_files):
             if why := self._lacks(release, task, codec):
-                release.leave_out_ladder(task, codec, why)
+                release.leave_out_codec(task, codec, why)
                 continue
             for name in release.originals[task]:
                 for line in filter(_finite, self._series[task, codec][name]):
@@ -82,7 +82,7 @@ class LogScores:
 
     def versions(self, release: Release) -> dict[str, str]:
         """Return the logs that give a release's scores, with their hashes."""
-        used = [*release.ladders, *((task, ORIGINAL) for task in release.originals)]
+        used = [*release.codec_files, *((task, ORIGINAL) for task in release.originals)]
         return {
             f"scores of {codec} on {task}": ", ".join(
                 f"{path.name} sha256 {hash_file(path)}" for path in self.paths[codec, task]
@@ -135,7 +135,7 @@ class LogScores:
         series = self._series[task, codec]
         for name in release.originals[task]:
             logged = {line.level for line in series.get(name, ()) if _finite(line)}
-            for level in release.ladders[task, codec].levels:
+            for level in release.codec_files[task, codec].levels:
                 if level not in logged:
                     return f"the log on {codec} and {task} lacks {name} at level {level:g}"
         return ""

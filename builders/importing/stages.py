@@ -1,7 +1,7 @@
-"""The stages of an import: those of a build, on a release's features and bitstreams.
+"""The stages of an import: those of a build, reading a release's features and bitstreams.
 
-Each writes the files and last the marker that the stage of a build writes, so that what follows,
-and going on after a stop, are a build's.
+Each writes the same files as the stage of a build, the result file last, so that later stages and
+resuming work as in a build.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cfqa_data.builders.importing.files import LadderFiles, Release, load_feature
+from cfqa_data.builders.importing.files import CodecFiles, Release, load_feature
 from cfqa_data.builders.importing.scores import Scores
 from cfqa_data.builders.pipeline.coding import Coded
 from cfqa_data.builders.pipeline.compress import Compress
@@ -41,7 +41,7 @@ class ImportStage(BuildStage):
     release: Release
     scores: Scores
 
-    def codes(self, files: LadderFiles, name: str, level: int) -> np.ndarray:
+    def codes(self, files: CodecFiles, name: str, level: int) -> np.ndarray:
         """Return the codes (N, C, T, D) of one compressed feature.
 
         Raises:
@@ -49,13 +49,13 @@ class ImportStage(BuildStage):
         """
         path, shape = files.files[name, level], self.release.shapes[files.task]
         if files.is_video:
-            codec = self.tools.codec(files.task, files.codec)
+            codec = self.context.codec(files.task, files.codec)
             try:
                 plane = codec.decode(path.read_bytes(), plane_shape(shape))
             except CodecError as error:
                 raise BuildError(f"{path}: {error}") from None
             return unpack(plane, shape)
-        quantizer = self.plan.recipe.tasks[files.task].ladders[files.codec].quantizer
+        quantizer = self.plan.recipe.tasks[files.task].codecs[files.codec].quantizer
         assert quantizer is not None
         feature = load_feature(path, shape)
         codes = quantizer.quantize(feature)
@@ -78,22 +78,27 @@ class _Extract(ImportStage, Extract):
         assert shard is not None
         features = {
             name: load_feature(self.release.originals[task][name], self.release.shapes[task])
-            for name in self.tools.ids(task, shard)
+            for name in self.context.ids(task, shard)
         }
-        write_tensors(self.tools.originals_path(task, shard), features)
-        told = [self.scores.reference(task, name, feature) for name, feature in features.items()]
-        marker = {"score": [score for score, _ in told], "loss": [loss for _, loss in told]}
-        write_text(item.marker(self.layout), json.dumps(marker))  # an unknown loss is NaN
+        write_tensors(self.context.originals_path(task, shard), features)
+        scored_levels = [
+            self.scores.reference(task, name, feature) for name, feature in features.items()
+        ]
+        result = {
+            "score": [score for score, _ in scored_levels],
+            "loss": [loss for _, loss in scored_levels],
+        }
+        write_text(item.result_path(self.layout), json.dumps(result))  # an unknown loss is NaN
 
 
 class _Prepare(ImportStage, Prepare):
     def run(self, item: Item) -> None:
         """Take the codes that are counted from off the first source."""
         task = item.task
-        first = self.tools.selected(task).ids[0]
+        first = self.context.selected(task).ids[0]
         centres = {
-            codec: list(find_centres(self.codes(self.release.ladders[task, codec], first, 0)))
-            for codec, _ in self.ladders(task)
+            codec: list(find_centres(self.codes(self.release.codec_files[task, codec], first, 0)))
+            for codec, _ in self.codec_specs(task)
         }
         blocks = self.plan.recipe.tasks[task].blocks
         about = {
@@ -108,9 +113,9 @@ class _Compress(ImportStage, Compress):
         """Take a shard's bitstreams and codes from the release, and score them."""
         task, codec, shard = item.task, item.codec, item.shard
         assert shard is not None
-        files, ladder = self.release.ladders[task, codec], self.tools.ladder(item)
+        files, spec = self.release.codec_files[task, codec], self.context.codec_spec(item)
         paths = files.files if files.is_video else files.streams
-        ids, levels = self.tools.ids(task, shard), range(len(files.levels))
+        ids, levels = self.context.ids(task, shard), range(len(files.levels))
         streams = [[paths[name, n].read_bytes() for n in levels if paths] for name in ids]
         # Without a bitstream nothing was measured: no rate, rather than a rate of 0.
         bits = [[bits_of(len(s)) for s in of] or [None] * len(levels) for of in streams]
@@ -118,11 +123,13 @@ class _Compress(ImportStage, Compress):
 
         def scorer(index: int) -> Scorer:
             def scored(decoded: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-                told = [
-                    self.scores.compressed(task, codec, ids[index], ladder.levels[first + n], one)
+                scored_levels = [
+                    self.scores.compressed(task, codec, ids[index], spec.levels[first + n], one)
                     for n, one in enumerate(decoded)
                 ]
-                return np.array([score for score, _ in told]), np.array([loss for _, loss in told])
+                return np.array([score for score, _ in scored_levels]), np.array(
+                    [loss for _, loss in scored_levels]
+                )
 
             return scored
 

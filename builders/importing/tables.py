@@ -1,4 +1,4 @@
-"""The k-means tables that a release's hyperprior features were looked up in, from their values.
+"""Recover the k-means tables of a release's hyperprior features from their values.
 
 A hyperprior's feature holds only centres of its task's table, at most 256 different numbers per
 layer, so the table that it needs is the set of numbers that are there; the table's centres that no
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cfqa_data.builders.importing.files import LadderFiles, Release, Shape, load_feature
+from cfqa_data.builders.importing.files import CodecFiles, Release, Shape, load_feature
 from cfqa_data.format.quantizers import PaperKMeansQuantizer
 
 __all__ = ["BITS", "find_table"]
@@ -20,7 +20,7 @@ BITS = 8
 
 
 def find_table(
-    release: Release, ladder: LadderFiles, advance: Callable[[], None]
+    release: Release, ladder: CodecFiles, advance: Callable[[], None]
 ) -> PaperKMeansQuantizer | str:
     """Return the table of a hyperprior's ladder, or why there is none.
 

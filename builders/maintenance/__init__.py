@@ -1,4 +1,4 @@
-"""Verifying a dataset by decoding and scoring again, and repairing it."""
+"""Deep verification (decoding and scoring again) and repair of dataset folders."""
 
 from __future__ import annotations
 

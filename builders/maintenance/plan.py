@@ -1,4 +1,4 @@
-"""What a repair has to do: which items make damaged files again; and what is not possible.
+"""Plan a repair: which work items recreate the damaged files, and which files cannot be recreated.
 
 Think of the folder as the stages' result: each file is an output of an item, and what an item needs
 is either intact or is made by an item before it.
@@ -18,10 +18,10 @@ from cfqa_data.access.folder import Folder
 from cfqa_data.access.weights import find_below_root, find_weights
 from cfqa_data.builders.pipeline.check import packages_of
 from cfqa_data.builders.pipeline.compress import Compress
+from cfqa_data.builders.pipeline.context import BuildContext, Models, codec_for
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.prepare import Prepare
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
-from cfqa_data.builders.pipeline.tools import Models, Tools, codec_for
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.codes import Codes, find_centres, shard_name, write_codes
 from cfqa_data.format.layout import Layout
@@ -30,7 +30,15 @@ from cfqa_data.integrity.verify import Fault
 from cfqa_data.recipe.portable import recipe_of
 from cfqa_data.recipe.spec import is_path
 
-__all__ = ["Arrays", "Decode", "Recompress", "Steps", "check_same", "plan_steps", "was_built"]
+__all__ = [
+    "Arrays",
+    "Decode",
+    "Recompress",
+    "RepairPlan",
+    "check_environment",
+    "plan_repair",
+    "was_built",
+]
 
 FETCH = "fetch the dataset again"
 
@@ -39,9 +47,9 @@ class Recompress(Compress):
     """Makes bitstreams and label rows; of arrays, only those of codecs on inputs."""
 
     def outputs(self, item: Item) -> tuple[Path, ...]:
-        streams, *arrays, marker = super().outputs(item)
-        on_inputs = self.tools.ladder(item).facts.on == "inputs"
-        return (streams, *(arrays if on_inputs else ()), marker)
+        streams, *arrays, result = super().outputs(item)
+        on_inputs = self.context.codec_spec(item).facts.on == "inputs"
+        return (streams, *(arrays if on_inputs else ()), result)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class RepairStage(Prepare):
     def pairs(self) -> list[tuple[str, str]]:
         """Return every task and codec."""
         tasks = self.plan.recipe.tasks
-        return [(task, codec) for task, spec in tasks.items() for codec in spec.ladders]
+        return [(task, codec) for task, spec in tasks.items() for codec in spec.codecs]
 
 
 class Arrays(RepairStage):
@@ -77,20 +85,20 @@ class Arrays(RepairStage):
 
     def outputs(self, item: Item) -> tuple[Path, ...]:
         array = self.layout.compressed(item.task, item.codec)
-        return self.tools.tables_path(item.task, item.codec), array / "zarr.json"
+        return self.context.tables_path(item.task, item.codec), array / "zarr.json"
 
     def run(self, item: Item) -> None:
-        folder, ladder = self.folder, self.tools.ladder(item)
+        folder, codec_spec = self.folder, self.context.codec_spec(item)
         entry, centres = folder.manifest.tasks[item.task], list[int]()
         if entry.codecs[item.codec].tables:
-            self.fit(item.task, ladder)
-        if ladder.quantizer is not None and was_built(folder.manifest):
-            centres = self.centre(item.task, ladder.quantizer)
-        elif ladder.quantizer is not None:  # of a release: by its first feature
+            self.fit(item.task, codec_spec)
+        if codec_spec.quantizer is not None and was_built(folder.manifest):
+            centres = self.centre(item.task, codec_spec.quantizer)
+        elif codec_spec.quantizer is not None:  # of a release: by its first feature
             first = folder.decoded(entry.sources[0], item.codec, 0)
             assert isinstance(first, Codes)
             centres = list(find_centres(first.indices))
-        self.make_array(item.task, ladder, entry.shape, centres)
+        self.make_array(item.task, codec_spec, entry.shape, centres)
 
 
 class Decode(RepairStage):
@@ -102,7 +110,7 @@ class Decode(RepairStage):
         return [
             Item(self.name, task, codec, position)
             for task, codec in self.pairs()
-            if self.plan.recipe.tasks[task].ladders[codec].facts.on != "inputs"
+            if self.plan.recipe.tasks[task].codecs[codec].facts.on != "inputs"
             for position in range(self.plan.recipe.sources(task))
         ]
 
@@ -115,7 +123,7 @@ class Decode(RepairStage):
         assert item.shard is not None
         shard = item.shard // self.plan.recipe.group_size
         streams = Item("compress", item.task, item.codec, shard)
-        return self.layout.relative(Recompress(self.tools).outputs(streams)[0])
+        return self.layout.relative(Recompress(self.context).outputs(streams)[0])
 
     def run(self, item: Item) -> None:
         assert item.shard is not None
@@ -128,8 +136,8 @@ class Decode(RepairStage):
 
 
 @dataclass(frozen=True)
-class Steps:
-    """What is to be done, in this order.
+class RepairPlan:
+    """The steps of a repair, in this order.
 
     Attributes:
         plan: of the scratch build, by the manifest's recipe.
@@ -152,10 +160,10 @@ def stages_of(
     plan: Plan, files: LocalFiles, plugins: tuple[str, ...], layout: Layout
 ) -> list[BuildStage]:
     """Return the stages of a repair."""
-    tools = Tools(plan, layout)
-    built: list[BuildStage] = [Select(tools), Extract(tools), Recompress(tools)]
-    own: list[BuildStage] = [kind(tools, files, plugins) for kind in (Arrays, Decode)]
-    return [*built[:2], own[0], built[2], own[1]]
+    context = BuildContext(plan, layout)
+    build_stages: list[BuildStage] = [Select(context), Extract(context), Recompress(context)]
+    repair_stages: list[BuildStage] = [kind(context, files, plugins) for kind in (Arrays, Decode)]
+    return [*build_stages[:2], repair_stages[0], build_stages[2], repair_stages[1]]
 
 
 def was_built(manifest: Manifest) -> bool:
@@ -165,12 +173,12 @@ def was_built(manifest: Manifest) -> bool:
     return codecs <= noted
 
 
-def plan_steps(
+def plan_repair(
     files: LocalFiles,
     manifest: Manifest,
     damaged: set[str],
     plugins: tuple[str, ...] = (),
-) -> Steps:
+) -> RepairPlan:
     """Return what makes damaged files of a dataset again.
 
     Args:
@@ -186,7 +194,7 @@ def plan_steps(
     originals, card = names.originals_table.as_posix() in bad, names.card.as_posix() in bad
     tables = [task for task in recipe.tasks if names.labels(task).as_posix() in damaged]
     left = damaged - bad - {names.labels(task).as_posix() for task in tables}
-    built, stages = was_built(manifest), stages_of(plan, files, plugins, names)
+    was_build, stages = was_built(manifest), stages_of(plan, files, plugins, names)
     streams = {name for name in manifest.files if name.startswith("bitstreams/")} - damaged
     decode = stages[-1]
     assert isinstance(decode, Decode)
@@ -195,7 +203,7 @@ def plan_steps(
 
     def obstacle(item: Item) -> str:
         """Return why an item cannot be done: of a release, only bitstreams can be decoded."""
-        if built:
+        if was_build:
             return ""
         if item.stage not in ("arrays", "decode"):
             return release
@@ -216,11 +224,11 @@ def plan_steps(
             if made and why:
                 impossible += [Fault(name, why) for name in sorted(made)]
                 bare |= {(item.task, item.codec)} if stage.name == "arrays" else set()
-            elif made or (again and built):
+            elif made or (again and was_build):
                 todo.setdefault(stage.name, []).append(item)
     why = f"is not a file that this version makes; {FETCH}"
     impossible += [Fault(name, why) for name in sorted(left)]
-    if tables and not built:
+    if tables and not was_build:
         impossible += [Fault(names.labels(task).as_posix(), release) for task in tables]
         if originals:
             impossible.append(Fault(names.originals_table.as_posix(), release))
@@ -228,7 +236,7 @@ def plan_steps(
             impossible.append(Fault(names.card.as_posix(), "needs the labels, which are damaged"))
         originals = card = False
         tables = []
-    return Steps(
+    return RepairPlan(
         plan=plan,
         items={stage: tuple(items) for stage, items in todo.items()},
         tables=tuple(tables),
@@ -238,15 +246,20 @@ def plan_steps(
     )
 
 
-def check_same(
-    files: LocalFiles, manifest: Manifest, steps: Steps, damaged: set[str], *, versions: bool
-) -> Steps:
+def check_environment(
+    files: LocalFiles,
+    manifest: Manifest,
+    repair_plan: RepairPlan,
+    damaged: set[str],
+    *,
+    versions: bool,
+) -> RepairPlan:
     """See that this machine has the software and weights of the manifest.
 
     Args:
         files: of the folder.
         manifest: its manifest.
-        steps: what is to be done.
+        repair_plan: what is to be done.
         damaged: files that it lists.
         versions: look at versions, too, not only at the weights.
 
@@ -256,19 +269,21 @@ def check_same(
     Raises:
         BuildError: something differs; names all of it.
     """
-    here, lost = _find_files(files, manifest, steps)
-    recipe = steps.plan.recipe.with_paths(lambda uri: here.get(uri, uri))
-    steps = replace(steps, plan=replace(steps.plan, recipe=recipe))
+    here, lost = _find_files(files, manifest, repair_plan)
+    recipe = repair_plan.plan.recipe.with_paths(lambda uri: here.get(uri, uri))
+    repair_plan = replace(repair_plan, plan=replace(repair_plan.plan, recipe=recipe))
     different = []
     if versions:
         found = package_versions()
-        tools = Tools(steps.plan, Layout(Path()))
-        for item in steps.items.get("compress", ()):
-            ladder = tools.ladder(item)
-            streams = Recompress(tools).outputs(item)[0].as_posix()
-            if streams in damaged and ladder.models not in lost:
-                told = codec_for(ladder).version()
-                found |= {f"{item.codec} {k}": text for k, text in told.items() if k != "models"}
+        context = BuildContext(repair_plan.plan, Layout(Path()))
+        for item in repair_plan.items.get("compress", ()):
+            codec_spec = context.codec_spec(item)
+            streams = Recompress(context).outputs(item)[0].as_posix()
+            if streams in damaged and codec_spec.models not in lost:
+                versions_now = codec_for(codec_spec).version()
+                found |= {
+                    f"{item.codec} {k}": text for k, text in versions_now.items() if k != "models"
+                }
         names = {*found, *(name for name in manifest.versions if " " not in name)}
         for name in sorted(names):
             then, now = manifest.versions.get(name, "absent"), found.get(name, "absent")
@@ -291,11 +306,11 @@ def check_same(
             f"{'; '.join(different[:5])}{more}; "
             f"install what its manifest names, {accept}or {FETCH}"
         )
-    return steps
+    return repair_plan
 
 
 def _find_files(
-    files: LocalFiles, manifest: Manifest, steps: Steps
+    files: LocalFiles, manifest: Manifest, repair_plan: RepairPlan
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return where the files of the recipe lie here, and why those that are needed do not, by URI.
 
@@ -303,10 +318,12 @@ def _find_files(
     """
     here: dict[str, str] = {}
     lost: dict[str, str] = {}
-    needed = _weights(manifest, steps)
-    for task, spec in steps.plan.recipe.tasks.items():
+    needed = _weights(manifest, repair_plan)
+    for task, spec in repair_plan.plan.recipe.tasks.items():
         if not any(
-            i.task == task for name in ("select", "extract") for i in steps.items.get(name, ())
+            i.task == task
+            for name in ("select", "extract")
+            for i in repair_plan.items.get(name, ())
         ):
             continue
         for key, uri in spec.source.options.items():
@@ -324,15 +341,17 @@ def _find_files(
     return here, lost
 
 
-def _weights(manifest: Manifest, steps: Steps) -> set[str]:
+def _weights(manifest: Manifest, repair_plan: RepairPlan) -> set[str]:
     """Return the weights that the steps need."""
     uris: set[str | None] = set()
-    recipe = steps.plan.recipe
-    for name, items in steps.items.items():
+    recipe = repair_plan.plan.recipe
+    for name, items in repair_plan.items.items():
         for item in items:
             if name in ("select", "extract", "compress"):
                 uris |= {recipe.backbone.weights, recipe.tasks[item.task].head}
             if name in ("compress", "decode"):
-                ladder = recipe.tasks[item.task].ladders[item.codec]
-                uris |= {u for u in ladder.weights if ladder.models or u in manifest.weights}
+                codec_spec = recipe.tasks[item.task].codecs[item.codec]
+                uris |= {
+                    u for u in codec_spec.weights if codec_spec.models or u in manifest.weights
+                }
     return {uri for uri in uris if uri}

@@ -1,4 +1,4 @@
-"""Making damaged files of a dataset folder again, until each has the manifest's SHA-256.
+"""Recreate damaged files of a dataset folder so that each has the manifest's SHA-256.
 
 What is damaged is made by the pipeline's own items in `.repair/work`, a build folder of its own to
 which the intact files are linked, with bitstreams taken as already encoded where they are intact.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.access.files import LocalFiles
-from cfqa_data.builders.maintenance.plan import Steps, check_same, plan_steps
+from cfqa_data.builders.maintenance.plan import RepairPlan, check_environment, plan_repair
 from cfqa_data.builders.maintenance.scratch import Scratch, link
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.console.progress import Progress, Silent
@@ -108,15 +108,17 @@ def repair(
         found = verify(folder, progress=progress, follow_links=follow_links)
         _check_fetched(found)
         damaged = {fault.path for fault in found.faults}
-        steps = plan_steps(found.files, found.manifest, damaged, tuple(plugins))
-        check_same(found.files, found.manifest, steps, damaged, versions=not accept_versions)
-        failed = {fault.path for fault in steps.impossible}
+        repair_plan = plan_repair(found.files, found.manifest, damaged, tuple(plugins))
+        check_environment(
+            found.files, found.manifest, repair_plan, damaged, versions=not accept_versions
+        )
+        failed = {fault.path for fault in repair_plan.impossible}
         return Repaired(
             root=folder,
             damaged=found.damage,
             repaired=tuple(sorted(damaged - failed)),
             aside=tuple(fault.path for fault in found.damage if fault.what == EXTRA),
-            failed=steps.impossible,
+            failed=repair_plan.impossible,
         )
     with clear_disk_errors("repairing"), locked(folder):
         _check_ours(folder)
@@ -149,22 +151,24 @@ def _repair(
         shutil.rmtree(root / WORK, ignore_errors=True)  # of a repair that was killed at its end
         _tidy(root)
         return Repaired(root, (), (), (), ())
-    steps = _check(found, accept_versions, plugins)
+    repair_plan = _check(found, accept_versions, plugins)
     first = found.damage
     aside = [fault.path for fault in found.damage if fault.what == EXTRA]
     for name in aside:
         _put_aside(root, name)
     if aside:  # a link to a folder may have been among them
         found = look()
-        steps = _check(found, accept_versions, plugins)
+        repair_plan = _check(found, accept_versions, plugins)
     damaged = frozenset(fault.path for fault in found.faults)
     if not damaged:
         _tidy(root)
         return Repaired(root, first, (), tuple(aside), ())
-    scratch = Scratch(found.files, found.manifest, steps, damaged, Layout(root / WORK), plugins)
+    scratch = Scratch(
+        found.files, found.manifest, repair_plan, damaged, Layout(root / WORK), plugins
+    )
     scratch.prepare()
     done: set[str] = set()
-    failed = {fault.path: fault.what for fault in steps.impossible}
+    failed = {fault.path: fault.what for fault in repair_plan.impossible}
 
     def lost(name: str) -> str:
         why = scratch.reasons.get(name, "what it is made from is damaged")
@@ -175,7 +179,7 @@ def _repair(
             return
         if not (scratch.layout.root / name).is_file():
             failed[name] = lost(name)
-        elif not scratch.right(name):
+        elif not scratch.is_intact(name):
             failed[name] = "made again, it has other bytes; fetch the dataset again"
         else:
             _put(found.files, name, scratch.layout.root / name)
@@ -184,7 +188,7 @@ def _repair(
 
     for name in scratch.run(workers, progress):
         put(name)
-    if steps.card and not any(name.startswith("labels/") for name in failed):
+    if repair_plan.card and not any(name.startswith("labels/") for name in failed):
         put(scratch.write_card())
     for name in sorted(damaged - done - failed.keys()):
         failed[name] = lost(name)
@@ -199,15 +203,15 @@ def _repair(
     )
 
 
-def _check(found: Verified, accept_versions: bool, plugins: tuple[str, ...]) -> Steps:
+def _check(found: Verified, accept_versions: bool, plugins: tuple[str, ...]) -> RepairPlan:
     """Return what is to be done, once it is sure that what is installed here can do it."""
     _check_fetched(found)
     damaged = {fault.path for fault in found.faults}
-    steps = plan_steps(found.files, found.manifest, damaged, plugins)
+    repair_plan = plan_repair(found.files, found.manifest, damaged, plugins)
     if not damaged:
-        return steps
+        return repair_plan
     versions = not accept_versions
-    return check_same(found.files, found.manifest, steps, damaged, versions=versions)
+    return check_environment(found.files, found.manifest, repair_plan, damaged, versions=versions)
 
 
 def _check_fetched(found: Verified) -> None:
@@ -247,9 +251,9 @@ def _put_aside(root: Path, name: str) -> None:
     parts = Path(name).parts
     for number in itertools.count():
         below = root / ASIDE / str(number or "")
-        steps = [below.joinpath(*parts[:count]) for count in range(len(parts))]
+        repair_plan = [below.joinpath(*parts[:count]) for count in range(len(parts))]
         target = below / name
-        if not os.path.lexists(target) and not any(map(_in_the_way, steps)):
+        if not os.path.lexists(target) and not any(map(_in_the_way, repair_plan)):
             break
     make_folder(target.parent)
     shutil.move(root / name, target)  # behind a link may be another disk

@@ -1,4 +1,4 @@
-"""The scratch build of a repair: intact files linked, markers from intact tables, items run again.
+"""The scratch build of a repair: links intact files, and runs the work items of the rest again.
 
 The stages write files beside and rename them, so a link to a dataset's file is never written
 through.
@@ -16,12 +16,12 @@ from pathlib import Path
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
-from cfqa_data.builders.maintenance.plan import Steps, stages_of
-from cfqa_data.builders.pipeline.compress import kept_streams
+from cfqa_data.builders.maintenance.plan import RepairPlan, stages_of
+from cfqa_data.builders.pipeline.compress import stream_cache
+from cfqa_data.builders.pipeline.context import BuildContext, read_tensors
 from cfqa_data.builders.pipeline.pack import label_table, originals_table
 from cfqa_data.builders.pipeline.plan import PLAN, Item
 from cfqa_data.builders.pipeline.select import BuildStage
-from cfqa_data.builders.pipeline.tools import Tools, read_tensors
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import drive
 from cfqa_data.card.write import card_text
@@ -54,7 +54,7 @@ class Scratch:
     Attributes:
         files: the dataset's.
         manifest: its manifest.
-        steps: what is to be done.
+        repair_plan: what is to be done.
         damaged: the damaged files that the manifest lists.
         layout: of the scratch folder.
         plugins: classes that are not installed.
@@ -63,7 +63,7 @@ class Scratch:
 
     files: LocalFiles
     manifest: Manifest
-    steps: Steps
+    repair_plan: RepairPlan
     damaged: frozenset[str]
     layout: Layout
     plugins: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class Scratch:
 
     def prepare(self) -> None:
         """Make the folder, or see that what a repair that was killed left is still right."""
-        path, text = self.layout.work / PLAN, self.steps.plan.to_json()
+        path, text = self.layout.work / PLAN, self.repair_plan.plan.to_json()
         links = any(inside.is_symlink() for inside in self.layout.root.rglob("*"))
         if links or not path.is_file() or path.read_text(encoding="utf-8") != text:
             shutil.rmtree(self.layout.root, ignore_errors=True)
@@ -81,26 +81,26 @@ class Scratch:
             here = self.layout.root / name
             if name.startswith(INPUTS) and name not in self.damaged:
                 link(self.files.root / name, here)
-            elif here.is_file() and not self.right(name):
+            elif here.is_file() and not self.is_intact(name):
                 here.unlink()
         for task in self.manifest.tasks:
-            self._mark(task)
+            self._write_stage_results(task)
 
-    def _mark(self, task: str) -> None:
-        """Note what earlier stages would, from the manifest and the tables that are intact."""
-        entry, layout, plan = self.manifest.tasks[task], self.layout, self.steps.plan
+    def _write_stage_results(self, task: str) -> None:
+        """Write the result files of earlier stages, from the manifest and the intact tables."""
+        entry, layout, plan = self.manifest.tasks[task], self.layout, self.repair_plan.plan
         groups = list(entry.groups) if entry.groups else None
-        told = {"ids": list(entry.sources), "groups": groups}
-        write_text(Item("select", task).marker(layout), json.dumps(told))
-        write_text(Item("prepare", task).marker(layout), json.dumps(entry.to_dict()))
+        selection = {"ids": list(entry.sources), "groups": groups}
+        write_text(Item("select", task).result_path(layout), json.dumps(selection))
+        write_text(Item("prepare", task).result_path(layout), json.dumps(entry.to_dict()))
         known = self._references(task)
-        extracted = set(self.steps.items.get("extract", ()))
+        extracted = set(self.repair_plan.items.get("extract", ()))
         for shard in range(plan.shards(task)):
             item = Item("extract", task, shard=shard)
-            if known and (item not in extracted or not item.marker(layout).exists()):
+            if known and (item not in extracted or not item.result_path(layout).exists()):
                 rows = [known[entry.sources[place]] for place in plan.members(task, shard)]
                 columns = {"score": [s for s, _ in rows], "loss": [loss for _, loss in rows]}
-                write_text(item.marker(layout), json.dumps(columns))
+                write_text(item.result_path(layout), json.dumps(columns))
 
     def _references(self, task: str) -> dict[str, tuple[float, float]]:
         """Return score and loss of each original, from a table that is intact; else nothing."""
@@ -117,7 +117,7 @@ class Scratch:
                 }
         return {}
 
-    def right(self, name: str) -> bool:
+    def is_intact(self, name: str) -> bool:
         """Return whether a file here has the manifest's bytes."""
         path, entry = self.layout.root / name, self.manifest.files[name]
         return (
@@ -131,42 +131,42 @@ class Scratch:
 
         What cannot be made is noted, and does not keep the rest from it; but for a full disk.
         """
-        tools = Tools(self.steps.plan, self.layout)
+        context = BuildContext(self.repair_plan.plan, self.layout)
         with Executor(workers) as executor:
-            for stage in stages_of(self.steps.plan, self.files, self.plugins, self.layout):
-                items = self.steps.items.get(stage.name, ())
+            for stage in stages_of(self.repair_plan.plan, self.files, self.plugins, self.layout):
+                items = self.repair_plan.items.get(stage.name, ())
                 self._begin(stage, items)
                 todo = [item for item in items if not self._done(stage, item)]
                 for item in items:
                     if item not in todo:
                         yield from self._made(stage, item)
                 left = {name for item in todo for name in self._made(stage, item)}
-                with self._noting(left):
+                with self._record_failures(left):
                     for item, _ in drive(stage, executor, progress, items, todo):
                         left.difference_update(self._made(stage, item))
                         yield from self._made(stage, item)
-        for task in self.steps.tables:
+        for task in self.repair_plan.tables:
             path = self.layout.labels(task)
-            with self._noting({self.layout.relative(path)}):
-                table = label_table(tools, self.manifest.tasks[task], self.manifest.format)
+            with self._record_failures({self.layout.relative(path)}):
+                table = label_table(context, self.manifest.tasks[task], self.manifest.format)
                 write_table(path, table)
                 yield self.layout.relative(path)
-        if self.steps.originals:
+        if self.repair_plan.originals:
             name = self.layout.relative(self.layout.originals_table)
-            with self._noting({name}):
-                write_table(self.layout.originals_table, originals_table(tools, self.manifest))
+            with self._record_failures({name}):
+                write_table(self.layout.originals_table, originals_table(context, self.manifest))
                 yield name
 
     def _begin(self, stage: BuildStage, items: tuple[Item, ...]) -> None:
-        """Let a stage find what it needs beside the inputs."""
+        """Provide what a stage needs besides the inputs: array metadata and cached bitstreams."""
         for item in items:
             array = self.layout.compressed(item.task, item.codec) / "zarr.json"
             name = self.layout.relative(array)
-            there = self.files.root / name
-            if stage.name in ("compress", "decode") and there.is_file() and self._shards(item):
-                link(there, array)
-            if stage.name == "compress" and not item.marker(self.layout).exists():
-                self._keep_streams(item)
+            original = self.files.root / name
+            if stage.name in ("compress", "decode") and original.is_file() and self._shards(item):
+                link(original, array)
+            if stage.name == "compress" and not item.result_path(self.layout).exists():
+                self._fill_stream_cache(item)
 
     def _shards(self, item: Item) -> bool:
         """Whether shards of a codec's array are to be made."""
@@ -179,13 +179,13 @@ class Scratch:
 
     def _done(self, stage: BuildStage, item: Item) -> bool:
         files, labels = self._made(stage, item), stage.name == "compress"
-        # Markers of other stages are here in any case.
-        marked = item.marker(self.layout).exists() if labels else bool(files)
+        # Result files of other stages exist in any case.
+        marked = item.result_path(self.layout).exists() if labels else bool(files)
         return marked and all((self.layout.root / name).is_file() for name in files)
 
     @contextmanager
-    def _noting(self, names: Set[str]) -> Iterator[None]:
-        """Note why files cannot be made again."""
+    def _record_failures(self, names: Set[str]) -> Iterator[None]:
+        """Record why files cannot be made again."""
         try:
             yield
         except DiskError:
@@ -193,19 +193,19 @@ class Scratch:
         except CfqaError as error:
             self.reasons.update(dict.fromkeys(names, str(error)))
 
-    def _keep_streams(self, item: Item) -> None:
-        """Let the item find its bitstreams already encoded, where they are intact."""
+    def _fill_stream_cache(self, item: Item) -> None:
+        """Fill the item's stream cache from the dataset, if its bitstreams are intact."""
         assert item.shard is not None
-        plan, task = self.steps.plan, item.task
+        plan, task = self.repair_plan.plan, item.task
         path = self.layout.bitstreams(task, item.codec, item.shard, plan.shards(task))
         if self.layout.relative(path) in self.damaged:
             return
-        kept, entry = kept_streams(self.layout, item), self.manifest.tasks[task]
+        cache, entry = stream_cache(self.layout, item), self.manifest.tasks[task]
         ids = [entry.sources[place] for place in plan.members(task, item.shard)]
         for level in range(len(entry.codecs[item.codec].levels)):
             keys = [f"{source}/{level}" for source in ids]
             found = read_tensors(path, keys)
-            kept.write(level, [found[key].tobytes() for key in keys])
+            cache.write(level, [found[key].tobytes() for key in keys])
 
     def write_card(self) -> str:
         """Write the card; return its name."""

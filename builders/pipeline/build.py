@@ -1,4 +1,4 @@
-"""Building a dataset: the stages in order, each going on where it stopped."""
+"""Build a dataset: run the stages in order, resuming where an earlier build stopped."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from cfqa_data.builders.pipeline.check import make_plan
 from cfqa_data.builders.pipeline.compress import Compress
+from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.prepare import Prepare
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
-from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, status
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import drive
@@ -76,9 +76,9 @@ def build(
                 with locked(root):
                     if status(recipe, root, tier=tier) != "finished":
                         plan = open_workspace(plan, root, accept_versions=accept_versions)
-                        tools = Tools(plan, Layout(root))
-                        stages = [stage(tools) for stage in STAGES]
-                        run_stages(stages, tools, executor, progress or Silent())
+                        context = BuildContext(plan, Layout(root))
+                        stages = [stage(context) for stage in STAGES]
+                        run_stages(stages, context, executor, progress or Silent())
                     remove_work(root)
         elif Layout(root).work.exists():
             with locked(root):
@@ -87,11 +87,11 @@ def build(
 
 
 def run_stages(
-    stages: Sequence[BuildStage], tools: Tools, executor: Executor, progress: Progress
+    stages: Sequence[BuildStage], context: BuildContext, executor: Executor, progress: Progress
 ) -> None:
     """Do what is not done yet of the stages, then join it into a dataset."""
     for stage in stages:
         deque(drive(stage, executor, progress), maxlen=0)
-    progress.start("pack", len(tools.plan.recipe.tasks) + 3, "files")
-    pack(tools, progress.advance)
+    progress.start("pack", len(context.plan.recipe.tasks) + 3, "files")
+    pack(context, progress.advance)
     progress.finish()

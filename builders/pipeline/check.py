@@ -1,4 +1,4 @@
-"""What is looked at before anything is written: classes, networks, sources and encoders."""
+"""Checks before a build writes anything: classes, weights, sources and encoders."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.access.weights import resolve_weights
+from cfqa_data.builders.pipeline.context import Models, codec_for
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Plan
-from cfqa_data.builders.pipeline.tools import Models, codec_for
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.manifest import package_versions
-from cfqa_data.recipe.load import Ladder, Recipe
+from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.recipe.portable import local_options
 
 __all__ = ["make_plan", "packages_of"]
@@ -40,11 +40,11 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
     with _noting(troubles, where):
         packages = packages_of(models)
     for task, spec in recipe.tasks.items():
-        for codec, ladder in spec.ladders.items():
-            if missing and ladder.models:
+        for codec, codec_spec in spec.codecs.items():
+            if missing and codec_spec.models:
                 continue
             with _noting(troubles, f"{task}, codec {codec}"):
-                versions |= versions_of(ladder)
+                versions |= versions_of(codec_spec)
     sources = {}
     for task in recipe.tasks:
         with _noting(troubles, where):
@@ -90,33 +90,33 @@ def _noting(troubles: dict[str, list[str]], where: str) -> Iterator[None]:
             troubles.setdefault(where, []).append(str(error))
 
 
-def versions_of(ladder: Ladder) -> dict[str, str]:
+def versions_of(codec_spec: CodecSpec) -> dict[str, str]:
     """Return what a codec runs on, once it is sure that it runs."""
-    for key, text in local_options(ladder):
+    for key, text in local_options(codec_spec):
         raise BuildError(
             f"{key} names a file, {text!r}, whose bytes no manifest can tell; leave it out"
         )
-    found: Mapping[str, str] = _rehearsed(ladder).version()
-    package = {} if ladder.found.builtin else {"package": ladder.found.package}
+    found: Mapping[str, str] = _rehearsed(codec_spec).version()
+    package = {} if codec_spec.registered.builtin else {"package": codec_spec.registered.package}
     return {
-        f"{ladder.codec} {what}": version
+        f"{codec_spec.codec} {what}": version
         for what, version in {**found, **package}.items()
         if what != "models"  # which are per task, and in the recipe
     }
 
 
-def _rehearsed(ladder: Ladder) -> Any:
+def _rehearsed(codec_spec: CodecSpec) -> Any:
     """Return a codec; one on planes after it coded a small plane at its first and last level."""
-    codec, quantizer = codec_for(ladder), ladder.quantizer
+    codec, quantizer = codec_for(codec_spec), codec_spec.quantizer
     if quantizer is None:
         return codec
     if quantizer.dtype != codec.dtype or (1 << quantizer.bits) - 1 > codec.peak:
         raise BuildError(f"codes of {quantizer.bits} bits do not fit: it takes 0..{codec.peak}")
-    known = getattr(codec, "lambdas", ladder.levels)
-    if unknown := [level for level in ladder.levels if level not in known]:
-        raise BuildError(f"{ladder.models} has no model for lambda {unknown[0]:g}")
+    known = getattr(codec, "lambdas", codec_spec.levels)
+    if unknown := [level for level in codec_spec.levels if level not in known]:
+        raise BuildError(f"{codec_spec.models} has no model for lambda {unknown[0]:g}")
     plane = np.full(PLANE, codec.peak // 2, codec.dtype)
-    for level in (ladder.levels[0], ladder.levels[-1]):
+    for level in (codec_spec.levels[0], codec_spec.levels[-1]):
         codec.decode(codec.encode(plane, level), plane.shape)
     return codec
 

@@ -1,4 +1,4 @@
-"""One codec on some features: encoded at every level, and decoded from the bitstreams alone."""
+"""Encode features with one codec at every level, and decode them from the bitstreams."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.tools import check_feature
+from cfqa_data.builders.pipeline.context import check_feature
 from cfqa_data.errors import BuildError, CodecError
 from cfqa_data.format.packing import pack, plane_shape, unpack
 from cfqa_data.format.storage import write_tensors
-from cfqa_data.recipe.load import Ladder
+from cfqa_data.recipe.load import CodecSpec
 
-__all__ = ["Coded", "KeptStreams", "code"]
+__all__ = ["Coded", "StreamCache", "code"]
 
 
 @dataclass(frozen=True)
-class KeptStreams:
-    """The levels of one item that a worker had encoded before it was lost.
+class StreamCache:
+    """Bitstreams of a work item on disk, so that an interrupted item does not encode again.
 
     Attributes:
-        folder: theirs alone; one safetensors file per level.
+        folder: of the item; one safetensors file per level.
     """
 
     folder: Path
 
     def read(self, level: int) -> list[bytes] | None:
-        """Return a level's bitstreams in the order of the features, or None where it has none."""
+        """Return a level's bitstreams in the order of the features, or None if it is not cached."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         try:
-            found = load_file(self._path(level))
+            cached = load_file(self._path(level))
         except (OSError, SafetensorError):
             return None
-        return [found[str(index)].tobytes() for index in range(len(found))]
+        return [cached[str(index)].tobytes() for index in range(len(cached))]
 
     def write(self, level: int, streams: Sequence[bytes]) -> None:
-        """Keep a level's bitstreams."""
+        """Cache a level's bitstreams."""
         arrays = {str(i): np.frombuffer(stream, np.uint8) for i, stream in enumerate(streams)}
         write_tensors(self._path(level), arrays)
 
@@ -55,10 +55,10 @@ class KeptStreams:
 
 @dataclass(frozen=True)
 class Coded:
-    """What a codec made of some features; all by [feature][level].
+    """The result of coding some features; each field is indexed by [feature][level].
 
     Attributes:
-        bitstreams: what the decoder got.
+        bitstreams: input of the decoder.
         bits: as the codec counts them; None where they are unknown.
         stored: codes (N, C, T, D) of a codec on planes, else the float32 features.
     """
@@ -69,28 +69,28 @@ class Coded:
 
 
 def code(
-    ladder: Ladder,
+    spec: CodecSpec,
     codec: Any,
     features: Sequence[np.ndarray],
     inputs: Sequence[Any] = (),
     extract: Callable[[Any], np.ndarray] | None = None,
-    kept: KeptStreams | None = None,
+    cache: StreamCache | None = None,
 ) -> Coded:
     """Encode features at every level and decode them again.
 
     Args:
-        ladder: quantiser and levels.
+        spec: quantiser and levels.
         codec: encoder and decoder.
         features: originals, float32 (N, C, T, D).
         inputs: what they were extracted from, for a codec on inputs.
         extract: gives the feature of inputs, for a codec on inputs.
-        kept: where bitstreams are put as soon as a level is encoded, and taken from.
+        cache: bitstreams of levels that are already encoded; new ones are added.
 
     Raises:
         CodecError: the codec refuses one.
-        BuildError: the codec lost one, or decodes to something else than a feature of its shape.
+        BuildError: the codec returns too few results, or a feature of another shape.
     """
-    on, quantizer = ladder.facts.on, ladder.quantizer
+    on, quantizer = spec.facts.on, spec.quantizer
     shapes = [feature.shape for feature in features]
     items: Sequence[Any] = inputs if on == "inputs" else features
     if quantizer is not None:
@@ -111,15 +111,15 @@ def code(
         )
 
     coded = Coded([[] for _ in items], [[] for _ in items], [[] for _ in items])
-    for level, parameter in enumerate(ladder.levels):
-        found = kept.read(level) if kept else None
-        streams = encode(parameter) if found is None else found
+    for level, parameter in enumerate(spec.levels):
+        cached = cache.read(level) if cache else None
+        streams = encode(parameter) if cached is None else cached
         try:
             decoded = decode(streams)
         except CodecError as error:
             raise CodecError(f"level {level} at {parameter:g}: {error}") from None
-        if kept and found is None:  # only now: what does not decode is to be encoded again
-            kept.write(level, streams)
+        if cache and cached is None:  # after decoding, so that a damaged bitstream is never cached
+            cache.write(level, streams)
         for n, (stream, array, shape) in enumerate(zip(streams, decoded, shapes, strict=True)):
             what = f"level {level} at {parameter:g}: what {codec.name} decodes to"
             coded.bitstreams[n].append(stream)
@@ -140,8 +140,8 @@ def _by_shape(
     results: dict[int, Any] = {}
     for shape in dict.fromkeys(shapes):
         places = [place for place, other in enumerate(shapes) if other == shape]
-        found = function([items[place] for place in places], shape)
-        if len(found) != len(places):
-            raise BuildError(f"{codec.name} gave {len(found)} results for {len(places)} features")
-        results.update(zip(places, found, strict=True))
+        cached = function([items[place] for place in places], shape)
+        if len(cached) != len(places):
+            raise BuildError(f"{codec.name} gave {len(cached)} results for {len(places)} features")
+        results.update(zip(places, cached, strict=True))
     return [results[place] for place in range(len(items))]

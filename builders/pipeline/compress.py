@@ -1,4 +1,4 @@
-"""Compressing one shard of sources with one codec, at all levels, and labelling what comes out."""
+"""The stage that compresses one shard of sources with one codec at all levels and labels it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.coding import Coded, KeptStreams, code
-from cfqa_data.builders.pipeline.label import Scorer, label_rows, score, told_of
+from cfqa_data.builders.pipeline.coding import Coded, StreamCache, code
+from cfqa_data.builders.pipeline.label import Scorer, label_rows, label_values, score
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.errors import BuildError
@@ -19,7 +19,7 @@ from cfqa_data.format.layout import Layout
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table, write_tensors
 
-__all__ = ["Compress", "kept_streams"]
+__all__ = ["Compress", "stream_cache"]
 
 LEAST_SHARE = {"full": 1 / 10, "light": 1 / 40}
 """Least share of the float32 size of all features that a finished folder is expected to take."""
@@ -34,8 +34,8 @@ class Compress(BuildStage):
         tasks = self.plan.recipe.tasks
         items = [
             item
-            for task, spec in tasks.items()
-            for c in spec.ladders
+            for task, task_spec in tasks.items()
+            for c in task_spec.codecs
             for item in self.per_shard(task, c)
         ]
         return sorted(items, key=self._seconds, reverse=True)
@@ -43,14 +43,18 @@ class Compress(BuildStage):
     def _seconds(self, item: Item) -> float:
         """Return what puts the items that take longest first."""
         try:
-            points = self.tools.entry(item.task).points
+            points = self.context.entry(item.task).points
         except OSError:  # before the sizes are known
             points = len(self.plan.recipe.tasks[item.task].blocks)
-        return float(self.tools.ladder(item).found.target.cost) * points * self.cost(item)
+        return (
+            float(self.context.codec_spec(item).registered.target.cost) * points * self.cost(item)
+        )
 
     def cost(self, item: Item) -> int:
         assert item.shard is not None
-        return len(self.plan.members(item.task, item.shard)) * len(self.tools.ladder(item).levels)
+        return len(self.plan.members(item.task, item.shard)) * len(
+            self.context.codec_spec(item).levels
+        )
 
     def outputs(self, item: Item) -> tuple[Path, ...]:
         assert item.shard is not None
@@ -58,15 +62,15 @@ class Compress(BuildStage):
         streams = layout.bitstreams(task, codec, item.shard, self.plan.shards(task))
         members = self.plan.members(task, item.shard)
         arrays = [layout.compressed(task, codec) / shard_name(n) for n in members]
-        return (streams, *arrays, item.marker(layout))
+        return (streams, *arrays, item.result_path(layout))
 
     def check(self, todo: Sequence[Item]) -> None:
         """See that what remains can fit, judged by the size of the originals."""
         needed = 0.0
         for item in todo:
             assert item.shard is not None
-            originals = self.tools.originals_path(item.task, item.shard).stat().st_size
-            levels = len(self.tools.ladder(item).levels)
+            originals = self.context.originals_path(item.task, item.shard).stat().st_size
+            levels = len(self.context.codec_spec(item).levels)
             needed += originals * levels * LEAST_SHARE[self.plan.tier]
         free = shutil.disk_usage(self.layout.root).free
         if free < needed:
@@ -77,31 +81,31 @@ class Compress(BuildStage):
             )
 
     def run(self, item: Item) -> None:
-        task, shard, tools = item.task, item.shard, self.tools
+        task, shard, context = item.task, item.shard, self.context
         assert shard is not None
-        ladder, codec = tools.ladder(item), tools.codec(task, item.codec)
-        ids = tools.ids(task, shard)
+        spec, codec = context.codec_spec(item), context.codec(task, item.codec)
+        ids = context.ids(task, shard)
         inputs: list[Any] = []
-        if ladder.facts.on == "inputs":
-            source = tools.models.source(task)
+        if spec.facts.on == "inputs":
+            source = context.models.source(task)
             inputs = [source.sample(source_id).inputs for source_id in ids]
-        there = kept_streams(self.layout, item)
-        # Those that a repair took from the dataset are there for any codec.
-        kept = there if codec.slow or there.folder.is_dir() else None
+        existing = stream_cache(self.layout, item)
+        # A repair fills the cache from the dataset, for fast codecs too.
+        cache = existing if codec.slow or existing.folder.is_dir() else None
 
         def extract(decoded: Any) -> np.ndarray:
-            return tools.models.features(task, decoded, "the feature of a decoded input")
+            return context.models.features(task, decoded, "the feature of a decoded input")
 
-        truths = tools.truths(task, shard)
+        truths = context.truths(task, shard)
 
         def scorer(index: int) -> Scorer:
-            scores, what = tools.models.task(task), f"{ids[index]} by {item.codec}"
+            scores, what = context.models.task(task), f"{ids[index]} by {item.codec}"
             return lambda decoded, _: score(scores, decoded, truths[index], what)
 
-        coded = code(ladder, codec, tools.originals(task, shard), inputs, extract, kept)
+        coded = code(spec, codec, context.originals(task, shard), inputs, extract, cache)
         self.write(item, coded, scorer)
-        if kept:
-            kept.remove()
+        if cache:
+            cache.remove()
 
     def write(self, item: Item, coded: Coded, scorer: Callable[[int], Scorer]) -> None:
         """Write a shard's bitstreams and what they decode to, and last its label rows.
@@ -113,9 +117,9 @@ class Compress(BuildStage):
         """
         import pyarrow as pa
 
-        task, shard, tools = item.task, item.shard, self.tools
+        task, shard, context = item.task, item.shard, self.context
         assert shard is not None
-        ids, entry, ladder = tools.ids(task, shard), tools.entry(task), tools.ladder(item)
+        ids, entry, spec = context.ids(task, shard), context.entry(task), context.codec_spec(item)
         streams = {
             f"{source_id}/{level}": np.frombuffer(stream, np.uint8)
             for source_id, levels in zip(ids, coded.bitstreams, strict=True)
@@ -125,17 +129,21 @@ class Compress(BuildStage):
             write_tensors(self.layout.bitstreams(task, item.codec, shard, entry.shards), streams)
         rows: list[dict[str, Any]] = []
         array = self.layout.compressed(task, item.codec)
-        there = (array / "zarr.json").exists()
-        for index, original in enumerate(tools.originals(task, shard)):
+        has_array = (array / "zarr.json").exists()
+        for index, original in enumerate(context.originals(task, shard)):
             stored, position = coded.stored[index], self.plan.members(task, shard)[index]
-            if there:
+            if has_array:
                 write_codes(array, position, np.stack(stored))
-            told = told_of(tools.baselines, original, stored, ladder.quantizer, scorer(index))
+            values = label_values(
+                context.baselines, original, stored, spec.quantizer, scorer(index)
+            )
             tokens = original.shape[2]
-            rows += label_rows(tools, item, entry, index, tokens, coded.bits[index], told)
-        write_table(item.marker(self.layout), pa.Table.from_pylist(rows, schema=label_schema(2)))
+            rows += label_rows(context, item, entry, index, tokens, coded.bits[index], values)
+        write_table(
+            item.result_path(self.layout), pa.Table.from_pylist(rows, schema=label_schema(2))
+        )
 
 
-def kept_streams(layout: Layout, item: Item) -> KeptStreams:
-    """Return where an item's bitstreams are taken from, if they are there."""
-    return KeptStreams(layout.work / "streams" / item.marker(layout).stem)
+def stream_cache(layout: Layout, item: Item) -> StreamCache:
+    """Return the cache of an item's bitstreams."""
+    return StreamCache(layout.work / "streams" / item.result_path(layout).stem)

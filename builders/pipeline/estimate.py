@@ -1,4 +1,4 @@
-"""What a build will take, told before anything runs: items, features, bytes, memory, core-hours."""
+"""Estimate a build before it runs: items, features, bytes, memory and core-hours."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.pipeline.context import BuildContext, Models, codec_for
 from cfqa_data.builders.pipeline.label import batch_of_levels
 from cfqa_data.builders.pipeline.plan import Plan
-from cfqa_data.builders.pipeline.tools import Models, Tools, codec_for
 from cfqa_data.console.text import size_text, table_text
 from cfqa_data.errors import BuildError
 from cfqa_data.format.checkpoints import weight_files
@@ -52,15 +52,15 @@ def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
     Raises:
         BuildError: a source has no sample.
     """
-    recipe, tools = plan.recipe, Tools(plan, Layout(Path()))
+    recipe, context = plan.recipe, BuildContext(plan, Layout(Path()))
     models = models or Models(recipe)
     sizes = {task: _size(models, task) for task in recipe.tasks}
     rows, memory = [], 0.0
     for stage in STAGES:
-        counts = Counter((item.task, item.codec) for item in stage(tools).items())
+        counts = Counter((item.task, item.codec) for item in stage(context).items())
         for task, spec in recipe.tasks.items():
-            for codec in spec.ladders if (task, "") not in counts else ("",):
-                levels = len(spec.ladders[codec].levels) if codec else 1
+            for codec in spec.codecs if (task, "") not in counts else ("",):
+                levels = len(spec.codecs[codec].levels) if codec else 1
                 size, sources = sizes[task], recipe.sources(task)
                 written, seconds, held = 0.0, 0.0, 0.0
                 passes = sources * 2 * models.backbone.parameters * size.tokens / _FLOPS
@@ -108,10 +108,10 @@ def _size(models: Models, task: str) -> _Size:
 
 def _coding(plan: Plan, task: str, codec: str, points: int) -> tuple[float, float]:
     """Return the bytes that a codec's items write in all, and the core-seconds they take."""
-    ladder = plan.recipe.tasks[task].ladders[codec]
-    full = plan.tier == "full" or ladder.facts.on == "inputs"
-    stored = (_CODE_BYTES if ladder.quantizer else _VALUE_BYTES) if full else 0.0
-    seconds = (codec_for(ladder).cost + _LABEL_SECONDS) / 1e6
+    codec_spec = plan.recipe.tasks[task].codecs[codec]
+    full = plan.tier == "full" or codec_spec.facts.on == "inputs"
+    stored = (_CODE_BYTES if codec_spec.quantizer else _VALUE_BYTES) if full else 0.0
+    seconds = (codec_for(codec_spec).cost + _LABEL_SECONDS) / 1e6
     return points * (_BITSTREAM_BYTES + stored), points * seconds
 
 

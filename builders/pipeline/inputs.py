@@ -1,4 +1,4 @@
-"""The SHA-256 of every file of a recipe that decides a dataset's bytes, but for the images.
+"""Hash every file of a recipe that decides a dataset's bytes, except the images.
 
 Those are the weights, the lists that choose sources or give their truth, and, of a folder of
 images, the names in it and their labels.
@@ -26,7 +26,7 @@ def weights_of(recipe: Recipe) -> list[str]:
     """Return the URIs of all weights of a recipe, sorted: backbone, heads, models of codecs."""
     uris = {recipe.backbone.weights, *(spec.head for spec in recipe.tasks.values())}
     for spec in recipe.tasks.values():
-        uris.update(*(ladder.weights for ladder in spec.ladders.values()))
+        uris.update(*(codec_spec.weights for codec_spec in spec.codecs.values()))
     return sorted(uri for uri in uris if uri)
 
 

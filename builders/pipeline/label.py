@@ -1,4 +1,4 @@
-"""Labels: what the task and the baseline metrics say of decoded features."""
+"""Compute labels: the task's score and loss and the baseline metrics of decoded features."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.plan import Item
-from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.invariants import rate_of
 from cfqa_data.format.quantizers import Quantizer
 
-__all__ = ["Scorer", "baseline_values", "batch_of_levels", "label_rows", "score", "told_of"]
+__all__ = ["Scorer", "baseline_values", "batch_of_levels", "label_rows", "label_values", "score"]
 
 Scorer: TypeAlias = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -75,7 +75,7 @@ def baseline_values(
     }
 
 
-def told_of(
+def label_values(
     metrics: Mapping[str, Any],
     original: np.ndarray,
     stored: Sequence[np.ndarray],
@@ -104,55 +104,55 @@ def told_of(
 
 
 def label_rows(
-    tools: Tools,
+    context: BuildContext,
     item: Item,
     entry: TaskEntry,
     index: int,
     tokens: int,
     bits: Sequence[int | None],
-    told: Mapping[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
     """Return the label rows of one source by one codec, best level first.
 
     Args:
-        tools: of the build.
+        context: of the build.
         item: of the codec and the source's shard.
         entry: what the manifest says of the task.
         index: of the source in the shard.
         tokens: T of its feature.
         bits: of each level; None where they are unknown.
-        told: score, loss and baseline metrics -> float64 (L,).
+        values: score, loss and baseline metrics -> float64 (L,).
     """
     assert item.shard is not None
-    ladder, task = tools.ladder(item), entry.facts
-    position = tools.plan.members(item.task, item.shard)[index]
-    references = tools.references(item.task, item.shard)
+    spec, task = context.codec_spec(item), entry.facts
+    position = context.plan.members(item.task, item.shard)[index]
+    references = context.references(item.task, item.shard)
     reference = references["score"][index]
     n, c, _, d = entry.shape
-    undefined = {name for name in ("mse", "cosine", "cka") if np.isnan(told[name]).any()}
+    undefined = {name for name in ("mse", "cosine", "cka") if np.isnan(values[name]).any()}
     undefined |= set() if task.loss else {"loss"}
     return [
         {
             "task": item.task,
             "source_id": entry.sources[position],
-            "fold": tools.selected(item.task).folds[position],
+            "fold": context.selected(item.task).folds[position],
             "codec": item.codec,
             "level": level,
-            "parameter_name": ladder.parameter_name,
+            "parameter_name": spec.parameter_name,
             "parameter": float(parameter),
             "bits": size,
             "bpfp": math.nan if size is None else rate_of(size, n * c * tokens * d),
             "reference_score": reference,
-            "distortion": task.distortion(float(told["score"][level]), reference),
+            "distortion": task.distortion(float(values["score"][level]), reference),
             "reference_loss": references["loss"][index],
             **{
                 name: None if name in undefined else float(series[level])
-                for name, series in told.items()
+                for name, series in values.items()
             },
-            "array": tools.layout.relative(tools.layout.compressed(item.task, item.codec)),
+            "array": context.layout.relative(context.layout.compressed(item.task, item.codec)),
             "index": position,
             "tokens": tokens,
             "group": entry.group_of[position],
         }
-        for level, (parameter, size) in enumerate(zip(ladder.levels, bits, strict=True))
+        for level, (parameter, size) in enumerate(zip(spec.levels, bits, strict=True))
     ]

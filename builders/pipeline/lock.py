@@ -1,4 +1,4 @@
-"""One builder at a time: the lock of a build folder.
+"""The lock of a build folder: one builder at a time.
 
 The lock is the kernel's, on the file `.build/lock`: it goes with its process, so that of a killed
 one is free at once, whoever has its number now, and of several that want it one gets it. What the

@@ -1,4 +1,4 @@
-"""The end of a build: one table of labels per task, the card, and last the manifest."""
+"""Finish a build: join label tables, write the card, and last the manifest."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.plan import Item
-from cfqa_data.builders.pipeline.tools import Tools
 from cfqa_data.card.write import write_card
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskEntry
@@ -28,33 +28,33 @@ if TYPE_CHECKING:
 __all__ = ["label_table", "originals_table", "pack"]
 
 
-def pack(tools: Tools, advance: Callable[[], None]) -> None:
+def pack(context: BuildContext, advance: Callable[[], None]) -> None:
     """Write what makes a folder of finished items a dataset.
 
     Args:
-        tools: of the build, all of whose items are done.
+        context: of the build, all of whose items are done.
         advance: called after each of the tasks, then for the originals, the card, the manifest.
     """
     import pyarrow as pa
 
-    layout, plan = tools.layout, tools.plan
+    layout, plan = context.layout, context.plan
     remove_partials(layout.root)
     names = portable_names(plan.recipe)
     manifest = Manifest(
         name=plan.recipe.name,
         tier=plan.tier,
         recipe=recorded_recipe(plan.recipe),
-        tasks={task: tools.entry(task) for task in plan.recipe.tasks},
+        tasks={task: context.entry(task) for task in plan.recipe.tasks},
         versions=plan.versions,
         weights={rename(name, names): digest for name, digest in plan.weights.items()},
         packages=plan.packages,
     )
     tables = []
     for task, entry in manifest.tasks.items():
-        tables.append(label_table(tools, entry, manifest.format))
+        tables.append(label_table(context, entry, manifest.format))
         write_table(layout.labels(task), tables[-1])
         advance()
-    write_table(layout.originals_table, originals_table(tools, manifest))
+    write_table(layout.originals_table, originals_table(context, manifest))
     advance()
     manifest = replace(manifest, health=tuple(health(pa.concat_tables(tables))))
     write_card(layout.root, manifest)
@@ -66,7 +66,7 @@ def pack(tools: Tools, advance: Callable[[], None]) -> None:
     advance()
 
 
-def label_table(tools: Tools, entry: TaskEntry, form: int) -> pa.Table:
+def label_table(context: BuildContext, entry: TaskEntry, form: int) -> pa.Table:
     """Return all rows of a task by source, codec and level, in a version of the format.
 
     Raises:
@@ -78,7 +78,9 @@ def label_table(tools: Tools, entry: TaskEntry, form: int) -> pa.Table:
     items = [
         Item("compress", task, codec, shard) for codec in codecs for shard in range(entry.shards)
     ]
-    table = pa.concat_tables([read_labels(item.marker(tools.layout), format=2) for item in items])
+    table = pa.concat_tables(
+        [read_labels(item.result_path(context.layout), format=2) for item in items]
+    )
     rank = np.array([codecs.index(name) for name in table["codec"].to_pylist()])
     level, index = table["level"].to_numpy().astype(np.int64), table["index"].to_numpy()
     order = np.lexsort((level, rank, index))
@@ -92,17 +94,17 @@ def label_table(tools: Tools, entry: TaskEntry, form: int) -> pa.Table:
     return rows.table
 
 
-def originals_table(tools: Tools, manifest: Manifest) -> pa.Table:
+def originals_table(context: BuildContext, manifest: Manifest) -> pa.Table:
     """Return one row per original."""
     import pyarrow as pa
 
     rows = []
     for task, entry in manifest.tasks.items():
-        folds, shapes = folds_of(entry), tools.shapes(task)
+        folds, shapes = folds_of(entry), context.shapes(task)
         for shard in range(entry.shards):
-            references = tools.references(task, shard)
-            path = tools.layout.relative(tools.originals_path(task, shard))
-            for index, position in enumerate(tools.plan.members(task, shard)):
+            references = context.references(task, shard)
+            path = context.layout.relative(context.originals_path(task, shard))
+            for index, position in enumerate(context.plan.members(task, shard)):
                 source_id = entry.sources[position]
                 rows.append(
                     {

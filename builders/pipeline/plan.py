@@ -1,4 +1,4 @@
-"""What a build consists of: the recipe, what it runs on, and the items of its stages."""
+"""The plan of a build (recipe, tier, software versions) and the work items of its stages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["PLAN", "Item", "Plan"]
 
 PLAN = "plan.json"
 
-MARKERS = {
+RESULT_FILES = {
     "select": ("sources", ".json"),
     "extract": ("references", ".json"),
     "prepare": ("entries", ".json"),
     "compress": ("rows", ".parquet"),
 }
-"""Stage -> folder and suffix of the files by which its items are known to be done."""
+"""Stage -> folder and suffix of the result files of its items."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Item:
         shard = "" if self.shard is None else f"shard {self.shard}"
         return " ".join(filter(None, (self.stage, self.task, self.codec, shard)))
 
-    def marker(self, layout: Layout) -> Path:
-        """The file in `.build` that says that the item is done; it is written last."""
-        folder, suffix = MARKERS[self.stage]
+    def result_path(self, layout: Layout) -> Path:
+        """The item's result file in `.build`, written last: if it exists, the item is done."""
+        folder, suffix = RESULT_FILES[self.stage]
         parts = [self.task, self.codec, "" if self.shard is None else f"{self.shard:05d}"]
         return layout.work / folder / f"{'-'.join(filter(None, parts))}{suffix}"
 

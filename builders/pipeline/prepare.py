@@ -1,4 +1,4 @@
-"""What the codecs of a task need before they code: tables, centres of codes, arrays."""
+"""The stage that prepares a task's codecs: tables, centres of codes, and empty arrays."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.builders.pipeline.context import Shape, codec_for
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import BuildStage
-from cfqa_data.builders.pipeline.tools import Shape, codec_for
 from cfqa_data.codecs import CODECS
 from cfqa_data.codecs.base import AnyCodec
 from cfqa_data.errors import BuildError
@@ -22,7 +22,7 @@ from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.packing import pack
 from cfqa_data.format.quantizers import Quantizer
 from cfqa_data.format.storage import write_tensors, write_text
-from cfqa_data.recipe.load import Ladder
+from cfqa_data.recipe.load import CodecSpec
 from cfqa_data.recipe.portable import portable
 
 __all__ = ["FITTED_ON", "Prepare", "median_codes"]
@@ -39,27 +39,27 @@ class Prepare(BuildStage):
     def items(self) -> list[Item]:
         return [Item(self.name, task) for task in self.plan.recipe.tasks]
 
-    def stored(self, ladder: Ladder) -> bool:
+    def stored(self, spec: CodecSpec) -> bool:
         """Whether the folder has what a codec decodes to, or only its bitstreams."""
-        return self.plan.tier == "full" or ladder.facts.on == "inputs"
+        return self.plan.tier == "full" or spec.facts.on == "inputs"
 
     def outputs(self, item: Item) -> tuple[Path, ...]:
-        ladders, layout = self.plan.recipe.tasks[item.task].ladders, self.layout
-        arrays = [layout.compressed(item.task, c) / "zarr.json" for c in ladders]
-        tables = [self.tools.tables_path(item.task, codec) for codec in ladders]
-        return (*arrays, *tables, item.marker(layout))
+        codec_specs, layout = self.plan.recipe.tasks[item.task].codecs, self.layout
+        arrays = [layout.compressed(item.task, c) / "zarr.json" for c in codec_specs]
+        tables = [self.context.tables_path(item.task, codec) for codec in codec_specs]
+        return (*arrays, *tables, item.result_path(layout))
 
     def run(self, item: Item) -> None:
         task = item.task
         shape, varying = self.shape(task)
-        fitted = {codec: self.fit(task, ladder) for codec, ladder in self.ladders(task)}
+        fitted = {codec: self.fit(task, spec) for codec, spec in self.codec_specs(task)}
         centres = self.centres(task)
         grids = {
             tuple(grid) if grid else None
             for shard in range(self.plan.shards(task))
-            for grid in self.tools.references(task, shard)["grids"]
+            for grid in self.context.references(task, shard)["grids"]
         }
-        models, blocks = self.tools.models, self.plan.recipe.tasks[task].blocks
+        models, blocks = self.context.models, self.plan.recipe.tasks[task].blocks
         about = {
             "varying_tokens": varying,
             "prefix_tokens": models.backbone.prefix_tokens,
@@ -69,9 +69,9 @@ class Prepare(BuildStage):
         }
         self.write(item, shape, centres, fitted, about)
 
-    def ladders(self, task: str) -> Iterable[tuple[str, Ladder]]:
+    def codec_specs(self, task: str) -> Iterable[tuple[str, CodecSpec]]:
         """Return the codecs of a task."""
-        return self.plan.recipe.tasks[task].ladders.items()
+        return self.plan.recipe.tasks[task].codecs.items()
 
     def shape(self, task: str) -> tuple[Shape, bool]:
         """Return (N, C, T, D) of a task, T of the longest, and whether features differ in T.
@@ -79,7 +79,7 @@ class Prepare(BuildStage):
         Raises:
             BuildError: they differ in something else.
         """
-        shapes = self.tools.shapes(task)
+        shapes = self.context.shapes(task)
         (first, shape), *_ = shapes.items()
         for name, (n, c, t, d) in shapes.items():
             if (n, c, d) != (*shape[:2], shape[3]):
@@ -90,57 +90,60 @@ class Prepare(BuildStage):
         tokens = [t for _, _, t, _ in shapes.values()]
         return (*shape[:2], max(tokens), shape[3]), len(set(tokens)) > 1
 
-    def fit(self, task: str, ladder: Ladder) -> bool:
+    def fit(self, task: str, spec: CodecSpec) -> bool:
         """Write the tables that every receiver has; return whether there are any."""
-        codec = codec_for(ladder)
+        codec = codec_for(spec)
         kind = type(codec)
         if getattr(kind, "fit", AnyCodec.fit) is not AnyCodec.fit:
-            source, seed = self.tools.models.source(task), self.plan.recipe.tasks[task].source.seed
-            codec.fit(self.training(task, ladder, source.training_inputs(FITTED_ON, seed)), seed)
+            source, seed = (
+                self.context.models.source(task),
+                self.plan.recipe.tasks[task].source.seed,
+            )
+            codec.fit(self.training(task, spec, source.training_inputs(FITTED_ON, seed)), seed)
         tables = codec.tables() if hasattr(kind, "tables") else {}
         if tables:
             arrays = {name: np.ascontiguousarray(table) for name, table in tables.items()}
-            write_tensors(self.tools.tables_path(task, ladder.codec), arrays)
+            write_tensors(self.context.tables_path(task, spec.codec), arrays)
         return bool(tables)
 
-    def training(self, task: str, ladder: Ladder, inputs: Iterable[Any]) -> Iterable[Any]:
+    def training(self, task: str, spec: CodecSpec, inputs: Iterable[Any]) -> Iterable[Any]:
         """Yield what a codec is fitted to: planes, features or inputs."""
         for each in inputs:
-            if ladder.facts.on == "inputs":
+            if spec.facts.on == "inputs":
                 yield each
                 continue
-            feature = self.tools.models.features(task, each, "a training feature")
-            yield pack(ladder.quantizer.quantize(feature)) if ladder.quantizer else feature
+            feature = self.context.models.features(task, each, "a training feature")
+            yield pack(spec.quantizer.quantize(feature)) if spec.quantizer else feature
 
     def centres(self, task: str) -> dict[str, list[int]]:
         """Return the codes that the stored ones of each codec on planes are counted from."""
         centres: dict[str, list[int]] = {}
         known: list[tuple[Quantizer, list[int]]] = []
-        for codec, ladder in self.ladders(task):
-            if ladder.quantizer is None:
+        for codec, spec in self.codec_specs(task):
+            if spec.quantizer is None:
                 continue
-            found = next((found for q, found in known if q == ladder.quantizer), None)
+            found = next((found for q, found in known if q == spec.quantizer), None)
             if found is None:
-                found = self.centre(task, ladder.quantizer)
-                known.append((ladder.quantizer, found))
+                found = self.centre(task, spec.quantizer)
+                known.append((spec.quantizer, found))
             centres[codec] = found
         return centres
 
     def centre(self, task: str, quantizer: Quantizer) -> list[int]:
         """Return the median code of each layer of a task's originals."""
         shards = range(self.plan.shards(task))
-        originals = (self.tools.originals(task, shard) for shard in shards)
+        originals = (self.context.originals(task, shard) for shard in shards)
         return median_codes(quantizer, itertools.chain.from_iterable(originals))
 
-    def make_array(self, task: str, ladder: Ladder, shape: Shape, centres: Sequence[int]) -> None:
+    def make_array(self, task: str, spec: CodecSpec, shape: Shape, centres: Sequence[int]) -> None:
         """Make the array of a codec's codes or values."""
-        ids = self.tools.selected(task).ids
+        ids = self.context.selected(task).ids
         create_codes_array(
-            self.layout.compressed(task, ladder.codec),
+            self.layout.compressed(task, spec.codec),
             sources=len(ids),
-            levels=len(ladder.levels),
+            levels=len(spec.levels),
             shape=shape,
-            quantizer=ladder.quantizer,
+            quantizer=spec.quantizer,
             centres=centres,
             source_ids=ids,
         )
@@ -162,34 +165,35 @@ class Prepare(BuildStage):
             fitted: codec -> whether it has tables.
             about: what else the entry says.
         """
-        task, selected = item.task, self.tools.selected(item.task)
-        for codec, ladder in self.ladders(task):
-            if self.stored(ladder):
-                self.make_array(task, ladder, shape, centres.get(codec, ()))
+        task, selected = item.task, self.context.selected(item.task)
+        for codec, spec in self.codec_specs(task):
+            if self.stored(spec):
+                self.make_array(task, spec, shape, centres.get(codec, ()))
         entry = TaskEntry(
-            facts=replace(self.tools.models.task_class(task).facts, name=task),
+            facts=replace(self.context.models.task_class(task).facts, name=task),
             shape=shape,
             sources=tuple(selected.ids),
             codecs={
-                c: self.codec_entry(task, x, fitted.get(c, False)) for c, x in self.ladders(task)
+                c: self.codec_entry(task, x, fitted.get(c, False))
+                for c, x in self.codec_specs(task)
             },
             shard=self.plan.recipe.group_size,
             groups=tuple(selected.groups) if selected.groups else None,
             **about,
         )
         # Codecs stay in their order.
-        write_text(item.marker(self.layout), json.dumps(entry.to_dict()))
+        write_text(item.result_path(self.layout), json.dumps(entry.to_dict()))
 
-    def codec_entry(self, task: str, ladder: Ladder, fitted: bool) -> CodecEntry:
+    def codec_entry(self, task: str, spec: CodecSpec, fitted: bool) -> CodecEntry:
         """Return what the manifest says of a codec."""
-        named = portable(self.plan.recipe).tasks[task].ladders[ladder.codec]
-        found = ladder.found
+        named = portable(self.plan.recipe).tasks[task].codecs[spec.codec]
+        found = spec.registered
         builtin = {} if found.builtin else {"version": found.version, "sha256": found.sha256}
         return CodecEntry(
-            facts=ladder.facts,
-            levels=ladder.levels,
-            quantizer=ladder.quantizer,
-            tables=(self.tools.tables_path(task, ladder.codec).name,) if fitted else (),
+            facts=spec.facts,
+            levels=spec.levels,
+            quantizer=spec.quantizer,
+            tables=(self.context.tables_path(task, spec.codec).name,) if fitted else (),
             origin=Origin(
                 CODECS.recorded(found.name), named.codec_options, found.package, **builtin
             ),

@@ -1,4 +1,4 @@
-"""From a source to a task's originals: the first samples that fit, then their features."""
+"""The stages that select a task's samples and extract their features."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.builders.pipeline.context import BuildContext, Models
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.plan import Item, Plan
-from cfqa_data.builders.pipeline.tools import Models, Tools
 from cfqa_data.builders.pipeline.workspace import write_json
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.sources.base import Sample
@@ -36,20 +36,20 @@ class BuildStage(Stage):
     """A stage of a build.
 
     Attributes:
-        tools: of the build.
+        context: of the build.
     """
 
-    tools: Tools
+    context: BuildContext
 
     @property
     def plan(self) -> Plan:
         """What is built."""
-        return self.tools.plan
+        return self.context.plan
 
     @property
     def layout(self) -> Layout:
         """Where it is built."""
-        return self.tools.layout
+        return self.context.layout
 
     def per_shard(self, task: str, codec: str = "") -> list[Item]:
         """Return an item for each shard of a task."""
@@ -66,10 +66,10 @@ class Select(BuildStage):
         return [Item(self.name, task) for task in self.plan.recipe.tasks]
 
     def outputs(self, item: Item) -> tuple[Path, ...]:
-        return self.layout.truth(item.task), item.marker(self.layout)
+        return self.layout.truth(item.task), item.result_path(self.layout)
 
     def run(self, item: Item) -> None:
-        task, models = item.task, self.tools.models
+        task, models = item.task, self.context.models
         samples = fitting(models, task, self.plan.recipe.sources(task))
         self.write(item, {s.source_id: (s.group, s.truth) for s in samples})
 
@@ -80,7 +80,7 @@ class Select(BuildStage):
             CfqaError: two have the same id, or a truth is not of the task's kind.
         """
         check_source_ids({item.task: list(found)})
-        facts = replace(self.tools.models.task_class(item.task).facts, name=item.task)
+        facts = replace(self.context.models.task_class(item.task).facts, name=item.task)
         truths = {n: np.asarray(truth) for n, (_, truth) in found.items() if truth is not None}
         for source_id, truth in truths.items():
             check_truth(facts, truth.dtype.name, truth.ndim, f"the truth of {source_id}")
@@ -91,7 +91,7 @@ class Select(BuildStage):
         groups = None
         if any(group is not None for group, _ in found.values()):
             groups = [group or source_id for source_id, (group, _) in found.items()]
-        write_json(item.marker(self.layout), {"ids": list(found), "groups": groups})
+        write_json(item.result_path(self.layout), {"ids": list(found), "groups": groups})
 
 
 class Extract(BuildStage):
@@ -104,7 +104,7 @@ class Extract(BuildStage):
 
     def outputs(self, item: Item) -> tuple[Path, ...]:
         assert item.shard is not None
-        return self.tools.originals_path(item.task, item.shard), item.marker(self.layout)
+        return self.context.originals_path(item.task, item.shard), item.result_path(self.layout)
 
     def cost(self, item: Item) -> int:
         assert item.shard is not None
@@ -118,34 +118,34 @@ class Extract(BuildStage):
         """
         tasks = self.plan.recipe.tasks
         try:
-            check_source_ids({task: self.tools.selected(task).ids for task in tasks})
+            check_source_ids({task: self.context.selected(task).ids for task in tasks})
         except FormatError as error:
             if len(todo) == len(self.items()):
-                selection = Item("select", todo[0].task).marker(self.layout).parent
+                selection = Item("select", todo[0].task).result_path(self.layout).parent
                 for folder in (selection, self.layout.truth("").parent):
                     shutil.rmtree(folder, ignore_errors=True)
             raise BuildError(f"{self.layout.root}: {error}") from None
 
     def run(self, item: Item) -> None:
         """Write a shard's original features, then their scores and losses."""
-        task, shard, models = item.task, item.shard, self.tools.models
+        task, shard, models = item.task, item.shard, self.context.models
         assert shard is not None
         source = models.source(task)
         features: dict[str, np.ndarray] = {}
         grids = []
-        for source_id in self.tools.ids(task, shard):
+        for source_id in self.context.ids(task, shard):
             inputs = source.sample(source_id).inputs
             features[source_id] = models.features(task, inputs, f"the feature of {source_id}")
             grids.append(models.backbone.grid(inputs))
-        write_tensors(self.tools.originals_path(task, shard), features)
+        write_tensors(self.context.originals_path(task, shard), features)
         scored = [
             score(models.task(task), feature[None], truth, f"the original {source_id}")
             for (source_id, feature), truth in zip(
-                features.items(), self.tools.truths(task, shard), strict=True
+                features.items(), self.context.truths(task, shard), strict=True
             )
         ]
         write_json(
-            item.marker(self.layout),
+            item.result_path(self.layout),
             {
                 "score": [float(scores[0]) for scores, _ in scored],
                 "loss": [_known(losses[0]) for _, losses in scored],

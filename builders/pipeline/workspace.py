@@ -1,6 +1,6 @@
-"""The output folder of a build: what it holds already, and whether this build may go on there.
+"""The output folder of a build: inspect it, and decide whether a build may start or resume there.
 
-While a build is not finished, `.build/` holds its plan, its lock and one marker file per finished
+While a build is not finished, `.build/` holds its plan, its lock and one result file per finished
 work item. `.build/plan.json` is the first file written and `manifest.json` the last.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.builders.pipeline.check import packages_of
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.lock import LOCK
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
-from cfqa_data.builders.pipeline.tools import Models
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.layout import Layout, left_by_tools
 from cfqa_data.format.manifest import Manifest, read_manifest

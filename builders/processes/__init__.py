@@ -1,4 +1,4 @@
-"""Functions on many jobs in several processes, and how these are started."""
+"""Run work items in several processes."""
 
 from __future__ import annotations
 

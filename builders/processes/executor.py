@@ -1,4 +1,4 @@
-"""Where items are done: in this process, in processes of this machine, or on a Dask cluster.
+"""Run work items in this process, in local worker processes, or on a Dask cluster.
 
 All give the same results. A worker that is killed is replaced, and what it was at is tried again by
 itself, so that an item which takes all memory is found and takes no other down with it.

@@ -1,4 +1,4 @@
-"""Starting processes by `spawn`: each imports the script that started it (`cfqa_data.guard`)."""
+"""Start worker processes by `spawn`, which import the main script again (see `cfqa_data.guard`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stage of work on a folder, and the one way that stages are driven.
+"""The `Stage` base class, and the loop that runs a stage's unfinished items.
 
 Building, importing a release, repairing, verifying and calibrating are stages. What a stage says of
 its items answers which file comes from what; their order does not matter.

@@ -1,4 +1,4 @@
-"""Exporting a dataset folder, and publishing it on a hub."""
+"""Export a dataset folder, and publish it on the Hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export: the features of a dataset as plain float32 files for tools that want those.
+"""Export the features of a dataset as plain float32 files for other tools.
 
 An export appears file by file, each whole or not at all, and goes on after the last whole one when
 it is run again; its index, written last, says that it is complete.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from cfqa_data.access.dataset import Dataset, load
-from cfqa_data.builders.sharing.export_formats import FORMATS, Format, Part
+from cfqa_data.builders.sharing.export_formats import FORMATS, ExportFile, Format
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import CfqaError, unknown_name
@@ -183,7 +183,7 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
     write_text(marker, json.dumps(facts, indent=1) + "\n")
 
 
-def _parts(dataset: Dataset, form: Format, originals: bool) -> Iterator[Part]:
+def _parts(dataset: Dataset, form: Format, originals: bool) -> Iterator[ExportFile]:
     """Yield what to write, originals of a task first."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -204,7 +204,7 @@ def _parts(dataset: Dataset, form: Format, originals: bool) -> Iterator[Part]:
             yield from form.split(chosen, entry.shape, numbers)
 
 
-def _features(dataset: Dataset, part: Part, progress: Progress) -> Iterator[np.ndarray]:
+def _features(dataset: Dataset, part: ExportFile, progress: Progress) -> Iterator[np.ndarray]:
     """Yield the features of a part's rows, one at a time."""
     for row in part.rows.to_pylist():
         source = row["source_id"]
@@ -225,7 +225,7 @@ class _Index:
         self._form = form
         self._tables: dict[bool, list[pa.Table]] = {False: [], True: []}
 
-    def add(self, part: Part) -> None:
+    def add(self, part: ExportFile) -> None:
         """Take the rows of a part."""
         import pyarrow as pa
 

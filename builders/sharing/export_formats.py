@@ -1,4 +1,4 @@
-"""The formats of an export: which features share a file, and how one is written.
+"""The file formats of an export: how features are grouped into files, and how one is written.
 
 Every writer takes features one at a time, so that memory holds one of them, and gives the same
 bytes for the same features. What they write opens with the format's own library.
@@ -23,14 +23,14 @@ from cfqa_data.format.storage import PARTIAL, atomic_path, make_folder, sync_fol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FORMATS", "Format", "Part"]
+__all__ = ["FORMATS", "ExportFile", "Format"]
 
 ORIGINAL = "original"
 """Stands where a codec's name does."""
 
 
 @dataclass(frozen=True)
-class Part:
+class ExportFile:
     """One file (for Zarr, one array) of an export.
 
     Attributes:
@@ -78,12 +78,12 @@ class Format:
 
     suffix: str
     shared: tuple[str, ...]
-    write: Callable[[Path, Part, Iterable[np.ndarray]], None]
-    places: Callable[[Part], dict[str, list[Any]]]
+    write: Callable[[Path, ExportFile, Iterable[np.ndarray]], None]
+    places: Callable[[ExportFile], dict[str, list[Any]]]
 
     def split(
         self, rows: pa.Table, shape: tuple[int, int, int, int], numbers: dict[str, int]
-    ) -> Iterator[Part]:
+    ) -> Iterator[ExportFile]:
         """Divide one task's rows of one codec, or its originals, into parts.
 
         Args:
@@ -99,7 +99,7 @@ class Format:
             name = "/".join(filter(None, (_step(row, axis, numbers) for axis in self.shared)))
             members.setdefault(name, []).append(position)
         for name, positions in members.items():
-            yield Part(f"{name}{self.suffix}", shape, rows.take(pa.array(positions)))
+            yield ExportFile(f"{name}{self.suffix}", shape, rows.take(pa.array(positions)))
 
 
 def _step(row: dict[str, Any], axis: str, numbers: dict[str, int]) -> str:
@@ -111,13 +111,13 @@ def _step(row: dict[str, Any], axis: str, numbers: dict[str, int]) -> str:
     return str(row.get(axis, ORIGINAL))
 
 
-def _write_npy(path: Path, part: Part, features: Iterable[np.ndarray]) -> None:
+def _write_npy(path: Path, part: ExportFile, features: Iterable[np.ndarray]) -> None:
     (feature,) = features
     with atomic_path(path) as partial, partial.open("wb") as file:
         np.save(file, feature, allow_pickle=False)
 
 
-def _write_safetensors(path: Path, part: Part, features: Iterable[np.ndarray]) -> None:
+def _write_safetensors(path: Path, part: ExportFile, features: Iterable[np.ndarray]) -> None:
     """Write the header and then each tensor: the library's own writer wants them all at once."""
     header, end = {}, 0
     for source, shape in zip(part.sources, part.shapes, strict=True):
@@ -131,7 +131,7 @@ def _write_safetensors(path: Path, part: Part, features: Iterable[np.ndarray]) -
             file.write(np.ascontiguousarray(feature, "<f4").data)
 
 
-def _write_parquet(path: Path, part: Part, features: Iterable[np.ndarray]) -> None:
+def _write_parquet(path: Path, part: ExportFile, features: Iterable[np.ndarray]) -> None:
     """Write a row group per row: the facts, and the feature as a list, of fixed size if it may."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -154,7 +154,7 @@ def _write_parquet(path: Path, part: Part, features: Iterable[np.ndarray]) -> No
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
-def _write_zarr(path: Path, part: Part, features: Iterable[np.ndarray]) -> None:
+def _write_zarr(path: Path, part: ExportFile, features: Iterable[np.ndarray]) -> None:
     """Write an array (source, level, N, C, T, D), or (source, N, C, T, D), a chunk per feature.
 
     Shorter features have zeros behind their last token; `tokens` says how many each source has.
@@ -205,19 +205,19 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
         raise
 
 
-def _in_file(part: Part) -> dict[str, list[Any]]:
+def _in_file(part: ExportFile) -> dict[str, list[Any]]:
     return {}
 
 
-def _by_key(part: Part) -> dict[str, list[Any]]:
+def _by_key(part: ExportFile) -> dict[str, list[Any]]:
     return {"key": part.rows["source_id"].to_pylist()}
 
 
-def _by_row(part: Part) -> dict[str, list[Any]]:
+def _by_row(part: ExportFile) -> dict[str, list[Any]]:
     return {"row": list(range(part.rows.num_rows))}
 
 
-def _by_position(part: Part) -> dict[str, list[Any]]:
+def _by_position(part: ExportFile) -> dict[str, list[Any]]:
     first = {source: index for index, source in enumerate(part.sources)}
     places: dict[str, list[Any]] = {
         "source_index": [first[source] for source in part.rows["source_id"].to_pylist()]

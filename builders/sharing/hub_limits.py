@@ -1,4 +1,4 @@
-"""What a dataset hub takes: how many files, how large, by what names."""
+"""Limits of a dataset repo on the Hub: number of files, their size and their names."""
 
 from __future__ import annotations
 

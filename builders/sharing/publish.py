@@ -1,4 +1,4 @@
-"""Publishing a dataset folder on a hub: checked before, resumed when cut off, read back after.
+"""Publish a dataset folder on the Hub: verify, upload (resumable), and read back.
 
 The manifest goes up last, in one commit with the card, so a repo that has one is complete. What is
 there already is compared by hash and not sent again.
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.hub_client import HubCalls
-from cfqa_data.builders.sharing.edition import CARD, MANIFEST, Edition, make_edition
 from cfqa_data.builders.sharing.hub_limits import check_limits
+from cfqa_data.builders.sharing.upload import CARD, MANIFEST, Upload, prepare_upload
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
@@ -46,14 +46,14 @@ class Plan:
     """What is to be published, and where.
 
     Attributes:
-        edition: the files.
+        upload: the files.
         repo: "org/name".
         revision: the branch.
         private: whether only those who may see it do.
         notes: what is against the hub's advice, a line each.
     """
 
-    edition: Edition
+    upload: Upload
     repo: str
     revision: str
     private: bool
@@ -62,14 +62,14 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Return the facts, JSON-safe."""
         return {
-            "path": str(self.edition.root),
+            "path": str(self.upload.root),
             "repo": self.repo,
             "revision": self.revision,
             "private": self.private,
-            "tag": self.edition.tag,
-            "tier": self.edition.manifest.tier,
-            "size": self.edition.size,
-            "files": {path: entry["size"] for path, entry in self.edition.files.items()},
+            "tag": self.upload.tag,
+            "tier": self.upload.manifest.tier,
+            "size": self.upload.size,
+            "files": {path: entry["size"] for path, entry in self.upload.files.items()},
             "notes": list(self.notes),
         }
 
@@ -155,21 +155,21 @@ def plan_publishing(
     faults = inconsistencies(verified.files, verified.manifest, set())
     replace(verified, faults=tuple(faults)).require()
     folder = verified.files.root
-    edition = make_edition(folder, verified.manifest, repo, tier, tag, follow_links=follow_links)
-    notes = check_limits({path: entry["size"] for path, entry in edition.files.items()})
-    if edition.rewritten:
+    upload = prepare_upload(folder, verified.manifest, repo, tier, tag, follow_links=follow_links)
+    notes = check_limits({path: entry["size"] for path, entry in upload.files.items()})
+    if upload.rewritten:
         notes.append(f"{CARD} is not as this version writes it: a new one goes to the Hub")
     if verified.unlisted:
         notes.append(
             f"{len(verified.unlisted)} files are not in the manifest and stay here, "
             f"first {verified.unlisted[0]}"
         )
-    return Plan(edition, repo, revision or MAIN, private, tuple(notes))
+    return Plan(upload, repo, revision or MAIN, private, tuple(notes))
 
 
 @extras()
 def publish(plan: Plan, progress: Progress | None = None) -> Published:
-    """Send what a repo lacks of an edition, read a sample back, and tag it.
+    """Send what a repo lacks of an upload, read a sample back, and tag it.
 
     Run again after whatever stopped it, it sends what is still missing; a repo that has it all gets
     nothing new.
@@ -182,7 +182,7 @@ def publish(plan: Plan, progress: Progress | None = None) -> Published:
         CfqaError: there is no token, the hub refuses or cannot be reached, the tag is taken, or
             what comes back is not what was sent. No message has the token in it.
     """
-    edition, repo, progress = plan.edition, plan.repo, progress or Silent()
+    upload, repo, progress = plan.upload, plan.repo, progress or Silent()
     calls = HubCalls(repo)
     api = calls.api
     calls(_open_repo, api, plan)
@@ -190,30 +190,30 @@ def publish(plan: Plan, progress: Progress | None = None) -> Published:
     done = _Sent()
     commit = calls(_send, api, plan, done)
     listed = calls(_listing, api, repo, commit)
-    for path, entry in edition.files.items():
-        if _differs(edition, path, entry, listed.get(path)):
+    for path, entry in upload.files.items():
+        if _differs(upload, path, entry, listed.get(path)):
             raise CfqaError(
                 f"{repo}: {path} is not on the Hub as it was sent; the same command sends it again"
             )
-    sample = _sample(edition)
+    sample = _sample(upload)
     progress.start("read back", len(sample), "files")
     for path in sample:
         calls(_read_back, api, plan, path, commit)
         progress.advance()
     progress.finish()
     if not tagged:
-        calls(api.create_tag, repo, tag=edition.tag, revision=commit, exist_ok=True, **DATASET)
+        calls(api.create_tag, repo, tag=upload.tag, revision=commit, exist_ok=True, **DATASET)
     return Published(
         repo=repo,
         url=f"{api.endpoint}/datasets/{repo}",
         revision=plan.revision,
         commit=commit,
-        tag=edition.tag,
-        tier=edition.manifest.tier,
-        files=len(edition.files),
-        size=edition.size,
+        tag=upload.tag,
+        tier=upload.manifest.tier,
+        files=len(upload.files),
+        size=upload.size,
         sent=len(done.paths),
-        sent_size=sum(edition.files[path]["size"] for path in done.paths),
+        sent_size=sum(upload.files[path]["size"] for path in done.paths),
         removed=len(done.removed),
         read_back=len(sample),
     )
@@ -246,12 +246,12 @@ def _check_tag(api: HfApi, plan: Plan) -> bool:
     Raises:
         CfqaError: the tag stands for another one.
     """
-    tag = plan.edition.tag
+    tag = plan.upload.tag
     refs = api.list_repo_refs(plan.repo, **DATASET)
     if tag not in {ref.name for ref in refs.tags}:
         return False
     found = _listing(api, plan.repo, tag).get(MANIFEST)
-    if _differs(plan.edition, MANIFEST, plan.edition.files[MANIFEST], found):
+    if _differs(plan.upload, MANIFEST, plan.upload.files[MANIFEST], found):
         raise CfqaError(f"{plan.repo}: has a tag {tag!r} of another version; give another --tag")
     return True
 
@@ -260,29 +260,29 @@ def _send(api: HfApi, plan: Plan, done: _Sent) -> str:
     """Send what the branch lacks; return the commit that has it all."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    edition, texts = plan.edition, plan.edition.texts
-    there = _listing(api, plan.repo, plan.revision)
+    upload, texts = plan.upload, plan.upload.texts
+    remote = _listing(api, plan.repo, plan.revision)
     lacking = [
         path
-        for path, entry in edition.files.items()
-        if _differs(edition, path, entry, there.get(path))
+        for path, entry in upload.files.items()
+        if _differs(upload, path, entry, remote.get(path))
     ]
     where = DATASET | {"revision": plan.revision}
     head = api.repo_info(plan.repo, **where).sha
     if arrays := [path for path in lacking if path not in texts]:
         with TemporaryDirectory(prefix="cfqa-publish-") as folder:
             for path in arrays:
-                _place(edition.root / path, Path(folder) / path)
+                _place(upload.root / path, Path(folder) / path)
             head = api.upload_folder(
                 repo_id=plan.repo,
                 folder_path=folder,
-                commit_message=f"Files of {edition.tag}",
+                commit_message=f"Files of {upload.tag}",
                 # An older version's manifest would promise other files than these.
                 delete_patterns=[MANIFEST] if MANIFEST in lacking else None,
                 **where,
             ).oid
         done.paths.update(arrays)
-    stale = [p for p in there if p.startswith(FOLDERS) and p not in edition.files]
+    stale = [p for p in remote if p.startswith(FOLDERS) and p not in upload.files]
     changed = [path for path in lacking if path in texts]
     if changed or stale:
         head = api.create_commit(
@@ -291,7 +291,7 @@ def _send(api: HfApi, plan: Plan, done: _Sent) -> str:
                 *(CommitOperationDelete(path) for path in stale),
                 *(CommitOperationAdd(path, texts[path]) for path in changed),
             ],
-            commit_message=f"Card and manifest of {edition.tag}",
+            commit_message=f"Card and manifest of {upload.tag}",
             parent_commit=head,
             **where,
         ).oid
@@ -306,16 +306,16 @@ def _listing(api: HfApi, repo: str, revision: str) -> Mapping[str, Any]:
     return {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
 
 
-def _differs(edition: Edition, path: str, entry: Mapping[str, Any], there: Any) -> bool:
-    """Return whether a file in a repo is not the edition's, by size and hash."""
-    if there is None or there.size != entry["size"]:
+def _differs(upload: Upload, path: str, entry: Mapping[str, Any], remote: Any) -> bool:
+    """Return whether a file in a repo differs from the upload's, by size and hash."""
+    if remote is None or remote.size != entry["size"]:
         return True
-    if there.lfs is not None:
-        return bool(there.lfs.sha256 != entry["sha256"])
-    content = edition.texts.get(path)
+    if remote.lfs is not None:
+        return bool(remote.lfs.sha256 != entry["sha256"])
+    content = upload.texts.get(path)
     if content is None:
-        content = (edition.root / path).read_bytes()  # small, or it would be in LFS
-    return bool(there.blob_id != hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+        content = (upload.root / path).read_bytes()  # small, or it would be in LFS
+    return bool(remote.blob_id != hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
 
 
 def _place(source: Path, target: Path) -> None:
@@ -327,9 +327,9 @@ def _place(source: Path, target: Path) -> None:
         os.link(source, target)
 
 
-def _sample(edition: Edition) -> list[str]:
+def _sample(upload: Upload) -> list[str]:
     """Return the card, the manifest, and the smallest and the middle file of every folder."""
-    sizes = {path: entry["size"] for path, entry in edition.files.items()}
+    sizes = {path: entry["size"] for path, entry in upload.files.items()}
     chosen = [CARD, MANIFEST]
     for folder in FOLDERS:
         inside = sorted((size, path) for path, size in sizes.items() if path.startswith(folder))
@@ -346,7 +346,7 @@ def _read_back(api: HfApi, plan: Plan, path: str, commit: str) -> None:
     with TemporaryDirectory(prefix="cfqa-read-back-") as folder:
         fetched = api.hf_hub_download(plan.repo, path, revision=commit, local_dir=folder, **DATASET)
         found = hash_file(Path(fetched))
-    expected = plan.edition.files[path]["sha256"]
+    expected = plan.upload.files[path]["sha256"]
     if found != expected:
         raise CfqaError(
             f"{plan.repo}: {path} came back with SHA-256 {found[:12]}, sent was {expected[:12]}; "

@@ -1,4 +1,4 @@
-"""What `cfqa publish` says on a terminal."""
+"""Format the plan and the result of `cfqa publish` for a terminal."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["plan_text", "published_text", "quiet_client"]
 
 def plan_text(plan: Plan) -> str:
     """Return what would be published: files, bytes, tier and target."""
-    edition = plan.edition
+    upload = plan.upload
     parts: dict[str, list[int]] = {}
-    for path, entry in edition.files.items():
+    for path, entry in upload.files.items():
         parts.setdefault(path.split("/")[0], []).append(entry["size"])
     rows = [["", "files", "size"]]
     rows += [[name, str(len(sizes)), size_text(sum(sizes))] for name, sizes in parts.items()]
-    rows.append(["all", str(len(edition.files)), size_text(edition.size)])
+    rows.append(["all", str(len(upload.files)), size_text(upload.size)])
     return "\n".join(
         [
-            f"{edition.root}: {edition.manifest.name}, {edition.manifest.tier} tier",
+            f"{upload.root}: {upload.manifest.name}, {upload.manifest.tier} tier",
             f"to   datasets/{plan.repo}, branch {plan.revision}"
             f"{', private if it is new' if plan.private else ''}",
-            f"tag  {edition.tag}",
+            f"tag  {upload.tag}",
             "",
             table_text(rows),
             "",

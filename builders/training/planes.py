@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.tools import Models
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.packing import pack
 from cfqa_data.format.quantizers import KMeansQuantizer, fit_kmeans

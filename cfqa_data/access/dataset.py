@@ -17,7 +17,7 @@ import numpy as np
 
 from cfqa_data.access.folder import Folder, check_level
 from cfqa_data.access.opening import open_files
-from cfqa_data.access.selection import Part
+from cfqa_data.access.selection import Index
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.manifest import Manifest
@@ -123,7 +123,12 @@ class Dataset(Sequence[FeaturePair]):
         )
 
     def original(
-        self, source_id: str, *, views: Part = None, layers: Part = None, tokens: Part = None
+        self,
+        source_id: str,
+        *,
+        views: Index = None,
+        layers: Index = None,
+        tokens: Index = None,
     ) -> np.ndarray:
         """Return an original feature, or a part of it, float32 (N, C, T, D).
 
@@ -145,9 +150,9 @@ class Dataset(Sequence[FeaturePair]):
         codec: str,
         level: int,
         *,
-        views: Part = None,
-        layers: Part = None,
-        tokens: Part = None,
+        views: Index = None,
+        layers: Index = None,
+        tokens: Index = None,
     ) -> np.ndarray:
         """Return a compressed feature, float32 (N, C, T, D), whatever rows were asked for.
 
@@ -166,9 +171,9 @@ class Dataset(Sequence[FeaturePair]):
         codec: str,
         level: int,
         *,
-        views: Part = None,
-        layers: Part = None,
-        tokens: Part = None,
+        views: Index = None,
+        layers: Index = None,
+        tokens: Index = None,
     ) -> Codes:
         """Return a compressed feature as integers with the values that they stand for.
 

@@ -1,4 +1,4 @@
-"""The files of a dataset folder, wherever it lies: on this machine, or in a repo on the Hub.
+"""Files of a dataset folder, local or in a repo on the Hub, behind one interface.
 
 A file is named as the manifest names it: relative to the folder, with ``/``. Every name comes from
 the format's own layout, so none leads out of the folder, whatever a manifest says; nor does a link

@@ -15,7 +15,7 @@ import numpy as np
 
 from cfqa_data.access.arrays import ArrayReader
 from cfqa_data.access.files import Files, LocalFiles
-from cfqa_data.access.selection import Part, Selection
+from cfqa_data.access.selection import Index, Selection
 from cfqa_data.access.tensors import TensorFile
 from cfqa_data.access.weights import find_weights
 from cfqa_data.errors import CodecError, FormatError, RecipeError, unknown_name
@@ -120,7 +120,7 @@ class Folder:
         check_rows(where, table, {"source_id": sources})
         return table
 
-    def original(self, source_id: str, *axes: Part) -> np.ndarray:
+    def original(self, source_id: str, *axes: Index) -> np.ndarray:
         """Return an original feature, or a part of it by (N, C, T), float32 (N, C, T, D)."""
         file = self._originals(source_id)
         return file.read(source_id, Selection.of(self.shape(source_id), *axes))
@@ -165,12 +165,12 @@ class Folder:
         check_bitstream(stream.dtype.name, stream.ndim, f"{file.where}: {key!r}")
         return stream.tobytes()
 
-    def compressed(self, source_id: str, codec: str, level: int, *axes: Part) -> np.ndarray:
+    def compressed(self, source_id: str, codec: str, level: int, *axes: Index) -> np.ndarray:
         """Return a compressed feature, or a part of it by (N, C, T), float32 (N, C, T, D)."""
         found = self._compressed(source_id, codec, level, *axes)
         return found.dequantize() if isinstance(found, Codes) else found
 
-    def codes(self, source_id: str, codec: str, level: int, *axes: Part) -> Codes:
+    def codes(self, source_id: str, codec: str, level: int, *axes: Index) -> Codes:
         """Return a compressed feature as integers, stored ones or those of its bitstream."""
         entry, held, level = self._check(source_id, codec, level)
         if held.quantizer is None:
@@ -182,7 +182,7 @@ class Folder:
         return found
 
     def _compressed(
-        self, source_id: str, codec: str, level: int, *axes: Part
+        self, source_id: str, codec: str, level: int, *axes: Index
     ) -> Codes | np.ndarray:
         entry, held, level = self._check(source_id, codec, level)
         part = Selection.of(self.shape(source_id), *axes)

@@ -1,4 +1,4 @@
-"""Which part of a feature is asked for: views, layers and tokens, each by place or slice."""
+"""Select views, layers and tokens of a feature by index or slice."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 from cfqa_data.errors import CfqaError
 
-__all__ = ["Part", "Selection"]
+__all__ = ["Index", "Selection"]
 
 Shape = tuple[int, int, int, int]
 
-Part = SupportsIndex | slice | None
-"""One place, counted from the end if negative; a slice of places; or all of them."""
+Index = SupportsIndex | slice | None
+"""An index along one axis (negative: from the end), a slice, or None for the whole axis."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,11 @@ class Selection:
 
     @classmethod
     def of(
-        cls, full: Shape, views: Part = None, layers: Part = None, tokens: Part = None
+        cls,
+        full: Shape,
+        views: Index = None,
+        layers: Index = None,
+        tokens: Index = None,
     ) -> Selection:
         """Return the selection of a feature of shape ``full`` (N, C, T, D).
 

@@ -1,4 +1,4 @@
-"""The commands by name, and running one: whatever goes wrong becomes a line and an exit status."""
+"""Table of the commands, and running one: any failure becomes one line and an exit status."""
 
 from __future__ import annotations
 

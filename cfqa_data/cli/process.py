@@ -1,4 +1,4 @@
-"""The process of a command: its streams, the signals that end it, and its one line of complaint."""
+"""Process-level behaviour of a command: output streams, signals, and the final error line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The typer application: options that commands share, and how they answer."""
+"""The typer application, and options and output functions that commands share."""
 
 from __future__ import annotations
 

@@ -45,11 +45,11 @@ def verify(
     plugins = shared.use_plugins(plugin)
     how = {"sample": sample, "seed": seed, "untrusted": untrusted, "plugins": plugins}
     with terminal.show_progress() as progress:
-        told, damage = _look(
+        report, damage = _look(
             folder, workers or shared.cores(), follow_links, how if deep else None, progress
         )
     wrong = {"damage": [{"path": fault.path, "what": fault.what} for fault in damage]}
-    shared.answer(as_json, lambda: told | wrong, lambda: _text(folder, told, damage))
+    shared.answer(as_json, lambda: report | wrong, lambda: _text(folder, report, damage))
     if damage:
         raise typer.Exit(1)
 
@@ -61,30 +61,30 @@ def _look(
     from cfqa_data.integrity.consistency import inconsistencies
     from cfqa_data.integrity.verify import verify as run_verify
 
-    told: dict[str, Any] = {"path": str(folder)}
+    report: dict[str, Any] = {"path": str(folder)}
     try:
         found = run_verify(folder, workers=workers, progress=progress, follow_links=follow_links)
     except FormatError as error:
-        return told, [_damaged_manifest(folder, error)]
-    told |= {"files": len(found.manifest.files) + 1, "bytes": found.size}
+        return report, [_damaged_manifest(folder, error)]
+    report |= {"files": len(found.manifest.files) + 1, "bytes": found.size}
     bad = {fault.path for fault in found.faults}
     damage = [*found.damage, *inconsistencies(found.files, found.manifest, bad)]
     if deep is not None:
-        from cfqa_data.builders.maintenance.deep import look_into
+        from cfqa_data.builders.maintenance.deep_verify import verify_deep
 
         bad = {fault.path for fault in damage}
         how = deep | {"workers": workers, "progress": progress}
         try:
-            looked = look_into(found.files, found.manifest, bad, **how)
-            damage += [fault for fault in looked.faults if fault not in damage]
-            told |= {"decoded": looked.decoded, "compared": looked.compared}
-            told |= {"labelled": looked.labelled, "not_checked": list(looked.notes)}
+            result = verify_deep(found.files, found.manifest, bad, **how)
+            damage += [fault for fault in result.faults if fault not in damage]
+            report |= {"decoded": result.decoded, "compared": result.compared}
+            report |= {"labelled": result.labelled, "not_checked": list(result.notes)}
         except CfqaError as error:
             if not damage:
                 raise
             # What was found is told all the same.
-            told["not_checked"] = [f"--deep: {error}"]
-    return told | {"foreign": list(found.foreign)}, damage
+            report["not_checked"] = [f"--deep: {error}"]
+    return report | {"foreign": list(found.foreign)}, damage
 
 
 def _damaged_manifest(folder: Path, error: FormatError) -> Fault:
@@ -98,11 +98,11 @@ def _damaged_manifest(folder: Path, error: FormatError) -> Fault:
     return Fault(path.name, str(error).removeprefix(f"{path}: "))
 
 
-def _text(folder: Path, told: dict[str, Any], damage: list[Fault]) -> str:
+def _text(folder: Path, report: dict[str, Any], damage: list[Fault]) -> str:
     """Return what was found; what is no damage is told on stderr."""
-    for note in told.get("not_checked", ()):
+    for note in report.get("not_checked", ()):
         print(f"note: {printable(note)}", file=sys.stderr)
-    if foreign := told.get("foreign"):
+    if foreign := report.get("foreign"):
         first = printable(foreign[0])
         text = f"note: {len(foreign)} files are of tools or weights, first {first}"
         print(text, file=sys.stderr)
@@ -112,9 +112,9 @@ def _text(folder: Path, told: dict[str, Any], damage: list[Fault]) -> str:
         are = "s are" if count > 1 else " is"
         return "\n".join([*found, f"{folder}: {count} file{are} damaged"])
     deep = ""
-    if "decoded" in told:
+    if "decoded" in report:
         deep = (
-            f"; {told['decoded']:,} bitstreams decoded, {told['compared']:,} compared with the "
-            f"stored codes, labels of {told['labelled']:,} rows computed again"
+            f"; {report['decoded']:,} bitstreams decoded, {report['compared']:,} compared with the "
+            f"stored codes, labels of {report['labelled']:,} rows computed again"
         )
-    return f"{folder}: {told['files']:,} files, {size_text(told['bytes'])}, no damage{deep}"
+    return f"{folder}: {report['files']:,} files, {size_text(report['bytes'])}, no damage{deep}"

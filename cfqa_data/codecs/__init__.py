@@ -14,7 +14,7 @@ import numpy as np
 from cfqa_data.codecs.base import Codec, FeatureCodec, InputCodec
 from cfqa_data.errors import CodecError
 from cfqa_data.lazy import lazy_modules
-from cfqa_data.registry import Found, Registry, bind_options
+from cfqa_data.registry import Registry, RegistryEntry, bind_options
 
 __all__ = ["Codec", "FeatureCodec", "InputCodec", "find_codec", "get_codec", "list_codecs"]
 
@@ -41,7 +41,9 @@ def list_codecs() -> list[str]:
     return CODECS.names()
 
 
-def find_codec(name: object, *, classes: bool = False, plugins: Sequence[str | type] = ()) -> Found:
+def find_codec(
+    name: object, *, classes: bool = False, plugins: Sequence[str | type] = ()
+) -> RegistryEntry:
     """Return the class of a codec and where it comes from; see :meth:`Registry.find`."""
     return CODECS.find(name, classes=classes, plugins=plugins)
 

@@ -1,1 +1,1 @@
-"""What a person sees on a terminal: progress, sizes, durations, tables."""
+"""Terminal output: progress, sizes, durations and tables."""

@@ -1,4 +1,4 @@
-"""How long work reports what it is doing, without knowing who listens."""
+"""The `Progress` protocol by which long-running work reports its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress on a terminal: bars with rates and time left, or short lines where it is a file."""
+"""Progress on a terminal: bars with rates and time left, or short lines if output is a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes, durations and tables as plain text."""
+"""Format sizes, durations and tables as plain text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dataset folder is: its paths, tables, arrays, manifest, and what always holds in it."""
+"""The dataset format: paths, tables, arrays, manifest, and the invariants that hold in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights files: where they lie, read by memory map and without running them, and checked."""
+"""Read weights files safely: find them, memory-map them without running code, and validate them."""
 
 from __future__ import annotations
 

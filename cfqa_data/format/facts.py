@@ -1,4 +1,4 @@
-"""What a manifest says of its tasks and codecs: all that a reader has to know of them.
+"""Facts of tasks and codecs as a manifest records them: all that readers need to know.
 
 A task or a codec states these facts on its class; a dataset carries them, so that it can be opened,
 scored and shown where nobody has ever heard of the class. All are checked when they are made.

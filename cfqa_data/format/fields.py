@@ -1,4 +1,4 @@
-"""Dataclasses of plain data: checked by their annotations, written as tables and read from them.
+"""Dataclasses of plain data: validated by their annotations, converted to and from dictionaries.
 
 A number in an annotation is the least that a value may be, or of a text and a list how long it is
 at least: `Annotated[int, 1]`.

@@ -1,4 +1,4 @@
-"""What format 1 leaves to its readers: its three tasks, its six codecs, what its recipe says.
+"""Constants of format 1: the facts of its three tasks and six codecs, and reading its recipe.
 
 A manifest of format 1 names tasks and codecs; what they are stands here and nowhere else. In format
 2 the manifest says it. A folder is of format 1 where a reader of that format would open it and mean

@@ -1,4 +1,4 @@
-"""What always holds in a dataset folder: one function for each statement of docs/format.md.
+"""Invariants of a dataset folder: one function for each statement of docs/format.md.
 
 Who makes a folder takes values from here, or asks before it goes on; who opens or verifies one asks
 the same function. A statement that is to allow more is changed here, for both.

@@ -1,4 +1,4 @@
-"""Where everything lies in a dataset folder."""
+"""Paths of the files in a dataset folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of what is read from files that may come from anyone, and reading JSON within them.
+"""Limits for files from untrusted origins, and reading JSON and TOML within them.
 
 They are far beyond any dataset that there is: the paper's largest feature has 2^25 elements, its
 largest table 10^5 rows. What claims more is refused before anything is allocated for it.

@@ -1,4 +1,4 @@
-"""The manifest: what a dataset folder was made from and with, and the hash of every file in it.
+"""The manifest: how a dataset was made, and the hash of every file in its folder.
 
 It holds nothing that changes from one run to the next, so equal folders have equal manifests.
 A manifest that is read may come from anywhere: every part is checked before it is used.

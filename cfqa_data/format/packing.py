@@ -1,4 +1,4 @@
-"""Laying a feature's codes out as the one luma plane that image codecs take, and back."""
+"""Pack a feature's codes into the single luma plane that image codecs take, and unpack them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a Parquet table that may come from anyone, within a memory that its rows decide.
+"""Read Parquet tables from untrusted files within a bounded amount of memory.
 
 A few bytes of Parquet can stand for terabytes: a page unpacks to whatever its header says, a run of
 one word fills billions of rows, and a long text is stored once for many cells. So the heads of all

@@ -1,4 +1,4 @@
-"""What Git keeps in place of a large file whose content was not fetched: known, and said."""
+"""Detect Git LFS and git-annex pointer files, which stand for content that was not fetched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scalar quantisers between float32 features and integer codes, one table of values per layer.
+"""Scalar quantisers between float32 features and integer codes, with one table per layer.
 
 A quantiser is a fact of a dataset: it is stored in full beside the codes, and dequantising is a
 lookup in its table and nothing else, so that every reader gets the same bits.

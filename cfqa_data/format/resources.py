@@ -1,4 +1,4 @@
-"""Finding what a recipe names: in an installed package, below the data root, or by its path."""
+"""Locate the files that a recipe names: in a package, below the data root, or by path."""
 
 from __future__ import annotations
 

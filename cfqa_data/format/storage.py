@@ -1,4 +1,4 @@
-"""Writing the files of a dataset folder, each whole, under its name, or not at all; its tables.
+"""Write the files of a dataset folder atomically and durably, and read its tables.
 
 Identical input gives identical bytes, so a folder built twice has the same hashes.
 

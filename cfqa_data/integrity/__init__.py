@@ -1,4 +1,4 @@
-"""Whether a dataset folder is whole, agrees with itself, and has labels that tell metrics apart."""
+"""Check dataset folders: hashes, consistency, and how informative the labels are."""
 
 from __future__ import annotations
 

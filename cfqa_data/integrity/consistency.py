@@ -1,4 +1,4 @@
-"""Whether the parts of a dataset folder agree with each other, whatever their hashes say.
+"""Check that the parts of a dataset folder agree with each other, whatever their hashes are.
 
 Hashes tell that a file is the one of the manifest. Here: that the manifest lists the files that the
 format has and no other, that labels point to arrays and bitstreams that are there, that what is

@@ -1,4 +1,4 @@
-"""Whether a dataset's labels can tell one metric from another, per task and codec."""
+"""Label health: whether labels vary enough, per task and codec, to compare metrics by them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a dataset folder, in numbers: for `cfqa info` and the end of a build."""
+"""Summarise a dataset folder in numbers, for `cfqa info` and the end of a build."""
 
 from __future__ import annotations
 

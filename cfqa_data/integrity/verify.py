@@ -1,4 +1,4 @@
-"""A dataset folder against its manifest: whether every file is there, byte for byte, and no more.
+"""Verify a dataset folder against its manifest: missing, changed and unlisted files.
 
 What tools leave in a folder (a desktop's `.DS_Store`, the Hub's `.gitattributes` and `.cache`, what
 a build or a repair works with) is told of and is no damage: no reader looks at it. Any other file

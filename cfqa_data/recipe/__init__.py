@@ -1,4 +1,4 @@
-"""Recipes: everything that decides what a dataset holds."""
+"""Recipes: the complete specification of a dataset."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from cfqa_data.lazy import lazy_modules
 
 if TYPE_CHECKING:
     from cfqa_data.recipe.load import list_recipes, load_recipe
-    from cfqa_data.recipe.spec import BackboneSpec, Ladder, Recipe, SourceSpec, TaskSpec
+    from cfqa_data.recipe.spec import BackboneSpec, CodecSpec, Recipe, SourceSpec, TaskSpec
 
 __all__ = [
     "BackboneSpec",
-    "Ladder",
+    "CodecSpec",
     "Recipe",
     "SourceSpec",
     "TaskSpec",
@@ -22,7 +22,7 @@ __all__ = [
 
 _HOMES = {
     "BackboneSpec": "cfqa_data.recipe.spec",
-    "Ladder": "cfqa_data.recipe.spec",
+    "CodecSpec": "cfqa_data.recipe.spec",
     "Recipe": "cfqa_data.recipe.spec",
     "SourceSpec": "cfqa_data.recipe.spec",
     "TaskSpec": "cfqa_data.recipe.spec",

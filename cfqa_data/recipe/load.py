@@ -1,4 +1,4 @@
-"""Recipes as TOML files: those that come with the package, and anyone's own.
+"""Load recipes from TOML files: those that ship with the package, and the user's own.
 
 Paths in a recipe file are relative to the file, and `extends = "mini"` starts from another recipe.
 Once read, nothing is left to look up but what `package://`, `root://` and absolute paths name.
@@ -17,7 +17,7 @@ from cfqa_data.format.resources import ROOT_VARIABLE, is_uri, locate, resolve
 from cfqa_data.paths import absolute_path, exists, is_file, real_path
 from cfqa_data.recipe.spec import (
     BackboneSpec,
-    Ladder,
+    CodecSpec,
     Recipe,
     SourceSpec,
     TaskSpec,
@@ -26,7 +26,7 @@ from cfqa_data.recipe.spec import (
 
 __all__ = [
     "BackboneSpec",
-    "Ladder",
+    "CodecSpec",
     "Recipe",
     "SourceSpec",
     "TaskSpec",
@@ -105,8 +105,8 @@ def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:
         if not is_uri(table[key]):
             table[key] = str(absolute_path(table[key], base))
     for name, task in _tables(data, "tasks"):
-        for codec, ladder in _tables(task, "codecs"):
-            quantizer = ladder.get("quantizer")
+        for codec, codec_spec in _tables(task, "codecs"):
+            quantizer = codec_spec.get("quantizer")
             if isinstance(quantizer, dict) and isinstance(quantizer.get("centers"), str):
                 if fitted or is_file(locate(quantizer["centers"], base)):
                     quantizer["centers"] = _read_centers(quantizer["centers"], name, base)
@@ -121,8 +121,10 @@ def _check_tables(data: dict[str, Any], base: Path) -> None:
         RecipeError: a table and something else is missing.
     """
     tasks = [task for _, task in _tables(data, "tasks")]
-    ladders = [ladder for task in tasks for _, ladder in _tables(task, "codecs")]
-    quantizers = [found for ladder in ladders if isinstance(found := ladder.get("quantizer"), dict)]
+    ladders = [codec_spec for task in tasks for _, codec_spec in _tables(task, "codecs")]
+    quantizers = [
+        found for codec_spec in ladders if isinstance(found := codec_spec.get("quantizer"), dict)
+    ]
     files = ("weights", "head", "models")
     named = [table[key] for table, key in places_of_paths(data) if key in files]
     centers = _missing([quantizer.get("centers") for quantizer in quantizers], base)

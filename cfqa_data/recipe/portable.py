@@ -1,4 +1,4 @@
-"""Names of files that mean the same on every machine, in place of paths of one.
+"""Replace local paths in a recipe by names that mean the same on every machine.
 
 A manifest names what its recipe was made with by ``package://`` or ``root://``, and its SHA-256.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import ROOT, is_uri
-from cfqa_data.recipe.load import Ladder, Recipe
+from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.recipe.spec import PROGRAMS, SOURCE_PATHS, places_of_classes
 from cfqa_data.registry import Registry, own_name
 
@@ -61,13 +61,15 @@ def is_local_path(uri: str) -> bool:
     return not (is_uri(uri) or BARE.fullmatch(uri))
 
 
-def local_options(ladder: Ladder) -> list[tuple[str, str]]:
+def local_options(codec_spec: CodecSpec) -> list[tuple[str, str]]:
     """Return the options of a ladder's codec that name files, but for programs, and their values.
 
     No manifest says what these files hold, and they decide the bytes.
     """
     return [
-        (key, text) for key, text in _files("options", ladder.options) if text not in ladder.weights
+        (key, text)
+        for key, text in _files("options", codec_spec.options)
+        if text not in codec_spec.weights
     ]
 
 
@@ -186,9 +188,9 @@ def check_portable(where: object, manifest: Manifest) -> None:
     options = [
         entry
         for task, spec in manifest.recipe.get("tasks", {}).items()
-        for codec, ladder in spec.get("codecs", {}).items()
+        for codec, codec_spec in spec.get("codecs", {}).items()
         for entry in _files(
-            f"recipe.tasks.{task}.codecs.{codec}.options", ladder.get("options", {})
+            f"recipe.tasks.{task}.codecs.{codec}.options", codec_spec.get("options", {})
         )
         if entry[1] not in manifest.weights
     ]

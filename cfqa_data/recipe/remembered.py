@@ -1,4 +1,4 @@
-"""Where this machine has the files that it built datasets with, by SHA-256.
+"""A per-user cache of where files of earlier builds are, by SHA-256.
 
 A dataset names them by name and hash, so that it says nothing of its maker's disk; a folder that
 lies where it was built finds them here without being told. It is a cache: all of it may be deleted.

@@ -1,4 +1,4 @@
-"""What a recipe is: everything that decides what a dataset holds, validated when it is made.
+"""The specification of a recipe as frozen dataclasses, validated on construction.
 
 Tasks, backbones, sources and codecs are classes: built-in ones by name, installed entry points, or
 `module:Class`. What a codec's class says of its parameter decides which levels it may have.
@@ -20,12 +20,12 @@ from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, CodecFacts, check_na
 from cfqa_data.format.fields import Checked, Count, Number, Text, keyed
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.format.resources import is_uri
-from cfqa_data.registry import Found
+from cfqa_data.registry import RegistryEntry
 
 __all__ = [
     "PROGRAMS",
     "BackboneSpec",
-    "Ladder",
+    "CodecSpec",
     "Recipe",
     "SourceSpec",
     "TaskSpec",
@@ -113,8 +113,8 @@ class SourceSpec(_Spec):
 
 
 @dataclass(frozen=True)
-class Ladder(_Spec):
-    """One codec on one task, and its levels.
+class CodecSpec(_Spec):
+    """A codec of one task: its quantiser, options and levels.
 
     Attributes:
         codec: its name in the dataset.
@@ -149,14 +149,14 @@ class Ladder(_Spec):
         self.require("models" not in self.options, own)
 
     @cached_property
-    def found(self) -> Found:
+    def registered(self) -> RegistryEntry:
         """The class, and the package that it comes from."""
         return find_codec(self.kind or self.codec, classes=True)
 
     @cached_property
     def facts(self) -> CodecFacts:
-        """What the class says of itself."""
-        return replace(self.found.target.facts(), name=self.codec)
+        """The facts that the class declares."""
+        return replace(self.registered.target.facts(), name=self.codec)
 
     @property
     def parameter_name(self) -> str:
@@ -166,23 +166,23 @@ class Ladder(_Spec):
     @property
     def weights(self) -> tuple[str, ...]:
         """URIs of the weights that the codec uses: of its models, named or shipped."""
-        return tuple(self.found.target.weights(self.codec_options))
+        return tuple(self.registered.target.weights(self.codec_options))
 
     @property
     def codec_options(self) -> dict[str, Any]:
-        """Keyword arguments that make this ladder's codec."""
+        """Keyword arguments of the codec's class."""
         return dict(self.options) | ({"models": self.models} if self.models else {})
 
     @classmethod
-    def from_dict(cls, codec: str, data: object) -> Ladder:
+    def from_dict(cls, codec: str, data: object) -> CodecSpec:
         optional = ("parameter_name", "quantizer", "models", "options", "class")
         values = _keyed(f"codecs.{codec}", data, ("levels",), optional)
         name, quantizer = values.pop("parameter_name", None), values.pop("quantizer", None)
         made = quantizer_from_dict(quantizer) if quantizer is not None else None
-        ladder = cls(codec=codec, quantizer=made, **values)
-        told = f": parameter_name must be {ladder.parameter_name}, got {name!r}"
-        ladder.require(name in (None, ladder.parameter_name), told)
-        return ladder
+        codec_spec = cls(codec=codec, quantizer=made, **values)
+        told = f": parameter_name must be {codec_spec.parameter_name}, got {name!r}"
+        codec_spec.require(name in (None, codec_spec.parameter_name), told)
+        return codec_spec
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -204,7 +204,7 @@ class TaskSpec(_Spec):
         source: where its inputs come from.
         blocks: backbone blocks (from 0) whose outputs are kept, one per layer C.
         head: URI of the weights of the task's head; None where it has none.
-        ladders: the codecs by name: built-in ones first, in their order.
+        codecs: the codecs by name: built-in ones first, in their order.
         sources: originals; None is the recipe's `sources_per_task`.
         kind: name of its class, or `module:Class`; None is the class of the task's name.
         options: the class's own keyword arguments.
@@ -214,7 +214,7 @@ class TaskSpec(_Spec):
     source: SourceSpec
     blocks: Annotated[tuple[Number, ...], 1]
     head: Text | None
-    ladders: Mapping[str, Ladder]
+    codecs: Mapping[str, CodecSpec]
     sources: Count | None = None
     kind: Text | None = None
     options: Options = field(default_factory=dict)
@@ -231,13 +231,13 @@ class TaskSpec(_Spec):
         self.require(not bare, f".head: {self.task_class} needs weights")
         rising = all(a < b for a, b in pairwise(self.blocks))
         self.require(rising, f".blocks must be rising numbers, got {self.blocks}")
-        few = 1 <= len(self.ladders) <= MOST_CODECS
+        few = 1 <= len(self.codecs) <= MOST_CODECS
         self.require(few, f": there must be at least one codec, and at most {MOST_CODECS}")
-        for name, ladder in self.ladders.items():
-            layers = ladder.quantizer.layers if ladder.quantizer else len(self.blocks)
+        for name, codec_spec in self.codecs.items():
+            layers = codec_spec.quantizer.layers if codec_spec.quantizer else len(self.blocks)
             told = f"the quantiser has {layers} layer(s), the task {len(self.blocks)}"
             self.require(layers == len(self.blocks), f".codecs.{name}: {told}")
-        object.__setattr__(self, "ladders", _ordered(self.ladders, CODECS.builtin))
+        object.__setattr__(self, "codecs", _ordered(self.codecs, CODECS.builtin))
 
     @property
     def task_class(self) -> str:
@@ -248,10 +248,10 @@ class TaskSpec(_Spec):
     def from_dict(cls, name: str, data: object) -> TaskSpec:
         optional = ("head", "sources", "class", "options")
         values = _keyed("the task", data, ("source", "blocks", "codecs"), optional)
-        codecs = _table("codecs", values.pop("codecs"))
+        entries = _table("codecs", values.pop("codecs"))
         values["source"] = SourceSpec.from_dict(values["source"])
-        ladders = {codec: Ladder.from_dict(codec, entry) for codec, entry in codecs.items()}
-        return cls(name=name, head=values.pop("head", None), ladders=ladders, **values)
+        codecs = {codec: CodecSpec.from_dict(codec, entry) for codec, entry in entries.items()}
+        return cls(name=name, head=values.pop("head", None), codecs=codecs, **values)
 
     def to_dict(self) -> dict[str, Any]:
         own = {"head": self.head, "sources": self.sources, "class": self.kind}
@@ -260,7 +260,7 @@ class TaskSpec(_Spec):
             "blocks": list(self.blocks),
             **{key: value for key, value in own.items() if value is not None},
             **({"options": dict(self.options)} if self.options else {}),
-            "codecs": {name: ladder.to_dict() for name, ladder in self.ladders.items()},
+            "codecs": {name: codec_spec.to_dict() for name, codec_spec in self.codecs.items()},
         }
 
 
@@ -318,9 +318,9 @@ class Recipe(_Spec):
         """
         data = copy.deepcopy(self.to_dict())
         for task in data["tasks"].values():
-            for ladder in task["codecs"].values():
+            for codec_spec in task["codecs"].values():
                 for key in PROGRAMS:
-                    ladder["options"].pop(key, None)
+                    codec_spec["options"].pop(key, None)
         return Recipe.from_dict(data)
 
     @classmethod
@@ -368,10 +368,10 @@ def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], s
         if isinstance(task, dict):
             places += [(task, "head"), *options(task)]
             places += options(_inner(task, "source"), SOURCE_PATHS)
-            for codec, ladder in _inner(task, "codecs").items():
-                if isinstance(ladder, dict):
-                    own = ladder.get("class", codec) not in CODECS.builtin
-                    places += [(ladder, "models"), *(options(ladder) if own else ())]
+            for codec, codec_spec in _inner(task, "codecs").items():
+                if isinstance(codec_spec, dict):
+                    own = codec_spec.get("class", codec) not in CODECS.builtin
+                    places += [(codec_spec, "models"), *(options(codec_spec) if own else ())]
     for table, key in places:
         if isinstance(table.get(key), str) and table[key]:
             yield table, key
@@ -383,8 +383,8 @@ def places_of_classes(data: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, 
     for task, spec in data["tasks"].items():
         yield "task", spec, "class", TASK_CLASSES.get(task, task)
         yield "source", spec["source"], "kind", None
-        for codec, ladder in spec["codecs"].items():
-            yield "codec", ladder, "class", codec
+        for codec, codec_spec in spec["codecs"].items():
+            yield "codec", codec_spec, "class", codec
 
 
 def _inner(data: Mapping[str, Any], key: str) -> dict[str, Any]:

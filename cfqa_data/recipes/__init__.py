@@ -1,1 +1,1 @@
-"""Recipes: the facts of a dataset, as TOML."""
+"""Recipes that ship with the package, as TOML files."""

@@ -1,4 +1,4 @@
-"""Conformance suites: classes of tests (pytest) that a class of one's own is held against.
+"""Conformance suites: pytest classes to subclass for testing one's own tasks, codecs and so on.
 
 >>> from cfqa_data.testing.codecs import PlaneCodecSuite
 >>> class TestMine(PlaneCodecSuite):

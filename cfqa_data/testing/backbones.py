@@ -1,4 +1,4 @@
-"""What every backbone must do, as tests.
+"""Conformance suite of backbones.
 
 class TestMine(BackboneSuite):
     backbone = Mine

@@ -1,4 +1,4 @@
-"""What every codec must do, as tests: `PlaneCodecSuite`, `FeatureCodecSuite`, `InputCodecSuite`.
+"""Conformance suites of codecs: `PlaneCodecSuite`, `FeatureCodecSuite`, `InputCodecSuite`.
 
     class TestMine(FeatureCodecSuite):
         codec = Mine

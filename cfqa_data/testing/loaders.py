@@ -1,4 +1,4 @@
-"""What every way to load a dataset folder must do, as tests: all give the same pairs.
+"""Conformance suite of dataset loaders: all of them must give the same pairs.
 
     class TestMine(LoaderSuite):
         folder = "cfqa"

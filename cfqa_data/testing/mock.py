@@ -1,4 +1,4 @@
-"""A small dataset folder of format 2 with every case that a reader has to cope with.
+"""A small test dataset of format 2 with every case that a reader has to handle.
 
 It is made by the writers alone, in a fraction of a second, and is the same every time:
 

@@ -1,4 +1,4 @@
-"""What every source must do, as tests.
+"""Conformance suite of sources.
 
 class TestMine(SourceSuite):
     source = Mine

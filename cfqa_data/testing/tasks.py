@@ -1,4 +1,4 @@
-"""What every task must do, as tests.
+"""Conformance suite of tasks.
 
 class TestMine(TaskSuite):
     task = Mine

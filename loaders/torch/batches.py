@@ -1,4 +1,4 @@
-"""Batches that read each shard once: rows of one shape, shard after shard."""
+"""Batch samplers that group rows by shape and read each shard once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressed features as integers on their way to a device, where they become float32.
+"""Integer codes as tensors, moved to a device before they become float32.
 
 Integers are a half or a quarter of the bytes to move between processes and to a GPU.
 """

@@ -1,4 +1,4 @@
-"""Pairs of original and compressed feature with a label, as a map-style PyTorch dataset."""
+"""A map-style PyTorch dataset of original and compressed features with labels."""
 
 from __future__ import annotations
 

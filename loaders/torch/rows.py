@@ -1,4 +1,4 @@
-"""What the rows of a map-style dataset share: a shape, so that they can be stacked, and a shard."""
+"""Group the rows of a map-style dataset by shape and shard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking into a dataset folder: bitstreams are decoded again, and labels are computed again.
+"""Deep verification: decode every bitstream again and recompute labels (`cfqa verify --deep`).
 
 Every bitstream is decoded and compared with the stored codes, where there are any; of a sample of
 rows the labels are computed from what was decoded. A process holds one feature at a time.
@@ -18,8 +18,8 @@ import numpy as np
 
 from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
+from cfqa_data.builders.pipeline.context import BASELINES, Models
 from cfqa_data.builders.pipeline.label import baseline_values, score
-from cfqa_data.builders.pipeline.tools import BASELINES, Models
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage, drive
 from cfqa_data.console.progress import Progress, Silent
@@ -35,10 +35,10 @@ from cfqa_data.integrity.verify import Fault
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.recipe.portable import recipe_of
 
-__all__ = ["SAMPLE", "Looked", "look_into"]
+__all__ = ["SAMPLE", "DeepResult", "verify_deep"]
 
 SAMPLE = 100
-"""Rows whose labels are computed again, if nobody says how many."""
+"""Default number of label rows that are computed again."""
 
 NAMES = Layout(Path())
 
@@ -55,8 +55,8 @@ TOLERANCE = {
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What looking into a folder found.
+class DeepResult:
+    """Result of a deep verification.
 
     Attributes:
         faults: what is wrong, by file.
@@ -104,7 +104,7 @@ class Job:
 
 
 @extras()
-def look_into(
+def verify_deep(
     root: Path | Files,
     manifest: Manifest,
     damaged: set[str],
@@ -115,13 +115,13 @@ def look_into(
     untrusted: bool = False,
     progress: Progress | None = None,
     plugins: Iterable[str] = (),
-) -> Looked:
+) -> DeepResult:
     """Decode all bitstreams of a folder, and compute labels of a sample of its rows again.
 
     Args:
         root: the folder, or its files.
         manifest: its manifest.
-        damaged: files that are known to be damaged; what they are needed for is not looked at.
+        damaged: files that are known to be damaged; checks that need them are skipped.
         sample: rows whose labels are computed again.
         seed: of the choice of the sample.
         workers: processes.
@@ -135,27 +135,27 @@ def look_into(
         BuildError: a process was killed.
     """
     check_guard()
-    look = _Look(root, untrusted, tuple(plugins))
-    jobs, notes = look.plan(manifest, damaged, sample, seed)
+    verification = _DeepVerification(root, untrusted, tuple(plugins))
+    jobs, notes = verification.plan(manifest, damaged, sample, seed)
     faults: list[Fault] = []
     counts = [0, 0, 0]
     with Executor(workers) as executor:
-        for _, (wrong, done) in drive(look, executor, progress or Silent(), jobs):
+        for _, (wrong, done) in drive(verification, executor, progress or Silent(), jobs):
             faults += wrong
             counts = [a + b for a, b in zip(counts, done, strict=True)]
     ordered = sorted(set(faults), key=lambda fault: (fault.path, fault.what))
-    return Looked(tuple(ordered), counts[0], counts[1], counts[2], tuple(notes))
+    return DeepResult(tuple(ordered), counts[0], counts[1], counts[2], tuple(notes))
 
 
 @dataclass
-class _Look(Stage):
-    """Looks into a folder.
+class _DeepVerification(Stage):
+    """The stage that decodes and scores features again.
 
     Attributes:
         root: the folder, or its files.
         untrusted: decode in child processes that can do nothing else.
         plugins: classes that are not installed.
-        recipe: the manifest's, with its weights as they lie here; None if it cannot be gone by.
+        recipe: the manifest's, with local paths of its weights; None if it cannot be used.
     """
 
     root: Path | Files
@@ -172,7 +172,7 @@ class _Look(Stage):
 
     @cached_property
     def models(self) -> Models:
-        """What scores."""
+        """The recipe's backbone and tasks."""
         assert self.recipe is not None
         return Models(self.recipe)
 
@@ -215,8 +215,8 @@ class _Look(Stage):
                 array = NAMES.compressed(task, codec).as_posix()
                 stored = f"{array}/zarr.json" in manifest.files.keys() - damaged
                 for position, source in enumerate(entry.sources):
-                    there = stored and f"{array}/{shard_name(position)}" not in damaged
-                    if not (decode or there):
+                    readable_array = stored and f"{array}/{shard_name(position)}" not in damaged
+                    if not (decode or readable_array):
                         continue
                     jobs.append(
                         Job(
@@ -226,7 +226,7 @@ class _Look(Stage):
                             position,
                             len(held.levels),
                             decode,
-                            there,
+                            readable_array,
                             chosen[task, codec, source] if readable else {},
                             readable and task in scored,
                         )
@@ -282,12 +282,12 @@ class _Look(Stage):
                 entry = folder.manifest.tasks[item.task]
                 place = shard_of(item.position, entry.shard)
                 name = NAMES.bitstreams(item.task, item.codec, place, entry.shards).as_posix()
-                faults.append(Fault(name, self._told(error)))
+                faults.append(Fault(name, self._message(error)))
             try:
                 if item.stored:
                     stored = folder.compressed(item.source, item.codec, level)
             except FormatError as error:
-                faults.append(Fault(shard, self._told(error)))
+                faults.append(Fault(shard, self._message(error)))
             if feature is not None and stored is not None:
                 counts[1] += 1
                 if feature.tobytes() != stored.tobytes():
@@ -299,7 +299,7 @@ class _Look(Stage):
                 faults += self._label_faults(item, item.rows[level], feature)
         return faults, counts
 
-    def _told(self, error: CfqaError) -> str:
+    def _message(self, error: CfqaError) -> str:
         return str(error).removeprefix(f"{self.folder.files.location}: ")
 
     def _label_faults(self, job: Job, row: Mapping[str, Any], feature: np.ndarray) -> list[Fault]:
@@ -307,8 +307,8 @@ class _Look(Stage):
         name = NAMES.labels(job.task).as_posix()
         try:
             original = self.folder.original(job.source)
-            told = baseline_values(_baselines(), original, feature[None])
-            values = {metric: float(value[0]) for metric, value in told.items()}
+            baselines = baseline_values(_baselines(), original, feature[None])
+            values = {metric: float(value[0]) for metric, value in baselines.items()}
             if job.scored:
                 facts = self.folder.manifest.tasks[job.task].facts
                 truth = self.folder.truth(job.source) if facts.truth else None
@@ -318,7 +318,7 @@ class _Look(Stage):
                     values[f"{prefix}score"] = float(scores[0])
                     values[f"{prefix}loss"] = float(losses[0])
         except (FormatError, BuildError) as error:
-            return [Fault(name, f"cannot be computed again: {self._told(error)}")]
+            return [Fault(name, f"cannot be computed again: {self._message(error)}")]
         of = f"of {job.source} by {job.codec} at level {row['level']}"
         return [
             Fault(name, f"{key} {of} is {row[key]:.9g}, computed again it is {value:.9g}")
@@ -350,9 +350,9 @@ def _sample(
     return chosen
 
 
-def _near(column: str, told: float, value: float) -> bool:
+def _near(column: str, recorded: float, value: float) -> bool:
     relative, absolute = TOLERANCE[column]
-    return math.isclose(told, value, rel_tol=relative, abs_tol=absolute)
+    return math.isclose(recorded, value, rel_tol=relative, abs_tol=absolute)
 
 
 def _baselines() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An edition: what of a dataset folder goes to a hub, with the card and manifest that say so."""
+"""Choose what of a dataset folder is uploaded, and make the card and manifest of the upload."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from cfqa_data.errors import CfqaError
 from cfqa_data.format.manifest import TIERS, Manifest, manifest_text
 from cfqa_data.integrity.summary import light_files
 
-__all__ = ["CARD", "MANIFEST", "Edition", "make_edition"]
+__all__ = ["CARD", "MANIFEST", "Upload", "prepare_upload"]
 
 CARD, MANIFEST = "README.md", "manifest.json"
 
 
 @dataclass(frozen=True)
-class Edition:
-    """What goes to a hub.
+class Upload:
+    """The files of an upload.
 
     Attributes:
-        root: the folder that the files are in, all but card and manifest.
-        manifest: the manifest of what goes there.
+        root: the folder with the files, except card and manifest.
+        manifest: of the upload.
         card: text of the card.
         tag: name of this version.
-        rewritten: whether the folder's own card is another than its manifest and tables give.
+        rewritten: whether the folder's card was edited, so that the generated card differs.
     """
 
     root: Path
@@ -57,7 +57,7 @@ class Edition:
         return sum(entry["size"] for entry in self.files.values())
 
 
-def make_edition(
+def prepare_upload(
     root: Path,
     manifest: Manifest,
     repo: str,
@@ -65,8 +65,8 @@ def make_edition(
     tag: str | None = None,
     *,
     follow_links: bool = False,
-) -> Edition:
-    """Return what of a folder goes to a hub.
+) -> Upload:
+    """Return the files of a folder to upload, with their card and manifest.
 
     Args:
         root: a dataset folder that holds what its manifest says.
@@ -94,22 +94,23 @@ def make_edition(
                 "tier of it; publish the full one"
             )
         files = {path: entry for path, entry in light.items() if path != CARD}
-    own, manifest = manifest, replace(manifest, tier=tier, files=files)
+    full_manifest, manifest = manifest, replace(manifest, tier=tier, files=files)
     tag = tag or _tag(manifest)
     sizes = {path: entry["size"] for path, entry in files.items()}
     originals = folder.originals_table()
     text = card_text(manifest, labels, originals, sizes, repo, tag)
-    here = {path: entry["size"] for path, entry in own.files.items()}
-    known = {
-        _entry(card.encode())["sha256"] for card in (text, card_text(own, labels, originals, here))
+    all_sizes = {path: entry["size"] for path, entry in full_manifest.files.items()}
+    generated = {
+        _entry(card.encode())["sha256"]
+        for card in (text, card_text(full_manifest, labels, originals, all_sizes))
     }
     files = dict(sorted((files | {CARD: _entry(text.encode())}).items()))
-    return Edition(
+    return Upload(
         Path(root),
         replace(manifest, files=files),
         text,
         tag,
-        rewritten=own.files.get(CARD, {}).get("sha256") not in known,
+        rewritten=full_manifest.files.get(CARD, {}).get("sha256") not in generated,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a process makes once and uses for every item: backbone, tasks, sources, codecs."""
+"""Per-process context of a build: backbone, tasks, sources and codecs, each made once."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.invariants import fold_of
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.resources import is_uri, locate
-from cfqa_data.recipe.load import Ladder, Recipe
-from cfqa_data.registry import Found, Registry, bind_options
+from cfqa_data.recipe.load import CodecSpec, Recipe
+from cfqa_data.registry import Registry, RegistryEntry, bind_options
 
-__all__ = ["BASELINES", "Models", "Selected", "Tools", "check_feature", "codec_for"]
+__all__ = ["BASELINES", "BuildContext", "Models", "Selected", "check_feature", "codec_for"]
 
 BASELINES: tuple[str, ...] = ("mse", "cosine", "cka")
 """Metrics whose values against the original every label row carries."""
@@ -35,7 +35,11 @@ Shape = tuple[int, int, int, int]
 
 
 def made(
-    found: Found, options: Mapping[str, Any], what: str, error: type[CfqaError], **given: Any
+    found: RegistryEntry,
+    options: Mapping[str, Any],
+    what: str,
+    error: type[CfqaError],
+    **given: Any,
 ) -> Any:
     """Make an object of a class that a recipe names.
 
@@ -52,17 +56,17 @@ def made(
         return found.target(**arguments)
     except CfqaError:
         raise
-    except Exception as failure:  # whatever a class of somebody does
+    except Exception as failure:  # third-party code may raise anything
         raise error(f"{what}: {type(failure).__name__}: {failure}") from failure
 
 
-def codec_for(ladder: Ladder, tables: Mapping[str, np.ndarray] | None = None) -> Any:
-    """Make the codec of a ladder, with the tables that it gave before, if it did."""
-    if ladder.found.builtin:
-        return get_codec(ladder.kind or ladder.codec, **ladder.codec_options)
+def codec_for(codec_spec: CodecSpec, tables: Mapping[str, np.ndarray] | None = None) -> Any:
+    """Make the codec of a recipe's entry, with the tables that were fitted for it, if any."""
+    if codec_spec.registered.builtin:
+        return get_codec(codec_spec.kind or codec_spec.codec, **codec_spec.codec_options)
     given = {"tables": tables} if tables else {}
-    what = f"codec {ladder.codec}"
-    return made(ladder.found, ladder.codec_options, what, CodecError, **given)
+    what = f"codec {codec_spec.codec}"
+    return made(codec_spec.registered, codec_spec.codec_options, what, CodecError, **given)
 
 
 def check_feature(feature: Any, what: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -166,8 +170,8 @@ class Models:
         shape = (None, len(blocks), None, self.backbone.width)
         return check_feature(feature, f"{task}: {what} by the backbone", shape)
 
-    def classes(self) -> list[tuple[Registry, Found]]:
-        """Return every class that takes part, and what it was found in.
+    def classes(self) -> list[tuple[Registry, RegistryEntry]]:
+        """Return every class that the recipe uses, with its registry.
 
         Raises:
             CfqaError: one is not there, or not of its kind.
@@ -175,7 +179,9 @@ class Models:
         names = [(BACKBONES, self.recipe.backbone.kind or "dinov2")]
         for spec in self.recipe.tasks.values():
             names += [(TASKS, spec.task_class), (SOURCES, spec.source.kind)]
-            names += [(CODECS, ladder.kind or codec) for codec, ladder in spec.ladders.items()]
+            names += [
+                (CODECS, codec_spec.kind or codec) for codec, codec_spec in spec.codecs.items()
+            ]
         return [(kind, kind.find(name, classes=True)) for kind, name in names]
 
 
@@ -200,11 +206,11 @@ class Selected:
 
 
 @dataclass(frozen=True)
-class Tools:
-    """Everything a work item may use: the plan, the folder, and what is made from them.
+class BuildContext:
+    """Everything a work item may use: the plan, the folder, and objects made from the plan.
 
-    Pickled, it is the folder and the plan's digest: every process reads the plan itself, and makes
-    the rest once.
+    It is pickled as the folder and the plan's digest: each process reads the plan and makes the
+    objects once.
     """
 
     plan: Plan
@@ -212,24 +218,24 @@ class Tools:
     _codecs: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
 
     def __reduce__(self) -> Any:
-        return _tools, (str(self.layout.root), self.plan.digest())
+        return _context, (str(self.layout.root), self.plan.digest())
 
     @cached_property
     def models(self) -> Models:
         """The recipe's networks."""
         return Models(self.plan.recipe)
 
-    def ladder(self, item: Item) -> Ladder:
-        """The ladder of a compress item."""
-        return self.plan.recipe.tasks[item.task].ladders[item.codec]
+    def codec_spec(self, item: Item) -> CodecSpec:
+        """The codec, quantiser and levels of a compress item."""
+        return self.plan.recipe.tasks[item.task].codecs[item.codec]
 
     def codec(self, task: str, name: str) -> Any:
-        """The codec of a task's ladder, with its tables."""
+        """A codec of a task, with its tables."""
         if (task, name) not in self._codecs:
             path = self.tables_path(task, name)
             tables = read_tensors(path) if path.exists() else None
-            ladder = self.plan.recipe.tasks[task].ladders[name]
-            self._codecs[task, name] = codec_for(ladder, tables)
+            codec_spec = self.plan.recipe.tasks[task].codecs[name]
+            self._codecs[task, name] = codec_for(codec_spec, tables)
         return self._codecs[task, name]
 
     @cached_property
@@ -241,15 +247,15 @@ class Tools:
 
     def selected(self, task: str) -> Selected:
         """The selected sources."""
-        return Selected(**read_json(Item("select", task).marker(self.layout)))
+        return Selected(**read_json(Item("select", task).result_path(self.layout)))
 
     def references(self, task: str, shard: int) -> dict[str, Any]:
-        """What the extract stage noted of a shard: "score" and "loss" per source, and "grids"."""
-        return dict(read_json(Item("extract", task, shard=shard).marker(self.layout)))
+        """Result of the extract stage for a shard: "score" and "loss" per source, and "grids"."""
+        return dict(read_json(Item("extract", task, shard=shard).result_path(self.layout)))
 
     def entry(self, task: str) -> TaskEntry:
-        """What the manifest will say of a task."""
-        return TaskEntry.from_dict(task, read_json(Item("prepare", task).marker(self.layout)))
+        """The task's entry for the manifest."""
+        return TaskEntry.from_dict(task, read_json(Item("prepare", task).result_path(self.layout)))
 
     def ids(self, task: str, shard: int) -> list[str]:
         """Source ids of a shard."""
@@ -257,7 +263,7 @@ class Tools:
         return [ids[position] for position in self.plan.members(task, shard)]
 
     def tables_path(self, task: str, codec: str) -> Path:
-        """The file of what a codec's receivers have in advance."""
+        """The file of a codec's tables, which the decoder needs too."""
         return self.layout.tables(f"{task}-{codec}.safetensors")
 
     def originals_path(self, task: str, shard: int) -> Path:
@@ -287,7 +293,7 @@ class Tools:
 
 
 @lru_cache(maxsize=1)
-def _tools(root: str, digest: str) -> Tools:
+def _context(root: str, digest: str) -> BuildContext:
     layout = Layout(Path(root))
     path = layout.work / PLAN
     try:
@@ -298,11 +304,11 @@ def _tools(root: str, digest: str) -> Tools:
         ) from None
     if hashlib.sha256(text.encode()).hexdigest() != digest:
         raise BuildError(f"a worker sees another plan in {path}: the folder must be shared by all")
-    return Tools(Plan.from_json(text), layout)
+    return BuildContext(Plan.from_json(text), layout)
 
 
 def read_json(path: Path) -> Any:
-    """Return what a marker file holds."""
+    """Return the content of a JSON result file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
