@@ -331,8 +331,8 @@ def spaced(values: np.ndarray, count: int) -> list[int]:
         values: (P,), P >= count.
         count: places to choose, 2 or more.
     """
-    wanted = np.linspace(values[0], values[-1], count)
-    cost = (values[None, :] - wanted[:, None]) ** 2
+    targets = np.linspace(values[0], values[-1], count)
+    cost = (values[None, :] - targets[:, None]) ** 2
     cost[0, 1:] = cost[-1, :-1] = np.inf
     total, before = cost[0], []
     for row in cost[1:]:

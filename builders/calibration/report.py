@@ -152,13 +152,13 @@ def _figure(results: Sequence[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots(2, len(tasks), sharex="col", squeeze=False)
     lines: dict[str, Any] = {}
     for column, task in enumerate(tasks):
-        ours = [result for result in results if result["task"] == task]
-        title, score, loss = _words(ours[0])
+        of_task = [result for result in results if result["task"] == task]
+        title, score, loss = _words(of_task[0])
         axes[0, column].set_title(title)
         axes[0, column].set_ylabel(f"distortion: {score}")
         axes[1, column].set_ylabel(f"added {loss}")
         axes[1, column].set_xlabel("bits per feature point")
-        for result in ours:
+        for result in of_task:
             codec, rows = result["codec"], _best(result)["levels"]
             for row, key in enumerate(("distortion", "loss")):
                 (lines[codec],) = axes[row, column].plot(

@@ -205,8 +205,8 @@ def open_feature(path: Path, shape: Shape | None = None) -> np.ndarray:
         with warnings.catch_warnings(action="ignore"):
             feature: np.ndarray = open_memmap(path, mode="r")
     except Exception as error:  # a header is parsed as Python's literals: it can fail in many ways
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BuildError(f"{path}: not an .npy array that can be read: {told}") from None
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BuildError(f"{path}: not an .npy array that can be read: {detail}") from None
     if feature.dtype != np.float32 or feature.ndim != 4 or 0 in feature.shape:
         raise BuildError(
             f"{path}: {feature.dtype} {feature.shape}, not a float32 feature (N, C, T, D)"
@@ -262,15 +262,15 @@ def _add_codec(release: Release, task: str, codec: str, paths: list[Path]) -> No
     elif missing:
         why = f"{codec} on {task} lacks {missing[0][0]} at level {missing[0][1]:g}"
     else:
-        chosen = {key: files[there] for key, there in numbered.items()}
+        chosen = {key: files[file_key] for key, file_key in numbered.items()}
         streams = {} if video else found[".bin"]
-        whole = all(there in streams for there in numbered.values())
+        whole = all(file_key in streams for file_key in numbered.values())
         release.codec_files[task, codec] = CodecFiles(
             codec,
             task,
             tuple(levels),
             chosen,
-            {key: streams[there] for key, there in numbered.items()} if whole else {},
+            {key: streams[file_key] for key, file_key in numbered.items()} if whole else {},
         )
         for path in () if whole else streams.values():
             release.leave_out(path, "not every feature beside it has its bitstream")

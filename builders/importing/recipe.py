@@ -83,8 +83,8 @@ def release_recipe(
             }
             for codec in release.codecs(task)
         }
-        own = {} if counts[task] == most else {"sources": counts[task]}
-        tasks[task] = data["tasks"][task] | {"codecs": ladders} | own
+        extra = {} if counts[task] == most else {"sources": counts[task]}
+        tasks[task] = data["tasks"][task] | {"codecs": ladders} | extra
     return Recipe.from_dict(
         data
         | {

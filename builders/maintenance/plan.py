@@ -269,8 +269,8 @@ def check_environment(
     Raises:
         BuildError: something differs; names all of it.
     """
-    here, lost = _find_files(files, manifest, repair_plan)
-    recipe = repair_plan.plan.recipe.with_paths(lambda uri: here.get(uri, uri))
+    local_paths, lost = _find_files(files, manifest, repair_plan)
+    recipe = repair_plan.plan.recipe.with_paths(lambda uri: local_paths.get(uri, uri))
     repair_plan = replace(repair_plan, plan=replace(repair_plan.plan, recipe=recipe))
     different = []
     if versions:
@@ -316,7 +316,7 @@ def _find_files(
 
     Weights and lists are found by their SHA-256, all other paths of sources by their names.
     """
-    here: dict[str, str] = {}
+    local_paths: dict[str, str] = {}
     lost: dict[str, str] = {}
     needed = _weights(manifest, repair_plan)
     for task, spec in repair_plan.plan.recipe.tasks.items():
@@ -332,13 +332,13 @@ def _find_files(
             if key != "root" and uri in manifest.weights:
                 needed.add(uri)
             elif found := find_below_root(str(uri), manifest.weights.get(uri)):
-                here[uri] = str(found)
+                local_paths[uri] = str(found)
     for uri in sorted(needed):
         try:
-            here[uri] = str(find_weights(uri, manifest.weights.get(uri), files))
+            local_paths[uri] = str(find_weights(uri, manifest.weights.get(uri), files))
         except CfqaError as error:
             lost[uri] = str(error)
-    return here, lost
+    return local_paths, lost
 
 
 def _weights(manifest: Manifest, repair_plan: RepairPlan) -> set[str]:

@@ -78,11 +78,11 @@ class Scratch:
         remove_partials(self.layout.root)
         write_text(path, text)
         for name in self.manifest.files:
-            here = self.layout.root / name
+            copy = self.layout.root / name
             if name.startswith(INPUTS) and name not in self.damaged:
-                link(self.files.root / name, here)
-            elif here.is_file() and not self.is_intact(name):
-                here.unlink()
+                link(self.files.root / name, copy)
+            elif copy.is_file() and not self.is_intact(name):
+                copy.unlink()
         for task in self.manifest.tasks:
             self._write_stage_results(task)
 

@@ -51,7 +51,7 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
             sources[task] = models.source(task)
     if troubles:
         raise BuildError(
-            "; ".join(f"{where}: {'; '.join(told)}" for where, told in troubles.items())
+            "; ".join(f"{where}: {'; '.join(problems)}" for where, problems in troubles.items())
         )
     try:
         weights = hash_uris(uris) | hash_sources(recipe, sources)
@@ -86,7 +86,7 @@ def _noting(troubles: dict[str, list[str]], where: str) -> Iterator[None]:
     try:
         yield
     except CfqaError as error:
-        if not any(str(error) in told for told in troubles.values()):
+        if not any(str(error) in problems for problems in troubles.values()):
             troubles.setdefault(where, []).append(str(error))
 
 

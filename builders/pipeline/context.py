@@ -34,7 +34,7 @@ BASELINES: tuple[str, ...] = ("mse", "cosine", "cka")
 Shape = tuple[int, int, int, int]
 
 
-def made(
+def instantiate(
     found: RegistryEntry,
     options: Mapping[str, Any],
     what: str,
@@ -66,7 +66,7 @@ def codec_for(codec_spec: CodecSpec, tables: Mapping[str, np.ndarray] | None = N
         return get_codec(codec_spec.kind or codec_spec.codec, **codec_spec.codec_options)
     given = {"tables": tables} if tables else {}
     what = f"codec {codec_spec.codec}"
-    return made(codec_spec.registered, codec_spec.codec_options, what, CodecError, **given)
+    return instantiate(codec_spec.registered, codec_spec.codec_options, what, CodecError, **given)
 
 
 def check_feature(feature: Any, what: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -83,11 +83,11 @@ def check_feature(feature: Any, what: str, shape: tuple[int | None, ...]) -> np.
     if isinstance(feature, list | tuple):
         shapes = {np.shape(layer) for layer in feature}
         if len(shapes) > 1:
-            told = ", ".join(map(str, sorted(shapes)))
-            raise BuildError(f"{what}: layers of one task must have the same (T, D), not {told}")
+            shown = ", ".join(map(str, sorted(shapes)))
+            raise BuildError(f"{what}: layers of one task must have the same (T, D), not {shown}")
     array = np.asarray(feature)
     fits = array.ndim == 4 and all(
-        wanted in (None, length) for wanted, length in zip(shape, array.shape, strict=True)
+        expected in (None, length) for expected, length in zip(shape, array.shape, strict=True)
     )
     if not fits or array.dtype != np.float32 or not array.size:
         names = ", ".join(
@@ -112,7 +112,7 @@ class Models:
         spec = self.recipe.backbone
         options = spec.options if spec.kind else {"num_heads": spec.num_heads}
         weights = resolve_weights(spec.weights) if spec.weights else None
-        backbone: Backbone = made(
+        backbone: Backbone = instantiate(
             BACKBONES.find(spec.kind or "dinov2", classes=True),
             options,
             "backbone",
@@ -129,7 +129,7 @@ class Models:
         """
         if name not in self._tasks:
             spec = self.recipe.tasks[name]
-            self._tasks[name] = made(
+            self._tasks[name] = instantiate(
                 TASKS.find(spec.task_class, classes=True),
                 spec.options,
                 f"tasks.{name}",
@@ -154,7 +154,7 @@ class Models:
         spec = self.recipe.tasks[task].source
         found = SOURCES.find(spec.kind, classes=True)
         what, chosen = f"tasks.{task}.source: {spec.kind}", spec.seed if seed is None else seed
-        source: Source = made(found, spec.options, what, BuildError, task=task, seed=chosen)
+        source: Source = instantiate(found, spec.options, what, BuildError, task=task, seed=chosen)
         return source
 
     def features(self, task: str, inputs: Any, what: str = "a feature") -> np.ndarray:

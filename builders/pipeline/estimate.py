@@ -115,7 +115,7 @@ def _coding(plan: Plan, task: str, codec: str, points: int) -> tuple[float, floa
     return points * (_BITSTREAM_BYTES + stored), points * seconds
 
 
-def estimate_text(told: Mapping[str, Any]) -> str:
+def estimate_text(result: Mapping[str, Any]) -> str:
     """Return an estimate as a table with a line of totals."""
     heads = ["stage", "task", "codec", "items", "features", "bytes", "core-hours"]
     rows = [
@@ -128,10 +128,11 @@ def estimate_text(told: Mapping[str, Any]) -> str:
             size_text(row["bytes"]) if row["bytes"] else "",
             f"{row['core_hours']:.3g}" if row["core_hours"] else "",
         ]
-        for row in told["stages"]
+        for row in result["stages"]
     ]
     return (
         f"{table_text([heads, *rows], left=3)}\n\n"
-        f"{told['items']} items, about {told['core_hours']:.3g} core-hours, "
-        f"{size_text(told['bytes'])} on disk, {size_text(told['worker_bytes'])} of memory a worker"
+        f"{result['items']} items, about {result['core_hours']:.3g} core-hours, "
+        f"{size_text(result['bytes'])} on disk, "
+        f"{size_text(result['worker_bytes'])} of memory a worker"
     )

@@ -51,7 +51,7 @@ def hash_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str, str
         beside; of the images' names and labels, by the URI of their root.
     """
     hashes: dict[str, str] = {}
-    told: dict[str, list[Any]] = {}  # of all tasks with images below a root
+    values_by_root: dict[str, list[Any]] = {}  # of all tasks with images below a root
     for task, source in sources.items():
         options = recipe.tasks[task].source.options
         uris = [str(value) for key, value in options.items() if is_path(key, value)]
@@ -61,8 +61,8 @@ def hash_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str, str
             hashes[rename(path.as_posix(), names)] = hash_file(path)
         if values is not None:
             root = str(options.get("root", f"tasks.{task}.source"))
-            told.setdefault(root, []).append(values)
-    for root, lists in told.items():
+            values_by_root.setdefault(root, []).append(values)
+    for root, lists in values_by_root.items():
         text = json.dumps(lists if len(lists) > 1 else lists[0])
         hashes.setdefault(root, hashlib.sha256(text.encode()).hexdigest())
     return hashes

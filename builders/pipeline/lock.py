@@ -64,11 +64,11 @@ def _take(path: Path) -> int:
         try:
             got = _lock(handle)
             pid, host = _owner(handle)
-            here = host == socket.gethostname()
+            same_host = host == socket.gethostname()
             # Whoever has just got the lock of a dead process has its name to write yet.
-            if got is False and pid and not (here and not _alive(pid)):
+            if got is False and pid and not (same_host and not _alive(pid)):
                 raise BuildError(f"another build works in {root} (process {pid} on {host})")
-            if got is not False and pid and (not here or (got is None and _alive(pid))):
+            if got is not False and pid and (not same_host or (got is None and _alive(pid))):
                 raise BuildError(
                     f"another build works in {root} (process {pid} on {host}); "
                     f"if it does not run any more, delete {path}"
@@ -94,9 +94,9 @@ def _open(path: Path) -> int:
         BuildError: a link or something else that is no file is in its place.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    for there in (path.parent, path):
-        if there.is_symlink():
-            raise BuildError(f"{there} is a link, which no build makes: remove it")
+    for entry in (path.parent, path):
+        if entry.is_symlink():
+            raise BuildError(f"{entry} is a link, which no build makes: remove it")
     try:
         handle = os.open(path, flags, 0o666)
     except FileNotFoundError:

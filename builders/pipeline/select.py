@@ -171,7 +171,7 @@ def fitting(models: Models, task: str, count: int, seed: int | None = None) -> I
         BuildError: too few of the samples are accepted, or one is damaged.
     """
     accepted: list[Sample] = []
-    passed: list[str] = []
+    skipped: list[str] = []
     for seen, sample in enumerate(models.source(task, seed).samples()):
         if seen == PATIENCE * count:
             raise BuildError(
@@ -185,14 +185,14 @@ def fitting(models: Models, task: str, count: int, seed: int | None = None) -> I
         except BuildError as error:
             raise BuildError(f"{sample.source_id}: {error}") from None
         if why:
-            passed.append(f"{sample.source_id} ({why})")
+            skipped.append(f"{sample.source_id} ({why})")
             continue
         accepted.append(replace(sample, inputs=None))  # which may be large
         yield sample
         if len(accepted) == count:
             return
-    more = [f"and {len(passed) - SHOWN} more"] if len(passed) > SHOWN else []
-    told = f"; passed over: {', '.join(passed[:SHOWN] + more)}" if passed else ""
+    more = [f"and {len(skipped) - SHOWN} more"] if len(skipped) > SHOWN else []
+    rejected = f"; passed over: {', '.join(skipped[:SHOWN] + more)}" if skipped else ""
     raise BuildError(
-        f"{task}: the source has only {len(accepted)} sources that fit, {count} wanted{told}"
+        f"{task}: the source has only {len(accepted)} sources that fit, {count} wanted{rejected}"
     )

@@ -277,5 +277,5 @@ def _report(failures: dict[Any, CfqaError], total: int) -> None:
     if len(failures) == 1:
         raise next(iter(failures.values()))
     if failures:
-        told = "; ".join(map(str, failures.values()))
-        raise BuildError(f"{len(failures)} of {total} items failed, the rest is kept: {told}")
+        message = "; ".join(map(str, failures.values()))
+        raise BuildError(f"{len(failures)} of {total} items failed, the rest is kept: {message}")

@@ -75,8 +75,8 @@ def spawning(method: str = "spawn") -> Iterator[Path]:
                     raise BuildError(GUARD) from None
                 if not isinstance(error, BrokenProcessPool):
                     raise
-                told = "a worker was killed (out of memory?): run it again with fewer workers"
-                raise BuildError(told) from None
+                message = "a worker was killed (out of memory?): run it again with fewer workers"
+                raise BuildError(message) from None
 
 
 @contextmanager

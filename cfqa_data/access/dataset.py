@@ -202,8 +202,8 @@ class Dataset(Sequence[FeaturePair]):
             FormatError: the task has no gallery, or it is missing or damaged.
         """
         if task not in self.manifest.tasks:
-            told = unknown_name("task", task, self.manifest.tasks)
-            raise CfqaError(f"{self.location}: {told}")
+            message = unknown_name("task", task, self.manifest.tasks)
+            raise CfqaError(f"{self.location}: {message}")
         return self._folder.gallery(task)
 
     def truth(self, source_id: str) -> np.ndarray:
@@ -286,28 +286,28 @@ def load(
 
     def check_fold(value: object) -> int:
         if not isinstance(value, SupportsIndex) or isinstance(value, bool) or value not in folds:
-            there = ", ".join(map(str, folds))
-            raise CfqaError(f"{path}: no source is in fold {value!r}: there are {there}")
+            available = ", ".join(map(str, folds))
+            raise CfqaError(f"{path}: no source is in fold {value!r}: there are {available}")
         return operator.index(value)
 
-    for column, wanted, check in (
+    for column, selected, check in (
         ("codec", chosen, one_of("codec", dict.fromkeys(c.name for c in codecs))),
         ("level", level, lambda value: check_level(value, levels)),
         ("source_id", source, one_of("source", sources)),
         ("fold", fold, check_fold),
     ):
-        if wanted is not None:
-            values = [check(value) for value in _several(wanted)]
-            kept = pa.array(values, labels.schema.field(column).type)
-            labels = labels.filter(pc.is_in(labels[column], value_set=kept))
+        if selected is not None:
+            values = [check(value) for value in _several(selected)]
+            allowed = pa.array(values, labels.schema.field(column).type)
+            labels = labels.filter(pc.is_in(labels[column], value_set=allowed))
     return Dataset(folder, labels)
 
 
-def _several(wanted: Any) -> list[Any]:
+def _several(selected: Any) -> list[Any]:
     """Return what may be one thing or several as a list."""
-    if isinstance(wanted, str | bytes):
-        return [wanted]
+    if isinstance(selected, str | bytes):
+        return [selected]
     try:
-        return wanted.to_pylist() if hasattr(wanted, "to_pylist") else list(wanted)
+        return selected.to_pylist() if hasattr(selected, "to_pylist") else list(selected)
     except TypeError:
-        return [wanted]
+        return [selected]

@@ -277,8 +277,8 @@ class Folder:
         """Return what a compressed feature's task and codec are, and its level as a plain int."""
         entry, _ = self._place(source_id)
         if not isinstance(codec, str) or codec not in entry.codecs:
-            told = unknown_name("codec", codec, entry.codecs)
-            raise FormatError(f"{self.files.location}: {told}")
+            message = unknown_name("codec", codec, entry.codecs)
+            raise FormatError(f"{self.files.location}: {message}")
         held = entry.codecs[codec]
         return entry, held, check_level(level, len(held.levels))
 
@@ -320,12 +320,12 @@ class Folder:
                 for key, table in self._all_tensors(NAMES.tables(name)).items()
             }
             # What a manifest says of these is not gone by.
-            own: dict[str, Any] = {
+            trusted: dict[str, Any] = {
                 "untrusted": self.untrusted,
                 "plugins": self.plugins,
                 "tables": tables or None,
             }
-            return get_codec(origin.name, **{**options, **own})
+            return get_codec(origin.name, **{**options, **trusted})
         except (CodecError, RecipeError) as error:
             raise FormatError(f"{where}: {error}") from None
 

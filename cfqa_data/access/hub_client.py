@@ -200,7 +200,7 @@ class HubRepo:
 
     def _check(self, name: str, response: Any, start: int, stop: int | None, size: int) -> None:
         """See that a response is what was asked for."""
-        status, told = response.status_code, response.headers.get("Content-Range", "")
+        status, content_range = response.status_code, response.headers.get("Content-Range", "")
         if _passing(status):
             raise _Again(f"the server answers {status}")
         if status >= 400 and self._storage.pop(name, None):
@@ -217,9 +217,9 @@ class HubRepo:
         if (
             stop is not None
             and (status, start, stop) != (200, 0, size)
-            and (status != 206 or told != f"bytes {start}-{stop - 1}/{size}")
+            and (status != 206 or content_range != f"bytes {start}-{stop - 1}/{size}")
         ):
-            sent = repr(told[:60]) if status == 206 else f"status {status}"
+            sent = repr(content_range[:60]) if status == 206 else f"status {status}"
             raise ValueError(
                 f"asked for bytes {start}-{stop - 1} of the manifest's {size}, the server sends "
                 f"{sent}; is its upload finished?"
@@ -229,13 +229,13 @@ class HubRepo:
         """Return where a redirect leads; to another host, the storage's, the token does not go."""
         try:
             target = urljoin(url, location)
-            there, here = urlsplit(target), urlsplit(url)
-            known = there.scheme == "https" or there.scheme == here.scheme == "http"
+            redirect, origin = urlsplit(target), urlsplit(url)
+            allowed = redirect.scheme == "https" or redirect.scheme == origin.scheme == "http"
         except ValueError:
-            known = False
-        if not known:
+            allowed = False
+        if not allowed:
             raise HubError(f"{self.location}/{name}: the server redirects to {location[:200]!r}")
-        if there.netloc != here.netloc:
+        if redirect.netloc != origin.netloc:
             for key in [key for key in headers if key.lower() == "authorization"]:
                 del headers[key]
         return target

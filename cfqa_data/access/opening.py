@@ -37,10 +37,10 @@ def open_files(
         MissingDependencyError: `huggingface_hub` is not installed.
         HubError: there is no such repo or revision, or it cannot be reached.
     """
-    named, at, own = str(path), "", ""
+    named, at, revision_in_url = str(path), "", ""
     if isinstance(path, str) and path.startswith(HUB):
-        named, at, own = path.removeprefix(HUB).rstrip("/").partition("@")
-        if not named.startswith("datasets/") or (at and not own):
+        named, at, revision_in_url = path.removeprefix(HUB).rstrip("/").partition("@")
+        if not named.startswith("datasets/") or (at and not revision_in_url):
             raise CfqaError(f"{path}: give hf://datasets/org/name or hf://datasets/org/name@rev")
         named = named.removeprefix("datasets/")
         if not _is_repo(named):
@@ -51,11 +51,11 @@ def open_files(
         if revision is not None:
             raise CfqaError(f"{path}: a folder has no revisions; only a repo on the Hub has")
         return LocalFiles(path, follow_links)
-    if own and revision is not None and unquote(own) != revision:
+    if revision_in_url and revision is not None and unquote(revision_in_url) != revision:
         raise CfqaError(f"{path}: names another revision than revision={revision!r}")
     if cache and cache is not True:
         cache = absolute_path(cache)
-    return HubFiles(named, unquote(own) or revision, cache)
+    return HubFiles(named, unquote(revision_in_url) or revision, cache)
 
 
 def _exists(path: str | Path) -> bool:

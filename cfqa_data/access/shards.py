@@ -84,8 +84,8 @@ class ShardReader:
         """
         tokens, channels = self.shape[2:]
         places = [(int(index[level, n, c, 0]), int(index[level, n, c, 1])) for n, c in part.slices]
-        there = [place for place in places if place != (NOTHING, NOTHING)]
-        chunks = iter(blob.read(there))
+        present = [place for place in places if place != (NOTHING, NOTHING)]
+        chunks = iter(blob.read(present))
         stored = np.zeros((len(part.views), len(part.layers), tokens, channels), self.dtype)
         for block, place in zip(stored.reshape(-1, tokens, channels), places, strict=True):
             if place != (NOTHING, NOTHING):
@@ -134,9 +134,9 @@ def _named(name: str, **configuration: Any) -> dict[str, Any]:
 def _has(found: Any, expected: Any) -> bool:
     """Whether JSON holds all that is expected, and where that is a list, nothing else."""
     if isinstance(expected, dict):
-        there = isinstance(found, dict) and found.keys() >= expected.keys()
-        return there and all(_has(found[key], value) for key, value in expected.items())
+        present = isinstance(found, dict) and found.keys() >= expected.keys()
+        return present and all(_has(found[key], value) for key, value in expected.items())
     if isinstance(expected, list):
-        there = isinstance(found, list) and len(found) == len(expected)
-        return there and all(map(_has, found, expected))
+        present = isinstance(found, list) and len(found) == len(expected)
+        return present and all(map(_has, found, expected))
     return bool(found == expected)

@@ -100,8 +100,8 @@ class TensorFile:
         tensor = self.tensor(key)
         dtype = tensor.dtype
         if isinstance(dtype, str):
-            told = "which a dataset does not hold; build or fetch it again"
-            raise FormatError(f"{self.where}: {key!r} is {dtype}, {told}")
+            reason = "which a dataset does not hold; build or fetch it again"
+            raise FormatError(f"{self.where}: {key!r} is {dtype}, {reason}")
         if part is not None and (dtype, tensor.shape) != (np.float32, part.full):
             raise FormatError(
                 f"{self.where}: {key!r} is {dtype} {tensor.shape}, not float32 {part.full}"
@@ -109,8 +109,8 @@ class TensorFile:
         try:
             if part is None or part.whole:
                 (data,) = self.blob.read([(tensor.start, tensor.stop - tensor.start)])
-                own = data if isinstance(data, bytearray) else bytearray(data)  # can be written to
-                return np.frombuffer(own, dtype).reshape(tensor.shape)
+                writable = data if isinstance(data, bytearray) else bytearray(data)
+                return np.frombuffer(writable, dtype).reshape(tensor.shape)
             _, layers, tokens, channels = part.full
             row, span = channels * dtype.itemsize, part.span
             ranges = [

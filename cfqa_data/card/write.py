@@ -247,9 +247,9 @@ def _feature_table(manifest: Manifest) -> str:
 
 def _origin(manifest: Manifest) -> str:
     backbone = manifest.recipe.get("backbone")
-    told = backbone if isinstance(backbone, Mapping) else {}
-    weights = f"The weights are those of `{told.get('weights')}`." if "weights" in told else ""
-    text = told.get("origin") or weights or told.get("class")
+    spec = backbone if isinstance(backbone, Mapping) else {}
+    weights = f"The weights are those of `{spec.get('weights')}`." if "weights" in spec else ""
+    text = spec.get("origin") or weights or spec.get("class")
     return f"**Backbone.** {text}" if text else ""
 
 

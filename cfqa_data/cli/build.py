@@ -83,5 +83,5 @@ def _plan(recipe: str, tier: str, as_json: bool) -> None:
     from cfqa_data.builders.pipeline.estimate import estimate, estimate_text
     from cfqa_data.recipe.load import load_recipe
 
-    told = estimate(make_plan(load_recipe(recipe), tier))
-    shared.answer(as_json, lambda: told, lambda: estimate_text(told))
+    estimated = estimate(make_plan(load_recipe(recipe), tier))
+    shared.answer(as_json, lambda: estimated, lambda: estimate_text(estimated))

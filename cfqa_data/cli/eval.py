@@ -200,8 +200,8 @@ def _evaluate_logs(folder: Path, as_json: bool) -> None:
     from cfqa_data.eval.paper_logs import paper_figures, paper_logs_text
 
     figures = paper_figures(folder)
-    told = {"correlations": [figure.to_dict() for figure in figures]}
-    shared.answer(as_json, lambda: told, lambda: paper_logs_text(figures))
+    content = {"correlations": [figure.to_dict() for figure in figures]}
+    shared.answer(as_json, lambda: content, lambda: paper_logs_text(figures))
 
 
 def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:

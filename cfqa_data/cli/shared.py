@@ -223,14 +223,14 @@ def _json_safe(value: Any) -> Any:
 
 @contextmanager
 def working(
-    kept: str = "what is finished is kept, the same command goes on from here",
+    hint: str = "what is finished is kept, the same command goes on from here",
 ) -> Iterator[Progress]:
     """Show progress; on an interrupt, say what the next run of the command goes on from."""
     try:
         with terminal.show_progress() as progress:
             yield progress
     except KeyboardInterrupt as stop:
-        raise typer.Exit(interrupted(stop, kept)) from None
+        raise typer.Exit(interrupted(stop, hint)) from None
 
 
 def interrupted(stop: BaseException, more: str = "") -> int:

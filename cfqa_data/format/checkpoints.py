@@ -76,8 +76,8 @@ def shard_index(path: Path) -> dict[str, str]:
         places = parse_json(read_limited(path, LARGEST_JSON))["weight_map"]
         shards = set(places.values())
     except Exception as error:
-        told = pointer_at(path) or "not an index of safetensors shards"
-        raise BuildError(f"{path}: {told}") from error
+        detail = pointer_at(path) or "not an index of safetensors shards"
+        raise BuildError(f"{path}: {detail}") from error
     for shard in shards:
         if not isinstance(shard, str) or not SHARD.fullmatch(shard):
             raise BuildError(f"{path}: {shard!r} is not the name of a shard beside the index")
@@ -282,8 +282,8 @@ def without_prefix(
                 found.setdefault(name.removesuffix(end), name)
     prefixes = [prefix for prefix in found if "teacher" in prefix.split(".")] or [*found]
     if len(prefixes) > 1:
-        told = ", ".join(f"'{found[prefix]}'" for prefix in prefixes)
-        raise BuildError(f"{origin}: holds several networks ({told}); give the tensors of one")
+        detail = ", ".join(f"'{found[prefix]}'" for prefix in prefixes)
+        raise BuildError(f"{origin}: holds several networks ({detail}); give the tensors of one")
     prefix = prefixes[0] if prefixes else ""
     return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}, prefix
 

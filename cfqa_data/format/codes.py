@@ -173,14 +173,14 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
     if not 0 <= source_index < metadata["shape"][0]:
         raise FormatError(f"{path}: has no source {source_index}")
     stored = np.zeros(shape, dtype)
-    there = stored[:, :, :, :tokens]
+    target = stored[:, :, :, :tokens]
     if quantizer is None:
-        there[...] = codes
+        target[...] = codes
     else:
         orders = ranked_codes(quantizer, attributes.get("centres"), path)
         for layer, order in enumerate(orders):
             ranks = np.argsort(order).astype(dtype)
-            there[:, :, layer] = ranks[codes[:, :, layer]]
+            target[:, :, layer] = ranks[codes[:, :, layer]]
     made: dict[str, Any] = {METADATA: default_buffer_prototype().buffer.from_bytes(head)}
     # Shards of nothing but zeros are written too, so that a missing file always means a missing
     # shard. `open_array` takes a config and, for an array that is there, passes over it.

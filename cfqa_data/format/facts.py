@@ -283,8 +283,8 @@ class Origin(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(isinstance(self.options, Mapping), ".options are no table")
-        kept = {key: value for key, value in self.options.items() if key not in PROGRAMS}
-        object.__setattr__(self, "options", kept)
+        safe = {key: value for key, value in self.options.items() if key not in PROGRAMS}
+        object.__setattr__(self, "options", safe)
         self.require(re.fullmatch("|[0-9a-f]{64}", self.sha256), f".sha256 is {self.sha256!r}")
 
     @property
@@ -354,9 +354,9 @@ class CodecEntry(Checked):
         Raises:
             FormatError: a key is missing, unknown or has an impossible value.
         """
-        where, told = f"codecs.{name}", ("title", "on", "parameter", "bits")
-        table = keyed(where, data, (*told, "levels", "stored", "quantizer", "tables", "codec"))
-        facts = made(CodecFacts, where, {key: table[key] for key in told}, name=name)
+        where, fact_keys = f"codecs.{name}", ("title", "on", "parameter", "bits")
+        table = keyed(where, data, (*fact_keys, "levels", "stored", "quantizer", "tables", "codec"))
+        facts = made(CodecFacts, where, {key: table[key] for key in fact_keys}, name=name)
         origin, quantizer = table["codec"], table["quantizer"]
         try:
             entry = cls(
@@ -455,8 +455,8 @@ class TaskEntry(Checked):
         need(self.rows <= MOST_ROWS, f" has {self.rows:,} rows of labels; {MOST_ROWS:,} are read")
         for name, codec in self.codecs.items():
             layers = codec.quantizer.layers if codec.quantizer else c
-            told = f"the quantiser has {layers} layer(s), the shape {c}"
-            need(layers == c, f".codecs.{name}: {told}")
+            detail = f"the quantiser has {layers} layer(s), the shape {c}"
+            need(layers == c, f".codecs.{name}: {detail}")
 
     @property
     def where(self) -> str:
@@ -510,10 +510,12 @@ class TaskEntry(Checked):
         if not isinstance(data, Mapping):
             raise FormatError(f"{where} is not a table")
         table = dict(data)
-        told = {key: table.pop(key) for key in ("title", "score", "loss", "truth") if key in data}
+        fact_table = {
+            key: table.pop(key) for key in ("title", "score", "loss", "truth") if key in data
+        }
         tokens, codecs = table.pop("tokens", ""), table.pop("codecs", None)
         try:
-            facts = made(TaskFacts, where, told, name=check_name("task", name))
+            facts = made(TaskFacts, where, fact_table, name=check_name("task", name))
             if tokens not in (None, "varying"):
                 raise FormatError(f"{where}.tokens is {tokens!r}, not null or 'varying'")
             if not isinstance(codecs, dict):

@@ -96,12 +96,12 @@ def fits(recipe: Mapping[str, Any], tasks: Mapping[str, TaskEntry]) -> bool:
     What the format has no words for, the names of views and layers, the grid and the terms, does
     not count: where it differs from what its readers know, the recipe is none of theirs.
     """
-    told = {
+    entries = {
         name: {"shape": list(entry.shape), "sources": list(entry.sources)}
         for name, entry in tasks.items()
     }
     try:
-        read = read_tasks(recipe, told)
+        read = read_tasks(recipe, entries)
     except CfqaError:
         return False
     return list(read) == list(tasks) and all(

@@ -267,8 +267,8 @@ def _loss(column: str) -> Callable[[LabelRows], np.ndarray]:
     def holds(rows: LabelRows) -> np.ndarray:
         """A number in every row, or in none: published logs have no losses."""
         unscored = np.isnan(rows["loss"]).all() and np.isnan(rows["reference_loss"]).all()
-        told = np.isfinite(rows[column]) & (rows.entry.facts.loss is not None)
-        return told | bool(unscored)
+        has_loss = np.isfinite(rows[column]) & (rows.entry.facts.loss is not None)
+        return has_loss | bool(unscored)
 
     return holds
 

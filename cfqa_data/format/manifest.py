@@ -132,9 +132,9 @@ class Manifest(Checked):
         tasks = read(data.get("tasks"))
         check_source_ids({name: entry.sources for name, entry in tasks.items()})
         keys = ("name", "tier", "recipe", "versions", "weights", "health")
-        told: dict[str, Any] = {key: data.get(key) for key in keys}
+        plain_fields: dict[str, Any] = {key: data.get(key) for key in keys}
         return cls(
-            **told,
+            **plain_fields,
             tasks=tasks,
             files=_files(data.get("files")),
             packages=data.get("packages", {}),

@@ -334,8 +334,8 @@ def _check_bits(bits: object) -> None:
 
 def _floats(name: str, numbers: Sequence[float]) -> tuple[float, ...]:
     if not isinstance(numbers, Sequence) or isinstance(numbers, str) or len(numbers) > MAX_LAYERS:
-        told = f"at most {MAX_LAYERS} numbers, got {numbers!r}"
-        raise RecipeError(f"uniform quantiser: {name} must be {told}")
+        requirement = f"at most {MAX_LAYERS} numbers, got {numbers!r}"
+        raise RecipeError(f"uniform quantiser: {name} must be {requirement}")
     try:
         values = tuple(float(number) for number in numbers)
     except (TypeError, ValueError, OverflowError):

@@ -103,8 +103,8 @@ class _Job:
         try:
             self.faults += [Fault(name.as_posix(), what) for what in check() or ()]
         except FormatError as error:
-            told = str(error).removeprefix(f"{self.folder.files.where(name.as_posix())}: ")
-            self.faults.append(Fault(name.as_posix(), told))
+            message = str(error).removeprefix(f"{self.folder.files.where(name.as_posix())}: ")
+            self.faults.append(Fault(name.as_posix(), message))
 
     def shards(self, start: str) -> list[str]:
         """Return the files that the manifest lists below some start of their names."""
@@ -168,9 +168,9 @@ class _Job:
             if name not in self.manifest.files:
                 continue  # told of with the list of files, if it should be there
             levels = range(len(self.manifest.tasks[task].codecs[codec].levels))
-            wanted = {f"{source}/{level}" for source in sources for level in levels}
+            expected = {f"{source}/{level}" for source in sources for level in levels}
             streams = self._header(name)
-            for what in _others(streams, wanted):
+            for what in _others(streams, expected):
                 raise FormatError(f"{name} {what}")
             for key, (dtype, shape) in streams.items():
                 check_bitstream(dtype, len(shape), f"{name}: {key!r}")
@@ -213,8 +213,8 @@ class _Job:
             folds = folds_of(entry).tolist()
             for source, fold, group in zip(entry.sources, folds, entry.group_of, strict=True):
                 row = known[source]
-                told = {"fold": fold, "array": place[source], "key": source, "group": group}
-                for column, value in told.items():
+                recorded = {"fold": fold, "array": place[source], "key": source, "group": group}
+                for column, value in recorded.items():
                     if column in row and row[column] != value:
                         yield f"{column} of {source} is {row[column]!r}, not {value!r}"
                 if not math.isfinite(row["reference_score"]):
@@ -227,20 +227,20 @@ class _Job:
         import pyarrow as pa
 
         found = health(pa.concat_tables([rows.table for rows in tables.values()]))
-        told = [dict(row) for row in self.manifest.health]
-        if len(found) != len(told) or not all(map(_same_health, found, told)):
+        recorded = [dict(row) for row in self.manifest.health]
+        if len(found) != len(recorded) or not all(map(_same_health, found, recorded)):
             yield "its figures of health are not those of the labels"
 
     def card(self) -> Iterator[str]:
         """The card's head counts the rows that there are."""
         counts = {task: entry.rows for task, entry in self.manifest.tasks.items()}
         originals = sum(len(entry.sources) for entry in self.manifest.tasks.values())
-        wanted = {"default": sum(counts.values()), **counts, "originals": originals}
+        expected = {"default": sum(counts.values()), **counts, "originals": originals}
         card = self.folder.files.read(NAMES.card.as_posix())
-        found = _rows_told(card.decode("utf-8", "replace"))
-        for name in wanted:
-            if found.get(name) != wanted[name]:
-                yield f"says {found.get(name)} rows of {name!r}, there are {wanted[name]}"
+        found = _recorded_rows(card.decode("utf-8", "replace"))
+        for name in expected:
+            if found.get(name) != expected[name]:
+                yield f"says {found.get(name)} rows of {name!r}, there are {expected[name]}"
 
     def _header(self, name: str) -> dict[str, tuple[str, list[int]]]:
         """Return dtype and shape of the tensors in a safetensors file."""
@@ -256,9 +256,9 @@ def _extras(entry: TaskEntry) -> list[Path]:
     return [*tables, *([NAMES.gallery(entry.gallery)] if entry.gallery else [])]
 
 
-def _others(found: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
+def _others(found: Iterable[str], expected: Iterable[str]) -> Iterator[str]:
     """Yield what a file has that it should not, and what it lacks."""
-    keys, known = set(found), set(wanted)
+    keys, known = set(found), set(expected)
     for key in sorted(keys - known):
         yield f"holds {key!r}, which is not for it"
     if missing := sorted(known - keys):
@@ -266,17 +266,17 @@ def _others(found: Iterable[str], wanted: Iterable[str]) -> Iterator[str]:
         yield f"lacks {missing[0]!r}{more}"
 
 
-def _rows_told(card: str) -> dict[str, int]:
+def _recorded_rows(card: str) -> dict[str, int]:
     """Return how many rows each config has by the head of a card."""
-    told, config = {}, ""
+    recorded, config = {}, ""
     head = card.partition("\n---\n")[0].partition("\ndataset_info:\n")[2]
     for line in head.splitlines():
         key, _, value = line.strip(" -").partition(": ")
         if key == "config_name":
             config = value.strip("\"'")
         elif key == "num_examples" and value.isdecimal() and len(value) < 19:
-            told[config] = int(value)
-    return told
+            recorded[config] = int(value)
+    return recorded
 
 
 def _same_references(table: pa.Table, known: Mapping[str, Any]) -> Iterator[str]:
@@ -299,20 +299,20 @@ def _same(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.asarray((found == expected) | (np.isnan(found) & np.isnan(expected)))
 
 
-def _same_health(found: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+def _same_health(found: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
     """Whether figures of health are the labels', or what earlier versions made of unknown rates."""
-    if found["rate_falls"] is None and told.get("rate_falls") is not None:
+    if found["rate_falls"] is None and recorded.get("rate_falls") is not None:
         found = {**found, "rate_falls": 0.0, "ok": False}
-    return _alike(found, told)
+    return _alike(found, recorded)
 
 
-def _alike(found: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+def _alike(found: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
     """Whether two rows of figures say the same."""
-    if found.keys() != told.keys():
+    if found.keys() != recorded.keys():
         return False
     return all(
-        math.isclose(value, told[key], rel_tol=NEAR, abs_tol=NEAR)
-        if isinstance(value, float) and isinstance(told[key], int | float)
-        else value == told[key]
+        math.isclose(value, recorded[key], rel_tol=NEAR, abs_tol=NEAR)
+        if isinstance(value, float) and isinstance(recorded[key], int | float)
+        else value == recorded[key]
         for key, value in found.items()
     )

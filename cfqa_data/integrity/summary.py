@@ -252,7 +252,7 @@ def _size_lines(sizes: dict[str, int | None]) -> list[str]:
 def _health_table(rows: list[dict[str, Any]]) -> str:
     """Return the health figures with their thresholds as a second heading."""
     heads = ["task", "codec", "changing", "best", "worst", "rate falls", "MSE rises", "health"]
-    wanted = ["", "", f">= {LEAST_CHANGING:.0%}", "distortion", f">= {LEAST_SPAN:g} x best"]
-    wanted += [f">= {LEAST_MONOTONE:.0%}"] * 2 + [""]
+    thresholds = ["", "", f">= {LEAST_CHANGING:.0%}", "distortion", f">= {LEAST_SPAN:g} x best"]
+    thresholds += [f">= {LEAST_MONOTONE:.0%}"] * 2 + [""]
     lines = [[*health_cells(row), "ok" if row["ok"] else "weak"] for row in rows]
-    return table_text([heads, wanted, *lines], left=2, heads=2)
+    return table_text([heads, thresholds, *lines], left=2, heads=2)

@@ -130,8 +130,8 @@ def _check_tables(data: dict[str, Any], base: Path) -> None:
     centers = _missing([quantizer.get("centers") for quantizer in quantizers], base)
     if centers and (missing := centers | _missing(named, base)).keys() > centers.keys():
         under_root = f"; {ROOT_VARIABLE} says where root:// is" if any(map(is_uri, missing)) else ""
-        told = "; ".join(f"{uri}: no such file ({path})" for uri, path in missing.items())
-        raise RecipeError(told + under_root)
+        message = "; ".join(f"{uri}: no such file ({path})" for uri, path in missing.items())
+        raise RecipeError(message + under_root)
 
 
 def _missing(uris: list[Any], base: Path) -> dict[str, Path]:

@@ -148,10 +148,10 @@ def portable_names(recipe: Recipe) -> dict[str, str]:
     while True:
         names = {path: ROOT + "/".join(parts[path][-counts[path] :]) for path in parts}
         taken = list(names.values())
-        alike = [p for p in parts if taken.count(names[p]) > 1 and counts[p] < len(parts[p])]
-        if not alike:
+        ambiguous = [p for p in parts if taken.count(names[p]) > 1 and counts[p] < len(parts[p])]
+        if not ambiguous:
             return names
-        for path in alike:
+        for path in ambiguous:
             counts[path] += 1
 
 

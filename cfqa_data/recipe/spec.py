@@ -84,8 +84,8 @@ class BackboneSpec(_Spec):
     def to_dict(self) -> dict[str, Any]:
         if self.kind is None:
             return {"weights": self.weights, "num_heads": self.num_heads, "origin": self.origin}
-        own = {"class": self.kind, "options": dict(self.options), "origin": self.origin}
-        return own if self.weights is None else {"weights": self.weights, **own}
+        table = {"class": self.kind, "options": dict(self.options), "origin": self.origin}
+        return table if self.weights is None else {"weights": self.weights, **table}
 
 
 @dataclass(frozen=True)
@@ -138,15 +138,17 @@ class CodecSpec(_Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        with _told(f"{self.where}: "):
+        with _prefixed_errors(f"{self.where}: "):
             check_name("codec", self.codec)
             levels = self.facts.parameter.check_levels(self.levels)
         object.__setattr__(self, "levels", levels)
-        planes, there = self.facts.on == "planes", self.quantizer is not None
-        self.require(there or not planes, ".quantizer: a codec on planes needs one")
-        self.require(planes or not there, f".quantizer: a codec on {self.facts.on} takes none")
-        own = ": models is a key of the codec, not one of its options"
-        self.require("models" not in self.options, own)
+        planes, has_quantizer = self.facts.on == "planes", self.quantizer is not None
+        self.require(has_quantizer or not planes, ".quantizer: a codec on planes needs one")
+        self.require(
+            planes or not has_quantizer, f".quantizer: a codec on {self.facts.on} takes none"
+        )
+        duplicate = ": models is a key of the codec, not one of its options"
+        self.require("models" not in self.options, duplicate)
 
     @cached_property
     def registered(self) -> RegistryEntry:
@@ -180,8 +182,8 @@ class CodecSpec(_Spec):
         name, quantizer = values.pop("parameter_name", None), values.pop("quantizer", None)
         made = quantizer_from_dict(quantizer) if quantizer is not None else None
         codec_spec = cls(codec=codec, quantizer=made, **values)
-        told = f": parameter_name must be {codec_spec.parameter_name}, got {name!r}"
-        codec_spec.require(name in (None, codec_spec.parameter_name), told)
+        message = f": parameter_name must be {codec_spec.parameter_name}, got {name!r}"
+        codec_spec.require(name in (None, codec_spec.parameter_name), message)
         return codec_spec
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,7 +227,7 @@ class TaskSpec(_Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        with _told():
+        with _prefixed_errors():
             check_name("task", self.name)
         bare = self.head is None and self.task_class in TASK_CLASSES.values()
         self.require(not bare, f".head: {self.task_class} needs weights")
@@ -235,8 +237,8 @@ class TaskSpec(_Spec):
         self.require(few, f": there must be at least one codec, and at most {MOST_CODECS}")
         for name, codec_spec in self.codecs.items():
             layers = codec_spec.quantizer.layers if codec_spec.quantizer else len(self.blocks)
-            told = f"the quantiser has {layers} layer(s), the task {len(self.blocks)}"
-            self.require(layers == len(self.blocks), f".codecs.{name}: {told}")
+            message = f"the quantiser has {layers} layer(s), the task {len(self.blocks)}"
+            self.require(layers == len(self.blocks), f".codecs.{name}: {message}")
         object.__setattr__(self, "codecs", _ordered(self.codecs, CODECS.builtin))
 
     @property
@@ -254,11 +256,11 @@ class TaskSpec(_Spec):
         return cls(name=name, head=values.pop("head", None), codecs=codecs, **values)
 
     def to_dict(self) -> dict[str, Any]:
-        own = {"head": self.head, "sources": self.sources, "class": self.kind}
+        optional = {"head": self.head, "sources": self.sources, "class": self.kind}
         return {
             "source": self.source.to_dict(),
             "blocks": list(self.blocks),
-            **{key: value for key, value in own.items() if value is not None},
+            **{key: value for key, value in optional.items() if value is not None},
             **({"options": dict(self.options)} if self.options else {}),
             "codecs": {name: codec_spec.to_dict() for name, codec_spec in self.codecs.items()},
         }
@@ -335,7 +337,7 @@ class Recipe(_Spec):
         values["backbone"] = BackboneSpec.from_dict(values["backbone"])
         tasks = {}
         for name, entry in _table("tasks", values["tasks"]).items():
-            with _told(f"tasks.{name}: "):
+            with _prefixed_errors(f"tasks.{name}: "):
                 tasks[name] = TaskSpec.from_dict(name, entry)
         return cls(**values | {"tasks": tasks})
 
@@ -370,8 +372,8 @@ def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], s
             places += options(_inner(task, "source"), SOURCE_PATHS)
             for codec, codec_spec in _inner(task, "codecs").items():
                 if isinstance(codec_spec, dict):
-                    own = codec_spec.get("class", codec) not in CODECS.builtin
-                    places += [(codec_spec, "models"), *(options(codec_spec) if own else ())]
+                    is_plugin = codec_spec.get("class", codec) not in CODECS.builtin
+                    places += [(codec_spec, "models"), *(options(codec_spec) if is_plugin else ())]
     for table, key in places:
         if isinstance(table.get(key), str) and table[key]:
             yield table, key
@@ -405,19 +407,21 @@ def _ordered(table: Mapping[str, Any], first: Iterable[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _told(where: str = "") -> Iterator[None]:
+def _prefixed_errors(where: str = "") -> Iterator[None]:
     """Say of whatever is wrong where in the recipe it stands."""
     try:
         yield
     except CfqaError as error:
-        told = str(error)
+        message = str(error)
         at = where.removesuffix(": ")
-        raise RecipeError(told if at and told.startswith(at) else f"{where}{told}") from None
+        raise RecipeError(
+            message if at and message.startswith(at) else f"{where}{message}"
+        ) from None
 
 
 def _keyed(where: str, data: object, *keys: tuple[str, ...]) -> dict[str, Any]:
     """Return a table after checking its keys; `class` comes as `kind`."""
-    with _told():
+    with _prefixed_errors():
         table = keyed(where, data, *keys)
     return {"kind" if key == "class" else key: value for key, value in table.items()}
 

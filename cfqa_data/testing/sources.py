@@ -28,14 +28,14 @@ __all__ = ["SourceSuite", "digest"]
 def digest(value: Any) -> str:
     """Return a hash of what a source may give: arrays, texts, numbers, and containers of them."""
     if isinstance(value, np.ndarray | np.generic):
-        told = f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+        described = f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
     elif isinstance(value, Mapping):
-        told = str([(key, digest(value[key])) for key in sorted(value)])
+        described = str([(key, digest(value[key])) for key in sorted(value)])
     elif isinstance(value, list | tuple):
-        told = str([digest(entry) for entry in value])
+        described = str([digest(entry) for entry in value])
     else:
-        told = hashlib.sha256(pickle.dumps(value)).hexdigest()
-    return f"{type(value).__name__} {told}"
+        described = hashlib.sha256(pickle.dumps(value)).hexdigest()
+    return f"{type(value).__name__} {described}"
 
 
 class SourceSuite:

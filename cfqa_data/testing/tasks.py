@@ -89,8 +89,8 @@ class TaskSuite:
             assert scores.dtype == losses.dtype == np.float64
             alone = [task.score(version, truth) for version in batch]
             np.testing.assert_allclose(scores, [score for score, _ in alone], rtol=1e-6)
-            told = [math.nan if loss is None else loss for _, loss in alone]
-            np.testing.assert_allclose(losses, told, rtol=1e-6)
+            expected = [math.nan if loss is None else loss for _, loss in alone]
+            np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
     def test_originals_are_no_worse_than_noise(self) -> None:
         task, rng = self.make(), np.random.default_rng(0)
