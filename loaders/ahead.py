@@ -60,5 +60,5 @@ def _reading(
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        finally:  # what nobody waits for any more is not read
+        finally:  # no longer needed: not read
             pool.shutdown(wait=True, cancel_futures=True)

@@ -66,7 +66,7 @@ class _Measure(Stage):
 
     @cached_property
     def models(self) -> Models:
-        """What extracts and scores."""
+        """The recipe's backbone and tasks."""
         return Models(self.recipe)
 
     def items(self) -> list[tuple[int, float]]:
@@ -79,7 +79,7 @@ class _Measure(Stage):
 
 
 class Pool:
-    """Measures cells of a grid on processes of one thread each, or in this one."""
+    """Measures cells of a grid in worker processes, or in this one."""
 
     def __init__(self, recipe: Recipe, workers: int) -> None:
         check_guard()
@@ -116,7 +116,7 @@ def calibrate(
     budget: float = BUDGET,
     harmless: float = NO_HARM,
 ) -> dict[str, Any]:
-    """Try a codec over ranges and parameters, and return what was found as JSON-safe data.
+    """Try a codec over ranges and parameters; return the measurements and the proposal, JSON-safe.
 
     Args:
         pool: where to run.

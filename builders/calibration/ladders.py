@@ -61,7 +61,7 @@ STEADY = 0.96
 
 @dataclass(frozen=True)
 class Bench:
-    """Originals of one task to try ladders on.
+    """Originals of one task on which codecs are measured.
 
     Attributes:
         task: name of the task.
@@ -91,7 +91,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a codec did at each of P parameters, best first; arrays are float64 (S, P).
+    """Measurements of a codec at each of P parameters, best first; arrays are float64 (S, P).
 
     Attributes:
         parameters: in the order of falling quality.
@@ -143,7 +143,7 @@ def widened(bench: Bench, bits: int, scale: float) -> UniformQuantizer:
 def gather(
     models: Models, task: str, count: int, seed: int, training: Sequence[np.ndarray]
 ) -> Bench:
-    """Select sources as a build would, from another seed, and note what a useless feature costs.
+    """Select sources with another seed, and measure the distortion of a useless feature.
 
     Args:
         models: the recipe's networks.
@@ -194,7 +194,7 @@ def measure(
     quantizer: Quantizer | None,
     parameters: Sequence[float],
 ) -> Curve:
-    """Run a ladder's codec on the bench with a quantiser, at parameters from best to worst.
+    """Run a codec on the bench with a quantiser, at parameters from best to worst.
 
     Raises:
         BuildError: the codec does not know its rate.
@@ -222,7 +222,7 @@ def measure(
 
 
 def join(curves: Sequence[Curve]) -> Curve:
-    """One curve of curves of the same sources, in their order."""
+    """Concatenate curves of the same sources into one."""
     names = ("bpfp", "mse", "distortion", "loss")
     return Curve(
         tuple(parameter for curve in curves for parameter in curve.parameters),
@@ -231,7 +231,7 @@ def join(curves: Sequence[Curve]) -> Curve:
 
 
 def figures(bench: Bench, codec: str, curve: Curve) -> dict[str, Any]:
-    """Return the health figures of a curve's levels as of a dataset's, and three more.
+    """Return the health figures of a curve's levels, and three more.
 
     These are `bpfp` (mean over sources and levels), `reach` (share of a useless feature's mean
     distortion that the last level has) and `distinct` (mean number of different distortions of a
@@ -268,7 +268,7 @@ def propose(
     harmless: float = NO_HARM,
     levels: int = LEVELS,
 ) -> tuple[Curve, dict[str, Any]]:
-    """Return the best ladder of some parameters of a curve, and its figures.
+    """Return the best levels among the parameters of a curve, and their figures.
 
     From one level to the next, as nearly as the curve's parameters allow, the rate's ratio and the
     rise of the distortion add up to the same, each as a share of its whole.
@@ -319,13 +319,13 @@ def propose(
 
 
 def _share(values: np.ndarray) -> np.ndarray:
-    """Return values as shares of the way from the first to the last."""
+    """Scale values so that the first is 0 and the last is 1."""
     rise = values[-1] - values[0]
     return (values - values[0]) / rise if rise else np.zeros(len(values))
 
 
 def spaced(values: np.ndarray, count: int) -> list[int]:
-    """Return rising places, first and last among them, whose values come nearest to equal steps.
+    """Return increasing indices, from first to last, whose values are most nearly equally spaced.
 
     Args:
         values: (P,), P >= count.

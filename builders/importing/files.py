@@ -58,7 +58,7 @@ class Unplaced:
 
 @dataclass(frozen=True)
 class CodecFiles:
-    """What a release has of one codec on one task: every level of every original.
+    """The files of one codec on one task in a release: every level of every original.
 
     Attributes:
         codec: the codec.
@@ -82,7 +82,7 @@ class CodecFiles:
 
 @dataclass
 class Release:
-    """A release's files, sorted into what can become a dataset and what cannot.
+    """A release's files, classified into those to import and those left out.
 
     Attributes:
         root: the folder that holds `org_feat`.
@@ -99,26 +99,26 @@ class Release:
     unplaced: list[Unplaced] = field(default_factory=list)
 
     def leave_out(self, path: Path, why: str) -> None:
-        """Note a file that is not placed."""
+        """Record a file that is left out."""
         self.unplaced.append(Unplaced(path.relative_to(self.root).as_posix(), why))
 
     def leave_out_codec(self, task: str, codec: str, why: str) -> None:
-        """Take a ladder out again, and its task with its last ladder."""
+        """Leave out the files of a codec on a task."""
         ladder = self.codec_files.pop((task, codec))
         for path in [*ladder.files.values(), *ladder.streams.values()]:
             self.leave_out(path, why)
 
     def drop_bare_tasks(self) -> None:
-        """Leave out originals of which nothing compressed is left."""
+        """Leave out the originals of tasks without any codec."""
         for task in [name for name in self.originals if not self.codecs(name)]:
             for path in self.originals.pop(task).values():
                 self.leave_out(path, f"no codec of {task} is complete")
 
     def check_ids(self) -> None:
-        """See that no two originals have the same name, of whichever tasks they are.
+        """Check that no two originals, of any task, have the same name.
 
         Raises:
-            BuildError: they have; the name and its tasks are told.
+            BuildError: two have; names them and their tasks.
         """
         try:
             check_source_ids({task: list(files) for task, files in self.originals.items()})
@@ -126,12 +126,12 @@ class Release:
             raise BuildError(f"{self.root / 'org_feat'}: {error}") from None
 
     def codecs(self, task: str) -> list[str]:
-        """Return the codecs that a task has ladders of."""
+        """Return the codecs of a task."""
         return [codec for codec in RELEASE_CODECS if (task, codec) in self.codec_files]
 
 
 def scan_release(source: Path | str) -> Release:
-    """Sort the files of a release.
+    """Scan a release and classify its files.
 
     Args:
         source: the folder `cfqa_dataset`, or the one that holds it.
@@ -242,7 +242,7 @@ def _check_originals(task: str, originals: Mapping[str, Path]) -> Shape:
 
 
 def _add_codec(release: Release, task: str, codec: str, paths: list[Path]) -> None:
-    """Make a ladder of one codec's files on one task, or say of each why there is none."""
+    """Add the files of one codec on one task, or leave all of them out with the reason."""
     found: dict[str, dict[tuple[str, float], Path]] = {".bin": {}, ".npy": {}}
     for path, level, why in _sorted_files(release, task, codec, paths):
         if level is None:

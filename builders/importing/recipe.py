@@ -23,7 +23,7 @@ GROUP = 2
 def find_quantizers(
     release: Release, base: Recipe, begun: Recipe | None, progress: Progress
 ) -> dict[tuple[str, str], Quantizer]:
-    """Return the quantiser of every ladder; those that have none are left out of the release.
+    """Return the quantiser of every task and codec; those without one are left out of the release.
 
     Args:
         release: the files.

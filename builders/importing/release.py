@@ -39,7 +39,7 @@ MSE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did.
+    """Result of an import.
 
     Attributes:
         root: the dataset folder.
@@ -76,7 +76,7 @@ def import_release(
     accept_versions: bool = False,
     progress: Progress | None = None,
 ) -> Imported:
-    """Make a dataset folder of a downloaded release, or go on where that was stopped.
+    """Make a dataset folder of a downloaded release, or resume an interrupted import.
 
     Args:
         source: the release, as `cfqa_data.builders.importing.files` describes it.
@@ -84,7 +84,7 @@ def import_release(
         logs: folder of published score logs, for the labels; without one the recipe's heads score
             the features against the truths of its sources.
         recipe: says the blocks, the ranges of HM's and VTM's quantisers, and what to score with.
-        accept_versions: go on with an import that was begun with other versions of the software.
+        accept_versions: resume an import that was begun with other versions of the software.
         progress: notified of stages and their progress; optional.
 
     Returns:

@@ -68,7 +68,7 @@ class LogScores:
         self._best: dict[tuple[str, str], LogLine] = {}
 
     def match(self, release: Release) -> None:
-        """Leave out of a release the ladders of which a score is missing."""
+        """Leave out of a release the codecs of which a score is missing."""
         for task, codec in list(release.codec_files):
             if why := self._lacks(release, task, codec):
                 release.leave_out_codec(task, codec, why)

@@ -22,10 +22,10 @@ BITS = 8
 def find_table(
     release: Release, ladder: CodecFiles, advance: Callable[[], None]
 ) -> PaperKMeansQuantizer | str:
-    """Return the table of a hyperprior's ladder, or why there is none.
+    """Return the k-means table of a hyperprior's features, or the reason why there is none.
 
     Args:
-        release: what the ladder is of.
+        release: that the files belong to.
         ladder: of a hyperprior.
         advance: called after each feature.
 
@@ -51,7 +51,7 @@ def find_table(
 
 
 def _widened(table: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return an increasing table with whatever values it lacks."""
+    """Return an increasing table with missing values added."""
     flat = values.ravel()
     if not len(table):
         return np.unique(flat)

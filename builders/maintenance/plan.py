@@ -54,7 +54,7 @@ class Recompress(Compress):
 
 @dataclass(frozen=True)
 class RepairStage(Prepare):
-    """A stage on what is in the dataset's folder by now.
+    """A stage that reads the dataset's folder in its current state.
 
     Attributes:
         files: of the dataset.
@@ -179,7 +179,7 @@ def plan_repair(
     damaged: set[str],
     plugins: tuple[str, ...] = (),
 ) -> RepairPlan:
-    """Return what makes damaged files of a dataset again.
+    """Plan the repair of damaged files.
 
     Args:
         files: of the dataset.
@@ -254,7 +254,7 @@ def check_environment(
     *,
     versions: bool,
 ) -> RepairPlan:
-    """See that this machine has the software and weights of the manifest.
+    """Check that this machine has the software and weights of the manifest.
 
     Args:
         files: of the folder.
@@ -264,7 +264,7 @@ def check_environment(
         versions: look at versions, too, not only at the weights.
 
     Returns:
-        The steps, with the recipe's files named as they lie here.
+        The plan, with local paths of the recipe's files.
 
     Raises:
         BuildError: something differs; names all of it.
@@ -312,7 +312,7 @@ def check_environment(
 def _find_files(
     files: LocalFiles, manifest: Manifest, repair_plan: RepairPlan
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return where the files of the recipe lie here, and why those that are needed do not, by URI.
+    """Return local paths of the recipe's files, and why needed ones are missing, both by URI.
 
     Weights and lists are found by their SHA-256, all other paths of sources by their names.
     """

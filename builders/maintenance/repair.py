@@ -43,7 +43,7 @@ ASIDE = ".repair/aside"
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a repair did, or would do.
+    """Result of a repair, or of a dry run.
 
     Attributes:
         root: the folder.
@@ -126,7 +126,7 @@ def repair(
 
 
 def _check_ours(root: Path) -> None:
-    """See that what a repair writes stays in the folder, which may be a stranger's.
+    """Check that a repair writes only inside the folder, which is untrusted.
 
     Raises:
         BuildError: a link or something else is where a repair has its own folders.
@@ -204,7 +204,7 @@ def _repair(
 
 
 def _check(found: Verified, accept_versions: bool, plugins: tuple[str, ...]) -> RepairPlan:
-    """Return what is to be done, once it is sure that what is installed here can do it."""
+    """Plan a repair and check that the installed software can do it."""
     _check_fetched(found)
     damaged = {fault.path for fault in found.faults}
     repair_plan = plan_repair(found.files, found.manifest, damaged, plugins)
@@ -247,7 +247,7 @@ def _put(files: LocalFiles, name: str, made: Path) -> None:
 
 
 def _put_aside(root: Path, name: str) -> None:
-    """Move a file, link or folder of the dataset's folder to where it is in nobody's way."""
+    """Move a file, link or folder of the dataset's folder aside."""
     parts = Path(name).parts
     for number in itertools.count():
         below = root / ASIDE / str(number or "")

@@ -38,7 +38,7 @@ INPUTS = ("originals/", "truth/", "bitstreams/", "tables/")
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file a second name; where the file system cannot, copy it."""
+    """Hard-link a file, or copy it if the file system cannot."""
     make_folder(target.parent)
     target.unlink(missing_ok=True)
     try:
@@ -49,7 +49,7 @@ def link(source: Path, target: Path) -> None:
 
 @dataclass(frozen=True)
 class Scratch:
-    """A build folder inside the dataset's, with what is intact.
+    """A build folder inside the dataset's folder, with links to the intact files.
 
     Attributes:
         files: the dataset's.
@@ -70,7 +70,7 @@ class Scratch:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def prepare(self) -> None:
-        """Make the folder, or see that what a repair that was killed left is still right."""
+        """Make the folder; keep intact files that an interrupted repair left in it."""
         path, text = self.layout.work / PLAN, self.repair_plan.plan.to_json()
         links = any(inside.is_symlink() for inside in self.layout.root.rglob("*"))
         if links or not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -129,7 +129,7 @@ class Scratch:
     def run(self, workers: int, progress: Progress) -> Iterator[str]:
         """Run the items, join the tables; yield each file that was made again.
 
-        What cannot be made is noted, and does not keep the rest from it; but for a full disk.
+        Failures are recorded and do not stop the others, except a full disk.
         """
         context = BuildContext(self.repair_plan.plan, self.layout)
         with Executor(workers) as executor:

@@ -42,7 +42,7 @@ def build(
     accept_versions: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Build the dataset of a recipe in a folder, or go on with a build that was stopped there.
+    """Build the dataset of a recipe in a folder, or resume an interrupted build there.
 
     The same recipe gives the same bytes, with any number of workers and after any number of stops.
 
@@ -52,7 +52,7 @@ def build(
         workers: processes on this machine; with 0 or 1 the work is done in this process.
         tier: "full", or "light" without the decoded features, which are then decoded on access.
         scheduler: address of a Dask scheduler to use instead; its workers must see `out`.
-        accept_versions: go on with a build that was begun with other versions of the software; the
+        accept_versions: resume a build that was begun with other versions of the software; the
             manifest then names both, and the bytes may be those of neither.
         progress: notified of stages and their progress; optional.
 
@@ -89,7 +89,7 @@ def build(
 def run_stages(
     stages: Sequence[BuildStage], context: BuildContext, executor: Executor, progress: Progress
 ) -> None:
-    """Do what is not done yet of the stages, then join it into a dataset."""
+    """Run the unfinished items of the stages, then finish the dataset."""
     for stage in stages:
         deque(drive(stage, executor, progress), maxlen=0)
     progress.start("pack", len(context.plan.recipe.tasks) + 3, "files")

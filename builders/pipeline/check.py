@@ -82,7 +82,7 @@ def packages_of(models: Models) -> dict[str, dict[str, str]]:
 
 @contextmanager
 def _noting(troubles: dict[str, list[str]], where: str) -> Iterator[None]:
-    """Note what is wrong instead of ending, so that all of it can be told at once."""
+    """Collect an error instead of raising it, so that all errors are reported at once."""
     try:
         yield
     except CfqaError as error:
@@ -91,7 +91,7 @@ def _noting(troubles: dict[str, list[str]], where: str) -> Iterator[None]:
 
 
 def versions_of(codec_spec: CodecSpec) -> dict[str, str]:
-    """Return what a codec runs on, once it is sure that it runs."""
+    """Try a codec and return the versions of its software."""
     for key, text in local_options(codec_spec):
         raise BuildError(
             f"{key} names a file, {text!r}, whose bytes no manifest can tell; leave it out"
@@ -106,7 +106,7 @@ def versions_of(codec_spec: CodecSpec) -> dict[str, str]:
 
 
 def _rehearsed(codec_spec: CodecSpec) -> Any:
-    """Return a codec; one on planes after it coded a small plane at its first and last level."""
+    """Return a codec; one on planes first codes a small plane at its first and last level."""
     codec, quantizer = codec_for(codec_spec), codec_spec.quantizer
     if quantizer is None:
         return codec
@@ -122,7 +122,7 @@ def _rehearsed(codec_spec: CodecSpec) -> Any:
 
 
 def _check_networks(models: Models, task: str) -> None:
-    """See that a task's blocks and head are there and fit each other."""
+    """Check that a task's blocks and head exist and fit each other."""
     layers, last = models.backbone.layers, models.recipe.tasks[task].blocks[-1]
     if layers is not None and last >= layers:
         raise BuildError(f"tasks.{task}: no block {last}, the last is {layers - 1}")

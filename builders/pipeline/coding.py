@@ -136,7 +136,7 @@ def _by_shape(
     shapes: Sequence[tuple[int, ...]],
     function: Callable[[list[Any], Any], Sequence[Any]],
 ) -> list[Any]:
-    """Return what a function gives for items, called once for all of one feature's shape."""
+    """Apply a function to the items in batches of equal feature shape."""
     results: dict[int, Any] = {}
     for shape in dict.fromkeys(shapes):
         places = [place for place, other in enumerate(shapes) if other == shape]

@@ -26,7 +26,7 @@ LEAST_SHARE = {"full": 1 / 10, "light": 1 / 40}
 
 
 class Compress(BuildStage):
-    """Codes a shard of sources with a codec, and labels it."""
+    """Compresses a shard of sources with a codec, and labels the result."""
 
     name, unit = "compress", "features"
 
@@ -41,7 +41,7 @@ class Compress(BuildStage):
         return sorted(items, key=self._seconds, reverse=True)
 
     def _seconds(self, item: Item) -> float:
-        """Return what puts the items that take longest first."""
+        """Return an estimate of an item's time, by which items are sorted."""
         try:
             points = self.context.entry(item.task).points
         except OSError:  # before the sizes are known
@@ -65,7 +65,7 @@ class Compress(BuildStage):
         return (streams, *arrays, item.result_path(layout))
 
     def check(self, todo: Sequence[Item]) -> None:
-        """See that what remains can fit, judged by the size of the originals."""
+        """Check the free disk space against an estimate from the size of the originals."""
         needed = 0.0
         for item in todo:
             assert item.shard is not None

@@ -41,7 +41,7 @@ def instantiate(
     error: type[CfqaError],
     **given: Any,
 ) -> Any:
-    """Make an object of a class that a recipe names.
+    """Instantiate a class that a recipe names.
 
     Raises:
         CfqaError: it has no such option, or cannot be made of them.
@@ -70,7 +70,7 @@ def codec_for(codec_spec: CodecSpec, tables: Mapping[str, np.ndarray] | None = N
 
 
 def check_feature(feature: Any, what: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Return what a backbone or codec gave as a feature.
+    """Validate a feature that a backbone or codec returned.
 
     Args:
         feature: what was given.
@@ -101,14 +101,14 @@ def check_feature(feature: Any, what: str, shape: tuple[int | None, ...]) -> np.
 
 @dataclass(frozen=True)
 class Models:
-    """The backbone, tasks and sources of a recipe, made when first asked for."""
+    """The backbone, tasks and sources of a recipe, made on first use."""
 
     recipe: Recipe
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
 
     @cached_property
     def backbone(self) -> Backbone:
-        """What makes the features."""
+        """The backbone."""
         spec = self.recipe.backbone
         options = spec.options if spec.kind else {"num_heads": spec.num_heads}
         weights = resolve_weights(spec.weights) if spec.weights else None
@@ -122,7 +122,7 @@ class Models:
         return backbone
 
     def task(self, name: str) -> Task:
-        """What scores the features of a task.
+        """The task object that scores features.
 
         Raises:
             BuildError: there is no such task, or its head is not there or does not fit.
@@ -146,7 +146,7 @@ class Models:
         return found
 
     def source(self, task: str, seed: int | None = None) -> Source:
-        """A fresh source of the task's samples, of the recipe's seed or another.
+        """A new source of the task's samples, with the recipe's seed or another.
 
         Raises:
             BuildError: there is no such source, it lacks its data, or it has no such option.
@@ -187,7 +187,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Selected:
-    """The sources that a task has.
+    """The samples that were selected for a task.
 
     Attributes:
         ids: in order.
@@ -222,7 +222,7 @@ class BuildContext:
 
     @cached_property
     def models(self) -> Models:
-        """The recipe's networks."""
+        """The recipe's backbone, tasks and sources."""
         return Models(self.plan.recipe)
 
     def codec_spec(self, item: Item) -> CodecSpec:

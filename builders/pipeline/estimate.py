@@ -37,7 +37,7 @@ class _Size:
 
 
 def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
-    """Return what a plan takes, JSON-safe; one sample of each task is looked at.
+    """Estimate a plan from one sample of each task; returns JSON-safe data.
 
     Args:
         plan: what would be built.

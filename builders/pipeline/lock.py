@@ -30,7 +30,7 @@ _TRIES, _PAUSE = 40, 0.05
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Hold a build folder for this process; make it, and tidy up the lock's own folder after.
+    """Lock a build folder, made if missing, for this process; remove the lock's folder at the end.
 
     A lock of a dead process on this machine is taken over. Where the file system has no locks, the
     process that the file names decides: two that begin within a moment are then not told apart.
@@ -43,11 +43,11 @@ def locked(root: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # never another's, should somebody have removed ours
+        with suppress(OSError):  # never the file of another process, if ours was removed
             if _is_at(handle, path):
                 path.unlink()
         os.close(handle)
-        with suppress(OSError):  # it is not empty, or a next one is at it
+        with suppress(OSError):  # not empty, or in use by another process
             path.parent.rmdir()
 
 
@@ -58,14 +58,14 @@ def _take(path: Path) -> int:
         try:
             make_folder(path.parent)
             handle = _open(path)
-        except (FileNotFoundError, FileExistsError):  # who had it is just removing the folder
+        except (FileNotFoundError, FileExistsError):  # the previous holder is removing the folder
             time.sleep(_PAUSE)
             continue
         try:
             got = _lock(handle)
             pid, host = _owner(handle)
             same_host = host == socket.gethostname()
-            # Whoever has just got the lock of a dead process has its name to write yet.
+            # The file may still name a dead process whose lock another has just taken.
             if got is False and pid and not (same_host and not _alive(pid)):
                 raise BuildError(f"another build works in {root} (process {pid} on {host})")
             if got is not False and pid and (not same_host or (got is None and _alive(pid))):
@@ -88,7 +88,7 @@ def _take(path: Path) -> int:
 
 
 def _open(path: Path) -> int:
-    """Open the file; a folder may be a stranger's, and what is written must stay in it.
+    """Open the lock file without following links: the folder is untrusted.
 
     Raises:
         BuildError: a link or something else that is no file is in its place.

@@ -29,7 +29,7 @@ __all__ = ["label_table", "originals_table", "pack"]
 
 
 def pack(context: BuildContext, advance: Callable[[], None]) -> None:
-    """Write what makes a folder of finished items a dataset.
+    """Write the files that complete a dataset.
 
     Args:
         context: of the build, all of whose items are done.

@@ -35,7 +35,7 @@ __all__ = [
 
 PARTS = ("recipe", "versions", "weights", "packages")
 ABSENT = "absent"
-_THEN = ", then "  # between the versions of a build that was gone on with under others
+_THEN = ", then "  # separates versions of a build that was resumed with other software
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -44,7 +44,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
-    """Say how far a build of `recipe` in `out` is.
+    """Return the state of a build of `recipe` in `out`.
 
     Returns:
         "new" (nothing there yet), "begun" (goes on where it stopped) or "finished".
@@ -58,7 +58,7 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
     if not layout.root.is_dir():
         raise BuildError(f"{layout.root} is a file: choose a folder")
     try:
-        inside = _inside(layout)  # before the rest: a build that ends now removes it last
+        inside = _inside(layout)  # first, since a build that ends now removes it last
         names = _names(layout)
     except OSError as error:
         raise BuildError(f"{layout.root} cannot be read: {error.strerror}") from None
@@ -69,7 +69,7 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         return "new"
     if PLAN in inside:
         begun = _read_plan(layout)
-        if begun is None:  # the build that was at work has just ended
+        if begun is None:  # the running build has just ended
             return status(recipe, out, tier=tier)
         if begun["recipe"] != _plain(recipe.to_dict()) or begun["tier"] != tier:
             raise BuildError(
@@ -87,7 +87,7 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
 
 
 def _inside(layout: Layout) -> set[str]:
-    """Return what is in `.build`, but for what a killed writer left."""
+    """Return the names in `.build`, without partial files."""
     try:
         names = (path.name for path in layout.work.iterdir())
         return {n for n in names if not n.endswith(PARTIAL) and not left_by_tools(n)}
@@ -96,12 +96,12 @@ def _inside(layout: Layout) -> set[str]:
 
 
 def _untouched(layout: Layout) -> bool:
-    """Whether a build was begun here that has not finished a single file: nothing to keep."""
+    """Whether a build was begun here that has not finished a single file."""
     return _names(layout) == {layout.work.name} and _inside(layout) <= {PLAN, LOCK}
 
 
 def _names(layout: Layout) -> set[str]:
-    """Return what is in the folder, but for what tools leave in any."""
+    """Return the names in the folder, without files of the operating system and other tools."""
     return {path.name for path in layout.root.iterdir() if not left_by_tools(path.name)}
 
 
@@ -122,7 +122,7 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
 
 
 def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
-    """See that what a recipe names here is what the manifest has the hashes of.
+    """Check that the files of a recipe have the hashes of the manifest.
 
     An import has only the hashes of what it used.
     """
@@ -156,7 +156,7 @@ def _plain(value: Any) -> Any:
 def _read_plan(layout: Layout) -> dict[str, Any] | None:
     """Return the plan of the build that was begun, or None if it is not there any more.
 
-    It stays plain data: a folder may be a stranger's, and a recipe names code.
+    It is not parsed as a recipe: the folder is untrusted, and a recipe names code.
     """
     path = layout.work / PLAN
     try:
@@ -173,16 +173,16 @@ def _read_plan(layout: Layout) -> dict[str, Any] | None:
 
 
 def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> Plan:
-    """Record the plan in the folder, or see that the one recorded there is the same.
+    """Record the plan in the folder, or check that it equals the recorded one.
 
     Args:
         plan: of this machine's software and weights.
         root: the folder, held by this process.
-        accept_versions: go on although the build was begun with other software. Its versions are
+        accept_versions: resume although the build was begun with other software. Its versions are
             then noted one after the other.
 
     Returns:
-        The plan to go by: `plan`, with the versions of all software that had a part.
+        `plan`, with the versions of all software that the build has used.
 
     Raises:
         BuildError: the build there was begun with other software or weights.
@@ -223,7 +223,7 @@ def _see_same(
 
 
 def _joined(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """Return all versions, those that differ as the former, and what is used from here on."""
+    """Merge versions; where they differ, both are listed in order."""
     joined = {}
     for name in sorted({*then, *now}):
         old, new = then.get(name, ABSENT), now.get(name, ABSENT)

@@ -22,7 +22,7 @@ class ArrayReader:
     """Reads features from an array; reads its metadata on first use, and when unpickled.
 
     Args:
-        path: folder of the array, or its files wherever they lie.
+        path: folder of the array, or its files.
         source_ids: the sources that it must have.
         levels: how many levels it must have.
         shape: the (N, C, T, D) it must have; a feature of fewer tokens is read by its own shape.

@@ -87,7 +87,7 @@ class Files(ABC):
 
     @abstractmethod
     def path(self, name: str) -> Path | None:
-        """Return where a file lies on this machine, or would; None if it is read over the net.
+        """Return the local path of a file, whether or not it exists; None if it is read remotely.
 
         Raises:
             FileNotFoundError: it is to be fetched and is not there.

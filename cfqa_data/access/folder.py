@@ -53,7 +53,7 @@ class Folder:
     """Reads the labels and arrays of one dataset folder, of either tier.
 
     Args:
-        root: the folder, or its files wherever they lie.
+        root: the folder, or its files.
         untrusted: decode bitstreams in child processes that can do nothing else.
         plugins: classes of codecs that are not installed, or `module:Class` of some.
 
@@ -232,7 +232,7 @@ class Folder:
         return self._once((task, codec), lambda: self._make_decoder(task, codec))
 
     def find_weights(self, uri: str) -> Path:
-        """Return where the very weights that the manifest names lie on this machine.
+        """Return the local path of the weights that the manifest names.
 
         Raises:
             RecipeError: they are not here.
@@ -319,7 +319,7 @@ class Folder:
                 for name in held.tables
                 for key, table in self._all_tensors(NAMES.tables(name)).items()
             }
-            # What a manifest says of these is not gone by.
+            # Overrides what an untrusted manifest says.
             trusted: dict[str, Any] = {
                 "untrusted": self.untrusted,
                 "plugins": self.plugins,

@@ -262,7 +262,7 @@ class HubRepo:
 
 
 class HubCalls:
-    """Calls functions on behalf of a repo, with the token of whoever runs this.
+    """Calls functions of the Hub's client for a repo, with the user's token.
 
     Calling it is calling the function; one that met a passing fault is called again.
 
@@ -343,7 +343,7 @@ def _http_error() -> Any:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return what lies under an error: the client wraps those of its upload threads."""
+    """Return the cause of an error: the client wraps those of its upload threads."""
     while isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -88,7 +88,7 @@ def find_weights(
     Raises:
         RecipeError: there are none; says which hash was looked for, and where.
     """
-    if not sha256 or not re.fullmatch("[0-9a-f]{64}", sha256):  # it may be a stranger's
+    if not sha256 or not re.fullmatch("[0-9a-f]{64}", sha256):  # the manifest is untrusted
         raise RecipeError(f"{uri}: the manifest has no SHA-256 of it")
     named = _named(uri) if own or is_uri(uri) else None
     for path in (named, remembered(sha256)):

@@ -87,7 +87,7 @@ def evaluate(
         redirect_stdout(sys.stderr),  # what a metric prints is none of the answer
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", MetricWarning)  # they are told below
+        warnings.simplefilter("ignore", MetricWarning)  # they are printed below
         how: dict[str, Any] = {"untrusted": untrusted, "follow_links": follow_links}
         dataset = load(folder, task, codec=codec or None, plugins=shared.use_plugins(plugin), **how)
         evaluation = run_evaluation(
@@ -146,7 +146,7 @@ def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
 def _report_files(
     context: typer.Context, report: Path | None, out: Path | None, force: bool
 ) -> tuple[Path | None, Path | None]:
-    """Return where the page and the scores go; what cannot be written there is told of at once.
+    """Return where the page and the scores go; what cannot be written is an error at once.
 
     A page in a folder is replaced with its scores, which say what they are of.
     """

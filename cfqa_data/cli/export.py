@@ -30,7 +30,7 @@ def export(
     """Write features as plain float32 files. Goes on where it was stopped.
 
     Args:
-        out: Folder to make, or to go on with.
+        out: Folder to make, or an unfinished export to resume.
         format: Of the files to write.
         level: Only this level; repeat it for several.
         fold: Only the sources of this fold; repeat it for several.

@@ -82,7 +82,7 @@ def _look(
         except CfqaError as error:
             if not damage:
                 raise
-            # What was found is told all the same.
+            # Report the damage found so far all the same.
             report["not_checked"] = [f"--deep: {error}"]
     return report | {"foreign": list(found.foreign)}, damage
 
@@ -99,7 +99,7 @@ def _damaged_manifest(folder: Path, error: FormatError) -> Fault:
 
 
 def _text(folder: Path, report: dict[str, Any], damage: list[Fault]) -> str:
-    """Return what was found; what is no damage is told on stderr."""
+    """Return the result as text; print notes on stderr."""
     for note in report.get("not_checked", ()):
         print(f"note: {printable(note)}", file=sys.stderr)
     if foreign := report.get("foreign"):

@@ -195,7 +195,7 @@ def load_plain(path: Path, mapped: bool = True) -> Any:
         if archive:
             _check_stored(path)
         with torch.serialization.safe_globals(_NOTES), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong with a file is told in one line
+            warnings.simplefilter("ignore")  # problems are reported in one line
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive and mapped)
     except BuildError:
         raise
@@ -208,7 +208,7 @@ def _unreadable(path: Path, error: Exception) -> BuildError:
 
 
 def _check_stored(path: Path) -> None:
-    """See that the records of an archive lie in it as they are.
+    """Check that the records of an archive are stored uncompressed.
 
     Mapped, a packed record would give its packed bytes as weights; unpacked, a small one may fill
     the memory.

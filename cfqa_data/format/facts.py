@@ -267,7 +267,7 @@ class Origin(Checked):
 
     Attributes:
         name: of the codec, among the built-in ones and the installed entry points.
-        options: its keyword arguments, without :data:`PROGRAMS`: a manifest may be a stranger's,
+        options: its keyword arguments, without :data:`PROGRAMS`: a manifest is untrusted,
             and what is run is for this machine's environment to say.
         package: the distribution that has it.
         version: of that distribution.
@@ -300,7 +300,7 @@ class CodecEntry(Checked):
         facts: what is known of the codec.
         levels: its parameter at each level, the best first.
         quantizer: between features and codes, where codes are stored; None where values are.
-        tables: files below `tables/` that a receiver has in advance.
+        tables: files below `tables/` that the decoder needs.
         origin: what it is made from again.
     """
 

@@ -156,7 +156,7 @@ def keyed(
     """Return a copy of a table that has the keys that it must have, and no others.
 
     Raises:
-        FormatError: it is none, or lacks a key, or has one that nobody knows.
+        FormatError: it is no table, lacks a key, or has an unknown one.
     """
     required = tuple(required)
     known = (*required, *optional)

@@ -105,7 +105,7 @@ def shard_of(position: Any, group_size: int) -> Any:
 
 
 def check_truth(task: TaskFacts, dtype: str, axes: int, what: str) -> None:
-    """See that a truth is of its task's kind.
+    """Check the dtype and rank of a truth.
 
     Args:
         task: the task.
@@ -139,7 +139,7 @@ def rate_of(bits: Any, points: Any) -> Any:
 
 
 def check_bitstream(dtype: str, axes: int, what: str) -> None:
-    """See that a bitstream is stored as a row of bytes.
+    """Check that a bitstream is stored as a one-dimensional array of bytes.
 
     Raises:
         FormatError: it is not.

@@ -54,7 +54,7 @@ class Layout:
 
     @property
     def manifest(self) -> Path:
-        """What the folder was made from and with, and the hash of every file."""
+        """The manifest: how the dataset was made, and the hash of every file."""
         return self.root / "manifest.json"
 
     @property
@@ -84,15 +84,15 @@ class Layout:
         return self.root / "bitstreams" / f"{task}-{codec}-{_shard(shard, shards)}.safetensors"
 
     def truth(self, task: str) -> Path:
-        """What the task's head is scored against, under the source id."""
+        """Ground truth, under the source id."""
         return self.root / "truth" / f"{task}.safetensors"
 
     def gallery(self, name: str) -> Path:
-        """What all sources of a task are scored against: a file that its entry names."""
+        """The gallery that all sources of a task are scored against; its entry names it."""
         return self.root / "truth" / name
 
     def tables(self, name: str) -> Path:
-        """What a codec's receiver has in advance: a file that its entry names."""
+        """Tables that a codec's decoder needs; named by the codec's entry."""
         return self.root / "tables" / name
 
     def relative(self, path: Path) -> str:

@@ -62,7 +62,7 @@ LONGEST_CELL = 1 << 12
 
 
 def open_plain(path: Path) -> BufferedReader:
-    """Open a plain file to read it: a pipe could keep its reader waiting for ever.
+    """Open a regular file for reading; others, such as pipes that block, are refused.
 
     Raises:
         OSError: it is not there, cannot be read, or is no plain file.
@@ -96,7 +96,7 @@ def read_limited(path: Path, most: int) -> bytes:
 
 
 def parse_json(data: bytes) -> Any:
-    """Return what a JSON text says, without NaN, infinity and numbers of more than 64 bits.
+    """Parse a JSON text, without NaN, infinity and numbers of more than 64 bits.
 
     Raises:
         ValueError: it is too large, is not such a text, or is nested too deeply.
@@ -111,7 +111,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def parse_toml(data: bytes) -> dict[str, Any]:
-    """Return what a TOML text says: tables, lists, texts and numbers as of :func:`parse_json`.
+    """Parse a TOML text: tables, lists, texts and numbers as of :func:`parse_json`.
 
     Raises:
         ValueError: it is not such a text, or is nested too deeply.

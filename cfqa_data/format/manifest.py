@@ -51,7 +51,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Manifest(Checked):
-    """What a dataset folder was made from and with.
+    """The manifest of a dataset folder.
 
     Attributes:
         name: name of the dataset, its recipe's.
@@ -187,7 +187,7 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Return the manifest that a file's content is.
+    """Parse the content of a manifest file.
 
     Args:
         data: the content.

@@ -28,7 +28,7 @@ DEPTH = 8
 
 
 class _Damaged(ValueError):
-    """What reading a table says of it."""
+    """A table cannot be read."""
 
 
 def read_schema(data: bytes) -> tuple[pa.Schema, int]:

@@ -19,7 +19,7 @@ LARGEST = 1024
 
 
 def pointer(data: bytes) -> str:
-    """Return what a file's content is, and what gets the file, if it is a pointer; else nothing."""
+    """If a file's content is a pointer, return its kind and how to fetch the file; else ""."""
     return next((text for start, text in STARTS if data.startswith(start)), "")
 
 

@@ -34,7 +34,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class Quantizer:
-    """What both quantisers share: code ``k`` of layer ``c`` stands for ``values()[c, k]``.
+    """Base class of quantisers: code ``k`` of layer ``c`` stands for ``values()[c, k]``.
 
     Features are float32 (..., C, T, D) and codes unsigned integers of the same shape.
     """

@@ -81,7 +81,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those it lies in, as lasting as a file of :func:`atomic_path`."""
+    """Make a folder and its parents durably, as :func:`atomic_path` makes files."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -109,13 +109,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_folders(root: Path) -> None:
-    """Sync a folder and all below it, whoever made them."""
+    """Sync a folder and everything below it."""
     for folder, _, _ in os.walk(root):
         sync_folder(Path(folder))
 
 
 def check_writable(path: Path) -> None:
-    """See that a file can be written, before there is anything to lose.
+    """Check early that a file can be written.
 
     Raises:
         CfqaError: something else is in its place, or its folder is not there or takes no files.
@@ -130,7 +130,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """See that a folder takes files, or can be made, before there is anything to lose.
+    """Check early that a folder can be written to, or made.
 
     Raises:
         CfqaError: something else is in its place, or it or the folder to make it in takes no files.

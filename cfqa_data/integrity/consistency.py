@@ -97,7 +97,7 @@ class _Job:
     def run(
         self, name: Path, needed: tuple[Path | str, ...], check: Callable[[], Iterator[str] | None]
     ) -> None:
-        """Note what a check of a file finds, if what it needs is not damaged."""
+        """Run a check of a file and record its faults, unless files that it needs are damaged."""
         if any(str(Path(path).as_posix()) in self.damaged for path in (name, *needed)):
             return
         try:
@@ -162,11 +162,11 @@ class _Job:
         yield from broken(rows, (*PLACES, measured, *VALUES, *RANGES))
 
     def _streams(self, task: str, codec: str) -> dict[str, int]:
-        """Return the bytes of each bitstream; those of a ladder that has none are none."""
+        """Return the size of each bitstream; empty for a codec without bitstreams."""
         found: dict[str, int] = {}
         for name, sources in self._shards(task, partial(NAMES.bitstreams, task, codec)).items():
             if name not in self.manifest.files:
-                continue  # told of with the list of files, if it should be there
+                continue  # reported by the check of the list of files
             levels = range(len(self.manifest.tasks[task].codecs[codec].levels))
             expected = {f"{source}/{level}" for source in sources for level in levels}
             streams = self._header(name)
@@ -257,7 +257,7 @@ def _extras(entry: TaskEntry) -> list[Path]:
 
 
 def _others(found: Iterable[str], expected: Iterable[str]) -> Iterator[str]:
-    """Yield what a file has that it should not, and what it lacks."""
+    """Yield a line for unexpected keys and one for missing keys."""
     keys, known = set(found), set(expected)
     for key in sorted(keys - known):
         yield f"holds {key!r}, which is not for it"
@@ -295,7 +295,7 @@ def _same_references(table: pa.Table, known: Mapping[str, Any]) -> Iterator[str]
 
 
 def _same(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Return where two arrays say the same; NaN says that nothing is known."""
+    """Return where two arrays are equal; NaN equals NaN."""
     return np.asarray((found == expected) | (np.isnan(found) & np.isnan(expected)))
 
 
@@ -307,7 +307,7 @@ def _same_health(found: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
 
 
 def _alike(found: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
-    """Whether two rows of figures say the same."""
+    """Whether two rows of figures are equal within rounding."""
     if found.keys() != recorded.keys():
         return False
     return all(

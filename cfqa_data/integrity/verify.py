@@ -1,7 +1,7 @@
 """Verify a dataset folder against its manifest: missing, changed and unlisted files.
 
 What tools leave in a folder (a desktop's `.DS_Store`, the Hub's `.gitattributes` and `.cache`, what
-a build or a repair works with) is told of and is no damage: no reader looks at it. Any other file
+a build or a repair works with) is reported but is no damage: no reader uses it. Any other file
 that the manifest does not list is damage, since it may be taken for a part of the dataset.
 """
 
@@ -50,7 +50,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a comparison of a folder with its manifest found.
+    """Result of comparing a folder with its manifest.
 
     Attributes:
         files: the folder's.
@@ -90,7 +90,7 @@ class Verified:
         )
 
     def require(self) -> None:
-        """See that no file of the manifest is damaged.
+        """Check that no file of the manifest is damaged.
 
         Raises:
             FormatError: one is; names the first file and says how many there are.
@@ -147,7 +147,7 @@ def verify(
 
 
 def _fault(files: LocalFiles, inside: Set[str], name: str, expected: Mapping[str, Any]) -> str:
-    """Return what is wrong with a file; nothing if it is as expected.
+    """Return the fault of a file; None if it is as expected.
 
     Args:
         files: the folder's.

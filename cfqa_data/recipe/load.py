@@ -115,7 +115,7 @@ def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:
 
 
 def _check_tables(data: dict[str, Any], base: Path) -> None:
-    """See that the k-means tables are there; where one is not, name all files that are not.
+    """Check that the k-means tables exist; the error names all missing files.
 
     Raises:
         RecipeError: a table and something else is missing.

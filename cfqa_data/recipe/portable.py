@@ -52,17 +52,17 @@ COMMON = re.compile(r"model\.safetensors(\.index\.json)?")
 
 
 def is_local(text: str) -> bool:
-    """Return whether a text, of whatever kind, begins as a path of one machine does."""
+    """Return whether a text begins like a path of one machine."""
     return LOCAL.match(text) is not None
 
 
 def is_local_path(uri: str) -> bool:
-    """Return whether what a recipe names is a path of one machine, not a URI or a bare name."""
+    """Return whether a name in a recipe is a path of one machine, not a URI or a bare name."""
     return not (is_uri(uri) or BARE.fullmatch(uri))
 
 
 def local_options(codec_spec: CodecSpec) -> list[tuple[str, str]]:
-    """Return the options of a ladder's codec that name files, but for programs, and their values.
+    """Return the options of a codec that name files, except programs, with their values.
 
     No manifest says what these files hold, and they decide the bytes.
     """
@@ -74,14 +74,14 @@ def local_options(codec_spec: CodecSpec) -> list[tuple[str, str]]:
 
 
 def _files(where: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the options of a codec that name files, but for programs."""
+    """Yield the options of a codec that name files, except programs."""
     for key, text in _texts(where, {k: v for k, v in options.items() if k not in PROGRAMS}):
         if _names_file(key.rpartition(".")[2], text):
             yield key, text
 
 
 def _names_file(key: str, text: str) -> bool:
-    """Whether an encoder that is given `key=text`, in a line of such with colons, opens a file."""
+    """Whether an encoder opens a file for the option `key=text` in a colon-separated line."""
     for part in f"{key}={text}".split(":"):
         name, _, value = part.partition("=")
         if is_local(value or name) or (
@@ -173,7 +173,7 @@ def rename(uri: str, names: Mapping[str, str]) -> str:
 
 
 def check_portable(where: object, manifest: Manifest) -> None:
-    """See that a manifest names no place that only one machine has.
+    """Check that a manifest contains no path of one machine.
 
     Raises:
         FormatError: it does; names the first.

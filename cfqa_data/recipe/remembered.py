@@ -1,7 +1,7 @@
 """A per-user cache of where files of earlier builds are, by SHA-256.
 
 A dataset names them by name and hash, so that it says nothing of its maker's disk; a folder that
-lies where it was built finds them here without being told. It is a cache: all of it may be deleted.
+stays on the machine that built it finds them here. It is a cache and may be deleted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _place(sha256: str) -> Path:
 
 
 def remember(sha256: str, path: Path) -> None:
-    """Note where a file or folder is; where nothing can be noted, nothing is."""
+    """Remember where a file or folder is; failures are ignored."""
     with suppress(OSError, RuntimeError):
         note = _place(sha256)
         note.parent.mkdir(parents=True, exist_ok=True)
@@ -30,8 +30,8 @@ def remember(sha256: str, path: Path) -> None:
 
 
 def remembered(sha256: str) -> Path | None:
-    """Return where a file or folder was, which may have changed since."""
-    if re.fullmatch("[0-9a-f]{64}", sha256):  # what a stranger's manifest says may be any path
+    """Return the remembered path of a file or folder, which may have changed since."""
+    if re.fullmatch("[0-9a-f]{64}", sha256):  # an untrusted manifest may contain any text
         with suppress(OSError, RuntimeError, ValueError):
             return Path(_place(sha256).read_text(encoding="utf-8"))
     return None

@@ -52,7 +52,7 @@ class _Spec(Checked):
 
 @dataclass(frozen=True)
 class BackboneSpec(_Spec):
-    """The network whose block outputs are the features.
+    """The backbone of a recipe.
 
     Attributes:
         weights: URI of its safetensors file; only DINOv2, which no `kind` stands for, needs one.
@@ -90,7 +90,7 @@ class BackboneSpec(_Spec):
 
 @dataclass(frozen=True)
 class SourceSpec(_Spec):
-    """Where a task's inputs come from.
+    """The source of a task's samples.
 
     Attributes:
         kind: name of the source, or `module:Class`.
@@ -162,7 +162,7 @@ class CodecSpec(_Spec):
 
     @property
     def parameter_name(self) -> str:
-        """What the codec's numbers are, such as "qp"."""
+        """Name of the codec's parameter, such as "qp"."""
         return self.facts.parameter.name
 
     @property
@@ -243,7 +243,7 @@ class TaskSpec(_Spec):
 
     @property
     def task_class(self) -> str:
-        """Name of its class, or `module:Class`."""
+        """Name of the task's class, or `module:Class`."""
         return self.kind or TASK_CLASSES.get(self.name, self.name)
 
     @classmethod
@@ -302,12 +302,12 @@ class Recipe(_Spec):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """What the recipe names, each once: weights, heads, models, and paths among options."""
+        """All paths in the recipe, without duplicates: weights, heads, models, and options."""
         places = places_of_paths(self.to_dict())
         return tuple(dict.fromkeys(table[key] for table, key in places))
 
     def with_paths(self, rename: Callable[[str], str]) -> Recipe:
-        """Return the recipe with other names of what it names (see :attr:`paths`)."""
+        """Return the recipe with its paths replaced (see :attr:`paths`)."""
         data = copy.deepcopy(self.to_dict())
         for table, key in places_of_paths(data):
             table[key] = rename(table[key])
@@ -316,7 +316,7 @@ class Recipe(_Spec):
     def without_programs(self) -> Recipe:
         """Return the recipe without options of codecs that name programs, as a manifest holds it.
 
-        A manifest may be a stranger's: what is run is for this machine's environment to say.
+        A manifest is untrusted: only this machine's environment may name programs to run.
         """
         data = copy.deepcopy(self.to_dict())
         for task in data["tasks"].values():
@@ -408,7 +408,7 @@ def _ordered(table: Mapping[str, Any], first: Iterable[str]) -> dict[str, Any]:
 
 @contextmanager
 def _prefixed_errors(where: str = "") -> Iterator[None]:
-    """Say of whatever is wrong where in the recipe it stands."""
+    """Prefix errors with the place in the recipe."""
     try:
         yield
     except CfqaError as error:
@@ -420,7 +420,7 @@ def _prefixed_errors(where: str = "") -> Iterator[None]:
 
 
 def _keyed(where: str, data: object, *keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return a table after checking its keys; `class` comes as `kind`."""
+    """Return a table after checking its keys; `class` is renamed to `kind`."""
     with _prefixed_errors():
         table = keyed(where, data, *keys)
     return {"kind" if key == "class" else key: value for key, value in table.items()}
