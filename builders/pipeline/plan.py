@@ -67,7 +67,7 @@ class Plan:
     """
 
     recipe: Recipe
-    tier: Literal["light", "full"] = "full"
+    tier: str = "full"
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
