@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from cfqa_data.errors import BuildError
 from cfqa_data.format.layout import Layout
