@@ -25,6 +25,7 @@ from cfqa_data.format.invariants import (
     VALUES,
     LabelRows,
     check_source_ids,
+    check_task_names,
     fold_of,
     measured_bits,
     out_of_order,
@@ -117,3 +118,20 @@ def test_the_page_names_every_column_of_which_something_holds() -> None:
     told = FORMAT.read_text(encoding="utf-8").partition("## What always holds")[2]
     rules = (*PLACES, *VALUES, *RANGES, measured_bits(np.zeros(1)))
     assert [rule.column for rule in rules if f"`{rule.column}`" not in told] == []
+
+
+@pytest.mark.parametrize(
+    ("codecs", "message"),
+    [
+        ({"originals": ["a"]}, "no task is called 'originals'"),
+        ({"default": ["a"]}, "no task is called 'default'"),
+        ({"x": ["a"], "x-gallery": ["a"]}, "no task is called 'x-gallery' beside 'x'"),
+        ({"a": ["b-c"], "a-b": ["c"]}, "codec b-c of task a and codec c of task a-b share"),
+    ],
+)
+def test_no_two_files_of_a_folder_get_the_same_name(
+    codecs: dict[str, list[str]], message: str
+) -> None:
+    with pytest.raises(FormatError, match=message):
+        check_task_names(codecs)
+    check_task_names({"a": ["b", "c"], "a-b": ["d"], "x-gallery": ["a"]})

@@ -59,7 +59,7 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
             _check_networks(models, task)
     except CfqaError as error:
         raise BuildError(f"{where}: {error}") from None
-    return Plan(recipe, tier, versions, weights, packages)  # type: ignore[arg-type]  # checked
+    return Plan(recipe, tier, versions, weights, packages)  # checked
 
 
 def packages_of(models: Models) -> dict[str, dict[str, str]]:

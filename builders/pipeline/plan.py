@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from cfqa_data.errors import BuildError
 from cfqa_data.format.layout import Layout
@@ -67,7 +66,7 @@ class Plan:
     """
 
     recipe: Recipe
-    tier: Literal["light", "full"] = "full"
+    tier: str = "full"
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -38,6 +38,7 @@ __all__ = [
     "broken",
     "check_bitstream",
     "check_source_ids",
+    "check_task_names",
     "check_truth",
     "fold_of",
     "folds_of",
@@ -49,6 +50,9 @@ __all__ = [
 
 FOLDS = 5
 """Folds that the sources of a task are dealt into; all rows of a source share its fold."""
+
+RESERVED = ("default", "originals")
+"""The table of all tasks and that of originals, in `load_dataset` and among the labels."""
 
 NEAR = 1e-9
 """How far beyond its range rounding may put a mean of cosines or an alignment."""
@@ -83,6 +87,27 @@ def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
                     "of the two and make the dataset anew"
                 )
             found[source] = task
+
+
+def check_task_names(codecs: Mapping[str, Iterable[str]]) -> None:
+    """See that no two files of a folder get the same name, whatever its tasks are called.
+
+    Args:
+        codecs: task -> the names of its codecs.
+
+    Raises:
+        FormatError: two get the same, or a task has a name that tables of all tasks have.
+    """
+    stems: dict[str, str] = {}
+    for task, names in codecs.items():
+        if task in RESERVED:
+            raise FormatError(f"no task is called {task!r}: tables of all tasks are; rename it")
+        if (gallery := f"{task}-gallery") in codecs:
+            raise FormatError(f"no task is called {gallery!r} beside {task!r}: rename one of them")
+        for codec in names:
+            both = f"codec {codec} of task {task}"
+            if (other := stems.setdefault(f"{task}-{codec}", both)) != both:
+                raise FormatError(f"{other} and {both} share names of files: rename one of them")
 
 
 def fold_of(position: Any) -> Any:

@@ -21,7 +21,7 @@ from cfqa_data.errors import FormatError, FormatVersionError
 from cfqa_data.format import first
 from cfqa_data.format.facts import MOST_TASKS, TaskEntry
 from cfqa_data.format.fields import Checked
-from cfqa_data.format.invariants import check_source_ids
+from cfqa_data.format.invariants import check_source_ids, check_task_names
 from cfqa_data.format.layout import Layout, of_tools
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.pointers import pointer
@@ -79,6 +79,7 @@ class Manifest(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_task_names({name: entry.codecs for name, entry in self.tasks.items()})
         self.require(self.tier in TIERS, f".tier is not one of {', '.join(TIERS)}")
         if not self.format:
             plain = not self.packages and first.fits(self.recipe, self.tasks)

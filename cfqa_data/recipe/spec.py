@@ -15,9 +15,10 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 from cfqa_data.codecs import CODECS, find_codec
-from cfqa_data.errors import CfqaError, RecipeError
+from cfqa_data.errors import CfqaError, FormatError, RecipeError
 from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, CodecFacts, check_name
 from cfqa_data.format.fields import Checked, Count, Number, Text, keyed
+from cfqa_data.format.invariants import check_task_names
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.format.resources import is_uri
 from cfqa_data.registry import RegistryEntry
@@ -292,6 +293,10 @@ class Recipe(_Spec):
         self.require(few, f": there must be at least one task, and at most {MOST_TASKS}")
         counted = self.sources_per_task or all(spec.sources for spec in self.tasks.values())
         self.require(counted, ".sources_per_task must be a whole number of at least 1")
+        try:
+            check_task_names({name: spec.ladders for name, spec in self.tasks.items()})
+        except FormatError as error:
+            raise RecipeError(str(error)) from None
         object.__setattr__(self, "tasks", _ordered(self.tasks, TASK_CLASSES))
 
     def sources(self, task: str) -> int:
