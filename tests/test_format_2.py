@@ -190,7 +190,7 @@ def test_a_codec_gets_its_tables(folders: dict[str, Path]) -> None:
 def test_strangers_plugins_are_not_run(folders: dict[str, Path]) -> None:
     dataset = cfqa_data.load(folders["light"], untrusted=True, plugins=PLUGINS)
     assert dataset.compressed("cls-0", "x265", 9).shape == (1, 1, 16, 16)
-    with pytest.raises(FormatError, match="untrusted=True runs codecs of cfqa-data only") as told:
+    with pytest.raises(FormatError, match="untrusted=True runs built-in codecs only") as told:
         dataset.compressed("one-0", "stepped", 0)
     assert "\n" not in str(told.value)
 

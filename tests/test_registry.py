@@ -133,7 +133,7 @@ def test_any_class_is_one_where_there_is_no_contract(plugin: Path) -> None:
 
 
 def test_codecs_of_others_do_not_decode_in_isolation(plugin: Path) -> None:
-    told = "^mine: untrusted=True runs codecs of cfqa-data only, not of their-things$"
+    told = "^mine: untrusted=True runs built-in codecs only, and this one is a plugin of their-things$"
     with pytest.raises(CodecError, match=told):
         get_codec("mine", untrusted=True)
 

@@ -192,16 +192,17 @@ class _DeepVerification(Stage):
         scored = self._find_scorers(manifest, damaged, notes)
         chosen = _sample(folder, manifest, damaged, sample, seed)
 
-        def bad(*starts: str) -> bool:
-            return any(name.startswith(starts) for name in damaged)
-
         for task, entry in manifest.tasks.items():
-            readable = not bad(f"originals/{task}-", f"labels/{task}.")
+            inputs = {
+                NAMES.labels(task).as_posix(),
+                *NAMES.shards(entry.shards, NAMES.originals, task),
+            }
+            readable = damaged.isdisjoint(inputs)
             for codec, held in entry.codecs.items():
-                streams = f"bitstreams/{task}-{codec}-"
-                decode = any(name.startswith(streams) for name in manifest.files)
+                streams = set(NAMES.shards(entry.shards, NAMES.bitstreams, task, codec))
+                decode = not streams.isdisjoint(manifest.files)
                 why = None
-                if decode and bad(streams):
+                if decode and not damaged.isdisjoint(streams):
                     why = "bitstreams are damaged"
                 elif decode and held.facts.on == "inputs":
                     why = "the features are extracted from what its bitstreams decode to"
