@@ -29,6 +29,7 @@ __all__ = [
     "as_plugins",
     "bind_options",
     "own_name",
+    "path_options",
     "source_hash",
 ]
 
@@ -256,6 +257,15 @@ def bind_options(
     if missing:
         raise error(f"{what}: lacks the option {', '.join(missing)}")
     return bound
+
+
+def path_options(target: Any) -> frozenset[str] | None:
+    """Return the options of a class that are annotated as `Path`; None if annotations are lost."""
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception:  # names that only a type checker imports
+        return None
+    return frozenset(n for n, hint in hints.items() if Path in (hint, *typing.get_args(hint)))
 
 
 def _as_type(value: Any, hint: Any, what: str, error: type[CfqaError]) -> Any:

@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cfqa_data.codecs import CODECS
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format.facts import PROGRAMS
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import ROOT, is_uri
 from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.recipe.spec import SOURCE_PATHS, places_of_classes
-from cfqa_data.registry import Registry, own_name
+from cfqa_data.registry import Registry, own_name, path_options
 
 __all__ = [
     "check_portable",
@@ -30,7 +31,7 @@ __all__ = [
     "rename",
 ]
 
-LOCAL = re.compile(r"[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", re.I)
+LOCAL = re.compile(r"(?![/\\]+$)[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", re.I)
 """How a path of one machine begins: absolute, in a home or the working directory, on a drive, or as
 an address of one."""
 
@@ -67,10 +68,11 @@ def local_options(codec_spec: CodecSpec) -> list[tuple[str, str]]:
 
     No manifest says what these files hold, and they decide the bytes.
     """
+    options, found = codec_spec.options, codec_spec.registered
+    if not found.builtin and (annotated := path_options(found.target)) is not None:
+        options = {key: value for key, value in options.items() if key in annotated}
     return [
-        (key, text)
-        for key, text in _files("options", codec_spec.options)
-        if text not in codec_spec.weights
+        (key, text) for key, text in _files("options", options) if text not in codec_spec.weights
     ]
 
 
@@ -190,6 +192,7 @@ def check_portable(where: object, manifest: Manifest) -> None:
         entry
         for task, spec in manifest.recipe.get("tasks", {}).items()
         for codec, codec_spec in spec.get("codecs", {}).items()
+        if codec_spec.get("class", codec) in [*CODECS.builtin]
         for entry in _files(
             f"recipe.tasks.{task}.codecs.{codec}.options", codec_spec.get("options", {})
         )
