@@ -22,7 +22,7 @@ from typing import Any
 
 from cfqa_data.errors import CfqaError, unknown_name
 
-__all__ = ["Registry", "RegistryEntry", "bind_options", "own_name", "source_hash"]
+__all__ = ["Registry", "RegistryEntry", "bind_options", "own_name", "path_options", "source_hash"]
 
 PACKAGE = "cfqa-data"
 
@@ -214,11 +214,7 @@ def bind_options(
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     anything = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    call = target.__init__ if inspect.isclass(target) else target
-    try:
-        hints = typing.get_type_hints(call)
-    except Exception:  # names that only a type checker imports
-        hints = {}
+    hints = _hints(target)
     bound = {name: value for name, value in given.items() if name in known or anything}
     own_options = [name for name in known if name not in given]
     for name, value in options.items():
@@ -234,6 +230,25 @@ def bind_options(
     if missing:
         raise error(f"{what}: lacks the option {', '.join(missing)}")
     return bound
+
+
+def path_options(target: Any) -> set[str]:
+    """Return the options of a class whose annotations contain `Path`."""
+
+    def has_path(hint: Any) -> bool:
+        path = isinstance(hint, type) and issubclass(hint, Path)
+        return path or any(map(has_path, typing.get_args(hint)))
+
+    return {name for name, hint in _hints(target).items() if has_path(hint)}
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Return the annotations of what makes an object of a class."""
+    call = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(call)
+    except Exception:  # names that only a type checker imports
+        return {}
 
 
 def _as_type(value: Any, hint: Any, what: str, error: type[CfqaError]) -> Any:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from damaged import edit_labels, edit_manifest
+from mock_dataset import write_mock_dataset
 from pipeline_toy import QPS as TOY_QPS
 from pipeline_toy import toy_recipe, tree, write_networks, write_toml
 from release_samples import (
@@ -36,7 +38,7 @@ from release_samples import (
 
 import cfqa_data
 from cfqa_data.builders.importing.files import load_feature, scan_release
-from cfqa_data.builders.importing.release import import_release
+from cfqa_data.builders.importing.release import _begun, import_release
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.processes import executor
@@ -278,6 +280,23 @@ def test_going_on_gives_the_same_bytes(release: Path, monkeypatch: pytest.Monkey
     again.clear()
     imported(release)  # a finished folder is left as it is
     assert again == []
+
+
+@pytest.mark.parametrize("name", ["manifest.json", ".build/plan.json"])
+def test_no_class_of_a_folder_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "class_of_a_folder.py").write_text("class Codec: pass\n")
+    folder = write_mock_dataset(tmp_path / "x", sources=1)
+    data = json.loads((folder / "manifest.json").read_text())
+    for codec in data["recipe"]["tasks"]["cls"]["codecs"].values():
+        codec["class"] = "class_of_a_folder:Codec"
+    (folder / "manifest.json").unlink()
+    (folder / ".build").mkdir()
+    (folder / name).write_text(json.dumps(data))
+    assert ("cls", "x265") in _begun(folder)
+    assert "class_of_a_folder" not in sys.modules
 
 
 def test_what_has_no_place_is_listed_with_its_reason(release: Path) -> None:
