@@ -35,7 +35,7 @@ from cfqa_data.integrity.verify import Fault
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.recipe.portable import recipe_of
 
-__all__ = ["SAMPLE", "DeepResult", "verify_deep"]
+__all__ = ["SAMPLE", "DeepResult", "look_into", "verify_deep"]
 
 SAMPLE = 100
 """Default number of label rows that are computed again."""
@@ -145,6 +145,10 @@ def verify_deep(
             counts = [a + b for a, b in zip(counts, done, strict=True)]
     ordered = sorted(set(faults), key=lambda fault: (fault.path, fault.what))
     return DeepResult(tuple(ordered), counts[0], counts[1], counts[2], tuple(notes))
+
+
+look_into = verify_deep
+"""The name of `verify_deep` in version 0.1."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Facts of tasks and codecs as a manifest records them: all that readers need to know.
 
 A task or a codec states these facts on its class; a dataset carries them, so that it can be opened,
-scored and shown where nobody has ever heard of the class. All are checked when they are made.
+scored and shown where the class is not installed. All are checked when they are made.
 """
 
 from __future__ import annotations
@@ -367,7 +367,7 @@ class CodecEntry(Checked):
                 origin=None if origin is None else made(Origin, f"{where}.codec", origin),
             )
         except CfqaError as error:
-            raise FormatError(_told(where, error)) from None
+            raise FormatError(_message(where, error)) from None
         entry.require(
             table["stored"] == entry.stored, f".stored is {table['stored']!r}, not {entry.stored!r}"
         )
@@ -524,9 +524,9 @@ class TaskEntry(Checked):
             varying = tokens == "varying"
             return made(cls, where, table, facts=facts, codecs=entries, varying_tokens=varying)
         except FormatError as error:
-            raise FormatError(_told(where, error)) from None
+            raise FormatError(_message(where, error)) from None
 
 
-def _told(where: str, error: CfqaError) -> str:
+def _message(where: str, error: CfqaError) -> str:
     """Return what an error says, after the place that it is of."""
     return str(error) if str(error).startswith(where) else f"{where}: {error}"

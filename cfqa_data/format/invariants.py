@@ -62,7 +62,7 @@ NEAR = 1e-9
 
 
 def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
-    """See that ids are texts, and that no two sources have the same, of whichever tasks they are.
+    """Check that ids are texts, and that no two sources have the same, of whichever tasks they are.
 
     Args:
         tasks: task -> the ids of its sources.
@@ -90,7 +90,7 @@ def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
 
 
 def check_task_names(codecs: Mapping[str, Iterable[str]]) -> None:
-    """See that no two files of a folder get the same name, whatever its tasks are called.
+    """Check that no two files of a folder get the same name, whatever its tasks are called.
 
     Args:
         codecs: task -> the names of its codecs.
