@@ -1,7 +1,8 @@
 """Tensors by key in a safetensors file, on this machine or on the Hub.
 
 The file's header is read and checked in full before a byte that it points to is read: it may come
-from anyone. Tensors fill the file without overlaps and holes, so all of them are as large as it is. Then the bytes of what is asked for are read, and no others.
+from anyone. Its tensors fill the file without overlaps and holes, so together they are no larger
+than it. Then the bytes of what is asked for are read, and no others.
 """
 
 from __future__ import annotations
