@@ -37,6 +37,7 @@ class RegistryEntry:
         package: the distribution that has it, or its top-level module where it belongs to none.
         version: of that distribution; "" without one.
         sha256: of all Python files of its top-level package, as hex; "" for built-in ones.
+        given: whether the caller gave it, as one of the plugins.
     """
 
     name: str
@@ -44,6 +45,7 @@ class RegistryEntry:
     package: str
     version: str = ""
     sha256: str = ""
+    given: bool = False
 
     @property
     def builtin(self) -> bool:
@@ -96,7 +98,7 @@ class Registry:
             for plugin in plugins:
                 found = self._plugin(plugin)
                 if own_name(found.target) == name and self._fits(found.target):
-                    return replace(found, name=name)
+                    return replace(found, name=name, given=True)
             if (entry := self._installed().get(name)) is not None:
                 of = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "")
                 return self._checked(self._load(name, entry.value, *of))

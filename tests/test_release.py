@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from damaged import edit_labels, edit_manifest
-from mock_dataset import write_mock_dataset
 from pipeline_toy import QPS as TOY_QPS
 from pipeline_toy import toy_recipe, tree, write_networks, write_toml
 from release_samples import (
@@ -52,6 +51,7 @@ from cfqa_data.format.packing import pack, plane_shape, unpack
 from cfqa_data.format.quantizers import quantizer_from_dict
 from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.loaders.torch import Pairs
+from cfqa_data.testing.mock import write_format_2_folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -288,10 +288,10 @@ def test_no_class_of_a_folder_is_imported(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "class_of_a_folder.py").write_text("class Codec: pass\n")
-    folder = write_mock_dataset(tmp_path / "x", sources=1)
+    folder = write_format_2_folder(tmp_path / "x", "light")
     data = json.loads((folder / "manifest.json").read_text())
-    for codec in data["recipe"]["tasks"]["cls"]["codecs"].values():
-        codec["class"] = "class_of_a_folder:Codec"
+    data["recipe"] = toy_recipe(tmp_path, {"x265": TOY_QPS}).to_dict()
+    data["recipe"]["tasks"]["cls"]["codecs"]["x265"]["class"] = "class_of_a_folder:Codec"
     (folder / "manifest.json").unlink()
     (folder / ".build").mkdir()
     (folder / name).write_text(json.dumps(data))
