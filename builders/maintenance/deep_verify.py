@@ -196,20 +196,25 @@ class _DeepVerification(Stage):
         scored = self._find_scorers(manifest, damaged, notes)
         chosen = _sample(folder, manifest, damaged, sample, seed)
 
-        def bad(*starts: str) -> bool:
-            return any(name.startswith(starts) for name in damaged)
-
         for task, entry in manifest.tasks.items():
-            readable = not bad(f"originals/{task}-", f"labels/{task}.")
-            for codec, held in entry.codecs.items():
-                streams = f"bitstreams/{task}-{codec}-"
-                decode = any(name.startswith(streams) for name in manifest.files)
+            inputs = {
+                NAMES.labels(task).as_posix(),
+                *NAMES.shards(entry.shards, NAMES.originals, task),
+            }
+            readable = damaged.isdisjoint(inputs)
+            for codec, codec_entry in entry.codecs.items():
+                streams = set(NAMES.shards(entry.shards, NAMES.bitstreams, task, codec))
+                decode = not streams.isdisjoint(manifest.files)
                 why = None
-                if decode and bad(streams):
+                if decode and not damaged.isdisjoint(streams):
                     why = "bitstreams are damaged"
-                elif decode and held.facts.on == "inputs":
+                elif decode and codec_entry.facts.on == "inputs":
                     why = "the features are extracted from what its bitstreams decode to"
-                elif decode and held.origin and _lacks_models(manifest, held.origin.options):
+                elif (
+                    decode
+                    and (origin := codec_entry.origin)
+                    and _lacks_models(manifest, origin.options)
+                ):
                     why = "the recipe names no models"
                 if why:
                     notes.append(f"{task}, {codec}: not decoded: {why}")
@@ -228,7 +233,7 @@ class _DeepVerification(Stage):
                             codec,
                             source,
                             position,
-                            len(held.levels),
+                            len(codec_entry.levels),
                             decode,
                             readable_array,
                             chosen[task, codec, source] if readable else {},
