@@ -196,16 +196,17 @@ class _DeepVerification(Stage):
         scored = self._find_scorers(manifest, damaged, notes)
         chosen = _sample(folder, manifest, damaged, sample, seed)
 
-        def is_damaged(*starts: str) -> bool:
-            return any(name.startswith(starts) for name in damaged)
-
         for task, entry in manifest.tasks.items():
-            readable = not is_damaged(f"originals/{task}-", f"labels/{task}.")
+            inputs = {
+                NAMES.labels(task).as_posix(),
+                *NAMES.shards(entry.shards, NAMES.originals, task),
+            }
+            readable = damaged.isdisjoint(inputs)
             for codec, codec_entry in entry.codecs.items():
-                streams = f"bitstreams/{task}-{codec}-"
-                decode = any(name.startswith(streams) for name in manifest.files)
+                streams = set(NAMES.shards(entry.shards, NAMES.bitstreams, task, codec))
+                decode = not streams.isdisjoint(manifest.files)
                 why = None
-                if decode and is_damaged(streams):
+                if decode and not damaged.isdisjoint(streams):
                     why = "bitstreams are damaged"
                 elif decode and codec_entry.facts.on == "inputs":
                     why = "the features are extracted from what its bitstreams decode to"

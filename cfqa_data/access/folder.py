@@ -7,7 +7,7 @@ folder on the Hub, only the needed parts are fetched. Open files are not pickled
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +34,7 @@ from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import NULLABLE, originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
+from cfqa_data.registry import Plugins, as_plugins
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,10 +63,8 @@ class Folder:
             missing, damaged or not as the manifest describes.)
     """
 
-    def __init__(
-        self, root: Path | Files, untrusted: bool = False, plugins: Iterable[str | type] = ()
-    ) -> None:
-        self.untrusted, self.plugins = untrusted, tuple(plugins)
+    def __init__(self, root: Path | Files, untrusted: bool = False, plugins: Plugins = ()) -> None:
+        self.untrusted, self.plugins = untrusted, as_plugins(plugins)
         self.files = root if isinstance(root, Files) else LocalFiles(root)
         self.manifest = self.files.read_manifest()
         self._places = {
