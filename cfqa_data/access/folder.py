@@ -1,13 +1,14 @@
 """The labels in a dataset folder, and its arrays, found by source, codec and level.
 
-What a task or codec is, the manifest says. Files are read in parts, and opened on first use; of a
-folder on the Hub, only what is needed is fetched. Pickling drops what is open.
+The manifest describes tasks and codecs. Files are opened on first use and read in parts; from a
+folder on the Hub, only the needed parts are fetched. Open files are not pickled.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +21,7 @@ from cfqa_data.access.tensors import TensorFile
 from cfqa_data.access.weights import find_weights
 from cfqa_data.errors import CodecError, FormatError, RecipeError, unknown_name
 from cfqa_data.format.codes import Codes
-from cfqa_data.format.facts import CodecEntry, TaskEntry
+from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.invariants import (
     PLACES,
     LabelRows,
@@ -34,9 +35,12 @@ from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import NULLABLE, originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
+from cfqa_data.registry import Plugins, as_plugins
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from cfqa_data.registry import RegistryEntry
 
 __all__ = ["Folder", "check_level"]
 
@@ -58,14 +62,12 @@ class Folder:
         plugins: classes of codecs that are not installed, or `module:Class` of some.
 
     Raises:
-        FormatError: it is not a dataset folder. (Its methods raise it for what is missing,
-            damaged or not what the manifest says.)
+        FormatError: it is not a dataset folder. (Its methods raise it for files that are
+            missing, damaged or not as the manifest describes.)
     """
 
-    def __init__(
-        self, root: Path | Files, untrusted: bool = False, plugins: Iterable[str | type] = ()
-    ) -> None:
-        self.untrusted, self.plugins = untrusted, tuple(plugins)
+    def __init__(self, root: Path | Files, untrusted: bool = False, plugins: Plugins = ()) -> None:
+        self.untrusted, self.plugins = untrusted, as_plugins(plugins)
         self.files = root if isinstance(root, Files) else LocalFiles(root)
         self.manifest = self.files.read_manifest()
         self._places = {
@@ -90,7 +92,7 @@ class Folder:
         return rows.table
 
     def label_rows(self, task: str) -> LabelRows:
-        """Return the label rows of a task, of which nothing but their number has been checked."""
+        """Return the label rows of a task, after checking only their number."""
         name = NAMES.labels(task).as_posix()
         where, entry = self.files.where(name), self.manifest.tasks[task]
         counts = [len(codec.levels) for codec in entry.codecs.values()]
@@ -110,7 +112,7 @@ class Folder:
         )
 
     def originals_table(self) -> pa.Table:
-        """Return the row of each original, of which nothing but their number has been checked."""
+        """Return the row of each original, after checking only their number."""
         name = NAMES.originals_table.as_posix()
         where, schema = self.files.where(name), originals_schema(self.manifest.format)
         sources = [source for entry in self.manifest.tasks.values() for source in entry.sources]
@@ -172,8 +174,8 @@ class Folder:
 
     def codes(self, source_id: str, codec: str, level: int, *axes: Index) -> Codes:
         """Return a compressed feature as integers, stored ones or those of its bitstream."""
-        entry, held, level = self._check(source_id, codec, level)
-        if held.quantizer is None:
+        entry, codec_entry, level = self._check(source_id, codec, level)
+        if codec_entry.quantizer is None:
             raise FormatError(
                 f"{self.files.location}: {codec} on {entry.name} has values and no codes"
             )
@@ -184,24 +186,26 @@ class Folder:
     def _compressed(
         self, source_id: str, codec: str, level: int, *axes: Index
     ) -> Codes | np.ndarray:
-        entry, held, level = self._check(source_id, codec, level)
+        entry, codec_entry, level = self._check(source_id, codec, level)
         part = Selection.of(self.shape(source_id), *axes)
         name = NAMES.compressed(entry.name, codec).as_posix()
-        if held.facts.on != "inputs" and not self._once(name, lambda: self.files.exists(name)):
+        if codec_entry.facts.on != "inputs" and not self._once(
+            name, lambda: self.files.exists(name)
+        ):
             return self.decoded(source_id, codec, level, part)
         array, index = self.open_codes(entry.name, codec), self._places[source_id][1]
-        return (array.read_codes if held.quantizer else array.read)(index, level, part)
+        return (array.read_codes if codec_entry.quantizer else array.read)(index, level, part)
 
     def decoded(
         self, source_id: str, codec: str, level: int, part: Selection | None = None
     ) -> Codes | np.ndarray:
-        """Return what a compressed feature's bitstream decodes to, also where that is stored.
+        """Decode a compressed feature's bitstream, even if the decoded feature is stored.
 
-        That is codes, or the float32 feature of a codec that has none. Of a codec on inputs it is
-        inputs, of which only the backbone makes a feature.
+        Returns codes, or a float32 feature if the codec has no codes, or inputs of the backbone
+        for a codec on inputs.
         """
-        entry, held, level = self._check(source_id, codec, level)
-        if held.facts.on == "inputs":
+        entry, codec_entry, level = self._check(source_id, codec, level)
+        if codec_entry.facts.on == "inputs":
             where = f"{self.files.location}: bitstreams of {codec} on {entry.name}"
             raise FormatError(f"{where} hold inputs, of which the backbone makes features")
         shape = self.shape(source_id)
@@ -209,13 +213,13 @@ class Folder:
         stream = self.bitstream(source_id, codec, level)
         decoder = self.decoder(entry.name, codec)
         try:
-            if held.quantizer is None:
+            if codec_entry.quantizer is None:
                 return part.take(_as_feature(decoder.decode(stream, shape), shape))
-            plane, bits = decoder.decode(stream, plane_shape(shape)), held.quantizer.bits
+            plane, bits = decoder.decode(stream, plane_shape(shape)), codec_entry.quantizer.bits
             if int(plane.max()) >= 1 << bits:
                 raise CodecError(f"code {int(plane.max())} is not a {bits}-bit code")
             indices = part.take(unpack(plane, shape))
-            return Codes(indices, held.quantizer.values()[list(part.layers)])
+            return Codes(indices, codec_entry.quantizer.values()[list(part.layers)])
         except CodecError as error:
             raise FormatError(
                 f"{self.files.location}: bitstream of {source_id!r} by {codec} at level {level} "
@@ -223,7 +227,7 @@ class Folder:
             ) from None
 
     def decoder(self, task: str, codec: str) -> Any:
-        """Return the codec that made a task's bitstreams, with the very weights that it had.
+        """Return a decoder for a task's bitstreams, with the weights that encoded them.
 
         Raises:
             FormatError: it is not here.
@@ -259,7 +263,7 @@ class Folder:
         return self._once(name, make)
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
-        """Return what has been made of a key, and make it the first time."""
+        """Return the cached object of a key, made on first use."""
         if key not in self._open:
             self._open[key] = make()
         found: T = self._open[key]
@@ -279,8 +283,8 @@ class Folder:
         if not isinstance(codec, str) or codec not in entry.codecs:
             message = unknown_name("codec", codec, entry.codecs)
             raise FormatError(f"{self.files.location}: {message}")
-        held = entry.codecs[codec]
-        return entry, held, check_level(level, len(held.levels))
+        codec_entry = entry.codecs[codec]
+        return entry, codec_entry, check_level(level, len(codec_entry.levels))
 
     def _originals(self, source_id: str) -> TensorFile:
         entry, index = self._place(source_id)
@@ -296,43 +300,50 @@ class Folder:
 
     def _make_decoder(self, task: str, codec: str) -> Any:
         from cfqa_data.codecs import find_codec, get_codec
+        from cfqa_data.codecs.options import named_files
 
-        held = self.manifest.tasks[task].codecs[codec]
+        codec_entry = self.manifest.tasks[task].codecs[codec]
         where = f"{self.files.where(NAMES.manifest.as_posix())}: tasks.{task}.codecs.{codec}"
-        if (origin := held.origin) is None:
+        if (origin := codec_entry.origin) is None:
             raise FormatError(f"{where}: the manifest names no codec that decodes its bitstreams")
         try:
-            find_codec(origin.name, plugins=self.plugins)
+            found = find_codec(origin.name, plugins=self.plugins)
         except CodecError as error:
             package = f"{origin.package} {origin.version}".strip()
             raise FormatError(
                 f"{where}: codec {origin.name!r} of the package {package!r} is not installed; "
                 f"install that, or name its class: plugins=, --plugin ({error})"
             ) from None
-        try:
-            options = {
-                key: str(self.find_weights(value)) if self._is_weights(key, value) else value
-                for key, value in origin.options.items()
-            }
-            tables = {
+        _check_origin(where, origin, found)
+        weights = {key: v for key, v in origin.options.items() if self._is_weights(key, v)}
+        others = {k: v for k, v in origin.options.items() if k not in {*weights, "models"}}
+        for key, text in named_files(found.target, others):
+            named = f"{where}.codec: {key} names a file, {text!r}"
+            raise FormatError(f"{named}, that the manifest has no SHA-256 of")
+
+        def tables() -> dict[str, np.ndarray]:
+            return {
                 key: table
-                for name in held.tables
+                for name in codec_entry.tables
                 for key, table in self._all_tensors(NAMES.tables(name)).items()
             }
+
+        try:
+            found_weights = {key: str(self.find_weights(uri)) for key, uri in weights.items()}
             # Overrides what an untrusted manifest says.
             trusted: dict[str, Any] = {
                 "untrusted": self.untrusted,
                 "plugins": self.plugins,
-                "tables": tables or None,
+                "tables": tables if codec_entry.tables else None,
             }
-            return get_codec(origin.name, **{**options, **trusted})
+            return get_codec(origin.name, **{**origin.options, **found_weights, **trusted})
         except (CodecError, RecipeError) as error:
             raise FormatError(f"{where}: {error}") from None
 
     def _is_weights(self, key: str, value: object) -> bool:
         """Whether an option of a codec names weights, which are found by their hash.
 
-        What this package ships is taken by its name where the manifest has no hash of it.
+        Weights that this package ships are found by name if the manifest has no hash of them.
         """
         if not isinstance(value, str):
             return False
@@ -355,6 +366,27 @@ def check_level(level: object, count: int) -> int:
     if number not in range(count):
         raise FormatError(f"there is no level {number}: levels are 0 to {count - 1}")
     return number
+
+
+def _check_origin(where: str, origin: Origin, found: RegistryEntry) -> None:
+    """Check that a codec is the one that made a dataset's bitstreams.
+
+    What the caller gives as a plugin is the caller's to choose; other source of the same package
+    is warned of.
+
+    Raises:
+        FormatError: it is of another package, or of other source.
+    """
+    made = f"{where}: codec {origin.name!r} of the package {origin.package!r}"
+    how = "to decode with it all the same, name its class: plugins=, --plugin"
+    same = found.package == origin.package and found.builtin == (not origin.sha256)
+    if not same and not found.given:
+        raise FormatError(f"{made} is not installed, that of {found.package!r} is; {how}")
+    if same and found.sha256 != origin.sha256:
+        differ = f"{made} had other source than what is here, {found.version or 'no version'}"
+        if not found.given:
+            raise FormatError(f"{differ}; install version {origin.version or '?'}, or {how}")
+        warnings.warn(f"{differ}: features may be others", UserWarning, stacklevel=2)
 
 
 def _as_feature(found: object, shape: tuple[int, ...]) -> np.ndarray:

@@ -18,12 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cfqa_data.errors import FormatError, FormatVersionError
-from cfqa_data.format import first
+from cfqa_data.format import format_1
 from cfqa_data.format.facts import MOST_TASKS, TaskEntry
 from cfqa_data.format.fields import Checked
 from cfqa_data.format.invariants import check_source_ids, check_task_names
 from cfqa_data.format.layout import Layout, of_tools
-from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
+from cfqa_data.format.limits import LARGEST_JSON, MOST_VALUES, parse_json, read_limited
 from cfqa_data.format.pointers import pointer
 from cfqa_data.format.storage import sync_folders, write_text
 
@@ -81,8 +81,15 @@ class Manifest(Checked):
         super().__post_init__()
         check_task_names({name: entry.codecs for name, entry in self.tasks.items()})
         self.require(self.tier in TIERS, f".tier is not one of {', '.join(TIERS)}")
+        ladders = (codec for entry in self.tasks.values() for codec in entry.codecs.values())
+        values = sum(codec.quantizer.size for codec in ladders if codec.quantizer)
+        need = f": its quantisers have {values:,} values; {MOST_VALUES:,} are read"
+        self.require(values <= MOST_VALUES, need)
+        for name, entry in self.packages.items():
+            known = isinstance(entry.get("version"), str) and isinstance(entry.get("sha256"), str)
+            self.require(known, f".packages: {name!r} lacks its version or SHA-256")
         if not self.format:
-            plain = not self.packages and first.fits(self.recipe, self.tasks)
+            plain = not self.packages and format_1.fits(self.recipe, self.tasks)
             object.__setattr__(self, "format", 1 if plain else 2)
 
     @property
@@ -129,7 +136,7 @@ class Manifest(Checked):
             raise FormatVersionError(
                 f"format version {version!r}, this cfqa-data reads 1 and 2; {remedy}"
             )
-        read = _read_tasks if version > 1 else partial(first.read_tasks, data.get("recipe"))
+        read = _read_tasks if version > 1 else partial(format_1.read_tasks, data.get("recipe"))
         tasks = read(data.get("tasks"))
         check_source_ids({name: entry.sources for name, entry in tasks.items()})
         keys = ("name", "tier", "recipe", "versions", "weights", "health")
@@ -147,7 +154,7 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
     """Hash every file in the folder and write the manifest there; return its path.
 
     ``manifest.files`` is ignored and taken from the folder. Before the files are named, all folders
-    are synced, whoever made them: a power cut then takes none that the manifest names.
+    are synced, including those of other processes, so that a power cut loses no file that it names.
 
     Raises:
         FormatError: two sources have the same id.
