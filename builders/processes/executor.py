@@ -31,6 +31,7 @@ from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError, DiskError
 from cfqa_data.extras import extras
 from cfqa_data.guard import GUARD
+from cfqa_data.registry import user_failure
 
 if TYPE_CHECKING:
     from cfqa_data.builders.processes.stage import Stage
@@ -95,6 +96,7 @@ class Executor(AbstractContextManager["Executor"]):
         task = stage if self._here else pickle.dumps(stage)
         waiting, alone = deque(items), deque[Any]()
         attempts: Counter[Any] = Counter()
+        seen: dict[Any, str] = {}
         failures: dict[Any, CfqaError] = {}
         running: dict[Future[Any], Any] = {}
         try:
@@ -115,7 +117,9 @@ class Executor(AbstractContextManager["Executor"]):
                     attempts[item] += 1
                     if killed := isinstance(error, BrokenProcessPool):
                         self._replace()
-                    final = _final(item, error, attempts[item])
+                    repeated = seen.get(item) == str(error)
+                    seen[item] = str(error)
+                    final = _final(item, error, attempts[item], repeated)
                     if final is None:
                         (alone if killed else waiting).appendleft(item)
                         continue
@@ -231,10 +235,33 @@ def _stage(task: bytes) -> Stage:
     return stage
 
 
+class UserCodeError(Exception):
+    """What a user's class raised, with the place; it can be pickled, whatever that was.
+
+    Args:
+        message: kind, text and place.
+        passing: whether it may be over when it is tried again, even if it comes twice.
+    """
+
+    def __init__(self, message: str, passing: bool = False) -> None:
+        super().__init__(message, passing)
+        self.message, self.passing = message, passing
+
+    def __str__(self) -> str:
+        return self.message
+
+
 def run_item(stage: Stage, item: Any) -> Any:
     """Do one item: the single entry that this process and every worker call."""
-    with clear_disk_errors(str(item)), extras("build"), one_thread():
-        return stage.run(item)
+    try:
+        with clear_disk_errors(str(item)), extras("build"), one_thread():
+            return stage.run(item)
+    except CfqaError:
+        raise
+    except Exception as error:
+        if (message := user_failure(error)) is None:
+            raise
+        raise UserCodeError(message, isinstance(error, OSError)) from error
 
 
 @contextmanager
@@ -250,7 +277,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _final(item: Any, error: BaseException, attempt: int) -> CfqaError | None:
+def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> CfqaError | None:
     """Return why an item cannot be done, with its name, or None where it may be tried again."""
     if isinstance(error, CfqaError):
         return error if str(error).startswith(f"{item}") else BuildError(f"{item}: {error}")
@@ -261,9 +288,14 @@ def _final(item: Any, error: BaseException, attempt: int) -> CfqaError | None:
             f"{item}: every worker that tried it was killed (out of memory?); run the same command "
             "again to go on, with fewer workers"
         )
-    if attempt < ATTEMPTS:
+    own = isinstance(error, UserCodeError)
+    if own and repeated and not error.passing:
+        final = BuildError(f"{item}: {error}")
+    elif attempt < ATTEMPTS:
         return None
-    final = BuildError(f"{item} failed {attempt} times: {type(error).__name__}: {error}")
+    else:
+        text = str(error) if own else f"{type(error).__name__}: {error}"
+        final = BuildError(f"{item} failed {attempt} times: {text}")
     final.__cause__ = error
     return final
 
