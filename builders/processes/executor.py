@@ -235,20 +235,14 @@ def _stage(task: bytes) -> Stage:
     return stage
 
 
-class UserCodeError(Exception):
+class UserCodeError(BuildError):
     """What a user's class raised, with the place; it can be pickled, whatever that was.
 
-    Args:
-        message: kind, text and place.
-        passing: whether it may be over when it is tried again, even if it comes twice.
+    Attributes:
+        passing: whether it is tried :data:`ATTEMPTS` times even if it comes twice alike.
     """
 
-    def __init__(self, message: str, passing: bool = False) -> None:
-        super().__init__(message, passing)
-        self.message, self.passing = message, passing
-
-    def __str__(self) -> str:
-        return self.message
+    passing = False
 
 
 def run_item(stage: Stage, item: Any) -> Any:
@@ -261,7 +255,9 @@ def run_item(stage: Stage, item: Any) -> Any:
     except Exception as error:
         if (message := user_failure(error)) is None:
             raise
-        raise UserCodeError(message, isinstance(error, OSError)) from error
+        failure = UserCodeError(message)
+        failure.passing = isinstance(error, OSError)
+        raise failure from error
 
 
 @contextmanager
@@ -279,7 +275,8 @@ def one_thread() -> Iterator[None]:
 
 def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> CfqaError | None:
     """Return why an item cannot be done, with its name, or None where it may be tried again."""
-    if isinstance(error, CfqaError):
+    own = isinstance(error, UserCodeError)
+    if isinstance(error, CfqaError) and not own:
         return error if str(error).startswith(f"{item}") else BuildError(f"{item}: {error}")
     if type(error).__name__ == "KilledWorker" or (
         attempt == ATTEMPTS and isinstance(error, BrokenProcessPool)
@@ -288,8 +285,7 @@ def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> Cfq
             f"{item}: every worker that tried it was killed (out of memory?); run the same command "
             "again to go on, with fewer workers"
         )
-    own = isinstance(error, UserCodeError)
-    if own and repeated and not error.passing:
+    if isinstance(error, UserCodeError) and repeated and not error.passing:
         final = BuildError(f"{item}: {error}")
     elif attempt < ATTEMPTS:
         return None
