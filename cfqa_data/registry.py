@@ -14,19 +14,21 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cfqa_data.errors import CfqaError, unknown_name
 
 __all__ = [
+    "Plugins",
     "Registry",
     "RegistryEntry",
+    "as_plugins",
     "bind_options",
     "check_declared",
     "naming_user_code",
@@ -39,6 +41,8 @@ PACKAGE = "cfqa-data"
 
 _USER_MODULES: set[str] = set()
 """Top-level modules of the classes found that are not built in, and of their base classes."""
+
+Plugins: TypeAlias = str | type | Iterable[str | type]
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,7 @@ class Registry:
         """Return the names of the built-in classes, then those of installed entry points."""
         return list(dict.fromkeys([*self.builtin, *self._installed()]))
 
-    def find(
-        self, name: object, *, classes: bool = False, plugins: Sequence[str | type] = ()
-    ) -> RegistryEntry:
+    def find(self, name: object, *, classes: bool = False, plugins: Plugins = ()) -> RegistryEntry:
         """Return the class of a name.
 
         Args:
@@ -107,7 +109,7 @@ class Registry:
         if isinstance(name, str):
             if name in self.builtin:
                 return RegistryEntry(name, _resolve(self.builtin[name]), PACKAGE)
-            for plugin in plugins:
+            for plugin in as_plugins(plugins):
                 found = self._plugin(plugin)
                 if own_name(found.target) == name and self._fits(found.target):
                     return self._checked(replace(found, name=name))
@@ -182,6 +184,20 @@ class Registry:
                 raise self.error(f"{self.kind} {name!r}: {message}")
             target = getattr(target, part)
         return RegistryEntry(name, target, package, version, source_hash(where.partition(".")[0]))
+
+
+def as_plugins(plugins: Plugins | None) -> tuple[str | type, ...]:
+    """Return classes, or `module:Class` of some, as a tuple; one may be given alone.
+
+    Raises:
+        CfqaError: one is neither.
+    """
+    alone = isinstance(plugins, str | type) or not isinstance(plugins, Iterable)
+    found = (plugins,) if alone and plugins is not None else tuple(plugins or ())  # type: ignore[arg-type]
+    for plugin in found:
+        if not isinstance(plugin, str | type):
+            raise CfqaError(f"plugins are classes or 'module:Class' texts, not {plugin!r}")
+    return found  # type: ignore[return-value]
 
 
 def own_name(target: Any) -> str:

@@ -22,7 +22,7 @@ import cfqa_data
 from cfqa_data.access.folder import Folder
 from cfqa_data.codecs import find_codec
 from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.format import facts, first
+from cfqa_data.format import facts, format_1
 from cfqa_data.format.manifest import Manifest, hash_files, manifest_text, read_manifest
 from cfqa_data.testing.mock import PLUGINS, Picture, write_format_2_folder
 
@@ -190,7 +190,7 @@ def test_a_codec_gets_its_tables(folders: dict[str, Path]) -> None:
 def test_strangers_plugins_are_not_run(folders: dict[str, Path]) -> None:
     dataset = cfqa_data.load(folders["light"], untrusted=True, plugins=PLUGINS)
     assert dataset.compressed("cls-0", "x265", 9).shape == (1, 1, 16, 16)
-    with pytest.raises(FormatError, match="untrusted=True runs codecs of cfqa-data only") as told:
+    with pytest.raises(FormatError, match="untrusted=True runs built-in codecs only") as told:
         dataset.compressed("one-0", "stepped", 0)
     assert "\n" not in str(told.value)
 
@@ -251,7 +251,7 @@ def test_what_format_1_can_say_is_said_in_it() -> None:
         name: {"shape": [1, layers, 5, 8], "sources": [f"{name}-0", f"{name}-1"]}
         for name, layers in (("cls", 1), ("seg", 1), ("dpt", 4))
     }
-    tasks = first.read_tasks(recipe, told)
+    tasks = format_1.read_tasks(recipe, told)
     assert Manifest("x", "full", recipe, tasks).format == 1
     other = tasks["cls"]
     for change in (
@@ -262,6 +262,10 @@ def test_what_format_1_can_say_is_said_in_it() -> None:
         replace(other, varying_tokens=True),
     ):
         assert Manifest("x", "full", recipe, {**tasks, "cls": change}).format == 2
+    zero = json.loads(json.dumps(recipe))
+    zero["tasks"]["cls"]["codecs"]["hyperprior_multi_task"]["levels"][-1] = 0
+    with pytest.raises(FormatError, match="a lambda is a number above 0"):
+        format_1.read_tasks(zero, told)
     assert Manifest("x", "full", {**recipe, "more": 1}, tasks).format == 2
     assert Manifest("x", "full", recipe, {"cls": other}).format == 2
     packages = {"mine": {"version": "", "sha256": ""}}
@@ -276,7 +280,7 @@ def test_the_text_of_format_1_stays_byte_for_byte() -> None:
         name="nano",
         tier="light",
         recipe=recipe,
-        tasks=first.read_tasks(recipe, {"cls": told}),
+        tasks=format_1.read_tasks(recipe, {"cls": told}),
         versions={"python": "3.11", "numpy": "2"},
         weights={"b": "1" * 64, "a": "0" * 64},
         health=({"task": "cls", "ok": True},),
@@ -286,9 +290,9 @@ def test_the_text_of_format_1_stays_byte_for_byte() -> None:
     assert digest == "dd977bd8286a9b8cfea116865637e09b19beebdd5777b25a6f7e5aa3f316be3b"
 
 
-@pytest.mark.parametrize("name", first.CODECS)
+@pytest.mark.parametrize("name", format_1.CODECS)
 def test_built_in_codecs_are_those_of_format_1(name: str) -> None:
-    assert find_codec(name).target.facts() == first.CODECS[name]
+    assert find_codec(name).target.facts() == format_1.CODECS[name]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +312,10 @@ def test_built_in_codecs_are_those_of_format_1(name: str) -> None:
         ),
         (lambda m: codec(m).update(stored="values"), "stored is 'values', not 'codes'"),
         (lambda m: codec(m).update(levels=[5, 4]), "codecs.stepped: step must rise from level 0"),
-        (lambda m: codec(m).update(levels=list(range(1, 131))), "levels must be 1 to 128 numbers"),
+        (
+            lambda m: codec(m).update(levels=list(range(1, 131))),
+            "levels must be 1 to 128 numbers, got 130 of",
+        ),
         (lambda m: codec(m)["codec"].update(name="os:system"), "'os:system' is no name of a codec"),
         (lambda m: codec(m)["quantizer"].update(bits=40), "one: .*bits must be a whole number"),
         (lambda m: codec(m).update(tables=["/etc/x"]), "'/etc/x' is no file below tables/"),

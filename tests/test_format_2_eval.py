@@ -303,6 +303,8 @@ def test_what_a_light_folder_does_not_store_is_left_out_and_said(
     }
     with pytest.raises(CfqaError, match="mock-codecs"):
         evaluate(folders["light"], ["mse"], task="words")
+    told = evaluate(folders["light"], ["mse"], task="words", plugins=PLUGINS)
+    assert set(told.labels["task"].to_pylist()) == {"words"}
 
 
 def test_values_and_codes_are_read_side_by_side_for_a_device(

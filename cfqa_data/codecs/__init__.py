@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from cfqa_data.codecs.base import Codec, FeatureCodec, InputCodec
 from cfqa_data.errors import CodecError
 from cfqa_data.lazy import lazy_modules
-from cfqa_data.registry import Registry, RegistryEntry, bind_options
+from cfqa_data.registry import Plugins, Registry, RegistryEntry, bind_options
 
 __all__ = ["Codec", "FeatureCodec", "InputCodec", "find_codec", "get_codec", "list_codecs"]
 
@@ -41,9 +41,7 @@ def list_codecs() -> list[str]:
     return CODECS.names()
 
 
-def find_codec(
-    name: object, *, classes: bool = False, plugins: Sequence[str | type] = ()
-) -> RegistryEntry:
+def find_codec(name: object, *, classes: bool = False, plugins: Plugins = ()) -> RegistryEntry:
     """Return the class of a codec and where it comes from; see :meth:`Registry.find`."""
     return CODECS.find(name, classes=classes, plugins=plugins)
 
@@ -53,7 +51,7 @@ def get_codec(
     /,
     *,
     untrusted: bool = False,
-    plugins: Sequence[str | type] = (),
+    plugins: Plugins = (),
     tables: Mapping[str, np.ndarray] | None = None,
     **options: Any,
 ) -> Any:
@@ -78,8 +76,8 @@ def get_codec(
         from cfqa_data.codecs.sandbox.isolated import IsolatedCodec
 
         if not found.builtin:
-            message = "untrusted=True runs codecs of cfqa-data only, not of"
-            raise CodecError(f"{name}: {message} {found.package}")
+            message = "untrusted=True runs built-in codecs only, and this one is a plugin"
+            raise CodecError(f"{name}: {message} of {found.package}")
         return IsolatedCodec(name, bound)
     try:
         return found.target(**bound)

@@ -1,8 +1,8 @@
 """Check that the parts of a dataset folder agree with each other, whatever their hashes are.
 
-Hashes tell that a file is the one of the manifest. Here: that the manifest lists the files that the
-format has and no other, that labels point to arrays and bitstreams that are there, that what is
-counted from others is counted right, and that what stands in two places is the same in both.
+Hashes only show that a file is the one in the manifest. Checked here: the manifest lists exactly
+the files of the format, labels point to existing arrays and bitstreams, derived values are
+correct, and information that is stored twice is equal.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
     Args:
         root: the folder, or its files.
         manifest: its manifest.
-        damaged: files that are known to be damaged; what they are needed for is not looked at.
+        damaged: files that are known to be damaged; checks that need them are skipped.
     """
     job = _Job(Folder(root), manifest, frozenset(damaged))
     job.run(NAMES.manifest, (), job.list_of_files)
@@ -66,8 +67,9 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
         name = NAMES.labels(task)
         job.run(name, (name,), partial(job.read_labels, task, tables))
         if task in tables:
-            streams = job.shards(f"bitstreams/{task}-")
-            job.run(name, (name, *streams), partial(job.labels, task, tables[task]))
+            codecs = manifest.tasks[task].codecs
+            streams = [job.shards(NAMES.bitstreams, task, codec) for codec in codecs]
+            job.run(name, (name, *chain(*streams)), partial(job.labels, task, tables[task]))
         for codec in manifest.tasks[task].codecs:
             head = NAMES.compressed(task, codec) / "zarr.json"
             if head.as_posix() in manifest.files:
@@ -79,7 +81,8 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
             if extra.as_posix() in manifest.files:
                 job.run(extra, (extra,), partial(job.tensors, extra))
     table = NAMES.originals_table
-    job.run(table, (table, *job.shards("originals/")), partial(job.originals, tables))
+    originals = [job.shards(NAMES.originals, task) for task in manifest.tasks]
+    job.run(table, (table, *chain(*originals)), partial(job.originals, tables))
     if len(tables) == len(manifest.tasks):
         job.run(NAMES.manifest, (), partial(job.health, tables))
     job.run(NAMES.card, (NAMES.card,), job.card)
@@ -106,12 +109,8 @@ class _Job:
             message = str(error).removeprefix(f"{self.folder.files.where(name.as_posix())}: ")
             self.faults.append(Fault(name.as_posix(), message))
 
-    def shards(self, start: str) -> list[str]:
-        """Return the files that the manifest lists below some start of their names."""
-        return sorted(name for name in self.manifest.files if name.startswith(start))
-
     def list_of_files(self) -> Iterator[str]:
-        """The manifest is its recipe's, and lists what the format has and nothing else."""
+        """The manifest agrees with its recipe, and lists exactly the files of the format."""
         recipe = self.manifest.recipe.get("name", self.manifest.name)
         if self.manifest.name != recipe:
             yield f"its name is {self.manifest.name!r}, its recipe's {recipe!r}"
@@ -119,12 +118,12 @@ class _Job:
         tables = (NAMES.originals_table, *map(NAMES.labels, self.manifest.tasks))
         known = {path.as_posix() for path in (NAMES.card, *tables)}
         for task, entry in self.manifest.tasks.items():
-            known |= self._shards(task, partial(NAMES.originals, task)).keys()
+            known |= self.shards(NAMES.originals, task).keys()
             known |= {path.as_posix() for path in _extras(entry)}
             if entry.facts.truth:
                 known |= {NAMES.truth(task).as_posix()} & listed
             for codec in entry.codecs.values():
-                streams = self._shards(task, partial(NAMES.bitstreams, task, codec.name)).keys()
+                streams = self.shards(NAMES.bitstreams, task, codec.name).keys()
                 needed = self.manifest.tier == "light" and codec.facts.bits != "unknown"
                 if needed or streams & listed:
                     known |= streams
@@ -137,14 +136,12 @@ class _Job:
         for name in sorted(listed - known):
             yield f"lists {name}, which the format does not have"
 
-    def _shards(self, task: str, path: Callable[[int, int], Path]) -> dict[str, list[str]]:
+    def shards(self, path: Callable[..., Path], task: str, *codec: str) -> dict[str, list[str]]:
         """Return the names of all shards of a task's originals or bitstreams, and their sources."""
         entry = self.manifest.tasks[task]
         return {
-            path(number, entry.shards).as_posix(): list(
-                entry.sources[number * entry.shard : (number + 1) * entry.shard]
-            )
-            for number in range(entry.shards)
+            name: list(entry.sources[number * entry.shard : (number + 1) * entry.shard])
+            for number, name in enumerate(NAMES.shards(entry.shards, path, task, *codec))
         }
 
     def read_labels(self, task: str, tables: dict[str, LabelRows]) -> None:
@@ -152,7 +149,7 @@ class _Job:
         tables[task] = self.folder.label_rows(task)
 
     def labels(self, task: str, rows: LabelRows) -> Iterator[str]:
-        """Every row is at its place, points to what is there, and is counted right."""
+        """Rows are in order, refer to existing data, and have correct derived values."""
         if (row := out_of_order(rows)) is not None:
             yield f"rows are not in the format's order, first row {row}"
         streams = {codec: self._streams(task, codec) for codec in rows.entry.codecs}
@@ -164,7 +161,7 @@ class _Job:
     def _streams(self, task: str, codec: str) -> dict[str, int]:
         """Return the size of each bitstream; empty for a codec without bitstreams."""
         found: dict[str, int] = {}
-        for name, sources in self._shards(task, partial(NAMES.bitstreams, task, codec)).items():
+        for name, sources in self.shards(NAMES.bitstreams, task, codec).items():
             if name not in self.manifest.files:
                 continue  # reported by the check of the list of files
             levels = range(len(self.manifest.tasks[task].codecs[codec].levels))
@@ -178,7 +175,7 @@ class _Job:
         return found
 
     def codes(self, task: str, codec: str) -> None:
-        """The array is of the manifest's sources and quantiser."""
+        """The array has the manifest's sources and quantiser."""
         self.folder.open_codes(task, codec)
 
     def tensors(self, name: Path) -> None:
@@ -193,14 +190,14 @@ class _Job:
             check_truth(self.manifest.tasks[task].facts, dtype, len(shape), repr(key))
 
     def originals(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
-        """Each original is where its row says; the row says what the labels say."""
+        """Each original is where its row says, and the row agrees with the labels."""
         sources = [(t, s) for t, e in self.manifest.tasks.items() for s in e.sources]
         rows = self.folder.originals_table().to_pylist()
         if [(row["task"], row["source_id"]) for row in rows] != sources:
             yield "rows are not in the manifest's order"
         known = {row["source_id"]: row for row in rows}
         for task, entry in self.manifest.tasks.items():
-            shards = self._shards(task, partial(NAMES.originals, task))
+            shards = self.shards(NAMES.originals, task)
             n, c, t, d = entry.shape
             for name, ids in shards.items():
                 features = self._header(name) if name in self.manifest.files else {}
@@ -223,7 +220,7 @@ class _Job:
                 yield from _same_references(tables[task].table, known)
 
     def health(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
-        """The manifest's figures of health are those of the labels."""
+        """The manifest's health figures agree with the labels."""
         import pyarrow as pa
 
         found = health(pa.concat_tables([rows.table for rows in tables.values()]))
@@ -232,7 +229,7 @@ class _Job:
             yield "its figures of health are not those of the labels"
 
     def card(self) -> Iterator[str]:
-        """The card's head counts the rows that there are."""
+        """The row counts in the card's YAML head are correct."""
         counts = {task: entry.rows for task, entry in self.manifest.tasks.items()}
         originals = sum(len(entry.sources) for entry in self.manifest.tasks.values())
         expected = {"default": sum(counts.values()), **counts, "originals": originals}

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.format.facts import PROGRAMS
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import ROOT, is_uri
 from cfqa_data.recipe.load import CodecSpec, Recipe
-from cfqa_data.recipe.spec import PROGRAMS, SOURCE_PATHS, places_of_classes
+from cfqa_data.recipe.spec import SOURCE_PATHS, places_of_classes
 from cfqa_data.registry import Registry, own_name
 
 __all__ = [
