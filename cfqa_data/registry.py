@@ -33,6 +33,7 @@ __all__ = [
     "check_declared",
     "naming_user_code",
     "own_name",
+    "path_options",
     "source_hash",
     "user_failure",
 ]
@@ -55,6 +56,7 @@ class RegistryEntry:
         package: the distribution that has it, or its top-level module where it belongs to none.
         version: of that distribution; "" without one.
         sha256: of all Python files of its top-level package, as hex; "" for built-in ones.
+        given: whether the caller gave it, as one of the plugins.
     """
 
     name: str
@@ -62,6 +64,7 @@ class RegistryEntry:
     package: str
     version: str = ""
     sha256: str = ""
+    given: bool = False
 
     @property
     def builtin(self) -> bool:
@@ -112,7 +115,7 @@ class Registry:
             for plugin in as_plugins(plugins):
                 found = self._plugin(plugin)
                 if own_name(found.target) == name and self._fits(found.target):
-                    return self._checked(replace(found, name=name))
+                    return self._checked(replace(found, name=name, given=True))
             if (entry := self._installed().get(name)) is not None:
                 of = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "")
                 return self._checked(self._load(name, entry.value, *of))
@@ -315,11 +318,7 @@ def bind_options(
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     anything = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    call = target.__init__ if inspect.isclass(target) else target
-    try:
-        hints = typing.get_type_hints(call)
-    except Exception:  # names that only a type checker imports
-        hints = {}
+    hints = _hints(target)
     bound = {name: value for name, value in given.items() if name in known or anything}
     own_options = [name for name in known if name not in given]
     for name, value in options.items():
@@ -335,6 +334,25 @@ def bind_options(
     if missing:
         raise error(f"{what}: lacks the option {', '.join(missing)}")
     return bound
+
+
+def path_options(target: Any) -> set[str]:
+    """Return the options of a class whose annotations contain `Path`."""
+
+    def has_path(hint: Any) -> bool:
+        path = isinstance(hint, type) and issubclass(hint, Path)
+        return path or any(map(has_path, typing.get_args(hint)))
+
+    return {name for name, hint in _hints(target).items() if has_path(hint)}
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Return the annotations of what makes an object of a class."""
+    call = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(call)
+    except Exception:  # names that only a type checker imports
+        return {}
 
 
 def _as_type(value: Any, hint: Any, what: str, error: type[CfqaError]) -> Any:

@@ -341,7 +341,8 @@ class _DeepVerification(Stage):
 def _lacks_models(manifest: Manifest, options: Mapping[str, Any]) -> bool:
     """Whether a codec has models that neither its entry nor the manifest's hashes tell."""
     models = options.get("models")
-    return models is not None and models.startswith(PACKAGE) and models not in manifest.weights
+    shipped = isinstance(models, str) and models.startswith(PACKAGE)
+    return shipped and models not in manifest.weights
 
 
 def _sample(

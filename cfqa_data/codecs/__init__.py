@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def get_codec(
     *,
     untrusted: bool = False,
     plugins: Plugins = (),
-    tables: Mapping[str, np.ndarray] | None = None,
+    tables: Mapping[str, np.ndarray] | Callable[[], Mapping[str, np.ndarray]] | None = None,
     **options: Any,
 ) -> Any:
     """Return a codec: a `Codec` on planes, a `FeatureCodec` or an `InputCodec`.
@@ -62,7 +62,8 @@ def get_codec(
         untrusted: decode in a child process that can do nothing else; for bitstreams that may come
             from anyone (see :mod:`cfqa_data.codecs.sandbox.isolated`). Built-in codecs only.
         plugins: classes of further codecs, or `module:Class` of some.
-        tables: what the codec gave as `tables()` when the bitstreams were made.
+        tables: what the codec gave as `tables()` when the bitstreams were made, or what reads it,
+            which is called for a codec that takes tables.
         options: of that codec, such as ``preset`` or ``models``.
 
     Raises:
@@ -79,6 +80,8 @@ def get_codec(
             message = "untrusted=True runs built-in codecs only, and this one is a plugin"
             raise CodecError(f"{name}: {message} of {found.package}")
         return IsolatedCodec(name, bound)
+    if callable(tables) and "tables" in bound:
+        bound["tables"] = tables()
     try:
         return found.target(**bound)
     except TypeError as error:
