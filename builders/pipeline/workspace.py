@@ -114,7 +114,8 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
     if manifest.recipe != recorded or manifest.tier != tier:
         raise BuildError(
             f"{layout.root} holds a finished dataset of recipe {manifest.name!r} "
-            f"({manifest.tier} tier) that is not this one: choose another folder"
+            f"({manifest.tier} tier) that is not this one "
+            f"({_differences(manifest, recorded, tier)}): choose another folder"
         )
     # Different files may have the same portable name.
     if manifest.packages or recorded != _plain(recipe.to_dict()):
@@ -143,9 +144,38 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
         )
     if packages != manifest.packages:
         raise BuildError(
-            f"{layout.root} holds a finished dataset of another source of "
-            f"{', '.join(manifest.packages.keys() | packages)}: choose another folder"
+            f"{layout.root} holds a finished dataset of other packages "
+            f"({_told(_leaves(manifest.packages), _leaves(packages))}): choose another folder"
         )
+
+
+def _differences(manifest: Manifest, recorded: Mapping[str, Any], tier: str) -> str:
+    """Return in what a finished dataset is not the one that is to be built."""
+    there = {"tier": manifest.tier, **_leaves(manifest.recipe)}
+    return _told(there, {"tier": tier, **_leaves(recorded)})
+
+
+def _leaves(value: Any, where: str = "") -> dict[str, Any]:
+    """Return what nested tables hold, by the keys that lead to it."""
+    if not isinstance(value, Mapping):
+        return {where: value}
+    inner = ((f"{where}.{key}" if where else key, value[key]) for key in value)
+    return {path: leaf for key, item in inner for path, leaf in _leaves(item, key).items()}
+
+
+def _told(there: Mapping[str, Any], here: Mapping[str, Any], most: int = 3) -> str:
+    """Return the first differences of two tables, and how many more there are."""
+    keys = [k for k in {**there, **here} if there.get(k, ABSENT) != here.get(k, ABSENT)]
+    told = [
+        f"{key}: {_short(there.get(key, ABSENT))} there, {_short(here.get(key, ABSENT))} here"
+        for key in keys[:most]
+    ]
+    return "; ".join(told + [f"{len(keys) - most} more"] * (len(keys) > most))
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _plain(value: Any) -> Any:
