@@ -294,7 +294,7 @@ class Recipe(_Spec):
         counted = self.sources_per_task or all(spec.sources for spec in self.tasks.values())
         self.require(counted, ".sources_per_task must be a whole number of at least 1")
         try:
-            check_task_names({name: spec.ladders for name, spec in self.tasks.items()})
+            check_task_names({name: spec.codecs for name, spec in self.tasks.items()})
         except FormatError as error:
             raise RecipeError(str(error)) from None
         object.__setattr__(self, "tasks", _ordered(self.tasks, TASK_CLASSES))
