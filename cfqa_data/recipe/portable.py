@@ -26,6 +26,7 @@ __all__ = [
     "portable_names",
     "recipe_of",
     "recorded_recipe",
+    "remedy",
     "rename",
 ]
 
@@ -129,9 +130,13 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
                 table[key] = named[name]
         return Recipe.from_dict(data)
     except (CfqaError, AttributeError, TypeError) as error:
-        made = ", ".join(f"{name} {p['version']}".strip() for name, p in manifest.packages.items())
-        remedy = f"; install {made}, or name its classes by --plugin module:Class" if made else ""
-        raise FormatError(f"recipe: {error}{remedy}") from None
+        raise FormatError(f"recipe: {error}{remedy(manifest)}") from None
+
+
+def remedy(manifest: Manifest) -> str:
+    """Return what helps where a class is not found, to be put behind an error; "" if nothing."""
+    made = ", ".join(f"{name} {p['version']}".strip() for name, p in manifest.packages.items())
+    return f"; install {made}, or name its classes by --plugin module:Class" if made else ""
 
 
 def portable_names(recipe: Recipe) -> dict[str, str]:

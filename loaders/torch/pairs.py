@@ -58,8 +58,8 @@ class Pairs(torch.utils.data.Dataset[Pair]):
 
     Raises:
         CfqaError: there is no such task, codec, level, source, fold or column, rows are chosen
-            from a dataset that is open already, or codes are asked for of a codec that has none. (Taking a pair raises `FormatError` if its file is
-            missing or damaged.)
+            from a dataset that is open already, or codes are asked for of a codec that has none.
+            (Taking a pair raises `FormatError` if its file is missing or damaged.)
     """
 
     def __init__(
@@ -159,5 +159,8 @@ def _check_codes(dataset: Dataset) -> None:
     values, codes = (list(dict.fromkeys(coded[kind])) for kind in (False, True))
     if values:
         others = [codec for codec in codes if codec not in values]
-        choice = f"choose others, codec={others}, or leave" if others else "leave"
-        raise CfqaError(f"codes=True: {', '.join(values)} has values and no codes; {choice} it out")
+        choice = f"choose others, codec={others}, or " if others else ""
+        names = ", ".join(values)
+        raise CfqaError(
+            f"codes=True: {names} has values and no codes; {choice}leave codes=True out"
+        )
