@@ -30,7 +30,7 @@ from cfqa_data.eval.statistics import statistics
 from cfqa_data.eval.statistics.bootstrap import interval, source_counts
 from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.eval.statistics.pooled import pooled_coefficients
-from cfqa_data.format.first import CODECS, TASKS
+from cfqa_data.format.format_1 import CODECS, TASKS
 
 COEFFICIENTS = (stats.pearsonr, stats.spearmanr, stats.kendalltau)
 

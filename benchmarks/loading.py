@@ -29,7 +29,7 @@ from results import Result, figure, run
 
 import cfqa_data
 from cfqa_data.format.codes import create_codes_array, write_codes
-from cfqa_data.format.first import LEVELS, read_tasks
+from cfqa_data.format.format_1 import LEVELS, read_tasks
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import label_schema

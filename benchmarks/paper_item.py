@@ -32,7 +32,7 @@ from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.context import BuildContext, Models
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import Plan
-from cfqa_data.format.first import LAYERS, TASKS
+from cfqa_data.format.format_1 import LAYERS, TASKS
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.resources import ROOT_VARIABLE
 from cfqa_data.recipe.load import Recipe, load_recipe

@@ -30,7 +30,7 @@ from results import Result, figure, run
 import cfqa_data
 from cfqa_data.card.write import write_card
 from cfqa_data.format.codes import create_codes_array, write_codes
-from cfqa_data.format.first import LEVELS, read_tasks
+from cfqa_data.format.format_1 import LEVELS, read_tasks
 from cfqa_data.format.invariants import FOLDS
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest, package_versions, write_manifest

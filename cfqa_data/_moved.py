@@ -19,7 +19,7 @@ _HOMES = {
         "console": "progress terminal text",
         "format": "codes invariants layout limits manifest packing "
         "paper_quantizers=quantizers parquet pointers quantizers resources schema storage "
-        "tasks=first",
+        "tasks=format_1",
         "integrity": "consistency health summary verify",
         "recipe": "portable recipe_specs=spec remembered",
     },

@@ -28,7 +28,7 @@ from cfqa_data.console.text import table_text
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.statistics import pearson, spearman
 from cfqa_data.eval.text import figure_text, paper_heads
-from cfqa_data.format.first import TASKS
+from cfqa_data.format.format_1 import TASKS
 from cfqa_data.format.layout import of_tools
 from cfqa_data.format.limits import LARGEST_TEXT, read_limited
 from cfqa_data.paths import absolute_path

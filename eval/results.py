@@ -65,7 +65,7 @@ class Evaluation(Statistics):
         notes: What else is to be known of a metric's scores, by name.
         dataset: What identifies the dataset, as a report and a file of scores are compared with;
             None if that is not known.
-        tasks: What the dataset says of its tasks, by name.
+        tasks: The facts of the dataset's tasks, by name.
     """
 
     labels: pa.Table
@@ -145,7 +145,7 @@ def with_facts(
     notes: Mapping[str, str] = MappingProxyType({}),
     decided: Mapping[str, Any] = MappingProxyType({}),
 ) -> pa.Table:
-    """Return a table of scores that says of itself what `read_evaluation` needs to know.
+    """Return a table of scores with the metadata that `read_evaluation` needs.
 
     Args:
         scores: As `scores_table` lays them out.
@@ -170,7 +170,7 @@ def with_facts(
 
 
 def read_facts(data: bytes) -> tuple[pa.Schema, dict[str, Any]]:
-    """Return the columns of a file of scores, and what it says of itself.
+    """Return the columns of a file of scores, and its metadata.
 
     Raises:
         Exception: One of `WRONG`, or of Arrow's: it is no such file.

@@ -97,7 +97,7 @@ class ScoreFile:
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
     def _check_replaceable(self) -> None:
-        """See that a finished file is this request's, or the one that was to be replaced."""
+        """Check that a finished file is this request's, or the one that was to be replaced."""
         on_disk = self._file_identity()
         if on_disk not in (None, self._replaced) and (why := self._other()):
             remedy = "write to another file, or replace it with --force (force=True)"

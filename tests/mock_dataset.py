@@ -24,7 +24,7 @@ from mock_codec import MockCodec
 from cfqa_data.card.write import write_card
 from cfqa_data.format.codes import create_codes_array, find_centres, write_codes
 from cfqa_data.format.facts import TaskFacts
-from cfqa_data.format.first import LAYERS, LEVELS, TASKS, read_tasks
+from cfqa_data.format.format_1 import LAYERS, LEVELS, TASKS, read_tasks
 from cfqa_data.format.invariants import FOLDS
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import (

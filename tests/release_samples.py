@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import safe_open
 
 from cfqa_data.codecs import get_codec
-from cfqa_data.format.first import LAYERS, TASKS, VIEWS
+from cfqa_data.format.format_1 import LAYERS, TASKS, VIEWS
 from cfqa_data.format.packing import pack, plane_shape
 from cfqa_data.format.quantizers import quantizer_from_dict
 from cfqa_data.format.storage import write_tensors

@@ -146,7 +146,7 @@ def options(module: Any, *given: str) -> argparse.Namespace:
 
 
 def check(told: Iterable[Result], benchmark: str, unmeasured: str = "$^") -> dict[str, Result]:
-    """See that all figures of a benchmark are told, but for those whose name matches."""
+    """Check that all figures of a benchmark are told, but for those whose name matches."""
     found = {result.name: result for result in told}
     for name, known in FIGURES.items():
         if known.benchmark == benchmark and not re.search(unmeasured, name):

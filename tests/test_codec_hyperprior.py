@@ -18,13 +18,13 @@ from codec_samples import extreme_planes, feature_plane, ideal_bits, mse
 from safetensors.numpy import load_file, save_file
 
 from cfqa_data.builders.training.hyperprior import main, train_ladders
-from cfqa_data.builders.training.hyperprior_plan import Job, Settings, plan, read_planes
-from cfqa_data.builders.training.hyperprior_start import (
+from cfqa_data.builders.training.hyperprior_init import (
     block_statistics,
     rescale,
     start_at_transform,
     step_size,
 )
+from cfqa_data.builders.training.hyperprior_plan import Job, Settings, plan, read_planes
 from cfqa_data.builders.training.hyperprior_train import train
 from cfqa_data.codecs import get_codec
 from cfqa_data.codecs.hyperprior.codec import Hyperprior, HyperpriorCodec, load_hyperprior

@@ -32,7 +32,7 @@ from cfqa_data.builders.training.scenes import HELD_OUT_SEED, TRAINING_SEED
 from cfqa_data.cli import app
 from cfqa_data.codecs import list_codecs
 from cfqa_data.eval.metrics import METRICS, Metric
-from cfqa_data.format.first import LAYERS, TASKS, VIEWS
+from cfqa_data.format.format_1 import LAYERS, TASKS, VIEWS
 from cfqa_data.format.schema import LABEL_COLUMNS, ORIGINAL_COLUMNS
 from cfqa_data.recipe.load import Recipe, list_recipes, load_recipe
 

@@ -22,7 +22,7 @@ import cfqa_data
 from cfqa_data.access.folder import Folder
 from cfqa_data.codecs import find_codec
 from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.format import facts, first
+from cfqa_data.format import facts, format_1
 from cfqa_data.format.manifest import Manifest, hash_files, manifest_text, read_manifest
 from cfqa_data.testing.mock import PLUGINS, Picture, write_format_2_folder
 
@@ -251,7 +251,7 @@ def test_what_format_1_can_say_is_said_in_it() -> None:
         name: {"shape": [1, layers, 5, 8], "sources": [f"{name}-0", f"{name}-1"]}
         for name, layers in (("cls", 1), ("seg", 1), ("dpt", 4))
     }
-    tasks = first.read_tasks(recipe, told)
+    tasks = format_1.read_tasks(recipe, told)
     assert Manifest("x", "full", recipe, tasks).format == 1
     other = tasks["cls"]
     for change in (
@@ -276,7 +276,7 @@ def test_the_text_of_format_1_stays_byte_for_byte() -> None:
         name="nano",
         tier="light",
         recipe=recipe,
-        tasks=first.read_tasks(recipe, {"cls": told}),
+        tasks=format_1.read_tasks(recipe, {"cls": told}),
         versions={"python": "3.11", "numpy": "2"},
         weights={"b": "1" * 64, "a": "0" * 64},
         health=({"task": "cls", "ok": True},),
@@ -286,9 +286,9 @@ def test_the_text_of_format_1_stays_byte_for_byte() -> None:
     assert digest == "dd977bd8286a9b8cfea116865637e09b19beebdd5777b25a6f7e5aa3f316be3b"
 
 
-@pytest.mark.parametrize("name", first.CODECS)
+@pytest.mark.parametrize("name", format_1.CODECS)
 def test_built_in_codecs_are_those_of_format_1(name: str) -> None:
-    assert find_codec(name).target.facts() == first.CODECS[name]
+    assert find_codec(name).target.facts() == format_1.CODECS[name]
 
 
 @pytest.mark.parametrize(

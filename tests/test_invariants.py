@@ -18,7 +18,7 @@ from cfqa_data.builders.pipeline.pack import label_table
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.first import read_tasks
+from cfqa_data.format.format_1 import read_tasks
 from cfqa_data.format.invariants import (
     PLACES,
     RANGES,

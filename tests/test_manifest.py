@@ -10,7 +10,7 @@ import pytest
 from mock_dataset import toy_recipe
 
 from cfqa_data.errors import FormatError
-from cfqa_data.format.first import read_tasks
+from cfqa_data.format.format_1 import read_tasks
 from cfqa_data.format.manifest import (
     Manifest,
     hash_files,

@@ -20,7 +20,7 @@ from cfqa_data import evaluate, load
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
-from cfqa_data.format.first import LEVELS, TASKS
+from cfqa_data.format.format_1 import LEVELS, TASKS
 from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.recipe.load import load_recipe
 

@@ -19,7 +19,7 @@ from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.label import score
 from cfqa_data.builders.pipeline.plan import Plan
-from cfqa_data.format.first import TASKS
+from cfqa_data.format.format_1 import TASKS
 from cfqa_data.format.manifest import hash_file, read_manifest
 from cfqa_data.recipe.load import Recipe
 

@@ -120,7 +120,7 @@ def goes_on(
     capsys: pytest.CaptureFixture[str],
     at: int,
 ) -> None:
-    """See that a command says in one line that the disk is full, and then goes on."""
+    """Check that a command says in one line that the disk is full, and then goes on."""
     plain, out = tmp_path / "plain", tmp_path / "out"
     assert main(run(plain)) == 0
     with monkeypatch.context() as patch:

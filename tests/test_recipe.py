@@ -17,7 +17,7 @@ from mock_dataset import toy_recipe, toy_recipe_dict
 from cfqa_data.codecs.base import FeatureCodec
 from cfqa_data.errors import RecipeError
 from cfqa_data.format.facts import Parameter
-from cfqa_data.format.first import CODECS, LAYERS, LEVELS, TASKS
+from cfqa_data.format.format_1 import CODECS, LAYERS, LEVELS, TASKS
 from cfqa_data.format.quantizers import KMeansQuantizer
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.recipe.load import Recipe, list_recipes, load_recipe

@@ -13,7 +13,7 @@ import pytest
 from cfqa_data.codecs import CODECS, find_codec, get_codec, list_codecs
 from cfqa_data.codecs.base import Codec
 from cfqa_data.errors import CfqaError, CodecError
-from cfqa_data.format import first
+from cfqa_data.format import format_1
 from cfqa_data.registry import Registry, bind_options, own_name
 
 MODULE = """
@@ -58,7 +58,7 @@ def test_built_in_names_come_first_and_are_not_taken_over(plugin: Path) -> None:
     assert found.builtin
     assert (found.package, found.version, found.sha256) == ("cfqa-data", "", "")
     for name in CODECS.builtin:
-        assert find_codec(name).target.facts() == first.CODECS[name]
+        assert find_codec(name).target.facts() == format_1.CODECS[name]
 
 
 def test_an_entry_point_says_whose_it_is(plugin: Path) -> None:

@@ -18,7 +18,7 @@ from cfqa_data.eval.statistics import Statistics, statistics
 from cfqa_data.eval.statistics.columns import COLUMNS
 from cfqa_data.eval.statistics.mapping import map_scores
 from cfqa_data.eval.text import paper_text, plain_text
-from cfqa_data.format.first import TASKS
+from cfqa_data.format.format_1 import TASKS
 
 CODECS = ("x265", "vvenc")
 SOURCES = 6

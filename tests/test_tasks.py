@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cfqa_data.errors import unknown_name
-from cfqa_data.format.first import CODECS, LAYERS, LEVELS, TASKS, VIEWS
+from cfqa_data.format.format_1 import CODECS, LAYERS, LEVELS, TASKS, VIEWS
 from cfqa_data.format.invariants import FOLDS
 
 

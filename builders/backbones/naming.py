@@ -51,7 +51,7 @@ class Naming:
     Attributes:
         hub: the names are those of the Hub's layout.
         prefix: what stands before every name.
-        chunks: block -> chunk, where the blocks lie in chunks.
+        chunks: block -> chunk, if the blocks are in chunks.
     """
 
     hub: bool = False

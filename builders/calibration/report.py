@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.codecs import list_codecs
-from cfqa_data.format.first import LAYERS, TASKS, VIEWS
+from cfqa_data.format.format_1 import LAYERS, TASKS, VIEWS
 from cfqa_data.format.storage import write_text
 
 __all__ = ["write_report"]

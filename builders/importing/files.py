@@ -22,7 +22,7 @@ from numpy.lib.format import open_memmap
 
 from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.eval.paper_logs import level_of
-from cfqa_data.format.first import CODECS, LAYERS, LEVELS, TASKS, VIEWS
+from cfqa_data.format.format_1 import CODECS, LAYERS, LEVELS, TASKS, VIEWS
 from cfqa_data.format.invariants import check_source_ids
 from cfqa_data.format.layout import of_tools
 from cfqa_data.format.pointers import pointer_at

@@ -35,7 +35,7 @@ from cfqa_data.integrity.verify import Fault
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.recipe.portable import recipe_of, remedy
 
-__all__ = ["SAMPLE", "DeepResult", "verify_deep"]
+__all__ = ["SAMPLE", "DeepResult", "look_into", "verify_deep"]
 
 SAMPLE = 100
 """Default number of label rows that are computed again."""
@@ -149,6 +149,10 @@ def verify_deep(
     return DeepResult(tuple(ordered), *counts, tuple(notes))
 
 
+look_into = verify_deep
+"""The name of `verify_deep` in version 0.1."""
+
+
 @dataclass
 class _DeepVerification(Stage):
     """The stage that decodes and scores features again.
@@ -195,22 +199,26 @@ class _DeepVerification(Stage):
         chosen = _sample(folder, manifest, damaged, sample, seed)
         missing = folder.missing()
 
-        def bad(*starts: str) -> bool:
+        def is_damaged(*starts: str) -> bool:
             return any(name.startswith(starts) for name in damaged)
 
         for task, entry in manifest.tasks.items():
-            readable = not bad(f"originals/{task}-", f"labels/{task}.")
-            for codec, held in entry.codecs.items():
+            readable = not is_damaged(f"originals/{task}-", f"labels/{task}.")
+            for codec, codec_entry in entry.codecs.items():
                 streams = f"bitstreams/{task}-{codec}-"
                 decode = any(name.startswith(streams) for name in manifest.files)
                 array = NAMES.compressed(task, codec).as_posix()
                 stored = f"{array}/zarr.json" in manifest.files.keys() - damaged
                 why = None
-                if decode and bad(streams):
+                if decode and is_damaged(streams):
                     why = "bitstreams are damaged"
-                elif decode and held.facts.on == "inputs":
+                elif decode and codec_entry.facts.on == "inputs":
                     why = "the features are extracted from what its bitstreams decode to"
-                elif decode and held.origin and _lacks_models(manifest, held.origin.options):
+                elif (
+                    decode
+                    and (origin := codec_entry.origin)
+                    and _lacks_models(manifest, origin.options)
+                ):
                     why = "the recipe names no models"
                 elif decode and stored and held.origin and held.origin.name in missing:
                     package = missing[held.origin.name]
@@ -231,7 +239,7 @@ class _DeepVerification(Stage):
                             codec,
                             source,
                             position,
-                            len(held.levels),
+                            len(codec_entry.levels),
                             decode,
                             readable_array,
                             chosen[task, codec, source] if readable else {},

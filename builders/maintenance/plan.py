@@ -190,15 +190,20 @@ def plan_repair(
     recipe = recipe_of(manifest, plugins).without_programs()
     plan = Plan(recipe, manifest.tier, manifest.versions, manifest.weights, manifest.packages)
     names = Layout(Path())
-    bad = {path.as_posix() for path in (names.originals_table, names.card)} & damaged
-    originals, card = names.originals_table.as_posix() in bad, names.card.as_posix() in bad
+    damaged_tables = {path.as_posix() for path in (names.originals_table, names.card)} & damaged
+    originals, card = (
+        names.originals_table.as_posix() in damaged_tables,
+        names.card.as_posix() in damaged_tables,
+    )
     tables = [task for task in recipe.tasks if names.labels(task).as_posix() in damaged]
-    left = damaged - bad - {names.labels(task).as_posix() for task in tables}
+    left = damaged - damaged_tables - {names.labels(task).as_posix() for task in tables}
     was_build, stages = was_built(manifest), stages_of(plan, files, plugins, names)
     streams = {name for name in manifest.files if name.startswith("bitstreams/")} - damaged
     decode = stages[-1]
     assert isinstance(decode, Decode)
-    bare: set[tuple[str, str]] = set()  # of a release: whose metadata cannot be made again
+    without_metadata: set[tuple[str, str]] = (
+        set()
+    )  # of a release: whose metadata cannot be made again
     release = f"comes from a release, not from a recipe; import that again, or {FETCH}"
 
     def obstacle(item: Item) -> str:
@@ -209,7 +214,7 @@ def plan_repair(
             return release
         if decode.streams(replace(item, shard=item.shard or 0)) not in streams:
             return release if item.stage == "arrays" else f"has no intact bitstreams; {FETCH}"
-        return f"has no metadata; {FETCH}" if (item.task, item.codec) in bare else ""
+        return f"has no metadata; {FETCH}" if (item.task, item.codec) in without_metadata else ""
 
     todo: dict[str, list[Item]] = {}
     impossible = []
@@ -223,7 +228,7 @@ def plan_repair(
             )
             if made and why:
                 impossible += [Fault(name, why) for name in sorted(made)]
-                bare |= {(item.task, item.codec)} if stage.name == "arrays" else set()
+                without_metadata |= {(item.task, item.codec)} if stage.name == "arrays" else set()
             elif made or (again and was_build):
                 todo.setdefault(stage.name, []).append(item)
     why = f"is not a file that this version makes; {FETCH}"
@@ -269,7 +274,7 @@ def check_environment(
     Raises:
         BuildError: something differs; names all of it.
     """
-    local_paths, lost = _find_files(files, manifest, repair_plan)
+    local_paths, missing = _find_files(files, manifest, repair_plan)
     recipe = repair_plan.plan.recipe.with_paths(lambda uri: local_paths.get(uri, uri))
     repair_plan = replace(repair_plan, plan=replace(repair_plan.plan, recipe=recipe))
     different = []
@@ -279,7 +284,7 @@ def check_environment(
         for item in repair_plan.items.get("compress", ()):
             codec_spec = context.codec_spec(item)
             streams = Recompress(context).outputs(item)[0].as_posix()
-            if streams in damaged and codec_spec.models not in lost:
+            if streams in damaged and codec_spec.models not in missing:
                 versions_now = codec_for(codec_spec).version()
                 found |= {
                     f"{item.codec} {k}": text for k, text in versions_now.items() if k != "models"
@@ -297,8 +302,8 @@ def check_environment(
             for name, entry in manifest.packages.items()
             if name in packages and packages[name]["sha256"] != entry["sha256"]
         ]
-    accept = "" if lost else "try --accept-versions, "
-    different += lost.values()
+    accept = "" if missing else "try --accept-versions, "
+    different += missing.values()
     if different:
         more = f" (and {len(different) - 5} more)" if len(different) > 5 else ""
         raise BuildError(
@@ -317,7 +322,7 @@ def _find_files(
     Weights and lists are found by their SHA-256, all other paths of sources by their names.
     """
     local_paths: dict[str, str] = {}
-    lost: dict[str, str] = {}
+    missing: dict[str, str] = {}
     needed = _weights(manifest, repair_plan)
     for task, spec in repair_plan.plan.recipe.tasks.items():
         if not any(
@@ -337,8 +342,8 @@ def _find_files(
         try:
             local_paths[uri] = str(find_weights(uri, manifest.weights.get(uri), files))
         except CfqaError as error:
-            lost[uri] = str(error)
-    return local_paths, lost
+            missing[uri] = str(error)
+    return local_paths, missing
 
 
 def _weights(manifest: Manifest, repair_plan: RepairPlan) -> set[str]:

@@ -38,7 +38,7 @@ __all__ = ["ASIDE", "Repaired", "repair"]
 WORK = ".repair/work"
 
 ASIDE = ".repair/aside"
-"""Where things are put that are no part of the dataset or stood in the way; nothing is deleted."""
+"""Folder for files that are no part of the dataset or stood in the way; nothing is deleted."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _check(found: Verified, accept_versions: bool, plugins: tuple[str, ...]) -> 
 
 
 def _check_fetched(found: Verified) -> None:
-    """See that no file is one that Git keeps elsewhere: fetching it is a command, not hours.
+    """Check that no file is one that Git keeps elsewhere: fetching it is a command, not hours.
 
     Raises:
         FormatError: some are; the first is named.

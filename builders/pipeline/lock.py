@@ -33,7 +33,7 @@ def locked(root: Path) -> Iterator[None]:
     """Lock a build folder, made if missing, for this process; remove the lock's folder at the end.
 
     A lock of a dead process on this machine is taken over. Where the file system has no locks, the
-    process that the file names decides: two that begin within a moment are then not told apart.
+    process that the file names decides: two that begin within a moment are then not distinguished.
 
     Raises:
         BuildError: another build works in the folder, or one on another machine did not end there.

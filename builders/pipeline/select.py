@@ -111,7 +111,7 @@ class Extract(BuildStage):
         return len(self.plan.members(item.task, item.shard))
 
     def check(self, todo: Sequence[Item]) -> None:
-        """See that no two selected sources have the same id, of whichever tasks they are.
+        """Check that no two selected sources have the same id, of whichever tasks they are.
 
         Where they have, and nothing was extracted yet, the selection is removed: it is to be made
         anew once sources are renamed.

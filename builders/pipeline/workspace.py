@@ -68,15 +68,15 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
     if PLAN in inside and _untouched(layout):
         return "new"
     if PLAN in inside:
-        begun = _read_plan(layout)
-        if begun is None:  # the running build has just ended
+        recorded = _read_plan(layout)
+        if recorded is None:  # the running build has just ended
             return status(recipe, out, tier=tier)
-        there = {"tier": begun["tier"], **begun["recipe"]}
+        there = {"tier": recorded["tier"], **recorded["recipe"]}
         if differences := _told(there, {"tier": tier, **_plain(recipe.to_dict())}):
             raise BuildError(
-                f"{layout.root} holds a begun build of recipe {begun['recipe']['name']!r} "
-                f"({begun['tier']} tier) that is not this one ({differences}): finish that one, or "
-                "choose another folder"
+                f"{layout.root} holds a begun build of recipe {recorded['recipe']['name']!r} "
+                f"({recorded['tier']} tier) that is not this one ({differences}): finish that one, "
+                "or choose another folder"
             )
         return "begun"
     if names - {layout.work.name} or inside - {LOCK}:
@@ -138,8 +138,8 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
         found = hash_uris(uris) | hash_sources(recipe, sources)
     except CfqaError as error:
         raise BuildError(f"recipe {recipe.name!r}: {error}") from None
-    now = {rename(uri, names): digest for uri, digest in found.items()}
-    if other := [name for name, digest in manifest.weights.items() if now.get(name) != digest]:
+    current = {rename(uri, names): digest for uri, digest in found.items()}
+    if other := [name for name, digest in manifest.weights.items() if current.get(name) != digest]:
         raise BuildError(
             f"{layout.root} holds a finished dataset of other weights or lists ({other[0]}): "
             "choose another folder"
@@ -212,43 +212,43 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
     layout = Layout(root)
     path = layout.work / PLAN
     remove_partials(root)
-    begun = None if _untouched(layout) else _read_plan(layout)
-    if begun is None:
+    recorded = None if _untouched(layout) else _read_plan(layout)
+    if recorded is None:
         write_text(path, plan.to_json())
         return plan
-    _see_same("weights or lists", root, begun["weights"], plan.weights, "")
-    both = begun["packages"], plan.packages
+    _check_equal("weights or lists", root, recorded["weights"], plan.weights, "")
+    both = recorded["packages"], plan.packages
     sources, found = ({n: p["sha256"] for n, p in of.items()} for of in both)
-    _see_same("packages", root, sources, found, "")
-    now, versions = plan.versions, _joined(begun["versions"], plan.versions)
+    _check_equal("packages", root, sources, found, "")
+    current, versions = plan.versions, _joined(recorded["versions"], plan.versions)
     plan = replace(plan, versions=versions)
-    if versions != begun["versions"]:
+    if versions != recorded["versions"]:
         if not accept_versions:
-            last = {name: text.rpartition(_THEN)[2] for name, text in begun["versions"].items()}
+            last = {name: text.rpartition(_THEN)[2] for name, text in recorded["versions"].items()}
             more = ", accept a mixture with --accept-versions"
-            _see_same("software", root, last, now, more)
+            _check_equal("software", root, last, current, more)
         write_text(path, plan.to_json())
     return plan
 
 
-def _see_same(
-    what: str, root: Path, then: Mapping[str, str], now: Mapping[str, str], more: str
+def _check_equal(
+    what: str, root: Path, earlier: Mapping[str, str], current: Mapping[str, str], more: str
 ) -> None:
     """Raise an error that names the first difference."""
-    for name in sorted({*then, *now}):
-        if then.get(name, ABSENT) != now.get(name, ABSENT):
+    for name in sorted({*earlier, *current}):
+        if earlier.get(name, ABSENT) != current.get(name, ABSENT):
             raise BuildError(
-                f"{root} was begun with other {what} ({name}: {then.get(name, ABSENT)}, now "
-                f"{now.get(name, ABSENT)}), so it would not end with the same bytes: go back to "
-                f"that{more}, or choose another folder"
+                f"{root} was begun with other {what} ({name}: {earlier.get(name, ABSENT)}, now "
+                f"{current.get(name, ABSENT)}), so it would not end with the same bytes: go back "
+                f"to that{more}, or choose another folder"
             )
 
 
-def _joined(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+def _joined(earlier: Mapping[str, str], current: Mapping[str, str]) -> dict[str, str]:
     """Merge versions; where they differ, both are listed in order."""
     joined = {}
-    for name in sorted({*then, *now}):
-        old, new = then.get(name, ABSENT), now.get(name, ABSENT)
+    for name in sorted({*earlier, *current}):
+        old, new = earlier.get(name, ABSENT), current.get(name, ABSENT)
         joined[name] = old if old.rpartition(_THEN)[2] == new else f"{old}{_THEN}{new}"
     return joined
 

@@ -1,7 +1,8 @@
 """The `Stage` base class, and the loop that runs a stage's unfinished items.
 
-Building, importing a release, repairing, verifying and calibrating are stages. What a stage says of
-its items answers which file comes from what; their order does not matter.
+Building, importing a release, repairing, verifying and calibrating are stages. A stage
+declares the output files of each item, by which a repair finds the items that recreate a file. The
+order of items does not matter.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["Stage", "drive"]
 
 
 class Stage(ABC):
-    """Work of one kind, in items that any process can do. It is pickled for other processes.
+    """Work of one kind, divided into items that any process can run. It is pickled for that.
 
     Attributes:
         name: such as "compress".
@@ -54,7 +55,7 @@ class Stage(ABC):
         return bool(files) and files[-1].exists()
 
     def check(self, todo: Sequence[Any]) -> None:  # noqa: B027
-        """See that what remains can be done, before it is begun.
+        """Check that what remains can be done, before it is begun.
 
         Raises:
             CfqaError: it cannot.

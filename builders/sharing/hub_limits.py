@@ -24,7 +24,7 @@ LONGEST_NAME = 255
 
 
 def check_limits(files: Mapping[str, int]) -> list[str]:
-    """See that the Hub takes files of these paths and sizes.
+    """Check that the Hub takes files of these paths and sizes.
 
     Args:
         files: path in the repo -> bytes.

@@ -87,7 +87,7 @@ def _listed(folder: Path) -> list[str]:
 def require(
     paths: Iterable[Path | None], offered: str, notes: Mapping[Path, str] | None = None
 ) -> None:
-    """See that all files and folders are there.
+    """Check that all files and folders are there.
 
     Args:
         paths: of the files and folders; None for one that is not wanted.

@@ -42,7 +42,7 @@ _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
 def check_pixels(path: Path, width: int, height: int) -> None:
-    """See that an image of this size may be held in memory.
+    """Check that an image of this size may be held in memory.
 
     Raises:
         BuildError: it has more than `MOST_PIXELS` pixels.

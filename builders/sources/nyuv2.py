@@ -175,7 +175,7 @@ class SplitFiles:
         return entries
 
     def check(self, entries: Iterable[Entry]) -> None:
-        """See that every image has its depth map and every depth map its image."""
+        """Check that every image has its depth map and every depth map its image."""
         notes, files = {}, []
         for entry in entries:
             files += [entry.image, entry.truth]

@@ -9,7 +9,7 @@ import numpy as np
 from cfqa_data.builders.sources.geometry import DEPTH_RANGE, DepthGeometry
 from cfqa_data.builders.tasks.linear import Head, LinearTask
 from cfqa_data.extras import extras
-from cfqa_data.format.first import TASKS, VIEWS
+from cfqa_data.format.format_1 import TASKS, VIEWS
 from cfqa_data.torch_state import torch_state
 
 with extras("build"):

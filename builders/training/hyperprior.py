@@ -42,7 +42,7 @@ from cfqa_data.builders.training.hyperprior_plan import (
 from cfqa_data.codecs.hyperprior.weights import write_ladder
 from cfqa_data.console.progress import Silent
 from cfqa_data.errors import BuildError, CfqaError
-from cfqa_data.format.first import TASKS
+from cfqa_data.format.format_1 import TASKS
 from cfqa_data.format.storage import write_text
 from cfqa_data.paths import expanded
 
@@ -72,7 +72,7 @@ class Trainings(Stage):
         return item.steps(self.settings)
 
     def run(self, item: Job) -> dict[str, Any]:
-        """Train a model; what is wrong with it is told before the others end, too."""
+        """Train a model; an error is reported before the others end."""
         from cfqa_data.builders.training.hyperprior_train import train
 
         try:

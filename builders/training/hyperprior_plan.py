@@ -25,7 +25,7 @@ from cfqa_data.codecs.hyperprior.weights import (
     read_ladder,
 )
 from cfqa_data.errors import BuildError
-from cfqa_data.format.first import TASKS
+from cfqa_data.format.format_1 import TASKS
 from cfqa_data.format.manifest import hash_file
 
 __all__ = [

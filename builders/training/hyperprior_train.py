@@ -21,17 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cfqa_data.builders.training.hyperprior_init import (
+    block_statistics,
+    rescale,
+    start_at_transform,
+)
 from cfqa_data.builders.training.hyperprior_plan import (
     Job,
     Settings,
     provenance,
     read_model,
     read_planes,
-)
-from cfqa_data.builders.training.hyperprior_start import (
-    block_statistics,
-    rescale,
-    start_at_transform,
 )
 from cfqa_data.codecs.hyperprior.codec import Hyperprior
 from cfqa_data.codecs.hyperprior.module import GDN, ScaleHyperprior
@@ -68,7 +68,7 @@ def state_path(job: Job, settings: Settings) -> Path:
 
 
 def check_states(jobs: Iterable[Job], settings: Settings) -> None:
-    """See that the states of unfinished models can be taken up, before anything is trained.
+    """Check that the states of unfinished models can be taken up, before anything is trained.
 
     Raises:
         BuildError: a file is damaged, or another training's.

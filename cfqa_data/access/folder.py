@@ -1,7 +1,7 @@
 """The labels in a dataset folder, and its arrays, found by source, codec and level.
 
-What a task or codec is, the manifest says. Files are read in parts, and opened on first use; of a
-folder on the Hub, only what is needed is fetched. Pickling drops what is open.
+The manifest describes tasks and codecs. Files are opened on first use and read in parts; from a
+folder on the Hub, only the needed parts are fetched. Open files are not pickled.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Folder:
         plugins: classes of codecs that are not installed, or `module:Class` of some.
 
     Raises:
-        FormatError: it is not a dataset folder. (Its methods raise it for what is missing,
-            damaged or not what the manifest says.)
+        FormatError: it is not a dataset folder. (Its methods raise it for files that are
+            missing, damaged or not as the manifest describes.)
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Folder:
         return rows.table
 
     def label_rows(self, task: str) -> LabelRows:
-        """Return the label rows of a task, of which nothing but their number has been checked."""
+        """Return the label rows of a task, after checking only their number."""
         name = NAMES.labels(task).as_posix()
         where, entry = self.files.where(name), self.manifest.tasks[task]
         counts = [len(codec.levels) for codec in entry.codecs.values()]
@@ -110,7 +110,7 @@ class Folder:
         )
 
     def originals_table(self) -> pa.Table:
-        """Return the row of each original, of which nothing but their number has been checked."""
+        """Return the row of each original, after checking only their number."""
         name = NAMES.originals_table.as_posix()
         where, schema = self.files.where(name), originals_schema(self.manifest.format)
         sources = [source for entry in self.manifest.tasks.values() for source in entry.sources]
@@ -172,8 +172,8 @@ class Folder:
 
     def codes(self, source_id: str, codec: str, level: int, *axes: Index) -> Codes:
         """Return a compressed feature as integers, stored ones or those of its bitstream."""
-        entry, held, level = self._check(source_id, codec, level)
-        if held.quantizer is None:
+        entry, codec_entry, level = self._check(source_id, codec, level)
+        if codec_entry.quantizer is None:
             raise FormatError(
                 f"{self.files.location}: {codec} on {entry.name} has values and no codes"
             )
@@ -184,24 +184,26 @@ class Folder:
     def _compressed(
         self, source_id: str, codec: str, level: int, *axes: Index
     ) -> Codes | np.ndarray:
-        entry, held, level = self._check(source_id, codec, level)
+        entry, codec_entry, level = self._check(source_id, codec, level)
         part = Selection.of(self.shape(source_id), *axes)
         name = NAMES.compressed(entry.name, codec).as_posix()
-        if held.facts.on != "inputs" and not self._once(name, lambda: self.files.exists(name)):
+        if codec_entry.facts.on != "inputs" and not self._once(
+            name, lambda: self.files.exists(name)
+        ):
             return self.decoded(source_id, codec, level, part)
         array, index = self.open_codes(entry.name, codec), self._places[source_id][1]
-        return (array.read_codes if held.quantizer else array.read)(index, level, part)
+        return (array.read_codes if codec_entry.quantizer else array.read)(index, level, part)
 
     def decoded(
         self, source_id: str, codec: str, level: int, part: Selection | None = None
     ) -> Codes | np.ndarray:
-        """Return what a compressed feature's bitstream decodes to, also where that is stored.
+        """Decode a compressed feature's bitstream, even if the decoded feature is stored.
 
-        That is codes, or the float32 feature of a codec that has none. Of a codec on inputs it is
-        inputs, of which only the backbone makes a feature.
+        Returns codes, or a float32 feature if the codec has no codes, or inputs of the backbone
+        for a codec on inputs.
         """
-        entry, held, level = self._check(source_id, codec, level)
-        if held.facts.on == "inputs":
+        entry, codec_entry, level = self._check(source_id, codec, level)
+        if codec_entry.facts.on == "inputs":
             where = f"{self.files.location}: bitstreams of {codec} on {entry.name}"
             raise FormatError(f"{where} hold inputs, of which the backbone makes features")
         shape = self.shape(source_id)
@@ -209,13 +211,13 @@ class Folder:
         stream = self.bitstream(source_id, codec, level)
         decoder = self.decoder(entry.name, codec)
         try:
-            if held.quantizer is None:
+            if codec_entry.quantizer is None:
                 return part.take(_as_feature(decoder.decode(stream, shape), shape))
-            plane, bits = decoder.decode(stream, plane_shape(shape)), held.quantizer.bits
+            plane, bits = decoder.decode(stream, plane_shape(shape)), codec_entry.quantizer.bits
             if int(plane.max()) >= 1 << bits:
                 raise CodecError(f"code {int(plane.max())} is not a {bits}-bit code")
             indices = part.take(unpack(plane, shape))
-            return Codes(indices, held.quantizer.values()[list(part.layers)])
+            return Codes(indices, codec_entry.quantizer.values()[list(part.layers)])
         except CodecError as error:
             raise FormatError(
                 f"{self.files.location}: bitstream of {source_id!r} by {codec} at level {level} "
@@ -223,7 +225,7 @@ class Folder:
             ) from None
 
     def decoder(self, task: str, codec: str) -> Any:
-        """Return the codec that made a task's bitstreams, with the very weights that it had.
+        """Return a decoder for a task's bitstreams, with the weights that encoded them.
 
         Raises:
             FormatError: it is not here.
@@ -274,7 +276,7 @@ class Folder:
         return self._once(name, make)
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
-        """Return what has been made of a key, and make it the first time."""
+        """Return the cached object of a key, made on first use."""
         if key not in self._open:
             self._open[key] = make()
         found: T = self._open[key]
@@ -294,8 +296,8 @@ class Folder:
         if not isinstance(codec, str) or codec not in entry.codecs:
             message = unknown_name("codec", codec, entry.codecs)
             raise FormatError(f"{self.files.location}: {message}")
-        held = entry.codecs[codec]
-        return entry, held, check_level(level, len(held.levels))
+        codec_entry = entry.codecs[codec]
+        return entry, codec_entry, check_level(level, len(codec_entry.levels))
 
     def _originals(self, source_id: str) -> TensorFile:
         entry, index = self._place(source_id)
@@ -312,9 +314,9 @@ class Folder:
     def _make_decoder(self, task: str, codec: str) -> Any:
         from cfqa_data.codecs import find_codec, get_codec
 
-        held = self.manifest.tasks[task].codecs[codec]
+        codec_entry = self.manifest.tasks[task].codecs[codec]
         where = f"{self.files.where(NAMES.manifest.as_posix())}: tasks.{task}.codecs.{codec}"
-        if (origin := held.origin) is None:
+        if (origin := codec_entry.origin) is None:
             raise FormatError(f"{where}: the manifest names no codec that decodes its bitstreams")
         try:
             find_codec(origin.name, plugins=self.plugins)
@@ -333,7 +335,7 @@ class Folder:
             }
             tables = {
                 key: table
-                for name in held.tables
+                for name in codec_entry.tables
                 for key, table in self._all_tensors(NAMES.tables(name)).items()
             }
             # Overrides what an untrusted manifest says.
@@ -349,7 +351,7 @@ class Folder:
     def _is_weights(self, key: str, value: object) -> bool:
         """Whether an option of a codec names weights, which are found by their hash.
 
-        What this package ships is taken by its name where the manifest has no hash of it.
+        Weights that this package ships are found by name if the manifest has no hash of them.
         """
         if not isinstance(value, str):
             return False

@@ -199,7 +199,7 @@ class HubRepo:
             raise _Again(f"{most} of {stop - start} bytes did not come")
 
     def _check(self, name: str, response: Any, start: int, stop: int | None, size: int) -> None:
-        """See that a response is what was asked for."""
+        """Check that a response is what was asked for."""
         status, content_range = response.status_code, response.headers.get("Content-Range", "")
         if _passing(status):
             raise _Again(f"the server answers {status}")

@@ -82,8 +82,8 @@ def find_weights(
         uri: what the manifest calls them.
         sha256: their hash, as of :func:`hash_weights`.
         files: of the dataset.
-        own: whether the dataset may bring its own weights, or name a path; that of a stranger may
-            not, and only a ``package://`` or ``root://`` name of its manifest is gone by.
+        own: whether the dataset may bring its own weights, or name a path; an untrusted one may
+            not, and only a ``package://`` or ``root://`` name of its manifest is used.
 
     Raises:
         RecipeError: there are none; says which hash was looked for, and where.

@@ -124,7 +124,7 @@ def evaluate(
 
 
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
-    """See that the scores outlive a report that failed: return where they are, in words."""
+    """Check that the scores outlive a report that failed: return where they are, in words."""
     from cfqa_data.eval.results import with_facts
     from cfqa_data.format.storage import write_table
 
@@ -185,7 +185,7 @@ def _make_folder(context: typer.Context, folder: Path) -> None:
 
 
 def _only(context: typer.Context, *allowed: str) -> None:
-    """See that no parameter of the command was given but some that go together."""
+    """Check that no parameter of the command was given but some that go together."""
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if source is not None and source.name == "COMMANDLINE" and parameter.name not in allowed:

@@ -110,7 +110,7 @@ Json = Annotated[bool, flag("--json", "Print one JSON object instead of text.")]
 Force = Annotated[bool, flag("--force", "Replace what is there at the start, whatever it holds.")]
 Untrusted = Annotated[
     bool,
-    flag("--untrusted", "Decode a stranger's bitstreams in processes that can do nothing else."),
+    flag("--untrusted", "Decode untrusted bitstreams in confined processes."),
 ]
 FollowLinks = Annotated[
     bool,
@@ -198,7 +198,7 @@ def cores() -> int:
 
 
 def check_free(page: Path, force: bool) -> None:
-    """See that a page replaces nothing, unless that is asked for."""
+    """Check that a page replaces nothing, unless that is asked for."""
     if page.exists() and not force:
         raise CfqaError(f"{page}: is there; write to another file, or replace it with --force")
 

@@ -1,7 +1,7 @@
 """Facts of tasks and codecs as a manifest records them: all that readers need to know.
 
-A task or a codec states these facts on its class; a dataset carries them, so that it can be opened,
-scored and shown where nobody has ever heard of the class. All are checked when they are made.
+The class of a task or codec declares its facts, and the manifest records them, so that a dataset
+can be opened, scored and shown where the class is not installed. All are validated on construction.
 """
 
 from __future__ import annotations
@@ -134,14 +134,14 @@ class Truth(Checked):
 
 @dataclass(frozen=True)
 class Terms(Checked):
-    """On what terms the inputs and truths of a task may be used.
+    """Licence terms of the inputs and truths of a task.
 
     Attributes:
-        licence: its identifier, as hubs write it; "other" where it has none.
-        link: where it stands.
-        attribution: whom to name.
-        inputs: whether inputs may be given on.
-        truths: whether truths may be given on.
+        licence: identifier as used on the Hub; "other" if it has none.
+        link: URL of its text.
+        attribution: authors to credit.
+        inputs: whether inputs may be redistributed.
+        truths: whether truths may be redistributed.
     """
 
     licence: Text = "other"
@@ -153,10 +153,10 @@ class Terms(Checked):
 
 @dataclass(frozen=True)
 class TaskFacts(Checked):
-    """What is known of a task before it has any data.
+    """Facts of a task that do not depend on data.
 
     Attributes:
-        name: in paths and tables.
+        name: used in paths and tables.
         title: the task in words.
         score: what it measures.
         loss: a continuous loss beside the score, or None.
@@ -184,7 +184,7 @@ class Parameter(Checked):
 
     Attributes:
         name: what it is called, such as "qp".
-        better: which way quality rises.
+        better: whether "higher" or "lower" values give better quality.
         unit: its unit, empty if it has none.
         whole: whether it is a whole number.
         lowest: the lowest value that it may have; None where there is no limit.
@@ -239,15 +239,15 @@ class Parameter(Checked):
 
 @dataclass(frozen=True)
 class CodecFacts(Checked):
-    """What is known of a codec before it has coded anything.
+    """Facts of a codec that do not depend on data.
 
     Attributes:
-        name: in paths and tables.
+        name: used in paths and tables.
         title: the codec in words.
         on: what it compresses: packed planes of codes, features, or inputs of the backbone.
         parameter: what sets its rate.
-        bits: what the column `bits` is: 8 times the bytes of the bitstream, what the codec states,
-            or unknown.
+        bits: meaning of the column `bits`: 8 times the bytes of the bitstream, as reported by the
+            codec, or unknown.
     """
 
     name: str
@@ -263,12 +263,12 @@ class CodecFacts(Checked):
 
 @dataclass(frozen=True)
 class Origin(Checked):
-    """What a codec is made from again, for decoding.
+    """How to make a codec again for decoding: its class, options and package.
 
     Attributes:
         name: of the codec, among the built-in ones and the installed entry points.
         options: its keyword arguments, without :data:`PROGRAMS`: a manifest is untrusted,
-            and what is run is for this machine's environment to say.
+            and only the environment may name programs to run.
         package: the distribution that has it.
         version: of that distribution.
         sha256: of the codec's source, as hex; empty for built-in ones.
@@ -301,7 +301,7 @@ class CodecEntry(Checked):
         levels: its parameter at each level, the best first.
         quantizer: between features and codes, where codes are stored; None where values are.
         tables: files below `tables/` that the decoder needs.
-        origin: what it is made from again.
+        origin: how to make the codec for decoding.
     """
 
     facts: CodecFacts
@@ -367,7 +367,7 @@ class CodecEntry(Checked):
                 origin=None if origin is None else made(Origin, f"{where}.codec", origin),
             )
         except CfqaError as error:
-            raise FormatError(_told(where, error)) from None
+            raise FormatError(_message(where, error)) from None
         entry.require(
             table["stored"] == entry.stored, f".stored is {table['stored']!r}, not {entry.stored!r}"
         )
@@ -390,7 +390,7 @@ class Layer(Checked):
 
 @dataclass(frozen=True)
 class TaskEntry(Checked):
-    """What a folder holds of one task.
+    """A task in a dataset folder.
 
     Attributes:
         facts: what is known of the task.
@@ -524,9 +524,9 @@ class TaskEntry(Checked):
             varying = tokens == "varying"
             return made(cls, where, table, facts=facts, codecs=entries, varying_tokens=varying)
         except FormatError as error:
-            raise FormatError(_told(where, error)) from None
+            raise FormatError(_message(where, error)) from None
 
 
-def _told(where: str, error: CfqaError) -> str:
-    """Return what an error says, after the place that it is of."""
+def _message(where: str, error: CfqaError) -> str:
+    """Return the message of an error, prefixed with its place."""
     return str(error) if str(error).startswith(where) else f"{where}: {error}"

@@ -1,7 +1,7 @@
 """Dataclasses of plain data: validated by their annotations, converted to and from dictionaries.
 
-A number in an annotation is the least that a value may be, or of a text and a list how long it is
-at least: `Annotated[int, 1]`.
+A number in an annotation is a minimum, of the value itself or of the length of a text or list:
+`Annotated[int, 1]`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Checked:
-    """A dataclass whose fields are seen to be what their annotations say; lists become tuples.
+    """A dataclass whose fields are validated against their annotations; lists become tuples.
 
     Attributes:
         error: kind of error that is raised.
@@ -117,13 +117,13 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def made(kind: type[T], where: str, data: object, **given: Any) -> T:
-    """Return the dataclass that a table describes, whose keys are its fields, all of them.
+    """Make a dataclass from a table whose keys are exactly its fields.
 
     Args:
         kind: the dataclass; fields that are dataclasses are made of tables in it.
         where: names the table in errors.
         data: the table.
-        given: fields that are no keys.
+        given: values of further fields.
 
     Raises:
         FormatError: a key is missing, unknown or has an impossible value.
@@ -142,7 +142,7 @@ def made(kind: type[T], where: str, data: object, **given: Any) -> T:
 
 
 def plain(value: Any) -> Any:
-    """Return dataclasses as tables, and tuples as lists, all the way down."""
+    """Convert dataclasses to tables and tuples to lists, recursively."""
     if is_dataclass(value):
         return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, list | tuple):
@@ -153,7 +153,7 @@ def plain(value: Any) -> Any:
 def keyed(
     where: str, data: object, required: Iterable[str], optional: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return a copy of a table that has the keys that it must have, and no others.
+    """Return a copy of a table after checking its keys.
 
     Raises:
         FormatError: it is no table, lacks a key, or has an unknown one.

@@ -1,12 +1,11 @@
 """Invariants of a dataset folder: one function for each statement of docs/format.md.
 
-Who makes a folder takes values from here, or asks before it goes on; who opens or verifies one asks
-the same function. A statement that is to allow more is changed here, for both.
+Writers and readers use the same functions, so that a rule is changed in one place.
 
-Ids are asked for wherever a manifest is written or read. Of label rows, :data:`PLACES` is what
-reading goes by, and is asked for whenever a table is opened; :data:`VALUES`, most of which follow
-from other columns, when a table is made and by `cfqa verify`; that also looks at :data:`RANGES`,
-and at what needs other files.
+Ids are checked whenever a manifest is written or read. Of the rules for label rows, :data:`PLACES`
+(which reading relies on) are checked whenever a table is opened; :data:`VALUES`, most of which
+follow from other columns, when a table is written and by `cfqa verify`, which also checks
+:data:`RANGES` and rules that need other files.
 """
 
 from __future__ import annotations
@@ -62,13 +61,13 @@ NEAR = 1e-9
 
 
 def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
-    """See that ids are texts, and that no two sources have the same, of whichever tasks they are.
+    """Check that ids are texts, and unique over the sources of all tasks.
 
     Args:
         tasks: task -> the ids of its sources.
 
     Raises:
-        FormatError: they are not; the first such id is named, with its tasks.
+        FormatError: one is not; the error names it and its tasks.
     """
     found: dict[str, str] = {}
     for task, sources in tasks.items():
@@ -90,13 +89,13 @@ def check_source_ids(tasks: Mapping[str, Sequence[object]]) -> None:
 
 
 def check_task_names(codecs: Mapping[str, Iterable[str]]) -> None:
-    """See that no two files of a folder get the same name, whatever its tasks are called.
+    """Check that the names of tasks and codecs give each file of a folder its own path.
 
     Args:
         codecs: task -> the names of its codecs.
 
     Raises:
-        FormatError: two get the same, or a task has a name that tables of all tasks have.
+        FormatError: two files have the same path, or a task has a reserved name.
     """
     stems: dict[str, str] = {}
     for task, names in codecs.items():
@@ -135,7 +134,7 @@ def check_truth(task: TaskFacts, dtype: str, axes: int, what: str) -> None:
     Args:
         task: the task.
         dtype: NumPy's name of the truth's type.
-        axes: how many it has.
+        axes: number of its axes.
         what: names it in the error.
 
     Raises:
@@ -178,7 +177,7 @@ def check_bitstream(dtype: str, axes: int, what: str) -> None:
 
 @dataclass(frozen=True)
 class LabelRows:
-    """The label rows of one task, and of which source, codec and level each is.
+    """The label rows of one task, with the source, codec and level of each row.
 
     Attributes:
         table: the rows.
@@ -199,22 +198,22 @@ class LabelRows:
         return values
 
     def nulls(self, column: str) -> np.ndarray:
-        """Return in which rows a column says nothing."""
+        """Return which rows of a column are null."""
         return self.table[column].is_null().to_numpy()
 
     def of_codec(self, value: Callable[[CodecEntry], object]) -> np.ndarray:
-        """Return for each row a text that its codec has."""
+        """Return for each row an attribute of its codec."""
         return np.array([value(codec) for codec in self.entry.codecs.values()], object)[self.codec]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a column holds.
+    """A rule for the values of a column.
 
     Attributes:
         column: its name.
-        what: what its values are, to go on from "is 3, not".
-        holds: returns for each row whether it is so.
+        what: description of valid values, to continue "is 3, not".
+        holds: returns for each row whether the rule holds.
     """
 
     column: str
@@ -223,7 +222,7 @@ class Rule:
 
 
 def out_of_order(rows: LabelRows) -> int | None:
-    """Return the first row that does not come after that before it, by source, codec and level."""
+    """Return the first row that is out of order by source, codec and level."""
     keys = (rows.level, rows.codec, rows.source)
     cell = np.ravel_multi_index(keys[::-1], [int(key.max(initial=0)) + 1 for key in keys[::-1]])
     wrong = np.flatnonzero(np.diff(cell) <= 0)

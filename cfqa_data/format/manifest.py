@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cfqa_data.errors import FormatError, FormatVersionError
-from cfqa_data.format import first
+from cfqa_data.format import format_1
 from cfqa_data.format.facts import MOST_TASKS, TaskEntry
 from cfqa_data.format.fields import Checked
 from cfqa_data.format.invariants import check_source_ids, check_task_names
@@ -82,7 +82,7 @@ class Manifest(Checked):
         check_task_names({name: entry.codecs for name, entry in self.tasks.items()})
         self.require(self.tier in TIERS, f".tier is not one of {', '.join(TIERS)}")
         if not self.format:
-            plain = not self.packages and first.fits(self.recipe, self.tasks)
+            plain = not self.packages and format_1.fits(self.recipe, self.tasks)
             object.__setattr__(self, "format", 1 if plain else 2)
 
     @property
@@ -129,7 +129,7 @@ class Manifest(Checked):
             raise FormatVersionError(
                 f"format version {version!r}, this cfqa-data reads 1 and 2; {remedy}"
             )
-        read = _read_tasks if version > 1 else partial(first.read_tasks, data.get("recipe"))
+        read = _read_tasks if version > 1 else partial(format_1.read_tasks, data.get("recipe"))
         tasks = read(data.get("tasks"))
         check_source_ids({name: entry.sources for name, entry in tasks.items()})
         keys = ("name", "tier", "recipe", "versions", "weights", "health")
@@ -147,7 +147,7 @@ def write_manifest(root: Path, manifest: Manifest) -> Path:
     """Hash every file in the folder and write the manifest there; return its path.
 
     ``manifest.files`` is ignored and taken from the folder. Before the files are named, all folders
-    are synced, whoever made them: a power cut then takes none that the manifest names.
+    are synced, including those of other processes, so that a power cut loses no file that it names.
 
     Raises:
         FormatError: two sources have the same id.

@@ -106,7 +106,7 @@ def _opened(data: bytes, **options: Any) -> pq.ParquetFile:
 
 
 def _check_pages(data: bytes, metadata: pq.FileMetaData, columns: int) -> list[int]:
-    """See that the pages hold as many values as there are rows, in so many bytes.
+    """Check that the pages hold as many values as there are rows, in so many bytes.
 
     Returns:
         The numbers of the row groups that have rows.

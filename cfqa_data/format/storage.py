@@ -297,7 +297,7 @@ def check_rows(
     axes: Mapping[str, Sequence[object]],
     sizes: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
-    """See that a table has one row for each combination of some columns' values, in any order.
+    """Check that a table has one row for each combination of some columns' values, in any order.
 
     Args:
         path: where the table comes from.

@@ -1,8 +1,8 @@
 """Check that the parts of a dataset folder agree with each other, whatever their hashes are.
 
-Hashes tell that a file is the one of the manifest. Here: that the manifest lists the files that the
-format has and no other, that labels point to arrays and bitstreams that are there, that what is
-counted from others is counted right, and that what stands in two places is the same in both.
+Hashes only show that a file is the one in the manifest. Checked here: the manifest lists exactly
+the files of the format, labels point to existing arrays and bitstreams, derived values are
+correct, and information that is stored twice is equal.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
     Args:
         root: the folder, or its files.
         manifest: its manifest.
-        damaged: files that are known to be damaged; what they are needed for is not looked at.
+        damaged: files that are known to be damaged; checks that need them are skipped.
     """
     job = _Job(Folder(root), manifest, frozenset(damaged))
     job.run(NAMES.manifest, (), job.list_of_files)
@@ -111,7 +111,7 @@ class _Job:
         return sorted(name for name in self.manifest.files if name.startswith(start))
 
     def list_of_files(self) -> Iterator[str]:
-        """The manifest is its recipe's, and lists what the format has and nothing else."""
+        """The manifest agrees with its recipe, and lists exactly the files of the format."""
         recipe = self.manifest.recipe.get("name", self.manifest.name)
         if self.manifest.name != recipe:
             yield f"its name is {self.manifest.name!r}, its recipe's {recipe!r}"
@@ -152,7 +152,7 @@ class _Job:
         tables[task] = self.folder.label_rows(task)
 
     def labels(self, task: str, rows: LabelRows) -> Iterator[str]:
-        """Every row is at its place, points to what is there, and is counted right."""
+        """Rows are in order, refer to existing data, and have correct derived values."""
         if (row := out_of_order(rows)) is not None:
             yield f"rows are not in the format's order, first row {row}"
         streams = {codec: self._streams(task, codec) for codec in rows.entry.codecs}
@@ -178,7 +178,7 @@ class _Job:
         return found
 
     def codes(self, task: str, codec: str) -> None:
-        """The array is of the manifest's sources and quantiser."""
+        """The array has the manifest's sources and quantiser."""
         self.folder.open_codes(task, codec)
 
     def tensors(self, name: Path) -> None:
@@ -193,7 +193,7 @@ class _Job:
             check_truth(self.manifest.tasks[task].facts, dtype, len(shape), repr(key))
 
     def originals(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
-        """Each original is where its row says; the row says what the labels say."""
+        """Each original is where its row says, and the row agrees with the labels."""
         sources = [(t, s) for t, e in self.manifest.tasks.items() for s in e.sources]
         rows = self.folder.originals_table().to_pylist()
         if [(row["task"], row["source_id"]) for row in rows] != sources:
@@ -223,7 +223,7 @@ class _Job:
                 yield from _same_references(tables[task].table, known)
 
     def health(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
-        """The manifest's figures of health are those of the labels."""
+        """The manifest's health figures agree with the labels."""
         import pyarrow as pa
 
         found = health(pa.concat_tables([rows.table for rows in tables.values()]))
@@ -232,7 +232,7 @@ class _Job:
             yield "its figures of health are not those of the labels"
 
     def card(self) -> Iterator[str]:
-        """The card's head counts the rows that there are."""
+        """The row counts in the card's YAML head are correct."""
         counts = {task: entry.rows for task, entry in self.manifest.tasks.items()}
         originals = sum(len(entry.sources) for entry in self.manifest.tasks.values())
         expected = {"default": sum(counts.values()), **counts, "originals": originals}

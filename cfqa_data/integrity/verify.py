@@ -167,8 +167,8 @@ def _fault(files: LocalFiles, inside: Set[str], name: str, expected: Mapping[str
         with open_plain(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected["size"]:
-                told = f"has {size} bytes, the manifest says {expected['size']}"
-                return pointer_at(path) or told
+                message = f"has {size} bytes, the manifest says {expected['size']}"
+                return pointer_at(path) or message
             if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
                 return "has other bytes than the manifest's SHA-256 says"
     except (FileNotFoundError, NotADirectoryError):

@@ -77,16 +77,16 @@ class BackboneSuite:
             assert np.array_equal(backbone.extract(inputs, (layer,))[:, 0], together[:, place])
             assert isinstance(backbone.layer(layer), Layer)
 
-    def test_a_layer_that_there_is_not_is_told_in_one_line(self) -> None:
+    def test_a_missing_layer_is_a_one_line_error(self) -> None:
         backbone = self.make()
-        if backbone.layers is not None:  # then nobody asks for one
+        if backbone.layers is not None:
             assert max(self.layers) < backbone.layers
             return
         with pytest.raises(BuildError) as caught:
             backbone.extract(self.inputs[0], (10_000,))
         assert "\n" not in str(caught.value)
 
-    def test_options_that_it_has_not_are_told_in_one_line(self) -> None:
+    def test_unknown_options_are_one_line_errors(self) -> None:
         with pytest.raises(BuildError, match="no_such_option") as caught:
             self.make(no_such_option=1)
         assert "\n" not in str(caught.value)

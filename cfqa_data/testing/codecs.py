@@ -73,7 +73,7 @@ class CodecSuite:
 
     @classmethod
     def make(cls) -> Any:
-        """Return a fresh codec, as whoever decodes makes it."""
+        """Return a fresh codec, as a decoder makes it."""
         return _make(cls.codec, dict(cls.options), _learned(cls))
 
     @classmethod
@@ -95,7 +95,7 @@ class CodecSuite:
 
     @classmethod
     def check(cls, decoded: Any, item: Any) -> None:
-        """See that what was decoded is of the kind of its item."""
+        """Check that what was decoded is of the kind of its item."""
         assert isinstance(decoded, np.ndarray)
         assert decoded.shape == item.shape
         assert np.isfinite(decoded).all()
@@ -258,7 +258,7 @@ class PlaneCodecSuite(ArrayCodecSuite):
 
     @classmethod
     def check(cls, decoded: Any, item: Any) -> None:
-        """See that what was decoded is a plane of codes."""
+        """Check that what was decoded is a plane of codes."""
         super().check(decoded, item)
         assert decoded.dtype == cls.codec.dtype
         assert decoded.min() >= 0
@@ -283,7 +283,7 @@ class FeatureCodecSuite(ArrayCodecSuite):
 
     @classmethod
     def check(cls, decoded: Any, item: Any) -> None:
-        """See that what was decoded is a feature."""
+        """Check that what was decoded is a feature."""
         super().check(decoded, item)
         assert decoded.dtype == np.float32
 
@@ -298,7 +298,7 @@ class InputCodecSuite(CodecSuite):
 
     @classmethod
     def check(cls, decoded: Any, item: Any) -> None:
-        """See that what was decoded is of the type of its item, and has its shape if it has any."""
+        """Check that what was decoded has the type of its item, and its shape if it has one."""
         assert isinstance(decoded, type(item))
         assert getattr(decoded, "shape", None) == getattr(item, "shape", None)
         assert getattr(decoded, "dtype", None) == getattr(item, "dtype", None)

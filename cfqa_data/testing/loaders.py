@@ -132,7 +132,7 @@ WAYS: Mapping[str, Way] = {
 
 
 def check(found: Row, wanted: Row) -> None:
-    """See that a row is what it should be: every value of its label, and every bit."""
+    """Check that a row is what it should be: every value of its label, and every bit."""
     for column, value in found[0].items():
         exact = wanted[0][column]
         assert value == exact or (value != value and exact != exact), column  # NaN says unknown

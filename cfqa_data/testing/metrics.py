@@ -100,7 +100,7 @@ class MetricSuite:
         return x.to(dtype), y.to(dtype)
 
     def check(self, metric: Metric, scores: Tensor, count: int) -> None:
-        """See that there is one finite float64 number per item, within the range."""
+        """Check that there is one finite float64 number per item, within the range."""
         assert tuple(scores.shape) == (count,)
         assert scores.dtype == torch.float64
         assert scores.isfinite().all()
@@ -108,7 +108,7 @@ class MetricSuite:
         assert ((scores >= low) & (scores <= high)).all()
 
     def close(self, scores: Tensor, expected: Tensor, least: float = 0.0) -> None:
-        """See that scores are equal but for rounding."""
+        """Check that scores are equal but for rounding."""
         near = max(self.tolerance, least)
         torch.testing.assert_close(scores, expected, rtol=near, atol=near, check_device=False)
 
@@ -229,7 +229,7 @@ class MetricSuite:
         assert y.grad.isfinite().all()
         assert y.grad.abs().sum() > 0
 
-    def test_options_that_it_has_not_are_told_in_one_line(self) -> None:
+    def test_unknown_options_are_one_line_errors(self) -> None:
         with pytest.raises(MetricError, match="no_such_option") as caught:
             self.make(no_such_option=1)
         assert "\n" not in str(caught.value)

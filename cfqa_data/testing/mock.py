@@ -9,7 +9,7 @@ It is made by the writers alone, in a fraction of a second, and is the same ever
 | `pictures` | no truths; a codec on inputs with tables; another of which no rate is known |
 | `cls` | what format 1 has, with the bitstreams of x265 |
 
-The codecs that nobody has installed are classes here, for `plugins=`.
+The codecs that are not installed are classes here, for `plugins=`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from cfqa_data.card.write import write_card
 from cfqa_data.codecs.base import Bitstream, Codec, FeatureCodec, InputCodec, check_bitstream
 from cfqa_data.errors import CodecError
-from cfqa_data.format import first
+from cfqa_data.format import format_1
 from cfqa_data.format.codes import create_codes_array, find_centres, write_codes
 from cfqa_data.format.facts import (
     CodecEntry,
@@ -225,12 +225,12 @@ def _entries() -> dict[str, TaskEntry]:
         views=("picture",),
     )
     cls = TaskEntry(
-        facts=first.TASKS["cls"],
+        facts=format_1.TASKS["cls"],
         shape=(1, 1, 16, 16),
         sources=("cls-0", "cls-1"),
         codecs={
             "x265": CodecEntry(
-                first.CODECS["x265"],
+                format_1.CODECS["x265"],
                 tuple(range(5, 55, 5)),
                 UniformQuantizer(10, (-4.0,), (4.0,)),
                 origin=Origin("x265"),

@@ -81,7 +81,7 @@ class SourceSuite:
         for sample in reversed(samples):
             assert digest(vars(other.sample(sample.source_id))) == digest(vars(sample))
 
-    def test_an_id_of_no_sample_is_told_in_one_line(self) -> None:
+    def test_an_unknown_id_is_a_one_line_error(self) -> None:
         with pytest.raises(BuildError) as caught:
             self.make().sample("no such sample")
         assert "\n" not in str(caught.value)
@@ -111,7 +111,7 @@ class SourceSuite:
         assert found == [digest(inputs) for inputs in self.make(1).training_inputs(len(found), 0)]
         assert not {digest(sample.inputs) for sample in self.samples()} & set(found)
 
-    def test_options_that_it_has_not_are_told_in_one_line(self) -> None:
+    def test_unknown_options_are_one_line_errors(self) -> None:
         with pytest.raises(BuildError, match="no_such_option") as caught:
             self.make(no_such_option=1)
         assert "\n" not in str(caught.value)

@@ -105,7 +105,7 @@ class TaskSuite:
             harm.append(self.task.facts.distortion(spoilt, reference))
         assert np.mean(harm) >= 0
 
-    def test_acceptance_is_told_in_a_few_words(self) -> None:
+    def test_a_rejection_has_a_short_reason(self) -> None:
         from cfqa_data.builders.sources.base import Sample
 
         task = self.make()
@@ -126,7 +126,7 @@ class TaskSuite:
             score, _ = self.make().score(np.full_like(feature, np.nan), truth)
         assert not math.isfinite(score)
 
-    def test_options_that_it_has_not_are_told_in_one_line(self) -> None:
+    def test_unknown_options_are_one_line_errors(self) -> None:
         with pytest.raises(BuildError, match="no_such_option") as caught:
             self.make(no_such_option=1)
         assert "\n" not in str(caught.value)

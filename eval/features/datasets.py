@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
 from cfqa_data.format.facts import Loss, Score, TaskFacts
-from cfqa_data.format.first import TASKS
+from cfqa_data.format.format_1 import TASKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +68,7 @@ def dataset_identity(dataset: FeatureSource) -> str:
     """Return what tells a dataset from others: the hash of its manifest, or else of its labels.
 
     Only what `cfqa_data.load` opened is known to hold what its manifest says. Anything else, though
-    it borrow a manifest, may give other arrays: it is told by its labels.
+    it borrow a manifest, may give other arrays: it is identified by its labels.
     """
     from cfqa_data.access.dataset import Dataset
     from cfqa_data.format.layout import Layout

@@ -79,7 +79,7 @@ def imported(path: str) -> Any:
 
 
 def _check_hidden(path: str, name: str) -> None:
-    """See that a module is the one that a user means, the first of its name on Python's path.
+    """Check that a module is the one that a user means, the first of its name on Python's path.
 
     Raises:
         MetricError: Python has, or has loaded, another one of that name.

@@ -148,7 +148,7 @@ def statistics(
 
 
 def check_labels(labels: pa.Table, target: str) -> None:
-    """See that labels can be correlated with, before anything is scored.
+    """Check that labels can be correlated with, before anything is scored.
 
     Raises:
         MetricError: A source lacks levels that others have, a task has no such label, or one is NaN

@@ -130,7 +130,7 @@ class ReferenceCodec(VideoCodec):
         return plane
 
     def check_against_reference(self, bitstream: bytes, plane: np.ndarray) -> None:
-        """See that the reference decoder makes exactly ``plane`` out of ``bitstream``.
+        """Check that the reference decoder makes exactly ``plane`` out of ``bitstream``.
 
         Raises:
             MissingDependencyError: there is no reference decoder.

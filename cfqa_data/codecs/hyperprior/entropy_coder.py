@@ -53,7 +53,7 @@ class TableCoder:
 
     Args:
         tables: of the family.
-        beyond: whether an escaped integer is told by how far it lies beyond its table, instead of
+        beyond: whether an escaped integer is coded as its distance beyond the table, instead of
             by itself.
     """
 

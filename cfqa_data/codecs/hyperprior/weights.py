@@ -86,7 +86,7 @@ class HyperpriorWeights:
         z_tables: one table per channel of z.
         medians: float64 (channels,), multiples of 2**-FRACTION.
         convention: ``cfqa``, or ``compressai`` where results are compared with CompressAI's: the
-            arithmetic is then as fine as float32, and escapes are told as CompressAI tells them.
+            arithmetic is then as fine as float32, and escapes are coded as in CompressAI.
     """
 
     state: Mapping[str, np.ndarray]
