@@ -209,20 +209,16 @@ class _DeepVerification(Stage):
                 decode = any(name.startswith(streams) for name in manifest.files)
                 array = NAMES.compressed(task, codec).as_posix()
                 stored = f"{array}/zarr.json" in manifest.files.keys() - damaged
-                why = None
+                origin, why = codec_entry.origin, None
                 if decode and is_damaged(streams):
                     why = "bitstreams are damaged"
                 elif decode and codec_entry.facts.on == "inputs":
                     why = "the features are extracted from what its bitstreams decode to"
-                elif (
-                    decode
-                    and (origin := codec_entry.origin)
-                    and _lacks_models(manifest, origin.options)
-                ):
+                elif decode and origin and _lacks_models(manifest, origin.options):
                     why = "the recipe names no models"
-                elif decode and stored and held.origin and held.origin.name in missing:
-                    package = missing[held.origin.name]
-                    why = f"codec {held.origin.name!r} is not installed; install {package}, "
+                elif decode and stored and origin and origin.name in missing:
+                    package = missing[origin.name]
+                    why = f"codec {origin.name!r} is not installed; install {package}, "
                     why += "or name its class by --plugin module:Class"
                 if why:
                     notes.append(f"{task}, {codec}: not decoded: {why}")
