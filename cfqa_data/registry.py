@@ -14,18 +14,29 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cfqa_data.errors import CfqaError, unknown_name
 
-__all__ = ["Registry", "RegistryEntry", "bind_options", "own_name", "source_hash"]
+__all__ = [
+    "Plugins",
+    "Registry",
+    "RegistryEntry",
+    "as_plugins",
+    "bind_options",
+    "own_name",
+    "path_options",
+    "source_hash",
+]
 
 PACKAGE = "cfqa-data"
+
+Plugins: TypeAlias = str | type | Iterable[str | type]
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,7 @@ class RegistryEntry:
         package: the distribution that has it, or its top-level module where it belongs to none.
         version: of that distribution; "" without one.
         sha256: of all Python files of its top-level package, as hex; "" for built-in ones.
+        given: whether the caller gave it, as one of the plugins.
     """
 
     name: str
@@ -45,6 +57,7 @@ class RegistryEntry:
     package: str
     version: str = ""
     sha256: str = ""
+    given: bool = False
 
     @property
     def builtin(self) -> bool:
@@ -77,9 +90,7 @@ class Registry:
         """Return the names of the built-in classes, then those of installed entry points."""
         return list(dict.fromkeys([*self.builtin, *self._installed()]))
 
-    def find(
-        self, name: object, *, classes: bool = False, plugins: Sequence[str | type] = ()
-    ) -> RegistryEntry:
+    def find(self, name: object, *, classes: bool = False, plugins: Plugins = ()) -> RegistryEntry:
         """Return the class of a name.
 
         Args:
@@ -94,10 +105,10 @@ class Registry:
         if isinstance(name, str):
             if name in self.builtin:
                 return RegistryEntry(name, _resolve(self.builtin[name]), PACKAGE)
-            for plugin in plugins:
+            for plugin in as_plugins(plugins):
                 found = self._plugin(plugin)
                 if own_name(found.target) == name and self._fits(found.target):
-                    return replace(found, name=name)
+                    return replace(found, name=name, given=True)
             if (entry := self._installed().get(name)) is not None:
                 of = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "")
                 return self._checked(self._load(name, entry.value, *of))
@@ -151,6 +162,20 @@ class Registry:
                 why = f"there is no module {error.name!r} in {_looked_in()}"
             raise self.error(f"{self.kind} {name!r}: cannot import {where}: {why}") from error
         return RegistryEntry(name, target, package, version, source_hash(where.partition(".")[0]))
+
+
+def as_plugins(plugins: Plugins | None) -> tuple[str | type, ...]:
+    """Return classes, or `module:Class` of some, as a tuple; one may be given alone.
+
+    Raises:
+        CfqaError: one is neither.
+    """
+    alone = isinstance(plugins, str | type) or not isinstance(plugins, Iterable)
+    found = (plugins,) if alone and plugins is not None else tuple(plugins or ())  # type: ignore[arg-type]
+    for plugin in found:
+        if not isinstance(plugin, str | type):
+            raise CfqaError(f"plugins are classes or 'module:Class' texts, not {plugin!r}")
+    return found  # type: ignore[return-value]
 
 
 def own_name(target: Any) -> str:
@@ -224,11 +249,7 @@ def bind_options(
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     anything = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    call = target.__init__ if inspect.isclass(target) else target
-    try:
-        hints = typing.get_type_hints(call)
-    except Exception:  # names that only a type checker imports
-        hints = {}
+    hints = _hints(target)
     bound = {name: value for name, value in given.items() if name in known or anything}
     own_options = [name for name in known if name not in given]
     for name, value in options.items():
@@ -244,6 +265,25 @@ def bind_options(
     if missing:
         raise error(f"{what}: lacks the option {', '.join(missing)}")
     return bound
+
+
+def path_options(target: Any) -> set[str]:
+    """Return the options of a class whose annotations contain `Path`."""
+
+    def has_path(hint: Any) -> bool:
+        path = isinstance(hint, type) and issubclass(hint, Path)
+        return path or any(map(has_path, typing.get_args(hint)))
+
+    return {name for name, hint in _hints(target).items() if has_path(hint)}
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Return the annotations of what makes an object of a class."""
+    call = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(call)
+    except Exception:  # names that only a type checker imports
+        return {}
 
 
 def _as_type(value: Any, hint: Any, what: str, error: type[CfqaError]) -> Any:

@@ -27,6 +27,7 @@ from cfqa_data.eval.scoring import Scored, Scoring
 from cfqa_data.eval.statistics import check_labels
 from cfqa_data.extras import extras
 from cfqa_data.paths import absolute_path
+from cfqa_data.registry import Plugins
 from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def evaluate(
     progress: Progress | None = None,
     untrusted: bool = False,
     follow_links: bool = False,
+    plugins: Plugins | None = None,
 ) -> Evaluation:
     """Run metrics over a dataset in one pass and correlate them with the labels.
 
@@ -93,6 +95,8 @@ def evaluate(
         progress: Told about every batch that is done.
         untrusted: Decode bitstreams in child processes that can do nothing else (with a path only).
         follow_links: Read what links in a folder lead to, wherever that is (with a path only).
+        plugins: Classes of codecs that are not installed, or `module:Class` of some (with a path
+            only).
 
     Raises:
         MetricError: Unknown metric; no metric scored anything; NaN or Inf in a feature, which is
@@ -111,7 +115,7 @@ def evaluate(
             raise MetricError(f"{name} is at least 1, not {number}")
     path = None if out is None else absolute_path(out)
     how = {"task": task, "codec": codec, "untrusted": untrusted, "follow_links": follow_links}
-    source = opened(dataset, **how)
+    source = opened(dataset, **how, plugins=plugins)
     resolved = as_metrics(metrics, device)  # imports modules, which may do anything
     import scipy  # noqa: F401  (the statistics need it: missed now, not when all is scored)
 

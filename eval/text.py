@@ -10,7 +10,7 @@ from cfqa_data.console.text import table_text
 if TYPE_CHECKING:
     from cfqa_data.eval.results import Evaluation
 
-__all__ = ["LAYOUTS", "figure_text", "paper_heads", "paper_text", "plain_text"]
+__all__ = ["LAYOUTS", "figure_text", "gaps", "paper_heads", "paper_text", "plain_text"]
 
 NOTE = (
     "Signs are kept: a metric where lower is better should be positive, any other negative.\n"
@@ -54,8 +54,16 @@ def plain_text(evaluation: Evaluation) -> str:
     """Lay out every figure there is with its interval, one row per task, codec and metric."""
     rows = evaluation.correlations.to_pylist() + _together(evaluation)
     everything = evaluation.across_tasks.to_pylist()
+    notes = _notes(evaluation)
     if everything and everything[0]["tasks"] > 1:
         rows += [row | {"task": "all", "codec": "all"} for row in everything]
+        lacking: dict[str, list[str]] = {}
+        for name, gap in gaps(evaluation).items():
+            lacking.setdefault(gap, []).append(name)
+        notes += [
+            f"Over all tasks, not to be ranked with the others: {', '.join(names)} ({gap})."
+            for gap, names in lacking.items()
+        ]
     heads = ["task", "codec", "metric", "better"]
     places = [
         [row["task"], row["codec"], row["metric"], BETTER[row["lower_better"]]] for row in rows
@@ -82,9 +90,29 @@ def plain_text(evaluation: Evaluation) -> str:
         table_text(pooled, left=4),
         "Telling two versions of a source apart, and saying which is worse: areas under the curve.",
         table_text(_discrimination(evaluation), left=3),
-        *_notes(evaluation),
+        *notes,
     ]
     return "\n\n".join(parts)
+
+
+def gaps(evaluation: Evaluation) -> dict[str, str]:
+    """Return the metrics whose means are over fewer sources than those of others, and which.
+
+    Means over different sources are not comparable: one source is harder than another.
+    """
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for row in evaluation.across_codecs.to_pylist():
+        tasks.setdefault(row["task"], []).append(row)
+    found: dict[str, list[str]] = {}
+    for task, rows in tasks.items():
+        most = max(row["n_valid"] for row in rows)
+        for row in rows:
+            if (valid := row["n_valid"]) < most:
+                gap = f"only {valid} of {most} sources of task {task}"
+                found.setdefault(row["metric"], []).append(
+                    gap if valid else f"no figure on task {task}"
+                )
+    return {name: ", ".join(of_metric) for name, of_metric in found.items()}
 
 
 def _with_intervals(row: dict[str, Any], prefix: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.extras import extras
+from cfqa_data.registry import Plugins
 
 if TYPE_CHECKING:
     from cfqa_data.loaders.array_feature import CfqaArray
@@ -33,7 +34,7 @@ def attach(
     arrays: Sequence[str] = ("original", "compressed"),
     untrusted: bool = False,
     follow_links: bool = False,
-    plugins: Iterable[str | type] | None = None,
+    plugins: Plugins | None = None,
 ) -> Any:
     """Give rows of `load_dataset` columns of the arrays that they are about, read when taken.
 

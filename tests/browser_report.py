@@ -128,9 +128,15 @@ def check(truth: object, what: str) -> None:
 
 def use(browser: Browser) -> None:
     """Do on the open page what a reader does."""
-    column = "[...document.querySelectorAll('.ranking tbody tr')].map(r => r.cells[3].dataset.key)"
+    rows = "[...document.querySelectorAll('.ranking tbody tr')]"
+    column = f"{rows}.map(r => r.cells[3].dataset.key)"
+    ranked = browser.run(
+        f"{rows}.filter(r => r.cells[0].dataset.key).map(r => r.cells[3].dataset.key)"
+    )
+    means = [float(text) for text in ranked if text]
+    check(means == sorted(means, reverse=True), "the ranking begins with the best")
+    check(browser.run(column)[: len(ranked)] == ranked, "those that are not ranked stand below")
     before = [float(text) for text in browser.run(column) if text]
-    check(before == sorted(before, reverse=True), "the ranking begins with the best")
     button = "document.querySelector('.ranking th[data-column=\"3\"] button')"
     for order in ("descending", "ascending"):
         browser.run(f"{button}.click()")

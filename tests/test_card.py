@@ -8,7 +8,7 @@ import yaml
 from datasets import load_dataset
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
-from cfqa_data.card.write import write_card
+from cfqa_data.card.write import _table, write_card
 from cfqa_data.format.manifest import read_manifest
 from cfqa_data.format.schema import LABEL_COLUMNS, label_schema, originals_schema
 from cfqa_data.recipe.load import Recipe, load_recipe
@@ -84,6 +84,10 @@ def test_the_card_says_which_ladders_are_weak_and_what_float32_would_take(tmp_pa
     assert sick == "| dpt | vvenc | 0% | 0 | 0 | 100.0% | 100.0% | no |"
     # 7 originals and 7 x 2 x 10 compressed features of 2 x 4 x 9 x 16 numbers: 677,376 bytes.
     assert "|  | the same features as float32 arrays | 0.7 MB |  |" in lines
+
+
+def test_a_bar_in_a_title_is_no_column(folder: Path) -> None:
+    assert _table(["a", "b"], [["x | y", 1]]).splitlines()[2] == r"| x \| y | 1 |"
 
 
 def test_the_card_states_where_the_backbone_comes_from(folder: Path) -> None:

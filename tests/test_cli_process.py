@@ -45,11 +45,11 @@ def shell(command: str, **environment: str) -> subprocess.Popen[str]:
 
 STOPPED = """
 import signal, sys
-import cfqa_data.summary
+import cfqa_data.integrity.summary
 from cfqa_data.cli import main
 number = int(sys.argv.pop())
 signal.signal(signal.SIGINT, signal.default_int_handler)
-cfqa_data.summary.summarise = lambda *_, **__: signal.raise_signal(number)
+cfqa_data.integrity.summary.summarise = lambda *_, **__: signal.raise_signal(number)
 sys.exit(main())
 """
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -77,3 +79,19 @@ def test_a_passing_failure_is_tried_again_and_what_a_build_leaves_is_not_begun(
         assert next(done) == (0, 0)
         done.close()
         assert seen == [0] * ATTEMPTS
+
+
+LEAKING = """
+from multiprocessing import resource_tracker
+from cfqa_data.builders.processes.executor import Executor
+with Executor(2) as two:
+    two._start()
+    resource_tracker.register("/cfqa-of-a-worker", "semaphore")
+"""
+
+
+def test_nothing_is_said_of_the_locks_of_workers_that_were_ended() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAKING], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

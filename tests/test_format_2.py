@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,15 @@ from loopback_hub import LoopbackHub, loopback_hub, point_clients_at
 
 import cfqa_data
 from cfqa_data.access.folder import Folder
+from cfqa_data.builders.maintenance.deep_verify import verify_deep
+from cfqa_data.builders.maintenance.repair import repair
 from cfqa_data.codecs import find_codec
+from cfqa_data.codecs.base import Bitstream, FeatureCodec
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format import facts, format_1
+from cfqa_data.format.facts import Parameter
 from cfqa_data.format.manifest import Manifest, hash_files, manifest_text, read_manifest
+from cfqa_data.registry import RegistryEntry
 from cfqa_data.testing.mock import PLUGINS, Picture, write_format_2_folder
 
 TIERS = ("full", "light")
@@ -190,7 +196,7 @@ def test_a_codec_gets_its_tables(folders: dict[str, Path]) -> None:
 def test_strangers_plugins_are_not_run(folders: dict[str, Path]) -> None:
     dataset = cfqa_data.load(folders["light"], untrusted=True, plugins=PLUGINS)
     assert dataset.compressed("cls-0", "x265", 9).shape == (1, 1, 16, 16)
-    with pytest.raises(FormatError, match="untrusted=True runs codecs of cfqa-data only") as told:
+    with pytest.raises(FormatError, match="untrusted=True runs built-in codecs only") as told:
         dataset.compressed("one-0", "stepped", 0)
     assert "\n" not in str(told.value)
 
@@ -262,6 +268,10 @@ def test_what_format_1_can_say_is_said_in_it() -> None:
         replace(other, varying_tokens=True),
     ):
         assert Manifest("x", "full", recipe, {**tasks, "cls": change}).format == 2
+    zero = json.loads(json.dumps(recipe))
+    zero["tasks"]["cls"]["codecs"]["hyperprior_multi_task"]["levels"][-1] = 0
+    with pytest.raises(FormatError, match="a lambda is a number above 0"):
+        format_1.read_tasks(zero, told)
     assert Manifest("x", "full", {**recipe, "more": 1}, tasks).format == 2
     assert Manifest("x", "full", recipe, {"cls": other}).format == 2
     packages = {"mine": {"version": "", "sha256": ""}}
@@ -308,7 +318,10 @@ def test_built_in_codecs_are_those_of_format_1(name: str) -> None:
         ),
         (lambda m: codec(m).update(stored="values"), "stored is 'values', not 'codes'"),
         (lambda m: codec(m).update(levels=[5, 4]), "codecs.stepped: step must rise from level 0"),
-        (lambda m: codec(m).update(levels=list(range(1, 131))), "levels must be 1 to 128 numbers"),
+        (
+            lambda m: codec(m).update(levels=list(range(1, 131))),
+            "levels must be 1 to 128 numbers, got 130 of",
+        ),
         (lambda m: codec(m)["codec"].update(name="os:system"), "'os:system' is no name of a codec"),
         (lambda m: codec(m)["quantizer"].update(bits=40), "one: .*bits must be a whole number"),
         (lambda m: codec(m).update(tables=["/etc/x"]), "'/etc/x' is no file below tables/"),
@@ -374,3 +387,113 @@ def test_a_feature_of_more_tokens_than_the_manifest_says_is_refused(
     path.write_text(path.read_text().replace("\n    9,\n", "\n    5,\n"))
     with pytest.raises(FormatError, match=r"'sentence 1' is \(2, 1, 9, 6\), not at most"):
         cfqa_data.load(copy).original("sentence 1")
+
+
+class Elsewhere(FeatureCodec):
+    """A codec that calls itself as one of the folder does, with an option that is a path."""
+
+    name = "rounded"
+    title = "of another package"
+    parameter = Parameter("digits", "higher", whole=True, lowest=0, highest=8)
+    bits = "stated"
+
+    def __init__(self, checkpoint: Path | None = None, script: str = "") -> None:
+        assert checkpoint is None
+
+    def encode(self, feature: np.ndarray, parameter: float) -> bytes:
+        return b""
+
+    def decode(self, bitstream: Bitstream, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    def version(self) -> dict[str, str]:
+        return {}
+
+
+def rounded(folders: dict[str, Path], tmp_path: Path, **changes: Any) -> Path:
+    """Return a light folder whose manifest says something else of the codec `rounded`."""
+    folder = shutil.copytree(folders["light"], tmp_path / "copy")
+    data = json.loads((folder / "manifest.json").read_text())
+    data["tasks"]["words"]["codecs"]["rounded"]["codec"] |= changes
+    (folder / "manifest.json").write_text(json.dumps(data))
+    return folder
+
+
+def decode(folder: Path, **more: Any) -> np.ndarray:
+    return cfqa_data.load(folder, "words", codec="rounded", **more)[0].compressed
+
+
+@pytest.mark.parametrize(
+    ("package", "sha256", "told"),
+    [
+        ("mock-codecs", "5" * 64, None),
+        ("other", "5" * 64, "package 'other' is not installed, that of 'mock-codecs' is; .*--plug"),
+        ("mock-codecs", "6" * 64, "had other source than what is here, 1.0; install version 1.0"),
+    ],
+)
+def test_a_codec_that_is_installed_is_that_of_the_manifest(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    sha256: str,
+    told: str | None,
+) -> None:
+    folder = rounded(folders, tmp_path, package=package, sha256=sha256)
+    entry = RegistryEntry("rounded", Elsewhere, "mock-codecs", "1.0", "5" * 64)
+    monkeypatch.setattr("cfqa_data.codecs.CODECS.find", lambda *_, **__: entry)
+    with pytest.raises(FormatError, match=told) if told else nullcontext():
+        assert not decode(folder).any()
+    entry = replace(entry, given=True)  # by plugins=
+    other = sha256 != entry.sha256
+    with pytest.warns(UserWarning, match="had other source") if other else nullcontext():
+        assert not decode(folder).any()
+
+
+@pytest.mark.parametrize("options", [{"checkpoint": "x"}, {"script": "/etc/hostname"}])
+def test_no_file_that_a_manifest_names_is_opened_by_a_codec(
+    folders: dict[str, Path], tmp_path: Path, options: dict[str, str]
+) -> None:
+    folder = rounded(folders, tmp_path, options=options)
+    with pytest.raises(FormatError, match=r"names a file, .*, that the manifest has no SHA-256 of"):
+        decode(folder, plugins=[Elsewhere])
+
+
+def test_tables_are_read_for_a_codec_that_takes_them(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders["light"], tmp_path / "copy")
+    data = json.loads((folder / "manifest.json").read_text())
+    for task, codec in (("words", "rounded"), ("cls", "x265")):
+        data["tasks"][task]["codecs"][codec]["tables"] = ["missing.safetensors"]
+    (folder / "manifest.json").write_text(json.dumps(data))
+    assert decode(folder, plugins=PLUGINS).any()
+    assert cfqa_data.load(folder, "cls")[0].compressed.any()
+
+
+def test_quantisers_have_a_limit_in_all(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cfqa_data.format.manifest.MOST_VALUES", 2000)
+    with pytest.raises(FormatError, match="its quantisers have 2,048 values; 2,000 are read"):
+        cfqa_data.load(folders["full"])
+
+
+def test_what_is_known_of_a_package_is_complete(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["light"], tmp_path / "copy")
+    data = json.loads((folder / "manifest.json").read_text()) | {"packages": {"x": {}}}
+    (folder / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(FormatError, match="packages: 'x' lacks its version or SHA-256"):
+        cfqa_data.load(folder)
+
+
+def test_a_deep_verification_needs_no_recipe_and_a_repair_says_so(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = folders["light"]
+    told = verify_deep(folder, read_manifest(folder), set(), sample=1, plugins=PLUGINS)
+    assert told.faults == ()
+    assert told.decoded == 7 * 4 + 4 * 3 + 4 * 10 + 2 * 10
+    assert any("cannot make this dataset again" in note for note in told.notes)
+    with pytest.raises(FormatError, match=r"recipe: .* cannot make this dataset again$"):
+        repair(folder, dry_run=True, plugins=PLUGINS)

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from memory_dataset import rows_of
 from scipy import stats
 
 from cfqa_data import load
-from cfqa_data.errors import CfqaError, MetricError
+from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 from cfqa_data.eval import Evaluation, evaluate, evaluator, list_metrics, read_evaluation
 from cfqa_data.eval.features.datasets import KEYS
 from cfqa_data.eval.report import report_html
+from cfqa_data.eval.report.ranking import ranking
 from cfqa_data.eval.statistics import statistics
 from cfqa_data.eval.statistics.bootstrap import source_counts
 from cfqa_data.eval.statistics.columns import COLUMNS
@@ -114,6 +116,38 @@ def test_codecs_with_different_numbers_of_levels_are_correlated_over_what_there_
         told = "different numbers of levels: 3 of slice (words); 10 of scalar (one), scalar (words)"
         assert told in " ".join(text.split())
     assert "over the 13 points that a source has from all" in paper_text(scored)
+
+
+def test_metrics_with_figures_of_fewer_sources_are_not_ranked_with_others() -> None:
+    def size(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return y.mean((1, 2, 3, 4))
+
+    scored = evaluate(Strange(), ["cka", size])
+    means = {row["metric"]: abs(row["srocc"]) for row in scored.across_tasks.to_pylist()}
+    assert means["cka"] > means["size"]
+    gap = "no figure on task one, only 3 of 4 sources of task words"
+    places = [(entry.metric.name, entry.place, entry.gap) for entry in ranking(scored)]
+    assert places == [("size", 1, ""), ("cka", None, gap)]
+    page = " ".join(report_html(scored).split())
+    assert f"<small>not ranked: {gap}</small>" in page
+    assert "<b>size</b></a> follows" in page
+    assert f"Over all tasks, not to be ranked with the others: cka ({gap})." in plain_text(scored)
+    # Alone or among its like it is ranked; where each lacks what another has, none is.
+    alone = evaluate(Strange(), ["cka"])
+    assert [(entry.place, entry.gap) for entry in ranking(alone)] == [(1, "")]
+
+
+def test_where_each_metric_lacks_a_task_none_is_ranked() -> None:
+    def of_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if x.shape[2] == 1:
+            raise ValueError("of words")
+        return (y - x).square().mean((1, 2, 3, 4))
+
+    with pytest.warns(MetricWarning, match="of words"):
+        evaluation = evaluate(Strange(), ["cka", of_one])
+    page = " ".join(report_html(evaluation).split())
+    assert "none can be called the best" in page
+    assert page.count("not ranked: no figure on task") == 2
 
 
 def test_what_is_known_of_a_task_is_what_the_dataset_says(scored: Evaluation) -> None:
@@ -303,6 +337,8 @@ def test_what_a_light_folder_does_not_store_is_left_out_and_said(
     }
     with pytest.raises(CfqaError, match="mock-codecs"):
         evaluate(folders["light"], ["mse"], task="words")
+    told = evaluate(folders["light"], ["mse"], task="words", plugins=PLUGINS)
+    assert set(told.labels["task"].to_pylist()) == {"words"}
 
 
 def test_values_and_codes_are_read_side_by_side_for_a_device(

@@ -256,7 +256,15 @@ def test_a_light_folder_is_exported_with_the_codecs_that_the_command_names(
     words += ["--task", "words"]
     assert main(words) == 2
     assert "of the package 'mock-codecs 1.0' is not installed" in capsys.readouterr().err
-    assert main([*words, *(word for name in PLUGINS for word in ("--plugin", name))]) == 0
+    plugins = [word for name in PLUGINS for word in ("--plugin", name)]
+    assert main([*words, *plugins]) == 0
+    out = tmp_path / "pictures"
+    words = ["export", str(folders["light"]), "--out", str(out), "--format", "npy"]
+    assert main([*words, "--task", "pictures", *plugins]) == 0
+    assert "codec 'restored' of pictures: nothing is stored" in capsys.readouterr().err
+    assert set(pq.read_table(out / "index.parquet")["codec"].to_pylist()) == {"picture"}
+    with pytest.raises(CfqaError, match="nothing is stored of those features"):
+        export(folders["light"], tmp_path / "none", "npy", task="pictures", codec="restored")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cfqa_data.integrity.health import health
+from cfqa_data.integrity.health import health, health_cells
 
 
 def table(distortions: list[list[float]], **columns: list[list[float]]) -> pa.Table:
@@ -59,6 +59,11 @@ def test_an_unknown_rate_is_no_fault_of_a_ladder() -> None:
     assert not row["ok"]
     (row,) = health(table([[0.1, 1.0, 2.0]] * 2, bits=[[None] * 3, [5, 6, 4]]))  # type: ignore[list-item]
     assert (row["rate_falls"], row["ok"]) == (0.5, False)
+
+
+def test_of_one_level_nothing_falls_or_rises() -> None:
+    (row,) = health(table([[1.0]], bits=[[None]]))  # type: ignore[list-item]
+    assert health_cells(row)[2:] == ["-", "1", "1", "-", "-"]
 
 
 def test_no_labels_no_rows() -> None:

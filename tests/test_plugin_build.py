@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,21 @@ import cfqa_data
 from cfqa_data.builders.maintenance.deep_verify import verify_deep
 from cfqa_data.builders.maintenance.repair import repair
 from cfqa_data.builders.pipeline import build
+from cfqa_data.builders.pipeline.check import packages_of
+from cfqa_data.builders.pipeline.label import label_rows
+from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.select import Select
 from cfqa_data.cli import main
+from cfqa_data.codecs import CODECS
 from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.format.facts import Score, TaskFacts
+from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import read_manifest
+from cfqa_data.integrity.consistency import inconsistencies
+from cfqa_data.integrity.summary import build_text, summarise
 from cfqa_data.integrity.verify import verify
 from cfqa_data.recipe.load import Recipe
+from cfqa_data.registry import RegistryEntry
 
 HERE = "plugin_words"
 PLUGINS = tuple(
@@ -123,6 +134,9 @@ def test_it_opens_and_its_light_folder_decodes_by_the_plugins(built: Path, tmp_p
     for one, other in zip(whole, parts, strict=True):
         assert one.compressed.tobytes() == other.compressed.tobytes()
         assert one.compressed.shape == one.original.shape
+    told = build_text(summarise(light), light, ["plugin_words:Round"])
+    assert f"cfqa eval {light} --plugin plugin_words:Round" in told
+    assert "plugins=['\"'\"'plugin_words:Round'\"'\"']" in told
     every = "codec 'shift' of 'plugin_words', 'round' of 'plugin_words', 'drop' of 'plugin_words';"
     with pytest.raises(CfqaError, match=f"not installed: {every} .* --plugin"):
         cfqa_data.load(light, "words", codec="round")[0]
@@ -231,6 +245,58 @@ def test_a_finished_folder_stays_and_is_of_one_source_and_its_files(
     with pytest.raises(BuildError, match=r"other weights or lists \(root://lexicon.txt\)"):
         build(made, out, workers=1)
     assert tree(out) == before
+
+
+def test_a_name_that_begins_another_is_not_taken_for_it(tmp_path: Path) -> None:
+    data = recipe().to_dict()
+    one = data["tasks"]["one"]
+    codecs = dict.fromkeys(("round", "round-2"), one["codecs"]["round"])
+    data["tasks"] = {"t": one | {"codecs": codecs}, "t-2": one | {"codecs": codecs}}
+    for number, task in enumerate(data["tasks"].values()):
+        task["source"] = task["source"] | {"seed": 4 + number}
+    folder = build(Recipe.from_dict(data), tmp_path / "cfqa", workers=1)
+    manifest = read_manifest(folder)
+    assert inconsistencies(folder, manifest, set()) == []
+    streams = {f"bitstreams/t-round-2-0000{n}-of-00002.safetensors" for n in range(2)}
+    damaged = streams | {"originals/t-2-00000-of-00002.safetensors"}
+    told = verify_deep(folder, manifest, damaged, plugins=PLUGINS)
+    assert told.notes == ("t, round-2: not decoded: bitstreams are damaged",)
+    assert told.labelled == 3 * 2 * 2
+
+
+def test_labels_are_null_where_a_metric_is_not_defined(built: Path) -> None:
+    entry = read_manifest(built).tasks["words"]
+    context: Any = SimpleNamespace(
+        codec_spec=lambda _: SimpleNamespace(parameter_name="step", levels=(1, 2)),
+        plan=SimpleNamespace(members=lambda *_: range(2, 4)),
+        references=lambda *_: {"score": [1.0, 1.0], "loss": [None, None]},
+        layout=Layout(built),
+    )
+    values = dict.fromkeys(("score", "mse", "cosine", "loss"), np.array([0.5, 0.25]))
+    values["cka"] = np.array([0.75, np.nan])
+    rows = label_rows(context, Item("pack", "words", "round", 1), entry, 1, 3, [8, None], values)
+    assert [row["cka"] for row in rows] == [0.75, None]
+    assert [row["loss"] for row in rows] == [None, None]
+
+
+def test_a_source_without_group_does_not_join_one(tmp_path: Path) -> None:
+    task = SimpleNamespace(facts=TaskFacts("words", "words", Score("rank", lower_better=True)))
+    models = SimpleNamespace(task_class=lambda _: task)
+    context: Any = SimpleNamespace(models=models, layout=Layout(tmp_path))
+    item = Item("select", "words")
+    Select(context).write(item, {"a": ("g", None), "b": (None, None)})
+    with pytest.raises(BuildError, match="words: source 'g' has no group, and its id is the group"):
+        Select(context).write(item, {"a": ("g", None), "g": (None, None)})
+
+
+def test_every_module_of_a_package_counts() -> None:
+    def hashed(*hashes: str) -> str:
+        entries = [RegistryEntry(sha256, None, "their", "1", sha256) for sha256 in hashes]
+        models: Any = SimpleNamespace(classes=lambda: [(CODECS, entry) for entry in entries])
+        return packages_of(models)["their"]["sha256"]
+
+    assert hashed("a", "a") == "a"
+    assert hashed("a", "b") == hashed("b", "a", "b") != hashed("a", "c")
 
 
 def test_a_build_goes_on_with_the_same_source_only(tmp_path: Path) -> None:

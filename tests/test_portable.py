@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mock_dataset import write_mock_dataset
@@ -22,6 +24,7 @@ from cfqa_data.recipe.portable import (
     local_options,
     portable,
     portable_names,
+    recipe_of,
     rename,
 )
 
@@ -107,16 +110,40 @@ def test_a_path_is_more_than_a_name(path: str) -> None:
         *(("qpfile", value, True) for value in ("/tmp/q", "q", "../q")),
         *(("scaling-list", value, value == "x.txt") for value in ("off", "default", "x.txt")),
         *((key, "x", True) for key in ("scaling_list", "lambda-file", "RCStatsFile", "csv")),
+        *((key, "x", True) for key in ("recon", "no-csv", "film-grain", "max-cll ", "unknown")),
+        *(("csv", 7, True), ("aq-mode", "0:recon=x", True)),
         *(("aq-mode", value, "/" in value) for value in ("0", "0:lambda-file=/x", "d:/x")),
         *((*option, False) for option in (("sar", "16:11"), ("fps", "30000/1001"))),
         *((*option, False) for option in (("zones", "0,5,q=30/6,9,q=40"), ("deblock", "-1:-1"))),
     ],
 )
-def test_options_that_name_files_are_known(key: str, value: str, file: bool) -> None:
+def test_options_that_name_files_are_known(key: str, value: object, file: bool) -> None:
     ladder = recipe().tasks["cls"].codecs["x265"]
     told = local_options(replace(ladder, options={"preset": "slow", "parameters": {key: value}}))
-    assert told == ([(f"options.parameters.{key}", value)] if file else [])
+    assert told == ([(f"options.parameters.{key}", str(value))] if file else [])
     assert not local_options(replace(ladder, codec="hm", options={"encoder": "/bin/hm"}))
+
+
+def test_a_recipe_of_a_manifest_names_no_file_without_a_hash(tmp_path: Path) -> None:
+    manifest = read_manifest(write_mock_dataset(tmp_path / "x", sources=1))
+    data = copy.deepcopy(dict(manifest.recipe))
+    recipe_of(replace(manifest, recipe=data))
+    options = {"parameters": {"csv": "statistics"}}
+    data["tasks"]["cls"]["codecs"]["x265"]["options"] = options
+    told = r"^recipe: tasks\.cls\.codecs\.x265\.options\.parameters\.csv names a file, 'statistics'"
+    with pytest.raises(FormatError, match=told):
+        recipe_of(replace(manifest, recipe=data))
+
+
+@pytest.mark.parametrize(
+    "recipe", [{}, {"backbone": {}}, {"backbone": [], "tasks": {}}, {"tasks": {"one": "x"}}]
+)
+def test_a_recipe_that_is_none_is_told_of_in_one_line(tmp_path: Path, recipe: Any) -> None:
+    folder = write_mock_dataset(tmp_path / "x", sources=1)
+    manifest = replace(read_manifest(folder), recipe=recipe)
+    with pytest.raises(FormatError, match=r"^recipe: .* cannot make this dataset again$"):
+        recipe_of(manifest)
+    check_portable(folder, manifest)
 
 
 def test_publishing_refuses_paths_of_one_machine(tmp_path: Path) -> None:

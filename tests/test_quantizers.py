@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from cfqa_data.errors import CodecError, RecipeError
 from cfqa_data.format.quantizers import (
     KMeansQuantizer,
+    PaperUniformQuantizer,
     Quantizer,
     UniformQuantizer,
     fit_kmeans,
@@ -179,3 +181,22 @@ def test_ranges_of_strangers_are_refused_in_one_line(
 def test_centres_of_strangers_are_refused_in_one_line(kind: str, centers: object) -> None:
     with pytest.raises(RecipeError, match="k-means quantiser: centers must be"):
         quantizer_from_dict({"kind": kind, "bits": 1, "centers": centers})
+
+
+def test_no_table_is_made_before_it_is_used() -> None:
+    made = [UniformQuantizer(16, (0.0,) * 64, (1.0,) * 64), KMeansQuantizer(1, ((0.0, 1.0),))]
+    for quantizer in made:
+        assert quantizer.size == quantizer.layers << quantizer.bits
+        assert "_values" not in vars(quantizer)
+    assert made[1].values().shape == (1, 2)
+
+
+@pytest.mark.parametrize("kind", [UniformQuantizer, PaperUniformQuantizer])
+@pytest.mark.parametrize("bits", [1, 8, 10])
+@pytest.mark.parametrize("lo", [0.0, -1e-40, -7.3, 1e5, -1e38])
+def test_a_range_that_is_taken_has_rising_values(
+    kind: type[UniformQuantizer], bits: int, lo: float
+) -> None:
+    for exponent in range(-150, 128, 3):
+        with suppress(RecipeError):
+            assert (np.diff(kind(bits, (lo,), (lo + 1.7 * 2.0**exponent,)).values()) > 0).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from cfqa_data.codecs import CODECS, find_codec, get_codec, list_codecs
 from cfqa_data.codecs.base import Codec
 from cfqa_data.errors import CfqaError, CodecError
 from cfqa_data.format import format_1
-from cfqa_data.registry import Registry, bind_options, own_name
+from cfqa_data.registry import Registry, as_plugins, bind_options, own_name
 
 MODULE = """
 from cfqa_data.codecs.h26x.hevc import X265
@@ -94,6 +95,18 @@ def test_plugins_are_found_by_the_name_of_their_class(plugin: Path, by_class: bo
             find_codec(name, plugins=plugins)
 
 
+def test_a_plugin_may_be_given_alone(plugin: Path) -> None:
+    assert as_plugins(None) == ()
+    assert as_plugins("a:B") == ("a:B",)
+    assert as_plugins(Thing) == (Thing,)
+    assert find_codec("mine", plugins="their_codecs:Mine").name == "mine"
+    for wrong in ([json], json):
+        with pytest.raises(
+            CfqaError, match="plugins are classes or 'module:Class' texts, not <mod"
+        ):
+            as_plugins(wrong)  # type: ignore[arg-type]
+
+
 def test_a_manifest_names_no_module(plugin: Path) -> None:
     assert CODECS.recorded("x265") == "x265"
     assert CODECS.recorded("loose_codecs:X265") == "x265"  # its own name
@@ -133,7 +146,9 @@ def test_any_class_is_one_where_there_is_no_contract(plugin: Path) -> None:
 
 
 def test_codecs_of_others_do_not_decode_in_isolation(plugin: Path) -> None:
-    told = "^mine: untrusted=True runs codecs of cfqa-data only, not of their-things$"
+    told = (
+        "^mine: untrusted=True runs built-in codecs only, and this one is a plugin of their-things$"
+    )
     with pytest.raises(CodecError, match=told):
         get_codec("mine", untrusted=True)
 

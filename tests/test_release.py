@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from release_samples import (
 
 import cfqa_data
 from cfqa_data.builders.importing.files import load_feature, scan_release
-from cfqa_data.builders.importing.release import import_release
+from cfqa_data.builders.importing.release import _begun, import_release
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.processes import executor
@@ -50,6 +51,7 @@ from cfqa_data.format.packing import pack, plane_shape, unpack
 from cfqa_data.format.quantizers import quantizer_from_dict
 from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.loaders.torch import Pairs
+from cfqa_data.testing.mock import write_format_2_folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -278,6 +280,23 @@ def test_going_on_gives_the_same_bytes(release: Path, monkeypatch: pytest.Monkey
     again.clear()
     imported(release)  # a finished folder is left as it is
     assert again == []
+
+
+@pytest.mark.parametrize("name", ["manifest.json", ".build/plan.json"])
+def test_no_class_of_a_folder_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "class_of_a_folder.py").write_text("class Codec: pass\n")
+    folder = write_format_2_folder(tmp_path / "x", "light")
+    data = json.loads((folder / "manifest.json").read_text())
+    data["recipe"] = toy_recipe(tmp_path, {"x265": TOY_QPS}).to_dict()
+    data["recipe"]["tasks"]["cls"]["codecs"]["x265"]["class"] = "class_of_a_folder:Codec"
+    (folder / "manifest.json").unlink()
+    (folder / ".build").mkdir()
+    (folder / name).write_text(json.dumps(data))
+    assert ("cls", "x265") in _begun(folder)
+    assert "class_of_a_folder" not in sys.modules
 
 
 def test_what_has_no_place_is_listed_with_its_reason(release: Path) -> None:

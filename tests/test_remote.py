@@ -594,6 +594,13 @@ def raw(content: bytes) -> Callable[[Path], None]:
     return change
 
 
+def shared() -> bytes:
+    """Return a file with two tensors in the same place."""
+    entry = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
+    head = json.dumps({"a": entry, "b": entry}).encode()
+    return struct.pack("<Q", len(head)) + head + bytes(4)
+
+
 SHAPE = [1, 1, 9, 16]
 
 
@@ -609,13 +616,16 @@ SHAPE = [1, 1, 9, 16]
         (header(dtype=7, shape=SHAPE, data_offsets=[0, 576]), "not what they must be"),
         (header(dtype="F32", data_offsets=[0, 576]), "not what they must be"),
         (header(dtype="F32", shape=[9, 16], data_offsets=[0, 576]), r"float32 \(9, 16\), not"),
-        (header(dtype="BF16", shape=SHAPE, data_offsets=[0, 288]), "is BF16, which a dataset"),
+        (header(dtype="BF16", shape=SHAPE, data_offsets=[0, 576]), "is BF16, which a dataset"),
         (raw(struct.pack("<Q", 1 << 60) + b"{}"), "its header says that it has"),
         (raw(struct.pack("<Q", 2000) + b"{}"), "its header says that it has 2000 bytes"),
         (raw(struct.pack("<Q", 2) + b"[]"), "its header is not a table"),
         (raw(struct.pack("<Q", 9) + b'{"a": 12}'), "'a' is not a table"),
         (raw(struct.pack("<Q", 200_000) + b"[" * 200_000), "nested too deeply"),
         (header(dtype="F32", shape=[1] * 1000, data_offsets=[0, 4]), "has 1000 axes"),
+        (header(dtype="U8", shape=[572], data_offsets=[4, 576]), r"begins at byte \d+, not at"),
+        (header(dtype="U8", shape=[572], data_offsets=[0, 572]), r"its tensors end at byte \d+ of"),
+        (raw(shared()), r"'b' begins at byte \d+, not at"),
         (raw(b"abc"), "shorter than the length"),
         (raw(b""), "shorter than the length"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from cfqa_data.builders.importing.files import CodecFiles, Release
 from cfqa_data.builders.importing.scores import LogScores
@@ -14,34 +15,38 @@ from cfqa_data.format.manifest import package_versions
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer, quantizer_from_dict
 from cfqa_data.recipe.load import Recipe
 
-__all__ = ["find_quantizers", "provenance", "release_recipe"]
+__all__ = ["Begun", "find_quantizers", "provenance", "release_recipe"]
 
 GROUP = 2
 """Sources that one shard holds and one step imports: at full size 160 MB of originals for dpt."""
 
 
+Begun: TypeAlias = Mapping[tuple[str, str], tuple[tuple[float, ...], Quantizer]]
+"""Levels and quantiser of a task and codec."""
+
+
 def find_quantizers(
-    release: Release, base: Recipe, begun: Recipe | None, progress: Progress
+    release: Release, base: Recipe, begun: Begun, progress: Progress
 ) -> dict[tuple[str, str], Quantizer]:
     """Return the quantiser of every task and codec; those without one are left out of the release.
 
     Args:
         release: the files.
         base: says the ranges of HM's and VTM's quantisers.
-        begun: of an earlier run, whose tables are taken over: every feature is held against them
-            anyway.
+        begun: levels and quantisers of an earlier run, which are taken over: every feature is held
+            against them anyway.
         progress: notified of the features that are looked through for tables.
     """
     found: dict[tuple[str, str], Quantizer] = {}
     unknown: list[CodecFiles] = []
     for (task, codec), files in list(release.codec_files.items()):
         spec = base.tasks.get(task)
-        known = begun.tasks[task].codecs.get(codec) if begun and task in begun.tasks else None
+        levels, known = begun.get((task, codec), ((), None))
         if spec is None:
             release.leave_out_codec(task, codec, f"recipe {base.name} has no task {task}")
         elif not files.is_video:
-            if known is not None and known.quantizer and known.levels == files.levels:
-                found[task, codec] = known.quantizer
+            if known is not None and levels == files.levels:
+                found[task, codec] = known
             else:
                 unknown.append(files)
         elif codec in spec.codecs and isinstance(

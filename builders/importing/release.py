@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.builders.importing.files import Release, Unplaced, scan_release
-from cfqa_data.builders.importing.recipe import find_quantizers, provenance, release_recipe
+from cfqa_data.builders.importing.recipe import (
+    Begun,
+    find_quantizers,
+    provenance,
+    release_recipe,
+)
 from cfqa_data.builders.importing.scores import HeadScores, LogScores, Scores
 from cfqa_data.builders.importing.stages import STAGES
 from cfqa_data.builders.pipeline.build import run_stages
@@ -26,7 +31,9 @@ from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.extras import extras
 from cfqa_data.format.layout import Layout
+from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.manifest import read_manifest
+from cfqa_data.format.quantizers import quantizer_from_dict
 from cfqa_data.format.storage import check_folder, make_folder, read_labels
 from cfqa_data.paths import absolute_path, real_path
 from cfqa_data.recipe.load import Recipe, load_recipe
@@ -141,15 +148,24 @@ def import_release(
     )
 
 
-def _begun(root: Path) -> Recipe | None:
-    """Return the recipe of an import that was begun or finished in the folder, if there is one."""
+def _begun(root: Path) -> Begun:
+    """Return levels and quantiser of each task and codec of an import that was begun here.
+
+    The folder may be anyone's: its recipe stays plain data, and no class of it is looked up.
+    """
     layout = Layout(root)
     try:
         if layout.manifest.exists():
-            return Recipe.from_dict(read_manifest(root).recipe)
-        return Plan.from_json((layout.work / PLAN).read_text(encoding="utf-8")).recipe
-    except (OSError, ValueError, KeyError, TypeError, CfqaError):
-        return None
+            recipe: Any = read_manifest(root).recipe
+        else:
+            recipe = parse_json(read_limited(layout.work / PLAN, LARGEST_JSON))["recipe"]
+        return {
+            (task, codec): (tuple(found["levels"]), quantizer_from_dict(found["quantizer"]))
+            for task, spec in recipe["tasks"].items()
+            for codec, found in spec["codecs"].items()
+        }
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, CfqaError):
+        return {}
 
 
 def _disagreeing(release: Release, layout: Layout, logged: LogScores) -> Iterator[str]:

@@ -199,18 +199,19 @@ class _DeepVerification(Stage):
         chosen = _sample(folder, manifest, damaged, sample, seed)
         missing = folder.missing()
 
-        def is_damaged(*starts: str) -> bool:
-            return any(name.startswith(starts) for name in damaged)
-
         for task, entry in manifest.tasks.items():
-            readable = not is_damaged(f"originals/{task}-", f"labels/{task}.")
+            inputs = {
+                NAMES.labels(task).as_posix(),
+                *NAMES.shards(entry.shards, NAMES.originals, task),
+            }
+            readable = damaged.isdisjoint(inputs)
             for codec, codec_entry in entry.codecs.items():
-                streams = f"bitstreams/{task}-{codec}-"
-                decode = any(name.startswith(streams) for name in manifest.files)
+                streams = set(NAMES.shards(entry.shards, NAMES.bitstreams, task, codec))
+                decode = not streams.isdisjoint(manifest.files)
                 array = NAMES.compressed(task, codec).as_posix()
                 stored = f"{array}/zarr.json" in manifest.files.keys() - damaged
                 origin, why = codec_entry.origin, None
-                if decode and is_damaged(streams):
+                if decode and not damaged.isdisjoint(streams):
                     why = "bitstreams are damaged"
                 elif decode and codec_entry.facts.on == "inputs":
                     why = "the features are extracted from what its bitstreams decode to"
@@ -349,7 +350,8 @@ class _DeepVerification(Stage):
 def _lacks_models(manifest: Manifest, options: Mapping[str, Any]) -> bool:
     """Whether a codec has models that neither its entry nor the manifest's hashes tell."""
     models = options.get("models")
-    return models is not None and models.startswith(PACKAGE) and models not in manifest.weights
+    shipped = isinstance(models, str) and models.startswith(PACKAGE)
+    return shipped and models not in manifest.weights
 
 
 def _sample(

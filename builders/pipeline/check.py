@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -68,7 +69,7 @@ def packages_of(models: Models) -> dict[str, dict[str, str]]:
     Raises:
         CfqaError: a class is not there, or would be taken for a built-in one in the manifest.
     """
-    packages = {}
+    hashes: dict[tuple[str, str], set[str]] = {}  # of the top-level modules of each package
     for registry, found in models.classes():
         if found.builtin:
             continue
@@ -76,8 +77,18 @@ def packages_of(models: Models) -> dict[str, dict[str, str]]:
             raise BuildError(
                 f"{found.name} calls itself {name!r}, as a {registry.kind} of cfqa-data"
             )
-        packages[found.package] = {"version": found.version, "sha256": found.sha256}
-    return packages
+        hashes.setdefault((found.package, found.version), set()).add(found.sha256)
+    return {
+        package: {"version": version, "sha256": _joined(modules)}
+        for (package, version), modules in hashes.items()
+    }
+
+
+def _joined(hashes: set[str]) -> str:
+    """Return the hash of a package by those of its modules; of one module, it is that one's."""
+    if len(hashes) == 1:
+        return next(iter(hashes))
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from cfqa_data.builders.tasks.base import TASKS, Task
 from cfqa_data.codecs import CODECS, get_codec
 from cfqa_data.errors import BuildError, CfqaError, CodecError
 from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.invariants import fold_of
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.resources import is_uri, locate
 from cfqa_data.recipe.load import CodecSpec, Recipe
@@ -205,13 +204,6 @@ class Selected:
 
     ids: list[str]
     groups: list[str] | None = None
-
-    @property
-    def folds(self) -> list[int]:
-        """The fold of each source: that of its group."""
-        of = self.groups or self.ids
-        places = {group: place for place, group in enumerate(dict.fromkeys(of))}
-        return [fold_of(places[group]) for group in of]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.context import BuildContext
+from cfqa_data.builders.pipeline.context import BASELINES, BuildContext
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.invariants import rate_of
+from cfqa_data.format.invariants import folds_of, rate_of
 from cfqa_data.format.quantizers import Quantizer
 
 __all__ = ["Scorer", "baseline_values", "batch_of_levels", "label_rows", "label_values", "score"]
@@ -129,13 +129,17 @@ def label_rows(
     references = context.references(item.task, item.shard)
     reference = references["score"][index]
     n, c, _, d = entry.shape
-    undefined = {name for name in ("mse", "cosine", "cka") if np.isnan(values[name]).any()}
-    undefined |= set() if task.loss else {"loss"}
+    fold = int(folds_of(entry)[position])
+
+    def known(name: str, value: float) -> float | None:
+        undefined = math.isnan(value) if name in BASELINES else name == "loss" and not task.loss
+        return None if undefined else value
+
     return [
         {
             "task": item.task,
             "source_id": entry.sources[position],
-            "fold": context.selected(item.task).folds[position],
+            "fold": fold,
             "codec": item.codec,
             "level": level,
             "parameter_name": spec.parameter_name,
@@ -145,10 +149,7 @@ def label_rows(
             "reference_score": reference,
             "distortion": task.distortion(float(values["score"][level]), reference),
             "reference_loss": references["loss"][index],
-            **{
-                name: None if name in undefined else float(series[level])
-                for name, series in values.items()
-            },
+            **{name: known(name, float(series[level])) for name, series in values.items()},
             "array": context.layout.relative(context.layout.compressed(item.task, item.codec)),
             "index": position,
             "tokens": tokens,

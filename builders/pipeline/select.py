@@ -88,8 +88,11 @@ class Select(BuildStage):
             if lacking := sorted(found.keys() - truths.keys()):
                 raise BuildError(f"{lacking[0]} has no truth, and others have one")
             write_tensors(self.layout.truth(item.task), truths)
-        groups = None
-        if any(group is not None for group, _ in found.values()):
+        given, groups = {group for group, _ in found.values() if group is not None}, None
+        if given:
+            if both := sorted(i for i, (group, _) in found.items() if group is None and i in given):
+                message = f"source {both[0]!r} has no group, and its id is the group of others"
+                raise BuildError(f"{item.task}: {message}; give it a group or another id")
             groups = [group or source_id for source_id, (group, _) in found.items()]
         write_json(item.result_path(self.layout), {"ids": list(found), "groups": groups})
 

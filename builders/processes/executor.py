@@ -159,7 +159,8 @@ class Executor(AbstractContextManager["Executor"]):
             self._pool = self._stack.enter_context(_connected(self._scheduler))
         else:
             self._mark = self._stack.enter_context(spawning())
-            self._pool = self._stack.enter_context(_pool(self._workers))
+            with deaf_to_interrupts():  # the pool's locks start multiprocessing's resource tracker
+                self._pool = self._stack.enter_context(_pool(self._workers))
 
     def _replace(self) -> None:
         """End a pool of which a worker was killed; the next item starts another."""

@@ -97,7 +97,8 @@ def deaf_to_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # The tracker's start would lift the mask; nor shall it speak of workers that were ended.
+    # The resource tracker's start would lift the mask. It removes the locks that libraries made in
+    # workers that were ended (zarr's blosc makes one), and would warn of each.
     with environment({"PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}):
         resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

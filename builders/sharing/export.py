@@ -27,6 +27,7 @@ from cfqa_data.extras import extras
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.storage import PARTIAL, check_folder, write_table, write_text
 from cfqa_data.paths import absolute_path, real_path
+from cfqa_data.registry import Plugins
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,6 +60,7 @@ class Exported:
         kept: those that an earlier run had written.
         features: float32 features in all of them, originals included.
         size: bytes of those as plain arrays.
+        notes: codecs that were left out, as nothing is stored of their features.
     """
 
     root: Path
@@ -66,10 +68,11 @@ class Exported:
     kept: int
     features: int
     size: int
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts, JSON-safe."""
-        return self.__dict__ | {"root": str(self.root)}
+        return self.__dict__ | {"root": str(self.root), "notes": list(self.notes)}
 
 
 @extras()
@@ -87,9 +90,11 @@ def export(
     progress: Progress | None = None,
     untrusted: bool = False,
     follow_links: bool = False,
-    plugins: Iterable[str | type] | None = None,
+    plugins: Plugins | None = None,
 ) -> Exported:
     """Write features as plain float32 files; goes on where an earlier run stopped.
+
+    Codecs of which a folder stores nothing are left out, which ``notes`` of the answer tell.
 
     Args:
         path: what :func:`cfqa_data.load` opens.
@@ -110,6 +115,8 @@ def export(
         CfqaError: there is no such format, nothing to export, or the folder holds something else.
         FormatError: the dataset, or a feature in it, cannot be read.
     """
+    import pyarrow.compute as pc
+
     if kind not in FORMATS:
         raise CfqaError(unknown_name("format", kind, FORMATS))
     progress, out = progress or Silent(), absolute_path(out)
@@ -125,12 +132,22 @@ def export(
     )
     if not len(dataset):
         raise CfqaError(f"{path}: no compressed feature is of that task, codec, level and fold")
-    _open_folder(out, dataset, _facts(dataset, kind, originals))
+    stored = dataset.labels["array"].is_valid()
+    labels = dataset.labels.filter(stored)
+    if not labels.num_rows:
+        raise CfqaError(f"{path}: nothing is stored of those features")
+    rest = dataset.labels.filter(pc.invert(stored))
+    left_out = dict.fromkeys(
+        zip(*(rest[name].to_pylist() for name in ("task", "codec")), strict=True)
+    )
+    message = "nothing is stored of its features, which are left out"
+    notes = tuple(f"codec {codec!r} of {task}: {message}" for task, codec in left_out)
+    _open_folder(out, dataset, _facts(dataset, labels, kind, originals))
     form, index = FORMATS[kind], _Index(FORMATS[kind])
-    features = len(dataset) + (len(dataset.source_ids) if originals else 0)
+    features = len(labels) + (len(pc.unique(labels["source_id"])) if originals else 0)
     parts = written = size = 0
     progress.start("export", features, "features")
-    for part in _parts(dataset, form, originals):
+    for part in _parts(dataset, labels, form, originals):
         parts += 1
         size += 4 * sum(map(math.prod, part.shapes))
         if (out / part.name).exists():
@@ -141,13 +158,12 @@ def export(
         index.add(part)
     progress.finish()
     write_table(out / INDEX, index.table())
-    return Exported(out, written, parts - written, features, size)
+    return Exported(out, written, parts - written, features, size, notes)
 
 
-def _facts(dataset: Dataset, kind: str, originals: bool) -> dict[str, Any]:
+def _facts(dataset: Dataset, labels: pa.Table, kind: str, originals: bool) -> dict[str, Any]:
     """Return what two exports share if one may go on with the other."""
     manifest = json.dumps(dataset.manifest.to_dict(), sort_keys=True)
-    labels = dataset.labels
     return {
         "format": kind,
         "dataset": dataset.manifest.name,
@@ -183,12 +199,14 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
     write_text(marker, json.dumps(facts, indent=1) + "\n")
 
 
-def _parts(dataset: Dataset, form: Format, originals: bool) -> Iterator[ExportFile]:
+def _parts(
+    dataset: Dataset, labels: pa.Table, form: Format, originals: bool
+) -> Iterator[ExportFile]:
     """Yield what to write, originals of a task first."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    labels = dataset.labels.drop_columns(["array", "index"])
+    labels = labels.drop_columns(["array", "index"])
     for task in dict.fromkeys(labels["task"].to_pylist()):
         entry = dataset.manifest.tasks[task]
         numbers = {source: number for number, source in enumerate(entry.sources)}

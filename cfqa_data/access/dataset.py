@@ -21,6 +21,7 @@ from cfqa_data.access.selection import Index
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.manifest import Manifest
+from cfqa_data.registry import Plugins
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -227,7 +228,7 @@ def load(
     cache: bool | str | Path = False,
     untrusted: bool = False,
     follow_links: bool = False,
-    plugins: Iterable[str | type] | None = None,
+    plugins: Plugins | None = None,
 ) -> Dataset:
     """Open a dataset folder, on this machine or in a dataset repo on the Hub.
 

@@ -7,7 +7,8 @@ folder on the Hub, only the needed parts are fetched. Open files are not pickled
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +21,7 @@ from cfqa_data.access.tensors import TensorFile
 from cfqa_data.access.weights import find_weights
 from cfqa_data.errors import CodecError, FormatError, RecipeError, unknown_name
 from cfqa_data.format.codes import Codes
-from cfqa_data.format.facts import CodecEntry, TaskEntry
+from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.invariants import (
     PLACES,
     LabelRows,
@@ -34,9 +35,12 @@ from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import NULLABLE, originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
+from cfqa_data.registry import Plugins, as_plugins
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from cfqa_data.registry import RegistryEntry
 
 __all__ = ["Folder", "check_level"]
 
@@ -62,10 +66,8 @@ class Folder:
             missing, damaged or not as the manifest describes.)
     """
 
-    def __init__(
-        self, root: Path | Files, untrusted: bool = False, plugins: Iterable[str | type] = ()
-    ) -> None:
-        self.untrusted, self.plugins = untrusted, tuple(plugins)
+    def __init__(self, root: Path | Files, untrusted: bool = False, plugins: Plugins = ()) -> None:
+        self.untrusted, self.plugins = untrusted, as_plugins(plugins)
         self.files = root if isinstance(root, Files) else LocalFiles(root)
         self.manifest = self.files.read_manifest()
         self._places = {
@@ -313,13 +315,14 @@ class Folder:
 
     def _make_decoder(self, task: str, codec: str) -> Any:
         from cfqa_data.codecs import find_codec, get_codec
+        from cfqa_data.codecs.options import named_files
 
         codec_entry = self.manifest.tasks[task].codecs[codec]
         where = f"{self.files.where(NAMES.manifest.as_posix())}: tasks.{task}.codecs.{codec}"
         if (origin := codec_entry.origin) is None:
             raise FormatError(f"{where}: the manifest names no codec that decodes its bitstreams")
         try:
-            find_codec(origin.name, plugins=self.plugins)
+            found = find_codec(origin.name, plugins=self.plugins)
         except CodecError as error:
             missing = ", ".join(
                 f"{name!r} of {package!r}" for name, package in self.missing().items()
@@ -328,23 +331,29 @@ class Folder:
                 f"{where}: not installed: codec {missing}; install the package, or name the class: "
                 f"plugins=, --plugin ({error})"
             ) from None
-        try:
-            options = {
-                key: str(self.find_weights(value)) if self._is_weights(key, value) else value
-                for key, value in origin.options.items()
-            }
-            tables = {
+        _check_origin(where, origin, found)
+        weights = {key: v for key, v in origin.options.items() if self._is_weights(key, v)}
+        others = {k: v for k, v in origin.options.items() if k not in {*weights, "models"}}
+        for key, text in named_files(found.target, others):
+            named = f"{where}.codec: {key} names a file, {text!r}"
+            raise FormatError(f"{named}, that the manifest has no SHA-256 of")
+
+        def tables() -> dict[str, np.ndarray]:
+            return {
                 key: table
                 for name in codec_entry.tables
                 for key, table in self._all_tensors(NAMES.tables(name)).items()
             }
+
+        try:
+            found_weights = {key: str(self.find_weights(uri)) for key, uri in weights.items()}
             # Overrides what an untrusted manifest says.
             trusted: dict[str, Any] = {
                 "untrusted": self.untrusted,
                 "plugins": self.plugins,
-                "tables": tables or None,
+                "tables": tables if codec_entry.tables else None,
             }
-            return get_codec(origin.name, **{**options, **trusted})
+            return get_codec(origin.name, **{**origin.options, **found_weights, **trusted})
         except (CodecError, RecipeError) as error:
             raise FormatError(f"{where}: {error}") from None
 
@@ -374,6 +383,27 @@ def check_level(level: object, count: int) -> int:
     if number not in range(count):
         raise FormatError(f"there is no level {number}: levels are 0 to {count - 1}")
     return number
+
+
+def _check_origin(where: str, origin: Origin, found: RegistryEntry) -> None:
+    """Check that a codec is the one that made a dataset's bitstreams.
+
+    What the caller gives as a plugin is the caller's to choose; other source of the same package
+    is warned of.
+
+    Raises:
+        FormatError: it is of another package, or of other source.
+    """
+    made = f"{where}: codec {origin.name!r} of the package {origin.package!r}"
+    how = "to decode with it all the same, name its class: plugins=, --plugin"
+    same = found.package == origin.package and found.builtin == (not origin.sha256)
+    if not same and not found.given:
+        raise FormatError(f"{made} is not installed, that of {found.package!r} is; {how}")
+    if same and found.sha256 != origin.sha256:
+        differ = f"{made} had other source than what is here, {found.version or 'no version'}"
+        if not found.given:
+            raise FormatError(f"{differ}; install version {origin.version or '?'}, or {how}")
+        warnings.warn(f"{differ}: features may be others", UserWarning, stacklevel=2)
 
 
 def _as_feature(found: object, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Tensors by key in a safetensors file, on this machine or on the Hub.
 
 The file's header is read and checked in full before a byte that it points to is read: it may come
-from anyone. Then the bytes of what is asked for are read, and no others.
+from anyone. Its tensors fill the file without overlaps and holes, so together they are no larger
+than it. Then the bytes of what is asked for are read, and no others.
 """
 
 from __future__ import annotations
@@ -136,7 +137,15 @@ class TensorFile:
         if not isinstance(facts, dict):
             raise ValueError("its header is not a table")
         facts.pop("__metadata__", None)
-        return {key: _tensor(key, entry, 8 + length, size) for key, entry in facts.items()}
+        base = 8 + length
+        tensors = {key: _tensor(key, entry, base, size) for key, entry in facts.items()}
+        for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+            if tensor.start != base:
+                raise ValueError(f"{key!r} begins at byte {tensor.start}, not at {base}")
+            base = tensor.stop
+        if base != size:
+            raise ValueError(f"its tensors end at byte {base} of {size}")
+        return tensors
 
 
 def _tensor(key: str, entry: Any, base: int, size: int) -> Tensor:

@@ -301,6 +301,7 @@ def _column_table(columns: Mapping[str, tuple[str, str]], manifest: Manifest) ->
 
 
 def _table(heads: list[str], rows: list[list[Any]]) -> str:
-    """Return a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    """Return a Markdown table; a bar in a cell is escaped."""
+    lines = [[str(cell).replace("|", r"\|") for cell in line] for line in (heads, *rows)]
+    lines.insert(1, ["---"] * len(heads))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

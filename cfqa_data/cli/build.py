@@ -76,7 +76,16 @@ def build(
             progress=progress,
         )
     summary = summarise(folder)
-    shared.answer(as_json, lambda: summary, lambda: build_text(summary, out))
+    plugins = _decoders(recipe) if tier == "light" else []
+    shared.answer(as_json, lambda: summary, lambda: build_text(summary, out, plugins))
+
+
+def _decoders(recipe: str) -> list[str]:
+    """Return `module:Class` of the codecs that a recipe so names."""
+    from cfqa_data.recipe.load import load_recipe
+
+    codecs = [spec for task in load_recipe(recipe).tasks.values() for spec in task.codecs.values()]
+    return list(dict.fromkeys(spec.kind for spec in codecs if spec.kind and ":" in spec.kind))
 
 
 def _plan(recipe: str, tier: str, as_json: bool) -> None:

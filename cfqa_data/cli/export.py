@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cfqa_data.cli import shared
+from cfqa_data.cli.process import say
 from cfqa_data.console.text import size_text
 
 __all__ = ["export"]
@@ -63,3 +64,5 @@ def export(
             f"What is where, with the labels: {out / INDEX}"
         ),
     )
+    for note in exported.notes if not as_json else ():
+        say(note)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from cfqa_data.codecs.base import Codec, FeatureCodec, InputCodec
 from cfqa_data.errors import CodecError
 from cfqa_data.lazy import lazy_modules
-from cfqa_data.registry import Registry, RegistryEntry, bind_options
+from cfqa_data.registry import Plugins, Registry, RegistryEntry, bind_options
 
 __all__ = ["Codec", "FeatureCodec", "InputCodec", "find_codec", "get_codec", "list_codecs"]
 
@@ -41,9 +41,7 @@ def list_codecs() -> list[str]:
     return CODECS.names()
 
 
-def find_codec(
-    name: object, *, classes: bool = False, plugins: Sequence[str | type] = ()
-) -> RegistryEntry:
+def find_codec(name: object, *, classes: bool = False, plugins: Plugins = ()) -> RegistryEntry:
     """Return the class of a codec and where it comes from; see :meth:`Registry.find`."""
     return CODECS.find(name, classes=classes, plugins=plugins)
 
@@ -53,8 +51,8 @@ def get_codec(
     /,
     *,
     untrusted: bool = False,
-    plugins: Sequence[str | type] = (),
-    tables: Mapping[str, np.ndarray] | None = None,
+    plugins: Plugins = (),
+    tables: Mapping[str, np.ndarray] | Callable[[], Mapping[str, np.ndarray]] | None = None,
     **options: Any,
 ) -> Any:
     """Return a codec: a `Codec` on planes, a `FeatureCodec` or an `InputCodec`.
@@ -64,7 +62,8 @@ def get_codec(
         untrusted: decode in a child process that can do nothing else; for bitstreams that may come
             from anyone (see :mod:`cfqa_data.codecs.sandbox.isolated`). Built-in codecs only.
         plugins: classes of further codecs, or `module:Class` of some.
-        tables: what the codec gave as `tables()` when the bitstreams were made.
+        tables: what the codec gave as `tables()` when the bitstreams were made, or what reads it,
+            which is called for a codec that takes tables.
         options: of that codec, such as ``preset`` or ``models``.
 
     Raises:
@@ -78,9 +77,11 @@ def get_codec(
         from cfqa_data.codecs.sandbox.isolated import IsolatedCodec
 
         if not found.builtin:
-            message = "untrusted=True runs codecs of cfqa-data only, not of"
-            raise CodecError(f"{name}: {message} {found.package}")
+            message = "untrusted=True runs built-in codecs only, and this one is a plugin"
+            raise CodecError(f"{name}: {message} of {found.package}")
         return IsolatedCodec(name, bound)
+    if callable(tables) and "tables" in bound:
+        bound["tables"] = tables()
     try:
         return found.target(**bound)
     except TypeError as error:

@@ -226,7 +226,8 @@ class Parameter(Checked):
             FormatError: there are none or too many, one is impossible, or they are out of order.
         """
         if not isinstance(levels, list | tuple) or not 1 <= len(levels) <= MOST_LEVELS:
-            raise FormatError(f"levels must be 1 to {MOST_LEVELS} numbers, got {levels!r}")
+            got = f"{len(levels)} of them" if isinstance(levels, list | tuple) else repr(levels)
+            raise FormatError(f"levels must be 1 to {MOST_LEVELS} numbers, got {got}")
         values = tuple(map(self.check, levels))
         worse = 1 if self.better == "lower" else -1
         if any((b - a) * worse <= 0 for a, b in pairwise(values)):

@@ -184,6 +184,8 @@ def _codec(where: str, name: str, data: object) -> CodecEntry:
     levels = spec["levels"]
     if not isinstance(levels, list) or len(levels) != LEVELS:
         raise FormatError(f"{where}: needs {LEVELS} levels, got {levels!r}")
+    if facts.parameter.name == "lambda" and 0 in levels:
+        raise FormatError(f"{where}: a lambda is a number above 0, got 0")
     options = spec.get("options", {})
     if not isinstance(options, Mapping):
         raise FormatError(f"{where}.options is not a table")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -94,6 +95,16 @@ class Layout:
     def tables(self, name: str) -> Path:
         """Tables that a codec's decoder needs; named by the codec's entry."""
         return self.root / "tables" / name
+
+    def shards(self, count: int, path: Callable[..., Path], *of: str) -> list[str]:
+        """Return the relative names of all shards of a task's originals or bitstreams.
+
+        Args:
+            count: of shards.
+            path: :meth:`originals` or :meth:`bitstreams`.
+            of: the task, and the codec.
+        """
+        return [self.relative(path(*of, number, count)) for number in range(count)]
 
     def relative(self, path: Path) -> str:
         """Return a path in the folder as tables and the manifest name it: relative, with ``/``."""

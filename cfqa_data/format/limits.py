@@ -27,6 +27,7 @@ __all__ = [
     "LONGEST_CELL",
     "LONGEST_ID",
     "MOST_ROWS",
+    "MOST_VALUES",
     "open_plain",
     "parse_json",
     "parse_toml",
@@ -53,6 +54,9 @@ LONGEST_ID = 1024
 
 MOST_ROWS = 1 << 24
 """Rows of a table of which nothing says how many it should have."""
+
+MOST_VALUES = 1 << 25
+"""Values of all quantisers of a manifest: 128 MiB of tables, if every one is used."""
 
 LARGEST_PAGES = 1 << 30
 """Bytes of all pages of a Parquet file when they are unpacked."""

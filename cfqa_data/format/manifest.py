@@ -23,7 +23,7 @@ from cfqa_data.format.facts import MOST_TASKS, TaskEntry
 from cfqa_data.format.fields import Checked
 from cfqa_data.format.invariants import check_source_ids, check_task_names
 from cfqa_data.format.layout import Layout, of_tools
-from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
+from cfqa_data.format.limits import LARGEST_JSON, MOST_VALUES, parse_json, read_limited
 from cfqa_data.format.pointers import pointer
 from cfqa_data.format.storage import sync_folders, write_text
 
@@ -81,6 +81,13 @@ class Manifest(Checked):
         super().__post_init__()
         check_task_names({name: entry.codecs for name, entry in self.tasks.items()})
         self.require(self.tier in TIERS, f".tier is not one of {', '.join(TIERS)}")
+        ladders = (codec for entry in self.tasks.values() for codec in entry.codecs.values())
+        values = sum(codec.quantizer.size for codec in ladders if codec.quantizer)
+        need = f": its quantisers have {values:,} values; {MOST_VALUES:,} are read"
+        self.require(values <= MOST_VALUES, need)
+        for name, entry in self.packages.items():
+            known = isinstance(entry.get("version"), str) and isinstance(entry.get("sha256"), str)
+            self.require(known, f".packages: {name!r} lacks its version or SHA-256")
         if not self.format:
             plain = not self.packages and format_1.fits(self.recipe, self.tasks)
             object.__setattr__(self, "format", 1 if plain else 2)

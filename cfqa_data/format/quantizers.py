@@ -41,12 +41,17 @@ class Quantizer:
 
     kind: ClassVar[str]
     bits: int
-    _values: np.ndarray
+    _values: np.ndarray  # made when it is used first: a manifest may name thousands of quantisers
 
     @property
     def layers(self) -> int:
         """C, the number of layers there is a table for."""
-        return len(self._values)
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """Number of values in all tables."""
+        return self.layers << self.bits
 
     @property
     def dtype(self) -> np.dtype:
@@ -116,6 +121,8 @@ class UniformQuantizer(Quantizer):
     lo: tuple[float, ...]
     hi: tuple[float, ...]
     kind = "uniform"
+    least_step: ClassVar[int] = 1
+    """Between two values, in those of float32 at the larger end: then they differ once rounded."""
 
     def __post_init__(self) -> None:
         _check_bits(self.bits)
@@ -123,8 +130,14 @@ class UniformQuantizer(Quantizer):
         object.__setattr__(self, "hi", _floats("hi", self.hi))
         if len(self.lo) != len(self.hi) or not self.lo:
             raise RecipeError("uniform quantiser: lo and hi need one number per layer each")
-        if not (np.diff(self._values) > 0).all():
-            raise RecipeError(f"uniform quantiser: no range between lo {self.lo} and hi {self.hi}")
+        for lo, hi in zip(self.lo, self.hi, strict=True):
+            step = (hi - lo) / ((1 << self.bits) - 1)
+            if not step >= self.least_step * float(np.spacing(np.float32(max(abs(lo), abs(hi))))):
+                raise RecipeError(f"uniform quantiser: no range between lo {lo} and hi {hi}")
+
+    @property
+    def layers(self) -> int:
+        return len(self.lo)
 
     @cached_property
     def _values(self) -> np.ndarray:  # type: ignore[override]
@@ -169,6 +182,10 @@ class KMeansQuantizer(Quantizer):
             raise RecipeError("k-means quantiser: centers must be finite and increasing")
         object.__setattr__(self, "centers", tuple(map(tuple, table.tolist())))
 
+    @property
+    def layers(self) -> int:
+        return len(self.centers)
+
     @cached_property
     def _values(self) -> np.ndarray:  # type: ignore[override]
         return _read_only(np.array(self.centers, np.float32))
@@ -207,6 +224,12 @@ class PaperUniformQuantizer(UniformQuantizer):
     """
 
     kind = "paper_uniform"
+    least_step = 4  # quotient and sum are rounded
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not np.isfinite(self._float32()[0]).all():
+            raise RecipeError(f"uniform quantiser: no range between lo {self.lo} and hi {self.hi}")
 
     @cached_property
     def _values(self) -> np.ndarray:  # type: ignore[override]

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +67,9 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
         name = NAMES.labels(task)
         job.run(name, (name,), partial(job.read_labels, task, tables))
         if task in tables:
-            streams = job.shards(f"bitstreams/{task}-")
-            job.run(name, (name, *streams), partial(job.labels, task, tables[task]))
+            codecs = manifest.tasks[task].codecs
+            streams = [job.shards(NAMES.bitstreams, task, codec) for codec in codecs]
+            job.run(name, (name, *chain(*streams)), partial(job.labels, task, tables[task]))
         for codec in manifest.tasks[task].codecs:
             head = NAMES.compressed(task, codec) / "zarr.json"
             if head.as_posix() in manifest.files:
@@ -79,7 +81,8 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
             if extra.as_posix() in manifest.files:
                 job.run(extra, (extra,), partial(job.tensors, extra))
     table = NAMES.originals_table
-    job.run(table, (table, *job.shards("originals/")), partial(job.originals, tables))
+    originals = [job.shards(NAMES.originals, task) for task in manifest.tasks]
+    job.run(table, (table, *chain(*originals)), partial(job.originals, tables))
     if len(tables) == len(manifest.tasks):
         job.run(NAMES.manifest, (), partial(job.health, tables))
     job.run(NAMES.card, (NAMES.card,), job.card)
@@ -106,10 +109,6 @@ class _Job:
             message = str(error).removeprefix(f"{self.folder.files.where(name.as_posix())}: ")
             self.faults.append(Fault(name.as_posix(), message))
 
-    def shards(self, start: str) -> list[str]:
-        """Return the files that the manifest lists below some start of their names."""
-        return sorted(name for name in self.manifest.files if name.startswith(start))
-
     def list_of_files(self) -> Iterator[str]:
         """The manifest agrees with its recipe, and lists exactly the files of the format."""
         recipe = self.manifest.recipe.get("name", self.manifest.name)
@@ -119,12 +118,12 @@ class _Job:
         tables = (NAMES.originals_table, *map(NAMES.labels, self.manifest.tasks))
         known = {path.as_posix() for path in (NAMES.card, *tables)}
         for task, entry in self.manifest.tasks.items():
-            known |= self._shards(task, partial(NAMES.originals, task)).keys()
+            known |= self.shards(NAMES.originals, task).keys()
             known |= {path.as_posix() for path in _extras(entry)}
             if entry.facts.truth:
                 known |= {NAMES.truth(task).as_posix()} & listed
             for codec in entry.codecs.values():
-                streams = self._shards(task, partial(NAMES.bitstreams, task, codec.name)).keys()
+                streams = self.shards(NAMES.bitstreams, task, codec.name).keys()
                 needed = self.manifest.tier == "light" and codec.facts.bits != "unknown"
                 if needed or streams & listed:
                     known |= streams
@@ -137,14 +136,12 @@ class _Job:
         for name in sorted(listed - known):
             yield f"lists {name}, which the format does not have"
 
-    def _shards(self, task: str, path: Callable[[int, int], Path]) -> dict[str, list[str]]:
+    def shards(self, path: Callable[..., Path], task: str, *codec: str) -> dict[str, list[str]]:
         """Return the names of all shards of a task's originals or bitstreams, and their sources."""
         entry = self.manifest.tasks[task]
         return {
-            path(number, entry.shards).as_posix(): list(
-                entry.sources[number * entry.shard : (number + 1) * entry.shard]
-            )
-            for number in range(entry.shards)
+            name: list(entry.sources[number * entry.shard : (number + 1) * entry.shard])
+            for number, name in enumerate(NAMES.shards(entry.shards, path, task, *codec))
         }
 
     def read_labels(self, task: str, tables: dict[str, LabelRows]) -> None:
@@ -164,7 +161,7 @@ class _Job:
     def _streams(self, task: str, codec: str) -> dict[str, int]:
         """Return the size of each bitstream; empty for a codec without bitstreams."""
         found: dict[str, int] = {}
-        for name, sources in self._shards(task, partial(NAMES.bitstreams, task, codec)).items():
+        for name, sources in self.shards(NAMES.bitstreams, task, codec).items():
             if name not in self.manifest.files:
                 continue  # reported by the check of the list of files
             levels = range(len(self.manifest.tasks[task].codecs[codec].levels))
@@ -200,7 +197,7 @@ class _Job:
             yield "rows are not in the manifest's order"
         known = {row["source_id"]: row for row in rows}
         for task, entry in self.manifest.tasks.items():
-            shards = self._shards(task, partial(NAMES.originals, task))
+            shards = self.shards(NAMES.originals, task)
             n, c, t, d = entry.shape
             for name, ids in shards.items():
                 features = self._header(name) if name in self.manifest.files else {}

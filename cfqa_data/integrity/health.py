@@ -49,14 +49,14 @@ def health(labels: pa.Table) -> list[dict[str, Any]]:
 
 def health_cells(row: Mapping[str, Any]) -> list[str]:
     """Return a row's figures for a table: all but whether they are ok."""
+    several = row["changing"] is not None  # of one level, no neighbouring levels are compared
     return [
         row["task"],
         row["codec"],
         percent(row["changing"]),
         f"{row['distortion_best']:.4g}",
         f"{row['distortion_worst']:.4g}",
-        percent(row["rate_falls"], 1),
-        percent(row["mse_rises"], 1),
+        *(percent(row[name], 1) if several else "-" for name in ("rate_falls", "mse_rises")),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,12 +131,9 @@ def light_files(manifest: Manifest, labels: Mapping[str, pa.Table]) -> dict[str,
         for codec in entry.codecs.values():
             if codec.facts.on == "inputs":  # decoding takes the backbone, too
                 continue
-            for shard in range(entry.shards):
-                if (
-                    names.bitstreams(task, codec.name, shard, entry.shards).as_posix()
-                    not in manifest.files
-                ):
-                    return None
+            streams = names.shards(entry.shards, names.bitstreams, task, codec.name)
+            if not manifest.files.keys() >= set(streams):
+                return None
             bits = labels[task].filter(pc.equal(labels[task]["codec"], codec.name))["bits"]
             if codec.facts.bits == "bitstream" and bits.null_count:
                 return None
@@ -191,18 +188,21 @@ def score_text(score: Score) -> str:
     return f"{score.name} ({better} is better{f', {score.unit}' if score.unit else ''})"
 
 
-def build_text(summary: dict[str, Any], folder: Path) -> str:
+def build_text(summary: dict[str, Any], folder: Path, plugins: Sequence[str] = ()) -> str:
     """Return what `cfqa build` prints at its end.
 
     Args:
         summary: Of the finished folder.
         folder: Its path as the user wrote it, for the commands to try.
+        plugins: `module:Class` of codecs that decode it and are not installed.
     """
     features = sum(task["features"] for task in summary["tasks"].values())
     sources = sum(task["sources"] for task in summary["tasks"].values())
     quoted = shlex.quote(str(folder))
     first = next(iter(summary["tasks"]))
-    python = f"import cfqa_data; print(cfqa_data.load({str(folder)!r}, {first!r})[0])"
+    given = f", plugins={list(plugins)!r}" if plugins else ""
+    options = "".join(f" --plugin {shlex.quote(plugin)}" for plugin in plugins)
+    python = f"import cfqa_data; print(cfqa_data.load({str(folder)!r}, {first!r}{given})[0])"
     return "\n".join(
         [
             f"{summary['path']}: {sources} originals, {features} compressed features with labels",
@@ -210,7 +210,7 @@ def build_text(summary: dict[str, Any], folder: Path) -> str:
             "",
             "Try next:",
             f"  cfqa info {quoted}",
-            f"  cfqa eval {quoted}",
+            f"  cfqa eval {quoted}{options}",
             f"  python -c {shlex.quote(python)}",
         ]
     )

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cfqa_data.codecs.options import is_local, named_files
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import ROOT, is_uri
 from cfqa_data.recipe.load import CodecSpec, Recipe
-from cfqa_data.recipe.spec import PROGRAMS, SOURCE_PATHS, places_of_classes
+from cfqa_data.recipe.spec import SOURCE_PATHS, places_of_classes
 from cfqa_data.registry import Registry, own_name
 
 __all__ = [
@@ -30,17 +31,8 @@ __all__ = [
     "rename",
 ]
 
-LOCAL = re.compile(r"[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", re.I)
-"""How a path of one machine begins: absolute, in a home or the working directory, on a drive, or as
-an address of one."""
-
 BARE = re.compile(r"(?!\.+$)[^/\\:~][^/\\:]*")
 """A name that is no path."""
-
-FILE_KEYS = re.compile(r"[\w-]*file|scaling-?list|analysis-(save|load)|csv|stats", re.I)
-"""Parameters of encoders whose value is a file's name, unless it is one of :data:`NO_FILE`."""
-
-NO_FILE = ("", "0", "off", "none", "default")
 
 PATH_KEYS = ("weights", "head", "models", *SOURCE_PATHS)
 """Keys of a recipe whose values are paths."""
@@ -50,11 +42,6 @@ TEXTS = ("name", "summary", "origin")
 
 COMMON = re.compile(r"model\.safetensors(\.index\.json)?")
 """File names that say nothing without their folder's."""
-
-
-def is_local(text: str) -> bool:
-    """Return whether a text begins like a path of one machine."""
-    return LOCAL.match(text) is not None
 
 
 def is_local_path(uri: str) -> bool:
@@ -67,29 +54,7 @@ def local_options(codec_spec: CodecSpec) -> list[tuple[str, str]]:
 
     No manifest says what these files hold, and they decide the bytes.
     """
-    return [
-        (key, text)
-        for key, text in _files("options", codec_spec.options)
-        if text not in codec_spec.weights
-    ]
-
-
-def _files(where: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the options of a codec that name files, except programs."""
-    for key, text in _texts(where, {k: v for k, v in options.items() if k not in PROGRAMS}):
-        if _names_file(key.rpartition(".")[2], text):
-            yield key, text
-
-
-def _names_file(key: str, text: str) -> bool:
-    """Whether an encoder opens a file for the option `key=text` in a colon-separated line."""
-    for part in f"{key}={text}".split(":"):
-        name, _, value = part.partition("=")
-        if is_local(value or name) or (
-            FILE_KEYS.fullmatch(name.replace("_", "-")) and value.lower() not in NO_FILE
-        ):
-            return True
-    return False
+    return named_files(codec_spec.registered.target, codec_spec.options, codec_spec.weights)
 
 
 def portable(recipe: Recipe) -> Recipe:
@@ -116,7 +81,8 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
         plugins: `module:Class` of what may take part too.
 
     Raises:
-        FormatError: it is none, or a codec of it is not known here.
+        FormatError: it is none, a codec of it is not known here, or an option of one names a file
+            that the manifest has no hash of.
     """
     registry = Registry("plugin", {}, FormatError)
     named = {own_name(registry.find(text, classes=True).target): text for text in plugins}
@@ -128,9 +94,20 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
                 raise FormatError(f"{name!r} is no name of a {kind} in a manifest")
             if name in named:
                 table[key] = named[name]
-        return Recipe.from_dict(data)
-    except (CfqaError, AttributeError, TypeError) as error:
+        recipe = Recipe.from_dict(data)
+    except CfqaError as error:
         raise FormatError(f"recipe: {error}{remedy(manifest)}") from None
+    except (AttributeError, KeyError, TypeError):
+        raise FormatError("recipe: the manifest's cannot make this dataset again") from None
+    for task, spec in recipe.tasks.items():
+        for codec, codec_spec in spec.codecs.items():
+            target = codec_spec.registered.target
+            for key, text in named_files(target, codec_spec.options, manifest.weights):
+                where = f"recipe: tasks.{task}.codecs.{codec}.{key}"
+                raise FormatError(
+                    f"{where} names a file, {text!r}, that the manifest has no SHA-256 of"
+                )
+    return recipe
 
 
 def remedy(manifest: Manifest) -> str:
@@ -191,13 +168,10 @@ def check_portable(where: object, manifest: Manifest) -> None:
         if (is_local_path if key.rpartition(".")[2] in PATH_KEYS else is_local)(text)
     ]
     options = [
-        entry
-        for task, spec in manifest.recipe.get("tasks", {}).items()
-        for codec, codec_spec in spec.get("codecs", {}).items()
-        for entry in _files(
-            f"recipe.tasks.{task}.codecs.{codec}.options", codec_spec.get("options", {})
-        )
-        if entry[1] not in manifest.weights
+        (f"recipe.tasks.{task}.codecs.{codec}.{key}", text)
+        for task, spec in _table(manifest.recipe, "tasks").items()
+        for codec, codec_spec in _table(spec, "codecs").items()
+        for key, text in named_files(None, _table(codec_spec, "options"), manifest.weights)
     ]
     if every := dict([*local, *options]):
         key, text = next(iter(every.items()))
@@ -211,6 +185,12 @@ def check_portable(where: object, manifest: Manifest) -> None:
             f"{where}: its manifest names {text!r} ({key}){more}, which means nothing on another "
             f"machine; {remedy}"
         )
+
+
+def _table(data: Any, key: str) -> Mapping[str, Any]:
+    """Return a table below a key of data that may be anything; an empty one if there is none."""
+    found = data.get(key) if isinstance(data, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _texts(where: str, value: Any) -> Iterator[tuple[str, str]]:

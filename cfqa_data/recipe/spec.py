@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from cfqa_data.codecs import CODECS, find_codec
 from cfqa_data.errors import CfqaError, FormatError, RecipeError
-from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, CodecFacts, check_name
+from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, PROGRAMS, CodecFacts, check_name
 from cfqa_data.format.fields import Checked, Count, Number, Text, keyed
 from cfqa_data.format.invariants import check_task_names
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
@@ -24,7 +24,6 @@ from cfqa_data.format.resources import is_uri
 from cfqa_data.registry import RegistryEntry
 
 __all__ = [
-    "PROGRAMS",
     "BackboneSpec",
     "CodecSpec",
     "Recipe",
@@ -34,9 +33,6 @@ __all__ = [
     "places_of_classes",
     "places_of_paths",
 ]
-
-PROGRAMS = ("encoder", "config")
-"""Options of codecs that name a program of one machine, and what it reads."""
 
 SOURCE_PATHS = ("root", "list", "labels", "train")
 """Options of sources that are paths; of others those that begin as paths do are."""

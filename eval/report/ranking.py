@@ -11,6 +11,7 @@ import numpy as np
 
 from cfqa_data.eval.report.axes import MINUS
 from cfqa_data.eval.report.colours import STEPS
+from cfqa_data.eval.text import gaps
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation, Metric
@@ -65,7 +66,9 @@ class Ranked:
 
     Attributes:
         number: Place in the evaluation's order of metrics; it names the metric's part of the page.
-        place: 1 for the first.
+        place: 1 for the first; None for a metric that is not ranked.
+        gap: Where it lacks a figure that others have, in words, empty if nowhere; it is not ranked
+            then, since its mean is over other sources than theirs.
         metric: The metric.
         better: Which scores are better, in words.
         overall: Over all tasks, by coefficient.
@@ -76,7 +79,8 @@ class Ranked:
     """
 
     number: int
-    place: int
+    place: int | None
+    gap: str
     metric: Metric
     better: str
     overall: Mapping[str, Figure]
@@ -87,7 +91,10 @@ class Ranked:
 
 
 def ranking(evaluation: Evaluation) -> list[Ranked]:
-    """Return the metrics, the best mean SROCC over all tasks first, those without one last."""
+    """Return the metrics, the best mean SROCC over all tasks first, those without one last.
+
+    Those whose mean is over fewer sources than that of others follow, in their own order.
+    """
     overall = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
     by_task, areas = defaultdict[str, dict[str, Any]](dict), defaultdict[str, dict[str, Any]](dict)
     for row in evaluation.across_codecs.to_pylist():
@@ -95,15 +102,19 @@ def ranking(evaluation: Evaluation) -> list[Ranked]:
     for row in evaluation.discrimination.to_pylist():
         areas[row["metric"]][row["task"]] = row["auc_different"], row["auc_better"]
 
-    def merit(numbered: tuple[int, Metric]) -> float:
-        value = Figure.of(overall[numbered[1].name], "srocc").value
-        return -np.inf if value is None else value
+    lacking = gaps(evaluation)
+
+    def merit(numbered: tuple[int, Metric]) -> tuple[bool, float]:
+        name = numbered[1].name
+        value = Figure.of(overall[name], "srocc").value
+        return name not in lacking, -np.inf if value is None else value
 
     ordered = sorted(enumerate(evaluation.metrics), key=merit, reverse=True)
     return [
         Ranked(
             number=number,
-            place=place,
+            place=None if metric.name in lacking else place,
+            gap=lacking.get(metric.name, ""),
             metric=metric,
             better=BETTER[metric.lower_better],
             overall=_figures(overall[metric.name]),

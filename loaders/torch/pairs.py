@@ -14,6 +14,7 @@ from torch import Tensor
 from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.loaders.torch.codes import CodeTensors
+from cfqa_data.registry import Plugins, as_plugins
 
 __all__ = ["Pair", "Pairs"]
 
@@ -77,7 +78,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         cache: bool | str | Path = False,
         untrusted: bool = False,
         follow_links: bool = False,
-        plugins: Iterable[str | type] = (),
+        plugins: Plugins = (),
     ) -> None:
         options: dict[str, Any] = {
             "task": task,
@@ -89,7 +90,7 @@ class Pairs(torch.utils.data.Dataset[Pair]):
             "cache": cache,
             "untrusted": untrusted,
             "follow_links": follow_links,
-            "plugins": tuple(plugins) or None,
+            "plugins": as_plugins(plugins) or None,
         }
         if not isinstance(dataset, Dataset):
             dataset = load(dataset, **options)

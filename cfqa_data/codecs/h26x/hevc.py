@@ -39,6 +39,28 @@ PARAMETERS = {
     "log-level": "none",
 }
 
+_NAMES = """
+amp aq-auto aq-bias-strength aq-mode aq-motion aq-strength asm aud auto-aq b-adapt b-intra
+b-pyramid bframe-bias bframes bitrate cbqpoffs chromaloc chunk-end chunk-start cll colormatrix
+colorprim constrained-intra crf crf-max crf-min crqpoffs ctu cu-lossless cutree deblock
+display-window dynamic-rd early-skip eob eos fast-intra fades fps frame-dup frame-threads
+gop-lookahead hash hevc-aq high-tier hist-scenecut hme hme-range hme-search hrd hrd-concat
+idr-recovery-sei info interlace intra-refresh ipratio keyint level-idc limit-modes limit-refs
+limit-sao limit-tu log-level log2-max-poc-lsb lookahead-slices lookahead-threads lossless
+max-ausize-factor max-cll max-merge max-qp-delta max-tu-size mcstf me merange min-cu-size
+min-keyint min-luma max-luma multi-pass-opt-rps nr-inter nr-intra numa-pools open-gop
+opt-cu-delta-qp opt-qp-pps opt-ref-list-length-pps overscan pbratio pme pmode pools psnr psy-rd
+psy-rdoq qblur qcomp qg-size qp qp-adaptation-range qpmax qpmin qpstep radl range rc-grain
+rc-lookahead rd rd-refine rdoq-level rdpenalty rect ref refine-ctu-distortion repeat-headers
+rskip rskip-edge-threshold sao sao-non-deblock sar scaling-list scenecut scenecut-aware-qp
+scenecut-bias selective-sao signhide single-sei slices slow-firstpass splitrd-skip ssim ssim-rd
+strict-cbr strong-intra-smoothing subme temporal-layers temporal-mvp transfer tskip tskip-fast
+tu-inter-depth tu-intra-depth tune uhd-bd vbv-bufsize vbv-end vbv-init vbv-live-multi-pass
+vbv-maxrate videoformat vui-hrd-info vui-timing-info weightb weightp wpp zones
+"""
+PARAMETER_NAMES = frozenset(_NAMES.split())
+"""Parameters that read and write no file, whatever their values are (but of `scaling-list`)."""
+
 
 class X265(VideoCodec):
     """x265 at a constant QP of 0..51.
@@ -49,12 +71,14 @@ class X265(VideoCodec):
 
     Args:
         preset: x265's preset.
-        parameters: further x265 parameters, over the ones this codec sets.
+        parameters: further x265 parameters, over the ones this codec sets. Recipes and manifests
+            may name those of :data:`PARAMETER_NAMES`.
     """
 
     name = "x265"
     title = "HEVC intra by x265"
     parameter = qp_up_to(51)
+    parameter_names = PARAMETER_NAMES
     cost = 0.7  # planes of 1370 x 1536 at QP 8 to 32
 
     def __init__(self, preset: str = "medium", parameters: Mapping[str, Any] | None = None) -> None:

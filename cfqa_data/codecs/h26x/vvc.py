@@ -49,6 +49,32 @@ PARAMETERS = {
     "accessunitdelimiter": "0",
 }
 
+_NAMES = """
+accessunitdelimiter affine affinetype alf alfspeed alftemppred alfunitsize allowdisfracmmvd
+amaxbt amvr bcw bdof bdpcm bim bipredsearchrange cabacinitpresent
+cabaczerowordpaddingenabled cbcrqpoffset cbqpoffset ccalf chromaformatidc chromats ciip
+contentbasedfastqtbt costmode crqpoffset ctusize deblocklasttlayers decodedpicturehash
+decodingrefreshtype depquant disableintraininter dmvr dualitree encdbopt fasthad
+fastinfermerge fastintratools fastlocaldualtreemode fastmip fastmrg fastsearch fastsubpel
+fastttsplit firstpassmode forcescc geo gopsize hadamardme hrdparameterspresent ibc
+ibcfastmethod ifp imv integeret internalbitdepth intraestdecbit intraperiod intraqpoffset
+isp jointcbcr lambdamodifier lambdamodifieri lctufast level lfnst lmchroma lmcs
+log2maxtbsize log2mincodingblocksize lookahead loopfilterdisable lumaleveltodeltaqpmode
+maxbitrate maxbtchromaislice maxbtlumaislice maxbtnonislice maxcudqpsubdiv maxdeltaqp
+maxmttdepth maxmttdepthi maxmttdepthislicec maxmttdepthislicel maxnummergecand
+maxparallelframes maxttchromaislice maxttlumaislice maxttnonislice mctf mctfspeed
+mctfunitsize minqtchromaisliceinchromasamples minqtislice minqtlumaislice minqtnonislice
+minsearchwindow mip mmvd mmvddisnum mts mtsimplicit mtsintramaxcand multireferncelines
+numintramodesfullrd numpasses pbintrafast plt poc0idr prof profile qp qtbttextrafast
+quantthrval rdoq rdoqts reduceintrachromamodesfullrd refreshsec rpr sao saoencodingrate
+saoencodingratechroma sbt sbtmvp scc searchrange selectiverdoq signhideflag smvd
+targetbitrate threads tier tmvpmode transformskip transformskiplog2maxsize
+usenonlinearalfchroma usenonlinearalfluma verbosity vuiparameterspresent wavefrontsynchro
+wppbitequal
+"""
+PARAMETER_NAMES = frozenset(_NAMES.split())
+"""Parameters that read and write no file, whatever their values are."""
+
 # Types of NAL units (ITU-T H.266, 7.4.2.2).
 IDR_N_LP, SPS = 8, 15
 
@@ -70,13 +96,14 @@ class VVenC(VideoCodec):
     Args:
         preset: VVenC's preset.
         parameters: further VVenC parameters, over the ones this codec sets.  ``PerceptQPA`` is
-            refused.
+            refused. Recipes and manifests may name those of :data:`PARAMETER_NAMES`.
         seconds_per_megasample: time limit of a process, on top of a minute.
     """
 
     name = "vvenc"
     title = "VVC intra by VVenC"
     parameter = qp_up_to(63)
+    parameter_names = PARAMETER_NAMES
     cost = 1.5  # planes of 1370 x 1536 at QP 8 to 32
 
     def __init__(

@@ -1,0 +1,81 @@
+"""Options of codecs that name files: no manifest says what these hold, and it may be anyone's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from cfqa_data.format.facts import PROGRAMS
+from cfqa_data.registry import path_options
+
+__all__ = ["is_local", "named_files"]
+
+LOCAL = re.compile(r"[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", re.I)
+"""How a path of one machine begins: absolute, in a home or the working directory, on a drive, or as
+an address of one."""
+
+FILE_KEYS = re.compile(r"[\w-]*file|scaling-?list|analysis-(save|load)|csv|stats", re.I)
+"""Parameters of encoders whose value is a file's name, unless it is one of :data:`NO_FILE`."""
+
+NO_FILE = ("", "0", "off", "none", "default")
+
+
+def is_local(text: str) -> bool:
+    """Return whether a text begins like a path of one machine."""
+    return LOCAL.match(text) is not None
+
+
+def named_files(
+    target: Any, options: Mapping[str, Any], known: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """Return the options of a codec that name files, with their values, except programs.
+
+    Args:
+        target: the class; None if it is not known. Its annotations say which options are paths, and
+            its ``parameter_names``, if it has any, which ``parameters`` of an encoder open no file.
+        options: its keyword arguments.
+        known: names of files that a SHA-256 is known of.
+    """
+    paths = path_options(target) if target else ()
+    names = getattr(target, "parameter_names", None)
+    found = []
+    for key, value in options.items():
+        if key in PROGRAMS:
+            continue
+        for place, entry in _values(f"options.{key}", value):
+            allowed = names if key == "parameters" and place.count(".") == 2 else None
+            text = str(entry)
+            is_file = (isinstance(entry, str) and key in paths) or _opens_file(
+                place.rpartition(".")[2], text, allowed
+            )
+            if is_file and text not in known:
+                found.append((place, text))
+    return found
+
+
+def _opens_file(key: str, text: str, names: Collection[str] | None) -> bool:
+    """Whether an encoder may open a file for the option `key=text` in a colon-separated line."""
+    for part in f"{key}={text}".split(":"):
+        name, _, value = part.partition("=")
+        normal = name.lower().replace("_", "-")
+        if is_local(value or name) or (
+            FILE_KEYS.fullmatch(normal) and value.lower() not in NO_FILE
+        ):
+            return True
+        is_number = not value and re.fullmatch(r"-?\d+", name)
+        if names is not None and not is_number and normal.removeprefix("no-") not in names:
+            return True
+    return False
+
+
+def _values(where: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every text and number in nested tables and lists, with the keys that lead to it."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _values(f"{where}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _values(where, inner)
+    else:
+        yield where, value
