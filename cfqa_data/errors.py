@@ -97,7 +97,8 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=2)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     shown = names if len(names) <= MOST_SHOWN else [*names[:MOST_SHOWN], "..."]
-    return f"unknown {what} {str(name)!r}: {hint}known: {', '.join(shown)}"
+    listed = f"known: {', '.join(shown)}" if names else "there is none"
+    return f"unknown {what} {str(name)!r}: {hint}{listed}"
 
 
 def _cut(text: str) -> str:

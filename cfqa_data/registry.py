@@ -12,11 +12,13 @@ import inspect
 import os
 import re
 import sys
+import traceback
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,12 +31,18 @@ __all__ = [
     "RegistryEntry",
     "as_plugins",
     "bind_options",
+    "check_declared",
+    "naming_user_code",
     "own_name",
     "path_options",
     "source_hash",
+    "user_failure",
 ]
 
 PACKAGE = "cfqa-data"
+
+_USER_MODULES: set[str] = set()
+"""Top-level modules of the classes found that are not built in, and of their base classes."""
 
 Plugins: TypeAlias = str | type | Iterable[str | type]
 
@@ -108,13 +116,19 @@ class Registry:
             for plugin in as_plugins(plugins):
                 found = self._plugin(plugin)
                 if own_name(found.target) == name and self._fits(found.target):
-                    return replace(found, name=name, given=True)
+                    return self._checked(replace(found, name=name, given=True))
             if (entry := self._installed().get(name)) is not None:
                 of = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "")
                 return self._checked(self._load(name, entry.value, *of))
             if classes and ":" in name:
                 return self._checked(self._plugin(name))
-        raise self.error(unknown_name(self.kind, name, self.names()))
+            if classes and re.fullmatch(r"\w+(\.\w+)+", name):
+                module, _, attribute = name.rpartition(".")
+                meant = f"did you mean '{module}:{attribute}' (module:Class)?"
+                raise self.error(f"unknown {self.kind} {name!r}: {meant}")
+        message = unknown_name(self.kind, name, self.names())
+        remedy = "; name a class as module:Class" if classes and not self.names() else ""
+        raise self.error(message + remedy)
 
     def recorded(self, name: str) -> str:
         """Return how a manifest calls a class that a recipe names: never by `module:Class`.
@@ -139,10 +153,17 @@ class Registry:
             return callable(target)
         return isinstance(target, type) and issubclass(target, self.contract)
 
+    def _is_candidate(self, target: Any) -> bool:
+        return isinstance(target, type) and self._fits(target) and not inspect.isabstract(target)
+
     def _checked(self, found: RegistryEntry) -> RegistryEntry:
         if not self._fits(found.target):
             required = " or ".join(kind.__name__ for kind in self.contract) or "class"
             raise self.error(f"{self.kind} {found.name!r}: {found.target!r} is no {required}")
+        check_declared(found.target, f"{self.kind} {found.name!r}", self.error)
+        bases = filter(self._fits, found.target.__mro__) if self.contract else [found.target]
+        _USER_MODULES.update(base.__module__.partition(".")[0] for base in bases)
+        _USER_MODULES.discard("cfqa_data")
         return found
 
     def _installed(self) -> Mapping[str, metadata.EntryPoint]:
@@ -151,16 +172,23 @@ class Registry:
     def _load(self, name: str, where: str, package: str, version: str) -> RegistryEntry:
         if not re.fullmatch(r"[\w.]+:[\w.]+", where):
             raise self.error(f"{self.kind} {name!r}: {where!r} is not module:Class")
+        module, _, path = where.partition(":")
         try:
-            target = _resolve(where)
+            target: Any = import_module(module)
         except (
             Exception,
             SystemExit,
         ) as error:  # importing runs third-party code, which may raise anything
             why = f"{type(error).__name__}: {error}"
-            if isinstance(error, ModuleNotFoundError) and where.startswith(error.name or "-"):
+            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
                 why = f"there is no module {error.name!r} in {_looked_in()}"
             raise self.error(f"{self.kind} {name!r}: cannot import {where}: {why}") from error
+        for part in path.split("."):
+            if not hasattr(target, part):
+                there = [n for n, v in vars(target).items() if self._is_candidate(v)]
+                message = unknown_name(f"class of {module}", part, there)
+                raise self.error(f"{self.kind} {name!r}: {message}")
+            target = getattr(target, part)
         return RegistryEntry(name, target, package, version, source_hash(where.partition(".")[0]))
 
 
@@ -194,6 +222,57 @@ def _looked_in() -> str:
     python = sys.prefix, sys.base_prefix
     own = [os.path.abspath(path) for path in sys.path if not path.startswith(python)]
     return ", ".join([*own, "or the installed packages"])
+
+
+def check_declared(thing: Any, what: str, error: type[CfqaError]) -> None:
+    """Check the attributes that a class or an object must have, as ``declared`` of its base says.
+
+    Args:
+        thing: a class, whose properties are passed over, or an object.
+        what: names it in errors.
+        error: kind of error that is raised.
+
+    Raises:
+        CfqaError: an attribute is missing, or of another type.
+    """
+    owner = thing if isinstance(thing, type) else type(thing)
+    for name, kinds in getattr(owner, "declared", {}).items():
+        value = getattr(thing, name, ...)
+        if thing is owner and isinstance(value, property | cached_property):
+            continue
+        if not isinstance(value, kinds):
+            names = " or ".join(
+                "None" if kind is type(None) else kind.__name__
+                for kind in (typing.get_args(kinds) or (kinds,))
+            )
+            got = "it is missing" if value is ... else f"got {value!r:.200}"
+            raise error(f"{what}: {owner.__name__}.{name} must be {names}, {got}")
+
+
+def user_failure(failure: BaseException) -> str | None:
+    """Return an exception as one line with the place in a user's class that it comes from.
+
+    That is the deepest frame in a module of a class that was found; None without such a frame.
+    """
+    place = None
+    for frame, line in traceback.walk_tb(failure.__traceback__):
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in _USER_MODULES:
+            code = frame.f_code
+            place = f"{Path(code.co_filename).name}:{line}, {code.co_qualname}"
+    return place and f"{type(failure).__name__}: {failure} in {place}"
+
+
+@contextmanager
+def naming_user_code(error: type[CfqaError]) -> Iterator[None]:
+    """Raise what a user's class raises as an error of this package that names class and line."""
+    try:
+        yield
+    except CfqaError:
+        raise
+    except Exception as failure:
+        if (message := user_failure(failure)) is None:
+            raise
+        raise error(message) from failure
 
 
 def _resolve(where: str) -> Any:

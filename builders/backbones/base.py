@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +36,13 @@ class Backbone(ABC):
     prefix_tokens: int = 0
     parameters: int = 0
     norm: Any = None
+    declared: ClassVar[Mapping[str, Any]] = {
+        "name": str,
+        "width": Integral | None,
+        "layers": Integral | None,
+        "prefix_tokens": Integral,
+        "parameters": Real,
+    }
 
     @abstractmethod
     def extract(self, inputs: Any, layers: Sequence[int]) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.access.weights import resolve_weights
+from cfqa_data.builders.pipeline.coding import check_decoded
 from cfqa_data.builders.pipeline.context import Models, codec_for
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Plan
@@ -17,6 +18,7 @@ from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.recipe.portable import local_options
+from cfqa_data.registry import naming_user_code
 
 __all__ = ["make_plan", "packages_of"]
 
@@ -55,9 +57,10 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
             "; ".join(f"{where}: {'; '.join(problems)}" for where, problems in troubles.items())
         )
     try:
-        weights = hash_uris(uris) | hash_sources(recipe, sources)
-        for task in recipe.tasks:
-            _check_networks(models, task)
+        with naming_user_code(BuildError):
+            weights = hash_uris(uris) | hash_sources(recipe, sources)
+            for task in recipe.tasks:
+                _check_networks(models, task)
     except CfqaError as error:
         raise BuildError(f"{where}: {error}") from None
     return Plan(recipe, tier, versions, weights, packages)  # checked
@@ -95,7 +98,8 @@ def _joined(hashes: set[str]) -> str:
 def _noting(troubles: dict[str, list[str]], where: str) -> Iterator[None]:
     """Collect an error instead of raising it, so that all errors are reported at once."""
     try:
-        yield
+        with naming_user_code(BuildError):
+            yield
     except CfqaError as error:
         if not any(str(error) in problems for problems in troubles.values()):
             troubles.setdefault(where, []).append(str(error))
@@ -107,7 +111,14 @@ def versions_of(codec_spec: CodecSpec) -> dict[str, str]:
         raise BuildError(
             f"{key} names a file, {text!r}, whose bytes no manifest can tell; leave it out"
         )
-    found: Mapping[str, str] = _rehearsed(codec_spec).version()
+    codec = _rehearsed(codec_spec)
+    found: Any = codec.version()
+    if not isinstance(found, Mapping) or not all(
+        isinstance(text, str) for text in (*found.keys(), *found.values())
+    ):
+        raise BuildError(
+            f"{type(codec).__name__}.version must return texts by name, got {found!r:.200}"
+        )
     package = {} if codec_spec.registered.builtin else {"package": codec_spec.registered.package}
     return {
         f"{codec_spec.codec} {what}": version
@@ -121,6 +132,11 @@ def _rehearsed(codec_spec: CodecSpec) -> Any:
     codec, quantizer = codec_for(codec_spec), codec_spec.quantizer
     if quantizer is None:
         return codec
+    for attribute, kind in (("dtype", np.dtype | type), ("peak", int)):
+        if not isinstance(value := getattr(codec, attribute, None), kind):
+            raise BuildError(
+                f"{type(codec).__name__}.{attribute} must be that of its planes, got {value!r}"
+            )
     if quantizer.dtype != codec.dtype or (1 << quantizer.bits) - 1 > codec.peak:
         raise BuildError(f"codes of {quantizer.bits} bits do not fit: it takes 0..{codec.peak}")
     known = getattr(codec, "lambdas", codec_spec.levels)
@@ -128,7 +144,8 @@ def _rehearsed(codec_spec: CodecSpec) -> Any:
         raise BuildError(f"{codec_spec.models} has no model for lambda {unknown[0]:g}")
     plane = np.full(PLANE, codec.peak // 2, codec.dtype)
     for level in (codec_spec.levels[0], codec_spec.levels[-1]):
-        codec.decode(codec.encode(plane, level), plane.shape)
+        decoded = codec.decode(codec.encode(plane, level), plane.shape)
+        check_decoded(codec, decoded, plane.shape, f"what {codec.name} decodes to at {level:g}")
     return codec
 
 

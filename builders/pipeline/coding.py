@@ -16,7 +16,7 @@ from cfqa_data.format.packing import pack, plane_shape, unpack
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.recipe.load import CodecSpec
 
-__all__ = ["Coded", "StreamCache", "code"]
+__all__ = ["Coded", "StreamCache", "check_decoded", "code"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def code(
     inputs: Sequence[Any] = (),
     extract: Callable[[Any], np.ndarray] | None = None,
     cache: StreamCache | None = None,
+    names: Sequence[str] = (),
+    rehearse: bool = False,
 ) -> Coded:
     """Encode features at every level and decode them again.
 
@@ -85,6 +87,8 @@ def code(
         inputs: what they were extracted from, for a codec on inputs.
         extract: gives the feature of inputs, for a codec on inputs.
         cache: bitstreams of levels that are already encoded; new ones are added.
+        names: of the features, for errors.
+        rehearse: encode the first feature twice, to see that the codec is deterministic.
 
     Raises:
         CodecError: the codec refuses one.
@@ -114,6 +118,12 @@ def code(
     for level, parameter in enumerate(spec.levels):
         cached = cache.read(level) if cache else None
         streams = encode(parameter) if cached is None else cached
+        if rehearse and level == 0 and codec.encode(items[0], parameter) != streams[0]:
+            of = f" of {names[0]}" if names else ""
+            raise CodecError(
+                f"level 0 at {parameter:g}: {codec.name} gives another bitstream{of} the second "
+                "time: is it deterministic?"
+            )
         try:
             decoded = decode(streams)
         except CodecError as error:
@@ -121,13 +131,36 @@ def code(
         if cache and cached is None:  # after decoding, so that a damaged bitstream is never cached
             cache.write(level, streams)
         for n, (stream, array, shape) in enumerate(zip(streams, decoded, shapes, strict=True)):
-            what = f"level {level} at {parameter:g}: what {codec.name} decodes to"
+            of = f" for {names[n]}" if names else ""
+            what = f"level {level} at {parameter:g}: what {codec.name} decodes to{of}"
             coded.bitstreams[n].append(stream)
             coded.bits[n].append(codec.rate(stream, inputs[n] if on == "inputs" else shape))
-            coded.stored[n].append(
-                check_feature(array, what, shape) if quantizer is None else unpack(array, shape)
-            )
+            if quantizer is None:
+                coded.stored[n].append(check_feature(array, what, shape))
+            else:
+                check_decoded(codec, array, plane_shape(shape), what)
+                coded.stored[n].append(unpack(array, shape))
     return coded
+
+
+def check_decoded(codec: Any, plane: Any, shape: tuple[int, int], what: str) -> None:
+    """Check the plane that a codec decoded.
+
+    Args:
+        codec: that decoded it, which states type and peak.
+        plane: what it gave.
+        shape: that the plane must have.
+        what: names it in the error.
+
+    Raises:
+        CodecError: it is of another type or shape, or has codes that are not in 0..peak.
+    """
+    wanted = f"not {np.dtype(codec.dtype)} {shape} of 0..{codec.peak}"
+    if not isinstance(plane, np.ndarray):
+        raise CodecError(f"{what} is a {type(plane).__name__}, {wanted}")
+    low, high = (plane.min(), plane.max()) if plane.size else (0, 0)
+    if (plane.dtype, plane.shape) != (codec.dtype, shape) or low < 0 or high > codec.peak:
+        raise CodecError(f"{what} is {plane.dtype} {plane.shape} of {low}..{high}, {wanted}")
 
 
 def _by_shape(

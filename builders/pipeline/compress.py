@@ -102,7 +102,9 @@ class Compress(BuildStage):
             scores, what = context.models.task(task), f"{ids[index]} by {item.codec}"
             return lambda decoded, _: score(scores, decoded, truths[index], what)
 
-        coded = code(spec, codec, context.originals(task, shard), inputs, extract, cache)
+        rehearse = shard == 0 and not spec.registered.builtin
+        originals = context.originals(task, shard)
+        coded = code(spec, codec, originals, inputs, extract, cache, ids, rehearse)
         self.write(item, coded, scorer)
         if cache:
             cache.remove()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,17 @@ from cfqa_data.builders.sources.base import SOURCES, Source
 from cfqa_data.builders.tasks.base import TASKS, Task
 from cfqa_data.codecs import CODECS, get_codec
 from cfqa_data.errors import BuildError, CfqaError, CodecError
-from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.facts import TaskEntry, TaskFacts
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.resources import is_uri, locate
 from cfqa_data.recipe.load import CodecSpec, Recipe
-from cfqa_data.registry import Registry, RegistryEntry, bind_options
+from cfqa_data.registry import (
+    Registry,
+    RegistryEntry,
+    bind_options,
+    check_declared,
+    user_failure,
+)
 
 __all__ = ["BASELINES", "BuildContext", "Models", "Selected", "check_feature", "codec_for"]
 
@@ -50,13 +56,17 @@ def instantiate(
             key: str(locate(value)) if isinstance(value, str) and is_uri(value) else value
             for key, value in options.items()
         }
+        what = f"{what}: {found.name}" if found.name not in what else what
     arguments = bind_options(found.target, options, what, error, **given)
     try:
-        return found.target(**arguments)
+        made = found.target(**arguments)
     except CfqaError:
         raise
     except Exception as failure:  # third-party code may raise anything
-        raise error(f"{what}: {type(failure).__name__}: {failure}") from failure
+        told = user_failure(failure) or f"{type(failure).__name__}: {failure}"
+        raise error(f"{what}: {told}") from failure
+    check_declared(made, what, error)
+    return made
 
 
 def codec_for(codec_spec: CodecSpec, tables: Mapping[str, np.ndarray] | None = None) -> Any:
@@ -245,6 +255,10 @@ class BuildContext:
         from cfqa_data.eval.metrics import create_metric
 
         return {name: create_metric(name) for name in BASELINES}
+
+    def facts(self, task: str) -> TaskFacts:
+        """The facts of a task, with its name in the recipe."""
+        return replace(self.models.task_class(task).facts, name=task)
 
     def selected(self, task: str) -> Selected:
         """The selected sources."""

@@ -18,11 +18,12 @@ from cfqa_data.builders.pipeline.workspace import write_json
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.format.facts import TaskFacts
 from cfqa_data.format.invariants import check_source_ids, check_truth
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.storage import write_tensors
 
-__all__ = ["PATIENCE", "BuildStage", "Extract", "Select", "fitting"]
+__all__ = ["PATIENCE", "BuildStage", "Extract", "Select", "checked_sample", "fitting"]
 
 PATIENCE = 200
 """Samples looked at per source wanted, before giving up."""
@@ -80,7 +81,7 @@ class Select(BuildStage):
             CfqaError: two have the same id, or a truth is not of the task's kind.
         """
         check_source_ids({item.task: list(found)})
-        facts = replace(self.context.models.task_class(item.task).facts, name=item.task)
+        facts = self.context.facts(item.task)
         truths = {n: np.asarray(truth) for n, (_, truth) in found.items() if truth is not None}
         for source_id, truth in truths.items():
             check_truth(facts, truth.dtype.name, truth.ndim, f"the truth of {source_id}")
@@ -133,19 +134,31 @@ class Extract(BuildStage):
         """Write a shard's original features, then their scores and losses."""
         task, shard, models = item.task, item.shard, self.context.models
         assert shard is not None
-        source = models.source(task)
+        source, facts = models.source(task), self.context.facts(task)
+        selected = self.context.selected(task)
+        groups = dict(zip(selected.ids, selected.groups or selected.ids, strict=True))
+        truths = self.context.truths(task, shard)
         features: dict[str, np.ndarray] = {}
         grids = []
-        for source_id in self.context.ids(task, shard):
-            inputs = source.sample(source_id).inputs
+        for source_id, truth in zip(self.context.ids(task, shard), truths, strict=True):
+            sample = checked_sample(source.sample(source_id), facts)
+            for what, first, second in (
+                ("id", source_id, sample.source_id),
+                ("group", groups[source_id], sample.group or sample.source_id),
+                ("truth", _bytes(truth), _bytes(sample.truth)),
+            ):
+                if first != second:
+                    raise BuildError(
+                        f"{source_id}: {type(source).__name__}.sample gives another {what} than "
+                        "samples() did: is it deterministic?"
+                    )
+            inputs = sample.inputs
             features[source_id] = models.features(task, inputs, f"the feature of {source_id}")
             grids.append(models.backbone.grid(inputs))
         write_tensors(self.context.originals_path(task, shard), features)
         scored = [
             score(models.task(task), feature[None], truth, f"the original {source_id}")
-            for (source_id, feature), truth in zip(
-                features.items(), self.context.truths(task, shard), strict=True
-            )
+            for (source_id, feature), truth in zip(features.items(), truths, strict=True)
         ]
         write_json(
             item.result_path(self.layout),
@@ -159,6 +172,36 @@ class Extract(BuildStage):
 
 def _known(loss: float) -> float | None:
     return float(loss) if np.isfinite(loss) else None
+
+
+def _bytes(truth: Any) -> bytes | None:
+    return None if truth is None else np.asarray(truth).tobytes()
+
+
+def checked_sample(sample: Any, facts: TaskFacts) -> Sample:
+    """Return what a source gave as a sample of a task.
+
+    Raises:
+        CfqaError: it is none, or its id, group or truth is not what it has to be.
+    """
+    if not isinstance(sample, Sample):
+        raise BuildError(f"{facts.name}: the source gave a {type(sample).__name__}, not a Sample")
+    check_source_ids({facts.name: [sample.source_id]})
+    what = f"the truth of {sample.source_id}"
+    if not isinstance(sample.group, str | None):
+        raise BuildError(
+            f"{facts.name}: the group of {sample.source_id} must be a text or None, got "
+            f"{sample.group!r}"
+        )
+    if sample.truth is not None:
+        truth = np.asarray(sample.truth)
+        check_truth(facts, truth.dtype.name, truth.ndim, what)
+    elif facts.truth is not None:
+        raise BuildError(
+            f"{what} is None; a truth of {facts.name} is {facts.truth.dtype} of {facts.truth.axes} "
+            "axes"
+        )
+    return sample
 
 
 def fitting(models: Models, task: str, count: int, seed: int | None = None) -> Iterator[Sample]:
@@ -175,21 +218,34 @@ def fitting(models: Models, task: str, count: int, seed: int | None = None) -> I
     """
     accepted: list[Sample] = []
     skipped: list[str] = []
-    for seen, sample in enumerate(models.source(task, seed).samples()):
+    facts = replace(models.task_class(task).facts, name=task)
+    ids: set[str] = set()
+    for seen, candidate in enumerate(models.source(task, seed).samples()):
         if seen == PATIENCE * count:
             raise BuildError(
                 f"{task}: only {len(accepted)} of {seen} candidates fit, {count} are wanted: was "
                 "the head trained on this source?"
             )
+        sample = checked_sample(candidate, facts)
         what = f"the feature of {sample.source_id}"
         feature = partial(models.features, task, sample.inputs, what)
         try:
             why = models.task(task).accepts(feature, sample, accepted)
         except BuildError as error:
             raise BuildError(f"{sample.source_id}: {error}") from None
+        if not isinstance(why, str | None):
+            raise BuildError(
+                f"{sample.source_id}: {type(models.task(task)).__name__}.accepts must return a "
+                f"reason to reject it, a text, or None; got {why!r:.200}"
+            )
         if why:
             skipped.append(f"{sample.source_id} ({why})")
             continue
+        if sample.source_id in ids:
+            raise BuildError(
+                f"{task}: the source gave {sample.source_id!r} twice: ids must be unique"
+            )
+        ids.add(sample.source_id)
         accepted.append(replace(sample, inputs=None))  # which may be large
         yield sample
         if len(accepted) == count:

@@ -31,6 +31,7 @@ from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError, DiskError
 from cfqa_data.extras import extras
 from cfqa_data.guard import GUARD
+from cfqa_data.registry import user_failure
 
 if TYPE_CHECKING:
     from cfqa_data.builders.processes.stage import Stage
@@ -95,6 +96,7 @@ class Executor(AbstractContextManager["Executor"]):
         task = stage if self._here else pickle.dumps(stage)
         waiting, alone = deque(items), deque[Any]()
         attempts: Counter[Any] = Counter()
+        seen: dict[Any, str] = {}
         failures: dict[Any, CfqaError] = {}
         running: dict[Future[Any], Any] = {}
         try:
@@ -115,7 +117,9 @@ class Executor(AbstractContextManager["Executor"]):
                     attempts[item] += 1
                     if killed := isinstance(error, BrokenProcessPool):
                         self._replace()
-                    final = _final(item, error, attempts[item])
+                    repeated = seen.get(item) == str(error)
+                    seen[item] = str(error)
+                    final = _final(item, error, attempts[item], repeated)
                     if final is None:
                         (alone if killed else waiting).appendleft(item)
                         continue
@@ -232,10 +236,29 @@ def _stage(task: bytes) -> Stage:
     return stage
 
 
+class UserCodeError(BuildError):
+    """What a user's class raised, with the place; it can be pickled, whatever that was.
+
+    Attributes:
+        passing: whether it is tried :data:`ATTEMPTS` times even if it comes twice alike.
+    """
+
+    passing = False
+
+
 def run_item(stage: Stage, item: Any) -> Any:
     """Do one item: the single entry that this process and every worker call."""
-    with clear_disk_errors(str(item)), extras("build"), one_thread():
-        return stage.run(item)
+    try:
+        with clear_disk_errors(str(item)), extras("build"), one_thread():
+            return stage.run(item)
+    except CfqaError:
+        raise
+    except Exception as error:
+        if (message := user_failure(error)) is None:
+            raise
+        failure = UserCodeError(message)
+        failure.passing = isinstance(error, OSError)
+        raise failure from error
 
 
 @contextmanager
@@ -251,9 +274,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _final(item: Any, error: BaseException, attempt: int) -> CfqaError | None:
+def _final(item: Any, error: BaseException, attempt: int, repeated: bool) -> CfqaError | None:
     """Return why an item cannot be done, with its name, or None where it may be tried again."""
-    if isinstance(error, CfqaError):
+    own = isinstance(error, UserCodeError)
+    if isinstance(error, CfqaError) and not own:
         return error if str(error).startswith(f"{item}") else BuildError(f"{item}: {error}")
     if type(error).__name__ == "KilledWorker" or (
         attempt == ATTEMPTS and isinstance(error, BrokenProcessPool)
@@ -262,9 +286,13 @@ def _final(item: Any, error: BaseException, attempt: int) -> CfqaError | None:
             f"{item}: every worker that tried it was killed (out of memory?); run the same command "
             "again to go on, with fewer workers"
         )
-    if attempt < ATTEMPTS:
+    if isinstance(error, UserCodeError) and repeated and not error.passing:
+        final = BuildError(f"{item}: {error}")
+    elif attempt < ATTEMPTS:
         return None
-    final = BuildError(f"{item} failed {attempt} times: {type(error).__name__}: {error}")
+    else:
+        text = str(error) if own else f"{type(error).__name__}: {error}"
+        final = BuildError(f"{item} failed {attempt} times: {text}")
     final.__cause__ = error
     return final
 

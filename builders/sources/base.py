@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Terms
@@ -50,6 +50,7 @@ class Source(ABC):
     """
 
     terms: Terms | None = None
+    declared: ClassVar[Mapping[str, Any]] = {"terms": Terms | None}
 
     @abstractmethod
     def samples(self) -> Iterator[Sample]:

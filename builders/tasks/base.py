@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,11 @@ class Task(ABC):
     facts: ClassVar[TaskFacts]
     views: ClassVar[tuple[str, ...]] = ()
     layers: ClassVar[int | None] = None
+    declared: ClassVar[Mapping[str, Any]] = {
+        "facts": TaskFacts,
+        "views": tuple | list,
+        "layers": Integral | None,
+    }
 
     @abstractmethod
     def score(self, feature: np.ndarray, truth: Any) -> tuple[float, float | None]:
@@ -54,10 +60,27 @@ class Task(ABC):
         Args:
             features: float32 (B, N, C, T, D).
             truth: of the sample.
+
+        Raises:
+            BuildError: :meth:`score` does not return what it has to.
         """
-        found = [self.score(feature, truth) for feature in features]
-        losses = [math.nan if loss is None else loss for _, loss in found]
-        return np.array([score for score, _ in found], np.float64), np.array(losses, np.float64)
+        found = [self._pair(self.score(feature, truth)) for feature in features]
+        scores, losses = np.array(found, np.float64).T
+        return scores, losses
+
+    def _pair(self, found: Any) -> tuple[Any, Any]:
+        """Check what `score` returned, and return it with NaN for no loss."""
+        what = f"{type(self).__name__}.score must return"
+        if not isinstance(found, tuple | list) or len(found) != 2:
+            raise BuildError(f"{what} a pair (score, loss), got {found!r:.200}")
+        score, loss = found
+        if not _is_number(score):
+            raise BuildError(f"{what} a number as score, got {score!r:.200}")
+        if self.facts.loss is None and loss is not None:
+            raise BuildError(f"{what} None as loss, for its facts have none; got {loss!r:.200}")
+        if self.facts.loss is not None and not _is_number(loss):
+            raise BuildError(f"{what} a number as loss, as its facts say; got {loss!r:.200}")
+        return score, math.nan if loss is None else loss
 
     def accepts(
         self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
@@ -74,6 +97,11 @@ class Task(ABC):
     def predict(self, feature: np.ndarray) -> Any:
         """Return the task's prediction from a feature, for display."""
         raise NotImplementedError
+
+
+def _is_number(value: Any) -> bool:
+    array = np.asarray(value)
+    return array.ndim == 0 and array.dtype.kind in "biuf"
 
 
 TASKS = Registry(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -63,6 +64,13 @@ class AnyCodec(ABC):
     bits: Bits = "bitstream"
     cost: float = 1.0
     slow: bool = False
+    declared: ClassVar[Mapping[str, Any]] = {
+        "name": str,
+        "title": str,
+        "parameter": Parameter,
+        "bits": str,
+        "cost": Real,
+    }
 
     @classmethod
     def facts(cls) -> CodecFacts:
