@@ -124,6 +124,43 @@ def test_options_that_name_files_are_known(key: str, value: object, file: bool) 
     assert not local_options(replace(ladder, codec="hm", options={"encoder": "/bin/hm"}))
 
 
+def test_options_of_plugins_are_paths_where_they_are_annotated_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "separating.py").write_text(SEPARATING)
+    data = recipe().to_dict()
+    data["tasks"] = {"cls": data["tasks"]["cls"]}
+    options = {"separator": "/", "book": "/home/me/book.txt"}
+    codec = {"class": "separating:Joined", "levels": [1], "options": options}
+    data["tasks"]["cls"]["codecs"] = {"joined": codec}
+    source = {"labels": "coarse", "lexicon": "/home/me/words.txt"}
+    data["tasks"]["cls"]["source"] = {"kind": "separating:Lines", "seed": 1, "options": source}
+    made = Recipe.from_dict(data)
+    assert {"/home/me/book.txt", "/home/me/words.txt"} < set(made.paths)
+    assert not {"/", "coarse"} & set(made.paths)
+    told = local_options(made.tasks["cls"].codecs["joined"])
+    assert told == [("options.book", "/home/me/book.txt")]
+
+
+SEPARATING = """
+from pathlib import Path
+from cfqa_data.codecs.base import FeatureCodec
+from cfqa_data.format.facts import Parameter
+
+class Joined(FeatureCodec):
+    name, title, parameter = "joined", "Joined", Parameter("k", "lower")
+
+    def __init__(self, separator: str = "/", book: Path | None = None) -> None: ...
+    def encode(self, feature, parameter): ...
+    def decode(self, bitstream, shape): ...
+    def version(self): return {}
+
+class Lines:
+    def __init__(self, task: str, seed: int, labels: str = "", lexicon: Path | None = None): ...
+"""
+
+
 def test_a_recipe_of_a_manifest_names_no_file_without_a_hash(tmp_path: Path) -> None:
     manifest = read_manifest(write_mock_dataset(tmp_path / "x", sources=1))
     data = copy.deepcopy(dict(manifest.recipe))

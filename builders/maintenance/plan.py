@@ -28,7 +28,6 @@ from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest, package_versions
 from cfqa_data.integrity.verify import Fault
 from cfqa_data.recipe.portable import recipe_of
-from cfqa_data.recipe.spec import is_path
 
 __all__ = [
     "Arrays",
@@ -323,7 +322,7 @@ def _find_files(
     """
     local_paths: dict[str, str] = {}
     missing: dict[str, str] = {}
-    needed = _weights(manifest, repair_plan)
+    needed, paths = _weights(manifest, repair_plan), repair_plan.plan.recipe.paths
     for task, spec in repair_plan.plan.recipe.tasks.items():
         if not any(
             i.task == task
@@ -332,7 +331,7 @@ def _find_files(
         ):
             continue
         for key, uri in spec.source.options.items():
-            if not is_path(key, uri):
+            if uri not in paths:
                 continue
             if key != "root" and uri in manifest.weights:
                 needed.add(uri)

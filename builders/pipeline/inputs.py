@@ -17,7 +17,6 @@ from cfqa_data.format.manifest import hash_file
 from cfqa_data.format.resources import locate
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.recipe.portable import rename
-from cfqa_data.recipe.spec import is_path
 
 __all__ = ["hash_sources", "hash_uris", "weights_of"]
 
@@ -52,9 +51,10 @@ def hash_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str, str
     """
     hashes: dict[str, str] = {}
     values_by_root: dict[str, list[Any]] = {}  # of all tasks with images below a root
+    paths = recipe.paths
     for task, source in sources.items():
         options = recipe.tasks[task].source.options
-        uris = [str(value) for key, value in options.items() if is_path(key, value)]
+        uris = [str(value) for value in options.values() if value in paths]
         names = {locate(uri).as_posix(): uri for uri in uris}
         files, values = source.decides()
         for path in files:

@@ -21,7 +21,7 @@ from cfqa_data.format.fields import Checked, Count, Number, Text, keyed
 from cfqa_data.format.invariants import check_task_names
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.format.resources import is_uri
-from cfqa_data.registry import RegistryEntry
+from cfqa_data.registry import Registry, RegistryEntry, path_options
 
 __all__ = [
     "BackboneSpec",
@@ -361,20 +361,30 @@ def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], s
     Whatever else the data is, it fails when a recipe is made of it.
     """
 
-    def options(table: dict[str, Any], known: Iterable[str] = ()) -> list[Any]:
+    def options(table: dict[str, Any], kind: str, name: object) -> list[Any]:
         found = _inner(table, "options")
-        return [(found, key) for key, value in found.items() if is_path(key, value, known)]
+        known = SOURCE_PATHS if kind == "source" else ()
+        annotated = _annotated_paths(kind, name)
+        return [
+            (found, key)
+            for key, value in found.items()
+            if (is_path(key, value, known) if annotated is None else key in annotated)
+            or (isinstance(value, str) and is_uri(value))
+        ]
 
     backbone = _inner(data, "backbone")
-    places: list[Any] = [(backbone, "weights"), *options(backbone)]
-    for task in _inner(data, "tasks").values():
+    places: list[Any] = [(backbone, "weights")]
+    places += options(backbone, "backbone", backbone.get("class"))
+    for name, task in _inner(data, "tasks").items():
         if isinstance(task, dict):
-            places += [(task, "head"), *options(task)]
-            places += options(_inner(task, "source"), SOURCE_PATHS)
+            places += [(task, "head"), *options(task, "task", task.get("class", name))]
+            source = _inner(task, "source")
+            places += options(source, "source", source.get("kind"))
             for codec, codec_spec in _inner(task, "codecs").items():
                 if isinstance(codec_spec, dict):
-                    is_plugin = codec_spec.get("class", codec) not in CODECS.builtin
-                    places += [(codec_spec, "models"), *(options(codec_spec) if is_plugin else ())]
+                    name, places = codec_spec.get("class", codec), [*places, (codec_spec, "models")]
+                    if name not in CODECS.builtin:
+                        places += options(codec_spec, "codec", name)
     for table, key in places:
         if isinstance(table.get(key), str) and table[key]:
             yield table, key
@@ -393,6 +403,14 @@ def places_of_classes(data: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, 
 def _inner(data: Mapping[str, Any], key: str) -> dict[str, Any]:
     found = data.get(key)
     return found if isinstance(found, dict) else {}
+
+
+def _annotated_paths(kind: str, name: object) -> frozenset[str] | None:
+    """Return the options of a plugin's class that are annotated as `Path`; None if not known."""
+    try:
+        return path_options(Registry(kind, {}, RecipeError).find(name, classes=True).target)
+    except CfqaError:  # built in, or told where it is needed
+        return None
 
 
 def is_path(key: str, value: object, known: Iterable[str] = SOURCE_PATHS) -> bool:
