@@ -146,7 +146,8 @@ def verify_deep(
             faults += wrong
             counts = [a + b for a, b in zip(counts, done, strict=True)]
     ordered = sorted(set(faults), key=lambda fault: (fault.path, fault.what))
-    return DeepResult(tuple(ordered), *counts, tuple(notes))
+    decoded, compared, labelled, scored = counts
+    return DeepResult(tuple(ordered), decoded, compared, labelled, scored, tuple(notes))
 
 
 look_into = verify_deep
