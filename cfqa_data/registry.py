@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -179,6 +180,8 @@ class Registry:
             SystemExit,
         ) as error:  # importing runs third-party code, which may raise anything
             why = f"{type(error).__name__}: {error}"
+            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+                why = f"there is no module {error.name!r} in {_looked_in()}"
             raise self.error(f"{self.kind} {name!r}: cannot import {where}: {why}") from error
         for part in path.split("."):
             if not hasattr(target, part):
@@ -212,6 +215,13 @@ def own_name(target: Any) -> str:
         if isinstance(name, str) and name:
             return name
     return str(target.__name__).lower()
+
+
+def _looked_in() -> str:
+    """Return the folders that modules are imported from, in words."""
+    python = sys.prefix, sys.base_prefix
+    own = [os.path.abspath(path) for path in sys.path if not path.startswith(python)]
+    return ", ".join([*own, "or the installed packages"])
 
 
 def check_declared(thing: Any, what: str, error: type[CfqaError]) -> None:

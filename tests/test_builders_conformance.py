@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from cfqa_data.builders.tasks.segmentation import Segmentation
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Score, TaskFacts
 from cfqa_data.testing.backbones import BackboneSuite
+from cfqa_data.testing.codecs import FeatureCodecSuite, InputCodecSuite
+from cfqa_data.testing.metrics import MetricSuite
 from cfqa_data.testing.sources import SourceSuite
 from cfqa_data.testing.tasks import TaskSuite
 
@@ -116,6 +119,22 @@ class Length(Task):
 class TestATaskOfOnesOwn(TaskSuite):
     task, options = Length, {"scale": 2}
     cases = tuple((np.full((1, 1, t, 3), t, np.float32), None) for t in (2, 5))
+
+
+def test_a_suite_says_which_attribute_it_lacks() -> None:
+    backbone = type("Mine", (BackboneSuite,), {"backbone": Stored})()
+    task = type("Mine", (TaskSuite,), {"task": Length})()
+    lacking: dict[str, Callable[[], Any]] = {
+        "inputs": backbone.test_layers_are_the_same_alone_and_together,
+        "cases": task.test_the_same_feature_has_the_same_score,
+        "source": type("Mine", (SourceSuite,), {})().samples,
+        "items": type("Mine", (InputCodecSuite,), {}).items,
+        "codec": type("Mine", (FeatureCodecSuite,), {}).make,
+        "metric": type("Mine", (MetricSuite,), {})().make,
+    }
+    for name, test in lacking.items():
+        with pytest.raises(pytest.fail.Exception, match=f"^Mine lacks `{name}`: .*$"):
+            test()
 
 
 class TestSceneClasses(SourceSuite):

@@ -20,6 +20,7 @@ from cfqa_data.cli import main
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import BuildError
 from cfqa_data.eval import evaluate
+from cfqa_data.integrity.summary import _size_lines
 
 CFQA = [sys.executable, "-c", "import sys; from cfqa_data.cli import main; sys.exit(main())"]
 
@@ -105,6 +106,10 @@ def test_info_shows_counts_shapes_sizes_and_health(
     assert "full tier" in out
     assert "(2, 4, 9, 16)" in out
     assert "as float32" in out
+    assert _size_lines({"full": 300, "light": 100, "float32": 200}) == [
+        "full      300 B, 1.5 x 200 B as float32",
+        "light     100 B, 1/2.0 of 200 B as float32",
+    ]
     assert "zarr 3" in out
     assert out.count(" ok\n") == 12
 

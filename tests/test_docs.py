@@ -23,7 +23,7 @@ from pipeline_toy import QPS, write_networks, write_toml
 
 import cfqa_data
 from cfqa_data.builders.calibration.calibrate import SEED as CALIBRATION_SEED
-from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.pipeline.build import STAGES, build
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.sources.scenes import NUM_CLASSES
 from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES
@@ -286,6 +286,16 @@ def test_the_recipe_in_the_page_is_a_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(tmp_path / "own.toml")
     assert recipe.tasks["cls"].codecs["x265"].levels == tuple(range(8, 45, 4))
     assert set(recipe.tasks) == set(load_recipe("mini").tasks)
+
+
+def test_the_recipe_of_own_classes_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / "docs/own.md"
+    code = [code for _, code in blocks(page, "python") if "cfqa_data.testing" not in code]
+    (tmp_path / "waves.py").write_text("\n".join(code))
+    (tmp_path / "waves.toml").write_text(next(code for _, code in blocks(page, "toml")))
+    monkeypatch.syspath_prepend(tmp_path)
+    out = build(tmp_path / "waves.toml", tmp_path / "cfqa", workers=1)
+    assert set(cfqa_data.load(out).manifest.packages) == {"waves"}
 
 
 def test_every_key_of_the_manifest_is_documented(parent: Path) -> None:

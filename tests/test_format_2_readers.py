@@ -209,8 +209,12 @@ def test_codes_are_batched_and_values_have_none(folders: dict[str, Path]) -> Non
     assert [codes.dequantize().shape for codes in batch.compressed] == [
         feature.shape for feature in batch.original
     ]
-    with pytest.raises(CfqaError, match="rounded on words has values and no codes"):
-        Pairs(folders["full"], "words", codec="rounded", codes=True)[0]
+    with pytest.raises(
+        CfqaError, match=r"^codes=True: rounded has values .*; leave codes=True out$"
+    ):
+        Pairs(folders["full"], "words", codec="rounded", codes=True)
+    with pytest.raises(CfqaError, match=r"choose others, codec=\[.*'stepped'.*\], or leave"):
+        Pairs(folders["full"], "words", codes=True)
 
 
 def read_export(out: Path, kind: str, row: dict[str, Any], stem: str) -> np.ndarray:

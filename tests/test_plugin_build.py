@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from pipeline_toy import tree
+from pipeline_toy import tree, write_toml
 
 import cfqa_data
 from cfqa_data.builders.maintenance.deep_verify import verify_deep
@@ -21,6 +22,7 @@ from cfqa_data.builders.pipeline.check import packages_of
 from cfqa_data.builders.pipeline.label import label_rows
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import Select
+from cfqa_data.cli import main
 from cfqa_data.codecs import CODECS
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.facts import Score, TaskFacts
@@ -135,7 +137,8 @@ def test_it_opens_and_its_light_folder_decodes_by_the_plugins(built: Path, tmp_p
     told = build_text(summarise(light), light, ["plugin_words:Round"])
     assert f"cfqa eval {light} --plugin plugin_words:Round" in told
     assert "plugins=['\"'\"'plugin_words:Round'\"'\"']" in told
-    with pytest.raises(CfqaError, match="'plugin_words'"):
+    every = "codec 'shift' of 'plugin_words', 'round' of 'plugin_words', 'drop' of 'plugin_words';"
+    with pytest.raises(CfqaError, match=f"not installed: {every} .* --plugin"):
         cfqa_data.load(light, "words", codec="round")[0]
 
 
@@ -145,7 +148,8 @@ def test_it_is_verified_and_every_file_is_made_again(built: Path, tmp_path: Path
     assert verify(built).damage == ()
     told = verify_deep(built, read_manifest(built), set(), sample=50, plugins=PLUGINS)
     assert told.faults == ()
-    assert (told.decoded, told.compared, told.labelled) == (5 * 6 + 3 * 2, 5 * 6 + 3 * 2, 46)
+    assert (told.decoded, told.compared) == (5 * 6 + 3 * 2, 5 * 6 + 3 * 2)
+    assert (told.labelled, told.scored) == (46, 46)
     folder = shutil.copytree(built, tmp_path / "cfqa")
     names = [name for name in tree(folder) if name != "manifest.json"]
     for name in names:
@@ -156,6 +160,35 @@ def test_it_is_verified_and_every_file_is_made_again(built: Path, tmp_path: Path
     (folder / names[-1]).unlink()
     with pytest.raises(CfqaError, match=r"unknown .*; install plugin_words, or name its classes"):
         repair(folder, workers=1)
+
+
+def test_without_its_classes_the_rest_is_verified(built: Path) -> None:
+    told = verify_deep(built, read_manifest(built), set(), sample=9)
+    assert (told.faults, told.decoded, told.labelled, told.scored) == ((), 0, 9, 0)
+    (scores,) = (note for note in told.notes if note.startswith("scores are not computed again"))
+    assert scores.endswith("; install plugin_words, or name its classes by --plugin module:Class")
+    without_bag = [plugin for plugin in PLUGINS if not plugin.endswith("Bag")]
+    told = verify_deep(built, read_manifest(built), set(), sample=9, plugins=without_bag)
+    assert (told.faults, told.decoded, told.scored) == ((), 36, 0)
+    assert any("unknown backbone 'bag'" in note and "--plugin" in note for note in told.notes)
+
+
+def test_classes_of_a_recipe_are_found_where_a_command_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = Path(__file__).with_name(f"{HERE}.py")
+    (tmp_path / "words_here.py").write_text(module.read_text())
+    text = write_toml(recipe(), tmp_path / "words.toml").read_text()
+    (tmp_path / "words.toml").write_text(text.replace(f"{HERE}:", "words_here:"))
+    monkeypatch.setattr("sys.path", list(sys.path))
+    command = ["build", str(tmp_path / "words.toml"), "--plan"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert f"there is no module 'words_here' in {tmp_path / 'elsewhere'}, " in told
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 0
 
 
 @pytest.mark.parametrize(
@@ -247,9 +280,8 @@ def test_labels_are_null_where_a_metric_is_not_defined(built: Path) -> None:
 
 
 def test_a_source_without_group_does_not_join_one(tmp_path: Path) -> None:
-    task = SimpleNamespace(facts=TaskFacts("words", "words", Score("rank", lower_better=True)))
-    models = SimpleNamespace(task_class=lambda _: task)
-    context: Any = SimpleNamespace(models=models, layout=Layout(tmp_path))
+    facts = TaskFacts("words", "words", Score("rank", lower_better=True))
+    context: Any = SimpleNamespace(facts=lambda _: facts, layout=Layout(tmp_path))
     item = Item("select", "words")
     Select(context).write(item, {"a": ("g", None), "b": (None, None)})
     with pytest.raises(BuildError, match="words: source 'g' has no group, and its id is the group"):

@@ -33,7 +33,7 @@ from cfqa_data.format.resources import PACKAGE
 from cfqa_data.guard import check_guard
 from cfqa_data.integrity.verify import Fault
 from cfqa_data.recipe.load import Recipe
-from cfqa_data.recipe.portable import recipe_of
+from cfqa_data.recipe.portable import recipe_of, remedy
 
 __all__ = ["SAMPLE", "DeepResult", "look_into", "verify_deep"]
 
@@ -63,6 +63,7 @@ class DeepResult:
         decoded: bitstreams that were decoded.
         compared: stored features that were compared with their bitstream.
         labelled: rows whose labels were computed again.
+        scored: those of them whose scores were, too.
         notes: what could not be checked, and why.
     """
 
@@ -70,6 +71,7 @@ class DeepResult:
     decoded: int
     compared: int
     labelled: int
+    scored: int
     notes: tuple[str, ...]
 
 
@@ -138,13 +140,14 @@ def verify_deep(
     verification = _DeepVerification(root, untrusted, tuple(plugins))
     jobs, notes = verification.plan(manifest, damaged, sample, seed)
     faults: list[Fault] = []
-    counts = [0, 0, 0]
+    counts = [0, 0, 0, 0]
     with Executor(workers) as executor:
         for _, (wrong, done) in drive(verification, executor, progress or Silent(), jobs):
             faults += wrong
             counts = [a + b for a, b in zip(counts, done, strict=True)]
     ordered = sorted(set(faults), key=lambda fault: (fault.path, fault.what))
-    return DeepResult(tuple(ordered), counts[0], counts[1], counts[2], tuple(notes))
+    decoded, compared, labelled, scored = counts
+    return DeepResult(tuple(ordered), decoded, compared, labelled, scored, tuple(notes))
 
 
 look_into = verify_deep
@@ -195,6 +198,7 @@ class _DeepVerification(Stage):
         notes: list[str] = []
         scored = self._find_scorers(manifest, damaged, notes)
         chosen = _sample(folder, manifest, damaged, sample, seed)
+        missing = folder.missing()
 
         for task, entry in manifest.tasks.items():
             inputs = {
@@ -205,24 +209,24 @@ class _DeepVerification(Stage):
             for codec, codec_entry in entry.codecs.items():
                 streams = set(NAMES.shards(entry.shards, NAMES.bitstreams, task, codec))
                 decode = not streams.isdisjoint(manifest.files)
-                why = None
+                array = NAMES.compressed(task, codec).as_posix()
+                stored = f"{array}/zarr.json" in manifest.files.keys() - damaged
+                origin, why = codec_entry.origin, None
                 if decode and not damaged.isdisjoint(streams):
                     why = "bitstreams are damaged"
                 elif decode and codec_entry.facts.on == "inputs":
                     why = "the features are extracted from what its bitstreams decode to"
-                elif (
-                    decode
-                    and (origin := codec_entry.origin)
-                    and _lacks_models(manifest, origin.options)
-                ):
+                elif decode and origin and _lacks_models(manifest, origin.options):
                     why = "the recipe names no models"
+                elif decode and stored and origin and origin.name in missing:
+                    package = missing[origin.name]
+                    why = f"codec {origin.name!r} is not installed; install {package}, "
+                    why += "or name its class by --plugin module:Class"
                 if why:
                     notes.append(f"{task}, {codec}: not decoded: {why}")
                     decode = False
                 if decode:
                     folder.decoder(task, codec)
-                array = NAMES.compressed(task, codec).as_posix()
-                stored = f"{array}/zarr.json" in manifest.files.keys() - damaged
                 for position, source in enumerate(entry.sources):
                     readable_array = stored and f"{array}/{shard_name(position)}" not in damaged
                     if not (decode or readable_array):
@@ -267,18 +271,23 @@ class _DeepVerification(Stage):
                     if self.untrusted and not uri.startswith(PACKAGE):
                         raise RecipeError(f"{uri} is named by a stranger")
                     paths[uri] = found.get(uri) or str(self.folder.find_weights(uri))
-                found |= paths
-                Models(recipe).task_class(task)
-                tasks.add(task)
             except (CfqaError, OSError) as error:
                 notes.append(f"{task}: scores are not computed again: {error}")
+                continue
+            try:
+                Models(recipe).find_scorers(task)
+            except CfqaError as error:
+                notes.append(f"{task}: scores are not computed again: {error}{remedy(manifest)}")
+                continue
+            found |= paths
+            tasks.add(task)
         self.recipe = recipe.with_paths(lambda uri: found.get(uri, uri))
         return tasks
 
     def run(self, item: Job) -> tuple[list[Fault], list[int]]:
-        """Return what is wrong with features; how many were decoded, compared and labelled."""
+        """Return what is wrong with features; how many were decoded, compared, labelled, scored."""
         faults: list[Fault] = []
-        counts, folder = [0, 0, 0], self.folder
+        counts, folder = [0, 0, 0, 0], self.folder
         shard = f"{NAMES.compressed(item.task, item.codec).as_posix()}/{shard_name(item.position)}"
         for level in range(item.levels):
             feature = stored = None
@@ -305,6 +314,7 @@ class _DeepVerification(Stage):
             feature = stored if feature is None else feature
             if feature is not None and level in item.rows:
                 counts[2] += 1
+                counts[3] += item.scored
                 faults += self._label_faults(item, item.rows[level], feature)
         return faults, counts
 

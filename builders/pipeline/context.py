@@ -154,6 +154,15 @@ class Models:
         found: type[Task] = TASKS.find(self.recipe.tasks[name].task_class, classes=True).target
         return found
 
+    def find_scorers(self, task: str) -> None:
+        """Check that the classes of a task and of the backbone are here, and make neither.
+
+        Raises:
+            BuildError: one is not.
+        """
+        self.task_class(task)
+        BACKBONES.find(self.recipe.backbone.kind or "dinov2", classes=True)
+
     def source(self, task: str, seed: int | None = None) -> Source:
         """A new source of the task's samples, with the recipe's seed or another.
 

@@ -81,7 +81,7 @@ class Select(BuildStage):
             CfqaError: two have the same id, or a truth is not of the task's kind.
         """
         check_source_ids({item.task: list(found)})
-        facts = self.context.facts(item.task)
+        facts = replace(self.context.models.task_class(item.task).facts, name=item.task)
         truths = {n: np.asarray(truth) for n, (_, truth) in found.items() if truth is not None}
         for source_id, truth in truths.items():
             check_truth(facts, truth.dtype.name, truth.ndim, f"the truth of {source_id}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,12 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         recorded = _read_plan(layout)
         if recorded is None:  # the running build has just ended
             return status(recipe, out, tier=tier)
-        if recorded["recipe"] != _plain(recipe.to_dict()) or recorded["tier"] != tier:
+        there = {"tier": recorded["tier"], **recorded["recipe"]}
+        if differences := _told(there, {"tier": tier, **_plain(recipe.to_dict())}):
             raise BuildError(
                 f"{layout.root} holds a begun build of recipe {recorded['recipe']['name']!r} "
-                f"({recorded['tier']} tier) that is not this one: finish that one, or choose "
-                "another folder"
+                f"({recorded['tier']} tier) that is not this one ({differences}): finish that one, "
+                "or choose another folder"
             )
         return "begun"
     if names - {layout.work.name} or inside - {LOCK}:
@@ -111,10 +112,12 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
     except CfqaError as error:
         raise BuildError(f"{layout.root} is no dataset of this version: {error}") from None
     recorded = _plain(recorded_recipe(recipe))
-    if manifest.recipe != recorded or manifest.tier != tier:
+    there = {"tier": manifest.tier, **manifest.recipe}
+    if differences := _told(there, {"tier": tier, **recorded}):
         raise BuildError(
             f"{layout.root} holds a finished dataset of recipe {manifest.name!r} "
-            f"({manifest.tier} tier) that is not this one: choose another folder"
+            f"({manifest.tier} tier) that is not this one "
+            f"({differences}): choose another folder"
         )
     # Different files may have the same portable name.
     if manifest.packages or recorded != _plain(recipe.to_dict()):
@@ -143,9 +146,28 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
         )
     if packages != manifest.packages:
         raise BuildError(
-            f"{layout.root} holds a finished dataset of another source of "
-            f"{', '.join(manifest.packages.keys() | packages)}: choose another folder"
+            f"{layout.root} holds a finished dataset of other packages "
+            f"({_told(manifest.packages, packages)}): choose another folder"
         )
+
+
+def _told(there: Any, here: Any, most: int = 3) -> str:
+    """Return the first differences of two nested tables, and how many more there are."""
+    found = list(_differences(there, here))
+    more = [f"{len(found) - most} more"] if len(found) > most else []
+    return "; ".join([f"{key}: {a} there, {b} here" for key, a, b in found[:most]] + more)
+
+
+def _differences(there: Any, here: Any, where: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield where two nested tables differ, and what each has there, in a few words."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in {**there, **here}:
+            inner = f"{where}.{key}" if where else key
+            yield from _differences(there.get(key, ABSENT), here.get(key, ABSENT), inner)
+    elif there != here:
+        values = ("given" if isinstance(value, Mapping) else str(value) for value in (there, here))
+        short = [text if len(text) <= 40 else f"{text[:37]}..." for text in values]
+        yield where, short[0], short[1]
 
 
 def _plain(value: Any) -> Any:

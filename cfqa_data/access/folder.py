@@ -235,6 +235,21 @@ class Folder:
         """
         return self._once((task, codec), lambda: self._make_decoder(task, codec))
 
+    def missing(self) -> dict[str, str]:
+        """Return the codecs that decode features and are not here, and the package of each."""
+        from cfqa_data.codecs import find_codec
+
+        found = {}
+        for entry in self.manifest.tasks.values():
+            for codec in entry.codecs.values():
+                if (origin := codec.origin) is None or codec.facts.on == "inputs":
+                    continue
+                try:
+                    find_codec(origin.name, plugins=self.plugins)
+                except CodecError:
+                    found[origin.name] = f"{origin.package} {origin.version}".strip()
+        return found
+
     def find_weights(self, uri: str) -> Path:
         """Return the local path of the weights that the manifest names.
 
@@ -309,10 +324,12 @@ class Folder:
         try:
             found = find_codec(origin.name, plugins=self.plugins)
         except CodecError as error:
-            package = f"{origin.package} {origin.version}".strip()
+            missing = ", ".join(
+                f"{name!r} of {package!r}" for name, package in self.missing().items()
+            )
             raise FormatError(
-                f"{where}: codec {origin.name!r} of the package {package!r} is not installed; "
-                f"install that, or name its class: plugins=, --plugin ({error})"
+                f"{where}: not installed: codec {missing}; install the package, or name the class: "
+                f"plugins=, --plugin ({error})"
             ) from None
         _check_origin(where, origin, found)
         weights = {key: v for key, v in origin.options.items() if self._is_weights(key, v)}

@@ -50,6 +50,7 @@ def build(
     from cfqa_data.integrity.summary import build_text, summarise
 
     shared.use_root(root)
+    shared.use_recipe(recipe)
     files = {
         "CFQA_HM_ENCODER": hm_encoder,
         "CFQA_HM_CONFIG": hm_config,

@@ -33,6 +33,7 @@ def import_release(
     from cfqa_data.integrity.summary import imported_text, summarise
 
     shared.use_root(root)
+    shared.use_recipe(recipe)
     with shared.working() as progress:
         imported = run_import(
             source,

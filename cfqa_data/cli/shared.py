@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from importlib import metadata
 from pathlib import Path
@@ -51,6 +51,7 @@ __all__ = [
     "plain_file",
     "use_modules",
     "use_plugins",
+    "use_recipe",
     "use_root",
     "working",
 ]
@@ -118,7 +119,9 @@ FollowLinks = Annotated[
 AcceptVersions = Annotated[
     bool, flag("--accept-versions", "Go on with what other versions of software began.")
 ]
-PLUGIN_HELP = "Class of a codec that is not installed; repeat it for several."
+PLUGIN_HELP = (
+    "Class that the dataset was made with and that is not installed; repeat it for several."
+)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", parser=local_path, help="A dataset folder.")]
 AnyDataset = Annotated[
     str, typer.Argument(metavar="DIR", help="A dataset folder, or org/name on the Hub.")
@@ -167,6 +170,16 @@ def use_modules(names: Iterable[str] | None) -> None:
     """Find the modules of a user's classes, `module:Class`, where the command is run, too."""
     if any(":" in name for name in names or ()):
         sys.path.insert(0, os.getcwd())
+
+
+def use_recipe(recipe: str) -> None:
+    """Find the modules of the classes that a recipe names where the command is run, too."""
+    from cfqa_data.recipe.load import classes_in
+
+    with suppress(
+        CfqaError, AttributeError, LookupError, TypeError
+    ):  # told when the recipe is loaded
+        use_modules(classes_in(recipe))
 
 
 def use_plugins(names: list[str] | None) -> list[str]:

@@ -78,7 +78,8 @@ def _look(
             result = verify_deep(found.files, found.manifest, bad, **how)
             damage += [fault for fault in result.faults if fault not in damage]
             report |= {"decoded": result.decoded, "compared": result.compared}
-            report |= {"labelled": result.labelled, "not_checked": list(result.notes)}
+            report |= {"labelled": result.labelled, "scored": result.scored}
+            report |= {"not_checked": list(result.notes)}
         except CfqaError as error:
             if not damage:
                 raise
@@ -117,4 +118,6 @@ def _text(folder: Path, report: dict[str, Any], damage: list[Fault]) -> str:
             f"; {report['decoded']:,} bitstreams decoded, {report['compared']:,} compared with the "
             f"stored codes, labels of {report['labelled']:,} rows computed again"
         )
+        if report["scored"] < report["labelled"]:
+            deep += f", scores of {report['scored'] or 'none'} of them"
     return f"{folder}: {report['files']:,} files, {size_text(report['bytes'])}, no damage{deep}"

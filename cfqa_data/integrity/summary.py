@@ -244,7 +244,8 @@ def _size_lines(sizes: dict[str, int | None]) -> list[str]:
     for tier in ("full", "light"):
         size = sizes[tier]
         if size:
-            share = f"1/{plain / size:.1f} of {size_text(plain)} as float32"
+            times = f"1/{plain / size:.1f} of" if size <= plain else f"{size / plain:.1f} x"
+            share = f"{times} {size_text(plain)} as float32" if plain else "of no features"
             lines.append(f"{tier:<9} {size_text(size)}, {share}")
     return lines
 

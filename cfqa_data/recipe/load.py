@@ -21,6 +21,7 @@ from cfqa_data.recipe.spec import (
     Recipe,
     SourceSpec,
     TaskSpec,
+    places_of_classes,
     places_of_paths,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "Recipe",
     "SourceSpec",
     "TaskSpec",
+    "classes_in",
     "list_recipes",
     "load_recipe",
 ]
@@ -63,6 +65,13 @@ def load_recipe(name_or_path: str | Path | Recipe, *, fitted: bool = True) -> Re
         return Recipe.from_dict(_read(path, seen=(), fitted=fitted))
     except CfqaError as error:
         raise RecipeError(f"{path}: {error}") from None
+
+
+def classes_in(name_or_path: str | Path) -> list[str]:
+    """Return the names of the classes in a recipe's file, before any of them is looked up."""
+    data = _read(_locate(name_or_path), seen=(), fitted=False)
+    places = places_of_classes(data)
+    return [table[key] for _, table, key, _ in places if isinstance(table.get(key), str)]
 
 
 def _locate(name_or_path: object, base: Path | None = None) -> Path:

@@ -27,6 +27,7 @@ __all__ = [
     "portable_names",
     "recipe_of",
     "recorded_recipe",
+    "remedy",
     "rename",
 ]
 
@@ -95,9 +96,7 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
                 table[key] = named[name]
         recipe = Recipe.from_dict(data)
     except CfqaError as error:
-        made = ", ".join(f"{name} {p['version']}".strip() for name, p in manifest.packages.items())
-        remedy = f"; install {made}, or name its classes by --plugin module:Class" if made else ""
-        raise FormatError(f"recipe: {error}{remedy}") from None
+        raise FormatError(f"recipe: {error}{remedy(manifest)}") from None
     except (AttributeError, KeyError, TypeError):
         raise FormatError("recipe: the manifest's cannot make this dataset again") from None
     for task, spec in recipe.tasks.items():
@@ -109,6 +108,12 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
                     f"{where} names a file, {text!r}, that the manifest has no SHA-256 of"
                 )
     return recipe
+
+
+def remedy(manifest: Manifest) -> str:
+    """Return what helps where a class is not found, to be put behind an error; "" if nothing."""
+    made = ", ".join(f"{name} {p['version']}".strip() for name, p in manifest.packages.items())
+    return f"; install {made}, or name its classes by --plugin module:Class" if made else ""
 
 
 def portable_names(recipe: Recipe) -> dict[str, str]:

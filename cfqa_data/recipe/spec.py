@@ -405,7 +405,7 @@ def _inner(data: Mapping[str, Any], key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _annotated_paths(kind: str, name: object) -> frozenset[str] | None:
+def _annotated_paths(kind: str, name: object) -> set[str] | None:
     """Return the options of a plugin's class that are annotated as `Path`; None if not known."""
     try:
         return path_options(Registry(kind, {}, RecipeError).find(name, classes=True).target)

@@ -6,7 +6,33 @@
 """
 
 from pkgutil import iter_modules
+from typing import Any
 
 import pytest
+
+__all__ = ["required"]
+
+
+class _Required:
+    """An attribute that a subclass has to set; whatever reads it before fails in one line."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        pytest.fail(f"{owner.__name__} lacks `{self.name}`: set it to {self.what}", pytrace=False)
+
+
+def required(what: str) -> Any:
+    """Return the default of an attribute that a subclass has to set.
+
+    Args:
+        what: it is, for the message.
+    """
+    return _Required(what)
+
 
 pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in iter_modules(__path__)))

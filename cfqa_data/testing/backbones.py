@@ -18,6 +18,7 @@ import pytest
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Layer
 from cfqa_data.registry import bind_options
+from cfqa_data.testing import required
 
 __all__ = ["BackboneSuite"]
 
@@ -33,8 +34,8 @@ class BackboneSuite:
         weights: path of its weights, if it takes any.
     """
 
-    backbone: ClassVar[Any]
-    inputs: Sequence[Any]
+    backbone: ClassVar[Any] = required("the class of the backbone")
+    inputs: Sequence[Any] = required("the inputs of two samples or more")
     layers: ClassVar[Sequence[int]] = (0,)
     options: Mapping[str, Any] = {}
     weights: Path | None = None

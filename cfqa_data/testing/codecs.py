@@ -22,6 +22,7 @@ import pytest
 from cfqa_data.codecs.base import AnyCodec, Codec
 from cfqa_data.errors import CodecError
 from cfqa_data.registry import bind_options
+from cfqa_data.testing import required
 
 __all__ = ["FeatureCodecSuite", "InputCodecSuite", "PlaneCodecSuite", "feature_plane"]
 
@@ -52,14 +53,18 @@ class CodecSuite:
         parameters: some that it can have, the best first; by default of its grid.
     """
 
-    codec: ClassVar[type[AnyCodec]]
+    codec: ClassVar[type[AnyCodec]] = required("the class of the codec")
     options: ClassVar[Mapping[str, Any]] = {}
     parameters: ClassVar[Sequence[float]] = ()
 
     @classmethod
     def items(cls) -> list[Any]:
         """Return what is encoded: typical items, the first two of one shape."""
-        raise NotImplementedError
+        pytest.fail(
+            f"{cls.__name__} lacks `items`: give it a classmethod `items` that returns inputs as "
+            "the source gives them, the first two of one shape",
+            pytrace=False,
+        )
 
     @classmethod
     def wrong_items(cls) -> list[Any]:
@@ -75,6 +80,12 @@ class CodecSuite:
     def tried(cls) -> Sequence[float]:
         """Return the parameters that are tried, the best first."""
         grid = cls.codec.grid() or ()
+        if not cls.parameters and not grid:
+            pytest.fail(
+                f"{cls.__name__} lacks `parameters`: set it to some, the best first: the codec's "
+                "parameter has no lowest and highest value",
+                pytrace=False,
+            )
         return cls.parameters or grid[1 :: max(1, len(grid) // 3)]
 
     @classmethod
@@ -223,7 +234,7 @@ class ArrayCodecSuite(CodecSuite):
 class PlaneCodecSuite(ArrayCodecSuite):
     """Tests of a codec on planes."""
 
-    codec: ClassVar[type[Codec]]
+    codec: ClassVar[type[Codec]] = required("the class of the codec")
 
     @classmethod
     def items(cls) -> list[np.ndarray]:

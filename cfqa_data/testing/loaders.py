@@ -2,6 +2,7 @@
 
     class TestMine(LoaderSuite):
         folder = "cfqa"
+        plugins = ("module:Class",)  # of a light folder whose codecs are not installed
 
 What is expected is read from the files with zarr, safetensors and pyarrow alone; in the light tier,
 what has to be decoded is what `cfqa_data.load` gives.
@@ -32,6 +33,7 @@ from cfqa_data.format.manifest import read_manifest
 from cfqa_data.format.quantizers import quantizer_from_dict
 from cfqa_data.loaders import attach
 from cfqa_data.loaders.torch import CodeTensors, Pairs, data_loader
+from cfqa_data.testing import required
 
 __all__ = ["WAYS", "LoaderSuite", "Row", "Way", "check"]
 
@@ -149,7 +151,7 @@ class LoaderSuite:
         few: rows that threads and other processes read.
     """
 
-    folder: ClassVar[str | Path]
+    folder: ClassVar[str | Path] = required("the path of a dataset folder")
     plugins: ClassVar[Sequence[str]] = ()
     ways: ClassVar[Mapping[str, Way]] = WAYS
     few: ClassVar[int] = 12

@@ -18,6 +18,7 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics import Metric, as_metric
+from cfqa_data.testing import required
 
 __all__ = ["MetricSuite", "feature_pair", "made_statistics", "transformed"]
 
@@ -75,7 +76,7 @@ class MetricSuite:
         differentiable: whether gradients are to go through.
     """
 
-    metric: Any
+    metric: Any = required("the metric, or its name")
     options: Mapping[str, Any] = {}
     training: Any = None
     shape: tuple[int, int, int, int] = (2, 2, 13, 9)
@@ -85,6 +86,7 @@ class MetricSuite:
 
     def make(self, device: str = "cpu", **more: Any) -> Metric:
         """Return the metric, made as an evaluation makes it."""
+        assert self.metric is not None
         given = getattr_static(self, "metric")  # a function, not one that is bound to the suite
         metric = as_metric(given.__func__ if isinstance(given, staticmethod) else given, device)
         options = {**made_statistics(metric, self.shape), **self.options, **more}

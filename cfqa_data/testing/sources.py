@@ -21,6 +21,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Terms
 from cfqa_data.format.invariants import check_source_ids
 from cfqa_data.registry import bind_options
+from cfqa_data.testing import required
 
 __all__ = ["SourceSuite", "digest"]
 
@@ -49,7 +50,7 @@ class SourceSuite:
         training: how many training inputs are; 0 where it has none.
     """
 
-    source: ClassVar[Any]
+    source: ClassVar[Any] = required("the class of the source")
     task: ClassVar[str] = "mine"
     options: Mapping[str, Any] = {}
     count: ClassVar[int] = 5

@@ -23,6 +23,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskFacts
 from cfqa_data.format.invariants import check_truth
 from cfqa_data.registry import bind_options
+from cfqa_data.testing import required
 
 __all__ = ["TaskSuite"]
 
@@ -40,8 +41,10 @@ class TaskSuite:
         weights: path of its head, if it has one.
     """
 
-    task: ClassVar[Any]
-    cases: Sequence[tuple[np.ndarray, Any]]
+    task: ClassVar[Any] = required("the class of the task")
+    cases: Sequence[tuple[np.ndarray, Any]] = required(
+        "two or more pairs of a feature, float32 (N, C, T, D), and its truth"
+    )
     inputs: Sequence[Any] = ()
     backbone: Any = SimpleNamespace(width=None, layers=None, norm=None, prefix_tokens=0)
     blocks: Sequence[int] = (0,)

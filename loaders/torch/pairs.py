@@ -58,9 +58,9 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         plugins: classes of codecs that are not installed, or `module:Class` of some.
 
     Raises:
-        CfqaError: there is no such task, codec, level, source, fold or column, or rows are chosen
-            from a dataset that is open already. (Taking a pair raises `FormatError` if its file is
-            missing or damaged.)
+        CfqaError: there is no such task, codec, level, source, fold or column, rows are chosen
+            from a dataset that is open already, or codes are asked for of a codec that has none.
+            (Taking a pair raises `FormatError` if its file is missing or damaged.)
     """
 
     def __init__(
@@ -101,6 +101,8 @@ class Pairs(torch.utils.data.Dataset[Pair]):
                 f"{' and '.join(given)} say how to open a path; give them to load(), "
                 "as this dataset is open"
             )
+        if codes:
+            _check_codes(dataset)
         self.dataset = dataset
         self.label = label if isinstance(label, str) else tuple(label)
         self.codes = codes
@@ -142,3 +144,24 @@ class Pairs(torch.utils.data.Dataset[Pair]):
             why = ": it has no bitstream" if column == "bits" else "; give another label"
             raise CfqaError(f"{column} of {source} by {codec} is not known{why}")
         return torch.from_numpy(np.array(value, kind)) if kind is not np.object_ else value
+
+
+def _check_codes(dataset: Dataset) -> None:
+    """Check that all rows are of codecs that have codes.
+
+    Raises:
+        CfqaError: some are of a codec on features or inputs, which has values.
+    """
+    rows = dataset.labels.group_by(["task", "codec"], use_threads=False).aggregate([]).to_pylist()
+    tasks = dataset.manifest.tasks
+    coded: dict[bool, list[str]] = {True: [], False: []}
+    for row in rows:
+        coded[tasks[row["task"]].codecs[row["codec"]].quantizer is not None].append(row["codec"])
+    values, codes = (list(dict.fromkeys(coded[kind])) for kind in (False, True))
+    if values:
+        others = [codec for codec in codes if codec not in values]
+        choice = f"choose others, codec={others}, or " if others else ""
+        names = ", ".join(values)
+        raise CfqaError(
+            f"codes=True: {names} has values and no codes; {choice}leave codes=True out"
+        )
