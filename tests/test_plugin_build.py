@@ -281,7 +281,8 @@ def test_labels_are_null_where_a_metric_is_not_defined(built: Path) -> None:
 
 def test_a_source_without_group_does_not_join_one(tmp_path: Path) -> None:
     facts = TaskFacts("words", "words", Score("rank", lower_better=True))
-    context: Any = SimpleNamespace(facts=lambda _: facts, layout=Layout(tmp_path))
+    models = SimpleNamespace(task_class=lambda _: SimpleNamespace(facts=facts))
+    context: Any = SimpleNamespace(models=models, layout=Layout(tmp_path))
     item = Item("select", "words")
     Select(context).write(item, {"a": ("g", None), "b": (None, None)})
     with pytest.raises(BuildError, match="words: source 'g' has no group, and its id is the group"):
