@@ -239,7 +239,7 @@ def test_a_finished_folder_stays_and_is_of_one_source_and_its_files(
     assert tree(out) == before
     with monkeypatch.context() as patch:
         patch.setattr("cfqa_data.builders.pipeline.workspace.packages_of", lambda _: {})
-        with pytest.raises(BuildError, match=f"dataset of another source of {HERE}: choose"):
+        with pytest.raises(BuildError, match=rf"other packages \({HERE}: "):
             build(made, out, workers=1)
     (tmp_path / "lexicon.txt").write_text("other words")
     with pytest.raises(BuildError, match=r"other weights or lists \(root://lexicon.txt\)"):
