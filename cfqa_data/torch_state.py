@@ -79,8 +79,7 @@ def _torch() -> tuple[Any, Any]:
 
 
 def _cast(enabled: dict[str, bool]) -> None:
-    import torch
-
+    torch, _ = _torch()
     for device, enable in enabled.items():
         if torch.is_autocast_enabled(device) != enable:
             torch.set_autocast_enabled(device, enable)
@@ -88,8 +87,7 @@ def _cast(enabled: dict[str, bool]) -> None:
 
 @contextmanager
 def _recording(grad: bool) -> Iterator[None]:
-    import torch
-
+    torch, _ = _torch()
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
         yield
 

@@ -21,6 +21,7 @@ from cfqa_data.console.progress import Progress
 from cfqa_data.errors import BuildError
 from cfqa_data.eval import evaluate
 from cfqa_data.integrity.summary import _size_lines
+from cfqa_data.torch_state import _torch
 
 CFQA = [sys.executable, "-c", "import sys; from cfqa_data.cli import main; sys.exit(main())"]
 
@@ -496,6 +497,7 @@ def test_eval_without_torch_names_the_extra(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
+    _torch.cache_clear()
     assert main(["eval", str(folder)]) == 2
     message = "cfqa: torch is not installed: pip install 'cfqa-data[eval]'"
     assert capsys.readouterr().err.splitlines()[-1] == message

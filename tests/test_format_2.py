@@ -173,7 +173,7 @@ def test_a_codec_that_is_not_here_is_named_with_its_package(folders: dict[str, P
         dataset.compressed("one-0", "stepped", 0)
     told = str(caught.value)
     assert "\n" not in told
-    assert "codec 'stepped' of the package 'mock-codecs 1.0' is not installed" in told
+    assert "not installed: codec 'stepped' of 'mock-codecs 1.0'" in told
 
 
 def read_some(dataset: cfqa_data.Dataset, codec: str) -> list[tuple[str, str, int]]:

@@ -67,7 +67,7 @@ def test_another_recipe_does_not_go_on_or_over(
         patch.setattr(select.Extract, "run", None)
         with pytest.raises(BuildError, match="failed 3 times: TypeError"):
             build(small, tmp_path, workers=0)
-    differences = r"\(name: toy there, other here; sources_per_task: 1 there, 2 here; .*\)"
+    differences = r"\(.*name: toy there, other here.*\)"
     with pytest.raises(BuildError, match=f"begun build of recipe 'toy' .* {differences}"):
         build(other, tmp_path, workers=0)
     build(small, tmp_path, workers=0)

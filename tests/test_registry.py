@@ -123,7 +123,10 @@ def test_a_manifest_names_no_module(plugin: Path) -> None:
         ("broken", "codec 'broken': cannot import broken_codecs:X: SystemExit: no luck"),
         ("text", "codec 'text': .* is no Codec or FeatureCodec or InputCodec"),
         ("odd", "codec 'odd': 'their_codecs' is not module:Class"),
-        ("nowhere:X", "codec 'nowhere:X': cannot import nowhere:X: ModuleNotFoundError"),
+        (
+            "nowhere:X",
+            "codec 'nowhere:X': cannot import nowhere:X: there is no module 'nowhere' in ",
+        ),
         ("their_codecs:Y", "codec 'their_codecs:Y': unknown class of their_codecs 'Y': known: X"),
         ("their_codecs:Mime", "codec .*: unknown class of .* 'Mime': did you mean 'Mine'"),
         ("their_codecs.Mine", "unknown codec .*: did you mean 'their_codecs:Mine'"),
