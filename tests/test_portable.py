@@ -14,6 +14,7 @@ from mock_dataset import write_mock_dataset
 from pipeline_toy import QPS, toy_recipe
 
 from cfqa_data.builders.sharing.publish import plan_publishing
+from cfqa_data.codecs.options import named_files
 from cfqa_data.errors import FormatError
 from cfqa_data.format.manifest import read_manifest
 from cfqa_data.recipe.load import Recipe, load_recipe
@@ -141,6 +142,7 @@ def test_options_of_plugins_are_paths_where_they_are_annotated_so(
     assert not {"/", "coarse"} & set(made.paths)
     told = local_options(made.tasks["cls"].codecs["joined"])
     assert told == [("options.book", "/home/me/book.txt")]
+    assert named_files(None, {"profile": "main", "qpfile": "q"}) == [("options.qpfile", "q")]
 
 
 SEPARATING = """
@@ -161,7 +163,9 @@ class Lines:
 """
 
 
-def test_a_recipe_of_a_manifest_names_no_file_without_a_hash(tmp_path: Path) -> None:
+def test_a_recipe_of_a_manifest_names_no_file_without_a_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = read_manifest(write_mock_dataset(tmp_path / "x", sources=1))
     data = copy.deepcopy(dict(manifest.recipe))
     recipe_of(replace(manifest, recipe=data))
@@ -170,6 +174,16 @@ def test_a_recipe_of_a_manifest_names_no_file_without_a_hash(tmp_path: Path) -> 
     told = r"^recipe: tasks\.cls\.codecs\.x265\.options\.parameters\.csv names a file, 'statistics'"
     with pytest.raises(FormatError, match=told):
         recipe_of(replace(manifest, recipe=data))
+    data["tasks"]["cls"]["codecs"]["x265"]["options"] = {}
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "reading.py").write_text(SEPARATING)
+    source = {"kind": "lines", "seed": 1, "options": {"lexicon": "words.txt"}}
+    data["tasks"]["cls"]["source"] = source
+    told = r"^recipe: tasks\.cls\.source\.options\.lexicon names a file, 'words.txt'"
+    with pytest.raises(FormatError, match=told):
+        recipe_of(replace(manifest, recipe=data), ["reading:Lines"])
+    known = replace(manifest, recipe=data, weights={"words.txt": "0" * 64})
+    recipe_of(known, ["reading:Lines"])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ LOCAL = re.compile(r"(?![/\\]+$)[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:", re.I)
 """How a path of one machine begins: absolute, in a home or the working directory, on a drive, or as
 an address of one. Separators alone name no file."""
 
-FILE_KEYS = re.compile(r"[\w-]*file|scaling-?list|analysis-(save|load)|csv|stats", re.I)
+FILE_KEYS = re.compile(r"(?!profile$)[\w-]*file|scaling-?list|analysis-(save|load)|csv|stats", re.I)
 """Parameters of encoders whose value is a file's name, unless it is one of :data:`NO_FILE`."""
 
 NO_FILE = ("", "0", "off", "none", "default")

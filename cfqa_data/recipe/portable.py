@@ -99,15 +99,33 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
         raise FormatError(f"recipe: {error}{remedy(manifest)}") from None
     except (AttributeError, KeyError, TypeError):
         raise FormatError("recipe: the manifest's cannot make this dataset again") from None
-    for task, spec in recipe.tasks.items():
-        for codec, codec_spec in spec.codecs.items():
-            target = codec_spec.registered.target
-            for key, text in named_files(target, codec_spec.options, manifest.weights):
-                where = f"recipe: tasks.{task}.codecs.{codec}.{key}"
-                raise FormatError(
-                    f"{where} names a file, {text!r}, that the manifest has no SHA-256 of"
-                )
+    for where, target, options in _classes_with_options(recipe):
+        for key, text in named_files(target, options, manifest.weights):
+            raise FormatError(
+                f"recipe: {where}.{key} names a file, {text!r}, that the manifest has no SHA-256 of"
+            )
     return recipe
+
+
+def _classes_with_options(recipe: Recipe) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Yield the place, class and options of all codecs, and of what else is not built in."""
+
+    def plugin(
+        where: str, kind: str, name: str | None, options: Mapping[str, Any]
+    ) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+        try:
+            target = Registry(kind, {}, FormatError).find(name, classes=True).target
+        except CfqaError:  # built in: its paths are weights, which have hashes, and roots of images
+            return
+        yield where, target, options
+
+    yield from plugin("backbone", "backbone", recipe.backbone.kind, recipe.backbone.options)
+    for task, spec in recipe.tasks.items():
+        where = f"tasks.{task}"
+        yield from plugin(where, "task", spec.task_class, spec.options)
+        yield from plugin(f"{where}.source", "source", spec.source.kind, spec.source.options)
+        for codec, codec_spec in spec.codecs.items():
+            yield f"{where}.codecs.{codec}", codec_spec.registered.target, codec_spec.options
 
 
 def remedy(manifest: Manifest) -> str:

@@ -382,9 +382,10 @@ def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], s
             places += options(source, "source", source.get("kind"))
             for codec, codec_spec in _inner(task, "codecs").items():
                 if isinstance(codec_spec, dict):
-                    name, places = codec_spec.get("class", codec), [*places, (codec_spec, "models")]
-                    if name not in CODECS.builtin:
-                        places += options(codec_spec, "codec", name)
+                    places.append((codec_spec, "models"))
+                    kind = codec_spec.get("class", codec)
+                    if kind not in CODECS.builtin:
+                        places += options(codec_spec, "codec", kind)
     for table, key in places:
         if isinstance(table.get(key), str) and table[key]:
             yield table, key
