@@ -15,6 +15,7 @@ from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.errors import BuildError
 from cfqa_data.format.codes import shard_name, write_codes
+from cfqa_data.format.invariants import folds_of
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table, write_tensors
@@ -130,6 +131,7 @@ class Compress(BuildStage):
         if streams:
             write_tensors(self.layout.bitstreams(task, item.codec, shard, entry.shards), streams)
         rows: list[dict[str, Any]] = []
+        folds, references = folds_of(entry), context.references(task, shard)
         array = self.layout.compressed(task, item.codec)
         has_array = (array / "zarr.json").exists()
         for index, original in enumerate(context.originals(task, shard)):
@@ -139,8 +141,17 @@ class Compress(BuildStage):
             values = label_values(
                 context.baselines, original, stored, spec.quantizer, scorer(index)
             )
-            tokens = original.shape[2]
-            rows += label_rows(context, item, entry, index, tokens, coded.bits[index], values)
+            rows += label_rows(
+                context,
+                item,
+                entry,
+                position,
+                int(folds[position]),
+                (references["score"][index], references["loss"][index]),
+                original.shape[2],
+                coded.bits[index],
+                values,
+            )
         write_table(
             item.result_path(self.layout), pa.Table.from_pylist(rows, schema=label_schema(2))
         )

@@ -227,6 +227,7 @@ class BuildContext:
     plan: Plan
     layout: Layout
     _codecs: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
+    _entries: dict[str, TaskEntry] = field(default_factory=dict, repr=False)
 
     def __reduce__(self) -> Any:
         return _context, (str(self.layout.root), self.plan.digest())
@@ -269,8 +270,11 @@ class BuildContext:
         return dict(read_json(Item("extract", task, shard=shard).result_path(self.layout)))
 
     def entry(self, task: str) -> TaskEntry:
-        """The task's entry for the manifest."""
-        return TaskEntry.from_dict(task, read_json(Item("prepare", task).result_path(self.layout)))
+        """The task's entry for the manifest, read once it is there."""
+        if task not in self._entries:
+            data = read_json(Item("prepare", task).result_path(self.layout))
+            self._entries[task] = TaskEntry.from_dict(task, data)
+        return self._entries[task]
 
     def ids(self, task: str, shard: int) -> list[str]:
         """Source ids of a shard."""

@@ -13,7 +13,7 @@ from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.invariants import folds_of, rate_of
+from cfqa_data.format.invariants import rate_of
 from cfqa_data.format.quantizers import Quantizer
 
 __all__ = ["Scorer", "baseline_values", "batch_of_levels", "label_rows", "label_values", "score"]
@@ -107,7 +107,9 @@ def label_rows(
     context: BuildContext,
     item: Item,
     entry: TaskEntry,
-    index: int,
+    position: int,
+    fold: int,
+    reference: tuple[float, float | None],
     tokens: int,
     bits: Sequence[int | None],
     values: Mapping[str, np.ndarray],
@@ -118,18 +120,15 @@ def label_rows(
         context: of the build.
         item: of the codec and the source's shard.
         entry: what the manifest says of the task.
-        index: of the source in the shard.
+        position: of the source in the task.
+        fold: of the source.
+        reference: score and loss of the original.
         tokens: T of its feature.
         bits: of each level; None where they are unknown.
         values: score, loss and baseline metrics -> float64 (L,).
     """
-    assert item.shard is not None
     spec, task = context.codec_spec(item), entry.facts
-    position = context.plan.members(item.task, item.shard)[index]
-    references = context.references(item.task, item.shard)
-    reference = references["score"][index]
     n, c, _, d = entry.shape
-    fold = int(folds_of(entry)[position])
 
     def known(name: str, value: float) -> float | None:
         undefined = math.isnan(value) if name in BASELINES else name == "loss" and not task.loss
@@ -146,9 +145,9 @@ def label_rows(
             "parameter": float(parameter),
             "bits": size,
             "bpfp": math.nan if size is None else rate_of(size, n * c * tokens * d),
-            "reference_score": reference,
-            "distortion": task.distortion(float(values["score"][level]), reference),
-            "reference_loss": references["loss"][index],
+            "reference_score": reference[0],
+            "distortion": task.distortion(float(values["score"][level]), reference[0]),
+            "reference_loss": reference[1],
             **{name: known(name, float(series[level])) for name, series in values.items()},
             "array": context.layout.relative(context.layout.compressed(item.task, item.codec)),
             "index": position,
