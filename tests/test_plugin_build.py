@@ -268,13 +268,12 @@ def test_labels_are_null_where_a_metric_is_not_defined(built: Path) -> None:
     entry = read_manifest(built).tasks["words"]
     context: Any = SimpleNamespace(
         codec_spec=lambda _: SimpleNamespace(parameter_name="step", levels=(1, 2)),
-        plan=SimpleNamespace(members=lambda *_: range(2, 4)),
-        references=lambda *_: {"score": [1.0, 1.0], "loss": [None, None]},
         layout=Layout(built),
     )
     values = dict.fromkeys(("score", "mse", "cosine", "loss"), np.array([0.5, 0.25]))
     values["cka"] = np.array([0.75, np.nan])
-    rows = label_rows(context, Item("pack", "words", "round", 1), entry, 1, 3, [8, None], values)
+    item = Item("compress", "words", "round", 1)
+    rows = label_rows(context, item, entry, 3, 0, (1.0, None), 3, [8, None], values)
     assert [row["cka"] for row in rows] == [0.75, None]
     assert [row["loss"] for row in rows] == [None, None]
 
