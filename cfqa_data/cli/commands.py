@@ -11,6 +11,7 @@ import typer
 
 from cfqa_data.cli import shared
 from cfqa_data.cli.build import build
+from cfqa_data.cli.curves import curves
 from cfqa_data.cli.eval import evaluate
 from cfqa_data.cli.export import export
 from cfqa_data.cli.import_release import import_release
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "repair": repair,
     "eval": evaluate,
     "report": report,
+    "curves": curves,
     "export": export,
     "publish": publish,
 }
