@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from cfqa_data.cli import shared
+from cfqa_data.cli.command import command
+from cfqa_data.cli.shared import answer, check_free
 from cfqa_data.errors import CfqaError
 
 if TYPE_CHECKING:
@@ -18,28 +17,30 @@ __all__ = ["curves"]
 FIGURES = (".svg", ".pdf", ".png")
 
 
+@command("curves")
 def curves(
-    folder: shared.AnyDataset,
-    anchor: Annotated[str | None, typer.Option(metavar="CODEC")] = None,
-    quality: Annotated[list[str] | None, typer.Option(metavar="NAME")] = None,
-    task: shared.Task = None,
-    scores: Annotated[Path | None, typer.Option(parser=shared.plain_file, metavar="SCORES")] = None,
-    out: Annotated[Path | None, shared.path_option("FILE", *shared.OUT)] = None,
-    figure: Annotated[Path | None, shared.path_option("FILE")] = None,
-    force: shared.Force = False,
-    follow_links: shared.FollowLinks = False,
-    as_json: shared.Json = False,
+    folder: str,
+    *,
+    anchor: str | None = None,
+    quality: list[str] | None = None,
+    task: str | None = None,
+    scores: Path | None = None,
+    out: Path | None = None,
+    figure: Path | None = None,
+    force: bool = False,
+    follow_links: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Compare codecs: rate-distortion curves of each task, and BD-rates against one codec.
 
     Args:
-        anchor: Codec that the others are compared with: how many percent of bits each needs more
-            (or less, below 0) for the same quality. Default: only the curves.
-        quality: score, loss, distortion, mse, cosine, cka, or a metric of SCORES; repeat it for
-            several. Default: score and loss.
-        scores: Scores of further metrics: what `cfqa eval DIR --out` wrote, .parquet.
-        out: Write the points of the curves to this .csv file.
-        figure: Draw the curves: .svg, .pdf or .png.
+        anchor (CODEC): Codec that the others are compared with: how many percent of bits each
+            needs more (or less, below 0) for the same quality. Default: only the curves.
+        quality (NAME): score, loss, distortion, mse, cosine, cka, or a metric of SCORES; repeat
+            it for several. Default: score and loss.
+        scores (SCORES): Scores of further metrics: what `cfqa eval DIR --out` wrote, .parquet.
+        out (FILE): Write the points of the curves to this .csv file.
+        figure (FILE): Draw the curves: .svg, .pdf or .png.
     """
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
@@ -52,7 +53,7 @@ def curves(
             if path.suffix not in suffixes:
                 raise CfqaError(f"{path}: is written as {' or '.join(suffixes)}, by that ending")
             check_writable(path)
-            shared.check_free(path, force)
+            check_free(path, force)
     dataset = load(folder, task, follow_links=follow_links)
     evaluation = read_evaluation(dataset, scores) if scores else None
     found = find_curves(dataset, quality or None, anchor=anchor, evaluation=evaluation)
@@ -65,7 +66,7 @@ def curves(
         facts = {name: entry.facts for name, entry in dataset.manifest.tasks.items()}
         with atomic_path(figure) as partial:
             draw_curves(found, partial, facts, figure.suffix)
-    shared.answer(as_json, lambda: _data(found), lambda: _text(found))
+    answer(as_json, lambda: _data(found), lambda: _text(found))
     for what, path in (("Points", out), ("Figure", figure)):
         if path is not None and not as_json:
             print(f"{what}: {path}")
