@@ -364,8 +364,8 @@ def _compared(
         except MetricError as error:
             if n == 0:
                 return row | {"note": str(error)}
-    low, high = interval(found)
-    return row | {"bd_rate": float(found[0]), "low": _known(low), "high": _known(high)}
+    ends = [float(end) for end in interval(found)]
+    return row | {"bd_rate": float(found[0]), "low": _known(ends[0]), "high": _known(ends[1])}
 
 
 def _table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:

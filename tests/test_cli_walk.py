@@ -101,7 +101,7 @@ COMMANDS = {
         {"folder": "dataset", "scores": "scores", "out": "out file", "target": "choice"},
     ),
     "curves": Walked(
-        ("{data}", "--out", "out.csv"),
+        ("{data}", "--json"),
         {
             "folder": "dataset",
             "anchor": "name",
