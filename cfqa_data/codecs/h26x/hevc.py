@@ -45,27 +45,8 @@ class X265(VideoCodec):
         self.preset = preset
         self.parameters = {**ENCODERS["x265"]["parameters"], **(parameters or {})}
 
-    def encode_planes(self, planes: list[np.ndarray], qp: int) -> list[bytes]:
-        """See :meth:`VideoCodec.encode_planes`."""
-        return [self._encode(plane, qp) for plane in planes]
-
-    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
-        """See :meth:`Codec.decode`; returns uint16."""
-        bitstream = check_bitstream(self.name, bitstream)
-        if not bitstream.endswith(END):
-            raise CodecError("x265: the end of the bitstream is missing")
-        return super().decode(bitstream, shape)
-
-    def version(self) -> dict[str, str]:
-        """See :meth:`Codec.version`."""
-        libavcodec = ".".join(map(str, import_av().library_versions["libavcodec"]))
-        return {
-            "encoder": f"libx265 in {av_version()} (libavcodec {libavcodec})",
-            "preset": self.preset,
-            "decoder": f"{av_version()} {self.decoder}",
-        }
-
-    def _encode(self, plane: np.ndarray, qp: int) -> bytes:
+    def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
+        """See :meth:`VideoCodec.encode_picture`."""
         if min(plane.shape) < 16:
             raise CodecError(f"x265: {plane.shape} is below its smallest picture, 16 x 16")
         av = import_av()
@@ -90,3 +71,19 @@ class X265(VideoCodec):
                 f"x265: preset {self.preset!r} at QP {qp} was refused ({error.strerror})"
             ) from None
         return b"".join(map(bytes, packets)) + END
+
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
+        """See :meth:`Codec.decode`; returns uint16."""
+        bitstream = check_bitstream(self.name, bitstream)
+        if not bitstream.endswith(END):
+            raise CodecError("x265: the end of the bitstream is missing")
+        return super().decode(bitstream, shape)
+
+    def version(self) -> dict[str, str]:
+        """See :meth:`Codec.version`."""
+        libavcodec = ".".join(map(str, import_av().library_versions["libavcodec"]))
+        return {
+            "encoder": f"libx265 in {av_version()} (libavcodec {libavcodec})",
+            "preset": self.preset,
+            "decoder": f"{av_version()} {self.decoder}",
+        }

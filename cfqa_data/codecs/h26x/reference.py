@@ -96,20 +96,19 @@ class ReferenceCodec(VideoCodec):
         """Return the environment variable that gives the encoder, the decoder or the config."""
         return f"CFQA_{cls.name}_{what}".upper()
 
-    def encode_planes(self, planes: list[np.ndarray], qp: int) -> list[bytes]:
-        """See :meth:`VideoCodec.encode_planes`.
+    def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
+        """See :meth:`VideoCodec.encode_picture`.
 
         Raises:
             MissingDependencyError: there is no encoder or no configuration.
             CodecError: the encoder failed, took too long or wrote nothing; its log is kept.
         """
-        rows, cols = planes[0].shape
+        rows, cols = plane.shape
         program, config, _ = self.find_encoder()
         flags = [flag.format(rows=rows, cols=cols) for flag in self.flags]
         command = [str(program), "-c", str(config), "-i", "{source}", "-o", "", "-b", "{target}"]
         command += ["-q", str(qp), *flags]
-        what = f"{rows} x {cols} at QP {qp}"
-        return [self._run(command, plane.tobytes(), plane.size, what) for plane in planes]
+        return self._run(command, plane.tobytes(), plane.size, f"{rows} x {cols} at QP {qp}")
 
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """See :meth:`Codec.decode`; returns uint16."""

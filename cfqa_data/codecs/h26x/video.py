@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 
-from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_planes, check_shape
+from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_plane, check_shape
 from cfqa_data.errors import CodecError
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import Parameter
@@ -69,18 +69,13 @@ class VideoCodec(Codec):
         cls.parameter_names = frozenset(facts.get("open_no_file", "").split())
 
     @abstractmethod
-    def encode_planes(self, planes: list[np.ndarray], qp: int) -> list[bytes]:
-        """Return the bitstreams of checked planes of one shape, one or more."""
+    def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
+        """Return the bitstream of a plane that this codec can encode."""
 
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:
         """See :meth:`Codec.encode`; ``parameter`` is the QP."""
-        return self.encode_many([plane], parameter)[0]
-
-    def encode_many(self, planes: Sequence[np.ndarray], parameter: float) -> list[bytes]:
-        """See :meth:`Codec.encode_many`."""
         qp = int(self.check_parameter(parameter))
-        checked = check_planes(self.name, planes, self.peak, self.dtype)
-        return self.encode_planes(checked, qp) if checked else []
+        return self.encode_picture(check_plane(self.name, plane, self.peak, self.dtype), qp)
 
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """See :meth:`Codec.decode`; returns uint16."""

@@ -19,13 +19,13 @@ from __future__ import annotations
 import functools
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.codecs.base import Bitstream, check_shape
+from cfqa_data.codecs.base import Bitstream, check_planes, check_shape
 from cfqa_data.codecs.h26x.video import ENCODERS, SAMPLE, VideoCodec, av_version, decode_picture
 from cfqa_data.errors import CodecError, MissingDependencyError
 from cfqa_data.extras import extras
@@ -79,19 +79,28 @@ class VVenC(VideoCodec, highest=63):
         self.parameters = {**ENCODERS["vvenc"]["parameters"], **(parameters or {})}
         self.seconds_per_megasample = seconds_per_megasample
 
-    def encode_planes(self, planes: list[np.ndarray], qp: int) -> list[bytes]:
-        """See :meth:`VideoCodec.encode_planes`; one process encodes them all.
+    def encode_many(self, planes: Sequence[np.ndarray], parameter: float) -> list[bytes]:
+        """See :meth:`Codec.encode_many`; one process encodes them all.
 
-        Where that fails, the batch is halved. A picture that outgrows ffmpeg's buffer (rows * cols
-        bytes; only noise at a low QP does) is encoded again with rows added below, which the
-        decoder cuts off.
+        A picture that outgrows ffmpeg's buffer (rows * cols bytes; only noise at a low QP does)
+        is encoded again with rows added below, which the decoder cuts off.
         """
+        qp = int(self.check_parameter(parameter))
+        checked = check_planes(self.name, planes, self.peak, self.dtype)
+        return self._encode(checked, qp) if checked else []
+
+    def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
+        """See :meth:`VideoCodec.encode_picture`."""
+        return self._encode([plane], qp)[0]
+
+    def _encode(self, planes: list[np.ndarray], qp: int) -> list[bytes]:
+        """Encode planes as they are; where that fails, halve the batch, then pad."""
         try:
             return self._run(planes, qp)
         except _OutputTooLarge as error:
             if len(planes) > 1:
                 half = len(planes) // 2
-                return self.encode_planes(planes[:half], qp) + self.encode_planes(planes[half:], qp)
+                return self._encode(planes[:half], qp) + self._encode(planes[half:], qp)
             padding = padded_rows(planes[0].shape) - planes[0].shape[0]
             try:
                 return self._run([np.pad(planes[0], ((0, padding), (0, 0)), mode="edge")], qp)
