@@ -54,17 +54,11 @@ class InRanges(LocalFiles):
     def exists(self, name: str) -> bool:
         return (self.folder / name).exists()
 
-    def below(self, name: str) -> InRanges:
-        return InRanges(self.folder / name)
-
     def where(self, name: str) -> str:
         return f"{self.folder}/{name}"
 
     def read(self, name: str) -> bytes:
         return LocalFiles(self.folder).read(name)
-
-    def map(self, name: str):  # type: ignore[no-untyped-def]
-        return LocalFiles(self.folder).map(name)
 
     def read_manifest(self):  # type: ignore[no-untyped-def]
         return read_manifest(self.folder)

@@ -194,7 +194,7 @@ class Folder:
         ):
             return self.decoded(source_id, codec, level, part)
         array, index = self.open_codes(entry.name, codec), self._places[source_id][1]
-        return (array.read_codes if codec_entry.quantizer else array.read)(index, level, part)
+        return array.read(index, level, part)
 
     def decoded(
         self, source_id: str, codec: str, level: int, part: Selection | None = None
@@ -266,7 +266,8 @@ class Folder:
 
         def make() -> ArrayReader:
             array = ArrayReader(
-                self.files.below(name.as_posix()),
+                self.files,
+                name.as_posix(),
                 source_ids=entry.sources,
                 levels=len(entry.codecs[codec].levels),
                 shape=entry.shape,

@@ -68,72 +68,17 @@ class HubRepo:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_storage": {}}
 
-    def fetch_first(self, name: str) -> bytes:
-        """Return a whole file of unknown size, and stay with the commit that it comes from."""
-        data = bytes(self._retry(name, 0, None, 0))
-        self._pinned = True
-        return data
-
-    def fetch(self, name: str, start: int, stop: int, size: int) -> bytes:
+    def fetch(self, name: str, start: int = 0, stop: int | None = None, size: int = 0) -> bytearray:
         """Return the bytes from ``start`` to ``stop`` of a file of ``size`` bytes.
+
+        Without ``stop`` it is a whole file of unknown size, and what is fetched later is of the
+        commit that this one comes from. A further attempt goes on where the last one stopped.
 
         Raises:
             FileNotFoundError: it is not there.
             ValueError: it has another size.
             HubError: it cannot be reached, or may not be read.
         """
-        return bytes(self._retry(name, start, stop, size))
-
-    def download(self, name: str, cache: bool | str | Path, *, again: bool = False) -> Path:
-        """Return where a cache holds a file, and fetch it if it does not.
-
-        Args:
-            name: the file.
-            cache: True for `huggingface_hub`'s own cache, or another's folder.
-            again: fetch it in any case.
-        """
-        import huggingface_hub.constants as constants
-        from huggingface_hub import errors, hf_hub_download
-
-        folder = None if cache is True else str(cache)
-        why = ""
-        for _ in _attempts():
-            try:
-                path = hf_hub_download(
-                    self.repo,
-                    name,
-                    repo_type="dataset",
-                    revision=self.commit,
-                    cache_dir=folder,
-                    force_download=again,
-                    library_name="cfqa-data",
-                )
-            except errors.LocalEntryNotFoundError as error:
-                if constants.HF_HUB_OFFLINE:
-                    raise HubError(
-                        f"{self.location}/{name}: not in the cache, and HF_HUB_OFFLINE is set"
-                    ) from None
-                why = str(error)
-            except errors.GatedRepoError:
-                raise self._refusal(name, 403, "GatedRepo") from None
-            except errors.RepositoryNotFoundError:
-                raise self._refusal(name, 404, "RepoNotFound") from None
-            except errors.RevisionNotFoundError:
-                raise self._refusal(name, 404, "RevisionNotFound") from None
-            except errors.EntryNotFoundError:
-                raise self._refusal(name, 404, "EntryNotFound") from None
-            # What its other errors are too, what its client raises, and headers that are nonsense.
-            except (OSError, _http_error(), ValueError) as error:
-                why = str(error) or type(error).__name__
-            else:
-                if not self._pinned:  # a snapshot lies in a folder called as its commit
-                    self.commit, self._pinned = Path(path).parent.name, True
-                return Path(path)
-        line = " ".join(why.split())
-        raise HubError(f"{self.location}/{name}: cannot be fetched: {line}")
-
-    def _retry(self, name: str, start: int, stop: int | None, size: int) -> bytearray:
-        """Return bytes of a file over several attempts, each from where the last one stopped."""
         data = bytearray()
         why: Exception | None = None
         for _ in _attempts():
@@ -144,10 +89,54 @@ class HubRepo:
             except _Again as error:
                 why = error
             else:
+                self._pinned = self._pinned or stop is None
                 return data
         raise HubError(
             f"{self.location}/{name}: cannot be read after {ATTEMPTS} attempts: {why}"
         ) from None
+
+    def download(self, name: str, cache: bool | str | Path, *, again: bool = False) -> Path:
+        """Return where a cache holds a file, and fetch it if it does not.
+
+        Args:
+            name: the file.
+            cache: True for `huggingface_hub`'s own cache, or another's folder.
+            again: fetch it in any case.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            HubError: it cannot be reached, or may not be read.
+        """
+        import huggingface_hub.constants as constants
+        from huggingface_hub import errors, hf_hub_download
+
+        why = ""
+        for _ in _attempts():
+            try:
+                path = hf_hub_download(
+                    self.repo,
+                    name,
+                    repo_type="dataset",
+                    revision=self.commit,
+                    cache_dir=None if cache is True else str(cache),
+                    force_download=again,
+                    library_name="cfqa-data",
+                )
+            # What its own errors are too, what its client raises, and headers that are nonsense.
+            except (OSError, _http_error(), ValueError) as error:
+                if isinstance(error, errors.LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
+                    raise HubError(
+                        f"{self.location}/{name}: not in the cache, and HF_HUB_OFFLINE is set"
+                    ) from None
+                response = getattr(error, "response", None)
+                if response is not None and not _passing(response.status_code):
+                    raise self._refusal(name, response) from None
+                why = str(error) or type(error).__name__
+            else:
+                if not self._pinned:  # a snapshot lies in a folder called as its commit
+                    self.commit, self._pinned = Path(path).parent.name, True
+                return Path(path)
+        raise HubError(f"{self.location}/{name}: cannot be fetched: {' '.join(why.split())}")
 
     def _request(self, name: str, start: int, stop: int | None, size: int, data: bytearray) -> None:
         """Append the bytes from ``start`` to ``stop`` to ``data``, in one request."""
@@ -208,12 +197,7 @@ class HubRepo:
         if status == 416:
             raise ValueError(f"fewer bytes than the manifest's {size}; is its upload finished?")
         if status >= 400:
-            if "Invalid credentials" in response.headers.get("X-Error-Message", ""):
-                raise HubError(
-                    f"{self.location}: the Hub does not know this token; run `hf auth login`, or "
-                    "set HF_TOKEN"
-                )
-            raise self._refusal(name, status, response.headers.get("X-Error-Code", ""))
+            raise self._refusal(name, response)
         if (
             stop is not None
             and (status, start, stop) != (200, 0, size)
@@ -240,8 +224,14 @@ class HubRepo:
                 del headers[key]
         return target
 
-    def _refusal(self, name: str, status: int, code: str) -> CfqaError | OSError:
-        """Return the error for a status of 400 or more."""
+    def _refusal(self, name: str, response: Any) -> CfqaError | OSError:
+        """Return the error for an answer of status 400 or more."""
+        status, code = response.status_code, response.headers.get("X-Error-Code", "")
+        if "Invalid credentials" in response.headers.get("X-Error-Message", ""):
+            return HubError(
+                f"{self.location}: the Hub does not know this token; run `hf auth login`, or set "
+                "HF_TOKEN"
+            )
         if code == "RevisionNotFound":
             return HubError(f"{self.location}: there is no such branch, tag or commit")
         if code == "GatedRepo":
