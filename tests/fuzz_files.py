@@ -23,10 +23,10 @@ from cfqa_data.recipe.load import Recipe
 __all__ = ["InRanges", "little_dataset"]
 
 PARTS = (
-    (),
-    (0,),
-    (None, slice(0, 1), 0),
-    (None, None, slice(None, None, -3)),
+    {},
+    {"views": 0},
+    {"layers": slice(0, 1), "tokens": 0},
+    {"tokens": slice(None, None, -3)},
 )
 
 
@@ -124,14 +124,14 @@ def _arrays(files: LocalFiles, name: str) -> None:
         codec = next(iter(folder.manifest.tasks[task].codecs))
         for source in sources:
             if kind == "originals":
-                _each(*(lambda p=p: folder.original(source, *p) for p in PARTS))  # noqa: B023
+                _each(*(lambda p=p: folder.original(source, **p) for p in PARTS))  # noqa: B023
             elif kind == "truth":
                 folder.truth(source)
             elif kind == "bitstreams":
                 _each(*(lambda n=n: folder.bitstream(source, codec, n) for n in (0, 9)))  # noqa: B023
             else:
                 for part in PARTS:
-                    folder.compressed(source, codec, 9, *part)
+                    folder.compressed(source, codec, 9, **part)
 
 
 def _read_local(name: str, data: bytes, folder: Path) -> None:
