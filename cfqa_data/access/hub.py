@@ -70,9 +70,9 @@ class HubFiles(Files):
         """Return where the cache holds a file, fetched and compared with the manifest, if any."""
         if not self.cache:
             return None
-        entry, path = self._entry(name), self._checked.get(name)
-        if path and path.exists():
-            return path
+        entry = self._entry(name)
+        if name in self._checked and self._checked[name].exists():
+            return self._checked[name]
         for again in (False, True):
             path = self.repo.download(name, self.cache, again=again)
             if path.stat().st_size == entry["size"] and hash_file(path) == entry["sha256"]:
@@ -114,7 +114,7 @@ class HubFiles(Files):
         return FormatError(f"{self.where(name)}: {kind or other}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class _HubBlob:
     """A file in the repo, of which each part is a request, or several near ones together."""
 
