@@ -36,6 +36,17 @@ PIECE = 1 << 20
 REDIRECTS = 5
 """How many redirects are followed: the Hub has one or two."""
 
+LATER = "what was sent is kept, the same command goes on from there"
+
+REFUSALS = {
+    401: "the Hub does not know this token; run `hf auth login`, or set HF_TOKEN",
+    403: "this token may not write to {repo}",
+    404: "the Hub has no such thing, or this token may not see it: {text}",
+    409: f"the repo changed meanwhile; {LATER}",
+    412: f"the repo changed meanwhile; {LATER}",
+}
+"""What is said where the Hub does not take what is written, by the status of its answer."""
+
 
 class _Again(Exception):
     """A request failed in a way that may pass."""
@@ -278,46 +289,42 @@ class HubCalls:
         self.api = HfApi(token=self._token)
 
     def __call__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        for left in _attempts(WRITING_PAUSE):
+        cause: BaseException | None = None
+        for _ in _attempts(WRITING_PAUSE):
             try:
                 return function(*args, **kwargs)
             except CfqaError:
                 raise
             except (OSError, ValueError, RuntimeError, _http_error()) as error:
-                cause = _cause(error)
-                if isinstance(cause, RuntimeError):
-                    raise
-                if not left or not _passes(cause):
-                    raise CfqaError(self._say(cause)) from None
-        raise AssertionError  # the last attempt returns or raises
+                cause = error
+                while isinstance(cause, RuntimeError):  # the client wraps those of its threads
+                    if cause.__cause__ is None:
+                        raise
+                    cause = cause.__cause__
+                if not _passes(cause):
+                    break
+        raise CfqaError(self._say(cause)) from None
 
-    def _say(self, error: BaseException) -> str:
+    def _say(self, error: BaseException | None) -> str:
         """Return one line on an error, without the token in it."""
         status = _status(error)
-        later = "what was sent is kept, the same command goes on from there"
-        if status == 401:
-            text = "the Hub does not know this token; run `hf auth login`, or set HF_TOKEN"
-        elif status == 403:
-            text = f"this token may not write to {self.repo}"
-        elif status == 404:
-            text = f"the Hub has no such thing, or this token may not see it: {_first_line(error)}"
-        elif status in (409, 412):
-            text = f"the repo changed meanwhile; {later}"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = lines[0] if lines else type(error).__name__
+        if status in REFUSALS:
+            text = REFUSALS[status].format(repo=self.repo, text=text)
         elif _passes(error):
             what = f"answers with status {status}" if status else "cannot be reached"
-            text = f"the Hub at {self.api.endpoint} {what}; {later}"
-        else:
-            text = _first_line(error)
+            text = f"the Hub at {self.api.endpoint} {what}; {LATER}"
         return f"{self.repo}: {text}".replace(str(self._token), "***")
 
 
-def _attempts(pause: float | None = None) -> Iterator[int]:
-    """Yield how many further attempts there are, each after a pause."""
+def _attempts(pause: float | None = None) -> Iterator[None]:
+    """Yield for every attempt, each but the first after a pause."""
     pause = PAUSE if pause is None else pause
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
-        yield ATTEMPTS - 1 - attempt
+        yield
 
 
 def _passing(status: int) -> bool:
@@ -332,23 +339,16 @@ def _http_error() -> Any:
     return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
-def _cause(error: BaseException) -> BaseException:
-    """Return the cause of an error: the client wraps those of its upload threads."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _status(error: BaseException) -> int | None:
+def _status(error: BaseException | None) -> int | None:
     """Return the status of the answer that an error is about, if there was one."""
-    for seen in (error, error.__cause__):
+    for seen in (error, getattr(error, "__cause__", None)):
         status = getattr(getattr(seen, "response", None), "status_code", None)
         if status is not None:
             return int(status)
     return None
 
 
-def _passes(error: BaseException) -> bool:
+def _passes(error: BaseException | None) -> bool:
     """Return whether the same call may well succeed a little later."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -358,8 +358,3 @@ def _passes(error: BaseException) -> bool:
     return isinstance(
         error, (_http_error(), ConnectionError, TimeoutError, LocalEntryNotFoundError)
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
