@@ -1,34 +1,30 @@
-"""Entry points of installed packages."""
+"""The entry points of installed packages, read once while nothing is installed."""
 
 from __future__ import annotations
 
 import os
 import sys
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from importlib import metadata
 
-__all__ = ["entry_points_of"]
+__all__ = ["entry_points"]
 
 
-def entry_points_of(group: str) -> dict[str, EntryPoint]:
-    """Return the entry points of a group by name.
+def entry_points(group: str) -> metadata.EntryPoints:
+    """Return the entry points of a group.
 
-    Reading them opens a file of every installed package. They are read again once a folder of the
-    import path has changed, as it does when a package is installed.
+    The installed packages are read again only after a change of `sys.path` or of a folder in it.
     """
-    return dict(_read(group, tuple(map(_state, sys.path))))
+    return _read(group, tuple((path, _changed(path)) for path in sys.path))
 
 
-@lru_cache(maxsize=32)
-def _read(group: str, _: tuple[Any, ...]) -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=group)}
-
-
-def _state(path: str) -> tuple[Any, ...]:
-    """Return what tells a folder of the import path from others and from itself earlier."""
+def _changed(path: str) -> int:
     try:
-        found = os.stat(path or os.curdir)
-    except (OSError, ValueError, TypeError):
-        return (str(path),)
-    return str(path), found.st_dev, found.st_ino, found.st_mtime_ns
+        return os.stat(path or os.curdir).st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=16)
+def _read(group: str, _: tuple[tuple[str, int], ...]) -> metadata.EntryPoints:
+    return metadata.entry_points(group=group)

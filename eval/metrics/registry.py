@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from cfqa_data.entry_points import entry_points_of
+from cfqa_data.entry_points import entry_points
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.metrics import (
     angle,
@@ -84,7 +84,7 @@ def list_metrics(family: str | None = None, *, paper: bool = False) -> list[str]
 
 def _installed() -> dict[str, EntryPoint]:
     """Return the metrics of other packages by name; ours keep their names."""
-    return {name: point for name, point in entry_points_of(GROUP).items() if name not in NAMED}
+    return {point.name: point for point in entry_points(GROUP) if point.name not in NAMED}
 
 
 def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:
