@@ -41,7 +41,7 @@ OFFERED = (
 )
 
 #: Files of a scene: images and depth maps, with the text that a pair has in common.
-_FILES = re.compile(r"rgb_(.*)\.(?i:jpe?g|png)|sync_depth_(.*)\.(?i:png)")
+_FILES = re.compile(r"(?:(rgb)|sync_depth)_(.*)\.(?i:png|(?(1)jpe?g|png))")
 #: Rows and columns that the script behind the split files keeps of an image; the rest is black.
 _KEPT = (slice(7, 474), slice(7, 632))
 
@@ -212,8 +212,8 @@ def _scan(root: Path) -> Iterator[Entry]:
     for scene in (root / name for name in names_in(root)):
         pairs: dict[str, list[Path | None]] = {}
         for match in filter(None, map(_FILES.fullmatch, names_in(scene))):
-            place, path = match.lastindex - 1, scene / match[0]
-            pair = pairs.setdefault(match[match.lastindex], [None, None])
+            place, path = 0 if match[1] else 1, scene / match[0]
+            pair = pairs.setdefault(match[2], [None, None])
             if other := pair[place]:
                 raise BuildError(f"{path} and {other} are both '{path.stem}': keep one of them")
             pair[place] = path

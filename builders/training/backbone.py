@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,7 +165,7 @@ def batches(scenes: np.recarray, size: int, seed: int) -> Iterator[tuple[Tensor,
     while True:
         order = rng.permutation(len(scenes))
         for start in range(0, len(order) - size + 1, size):
-            rows = scenes[np.sort(order[start : start + size])]
+            rows: Any = scenes[np.sort(order[start : start + size])]
             shares = rows.shares.reshape(size, GRID, GRID, -1)
             across = slice(None, None, -1 if rng.random() < 0.5 else 1)
             arrays = (
@@ -206,7 +207,7 @@ def held_out(model: MultiTask, scenes: np.recarray, batch: int = 100) -> dict[st
     labels, table = [], np.zeros((classes, classes))
     squared = 0.0
     for start in range(0, len(scenes), batch):
-        rows = scenes[start : start + batch]
+        rows: Any = scenes[start : start + batch]
         out = model(torch.from_numpy(normalise(rows.image)))
         labels.append(out["cls"].argmax(-1).numpy())
         seg, counts = resized(out["seg"], side).argmax(1).numpy(), rows.mask != IGNORE
@@ -310,8 +311,9 @@ def train(config: Config, folder: Path, out: Path, start: Path | None = None) ->
             stepper.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 3.0)
-        for part in (*steppers, *schedules):
-            part.step()
+        for stepper, schedule in zip(steppers, schedules, strict=True):
+            stepper.step()
+            schedule.step()
         step += 1
         for name, term in terms.items():
             value = float(term.detach())
