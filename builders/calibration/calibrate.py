@@ -38,13 +38,13 @@ from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.training.planes import training_features
-from cfqa_data.console.scripts import run_script
 from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.format.storage import write_text
 from cfqa_data.guard import check_guard
 from cfqa_data.paths import expanded
 from cfqa_data.recipe.load import CodecSpec, Recipe, load_recipe
+from cfqa_data.scripts import run_script
 
 __all__ = ["calibrate", "main"]
 

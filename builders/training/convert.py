@@ -21,11 +21,11 @@ from cfqa_data.builders.training.hyperprior_plan import model_size
 from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
 from cfqa_data.codecs.hyperprior.codec import Hyperprior
 from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, write_ladder
-from cfqa_data.console.scripts import run_script
 from cfqa_data.errors import BuildError, CodecError
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.format.storage import check_writable
 from cfqa_data.paths import expanded
+from cfqa_data.scripts import run_script
 
 __all__ = ["convert", "main"]
 

@@ -41,11 +41,11 @@ from cfqa_data.builders.training.hyperprior_plan import (
 )
 from cfqa_data.codecs.hyperprior.weights import write_ladder
 from cfqa_data.console.progress import Silent
-from cfqa_data.console.scripts import run_script
 from cfqa_data.errors import BuildError
 from cfqa_data.format.format_1 import TASKS
 from cfqa_data.format.storage import write_text
 from cfqa_data.paths import expanded
+from cfqa_data.scripts import run_script
 
 __all__ = ["Trainings", "main", "train_ladders"]
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.console.scripts import run_script
 from cfqa_data.format.packing import pack
 from cfqa_data.format.quantizers import KMeansQuantizer, fit_kmeans
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.paths import expanded
 from cfqa_data.recipe.load import load_recipe
+from cfqa_data.scripts import run_script
 
 __all__ = ["COUNTS", "FITTED_ON", "fit_tables", "main", "training_features", "training_planes"]
 
