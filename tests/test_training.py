@@ -16,6 +16,7 @@ from cfqa_data.builders.calibration import calibrate
 from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.builders.training import planes
 from cfqa_data.builders.training.backbone import (
+    HELD_OUT_SEED,
     Config,
     MultiTask,
     batches,
@@ -35,7 +36,7 @@ SMALL = Config(
     layers=(0, 1),
     bins=8,
     batch=8,
-    minutes=0.05,
+    minutes=0.01,
     scenes=16,
     held_out=8,
     compile=False,
@@ -49,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scenes(folder: Path) -> np.recarray:
+    render_scenes(folder / "val", HELD_OUT_SEED, SMALL.held_out, workers=1)  # found by `train`
     return render_scenes(folder / "train", 10_000_000, 16, workers=1)
 
 
