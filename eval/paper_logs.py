@@ -18,7 +18,6 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,8 +183,7 @@ def _place(path: Path) -> tuple[str, str] | None:
     return None
 
 
-@dataclass(frozen=True)
-class PaperFigure:
+class PaperFigure(NamedTuple):
     """One metric on one codec and task.
 
     Attributes:
@@ -214,10 +212,6 @@ class PaperFigure:
     flat: int
     fewest: int
     most: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figure as JSON-safe data."""
-        return asdict(self)
 
 
 def read_series(paths: Sequence[Path]) -> dict[str, list[LogLine]]:

@@ -133,11 +133,11 @@ class Scoring:
         """
         if not self._missing().any():
             return
-        from cfqa_data.eval.originals import original_statistics
+        from cfqa_data.eval.originals import OriginalStatistics
 
         labels = self._dataset.labels
         needed = [n for metric in self._metrics for n in metric.needs if n not in metric.options]
-        self._known = original_statistics(self._dataset, needed, self._device, progress)
+        self._known = OriginalStatistics(self._dataset, needed, self._device, progress)
         self._tasks = np.array(labels["task"].to_pylist())
         self._folds = np.zeros(len(self._tasks), dtype=np.intp)
         if "fold" in labels.column_names and (needed or any(m.fit for m in self._metrics)):
