@@ -26,7 +26,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import resolve_name
 from pathlib import Path
@@ -195,7 +195,7 @@ class _Collector:
             return "standard"
         if name not in self.sources:
             self.sources[name] = hash_file(path)
-            for imported in _imports(name, path):
+            for imported in _imports(name, path, self.sources[name]):
                 self.module(imported)
         return "own"
 
@@ -214,16 +214,20 @@ def _names(code: CodeType, *operations: str) -> set[str]:
     return names.union(*(_names(item, *operations) for item in within))
 
 
-def _imports(name: str, path: Path) -> Iterator[str]:
-    """Yield the modules that a source imports, also within functions, and their parents."""
+@lru_cache(maxsize=256)  # each metric of a module has the same
+def _imports(name: str, path: Path, _: str) -> tuple[str, ...]:
+    """Return the modules that a source of some hash imports, also within functions, and their
+    parents.
+    """
     if path.suffix != ".py":
-        return
+        return ()
     try:
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # nothing can import it either
-        return
+        return ()
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    found: list[str] = []
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -234,9 +238,9 @@ def _imports(name: str, path: Path) -> Iterator[str]:
             except ImportError:  # beyond the top
                 continue
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for found in names:
-            whole = found.split(".")
-            yield from (".".join(whole[:end]) for end in range(1, len(whole) + 1))
+        for whole in (each.split(".") for each in names):
+            found += (".".join(whole[:end]) for end in range(1, len(whole) + 1))
+    return tuple(dict.fromkeys(found))
 
 
 def _file_of(name: str) -> Path | None:
