@@ -100,7 +100,7 @@ def _file(name: str, **entry: Any) -> Callable[[dict[str, Any]], Any]:
         (_task(sources=["b", "d"]), "'d' is the id of a source of cls and of one of dpt: ids are"),
         (_task(sources=[]), "tasks.cls.sources is not a list of ids"),
         (_task(sources=[1]), "cls: 1 is no id"),
-        (lambda data: data.update(files=None), "files is not a table"),
+        (lambda data: data.update(files=None), "files must be a table"),
         (_file("../../etc/passwd", size=1, sha256="0" * 64), "not a path in the folder"),
         (_file("/etc/passwd", size=1, sha256="0" * 64), "not a path in the folder"),
         (_file("..\\x", size=1, sha256="0" * 64), "not a path in the folder"),

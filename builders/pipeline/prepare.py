@@ -61,7 +61,7 @@ class Prepare(BuildStage):
         }
         models, blocks = self.context.models, self.plan.recipe.tasks[task].blocks
         about = {
-            "varying_tokens": varying,
+            "tokens": "varying" if varying else None,
             "prefix_tokens": models.backbone.prefix_tokens,
             "grid": grids.pop() if len(grids) == 1 and not varying else None,
             "layers": tuple(models.backbone.layer(block) for block in blocks),

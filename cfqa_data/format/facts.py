@@ -15,10 +15,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.format.fields import Amount, Checked, Count, Number, Text, keyed, made, plain
+from cfqa_data.errors import FormatError
+from cfqa_data.format.fields import (
+    INLINE,
+    NAME,
+    Amount,
+    Checked,
+    Count,
+    Number,
+    Text,
+    prefixed,
+)
 from cfqa_data.format.limits import LARGEST_FEATURE, MOST_ROWS
-from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
+from cfqa_data.format.quantizers import Quantizer
 
 __all__ = [
     "MOST_CODECS",
@@ -163,7 +172,7 @@ class TaskFacts(Checked):
         truth: what features are scored against, or None.
     """
 
-    name: str
+    name: str = field(metadata=NAME)
     title: Text
     score: Score
     loss: Loss | None = None
@@ -251,7 +260,7 @@ class CodecFacts(Checked):
             codec, or unknown.
     """
 
-    name: str
+    name: str = field(metadata=NAME)
     title: Text
     on: On
     parameter: Parameter
@@ -300,23 +309,24 @@ class CodecEntry(Checked):
     Attributes:
         facts: what is known of the codec.
         levels: its parameter at each level, the best first.
+        stored: what the arrays hold; follows from the quantiser.
         quantizer: between features and codes, where codes are stored; None where values are.
         tables: files below `tables/` that the decoder needs.
         origin: how to make the codec for decoding.
     """
 
-    facts: CodecFacts
+    facts: CodecFacts = field(metadata=INLINE)
     levels: tuple[float, ...]
+    stored: Stored = field(init=False)
     quantizer: Quantizer | None = None
     tables: tuple[str, ...] = ()
-    origin: Origin | None = None
+    origin: Origin | None = field(default=None, metadata={"key": "codec"})
 
     def __post_init__(self) -> None:
-        try:
+        with prefixed(self.where, FormatError):
             object.__setattr__(self, "levels", self.facts.parameter.check_levels(self.levels))
-        except FormatError as error:
-            raise FormatError(f"{self.where}: {error}") from None
         super().__post_init__()
+        object.__setattr__(self, "stored", "values" if self.quantizer is None else "codes")
         needed = (self.facts.on == "planes") == (self.quantizer is not None)
         self.require(needed, ": a codec on planes, and no other, has a quantiser")
         for name in self.tables:
@@ -330,49 +340,6 @@ class CodecEntry(Checked):
     def name(self) -> str:
         """Name of the codec."""
         return self.facts.name
-
-    @property
-    def stored(self) -> Stored:
-        """What the arrays hold."""
-        return "values" if self.quantizer is None else "codes"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the entry as format 2 has it."""
-        facts = plain(self.facts)
-        del facts["name"]
-        return facts | {
-            "levels": list(self.levels),
-            "stored": self.stored,
-            "quantizer": self.quantizer.to_dict() if self.quantizer else None,
-            "tables": list(self.tables),
-            "codec": plain(self.origin),
-        }
-
-    @classmethod
-    def from_dict(cls, name: str, data: object) -> CodecEntry:
-        """Return the entry that :meth:`to_dict` describes.
-
-        Raises:
-            FormatError: a key is missing, unknown or has an impossible value.
-        """
-        where, fact_keys = f"codecs.{name}", ("title", "on", "parameter", "bits")
-        table = keyed(where, data, (*fact_keys, "levels", "stored", "quantizer", "tables", "codec"))
-        facts = made(CodecFacts, where, {key: table[key] for key in fact_keys}, name=name)
-        origin, quantizer = table["codec"], table["quantizer"]
-        try:
-            entry = cls(
-                facts=facts,
-                levels=table["levels"],
-                quantizer=None if quantizer is None else quantizer_from_dict(quantizer),
-                tables=table["tables"],
-                origin=None if origin is None else made(Origin, f"{where}.codec", origin),
-            )
-        except CfqaError as error:
-            raise FormatError(_message(where, error)) from None
-        entry.require(
-            table["stored"] == entry.stored, f".stored is {table['stored']!r}, not {entry.stored!r}"
-        )
-        return entry
 
 
 @dataclass(frozen=True)
@@ -399,7 +366,6 @@ class TaskEntry(Checked):
         sources: the ids, in the order of the arrays' source axis.
         codecs: by name, in the order that tables show them.
         shard: sources per shard of originals and bitstreams.
-        varying_tokens: whether features have different numbers of tokens.
         prefix_tokens: leading tokens that stand for no place of the input.
         grid: (rows, columns) of the remaining tokens of a view, or None.
         layers: of which the C axis is.
@@ -407,14 +373,14 @@ class TaskEntry(Checked):
         groups: the group of each source; None where each is its own.
         gallery: file below `truth/` that all sources are scored against, or None.
         terms: on which inputs and truths may be used; None where nothing is known.
+        tokens: "varying" if features have different numbers of tokens.
     """
 
-    facts: TaskFacts
+    facts: TaskFacts = field(metadata=INLINE)
     shape: tuple[int, int, int, int]
     sources: tuple[Any, ...]
     codecs: Mapping[str, CodecEntry]
     shard: Count
-    varying_tokens: bool = False
     prefix_tokens: Number = 0
     grid: tuple[Count, Count] | None = None
     layers: tuple[Layer, ...] = ()
@@ -422,6 +388,7 @@ class TaskEntry(Checked):
     groups: tuple[str, ...] | None = None
     gallery: Text | None = None
     terms: Terms | None = None
+    tokens: Literal["varying"] | None = None
 
     def __post_init__(self) -> None:
         shape, need = self.shape, self.require
@@ -469,6 +436,11 @@ class TaskEntry(Checked):
         return self.facts.name
 
     @property
+    def varying_tokens(self) -> bool:
+        """Whether features have different numbers of tokens."""
+        return self.tokens is not None
+
+    @property
     def points(self) -> int:
         """Numbers in a feature of the longest T."""
         return math.prod(self.shape)
@@ -487,47 +459,3 @@ class TaskEntry(Checked):
     def rows(self) -> int:
         """Rows of the task's labels."""
         return len(self.sources) * sum(len(codec.levels) for codec in self.codecs.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the entry as format 2 has it."""
-        table = plain(self)
-        facts = table.pop("facts")
-        del facts["name"], table["varying_tokens"]
-        return {
-            **facts,
-            **table,
-            "tokens": "varying" if self.varying_tokens else None,
-            "codecs": {name: codec.to_dict() for name, codec in self.codecs.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, name: str, data: object) -> TaskEntry:
-        """Return the entry that :meth:`to_dict` describes.
-
-        Raises:
-            FormatError: a key is missing, unknown or has an impossible value.
-        """
-        where = f"tasks.{name}"
-        if not isinstance(data, Mapping):
-            raise FormatError(f"{where} is not a table")
-        table = dict(data)
-        fact_table = {
-            key: table.pop(key) for key in ("title", "score", "loss", "truth") if key in data
-        }
-        tokens, codecs = table.pop("tokens", ""), table.pop("codecs", None)
-        try:
-            facts = made(TaskFacts, where, fact_table, name=check_name("task", name))
-            if tokens not in (None, "varying"):
-                raise FormatError(f"{where}.tokens is {tokens!r}, not null or 'varying'")
-            if not isinstance(codecs, dict):
-                raise FormatError(f"{where}.codecs is not a table")
-            entries = {key: CodecEntry.from_dict(key, entry) for key, entry in codecs.items()}
-            varying = tokens == "varying"
-            return made(cls, where, table, facts=facts, codecs=entries, varying_tokens=varying)
-        except FormatError as error:
-            raise FormatError(_message(where, error)) from None
-
-
-def _message(where: str, error: CfqaError) -> str:
-    """Return the message of an error, prefixed with its place."""
-    return str(error) if str(error).startswith(where) else f"{where}: {error}"

@@ -1,27 +1,48 @@
-"""Dataclasses of plain data: validated by their annotations, converted to and from dictionaries.
+"""Dataclasses of plain data: validated by their annotations, converted to and from tables by them.
 
 A number in an annotation is a minimum, of the value itself or of the length of a text or list:
-`Annotated[int, 1]`.
+`Annotated[int, 1]`. The metadata of a field says how tables have it: under another key, left out
+where it is empty (:data:`OMIT`), not at all (:data:`NAME`), or by its own keys (:data:`INLINE`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields
+from functools import cache
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
 
-__all__ = ["Amount", "Checked", "Count", "Number", "Text", "keyed", "made", "plain"]
+__all__ = [
+    "INLINE",
+    "NAME",
+    "OMIT",
+    "Amount",
+    "Checked",
+    "Count",
+    "Number",
+    "Text",
+    "keyed",
+    "plain",
+    "prefixed",
+]
 
 Text = Annotated[str, 1]
 Count = Annotated[int, 1]
 Number = Annotated[int, 0]
 Amount = Annotated[float, 0]
 
-T = TypeVar("T")
+NAME = {"key": ""}
+"""The name, which is the key of the whole table in the one around it."""
+
+INLINE = {"key": "*"}
+"""A dataclass whose keys stand among the others; it has the name, too."""
+
+OMIT = {"omit": True}
 
 
 class Checked:
@@ -29,17 +50,19 @@ class Checked:
 
     Attributes:
         error: kind of error that is raised.
+        complete: whether tables must have the keys of fields that have defaults, too.
         where: names it in errors.
     """
 
     error: ClassVar[type[CfqaError]] = FormatError
+    complete: ClassVar[bool] = True
 
     @property
     def where(self) -> str:
         return type(self).__name__.lower()
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
             value = _checked(f"{self.where}.{name}", getattr(self, name), hint, self.error)
             object.__setattr__(self, name, value)
 
@@ -47,6 +70,101 @@ class Checked:
         """Raise an error of this message, after :attr:`where`, unless the condition holds."""
         if not condition:
             raise self.error(f"{self.where}{message}")
+
+    @classmethod
+    def from_dict(cls, data: object, name: str = "", where: str = "") -> Self:
+        """Return the object that :meth:`to_dict` describes.
+
+        Args:
+            data: a table with exactly the keys of the fields.
+            name: value of the field that is :data:`NAME`.
+            where: names the table in errors.
+
+        Raises:
+            CfqaError: a key is missing, unknown or has an impossible value.
+        """
+        keys = _keys(cls)  # type: ignore[arg-type]
+        given = [key for key, entry in keys.items() if cls.complete or _is_required(entry)]
+        table = keyed(where or f"the {cls.__name__.lower()}", data, given, keys, cls.error)
+        values: dict[str, Any] = {}
+        for field, hint in _hints(cls).items():  # type: ignore[arg-type]
+            key = _key(cls.__dataclass_fields__[field])  # type: ignore[attr-defined]
+            if key == NAME["key"]:
+                values[field] = name
+            elif key == INLINE["key"]:
+                own = {key: table[key] for key in _keys(hint) if key in table}
+                values[field] = hint.from_dict(own, name, where)
+            elif key in table:
+                values[field] = _made(key, table[key], hint, cls.error)
+        made = cls(**values)
+        for key, entry in keys.items():
+            if not entry.init and key in table:  # says what follows from the others
+                value = getattr(made, entry.name)
+                made.require(table[key] == value, f": {key} must be {value}, got {table[key]!r}")
+        return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object as JSON-safe data."""
+        table: dict[str, Any] = {}
+        for entry in fields(self):  # type: ignore[arg-type]
+            key, value = _key(entry), getattr(self, entry.name)
+            if key == INLINE["key"]:
+                table |= value.to_dict()
+            elif key and (value or not entry.metadata.get("omit")):
+                table[key] = plain(value)
+        return table
+
+
+def _key(entry: Field[Any]) -> str:
+    return str(entry.metadata.get("key", entry.name))
+
+
+def _is_required(entry: Field[Any]) -> bool:
+    return entry.init and entry.default is entry.default_factory is MISSING
+
+
+@cache
+def _keys(kind: Any) -> dict[str, Field[Any]]:
+    """Return the keys of a dataclass in tables, and their fields."""
+    found: dict[str, Field[Any]] = {}
+    for entry in fields(kind):
+        inline = _key(entry) == INLINE["key"]
+        found |= _keys(_hints(kind)[entry.name]) if inline else {_key(entry): entry}
+    return {key: entry for key, entry in found.items() if key}
+
+
+def _made(where: str, value: Any, hint: Any, error: type[CfqaError]) -> Any:
+    """Return a value of a table with the dataclasses that its annotation has in it."""
+    kind, _, optional = _parts(hint)
+    of = (get_args(kind) or (kind,))[-1 if get_origin(kind) is Mapping else 0]
+    if not hasattr(of, "from_dict") or (optional and value is None):
+        return value
+
+    def one(data: Any, where: str, name: str = "") -> Any:
+        if isinstance(data, of):
+            return data
+        with prefixed(where, error):
+            return of.from_dict(data, name, where)
+
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise error(f"{where} must be a list, got {value!r}")
+        return [one(data, where) for data in value]
+    if get_origin(kind) is Mapping:
+        if not isinstance(value, Mapping):
+            raise error(f"{where} must be a table, got {value!r}")
+        return {name: one(data, f"{where}.{name}", name) for name, data in value.items()}
+    return one(value, where)
+
+
+@contextmanager
+def prefixed(where: str, error: type[CfqaError]) -> Iterator[None]:
+    """Put the place in front of an error's message, where it does not begin with it."""
+    try:
+        yield
+    except CfqaError as failure:
+        message = str(failure)
+        raise error(message if message.startswith(where) else f"{where}: {message}") from None
 
 
 def _checked(where: str, value: Any, hint: Any, error: type[CfqaError]) -> Any:
@@ -106,65 +224,43 @@ def _parts(hint: Any) -> tuple[Any, float, bool]:
     return hint, -math.inf, optional
 
 
-_HINTS: dict[Any, dict[str, Any]] = {}
-
-
+@cache
 def _hints(kind: Any) -> dict[str, Any]:
-    if kind not in _HINTS:
-        hints = get_type_hints(kind, include_extras=True)
-        _HINTS[kind] = {entry.name: hints[entry.name] for entry in fields(kind)}
-    return _HINTS[kind]
-
-
-def made(kind: type[T], where: str, data: object, **given: Any) -> T:
-    """Make a dataclass from a table whose keys are exactly its fields.
-
-    Args:
-        kind: the dataclass; fields that are dataclasses are made of tables in it.
-        where: names the table in errors.
-        data: the table.
-        given: values of further fields.
-
-    Raises:
-        FormatError: a key is missing, unknown or has an impossible value.
-    """
-    hints = {name: hint for name, hint in _hints(kind).items() if name not in given}
-    table = keyed(where, data, hints)
-    for name, hint in hints.items():
-        (inner, *_), value = _parts(hint), table[name]
-        if is_dataclass(inner) and value is not None:
-            table[name] = made(inner, f"{where}.{name}", value)  # type: ignore[arg-type]
-        elif get_origin(inner) is tuple and is_dataclass(entry := get_args(inner)[0]):
-            if not isinstance(value, list | tuple):
-                raise FormatError(f"{where}.{name} must be a list, got {value!r}")
-            table[name] = [made(entry, f"{where}.{name}", row) for row in value]  # type: ignore[arg-type]
-    return kind(**table, **given)
+    """Return the annotations of the fields that a dataclass is made of."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {entry.name: hints[entry.name] for entry in fields(kind) if entry.init}
 
 
 def plain(value: Any) -> Any:
-    """Convert dataclasses to tables and tuples to lists, recursively."""
-    if is_dataclass(value):
-        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+    """Return what has a `to_dict` as tables, and lists and tuples as lists, recursively."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return value
 
 
 def keyed(
-    where: str, data: object, required: Iterable[str], optional: Iterable[str] = ()
+    where: str,
+    data: object,
+    required: Iterable[str],
+    known: Iterable[str] = (),
+    error: type[CfqaError] = FormatError,
 ) -> dict[str, Any]:
     """Return a copy of a table after checking its keys.
 
     Raises:
-        FormatError: it is no table, lacks a key, or has an unknown one.
+        CfqaError: it is no table, lacks a key, or has an unknown one.
     """
     required = tuple(required)
-    known = (*required, *optional)
+    known = tuple(dict.fromkeys((*known, *required)))
     if not isinstance(data, Mapping):
-        raise FormatError(f"{where} is not a table")
+        raise error(f"{where} is not a table")
     for key in data:
         if key not in known:
-            raise FormatError(unknown_name(f"key in {where}", key, known))
+            raise error(unknown_name(f"key in {where}", key, known))
     if missing := [key for key in required if key not in data]:
-        raise FormatError(f"{where} lacks {', '.join(missing)}")
+        raise error(f"{where} lacks {', '.join(missing)}")
     return dict(data)

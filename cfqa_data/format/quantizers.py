@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cfqa_data.errors import CodecError, RecipeError, unknown_name
-from cfqa_data.format.fields import plain
+from cfqa_data.format.fields import keyed, plain
 
 __all__ = [
     "KMeansQuantizer",
@@ -95,7 +95,13 @@ class Quantizer:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the quantiser as JSON-safe numbers, exactly."""
-        return {"kind": self.kind} | plain(self)
+        names = (entry.name for entry in fields(self))  # type: ignore[arg-type]
+        return {"kind": self.kind} | {name: plain(getattr(self, name)) for name in names}
+
+    @classmethod
+    def from_dict(cls, data: object, *_: str) -> Quantizer:
+        """Return :func:`quantizer_from_dict` of a table."""
+        return quantizer_from_dict(data)
 
     def _nearest(self, features: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -303,13 +309,9 @@ def quantizer_from_dict(data: object) -> Quantizer:
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise RecipeError(unknown_name("quantiser kind", kind, KINDS))
-    expected = [field.name for field in fields(KINDS[kind])]
-    for key in data:
-        if key not in ("kind", *expected):
-            raise RecipeError(unknown_name(f"key in a {kind} quantiser", key, expected))
-    if missing := [key for key in expected if key not in data]:
-        raise RecipeError(f"{kind} quantiser: {', '.join(missing)} missing")
-    made: Quantizer = KINDS[kind](**{key: data[key] for key in expected})
+    keys = ("kind", *(entry.name for entry in fields(KINDS[kind])))
+    values = keyed(f"the {kind} quantiser", data, keys, error=RecipeError)
+    made: Quantizer = KINDS[kind](**{key: values[key] for key in keys[1:]})
     return made
 
 
