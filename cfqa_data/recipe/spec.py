@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from cfqa_data.codecs import CODECS, find_codec
 from cfqa_data.errors import CfqaError, RecipeError
@@ -28,8 +28,10 @@ __all__ = [
     "SourceSpec",
     "TaskSpec",
     "is_path",
-    "places_of_classes",
+    "parts_of",
     "places_of_paths",
+    "table_at",
+    "tables_at",
 ]
 
 SOURCE_PATHS = ("root", "list", "labels", "train")
@@ -267,68 +269,88 @@ class Recipe(_Spec):
         A manifest is untrusted: only this machine's environment may name programs to run.
         """
         data = self.to_dict()
-        for task in data["tasks"].values():
-            for codec_spec in task["codecs"].values():
+        for part in parts_of(data):
+            if part.kind == "codec":
                 for key in PROGRAMS:
-                    codec_spec["options"].pop(key, None)
+                    part.table["options"].pop(key, None)
         return Recipe.from_dict(data)
 
 
-def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield each place of a path in a recipe's data: the table and the key.
+class Part(NamedTuple):
+    """A table of a recipe's data that says of which class something is.
+
+    Attributes:
+        kind: what it is, "codec".
+        where: its place in the recipe, "tasks.cls.codecs.hm".
+        table: the table itself.
+        key: that of the class in it.
+        default: the class of a table without that key.
+    """
+
+    kind: str
+    where: str
+    table: dict[str, Any]
+    key: str = "class"
+    default: str | None = None
+
+    @property
+    def name(self) -> Any:
+        """Name of the class."""
+        return self.table.get(self.key, self.default)
+
+
+FILES = {"backbone": "weights", "task": "head", "codec": "models"}
+"""Kind of a part -> the key of its weights."""
+
+
+def parts_of(data: Mapping[str, Any]) -> Iterator[Part]:
+    """Yield the backbone, and each task with its source and its codecs.
 
     Whatever else the data is, it fails when a recipe is made of it.
     """
-
-    def options(table: dict[str, Any], kind: str, name: object) -> list[Any]:
-        found = _inner(table, "options")
-        known = SOURCE_PATHS if kind == "source" else ()
-        annotated = _annotated_paths(kind, name)
-        return [
-            (found, key)
-            for key, value in found.items()
-            if (is_path(key, value, known) if annotated is None else key in annotated)
-            or (isinstance(value, str) and is_uri(value))
-        ]
-
-    backbone = _inner(data, "backbone")
-    places: list[Any] = [(backbone, "weights")]
-    places += options(backbone, "backbone", backbone.get("class"))
-    for name, task in _inner(data, "tasks").items():
-        if isinstance(task, dict):
-            places += [(task, "head"), *options(task, "task", task.get("class", name))]
-            source = _inner(task, "source")
-            places += options(source, "source", source.get("kind"))
-            for codec, codec_spec in _inner(task, "codecs").items():
-                if isinstance(codec_spec, dict):
-                    places.append((codec_spec, "models"))
-                    kind = codec_spec.get("class", codec)
-                    if kind not in CODECS.builtin:
-                        places += options(codec_spec, "codec", kind)
-    for table, key in places:
-        if isinstance(table.get(key), str) and table[key]:
-            yield table, key
+    yield Part("backbone", "backbone", table_at(data, "backbone"))
+    for name, task in tables_at(data, "tasks"):
+        where = f"tasks.{name}"
+        yield Part("task", where, task, default=TASK_CLASSES.get(name, name))
+        yield Part("source", f"{where}.source", table_at(task, "source"), "kind")
+        for codec, spec in tables_at(task, "codecs"):
+            yield Part("codec", f"{where}.codecs.{codec}", spec, default=codec)
 
 
-def places_of_classes(data: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, Any]]:
-    """Yield each place of a class in a recipe's data: kind, table, key, and what it is without."""
-    yield "backbone", data["backbone"], "class", None
-    for task, spec in data["tasks"].items():
-        yield "task", spec, "class", TASK_CLASSES.get(task, task)
-        yield "source", spec["source"], "kind", None
-        for codec, codec_spec in spec["codecs"].items():
-            yield "codec", codec_spec, "class", codec
+def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each place of a path in a recipe's data: the table and the key."""
+    for part in parts_of(data):
+        places = [(part.table, FILES[part.kind])] if part.kind in FILES else []
+        if part.kind != "codec" or part.name not in CODECS.builtin:
+            options, annotated = table_at(part.table, "options"), _annotated_paths(part)
+            known = SOURCE_PATHS if part.kind == "source" else ()
+            places += [
+                (options, key)
+                for key, value in options.items()
+                if (is_path(key, value, known) if annotated is None else key in annotated)
+                or (isinstance(value, str) and is_uri(value))
+            ]
+        for table, key in places:
+            if isinstance(table.get(key), str) and table[key]:
+                yield table, key
 
 
-def _inner(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+def table_at(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a table in data that may be anything; an empty one if there is none."""
     found = data.get(key)
     return found if isinstance(found, dict) else {}
 
 
-def _annotated_paths(kind: str, name: object) -> set[str] | None:
+def tables_at(data: Mapping[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the tables in a table of data that may be anything, with their names."""
+    return [(name, entry) for name, entry in table_at(data, key).items() if isinstance(entry, dict)]
+
+
+def _annotated_paths(part: Part) -> set[str] | None:
     """Return the options of a plugin's class that are annotated as `Path`; None if not known."""
     try:
-        return path_options(Registry(kind, {}, RecipeError).find(name, classes=True).target)
+        found = Registry(part.kind, {}, RecipeError).find(part.name, classes=True)
+        return path_options(found.target)
     except CfqaError:  # built in, or told where it is needed
         return None
 
