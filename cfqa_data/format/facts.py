@@ -178,9 +178,11 @@ class TaskFacts(Checked):
     loss: Loss | None = None
     truth: Truth | None = None
 
-    @property
-    def where(self) -> str:
-        return check_name("task", self.name)
+    place = "tasks.{0.name}"
+
+    def __post_init__(self) -> None:
+        check_name("task", self.name)
+        super().__post_init__()
 
     def distortion(self, score: Any, reference: Any) -> Any:
         """Return :meth:`Score.distortion` of the task's score."""
@@ -266,9 +268,11 @@ class CodecFacts(Checked):
     parameter: Parameter
     bits: Bits = "bitstream"
 
-    @property
-    def where(self) -> str:
-        return check_name("codec", self.name)
+    place = "codecs.{0.name}"
+
+    def __post_init__(self) -> None:
+        check_name("codec", self.name)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -290,16 +294,14 @@ class Origin(Checked):
     version: str = ""
     sha256: str = ""
 
+    place = "codec {0.name}"
+
     def __post_init__(self) -> None:
+        check_name("codec", self.name)
         super().__post_init__()
-        self.require(isinstance(self.options, Mapping), ".options are no table")
         safe = {key: value for key, value in self.options.items() if key not in PROGRAMS}
         object.__setattr__(self, "options", safe)
         self.require(re.fullmatch("|[0-9a-f]{64}", self.sha256), f".sha256 is {self.sha256!r}")
-
-    @property
-    def where(self) -> str:
-        return f"codec {check_name('codec', self.name)}"
 
 
 @dataclass(frozen=True)
@@ -322,6 +324,8 @@ class CodecEntry(Checked):
     tables: tuple[str, ...] = ()
     origin: Origin | None = field(default=None, metadata={"key": "codec"})
 
+    place = "codecs.{0.name}"
+
     def __post_init__(self) -> None:
         with prefixed(self.where, FormatError):
             object.__setattr__(self, "levels", self.facts.parameter.check_levels(self.levels))
@@ -331,10 +335,6 @@ class CodecEntry(Checked):
         self.require(needed, ": a codec on planes, and no other, has a quantiser")
         for name in self.tables:
             self.require(FILE.fullmatch(name), f": {name!r} is no file below tables/")
-
-    @property
-    def where(self) -> str:
-        return f"codecs.{self.name}"
 
     @property
     def name(self) -> str:
@@ -390,6 +390,8 @@ class TaskEntry(Checked):
     terms: Terms | None = None
     tokens: Literal["varying"] | None = None
 
+    place = "tasks.{0.name}"
+
     def __post_init__(self) -> None:
         shape, need = self.shape, self.require
         is_shape = (
@@ -425,10 +427,6 @@ class TaskEntry(Checked):
             layers = codec.quantizer.layers if codec.quantizer else c
             detail = f"the quantiser has {layers} layer(s), the shape {c}"
             need(layers == c, f".codecs.{name}: {detail}")
-
-    @property
-    def where(self) -> str:
-        return f"tasks.{self.facts.name}"
 
     @property
     def name(self) -> str:

@@ -48,22 +48,31 @@ OMIT = {"omit": True}
 class Checked:
     """A dataclass whose fields are validated against their annotations; lists become tuples.
 
+    Where an annotation names such a class, a table of its fields is taken, too.
+
     Attributes:
         error: kind of error that is raised.
         complete: whether tables must have the keys of fields that have defaults, too.
-        where: names it in errors.
+        place: names it in errors, with its attributes in place of ``{0.name}``; by default, its
+            class does.
     """
 
     error: ClassVar[type[CfqaError]] = FormatError
     complete: ClassVar[bool] = True
+    place: ClassVar[str] = ""
 
     @property
     def where(self) -> str:
-        return type(self).__name__.lower()
+        return self.place.format(self) or type(self).__name__.lower()
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
-            value = _checked(f"{self.where}.{name}", getattr(self, name), hint, self.error)
+            try:
+                value = _checked(name, getattr(self, name), hint)
+            except ValueError as error:
+                raise self.error(f"{self.where}.{error}") from None
+            except CfqaError as error:
+                raise self.error(f"{self.where}: {error}" if self.place else str(error)) from None
             object.__setattr__(self, name, value)
 
     def require(self, condition: object, message: str) -> None:
@@ -84,8 +93,12 @@ class Checked:
             CfqaError: a key is missing, unknown or has an impossible value.
         """
         keys = _keys(cls)  # type: ignore[arg-type]
-        given = [key for key, entry in keys.items() if cls.complete or _is_required(entry)]
-        table = keyed(where or f"the {cls.__name__.lower()}", data, given, keys, cls.error)
+        needed = [
+            key
+            for key, entry in keys.items()
+            if cls.complete or (entry.init and entry.default is entry.default_factory is MISSING)
+        ]
+        table = keyed(where or f"the {cls.__name__.lower()}", data, needed, keys, cls.error)
         values: dict[str, Any] = {}
         for field, hint in _hints(cls).items():  # type: ignore[arg-type]
             key = _key(cls.__dataclass_fields__[field])  # type: ignore[attr-defined]
@@ -93,9 +106,10 @@ class Checked:
                 values[field] = name
             elif key == INLINE["key"]:
                 own = {key: table[key] for key in _keys(hint) if key in table}
-                values[field] = hint.from_dict(own, name, where)
+                with prefixed(where, cls.error):
+                    values[field] = hint.from_dict(own, name, where)
             elif key in table:
-                values[field] = _made(key, table[key], hint, cls.error)
+                values[field] = table[key]
         made = cls(**values)
         for key, entry in keys.items():
             if not entry.init and key in table:  # says what follows from the others
@@ -119,10 +133,6 @@ def _key(entry: Field[Any]) -> str:
     return str(entry.metadata.get("key", entry.name))
 
 
-def _is_required(entry: Field[Any]) -> bool:
-    return entry.init and entry.default is entry.default_factory is MISSING
-
-
 @cache
 def _keys(kind: Any) -> dict[str, Field[Any]]:
     """Return the keys of a dataclass in tables, and their fields."""
@@ -131,30 +141,6 @@ def _keys(kind: Any) -> dict[str, Field[Any]]:
         inline = _key(entry) == INLINE["key"]
         found |= _keys(_hints(kind)[entry.name]) if inline else {_key(entry): entry}
     return {key: entry for key, entry in found.items() if key}
-
-
-def _made(where: str, value: Any, hint: Any, error: type[CfqaError]) -> Any:
-    """Return a value of a table with the dataclasses that its annotation has in it."""
-    kind, _, optional = _parts(hint)
-    of = (get_args(kind) or (kind,))[-1 if get_origin(kind) is Mapping else 0]
-    if not hasattr(of, "from_dict") or (optional and value is None):
-        return value
-
-    def one(data: Any, where: str, name: str = "") -> Any:
-        if isinstance(data, of):
-            return data
-        with prefixed(where, error):
-            return of.from_dict(data, name, where)
-
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple):
-            raise error(f"{where} must be a list, got {value!r}")
-        return [one(data, where) for data in value]
-    if get_origin(kind) is Mapping:
-        if not isinstance(value, Mapping):
-            raise error(f"{where} must be a table, got {value!r}")
-        return {name: one(data, f"{where}.{name}", name) for name, data in value.items()}
-    return one(value, where)
 
 
 @contextmanager
@@ -167,11 +153,19 @@ def prefixed(where: str, error: type[CfqaError]) -> Iterator[None]:
         raise error(message if message.startswith(where) else f"{where}: {message}") from None
 
 
-def _checked(where: str, value: Any, hint: Any, error: type[CfqaError]) -> Any:
+def _checked(where: str, value: Any, hint: Any, name: str = "") -> Any:
+    """Return a value as an annotation has it.
+
+    Raises:
+        ValueError: it is of another kind; the message begins with ``where``.
+        CfqaError: a dataclass cannot be made of it.
+    """
     hint, least, optional = _parts(hint)
     if optional and value is None:
         return None
     kind, args = get_origin(hint) or hint, get_args(hint)
+    if hasattr(kind, "from_dict"):
+        return value if isinstance(value, kind) else kind.from_dict(value, name, where)
     if kind is Literal:
         ok, what = value in args, f"one of {', '.join(args)}"
     elif kind is tuple:
@@ -179,17 +173,12 @@ def _checked(where: str, value: Any, hint: Any, error: type[CfqaError]) -> Any:
         ok = isinstance(value, list | tuple) and (size is None or len(value) == size)
         ok, what = ok and len(value) >= least, "a list" if size is None else f"{size} values"
         if ok:
-            of = args[0]
-            return tuple(v if of is Any else _checked(where, v, of, error) for v in value)
+            return tuple(v if args[0] is Any else _checked(where, v, args[0]) for v in value)
     elif kind is Mapping:
         ok, what = isinstance(value, dict) and all(isinstance(key, str) for key in value), "a table"
-        if ok:
-            of = args[1]
-            return (
-                value
-                if of is Any
-                else {k: _checked(f"{where}: {k}", v, of, error) for k, v in value.items()}
-            )
+        if ok and args[1] is not Any:
+            inner = f"{where}." if hasattr(args[1], "from_dict") else f"{where}: "
+            return {key: _checked(inner + key, v, args[1], key) for key, v in value.items()}
     elif kind in _KINDS:
         test, what = _KINDS[kind]
         ok = test(value, least)
@@ -197,7 +186,7 @@ def _checked(where: str, value: Any, hint: Any, error: type[CfqaError]) -> Any:
     else:
         return value
     if not ok:
-        raise error(f"{where} must be {what}, got {repr(value)[:200]}")
+        raise ValueError(f"{where} must be {what}, got {repr(value)[:200]}")
     return value
 
 

@@ -123,9 +123,7 @@ class CodecSpec(_Spec):
     options: Options = field(default_factory=dict)
     kind: Text | None = field(default=None, metadata=CLASS)
 
-    @property
-    def where(self) -> str:
-        return f"codecs.{self.codec}"
+    place = "codecs.{0.codec}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,9 +185,7 @@ class TaskSpec(_Spec):
     options: Options = field(default_factory=dict, metadata=OMIT)
     codecs: Mapping[str, CodecSpec] = field(kw_only=True)
 
-    @property
-    def where(self) -> str:
-        return f"tasks.{self.name}"
+    place = "tasks.{0.name}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
