@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from cfqa_data.format.fields import (
     Count,
     Number,
     Text,
+    is_number,
     prefixed,
 )
 from cfqa_data.format.limits import LARGEST_FEATURE, MOST_ROWS
@@ -60,6 +61,9 @@ Stored = Literal["codes", "values"]
 Bits = Literal["bitstream", "stated", "unknown"]
 Better = Literal["higher", "lower"]
 Norm = Literal["before", "after"]
+
+DTYPES = {np.dtype(code).name for code in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]}
+"""NumPy's names of the types of numbers and booleans."""
 
 FILE = re.compile(r"[a-z0-9_-]+\.safetensors")
 """Name of a file that an entry names."""
@@ -134,11 +138,7 @@ class Truth(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            known = np.dtype(self.dtype).kind in "biuf" and np.dtype(self.dtype).name == self.dtype
-        except (TypeError, ValueError):
-            known = False
-        self.require(known, f".dtype {self.dtype!r} is no type of numbers")
+        self.require(self.dtype in DTYPES, f".dtype {self.dtype!r} is no type of numbers")
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Parameter(Checked):
     lowest: float | None = None
     highest: float | None = None
 
-    def check(self, value: object) -> float:
+    def check(self, value: float) -> float:
         """Return a value that the parameter may have.
 
         Raises:
@@ -217,13 +217,7 @@ class Parameter(Checked):
         """
         low = -math.inf if self.lowest is None else self.lowest
         high = math.inf if self.highest is None else self.highest
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or (self.whole and value != int(value))
-            or not low <= value <= high
-        ):
+        if not is_number(value, low) or value > high or (self.whole and value != int(value)):
             kind = "a whole number" if self.whole else "a number"
             above = f" from {low:g}" if self.lowest is not None else ""
             below = f" to {high:g}" if self.highest is not None else ""
@@ -377,8 +371,8 @@ class TaskEntry(Checked):
     """
 
     facts: TaskFacts = field(metadata=INLINE)
-    shape: tuple[int, int, int, int]
-    sources: tuple[Any, ...]
+    shape: tuple[Count, Count, Count, Count]
+    sources: Annotated[tuple[Any, ...], 1]
     codecs: Mapping[str, CodecEntry]
     shard: Count
     prefix_tokens: Number = 0
@@ -393,34 +387,19 @@ class TaskEntry(Checked):
     place = "tasks.{0.name}"
 
     def __post_init__(self) -> None:
-        shape, need = self.shape, self.require
-        is_shape = (
-            isinstance(shape, list | tuple)
-            and len(shape) == 4
-            and all(type(n) is int and n > 0 for n in shape)
-        )
-        need(is_shape, ".shape is not (N, C, T, D)")
         super().__post_init__()
-        need(
-            self.points <= LARGEST_FEATURE,
-            f".shape {list(shape)} has more than {LARGEST_FEATURE:,} elements",
-        )
-        need(self.sources, ".sources is not a list of ids")
-        n, c, t, _ = shape
+        (n, c, t, d), need = self.shape, self.require
+        small = self.points <= LARGEST_FEATURE
+        need(small, f".shape {[n, c, t, d]} has more than {LARGEST_FEATURE:,} elements")
         need(self.prefix_tokens <= t, f".prefix_tokens is more than the {t} tokens")
         if self.grid is not None:
             fits = not self.varying_tokens and math.prod(self.grid) == t - self.prefix_tokens
             need(fits, f".grid {self.grid} is not that of the tokens after the prefix")
         for what, names, size in (("layers", self.layers, c), ("views", self.views, n)):
             need(len(names) in (0, size), f".{what} are {len(names)}, the shape has {size}")
-        need(
-            self.groups is None or len(self.groups) == len(self.sources),
-            ".groups are not one per source",
-        )
-        need(
-            self.gallery is None or FILE.fullmatch(self.gallery),
-            f".gallery {self.gallery!r} is no file below truth/",
-        )
+        need(len(self.group_of) == len(self.sources), ".groups are not one per source")
+        gallery = self.gallery is None or FILE.fullmatch(self.gallery)
+        need(gallery, f".gallery {self.gallery!r} is no file below truth/")
         need(1 <= len(self.codecs) <= MOST_CODECS, f".codecs must be 1 to {MOST_CODECS}")
         need(self.rows <= MOST_ROWS, f" has {self.rows:,} rows of labels; {MOST_ROWS:,} are read")
         for name, codec in self.codecs.items():

@@ -26,6 +26,7 @@ __all__ = [
     "Count",
     "Number",
     "Text",
+    "is_number",
     "keyed",
     "plain",
     "prefixed",
@@ -190,7 +191,8 @@ def _checked(where: str, value: Any, hint: Any, name: str = "") -> Any:
     return value
 
 
-def _is_number(value: Any, least: float) -> bool:
+def is_number(value: Any, least: float = -math.inf) -> bool:
+    """Return whether a value is a finite number of at least so much."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value) and value >= least
 
@@ -199,7 +201,7 @@ _KINDS: Mapping[Any, tuple[Callable[[Any, float], bool], str]] = {
     str: (lambda v, n: isinstance(v, str) and len(v) >= n and v.isprintable(), "a text"),
     bool: (lambda v, n: isinstance(v, bool), "true or false"),
     int: (lambda v, n: type(v) is int and v >= n, "a whole number"),
-    float: (_is_number, "a number"),
+    float: (is_number, "a number"),
 }
 
 
