@@ -24,6 +24,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypeAlias
 
+from cfqa_data.entry_points import entry_points
 from cfqa_data.errors import CfqaError, unknown_name
 
 __all__ = [
@@ -168,7 +169,7 @@ class Registry:
         return found
 
     def _installed(self) -> Mapping[str, metadata.EntryPoint]:
-        return {entry.name: entry for entry in metadata.entry_points(group=self.group)}
+        return {entry.name: entry for entry in entry_points(self.group)}
 
     def _load(self, name: str, where: str, package: str, version: str) -> RegistryEntry:
         if not re.fullmatch(r"[\w.]+:[\w.]+", where):

@@ -21,7 +21,7 @@ from cfqa_data.eval.features.datasets import (
     task_facts,
 )
 from cfqa_data.eval.metrics import MetricLike, as_metrics
-from cfqa_data.eval.results import Evaluation, conclude, scores_table
+from cfqa_data.eval.results import Evaluation, conclude
 from cfqa_data.eval.score_file import ScoreFile
 from cfqa_data.eval.scoring import Scored, Scoring
 from cfqa_data.eval.statistics import check_labels
@@ -138,27 +138,23 @@ def evaluate(
     try:
         with torch_state(grad=False, precision=precision):
             scoring.run(file, progress or Silent())
+        failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
+        usable = np.flatnonzero(~np.isnan(values).all(axis=0))
+        if not len(usable):
+            raise MetricError(next(iter((failures or notes).values())))
+        good = [resolved[column] for column in usable]
+        known = {"notes": notes, "dataset": identity, "tasks": task_facts(source)}
+        found = conclude(labels, good, values[:, usable], target, failures, **known)
     except BaseException:
         if file and (scored.alone or not np.isnan(values).all()):
             file.save(scored, now=True)
         raise
-    failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
-    usable = np.flatnonzero(~np.isnan(values).all(axis=0))
-    if not len(usable):
-        raise MetricError(next(iter((failures or notes).values())))
-    good, values = tuple(resolved[column] for column in usable), values[:, usable]
     if file:
         try:
-            file.finish(scores_table(labels, good, values), good, failures, notes)
+            file.finish(found)
         except MetricError as error:  # the tables are worth having all the same
-            failures[str(out)] = str(error)
+            failures[str(out)] = found.failures[str(out)] = str(error)
             file.save(scored, now=True)
-    found = conclude(
-        *(labels, good, values, target, failures),
-        notes=notes,
-        dataset=identity,
-        tasks=task_facts(source),
-    )
     for message in (*failures.values(), *scored.notes.values()):
         warnings.warn(MetricWarning(message), stacklevel=3)  # past `extras`
     return found

@@ -24,7 +24,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def test_kept_streams_come_back_in_order_and_go(tmp_path: Path) -> None:
-    kept = StreamCache(tmp_path / "item")
+    names = [f"source-{index}" for index in range(12)]
+    kept = StreamCache(tmp_path / "item", tmp_path / "whole.safetensors", names)
     streams = [bytes([index]) * index for index in range(1, 13)]
     assert kept.read(0) is None
     kept.write(0, streams)

@@ -266,21 +266,17 @@ def test_a_name_that_begins_another_is_not_taken_for_it(tmp_path: Path) -> None:
 
 def test_labels_are_null_where_a_metric_is_not_defined(built: Path) -> None:
     entry = read_manifest(built).tasks["words"]
-    context: Any = SimpleNamespace(
-        codec_spec=lambda _: SimpleNamespace(parameter_name="step", levels=(1, 2)),
-        layout=Layout(built),
-    )
+    spec: Any = SimpleNamespace(codec="round", parameter_name="step", levels=(1, 2))
     values = dict.fromkeys(("score", "mse", "cosine", "loss"), np.array([0.5, 0.25]))
     values["cka"] = np.array([0.75, np.nan])
-    item = Item("compress", "words", "round", 1)
-    rows = label_rows(context, item, entry, 3, 0, (1.0, None), 3, [8, None], values)
+    rows = label_rows(entry, spec, {"tokens": 3, "reference_score": 1.0}, [8, None], values)
     assert [row["cka"] for row in rows] == [0.75, None]
     assert [row["loss"] for row in rows] == [None, None]
 
 
 def test_a_source_without_group_does_not_join_one(tmp_path: Path) -> None:
     facts = TaskFacts("words", "words", Score("rank", lower_better=True))
-    models = SimpleNamespace(task_class=lambda _: SimpleNamespace(facts=facts))
+    models = SimpleNamespace(facts=lambda _: facts)
     context: Any = SimpleNamespace(models=models, layout=Layout(tmp_path))
     item = Item("select", "words")
     Select(context).write(item, {"a": ("g", None), "b": (None, None)})

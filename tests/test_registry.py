@@ -62,6 +62,17 @@ def test_built_in_names_come_first_and_are_not_taken_over(plugin: Path) -> None:
         assert find_codec(name).target.facts() == format_1.CODECS[name]
 
 
+def test_what_is_installed_or_removed_later_is_seen(plugin: Path) -> None:
+    assert "mine" in list_codecs()
+    other = plugin / "others-1.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+    (other / "entry_points.txt").write_text("[cfqa.codecs]\nlater = their_codecs:Mine\n")
+    assert find_codec("later").package == "others"
+    (plugin / "their_things-1.2.dist-info").rename(plugin / "gone")
+    assert list_codecs() == [*CODECS.builtin, "later"]
+
+
 def test_an_entry_point_says_whose_it_is(plugin: Path) -> None:
     found = find_codec("mine")
     digest = hashlib.sha256((plugin / "their_codecs.py").read_bytes()).hexdigest()

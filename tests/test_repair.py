@@ -180,9 +180,7 @@ def test_sources_are_found_by_name_and_their_lists_by_hash(
     damaged = {KINDS["truth"]}
     steps = plan_repair(LocalFiles(built), manifest, damaged)
     monkeypatch.setenv("CFQA_ROOT", str(tmp_path / "here"))
-    here = check_environment(
-        LocalFiles(built), manifest, steps, damaged, versions=False
-    ).plan.recipe
+    here = check_environment(steps, versions=False).plan.recipe
     assert here.tasks["seg"].source.options == {
         "root": str(tmp_path / "here" / "VOCdevkit"),
         "list": str(listed),
@@ -190,7 +188,7 @@ def test_sources_are_found_by_name_and_their_lists_by_hash(
     assert here.tasks["seg"].head == str(built.parent / "seg.safetensors")
     listed.write_text("2007_000042\n")
     with pytest.raises(BuildError, match=r"root://mine\.txt: no file of SHA-256"):
-        check_environment(LocalFiles(built), manifest, steps, damaged, versions=False)
+        check_environment(steps, versions=False)
 
 
 def test_a_file_that_comes_out_otherwise_does_not_get_in(folder: Path) -> None:

@@ -30,9 +30,9 @@ from cfqa_data.eval import Evaluation, evaluate, read_evaluation
 from cfqa_data.eval.report import report_html, write_report
 from cfqa_data.eval.report.axes import Axis, number_text
 from cfqa_data.eval.report.cards import disagreements
-from cfqa_data.eval.report.colours import viridis
+from cfqa_data.eval.report.drawing import TEMPLATES
 from cfqa_data.eval.report.figures import curve, fit, scatter, task_points
-from cfqa_data.eval.report.ranking import Figure, ranking
+from cfqa_data.eval.report.ranking import STEPS, Figure, ranking
 from cfqa_data.eval.results import KEY
 from cfqa_data.eval.statistics import mapping
 
@@ -169,7 +169,7 @@ def test_the_ranking_is_by_oriented_figures(page: Page, scored: Evaluation) -> N
     assert {entry.metric.name for entry in ranked[:2]} == {"mse", "cosine"}
     last = ranked[-1]
     assert (last.metric.name, last.better) == ("opposite", "lower")
-    found = {entry.metric.name: entry.overall["srocc"].value for entry in ranked}
+    found = {e.metric.name: Figure.of(e.overall, "srocc").value for e in ranked}
     assert found["opposite"] == pytest.approx(-found["mse"])  # a wrong sign is shown, not dropped
     (row,) = (r for r in page.rows if r[:2] == ["3", "opposite"])
     assert row[3].startswith(f"\u2212{found['mse']:.3f}")
@@ -392,7 +392,7 @@ def test_a_metric_without_some_scores_is_in_the_report_with_their_count() -> Non
     assert f"of_cls has no score for {missing - of_seg} of the compressed features of cls" in said
     assert "too large" in "".join(found.texts["li"])
     points = task_points(evaluation)
-    assert {item.task for item in disagreements(points, 1, evaluation.metrics[1])} == {"cls"}
+    assert {item.points.task for item in disagreements(points, 1, evaluation.metrics[1])} == {"cls"}
     assert ["cls", "distortion: rank", "4", "3", "80"] in found.rows
 
 
@@ -426,8 +426,8 @@ def test_the_items_are_those_with_the_largest_gap_in_ranks(scored: Evaluation) -
     found = disagreements(points, column, scored.metrics[column])
     assert [abs(item.gap) for item in found] == sorted((abs(i.gap) for i in found), reverse=True)
     for part in points:
-        of_task = [item for item in found if item.task == part.task]
-        assert len({item.source for item in of_task}) == len(of_task) == 4
+        of_task = [item for item in found if item.points is part]
+        assert len({part.source[item.row] for item in of_task}) == len(of_task) == 4
         gaps = {}
         for row in range(len(part.truth)):  # slowly: the share of points below, ties half
             below = [
@@ -437,8 +437,7 @@ def test_the_items_are_those_with_the_largest_gap_in_ranks(scored: Evaluation) -
             gaps[row] = 100 * (below[0] - below[1])
         for item in of_task:
             assert item.gap == pytest.approx(gaps[item.row])
-            assert part.source[item.row] == item.source
-            same = [row for row in gaps if part.source[row] == item.source]
+            same = [row for row in gaps if part.source[row] == part.source[item.row]]
             assert abs(item.gap) == pytest.approx(max(abs(gaps[row]) for row in same))
 
 
@@ -533,9 +532,12 @@ def test_numbers_on_axes() -> None:
 
 
 def test_viridis_is_matplotlibs() -> None:
-    for share in np.linspace(0, 1, 11):
-        expected = 255 * np.array(matplotlib.colormaps["viridis"](share)[:3])
-        assert np.abs(np.array(viridis(share)) - expected).max() < 1
+    style = (TEMPLATES / "style.css").read_text()
+    colours = re.findall(r"\.v(\d+) { background: #(\w{6}); color: #(?:000|fff) }", style)
+    assert [int(step) for step, _ in colours] == list(range(STEPS))
+    for step, colour in colours:
+        expected = 255 * np.array(matplotlib.colormaps["viridis"](int(step) / (STEPS - 1))[:3])
+        assert np.abs(np.array(list(bytes.fromhex(colour))) - expected).max() <= 0.5
 
 
 # Scores read back

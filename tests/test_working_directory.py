@@ -24,8 +24,8 @@ from cfqa_data.builders.sharing.export import export
 from cfqa_data.builders.sharing.publish import plan_publishing
 from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.cli import main
+from cfqa_data.cli.command import plain_file
 from cfqa_data.cli.commands import COMMANDS
-from cfqa_data.cli.shared import plain_file
 from cfqa_data.codecs import get_codec
 from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
 from cfqa_data.codecs.hyperprior.codec import load_hyperprior

@@ -18,7 +18,7 @@ from cfqa_data.builders.importing.recipe import (
     provenance,
     release_recipe,
 )
-from cfqa_data.builders.importing.scores import HeadScores, LogScores, Scores
+from cfqa_data.builders.importing.scores import LogScores
 from cfqa_data.builders.importing.stages import STAGES
 from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.context import BuildContext, Models
@@ -112,10 +112,8 @@ def import_release(
     logged = None if logs is None else LogScores(absolute_path(logs))
     if logged is not None:
         logged.match(release)
-    scores: Scores | None = logged
-    if logged is None and not layout.manifest.exists():
-        known = [task for task in release.originals if task in base.tasks]
-        scores = HeadScores(Models(base), known)
+    elif not layout.manifest.exists():
+        _check_scorers(base, release)
     release.check_ids()
     quantizers = find_quantizers(release, base, _begun(root), progress)
     release.drop_bare_tasks()
@@ -131,11 +129,11 @@ def import_release(
         if not finished or layout.work.exists():
             make_folder(root)
             with locked(root):
-                if not finished and scores is not None:
+                if not finished:
                     plan = Plan(made, "full", *provenance(release, made, logged))
                     plan = open_workspace(plan, root, accept_versions=accept_versions)
                     context = BuildContext(plan, layout)
-                    stages = [stage(context, release, scores) for stage in STAGES]
+                    stages = [stage(context, release, logged) for stage in STAGES]
                     run_stages(stages, context, Executor(), progress)
                 remove_work(root)
     return Imported(
@@ -146,6 +144,20 @@ def import_release(
         borrowed=tuple(logged.borrowed(release)) if logged else (),
         disagreeing=tuple(_disagreeing(release, layout, logged)) if logged else (),
     )
+
+
+def _check_scorers(base: Recipe, release: Release) -> None:
+    """Check that the features of a release can be scored by a recipe."""
+    models = Models(base)
+    try:
+        for task in [name for name in release.originals if name in base.tasks]:
+            models.source(task)
+            models.task(task)
+    except CfqaError as error:
+        raise BuildError(
+            f"nothing to score with: give published score logs by --logs, or what recipe "
+            f"{base.name!r} names ({error})"
+        ) from None
 
 
 def _begun(root: Path) -> Begun:

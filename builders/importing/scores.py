@@ -1,22 +1,17 @@
-"""Scores of an imported release: from the published logs, or computed with a recipe's heads."""
+"""Scores of an imported release, from the published logs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from cfqa_data.builders.importing.files import Release
-from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.pipeline.label import score
-from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.errors import BuildError
 from cfqa_data.eval.paper_logs import LogLine, find_logs, read_series
 from cfqa_data.format.manifest import hash_file
 
-__all__ = ["HeadScores", "LogScores", "Scores"]
+__all__ = ["LogScores"]
 
 ORIGINAL = "original"
 """What stands for the codec in the place of a log on the originals."""
@@ -26,24 +21,6 @@ UNIT = {"cls": 1.0, "seg": 0.01, "dpt": 1.0}
 
 RIGHT = 1.0
 """Rank of the true class on an original: only images that are classified right were taken."""
-
-
-class Scores(Protocol):
-    """Where the scores come from."""
-
-    def truth(self, task: str, source_id: str) -> np.ndarray | None:
-        """Return what the head is scored against, if it is known."""
-        ...
-
-    def reference(self, task: str, source_id: str, feature: np.ndarray) -> tuple[float, float]:
-        """Return score and loss of an original, float32 (N, C, T, D); NaN is an unknown loss."""
-        ...
-
-    def compressed(
-        self, task: str, codec: str, source_id: str, level: float, feature: np.ndarray
-    ) -> tuple[float, float]:
-        """Return score and loss of a compressed feature, likewise."""
-        ...
 
 
 class LogScores:
@@ -103,27 +80,16 @@ class LogScores:
         """Return the MSE that a log prints."""
         return self._line(task, codec, source_id, level).mse
 
-    def truth(self, task: str, source_id: str) -> np.ndarray | None:
-        """See `Scores.truth`; logs have none."""
-        return None
-
-    def reference(self, task: str, source_id: str, feature: np.ndarray) -> tuple[float, float]:
-        """See `Scores.reference`."""
+    def score(self, task: str, codec: str, source_id: str, level: float) -> float:
+        """Return the score of a feature; of the original, if no codec is given."""
+        if codec:
+            return self._line(task, codec, source_id, level).score * UNIT[task]
         if (task, ORIGINAL) in self._series:
             lines = self._series[task, ORIGINAL].get(source_id)
             if lines is None or not _finite(lines[0]):
                 raise BuildError(f"the log on the originals of {task} lacks {source_id}")
-            return lines[0].score * UNIT[task], float("nan")
-        if task == "cls":
-            return RIGHT, float("nan")
-        return self._best[task, source_id].score * UNIT[task], float("nan")
-
-    def compressed(
-        self, task: str, codec: str, source_id: str, level: float, feature: np.ndarray
-    ) -> tuple[float, float]:
-        """See `Scores.compressed`."""
-        line = self._line(task, codec, source_id, level)
-        return line.score * UNIT[task], float("nan")
+            return lines[0].score * UNIT[task]
+        return RIGHT if task == "cls" else self._best[task, source_id].score * UNIT[task]
 
     def _line(self, task: str, codec: str, source_id: str, level: float) -> LogLine:
         lines = self._series[task, codec][source_id]
@@ -143,53 +109,3 @@ class LogScores:
 
 def _finite(line: LogLine) -> bool:
     return math.isfinite(line.score) and math.isfinite(line.mse)
-
-
-class HeadScores:
-    """Scores by the heads of a recipe against the truths of its sources.
-
-    Args:
-        models: of a recipe whose weights and images are there.
-        tasks: the tasks to score.
-
-    Raises:
-        BuildError: some are not.
-    """
-
-    def __init__(self, models: Models, tasks: Sequence[str]) -> None:
-        self.models = models
-        try:
-            self.sources = {task: models.source(task) for task in tasks}
-            for task in tasks:
-                models.task(task)
-        except CfqaError as error:
-            raise BuildError(
-                f"nothing to score with: give published score logs by --logs, or what recipe "
-                f"{models.recipe.name!r} names ({error})"
-            ) from None
-        self._truths: dict[tuple[str, str], np.ndarray] = {}
-
-    def truth(self, task: str, source_id: str) -> np.ndarray | None:
-        """See `Scores.truth`."""
-        if (task, source_id) not in self._truths:
-            sample = self.sources[task].sample(source_id)
-            self._truths[task, source_id] = np.asarray(sample.truth)
-        return self._truths[task, source_id]
-
-    def reference(self, task: str, source_id: str, feature: np.ndarray) -> tuple[float, float]:
-        """See `Scores.reference`."""
-        return self._score(task, source_id, feature, f"the original {source_id}")
-
-    def compressed(
-        self, task: str, codec: str, source_id: str, level: float, feature: np.ndarray
-    ) -> tuple[float, float]:
-        """See `Scores.compressed`."""
-        return self._score(task, source_id, feature, f"{source_id} by {codec} at level {level:g}")
-
-    def _score(
-        self, task: str, source_id: str, feature: np.ndarray, what: str
-    ) -> tuple[float, float]:
-        truth = self.truth(task, source_id)
-        assert truth is not None
-        scores, losses = score(self.models.task(task), feature[None], truth, what)
-        return float(scores[0]), float(losses[0])

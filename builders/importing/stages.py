@@ -6,16 +6,17 @@ resuming work as in a build.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cfqa_data.builders.importing.files import CodecFiles, Release, load_feature
-from cfqa_data.builders.importing.scores import Scores
+from cfqa_data.builders.importing.scores import LogScores
 from cfqa_data.builders.pipeline.coding import Coded
 from cfqa_data.builders.pipeline.compress import Compress
-from cfqa_data.builders.pipeline.label import Scorer
+from cfqa_data.builders.pipeline.label import Scored
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.prepare import Prepare
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
@@ -24,7 +25,7 @@ from cfqa_data.format.codes import find_centres
 from cfqa_data.format.facts import Layer
 from cfqa_data.format.invariants import bits_of
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.storage import write_tensors, write_text
+from cfqa_data.recipe.load import CodecSpec
 
 __all__ = ["STAGES", "ImportStage"]
 
@@ -35,11 +36,25 @@ class ImportStage(BuildStage):
 
     Attributes:
         release: the files to import.
-        scores: what labels them.
+        logged: scores of its features; without them the recipe's tasks score, as in a build.
     """
 
     release: Release
-    scores: Scores
+    logged: LogScores | None
+
+    def scorer(self, item: Item) -> Callable[[int, int, np.ndarray], Scored]:
+        """Return what gives the scores of the logs, which have no loss."""
+        if (logged := self.logged) is None:
+            return super().scorer(item)
+        ids = self.context.ids(item.task, item.shard)
+        levels = self.context.codec_spec(item).levels if item.codec else (0.0,)
+
+        def scored(index: int, first: int, features: np.ndarray) -> Scored:
+            chosen = levels[first : first + len(features)]
+            scores = [logged.score(item.task, item.codec, ids[index], each) for each in chosen]
+            return np.array(scores), np.full(len(scores), np.nan)
+
+        return scored
 
     def codes(self, files: CodecFiles, name: str, level: int) -> np.ndarray:
         """Return the codes (N, C, T, D) of one compressed feature.
@@ -67,73 +82,50 @@ class ImportStage(BuildStage):
 class _Select(ImportStage, Select):
     def run(self, item: Item) -> None:
         """Write what is known of the truths, then the sources' names."""
-        ids = self.release.originals[item.task]
-        self.write(item, {name: (None, self.scores.truth(item.task, name)) for name in ids})
+        ids, source = self.release.originals[item.task], None
+        if self.logged is None:
+            source = self.context.models.source(item.task)
+        self.write(item, {n: (None, source.sample(n).truth if source else None) for n in ids})
 
 
 class _Extract(ImportStage, Extract):
-    def run(self, item: Item) -> None:
-        """Write a shard's originals, then their scores and losses."""
-        task, shard = item.task, item.shard
-        assert shard is not None
-        features = {
-            name: load_feature(self.release.originals[task][name], self.release.shapes[task])
-            for name in self.context.ids(task, shard)
-        }
-        write_tensors(self.context.originals_path(task, shard), features)
-        scored_levels = [
-            self.scores.reference(task, name, feature) for name, feature in features.items()
-        ]
-        result = {
-            "score": [score for score, _ in scored_levels],
-            "loss": [loss for _, loss in scored_levels],
-        }
-        write_text(item.result_path(self.layout), json.dumps(result))  # an unknown loss is NaN
+    def features(self, item: Item) -> tuple[dict[str, np.ndarray], list[Any]]:
+        """Return a shard's originals; nothing is known of their grids."""
+        files, shape = self.release.originals[item.task], self.release.shapes[item.task]
+        ids = self.context.ids(item.task, item.shard)
+        return {name: load_feature(files[name], shape) for name in ids}, []
 
 
 class _Prepare(ImportStage, Prepare):
-    def run(self, item: Item) -> None:
+    def fit(self, task: str, spec: CodecSpec) -> None:
+        """Write no tables: no codec of a release has any."""
+
+    def centres(self, task: str) -> dict[str, list[int]]:
         """Take the codes that are counted from off the first source."""
-        task = item.task
         first = self.context.selected(task).ids[0]
-        centres = {
+        return {
             codec: list(find_centres(self.codes(self.release.codec_files[task, codec], first, 0)))
-            for codec, _ in self.codec_specs(task)
+            for codec in self.plan.recipe.tasks[task].codecs
         }
+
+    def about(self, task: str, varying: bool) -> dict[str, Any]:
+        """Return what is known of every release."""
         blocks = self.plan.recipe.tasks[task].blocks
-        about = {
-            "prefix_tokens": 1,
-            "layers": tuple(Layer(f"block {block}", "before") for block in blocks),
-        }
-        self.write(item, self.release.shapes[task], centres, {}, about)
+        layers = tuple(Layer(f"block {block}", "before") for block in blocks)
+        return {"prefix_tokens": 1, "layers": layers}
 
 
 class _Compress(ImportStage, Compress):
     def run(self, item: Item) -> None:
         """Take a shard's bitstreams and codes from the release, and score them."""
-        task, codec, shard = item.task, item.codec, item.shard
-        assert shard is not None
-        files, spec = self.release.codec_files[task, codec], self.context.codec_spec(item)
+        files = self.release.codec_files[item.task, item.codec]
         paths = files.files if files.is_video else files.streams
-        ids, levels = self.context.ids(task, shard), range(len(files.levels))
+        ids, levels = self.context.ids(item.task, item.shard), range(len(files.levels))
         streams = [[paths[name, n].read_bytes() for n in levels if paths] for name in ids]
         # Without a bitstream nothing was measured: no rate, rather than a rate of 0.
         bits = [[bits_of(len(s)) for s in of] or [None] * len(levels) for of in streams]
         codes = [[self.codes(files, name, level) for level in levels] for name in ids]
-
-        def scorer(index: int) -> Scorer:
-            def scored(decoded: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-                scored_levels = [
-                    self.scores.compressed(task, codec, ids[index], spec.levels[first + n], one)
-                    for n, one in enumerate(decoded)
-                ]
-                return np.array([score for score, _ in scored_levels]), np.array(
-                    [loss for _, loss in scored_levels]
-                )
-
-            return scored
-
-        self.write(item, Coded(streams, bits, codes), scorer)
+        self.write(item, Coded(streams, bits, codes))
 
 
 STAGES: tuple[type[ImportStage], ...] = (_Select, _Extract, _Prepare, _Compress)

@@ -18,7 +18,7 @@ import numpy as np
 
 from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
-from cfqa_data.builders.pipeline.context import BASELINES, Models
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.label import baseline_values, score
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage, drive
@@ -275,7 +275,8 @@ class _DeepVerification(Stage):
                 notes.append(f"{task}: scores are not computed again: {error}")
                 continue
             try:
-                Models(recipe).find_scorers(task)
+                (models := Models(recipe)).facts(task)
+                models.backbone_class  # noqa: B018
             except CfqaError as error:
                 notes.append(f"{task}: scores are not computed again: {error}{remedy(manifest)}")
                 continue
@@ -326,7 +327,7 @@ class _DeepVerification(Stage):
         name = NAMES.labels(job.task).as_posix()
         try:
             original = self.folder.original(job.source)
-            baselines = baseline_values(_baselines(), original, feature[None])
+            baselines = baseline_values(original, feature[None])
             values = {metric: float(value[0]) for metric, value in baselines.items()}
             if job.scored:
                 facts = self.folder.manifest.tasks[job.task].facts
@@ -373,9 +374,3 @@ def _sample(
 def _near(column: str, recorded: float, value: float) -> bool:
     relative, absolute = TOLERANCE[column]
     return math.isclose(recorded, value, rel_tol=relative, abs_tol=absolute)
-
-
-def _baselines() -> dict[str, Any]:
-    from cfqa_data.eval.metrics import create_metric
-
-    return {name: create_metric(name) for name in BASELINES}

@@ -11,20 +11,24 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.builders.maintenance.plan import RepairPlan, check_environment, plan_repair
-from cfqa_data.builders.maintenance.scratch import Scratch, link
+from cfqa_data.builders.maintenance.scratch import is_intact, link, prepare_scratch
+from cfqa_data.builders.maintenance.stages import CARD
 from cfqa_data.builders.pipeline.lock import locked
+from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.select import BuildStage
+from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.builders.processes.stage import drive
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.errors import BuildError, CfqaError, DiskError, FormatError
 from cfqa_data.extras import extras
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.pointers import pointer_at
@@ -101,28 +105,51 @@ def repair(
         DiskError: the disk is full, or may not be written to.
     """
     check_guard()
-    folder, progress = real_path(root), progress or Silent()
+    folder, look = real_path(root), progress or Silent()
     LocalFiles(folder, follow_links).read_manifest()
     _check_ours(folder)
+
+    def planned() -> tuple[Verified, RepairPlan]:
+        found = verify(folder, progress=look, follow_links=follow_links)
+        return found, _plan(found, accept_versions, tuple(plugins))
+
     if dry_run:
-        found = verify(folder, progress=progress, follow_links=follow_links)
-        _check_fetched(found)
-        damaged = {fault.path for fault in found.faults}
-        repair_plan = plan_repair(found.files, found.manifest, damaged, tuple(plugins))
-        check_environment(
-            found.files, found.manifest, repair_plan, damaged, versions=not accept_versions
-        )
-        failed = {fault.path for fault in repair_plan.impossible}
-        return Repaired(
-            root=folder,
-            damaged=found.damage,
-            repaired=tuple(sorted(damaged - failed)),
-            aside=tuple(fault.path for fault in found.damage if fault.what == EXTRA),
-            failed=repair_plan.impossible,
-        )
+        found, repair_plan = planned()
+        failed = {fault.path: fault.what for fault in repair_plan.impossible}
+        return _result(folder, found, repair_plan.damaged - failed.keys(), failed)
     with clear_disk_errors("repairing"), locked(folder):
         _check_ours(folder)
-        return _repair(folder, workers, accept_versions, progress, follow_links, tuple(plugins))
+        found, repair_plan = planned()
+        for name in _extra(found):
+            _put_aside(folder, name)
+        if _extra(found):  # a link to a folder may have been among them
+            _, repair_plan = planned()
+        done, failed = _make_again(repair_plan, folder / WORK, workers, look)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+        with suppress(OSError):
+            (folder / ".repair").rmdir()
+    return _result(folder, found, done, failed)
+
+
+def _plan(found: Verified, accept_versions: bool, plugins: tuple[str, ...]) -> RepairPlan:
+    """Plan a repair and check that the installed software can do it."""
+    _check_fetched(found)
+    damaged = {fault.path for fault in found.faults}
+    repair_plan = plan_repair(found.files, found.manifest, damaged, plugins)
+    if not damaged:
+        return repair_plan
+    return check_environment(repair_plan, versions=not accept_versions)
+
+
+def _extra(found: Verified) -> tuple[str, ...]:
+    return tuple(fault.path for fault in found.damage if fault.what == EXTRA)
+
+
+def _result(
+    root: Path, found: Verified, done: Iterable[str], failed: Mapping[str, str]
+) -> Repaired:
+    failures = tuple(Fault(name, why) for name, why in sorted(failed.items()))
+    return Repaired(root, found.damage, tuple(sorted(done)), _extra(found), failures)
 
 
 def _check_ours(root: Path) -> None:
@@ -137,81 +164,59 @@ def _check_ours(root: Path) -> None:
             raise BuildError(f"{path} is a link or no folder, and no repair made it: remove it")
 
 
-def _repair(
-    root: Path,
-    workers: int,
-    accept_versions: bool,
-    progress: Progress,
-    follow_links: bool,
-    plugins: tuple[str, ...],
-) -> Repaired:
-    look = partial(verify, root, progress=progress, follow_links=follow_links)
-    found = look()
-    if not found.damage:
-        shutil.rmtree(root / WORK, ignore_errors=True)  # of a repair that was killed at its end
-        _tidy(root)
-        return Repaired(root, (), (), (), ())
-    repair_plan = _check(found, accept_versions, plugins)
-    first = found.damage
-    aside = [fault.path for fault in found.damage if fault.what == EXTRA]
-    for name in aside:
-        _put_aside(root, name)
-    if aside:  # a link to a folder may have been among them
-        found = look()
-        repair_plan = _check(found, accept_versions, plugins)
-    damaged = frozenset(fault.path for fault in found.faults)
-    if not damaged:
-        _tidy(root)
-        return Repaired(root, first, (), tuple(aside), ())
-    scratch = Scratch(
-        found.files, found.manifest, repair_plan, damaged, Layout(root / WORK), plugins
-    )
-    scratch.prepare()
+def _make_again(
+    repair_plan: RepairPlan, root: Path, workers: int, progress: Progress
+) -> tuple[set[str], dict[str, str]]:
+    """Make damaged files in a scratch build, and put those that are right into the dataset.
+
+    Items that fail do not stop the others, except by a full disk.
+
+    Returns:
+        The files that have the manifest's bytes again; the others, and why.
+    """
     done: set[str] = set()
     failed = {fault.path: fault.what for fault in repair_plan.impossible}
+    why = dict.fromkeys(repair_plan.damaged, "what it is made from is damaged")
+    if not repair_plan.damaged:
+        return done, failed
+    prepare_scratch(repair_plan, root)
+    layout, files = Layout(root), repair_plan.files
 
-    def lost(name: str) -> str:
-        why = scratch.reasons.get(name, "what it is made from is damaged")
-        return f"could not be made again: {why}"
+    def made(stage: BuildStage, item: Item) -> set[str]:
+        return {layout.relative(path) for path in stage.outputs(item)} & repair_plan.damaged
 
-    def put(name: str) -> None:
-        if name not in damaged or name in done:
-            return
-        if not (scratch.layout.root / name).is_file():
-            failed[name] = lost(name)
-        elif not scratch.is_intact(name):
-            failed[name] = "made again, it has other bytes; fetch the dataset again"
-        else:
-            _put(found.files, name, scratch.layout.root / name)
-            failed.pop(name, None)
-            done.add(name)
+    def put(names: set[str]) -> None:
+        for name in names - done:
+            if is_intact(repair_plan, root, name):
+                _put(files, name, root / name)
+                failed.pop(name, None)
+                done.add(name)
+            elif (root / name).is_file():
+                failed[name] = "made again, it has other bytes; fetch the dataset again"
 
-    for name in scratch.run(workers, progress):
-        put(name)
-    if repair_plan.card and not any(name.startswith("labels/") for name in failed):
-        put(scratch.write_card())
-    for name in sorted(damaged - done - failed.keys()):
-        failed[name] = lost(name)
-    shutil.rmtree(root / WORK)
-    _tidy(root)
-    return Repaired(
-        root=root,
-        damaged=first,
-        repaired=tuple(sorted(done)),
-        aside=tuple(aside),
-        failed=tuple(Fault(name, why) for name, why in sorted(failed.items())),
-    )
-
-
-def _check(found: Verified, accept_versions: bool, plugins: tuple[str, ...]) -> RepairPlan:
-    """Plan a repair and check that the installed software can do it."""
-    _check_fetched(found)
-    damaged = {fault.path for fault in found.faults}
-    repair_plan = plan_repair(found.files, found.manifest, damaged, plugins)
-    if not damaged:
-        return repair_plan
-    versions = not accept_versions
-    return check_environment(found.files, found.manifest, repair_plan, damaged, versions=versions)
+    with Executor(workers) as executor:
+        for stage, items in repair_plan.stages(root):
+            if stage.name == CARD and any(name.startswith("labels/") for name in why.keys() - done):
+                continue
+            files_of = {item: made(stage, item) for item in items}
+            todo = [
+                item
+                for item, names in files_of.items()
+                if not (stage.done(item) and all((root / name).is_file() for name in names))
+            ]
+            left = set[str]().union(*(files_of[item] for item in todo))
+            put(set[str]().union(*files_of.values()) - left)
+            try:
+                for item, _ in drive(stage, executor, progress, items, todo):
+                    left -= files_of[item]
+                    put(files_of[item])
+            except DiskError:
+                raise
+            except CfqaError as error:
+                why |= dict.fromkeys(left, str(error))
+    for name in repair_plan.damaged - done - failed.keys():
+        failed[name] = f"could not be made again: {why[name]}"
+    return done, failed
 
 
 def _check_fetched(found: Verified) -> None:
@@ -261,8 +266,3 @@ def _put_aside(root: Path, name: str) -> None:
         for parent in Path(name).parents:
             if parent != Path():
                 (root / parent).rmdir()
-
-
-def _tidy(root: Path) -> None:
-    with suppress(OSError):
-        (root / ".repair").rmdir()

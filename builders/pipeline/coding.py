@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.context import check_feature
+from cfqa_data.builders.pipeline.context import check_feature, read_tensors
 from cfqa_data.errors import BuildError, CodecError
 from cfqa_data.format.packing import pack, plane_shape, unpack
 from cfqa_data.format.storage import write_tensors
@@ -25,24 +26,28 @@ class StreamCache:
 
     Attributes:
         folder: of the item; one safetensors file per level.
+        whole: the file of all levels, once it is there.
+        names: of the sources, in the order of the features.
     """
 
     folder: Path
+    whole: Path
+    names: Sequence[str]
 
     def read(self, level: int) -> list[bytes] | None:
         """Return a level's bitstreams in the order of the features, or None if it is not cached."""
         from safetensors import SafetensorError
-        from safetensors.numpy import load_file
 
-        try:
-            cached = load_file(self._path(level))
-        except (OSError, SafetensorError):
-            return None
-        return [cached[str(index)].tobytes() for index in range(len(cached))]
+        for path in (self.whole, self._path(level)):
+            with suppress(OSError, SafetensorError):
+                found = read_tensors(path, [f"{name}/{level}" for name in self.names])
+                return [stream.tobytes() for stream in found.values()]
+        return None
 
     def write(self, level: int, streams: Sequence[bytes]) -> None:
         """Cache a level's bitstreams."""
-        arrays = {str(i): np.frombuffer(stream, np.uint8) for i, stream in enumerate(streams)}
+        named = zip(self.names, streams, strict=True)
+        arrays = {f"{name}/{level}": np.frombuffer(stream, np.uint8) for name, stream in named}
         write_tensors(self._path(level), arrays)
 
     def remove(self) -> None:
@@ -128,7 +133,9 @@ def code(
             decoded = decode(streams)
         except CodecError as error:
             raise CodecError(f"level {level} at {parameter:g}: {error}") from None
-        if cache and cached is None:  # after decoding, so that a damaged bitstream is never cached
+        if (
+            cache and codec.slow and cached is None
+        ):  # after decoding, so that a damaged bitstream is never cached
             cache.write(level, streams)
         for n, (stream, array, shape) in enumerate(zip(streams, decoded, shapes, strict=True)):
             of = f" for {names[n]}" if names else ""

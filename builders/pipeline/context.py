@@ -20,8 +20,10 @@ from cfqa_data.builders.tasks.base import TASKS, Task
 from cfqa_data.codecs import CODECS, get_codec
 from cfqa_data.errors import BuildError, CfqaError, CodecError
 from cfqa_data.format.facts import TaskEntry, TaskFacts
+from cfqa_data.format.invariants import folds_of
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.resources import is_uri, locate
+from cfqa_data.format.storage import write_text
 from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.registry import (
     Registry,
@@ -31,10 +33,7 @@ from cfqa_data.registry import (
     user_failure,
 )
 
-__all__ = ["BASELINES", "BuildContext", "Models", "Selected", "check_feature", "codec_for"]
-
-BASELINES: tuple[str, ...] = ("mse", "cosine", "cka")
-"""Metrics whose values against the original every label row carries."""
+__all__ = ["BuildContext", "Models", "Selected", "check_feature", "codec_for"]
 
 Shape = tuple[int, int, int, int]
 
@@ -121,14 +120,14 @@ class Models:
         spec = self.recipe.backbone
         options = spec.options if spec.kind else {"num_heads": spec.num_heads}
         weights = resolve_weights(spec.weights) if spec.weights else None
-        backbone: Backbone = instantiate(
-            BACKBONES.find(spec.kind or "dinov2", classes=True),
-            options,
-            "backbone",
-            BuildError,
-            weights=weights,
-        )
+        found = self.backbone_class
+        backbone: Backbone = instantiate(found, options, "backbone", BuildError, weights=weights)
         return backbone
+
+    @property
+    def backbone_class(self) -> RegistryEntry:
+        """The class of the backbone, which is not made for that."""
+        return BACKBONES.find(self.recipe.backbone.kind or "dinov2", classes=True)
 
     def task(self, name: str) -> Task:
         """The task object that scores features.
@@ -149,19 +148,10 @@ class Models:
             )
         return self._tasks[name]
 
-    def task_class(self, name: str) -> type[Task]:
-        """The class of a task, which states its facts."""
-        found: type[Task] = TASKS.find(self.recipe.tasks[name].task_class, classes=True).target
-        return found
-
-    def find_scorers(self, task: str) -> None:
-        """Check that the classes of a task and of the backbone are here, and make neither.
-
-        Raises:
-            BuildError: one is not.
-        """
-        self.task_class(task)
-        BACKBONES.find(self.recipe.backbone.kind or "dinov2", classes=True)
+    def facts(self, task: str) -> TaskFacts:
+        """The facts of a task, with its name in the recipe; the task is not made for that."""
+        found: type[Task] = TASKS.find(self.recipe.tasks[task].task_class, classes=True).target
+        return replace(found.facts, name=task)
 
     def source(self, task: str, seed: int | None = None) -> Source:
         """A new source of the task's samples, with the recipe's seed or another.
@@ -194,13 +184,12 @@ class Models:
         Raises:
             CfqaError: one is not there, or not of its kind.
         """
-        names = [(BACKBONES, self.recipe.backbone.kind or "dinov2")]
+        names: list[tuple[Registry, str]] = []
         for spec in self.recipe.tasks.values():
             names += [(TASKS, spec.task_class), (SOURCES, spec.source.kind)]
-            names += [
-                (CODECS, codec_spec.kind or codec) for codec, codec_spec in spec.codecs.items()
-            ]
-        return [(kind, kind.find(name, classes=True)) for kind, name in names]
+            names += [(CODECS, codec.kind or name) for name, codec in spec.codecs.items()]
+        found = [(kind, kind.find(name, classes=True)) for kind, name in names]
+        return [(BACKBONES, self.backbone_class), *found]
 
 
 @dataclass(frozen=True)
@@ -250,17 +239,6 @@ class BuildContext:
             self._codecs[task, name] = codec_for(codec_spec, tables)
         return self._codecs[task, name]
 
-    @cached_property
-    def baselines(self) -> dict[str, Any]:
-        """The baseline metrics by name."""
-        from cfqa_data.eval.metrics import create_metric
-
-        return {name: create_metric(name) for name in BASELINES}
-
-    def facts(self, task: str) -> TaskFacts:
-        """The facts of a task, with its name in the recipe."""
-        return replace(self.models.task_class(task).facts, name=task)
-
     def selected(self, task: str) -> Selected:
         """The selected sources."""
         return Selected(**read_json(Item("select", task).result_path(self.layout)))
@@ -294,16 +272,31 @@ class BuildContext:
         path = self.originals_path(task, shard)
         return list(read_tensors(path, self.ids(task, shard)).values())
 
-    def shapes(self, task: str) -> dict[str, Shape]:
-        """Shapes of all originals of a task, by source."""
+    def shapes(self, task: str, shard: int) -> dict[str, Shape]:
+        """Shapes of the originals of a shard, by source."""
         from safetensors import safe_open
 
-        shapes: dict[str, Shape] = {}
-        for shard in range(self.plan.shards(task)):
-            with safe_open(self.originals_path(task, shard), framework="numpy") as file:
-                for name in self.ids(task, shard):
-                    shapes[name] = tuple(file.get_slice(name).get_shape())
-        return shapes
+        with safe_open(self.originals_path(task, shard), framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in self.ids(task, shard)}
+
+    def columns(self, task: str, shard: int) -> list[dict[str, Any]]:
+        """What the tables say of each original of a shard, by column."""
+        entry, references = self.entry(task), self.references(task, shard)
+        folds, shapes = folds_of(entry), self.shapes(task, shard)
+        return [
+            {
+                "task": task,
+                "source_id": entry.sources[position],
+                "fold": int(folds[position]),
+                "reference_score": score,
+                "reference_loss": loss,
+                "tokens": shapes[entry.sources[position]][2],
+                "group": entry.group_of[position],
+            }
+            for position, score, loss in zip(
+                self.plan.members(task, shard), references["score"], references["loss"], strict=True
+            )
+        ]
 
     def truths(self, task: str, shard: int) -> list[Any]:
         """Truths of a shard, in the order of its members; None where the task has none."""
@@ -329,6 +322,11 @@ def _context(root: str, digest: str) -> BuildContext:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON result file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON result file, in which keys stay in their order."""
+    write_text(path, json.dumps(value))
 
 
 def read_tensors(path: Path, keys: list[str] | None = None) -> dict[str, np.ndarray]:

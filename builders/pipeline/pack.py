@@ -13,7 +13,7 @@ from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.card.write import write_card
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.invariants import PLACES, VALUES, LabelRows, broken, folds_of
+from cfqa_data.format.invariants import PLACES, VALUES, LabelRows, broken
 from cfqa_data.format.manifest import Manifest, write_manifest
 from cfqa_data.format.resources import locate
 from cfqa_data.format.schema import label_schema, originals_schema
@@ -100,23 +100,10 @@ def originals_table(context: BuildContext, manifest: Manifest) -> pa.Table:
 
     rows = []
     for task, entry in manifest.tasks.items():
-        folds, shapes = folds_of(entry), context.shapes(task)
         for shard in range(entry.shards):
-            references = context.references(task, shard)
             path = context.layout.relative(context.originals_path(task, shard))
-            for index, position in enumerate(context.plan.members(task, shard)):
-                source_id = entry.sources[position]
-                rows.append(
-                    {
-                        "task": task,
-                        "source_id": source_id,
-                        "fold": int(folds[position]),
-                        "reference_score": references["score"][index],
-                        "reference_loss": references["loss"][index],
-                        "array": path,
-                        "key": source_id,
-                        "tokens": shapes[source_id][2],
-                        "group": entry.group_of[position],
-                    }
-                )
+            rows += [
+                columns | {"array": path, "key": columns["source_id"]}
+                for columns in context.columns(task, shard)
+            ]
     return pa.Table.from_pylist(rows, schema=originals_schema(manifest.format))

@@ -34,22 +34,22 @@ class Item:
         stage: name of the stage.
         task: name of the task.
         codec: name of the codec, if the stage has items per codec.
-        shard: number of the shard, if it has items per shard.
+        shard: number of the shard, or -1 if it has no items per shard.
     """
 
     stage: str
     task: str
     codec: str = ""
-    shard: int | None = None
+    shard: int = -1
 
     def __str__(self) -> str:
-        shard = "" if self.shard is None else f"shard {self.shard}"
+        shard = "" if self.shard < 0 else f"shard {self.shard}"
         return " ".join(filter(None, (self.stage, self.task, self.codec, shard)))
 
     def result_path(self, layout: Layout) -> Path:
         """The item's result file in `.build`, written last: if it exists, the item is done."""
         folder, suffix = RESULT_FILES[self.stage]
-        parts = [self.task, self.codec, "" if self.shard is None else f"{self.shard:05d}"]
+        parts = [self.task, self.codec, "" if self.shard < 0 else f"{self.shard:05d}"]
         return layout.work / folder / f"{'-'.join(filter(None, parts))}{suffix}"
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.context import Shape, codec_for
+from cfqa_data.builders.pipeline.context import Shape, codec_for, write_json
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.codecs import CODECS
@@ -21,7 +19,7 @@ from cfqa_data.format.codes import create_codes_array
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.packing import pack
 from cfqa_data.format.quantizers import Quantizer
-from cfqa_data.format.storage import write_tensors, write_text
+from cfqa_data.format.storage import write_tensors
 from cfqa_data.recipe.load import CodecSpec
 from cfqa_data.recipe.portable import portable
 
@@ -50,28 +48,42 @@ class Prepare(BuildStage):
         return (*arrays, *tables, item.result_path(layout))
 
     def run(self, item: Item) -> None:
-        task = item.task
+        """Write tables and make the arrays that are stored, then the task's entry."""
+        task, spec = item.task, self.plan.recipe.tasks[item.task]
         shape, varying = self.shape(task)
-        fitted = {codec: self.fit(task, spec) for codec, spec in self.codec_specs(task)}
+        for codec_spec in spec.codecs.values():
+            self.fit(task, codec_spec)
         centres = self.centres(task)
+        for codec, codec_spec in spec.codecs.items():
+            if self.stored(codec_spec):
+                self.make_array(task, codec_spec, shape, centres.get(codec, ()))
+        selected = self.context.selected(task)
+        entry = TaskEntry(
+            facts=self.context.models.facts(task),
+            shape=shape,
+            sources=tuple(selected.ids),
+            codecs={codec: self.codec_entry(task, each) for codec, each in spec.codecs.items()},
+            shard=self.plan.recipe.group_size,
+            groups=tuple(selected.groups) if selected.groups else None,
+            tokens="varying" if varying else None,
+            **self.about(task, varying),
+        )
+        write_json(item.result_path(self.layout), entry.to_dict())
+
+    def about(self, task: str, varying: bool) -> dict[str, Any]:
+        """Return what the entry says of the tokens, layers and terms of use."""
+        models, shards = self.context.models, range(self.plan.shards(task))
         grids = {
             tuple(grid) if grid else None
-            for shard in range(self.plan.shards(task))
+            for shard in shards
             for grid in self.context.references(task, shard)["grids"]
         }
-        models, blocks = self.context.models, self.plan.recipe.tasks[task].blocks
-        about = {
-            "tokens": "varying" if varying else None,
+        return {
             "prefix_tokens": models.backbone.prefix_tokens,
             "grid": grids.pop() if len(grids) == 1 and not varying else None,
-            "layers": tuple(models.backbone.layer(block) for block in blocks),
+            "layers": tuple(map(models.backbone.layer, self.plan.recipe.tasks[task].blocks)),
             "terms": models.source(task).terms,
         }
-        self.write(item, shape, centres, fitted, about)
-
-    def codec_specs(self, task: str) -> Iterable[tuple[str, CodecSpec]]:
-        """Return the codecs of a task."""
-        return self.plan.recipe.tasks[task].codecs.items()
 
     def shape(self, task: str) -> tuple[Shape, bool]:
         """Return (N, C, T, D) of a task, T of the longest, and whether features differ in T.
@@ -79,7 +91,8 @@ class Prepare(BuildStage):
         Raises:
             BuildError: they differ in something else.
         """
-        shapes = self.context.shapes(task)
+        shards = range(self.plan.shards(task))
+        shapes = dict(item for n in shards for item in self.context.shapes(task, n).items())
         (first, shape), *_ = shapes.items()
         for name, (n, c, t, d) in shapes.items():
             if (n, c, d) != (*shape[:2], shape[3]):
@@ -90,21 +103,15 @@ class Prepare(BuildStage):
         tokens = [t for _, _, t, _ in shapes.values()]
         return (*shape[:2], max(tokens), shape[3]), len(set(tokens)) > 1
 
-    def fit(self, task: str, spec: CodecSpec) -> bool:
-        """Write the tables that every receiver has; return whether there are any."""
+    def fit(self, task: str, spec: CodecSpec) -> None:
+        """Write the tables that every receiver has, if a codec has any."""
         codec = codec_for(spec)
-        kind = type(codec)
+        kind, source = type(codec), self.plan.recipe.tasks[task].source
         if getattr(kind, "fit", AnyCodec.fit) is not AnyCodec.fit:
-            source, seed = (
-                self.context.models.source(task),
-                self.plan.recipe.tasks[task].source.seed,
-            )
-            codec.fit(self.training(task, spec, source.training_inputs(FITTED_ON, seed)), seed)
-        tables = codec.tables() if hasattr(kind, "tables") else {}
-        if tables:
-            arrays = {name: np.ascontiguousarray(table) for name, table in tables.items()}
-            write_tensors(self.context.tables_path(task, spec.codec), arrays)
-        return bool(tables)
+            inputs = self.context.models.source(task).training_inputs(FITTED_ON, source.seed)
+            codec.fit(self.training(task, spec, inputs), source.seed)
+        if tables := codec.tables() if hasattr(kind, "tables") else {}:
+            write_tensors(self.context.tables_path(task, spec.codec), tables)
 
     def training(self, task: str, spec: CodecSpec, inputs: Iterable[Any]) -> Iterable[Any]:
         """Yield what a codec is fitted to: planes, features or inputs."""
@@ -117,17 +124,10 @@ class Prepare(BuildStage):
 
     def centres(self, task: str) -> dict[str, list[int]]:
         """Return the codes that the stored ones of each codec on planes are counted from."""
-        centres: dict[str, list[int]] = {}
-        known: list[tuple[Quantizer, list[int]]] = []
-        for codec, spec in self.codec_specs(task):
-            if spec.quantizer is None:
-                continue
-            found = next((found for q, found in known if q == spec.quantizer), None)
-            if found is None:
-                found = self.centre(task, spec.quantizer)
-                known.append((spec.quantizer, found))
-            centres[codec] = found
-        return centres
+        specs = self.plan.recipe.tasks[task].codecs
+        quantizers = {codec: spec.quantizer for codec, spec in specs.items() if spec.quantizer}
+        found = {each: self.centre(task, each) for each in dict.fromkeys(quantizers.values())}
+        return {codec: found[quantizer] for codec, quantizer in quantizers.items()}
 
     def centre(self, task: str, quantizer: Quantizer) -> list[int]:
         """Return the median code of each layer of a task's originals."""
@@ -148,52 +148,16 @@ class Prepare(BuildStage):
             source_ids=ids,
         )
 
-    def write(
-        self,
-        item: Item,
-        shape: Shape,
-        centres: Mapping[str, list[int]],
-        fitted: Mapping[str, bool],
-        about: Mapping[str, Any],
-    ) -> None:
-        """Make the arrays that are stored, then the task's entry of the manifest.
-
-        Args:
-            item: of the task.
-            shape: (N, C, T, D) of its longest feature.
-            centres: codec on planes -> the code per layer that is stored as 0.
-            fitted: codec -> whether it has tables.
-            about: what else the entry says.
-        """
-        task, selected = item.task, self.context.selected(item.task)
-        for codec, spec in self.codec_specs(task):
-            if self.stored(spec):
-                self.make_array(task, spec, shape, centres.get(codec, ()))
-        entry = TaskEntry(
-            facts=replace(self.context.models.task_class(task).facts, name=task),
-            shape=shape,
-            sources=tuple(selected.ids),
-            codecs={
-                c: self.codec_entry(task, x, fitted.get(c, False))
-                for c, x in self.codec_specs(task)
-            },
-            shard=self.plan.recipe.group_size,
-            groups=tuple(selected.groups) if selected.groups else None,
-            **about,
-        )
-        # Codecs stay in their order.
-        write_text(item.result_path(self.layout), json.dumps(entry.to_dict()))
-
-    def codec_entry(self, task: str, spec: CodecSpec, fitted: bool) -> CodecEntry:
+    def codec_entry(self, task: str, spec: CodecSpec) -> CodecEntry:
         """Return what the manifest says of a codec."""
         named = portable(self.plan.recipe).tasks[task].codecs[spec.codec]
-        found = spec.registered
+        found, tables = spec.registered, self.context.tables_path(task, spec.codec)
         builtin = {} if found.builtin else {"version": found.version, "sha256": found.sha256}
         return CodecEntry(
             facts=spec.facts,
             levels=spec.levels,
             quantizer=spec.quantizer,
-            tables=(self.context.tables_path(task, spec.codec).name,) if fitted else (),
+            tables=(tables.name,) if tables.exists() else (),
             origin=Origin(
                 CODECS.recorded(found.name), named.codec_options, found.package, **builtin
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.context import BuildContext, Models
-from cfqa_data.builders.pipeline.label import score
+from cfqa_data.builders.pipeline.context import BuildContext, Models, write_json
+from cfqa_data.builders.pipeline.label import Scored, score
 from cfqa_data.builders.pipeline.plan import Item, Plan
-from cfqa_data.builders.pipeline.workspace import write_json
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.errors import BuildError, FormatError
@@ -57,6 +56,15 @@ class BuildStage(Stage):
         shards = range(self.plan.shards(task))
         return [Item(self.name, task, codec, shard) for shard in shards]
 
+    def scorer(self, item: Item) -> Callable[[int, int, np.ndarray], Scored]:
+        """Return what scores features of an item's shard: index, first level, (B, N, C, T, D)."""
+        truths, ids = (of(item.task, item.shard) for of in (self.context.truths, self.context.ids))
+        task, by = self.context.models.task(item.task), f" by {item.codec}" if item.codec else ""
+        original = "" if item.codec else "the original "
+        return lambda index, _, features: score(
+            task, features, truths[index], f"{original}{ids[index]}{by}"
+        )
+
 
 class Select(BuildStage):
     """Chooses a task's sources, and writes their truths and ids."""
@@ -81,7 +89,7 @@ class Select(BuildStage):
             CfqaError: two have the same id, or a truth is not of the task's kind.
         """
         check_source_ids({item.task: list(found)})
-        facts = replace(self.context.models.task_class(item.task).facts, name=item.task)
+        facts = self.context.models.facts(item.task)
         truths = {n: np.asarray(truth) for n, (_, truth) in found.items() if truth is not None}
         for source_id, truth in truths.items():
             check_truth(facts, truth.dtype.name, truth.ndim, f"the truth of {source_id}")
@@ -107,11 +115,9 @@ class Extract(BuildStage):
         return [item for task in self.plan.recipe.tasks for item in self.per_shard(task)]
 
     def outputs(self, item: Item) -> tuple[Path, ...]:
-        assert item.shard is not None
         return self.context.originals_path(item.task, item.shard), item.result_path(self.layout)
 
     def cost(self, item: Item) -> int:
-        assert item.shard is not None
         return len(self.plan.members(item.task, item.shard))
 
     def check(self, todo: Sequence[Item]) -> None:
@@ -132,9 +138,21 @@ class Extract(BuildStage):
 
     def run(self, item: Item) -> None:
         """Write a shard's original features, then their scores and losses."""
+        facts, scorer = self.context.models.facts(item.task), self.scorer(item)
+        features, grids = self.features(item)
+        write_tensors(self.context.originals_path(item.task, item.shard), features)
+        found = [scorer(index, 0, one[None]) for index, one in enumerate(features.values())]
+        result = {
+            "score": [float(scores[0]) for scores, _ in found],
+            "loss": [float(losses[0]) if facts.loss else None for _, losses in found],
+            "grids": grids,
+        }
+        write_json(item.result_path(self.layout), result)
+
+    def features(self, item: Item) -> tuple[dict[str, np.ndarray], list[Any]]:
+        """Return the features of a shard's sources by id, and the grid of each."""
         task, shard, models = item.task, item.shard, self.context.models
-        assert shard is not None
-        source, facts = models.source(task), self.context.facts(task)
+        source, facts = models.source(task), models.facts(task)
         selected = self.context.selected(task)
         groups = dict(zip(selected.ids, selected.groups or selected.ids, strict=True))
         truths = self.context.truths(task, shard)
@@ -155,23 +173,7 @@ class Extract(BuildStage):
             inputs = sample.inputs
             features[source_id] = models.features(task, inputs, f"the feature of {source_id}")
             grids.append(models.backbone.grid(inputs))
-        write_tensors(self.context.originals_path(task, shard), features)
-        scored = [
-            score(models.task(task), feature[None], truth, f"the original {source_id}")
-            for (source_id, feature), truth in zip(features.items(), truths, strict=True)
-        ]
-        write_json(
-            item.result_path(self.layout),
-            {
-                "score": [float(scores[0]) for scores, _ in scored],
-                "loss": [_known(losses[0]) for _, losses in scored],
-                "grids": grids,
-            },
-        )
-
-
-def _known(loss: float) -> float | None:
-    return float(loss) if np.isfinite(loss) else None
+        return features, grids
 
 
 def _bytes(truth: Any) -> bytes | None:
@@ -218,7 +220,7 @@ def fitting(models: Models, task: str, count: int, seed: int | None = None) -> I
     """
     accepted: list[Sample] = []
     skipped: list[str] = []
-    facts = replace(models.task_class(task).facts, name=task)
+    facts = models.facts(task)
     ids: set[str] = set()
     for seen, candidate in enumerate(models.source(task, seed).samples()):
         if seen == PATIENCE * count:

@@ -26,21 +26,11 @@ from cfqa_data.paths import absolute_path
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.recipe.portable import portable_names, recorded_recipe, rename
 
-__all__ = [
-    "open_workspace",
-    "remove_work",
-    "status",
-    "write_json",
-]
+__all__ = ["open_workspace", "remove_work", "status"]
 
 PARTS = ("recipe", "versions", "weights", "packages")
 ABSENT = "absent"
 _THEN = ", then "  # separates versions of a build that was resumed with other software
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically; NaN and infinity are refused with ValueError."""
-    write_text(path, json.dumps(value, sort_keys=True, allow_nan=False))
 
 
 def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:

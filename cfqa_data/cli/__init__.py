@@ -45,4 +45,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from cfqa_data.cli import commands
 
-    return commands.shared.app
+    return commands.app

@@ -1,97 +1,110 @@
-"""`cfqa build`: make a dataset from a recipe."""
+"""`cfqa build` and `cfqa import-release`: make a dataset."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from cfqa_data.cli import shared
-from cfqa_data.paths import absolute_path
+from cfqa_data.cli.command import Tier, command, cores
+from cfqa_data.cli.shared import answer, working
 
-__all__ = ["build"]
-
-File = Annotated[Path | None, typer.Option(parser=shared.plain_file, metavar="FILE")]
+__all__ = ["build", "import_release"]
 
 
+@command("build", extra="build")
 def build(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE")] = "mini",
-    out: Annotated[Path | None, shared.path_option("DIR", *shared.OUT)] = None,
-    workers: shared.Workers = None,
-    tier: shared.Tier = "full",
-    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS")] = None,
-    root: shared.DataRoot = None,
-    plan: Annotated[bool, typer.Option("--plan")] = False,
-    hm_encoder: File = None,
-    hm_config: File = None,
-    vtm_encoder: File = None,
-    vtm_config: File = None,
-    check_decoder: Annotated[bool, typer.Option("--check-decoder")] = False,
-    accept_versions: shared.AcceptVersions = False,
-    as_json: shared.Json = False,
+    recipe: str = "mini",
+    *,
+    out: Path | None = None,
+    workers: int | None = None,
+    tier: Tier = "full",
+    scheduler: str | None = None,
+    root: Path | None = None,
+    plan: bool = False,
+    hm_encoder: Path | None = None,
+    hm_config: Path | None = None,
+    vtm_encoder: Path | None = None,
+    vtm_config: Path | None = None,
+    check_decoder: bool = False,
+    accept_versions: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Build a dataset from a recipe. Goes on where an earlier build stopped.
 
     Args:
-        recipe: mini, nano, paper, or a recipe's TOML file.
-        out: Folder to make.
+        recipe (RECIPE): mini, nano, paper, or a recipe's TOML file.
+        out (DIR): Folder to make.
         tier: light leaves out what bitstreams decode to.
-        scheduler: Dask scheduler to run on instead.
+        scheduler (ADDRESS): Dask scheduler to run on instead.
         plan: Check everything, tell what it takes, build nothing.
-        hm_encoder: Reference encoder. Default: the environment's, or on PATH.
-        hm_config: Its configuration. Default: the environment's, or near it.
-        vtm_encoder: Reference encoder. Default: the environment's, or on PATH.
-        vtm_config: Its configuration. Default: the environment's, or near it.
+        hm_encoder (FILE): Reference encoder. Default: the environment's, or on PATH.
+        hm_config (FILE): Its configuration. Default: the environment's, or near it.
+        vtm_encoder (FILE): Reference encoder. Default: the environment's, or on PATH.
+        vtm_config (FILE): Its configuration. Default: the environment's, or near it.
         check_decoder: Have HM's and VTM's decoders decode all again.
     """
     from cfqa_data.builders.pipeline import build as run_build
+    from cfqa_data.builders.pipeline.check import make_plan
+    from cfqa_data.builders.pipeline.estimate import estimate, estimate_text
     from cfqa_data.integrity.summary import build_text, summarise
+    from cfqa_data.recipe.load import load_recipe
 
-    shared.use_root(root)
-    shared.use_recipe(recipe)
-    files = {
-        "CFQA_HM_ENCODER": hm_encoder,
-        "CFQA_HM_CONFIG": hm_config,
-        "CFQA_VTM_ENCODER": vtm_encoder,
-        "CFQA_VTM_CONFIG": vtm_config,
-    }
-    os.environ.update({name: str(absolute_path(file)) for name, file in files.items() if file})
     if check_decoder:
         os.environ["CFQA_CHECK_DECODER"] = "1"
     if plan:
-        _plan(recipe, tier, as_json)
+        estimated = estimate(make_plan(load_recipe(recipe), tier))
+        answer(as_json, lambda: estimated, lambda: estimate_text(estimated))
         return
     if out is None:
         raise typer.BadParameter("Missing option '--out' / '-o'.")
-    with shared.working() as progress:
+    with working() as progress:
         folder = run_build(
             recipe,
             out,
-            workers=workers or shared.cores(),
+            workers=workers or cores(),
             tier=tier,
             scheduler=scheduler,
             accept_versions=accept_versions,
             progress=progress,
         )
-    summary = summarise(folder)
-    plugins = _decoders(recipe) if tier == "light" else []
-    shared.answer(as_json, lambda: summary, lambda: build_text(summary, out, plugins))
+    summary, tasks = summarise(folder), load_recipe(recipe).tasks.values()
+    kinds = [spec.kind or "" for task in tasks for spec in task.codecs.values()]
+    plugins = dict.fromkeys(kind for kind in kinds if tier == "light" and ":" in kind)
+    answer(as_json, lambda: summary, lambda: build_text(summary, out, [*plugins]))
 
 
-def _decoders(recipe: str) -> list[str]:
-    """Return `module:Class` of the codecs that a recipe so names."""
-    from cfqa_data.recipe.load import load_recipe
+@command("import-release", extra="build")
+def import_release(
+    source: Path,
+    *,
+    out: Path,
+    logs: Path | None = None,
+    recipe: str = "paper",
+    root: Path | None = None,
+    accept_versions: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Make a dataset of a downloaded release, without loss. Goes on where it was stopped.
 
-    codecs = [spec for task in load_recipe(recipe).tasks.values() for spec in task.codecs.values()]
-    return list(dict.fromkeys(spec.kind for spec in codecs if spec.kind and ":" in spec.kind))
+    Args:
+        source (SRC): A downloaded release of the benchmark.
+        out (DIR): Folder to make.
+        logs (LOGS): Published score logs. Default: score by the recipe.
+        recipe (RECIPE): Ranges, and what to score with.
+    """
+    from cfqa_data.builders.importing.release import import_release as run_import
+    from cfqa_data.integrity.summary import imported_text, summarise
 
-
-def _plan(recipe: str, tier: str, as_json: bool) -> None:
-    from cfqa_data.builders.pipeline.check import make_plan
-    from cfqa_data.builders.pipeline.estimate import estimate, estimate_text
-    from cfqa_data.recipe.load import load_recipe
-
-    estimated = estimate(make_plan(load_recipe(recipe), tier))
-    shared.answer(as_json, lambda: estimated, lambda: estimate_text(estimated))
+    with working() as progress:
+        imported = run_import(
+            source,
+            out,
+            logs=logs,
+            recipe=recipe,
+            accept_versions=accept_versions,
+            progress=progress,
+        )
+    summary = summarise(imported.root) | {"import": imported.to_dict()}
+    answer(as_json, lambda: summary, lambda: imported_text(summary, out))

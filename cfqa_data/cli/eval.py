@@ -1,4 +1,4 @@
-"""`cfqa eval`: score metrics on a dataset."""
+"""`cfqa eval` and `cfqa report`: score metrics on a dataset, and write a page of scores."""
 
 from __future__ import annotations
 
@@ -6,58 +6,62 @@ import sys
 import warnings
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from cfqa_data.cli import shared
+from cfqa_data.cli.command import Target, command
 from cfqa_data.cli.process import say
+from cfqa_data.cli.shared import answer, check_free, working
 from cfqa_data.errors import CfqaError, DiskError, MetricError, MetricWarning
 from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "report"]
 
 
+@command("eval")
 def evaluate(
     context: typer.Context,
-    folder: Annotated[str | None, typer.Argument(metavar="DIR", show_default=False)] = None,
-    metric: Annotated[list[str] | None, typer.Option(metavar="NAME")] = None,
-    task: shared.Task = None,
-    codec: shared.Codecs = None,
-    fold: Annotated[int | None, typer.Option(metavar="K")] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
-    target: shared.Target = "distortion",
+    folder: str | None = None,
+    *,
+    metric: list[str] | None = None,
+    task: str | None = None,
+    codec: list[str] | None = None,
+    fold: int | None = None,
+    limit: int | None = None,
+    target: Target = "distortion",
     device: str = "cpu",
     precision: Literal["highest", "high"] = "highest",
-    out: Annotated[Path | None, shared.path_option("FILE")] = None,
-    report: Annotated[Path | None, shared.path_option("OUT")] = None,
-    force: shared.Force = False,
+    out: Path | None = None,
+    report: Path | None = None,
+    force: bool = False,
     table: Literal["paper", "plain"] = "paper",
-    paper_logs: Annotated[Path | None, shared.path_option("LOGS")] = None,
-    untrusted: shared.Untrusted = False,
-    plugin: shared.Plugins = None,
-    follow_links: shared.FollowLinks = False,
-    as_json: shared.Json = False,
+    paper_logs: Path | None = None,
+    untrusted: bool = False,
+    plugin: list[str] | None = None,
+    follow_links: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Score metrics on a dataset and correlate them with its labels.
 
     Args:
-        folder: A dataset folder, or org/name on the Hub.
-        metric: A metric's name, MODULE:FUNCTION, or `all`; repeat it for several. Default: mse,
-            cosine and cka.
-        fold: Only the sources of this fold, 0 to 4.
-        limit: At most so many sources of each task.
+        metric (NAME): A metric's name, MODULE:FUNCTION, or `all`; repeat it for several. Default:
+            mse, cosine and cka.
+        fold (K): Only the sources of this fold, 0 to 4.
+        limit (N): At most so many sources of each task.
         target: Label to follow: the score's distortion or the task's loss.
         device: Torch device: cpu, cuda, cuda:1.
         precision: Of float32 matrix products: highest is exact, high allows TF32.
-        out: Write every score to this .parquet or .csv file. An interrupted run goes on from what
-            it left beside it. A file that holds anything else is not replaced.
-        report: Write a report: one .html file, or a folder for report.html and scores.parquet.
+        out (FILE): Write every score to this .parquet or .csv file. An interrupted run goes on from
+            what it left beside it. A file that holds anything else is not replaced.
+        report (OUT): Write a report: one .html file, or a folder for report.html and
+            scores.parquet.
         table: paper: as published. plain: every figure, one per line.
-        paper_logs: Instead of a dataset: the published statistic from a folder of score logs.
+        paper_logs (LOGS): Instead of a dataset: the published statistic from a folder of score
+            logs.
     """
     if paper_logs is not None:
         _only(context, "paper_logs", "as_json")
@@ -76,20 +80,24 @@ def evaluate(
     if report is not None:  # what it needs is missed now, not when everything is scored
         from cfqa_data.eval.report import write_report
     page, out = _report_files(context, report, out, force)
-    shared.use_modules(metric)
     names: list[str] = []
     for name in metric or DEFAULT_METRICS:
         names += list_metrics() if name == "all" else [name]
+    hint = "the same command goes on from the scores so far" if out else ""
     with (
-        shared.working(
-            "the same command goes on from the scores so far" if out else ""
-        ) as progress,
+        working(hint) as progress,
         redirect_stdout(sys.stderr),  # what a metric prints is none of the answer
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", MetricWarning)  # they are printed below
-        how: dict[str, Any] = {"untrusted": untrusted, "follow_links": follow_links}
-        dataset = load(folder, task, codec=codec or None, plugins=shared.use_plugins(plugin), **how)
+        dataset = load(
+            folder,
+            task,
+            codec=codec or None,
+            untrusted=untrusted,
+            plugins=plugin,
+            follow_links=follow_links,
+        )
         evaluation = run_evaluation(
             dataset,
             list(dict.fromkeys(names)),
@@ -102,25 +110,55 @@ def evaluate(
             force=force,
             progress=progress,
         )
-    shared.answer(as_json, lambda: _evaluation_json(evaluation), lambda: LAYOUTS[table](evaluation))
+    answer(as_json, lambda: _evaluation_json(evaluation), lambda: LAYOUTS[table](evaluation))
     sys.stdout.flush()
-    if out is not None and str(out) not in evaluation.failures and not as_json:
-        print(f"Every score: {out}")
-    failures = list(evaluation.failures.values())
+    failures, written = list(evaluation.failures.values()), []
+    if out is not None and str(out) not in evaluation.failures:
+        written.append(f"Every score: {out}")
     if page is not None:
         try:
             write_report(evaluation, page, dataset)
+            written.append(f"Report: {page}")
         except DiskError as error:  # there is no room for scores beside it either
             failures.append(str(error))
         except CfqaError as error:
             failures.append(f"{error}; {_kept_scores(evaluation, page, out)}")
-        else:
-            if not as_json:
-                print(f"Report: {page}")
+    for line in () if as_json else written:
+        print(line)
     for note in evaluation.notes.values() if as_json else ():  # the tables' text has them
         say(note)
     if failures:
         raise MetricError("; ".join(failures))
+
+
+@command("report")
+def report(
+    folder: str,
+    scores: Path,
+    *,
+    out: Path,
+    target: Target | None = None,
+    force: bool = False,
+    follow_links: bool = False,
+) -> None:
+    """Write a report of scores: one HTML file that opens offline.
+
+    Args:
+        scores (SCORES): What `cfqa eval DIR --out` wrote, .parquet.
+        out (FILE): Page to write, .html.
+        target: Label to follow. Default: that of the scores.
+    """
+    from cfqa_data.access.dataset import load
+    from cfqa_data.eval import read_evaluation
+    from cfqa_data.eval.report import write_report
+    from cfqa_data.format.storage import check_writable
+
+    if out.suffix != ".html":
+        raise CfqaError(f"{out}: a report is written as .html, by that ending")
+    check_writable(out)
+    check_free(out, force)
+    dataset = load(folder, follow_links=follow_links)
+    print(f"Report: {write_report(read_evaluation(dataset, scores, target), out, dataset)}")
 
 
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
@@ -128,19 +166,18 @@ def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
     from cfqa_data.eval.results import with_facts
     from cfqa_data.format.storage import write_table
 
+    lost = out is not None and str(out) in evaluation.failures
     if out is None:
         out = page.with_suffix(".parquet")
         while out.exists():
             out = out.with_name(f"{out.stem}-again.parquet")
         try:
-            facts = evaluation.target, evaluation.metrics, evaluation.failures, evaluation.notes
-            assert evaluation.dataset is not None  # a folder was scored
-            write_table(out, with_facts(evaluation.scores, evaluation.dataset, *facts))
+            names = ("dataset", "target", "failures", "notes")
+            facts = {name: getattr(evaluation, name) for name in names}
+            write_table(out, with_facts(evaluation.scores, evaluation.metrics, **facts))
         except (OSError, CfqaError):
-            return "the scores are only in the tables"
-    elif str(out) in evaluation.failures:
-        return "the scores are only in the tables"
-    return f"the scores are in {out}"
+            lost = True
+    return "the scores are only in the tables" if lost else f"the scores are in {out}"
 
 
 def _report_files(
@@ -155,13 +192,13 @@ def _report_files(
         return None, out
     from cfqa_data.format.storage import check_writable
 
-    report = page = absolute_path(report)
-    if report.suffix != ".html":
-        _make_folder(context, report)
-        page, out = report / "report.html", out or report / "scores.parquet"
+    page = absolute_path(report)
+    if page.suffix != ".html":
+        _make_folder(context, page)
+        page, out = page / "report.html", out or page / "scores.parquet"
     check_writable(page)
     if out is None or out.parent != page.parent or not out.exists():
-        shared.check_free(page, force)
+        check_free(page, force)
     return page, out
 
 
@@ -186,13 +223,14 @@ def _make_folder(context: typer.Context, folder: Path) -> None:
 
 def _only(context: typer.Context, *allowed: str) -> None:
     """Check that no parameter of the command was given but some that go together."""
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if source is not None and source.name == "COMMANDLINE" and parameter.name not in allowed:
-            names = [p.opts[0] for p in context.command.params if p.name in allowed]
+    parameters = {parameter.name or "": parameter for parameter in context.command.params}
+    for name, parameter in parameters.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and name not in allowed:
+            this, other = (parameters[one].opts[0] for one in allowed)
             given = parameter.metavar if parameter.param_type_name == "argument" else None
             raise CfqaError(
-                f"{names[0]} does not go with {given or parameter.opts[0]}, only with {names[1]}"
+                f"{this} does not go with {given or parameter.opts[0]}, only with {other}"
             )
 
 
@@ -201,7 +239,7 @@ def _evaluate_logs(folder: Path, as_json: bool) -> None:
 
     figures = paper_figures(folder)
     content = {"correlations": [figure.to_dict() for figure in figures]}
-    shared.answer(as_json, lambda: content, lambda: paper_logs_text(figures))
+    answer(as_json, lambda: content, lambda: paper_logs_text(figures))
 
 
 def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from cfqa_data.entry_points import entry_points
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.metrics import (
     angle,
@@ -83,7 +84,7 @@ def list_metrics(family: str | None = None, *, paper: bool = False) -> list[str]
 
 def _installed() -> dict[str, EntryPoint]:
     """Return the metrics of other packages by name; ours keep their names."""
-    return {point.name: point for point in entry_points(group=GROUP) if point.name not in NAMED}
+    return {point.name: point for point in entry_points(GROUP) if point.name not in NAMED}
 
 
 def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:

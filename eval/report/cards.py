@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cfqa_data.eval.report.axes import number_text
 from cfqa_data.eval.report.figures import TaskPoints, scatter
-from cfqa_data.eval.report.ranking import COEFFICIENTS, Figure, Ranked
+from cfqa_data.eval.report.ranking import Ranked
 from cfqa_data.eval.statistics import average_ranks
 
 if TYPE_CHECKING:
-    from cfqa_data.eval import Evaluation, Metric
+    from cfqa_data.eval import Metric
 
 __all__ = ["PER_TASK", "Disagreement", "cards", "disagreements"]
 
@@ -22,31 +21,27 @@ PER_TASK = 4
 """Disagreements of a task that are listed."""
 
 
-@dataclass(frozen=True)
-class Disagreement:
+class Disagreement(NamedTuple):
     """A compressed feature that a metric ranks otherwise than the label does.
 
     Attributes:
-        row: Its place among the points of the task.
-        task: The task.
-        source: The source's id.
-        codec: The codec.
-        level: The level.
+        points: The points of its task.
+        row: Its place among them.
         score: What the metric says.
-        truth: What the label says.
         by_metric: Percent of the task's features that the metric says are less damaged.
         by_label: Percent that the label says are.
     """
 
+    points: TaskPoints
     row: int
-    task: str
-    source: str
-    codec: str
-    level: int
     score: float
-    truth: float
     by_metric: float
     by_label: float
+
+    @property
+    def truth(self) -> float:
+        """What the label says."""
+        return float(self.points.truth[self.row])
 
     @property
     def gap(self) -> float:
@@ -55,45 +50,30 @@ class Disagreement:
 
 
 def cards(
-    evaluation: Evaluation, ranked: Sequence[Ranked], points: Sequence[TaskPoints]
+    ranked: Sequence[Ranked], points: Sequence[TaskPoints], target: str
 ) -> list[dict[str, Any]]:
     """Return what the page says of each metric, in the order of the ranking.
 
-    That is its entry there, the range of its scores, figures and a scatter per task, and its
-    disagreements with the label, the worst first.
+    That is its entry there, the range of its scores, a scatter per task, the number of scores that
+    each task lacks, and its disagreements with the label, the worst first.
     """
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in evaluation.across_codecs.to_pylist():
-        rows.setdefault(row["metric"], []).append(row)
     made = []
     for entry in ranked:
-        column, name = entry.number, entry.metric.name
+        column = entry.number
         items = disagreements(points, column, entry.metric)
-        scored = {part.task: ~np.isnan(part.scores[:, column]) for part in points}
         scatters = []
         for part in points:
-            if scored[part.task].any():
-                numbered = enumerate(items, 1)
-                ringed = {i.row: str(place) for place, i in numbered if i.task == part.task}
-                drawn = scatter(part, column, name, evaluation.target, ringed)
-                scatters.append((part.task, drawn))
-        figures = [
+            ringed = {i.row: str(n) for n, i in enumerate(items, 1) if i.points is part}
+            scatters.append((part, scatter(part, column, entry.metric.name, target, ringed)))
+        made.append(
             {
-                "task": row["task"],
-                "within": {c: Figure.of(row, c) for c in COEFFICIENTS},
-                "pooled": {c: Figure.of(row, f"pooled_{c}") for c in COEFFICIENTS},
-                "mapped_plcc": Figure.of(row, "mapped_plcc"),
-                "mapped_rmse": row["mapped_rmse"],
-                "areas": entry.discrimination.get(row["task"], (None, None)),
-                "flat": row["n_flat"],
-                "missing": int((~scored[row["task"]]).sum()),
-                "left_out": row["n_missing"],
+                "entry": entry,
+                "range": " to ".join(map(number_text, entry.metric.score_range)),
+                "scatters": [(part, drawn) for part, drawn in scatters if drawn],
+                "missing": {p.task: int(np.isnan(p.scores[:, column]).sum()) for p in points},
+                "items": items,
             }
-            for row in rows[name]
-        ]
-        span = " to ".join(map(number_text, entry.metric.score_range))
-        card = {"entry": entry, "range": span, "figures": figures, "scatters": scatters}
-        made.append(card | {"items": items})
+        )
     return made
 
 
@@ -111,29 +91,15 @@ def disagreements(points: Sequence[TaskPoints], column: int, metric: Metric) -> 
         rows = np.flatnonzero(~np.isnan(part.scores[:, column]))
         if not len(rows):
             continue
+        scores = part.scores[rows, column]
         by_metric, by_label = (
             100 * (average_ranks(values[None])[0] - 0.5) / len(values)
-            for values in (sign * part.scores[rows, column], part.truth[rows])
+            for values in (sign * scores, part.truth[rows])
         )
-        seen: set[str] = set()
         # Ties are broken by place, so that the same input gives the same page.
-        for place in np.argsort(-np.abs(by_metric - by_label), kind="stable").tolist():
-            row = int(rows[place])
-            if len(seen) == PER_TASK:
-                break
-            if part.source[row] not in seen:
-                seen.add(part.source[row])
-                found.append(
-                    Disagreement(
-                        row=row,
-                        task=part.task,
-                        source=part.source[row],
-                        codec=part.codecs[part.codec[row]],
-                        level=int(part.level[row]),
-                        score=float(part.scores[row, column]),
-                        truth=float(part.truth[row]),
-                        by_metric=float(by_metric[place]),
-                        by_label=float(by_label[place]),
-                    )
-                )
+        order = np.argsort(-np.abs(by_metric - by_label), kind="stable")
+        _, first = np.unique(part.source[rows[order]].astype(str), return_index=True)
+        for place in order[np.sort(first)[:PER_TASK]].tolist():
+            figures = scores[place], by_metric[place], by_label[place]
+            found.append(Disagreement(part, int(rows[place]), *map(float, figures)))
     return sorted(found, key=lambda item: -abs(item.gap))

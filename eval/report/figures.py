@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
@@ -32,19 +32,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TaskPoints:
-    """The compressed features of one task.
+    """The compressed features of one task; where a number is unknown, it is NaN.
 
     Attributes:
-        facts: What is known of it.
+        facts: What is known of the task.
         codecs: Codecs of all tasks, in the labels' order.
         codec: (n,) number of each feature's codec.
         source: (n,) source ids.
         level: (n,) levels.
         truth: (n,) label that was followed.
-        rate: (n,) bits per feature point, NaN where it is unknown; None if the labels do
-            not say.
-        error: (n,) MSE, NaN where there is none; None if the labels do not say.
-        scores: (n, M) scores, NaN where there is none.
+        rate: (n,) bits per feature point.
+        error: (n,) MSE.
+        scores: (n, M) scores.
     """
 
     facts: TaskFacts
@@ -53,8 +52,8 @@ class TaskPoints:
     source: NDArray[np.object_]
     level: NDArray[np.intp]
     truth: Floats
-    rate: Floats | None
-    error: Floats | None
+    rate: Floats
+    error: Floats
     scores: Floats
 
     @property
@@ -64,42 +63,32 @@ class TaskPoints:
 
     def shown(self) -> NDArray[np.intp]:
         """Return which points a scatter shows: the same for every metric and every run."""
-        count = len(self.truth)
-        if count <= POINTS:
-            return np.arange(count)
-        return np.sort(np.random.default_rng(0).permutation(count)[:POINTS])
+        return np.sort(np.random.default_rng(0).permutation(len(self.truth))[:POINTS])
 
 
 def task_points(evaluation: Evaluation) -> list[TaskPoints]:
     """Take an evaluation apart by task."""
     labels = evaluation.labels
-    values = evaluation.scores["value"].to_numpy().reshape(labels.num_rows, -1)
-    tasks, codecs, sources = (
-        np.array(labels[name].to_pylist(), object) for name in ("task", "codec", "source_id")
-    )
-    columns = {
-        name: labels[name].to_numpy().astype(np.float64)
-        for name in ("bpfp", "mse", evaluation.target)
-        if name in labels.column_names
+    known = tuple(labels["codec"].unique().to_pylist())
+    columns: dict[str, NDArray[Any]] = {
+        "codec": np.array([known.index(codec) for codec in labels["codec"].to_pylist()]),
+        "source": np.array(labels["source_id"].to_pylist(), object),
+        "level": labels["level"].to_numpy().astype(np.intp),
+        "scores": evaluation.scores["value"].to_numpy().reshape(labels.num_rows, -1),
     }
-    known = tuple(dict.fromkeys(codecs.tolist()))
-    parts = []
-    for task in dict.fromkeys(tasks.tolist()):
-        rows = np.flatnonzero(tasks == task)
-        parts.append(
-            TaskPoints(
-                facts=facts_of(task, evaluation.tasks),
-                codecs=known,
-                codec=np.array([known.index(codec) for codec in codecs[rows]]),
-                source=sources[rows],
-                level=labels["level"].to_numpy()[rows].astype(np.intp),
-                truth=columns[evaluation.target][rows],
-                rate=columns["bpfp"][rows] if "bpfp" in columns else None,
-                error=columns["mse"][rows] if "mse" in columns else None,
-                scores=values[rows],
-            )
+    for name, column in (("truth", evaluation.target), ("rate", "bpfp"), ("error", "mse")):
+        there = column in labels.column_names
+        numbers = labels[column].to_numpy() if there else np.full(labels.num_rows, np.nan)
+        columns[name] = numbers.astype(np.float64)
+    tasks = np.array(labels["task"].to_pylist(), object)
+    return [
+        TaskPoints(
+            facts_of(task, evaluation.tasks),
+            known,
+            **{name: column[tasks == task] for name, column in columns.items()},
         )
-    return parts
+        for task in dict.fromkeys(tasks.tolist())
+    ]
 
 
 def scatter(
@@ -150,8 +139,6 @@ def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
         target: Label that was followed.
     """
     values = points.error if what == "error" else points.truth
-    if points.rate is None or values is None:
-        return None
     known = np.isfinite(points.rate) & np.isfinite(values)
     if not known.any():
         return None

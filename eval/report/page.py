@@ -8,36 +8,30 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError, DiskError, MetricError
 from cfqa_data.eval.features.datasets import dataset_identity, opened
 from cfqa_data.eval.metrics.base import FAMILIES, error_line
-from cfqa_data.eval.report.axes import number_text
-from cfqa_data.eval.report.colours import heat_css, series_css
-from cfqa_data.eval.report.ranking import COEFFICIENTS, heat_maps, ranking, signed, span_of
+from cfqa_data.eval.report.ranking import Figure, floor, heat_maps, ranking
 from cfqa_data.extras import extras
 from cfqa_data.format.storage import check_writable, write_text
 from cfqa_data.paths import absolute_path
 
 with extras():
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     from cfqa_data.eval.report.cards import PER_TASK, cards
-    from cfqa_data.eval.report.drawing import swatch, whisker
-    from cfqa_data.eval.report.figures import POINTS, curve, target_text, task_points
+    from cfqa_data.eval.report.drawing import TEMPLATES, environment
+    from cfqa_data.eval.report.figures import POINTS, TaskPoints, curve, target_text, task_points
 
 if TYPE_CHECKING:
     from cfqa_data.access.dataset import Dataset
     from cfqa_data.eval import Evaluation
-    from cfqa_data.format.facts import TaskEntry
 
 __all__ = ["report_html", "write_report"]
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(
@@ -92,66 +86,49 @@ def report_html(
     """
     if not evaluation.metrics or evaluation.labels.num_rows == 0:
         raise MetricError("nothing was scored, so there is nothing to report")
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    style, script = (
+        Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+        for name in ("style.css", "script.js")
     )
-    environment.filters["signed"] = signed
-    environment.filters["number"] = number_text
-    environment.filters["grouped"] = lambda count: f"{count:,}".replace(",", "\u202f")
-    style, script = Markup(_style()), Markup(_source("script.js"))
-    text = environment.get_template("report.html").render(
-        **_content(evaluation, _origin(evaluation, dataset, follow_links)),
-        style=style,
-        script=script,
-        policy=(
-            f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
-            f"script-src '{_digest(script)}'"
-        ),
-    )
-    return text + "\n"
-
-
-def _content(evaluation: Evaluation, origin: dict[str, Any] | None) -> dict[str, Any]:
+    origin = _origin(evaluation, dataset, follow_links)
     ranked = ranking(evaluation)
     points = task_points(evaluation)
     columns, maps = heat_maps(evaluation, ranked)
-    figures = [entry.overall["srocc"] for entry in ranked]
-    low = span_of(figures)
-    codecs = points[0].codecs
+    sroccs = [Figure.of(entry.overall, "srocc") for entry in ranked]
     target = evaluation.target
     curves = {
-        kind: [(part.task, drawn) for part in points if (drawn := curve(part, kind, target))]
+        kind: [(part, drawn) for part in points if (drawn := curve(part, kind, target))]
         for kind in ("error", "harm")
     }
-    return {
-        "origin": origin,
-        "target": target,
-        "counts": _counts(evaluation, origin["manifest"].tasks if origin else {}),
-        "tasks": [part.task for part in points],
-        "titles": {part.task: part.facts.title for part in points},
-        "targets": {part.task: target_text(part.facts, target) for part in points},
-        "ranked": ranked,
-        "compared": [entry for entry in ranked if entry.place],
-        "apart": [entry for entry in ranked if not entry.place],
-        "low": low,
-        "whiskers": [whisker(figure, low) for figure in figures],
-        "coefficients": COEFFICIENTS,
-        "columns": columns,
-        "maps": maps,
-        "starts": [sum(len(codecs) for _, codecs in columns[:n]) for n in range(len(columns))],
-        "cards": cards(evaluation, ranked, points),
-        "families": FAMILIES,
-        "codecs": [(codec, swatch(codecs, codec)) for codec in codecs],
-        "curves": {kind: panels for kind, panels in curves.items() if panels},
-        "failures": evaluation.failures,
-        "notes": evaluation.notes,
-        "points": POINTS,
-        "per_task": PER_TASK,
-    }
+    text = (
+        environment()
+        .get_template("report.html")
+        .render(
+            **{name: getattr(evaluation, name) for name in ("target", "failures", "notes")},
+            origin=origin,
+            counts=_counts(evaluation, points, origin),
+            points=points,
+            codecs=points[0].codecs,
+            ranked=ranked,
+            compared=[entry for entry in ranked if entry.place],
+            apart=[entry for entry in ranked if not entry.place],
+            low=floor(number for figure in sroccs for number in figure[:2]),
+            columns=columns,
+            maps=maps,
+            cards=cards(ranked, points, target),
+            families=FAMILIES,
+            curves={kind: panels for kind, panels in curves.items() if panels},
+            shown=POINTS,
+            per_task=PER_TASK,
+            style=style,
+            script=script,
+            policy=(
+                f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
+                f"script-src '{_digest(script)}'"
+            ),
+        )
+    )
+    return text + "\n"
 
 
 def _origin(
@@ -191,42 +168,27 @@ def _origin(
     return {"manifest": source.manifest, "identity": identity, "ladders": ladders}
 
 
-def _counts(evaluation: Evaluation, held: Mapping[str, TaskEntry]) -> list[dict[str, Any]]:
+def _counts(
+    evaluation: Evaluation, points: Sequence[TaskPoints], origin: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
     """Count the sources and features of each task that were scored, and the sources that it has.
 
     ``valid`` are the sources whose label varies over all codecs and levels: the means are over
     these, but for those on which a metric lacks a score.
     """
-    kinds = [("source_id", "count_distinct"), ("source_id", "count")]
-    scored = evaluation.labels.group_by("task").aggregate(kinds).to_pylist()
-    counts = {row["task"]: row for row in scored}
+    held = origin["manifest"].tasks if origin else {}
     rows = {row["task"]: row for row in evaluation.across_codecs.to_pylist()}
     return [
         {
-            "task": task,
-            "sources": counts[task]["source_id_count_distinct"],
-            "of": len(held[task].sources) if task in held else None,
-            "features": counts[task]["source_id_count"],
-            "valid": row["n_valid"] + row["n_missing"],
+            "task": part.task,
+            "target": target_text(part.facts, evaluation.target),
+            "sources": len(set(part.source.tolist())),
+            "of": len(held[part.task].sources) if part.task in held else None,
+            "features": len(part.truth),
+            "valid": rows[part.task]["n_valid"] + rows[part.task]["n_missing"],
         }
-        for task, row in rows.items()
+        for part in points
     ]
-
-
-def _style() -> str:
-    dark = f":root{{{series_css(dark=True)}}}"
-    return "\n".join(
-        [
-            f":root{{{series_css(dark=False)}}}",
-            f"@media screen and (prefers-color-scheme:dark){{{dark}}}",
-            _source("style.css"),
-            heat_css(),
-        ]
-    )
-
-
-def _source(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

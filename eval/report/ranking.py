@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cfqa_data.eval.report.axes import MINUS
-from cfqa_data.eval.report.colours import STEPS
 from cfqa_data.eval.text import gaps
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation, Metric
 
-__all__ = ["COEFFICIENTS", "Figure", "Ranked", "heat_maps", "ranking", "span_of"]
+__all__ = ["COEFFICIENTS", "Figure", "Ranked", "floor", "heat_maps", "ranking", "signed"]
 
 COEFFICIENTS = {"srocc": "SROCC", "plcc": "PLCC", "krocc": "KROCC"}
 
 ALL = "all codecs"
 
-BETTER = {True: "lower", False: "higher", None: "not declared"}
+STEPS = 40
+"""Colours of a heat map, in the style sheet."""
+
+Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A number with its interval; None where there is none.
+class Figure(NamedTuple):
+    """A number with its 95% interval, their signs turned so that larger is better.
 
     Attributes:
-        value: The number, its sign turned so that larger is better.
-        low: Lower bound of the 95% interval.
-        high: Upper bound.
+        value: The number, or None.
+        low: Lower bound, or None.
+        high: Upper bound, or None.
     """
 
     value: float | None
@@ -40,7 +41,7 @@ class Figure:
     high: float | None = None
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], name: str) -> Figure:
+    def of(cls, row: Row, name: str) -> Figure:
         """Return a correlation of a row of statistics, oriented."""
         value, low, high = (row.get(name + end) for end in ("", "_low", "_high"))
         if row["lower_better"] is False:
@@ -59,6 +60,12 @@ class Figure:
             return ""
         return f"[{signed(self.low, 2)}, {signed(self.high, 2)}]"
 
+    def colour(self, low: float) -> str:
+        """Return its class in a heat map whose darkest colour is of ``low``."""
+        if self.value is None:
+            return "none"
+        return f"v{min(STEPS - 1, max(0, int((self.value - low) / (1 - low) * STEPS)))}"
+
 
 @dataclass(frozen=True)
 class Ranked:
@@ -70,24 +77,29 @@ class Ranked:
         gap: Where it lacks a figure that others have, in words, empty if nowhere; it is not ranked
             then, since its mean is over other sources than theirs.
         metric: The metric.
-        better: Which scores are better, in words.
-        overall: Over all tasks, by coefficient.
-        by_task: By task, then coefficient, all codecs together.
-        beaten_by: Metrics that are significantly better over all tasks, by SROCC; None if unknown.
-        discrimination: By task: Krasula's two areas.
         missing: Compressed features without a score.
+        overall: Its row over all tasks.
+        by_task: By task, its row over all codecs, with its areas of discrimination.
     """
 
     number: int
     place: int | None
     gap: str
     metric: Metric
-    better: str
-    overall: Mapping[str, Figure]
-    by_task: Mapping[str, Mapping[str, Figure]]
-    beaten_by: int | None
-    discrimination: Mapping[str, tuple[float | None, float | None]]
     missing: int
+    overall: Row
+    by_task: Mapping[str, Row]
+
+    @property
+    def better(self) -> str:
+        """Which scores are better, in words."""
+        return {True: "lower", False: "higher", None: "not declared"}[self.metric.lower_better]
+
+    @property
+    def beaten_by(self) -> int | None:
+        """Metrics that are significantly better over all tasks, by SROCC; None if unknown."""
+        found: int | None = self.overall["srocc_group"]
+        return found
 
 
 def ranking(evaluation: Evaluation) -> list[Ranked]:
@@ -95,18 +107,17 @@ def ranking(evaluation: Evaluation) -> list[Ranked]:
 
     Those whose mean is over fewer sources than that of others follow, in their own order.
     """
-    overall = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
-    by_task, areas = defaultdict[str, dict[str, Any]](dict), defaultdict[str, dict[str, Any]](dict)
+    by_task: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for row in evaluation.across_codecs.to_pylist():
-        by_task[row["metric"]][row["task"]] = _figures(row)
+        by_task[row["metric"]][row["task"]] = row
     for row in evaluation.discrimination.to_pylist():
-        areas[row["metric"]][row["task"]] = row["auc_different"], row["auc_better"]
-
+        by_task[row["metric"]][row["task"]] |= row
     lacking = gaps(evaluation)
+    rows = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
 
     def merit(numbered: tuple[int, Metric]) -> tuple[bool, float]:
         name = numbered[1].name
-        value = Figure.of(overall[name], "srocc").value
+        value = Figure.of(rows[name], "srocc").value
         return name not in lacking, -np.inf if value is None else value
 
     ordered = sorted(enumerate(evaluation.metrics), key=merit, reverse=True)
@@ -116,12 +127,9 @@ def ranking(evaluation: Evaluation) -> list[Ranked]:
             place=None if metric.name in lacking else place,
             gap=lacking.get(metric.name, ""),
             metric=metric,
-            better=BETTER[metric.lower_better],
-            overall=_figures(overall[metric.name]),
+            missing=evaluation.labels.num_rows - rows[metric.name]["n_pooled"],
+            overall=rows[metric.name],
             by_task=by_task[metric.name],
-            beaten_by=overall[metric.name]["srocc_group"],
-            discrimination=areas[metric.name],
-            missing=evaluation.labels.num_rows - overall[metric.name]["n_pooled"],
         )
         for place, (number, metric) in enumerate(ordered, 1)
     ]
@@ -134,37 +142,24 @@ def heat_maps(
 
     A task of several codecs has a last column for all of them together. A map has the ``name`` and
     ``title`` of its coefficient, the number of the darkest colour (``low``), and ``rows``: per
-    metric, in the ranking's order, (text, class of the colour, sort key) of each cell.
+    metric, in the ranking's order, the entry of the ranking and its figures.
     """
-    cells = {
-        (row["task"], row["codec"], row["metric"]): row
-        for row in evaluation.correlations.to_pylist()
-    }
-    codecs: dict[str, list[str]] = {}
-    for task, codec in dict.fromkeys(key[:2] for key in cells):
-        codecs.setdefault(task, []).append(codec)
-    for row in evaluation.across_codecs.to_pylist():
-        if row["codecs"] > 1:
-            cells[row["task"], ALL, row["metric"]] = row
-            if ALL not in codecs[row["task"]]:
-                codecs[row["task"]].append(ALL)
+    together = [row | {"codec": ALL} for row in evaluation.across_codecs.to_pylist()]
+    codecs, cells = defaultdict[str, dict[str, None]](dict), {}
+    for row in evaluation.correlations.to_pylist() + [r for r in together if r["codecs"] > 1]:
+        codecs[row["task"]][row["codec"]] = None
+        cells[row["task"], row["codec"], row["metric"]] = row
+    columns = [(task, list(of_task)) for task, of_task in codecs.items()]
+    places = [(task, codec) for task, of_task in columns for codec in of_task]
     maps = []
     for name, title in COEFFICIENTS.items():
-        found = [
-            [
-                Figure.of(cells[task, codec, entry.metric.name], name).value
-                for task, of_task in codecs.items()
-                for codec in of_task
-            ]
+        rows = [
+            (entry, [Figure.of(cells[*place, entry.metric.name], name) for place in places])
             for entry in ranked
         ]
-        low = _floor([value for row in found for value in row if value is not None])
-        rows = [
-            (entry, [_cell(value, low) for value in row])
-            for entry, row in zip(ranked, found, strict=True)
-        ]
+        low = floor(figure.value for _, figures in rows for figure in figures)
         maps.append({"name": name, "title": title, "low": low, "rows": rows})
-    return list(codecs.items()), maps
+    return columns, maps
 
 
 def signed(value: float | None, digits: int = 3) -> str:
@@ -175,26 +170,12 @@ def signed(value: float | None, digits: int = 3) -> str:
     return f"{MINUS}{text}" if value < 0 and float(text) else text
 
 
-def span_of(figures: Sequence[Figure]) -> float:
-    """Return the low end of an axis to 1 that shows figures with their intervals."""
-    return _floor([v for figure in figures for v in (figure.value, figure.low) if v is not None])
+def floor(values: Iterable[float | None]) -> float:
+    """Return the low end of a scale to 1 that shows values, at most 0.9.
 
-
-def _figures(row: Mapping[str, Any]) -> dict[str, Figure]:
-    return {name: Figure.of(row, name) for name in COEFFICIENTS}
-
-
-def _floor(values: Sequence[float]) -> float:
-    """Return the tenth below all but the lowest twentieth of the values, at most 0.9.
-
-    A scale down to a single bad metric would show no difference between the others.
+    It is the tenth below all but the lowest twentieth of them: a scale down to a single bad metric
+    would show no difference between the others.
     """
-    low = float(np.percentile(values, 5)) if values else 0.0
+    known = [value for value in values if value is not None]
+    low = float(np.percentile(known, 5)) if known else 0.0
     return min(0.9, float(np.floor(low * 10) / 10))
-
-
-def _cell(value: float | None, low: float) -> tuple[str, str, float]:
-    if value is None:
-        return signed(None), "none", -2.0
-    step = min(STEPS - 1, max(0, int((value - low) / (1 - low) * STEPS)))
-    return signed(value, 2), f"v{step}", round(value, 6)

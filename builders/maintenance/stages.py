@@ -1,0 +1,173 @@
+"""The stages of a repair: those of a build, and stages that read the dataset's own folder.
+
+They work in a scratch build, a folder of its own to which the intact files are linked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.folder import Folder
+from cfqa_data.builders.pipeline.compress import Compress
+from cfqa_data.builders.pipeline.context import BuildContext
+from cfqa_data.builders.pipeline.pack import label_table, originals_table
+from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.prepare import Prepare
+from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
+from cfqa_data.card.write import card_text
+from cfqa_data.format.codes import Codes, find_centres, shard_name, write_codes
+from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.storage import write_table, write_text
+
+__all__ = ["CARD", "ORIGINALS", "SourceItem", "repair_stages", "was_built"]
+
+CARD, ORIGINALS = "card", "originals"
+"""Items of the last stages that belong to no task; no task is called so."""
+
+
+@dataclass(frozen=True)
+class SourceItem(Item):
+    """An item of one source, of the shard that has its bitstreams.
+
+    Attributes:
+        position: of the source in the task.
+    """
+
+    position: int = -1
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.task} {self.codec} source {self.position}"
+
+
+@dataclass(frozen=True)
+class RepairStage(Prepare):
+    """A stage that reads the dataset's folder in its current state.
+
+    Attributes:
+        files: of the dataset.
+        plugins: classes that are not installed.
+    """
+
+    files: LocalFiles
+    plugins: tuple[str, ...] = ()
+
+    @cached_property
+    def folder(self) -> Folder:
+        """The dataset's folder."""
+        return Folder(self.files, plugins=self.plugins)
+
+
+class Arrays(RepairStage):
+    """Makes the tables of a codec and the metadata of its array."""
+
+    name, unit = "arrays", "codecs"
+
+    def items(self) -> list[Item]:
+        tasks = self.plan.recipe.tasks
+        return [Item(self.name, task, codec, 0) for task in tasks for codec in tasks[task].codecs]
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        array = self.layout.compressed(item.task, item.codec)
+        return self.context.tables_path(item.task, item.codec), array / "zarr.json"
+
+    def run(self, item: Item) -> None:
+        folder, codec_spec = self.folder, self.context.codec_spec(item)
+        entry, centres = folder.manifest.tasks[item.task], list[int]()
+        if entry.codecs[item.codec].tables:
+            self.fit(item.task, codec_spec)
+        if codec_spec.quantizer is not None and was_built(folder.manifest):
+            centres = self.centre(item.task, codec_spec.quantizer)
+        elif codec_spec.quantizer is not None:  # of a release: by its first feature
+            first = folder.decoded(entry.sources[0], item.codec, 0)
+            assert isinstance(first, Codes)
+            centres = list(find_centres(first.indices))
+        self.make_array(item.task, codec_spec, entry.shape, centres)
+
+
+class Decode(RepairStage):
+    """Decodes a source's bitstreams to its shard of an array, for which no encoder is needed."""
+
+    name, unit = "decode", "sources"
+
+    def items(self) -> list[SourceItem]:
+        recipe = self.plan.recipe
+        return [
+            SourceItem(self.name, task, codec, position // recipe.group_size, position)
+            for task, spec in recipe.tasks.items()
+            for codec, codec_spec in spec.codecs.items()
+            if codec_spec.facts.on != "inputs"
+            for position in range(recipe.sources(task))
+        ]
+
+    def outputs(self, item: SourceItem) -> tuple[Path, ...]:  # type: ignore[override]
+        return (self.layout.compressed(item.task, item.codec) / shard_name(item.position),)
+
+    def run(self, item: SourceItem) -> None:  # type: ignore[override]
+        folder = self.folder
+        entry = folder.manifest.tasks[item.task]
+        source, levels = entry.sources[item.position], range(len(entry.codecs[item.codec].levels))
+        found = [folder.decoded(source, item.codec, level) for level in levels]
+        stored = [each.indices if isinstance(each, Codes) else each for each in found]
+        write_codes(self.layout.compressed(item.task, item.codec), item.position, np.stack(stored))
+
+
+class Tables(RepairStage):
+    """Joins label rows to tables."""
+
+    name, unit = "tables", "files"
+
+    def items(self) -> list[Item]:
+        return [Item(self.name, task) for task in (*self.plan.recipe.tasks, ORIGINALS)]
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        layout = self.layout
+        return (layout.originals_table if item.task == ORIGINALS else layout.labels(item.task),)
+
+    def run(self, item: Item) -> None:
+        manifest = self.folder.manifest
+        if item.task == ORIGINALS:
+            table = originals_table(self.context, manifest)
+        else:
+            table = label_table(self.context, manifest.tasks[item.task], manifest.format)
+        write_table(self.outputs(item)[0], table)
+
+
+class Card(RepairStage):
+    """Writes the card, once the tables are in their place."""
+
+    name, unit = CARD, "files"
+
+    def items(self) -> list[Item]:
+        return [Item(self.name, CARD)]
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        return (self.layout.card,)
+
+    def run(self, item: Item) -> None:
+        folder, manifest = self.folder, self.folder.manifest
+        labels = {task: folder.label_rows(task).table for task in manifest.tasks}
+        sizes = {name: entry["size"] for name, entry in manifest.files.items()}
+        write_text(self.layout.card, card_text(manifest, labels, folder.originals_table(), sizes))
+
+
+def repair_stages(
+    context: BuildContext, files: LocalFiles, plugins: tuple[str, ...]
+) -> Sequence[BuildStage]:
+    """Return the stages of a repair in order; of those that make a file, the first does it."""
+    arrays, decode, tables, card = (
+        kind(context, files, plugins) for kind in (Arrays, Decode, Tables, Card)
+    )
+    return Select(context), Extract(context), arrays, decode, Compress(context), tables, card
+
+
+def was_built(manifest: Manifest) -> bool:
+    """Return whether `cfqa build` made a dataset, so that its recipe can make it again."""
+    codecs = {codec for task in manifest.tasks.values() for codec in task.codecs}
+    noted = {name.partition(" ")[0] for name in manifest.versions if not name.startswith("scores ")}
+    return codecs <= noted

@@ -1,0 +1,170 @@
+"""`cfqa info`, `cfqa verify` and `cfqa repair`: what a dataset holds, and its damage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cfqa_data.cli.command import command, cores
+from cfqa_data.cli.shared import answer, working
+from cfqa_data.console import terminal
+from cfqa_data.console.progress import Progress
+from cfqa_data.console.text import printable, size_text
+from cfqa_data.errors import CfqaError, FormatError, FormatVersionError
+from cfqa_data.paths import absolute_path
+
+if TYPE_CHECKING:
+    from cfqa_data.integrity.verify import Fault
+
+__all__ = ["info", "repair", "verify"]
+
+
+@command("info")
+def info(folder: str, *, follow_links: bool = False, as_json: bool = False) -> None:
+    """Show what a dataset holds, and whether its labels can tell metrics apart."""
+    from cfqa_data.integrity.summary import info_text, summarise
+
+    summary = summarise(folder, follow_links=follow_links)
+    answer(as_json, lambda: summary, lambda: info_text(summary))
+
+
+@command("verify")
+def verify(
+    folder: Path,
+    *,
+    deep: bool = False,
+    sample: int = 100,
+    seed: int = 0,
+    workers: int | None = None,
+    root: Path | None = None,
+    untrusted: bool = False,
+    plugin: list[str] | None = None,
+    follow_links: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Compare a dataset with its manifest. Exit status: 0 clean, 1 damaged, 2 not a dataset.
+
+    Args:
+        folder (DIR): A dataset folder.
+        deep: Also decode every bitstream, and compute labels of a sample.
+        sample (N): With --deep: label rows to compute again.
+        seed: With --deep: of the choice of the sample.
+    """
+    how = {"sample": sample, "seed": seed, "untrusted": untrusted, "plugins": plugin or ()}
+    with terminal.show_progress() as progress:
+        report, damage = _look(
+            folder, workers or cores(), follow_links, how if deep else None, progress
+        )
+    wrong = {"damage": [{"path": fault.path, "what": fault.what} for fault in damage]}
+    answer(as_json, lambda: report | wrong, lambda: _text(folder, report, damage))
+    if damage:
+        raise typer.Exit(1)
+
+
+@command("repair", extra="build")
+def repair(
+    folder: Path,
+    *,
+    workers: int | None = None,
+    dry_run: bool = False,
+    root: Path | None = None,
+    accept_versions: bool = False,
+    plugin: list[str] | None = None,
+    follow_links: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Make damaged files again, to the manifest's bytes. Exit status: 1 where that fails.
+
+    Args:
+        folder (DIR): A dataset folder.
+        dry_run: Tell what would be done, and do nothing.
+        accept_versions: Try with other versions of software; only the manifest's bytes get in.
+    """
+    from cfqa_data.builders.maintenance.repair import ASIDE
+    from cfqa_data.builders.maintenance.repair import repair as run_repair
+
+    with working("what was made again stays, the same command goes on from here") as progress:
+        repaired = run_repair(
+            folder,
+            workers=workers or cores(),
+            accept_versions=accept_versions,
+            dry_run=dry_run,
+            progress=progress,
+            follow_links=follow_links,
+            plugins=plugin or (),
+        )
+    lines = [f"{name}: {'can be' if dry_run else 'was'} made again" for name in repaired.repaired]
+    lines += [f"{name}: {'goes' if dry_run else 'went'} to {ASIDE}" for name in repaired.aside]
+    lines = [printable(line) for line in (*lines, *map(str, repaired.failed))]
+    if not repaired.damaged:
+        lines.append(f"{folder}: no file is damaged")
+    answer(as_json, repaired.to_dict, lambda: "\n".join(lines))
+    if repaired.failed:
+        raise typer.Exit(1)
+
+
+def _look(
+    folder: Path, workers: int, follow_links: bool, deep: dict[str, Any] | None, progress: Progress
+) -> tuple[dict[str, Any], list[Fault]]:
+    """Return what there is to tell of a folder, and what is wrong with it."""
+    from cfqa_data.format.layout import Layout
+    from cfqa_data.integrity.consistency import inconsistencies
+    from cfqa_data.integrity.verify import Fault
+    from cfqa_data.integrity.verify import verify as run_verify
+
+    report: dict[str, Any] = {"path": str(folder)}
+    try:
+        found = run_verify(folder, workers=workers, progress=progress, follow_links=follow_links)
+    except FormatError as error:
+        path = Layout(absolute_path(folder)).manifest
+        # Without a manifest, or with a newer one, this is no dataset.
+        if not os.path.lexists(path) or isinstance(error, FormatVersionError):
+            raise
+        return report, [Fault(path.name, str(error).removeprefix(f"{path}: "))]
+    report |= {"files": len(found.manifest.files) + 1, "bytes": found.size}
+    bad = {fault.path for fault in found.faults}
+    damage = [*found.damage, *inconsistencies(found.files, found.manifest, bad)]
+    if deep is not None:
+        from cfqa_data.builders.maintenance.deep_verify import verify_deep
+
+        bad = {fault.path for fault in damage}
+        how = deep | {"workers": workers, "progress": progress}
+        try:
+            result = verify_deep(found.files, found.manifest, bad, **how)
+            damage += [fault for fault in result.faults if fault not in damage]
+            for name in ("decoded", "compared", "labelled", "scored"):
+                report[name] = getattr(result, name)
+            report["not_checked"] = list(result.notes)
+        except CfqaError as error:
+            if not damage:
+                raise
+            # Report the damage found so far all the same.
+            report["not_checked"] = [f"--deep: {error}"]
+    return report | {"foreign": list(found.foreign)}, damage
+
+
+def _text(folder: Path, report: dict[str, Any], damage: list[Fault]) -> str:
+    """Return the result as text; print notes on stderr."""
+    notes = list(report.get("not_checked", ()))
+    if foreign := report.get("foreign"):
+        notes.append(f"{len(foreign)} files are of tools or weights, first {foreign[0]}")
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
+    if damage:
+        count = len({fault.path for fault in damage})
+        found = [printable(str(fault)) for fault in damage]
+        are = "s are" if count > 1 else " is"
+        return "\n".join([*found, f"{folder}: {count} file{are} damaged"])
+    deep = ""
+    if "decoded" in report:
+        deep = (
+            "; {decoded:,} bitstreams decoded, {compared:,} compared with the stored codes, "
+            "labels of {labelled:,} rows computed again"
+        ).format_map(report)
+        if report["scored"] < report["labelled"]:
+            deep += f", scores of {report['scored'] or 'none'} of them"
+    return f"{folder}: {report['files']:,} files, {size_text(report['bytes'])}, no damage{deep}"
