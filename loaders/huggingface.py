@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.access.dataset import Dataset, load
+from cfqa_data.access.dataset import Dataset, opened
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.extras import extras
 from cfqa_data.registry import Plugins
@@ -76,29 +76,19 @@ def attach(
     for name in names:
         if name not in NEEDS:
             raise CfqaError(unknown_name("array", name, NEEDS))
-    how = {"untrusted": untrusted, "follow_links": follow_links, "plugins": plugins}
-    if isinstance(root, Dataset) and (given := [name for name, value in how.items() if value]):
-        raise CfqaError(f"{' and '.join(given)} say how to open a path; give them to load()")
+    dataset = opened(root, untrusted=untrusted, follow_links=follow_links, plugins=plugins)
     if isinstance(ds, dict):
-        root = _opened(root, how)
-        splits = {
-            split: attach(part, root, format=format, arrays=names) for split, part in ds.items()
-        }
-        return type(ds)(splits)
+        how: dict[str, Any] = {"format": format, "arrays": names}
+        return type(ds)({split: attach(part, dataset, **how) for split, part in ds.items()})
     if not isinstance(ds, datasets.Dataset | datasets.IterableDataset):
         raise CfqaError(f"attach takes what load_dataset returns, not a {type(ds).__name__}")
     if ds.column_names is not None and "source_id" not in ds.column_names:
         raise CfqaError("attach takes the rows of a dataset folder; these have no source_id")
-    dataset = _opened(root, how)
     name = hold(dataset)
     types = {array: CfqaArray(array, format) for array in names}
     if isinstance(ds, datasets.Dataset):
         return _attach_rows(ds, name, types)
     return _attach_stream(ds, name, types)
-
-
-def _opened(root: str | Path | Dataset, how: Mapping[str, Any]) -> Dataset:
-    return root if isinstance(root, Dataset) else load(root, **how)
 
 
 def _attach_rows(ds: Any, name: str, types: Mapping[str, CfqaArray]) -> Any:

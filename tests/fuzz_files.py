@@ -23,10 +23,10 @@ from cfqa_data.recipe.load import Recipe
 __all__ = ["InRanges", "little_dataset"]
 
 PARTS = (
-    (),
-    (0,),
-    (None, slice(0, 1), 0),
-    (None, None, slice(None, None, -3)),
+    {},
+    {"views": 0},
+    {"layers": slice(0, 1), "tokens": 0},
+    {"tokens": slice(None, None, -3)},
 )
 
 
@@ -54,17 +54,11 @@ class InRanges(LocalFiles):
     def exists(self, name: str) -> bool:
         return (self.folder / name).exists()
 
-    def below(self, name: str) -> InRanges:
-        return InRanges(self.folder / name)
-
     def where(self, name: str) -> str:
         return f"{self.folder}/{name}"
 
     def read(self, name: str) -> bytes:
         return LocalFiles(self.folder).read(name)
-
-    def map(self, name: str):  # type: ignore[no-untyped-def]
-        return LocalFiles(self.folder).map(name)
 
     def read_manifest(self):  # type: ignore[no-untyped-def]
         return read_manifest(self.folder)
@@ -130,14 +124,14 @@ def _arrays(files: LocalFiles, name: str) -> None:
         codec = next(iter(folder.manifest.tasks[task].codecs))
         for source in sources:
             if kind == "originals":
-                _each(*(lambda p=p: folder.original(source, *p) for p in PARTS))  # noqa: B023
+                _each(*(lambda p=p: folder.original(source, **p) for p in PARTS))  # noqa: B023
             elif kind == "truth":
                 folder.truth(source)
             elif kind == "bitstreams":
                 _each(*(lambda n=n: folder.bitstream(source, codec, n) for n in (0, 9)))  # noqa: B023
             else:
                 for part in PARTS:
-                    folder.compressed(source, codec, 9, *part)
+                    folder.compressed(source, codec, 9, **part)
 
 
 def _read_local(name: str, data: bytes, folder: Path) -> None:

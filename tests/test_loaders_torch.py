@@ -26,6 +26,7 @@ from torch.utils.data import (
 )
 
 import cfqa_data
+from cfqa_data.access.dataset import LoadOptions
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.codes import Codes
 from cfqa_data.guard import GUARD
@@ -69,9 +70,8 @@ def test_an_open_dataset_is_taken_as_it_is(folder: Path) -> None:
 
 
 def test_pairs_take_what_load_takes(folder: Path) -> None:
-    assert (
-        signature(cfqa_data.load).parameters.keys() - {"path"} <= signature(Pairs).parameters.keys()
-    )
+    options = LoadOptions.__annotations__.keys()
+    assert signature(cfqa_data.load).parameters.keys() == {"path", "task", *options}
     pairs = Pairs(folder, source=["cls-001", "dpt-002"], level=3, fold=[1, 0])
     assert set(pairs.dataset.labels["source_id"].to_pylist()) == {"cls-001"}
     assert len(pairs) == 4

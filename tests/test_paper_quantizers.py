@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cfqa_data.access.arrays import ArrayReader
+from cfqa_data.access.files import LocalFiles
 from cfqa_data.builders.pipeline.prepare import median_codes
 from cfqa_data.codecs import get_codec
 from cfqa_data.errors import BuildError, CodecError, RecipeError
@@ -172,6 +173,14 @@ def test_stored_codes_give_the_exact_features_back(quantizer: Quantizer, tmp_pat
         source_ids=["a"],
     )
     write_codes(path, 0, codes[0])
-    reader = ArrayReader(path, source_ids=["a"], levels=2, shape=shape, quantizer=quantizer)
+    reader = ArrayReader(
+        LocalFiles(path.parent),
+        path.name,
+        source_ids=["a"],
+        levels=2,
+        shape=shape,
+        quantizer=quantizer,
+    )
     for level in range(2):
-        np.testing.assert_array_equal(reader.read(0, level), quantizer.dequantize(codes[0, level]))
+        found = reader.read(0, level).dequantize()
+        np.testing.assert_array_equal(found, quantizer.dequantize(codes[0, level]))

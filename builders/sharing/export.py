@@ -10,24 +10,25 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from cfqa_data.access.dataset import Dataset, load
+from cfqa_data.access.dataset import Dataset, LoadOptions, load
 from cfqa_data.builders.sharing.export_formats import FORMATS, ExportFile, Format
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.extras import extras
+from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.storage import PARTIAL, check_folder, write_table, write_text
 from cfqa_data.paths import absolute_path, real_path
-from cfqa_data.registry import Plugins
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,8 +44,8 @@ COLUMNS = ("task", "codec", "level", "fold")
 MARKER = "export.json"
 """What an export folder is of; by it a later run knows that it may go on there."""
 
-TABLES_AT_ONCE = 256
-"""Tables of the index before they are joined."""
+ORIGINAL = "original"
+"""Stands where a codec's name does."""
 
 FACTS = ("task", "source_id", "group", "fold", "reference_score", "reference_loss", "tokens")
 """Columns of the labels that say something of the original."""
@@ -83,14 +84,9 @@ def export(
     kind: str,
     *,
     task: str | None = None,
-    codec: str | Iterable[str] | None = None,
-    level: SupportsIndex | Iterable[SupportsIndex] | None = None,
-    fold: SupportsIndex | Iterable[SupportsIndex] | None = None,
     originals: bool = True,
     progress: Progress | None = None,
-    untrusted: bool = False,
-    follow_links: bool = False,
-    plugins: Plugins | None = None,
+    **options: Unpack[LoadOptions],
 ) -> Exported:
     """Write features as plain float32 files; goes on where an earlier run stopped.
 
@@ -101,35 +97,22 @@ def export(
         out: the folder to make; one that an export of the same began is gone on with.
         kind: name of the format, one of `FORMATS`.
         task: only this task.
-        codec: only this codec, or these.
-        level: only this level, or these.
-        fold: only the sources of this fold, or of these.
         originals: also write the originals.
         progress: notified of every feature.
-        untrusted: decode bitstreams in child processes that can do nothing else.
-        follow_links: read what links in a folder lead to, wherever that is.
-        plugins: classes of codecs that are not installed, or `module:Class` of some.
+        options: which rows to keep and how the folder is opened, as for :func:`cfqa_data.load`.
 
     Raises:
         DiskError: the disk is full, or may not be written to; what is finished is kept.
         CfqaError: there is no such format, nothing to export, or the folder holds something else.
         FormatError: the dataset, or a feature in it, cannot be read.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     if kind not in FORMATS:
         raise CfqaError(unknown_name("format", kind, FORMATS))
     progress, out = progress or Silent(), absolute_path(out)
-    dataset = load(
-        path,
-        task,
-        codec=codec,
-        level=level,
-        fold=fold,
-        untrusted=untrusted,
-        follow_links=follow_links,
-        plugins=plugins,
-    )
+    dataset = load(path, task, **options)
     if not len(dataset):
         raise CfqaError(f"{path}: no compressed feature is of that task, codec, level and fold")
     stored = dataset.labels["array"].is_valid()
@@ -137,28 +120,22 @@ def export(
     if not labels.num_rows:
         raise CfqaError(f"{path}: nothing is stored of those features")
     rest = dataset.labels.filter(pc.invert(stored))
-    left_out = dict.fromkeys(
-        zip(*(rest[name].to_pylist() for name in ("task", "codec")), strict=True)
-    )
+    left_out = rest.group_by(["task", "codec"], use_threads=False).aggregate([]).to_pylist()
     message = "nothing is stored of its features, which are left out"
-    notes = tuple(f"codec {codec!r} of {task}: {message}" for task, codec in left_out)
-    _open_folder(out, dataset, _facts(dataset, labels, kind, originals))
-    form, index = FORMATS[kind], _Index(FORMATS[kind])
+    notes = tuple(f"codec {row['codec']!r} of {row['task']}: {message}" for row in left_out)
+    facts = _facts(dataset, labels, kind, originals)
+    if options.get("source") is not None:
+        facts["source_id"] = sorted(set(labels["source_id"].to_pylist()))
+    _open_folder(out, dataset, facts)
     features = len(labels) + (len(pc.unique(labels["source_id"])) if originals else 0)
-    parts = written = size = 0
     progress.start("export", features, "features")
-    for part in _parts(dataset, labels, form, originals):
-        parts += 1
-        size += 4 * sum(map(math.prod, part.shapes))
-        if (out / part.name).exists():
-            progress.advance(part.rows.num_rows)
-        else:
-            form.write(out / part.name, part, _features(dataset, part, progress))
-            written += 1
-        index.add(part)
+    run = _Run(dataset, out, FORMATS[kind], progress)
+    index = [
+        table for name in dataset.manifest.tasks for table in run.task(name, labels, originals)
+    ]
     progress.finish()
-    write_table(out / INDEX, index.table())
-    return Exported(out, written, parts - written, features, size, notes)
+    write_table(out / INDEX, pa.concat_tables(index).combine_chunks())
+    return Exported(out, run.written, run.kept, features, run.size, notes)
 
 
 def _facts(dataset: Dataset, labels: pa.Table, kind: str, originals: bool) -> dict[str, Any]:
@@ -199,73 +176,81 @@ def _open_folder(out: Path, dataset: Dataset, facts: dict[str, Any]) -> None:
     write_text(marker, json.dumps(facts, indent=1) + "\n")
 
 
-def _parts(
-    dataset: Dataset, labels: pa.Table, form: Format, originals: bool
-) -> Iterator[ExportFile]:
-    """Yield what to write, originals of a task first."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+@dataclass
+class _Run:
+    """Writes the files of an export that are not there, and counts them."""
 
-    labels = labels.drop_columns(["array", "index"])
-    for task in dict.fromkeys(labels["task"].to_pylist()):
-        entry = dataset.manifest.tasks[task]
-        numbers = {source: number for number, source in enumerate(entry.sources)}
-        rows = labels.filter(pc.equal(labels["task"], task))
-        number = np.array([numbers[source] for source in rows["source_id"].to_pylist()])
-        rows = rows.take(pa.array(np.lexsort((rows["level"].to_numpy(), number))))
-        if originals:
-            first = np.unique(np.sort(number), return_index=True)[1]
-            facts = [name for name in FACTS if name in rows.column_names]
-            yield from form.split(rows.take(pa.array(first)).select(facts), entry.shape, numbers)
-        for codec in dataset.manifest.tasks[task].codecs:
-            chosen = rows.filter(pc.equal(rows["codec"], codec))
-            yield from form.split(chosen, entry.shape, numbers)
+    dataset: Dataset
+    out: Path
+    form: Format
+    progress: Progress
+    written: int = 0
+    kept: int = 0
+    size: int = 0
 
-
-def _features(dataset: Dataset, part: ExportFile, progress: Progress) -> Iterator[np.ndarray]:
-    """Yield the features of a part's rows, one at a time."""
-    for row in part.rows.to_pylist():
-        source = row["source_id"]
-        if part.levels:
-            yield dataset.compressed(source, row["codec"], row["level"])
-        else:
-            yield dataset.original(source)
-        progress.advance()
-
-
-class _Index:
-    """The labels of what was exported, with the places of the features and originals.
-
-    Tables of few rows take many times the memory of their rows: they are joined now and then.
-    """
-
-    def __init__(self, form: Format) -> None:
-        self._form = form
-        self._tables: dict[bool, list[pa.Table]] = {False: [], True: []}
-
-    def add(self, part: ExportFile) -> None:
-        """Take the rows of a part."""
+    def task(self, task: str, labels: pa.Table, originals: bool) -> Iterator[pa.Table]:
+        """Write the files of a task; yield the rows of each codec with the places of both."""
         import pyarrow as pa
+        import pyarrow.compute as pc
 
-        table = part.rows.append_column("file", pa.array([part.name] * part.rows.num_rows))
-        for name, values in self._form.places(part).items():
-            table = table.append_column(name, pa.array(values))
-        tables = self._tables[bool(part.levels)]
-        tables.append(table)
-        if len(tables) >= TABLES_AT_ONCE:
-            tables[:] = [pa.concat_tables(tables).combine_chunks()]
-
-    def table(self) -> pa.Table:
-        """Return a row per compressed feature."""
-        import pyarrow as pa
-
-        index = pa.concat_tables(self._tables[True])
-        if self._tables[False]:
-            first = pa.concat_tables(self._tables[False])
+        entry = self.dataset.manifest.tasks[task]
+        rows = labels.filter(pc.equal(labels["task"], task)).drop_columns(["array", "index"])
+        sources = pa.array(entry.sources)
+        if originals and rows.num_rows:
+            known = pc.index_in(sources, value_set=rows["source_id"].combine_chunks())
+            facts = rows.take(known.drop_null()).select(
+                [n for n in FACTS if n in rows.schema.names]
+            )
+            first = self._write(facts, ORIGINAL, entry)
             places = [name for name in first.column_names if name not in FACTS]
-            rows = {source: row for row, source in enumerate(first["source_id"].to_pylist())}
-            sources = index["source_id"].to_pylist()
-            chosen = first.take(pa.array([rows[source] for source in sources]))
-            for name in places:
-                index = index.append_column(f"original_{name}", chosen[name])
-        return index.combine_chunks()
+        for codec in entry.codecs:
+            chosen = rows.filter(pc.equal(rows["codec"], codec))
+            if not chosen.num_rows:
+                continue
+            table = self._write(chosen, codec, entry)
+            if originals:
+                own = first.take(pc.index_in(table["source_id"], first["source_id"]))
+                for name in places:
+                    table = table.append_column(f"original_{name}", own[name])
+            yield table
+
+    def _write(self, rows: pa.Table, codec: str, entry: TaskEntry) -> pa.Table:
+        """Write the files of a codec's rows, or of originals; return the rows and their places."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        number = pc.index_in(rows["source_id"], pa.array(entry.sources)).to_numpy()
+        level = rows["level"].to_numpy() if "level" in rows.column_names else None
+        keys = [number] if level is None else [level, number]
+        order = np.lexsort(keys[::-1] if self.form.by_level else keys)
+        rows, number = rows.take(pa.array(order)), number[order]
+        levels = [None] * len(order) if level is None else level[order]
+        names = [
+            self.form.name(entry.name, codec, *which) for which in zip(levels, number, strict=True)
+        ]
+        start = 0
+        for name, same in groupby(names):
+            count = len(list(same))
+            part = ExportFile(name, entry.shape, rows.slice(start, count))
+            start += count
+            self.size += 4 * sum(map(math.prod, part.shapes))
+            if (self.out / name).exists():
+                self.kept += 1
+                self.progress.advance(count)
+            else:
+                self.form.write(self.out / name, part, self._features(part))
+                self.written += 1
+        rows = rows.append_column("file", pa.array(names))
+        for name, values in self.form.places(ExportFile("", entry.shape, rows)).items():
+            rows = rows.append_column(name, values if hasattr(values, "type") else pa.array(values))
+        return rows
+
+    def _features(self, part: ExportFile) -> Iterator[np.ndarray]:
+        """Yield the features of a file's rows, one at a time."""
+        for row in part.rows.to_pylist():
+            source = row["source_id"]
+            if "level" in row:
+                yield self.dataset.compressed(source, row["codec"], row["level"])
+            else:
+                yield self.dataset.original(source)
+            self.progress.advance()

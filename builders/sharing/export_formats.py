@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cfqa_data.format.storage import PARTIAL, atomic_path, make_folder, sync_folder, sync_folders
+from cfqa_data.format.storage import atomic_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["FORMATS", "ExportFile", "Format"]
-
-ORIGINAL = "original"
-"""Stands where a codec's name does."""
 
 
 @dataclass(frozen=True)
@@ -71,44 +65,26 @@ class Format:
 
     Attributes:
         suffix: of its files.
-        shared: what has a file of its own: every combination of these columns.
-        write: writes a part's features to a path, given in the order of its rows.
+        write: writes the features of a file to a path, given in the order of its rows.
         places: columns of the index, beside the file: where in it each row's feature is.
+        by_level: whether each level has a file of its own.
+        by_source: whether each source has.
     """
 
     suffix: str
-    shared: tuple[str, ...]
     write: Callable[[Path, ExportFile, Iterable[np.ndarray]], None]
-    places: Callable[[ExportFile], dict[str, list[Any]]]
+    places: Callable[[ExportFile], dict[str, Any]]
+    by_level: bool = False
+    by_source: bool = False
 
-    def split(
-        self, rows: pa.Table, shape: tuple[int, int, int, int], numbers: dict[str, int]
-    ) -> Iterator[ExportFile]:
-        """Divide one task's rows of one codec, or its originals, into parts.
-
-        Args:
-            rows: by source and level.
-            shape: (N, C, T, D).
-            numbers: the position of each source among the task's.
-        """
-        import pyarrow as pa
-
-        members: dict[str, list[int]] = {}
-        axes = [axis for axis in self.shared if axis in rows.column_names]
-        for position, row in enumerate(rows.select(axes).to_pylist()):
-            name = "/".join(filter(None, (_step(row, axis, numbers) for axis in self.shared)))
-            members.setdefault(name, []).append(position)
-        for name, positions in members.items():
-            yield ExportFile(f"{name}{self.suffix}", shape, rows.take(pa.array(positions)))
-
-
-def _step(row: dict[str, Any], axis: str, numbers: dict[str, int]) -> str:
-    """Return one step of a path; a source, whose name may be anything, is a number in it."""
-    if axis == "source_id":
-        return f"{numbers[row[axis]]:05d}"
-    if axis == "level":
-        return f"level-{row[axis]}" if axis in row else ""
-    return str(row.get(axis, ORIGINAL))
+    def name(self, task: str, codec: str, level: int | None, number: int) -> str:
+        """Return the path of a feature's file; a source, whose id may be anything, is a number."""
+        steps = [task, codec]
+        if self.by_level and level is not None:
+            steps.append(f"level-{level}")
+        if self.by_source:
+            steps.append(f"{number:05d}")
+        return "/".join(steps) + self.suffix
 
 
 def _write_npy(path: Path, part: ExportFile, features: Iterable[np.ndarray]) -> None:
@@ -169,7 +145,7 @@ def _write_zarr(path: Path, part: ExportFile, features: Iterable[np.ndarray]) ->
     if "tokens" in part.rows.column_names:
         counts = dict(zip(part.rows["source_id"].to_pylist(), part.shapes, strict=True))
         attributes["tokens"] = [counts[source][2] for source in part.sources]
-    with _atomic_folder(path) as partial, zarr.config.set({"array.write_empty_chunks": True}):
+    with atomic_path(path) as partial, zarr.config.set({"array.write_empty_chunks": True}):
         array = zarr.create_array(
             str(partial),
             shape=(*outer, *part.shape),
@@ -184,54 +160,31 @@ def _write_zarr(path: Path, part: ExportFile, features: Iterable[np.ndarray]) ->
             array[(*place, ..., slice(feature.shape[2]), slice(None))] = feature
 
 
-@contextmanager
-def _atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside ``path`` that becomes ``path`` on success and else is removed."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    make_folder(partial)
-    try:
-        yield partial
-        for file in partial.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-        sync_folders(partial)
-        partial.replace(path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        raise
+def _by_position(part: ExportFile) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-
-def _in_file(part: ExportFile) -> dict[str, list[Any]]:
-    return {}
-
-
-def _by_key(part: ExportFile) -> dict[str, list[Any]]:
-    return {"key": part.rows["source_id"].to_pylist()}
-
-
-def _by_row(part: ExportFile) -> dict[str, list[Any]]:
-    return {"row": list(range(part.rows.num_rows))}
-
-
-def _by_position(part: ExportFile) -> dict[str, list[Any]]:
-    first = {source: index for index, source in enumerate(part.sources)}
-    places: dict[str, list[Any]] = {
-        "source_index": [first[source] for source in part.rows["source_id"].to_pylist()]
-    }
+    axes = {"source": ("source_id", part.sources)}
     if part.levels:
-        second = {level: index for index, level in enumerate(part.levels)}
-        places["level_index"] = [second[level] for level in part.rows["level"].to_pylist()]
-    return places
+        axes["level"] = ("level", part.levels)
+    rows = part.rows
+    return {
+        f"{axis}_index": pc.index_in(rows[column], pa.array(known, rows[column].type)).cast("int64")
+        for axis, (column, known) in axes.items()
+    }
 
 
 FORMATS = {
-    "safetensors": Format(".safetensors", ("task", "codec", "level"), _write_safetensors, _by_key),
-    "zarr": Format(".zarr", ("task", "codec"), _write_zarr, _by_position),
-    "npy": Format(".npy", ("task", "codec", "level", "source_id"), _write_npy, _in_file),
-    "parquet": Format(".parquet", ("task", "codec"), _write_parquet, _by_row),
+    "safetensors": Format(
+        ".safetensors",
+        _write_safetensors,
+        lambda part: {"key": part.rows["source_id"]},
+        by_level=True,
+    ),
+    "zarr": Format(".zarr", _write_zarr, _by_position),
+    "npy": Format(".npy", _write_npy, lambda part: {}, by_level=True, by_source=True),
+    "parquet": Format(
+        ".parquet", _write_parquet, lambda part: {"row": np.arange(part.rows.num_rows)}
+    ),
 }
 """Formats by name."""

@@ -187,8 +187,9 @@ def publish(plan: Plan, progress: Progress | None = None) -> Published:
     api = calls.api
     calls(_open_repo, api, plan)
     tagged = calls(_check_tag, api, plan)
-    done = _Sent()
-    commit = calls(_send, api, plan, done)
+    sent: set[str] = set()  # over all attempts, as are those that were removed
+    removed: set[str] = set()
+    commit = calls(_send, api, plan, sent, removed)
     listed = calls(_listing, api, repo, commit)
     for path, entry in upload.files.items():
         if _differs(upload, path, entry, listed.get(path)):
@@ -212,19 +213,11 @@ def publish(plan: Plan, progress: Progress | None = None) -> Published:
         tier=upload.manifest.tier,
         files=len(upload.files),
         size=upload.size,
-        sent=len(done.paths),
-        sent_size=sum(upload.files[path]["size"] for path in done.paths),
-        removed=len(done.removed),
+        sent=len(sent),
+        sent_size=sum(upload.files[path]["size"] for path in sent),
+        removed=len(removed),
         read_back=len(sample),
     )
-
-
-class _Sent:
-    """What a run sent and removed, over all its attempts."""
-
-    def __init__(self) -> None:
-        self.paths: set[str] = set()
-        self.removed: set[str] = set()
 
 
 def _open_repo(api: HfApi, plan: Plan) -> None:
@@ -256,7 +249,7 @@ def _check_tag(api: HfApi, plan: Plan) -> bool:
     return True
 
 
-def _send(api: HfApi, plan: Plan, done: _Sent) -> str:
+def _send(api: HfApi, plan: Plan, sent: set[str], removed: set[str]) -> str:
     """Send what the branch lacks; return the commit that has it all."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -281,7 +274,7 @@ def _send(api: HfApi, plan: Plan, done: _Sent) -> str:
                 delete_patterns=[MANIFEST] if MANIFEST in lacking else None,
                 **where,
             ).oid
-        done.paths.update(arrays)
+        sent.update(arrays)
     stale = [p for p in remote if p.startswith(FOLDERS) and p not in upload.files]
     changed = [path for path in lacking if path in texts]
     if changed or stale:
@@ -295,8 +288,8 @@ def _send(api: HfApi, plan: Plan, done: _Sent) -> str:
             parent_commit=head,
             **where,
         ).oid
-        done.paths.update(changed)
-        done.removed.update(stale)
+        sent.update(changed)
+        removed.update(stale)
     return str(head)
 
 

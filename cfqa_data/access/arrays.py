@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.access.files import Files, LocalFiles
+from cfqa_data.access.files import Files
 from cfqa_data.access.selection import Selection
 from cfqa_data.access.shards import ShardReader
 from cfqa_data.errors import FormatError
@@ -22,7 +21,8 @@ class ArrayReader:
     """Reads features from an array; reads its metadata on first use, and when unpickled.
 
     Args:
-        path: folder of the array, or its files.
+        files: of the dataset.
+        name: folder of the array in it.
         source_ids: the sources that it must have.
         levels: how many levels it must have.
         shape: the (N, C, T, D) it must have; a feature of fewer tokens is read by its own shape.
@@ -34,15 +34,15 @@ class ArrayReader:
 
     def __init__(
         self,
-        path: Path | Files,
+        files: Files,
+        name: str,
         *,
         source_ids: Sequence[str],
         levels: int,
         shape: tuple[int, int, int, int],
         quantizer: Quantizer | None,
     ) -> None:
-        self.files = path if isinstance(path, Files) else LocalFiles(path)
-        self.where = self.files.location
+        self.files, self.name, self.where = files, name, files.where(name)
         self.source_ids, self.levels, self.shape = source_ids, levels, shape
         self.quantizer = quantizer
         self.shards = ShardReader(levels, shape, quantizer.dtype if quantizer else np.dtype("f4"))
@@ -52,29 +52,18 @@ class ArrayReader:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tables": None, "_indices": {}}
 
-    def read(self, source_index: int, level: int, part: Selection | None = None) -> np.ndarray:
-        """Return a compressed feature, or a part of it, float32 (N, C, T, D).
+    def read(
+        self, source_index: int, level: int, part: Selection | None = None
+    ) -> Codes | np.ndarray:
+        """Return a compressed feature (N, C, T, D), or a part of it: codes, or float32 values.
 
         Raises:
             FormatError: the shard is missing or damaged.
         """
-        if self.quantizer is None:
-            return self.read_stored(source_index, level, part)
-        return self.read_codes(source_index, level, part).dequantize()
-
-    def read_codes(self, source_index: int, level: int, part: Selection | None = None) -> Codes:
-        """Return a feature, or a part, as stored numbers and the values that they stand for."""
-        part = part or Selection.of(self.shape)
-        return Codes(self.read_stored(source_index, level, part), self.tables()[list(part.layers)])
-
-    def read_stored(
-        self, source_index: int, level: int, part: Selection | None = None
-    ) -> np.ndarray:
-        """Return the stored numbers (N, C, T, D) of one compressed feature, or of a part of it."""
-        tables = self.tables()
+        tables, part = self.tables(), part or Selection.of(self.shape)
         if not (0 <= source_index < len(self.source_ids) and 0 <= level < self.levels):
             raise FormatError(f"{self.where}: has no source {source_index} at level {level}")
-        name = shard_name(source_index)
+        name = f"{self.name}/{shard_name(source_index)}"
         shard = self.files.where(name)
         try:
             with self.files.open(name) as blob:
@@ -83,14 +72,16 @@ class ArrayReader:
                     index = self.shards.read_index(blob)
                     if self.files.root is None:  # asking again is a request
                         self._indices[source_index] = index
-                stored = self.shards.read(blob, index, level, part or Selection.of(self.shape))
+                stored = self.shards.read(blob, index, level, part)
         except (FileNotFoundError, IsADirectoryError):
             raise FormatError(f"{shard}: missing shard; build or fetch the dataset again") from None
         except (OSError, ValueError) as error:
             raise FormatError(f"{shard}: damaged shard: {error}") from error
-        if self.quantizer and stored.max(initial=0) >= tables[0].size:
+        if self.quantizer is None:
+            return stored
+        if stored.max(initial=0) >= tables[0].size:
             raise FormatError(f"{shard}: damaged shard: a code out of range")
-        return stored
+        return Codes(stored, tables[list(part.layers)])
 
     def tables(self) -> np.ndarray:
         """Return what the stored numbers of each layer stand for, (C, size); of values, nothing.
@@ -102,8 +93,9 @@ class ArrayReader:
         return self._tables
 
     def _read_head(self) -> np.ndarray:
-        where = self.files.where(METADATA)
-        metadata = parse_metadata(self.files.read(METADATA), where)
+        name = f"{self.name}/{METADATA}"
+        where = self.files.where(name)
+        metadata = parse_metadata(self.files.read(name), where)
         full = (len(self.source_ids), self.levels, *self.shape)
         if metadata.get("shape") != list(full):
             raise FormatError(

@@ -11,13 +11,13 @@ import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict, Unpack, overload
 
 import numpy as np
 
 from cfqa_data.access.folder import Folder, check_level
 from cfqa_data.access.opening import open_files
-from cfqa_data.access.selection import Index
+from cfqa_data.access.selection import Part
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.manifest import Manifest
@@ -26,7 +26,21 @@ from cfqa_data.registry import Plugins
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Dataset", "FeaturePair", "load"]
+__all__ = ["Dataset", "FeaturePair", "LoadOptions", "load", "opened"]
+
+
+class LoadOptions(TypedDict, total=False):
+    """Options of :func:`load`, for what passes them on."""
+
+    codec: str | Iterable[str] | None
+    level: SupportsIndex | Iterable[SupportsIndex] | None
+    source: str | Iterable[str] | None
+    fold: SupportsIndex | Iterable[SupportsIndex] | None
+    revision: str | None
+    cache: bool | str | Path
+    untrusted: bool
+    follow_links: bool
+    plugins: Plugins | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,37 +137,22 @@ class Dataset(Sequence[FeaturePair]):
             f"<Dataset {self.manifest.name!r} at {self.location}: {len(self)} compressed features>"
         )
 
-    def original(
-        self,
-        source_id: str,
-        *,
-        views: Index = None,
-        layers: Index = None,
-        tokens: Index = None,
-    ) -> np.ndarray:
+    def original(self, source_id: str, **part: Unpack[Part]) -> np.ndarray:
         """Return an original feature, or a part of it, float32 (N, C, T, D).
 
         Args:
             source_id: which.
-            views: a place along N, or a slice of places; all if None. The axis stays.
-            layers: the same along C.
-            tokens: the same along T; the class token is 0.
+            part: ``views``, a place along N, or a slice of places; all if None. The axis stays.
+                ``layers``, the same along C. ``tokens``, the same along T; the class token is 0.
 
         Raises:
             CfqaError: the part has no such place.
             FormatError: there is no such source, or its file is missing or damaged.
         """
-        return self._folder.original(source_id, views, layers, tokens)
+        return self._folder.original(source_id, **part)
 
     def compressed(
-        self,
-        source_id: str,
-        codec: str,
-        level: int,
-        *,
-        views: Index = None,
-        layers: Index = None,
-        tokens: Index = None,
+        self, source_id: str, codec: str, level: int, **part: Unpack[Part]
     ) -> np.ndarray:
         """Return a compressed feature, float32 (N, C, T, D), whatever rows were asked for.
 
@@ -164,18 +163,9 @@ class Dataset(Sequence[FeaturePair]):
             CfqaError: the part has no such place.
             FormatError: there is no such feature, or its file is missing or damaged.
         """
-        return self._folder.compressed(source_id, codec, level, views, layers, tokens)
+        return self._folder.compressed(source_id, codec, level, **part)
 
-    def codes(
-        self,
-        source_id: str,
-        codec: str,
-        level: int,
-        *,
-        views: Index = None,
-        layers: Index = None,
-        tokens: Index = None,
-    ) -> Codes:
+    def codes(self, source_id: str, codec: str, level: int, **part: Unpack[Part]) -> Codes:
         """Return a compressed feature as integers with the values that they stand for.
 
         A quarter or half of the bytes of the float32 that they stand for: what to send to a GPU.
@@ -185,7 +175,7 @@ class Dataset(Sequence[FeaturePair]):
             CfqaError: the part has no such place.
             FormatError: there is no such feature, or its file is missing or damaged.
         """
-        return self._folder.codes(source_id, codec, level, views, layers, tokens)
+        return self._folder.codes(source_id, codec, level, **part)
 
     def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
         """Return what the rate of a compressed feature counts.
@@ -202,9 +192,6 @@ class Dataset(Sequence[FeaturePair]):
             CfqaError: there is no task of that name.
             FormatError: the task has no gallery, or it is missing or damaged.
         """
-        if task not in self.manifest.tasks:
-            message = unknown_name("task", task, self.manifest.tasks)
-            raise CfqaError(f"{self.location}: {message}")
         return self._folder.gallery(task)
 
     def truth(self, source_id: str) -> np.ndarray:
@@ -302,6 +289,27 @@ def load(
             allowed = pa.array(values, labels.schema.field(column).type)
             labels = labels.filter(pc.is_in(labels[column], value_set=allowed))
     return Dataset(folder, labels)
+
+
+def opened(dataset: str | Path | Dataset, **options: Any) -> Dataset:
+    """Return an open dataset as it is, and that at a path opened.
+
+    Raises:
+        CfqaError: options of :func:`load` are given, and the dataset is open.
+    """
+    if not isinstance(dataset, Dataset):
+        return load(dataset, **options)
+    given = [
+        name
+        for name, value in options.items()
+        if value is not None and value is not False and (name != "plugins" or value)
+    ]
+    if given:
+        raise CfqaError(
+            f"{' and '.join(given)} say how to open a path; give them to load(), as this dataset "
+            "is open"
+        )
+    return dataset
 
 
 def _several(selected: Any) -> list[Any]:

@@ -7,13 +7,11 @@ that is followed, unless the caller says so, but for those that a cache of the H
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from copy import copy
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -24,7 +22,7 @@ from cfqa_data.format.manifest import Manifest, read_manifest
 from cfqa_data.format.pointers import pointer_at
 from cfqa_data.paths import absolute_path
 
-__all__ = ["MANIFEST", "Blob", "Files", "LocalFiles", "open_blob"]
+__all__ = ["MANIFEST", "MISSING", "Blob", "Files", "LocalFiles"]
 
 MISSING = "missing; is this a complete dataset folder?"
 MANIFEST = Layout(Path()).manifest.name
@@ -47,7 +45,7 @@ class Blob(Protocol):
 
     size: int
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes | bytearray]:
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
         """Return the bytes of each (offset, length).
 
         Raises:
@@ -57,7 +55,7 @@ class Blob(Protocol):
 
 
 class Files(ABC):
-    """The files of one folder.
+    """The files of one folder: where a file has a path, it is read there, and else in ranges.
 
     Attributes:
         location: the folder, as it is named in messages: a path, or an ``hf://`` address.
@@ -82,10 +80,6 @@ class Files(ABC):
         """
 
     @abstractmethod
-    def below(self, name: str) -> Files:
-        """Return the files of a folder in this one."""
-
-    @abstractmethod
     def path(self, name: str) -> Path | None:
         """Return the local path of a file, whether or not it exists; None if it is read remotely.
 
@@ -97,31 +91,45 @@ class Files(ABC):
     def exists(self, name: str) -> bool:
         """Return whether there is such a file or folder."""
 
-    @abstractmethod
+    def remote(self, name: str) -> Blob:
+        """Return a file that has no local path; nothing is asked for yet.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        raise FileNotFoundError(self.where(name))
+
+    def fetch(self, name: str) -> bytes:
+        """Return the whole content of a small file that has no local path."""
+        blob = self.remote(name)
+        return bytes(blob.read([(0, blob.size)])[0])
+
     def read(self, name: str) -> bytes:
         """Return a small file's whole content.
 
         Raises:
             FormatError: it is missing, cannot be read, or is not the one of the manifest.
         """
+        try:
+            path = self.path(name)
+            return read_limited(path, LARGEST_WHOLE) if path else self.fetch(name)
+        except FileNotFoundError:
+            raise FormatError(f"{self.where(name)}: {MISSING}") from None
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{self.where(name)}: cannot be read: {error}") from None
 
-    @abstractmethod
-    def open(self, name: str) -> AbstractContextManager[Blob]:
-        """Open a file to read parts of it.
+    @contextmanager
+    def open(self, name: str) -> Iterator[Blob]:
+        """Open a file to read parts of it; nothing stays open behind it.
 
         Raises:
             FileNotFoundError: it is not there.
         """
-
-    def map(self, name: str) -> Blob:
-        """Return a file to read parts of it again and again: mapped, if it is on this machine.
-
-        Raises:
-            FileNotFoundError: it is not there.
-            OSError, ValueError: it cannot be mapped.
-        """
-        path = self.path(name)
-        return _MappedBlob(path) if path else self.open(name).__enter__()
+        if path := self.path(name):
+            with open_plain(path) as file:
+                yield _LocalBlob(file)
+        else:
+            yield self.remote(name)
 
 
 class LocalFiles(Files):
@@ -141,21 +149,10 @@ class LocalFiles(Files):
         self._places = _places(self.root)
         self._known: set[str] = set()
 
-    def where(self, name: str) -> str:
-        """Return a file's path."""
-        return str(self.root / name)
-
     def read_manifest(self) -> Manifest:
         """Return the folder's manifest."""
         self.path(MANIFEST)
         return read_manifest(self.root)
-
-    def below(self, name: str) -> LocalFiles:
-        """Return the files of a folder in this one."""
-        files = copy(self)
-        files.root, files._known = self.root / name, set()
-        files.location = str(files.root)
-        return files
 
     def path(self, name: str) -> Path:
         """Return a file's path.
@@ -179,21 +176,6 @@ class LocalFiles(Files):
     def exists(self, name: str) -> bool:
         """Return whether there is such a file or folder."""
         return self.path(name).exists()
-
-    def read(self, name: str) -> bytes:
-        """Return a file's whole content."""
-        try:
-            return read_limited(self.path(name), LARGEST_WHOLE)
-        except FileNotFoundError:
-            raise FormatError(f"{self.where(name)}: {MISSING}") from None
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{self.where(name)}: cannot be read: {error}") from None
-
-    @contextmanager
-    def open(self, name: str) -> Iterator[Blob]:
-        """Open a file; nothing stays open behind it."""
-        with open_blob(self.path(name)) as blob:
-            yield blob
 
 
 def _places(root: Path) -> list[tuple[Path, re.Pattern[str]]]:
@@ -220,23 +202,6 @@ def _is_within(real: Path, places: list[tuple[Path, re.Pattern[str]]]) -> bool:
         real.is_relative_to(place) and names.fullmatch(real.relative_to(place).as_posix())
         for place, names in places
     )
-
-
-@contextmanager
-def open_blob(path: Path) -> Iterator[Blob]:
-    """Open a plain file of which parts are read; nothing stays open behind it."""
-    with open_plain(path) as file:
-        yield _LocalBlob(file)
-
-
-class _MappedBlob:
-    def __init__(self, path: Path) -> None:
-        with open_plain(path) as file:
-            self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        self.size = len(self.data)
-
-    def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytearray]:
-        return [bytearray(self.data[offset : offset + size]) for offset, size in ranges]
 
 
 class _LocalBlob:

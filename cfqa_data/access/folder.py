@@ -10,16 +10,16 @@ import operator
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import numpy as np
 
 from cfqa_data.access.arrays import ArrayReader
 from cfqa_data.access.files import Files, LocalFiles
-from cfqa_data.access.selection import Index, Selection
+from cfqa_data.access.selection import Part, Selection
 from cfqa_data.access.tensors import TensorFile
 from cfqa_data.access.weights import find_weights
-from cfqa_data.errors import CodecError, FormatError, RecipeError, unknown_name
+from cfqa_data.errors import CfqaError, CodecError, FormatError, RecipeError, unknown_name
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.invariants import (
@@ -122,10 +122,10 @@ class Folder:
         check_rows(where, table, {"source_id": sources})
         return table
 
-    def original(self, source_id: str, *axes: Index) -> np.ndarray:
-        """Return an original feature, or a part of it by (N, C, T), float32 (N, C, T, D)."""
+    def original(self, source_id: str, **part: Unpack[Part]) -> np.ndarray:
+        """Return an original feature, or a part of it, float32 (N, C, T, D)."""
         file = self._originals(source_id)
-        return file.read(source_id, Selection.of(self.shape(source_id), *axes))
+        return file.read(source_id, Selection.of(self.shape(source_id), **part))
 
     def shape(self, source_id: str) -> tuple[int, int, int, int]:
         """Return the shape (N, C, T, D) of a source's features."""
@@ -148,6 +148,9 @@ class Folder:
 
     def gallery(self, task: str) -> dict[str, np.ndarray]:
         """Return what the features of all sources of a task are scored against, by name."""
+        if task not in self.manifest.tasks:
+            message = unknown_name("task", task, self.manifest.tasks)
+            raise CfqaError(f"{self.files.location}: {message}")
         entry = self.manifest.tasks[task]
         if entry.gallery is None:
             raise FormatError(f"{self.files.location}: task {task} has no gallery")
@@ -167,34 +170,36 @@ class Folder:
         check_bitstream(stream.dtype.name, stream.ndim, f"{file.where}: {key!r}")
         return stream.tobytes()
 
-    def compressed(self, source_id: str, codec: str, level: int, *axes: Index) -> np.ndarray:
-        """Return a compressed feature, or a part of it by (N, C, T), float32 (N, C, T, D)."""
-        found = self._compressed(source_id, codec, level, *axes)
+    def compressed(
+        self, source_id: str, codec: str, level: int, **part: Unpack[Part]
+    ) -> np.ndarray:
+        """Return a compressed feature, or a part of it, float32 (N, C, T, D)."""
+        found = self._compressed(source_id, codec, level, **part)
         return found.dequantize() if isinstance(found, Codes) else found
 
-    def codes(self, source_id: str, codec: str, level: int, *axes: Index) -> Codes:
+    def codes(self, source_id: str, codec: str, level: int, **part: Unpack[Part]) -> Codes:
         """Return a compressed feature as integers, stored ones or those of its bitstream."""
         entry, codec_entry, level = self._check(source_id, codec, level)
         if codec_entry.quantizer is None:
             raise FormatError(
                 f"{self.files.location}: {codec} on {entry.name} has values and no codes"
             )
-        found = self._compressed(source_id, codec, level, *axes)
+        found = self._compressed(source_id, codec, level, **part)
         assert isinstance(found, Codes)
         return found
 
     def _compressed(
-        self, source_id: str, codec: str, level: int, *axes: Index
+        self, source_id: str, codec: str, level: int, **part: Unpack[Part]
     ) -> Codes | np.ndarray:
         entry, codec_entry, level = self._check(source_id, codec, level)
-        part = Selection.of(self.shape(source_id), *axes)
+        chosen = Selection.of(self.shape(source_id), **part)
         name = NAMES.compressed(entry.name, codec).as_posix()
         if codec_entry.facts.on != "inputs" and not self._once(
             name, lambda: self.files.exists(name)
         ):
-            return self.decoded(source_id, codec, level, part)
+            return self.decoded(source_id, codec, level, chosen)
         array, index = self.open_codes(entry.name, codec), self._places[source_id][1]
-        return (array.read_codes if codec_entry.quantizer else array.read)(index, level, part)
+        return array.read(index, level, chosen)
 
     def decoded(
         self, source_id: str, codec: str, level: int, part: Selection | None = None
@@ -266,7 +271,8 @@ class Folder:
 
         def make() -> ArrayReader:
             array = ArrayReader(
-                self.files.below(name.as_posix()),
+                self.files,
+                name.as_posix(),
                 source_ids=entry.sources,
                 levels=len(entry.codecs[codec].levels),
                 shape=entry.shape,

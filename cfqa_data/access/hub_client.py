@@ -36,6 +36,17 @@ PIECE = 1 << 20
 REDIRECTS = 5
 """How many redirects are followed: the Hub has one or two."""
 
+LATER = "what was sent is kept, the same command goes on from there"
+
+REFUSALS = {
+    401: "the Hub does not know this token; run `hf auth login`, or set HF_TOKEN",
+    403: "this token may not write to {repo}",
+    404: "the Hub has no such thing, or this token may not see it: {text}",
+    409: f"the repo changed meanwhile; {LATER}",
+    412: f"the repo changed meanwhile; {LATER}",
+}
+"""What is said where the Hub does not take what is written, by the status of its answer."""
+
 
 class _Again(Exception):
     """A request failed in a way that may pass."""
@@ -68,72 +79,17 @@ class HubRepo:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_storage": {}}
 
-    def fetch_first(self, name: str) -> bytes:
-        """Return a whole file of unknown size, and stay with the commit that it comes from."""
-        data = bytes(self._retry(name, 0, None, 0))
-        self._pinned = True
-        return data
-
-    def fetch(self, name: str, start: int, stop: int, size: int) -> bytes:
+    def fetch(self, name: str, start: int = 0, stop: int | None = None, size: int = 0) -> bytearray:
         """Return the bytes from ``start`` to ``stop`` of a file of ``size`` bytes.
+
+        Without ``stop`` it is a whole file of unknown size, and what is fetched later is of the
+        commit that this one comes from. A further attempt goes on where the last one stopped.
 
         Raises:
             FileNotFoundError: it is not there.
             ValueError: it has another size.
             HubError: it cannot be reached, or may not be read.
         """
-        return bytes(self._retry(name, start, stop, size))
-
-    def download(self, name: str, cache: bool | str | Path, *, again: bool = False) -> Path:
-        """Return where a cache holds a file, and fetch it if it does not.
-
-        Args:
-            name: the file.
-            cache: True for `huggingface_hub`'s own cache, or another's folder.
-            again: fetch it in any case.
-        """
-        import huggingface_hub.constants as constants
-        from huggingface_hub import errors, hf_hub_download
-
-        folder = None if cache is True else str(cache)
-        why = ""
-        for _ in _attempts():
-            try:
-                path = hf_hub_download(
-                    self.repo,
-                    name,
-                    repo_type="dataset",
-                    revision=self.commit,
-                    cache_dir=folder,
-                    force_download=again,
-                    library_name="cfqa-data",
-                )
-            except errors.LocalEntryNotFoundError as error:
-                if constants.HF_HUB_OFFLINE:
-                    raise HubError(
-                        f"{self.location}/{name}: not in the cache, and HF_HUB_OFFLINE is set"
-                    ) from None
-                why = str(error)
-            except errors.GatedRepoError:
-                raise self._refusal(name, 403, "GatedRepo") from None
-            except errors.RepositoryNotFoundError:
-                raise self._refusal(name, 404, "RepoNotFound") from None
-            except errors.RevisionNotFoundError:
-                raise self._refusal(name, 404, "RevisionNotFound") from None
-            except errors.EntryNotFoundError:
-                raise self._refusal(name, 404, "EntryNotFound") from None
-            # What its other errors are too, what its client raises, and headers that are nonsense.
-            except (OSError, _http_error(), ValueError) as error:
-                why = str(error) or type(error).__name__
-            else:
-                if not self._pinned:  # a snapshot lies in a folder called as its commit
-                    self.commit, self._pinned = Path(path).parent.name, True
-                return Path(path)
-        line = " ".join(why.split())
-        raise HubError(f"{self.location}/{name}: cannot be fetched: {line}")
-
-    def _retry(self, name: str, start: int, stop: int | None, size: int) -> bytearray:
-        """Return bytes of a file over several attempts, each from where the last one stopped."""
         data = bytearray()
         why: Exception | None = None
         for _ in _attempts():
@@ -144,10 +100,54 @@ class HubRepo:
             except _Again as error:
                 why = error
             else:
+                self._pinned = self._pinned or stop is None
                 return data
         raise HubError(
             f"{self.location}/{name}: cannot be read after {ATTEMPTS} attempts: {why}"
         ) from None
+
+    def download(self, name: str, cache: bool | str | Path, *, again: bool = False) -> Path:
+        """Return where a cache holds a file, and fetch it if it does not.
+
+        Args:
+            name: the file.
+            cache: True for `huggingface_hub`'s own cache, or another's folder.
+            again: fetch it in any case.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            HubError: it cannot be reached, or may not be read.
+        """
+        import huggingface_hub.constants as constants
+        from huggingface_hub import errors, hf_hub_download
+
+        why = ""
+        for _ in _attempts():
+            try:
+                path = hf_hub_download(
+                    self.repo,
+                    name,
+                    repo_type="dataset",
+                    revision=self.commit,
+                    cache_dir=None if cache is True else str(cache),
+                    force_download=again,
+                    library_name="cfqa-data",
+                )
+            # What its own errors are too, what its client raises, and headers that are nonsense.
+            except (OSError, _http_error(), ValueError) as error:
+                if isinstance(error, errors.LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
+                    raise HubError(
+                        f"{self.location}/{name}: not in the cache, and HF_HUB_OFFLINE is set"
+                    ) from None
+                response = getattr(error, "response", None)
+                if response is not None and not _passing(response.status_code):
+                    raise self._refusal(name, response) from None
+                why = str(error) or type(error).__name__
+            else:
+                if not self._pinned:  # a snapshot lies in a folder called as its commit
+                    self.commit, self._pinned = Path(path).parent.name, True
+                return Path(path)
+        raise HubError(f"{self.location}/{name}: cannot be fetched: {' '.join(why.split())}")
 
     def _request(self, name: str, start: int, stop: int | None, size: int, data: bytearray) -> None:
         """Append the bytes from ``start`` to ``stop`` to ``data``, in one request."""
@@ -208,12 +208,7 @@ class HubRepo:
         if status == 416:
             raise ValueError(f"fewer bytes than the manifest's {size}; is its upload finished?")
         if status >= 400:
-            if "Invalid credentials" in response.headers.get("X-Error-Message", ""):
-                raise HubError(
-                    f"{self.location}: the Hub does not know this token; run `hf auth login`, or "
-                    "set HF_TOKEN"
-                )
-            raise self._refusal(name, status, response.headers.get("X-Error-Code", ""))
+            raise self._refusal(name, response)
         if (
             stop is not None
             and (status, start, stop) != (200, 0, size)
@@ -240,8 +235,14 @@ class HubRepo:
                 del headers[key]
         return target
 
-    def _refusal(self, name: str, status: int, code: str) -> CfqaError | OSError:
-        """Return the error for a status of 400 or more."""
+    def _refusal(self, name: str, response: Any) -> CfqaError | OSError:
+        """Return the error for an answer of status 400 or more."""
+        status, code = response.status_code, response.headers.get("X-Error-Code", "")
+        if "Invalid credentials" in response.headers.get("X-Error-Message", ""):
+            return HubError(
+                f"{self.location}: the Hub does not know this token; run `hf auth login`, or set "
+                "HF_TOKEN"
+            )
         if code == "RevisionNotFound":
             return HubError(f"{self.location}: there is no such branch, tag or commit")
         if code == "GatedRepo":
@@ -288,46 +289,42 @@ class HubCalls:
         self.api = HfApi(token=self._token)
 
     def __call__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        for left in _attempts(WRITING_PAUSE):
+        cause: BaseException | None = None
+        for _ in _attempts(WRITING_PAUSE):
             try:
                 return function(*args, **kwargs)
             except CfqaError:
                 raise
             except (OSError, ValueError, RuntimeError, _http_error()) as error:
-                cause = _cause(error)
-                if isinstance(cause, RuntimeError):
-                    raise
-                if not left or not _passes(cause):
-                    raise CfqaError(self._say(cause)) from None
-        raise AssertionError  # the last attempt returns or raises
+                cause = error
+                while isinstance(cause, RuntimeError):  # the client wraps those of its threads
+                    if cause.__cause__ is None:
+                        raise
+                    cause = cause.__cause__
+                if not _passes(cause):
+                    break
+        raise CfqaError(self._say(cause)) from None
 
-    def _say(self, error: BaseException) -> str:
+    def _say(self, error: BaseException | None) -> str:
         """Return one line on an error, without the token in it."""
         status = _status(error)
-        later = "what was sent is kept, the same command goes on from there"
-        if status == 401:
-            text = "the Hub does not know this token; run `hf auth login`, or set HF_TOKEN"
-        elif status == 403:
-            text = f"this token may not write to {self.repo}"
-        elif status == 404:
-            text = f"the Hub has no such thing, or this token may not see it: {_first_line(error)}"
-        elif status in (409, 412):
-            text = f"the repo changed meanwhile; {later}"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = lines[0] if lines else type(error).__name__
+        if status in REFUSALS:
+            text = REFUSALS[status].format(repo=self.repo, text=text)
         elif _passes(error):
             what = f"answers with status {status}" if status else "cannot be reached"
-            text = f"the Hub at {self.api.endpoint} {what}; {later}"
-        else:
-            text = _first_line(error)
+            text = f"the Hub at {self.api.endpoint} {what}; {LATER}"
         return f"{self.repo}: {text}".replace(str(self._token), "***")
 
 
-def _attempts(pause: float | None = None) -> Iterator[int]:
-    """Yield how many further attempts there are, each after a pause."""
+def _attempts(pause: float | None = None) -> Iterator[None]:
+    """Yield for every attempt, each but the first after a pause."""
     pause = PAUSE if pause is None else pause
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
-        yield ATTEMPTS - 1 - attempt
+        yield
 
 
 def _passing(status: int) -> bool:
@@ -342,23 +339,16 @@ def _http_error() -> Any:
     return next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
-def _cause(error: BaseException) -> BaseException:
-    """Return the cause of an error: the client wraps those of its upload threads."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _status(error: BaseException) -> int | None:
+def _status(error: BaseException | None) -> int | None:
     """Return the status of the answer that an error is about, if there was one."""
-    for seen in (error, error.__cause__):
+    for seen in (error, getattr(error, "__cause__", None)):
         status = getattr(getattr(seen, "response", None), "status_code", None)
         if status is not None:
             return int(status)
     return None
 
 
-def _passes(error: BaseException) -> bool:
+def _passes(error: BaseException | None) -> bool:
     """Return whether the same call may well succeed a little later."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -368,8 +358,3 @@ def _passes(error: BaseException) -> bool:
     return isinstance(
         error, (_http_error(), ConnectionError, TimeoutError, LocalEntryNotFoundError)
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

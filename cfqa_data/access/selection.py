@@ -6,18 +6,26 @@ import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypedDict
 
 import numpy as np
 
 from cfqa_data.errors import CfqaError
 
-__all__ = ["Index", "Selection"]
+__all__ = ["Index", "Part", "Selection"]
 
 Shape = tuple[int, int, int, int]
 
 Index = SupportsIndex | slice | None
 """An index along one axis (negative: from the end), a slice, or None for the whole axis."""
+
+
+class Part(TypedDict, total=False):
+    """Which part of a feature is asked for; all of every axis that is left out."""
+
+    views: Index
+    layers: Index
+    tokens: Index
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from cfqa_data.access.files import MISSING, Files
+from cfqa_data.access.files import MISSING, Blob, Files
 from cfqa_data.access.selection import Selection
 from cfqa_data.errors import FormatError
 from cfqa_data.format.limits import LARGEST_HEADER, parse_json
@@ -69,10 +69,10 @@ class TensorFile:
     """
 
     def __init__(self, files: Files, name: str) -> None:
-        self.where = files.where(name)
+        self.files, self.name, self.where = files, name, files.where(name)
         try:
-            self.blob = files.map(name)
-            self.tensors = self._read_header()
+            with files.open(name) as blob:
+                self.tensors = _read_header(blob)
         except FileNotFoundError:
             raise FormatError(f"{self.where}: {MISSING}") from None
         except (OSError, ValueError) as error:
@@ -107,45 +107,49 @@ class TensorFile:
             raise FormatError(
                 f"{self.where}: {key!r} is {dtype} {tensor.shape}, not float32 {part.full}"
             )
-        try:
-            if part is None or part.whole:
-                (data,) = self.blob.read([(tensor.start, tensor.stop - tensor.start)])
-                writable = data if isinstance(data, bytearray) else bytearray(data)
-                return np.frombuffer(writable, dtype).reshape(tensor.shape)
+        ranges = [(tensor.start, tensor.stop - tensor.start)]
+        if part is not None and not part.whole:
             _, layers, tokens, channels = part.full
             row, span = channels * dtype.itemsize, part.span
             ranges = [
                 (tensor.start + ((n * layers + c) * tokens + span.start) * row, len(span) * row)
                 for n, c in part.slices
             ]
-            blocks = (np.frombuffer(d, dtype).reshape(-1, channels) for d in self.blob.read(ranges))
-            return part.gather(blocks, span.start)
+        try:
+            with self.files.open(self.name) as blob:
+                found = [np.frombuffer(data, dtype) for data in blob.read(ranges)]
+            if part is None or part.whole:
+                return found[0].reshape(tensor.shape)
+        except FileNotFoundError:
+            raise FormatError(f"{self.where}: {MISSING}") from None
         except (OSError, ValueError) as error:
             raise FormatError(f"{self.where}: {key!r} is damaged: {error}") from None
+        return part.gather([block.reshape(-1, channels) for block in found], span.start)
 
-    def _read_header(self) -> dict[str, Tensor]:
-        size = self.blob.size
-        (head,) = self.blob.read([(0, min(size, FIRST_READ))])
-        if len(head) < 8:
-            raise ValueError("shorter than the length of a header")
-        length = int.from_bytes(head[:8], "little")
-        if length > min(LARGEST_HEADER, size - 8):
-            raise ValueError(f"its header says that it has {length} bytes")
-        if (rest := 8 + length - len(head)) > 0:
-            head += self.blob.read([(len(head), rest)])[0]
-        facts = parse_json(bytes(head[8 : 8 + length]))
-        if not isinstance(facts, dict):
-            raise ValueError("its header is not a table")
-        facts.pop("__metadata__", None)
-        base = 8 + length
-        tensors = {key: _tensor(key, entry, base, size) for key, entry in facts.items()}
-        for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
-            if tensor.start != base:
-                raise ValueError(f"{key!r} begins at byte {tensor.start}, not at {base}")
-            base = tensor.stop
-        if base != size:
-            raise ValueError(f"its tensors end at byte {base} of {size}")
-        return tensors
+
+def _read_header(blob: Blob) -> dict[str, Tensor]:
+    size = blob.size
+    (head,) = blob.read([(0, min(size, FIRST_READ))])
+    if len(head) < 8:
+        raise ValueError("shorter than the length of a header")
+    length = int.from_bytes(head[:8], "little")
+    if length > min(LARGEST_HEADER, size - 8):
+        raise ValueError(f"its header says that it has {length} bytes")
+    if (rest := 8 + length - len(head)) > 0:
+        head += blob.read([(len(head), rest)])[0]
+    facts = parse_json(bytes(head[8 : 8 + length]))
+    if not isinstance(facts, dict):
+        raise ValueError("its header is not a table")
+    facts.pop("__metadata__", None)
+    base = 8 + length
+    tensors = {key: _tensor(key, entry, base, size) for key, entry in facts.items()}
+    for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if tensor.start != base:
+            raise ValueError(f"{key!r} begins at byte {tensor.start}, not at {base}")
+        base = tensor.stop
+    if base != size:
+        raise ValueError(f"its tensors end at byte {base} of {size}")
+    return tensors
 
 
 def _tensor(key: str, entry: Any, base: int, size: int) -> Tensor:

@@ -13,6 +13,7 @@ import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +56,9 @@ PARTIAL = ".partial"
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; on success it is synced and becomes ``path``.
 
-    The folder is made if it is not there, and synced at the end. After an exception nothing is left
-    behind; after a kill, at most a file that :func:`remove_partials` removes.
+    What is written there is a file, or a folder of files. The folder that it is in is made if it is
+    not there, and synced at the end. After an exception nothing is left behind; after a kill, at
+    most what :func:`remove_partials` removes.
 
     Raises:
         OSError: it cannot be written; the error names ``path``.
@@ -66,15 +68,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     try:
         yield partial
-        # Some writers make files that only their owner reads; these are for whom the folder is for,
-        # but in a folder that all may write to, each may change his own only.
-        partial.chmod(path.parent.stat().st_mode & 0o664)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        for written in partial.rglob("*") if partial.is_dir() else [partial]:
+            if written.is_file():
+                with written.open("rb") as file:
+                    os.fsync(file.fileno())
+        if partial.is_dir():
+            sync_folders(partial)
+        else:
+            # Some writers make files that only their owner reads; these are for whom the folder is
+            # for, but in a folder that all may write to, each may change his own only.
+            partial.chmod(path.parent.stat().st_mode & 0o664)
         partial.replace(path)
         sync_folder(path.parent)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(partial), partial):
             error.filename = str(path)
         raise

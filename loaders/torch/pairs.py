@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
 import torch.utils.data
 from torch import Tensor
 
-from cfqa_data.access.dataset import Dataset, load
+from cfqa_data.access.dataset import Dataset, LoadOptions, opened
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.loaders.torch.codes import CodeTensors
-from cfqa_data.registry import Plugins, as_plugins
 
 __all__ = ["Pair", "Pairs"]
 
@@ -44,18 +43,11 @@ class Pairs(torch.utils.data.Dataset[Pair]):
     Args:
         dataset: what `cfqa_data.load` takes; or an open `cfqa_data.Dataset`, as it is.
         task: keep the rows of this task; all of them if None.
-        codec: keep the rows of this codec, or of these.
-        level: keep the rows of this level, or of these.
-        source: keep the rows of this source id, or of these.
-        fold: keep the rows of the sources in this fold, or in these: train on some, test on the
-            others.
         label: the column of the labels to give, or several.
         codes: give compressed features as `CodeTensors`, to be dequantised on a device.
-        revision: of a repo on the Hub: branch, tag or commit.
-        cache: of a repo: fetch whole files and read them from there, as for `cfqa_data.load`.
-        untrusted: decode bitstreams in child processes that can do nothing else.
-        follow_links: read what links in a folder lead to, wherever that is.
-        plugins: classes of codecs that are not installed, or `module:Class` of some.
+        options: which rows to keep (``codec``, ``level``, ``source``, and ``fold``, to train on
+            some and test on the others), and how the folder is opened (``revision``, ``cache``,
+            ``untrusted``, ``follow_links``, ``plugins``), as for `cfqa_data.load`.
 
     Raises:
         CfqaError: there is no such task, codec, level, source, fold or column, rows are chosen
@@ -68,39 +60,11 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         dataset: str | Path | Dataset,
         task: str | None = None,
         *,
-        codec: str | Iterable[str] | None = None,
-        level: SupportsIndex | Iterable[SupportsIndex] | None = None,
-        source: str | Iterable[str] | None = None,
-        fold: SupportsIndex | Iterable[SupportsIndex] | None = None,
         label: str | Sequence[str] = "distortion",
         codes: bool = False,
-        revision: str | None = None,
-        cache: bool | str | Path = False,
-        untrusted: bool = False,
-        follow_links: bool = False,
-        plugins: Plugins = (),
+        **options: Unpack[LoadOptions],
     ) -> None:
-        options: dict[str, Any] = {
-            "task": task,
-            "codec": codec,
-            "level": level,
-            "source": source,
-            "fold": fold,
-            "revision": revision,
-            "cache": cache,
-            "untrusted": untrusted,
-            "follow_links": follow_links,
-            "plugins": as_plugins(plugins) or None,
-        }
-        if not isinstance(dataset, Dataset):
-            dataset = load(dataset, **options)
-        elif given := [
-            name for name, value in options.items() if value is not None and value is not False
-        ]:
-            raise CfqaError(
-                f"{' and '.join(given)} say how to open a path; give them to load(), "
-                "as this dataset is open"
-            )
+        dataset = opened(dataset, task=task, **options)
         if codes:
             _check_codes(dataset)
         self.dataset = dataset
