@@ -162,7 +162,7 @@ def _write_zarr(path: Path, part: ExportFile, features: Iterable[np.ndarray]) ->
 
 def _by_position(part: ExportFile) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    axes = [("source_id", part.sources), ("level", part.levels)]
+    axes: list[tuple[str, list[Any]]] = [("source_id", part.sources), ("level", part.levels)]
     for column, known in axes if part.levels else axes[:1]:
         position = {value: place for place, value in enumerate(known)}
         name = f"{column.removesuffix('_id')}_index"
