@@ -115,7 +115,8 @@ class TensorFile:
             found = [np.frombuffer(data, dtype) for data in blob.read(ranges)]
             if part is None or part.whole:
                 return found[0].reshape(tensor.shape)
-        return part.gather([block.reshape(-1, channels) for block in found], span.start)
+        slices = np.stack(found).reshape(len(part.views), len(part.layers), -1, channels)
+        return part.take_tokens(slices, span.start)
 
 
 def _read_header(blob: Blob) -> dict[str, Tensor]:
