@@ -38,12 +38,13 @@ from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.training.planes import training_features
-from cfqa_data.errors import BuildError, CfqaError, unknown_name
+from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.format.storage import write_text
 from cfqa_data.guard import check_guard
 from cfqa_data.paths import expanded
 from cfqa_data.recipe.load import CodecSpec, Recipe, load_recipe
+from cfqa_data.scripts import run_script
 
 __all__ = ["calibrate", "main"]
 
@@ -183,12 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the calibration sources")
     parser.add_argument("--workers", type=int, default=1, help="processes")
-    try:
-        _run(parser.parse_args(arguments))
-    except CfqaError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run_script(parser, arguments, _run)
 
 
 def _run(chosen: argparse.Namespace) -> None:
