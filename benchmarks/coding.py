@@ -52,10 +52,10 @@ def bare_x265(batch: list[np.ndarray], qp: int) -> Callable[[], object]:
     """Return the encoding of ready frames by PyAV alone."""
     import av
 
-    from cfqa_data.codecs.h26x.hevc import PARAMETERS
+    from cfqa_data.codecs.h26x.hevc import X265
 
     frames = [av.VideoFrame.from_ndarray(plane, format="gray10le") for plane in batch]
-    settings = ":".join(f"{key}={value}" for key, value in {"qp": qp, **PARAMETERS}.items())
+    settings = ":".join(f"{key}={value}" for key, value in {"qp": qp, **X265().parameters}.items())
 
     def encode() -> None:
         for frame in frames:

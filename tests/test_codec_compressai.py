@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from cfqa_data.codecs.hyperprior.codec import Hyperprior, load_hyperprior
-from cfqa_data.codecs.hyperprior.entropy_tables import COMPRESSAI_TAIL, Tables, density_quantiles
-from cfqa_data.codecs.hyperprior.weights import density
+from cfqa_data.codecs.hyperprior.entropy_tables import COMPRESSAI_TAIL, Density, Tables
 
 FIGURES: dict[str, Any] = json.loads(official.FIGURES.read_text())
 CASES = [(kind, shape) for kind in official.KINDS for shape in official.SHAPES]
@@ -106,7 +105,7 @@ def test_quantiles_of_a_trained_density_are_where_compressai_solves_for_them(
     models: dict[str, Hyperprior],
 ) -> None:
     for kind, model in models.items():
-        found = density_quantiles(*density(model.weights.state), COMPRESSAI_TAIL)
+        found = Density(model.weights.state).quantiles(COMPRESSAI_TAIL)
         np.testing.assert_allclose(found, FIGURES[kind]["quantiles"], rtol=1e-4, atol=1e-3)
 
 

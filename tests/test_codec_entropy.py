@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cfqa_data.codecs.hyperprior.entropy_coder import TableCoder, decode_parts, encode_parts
 from cfqa_data.codecs.hyperprior.entropy_tables import (
     PRECISION,
+    Density,
     Tables,
     bottleneck_tables,
     gaussian_tables,
@@ -156,7 +157,9 @@ def test_bottleneck_tables_integrate_the_density() -> None:
     # One layer without hidden units: the logistic distribution of location -b/a and scale 1/a.
     a, b = 0.7, 1.3
     matrix = np.full((1, 1, 1), math.log(math.expm1(a)))
-    tables, medians = bottleneck_tables([matrix], [np.full((1, 1, 1), b)], [])
+    prefix = "entropy_bottleneck._"
+    density = Density({f"{prefix}matrix0": matrix, f"{prefix}bias0": np.full((1, 1, 1), b)})
+    tables, medians = bottleneck_tables(density)
     assert math.isclose(medians[0], -b / a, abs_tol=1e-9)
     counts, first = tables.table(0)
     points = first + np.arange(len(counts) - 1)

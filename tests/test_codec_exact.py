@@ -8,6 +8,7 @@ import torch
 
 from cfqa_data.codecs.hyperprior import fixed_point
 from cfqa_data.codecs.hyperprior.fixed_point import FRACTION, GDN, LIMIT, Conv, Deconv, snap
+from cfqa_data.codecs.hyperprior.strips import apply_in_strips
 from cfqa_data.errors import CodecError
 
 generator = np.random.default_rng(0)
@@ -75,6 +76,21 @@ def test_the_height_of_the_strips_changes_no_bit(
     for strip in (1, 30000):
         monkeypatch.setattr(fixed_point, "STRIP", strip)
         assert np.array_equal(plain, layers()[kind][0](x))
+
+
+def test_strips_of_a_network_change_no_bit() -> None:
+    known = {kind: layer for kind, (layer, _, _) in layers().items()}
+    draw = np.random.default_rng(4)
+    again = Conv("again", draw.normal(0, 0.1, (12, 8, 5, 5)), draw.normal(0, 1, 12), 2)
+    up = Deconv("up", draw.normal(0, 0.1, (8, 12, 5, 5)), draw.normal(0, 1, 12))
+    for network in (
+        [known["conv"], again, known["gdn"], known["conv"]],
+        [known["deconv"], up, known["igdn"], known["deconv"]],
+    ):
+        x = activations(12, 37, 16)
+        whole = apply_in_strips(network, x)
+        for budget in (1, 20_000, 100_000):
+            assert np.array_equal(apply_in_strips(network, x, budget), whole)
 
 
 def test_sums_stay_below_what_float64_holds_exactly() -> None:

@@ -29,6 +29,7 @@ from cfqa_data.builders.training.hyperprior_init import (
 from cfqa_data.builders.training.hyperprior_plan import (
     Job,
     Settings,
+    differences,
     provenance,
     read_model,
     read_planes,
@@ -82,15 +83,12 @@ def _read(path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file holds, if it is of the training that makes ``made``."""
     try:
         state: dict[str, Any] = load_plain(path, mapped=False)
-        recorded = state["made"]
-        differing = [key for key in made if recorded.get(key) != made[key]]
+        differing = differences(state["made"], made)
     except (BuildError, *_FOREIGN) as error:
         raise _damaged(path, error) from None
     if differing:
-        differences = ", ".join(f"{key} {recorded.get(key)}, not {made[key]}" for key in differing)
-        raise BuildError(
-            f"{path} is of a training with {differences}: give the same again, or delete it"
-        )
+        message = f"{path} is of a training with {differing}"
+        raise BuildError(f"{message}: give the same again, or delete it")
     return state
 
 

@@ -14,52 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.codecs.base import Bitstream, check_bitstream, check_plane
-from cfqa_data.codecs.h26x.video import VideoCodec, av_version, decode_picture, import_av, qp_up_to
+from cfqa_data.codecs.base import Bitstream, check_bitstream
+from cfqa_data.codecs.h26x.video import ENCODERS, VideoCodec, av_version, import_av
 from cfqa_data.errors import CodecError, MissingDependencyError
 
 __all__ = ["X265"]
 
 END = b"\0\0\0"
-
-# Constant QP, no psychovisual or adaptive quantisation (the samples are not for eyes), one
-# thread, and nothing in the stream that a decoder does not need.
-PARAMETERS = {
-    "ipratio": "1.0",
-    "aq-mode": "0",
-    "psy-rd": "0",
-    "psy-rdoq": "0",
-    "keyint": "1",
-    "info": "0",
-    "repeat-headers": "0",
-    "vui-timing-info": "0",
-    "pools": "none",
-    "frame-threads": "1",
-    "wpp": "0",
-    "log-level": "none",
-}
-
-_NAMES = """
-amp aq-auto aq-bias-strength aq-mode aq-motion aq-strength asm aud auto-aq b-adapt b-intra
-b-pyramid bframe-bias bframes bitrate cbqpoffs chromaloc chunk-end chunk-start cll colormatrix
-colorprim constrained-intra crf crf-max crf-min crqpoffs ctu cu-lossless cutree deblock
-display-window dynamic-rd early-skip eob eos fast-intra fades fps frame-dup frame-threads
-gop-lookahead hash hevc-aq high-tier hist-scenecut hme hme-range hme-search hrd hrd-concat
-idr-recovery-sei info interlace intra-refresh ipratio keyint level-idc limit-modes limit-refs
-limit-sao limit-tu log-level log2-max-poc-lsb lookahead-slices lookahead-threads lossless
-max-ausize-factor max-cll max-merge max-qp-delta max-tu-size mcstf me merange min-cu-size
-min-keyint min-luma max-luma multi-pass-opt-rps nr-inter nr-intra numa-pools open-gop
-opt-cu-delta-qp opt-qp-pps opt-ref-list-length-pps overscan pbratio pme pmode pools psnr psy-rd
-psy-rdoq qblur qcomp qg-size qp qp-adaptation-range qpmax qpmin qpstep radl range rc-grain
-rc-lookahead rd rd-refine rdoq-level rdpenalty rect ref refine-ctu-distortion repeat-headers
-rskip rskip-edge-threshold sao sao-non-deblock sar scaling-list scenecut scenecut-aware-qp
-scenecut-bias selective-sao signhide single-sei slices slow-firstpass splitrd-skip ssim ssim-rd
-strict-cbr strong-intra-smoothing subme temporal-layers temporal-mvp transfer tskip tskip-fast
-tu-inter-depth tu-intra-depth tune uhd-bd vbv-bufsize vbv-end vbv-init vbv-live-multi-pass
-vbv-maxrate videoformat vui-hrd-info vui-timing-info weightb weightp wpp zones
-"""
-PARAMETER_NAMES = frozenset(_NAMES.split())
-"""Parameters that read and write no file, whatever their values are (but of `scaling-list`)."""
 
 
 class X265(VideoCodec):
@@ -72,23 +33,20 @@ class X265(VideoCodec):
     Args:
         preset: x265's preset.
         parameters: further x265 parameters, over the ones this codec sets. Recipes and manifests
-            may name those of :data:`PARAMETER_NAMES`.
+            may name those that open no file.
     """
 
     name = "x265"
     title = "HEVC intra by x265"
-    parameter = qp_up_to(51)
-    parameter_names = PARAMETER_NAMES
+    decoder = "hevc"
     cost = 0.7  # planes of 1370 x 1536 at QP 8 to 32
 
     def __init__(self, preset: str = "medium", parameters: Mapping[str, Any] | None = None) -> None:
         self.preset = preset
-        self.parameters = {**PARAMETERS, **(parameters or {})}
+        self.parameters = {**ENCODERS["x265"]["parameters"], **(parameters or {})}
 
-    def encode(self, plane: np.ndarray, parameter: float) -> bytes:
-        """See :meth:`Codec.encode`; ``parameter`` is the QP."""
-        qp = int(self.check_parameter(parameter))
-        plane = check_plane(self.name, plane, self.peak, self.dtype)
+    def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
+        """See :meth:`VideoCodec.encode_picture`."""
         if min(plane.shape) < 16:
             raise CodecError(f"x265: {plane.shape} is below its smallest picture, 16 x 16")
         av = import_av()
@@ -119,7 +77,7 @@ class X265(VideoCodec):
         bitstream = check_bitstream(self.name, bitstream)
         if not bitstream.endswith(END):
             raise CodecError("x265: the end of the bitstream is missing")
-        return decode_picture(self.name, "hevc", bitstream, shape)
+        return super().decode(bitstream, shape)
 
     def version(self) -> dict[str, str]:
         """See :meth:`Codec.version`."""
@@ -127,5 +85,5 @@ class X265(VideoCodec):
         return {
             "encoder": f"libx265 in {av_version()} (libavcodec {libavcodec})",
             "preset": self.preset,
-            "decoder": f"{av_version()} hevc",
+            "decoder": f"{av_version()} {self.decoder}",
         }

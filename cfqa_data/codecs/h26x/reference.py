@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cfqa_data.codecs.base import Bitstream, check_bitstream, check_plane
+from cfqa_data.codecs.base import Bitstream, check_bitstream
 from cfqa_data.codecs.h26x.program import LOG_BYTES, last_words, run_program
-from cfqa_data.codecs.h26x.video import VideoCodec, av_version, decode_picture, qp_up_to
+from cfqa_data.codecs.h26x.video import START_CODE, VideoCodec, av_version
 from cfqa_data.errors import CodecError, MissingDependencyError
 from cfqa_data.paths import absolute_path, absolute_program, expanded
 
@@ -37,8 +37,6 @@ ANSWER_SECONDS = 60.0
 
 _SAMPLE_BYTES = 8  # more than a stream takes per sample, or what it decodes to
 _TOO_LARGE = 128 + 25  # status of a program that SIGXFSZ ended
-
-_START_CODE = b"\0\0\1"
 
 # The published benchmark's flags, from the fifth on; those before name files and the QP.
 _INTRA_10_BIT = (
@@ -66,7 +64,6 @@ class ReferenceCodec(VideoCodec):
 
     Attributes:
         software: what people call it.
-        decoder: PyAV's name of the decoder of its bitstreams.
         encoders: names of the encoder's binary, in the order in which they are looked for.
         decoders: names of the decoder's binary.
         config_file: name of the encoder's configuration.
@@ -77,7 +74,6 @@ class ReferenceCodec(VideoCodec):
 
     slow = True
     software: str
-    decoder: str
     encoders: tuple[str, ...]
     decoders: tuple[str, ...]
     config_file: str
@@ -100,15 +96,13 @@ class ReferenceCodec(VideoCodec):
         """Return the environment variable that gives the encoder, the decoder or the config."""
         return f"CFQA_{cls.name}_{what}".upper()
 
-    def encode(self, plane: np.ndarray, parameter: float) -> bytes:
-        """See :meth:`Codec.encode`; ``parameter`` is the QP.
+    def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
+        """See :meth:`VideoCodec.encode_picture`.
 
         Raises:
             MissingDependencyError: there is no encoder or no configuration.
             CodecError: the encoder failed, took too long or wrote nothing; its log is kept.
         """
-        qp = int(self.check_parameter(parameter))
-        plane = check_plane(self.name, plane, self.peak, self.dtype)
         rows, cols = plane.shape
         program, config, _ = self.find_encoder()
         flags = [flag.format(rows=rows, cols=cols) for flag in self.flags]
@@ -120,7 +114,7 @@ class ReferenceCodec(VideoCodec):
         """See :meth:`Codec.decode`; returns uint16."""
         bitstream = check_bitstream(self.name, bitstream)
         streams = [bitstream, *self._continued(bitstream)]
-        decode = functools.partial(decode_picture, self.name, self.decoder, shape=shape)
+        decode = functools.partial(super().decode, shape=shape)
         with ThreadPoolExecutor(len(streams)) as pool:
             plane, *others = pool.map(decode, streams)
         if not all(np.array_equal(plane, other) for other in others):
@@ -229,7 +223,7 @@ class ReferenceCodec(VideoCodec):
         zeros and ones give one picture, whatever may have stood there gives it too: nothing of it
         is missing.
         """
-        unit = bitstream[bitstream.rfind(_START_CODE) + len(_START_CODE) :]
+        unit = bitstream[bitstream.rfind(START_CODE) + len(START_CODE) :]
         # Slices have the lowest types: up to 31, in bits 1 to 6 of a NAL unit's first byte (ITU-T
         # H.265, 7.3.1.2), or up to 11, in bits 3 to 7 of its second (H.266, 7.3.1.2).
         is_slice = unit[:1] < b"\x40" if self.decoder == "hevc" else unit[1:2] < b"\x60"
@@ -265,7 +259,6 @@ class HM(ReferenceCodec):
 
     name = "hm"
     title = "HEVC intra by the reference encoder HM"
-    parameter = qp_up_to(51)
     cost = 25.0
     software = "HM"
     decoder = "hevc"
@@ -277,12 +270,11 @@ class HM(ReferenceCodec):
     limit = 70.0
 
 
-class VTM(ReferenceCodec):
+class VTM(ReferenceCodec, highest=63):
     """VTM at a constant QP of 0..63."""
 
     name = "vtm"
     title = "VVC intra by the reference encoder VTM"
-    parameter = qp_up_to(63)
     cost = 295.0
     software = "VTM"
     decoder = "vvc"

@@ -1,23 +1,30 @@
-"""Decoding one monochrome 10-bit intra picture, HEVC or VVC, with PyAV's native decoders."""
+"""What video codecs share: facts, and decoding one picture with PyAV's native decoders."""
 
 from __future__ import annotations
 
+import tomllib
+from abc import abstractmethod
+from collections.abc import Mapping
+from importlib import resources
 from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 
-from cfqa_data.codecs.base import Codec, check_shape
+from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_plane, check_shape
 from cfqa_data.errors import CodecError
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import Parameter
 
-__all__ = ["PEAK", "SAMPLE", "VideoCodec", "av_version", "decode_picture", "import_av", "qp_up_to"]
+__all__ = ["ENCODERS", "SAMPLE", "VideoCodec", "av_version", "decode_picture", "import_av"]
 
 SAMPLE = np.dtype("<u2")
 """Samples of the video codecs."""
 
-PEAK = 1023
-"""Largest sample: 10 bits."""
+ENCODERS: Mapping[str, Mapping[str, Any]] = tomllib.loads(
+    resources.files(__package__).joinpath("encoders.toml").read_text(encoding="utf-8")
+)
+"""Parameters of the encoders, by codec."""
 
 MOST_UNITS = 64
 """NAL units of a bitstream; encoders write 3 to 10. What FFmpeg's parser keeps for a unit can be
@@ -43,22 +50,42 @@ def av_version() -> str:
     return f"PyAV {import_av().__version__}"
 
 
-def qp_up_to(highest: int) -> Parameter:
-    """Return the quantisation parameter of a video codec."""
-    return Parameter("qp", "lower", whole=True, lowest=0, highest=highest)
-
-
 class VideoCodec(Codec):
-    """A video codec at a constant QP, on monochrome planes of 10 bits."""
+    """A video codec at a constant QP, on monochrome planes of 10 bits.
+
+    Attributes:
+        decoder: PyAV's name of the decoder, ``hevc`` or ``vvc``.
+        parameter_names: parameters of the encoder that open no file, whatever their values are.
+    """
 
     dtype = SAMPLE
-    peak = PEAK
+    peak = 1023
+    decoder: str
+    parameter_names: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, highest: int = 51) -> None:
+        cls.parameter = Parameter("qp", "lower", whole=True, lowest=0, highest=highest)
+        facts = ENCODERS.get(getattr(cls, "name", ""), {})
+        cls.parameter_names = frozenset(facts.get("open_no_file", "").split())
+
+    @abstractmethod
+    def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
+        """Return the bitstream of a plane that this codec can encode."""
+
+    def encode(self, plane: np.ndarray, parameter: float) -> bytes:
+        """See :meth:`Codec.encode`; ``parameter`` is the QP."""
+        qp = int(self.check_parameter(parameter))
+        return self.encode_picture(check_plane(self.name, plane, self.peak, self.dtype), qp)
+
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
+        """See :meth:`Codec.decode`; returns uint16."""
+        return decode_picture(self.name, self.decoder, bitstream, shape)
 
 
 def decode_picture(
     name: str,
     decoder: str,
-    bitstream: bytes,
+    bitstream: Bitstream,
     shape: tuple[int, int],
     padded_rows: int | None = None,
 ) -> np.ndarray:
@@ -78,6 +105,7 @@ def decode_picture(
         CodecError: the bitstream is not one whole picture of that shape in 10-bit monochrome.
     """
     rows, cols = check_shape(name, shape)
+    bitstream = check_bitstream(name, bitstream)
     if bitstream.count(START_CODE) > MOST_UNITS:
         raise CodecError(f"{name}: the bitstream holds more units than one picture has")
     av = import_av()

@@ -25,55 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.codecs.base import Bitstream, check_bitstream, check_planes, check_shape
-from cfqa_data.codecs.h26x.video import SAMPLE, VideoCodec, av_version, decode_picture, qp_up_to
+from cfqa_data.codecs.base import Bitstream, check_planes, check_shape
+from cfqa_data.codecs.h26x.video import ENCODERS, SAMPLE, VideoCodec, av_version, decode_picture
 from cfqa_data.errors import CodecError, MissingDependencyError
 from cfqa_data.extras import extras
 
 __all__ = ["VVenC", "ffmpeg_path", "nal_type", "nal_units"]
 
-PARAMETERS = {
-    "IntraPeriod": "1",
-    "GOPSize": "1",
-    "DecodingRefreshType": "idr_no_radl",
-    "POC0IDR": "1",
-    "MaxParallelFrames": "0",
-    "MCTF": "0",
-    "BIM": "0",
-    "IBC": "0",
-    "BDPCM": "0",
-    "ALF": "0",
-    "ChromaFormatIDC": "400",
-    "vuiparameterspresent": "0",
-    "hrdparameterspresent": "0",
-    "accessunitdelimiter": "0",
-}
-
-_NAMES = """
-accessunitdelimiter affine affinetype alf alfspeed alftemppred alfunitsize allowdisfracmmvd
-amaxbt amvr bcw bdof bdpcm bim bipredsearchrange cabacinitpresent
-cabaczerowordpaddingenabled cbcrqpoffset cbqpoffset ccalf chromaformatidc chromats ciip
-contentbasedfastqtbt costmode crqpoffset ctusize deblocklasttlayers decodedpicturehash
-decodingrefreshtype depquant disableintraininter dmvr dualitree encdbopt fasthad
-fastinfermerge fastintratools fastlocaldualtreemode fastmip fastmrg fastsearch fastsubpel
-fastttsplit firstpassmode forcescc geo gopsize hadamardme hrdparameterspresent ibc
-ibcfastmethod ifp imv integeret internalbitdepth intraestdecbit intraperiod intraqpoffset
-isp jointcbcr lambdamodifier lambdamodifieri lctufast level lfnst lmchroma lmcs
-log2maxtbsize log2mincodingblocksize lookahead loopfilterdisable lumaleveltodeltaqpmode
-maxbitrate maxbtchromaislice maxbtlumaislice maxbtnonislice maxcudqpsubdiv maxdeltaqp
-maxmttdepth maxmttdepthi maxmttdepthislicec maxmttdepthislicel maxnummergecand
-maxparallelframes maxttchromaislice maxttlumaislice maxttnonislice mctf mctfspeed
-mctfunitsize minqtchromaisliceinchromasamples minqtislice minqtlumaislice minqtnonislice
-minsearchwindow mip mmvd mmvddisnum mts mtsimplicit mtsintramaxcand multireferncelines
-numintramodesfullrd numpasses pbintrafast plt poc0idr prof profile qp qtbttextrafast
-quantthrval rdoq rdoqts reduceintrachromamodesfullrd refreshsec rpr sao saoencodingrate
-saoencodingratechroma sbt sbtmvp scc searchrange selectiverdoq signhideflag smvd
-targetbitrate threads tier tmvpmode transformskip transformskiplog2maxsize
-usenonlinearalfchroma usenonlinearalfluma verbosity vuiparameterspresent wavefrontsynchro
-wppbitequal
-"""
-PARAMETER_NAMES = frozenset(_NAMES.split())
-"""Parameters that read and write no file, whatever their values are."""
+VERSIONS = "libvvenc version:", "ffmpeg version"
 
 # Types of NAL units (ITU-T H.266, 7.4.2.2).
 IDR_N_LP, SPS = 8, 15
@@ -87,7 +46,7 @@ _INTRA_HEADER = 0b110001
 _POC_BITS = 8
 
 
-class VVenC(VideoCodec):
+class VVenC(VideoCodec, highest=63):
     """VVenC at a constant QP of 0..63, decoded by PyAV's native decoder.
 
     The preset ``faster`` was chosen by measurement: ``fast`` takes four times as long for 1.6%
@@ -96,14 +55,13 @@ class VVenC(VideoCodec):
     Args:
         preset: VVenC's preset.
         parameters: further VVenC parameters, over the ones this codec sets.  ``PerceptQPA`` is
-            refused. Recipes and manifests may name those of :data:`PARAMETER_NAMES`.
+            refused. Recipes and manifests may name those that open no file.
         seconds_per_megasample: time limit of a process, on top of a minute.
     """
 
     name = "vvenc"
     title = "VVC intra by VVenC"
-    parameter = qp_up_to(63)
-    parameter_names = PARAMETER_NAMES
+    decoder = "vvc"
     cost = 1.5  # planes of 1370 x 1536 at QP 8 to 32
 
     def __init__(
@@ -118,12 +76,8 @@ class VVenC(VideoCodec):
                 "not be one QP; leave it out of the parameters"
             )
         self.preset = preset
-        self.parameters = {**PARAMETERS, **(parameters or {})}
+        self.parameters = {**ENCODERS["vvenc"]["parameters"], **(parameters or {})}
         self.seconds_per_megasample = seconds_per_megasample
-
-    def encode(self, plane: np.ndarray, parameter: float) -> bytes:
-        """See :meth:`Codec.encode`; ``parameter`` is the QP."""
-        return self.encode_many([plane], parameter)[0]
 
     def encode_many(self, planes: Sequence[np.ndarray], parameter: float) -> list[bytes]:
         """See :meth:`Codec.encode_many`; one process encodes them all.
@@ -135,21 +89,9 @@ class VVenC(VideoCodec):
         checked = check_planes(self.name, planes, self.peak, self.dtype)
         return self._encode(checked, qp) if checked else []
 
-    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
-        """See :meth:`Codec.decode`; returns uint16."""
-        rows, cols = check_shape(self.name, shape)
-        stream = check_bitstream(self.name, bitstream)
-        return decode_picture(self.name, "vvc", stream, shape, padded_rows((rows, cols)))
-
-    def version(self) -> dict[str, str]:
-        """See :meth:`Codec.version`."""
-        ffmpeg = ffmpeg_path()
-        return {
-            "encoder": encoder_version(ffmpeg),
-            "preset": self.preset,
-            "parameters": ":".join(f"{key}={value}" for key, value in self.parameters.items()),
-            "decoder": f"{av_version()} vvc",
-        }
+    def encode_picture(self, plane: np.ndarray, qp: int) -> bytes:
+        """See :meth:`VideoCodec.encode_picture`."""
+        return self._encode([plane], qp)[0]
 
     def _encode(self, planes: list[np.ndarray], qp: int) -> list[bytes]:
         """Encode planes as they are; where that fails, halve the batch, then pad."""
@@ -158,12 +100,27 @@ class VVenC(VideoCodec):
         except _OutputTooLarge as error:
             if len(planes) > 1:
                 half = len(planes) // 2
-                return [*self._encode(planes[:half], qp), *self._encode(planes[half:], qp)]
+                return self._encode(planes[:half], qp) + self._encode(planes[half:], qp)
             padding = padded_rows(planes[0].shape) - planes[0].shape[0]
             try:
                 return self._run([np.pad(planes[0], ((0, padding), (0, 0)), mode="edge")], qp)
             except _OutputTooLarge:
                 raise CodecError(str(error)) from None
+
+    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
+        """See :meth:`Codec.decode`; returns uint16."""
+        rows = padded_rows(check_shape(self.name, shape))
+        return decode_picture(self.name, self.decoder, bitstream, shape, rows)
+
+    def version(self) -> dict[str, str]:
+        """See :meth:`Codec.version`."""
+        ffmpeg = ffmpeg_path()
+        return {
+            "encoder": encoder_version(ffmpeg),
+            "preset": self.preset,
+            "parameters": self._settings(),
+            "decoder": f"{av_version()} {self.decoder}",
+        }
 
     def _run(self, planes: list[np.ndarray], qp: int) -> list[bytes]:
         rows, cols = planes[0].shape
@@ -188,13 +145,15 @@ class VVenC(VideoCodec):
             raise CodecError(f"vvenc: sent {len(planes)} pictures, got {len(split)} back")
         return [_stream(units) for units in split]
 
+    def _settings(self) -> str:
+        return ":".join(f"{key}={value}" for key, value in self.parameters.items())
+
     def _command(self, rows: int, cols: int, qp: int) -> list[str]:
-        settings = ":".join(f"{key}={value}" for key, value in self.parameters.items())
         command = [str(ffmpeg_path()), "-hide_banner", "-nostdin", "-loglevel", "error"]
         command += ["-f", "rawvideo", "-pix_fmt", "yuv420p10le", "-s", f"{cols}x{rows}"]
         command += ["-threads", "1", "-i", "-", "-threads", "1", "-c:v", "libvvenc"]
         command += ["-preset", self.preset, "-qp", str(qp), "-qpa", "0"]
-        return [*command, "-vvenc-params", settings, "-f", "vvc", "-"]
+        return [*command, "-vvenc-params", self._settings(), "-f", "vvc", "-"]
 
 
 def nal_units(stream: bytes) -> list[bytes]:
@@ -299,15 +258,14 @@ def encoder_version(ffmpeg: Path) -> str:
     Raises:
         MissingDependencyError: it cannot be run, or it has no libvvenc.
     """
-    command = [str(ffmpeg), "-hide_banner", "-nostdin", "-loglevel", "verbose", "-f", "lavfi"]
+    command = [str(ffmpeg), "-nostdin", "-loglevel", "verbose", "-f", "lavfi"]
     command += ["-i", "color=size=16x16:duration=0.04", "-c:v", "libvvenc", "-f", "null", "-"]
     try:
-        banner = subprocess.run([str(ffmpeg), "-version"], capture_output=True, timeout=60)
         trial = subprocess.run(command, capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         raise MissingDependencyError(f"vvenc: {ffmpeg} cannot be run") from None
-    library = re.search(r"libvvenc version: (\S+)", trial.stderr.decode(errors="replace"))
+    told = trial.stderr.decode(errors="replace")
+    library, program = (re.search(rf"{name} (\S+)", told) for name in VERSIONS)
     if library is None:
         raise _failure(trial.stderr, "vvenc")
-    program = re.search(r"ffmpeg version (\S+)", banner.stdout.decode(errors="replace"))
     return f"libvvenc {library[1]} in ffmpeg {program[1] if program else '?'}"

@@ -65,45 +65,42 @@ class TableCoder:
     def push(self, coder: Any, values: np.ndarray, indexes: np.ndarray) -> None:
         """Encode ``values`` onto the stack; :meth:`pop` gets them back in their order."""
         order, groups = _groups(indexes)
-        values = values[order]
-        coded = []
-        escaped: list[int] = []
-        for index, start, end in groups:
-            size, first = int(self.tables.sizes[index]), int(self.tables.firsts[index])
-            entries = values[start:end] - (first - 1)
-            outside = (entries < 1) | (entries >= size)
-            chosen = entries[outside] if self.beyond else values[start:end][outside]
-            if self.beyond:  # odd below the table, even above
-                chosen = np.where(chosen < 1, 1 - 2 * chosen, 2 * (chosen - size))
-            escaped += chosen.tolist()
-            entries[outside] = 0
-            coded.append((self._model(index), entries.astype(np.int32)))
-        for value in reversed(escaped):
+        values, sizes, firsts = values[order], *self._bounds(indexes[order])
+        entries = values - firsts + 1
+        outside = (entries < 1) | (entries >= sizes)
+        escaped = values[outside]
+        if self.beyond:  # odd below the table, even above
+            past = entries[outside]
+            escaped = np.where(past < 1, 1 - 2 * past, 2 * (past - sizes[outside]))
+        for value in reversed(escaped.tolist()):
             for digit, base in reversed(self._digits(value)):
                 coder.encode_reverse(np.array([digit], np.int32), _uniform(base))
-        for model, entries in reversed(coded):
-            coder.encode_reverse(entries, model)
+        entries = np.where(outside, 0, entries).astype(np.int32)
+        for index, start, end in reversed(groups):
+            coder.encode_reverse(entries[start:end], self._model(index))
 
     def pop(self, coder: Any, indexes: np.ndarray) -> np.ndarray:
         """Decode the integers that :meth:`push` encoded with these table indexes."""
         order, groups = _groups(indexes)
-        values = np.empty(len(indexes), np.int64)
-        escaped = np.zeros(len(indexes), bool)
+        entries = np.empty(len(indexes), np.int64)
         for index, start, end in groups:
-            entries = coder.decode(self._model(index), end - start)
-            escaped[start:end] = entries == 0
-            values[start:end] = entries.astype(np.int64) + (int(self.tables.firsts[index]) - 1)
-        escapes = np.array([self._escaped(coder) for _ in range(escaped.sum())], np.int64)
+            entries[start:end] = coder.decode(self._model(index), end - start)
+        sizes, firsts = self._bounds(indexes[order])
+        outside = entries == 0
+        escaped = np.array([self._escaped(coder) for _ in range(outside.sum())], np.int64)
         if self.beyond:
-            tables = indexes[order][escaped]
-            sizes, firsts = (
-                a[tables].astype(np.int64) for a in (self.tables.sizes, self.tables.firsts)
-            )
-            escapes = np.where(escapes & 1, (1 - escapes) // 2, sizes + escapes // 2) + firsts - 1
-        values[escaped] = escapes
+            past = np.where(escaped & 1, (1 - escaped) // 2, sizes[outside] + escaped // 2)
+            escaped = past + firsts[outside] - 1
+        values = entries + firsts - 1
+        values[outside] = escaped
         result = np.empty_like(values)
         result[order] = values
         return result
+
+    def _bounds(self, indexes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return sizes and first integers of tables."""
+        sizes, firsts = self.tables.sizes, self.tables.firsts
+        return sizes[indexes].astype(np.int64), firsts[indexes].astype(np.int64)
 
     def _digits(self, value: int) -> list[tuple[int, int]]:
         """Return an escaped integer as digits, each with its base, in the order of decoding."""

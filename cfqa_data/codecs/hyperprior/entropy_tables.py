@@ -9,8 +9,9 @@ floats is the identity, so the coder's numbers are the stored ones on every mach
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -19,9 +20,9 @@ from cfqa_data.errors import CodecError
 
 __all__ = [
     "PRECISION",
+    "Density",
     "Tables",
     "bottleneck_tables",
-    "density_quantiles",
     "gaussian_tables",
     "scale_table",
 ]
@@ -121,6 +122,11 @@ def gaussian_tables(scales: np.ndarray, tail: float = TAIL, bits: int | None = N
         tail: probability mass that the tables leave out.
         bits: see :meth:`Tables.from_masses`.
     """
+    return _gaussian_tables(tuple(scales.tolist()), tail, bits)
+
+
+@lru_cache(maxsize=4)  # all models of a kind have the same
+def _gaussian_tables(scales: tuple[float, ...], tail: float, bits: int | None) -> Tables:
     masses, firsts = [], []
     for scale in scales:
         reach = max(1, math.ceil(-NormalDist().inv_cdf(tail / 2) * scale))
@@ -132,23 +138,80 @@ def gaussian_tables(scales: np.ndarray, tail: float = TAIL, bits: int | None = N
     return Tables.from_masses(masses, firsts, bits)
 
 
+class Density:
+    """The learned factorised density of a state dict.
+
+    It is that of Balle et al., "Variational Image Compression with a Scale Hyperprior" (ICLR 2018,
+    appendix 6.1): per channel a small monotone network whose output is the logit of the cumulative
+    distribution.
+
+    Args:
+        state: arrays by CompressAI's names; of each layer the matrix (channels, out, in) before the
+            softplus, the bias (channels, out, 1), and, but of the last, the factor (channels, out,
+            1) before the tanh.
+
+    Raises:
+        CodecError: it holds no whole one.
+    """
+
+    def __init__(self, state: Mapping[str, np.ndarray]) -> None:
+        keys = (f"entropy_bottleneck._{{}}{layer}" for layer in range(16))
+        self.layers = [
+            tuple(
+                np.asarray(state[name], np.float64)
+                for kind in ("matrix", "bias", "factor")
+                if (name := key.format(kind)) in state
+            )
+            for key in keys
+            if key.format("matrix") in state or key.format("bias") in state
+        ]
+        if [len(layer) for layer in self.layers] != [3] * (len(self.layers) - 1) + [2]:
+            raise CodecError("the hyperprior's state dict has no whole entropy bottleneck")
+        self.channels = len(self.layers[0][0])
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """Return the logits of the cumulative density at points (channels, n)."""
+        value = x[:, None, :]
+        for matrix, bias, *factors in self.layers:
+            value = np.logaddexp(0.0, matrix) @ value + bias
+            for factor in factors:
+                value = value + np.tanh(factor) * np.tanh(value)
+        result: np.ndarray = value[:, 0, :]
+        return result
+
+    def quantiles(self, tail: float = TAIL) -> np.ndarray:
+        """Return where half of ``tail`` is below, the median, and where half is above.
+
+        Returns:
+            float64 (channels, 3).
+        """
+        target = math.log(tail / 2 / (1 - tail / 2))
+        return np.stack([self._solve(goal) for goal in (target, 0.0, -target)], axis=1)
+
+    def _solve(self, goal: float) -> np.ndarray:
+        """Return the points where the logits, which increase, reach ``goal``."""
+
+        def above(x: np.ndarray) -> np.ndarray:
+            return self.logits(x[:, None])[:, 0] > goal
+
+        low, high = np.full(self.channels, -1.0), np.full(self.channels, 1.0)
+        for _ in range(40):
+            low = np.where(above(low), 2 * low, low)
+            high = np.where(self.logits(high[:, None])[:, 0] < goal, 2 * high, high)
+        for _ in range(80):
+            middle = (low + high) / 2
+            beyond = above(middle)
+            low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+        return (low + high) / 2
+
+
 def bottleneck_tables(
-    matrices: list[np.ndarray],
-    biases: list[np.ndarray],
-    factors: list[np.ndarray],
-    quantiles: np.ndarray | None = None,
-    bits: int | None = None,
+    density: Density, quantiles: np.ndarray | None = None, bits: int | None = None
 ) -> tuple[Tables, np.ndarray]:
     """Return the tables of a learned factorised density, and their centres.
 
-    The density is that of Balle et al., "Variational Image Compression with a Scale Hyperprior"
-    (ICLR 2018, appendix 6.1): per channel a small monotone network whose output is the logit of
-    the cumulative distribution.
-
     Args:
-        matrices: (channels, out, in) per layer, before the softplus.
-        biases: (channels, out, 1) per layer.
-        factors: (channels, out, 1) per layer but the last, before the tanh.
+        density: of every channel.
         quantiles: float64 (channels, 3), rising: the tables' first point, what z is counted from,
             and their last point; the density's own lower end, median and upper end if not given.
         bits: see :meth:`Tables.from_masses`.
@@ -159,64 +222,20 @@ def bottleneck_tables(
     Raises:
         CodecError: the density is not finite, or too wide to tabulate.
     """
-    logits, channels = _logits(matrices, biases, factors), len(matrices[0])
-    if quantiles is None:
-        quantiles = density_quantiles(matrices, biases, factors)
-    low, centres, high = quantiles.T
+    low, centres, high = (density.quantiles() if quantiles is None else quantiles).T
     # Not finite, or out of order, or with an end that is out of reach: all make a sum too large.
     if not np.abs(high - centres).max() + np.abs(centres - low).max() <= 20000:
         raise CodecError("the hyperprior's density of z is too wide to tabulate")
     below = np.maximum(np.ceil(centres - low), 0).astype(int)
     above = np.maximum(np.ceil(high - centres), 0).astype(int)
-    masses, firsts = [], []
-    for channel in range(channels):
-        reach = np.arange(-below[channel], above[channel] + 2) - 0.5
-        points = np.broadcast_to(centres[channel] + reach, (channels, len(reach)))
-        edges = logits(points)[channel]
+    masses = []
+    for channel, centre in enumerate(centres):
+        points = centre + np.arange(-below[channel], above[channel] + 2) - 0.5
+        edges = density.logits(np.broadcast_to(points, (len(centres), len(points))))[channel]
         # Difference of two sigmoids, on the side where both are small.
         sign = -np.sign(edges[:-1] + edges[1:])
         masses.append(np.abs(_sigmoid(sign * edges[1:]) - _sigmoid(sign * edges[:-1])))
-        firsts.append(-int(below[channel]))
-    return Tables.from_masses(masses, firsts, bits), centres
-
-
-def density_quantiles(
-    matrices: list[np.ndarray],
-    biases: list[np.ndarray],
-    factors: list[np.ndarray],
-    tail: float = TAIL,
-) -> np.ndarray:
-    """Return where a learned density leaves half of ``tail`` below, its median, and half above.
-
-    Returns:
-        float64 (channels, 3).
-    """
-    logits = _logits(matrices, biases, factors)
-    target = math.log(tail / 2 / (1 - tail / 2))
-    goals = (target, 0.0, -target)
-    return np.stack([_solve(logits, len(matrices[0]), goal) for goal in goals], axis=1)
-
-
-def _logits(
-    matrices: list[np.ndarray], biases: list[np.ndarray], factors: list[np.ndarray]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function whose sigmoid is the cumulative density of points (channels, n)."""
-    matrices, biases, factors = (
-        [np.asarray(array, np.float64) for array in arrays]
-        for arrays in (matrices, biases, factors)
-    )
-    positive = [np.logaddexp(0.0, matrix) for matrix in matrices]
-
-    def logits(x: np.ndarray) -> np.ndarray:
-        value = x[:, None, :]
-        for layer, (matrix, bias) in enumerate(zip(positive, biases, strict=True)):
-            value = matrix @ value + bias
-            if layer < len(factors):
-                value = value + np.tanh(factors[layer]) * np.tanh(value)
-        result: np.ndarray = value[:, 0, :]
-        return result
-
-    return logits
+    return Tables.from_masses(masses, (-below).tolist(), bits), centres
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -224,16 +243,3 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
         return 0.5 * (1.0 + np.tanh(0.5 * x))
     with np.errstate(over="ignore"):  # infinity is the right divisor
         return 1.0 / (1.0 + np.exp(-x))
-
-
-def _solve(logits, channels: int, goal: float) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Return the points where the increasing function ``logits`` reaches ``goal``."""
-    low, high = np.full(channels, -1.0), np.full(channels, 1.0)
-    for _ in range(40):
-        low = np.where(logits(low[:, None])[:, 0] > goal, 2 * low, low)
-        high = np.where(logits(high[:, None])[:, 0] < goal, 2 * high, high)
-    for _ in range(80):
-        middle = (low + high) / 2
-        above = logits(middle[:, None])[:, 0] > goal
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
-    return (low + high) / 2

@@ -31,7 +31,7 @@ import numpy as np
 
 from cfqa_data.errors import CodecError
 
-__all__ = ["GDN", "LONG", "SHORT", "Arithmetic", "Conv", "Deconv", "relu", "snap"]
+__all__ = ["GDN", "LONG", "SHORT", "Arithmetic", "Conv", "Deconv", "Layer", "relu", "snap"]
 
 FRACTION = 14
 """Activations are multiples of 2**-FRACTION, unless an arithmetic says otherwise."""
@@ -128,12 +128,37 @@ def relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0.0, out=x)
 
 
-class _Convolution:
+class Layer:
+    """What a network is made of; rows of its output depend on rows of its input nearby.
+
+    Attributes:
+        outputs: channels of the output.
+        up: rows of the output per row of the input.
+        stride: rows of the input per row of the output.
+        half: rows of the input that a row of the output needs on each side.
+    """
+
+    outputs: int
+    up = stride = 1
+    half = 0
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return the layer's output for x (channels, rows, cols)."""
+        raise NotImplementedError
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Return the shape of the output for an input's."""
+        rows, cols = (-(-side * self.up // self.stride) for side in shape[1:])
+        return self.outputs, rows, cols
+
+
+class _Convolution(Layer):
     """Sums over neighbours, by one matrix product per phase of the output.
 
     Attributes:
         values: grid of inputs and outputs.
-        taps: every neighbour, as (plane of the input, row, column).
+        taps: every neighbour, as (plane of the input, row, column); there is one plane for each
+            position modulo the stride, so that every tap reads whole rows.
         phases: which taps, weight (out, taps * in) and bias (out, 1) of each phase.
     """
 
@@ -141,14 +166,19 @@ class _Convolution:
     taps: Sequence[tuple[int, int, int]]
     phases: Sequence[tuple[slice, np.ndarray, np.ndarray]]
 
-    def _write(self, slices: Sequence[Sequence[np.ndarray]], outputs: Sequence[np.ndarray]) -> None:
-        """Write each phase to its output (out, rows, cols), in strips of rows.
-
-        Args:
-            slices: the planes (in, rows, cols) of each slice of the input.
-            outputs: of the phases.
-        """
-        inputs, (_, rows, cols) = len(slices[0][0]), outputs[0].shape
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return (out, ceil(rows * up / stride), ...) for x (in, rows, cols), in strips of rows."""
+        half, step, up = self.half, self.stride, self.up
+        padded = np.pad(x, ((0, 0), (half, half + step), (half, half + step)))
+        places = [(y, x) for y in range(step) for x in range(step)]
+        slices = [
+            [np.ascontiguousarray(part[:, y::step, x::step]) for y, x in places]
+            for part in self.values.slices(padded)
+        ]
+        del padded
+        out = np.empty(self.shape(x.shape))
+        outputs = [out[:, a::up, b::up] for a in range(up) for b in range(up)]
+        inputs, (_, rows, cols) = len(x), outputs[0].shape
         height = max(1, STRIP // (len(self.taps) * inputs * cols))
         for top in range(0, rows, height):
             n = min(height, rows - top)
@@ -162,6 +192,7 @@ class _Convolution:
             for total, (_, _, bias), output in zip(totals, self.phases, outputs, strict=True):
                 total += bias
                 output[:, top : top + n] = self.values.snap(total).reshape(-1, n, cols)
+        return out
 
 
 class Conv(_Convolution):
@@ -184,25 +215,12 @@ class Conv(_Convolution):
         arithmetic: Arithmetic = SHORT,
     ) -> None:
         self.values, self.stride = arithmetic.values, stride
-        self.outputs, self.inputs, self.kernel, _ = weight.shape
-        # One plane per position modulo the stride, so that every tap reads whole rows.
-        places = [divmod(offset, stride) for offset in range(self.kernel)]
+        self.outputs, kernel = len(weight), weight.shape[2]
+        self.half = kernel // 2
+        places = [divmod(offset, stride) for offset in range(kernel)]
         self.taps = [(stride * y + x, dy, dx) for dy, y in places for dx, x in places]
         flat = weight.transpose(0, 2, 3, 1).reshape(self.outputs, -1)
         self.phases = [(slice(None), *self.values.weights(name, flat, bias))]
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return (out, ceil(rows / stride), ceil(cols / stride)) for x (in, rows, cols)."""
-        half, step = self.kernel // 2, self.stride
-        padded = np.pad(x, ((0, 0), (half, half + step), (half, half + step)))
-        slices = [
-            [np.ascontiguousarray(p[:, y::step, x::step]) for y in range(step) for x in range(step)]
-            for p in self.values.slices(padded)
-        ]
-        del padded
-        out = np.empty((self.outputs, -(-x.shape[1] // step), -(-x.shape[2] // step)))
-        self._write(slices, [out])
-        return out
 
 
 # Phases of a transposed convolution's output, and the neighbours that each needs of these.
@@ -224,27 +242,21 @@ class Deconv(_Convolution):
         arithmetic: of inputs and weights.
     """
 
+    up, half = 2, 1
     taps = [(0, dy, dx) for dy, dx in NEIGHBOURS]  # noqa: RUF012
 
     def __init__(
         self, name: str, weight: np.ndarray, bias: np.ndarray, arithmetic: Arithmetic = SHORT
     ) -> None:
         self.values = arithmetic.values
-        self.inputs, self.outputs = weight.shape[:2]
+        self.outputs = weight.shape[1]
         self.phases = []
         for (a, b), chosen in PHASES.items():
             taps = [weight[:, :, 4 - 2 * dy + a, 4 - 2 * dx + b].T for dy, dx in NEIGHBOURS[chosen]]
             self.phases.append((chosen, *self.values.weights(name, np.hstack(taps), bias)))
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return (out, 2 * rows, 2 * cols) for x (in, rows, cols)."""
-        slices = [[part] for part in self.values.slices(np.pad(x, ((0, 0), (1, 1), (1, 1))))]
-        out = np.empty((self.outputs, 2 * x.shape[1], 2 * x.shape[2]))
-        self._write(slices, [out[:, a::2, b::2] for a, b in PHASES])
-        return out
 
-
-class GDN:
+class GDN(Layer):
     """Generalised divisive normalisation: x / sqrt(beta + gamma @ x**2), or times it.
 
     Balle, Laparra and Simoncelli, "Density Modeling of Images using a Generalized Normalization
@@ -269,7 +281,7 @@ class GDN:
         self.values, self.squares = arithmetic
         self.gamma, self.beta = self.squares.weights(name, gamma, beta)
         self.beta = np.maximum(self.beta, 2.0**-20)
-        self.inverse = inverse
+        self.inverse, self.outputs = inverse, len(beta)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return the normalised x (channels, rows, cols)."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cfqa_data.codecs.hyperprior.entropy_tables import COMPRESSAI_TAIL, density_quantiles
+from cfqa_data.codecs.hyperprior.entropy_tables import COMPRESSAI_TAIL, Density
 
 __all__ = ["GDN", "EntropyBottleneck", "ScaleHyperprior"]
 
@@ -90,13 +89,8 @@ class EntropyBottleneck(nn.Module):
     @torch.no_grad()
     def solve_quantiles(self) -> None:
         """Set the quantiles to the density's: where CompressAI's auxiliary loss is zero."""
-
-        def arrays(kind: str, count: int) -> list[np.ndarray]:
-            return [getattr(self, f"_{kind}{i}").cpu().numpy() for i in range(count)]
-
-        matrices, biases = arrays("matrix", self.layers), arrays("bias", self.layers)
-        factors = arrays("factor", self.layers - 1)
-        found = density_quantiles(matrices, biases, factors, COMPRESSAI_TAIL)
+        state = {f"entropy_bottleneck.{k}": v.cpu().numpy() for k, v in self.state_dict().items()}
+        found = Density(state).quantiles(COMPRESSAI_TAIL)
         self.quantiles.copy_(torch.from_numpy(found[:, None, :]))
 
     def _logits(self, x: Tensor) -> Tensor:

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cfqa_data.codecs.hyperprior.fixed_point import GDN, Conv, Deconv
+from cfqa_data.codecs.hyperprior.fixed_point import Layer
 
-__all__ = ["BUDGET", "Layer", "apply_in_strips"]
-
-Layer = Conv | Deconv | GDN
+__all__ = ["BUDGET", "apply_in_strips"]
 
 BUDGET = 1 << 28
 """Bytes that the largest activation of a strip may have, the overlap of strips not counted."""
@@ -31,14 +29,14 @@ def apply_in_strips(
         x: left as it is.
         budget: bytes; :data:`BUDGET` if not given.
     """
-    shapes = [x.shape]
+    shapes: list[tuple[int, ...]] = [x.shape]
     for layer in layers:
-        shapes.append(_output_shape(layer, shapes[-1]))
+        shapes.append(layer.shape(shapes[-1]))
     height = shapes[-1][1]
     largest = max(8 * int(np.prod(shape)) for shape in shapes)
     count = -(-largest // (BUDGET if budget is None else budget))
     # Strips begin at rows that every deconvolution has an input row for.
-    grid = 2 ** sum(isinstance(layer, Deconv) for layer in layers)
+    grid = int(np.prod([layer.up for layer in layers]))
     strip = -(-height // (min(count, height) * grid)) * grid
     heights = [shape[1] for shape in shapes]
     out = np.empty(shapes[-1])
@@ -48,32 +46,16 @@ def apply_in_strips(
     return out
 
 
-def _output_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
-    _, rows, cols = shape
-    if isinstance(layer, Conv):
-        return layer.outputs, -(-rows // layer.stride), -(-cols // layer.stride)
-    return (layer.outputs, 2 * rows, 2 * cols) if isinstance(layer, Deconv) else shape
-
-
 def _rows(
     layers: Sequence[Layer], heights: list[int], x: np.ndarray, top: int, bottom: int
 ) -> np.ndarray:
     """Return the rows top..bottom-1 of the last layer's output."""
     if not layers:
         return x[:, top:bottom]
-    layer, height = layers[-1], heights[len(layers) - 1]
-    low, high, first = _source(layer, top, bottom, height)
-    out = layer(_rows(layers[:-1], heights, x, low, high))
+    *before, layer = layers
+    up, stride, half = layer.up, layer.stride, layer.half
+    low = stride * max(0, top // up - -(-half // stride))
+    high = min(heights[len(before)], stride * ((bottom - 1) // up) + half + 1)
+    out = layer(_rows(before, heights, x, low, high))
+    first = low * up // stride
     return out[:, top - first : bottom - first]
-
-
-def _source(layer: Layer, top: int, bottom: int, height: int) -> tuple[int, int, int]:
-    """Return the input rows low..high-1 that output rows need, and the output row of the first."""
-    if isinstance(layer, Conv):
-        step, half = layer.stride, layer.kernel // 2
-        first = max(0, top - -(-half // step))
-        return step * first, min(height, step * (bottom - 1) + half + 1), first
-    if isinstance(layer, Deconv):
-        low = max(0, top // 2 - 1)
-        return low, min(height, (bottom - 1) // 2 + 2), 2 * low
-    return top, bottom, top

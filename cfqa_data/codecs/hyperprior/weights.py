@@ -18,6 +18,7 @@ import numpy as np
 from cfqa_data.codecs.hyperprior.entropy_tables import (
     COMPRESSAI_BITS,
     COMPRESSAI_TAIL,
+    Density,
     Tables,
     bottleneck_tables,
     gaussian_tables,
@@ -34,7 +35,6 @@ __all__ = [
     "PAPER_PAD",
     "HyperpriorWeights",
     "Pad",
-    "density",
     "read_ladder",
     "write_ladder",
 ]
@@ -125,11 +125,11 @@ class HyperpriorWeights:
         scales = scale_table() if scales is None else scales
         if published:
             quantiles = state["entropy_bottleneck.quantiles"][:, 0].astype(np.float64)
-            z_tables, medians = bottleneck_tables(*density(state), quantiles, COMPRESSAI_BITS)
+            z_tables, medians = bottleneck_tables(Density(state), quantiles, COMPRESSAI_BITS)
             y_tables = gaussian_tables(scales, COMPRESSAI_TAIL, COMPRESSAI_BITS)
             thresholds = scales[:-1]
         else:
-            z_tables, medians = bottleneck_tables(*density(state))
+            z_tables, medians = bottleneck_tables(Density(state))
             y_tables, thresholds = gaussian_tables(scales), np.sqrt(scales[:-1] * scales[1:])
         return cls(
             state=state,
@@ -145,28 +145,6 @@ class HyperpriorWeights:
 def _fixed(values: np.ndarray) -> np.ndarray:
     """Return values as int64, in units of 2**-FRACTION."""
     return np.rint(values * 2.0**FRACTION).astype(np.int64)
-
-
-def density(
-    state: Mapping[str, np.ndarray],
-) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-    """Return matrices, biases and factors of the entropy bottleneck in a state dict.
-
-    Raises:
-        CodecError: there is none.
-    """
-    prefix = "entropy_bottleneck._"
-    matrices, biases, factors = (
-        [
-            np.asarray(state[key])
-            for layer in range(16)
-            if (key := f"{prefix}{kind}{layer}") in state
-        ]
-        for kind in ("matrix", "bias", "factor")
-    )
-    if not matrices or len(biases) != len(matrices) or len(factors) != len(matrices) - 1:
-        raise CodecError("the hyperprior's state dict has no whole entropy bottleneck")
-    return matrices, biases, factors
 
 
 def write_ladder(

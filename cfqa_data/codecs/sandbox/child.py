@@ -10,9 +10,11 @@ import contextlib
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import struct
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import BinaryIO
 
 from cfqa_data.codecs.base import Codec
 from cfqa_data.codecs.sandbox.confinement import filter_calls, set_limits
@@ -44,26 +46,27 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what becomes of this process
     requests, replies = _take_pipes()
     seconds, memory, processor_seconds, length = START.unpack(requests.read(START.size))
-    signal.setitimer(signal.ITIMER_REAL, seconds)  # its end is the end of this process
-    try:
+    codec: Codec
+
+    def start() -> bytes:
+        nonlocal codec
         set_limits(memory, processor_seconds)
         codec = _make(**json.loads(requests.read(length)))
         filter_calls()
-    except Exception as error:
-        _answer(replies, *_failure(error))
-        return
-    _answer(replies, OK, READY.pack(codec.dtype.itemsize, codec.peak))
-    while header := requests.read(REQUEST.size):
+        return READY.pack(codec.dtype.itemsize, codec.peak)
+
+    def decode(rows: int, cols: int, length: int) -> bytes:
+        return codec.decode(requests.read(length), (rows, cols)).tobytes()
+
+    served = _answer(replies, seconds, start)
+    while served and (header := requests.read(REQUEST.size)):
         rows, cols, seconds, length = REQUEST.unpack(header)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        _answer(replies, *_decode(codec, requests.read(length), (rows, cols)))
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _answer(replies, seconds, decode, rows, cols, length)
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     """Return the pipes, and put nothing in their place."""
-    requests = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "wb")
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
@@ -71,37 +74,37 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return requests, replies
 
 
-def _make(factory: str, name: str, options: dict[str, Any]) -> Codec:
+def _make(factory: str, name: str, options: dict[str, object]) -> Codec:
     """Return the codec, with all imported that it imports when it decodes: no file opens later."""
-    module, _, function = factory.partition(":")
-    codec: Codec = getattr(importlib.import_module(module), function)(name, **options)
+    codec: Codec = pkgutil.resolve_name(factory)(name, **options)
     for needed in ("concurrent.futures.thread", "av", "constriction"):
         with contextlib.suppress(ImportError):
             importlib.import_module(needed)
     return codec
 
 
-def _decode(codec: Codec, bitstream: bytes, shape: tuple[int, int]) -> tuple[int, bytes]:
+def _answer(replies: BinaryIO, seconds: float, work: Callable[..., bytes], *arguments: int) -> bool:
+    """Send what some work gives, or what goes wrong in it; return whether nothing did.
+
+    The end of the time is the end of this process.
+    """
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    status, text = OK, ""
     try:
-        return OK, codec.decode(bitstream, shape).tobytes()
-    except Exception as error:
-        return _failure(error)
-
-
-def _failure(error: Exception) -> tuple[int, bytes]:
-    if isinstance(error, MissingDependencyError):
+        payload = work(*arguments)
+    except MissingDependencyError as error:
         status, text = MISSING, str(error)
-    elif isinstance(error, CfqaError):
+    except CfqaError as error:
         status, text = REFUSED, str(error)
-    else:
+    except Exception as error:
         status, text = FAILED, f"{type(error).__name__}: {error}"
-    return status, text.encode(errors="replace")[:MOST_TEXT]
-
-
-def _answer(replies: BinaryIO, status: int, payload: bytes) -> None:
+    if status != OK:
+        payload = text.encode(errors="replace")[:MOST_TEXT]
     replies.write(REPLY.pack(status, len(payload)))
     replies.write(payload)
     replies.flush()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return status == OK
 
 
 if __name__ == "__main__":

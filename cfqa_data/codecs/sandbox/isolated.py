@@ -9,12 +9,13 @@ another.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import pkgutil
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,13 @@ class IsolatedCodec(Codec):
             option: _absolute(option, value) for option, value in (options or {}).items()
         }
         self._factory = factory
-        self._start = _start(name, self._options, factory)
+        start = {"name": name, "options": self._options, "factory": factory}
+        try:
+            self._start = json.dumps(start, default=os.fspath)
+        except (TypeError, ValueError) as error:
+            raise CodecError(
+                f"{name}: options that no other process can be told: {error}"
+            ) from None
         self._open()
         child = self._new_child(SMALLEST)
         self.dtype = np.dtype(f"<u{child.itemsize}")
@@ -89,15 +96,14 @@ class IsolatedCodec(Codec):
         self._idle.append(child)
 
     def _open(self) -> None:
-        self._direct: Codec | None = None
         self._idle: list[DecoderProcess] = []
         self._slots = threading.Semaphore(MOST_CHILDREN)
         self._owner = os.getpid()
-        self._end = weakref.finalize(self, _close_all, self._idle, self._owner)
+        weakref.finalize(self, _close_all, self._idle)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("name", "dtype", "peak", "_options", "_factory", "_start")
-        return {name: getattr(self, name) for name in names}
+        own = ("_idle", "_slots", "_owner", "_direct")
+        return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -105,7 +111,7 @@ class IsolatedCodec(Codec):
 
     def close(self) -> None:
         """End the children now; a later call starts new ones."""
-        _close_all(self._idle, self._owner)
+        _close_all(self._idle)
 
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """See :meth:`Codec.decode`.
@@ -116,7 +122,7 @@ class IsolatedCodec(Codec):
         rows, cols = check_shape(self.name, shape)
         stream = check_bitstream(self.name, bitstream)
         if self._owner != os.getpid():  # forked: those children are another process's
-            self._end()
+            self.close()
             self._open()
         with self._slots:
             samples = self._decode(stream, (rows, cols))
@@ -127,23 +133,21 @@ class IsolatedCodec(Codec):
 
     def encode(self, plane: np.ndarray, parameter: float) -> bytes:
         """See :meth:`Codec.encode`."""
-        return self._trusted().encode(plane, parameter)
+        return self._direct.encode(plane, parameter)
 
     def encode_many(self, planes: Sequence[np.ndarray], parameter: float) -> list[bytes]:
         """See :meth:`Codec.encode_many`."""
-        return self._trusted().encode_many(planes, parameter)
+        return self._direct.encode_many(planes, parameter)
 
     def version(self) -> dict[str, str]:
         """See :meth:`Codec.version`."""
-        return self._trusted().version()
+        return self._direct.version()
 
-    def _trusted(self) -> Codec:
-        """Return the codec in this process, which is given nothing to decode."""
-        if self._direct is None:
-            module, _, function = self._factory.partition(":")
-            make = getattr(importlib.import_module(module), function)
-            self._direct = make(self.name, **self._options)
-        return self._direct
+    @cached_property
+    def _direct(self) -> Codec:
+        """The codec in this process, which is given nothing to decode."""
+        codec: Codec = pkgutil.resolve_name(self._factory)(self.name, **self._options)
+        return codec
 
     def _decode(self, bitstream: bytes, shape: tuple[int, int]) -> bytearray:
         samples = shape[0] * shape[1]
@@ -182,20 +186,6 @@ def _absolute(option: str, value: Any) -> Any:
     return text if text.startswith(PACKAGE) else str(ABSOLUTE[option](text))
 
 
-def _start(name: str, options: Mapping[str, Any], factory: str) -> str:
-    """Return the JSON text that tells a child process which codec to make."""
-    plain = {
-        key: str(value) if isinstance(value, Path) else value for key, value in options.items()
-    }
-    try:
-        return json.dumps({"name": name, "options": plain, "factory": factory})
-    except (TypeError, ValueError) as error:
-        raise CodecError(f"{name}: options that no other process can be told: {error}") from None
-
-
-def _close_all(children: list[DecoderProcess], owner: int) -> None:
-    """End children, if they are this process's; a forked one only closes its ends of the pipes."""
-    mine = owner == os.getpid()
+def _close_all(children: list[DecoderProcess]) -> None:
     while children:
-        child = children.pop()
-        child.close() if mine else child.abandon()
+        children.pop().close()

@@ -59,6 +59,7 @@ class DecoderProcess:
         self.samples = samples
         self.spent = 0.0
         self._memory = memory
+        self._owner = os.getpid()
         text = start.encode()
         processor = int(2 * life + START_SECONDS)  # no decoder takes more than two threads
         first = wire.START.pack(START_SECONDS, memory, processor, len(text)) + text
@@ -115,20 +116,17 @@ class DecoderProcess:
         return self._process.poll() is None and not _ready(self._pipes[1], select.POLLIN, 0.0)
 
     def close(self) -> None:
-        """Kill the child, with all that it may have started, and wait for its end."""
-        if self._process.returncode is None:  # or else its number may be another's already
+        """Kill the child, with all that it may have started, and wait for its end.
+
+        That of another process, which this one was forked from, is only forgotten.
+        """
+        if self._owner != os.getpid():
+            self._process.returncode = 0  # so that `subprocess` does not wait for it
+        elif self._process.returncode is None:  # or else its number may be another's already
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()
             self._process.wait()
-        self._hang_up()
-
-    def abandon(self) -> None:
-        """Forget a child of the process that this one was forked from."""
-        self._process.returncode = 0  # so that `subprocess` does not wait for it
-        self._hang_up()
-
-    def _hang_up(self) -> None:
         for pipe in self._pipes:
             pipe.close()
 
