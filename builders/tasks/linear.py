@@ -20,7 +20,6 @@ from cfqa_data.builders.sources.geometry import from_metadata
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
-from cfqa_data.paths import absolute_path
 from cfqa_data.torch_inputs import as_tensor
 from cfqa_data.torch_state import torch_state
 
@@ -29,8 +28,8 @@ with extras("build"):
 
     from cfqa_data.format.checkpoints import (
         check_tensors,
-        read_tensors,
-        state_of,
+        known_tensor,
+        tensors_at,
         weight_files,
     )
 
@@ -139,29 +138,20 @@ class Head(nn.Module):
         cls, path_or_dict: str | Path | Mapping[str, Any], norm: nn.LayerNorm | None = None
     ) -> Any:
         """Return the head of a checkpoint; see `load_head`."""
-        what, geometry = f"{cls.task} head", "{}"
-        if isinstance(path_or_dict, Mapping):
-            tensors, origin = state_of(path_or_dict, what), what
-        else:
-            tensors, origin = read_tensors(path_or_dict), str(path_or_dict)
-            geometry = _geometry(absolute_path(path_or_dict))
+        what = f"{cls.task} head"
+        tensors, origin = tensors_at(path_or_dict, what)
         prefix = ""
         if cls.geometry_kind and any(name.startswith(_PREFIX) for name in tensors):
             prefix = _PREFIX
             tensors = {k: v for k, v in tensors.items() if not k.startswith(_BESIDE)}
         name, ndim = prefix + cls.known_by[0], cls.known_by[1]
-        if name not in tensors:
-            raise BuildError(f"{origin}: tensor '{name}' is missing, so it is no {what}")
-        if tensors[name].ndim != ndim or not tensors[name].numel():
-            shape = tuple(tensors[name].shape)
-            raise BuildError(f"{origin}: tensor '{name}' is misshapen: {shape}")
-        outputs, inputs = tensors[name].shape[:2]
+        outputs, inputs = known_tensor(tensors, name, ndim, origin, what).shape[:2]
         if inputs % cls.share:
             message = f"tensor '{name}' takes {inputs} inputs, no multiple of {cls.share}"
             raise BuildError(f"{origin}: {message}")
         sizes: list[Any] = [inputs, outputs]
         if cls.geometry_kind:
-            sizes.append(from_metadata(cls.geometry_kind, geometry, origin))
+            sizes.append(from_metadata(cls.geometry_kind, _geometry(path_or_dict), origin))
         head = cls(*sizes)
         expected = {  # by the names of the file
             key if key.startswith("norm.") else prefix + key.removeprefix("linear."): tensor
@@ -190,12 +180,12 @@ class Head(nn.Module):
         return {f"norm.{k}": v.detach().cpu() for k, v in norm.state_dict().items()}
 
 
-def _geometry(path: Path) -> str:
+def _geometry(path_or_dict: str | Path | Mapping[str, Any]) -> str:
     """What safetensors files say about windows and crops, as JSON."""
     from safetensors import safe_open
 
     text = "{}"
-    for part in weight_files(path):
+    for part in () if isinstance(path_or_dict, Mapping) else weight_files(path_or_dict):
         if part.suffix == ".safetensors":
             with safe_open(part, framework="pt") as file:
                 text = (file.metadata() or {}).get("geometry", text)
