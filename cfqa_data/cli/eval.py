@@ -238,7 +238,7 @@ def _evaluate_logs(folder: Path, as_json: bool) -> None:
     from cfqa_data.eval.paper_logs import paper_figures, paper_logs_text
 
     figures = paper_figures(folder)
-    content = {"correlations": [figure.to_dict() for figure in figures]}
+    content = {"correlations": [figure._asdict() for figure in figures]}
     answer(as_json, lambda: content, lambda: paper_logs_text(figures))
 
 
