@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cfqa_data import loaders as loaders
     from cfqa_data.access.dataset import Dataset, FeaturePair, load
     from cfqa_data.access.memory import from_arrays
+    from cfqa_data.builders.extending.label import label
     from cfqa_data.builders.sharing.save import save
     from cfqa_data.errors import (
         BuildError,
@@ -51,6 +52,7 @@ __all__ = [
     "create_metric",
     "evaluate",
     "from_arrays",
+    "label",
     "list_metrics",
     "load",
     "save",
@@ -64,6 +66,7 @@ _HOMES = {
     "FeaturePair": "cfqa_data.access.dataset",
     "load": "cfqa_data.access.dataset",
     "from_arrays": "cfqa_data.access.memory",
+    "label": "cfqa_data.builders.extending.label",
     "save": "cfqa_data.builders.sharing.save",
     "create_metric": "cfqa_data.eval",
     "evaluate": "cfqa_data.eval",

@@ -1,0 +1,1 @@
+"""More from a finished dataset: labels of other reconstructions, and further codecs."""
