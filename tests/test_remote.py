@@ -661,7 +661,7 @@ def test_a_manifest_longer_than_what_is_read_whole_is_refused(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_client, "LARGEST_WHOLE", 1000)
-    with pytest.raises(FormatError, match=r"manifest.json: more bytes came than were asked for"):
+    with pytest.raises(FormatError, match=r"manifest.json: cannot be read: more bytes came"):
         cfqa_data.load(FULL)
 
 
