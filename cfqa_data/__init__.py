@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cfqa_data import loaders as loaders
     from cfqa_data.access.dataset import Dataset, FeaturePair, load
     from cfqa_data.access.memory import from_arrays
-    from cfqa_data.builders.extending.label import label
+    from cfqa_data.builders.extending import extend, label
     from cfqa_data.builders.sharing.save import save
     from cfqa_data.errors import (
         BuildError,
@@ -51,6 +51,7 @@ __all__ = [
     "__version__",
     "create_metric",
     "evaluate",
+    "extend",
     "from_arrays",
     "label",
     "list_metrics",
@@ -66,7 +67,8 @@ _HOMES = {
     "FeaturePair": "cfqa_data.access.dataset",
     "load": "cfqa_data.access.dataset",
     "from_arrays": "cfqa_data.access.memory",
-    "label": "cfqa_data.builders.extending.label",
+    "extend": "cfqa_data.builders.extending",
+    "label": "cfqa_data.builders.extending",
     "save": "cfqa_data.builders.sharing.save",
     "create_metric": "cfqa_data.eval",
     "evaluate": "cfqa_data.eval",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfqa_data.access.dataset import Dataset
-from cfqa_data.builders.extending.label import as_features, label
+from cfqa_data.builders.extending.labelling import as_features, label
 from cfqa_data.builders.pipeline.label import BASELINES, baseline_values
 from cfqa_data.builders.sources.files import names_in, reason
 from cfqa_data.console.progress import Progress, Silent
