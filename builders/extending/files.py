@@ -54,8 +54,9 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
             raise CfqaError(f"{where}: {source!r} is in {named[source]} too; keep one of them")
         named[source] = where
     rows: list[dict[str, Any]] = []
+    order = {source: place for place, source in enumerate(sources)}
     progress.start("label", len(found), "sources")
-    for where, source, read in found:
+    for where, source, read in sorted(found, key=lambda each: order[each[1]]):
         original = dataset.original(source)
         try:
             batch = as_features(read(), original.shape, f"{source!r}")
