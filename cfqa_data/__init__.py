@@ -55,17 +55,12 @@ __all__ = [
 sys.meta_path.append(MovedModules())
 
 _PACKAGES = ("builders", "codecs", "eval", "loaders")
-_HOMES = {
-    "Dataset": "cfqa_data.access.dataset",
-    "FeaturePair": "cfqa_data.access.dataset",
-    "load": "cfqa_data.access.dataset",
-    "create_metric": "cfqa_data.eval",
-    "evaluate": "cfqa_data.eval",
-    "list_metrics": "cfqa_data.eval",
-}
-_find, _ = lazy_modules(
-    __name__, __path__, {name: _HOMES.get(name, "cfqa_data.errors") for name in __all__}
+_HOMES = (
+    dict.fromkeys(__all__, "cfqa_data.errors")
+    | dict.fromkeys(("Dataset", "FeaturePair", "load"), "cfqa_data.access.dataset")
+    | dict.fromkeys(("create_metric", "evaluate", "list_metrics"), "cfqa_data.eval")
 )
+_find, _ = lazy_modules(__name__, __path__, _HOMES)
 
 
 def __getattr__(name: str) -> Any:
