@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cfqa_data import eval as eval
     from cfqa_data import loaders as loaders
     from cfqa_data.access.dataset import Dataset, FeaturePair, load
+    from cfqa_data.access.memory import from_arrays
+    from cfqa_data.builders.sharing.save import save
     from cfqa_data.errors import (
         BuildError,
         CfqaError,
@@ -48,19 +50,28 @@ __all__ = [
     "__version__",
     "create_metric",
     "evaluate",
+    "from_arrays",
     "list_metrics",
     "load",
+    "save",
 ]
 
 sys.meta_path.append(MovedModules())
 
 _PACKAGES = ("builders", "codecs", "eval", "loaders")
-_HOMES = (
-    dict.fromkeys(__all__, "cfqa_data.errors")
-    | dict.fromkeys(("Dataset", "FeaturePair", "load"), "cfqa_data.access.dataset")
-    | dict.fromkeys(("create_metric", "evaluate", "list_metrics"), "cfqa_data.eval")
+_HOMES = {
+    "Dataset": "cfqa_data.access.dataset",
+    "FeaturePair": "cfqa_data.access.dataset",
+    "load": "cfqa_data.access.dataset",
+    "from_arrays": "cfqa_data.access.memory",
+    "save": "cfqa_data.builders.sharing.save",
+    "create_metric": "cfqa_data.eval",
+    "evaluate": "cfqa_data.eval",
+    "list_metrics": "cfqa_data.eval",
+}
+_find, _ = lazy_modules(
+    __name__, __path__, {name: _HOMES.get(name, "cfqa_data.errors") for name in __all__}
 )
-_find, _ = lazy_modules(__name__, __path__, _HOMES)
 
 
 def __getattr__(name: str) -> Any:
