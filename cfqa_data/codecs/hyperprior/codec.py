@@ -18,7 +18,7 @@ import numpy as np
 
 from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_plane, check_shape
 from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
-from cfqa_data.codecs.hyperprior.entropy_coder import TableCoder, decode_parts, encode_parts
+from cfqa_data.codecs.hyperprior.entropy_coder import TableCoder, decoding, encode_parts
 from cfqa_data.codecs.hyperprior.fixed_point import (
     FRACTION,
     GDN,
@@ -82,13 +82,9 @@ class Hyperprior:
     def encode(self, plane: np.ndarray) -> bytes:
         """Return the bitstream of a plane of floats in [0, 1), shape (rows, cols)."""
         y, z = self.latents(plane)
-        z_indexes = self._z_indexes(z.shape[1:])
-        parts = [
-            (self._z_coder, z.ravel(), z_indexes),
-            (self._y_coder, y.ravel(), self._y_indexes(z, y.shape)),
-        ]
-        header = bytes([self.index]) + b"".join(map(_varint, plane.shape))
-        return header + encode_parts(parts)
+        of_z = self._z_coder, z.ravel(), self._z_indexes(z.shape[1:])
+        of_y = self._y_coder, y.ravel(), self._y_indexes(z, y.shape)
+        return self._header(plane.shape) + encode_parts([of_z, of_y])
 
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """Return the float64 plane in [0, 1] that a bitstream holds.
@@ -97,7 +93,12 @@ class Hyperprior:
             CodecError: the bitstream is damaged, or of another shape or model.
         """
         shape = check_shape("hyperprior", shape)
-        rest = self._header(check_bitstream("hyperprior", bitstream), shape)
+        bitstream, header = check_bitstream("hyperprior", bitstream), self._header(shape)
+        if not bitstream.startswith(header):
+            raise CodecError(
+                f"hyperprior: the bitstream does not hold {shape[0]} x {shape[1]} samples "
+                f"of model {self.index}"
+            )
         (top, bottom), (left, right) = self.weights.pad.margins(shape)
         stride = 2**self.stages
         height = (top + shape[0] + bottom) // stride
@@ -105,16 +106,9 @@ class Hyperprior:
         y_shape = (self._y_channels, height, width)
         z_size = (-(-height // 4), -(-width // 4))
         channels = len(self.weights.medians)
-        _, y = decode_parts(
-            rest,
-            [
-                lambda _: (self._z_coder, self._z_indexes(z_size)),
-                lambda done: (
-                    self._y_coder,
-                    self._y_indexes(done[0].reshape(channels, *z_size), y_shape),
-                ),
-            ],
-        )
+        with decoding(bitstream[len(header) :]) as part:
+            z = part(self._z_coder, self._z_indexes(z_size)).reshape(channels, *z_size)
+            y = part(self._y_coder, self._y_indexes(z, y_shape))
         x = apply_in_strips(self.synthesis, y.reshape(y_shape).astype(np.float64))
         return np.clip(x[0, top : top + shape[0], left : left + shape[1]], 0.0, 1.0)
 
@@ -146,15 +140,8 @@ class Hyperprior:
         scales = x[:, : shape[1], : shape[2]] * 2.0**FRACTION
         return np.searchsorted(self.weights.y_thresholds, scales.ravel().astype(np.int64))
 
-    def _header(self, bitstream: bytes, shape: tuple[int, int]) -> bytes:
-        """Return what follows the header."""
-        header = bytes([self.index]) + b"".join(map(_varint, shape))
-        if not bitstream.startswith(header):
-            raise CodecError(
-                f"hyperprior: the bitstream does not hold {shape[0]} x {shape[1]} samples "
-                f"of model {self.index}"
-            )
-        return bitstream[len(header) :]
+    def _header(self, shape: tuple[int, ...]) -> bytes:
+        return bytes([self.index]) + b"".join(map(_varint, shape))
 
 
 class HyperpriorCodec(Codec):
