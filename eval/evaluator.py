@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,7 +20,7 @@ from cfqa_data.eval.features.datasets import (
     task_facts,
 )
 from cfqa_data.eval.metrics import MetricLike, as_metrics
-from cfqa_data.eval.results import Evaluation, conclude, scores_table
+from cfqa_data.eval.results import Evaluation, conclude
 from cfqa_data.eval.score_file import ScoreFile
 from cfqa_data.eval.scoring import Scored, Scoring
 from cfqa_data.eval.statistics import check_labels
@@ -104,12 +103,12 @@ def evaluate(
         FormatError: The folder is not a dataset, or something in it is missing.
         MissingDependencyError: What the metrics or the statistics need is not installed.
     """
-    for name, value, known in (
+    for name, value, (one, other) in (
         ("target", target, ("distortion", "loss")),
         ("precision", precision, PRECISIONS),
     ):
-        if value not in known:
-            raise MetricError(f"{name} is {known[0]!r} or {known[1]!r}, not {value!r}")
+        if value not in (one, other):
+            raise MetricError(f"{name} is {one!r} or {other!r}, not {value!r}")
     for name, number in (("batch", batch), ("limit", limit)):
         if number is not None and number < 1:
             raise MetricError(f"{name} is at least 1, not {number}")
@@ -138,27 +137,23 @@ def evaluate(
     try:
         with torch_state(grad=False, precision=precision):
             scoring.run(file, progress or Silent())
+        failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
+        usable = np.flatnonzero(~np.isnan(values).all(axis=0))
+        if not len(usable):
+            raise MetricError(next(iter((failures or notes).values())))
+        good = [resolved[column] for column in usable]
+        known = {"notes": notes, "dataset": identity, "tasks": task_facts(source)}
+        found = conclude(labels, good, values[:, usable], target, failures, **known)
     except BaseException:
         if file and (scored.alone or not np.isnan(values).all()):
             file.save(scored, now=True)
         raise
-    failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
-    usable = np.flatnonzero(~np.isnan(values).all(axis=0))
-    if not len(usable):
-        raise MetricError(next(iter((failures or notes).values())))
-    good, values = tuple(resolved[column] for column in usable), values[:, usable]
     if file:
         try:
-            file.finish(scores_table(labels, good, values), good, failures, notes)
+            file.finish(found)
         except MetricError as error:  # the tables are worth having all the same
-            failures[str(out)] = str(error)
+            failures[str(out)] = found.failures[str(out)] = str(error)
             file.save(scored, now=True)
-    found = conclude(
-        *(labels, good, values, target, failures),
-        notes=notes,
-        dataset=identity,
-        tasks=task_facts(source),
-    )
     for message in (*failures.values(), *scored.notes.values()):
         warnings.warn(MetricWarning(message), stacklevel=3)  # past `extras`
     return found
@@ -174,14 +169,12 @@ def _stored(dataset: FeatureSource) -> NDArray[np.bool_]:
 
 def _not_stored(labels: pa.Table, stored: NDArray[np.bool_]) -> dict[str, str]:
     """Return notes on the codecs of which nothing is stored."""
-    columns = (labels[name].to_pylist() for name in ("task", "codec"))
-    pairs = dict.fromkeys(
-        pair
-        for pair, is_stored in zip(zip(*columns, strict=True), stored, strict=True)
-        if not is_stored
-    )
+    lacking = labels.select(["codec", "task"]).filter(~stored).to_pydict()
     message = "nothing is stored of its features, which are left out"
-    return {f"codec {codec}": f"codec {codec!r} of {task}: {message}" for task, codec in pairs}
+    return {
+        f"codec {codec}": f"codec {codec!r} of {task}: {message}"
+        for codec, task in zip(*lacking.values(), strict=True)
+    }
 
 
 def _selected(
@@ -200,10 +193,9 @@ def _selected(
             available = ", ".join(str(number) for number in np.unique(folds))
             raise MetricError(f"no source is in fold {fold}; there are {available}")
     if limit is not None:
-        sources: defaultdict[str, set[str]] = defaultdict(set)
-        columns = zip(labels["task"].to_pylist(), labels["source_id"].to_pylist(), strict=True)
-        for row, (task, source_id) in enumerate(columns):
-            if selected[row] and len(sources[task]) < limit:
-                sources[task].add(source_id)
-            selected[row] &= source_id in sources[task]
+        tasks, sources = (np.array(labels[name].to_pylist()) for name in ("task", "source_id"))
+        for task in np.unique(tasks[selected]):
+            here = np.flatnonzero(selected & (tasks == task))
+            first = list(dict.fromkeys(sources[here].tolist()))[:limit]
+            selected[here] = np.isin(sources[here], first)
     return np.flatnonzero(selected)

@@ -26,7 +26,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import resolve_name
 from pathlib import Path
@@ -79,9 +79,7 @@ def fingerprint(metric: Metric, *more: str) -> Fingerprint:
     try:
         for package in ALWAYS:
             collector.module(package)
-        parts = [
-            collector.describe(part) for part in (metric.function, metric.fit, dict(metric.options))
-        ]
+        parts = [collector.describe(p) for p in (metric.function, metric.fit, dict(metric.options))]
     except _NoDigestError as error:
         return Fingerprint(None, collector.sources, collector.packages, str(error))
     digest = _digest(
@@ -131,16 +129,14 @@ class _Collector:
         import torch
 
         if isinstance(value, list | tuple):
-            return [self.describe(item) for item in value]
-        if isinstance(value, dict):
-            return sorted([self.describe(key), self.describe(item)] for key, item in value.items())
-        if isinstance(value, set | frozenset):
-            return sorted(self.describe(item) for item in value)
+            return list(map(self.describe, value))
+        if isinstance(value, dict | set | frozenset):
+            return sorted(map(self.describe, value.items() if isinstance(value, dict) else value))
         if isinstance(value, torch.Tensor):
             flat = value.detach().cpu().reshape(-1).contiguous()
-            return [value.dtype, value.shape, _sha256(flat.view(torch.uint8).numpy())]
+            return [value.dtype, value.shape, _digest([flat.view(torch.uint8).numpy().tobytes()])]
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            return [value.dtype, value.shape, _sha256(value)]
+            return [value.dtype, value.shape, _digest([value.tobytes()])]
         if isinstance(value, ModuleType):
             self.module(value.__name__)
             return [value.__name__]
@@ -153,17 +149,12 @@ class _Collector:
         if isinstance(value, MethodType):
             return [self.describe(value.__self__), self.describe(value.__func__)]
         if isinstance(value, CodeType):
-            return [
-                value.co_code,
-                value.co_names,
-                *(self.describe(item) for item in value.co_consts),
-            ]
+            return [value.co_code, value.co_names, *map(self.describe, value.co_consts)]
         return self._describe_object(value)
 
     def _describe_function(self, function: FunctionType) -> list[Any]:
         code, names = function.__code__, function.__globals__
-        filled = [cell for cell in function.__closure__ or () if cell != CellType()]
-        cells = [cell.cell_contents for cell in filled]
+        cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
         state = (function.__defaults__, function.__kwdefaults__, vars(function), cells)
         parts = [code.co_qualname, self.describe(state)]
         home = self.module(str(names.get("__name__")))
@@ -204,7 +195,7 @@ class _Collector:
             return "standard"
         if name not in self.sources:
             self.sources[name] = hash_file(path)
-            for imported in _imports(name, path):
+            for imported in _imports(name, path, self.sources[name]):
                 self.module(imported)
         return "own"
 
@@ -216,10 +207,6 @@ def _digest(parts: list[Any]) -> str:
     return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def _sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(array.tobytes()).hexdigest()
-
-
 def _names(code: CodeType, *operations: str) -> set[str]:
     """Return the names that a function and those within it use in some operations."""
     names = {step.argval for step in dis.get_instructions(code) if step.opname in operations}
@@ -227,16 +214,20 @@ def _names(code: CodeType, *operations: str) -> set[str]:
     return names.union(*(_names(item, *operations) for item in within))
 
 
-def _imports(name: str, path: Path) -> Iterator[str]:
-    """Yield the modules that a source imports, also within functions, and their parents."""
+@lru_cache(maxsize=256)  # each metric of a module has the same
+def _imports(name: str, path: Path, _: str) -> tuple[str, ...]:
+    """Return the modules that a source of some hash imports, also within functions, and their
+    parents.
+    """
     if path.suffix != ".py":
-        return
+        return ()
     try:
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # nothing can import it either
-        return
+        return ()
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    found: list[str] = []
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -247,9 +238,9 @@ def _imports(name: str, path: Path) -> Iterator[str]:
             except ImportError:  # beyond the top
                 continue
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for found in names:
-            whole = found.split(".")
-            yield from (".".join(whole[:end]) for end in range(1, len(whole) + 1))
+        for whole in (each.split(".") for each in names):
+            found += (".".join(whole[:end]) for end in range(1, len(whole) + 1))
+    return tuple(dict.fromkeys(found))
 
 
 def _file_of(name: str) -> Path | None:
@@ -273,12 +264,8 @@ def _spec(name: str) -> Any:
         path = getattr(above, "submodule_search_locations", None)
         if path is None:
             return None
-    for finder in sys.meta_path:
-        find = getattr(finder, "find_spec", None)
-        spec = find(name, path) if find else None
-        if spec is not None:
-            return spec
-    return None
+    finders = (finder for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    return next(filter(None, (finder.find_spec(name, path) for finder in finders)), None)
 
 
 @cache

@@ -6,8 +6,7 @@ of all other folds, so that no metric sees in them the feature that it scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import reduce
 
 import numpy as np
@@ -18,22 +17,38 @@ from cfqa_data.console.progress import Progress
 from cfqa_data.errors import MetricError, UndefinedError
 from cfqa_data.eval.features.reading import FeatureSource
 
-__all__ = ["OriginalStatistics", "original_statistics"]
+__all__ = ["OriginalStatistics"]
 
 
-@dataclass(frozen=True)
 class OriginalStatistics:
     """Statistics by their names in `cfqa_data.eval.metrics.STATISTICS`.
 
-    Attributes:
-        dataset: What they are of.
-        device: Where they lie.
-        moments: The deviation and covariance for the sources of a task and fold.
+    They are computed in one pass over the originals, where any is needed.
+
+    Args:
+        dataset: An open dataset; all its sources count, whatever is scored.
+        names: Of the statistics that will be asked for.
+        device: Where sums are computed and results lie.
+        progress: Told about every original.
     """
 
-    dataset: FeatureSource
-    device: str
-    moments: Mapping[tuple[str, int], Mapping[str, Tensor]]
+    def __init__(
+        self, dataset: FeatureSource, names: Iterable[str], device: str, progress: Progress
+    ) -> None:
+        self._dataset, self._device = dataset, device
+        self._moments: dict[tuple[str, int], dict[str, Tensor]] = {}
+        needed = set(names) - {"value_range"}
+        if not needed or not (folds := _held_out(dataset)):
+            return
+        count = sum(len(ids) for of_task in folds.values() for ids in of_task.values())
+        progress.start("statistics", count, "originals")
+        for task, of_task in folds.items():
+            full = "covariance" in needed
+            sums = {f: _sums(dataset, ids, device, full, progress) for f, ids in of_task.items()}
+            for fold in of_task:
+                others = [sums[other] for other in sums if other != fold]
+                self._moments[task, fold] = _moments(others)
+        progress.finish()
 
     def of(self, task: str, fold: int, names: Iterable[str]) -> dict[str, Tensor]:
         """Return the named statistics for the sources of a fold.
@@ -44,42 +59,15 @@ class OriginalStatistics:
         found = {}
         for name in names:
             if name == "value_range":
-                found[name] = _value_range(self.dataset, task).to(self.device)
-            elif (task, fold) in self.moments:
-                found[name] = self.moments[task, fold][name]
+                found[name] = _value_range(self._dataset, task).to(self._device)
+            elif (task, fold) in self._moments:
+                found[name] = self._moments[task, fold][name]
             else:
                 why = "all sources are in one"
-                if "fold" not in self.dataset.labels.column_names:
+                if "fold" not in self._dataset.labels.column_names:
                     why = "the labels have no column 'fold': there is nothing to hold out"
                 raise MetricError(f"{task}: {name} is taken from other folds, but {why}")
         return found
-
-
-def original_statistics(
-    dataset: FeatureSource, names: Iterable[str], device: str, progress: Progress
-) -> OriginalStatistics:
-    """Compute what metrics need, in one pass over the originals where any is needed.
-
-    Args:
-        dataset: An open dataset; all its sources count, whatever is scored.
-        names: Of `cfqa_data.eval.metrics.STATISTICS`.
-        device: Where sums are computed and results lie.
-        progress: Told about every original.
-    """
-    moments: dict[tuple[str, int], Mapping[str, Tensor]] = {}
-    needed = set(names) - {"value_range"}
-    folds = _held_out(dataset) if needed else {}
-    if folds:
-        count = sum(len(ids) for of_task in folds.values() for ids in of_task.values())
-        progress.start("statistics", count, "originals")
-        for task, of_task in folds.items():
-            sums = {}
-            for fold, ids in of_task.items():
-                sums[fold] = _sums(dataset, ids, device, "covariance" in needed, progress)
-            for fold in of_task:
-                moments[task, fold] = _moments([sums[other] for other in sums if other != fold])
-        progress.finish()
-    return OriginalStatistics(dataset, device, moments)
 
 
 def _held_out(dataset: FeatureSource) -> dict[str, dict[int, list[str]]]:

@@ -17,9 +17,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +56,7 @@ _LEVEL = re.compile(r"(?:qp|lambda)[_=-]?(\d*\.?\d+(?:e-?\d+)?)", re.I)
 _TRANSFORMS = ("uniform", "kmeans")
 
 
-@dataclass(frozen=True)
-class LogLine:
+class LogLine(NamedTuple):
     """What a log says of one source at one level; any of its numbers may be NaN or infinite.
 
     Attributes:
@@ -162,10 +161,9 @@ def _settings(words: list[str]) -> float | None:
 
 
 def _number(word: str) -> float | None:
-    try:
+    with suppress(ValueError):
         return float(word)
-    except ValueError:
-        return None
+    return None
 
 
 def _place(path: Path) -> tuple[str, str] | None:
@@ -185,8 +183,7 @@ def _place(path: Path) -> tuple[str, str] | None:
     return None
 
 
-@dataclass(frozen=True)
-class PaperFigure:
+class PaperFigure(NamedTuple):
     """One metric on one codec and task.
 
     Attributes:
@@ -215,10 +212,6 @@ class PaperFigure:
     flat: int
     fewest: int
     most: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figure as JSON-safe data."""
-        return asdict(self)
 
 
 def read_series(paths: Sequence[Path]) -> dict[str, list[LogLine]]:
@@ -299,35 +292,34 @@ def paper_logs_text(figures: Sequence[PaperFigure]) -> str:
 
 def _figures(codec: str, task: str, series: list[list[LogLine]]) -> list[PaperFigure]:
     """Return the figures of the three metrics; `series` has the lines of a source each."""
-    plcc, srocc = np.full((2, len(series), len(METRICS)), np.nan)
+    found = np.full((2, len(METRICS), len(series)), np.nan)
     constant = np.zeros(len(series), bool)
-    for row, lines in enumerate(series):
-        scores = np.array([line.score for line in lines])
-        values = np.array([[getattr(line, name) for line in lines] for name in METRICS])
-        repeated = np.broadcast_to(scores, values.shape)
-        known = np.isfinite(values).all(axis=1) & np.isfinite(scores).all()
-        plcc[row, known] = pearson(values[known], repeated[known])
-        srocc[row, known] = spearman(values[known], repeated[known])
-        constant[row] = (scores == scores[0]).all() or not np.isfinite(scores).all()
+    for column, lines in enumerate(series):
+        # Columns of a LogLine: score, then `METRICS`.
+        score, *values = np.array([line[1:5] for line in lines]).T
+        constant[column] = (score == score[0]).all() or not np.isfinite(score).all()
+        for row, printed in enumerate(values):
+            if np.isfinite(printed).all() and np.isfinite(score).all():
+                pair = printed[None], score[None]
+                found[:, row, column] = pearson(*pair)[0], spearman(*pair)[0]
     counts = [len(lines) for lines in series]
     return [
         PaperFigure(
             codec=codec,
             task=task,
             metric=name,
-            plcc=_nanmean(plcc[:, column]),
-            srocc=_nanmean(srocc[:, column]),
+            plcc=_nanmean(plcc),
+            srocc=_nanmean(srocc),
             sources=len(series),
-            n_valid=int((~np.isnan(plcc[:, column])).sum()),
+            n_valid=int((~np.isnan(plcc)).sum()),
             constant=int(constant.sum()),
-            flat=int((np.isnan(plcc[:, column]) & ~constant).sum()),
+            flat=int((np.isnan(plcc) & ~constant).sum()),
             fewest=min(counts),
             most=max(counts),
         )
-        for column, name in enumerate(METRICS)
+        for name, plcc, srocc in zip(METRICS, *found, strict=True)
     ]
 
 
 def _nanmean(values: NDArray[Any]) -> float | None:
-    left = values[~np.isnan(values)]
-    return float(left.mean()) if left.size else None
+    return None if np.isnan(values).all() else float(np.nanmean(values))

@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,22 +83,27 @@ def conclude(
     values: NDArray[Any],
     target: str,
     failures: Mapping[str, str],
-    *,
-    notes: Mapping[str, str] = MappingProxyType({}),
-    dataset: str | None = None,
-    tasks: Mapping[str, TaskFacts] = MappingProxyType({}),
+    **known: Any,
 ) -> Evaluation:
-    """Make the tables of an evaluation from its (rows, M) scores; see `Evaluation`."""
+    """Make the tables of an evaluation from its (rows, M) scores.
+
+    Args:
+        labels: See `Evaluation`.
+        metrics: M metrics.
+        values: The scores; NaN where there is none.
+        target: See `Evaluation`.
+        failures: See `Evaluation`.
+        known: ``notes``, ``dataset`` and ``tasks`` of an `Evaluation`.
+    """
+    tables = statistics(labels, metrics, values, target, tasks=known.get("tasks", {}))
     return Evaluation(
-        **vars(statistics(labels, metrics, values, target, tasks=tasks)),
+        **vars(tables),
         labels=labels,
         scores=scores_table(labels, metrics, values),
         metrics=tuple(metrics),
         target=target,
         failures=dict(failures),
-        notes=dict(notes),
-        dataset=dataset,
-        tasks=tasks,
+        **known,
     )
 
 
@@ -116,6 +120,11 @@ def key_columns(labels: pa.Table) -> pa.Table:
     texts = [pa.types.is_large_string(kind) or pa.types.is_string_view(kind) for kind in kinds]
     kinds = [pa.string() if text else kind for kind, text in zip(kinds, texts, strict=True)]
     return keys.cast(pa.schema(list(zip(KEYS, kinds, strict=True))))
+
+
+def row_keys(labels: pa.Table) -> list[tuple[Any, ...]]:
+    """Return what names each row of labels: the values of `KEYS`."""
+    return list(zip(*(labels[name].to_pylist() for name in KEYS), strict=True))
 
 
 def scores_table(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]) -> pa.Table:
@@ -136,35 +145,16 @@ def scores_table(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[An
     ).append_column("value", pa.array(values.ravel(), pa.float64(), from_pandas=True))
 
 
-def with_facts(
-    scores: pa.Table,
-    dataset: str,
-    target: str,
-    metrics: Sequence[Metric],
-    failures: Mapping[str, str],
-    notes: Mapping[str, str] = MappingProxyType({}),
-    decided: Mapping[str, Any] = MappingProxyType({}),
-) -> pa.Table:
+def with_facts(scores: pa.Table, metrics: Sequence[Metric], **facts: Any) -> pa.Table:
     """Return a table of scores with the metadata that `read_evaluation` needs.
 
     Args:
         scores: As `scores_table` lays them out.
-        dataset: Its `cfqa_data.eval.features.datasets.dataset_identity`.
-        target: Label column that was followed.
         metrics: In the order of the scores.
-        failures: What went wrong, by metric.
-        notes: What else is to be known, by metric.
-        decided: What the scores were made with, as `cfqa_data.eval.score_file` compares it.
+        facts: ``dataset``, ``target``, ``failures`` and ``notes`` of an `Evaluation`, and what the
+            scores were made with, as `cfqa_data.eval.score_file` compares it.
     """
-    facts = {
-        **decided,
-        "dataset": dataset,
-        "target": target,
-        "rows": scores.num_rows,
-        "metrics": [_metric_facts(metric) for metric in metrics],
-        "failures": dict(failures),
-        "notes": dict(notes),
-    }
+    facts |= {"rows": scores.num_rows, "metrics": [_metric_facts(metric) for metric in metrics]}
     text = json.dumps(facts, sort_keys=True, allow_nan=False)
     return scores.replace_schema_metadata({KEY: text})
 
@@ -210,22 +200,15 @@ def read_evaluation(
     values = table["value"].to_numpy().reshape(-1, len(metrics))
     if not scores_table(keys, metrics, values).equals(table):
         raise MetricError(f"{path}: the scores are not in the order in which they were written")
-    places = {tuple(r.values()): n for n, r in enumerate(dataset.labels.select(KEYS).to_pylist())}
-    scored_keys = [tuple(row.values()) for row in keys.select(KEYS).to_pylist()]
-    for key in scored_keys:
+    places = {key: place for place, key in enumerate(row_keys(dataset.labels))}
+    scored = row_keys(keys)
+    for key in scored:
         if key not in places:
             named = "{} {}, {}, level {}".format(*key)
             raise MetricError(f"{path}: scores of {named}, which the dataset does not hold")
-    return conclude(
-        dataset.labels.take([places[key] for key in scored_keys]),
-        metrics,
-        values,
-        target,
-        facts["failures"],
-        notes=facts.get("notes", {}),
-        dataset=facts["dataset"],
-        tasks=task_facts(dataset),
-    )
+    labels = dataset.labels.take([places[key] for key in scored])
+    known = {"notes": facts["notes"], "dataset": facts["dataset"], "tasks": task_facts(dataset)}
+    return conclude(labels, metrics, values, target, facts["failures"], **known)
 
 
 def _metric_facts(metric: Metric) -> dict[str, Any]:
@@ -244,18 +227,16 @@ def _metric_facts(metric: Metric) -> dict[str, Any]:
 def _metric(facts: dict[str, Any]) -> Metric:
     if set(facts) != set(FACTS):
         raise TypeError("not the facts of a metric")
-    low, high = facts["score_range"]
     for name in ("formula", "citation"):
         if not isinstance(facts[name], str):
             raise TypeError(f"{name} is no text")
-    identity = facts["identity"]
+    (low, high), identity = facts["score_range"], facts["identity"]
     changed = {
         "identity": None if identity is None else float(identity),
         "score_range": (-math.inf if low is None else low, math.inf if high is None else high),
         "invariances": frozenset(facts["invariances"]),
-        "function": _gone,
     }
-    return Metric(**{**facts, **changed})
+    return Metric(**facts | changed, function=_gone)
 
 
 def _gone(*features: Any, **options: Any) -> Tensor:
@@ -285,28 +266,28 @@ def _read(
         raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
     if kind := pointer(data):
         raise MetricError(f"{path}: {kind}")
-    table = None
     try:
         schema, facts = read_facts(data)
+        facts = {"failures": {}, "notes": {}} | facts
         metrics = tuple(_metric(entry) for entry in facts["metrics"])
-        texts = {name: facts.get(name, {}) for name in ("failures", "notes")}
         rows, facts["target"] = int(facts["rows"]), str(facts["target"])
+        texts = [facts["dataset"], *facts["failures"].values(), *facts["notes"].values()]
         if (
             schema.names != [*KEYS, "metric", "value"]
             or schema.field("value").type != pa.float64()
             or len({metric.name for metric in metrics}) != len(metrics)
-            or not all(isinstance(text, str) for of in texts.values() for text in of.values())
-            or not isinstance(facts["dataset"], str)
+            or not all(isinstance(text, str) for text in texts)
         ):
             raise ValueError
-        if facts["dataset"] == dataset_identity(dataset):
+        is_other = facts["dataset"] != dataset_identity(dataset)
+        if not is_other:
             most = dataset.labels.num_rows * len(metrics) if metrics else MOST_ROWS
             table = read_parquet(data, most)
             if any(table[name].null_count for name in (*KEYS, "metric")):
                 raise ValueError
     except (*WRONG, pa.ArrowException):
         raise MetricError(f"{path}: not a finished file of scores; {remedy}") from None
-    if table is None:
+    if is_other:
         raise MetricError(f"{path}: these are the scores of another dataset; give theirs")
     if table.num_rows == 0 or not metrics:
         raise MetricError(f"{path}: there are no scores in it")

@@ -22,7 +22,15 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.datasets import table_digest
 from cfqa_data.eval.fingerprint import COVERS, fingerprint
 from cfqa_data.eval.metrics import Metric
-from cfqa_data.eval.results import KEY, WRONG, key_columns, read_facts, with_facts
+from cfqa_data.eval.results import (
+    KEY,
+    WRONG,
+    Evaluation,
+    key_columns,
+    read_facts,
+    row_keys,
+    with_facts,
+)
 from cfqa_data.eval.scoring import Scored
 from cfqa_data.format.limits import MOST_ROWS, parse_json
 from cfqa_data.format.parquet import read_parquet
@@ -155,7 +163,7 @@ class ScoreFile:
             found = {name: table[PREFIX + name].to_numpy() for name in known}
             notes = {name: str(facts["notes"][name]) for name in known if name in facts["notes"]}
             alone = set(known) & set(facts["alone"])
-            rows = table.select(self._labels.column_names).to_pylist()
+            places = {key: place for place, key in enumerate(row_keys(table))}
         except (OSError, KeyError, TypeError, AttributeError, ValueError, pa.ArrowException):
             raise MetricError(
                 f"{self.unfinished}: not the scores of an interrupted run; {remedy}"
@@ -164,8 +172,7 @@ class ScoreFile:
             raise MetricError(f"{self.unfinished}: an interrupted run on another dataset; {remedy}")
         if dataset != self._own["dataset"] or settings != self._own["settings"]:
             return scored
-        places = {tuple(row.values()): place for place, row in enumerate(rows)}
-        order = np.array([places.get(tuple(row.values()), -1) for row in self._labels.to_pylist()])
+        order = np.array([places.get(key, -1) for key in row_keys(self._labels)])
         here = order >= 0
         for name, column in found.items():
             scored.values[here, names.index(name)] = column[order[here]]
@@ -188,20 +195,11 @@ class ScoreFile:
             write_table(self.unfinished, table)
         self._saved = time.monotonic()
 
-    def finish(
-        self,
-        scores: pa.Table,
-        metrics: Sequence[Metric],
-        failures: Mapping[str, str],
-        notes: Mapping[str, str],
-    ) -> None:
+    def finish(self, found: Evaluation) -> None:
         """Write the output, and remove the unfinished file.
 
         Args:
-            scores: The table to write; a Parquet file also says what `with_facts` adds.
-            metrics: Those of the table.
-            failures: What went wrong, by metric.
-            notes: What else is to be known, by metric.
+            found: Whose scores to write; a Parquet file also says what `with_facts` adds.
 
         Raises:
             MetricError: It cannot be written, or what another run put there is something else.
@@ -212,11 +210,11 @@ class ScoreFile:
 
                 with atomic_path(self.path) as partial:
                     with partial.open("wb") as file:
-                        csv.write_csv(scores, file)
+                        csv.write_csv(found.scores, file)
                     self._check_replaceable()
             else:
-                own = self._own["dataset"], self._own["target"]
-                table = with_facts(scores, *own, metrics, failures, notes, self._own)
+                told = {"failures": found.failures, "notes": found.notes}
+                table = with_facts(found.scores, found.metrics, **self._own, **told)
                 write_table(self.path, table, self._check_replaceable)
         except OSError as error:
             why = error.strerror or error

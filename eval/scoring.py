@@ -133,11 +133,11 @@ class Scoring:
         """
         if not self._missing().any():
             return
-        from cfqa_data.eval.originals import original_statistics
+        from cfqa_data.eval.originals import OriginalStatistics
 
         labels = self._dataset.labels
         needed = [n for metric in self._metrics for n in metric.needs if n not in metric.options]
-        self._known = original_statistics(self._dataset, needed, self._device, progress)
+        self._known = OriginalStatistics(self._dataset, needed, self._device, progress)
         self._tasks = np.array(labels["task"].to_pylist())
         self._folds = np.zeros(len(self._tasks), dtype=np.intp)
         if "fold" in labels.column_names and (needed or any(m.fit for m in self._metrics)):
@@ -198,33 +198,27 @@ class Scoring:
                 self._ready[key] = self._given(metric, task, fold)
             except UndefinedError as error:
                 self._reasons.setdefault(metric.name, str(error))
-                self._undefined[here, column] = True
-            if self._ready[key] is None:
+                self._undefined[here, column] = self._failed[here, column] = True
+            except MetricError as error:
+                where = f" ({task}, all folds but {fold})" if metric.fit else ""
+                named = "" if repr(metric.name) in str(error) else f"metric {metric.name!r}: "
+                self._first_failures.setdefault(metric.name, f"{named}{error}{where}")
                 self._failed[here, column] = True
         return self._ready[key]
 
-    def _given(self, metric: Metric, task: str, fold: int) -> Metric | None:
+    def _given(self, metric: Metric, task: str, fold: int) -> Metric:
         from cfqa_data.eval.features.reading import RowSubset
 
+        if needed := [name for name in metric.needs if name not in metric.options]:
+            metric = metric.with_options(**self._known.of(task, fold, needed))
+        if metric.fit is None:
+            return metric
         others = np.flatnonzero((self._tasks == task) & (self._folds != fold))
-        needed = [name for name in metric.needs if name not in metric.options]
-        try:
-            if needed:
-                metric = metric.with_options(**self._known.of(task, fold, needed))
-            if metric.fit and "fold" not in self._dataset.labels.column_names:
-                raise MetricError("the labels have no column 'fold': there is nothing to hold out")
-            if metric.fit and not len(others):
-                raise MetricError("no other fold to train on")
-            if metric.fit:
-                metric = metric.fitted(RowSubset(self._dataset, others, self._target))
-        except UndefinedError:
-            raise
-        except MetricError as error:
-            where = f" ({task}, all folds but {fold})" if metric.fit else ""
-            named = "" if repr(metric.name) in str(error) else f"metric {metric.name!r}: "
-            self._first_failures.setdefault(metric.name, f"{named}{error}{where}")
-            return None
-        return metric
+        if "fold" not in self._dataset.labels.column_names:
+            raise MetricError("the labels have no column 'fold': there is nothing to hold out")
+        if not len(others):
+            raise MetricError("no other fold to train on")
+        return metric.fitted(RowSubset(self._dataset, others, self._target))
 
     def _batch(self, metric: Metric, column: int, part: Batch, at: NDArray[np.intp]) -> None:
         """Score a batch by one metric: together, or else one by one."""

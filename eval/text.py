@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.console.text import table_text
@@ -20,6 +20,24 @@ NOTE = (
 
 BETTER = {None: "?", True: "lower", False: "higher"}
 """Which scores are better, by a metric's ``lower_better``."""
+
+PLACE = "task=task, codec=codec, metric=metric, better=lower_better"
+PER_SOURCE = (
+    f"{PLACE}, PLCC=plcc, SROCC=srocc, KROCC=krocc, valid=n_valid, constant=n_constant, "
+    "missing=n_missing, flat=n_flat, group=srocc_group"
+)
+POOLED = (
+    f"{PLACE}, PLCC=pooled_plcc, SROCC=pooled_srocc, KROCC=pooled_krocc, points=n_pooled, "
+    "mapped PLCC=mapped_plcc, RMSE=mapped_rmse, mapping=mapping"
+)
+DISCRIMINATION = (
+    "task=task, metric=metric, better=lower_better, from=threshold, pairs apart=n_different, "
+    "alike=n_similar, different=auc_different, worse=auc_better"
+)
+"""Heads of the tables' columns = the columns of statistics."""
+
+FORMATS = {"mapped_rmse": ".4g", "threshold": "g"}
+"""Of columns that are no correlations."""
 
 
 def paper_heads(metrics: Sequence[str]) -> list[list[str]]:
@@ -64,35 +82,37 @@ def plain_text(evaluation: Evaluation) -> str:
             f"Over all tasks, not to be ranked with the others: {', '.join(names)} ({gap})."
             for gap, names in lacking.items()
         ]
-    heads = ["task", "codec", "metric", "better"]
-    places = [
-        [row["task"], row["codec"], row["metric"], BETTER[row["lower_better"]]] for row in rows
-    ]
-    per_source = [
-        [*heads, "PLCC", "SROCC", "KROCC", "valid", "constant", "missing", "flat", "group"]
-    ]
-    pooled = [[*heads, "PLCC", "SROCC", "KROCC", "points", "mapped PLCC", "RMSE", "mapping"]]
-    for row, place in zip(rows, places, strict=True):
-        counts = [str(row[name]) for name in ("n_valid", "n_constant", "n_missing", "n_flat")]
-        group = row["srocc_group"]
-        per_source.append(
-            [*place, *_with_intervals(row, ""), *counts, "-" if group is None else str(group)]
-        )
-        rmse = "-" if row["mapped_rmse"] is None else f"{row['mapped_rmse']:.4g}"
-        mapped = [figure_text(row["mapped_plcc"]), rmse, row["mapping"] or "-"]
-        pooled.append([*place, *_with_intervals(row, "pooled_"), str(row["n_pooled"]), *mapped])
     parts = [
         f"Correlation with the {evaluation.target} (larger is worse), and 95% intervals over the "
         "sources.",
         "Per source, averaged; group: how many metrics have a significantly better SROCC there.",
-        table_text(per_source, left=4),
+        _table(rows, PER_SOURCE),
         "All points of all sources together; mapped: after a fitted logistic, or else a line.",
-        table_text(pooled, left=4),
+        _table(rows, POOLED),
         "Telling two versions of a source apart, and saying which is worse: areas under the curve.",
-        table_text(_discrimination(evaluation), left=3),
+        _table(evaluation.discrimination.to_pylist(), DISCRIMINATION),
         *notes,
     ]
     return "\n\n".join(parts)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: str) -> str:
+    """Lay out some columns of rows of statistics; those up to the direction are texts."""
+    heads, names = zip(*(column.split("=") for column in columns.split(", ")), strict=True)
+    lines = [list(heads)] + [[_cell(row, name) for name in names] for row in rows]
+    return table_text(lines, left=heads.index("better") + 1)
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    """Return a figure as text, a correlation with its interval, as "0.6435 [0.612, 0.668]"."""
+    value = row[name]
+    if name == "lower_better":
+        return BETTER[value]
+    if value is None or isinstance(value, str | int):
+        return "-" if value is None else str(value)
+    low, high = (row.get(f"{name}_{end}") for end in ("low", "high"))
+    interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{value:{FORMATS.get(name, '.4f')}}{interval}"
 
 
 def gaps(evaluation: Evaluation) -> dict[str, str]:
@@ -113,27 +133,6 @@ def gaps(evaluation: Evaluation) -> dict[str, str]:
                     gap if valid else f"no figure on task {task}"
                 )
     return {name: ", ".join(of_metric) for name, of_metric in found.items()}
-
-
-def _with_intervals(row: dict[str, Any], prefix: str) -> list[str]:
-    """Return the three correlations of a row, each as "0.6435 [0.612, 0.668]"."""
-    cells = []
-    for name in ("plcc", "srocc", "krocc"):
-        low, high = (row[f"{prefix}{name}_{end}"] for end in ("low", "high"))
-        interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
-        cells.append(figure_text(row[prefix + name]) + interval)
-    return cells
-
-
-def _discrimination(evaluation: Evaluation) -> list[list[str]]:
-    rows = [["task", "metric", "better", "from", "pairs apart", "alike", "different", "worse"]]
-    for row in evaluation.discrimination.to_pylist():
-        areas = [figure_text(row[name]) for name in ("auc_different", "auc_better")]
-        counts = [str(row["n_different"]), str(row["n_similar"])]
-        threshold = f"{row['threshold']:g}"
-        better = BETTER[row["lower_better"]]
-        rows.append([row["task"], row["metric"], better, threshold, *counts, *areas])
-    return rows
 
 
 LAYOUTS = {"paper": paper_text, "plain": plain_text}

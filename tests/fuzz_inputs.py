@@ -164,8 +164,8 @@ def _scores(folder: Path) -> dict[str, bytes]:
     metrics = [create_metric("mse"), create_metric("cosine")]
     values = np.random.default_rng(0).random((len(dataset), 2))
     table = scores_table(dataset.labels, metrics, values)
-    identity = dataset_identity(dataset)
-    write_table(folder / "a.parquet", with_facts(table, identity, "distortion", metrics, {}))
+    facts = {"dataset": dataset_identity(dataset), "target": "distortion"}
+    write_table(folder / "a.parquet", with_facts(table, metrics, **facts))
     scored = Scored(values, {"mse": "one at a time"}, {"mse"})
     _score_file(folder, dataset).save(scored, now=True)
     return {name: (folder / name).read_bytes() for name in ("a.parquet", "b.parquet.unfinished")}

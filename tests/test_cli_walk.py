@@ -100,6 +100,18 @@ COMMANDS = {
         ("{data}", "{scores}", "--out", "out.html"),
         {"folder": "dataset", "scores": "scores", "out": "out file", "target": "choice"},
     ),
+    "curves": Walked(
+        ("{data}", "--json"),
+        {
+            "folder": "dataset",
+            "anchor": "name",
+            "quality": "name",
+            "task": "name",
+            "scores": "scores",
+            "out": "out file",
+            "figure": "out file",
+        },
+    ),
     "export": Walked(
         ("{data}", "--out", "out", "--format", "npy", *SELECTED, "--level", "0"),
         {

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,9 @@ from cfqa_data.eval import create_metric, evaluate, list_metrics, read_evaluatio
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.features.reading import read_batches
 from cfqa_data.eval.metrics.base import Metric
-from cfqa_data.eval.originals import original_statistics
+from cfqa_data.eval.originals import OriginalStatistics
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_fits() -> Iterator[None]:
-    """Correlate scores as they are: fitting a curve for PLCC takes longer than all the rest."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cfqa_data.eval.statistics.mapping._fit", lambda *_: None)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
 class FoldedDataset(MemoryDataset):
@@ -325,7 +319,7 @@ def test_labels_that_nothing_correlates_with_are_told_of_before_any_work(
 def test_statistics_are_of_the_other_folds() -> None:
     dataset = FoldedDataset()
     names = ["deviation", "covariance"]
-    found = original_statistics(dataset, names, "cpu", Silent())
+    found = OriginalStatistics(dataset, names, "cpu", Silent())
     for task in ("cls", "seg"):
         for fold in (0, 1):
             others = [dataset.originals[f"{task}-{i}"] for i in range(4) if i % 2 != fold]
@@ -337,7 +331,7 @@ def test_statistics_are_of_the_other_folds() -> None:
                 np.testing.assert_allclose(
                     given["covariance"][layer], np.cov(rows.T, bias=True), rtol=1e-9, atol=1e-12
                 )
-    alone = original_statistics(dataset, ["deviation"], "cpu", Silent()).of("cls", 0, ["deviation"])
+    alone = OriginalStatistics(dataset, ["deviation"], "cpu", Silent()).of("cls", 0, ["deviation"])
     torch.testing.assert_close(alone["deviation"], found.of("cls", 0, names)["deviation"])
 
 
@@ -386,7 +380,7 @@ def test_a_metric_gets_the_statistics_that_it_needs() -> None:
 
 def test_the_value_range_is_the_widest_quantisers(tmp_path: Path) -> None:
     dataset = load(write_mock_dataset(tmp_path / "cfqa"))
-    found = original_statistics(dataset, ["value_range"], "cpu", Silent())
+    found = OriginalStatistics(dataset, ["value_range"], "cpu", Silent())
     for task, spec in dataset.manifest.tasks.items():
         tables = [codec.quantizer.values() for codec in spec.codecs.values() if codec.quantizer]
         widest = np.max([np.ptp(table, axis=1) for table in tables], axis=0)

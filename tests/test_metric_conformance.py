@@ -50,6 +50,14 @@ class TestBuiltIn(MetricSuite):
         assert metric.identity == metric.score_range[0 if metric.lower_better else 1]
         assert metric.least_tokens == (2 if self.metric in SEVERAL_TOKENS else 1)
 
+    def test_a_score_does_not_depend_on_its_batch(self) -> None:
+        self.tolerance = 1e-12
+        super().test_a_score_does_not_depend_on_its_batch()
+
+    def test_one_original_stands_for_the_whole_batch(self) -> None:
+        self.tolerance = 1e-12
+        super().test_one_original_stands_for_the_whole_batch()
+
     def test_it_is_invariant_to_nothing_else(self) -> None:
         # Several items: a score that counts neighbours may by chance not change for one of them.
         metric, (x, y) = self.make(), self.pair(batch=8)

@@ -277,7 +277,7 @@ def test_the_command_prints_the_published_table(
 def test_the_command_as_json(logs: tuple[Path, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--paper-logs", str(logs[0]), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["correlations"]
-    assert rows == [figure.to_dict() for figure in paper_figures(logs[0])]
+    assert rows == [figure._asdict() for figure in paper_figures(logs[0])]
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_the_best_range_is_healthy_then_within_the_budget_then_distinct_then_che
     ladder = mock_dataset.toy_recipe().tasks["cls"].codecs["x265"]
     for order, best in ((curves, 1), (curves[::-1], 0)):
         found = calibrate.calibrate(
-            StubPool(*order),
+            StubPool(*order).curves,
             bench(FEATURES),
             ladder,
             scales=(1.0, 2.0),
@@ -196,14 +196,16 @@ def test_the_best_range_is_healthy_then_within_the_budget_then_distinct_then_che
 def test_ranges_are_tried_coarsely_and_then_at_every_parameter() -> None:
     ladders = mock_dataset.toy_recipe().tasks["cls"].codecs
     originals, pool = bench(FEATURES), StubPool()
-    found = calibrate.calibrate(pool, originals, ladders["x265"], scales=(1.0, 2.0), budget=999.0)
+    found = calibrate.calibrate(
+        pool.curves, originals, ladders["x265"], scales=(1.0, 2.0), budget=999.0
+    )
     ranges = [widened(originals, 10, scale) for scale in (1.0, 2.0)]
     coarse, whole = (0, 6, 13, 19, 26, 32, 38, 45, 51), tuple(range(13, 46))
     assert pool.asked == [[(each, grid) for each in ranges] for grid in (coarse, whole)]
     assert [tried["scale"] for tried in found["tried"]] == [1.0, 2.0]
     learned = ladders["hyperprior_multi_task"]
     pool = StubPool(known(40))
-    found = calibrate.calibrate(pool, originals, learned, scales=(1.0, 2.0))
+    found = calibrate.calibrate(pool.curves, originals, learned, scales=(1.0, 2.0))
     assert pool.asked == [[(learned.quantizer, learned.levels)]]
     assert [tried["scale"] for tried in found["tried"]] == [None]
 

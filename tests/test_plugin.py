@@ -147,7 +147,7 @@ def test_the_command_line_takes_it_from_end_to_end(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["info", str(folder)]) == 0
-    assert main(["verify", str(folder), "--deep"]) == 0
+    assert main(["verify", str(folder), "--deep", "--workers", "1"]) == 0
     scores = ["eval", str(folder), "--metric", "cosine", "--metric", "mean_token"]
     assert main([*scores, "--report", "report.html"]) == 0
     told = capsys.readouterr().out

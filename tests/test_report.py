@@ -8,7 +8,6 @@ import math
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -39,6 +38,8 @@ from cfqa_data.eval.statistics import mapping
 FIT = mapping._fit
 
 EVIL = "<script>alert('m')</script>&\"{{ 7*7 }}"
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 MOST = float(np.finfo(np.float64).max)
 VOID = {"meta", "link", "input", "br"}
 
@@ -87,14 +88,6 @@ def opposite(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 opposite.lower_better = True  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_fits() -> Iterator[None]:
-    """Correlate scores as they are: fitting a curve for PLCC takes longer than all the rest."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mapping, "_fit", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")

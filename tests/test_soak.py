@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -33,7 +32,6 @@ kept: list[Any] = []
 
 @pytest.fixture(autouse=True)
 def let_go() -> Iterator[None]:
-    gc.freeze()  # the collection after each round then passes over what earlier tests left
     yield
     for thing in kept:
         if isinstance(thing, subprocess.Popen):

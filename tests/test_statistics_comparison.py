@@ -171,7 +171,7 @@ def test_areas_equal_brute_force(seed: int) -> None:
     truth = rng.integers(0, 6, (3, 6)).astype(float)
     scores = np.stack([truth + rng.normal(size=(3, 6)), -rng.integers(0, 3, (3, 6))])
     found = discriminate(scores, truth, np.array([1.0, -1.0]), 2.0)
-    assert (found.different + found.similar).tolist() == [3 * 15] * 2
+    assert (found.n_different + found.n_similar).tolist() == [3 * 15] * 2
     for metric, sign in enumerate((1.0, -1.0)):
         expected = brute_force(scores[metric], truth, sign, 2.0)
         assert found.auc_different[metric] == pytest.approx(expected[0])
@@ -189,7 +189,7 @@ def test_laws_of_the_areas() -> None:
     lacking[0, 1, 3:] = np.nan
     kept = discriminate(lacking, truth, signs, 1.0)
     left = discriminate(truth[None, 1:2, :3], truth[1:2, :3], signs[:1], 1.0)
-    for pairs in ("different", "similar"):
+    for pairs in ("n_different", "n_similar"):
         whole = discriminate(truth[None, [0, 2, 3]], truth[[0, 2, 3]], signs[:1], 1.0)
         count = getattr(whole, pairs)[0] + getattr(left, pairs)[0]
         assert getattr(kept, pairs).tolist() == [count, *getattr(found, pairs)[1:]]
@@ -208,9 +208,9 @@ def test_laws_of_the_areas() -> None:
 def test_pairs_of_one_kind_have_no_area() -> None:
     truth = np.array([[0.0, 1.0, 2.0]])
     alike = discriminate(truth[None], truth, np.array([1.0]), 10.0)
-    assert (alike.different[0], alike.similar[0]) == (0, 3)
+    assert (alike.n_different[0], alike.n_similar[0]) == (0, 3)
     assert np.isnan([alike.auc_different[0], alike.auc_better[0]]).all()
     apart = discriminate(truth[None], truth, np.array([1.0]), 0.5)
-    assert (apart.different[0], apart.similar[0]) == (3, 0)
+    assert (apart.n_different[0], apart.n_similar[0]) == (3, 0)
     assert np.isnan(apart.auc_different[0])
     assert apart.auc_better[0] == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -241,27 +241,28 @@ def expected(folder: Path) -> dict[str, Any]:
     return {door.__name__: exactly(door(folder)) for door in DOORS}
 
 
-SIMILAR = (
-    *("autocast float16", "with a device", "bfloat16", "float16", "no gradients", "sdpa"),
-    *("anomalies", "mkldnn off", "cudnn", "cudnn, new names", "convolutions"),
+TOGETHER: tuple[tuple[str, ...], ...] = (
+    ("autocast bfloat16", "function mode", "float64", "inference", "matrix products"),
+    ("default device", "gradients", "deterministic", "NumPy errors")
+    + (("all backends", "products, new names") if NEWER else ()),
 )
-"""To another state: tried before a release."""
+"""States that are set at once: one that changes a value shows in company too."""
 
 
 @pytest.mark.parametrize(
-    "state",
-    [
-        pytest.param(state, marks=pytest.mark.release if state in SIMILAR else ())
-        for state in STATES
-    ],
+    "states",
+    [*TOGETHER, *(pytest.param((state,), marks=pytest.mark.release) for state in STATES)],
+    ids="+".join,
 )
 def test_no_state_of_the_caller_changes_a_value(
-    state: str, folder: Path, expected: dict[str, Any]
+    states: tuple[str, ...], folder: Path, expected: dict[str, Any]
 ) -> None:
     for door in DOORS:
-        with STATES[state]():
+        with ExitStack() as stack:
+            for state in states:
+                stack.enter_context(STATES[state]())
             found = door(folder)
-        assert exactly(found) == expected[door.__name__], f"{door.__name__}, {state}"
+        assert exactly(found) == expected[door.__name__], f"{door.__name__}, {states}"
 
 
 def test_threads_change_no_more_than_rounding(folder: Path, expected: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from cfqa_data.builders.calibration import calibrate
 from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.builders.training import planes
 from cfqa_data.builders.training.backbone import (
+    HELD_OUT_SEED,
     Config,
     MultiTask,
     batches,
@@ -26,7 +27,7 @@ from cfqa_data.builders.training.backbone import (
 )
 from cfqa_data.builders.training.hyperprior_plan import read_planes
 from cfqa_data.builders.training.hyperprior_train import sample_batch
-from cfqa_data.builders.training.scenes import SHARES, TrainingScenes, render_scenes
+from cfqa_data.builders.training.scenes import SHARES, render_scenes
 
 SMALL = Config(
     dim=32,
@@ -35,7 +36,7 @@ SMALL = Config(
     layers=(0, 1),
     bins=8,
     batch=8,
-    minutes=0.05,
+    minutes=0.01,
     scenes=16,
     held_out=8,
     compile=False,
@@ -48,11 +49,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scenes(folder: Path) -> TrainingScenes:
+def scenes(folder: Path) -> np.recarray:
+    render_scenes(folder / "val", HELD_OUT_SEED, SMALL.held_out, workers=1)  # found by `train`
     return render_scenes(folder / "train", 10_000_000, 16, workers=1)
 
 
-def test_rendered_truths_agree_with_each_other(scenes: TrainingScenes) -> None:
+def test_rendered_truths_agree_with_each_other(scenes: np.recarray) -> None:
     shape = scenes.shares[..., : SHARES[0]].astype(int)
     assert (shape.sum(-1) == 14 * 14).all()
     for start, size in zip(np.cumsum((0, *SHARES[:-1])), SHARES, strict=True):
@@ -65,14 +67,14 @@ def test_rendered_truths_agree_with_each_other(scenes: TrainingScenes) -> None:
     assert (scenes.depth < 10).all()
 
 
-def test_scenes_are_rendered_once(scenes: TrainingScenes, folder: Path) -> None:
-    before = (folder / "train" / "image.npy").stat().st_mtime_ns
+def test_scenes_are_rendered_once(scenes: np.recarray, folder: Path) -> None:
+    before = (folder / "train" / "scenes.npy").stat().st_mtime_ns
     again = render_scenes(folder / "train", 10_000_000, 16, workers=1)
-    assert (folder / "train" / "image.npy").stat().st_mtime_ns == before
+    assert (folder / "train" / "scenes.npy").stat().st_mtime_ns == before
     assert np.array_equal(again.image[3], scenes.image[3])
 
 
-def test_a_mirrored_batch_mirrors_image_and_truth_alike(scenes: TrainingScenes) -> None:
+def test_a_mirrored_batch_mirrors_image_and_truth_alike(scenes: np.recarray) -> None:
     seen = set()
     data = batches(scenes, 16, seed=0)
     for _ in range(8):
@@ -90,7 +92,7 @@ def test_a_mirrored_batch_mirrors_image_and_truth_alike(scenes: TrainingScenes) 
     assert seen == {True, False}
 
 
-def test_losses_fall_when_predictions_approach_the_truth(scenes: TrainingScenes) -> None:
+def test_losses_fall_when_predictions_approach_the_truth(scenes: np.recarray) -> None:
     _, *truth = next(batches(scenes, 16, seed=1))
     label, mask, depth, shares = truth
     seg = torch.nn.functional.one_hot(mask.clamp(max=12), 13).permute(0, 3, 1, 2).float()
@@ -117,7 +119,7 @@ def test_the_learning_rate_rises_and_then_falls_to_zero() -> None:
 
 
 def test_training_writes_weights_that_load_and_say_how_they_were_made(
-    scenes: TrainingScenes, folder: Path, tmp_path: Path
+    scenes: np.recarray, folder: Path, tmp_path: Path
 ) -> None:
     model = train(SMALL, folder, tmp_path)
     report = json.loads((tmp_path / "backbone.json").read_text())
@@ -144,7 +146,7 @@ def test_training_writes_weights_that_load_and_say_how_they_were_made(
     assert np.isfinite(dpt.score(features, truth)).all()
 
 
-def test_held_out_figures_of_a_perfect_model(scenes: TrainingScenes) -> None:
+def test_held_out_figures_of_a_perfect_model(scenes: np.recarray) -> None:
     class Perfect(MultiTask):
         def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
             rows = len(images)

@@ -60,11 +60,15 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def tiny(features: Path, folder: Path) -> Settings:
+    small: dict[str, Any] = {"n": 8, "m": 12, "batch": 2, "patch": (64, 64), "epoch": 3}
+    small |= {"steps": 8, "first_steps": 8}
+    return replace(published(str(features), str(folder / "out")), **small)
+
+
 @pytest.fixture
 def settings(features: Path, tmp_path: Path) -> Settings:
-    tiny: dict[str, Any] = {"n": 8, "m": 12, "batch": 2, "patch": (64, 64), "epoch": 3}
-    tiny |= {"steps": 8, "first_steps": 8}
-    return replace(published(str(features), str(tmp_path / "out")), **tiny)
+    return tiny(features, tmp_path)
 
 
 def test_lambdas_and_settings_are_the_published_ones() -> None:
@@ -152,7 +156,7 @@ def test_training_and_validation_share_no_plane(settings: Settings, tmp_path: Pa
         assert training.model.training
         seen.clear()
         for _ in range(60):
-            training._loss(*kept(training.training, 2, (64, 64), 1, training.generator))
+            kept(training.training, 2, (64, 64), 1, training.generator)
     assert len(seen) > 30
     assert not seen & {40 * place + last for place in range(3) for last in (18, 19)}
 
@@ -182,6 +186,7 @@ def test_the_step_size_falls_on_a_plateau_until_it_ends(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Training, "validate", lambda self: 1.0)
+    monkeypatch.setattr(Training, "_loss", lambda self, *_: sum(p.sum() for p in self.parameters))
     training = Training(JOB, replace(settings, epoch=1, batch=1, steps=99, first_steps=99))
     rates = []
     while not training.ended:
@@ -205,6 +210,23 @@ def interrupted(job: Job, settings: Settings, steps: int) -> None:
         training.advance()
 
 
+@pytest.fixture(scope="module")
+def saved(features: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The state after the first epoch of a training with `settings`."""
+    settings = tiny(features, tmp_path_factory.mktemp("saved"))
+    interrupted(JOB, settings, 3)
+    return hyperprior_train.state_path(JOB, settings).read_bytes()
+
+
+@pytest.fixture
+def state(settings: Settings, saved: bytes) -> Path:
+    """The file of that state, from which a training with `settings` goes on."""
+    path = hyperprior_train.state_path(JOB, settings)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(saved)
+    return path
+
+
 def whole(job: Job, settings: Settings) -> tuple[bytes, dict[str, Any]]:
     """Train to the end; return the ladder's bytes and the report's line but for the time."""
     train(job, settings)
@@ -214,9 +236,8 @@ def whole(job: Job, settings: Settings) -> tuple[bytes, dict[str, Any]]:
     return path.read_bytes(), line
 
 
-@pytest.mark.parametrize("stops", [(2,), (4, 4, 7)])
 def test_an_interrupted_training_ends_with_the_same_bytes(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...]
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The rate falls within these steps, so the schedule has something to take up.
     validate = Training.validate
@@ -224,13 +245,12 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
     monkeypatch.setattr(Training, "validate", lambda self: self.step + 0 * validate(self))
     expected = whole(JOB, settings)
     again = replace(settings, out=str(tmp_path / "again"))
-    for steps in stops:
+    for steps, rate in [(2, 1e-4), (4, 1e-4), (4, 1e-4), (7, 1e-5)]:
         interrupted(JOB, again, steps)
         torch.manual_seed(steps)
-    resumed = Training(JOB, again)
-    assert resumed.step == 3 * (stops[-1] // 3)
-    rate = 1e-5 if resumed.step == 6 else 1e-4
-    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+        resumed = Training(JOB, again)
+        assert resumed.step == 3 * (steps // 3)
+        assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
     assert whole(JOB, again) == expected
     assert sorted(p.name for p in (tmp_path / "again" / "models").iterdir()) == [
         "hyperprior_multi_task-0.015.safetensors"
@@ -238,9 +258,9 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
 
 
 def test_a_chained_training_resumes_too(features: Path, tmp_path: Path) -> None:
-    tiny: dict[str, Any] = {"n": 16, "m": 8, "batch": 2, "patch": (32, 32), "epoch": 3}
-    tiny |= {"steps": 5, "first_steps": 5}
-    first = Settings(str(features), str(tmp_path / "whole"), **tiny)
+    small: dict[str, Any] = {"n": 16, "m": 8, "batch": 2, "patch": (32, 32), "epoch": 3}
+    small |= {"steps": 5, "first_steps": 5}
+    first = Settings(str(features), str(tmp_path / "whole"), **small)
     child = Job("hyperprior_task_specific-cls", 0.1, Job(MULTI_TASK, 0.1, None))
     found = []
     for name, stop in (("whole", 0), ("parts", 4)):
@@ -254,11 +274,8 @@ def test_a_chained_training_resumes_too(features: Path, tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_the_time_of_earlier_runs_counts(settings: Settings) -> None:
-    interrupted(JOB, settings, 3)
-    path = hyperprior_train.state_path(JOB, settings)
-    state = torch.load(path, weights_only=True)
-    torch.save({**state, "seconds": 1000.0}, path)
+def test_the_time_of_earlier_runs_counts(settings: Settings, state: Path) -> None:
+    foreign(state, lambda kept: {**kept, "seconds": 1000.0})
     assert 1000 < train(JOB, settings)["seconds"] < 1100
 
 
@@ -286,19 +303,17 @@ def foreign(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     ],
 )
 def test_states_that_cannot_be_used_are_told_before_anything_is_trained(
-    settings: Settings, damage: Callable[[Path], Any], told: str
+    settings: Settings, state: Path, damage: Callable[[Path], Any], told: str
 ) -> None:
-    interrupted(JOB, settings, 3)
-    path = hyperprior_train.state_path(JOB, settings)
-    damage(path)
-    before = path.read_bytes()
+    damage(state)
+    before = state.read_bytes()
     with pytest.raises(BuildError) as caught:
         train_ladders(settings, {MULTI_TASK: (0.02, 0.015)}, workers=1)
-    assert str(path) in str(caught.value)
+    assert str(state) in str(caught.value)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
+    assert state.read_bytes() == before
+    assert list(state.parent.iterdir()) == [state]
 
 
 @pytest.mark.parametrize(
@@ -316,28 +331,28 @@ def test_states_that_cannot_be_used_are_told_before_anything_is_trained(
         {"seconds": None},
     ],
 )
-def test_states_with_a_damaged_part_are_refused(settings: Settings, change: dict[str, Any]) -> None:
-    interrupted(JOB, settings, 3)
-    path = hyperprior_train.state_path(JOB, settings)
-    foreign(path, lambda state: {**state, **change})
+def test_states_with_a_damaged_part_are_refused(
+    settings: Settings, state: Path, change: dict[str, Any]
+) -> None:
+    foreign(state, lambda kept: {**kept, **change})
     with pytest.raises(BuildError, match=r"not the state of a training .*; delete it to start"):
         Training(JOB, settings)
 
 
-def test_a_state_is_replaced_whole(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(JOB, settings, 3)
-    path = hyperprior_train.state_path(JOB, settings)
-    before = path.read_bytes()
+def test_a_state_is_replaced_whole(
+    settings: Settings, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state.read_bytes()
 
-    def full(state: Any, partial: Path) -> None:
+    def full(_: Any, partial: Path) -> None:
         partial.write_bytes(b"half")
         raise OSError(28, "No space left on device", str(partial))
 
     monkeypatch.setattr(hyperprior_train.torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
         interrupted(JOB, settings, 6)
-    assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
+    assert state.read_bytes() == before
+    assert list(state.parent.iterdir()) == [state]
 
 
 def test_a_training_that_goes_astray_is_told(settings: Settings) -> None:

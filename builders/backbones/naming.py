@@ -19,27 +19,19 @@ from cfqa_data.format.checkpoints import check_tensors, without_prefix
 
 __all__ = ["Naming", "recognise", "to_official"]
 
-#: Tensors by which a backbone is known, behind any prefix: in the official layout, in the Hub's.
+#: Tensors by which a backbone is known, behind any prefix.
 _MARKS = ("cls_token", "pos_embed", "patch_embed.proj.weight")
-_HUB_MARKS = (
-    "embeddings.cls_token",
-    "embeddings.position_embeddings",
-    "embeddings.patch_embeddings.projection.weight",
-)
-_HUB_STARTS = {
-    "cls_token": "embeddings.cls_token",
-    "mask_token": "embeddings.mask_token",
-    "pos_embed": "embeddings.position_embeddings",
-    "patch_embed.proj": "embeddings.patch_embeddings.projection",
-    "norm.": "layernorm.",
-    "blocks.": "encoder.layer.",
-}
-_HUB_PARTS = {
-    ".attn.proj.": ".attention.output.dense.",
-    ".ls1.gamma": ".layer_scale1.lambda1",
-    ".ls2.gamma": ".layer_scale2.lambda1",
-    ".mlp.w12.": ".mlp.weights_in.",
-    ".mlp.w3.": ".mlp.weights_out.",
+#: Patterns of official names, and what the Hub's layout has for them.
+_HUB = {
+    r"^(cls|mask)_token": r"embeddings.\1_token",
+    r"^pos_embed": "embeddings.position_embeddings",
+    r"^patch_embed\.proj": "embeddings.patch_embeddings.projection",
+    r"^norm\.": "layernorm.",
+    r"^blocks\.": "encoder.layer.",
+    r"\.attn\.proj\.": ".attention.output.dense.",
+    r"\.ls([12])\.gamma": r".layer_scale\1.lambda1",
+    r"\.mlp\.w12\.": ".mlp.weights_in.",
+    r"\.mlp\.w3\.": ".mlp.weights_out.",
 }
 _HUB_QKV = tuple(f".attention.attention.{part}." for part in ("query", "key", "value"))
 
@@ -60,26 +52,20 @@ class Naming:
 
     def __call__(self, official: str) -> tuple[str, ...]:
         """Names of the tensors that make up the official one, stacked along their first axis."""
-        if not self.hub:
-            return (self.prefix + self._in_chunk(official),)
-        for start, official_start in _HUB_STARTS.items():
-            if official.startswith(start):
-                official = official_start + official[len(start) :]
-                break
-        for part, hub_part in _HUB_PARTS.items():
-            official = official.replace(part, hub_part)
-        if ".attn.qkv." in official:
-            return tuple(self.prefix + official.replace(".attn.qkv.", part) for part in _HUB_QKV)
+        if self.chunks:
+            official = re.sub(r"^blocks\.(\d+)", self._in_chunk, official)
+        if self.hub:
+            for pattern, hub in _HUB.items():
+                official = re.sub(pattern, hub, official)
+            if ".attn.qkv." in official:
+                parts = (official.replace(".attn.qkv.", part) for part in _HUB_QKV)
+                return tuple(self.prefix + part for part in parts)
         return (self.prefix + official,)
 
-    def _in_chunk(self, official: str) -> str:
-        found = re.match(r"blocks\.(\d+)\.", official)
-        if not self.chunks or found is None:
-            return official
-        block = int(found[1])
+    def _in_chunk(self, found: re.Match[str]) -> str:
         # A block that is missing would lie in the chunk of the one before it.
-        chunk = next((self.chunks[b] for b in range(block, -1, -1) if b in self.chunks), 0)
-        return f"blocks.{chunk}.{official.removeprefix('blocks.')}"
+        before = [block for block in self.chunks if block <= int(found[1])]
+        return f"blocks.{self.chunks[max(before)] if before else 0}.{found[1]}"
 
     def blocks(self, names: Iterable[str]) -> set[int]:
         """Numbers, below 1000, of the blocks that some of the names belong to."""
@@ -103,8 +89,9 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tenso
     Raises:
         BuildError: there are several, and not one of them is a teacher's.
     """
-    hub = any(name.endswith(_HUB_MARKS) for name in state)
-    state, prefix = without_prefix(state, _HUB_MARKS if hub else _MARKS, origin)
+    hub_marks = tuple(Naming(hub=True)(mark)[0] for mark in _MARKS)
+    hub = any(name.endswith(hub_marks) for name in state)
+    state, prefix = without_prefix(state, hub_marks if hub else _MARKS, origin)
     if hub:
         return state, Naming(hub=True, prefix=prefix)
     pattern = re.compile(re.escape(prefix) + r"blocks\.([0-9]{1,3})\.([0-9]{1,3})\.")
@@ -136,12 +123,7 @@ def to_official(
     in_file: dict[str, Tensor] = {}
     for name, tensor in expected.items():
         parts = naming(name)
-        in_file |= zip(
-            parts, tensor.chunk(len(parts)) if len(parts) > 1 else (tensor,), strict=True
-        )
+        in_file |= zip(parts, tensor.chunk(len(parts)), strict=True)
     check_tensors(found, in_file, origin, what)
-    official = {}
-    for name in expected:
-        tensors = [found[part] for part in naming(name)]
-        official[name] = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-    return official
+    tensors = {name: [found[part] for part in naming(name)] for name in expected}
+    return {name: of[0] if len(of) == 1 else torch.cat(of) for name, of in tensors.items()}

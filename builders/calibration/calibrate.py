@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -38,12 +38,13 @@ from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.training.planes import training_features
-from cfqa_data.errors import BuildError, CfqaError, unknown_name
+from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.format.storage import write_text
 from cfqa_data.guard import check_guard
 from cfqa_data.paths import expanded
 from cfqa_data.recipe.load import CodecSpec, Recipe, load_recipe
+from cfqa_data.scripts import run_script
 
 __all__ = ["calibrate", "main"]
 
@@ -51,6 +52,11 @@ SCALES = (1.0, 4.0, 8.0, 16.0)
 BUDGET = 0.45
 SEED = 4_000_000
 TRAINING_SEED = 950
+CENTERS = "package://cfqa_data.codecs/weights/kmeans.safetensors"
+
+
+Cells: TypeAlias = Sequence[tuple[Quantizer | None, Sequence[float]]]
+"""Quantisers, and the parameters to measure with each."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class _Measure(Stage):
     recipe: Recipe
     bench: Bench
     ladder: CodecSpec
-    cells: Sequence[tuple[Quantizer | None, Sequence[float]]]
+    cells: Cells
 
     name, unit = "measure", "parameters"
 
@@ -78,36 +84,17 @@ class _Measure(Stage):
         return measure(self.models, self.bench, self.ladder, quantizer, (parameter,))
 
 
-class Pool:
-    """Measures cells of a grid in worker processes, or in this one."""
-
-    def __init__(self, recipe: Recipe, workers: int) -> None:
-        check_guard()
-        self._recipe, self._executor = recipe, Executor(workers)
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._executor.__exit__(*error)
-
-    def curves(
-        self,
-        bench: Bench,
-        ladder: CodecSpec,
-        cells: Sequence[tuple[Quantizer | None, Sequence[float]]],
-    ) -> list[Curve]:
-        """One curve per cell (quantiser, parameters)."""
-        stage = _Measure(self._recipe, bench, ladder, cells)
-        found = dict(self._executor.run(stage, stage.items()))
-        return [
-            join([found[n, parameter] for parameter in parameters])
-            for n, (_, parameters) in enumerate(cells)
-        ]
+def measured(
+    executor: Executor, recipe: Recipe, bench: Bench, ladder: CodecSpec, cells: Cells
+) -> list[Curve]:
+    """Measure cells of a grid on an executor; return a curve for each."""
+    stage = _Measure(recipe, bench, ladder, cells)
+    found = dict(executor.run(stage, stage.items()))
+    return [join([found[n, value] for value in values]) for n, (_, values) in enumerate(cells)]
 
 
 def calibrate(
-    pool: Pool,
+    curves_of: Callable[[Bench, CodecSpec, Cells], list[Curve]],
     bench: Bench,
     ladder: CodecSpec,
     *,
@@ -119,7 +106,7 @@ def calibrate(
     """Try a codec over ranges and parameters; return the measurements and the proposal, JSON-safe.
 
     Args:
-        pool: where to run.
+        curves_of: measures cells of a grid.
         bench: originals to try on.
         ladder: names the codec; a learned codec keeps the ladder's quantiser.
         scales: ranges to try, in multiples of the training features' range.
@@ -135,27 +122,18 @@ def calibrate(
     tried: list[tuple[float | None, Quantizer | None]] = [(None, ladder.quantizer)]
     if isinstance(ladder.quantizer, UniformQuantizer):
         tried = [(scale, widened(bench, ladder.quantizer.bits, scale)) for scale in scales]
-    curves = pool.curves(bench, ladder, [(quantizer, grid) for _, quantizer in tried])
+    curves = curves_of(bench, ladder, [(quantizer, grid) for _, quantizer in tried])
     if coarse and parameters is None:
-        curves = pool.curves(
-            bench,
-            ladder,
-            [
-                (quantizer, refined(curve, bench.useless, harmless, whole, levels))
-                for (_, quantizer), curve in zip(tried, curves, strict=True)
-            ],
-        )
+        grids = [refined(curve, bench.useless, harmless, whole, levels) for curve in curves]
+        quantizers = (quantizer for _, quantizer in tried)
+        curves = curves_of(bench, ladder, list(zip(quantizers, grids, strict=True)))
     found = [propose(bench, ladder.codec, curve, budget, harmless, levels) for curve in curves]
     rows = [row for _, row in found]
-    best = max(
-        range(len(rows)),
-        key=lambda n: (
-            rows[n]["ok"],
-            rows[n]["bpfp"] <= budget,
-            round(rows[n]["distinct"], 1),
-            -rows[n]["bpfp"],
-        ),
-    )
+
+    def merit(n: int) -> tuple[Any, ...]:
+        row = rows[n]
+        return row["ok"], row["bpfp"] <= budget, round(row["distinct"], 1), -row["bpfp"]
+
     return {
         "task": bench.task,
         "codec": ladder.codec,
@@ -176,15 +154,16 @@ def calibrate(
             }
             for (scale, quantizer), curve, (chosen, row) in zip(tried, curves, found, strict=True)
         ],
-        "best": best,
+        "best": max(range(len(rows)), key=merit),
     }
 
 
 def _described(quantizer: Quantizer | None) -> dict[str, Any] | None:
-    """A quantiser as the report shows it: k-means tables stay in their file."""
+    """A quantiser as a recipe has it: k-means tables stay in their file."""
     if quantizer is None:
         return None
-    return quantizer.to_dict() if isinstance(quantizer, UniformQuantizer) else {"kind": "kmeans"}
+    table = {"kind": "kmeans", "bits": 8, "centers": CENTERS}
+    return quantizer.to_dict() if isinstance(quantizer, UniformQuantizer) else table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -206,12 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the calibration sources")
     parser.add_argument("--workers", type=int, default=1, help="processes")
-    try:
-        _run(parser.parse_args(arguments))
-    except CfqaError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run_script(parser, arguments, _run)
 
 
 def _run(chosen: argparse.Namespace) -> None:
@@ -220,6 +194,7 @@ def _run(chosen: argparse.Namespace) -> None:
     Raises:
         CfqaError: there is no such recipe, or it has no such task or codec.
     """
+    check_guard()
     recipe = load_recipe(chosen.recipe)
     tasks = chosen.task or list(recipe.tasks)
     for task in tasks:
@@ -229,9 +204,9 @@ def _run(chosen: argparse.Namespace) -> None:
     for codec in chosen.codec or ():
         if codec not in codecs:
             raise BuildError(unknown_name("codec", codec, codecs))
-    with Pool(recipe, chosen.workers) as pool:
+    models = Models(recipe)
+    with Executor(chosen.workers) as executor:
         for task in tasks:
-            models = Models(recipe)
             training = list(training_features(models, task, chosen.training, TRAINING_SEED))
             bench = gather(models, task, chosen.sources, chosen.seed, training)
             scales = chosen.scales
@@ -239,7 +214,7 @@ def _run(chosen: argparse.Namespace) -> None:
                 if chosen.codec and codec not in chosen.codec:
                     continue
                 found = calibrate(
-                    pool,
+                    partial(measured, executor, recipe),
                     bench,
                     ladder,
                     scales=scales or SCALES,

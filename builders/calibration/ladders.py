@@ -107,25 +107,22 @@ class Curve:
     distortion: np.ndarray
     loss: np.ndarray
 
-    def at(self, columns: Sequence[int]) -> Curve:
+    @property
+    def measured(self) -> dict[str, np.ndarray]:
+        """The arrays by name."""
+        return {name: getattr(self, name) for name in ("bpfp", "mse", "distortion", "loss")}
+
+    def at(self, columns: list[int]) -> Curve:
         """The curve at some of its parameters."""
-        chosen = list(columns)
-        return Curve(
-            tuple(self.parameters[column] for column in chosen),
-            *(getattr(self, name)[:, chosen] for name in ("bpfp", "mse", "distortion", "loss")),
-        )
+        arrays = {name: array[:, columns] for name, array in self.measured.items()}
+        return Curve(tuple(self.parameters[column] for column in columns), **arrays)
 
     def rows(self) -> list[dict[str, float]]:
         """Means over the sources, one row per parameter."""
+        harmed = self.distortion != self.distortion[:, :1]
+        means = {n: array.mean(axis=0) for n, array in (self.measured | {"harmed": harmed}).items()}
         return [
-            {
-                "parameter": parameter,
-                "bpfp": float(self.bpfp[:, i].mean()),
-                "mse": float(self.mse[:, i].mean()),
-                "distortion": float(self.distortion[:, i].mean()),
-                "loss": float(self.loss[:, i].mean()),
-                "harmed": float((self.distortion[:, i] != self.distortion[:, 0]).mean()),
-            }
+            {"parameter": parameter, **{name: float(mean[i]) for name, mean in means.items()}}
             for i, parameter in enumerate(self.parameters)
         ]
 
@@ -160,21 +157,18 @@ def gather(
         for feature, sample in zip(features, samples, strict=True)
     ]
     distortion = [scorer.facts.distortion(scores[1], scores[0]) for scores, _ in found]
-    layers = [
-        np.concatenate([f[:, c].ravel() for f in training]) for c in range(len(features[0][0]))
-    ]
     return Bench(
         task=task,
         features=features,
         truths=tuple(sample.truth for sample in samples),
         scores=np.array([scores[0] for scores, _ in found]),
         losses=np.array([losses[0] for _, losses in found]),
-        lo=tuple(float(layer.min()) for layer in layers),
-        hi=tuple(float(layer.max()) for layer in layers),
+        lo=tuple(np.min([f.min(axis=(0, 2, 3)) for f in training], axis=0).tolist()),
+        hi=tuple(np.max([f.max(axis=(0, 2, 3)) for f in training], axis=0).tolist()),
         useless=float(np.mean(distortion)),
         inputs=[sample.inputs for sample in samples],
         training=training,
-        facts=replace(scorer.facts, name=task),
+        facts=models.facts(task),
     )
 
 
@@ -204,30 +198,28 @@ def measure(
     codec = codec_for(ladder)
     if ladder.facts.on == "features":
         codec.fit(bench.training, SEED)
+    names = [f"{bench.task} {index}" for index in range(len(bench.features))]
     extract = partial(models.features, bench.task)
-    coded = code(tried, codec, bench.features, bench.inputs, extract)
+    coded = code(tried, codec, names, bench.features, bench.inputs, extract)
     if any(size is None for sizes in coded.bits for size in sizes):
         raise BuildError(f"{ladder.codec}: its rate is not known, so that no level can be chosen")
-    points = np.array([[feature.size] for feature in bench.features])
-    bpfp = np.array(coded.bits, np.float64) / points
-    mse, distortion, loss = (np.empty(bpfp.shape) for _ in range(3))
+    rows = []
     for index, feature in enumerate(bench.features):
         decoded = np.stack(coded.stored[index])
         decoded = quantizer.dequantize(decoded) if quantizer else decoded
-        mse[index] = ((decoded.astype(np.float64) - feature) ** 2).mean(axis=(1, 2, 3, 4))
-        scores, losses = score(scorer, decoded, bench.truths[index], f"{bench.task} {index}")
-        distortion[index] = scorer.facts.distortion(scores, bench.scores[index])
-        loss[index] = losses - bench.losses[index]
-    return Curve(tuple(parameters), bpfp, mse, distortion, loss)
+        mse = ((decoded.astype(np.float64) - feature) ** 2).mean(axis=(1, 2, 3, 4))
+        scores, losses = score(scorer, decoded, bench.truths[index], names[index])
+        distortion = scorer.facts.distortion(scores, bench.scores[index])
+        bpfp = np.array(coded.bits[index], np.float64) / feature.size
+        rows.append((bpfp, mse, distortion, losses - bench.losses[index]))
+    return Curve(tuple(parameters), *map(np.stack, zip(*rows, strict=True)))
 
 
 def join(curves: Sequence[Curve]) -> Curve:
     """Concatenate curves of the same sources into one."""
-    names = ("bpfp", "mse", "distortion", "loss")
-    return Curve(
-        tuple(parameter for curve in curves for parameter in curve.parameters),
-        *(np.concatenate([getattr(curve, name) for curve in curves], axis=1) for name in names),
-    )
+    parts = zip(*(curve.measured.values() for curve in curves), strict=True)
+    parameters = tuple(parameter for curve in curves for parameter in curve.parameters)
+    return Curve(parameters, *(np.concatenate(part, axis=1) for part in parts))
 
 
 def figures(bench: Bench, codec: str, curve: Curve) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -118,26 +117,22 @@ def _csv(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _toml(result: dict[str, Any]) -> str:
+    """Return the table of a recipe; JSON's numbers, texts and lists are TOML's, too."""
     best = _best(result)
-    quantizer = best["quantizer"]
-    levels = ", ".join(f"{row['parameter']:g}" for row in best["levels"])
-    if quantizer is None:
-        table = ""
-    elif quantizer["kind"] == "uniform":
-        table = f'kind = "uniform", bits = {quantizer["bits"]}, lo = {quantizer["lo"]}, hi = '
-        table += f"{quantizer['hi']}"
-    else:
-        table = 'kind = "kmeans", bits = 8, '
-        table += 'centers = "package://cfqa_data.codecs/weights/kmeans.safetensors"'
-    lines = [
-        f"[tasks.{result['task']}.codecs.{result['codec']}]",
-        f'parameter_name = "{result["parameter_name"]}"',
-        f"levels = [{levels}]",
-        *([f"quantizer = {{ {table} }}"] if table else []),
-        *([f'class = "{result["class"]}"'] if result.get("class") else []),
-    ]
-    if result["models"]:
-        lines.append(f'models = "{result["models"]}"')
+    values = {
+        "parameter_name": result["parameter_name"],
+        "levels": [json.loads(f"{row['parameter']:g}") for row in best["levels"]],
+        "quantizer": best["quantizer"],
+        "class": result.get("class"),
+        "models": result["models"],
+    }
+    lines = [f"[tasks.{result['task']}.codecs.{result['codec']}]"]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            inner = ", ".join(f"{name} = {json.dumps(part)}" for name, part in value.items())
+            lines.append(f"{key} = {{ {inner} }}")
+        elif value:
+            lines.append(f"{key} = {json.dumps(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -179,12 +174,7 @@ def _figure(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 def _words(result: dict[str, Any]) -> tuple[str, str, str]:
     """Return the title of a result's task, its score with the unit, and its loss."""
-    known = TASKS.get(result["task"])
-    facts = result.get("facts") or (asdict(known) if known else {})
-    score, loss = facts.get("score") or {}, facts.get("loss") or {}
-    unit = f" ({score['unit']})" if score.get("unit") else ""
-    return (
-        facts.get("title", result["task"]),
-        f"{score.get('name', '')}{unit}",
-        loss.get("name", ""),
-    )
+    facts = result["facts"]
+    score, loss = facts["score"], facts["loss"] or {"name": ""}
+    unit = f" ({score['unit']})" if score["unit"] else ""
+    return facts["title"], f"{score['name']}{unit}", loss["name"]

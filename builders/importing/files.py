@@ -243,55 +243,41 @@ def _check_originals(task: str, originals: Mapping[str, Path]) -> Shape:
 
 def _add_codec(release: Release, task: str, codec: str, paths: list[Path]) -> None:
     """Add the files of one codec on one task, or leave all of them out with the reason."""
-    found: dict[str, dict[tuple[str, float], Path]] = {".bin": {}, ".npy": {}}
-    for path, level, why in _sorted_files(release, task, codec, paths):
-        if level is None:
-            release.leave_out(path, why)
-        elif (before := found[path.suffix].setdefault((path.stem, level), path)) != path:
-            release.leave_out(path, f"{before.relative_to(release.root)} is the same level of it")
-    video = CODECS[codec].parameter.name == "qp"
-    files = found[".bin" if video else ".npy"]
-    levels = sorted({level for _, level in files}, reverse=not video)
-    names = list(release.originals.get(task, {}))
-    numbered = {
-        (name, number): (name, level) for name in names for number, level in enumerate(levels)
-    }
-    missing = [key for key in numbered.values() if key not in files]
-    if len(levels) != LEVELS:
-        why = f"{codec} on {task} has {len(levels)} levels; a dataset has {LEVELS}"
-    elif missing:
-        why = f"{codec} on {task} lacks {missing[0][0]} at level {missing[0][1]:g}"
-    else:
-        chosen = {key: files[file_key] for key, file_key in numbered.items()}
-        streams = {} if video else found[".bin"]
-        whole = all(file_key in streams for file_key in numbered.values())
-        release.codec_files[task, codec] = CodecFiles(
-            codec,
-            task,
-            tuple(levels),
-            chosen,
-            {key: streams[file_key] for key, file_key in numbered.items()} if whole else {},
-        )
-        for path in () if whole else streams.values():
-            release.leave_out(path, "not every feature beside it has its bitstream")
-        return
-    for path in [path for kind in found.values() for path in kind.values()]:
-        release.leave_out(path, why)
-
-
-def _sorted_files(
-    release: Release, task: str, codec: str, paths: list[Path]
-) -> Iterator[tuple[Path, float | None, str]]:
-    """Yield each file with its level, or with None and the reason."""
-    suffixes = (".bin",) if CODECS[codec].parameter.name == "qp" else (".npy", ".bin")
+    video, names = CODECS[codec].parameter.name == "qp", list(release.originals.get(task, {}))
+    suffixes = (".bin",) if video else (".npy", ".bin")
+    found: dict[str, dict[tuple[str, float], Path]] = {".npy": {}, ".bin": {}}
     for path in paths:
         folders = path.relative_to(release.root).parts[3:-1]
         level = next(filter(None, map(level_of, reversed(folders))), None)
         if path.suffix not in suffixes:
-            yield path, None, f"{codec} has {' or '.join(suffixes)} files"
-        elif path.stem not in release.originals.get(task, {}):
-            yield path, None, f"no org_feat/{task}/{path.stem}.npy"
+            why = f"{codec} has {' or '.join(suffixes)} files"
+        elif path.stem not in names:
+            why = f"no org_feat/{task}/{path.stem}.npy"
         elif level is None:
-            yield path, None, "in no folder QP{qp} or lambda{lambda}"
+            why = "in no folder QP{qp} or lambda{lambda}"
+        elif (before := found[path.suffix].setdefault((path.stem, level), path)) != path:
+            why = f"{before.relative_to(release.root)} is the same level of it"
         else:
-            yield path, level, ""
+            continue
+        release.leave_out(path, why)
+    files, streams = found[suffixes[0]], {} if video else found[".bin"]
+    levels = sorted({level for _, level in files}, reverse=not video)
+    places = {(name, level): (name, n) for name in names for n, level in enumerate(levels)}
+    whole = places.keys() <= streams.keys()
+    release.codec_files[task, codec] = CodecFiles(
+        codec,
+        task,
+        tuple(levels),
+        {places[key]: path for key, path in files.items()},
+        {places[key]: streams[key] for key in places} if whole else {},
+    )
+    if len(levels) != LEVELS:
+        why = f"{codec} on {task} has {len(levels)} levels; a dataset has {LEVELS}"
+    elif missing := [key for key in places if key not in files]:
+        why = f"{codec} on {task} lacks {missing[0][0]} at level {missing[0][1]:g}"
+    else:
+        why = ""
+    for path in streams.values() if not whole else ():
+        release.leave_out(path, why or "not every feature beside it has its bitstream")
+    if why:
+        release.leave_out_codec(task, codec, why)

@@ -9,7 +9,7 @@ from cfqa_data.builders.importing.files import CodecFiles, Release
 from cfqa_data.builders.importing.scores import LogScores
 from cfqa_data.builders.importing.tables import find_table
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris
+from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.console.progress import Progress
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer, quantizer_from_dict
@@ -120,6 +120,5 @@ def provenance(
     """Return the versions and the weights' hashes that the manifest holds."""
     if logged is not None:
         return package_versions() | logged.versions(release), {}
-    uris = filter(None, [made.backbone.weights, *(spec.head for spec in made.tasks.values())])
     sources = {task: Models(made).source(task) for task in made.tasks}
-    return package_versions(), hash_uris(uris) | hash_sources(made, sources)
+    return package_versions(), hash_uris(weights_of(made)) | hash_sources(made, sources)

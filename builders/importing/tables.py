@@ -37,7 +37,7 @@ def find_table(
     for path in ladder.files.values():
         feature = load_feature(path, shape)
         for layer, table in enumerate(tables):
-            tables[layer] = table = _widened(table, feature[:, layer])
+            tables[layer] = table = np.union1d(table, feature[:, layer])
             if len(table) > 1 << BITS:
                 name = path.relative_to(release.root).as_posix()
                 return (
@@ -48,16 +48,6 @@ def find_table(
             return f"{path.relative_to(release.root).as_posix()} holds a negative zero"
         advance()
     return PaperKMeansQuantizer(BITS, tuple(tuple(_filled(table).tolist()) for table in tables))
-
-
-def _widened(table: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return an increasing table with missing values added."""
-    flat = values.ravel()
-    if not len(table):
-        return np.unique(flat)
-    nearest = table[np.minimum(np.searchsorted(table, flat), len(table) - 1)]
-    lacking = flat[nearest != flat]
-    return np.union1d(table, lacking) if len(lacking) else table
 
 
 def _filled(table: np.ndarray) -> np.ndarray:

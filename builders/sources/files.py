@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -25,15 +25,21 @@ __all__ = [
     "by_name",
     "choose",
     "names_in",
+    "parse_lines",
     "read_list",
     "reason",
     "require",
+    "shuffled",
 ]
 
 #: A training run starts this many images after that of the seed before it.
 RUN = 50
 _POOL_SEED = 20_250_607
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
+#: Options of a source that name files or folders.
+_PATHS = ("root", "list", "labels", "train")
+
+T = TypeVar("T")
 
 
 class Unfit(BuildError):
@@ -84,27 +90,24 @@ def _listed(folder: Path) -> list[str]:
         raise BuildError(f"{folder}: cannot be listed ({error.strerror})") from None
 
 
-def require(
-    paths: Iterable[Path | None], offered: str, notes: Mapping[Path, str] | None = None
-) -> None:
+def require(paths: Iterable[Any], offered: str, notes: Mapping[Path, str] | None = None) -> None:
     """Check that all files and folders are there.
 
     Args:
-        paths: of the files and folders; None for one that is not wanted.
+        paths: of the files and folders; what is no path is passed over.
         offered: where the owner of the data offers it.
         notes: what to say behind a path.
 
     Raises:
         BuildError: naming every path that is not there.
     """
-    held: dict[Path, frozenset[str]] = {}
-    missing: list[str] = []
-    for path in dict.fromkeys(filter(None, paths)):
-        folder = path.parent
-        if folder not in held:
-            held[folder] = frozenset(_listed(folder))
-        if path.name not in held[folder]:
-            missing.append(f"{path}{(notes or {}).get(path, '')}")
+    wanted = dict.fromkeys(path for path in paths if isinstance(path, Path))
+    held = {folder: frozenset(_listed(folder)) for folder in {path.parent for path in wanted}}
+    missing = [
+        f"{path}{(notes or {}).get(path, '')}"
+        for path in wanted
+        if path.name not in held[path.parent]
+    ]
     if missing:
         raise BuildError(f"missing: {'; '.join(missing)}; {offered}")
 
@@ -131,14 +134,28 @@ def read_list(path: Path) -> list[tuple[int, str]]:
     except (OSError, UnicodeDecodeError) as error:
         message = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise BuildError(f"{path}: cannot be read ({message})") from None
-    lines = enumerate(map(str.strip, text.splitlines()), start=1)
     return [
         (number, line)
-        for number, line in lines
+        for number, line in enumerate(map(str.strip, text.splitlines()), start=1)
         if line
         and not line.startswith("#")
         and not any(map(left_by_tools, PurePosixPath(line.split()[0]).parts))
     ]
+
+
+def parse_lines(path: Path, parse: Callable[[str], T]) -> list[T]:
+    """Return what a function makes of each line of a text file, see `read_list`.
+
+    Raises:
+        BuildError: naming the line that the function refuses.
+    """
+    found = []
+    for number, line in read_list(path):
+        try:
+            found.append(parse(line))
+        except BuildError as error:
+            raise BuildError(f"{path}, line {number}: {error}") from None
+    return found
 
 
 def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
@@ -149,11 +166,9 @@ def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
     """
     named: dict[str, Entry] = {}
     for entry in entries:
-        if entry.name in named:
-            other = named[entry.name].image
-            message = f"{entry.image} and {other} are both called '{entry.name}'"
+        if (other := named.setdefault(entry.name, entry)) is not entry:
+            message = f"{entry.image} and {other.image} are both called '{entry.name}'"
             raise BuildError(f"{message}: keep one of them")
-        named[entry.name] = entry
     return named
 
 
@@ -168,61 +183,88 @@ def choose(path: Path, resolve: Callable[[str], Entry]) -> dict[str, Entry]:
         BuildError: naming the line that says nothing known, or again what another said.
     """
     chosen: dict[str, Entry] = {}
-    for number, line in read_list(path):
-        try:
-            entry = resolve(line)
-        except BuildError as error:
-            raise BuildError(f"{path}, line {number}: {error}") from None
+
+    def add(line: str) -> None:
+        entry = resolve(line)
         if entry.name in chosen:
-            raise BuildError(f"{path}, line {number}: '{entry.name}' is there twice")
+            raise BuildError(f"'{entry.name}' is there twice")
         chosen[entry.name] = entry
+
+    parse_lines(path, add)
     if not chosen:
         raise BuildError(f"{path}: names no image")
     return chosen
 
 
+@dataclass(eq=False)
 class FileSource(Source):
     """Samples of images in files, by name.
 
-    A subclass says how an entry's views and truth are read, and which entries are for training.
+    A subclass is a dataclass whose fields are the options; `root`, `list`, `labels` and `train`
+    are paths. It says which images there are (`find`), and how inputs and truth are read.
 
-    Args:
-        seed: decides the order of the candidates that no list gives.
-        entries: the images to choose from.
-        listed: whether they come from a list, whose order is kept.
-        deciding: files, but for the images, that decide which entries there are and their truth.
+    Attributes:
+        kind: name of the source, for messages.
+        serves: the task that it serves; None for any.
+        offered: where the owner offers the data, for messages.
+        paths: the options that are paths, where they lie.
+        known: the images that may be samples.
+        entries: those that are.
+        deciding: files, but for the images, that decide which images there are, and their truth.
     """
 
-    #: Name of the source and of the task that it serves; None for any.
     kind: ClassVar[str]
     serves: ClassVar[str | None] = None
-    #: Where the owner offers the data, for messages.
     offered: ClassVar[str] = ""
 
-    @classmethod
-    def located(
-        cls, task: str, seed: int, root: str, *others: str | None
-    ) -> tuple[Path, list[Path | None]]:
-        """Return where the root lies, and what else options name.
+    task: str
+    seed: int
+    root: str
 
-        Raises:
-            BuildError: the source does not serve the task, or take the seed.
-        """
-        if cls.serves not in (None, task):
-            raise BuildError(f"source {cls.kind} has no task '{task}'; it serves {cls.serves}")
-        if seed < 0:
-            raise BuildError(f"source {cls.kind}: the seed is a whole number from 0, not {seed}")
-        return locate(root), [None if other is None else locate(other) for other in others]
+    def __post_init__(self) -> None:
+        if self.serves not in (None, self.task):
+            raise BuildError(
+                f"source {self.kind} has no task '{self.task}'; it serves {self.serves}"
+            )
+        if self.seed < 0:
+            message = f"source {self.kind}: the seed is a whole number from 0, not {self.seed}"
+            raise BuildError(message)
+        given = {name: getattr(self, name, None) for name in _PATHS}
+        self.paths = {name: locate(text) for name, text in given.items() if text is not None}
+        require(self.required(), self.offered)
+        self.deciding: list[Path] = []
+        self.known = self.find()
+        if self.listed:
+            self.entries = choose(self.paths["list"], self.named)
+            self.deciding.append(self.paths["list"])
+        else:
+            self.entries = self.candidates()
+        self.check((self.entries if self.listed else self.known).values())
 
-    def __init__(
-        self,
-        seed: int,
-        entries: Mapping[str, Entry],
-        listed: bool,
-        deciding: Iterable[Path | None] = (),
-    ) -> None:
-        self.seed, self.entries, self.listed = seed, entries, listed
-        self.deciding = tuple(path for path in deciding if path is not None)
+    @property
+    def listed(self) -> bool:
+        """Whether the images come from a list, whose order is kept."""
+        return "list" in self.paths
+
+    def required(self) -> Iterable[Path]:
+        """The files and folders without which nothing can be found."""
+        return self.paths.values()
+
+    def find(self) -> dict[str, Entry]:
+        """Return the images that may be samples, and note in `deciding` what decided that."""
+        raise NotImplementedError
+
+    def candidates(self) -> dict[str, Entry]:
+        """Return the images that are samples where no list says so."""
+        return self.known
+
+    def named(self, line: str) -> Entry:
+        """Return the image that a line of a list names."""
+        raise NotImplementedError
+
+    def check(self, entries: Iterable[Entry]) -> None:
+        """Check that the files of images are there."""
+        require((path for e in entries for path in (e.image, e.truth)), self.offered)
 
     def samples(self) -> Iterator[Sample]:
         """Samples in the order of the list, or in the seed's random order of all names.
@@ -230,10 +272,9 @@ class FileSource(Source):
         Raises:
             BuildError: an image is damaged, or one that a list names cannot be in a dataset.
         """
-        names = list(self.entries)
+        names = [*self.entries]
         if not self.listed:
-            order = np.random.default_rng(self.seed).permutation(len(names))
-            names = list(map(sorted(names).__getitem__, order))
+            names = shuffled(sorted(names), self.seed)
         for name in names:
             try:
                 sample = self.sample(name)
@@ -277,7 +318,7 @@ class FileSource(Source):
             [name, entry.truth if isinstance(entry.truth, int) else None]
             for name, entry in self.entries.items()
         ]
-        return self.deciding, labels
+        return tuple(self.deciding), labels
 
     @cached_property
     def _pool(self) -> list[Entry]:
@@ -288,8 +329,7 @@ class FileSource(Source):
                 "such images); take them out of one of the lists"
             )
         fitting = [found[name] for name in sorted(found) if self.fits(found[name])]
-        order = np.random.default_rng(_POOL_SEED).permutation(len(fitting))
-        return [fitting[index] for index in order]
+        return shuffled(fitting, _POOL_SEED)
 
     def inputs(self, entry: Entry) -> Any:
         """Inputs of an entry, such as normalised views, float32 (N, 3, H, W)."""
@@ -303,6 +343,18 @@ class FileSource(Source):
         """The entries to train on, in any order."""
         raise NotImplementedError
 
+    def training_list(self, path: Path, resolve: Callable[[str], Entry]) -> Iterable[Entry]:
+        """The entries that a list of training images names; they need no truth."""
+        require([path], self.offered)
+        entries = choose(path, resolve).values()
+        require((entry.image for entry in entries), self.offered)
+        return entries
+
     def fits(self, entry: Entry) -> bool:
         """Whether a training entry has the task's number of views."""
         return True
+
+
+def shuffled(values: Sequence[T], seed: int) -> list[T]:
+    """Return values in the random order of a seed."""
+    return [values[place] for place in np.random.default_rng(seed).permutation(len(values))]

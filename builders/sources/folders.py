@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.sources.files import Entry, FileSource, by_name, names_in, reason, require
+from cfqa_data.builders.sources.files import Entry, FileSource, by_name, names_in, reason
 from cfqa_data.builders.sources.images import images_below, read_rgb
 from cfqa_data.builders.sources.preprocessing import classification_view
 from cfqa_data.errors import BuildError
@@ -49,21 +49,30 @@ def read_truths(path: Path) -> dict[str, tuple[Any, str | None]]:
     return found
 
 
-def _with_truths(entries: Iterable[Entry], labels: Path | None) -> dict[str, Entry]:
-    """Return entries with their truths; where a table gives those, the ones that it names."""
-    found = by_name(entries)
-    if labels is None:
-        return found
-    truths = read_truths(labels)
-    if missing := next((name for name in truths if name not in found), None):
-        raise BuildError(f"{labels}: '{missing}' is not among what the root holds")
-    return {
-        name: Entry(name, found[name].image, truth, group)
-        for name, (truth, group) in truths.items()
-    }
+@dataclass(eq=False)
+class _Own(FileSource):
+    """Samples of the user's own, perhaps with a table of truths."""
+
+    labels: str | None = None
+    train: str | None = None
+
+    def with_truths(self, entries: Iterable[Entry]) -> dict[str, Entry]:
+        """Return entries with their truths; with a table of those, the ones that it names."""
+        found, labels = by_name(entries), self.paths.get("labels")
+        if labels is None:
+            return found
+        self.deciding.append(labels)
+        truths = read_truths(labels)
+        if missing := next((name for name in truths if name not in found), None):
+            raise BuildError(f"{labels}: '{missing}' is not among what the root holds")
+        return {
+            name: Entry(name, found[name].image, truth, group)
+            for name, (truth, group) in truths.items()
+        }
 
 
-class ImageFolder(FileSource):
+@dataclass(eq=False)
+class ImageFolder(_Own):
     """Images for classification: a folder per class, or one folder and a table of truths.
 
     Args:
@@ -79,24 +88,22 @@ class ImageFolder(FileSource):
         BuildError: something is missing, unknown or damaged.
     """
 
-    kind = "image_folder"
+    kind, offered = "image_folder", "give their paths"
 
-    def __init__(
-        self, task: str, seed: int, root: str, labels: str | None = None, train: str | None = None
-    ) -> None:
-        folder, (table, self._train) = self.located(task, seed, root, labels, train)
-        require([folder, table, self._train], "give their paths")
-        images = images_below(folder)
-        if table is None and any(path.parent == folder for path in images):
-            raise BuildError(f"{folder}: images without a folder of their class; give 'labels'")
-        self._stems = table is not None
+    def find(self) -> dict[str, Entry]:
+        """The images, or those that the table names."""
+        root = self.paths["root"]
+        images = images_below(root)
+        if self.labels is None and any(path.parent == root for path in images):
+            raise BuildError(f"{root}: images without a folder of their class; give 'labels'")
         classes = sorted({path.parent.name for path in images})
-        entries = (Entry(self._name(p), p, classes.index(p.parent.name)) for p in images)
-        super().__init__(seed, _with_truths(entries, table), False, [table])
+        return self.with_truths(
+            Entry(self._name(path), path, classes.index(path.parent.name)) for path in images
+        )
 
     def _name(self, image: Path) -> str:
         """Id of an image: with its folder, but where a table has the ids."""
-        return image.stem if self._stems else f"{image.parent.name}_{image.stem}"
+        return image.stem if self.labels is not None else f"{image.parent.name}_{image.stem}"
 
     def inputs(self, entry: Entry) -> np.ndarray:
         """The middle of the image, float32 (1, 3, 224, 224)."""
@@ -104,7 +111,8 @@ class ImageFolder(FileSource):
 
     def training(self) -> Iterable[Entry]:
         """The images of `train`."""
-        return (Entry(self._name(p), p) for p in images_below(self._train)) if self._train else ()
+        images = images_below(self.paths["train"]) if self.train is not None else ()
+        return (Entry(self._name(path), path) for path in images)
 
 
 @dataclass(frozen=True)
@@ -123,10 +131,10 @@ class _Arrays:
         """Return one of them."""
         if not self.path.is_dir():
             return self._read(lambda file: file.get_tensor(name))
+        path = self.path / f"{name}.npy"
         try:
-            return np.load(self.path / f"{name}.npy", allow_pickle=False)
+            return np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
-            path = self.path / f"{name}.npy"
             raise BuildError(f"{path}: not an array ({reason(error, path)})") from None
 
     def _read(self, get: Any) -> Any:
@@ -139,8 +147,13 @@ class _Arrays:
             why = reason(error, self.path)
             raise BuildError(f"{self.path}: not a file of arrays ({why})") from None
 
+    def entries(self) -> Iterable[Entry]:
+        """An entry for each array."""
+        return (Entry(name, (self, name)) for name in self.names())
 
-class Features(FileSource):
+
+@dataclass(eq=False)
+class Features(_Own):
     """Features that are extracted already, of any model; for the backbone `stored`.
 
     An array is (N, C, T, D); leading axes that it lacks are 1.
@@ -158,24 +171,15 @@ class Features(FileSource):
     """
 
     kind = "features"
+    offered = "give folders of .npy files, or .safetensors files"
 
-    def __init__(
-        self, task: str, seed: int, root: str, labels: str | None = None, train: str | None = None
-    ) -> None:
-        folder, (truths_path, train_path) = self.located(task, seed, root, labels, train)
-        require(
-            [folder, truths_path, train_path], "give folders of .npy files, or .safetensors files"
-        )
-        arrays, self._trained = _Arrays(folder), train_path and _Arrays(train_path)
-        stored = truths_path is not None and (
-            truths_path.is_dir() or truths_path.suffix == ".safetensors"
-        )
-        self._truths = _Arrays(truths_path) if truths_path and stored else None
-        entries = (Entry(name, (arrays, name)) for name in arrays.names())
-        chosen = _with_truths(entries, None if stored else truths_path)
-        super().__init__(
-            seed, chosen, False, [truths_path] if truths_path and truths_path.is_file() else []
-        )
+    def find(self) -> dict[str, Entry]:
+        """The arrays, or those that the table names."""
+        labels, self._truths = self.paths.get("labels"), None
+        if labels and (labels.is_dir() or labels.suffix == ".safetensors"):
+            self._truths = _Arrays(self.paths.pop("labels"))
+            self.deciding += [labels] if labels.is_file() else []
+        return self.with_truths(_Arrays(self.paths["root"]).entries())
 
     def inputs(self, entry: Entry) -> np.ndarray:
         """The feature, (N, C, T, D)."""
@@ -190,11 +194,8 @@ class Features(FileSource):
 
     def truth(self, entry: Entry) -> np.ndarray | None:
         """The truth, as it is stored."""
-        if self._truths is not None:
-            return self._truths(entry.name)
-        return super().truth(entry)
+        return self._truths(entry.name) if self._truths else super().truth(entry)
 
     def training(self) -> Iterable[Entry]:
         """The features of `train`."""
-        arrays = self._trained
-        return (Entry(name, (arrays, name)) for name in arrays.names()) if arrays else ()
+        return _Arrays(self.paths["train"]).entries() if self.train is not None else ()

@@ -9,7 +9,8 @@ so a line's place in them is a label and not an id of the kit.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,10 +19,10 @@ from cfqa_data.builders.sources.files import (
     Entry,
     FileSource,
     by_name,
-    choose,
+    parse_lines,
     read_list,
     reason,
-    require,
+    shuffled,
 )
 from cfqa_data.builders.sources.images import SUFFIXES, images_below, most, read_rgb
 from cfqa_data.builders.sources.preprocessing import classification_view
@@ -42,6 +43,7 @@ _LABELS = ("ILSVRC2012_devkit_t12", "LOC_val_solution.csv", "val.txt")
 _RESERVE_SEED, _RESERVED = 20_250_607, 10
 
 
+@dataclass(eq=False)
 class ImageNet(FileSource):
     """Validation images with labels 0..999 in the order of the sorted synsets.
 
@@ -70,34 +72,59 @@ class ImageNet(FileSource):
         "https://image-net.org/download.php, for registered users"
     )
 
-    def __init__(
-        self,
-        task: str,
-        seed: int,
-        root: str,
-        list: str | None = None,
-        labels: str | None = None,
-        train: str | None = None,
-    ) -> None:
-        folder, (list_path, labels_path, self._train) = self.located(
-            task, seed, root, list, labels, train
-        )
-        labels_path = labels_path and labels_file(labels_path)
-        require([folder, list_path, labels_path, self._train], self.offered)
-        self.root = folder
-        known, deciding = _labelled(folder, labels_path)
-        if list_path:
-            chosen = choose(list_path, lambda line: _named(known, line, folder))
-        elif self._train:
-            chosen = known
+    list: str | None = None
+    labels: str | None = None
+    train: str | None = None
+
+    def required(self) -> Iterable[Path]:
+        """All that is given; of a development kit, its labels."""
+        if labels := self.paths.get("labels"):
+            self.paths["labels"] = labels_file(labels)
+        return self.paths.values()
+
+    def find(self) -> dict[str, Entry]:
+        """All images with their labels; files may be missing where a list gives labels."""
+        root, labels = self.paths["root"], self.paths.get("labels")
+        images = images_below(root)
+        if images and images[0].parent != root:
+            synsets = {path: path.parent.name for path in images}
+            if odd := next((p.parent for p in images if not SYNSET.fullmatch(p.parent.name)), None):
+                raise BuildError(f"{odd}: not the folder of a synset such as n01440764")
         else:
-            names = sorted(known)
-            order = np.random.default_rng(_RESERVE_SEED).permutation(len(names))
-            candidates = len(names) - -(-len(names) // _RESERVED)
-            chosen = {names[index]: known[names[index]] for index in order[:candidates]}
-        require((entry.image for entry in (chosen if list_path else known).values()), self.offered)
-        self._others = [entry for name, entry in known.items() if name not in chosen]
-        super().__init__(seed, chosen, list_path is not None, [*deciding, list_path])
+            usual = (root.with_name(name) for name in _LABELS)
+            labels = labels or next((labels_file(path) for path in usual if path.exists()), None)
+            synsets = _synsets_in_names(images, root) if _takes_synsets(labels) else {}
+        self.deciding += [labels] if labels else []
+        if synsets:
+            return _by_synset(synsets, root, labels)
+        if labels is None:
+            raise BuildError(
+                f"{root}: no folders of synsets with images; for images in one folder give "
+                f"'labels', or put {_LABELS[0]} beside it; {self.offered}"
+            )
+        self.deciding += class_lists(labels)
+        paths = {name: e.image for name, e in by_name(map(_unlabelled, images)).items()}
+        return {
+            name: Entry(name, paths.get(name, root / f"{name}.JPEG"), label)
+            for name, label in read_labels(labels).items()
+        }
+
+    def candidates(self) -> dict[str, Entry]:
+        """All images, but for the tenth that is kept where there are no others for training."""
+        if self.train is not None:
+            return self.known
+        names = shuffled(sorted(self.known), _RESERVE_SEED)
+        return {
+            name: self.known[name] for name in names[: len(names) - -(-len(names) // _RESERVED)]
+        }
+
+    def named(self, line: str) -> Entry:
+        """The image whose name a line begins with."""
+        name = Path(line.split()[0]).name
+        name = image_id(Path(name).stem if name.lower().endswith(SUFFIXES) else name)
+        if name not in self.known:
+            raise BuildError(f"{self.paths['root']}: {unknown_name('image', name, self.known)}")
+        return self.known[name]
 
     def inputs(self, entry: Entry) -> np.ndarray:
         """The middle of the image, float32 (1, 3, 224, 224)."""
@@ -105,42 +132,28 @@ class ImageNet(FileSource):
 
     def training(self) -> Iterable[Entry]:
         """The images of `train`, or those that are no candidates."""
-        if self._train:
-            return (Entry(image_id(path.stem), path) for path in images_below(self._train))
-        present = {path.name for path in images_below(self.root)}
-        return (entry for entry in self._others if entry.image.name in present)
+        if self.train is not None:
+            return map(_unlabelled, images_below(self.paths["train"]))
+        present = set(images_below(self.paths["root"]))
+        others = (entry for name, entry in self.known.items() if name not in self.entries)
+        return (entry for entry in others if entry.image in present)
 
 
-def _labelled(root: Path, labels: Path | None) -> tuple[dict[str, Entry], list[Path]]:
-    """Return all images with their labels, and the files that give those.
+def _unlabelled(path: Path) -> Entry:
+    return Entry(image_id(path.stem), path)
 
-    The images' files may be missing where a list gives labels.
-    """
-    found = images_below(root)
-    if found and found[0].parent != root:
-        if odd := next((p.parent for p in found if not SYNSET.fullmatch(p.parent.name)), None):
-            raise BuildError(f"{odd}: not the folder of a synset such as n01440764")
-        in_folders = {path: path.parent.name for path in found}
-        return _by_synset(in_folders, root, labels), [labels] if labels else []
-    usual = (root.with_name(name) for name in _LABELS)
-    labels = labels or next((labels_file(path) for path in usual if path.exists()), None)
-    if labels is None or _lists_synsets(labels):
-        known = {path: synset for path in found if (synset := synset_of(path.stem))}
-        others = [path for path in found if path not in known]
-        mixed = f"{root}: images with and images without a synset at the end of the name"
-        if known and most([*known], others, mixed) != others:
-            return _by_synset(known, root, labels), [labels] if labels else []
-    if labels is None:
-        raise BuildError(
-            f"{root}: no folders of synsets with images; for images in one folder give 'labels', "
-            f"or put {_LABELS[0]} beside it; {ImageNet.offered}"
-        )
-    images = by_name(Entry(image_id(path.stem), path) for path in found)
-    named = by_name(
-        Entry(name, images[name].image if name in images else root / f"{name}.JPEG", label)
-        for name, label in read_labels(labels).items()
-    )
-    return named, [labels, *class_lists(labels)]
+
+def _takes_synsets(labels: Path | None) -> bool:
+    """Whether labels are synsets: nothing gives others, or each line of a file begins with one."""
+    return labels is None or all(SYNSET.fullmatch(line.split()[0]) for _, line in read_list(labels))
+
+
+def _synsets_in_names(images: Sequence[Path], root: Path) -> dict[Path, str]:
+    """Return the synset at the end of each image's name; nothing where most have none."""
+    found = {path: match[2] for path in images if (match := _WITH_SYNSET.fullmatch(path.stem))}
+    mixed = f"{root}: images with and images without a synset at the end of the name"
+    others = [path for path in images if path not in found]
+    return found if found and most([*found], others, mixed) != others else {}
 
 
 def _by_synset(synsets: dict[Path, str], root: Path, labels: Path | None) -> dict[str, Entry]:
@@ -152,28 +165,6 @@ def _by_synset(synsets: dict[Path, str], root: Path, labels: Path | None) -> dic
     return by_name(
         Entry(image_id(path.stem), path, order[synset]) for path, synset in synsets.items()
     )
-
-
-def _lists_synsets(labels: Path) -> bool:
-    """Whether a file of labels lists synsets: each line begins with one."""
-    return all(SYNSET.fullmatch(line.split()[0]) for _, line in read_list(labels))
-
-
-def _named(known: dict[str, Entry], line: str, root: Path) -> Entry:
-    name = Path(line.split()[0]).name
-    name = name[: -len(Path(name).suffix)] if name.lower().endswith(SUFFIXES) else name
-    if (name := image_id(name)) not in known:
-        raise BuildError(f"{root}: {unknown_name('image', name, known)}")
-    return known[name]
-
-
-def synset_of(stem: str) -> str | None:
-    """Return the synset that a name ends with, as in the Hub's archives, or None.
-
-    Their names are "ILSVRC2012_val_00000001_n01751748" and "n01440764_10026_n01440764".
-    """
-    match = _WITH_SYNSET.fullmatch(stem)
-    return match[2] if match else None
 
 
 def image_id(stem: str) -> str:
@@ -215,12 +206,13 @@ def read_synsets(path: Path) -> dict[str, int]:
     Raises:
         BuildError: a line starts otherwise, or there are not 1000 synsets.
     """
-    found = []
-    for number, line in read_list(path):
-        if not SYNSET.fullmatch(first := line.split()[0]):
-            raise BuildError(f"{path}, line {number}: '{first}' is not a synset such as n01440764")
-        found.append(first)
-    return order_synsets(found, path)
+
+    def first(line: str) -> str:
+        if not SYNSET.fullmatch(word := line.split()[0]):
+            raise BuildError(f"'{word}' is not a synset such as n01440764")
+        return word
+
+    return order_synsets(parse_lines(path, first), path)
 
 
 def read_labels(path: Path) -> dict[str, int]:
@@ -233,25 +225,22 @@ def read_labels(path: Path) -> dict[str, int]:
     Raises:
         BuildError: a line is of another kind, or the file that orders the classes is not there.
     """
-    lines = [(number, re.split(r"[\s,]+", line)) for number, line in read_list(path)]
+    lines = [(number, re.split(r"[\s,]+", line)[:2]) for number, line in read_list(path)]
     if lines and lines[0][1][0] == "ImageId":
         lines = lines[1:]
     if not lines:
         raise BuildError(f"{path}: has no labels")
-    columns = min(len(lines[0][1]), 2)
+    columns = len(lines[0][1])
     for number, words in lines:
-        if min(len(words), 2) != columns:
+        if len(words) != columns:
             raise BuildError(f"{path}, line {number}: is of another kind than the first line")
-    if columns == 1:
-        names = [f"ILSVRC2012_val_{place:08d}" for place in range(1, len(lines) + 1)]
-    else:
-        names = [image_id(PurePosixPath(words[0]).stem) for _, words in lines]
-    values = [words[columns - 1] for _, words in lines]
-    known = _known(path, values, ids=columns == 1)
+    known = _known(path, [words[-1] for _, words in lines], ids=columns == 1)
+    what = "an id of the development kit, 1..1000" if columns == 1 else "a label 0..999"
     labels: dict[str, int] = {}
-    for (number, _), name, value in zip(lines, names, values, strict=True):
+    for place, (number, (first, *rest)) in enumerate(lines, start=1):
+        name = image_id(PurePosixPath(first).stem) if rest else f"ILSVRC2012_val_{place:08d}"
+        value = rest[0] if rest else first
         if value not in known:
-            what = "an id of the development kit, 1..1000" if columns == 1 else "a label 0..999"
             raise BuildError(f"{path}, line {number}: '{value}' is neither {what}, nor a synset")
         if labels.setdefault(name, known[value]) != known[value]:
             raise BuildError(f"{path}, line {number}: '{name}' has another label before")
@@ -278,12 +267,7 @@ def _kit_ids(path: Path) -> dict[int, str]:
     if meta.is_file():
         pairs = _read_meta(meta)
     elif listed.is_file():
-        pairs = []
-        for number, line in read_list(listed):
-            words = line.split()
-            if len(words) < 2 or not SYNSET.fullmatch(words[0]) or not words[1].isdecimal():
-                raise BuildError(f"{listed}, line {number}: must be a synset and its id")
-            pairs.append((int(words[1]), words[0]))
+        pairs = parse_lines(listed, _id_of_synset)
     else:
         raise BuildError(
             f"missing: {meta} (or {listed}), which says what the ids in {path.name} are; lists of "
@@ -291,6 +275,13 @@ def _kit_ids(path: Path) -> dict[int, str]:
             "https://image-net.org/download.php"
         )
     return {number: synset for number, synset in pairs if 1 <= number <= CLASSES}
+
+
+def _id_of_synset(line: str) -> tuple[int, str]:
+    words = line.split()
+    if len(words) < 2 or not SYNSET.fullmatch(words[0]) or not words[1].isdecimal():
+        raise BuildError("must be a synset and its id")
+    return int(words[1]), words[0]
 
 
 def _read_meta(path: Path) -> list[tuple[int, str]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -39,10 +40,13 @@ OFFERED = (
     "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
 )
 
+#: Files of a scene: images and depth maps, with the text that a pair has in common.
+_FILES = re.compile(r"(?:(rgb)|sync_depth)_(.*)\.(?i:png|(?(1)jpe?g|png))")
 #: Rows and columns that the script behind the split files keeps of an image; the rest is black.
 _KEPT = (slice(7, 474), slice(7, 632))
 
 
+@dataclass(eq=False)
 class Nyuv2(FileSource):
     """Test images of 480 x 640 and their depth.
 
@@ -64,31 +68,39 @@ class Nyuv2(FileSource):
     """
 
     terms = Terms("other", "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html", "NYU Depth V2")
-    kind, serves = "nyuv2", "dpt"
-    offered = OFFERED
+    kind, serves, offered = "nyuv2", "dpt", OFFERED
 
-    def __init__(
-        self,
-        task: str,
-        seed: int,
-        root: str,
-        list: str | None = None,
-        train: str | None = None,
-        converted: bool = False,
-    ) -> None:
-        folder, (list_path, self._train) = self.located(task, seed, root, list, train)
-        require([folder, list_path, self._train], OFFERED)
-        mat = folder if folder.is_file() else folder / MAT
+    list: str | None = None
+    train: str | None = None
+    converted: bool = False
+
+    def find(self) -> dict[str, Entry]:
+        """The test images."""
+        root = self.paths["root"]
         self._store: LabelledMat | SplitFiles
-        if mat.is_file() and not (folder / TEST).is_file():
-            self._store = LabelledMat(mat, converted, list_path is not None)
-        elif converted:
-            raise BuildError(f"{folder}: 'converted' is for {MAT}")
+        mat = root if root.is_file() else root / MAT
+        if mat.is_file() and not (root / TEST).is_file():
+            self._store = LabelledMat(mat, self.converted, self.listed)
+        elif self.converted:
+            raise BuildError(f"{root}: 'converted' is for {MAT}")
         else:
-            self._store = SplitFiles(folder, self._train, list_path is not None)
-        chosen = self._store.test if list_path is None else choose(list_path, self._store.named)
-        self._store.check(chosen.values())
-        super().__init__(seed, chosen, list_path is not None, [*self._store.deciding, list_path])
+            self._store = SplitFiles(root, self.paths.get("train"), self.listed)
+        self.deciding += self._store.deciding
+        return self._store.test
+
+    def named(self, line: str) -> Entry:
+        """The test image of a line."""
+        entry = self._store.pick(line)
+        if self._store.split and entry.name not in self.known:
+            raise BuildError(f"'{entry.name}' is not in the test set of {self._store.split}")
+        return entry
+
+    def check(self, entries: Iterable[Entry]) -> None:
+        """Check that every image has its depth map and every depth map its image."""
+        pairs = [entry for entry in entries if isinstance(entry.image, Path)]
+        notes = {entry.image: f" (the image of {entry.truth.name})" for entry in pairs}
+        notes |= {entry.truth: f" (the depth of {entry.image.name})" for entry in pairs}
+        require((path for e in pairs for path in (e.image, e.truth)), OFFERED, notes)
 
     def inputs(self, entry: Entry) -> np.ndarray:
         """The image and its mirror image, float32 (2, 3, 490, 644)."""
@@ -112,7 +124,9 @@ class Nyuv2(FileSource):
 
     def training(self) -> Iterable[Entry]:
         """The images of `train`, of `nyu_train.txt`, or of the training set of `splits.mat`."""
-        return self._store.training(self._train)
+        if path := self.paths.get("train", self._store.train):
+            return self.training_list(path, self._store.pick)
+        return self._store.trained()
 
 
 def _check_shape(where: object, shape: tuple[int, ...]) -> None:
@@ -132,56 +146,43 @@ class SplitFiles:
         train: list of images for training; `nyu_train.txt` in the folder if None.
         listed: whether a list says which images are wanted.
 
+    Attributes:
+        test: the test images.
+        split: the file that says which those are; None where nothing does.
+        train: list of images for training.
+        deciding: files that decide which images are for testing.
+
     Raises:
         BuildError: there are no images.
     """
 
     def __init__(self, root: Path, train: Path | None, listed: bool) -> None:
-        self.root = root
-        self._sure = (root / TEST).is_file()
-        self.deciding = [root / TEST] if self._sure else []
-        if self._sure:
-            self.test = choose(root / TEST, self._pair)
+        self.root, self.train = root, train or root / _TRAIN
+        self.split = root / TEST if (root / TEST).is_file() else None
+        self.deciding = [path for path in (self.split or self.train,) if path.is_file()]
+        if self.split:
+            self.test = choose(self.split, self._pair)
             return
         self.test = by_name(_scan(root))
         if not self.test and not listed:
-            require(
-                [root / TEST],
-                OFFERED,
-                {root / TEST: " (or folders of scenes with rgb_*.jpg and sync_depth_*.png)"},
-            )
-        trained = train or root / _TRAIN
-        if trained.is_file():
-            self.deciding = [trained]
-            for name in choose(trained, self._pair):
+            note = " (or folders of scenes with rgb_*.jpg and sync_depth_*.png)"
+            require([root / TEST], OFFERED, {root / TEST: note})
+        for path in self.deciding:
+            for name in choose(path, self._pair):
                 self.test.pop(name, None)
 
-    def named(self, line: str) -> Entry:
-        """The test image of a line as in `nyu_test.txt`, or of a source id."""
+    def pick(self, line: str) -> Entry:
+        """The image of a line as in `nyu_test.txt`, or of a test image's source id."""
         first = line.split()[0]
-        entry = self._pair(line) if "/" in first else self.test.get(first)
-        if entry is None:
+        if "/" in first:
+            return self._pair(line)
+        if first not in self.test:
             raise BuildError(unknown_name("image", first, self.test))
-        if self._sure and entry.name not in self.test:
-            raise BuildError(f"'{entry.name}' is not in {self.root / TEST}")
-        return entry
+        return self.test[first]
 
-    def training(self, path: Path | None) -> Iterable[Entry]:
-        """The images that a list names, `nyu_train.txt` if None; they need no depth."""
-        path = path or self.root / _TRAIN
-        require([path], OFFERED)
-        entries = choose(path, self._pair).values()
-        require((entry.image for entry in entries), OFFERED)
-        return entries
-
-    def check(self, entries: Iterable[Entry]) -> None:
-        """Check that every image has its depth map and every depth map its image."""
-        notes, files = {}, []
-        for entry in entries:
-            files += [entry.image, entry.truth]
-            notes[entry.image] = f" (the image of {entry.truth.name})"
-            notes[entry.truth] = f" (the depth of {entry.image.name})"
-        require(files, OFFERED, notes)
+    def trained(self) -> Iterable[Entry]:
+        """None: a list names the images for training."""
+        return ()
 
     def image(self, entry: Entry) -> np.ndarray:
         """RGB of an entry, uint8 (H, W, 3)."""
@@ -209,21 +210,16 @@ class SplitFiles:
 def _scan(root: Path) -> Iterator[Entry]:
     """Yield a pair for each image and each depth map in the scenes' folders; one may be missing."""
     for scene in (root / name for name in names_in(root)):
-        images: dict[str, Path] = {}
-        depths: dict[str, Path] = {}
-        for name in names_in(scene):
-            stem, suffix = os.path.splitext(name)
-            if stem.startswith("rgb_") and suffix.lower() in (".jpg", ".jpeg", ".png"):
-                found, key = images, stem.removeprefix("rgb_")
-            elif stem.startswith("sync_depth_") and suffix.lower() == ".png":
-                found, key = depths, stem.removeprefix("sync_depth_")
-            else:
-                continue
-            if (other := found.setdefault(key, scene / name)) != scene / name:
-                raise BuildError(f"{scene / name} and {other} are both '{stem}': keep one of them")
-        for key in sorted(images.keys() | depths.keys()):
-            image = images.get(key, scene / f"rgb_{key}.jpg")
-            depth = depths.get(key, scene / f"sync_depth_{key}.png")
+        pairs: dict[str, list[Path | None]] = {}
+        for match in filter(None, map(_FILES.fullmatch, names_in(scene))):
+            place, path = 0 if match[1] else 1, scene / match[0]
+            pair = pairs.setdefault(match[2], [None, None])
+            if other := pair[place]:
+                raise BuildError(f"{path} and {other} are both '{path.stem}': keep one of them")
+            pair[place] = path
+        for key, (image, depth) in sorted(pairs.items()):
+            image = image or scene / f"rgb_{key}.jpg"
+            depth = depth or scene / f"sync_depth_{key}.png"
             yield Entry(f"{scene.name}_{image.stem}", image, depth)
 
 
@@ -255,10 +251,16 @@ class LabelledMat:
             depths instead of filled ones, and millimetres cut off instead of rounded.
         listed: whether a list says which images are wanted.
 
+    Attributes:
+        test, split, deciding: as of `SplitFiles`.
+        train: None, for no list names the images for training.
+
     Raises:
         BuildError: it is damaged or of another layout, or `splits.mat` is wanted and not there.
         MissingDependencyError: h5py is not installed.
     """
+
+    train = None
 
     def __init__(self, path: Path, converted: bool, listed: bool) -> None:
         self.path, self.converted = path, converted
@@ -267,37 +269,27 @@ class LabelledMat:
         require([path] if listed else [path, splits], OFFERED)
         entries = self._read_entries()
         self._every = by_name(entries) | {str(entry.image + 1): entry for entry in entries}
-        self.deciding = [path for path in (path, splits) if path.is_file()]
-        train, test = read_splits(splits) if splits.is_file() else ([], range(len(entries)))
+        self.split = splits if splits.is_file() else None
+        self.deciding = [path, *filter(None, [self.split])]
+        train, test = read_splits(splits) if self.split else ([], range(len(entries)))
         if not all(0 <= index < len(entries) for index in (*train, *test)):
             raise BuildError(f"{splits}: names an image beyond the {len(entries)} of {path}")
         self._training = [entries[index] for index in train]
         self.test = by_name(entries[index] for index in test)
 
-    def named(self, line: str) -> Entry:
-        """The test image of a line: index from 1, name, or path as in `nyu_test.txt`."""
-        entry = self._pick(line)
-        if entry.name not in self.test:
-            raise BuildError(f"'{entry.name}' is not in the test set")
-        return entry
-
-    def training(self, path: Path | None) -> Iterable[Entry]:
-        """The images that a list names, or the training set of `splits.mat`."""
-        if path is not None:
-            return choose(path, self._pick).values()
-        if not self._training:
-            raise BuildError(f"{self.path}: training images need {_SPLITS} or a 'train' list")
-        return self._training
-
-    def check(self, entries: Iterable[Entry]) -> None:
-        """Nothing: all images are in the one file."""
-
-    def _pick(self, line: str) -> Entry:
+    def pick(self, line: str) -> Entry:
+        """The image of a line: index from 1, name, or path as in `nyu_test.txt`."""
         path = PurePosixPath(line.split()[0].lstrip("/"))
         key = f"{path.parent.name}_{path.stem}" if path.parent.name else path.name
         if key not in self._every:
             raise BuildError(unknown_name("image", key, self._every))
         return self._every[key]
+
+    def trained(self) -> Iterable[Entry]:
+        """The training set of `splits.mat`."""
+        if not self._training:
+            raise BuildError(f"{self.path}: training images need {_SPLITS} or a 'train' list")
+        return self._training
 
     def _read_entries(self) -> list[Entry]:
         with self._file() as file:
@@ -317,16 +309,15 @@ class LabelledMat:
                 scenes = ["".join(map(chr, np.ravel(text[()]).tolist())) for text in texts]
             if len(scenes) != count:
                 raise BuildError(f"{self.path}: {count} images and {len(scenes)} scene types")
-        names = (f"{scene}_rgb_{index:05d}" for index, scene in enumerate(scenes))
         try:
+            names = (f"{scene}_rgb_{index:05d}" for index, scene in enumerate(scenes))
             return [Entry(name, index, index) for index, name in enumerate(names)]
         except BuildError as error:
             raise BuildError(f"{self.path}: image {error}") from None
 
     def image(self, entry: Entry) -> np.ndarray:
         """RGB of an entry, uint8 (480, 640, 3)."""
-        with self._file() as file:
-            image = np.asarray(file["images"][entry.image]).transpose(2, 1, 0)
+        image = self._read("images", entry.image).transpose(2, 1, 0)
         if not self.converted:
             return np.ascontiguousarray(image)
         framed = np.zeros_like(image, order="C")
@@ -335,15 +326,16 @@ class LabelledMat:
 
     def depth(self, entry: Entry) -> np.ndarray:
         """Depth of an entry in millimetres, uint16 (480, 640)."""
-        with self._file() as file:
-            metres = np.asarray(file[self._depths][entry.truth], np.float32).T
+        metres = self._read(self._depths, entry.truth).astype(np.float32).T
         # In float32 where millimetres are cut off, as the script does.
         millimetres = metres * 1000.0 if self.converted else np.rint(metres.astype(float) * 1000.0)
-        if not (np.isfinite(millimetres).all() and millimetres.min() >= 0) or (
-            millimetres.max() >= 65536
-        ):
+        if not ((millimetres >= 0) & (millimetres < 65536)).all():
             raise BuildError(f"{self.path}: depth {entry.truth + 1} is not within 0..65.5 m")
         return np.ascontiguousarray(millimetres.astype(np.uint16))
+
+    def _read(self, key: str, index: int) -> np.ndarray:
+        with self._file() as file:
+            return np.asarray(file[key][index])
 
     @contextmanager
     def _file(self) -> Iterator[Any]:

@@ -44,11 +44,11 @@ class Solid:
     shape: int
     texture: int
     colour: int
-    centre: tuple[float, float, float]
-    size: tuple[float, float, float]
+    centre: tuple[float, ...]
+    size: tuple[float, ...]
     yaw: float
     tilt: float
-    tint: tuple[float, float, float]
+    tint: tuple[float, ...]
     light_tone: bool
 
     @property
@@ -62,13 +62,13 @@ class SceneSpec:
     """A scene before it is rendered. Lengths in metres; the camera looks along +z, y is up."""
 
     solids: tuple[Solid, ...]
-    room: tuple[float, float, float]
+    room: tuple[float, ...]
     camera: tuple[float, float]
     pitch: float
     focal: float
-    light: tuple[float, float, float]
-    wall: tuple[float, float, float]
-    floor: tuple[float, float, float]
+    light: tuple[float, ...]
+    wall: tuple[float, ...]
+    floor: tuple[float, ...]
     floor_pattern: int
     noise_seed: int
 
@@ -93,11 +93,6 @@ class Scene:
     owner: np.ndarray
 
 
-def _uniform3(rng: np.random.Generator, low: float, high: float) -> tuple[float, float, float]:
-    x, y, z = rng.uniform(low, high, 3)
-    return float(x), float(y), float(z)
-
-
 def draw_scene(seed: int, aspect: float = 1.0, label: int | None = None) -> SceneSpec:
     """Draw the scene of a seed.
 
@@ -110,13 +105,13 @@ def draw_scene(seed: int, aspect: float = 1.0, label: int | None = None) -> Scen
         The scene's specification; the foremost solid comes first.
     """
     rng = np.random.default_rng([seed, 20250607])
-    room = (
-        float(rng.uniform(4.0, 6.0) * aspect),
-        float(rng.uniform(2.6, 3.2)),
-        float(rng.uniform(4.5, 7.0)),
-    )
-    camera = (float(rng.uniform(-0.3, 0.3)), float(rng.uniform(1.0, 1.6)))
-    focal = float(rng.uniform(0.95, 1.15))
+
+    def uniform(low: float, high: float) -> float:
+        return float(rng.uniform(low, high))
+
+    room = (uniform(4.0, 6.0) * aspect, uniform(2.6, 3.2), uniform(4.5, 7.0))
+    camera = (uniform(-0.3, 0.3), uniform(1.0, 1.6))
+    focal = uniform(0.95, 1.15)
     count = int(rng.integers(1, 5)) if aspect == 1.0 else int(rng.integers(2, 5))
     solids: list[Solid] = []
     while len(solids) < count:
@@ -124,44 +119,35 @@ def draw_scene(seed: int, aspect: float = 1.0, label: int | None = None) -> Scen
         drawn = int(rng.integers(NUM_CLASSES))
         rest, colour = divmod(label if front and label is not None else drawn, NUM_COLOURS)
         shape, texture = divmod(rest, NUM_TEXTURES)
-        radius = float(rng.uniform(0.48, 0.66) if front else rng.uniform(0.32, 0.55))
-        away = float(rng.uniform(1.7, 2.5) if front else rng.uniform(2.2, min(4.5, room[2] - 0.7)))
+        radius = uniform(0.48, 0.66) if front else uniform(0.32, 0.55)
+        away = uniform(1.7, 2.5) if front else uniform(2.2, min(4.5, room[2] - 0.7))
         reach = away * 0.5 / focal * aspect
-        across = camera[0] + float(rng.uniform(-0.55, 0.55)) * reach * (1.0 if front else 1.5)
-        stretch = rng.uniform(0.88, 1.12, 3)
-        size = tuple(float(radius * s) for s in stretch)
-        centre = (across, size[1] * _FOOT[shape] + float(rng.uniform(0.0, 0.5)), away)
+        across = camera[0] + uniform(-0.55, 0.55) * reach * (1.0 if front else 1.5)
+        size = tuple((radius * rng.uniform(0.88, 1.12, 3)).tolist())
+        centre = (across, size[1] * _FOOT[shape] + uniform(0.0, 0.5), away)
         clear = all(
             np.hypot(s.centre[0] - centre[0], s.centre[2] - centre[2]) > 0.9 * (s.size[0] + radius)
             for s in solids
         )
-        yaw, tilt = float(rng.uniform(-np.pi, np.pi)), float(rng.normal(0.0, 0.12))
-        tint = _uniform3(rng, -0.04, 0.04)
+        yaw, tilt = uniform(-np.pi, np.pi), float(rng.normal(0.0, 0.12))
+        tint = tuple(rng.uniform(-0.04, 0.04, 3).tolist())
         light_tone = bool(rng.random() < 0.5)
         if clear or rng.random() < 0.15:
-            solids.append(
-                Solid(shape, texture, colour, centre, size, yaw, tilt, tint, light_tone)  # type: ignore[arg-type]
-            )
+            solids.append(Solid(shape, texture, colour, centre, size, yaw, tilt, tint, light_tone))
     target = solids[0]
-    pitch = float(
-        np.arctan2(camera[1] - target.centre[1], target.centre[2]) * rng.uniform(0.6, 1.1)
-        + rng.normal(0.0, 0.03)
-    )
-    grey, warm = rng.uniform(0.45, 0.85), rng.uniform(-0.06, 0.06)
-    floor_grey, floor_warm = rng.uniform(0.3, 0.6), rng.uniform(-0.02, 0.08)
+    level = float(np.arctan2(camera[1] - target.centre[1], target.centre[2]))
+    pitch = level * uniform(0.6, 1.1) + float(rng.normal(0.0, 0.03))
+    grey, warm = uniform(0.45, 0.85), uniform(-0.06, 0.06)
+    floor_grey, floor_warm = uniform(0.3, 0.6), uniform(-0.02, 0.08)
     return SceneSpec(
         solids=tuple(solids),
         room=room,
         camera=camera,
         pitch=pitch,
         focal=focal,
-        light=(
-            float(rng.uniform(-1.5, 1.5)),
-            float(room[1] - 0.2),
-            float(rng.uniform(0.2, 2.5)),
-        ),
-        wall=(float(grey + warm), float(grey), float(grey - warm)),
-        floor=(float(floor_grey + floor_warm), float(floor_grey), float(floor_grey - floor_warm)),
+        light=(uniform(-1.5, 1.5), room[1] - 0.2, uniform(0.2, 2.5)),
+        wall=(grey + warm, grey, grey - warm),
+        floor=(floor_grey + floor_warm, floor_grey, floor_grey - floor_warm),
         floor_pattern=int(rng.integers(4)),
         noise_seed=int(rng.integers(2**31)),
     )

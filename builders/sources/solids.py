@@ -38,13 +38,10 @@ class ConvexPart:
 
 
 def _box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]) -> ConvexPart:
-    rows = []
-    for axis, (low, high) in enumerate((x, y, z)):
-        for sign, k in ((-1.0, -low), (1.0, high)):
-            normal = [0.0, 0.0, 0.0]
-            normal[axis] = sign
-            rows.append((normal[0], normal[1], normal[2], k))
-    return ConvexPart(tuple(rows))
+    (left, right), (front, back) = x, z
+    sides = ((-1.0, 0.0, 0.0, -left), (1.0, 0.0, 0.0, right))
+    ends = ((0.0, 0.0, -1.0, -front), (0.0, 0.0, 1.0, back))
+    return ConvexPart((*sides, *_between(*y), *ends))
 
 
 def _between(low: float, high: float) -> tuple[tuple[float, float, float, float], ...]:
@@ -215,14 +212,6 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 }
 
 
-def _plain(p: np.ndarray) -> np.ndarray:
-    return np.zeros(len(p), np.float32)
-
-
-def _bands(p: np.ndarray) -> np.ndarray:
-    return (np.sin(p[:, 1] * 9.0 + 0.6) > 0).astype(np.float32)
-
-
 def _checker(p: np.ndarray) -> np.ndarray:
     parity: np.ndarray = np.floor(p * 1.9 + 0.37).sum(axis=1) % 2
     return parity.astype(np.float32)
@@ -240,10 +229,6 @@ def _grid(p: np.ndarray) -> np.ndarray:
     return (cell.max(axis=1) > 0.40).astype(np.float32)
 
 
-def _diagonal(p: np.ndarray) -> np.ndarray:
-    return (np.sin((p[:, 0] + p[:, 1] + p[:, 2]) * 7.0 + 0.4) > 0).astype(np.float32)
-
-
 def _marble(p: np.ndarray) -> np.ndarray:
     turbulence = np.sin(3.1 * p[:, 1] + 1.3) + np.sin(4.3 * p[:, 2] + 0.7 + 2.0 * p[:, 0])
     wave = np.sin(4.0 * p[:, 0] + 2.2 * turbulence)
@@ -258,12 +243,14 @@ def _speckle(p: np.ndarray) -> np.ndarray:
 
 #: Name -> share of the second tone, float32 (P,) in 0..1, of points (P, 3) in the object's frame.
 TEXTURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "plain": _plain,
-    "bands": _bands,
+    "plain": lambda p: np.zeros(len(p), np.float32),
+    "bands": lambda p: (np.sin(p[:, 1] * 9.0 + 0.6) > 0).astype(np.float32),
     "checker": _checker,
     "dots": _dots,
     "grid": _grid,
-    "diagonal": _diagonal,
+    "diagonal": lambda p: (np.sin((p[:, 0] + p[:, 1] + p[:, 2]) * 7.0 + 0.4) > 0).astype(
+        np.float32
+    ),
     "marble": _marble,
     "speckle": _speckle,
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose, require
+from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose
 from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
 from cfqa_data.builders.sources.preprocessing import segmentation_views, two_windows
@@ -19,6 +20,7 @@ __all__ = ["Voc2012"]
 _CLASSES = 21
 
 
+@dataclass(eq=False)
 class Voc2012(FileSource):
     """Validation images of the segmentation challenge and their masks.
 
@@ -43,32 +45,33 @@ class Voc2012(FileSource):
     kind, serves = "voc2012", "seg"
     offered = "VOCtrainval_11-May-2012.tar is at http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 
-    def __init__(
-        self, task: str, seed: int, root: str, list: str | None = None, train: str | None = None
-    ) -> None:
-        given, (list_path, training) = self.located(task, seed, root, list, train)
+    list: str | None = None
+    train: str | None = None
+
+    def required(self) -> Iterable[Path]:
+        """The folders of images and masks, the validation set, and the lists."""
+        given = self.paths["root"]
         inner = (given / "VOCdevkit" / "VOC2012", given / "VOC2012")
-        self.root = next((folder for folder in inner if folder.is_dir()), given)
-        sets = self.root / "ImageSets" / "Segmentation"
-        self._train = training or sets / "train.txt"
-        folders = [self.root / "JPEGImages", self.root / "SegmentationClass"]
-        require([*folders, sets / "val.txt", list_path, training], self.offered)
-        known = choose(sets / "val.txt", self._entry)
+        self._kit = next((folder for folder in inner if folder.is_dir()), given)
+        self._sets = self._kit / "ImageSets" / "Segmentation"
+        parts = self._kit / "JPEGImages", self._kit / "SegmentationClass", self._sets / "val.txt"
+        return *parts, *(path for name, path in self.paths.items() if name != "root")
 
-        def named(line: str) -> Entry:
-            if (name := _stem(line)) not in known:
-                raise BuildError(unknown_name("image of the validation set", name, known))
-            return known[name]
+    def find(self) -> dict[str, Entry]:
+        """The images of the validation set."""
+        self.deciding.append(self._sets / "val.txt")
+        return choose(self._sets / "val.txt", self._entry)
 
-        chosen = known if list_path is None else choose(list_path, named)
-        files = (path for entry in chosen.values() for path in (entry.image, entry.truth))
-        require(files, self.offered)
-        super().__init__(seed, chosen, list_path is not None, [sets / "val.txt", list_path])
+    def named(self, line: str) -> Entry:
+        """The image of the validation set that a line names."""
+        if (name := _stem(line)) not in self.known:
+            raise BuildError(unknown_name("image of the validation set", name, self.known))
+        return self.known[name]
 
     def _entry(self, line: str) -> Entry:
         name = _stem(line)
-        image = self.root / "JPEGImages" / f"{name}.jpg"
-        return Entry(name, image, self.root / "SegmentationClass" / f"{name}.png")
+        image = self._kit / "JPEGImages" / f"{name}.jpg"
+        return Entry(name, image, self._kit / "SegmentationClass" / f"{name}.png")
 
     def inputs(self, entry: Entry) -> np.ndarray:
         """The two windows, float32 (2, 3, 518, 518).
@@ -88,12 +91,10 @@ class Voc2012(FileSource):
             Unfit: no pixel counts.
             BuildError: it has another size than the image, or a class that there is not.
         """
-        mask, size = read_mask(entry.truth), read_size(entry.image)
-        if mask.shape != size:
-            raise BuildError(
-                f"{entry.truth}: {mask.shape[1]}x{mask.shape[0]}, and the image is "
-                f"{size[1]}x{size[0]}"
-            )
+        mask, (height, width) = read_mask(entry.truth), read_size(entry.image)
+        if mask.shape != (height, width):
+            size = f"{mask.shape[1]}x{mask.shape[0]}"
+            raise BuildError(f"{entry.truth}: {size}, and the image is {width}x{height}")
         counted = mask[mask != IGNORE]
         if not counted.size:
             raise Unfit(f"{entry.truth}: the mask has no pixel that counts")
@@ -103,10 +104,7 @@ class Voc2012(FileSource):
 
     def training(self) -> Iterable[Entry]:
         """The images of the training list."""
-        require([self._train], self.offered)
-        entries = choose(self._train, self._entry)
-        require((entry.image for entry in entries.values()), self.offered)
-        return entries.values()
+        return self.training_list(self.paths.get("train", self._sets / "train.txt"), self._entry)
 
     def fits(self, entry: Entry) -> bool:
         """Whether the image gives two windows."""

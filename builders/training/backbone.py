@@ -21,11 +21,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
 from cfqa_data.builders.sources.geometry import IGNORE, DepthGeometry, SegGeometry, normalise
@@ -40,7 +43,6 @@ from cfqa_data.builders.training.scenes import (
     SHARES,
     SIDE,
     TRAINING_SEED,
-    TrainingScenes,
     render_scenes,
 )
 from cfqa_data.format.storage import write_tensors
@@ -130,6 +132,11 @@ class MultiTask(nn.Module):
         }
 
 
+def resized(maps: Tensor, side: int) -> Tensor:
+    """Maps (B, K, h, w) as float32 (B, K, side, side)."""
+    return F.interpolate(maps.float(), (side, side), mode="bilinear", align_corners=False)
+
+
 def losses(
     out: dict[str, Tensor], label: Tensor, mask: Tensor, depth: Tensor, shares: Tensor
 ) -> dict[str, Tensor]:
@@ -138,51 +145,37 @@ def losses(
     named = label.clamp(min=0)
     rest, colour = named // NUM_COLOURS, named % NUM_COLOURS
     factors = (rest // NUM_TEXTURES, rest % NUM_TEXTURES, colour)
-    parts = out["pooled"].float().split(FACTORS, dim=-1)
-    pooled = sum(
-        F.cross_entropy(part[known], target[known])
-        for part, target in zip(parts, factors, strict=True)
-    )
-    dense = torch.zeros(())
-    splits = zip(out["dense"].float().split(SHARES, -1), shares.split(SHARES, -1), strict=True)
-    for logits, share in splits:
-        target = share / share.sum(dim=-1, keepdim=True)
-        dense = dense - (target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+    pooled = zip(out["pooled"].float().split(FACTORS, -1), factors, strict=True)
+    dense = zip(out["dense"].float().split(SHARES, -1), shares.split(SHARES, -1), strict=True)
+    targets = [(logits, share / share.sum(dim=-1, keepdim=True)) for logits, share in dense]
     side = mask.shape[-1]
-    seg = F.interpolate(out["seg"].float(), (side, side), mode="bilinear", align_corners=False)
-    metres = F.interpolate(
-        out["depth"].float()[:, None], (side, side), mode="bilinear", align_corners=False
-    )[:, 0]
-    return {
+    terms = {
         "cls": 1.5 * F.cross_entropy(out["cls"].float()[known], named[known]),
-        "pooled": 0.5 * torch.as_tensor(pooled),
-        "dense": 0.5 * dense,
-        "seg": 2.0 * F.cross_entropy(seg, mask, ignore_index=IGNORE),
-        "depth": 1.0 * F.mse_loss(metres, depth),
+        "pooled": 0.5 * sum(F.cross_entropy(part[known], of[known]) for part, of in pooled),
+        "dense": -0.5 * sum((t * x.log_softmax(dim=-1)).sum(dim=-1).mean() for x, t in targets),
+        "seg": 2.0 * F.cross_entropy(resized(out["seg"], side), mask, ignore_index=IGNORE),
+        "depth": 1.0 * F.mse_loss(resized(out["depth"][:, None], side)[:, 0], depth),
     }
+    return {name: torch.as_tensor(term) for name, term in terms.items()}
 
 
-def batches(scenes: TrainingScenes, size: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
+def batches(scenes: np.recarray, size: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
     """Endless shuffled batches, half of them mirrored."""
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(len(scenes))
         for start in range(0, len(order) - size + 1, size):
-            rows = np.sort(order[start : start + size])
-            image, mask, depth = scenes.image[rows], scenes.mask[rows], scenes.depth[rows]
-            shares = scenes.shares[rows].reshape(size, GRID, GRID, -1)
-            if rng.random() < 0.5:
-                image, mask, depth = image[:, :, ::-1], mask[:, :, ::-1], depth[:, :, ::-1]
-                shares = shares[:, :, ::-1]
-            yield (
-                torch.from_numpy(normalise(image)),
-                torch.from_numpy(scenes.label[rows].astype(np.int64)),
-                torch.from_numpy(mask.astype(np.int64)),
-                torch.from_numpy(depth.astype(np.float32)),
-                torch.from_numpy(
-                    np.ascontiguousarray(shares).reshape(size, GRID * GRID, -1).astype(np.float32)
-                ),
+            rows: Any = scenes[np.sort(order[start : start + size])]
+            shares = rows.shares.reshape(size, GRID, GRID, -1)
+            across = slice(None, None, -1 if rng.random() < 0.5 else 1)
+            arrays = (
+                normalise(rows.image[:, :, across]),
+                rows.label.astype(np.int64),
+                rows.mask[:, :, across].astype(np.int64),
+                rows.depth[:, :, across].astype(np.float32),
+                shares[:, :, across].reshape(rows.shares.shape).astype(np.float32),
             )
+            yield tuple(map(torch.from_numpy, map(np.ascontiguousarray, arrays)))
 
 
 def optimisers(model: MultiTask, config: Config) -> list[torch.optim.Optimizer]:
@@ -207,39 +200,27 @@ def rate(share: float, warmup: float) -> float:
 
 
 @torch.inference_mode()
-def held_out(model: MultiTask, scenes: TrainingScenes, batch: int = 100) -> dict[str, float]:
+def held_out(model: MultiTask, scenes: np.recarray, batch: int = 100) -> dict[str, float]:
     """Held-out figures: top-1 of whole scenes and of windows, mIoU, depth RMSE in metres."""
     model.eval()
-    right, known = np.zeros(2), np.zeros(2)
-    table = np.zeros((NUM_SHAPES + 1, NUM_SHAPES + 1))
-    squared = pixels = 0.0
+    classes, side = NUM_SHAPES + 1, scenes.mask.shape[-1]
+    labels, table = [], np.zeros((classes, classes))
+    squared = 0.0
     for start in range(0, len(scenes), batch):
-        rows = slice(start, start + batch)
-        out = model(torch.from_numpy(normalise(scenes.image[rows])))
-        label = scenes.label[rows]
-        kind = np.arange(len(scenes))[rows] % 2
-        correct = (out["cls"].argmax(-1).numpy() == label) & (label >= 0)
-        right += np.bincount(kind, correct, 2)
-        known += np.bincount(kind, label >= 0, 2)
-        side = scenes.mask.shape[-1]
-        size = (side, side)
-        seg = F.interpolate(out["seg"], size, mode="bilinear", align_corners=False).argmax(1)
-        mask = scenes.mask[rows]
-        valid = mask != IGNORE
-        np.add.at(table, (mask[valid], seg.numpy()[valid]), 1)
-        metres = F.interpolate(out["depth"][:, None], size, mode="bilinear", align_corners=False)
-        error = metres[:, 0].numpy() - scenes.depth[rows].astype(np.float32)
+        rows: Any = scenes[start : start + batch]
+        out = model(torch.from_numpy(normalise(rows.image)))
+        labels.append(out["cls"].argmax(-1).numpy())
+        seg, counts = resized(out["seg"], side).argmax(1).numpy(), rows.mask != IGNORE
+        np.add.at(table, (rows.mask[counts], seg[counts]), 1)
+        error = resized(out["depth"][:, None], side)[:, 0].numpy() - rows.depth.astype(np.float32)
         squared += float((error**2).sum())
-        pixels += error.size
     model.train()
+    right, known = np.concatenate(labels) == scenes.label, scenes.label >= 0
+    whole, window = (float(right[kind::2][known[kind::2]].mean()) for kind in (0, 1))
     union = table.sum(0) + table.sum(1) - table.diagonal()
     iou = table.diagonal()[union > 0] / union[union > 0]
-    return {
-        "top1": float(right[0] / known[0]),
-        "top1_windows": float(right[1] / known[1]),
-        "miou": float(iou.mean()),
-        "depth_rmse": (squared / pixels) ** 0.5,
-    }
+    rmse = (squared / scenes.depth.size) ** 0.5
+    return {"top1": whole, "top1_windows": window, "miou": float(iou.mean()), "depth_rmse": rmse}
 
 
 @torch.no_grad()
@@ -299,13 +280,15 @@ def train(config: Config, folder: Path, out: Path, start: Path | None = None) ->
     model = MultiTask(config).train()
     earlier = {"continued_from": restore(model, start)} if start else {}
     steppers = optimisers(model, config)
-    base = [[group["lr"] for group in stepper.param_groups] for stepper in steppers]
     # Compiled, a step takes a third of the time on two CPU cores (167 against 63 images/s).
     forward = torch.compile(model) if config.compile else model
     loss_terms = torch.compile(losses) if config.compile else losses
     data = batches(scenes, config.batch, config.seed)
     began, step, checked = time.monotonic(), 0, 0.0
     means: dict[str, float] = {}
+
+    def spent() -> float:
+        return (time.monotonic() - began) / (60 * config.minutes)
 
     def report() -> dict[str, object]:
         return {
@@ -318,10 +301,8 @@ def train(config: Config, folder: Path, out: Path, start: Path | None = None) ->
             **measured(model, checks),
         }
 
-    while (share := (time.monotonic() - began) / (60 * config.minutes)) < 1.0:
-        for stepper, rates in zip(steppers, base, strict=True):
-            for group, lr in zip(stepper.param_groups, rates, strict=True):
-                group["lr"] = lr * rate(share, config.warmup)
+    schedules = [LambdaLR(s, lambda _: rate(spent(), config.warmup)) for s in steppers]
+    while (share := spent()) < 1.0:
         images, *truth = next(data)
         with torch.autocast("cpu", torch.bfloat16):
             outputs = forward(images)
@@ -330,8 +311,9 @@ def train(config: Config, folder: Path, out: Path, start: Path | None = None) ->
             stepper.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 3.0)
-        for stepper in steppers:
+        for stepper, schedule in zip(steppers, schedules, strict=True):
             stepper.step()
+            schedule.step()
         step += 1
         for name, term in terms.items():
             value = float(term.detach())
@@ -351,22 +333,17 @@ def train(config: Config, folder: Path, out: Path, start: Path | None = None) ->
 
 def average(folders: Sequence[Path], config: Config) -> tuple[MultiTask, list[dict[str, object]]]:
     """Return the model whose tensors are the means of several runs', and the runs' reports."""
-    total: dict[str, Tensor] = {}
     reports, model = [], MultiTask(config)
+    mean = AveragedModel(model, use_buffers=True)
     for folder in folders:
         reports.append(restore(model, folder))
-        for name, tensor in model.state_dict().items():
-            total[name] = total.get(name, torch.zeros_like(tensor)) + tensor
-    mean = {
-        name: tensor / len(folders) if tensor.is_floating_point() else tensor
-        for name, tensor in total.items()
-    }
-    model.load_state_dict(mean)
+        mean.update_parameters(model)
+    model.load_state_dict(mean.module.state_dict())
     round_to_half(model)
     return model, reports
 
 
-def measured(model: MultiTask, checks: TrainingScenes) -> dict[str, object]:
+def measured(model: MultiTask, checks: np.recarray) -> dict[str, object]:
     """Return the size of the backbone, and the figures on held-out scenes."""
     return {
         "parameters": sum(p.numel() for p in model.backbone.parameters()),

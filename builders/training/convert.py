@@ -17,14 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cfqa_data.builders.training.hyperprior_plan import model_size
+from cfqa_data.builders.training.hyperprior_plan import check_lambdas, model_size
 from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
 from cfqa_data.codecs.hyperprior.codec import Hyperprior
 from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, write_ladder
-from cfqa_data.errors import BuildError, CfqaError, CodecError
+from cfqa_data.errors import BuildError, CodecError
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.format.storage import check_writable
 from cfqa_data.paths import expanded
+from cfqa_data.scripts import run_script
 
 __all__ = ["convert", "main"]
 
@@ -43,37 +44,27 @@ def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> 
     if out.suffix != ".safetensors":
         raise BuildError(f"{out}: the name of a ladder's file ends in .safetensors")
     lambdas = [lmbda for lmbda, _ in checkpoints]
-    if len(set(lambdas)) < len(lambdas) or not all(0.0 < lmbda < math.inf for lmbda in lambdas):
-        shown = " ".join(f"{lmbda:g}" for lmbda in lambdas)
-        raise BuildError(f"{name}: lambdas must be positive, finite and differ, got {shown}")
+    check_lambdas(name, lambdas)
     if len(lambdas) > 256:
         raise BuildError(f"{name}: a ladder has at most 256 models, got {len(lambdas)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     check_writable(out)
     models: list[tuple[float, HyperpriorWeights]] = []
-    sources: list[dict[str, str]] = []
     for lmbda, path in sorted(checkpoints):
         weights = read_checkpoint(path)
-        _check_alike(path, weights, models[0][1] if models else weights)
-        _check_usable(path, weights)
         models.append((lmbda, weights))
-        sources.append({"file": path.name, "sha256": hash_file(path)})
+        size, expected = model_size(weights), model_size(models[0][1])
+        if size != expected:
+            message = f"{path} has {size}, the others {expected}"
+            raise BuildError(f"{message}: one ladder has one size")
+        if not np.array_equal(weights.y_thresholds, models[0][1].y_thresholds):
+            raise BuildError(f"{path} has another table of scales than the others of the ladder")
+        try:
+            Hyperprior(weights)
+        except CodecError as error:
+            raise CodecError(f"{path}: {error}") from None
+    sources = [{"file": path.name, "sha256": hash_file(path)} for _, path in sorted(checkpoints)]
     write_ladder(out, name, models, {**model_size(models[0][1]), "checkpoints": sources})
-
-
-def _check_usable(path: Path, weights: HyperpriorWeights) -> None:
-    try:
-        Hyperprior(weights)
-    except CodecError as error:
-        raise CodecError(f"{path}: {error}") from None
-
-
-def _check_alike(path: Path, weights: HyperpriorWeights, first: HyperpriorWeights) -> None:
-    size, expected = model_size(weights), model_size(first)
-    if size != expected:
-        raise BuildError(f"{path} has {size}, the others {expected}: one ladder has one size")
-    if not np.array_equal(weights.y_thresholds, first.y_thresholds):
-        raise BuildError(f"{path} has another table of scales than the others of the ladder")
 
 
 def _pair(text: str) -> tuple[float, Path]:
@@ -97,14 +88,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "checkpoints", type=_pair, nargs="+", metavar="LAMBDA=FILE", help="a model of the ladder"
     )
-    try:
-        given = parser.parse_args(arguments)
+
+    def run(given: argparse.Namespace) -> None:
         convert(given.checkpoints, given.out, given.name)
-    except (CfqaError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{given.out}  {given.out.stat().st_size / 1e6:.2f} MB")
-    return 0
+        print(f"{given.out}  {given.out.stat().st_size / 1e6:.2f} MB")
+
+    return run_script(parser, arguments, run)
 
 
 if __name__ == "__main__":

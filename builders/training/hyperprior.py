@@ -41,10 +41,11 @@ from cfqa_data.builders.training.hyperprior_plan import (
 )
 from cfqa_data.codecs.hyperprior.weights import write_ladder
 from cfqa_data.console.progress import Silent
-from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.errors import BuildError
 from cfqa_data.format.format_1 import TASKS
 from cfqa_data.format.storage import write_text
 from cfqa_data.paths import expanded
+from cfqa_data.scripts import run_script
 
 __all__ = ["Trainings", "main", "train_ladders"]
 
@@ -119,14 +120,12 @@ def _assemble(jobs: list[Job], settings: Settings) -> list[Path]:
     """Write one file per ladder, and the report."""
     paths, reports = [], []
     for ladder in dict.fromkeys(job.ladder for job in jobs):
-        models = []
-        for job in sorted((job for job in jobs if job.ladder == ladder), key=lambda job: job.lmbda):
-            report, lmbda, weights = read_model(job.path(settings))
-            models.append((lmbda, weights))
-            reports.append(report)
-        path = Path(settings.out) / f"{ladder}.safetensors"
-        write_ladder(path, ladder, models, model_size(models[0][1]))
-        paths.append(path)
+        of_ladder = sorted((j for j in jobs if j.ladder == ladder), key=lambda job: job.lmbda)
+        models = [read_model(job.path(settings)) for job in of_ladder]
+        reports += [report for report, *_ in models]
+        paths.append(Path(settings.out) / f"{ladder}.safetensors")
+        pairs = [(lmbda, weights) for _, lmbda, weights in models]
+        write_ladder(paths[-1], ladder, pairs, model_size(pairs[0][1]))
     text = json.dumps({"models": reports}, indent=1)
     write_text(Path(settings.out) / "report.json", text + "\n")
     return paths
@@ -136,7 +135,7 @@ OPTIONS = {entry.name: entry for entry in fields(Settings) if entry.metadata}
 """Settings that can be given; each has the name of its field."""
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--features", required=True, help="safetensors of planes per task")
     parser.add_argument("--out", required=True, help="folder for models, ladders and report")
@@ -151,7 +150,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     for task in TASKS:
         help_text = f"lambdas of the ladder of {task} alone; those of --lambdas if not given"
         parser.add_argument(f"--lambdas-{task}", type=float, nargs="+", help=help_text)
-    return parser.parse_args(arguments)
+    return parser
 
 
 def _lambdas(given: argparse.Namespace, tasks: Iterable[str]) -> dict[str, tuple[float, ...]]:
@@ -166,27 +165,22 @@ def _lambdas(given: argparse.Namespace, tasks: Iterable[str]) -> dict[str, tuple
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    given = _parse(arguments)
+def _run(given: argparse.Namespace) -> None:
     changes = {name: getattr(given, name) for name in OPTIONS if hasattr(given, name)}
     if given.published and "steps" in changes:
         changes.setdefault("first_steps", changes["steps"])
-    try:
-        base = published if given.published else Settings
-        settings = replace(
-            base(features=str(expanded(given.features)), out=str(expanded(given.out))), **changes
-        )
-        lambdas = _lambdas(given, read_planes(settings.features, None))
-        for path in train_ladders(settings, lambdas, given.workers):
-            print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
-    except (CfqaError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    base = published if given.published else Settings
+    settings = replace(
+        base(features=str(expanded(given.features)), out=str(expanded(given.out))), **changes
+    )
+    lambdas = _lambdas(given, read_planes(settings.features, None))
+    for path in train_ladders(settings, lambdas, given.workers):
+        print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_script(_parser(), arguments, _run)
 
 
 if __name__ == "__main__":

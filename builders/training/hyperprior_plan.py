@@ -35,6 +35,8 @@ __all__ = [
     "Job",
     "Settings",
     "check_kept",
+    "check_lambdas",
+    "differences",
     "generations",
     "model_size",
     "plan",
@@ -158,20 +160,9 @@ class Settings:
 
 def published(features: str, out: str) -> Settings:
     """Return the settings of the published training."""
-    return Settings(
-        features=features,
-        out=out,
-        n=128,
-        m=192,
-        stages=4,
-        batch=16,
-        patch=(256, 256),
-        first_steps=500_000,
-        steps=500_000,
-        rate=1e-4,
-        start="random",
-        published=True,
-    )
+    size: dict[str, Any] = {"n": 128, "m": 192, "stages": 4, "batch": 16, "patch": (256, 256)}
+    length: dict[str, Any] = {"first_steps": 500_000, "steps": 500_000, "rate": 1e-4}
+    return Settings(features, out, **size, **length, start="random", published=True)
 
 
 @dataclass(frozen=True)
@@ -201,6 +192,19 @@ class Job:
         return settings.steps if self.parent else settings.first_steps
 
 
+def check_lambdas(ladder: str, lambdas: Sequence[float]) -> None:
+    """Check the lambdas of a ladder.
+
+    Raises:
+        BuildError: one is not positive and finite, or two are alike.
+    """
+    shown = " ".join(f"{lmbda:g}" for lmbda in lambdas)
+    if not all(0.0 < lmbda < math.inf for lmbda in lambdas):
+        raise BuildError(f"{ladder}: lambdas must be positive and finite, got {shown}")
+    if len({f"{lmbda:g}" for lmbda in lambdas}) < len(lambdas):
+        raise BuildError(f"{ladder}: lambdas must differ in six digits, got {shown}")
+
+
 def plan(lambdas: dict[str, tuple[float, ...]], chained: bool = True) -> list[Job]:
     """Return the jobs of every ladder, parents before children; no parents if not chained.
 
@@ -208,12 +212,7 @@ def plan(lambdas: dict[str, tuple[float, ...]], chained: bool = True) -> list[Jo
         BuildError: a lambda is not positive and finite, or two of a ladder share a file.
     """
     for ladder, values in lambdas.items():
-        for lmbda in values:
-            if not 0.0 < lmbda < math.inf:
-                raise BuildError(f"{ladder}: lambdas must be positive and finite, got {lmbda:g}")
-        if len({f"{lmbda:g}" for lmbda in values}) < len(values):
-            shown = " ".join(f"{lmbda:g}" for lmbda in values)
-            raise BuildError(f"{ladder}: lambdas must differ in six digits, got {shown}")
+        check_lambdas(ladder, values)
     jobs: list[Job] = []
     for lmbda in sorted(lambdas[MULTI_TASK], reverse=True):
         jobs.append(Job(MULTI_TASK, lmbda, jobs[-1] if jobs and chained else None))
@@ -233,34 +232,36 @@ def generations(jobs: Sequence[Job]) -> Iterator[list[Job]]:
         jobs = [job for job in jobs if job not in ready]
 
 
+SHARED = ("n", "m", "stages", "convention", "planes")
+"""What all models in a folder must agree on."""
+
+
 def provenance(job: Job, settings: Settings) -> dict[str, Any]:
-    """Return what a model's file says of how it was made."""
-    return {
+    """Return what a model's file says of how it was made; `planes` is the SHA-256 of their file."""
+    made = {
         "ladder": job.ladder,
         "lambda": job.lmbda,
         "parent": job.parent.name if job.parent else None,
-        **_common(settings),
+        **{name: getattr(settings, name) for name in ("n", "m", "stages")},
+        "convention": "compressai" if settings.published else "cfqa",
+        "planes": hash_file(Path(settings.features)),
         "batch": settings.batch,
         "steps": job.steps(settings),
         "rate": settings.rate,
         "seed": settings.seed,
-        **(
-            {
-                "patch": list(settings.patch_shape),
-                "start": settings.start,
-                "epoch": settings.epoch,
-            }
-            if settings.published
-            else {}
-        ),
     }
+    if settings.published:
+        made |= {"patch": [*settings.patch_shape], "start": settings.start, "epoch": settings.epoch}
+    return made
 
 
-def _common(settings: Settings) -> dict[str, Any]:
-    """Return what all models in a folder must agree on; `planes` is the SHA-256 of their file."""
-    size = {"n": settings.n, "m": settings.m, "stages": settings.stages}
-    convention = "compressai" if settings.published else "cfqa"
-    return {**size, "convention": convention, "planes": hash_file(Path(settings.features))}
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Return in words where two provenances differ; "" where they do not."""
+    return "; ".join(
+        f"{key} {str(found.get(key))[:12]}, not {str(value)[:12]}"
+        for key, value in expected.items()
+        if found.get(key) != value
+    )
 
 
 def model_size(weights: HyperpriorWeights) -> dict[str, int]:
@@ -289,19 +290,13 @@ def check_kept(jobs: list[Job], settings: Settings) -> None:
     Raises:
         BuildError: one has another size, or was trained on other planes.
     """
-    expected = _common(settings)
-    for path in (job.path(settings) for job in jobs):
-        if not path.is_file():
-            continue
-        report, _, _ = read_model(path)
-        differing = [
-            f"{key} {str(report[key])[:12]}, not {str(value)[:12]}"
-            for key, value in expected.items()
-            if report.get(key, value) != value
-        ]
-        if differing:
-            differences = "; ".join(differing)
-            raise BuildError(f"{path} has {differences}: give the same again, or another --out")
+    for job in jobs:
+        if (path := job.path(settings)).is_file():
+            report, _, _ = read_model(path)
+            expected = provenance(job, settings)
+            known = {key: expected[key] for key in SHARED if key in report}
+            if differing := differences(report, known):
+                raise BuildError(f"{path} has {differing}: give the same again, or another --out")
 
 
 def read_planes(path: str, task: str | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.errors import CfqaError
 from cfqa_data.format.packing import pack
 from cfqa_data.format.quantizers import KMeansQuantizer, fit_kmeans
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.paths import expanded
 from cfqa_data.recipe.load import load_recipe
+from cfqa_data.scripts import run_script
 
 __all__ = ["COUNTS", "FITTED_ON", "fit_tables", "main", "training_features", "training_planes"]
 
@@ -71,12 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tables", type=expanded, help="safetensors file of the tables to write")
     for task, count in COUNTS.items():
         parser.add_argument(f"--{task}", type=int, default=count, help=f"{task} features")
-    try:
-        _write(parser.parse_args(arguments))
-    except CfqaError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run_script(parser, arguments, _write)
 
 
 def _write(chosen: argparse.Namespace) -> None:

@@ -172,9 +172,9 @@ def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
         while out.exists():
             out = out.with_name(f"{out.stem}-again.parquet")
         try:
-            facts = evaluation.target, evaluation.metrics, evaluation.failures, evaluation.notes
-            assert evaluation.dataset is not None  # a folder was scored
-            write_table(out, with_facts(evaluation.scores, evaluation.dataset, *facts))
+            names = ("dataset", "target", "failures", "notes")
+            facts = {name: getattr(evaluation, name) for name in names}
+            write_table(out, with_facts(evaluation.scores, evaluation.metrics, **facts))
         except (OSError, CfqaError):
             lost = True
     return "the scores are only in the tables" if lost else f"the scores are in {out}"
@@ -244,7 +244,7 @@ def _evaluate_logs(folder: Path, as_json: bool) -> None:
     from cfqa_data.eval.paper_logs import paper_figures, paper_logs_text
 
     figures = paper_figures(folder)
-    content = {"correlations": [figure.to_dict() for figure in figures]}
+    content = {"correlations": [figure._asdict() for figure in figures]}
     answer(as_json, lambda: content, lambda: paper_logs_text(figures))
 
 

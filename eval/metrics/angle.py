@@ -12,7 +12,7 @@ from functools import partial
 from cfqa_data.eval.features.batch import Features
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.pairs import cosines, error_energies, errors, ratio, square_gaps
-from cfqa_data.eval.metrics.base import metric
+from cfqa_data.eval.metrics.base import agreement, metric
 
 __all__ = [
     "angle",
@@ -28,7 +28,7 @@ __all__ = [
 # Added to both norms, as in the published baseline: a zero token scores 0 rather than 0/0.
 NORM_OFFSET = 1e-8
 
-similarity = partial(metric, lower_better=False, score_range=(-1.0, 1.0), invariances={"scale"})
+similarity = partial(agreement, invariances={"scale"})
 
 
 @similarity(
@@ -80,7 +80,6 @@ def cosine_p5(x: Features, y: Features) -> Tensor:
 
 @metric(
     formula="mean_t ||y_t| - |x_t|| / |x_t|",
-    lower_better=True,
     invariances={"orthogonal", "permutation"},
     citation="relative error of vector norms (textbook)",
 )
@@ -97,7 +96,6 @@ def norm_error(x: Features, y: Features) -> Tensor:
 
 @metric(
     formula="mean_t arccos(<x_t, y_t> / (|x_t| |y_t|))",
-    lower_better=True,
     score_range=(0.0, math.pi),
     invariances={"scale"},
     citation="angle between vectors (textbook)",
@@ -128,10 +126,8 @@ def pearson_token(x: Features, y: Features) -> Tensor:
     return (1.0 - gaps.square() / 2.0).masked_fill((x.stds == 0) | (y.stds == 0), 0.0)
 
 
-@metric(
+@agreement(
     formula="mean_nc 2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))^2)",
-    lower_better=False,
-    score_range=(-1.0, 1.0),
     citation="Lin, A Concordance Correlation Coefficient to Evaluate Reproducibility, "
     "Biometrics 1989",
 )

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from inspect import signature
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError, MetricError, unknown_name
@@ -44,12 +45,13 @@ __all__ = [
     "COSTS",
     "FAMILIES",
     "INVARIANCES",
+    "RELATIONAL",
     "STATISTICS",
     "Metric",
+    "agreement",
     "check_device",
     "error_line",
     "metric",
-    "relational",
 ]
 
 FAMILIES = {
@@ -269,7 +271,7 @@ class Metric:
 
 def metric(
     *,
-    lower_better: bool,
+    lower_better: bool = True,
     score_range: tuple[float, float] = (0.0, math.inf),
     invariances: Iterable[str] = (),
     **facts: Any,
@@ -280,7 +282,7 @@ def metric(
     (``needs``), and options, which have one (``options``).
 
     Args:
-        lower_better: Direction.
+        lower_better: Direction; by default a distance.
         score_range: Scores are clamped to it.
         invariances: Names of those that hold.
         facts: ``formula``, ``citation``, and any other attribute of `Metric`. Unless they are
@@ -315,8 +317,13 @@ def metric(
     return define
 
 
-relational = partial(metric, invariances=INVARIANCES, cost="T2D", least_tokens=2)
-"""`metric` for the relations among tokens: they take two, and have all `INVARIANCES` by default."""
+agreement = partial(metric, lower_better=False, score_range=(-1.0, 1.0))
+"""`metric` for similarities: higher is better, 1 is perfect, and -1 the opposite by default."""
+
+RELATIONAL: Mapping[str, Any] = MappingProxyType(
+    {"invariances": INVARIANCES, "cost": "T2D", "least_tokens": 2}
+)
+"""Facts of metrics of the relations among tokens: it takes two, and all `INVARIANCES` hold."""
 
 
 def error_line(error: BaseException) -> str:

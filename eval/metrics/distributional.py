@@ -22,7 +22,6 @@ __all__ = ["frechet", "js_softmax", "kl_softmax", "moments", "sliced_wasserstein
 
 @metric(
     formula="mean_t sum_j p_tj log(p_tj / q_tj), p = softmax_j(x), q = softmax_j(y)",
-    lower_better=True,
     citation="Kullback and Leibler, On Information and Sufficiency, Ann. Math. Statist. 1951",
 )
 def kl_softmax(x: Features, y: Features) -> Tensor:
@@ -36,7 +35,6 @@ def kl_softmax(x: Features, y: Features) -> Tensor:
 
 @metric(
     formula="mean_t (KL(p_t, m_t) + KL(q_t, m_t)) / 2, m = (p + q) / 2",
-    lower_better=True,
     score_range=(0.0, math.log(2.0)),
     citation="Lin, Divergence Measures Based on the Shannon Entropy, IEEE Trans. Inf. Theory 1991",
 )
@@ -61,7 +59,6 @@ def _softmax(z: Features) -> tuple[Tensor, Tensor]:
 
 @metric(
     formula="mean_nc (mean_ut (sort_t<y_t, u> - sort_t<x_t, u>)^2)^(1/2), u random unit vectors",
-    lower_better=True,
     cost="T2D",
     citation="Bonneel et al., Sliced and Radon Wasserstein Barycenters of Measures, JMIV 2015",
 )
@@ -98,7 +95,6 @@ def _directions(projections: int, channels: int, seed: int) -> NDArray[np.float6
 
 @metric(
     formula="mean_nc |m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)), moments over tokens",
-    lower_better=True,
     cost="D3",
     citation="Dowson and Landau, The Frechet Distance between Multivariate Normal Distributions, "
     "J. Multivariate Analysis 1982",
@@ -129,7 +125,6 @@ def _root(z: Features) -> Tensor:
 
 @metric(
     formula="mean_ncj (mean_t(y_tj) - mean_t(x_tj))^2 + (std_t(y_tj) - std_t(x_tj))^2",
-    lower_better=True,
     citation="Frechet distance of Gaussians with diagonal covariances (textbook)",
 )
 def moments(x: Features, y: Features) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, derived
@@ -19,17 +20,18 @@ from cfqa_data.eval.features.relations import (
     unit,
     upper,
 )
-from cfqa_data.eval.metrics.base import relational
+from cfqa_data.eval.metrics.base import RELATIONAL, agreement, metric
 
 __all__ = ["angular_shape", "procrustes", "procrustes_normalized", "rsa", "rsm_difference"]
+
+distance = partial(metric, **RELATIONAL)
 
 NEAREST = 2.0**-40
 """Shapes whose similarity is within this of 1 are the same: the rest is rounding."""
 
 
-@relational(
+@distance(
     formula="mean_nc |Xc|^2 + |Yc|^2 - 2 |Xc^T Yc|_*",
-    lower_better=True,
     invariances={"orthogonal", "permutation", "translation"},
     cost="D3",
     citation="Ding et al., Grounding Representation Similarity Through Statistical Testing, "
@@ -47,9 +49,8 @@ def procrustes(x: Features, y: Features) -> Tensor:
     return (before - after).square() + 2.0 * before * after * _shape_gaps(x, y)
 
 
-@relational(
+@distance(
     formula="mean_nc 2 - 2 |Xc^T Yc|_* / (|Xc| |Yc|)",
-    lower_better=True,
     score_range=(0.0, 2.0),
     cost="D3",
     citation="Ding et al., Grounding Representation Similarity Through Statistical Testing, "
@@ -63,9 +64,8 @@ def procrustes_normalized(x: Features, y: Features) -> Tensor:
     return 2.0 * _shape_gaps(x, y)
 
 
-@relational(
+@distance(
     formula="mean_nc arccos(|Xc^T Yc|_* / (|Xc| |Yc|))",
-    lower_better=True,
     score_range=(0.0, math.pi / 2),
     cost="D3",
     citation="Williams et al., Generalized Shape Metrics on Neural Representations, NeurIPS 2021",
@@ -79,10 +79,9 @@ def angular_shape(x: Features, y: Features) -> Tensor:
     return 2.0 * (_shape_gaps(x, y) / 2.0).sqrt().asin()
 
 
-@relational(
+@agreement(
+    **RELATIONAL,
     formula="mean_nc spearman_{s<t}(|x_s - x_t|, |y_s - y_t|)",
-    lower_better=False,
-    score_range=(-1.0, 1.0),
     citation="Kriegeskorte et al., Representational Similarity Analysis, Frontiers in Systems "
     "Neuroscience 2008",
 )
@@ -95,9 +94,8 @@ def rsa(x: Features, y: Features) -> Tensor:
     return alignment(_ranks(x), _ranks(y))
 
 
-@relational(
+@distance(
     formula="mean_nc sqrt(mean_{s!=t} (cos(y_s, y_t) - cos(x_s, x_t))^2)",
-    lower_better=True,
     score_range=(0.0, 2.0),
     invariances={"orthogonal", "permutation", "scale"},
     citation="Yin and Shen, On the Dimensionality of Word Embedding, NeurIPS 2018 (the pairwise "

@@ -6,6 +6,8 @@ or y does not vary over tokens scores 0: it has no similarity structure that cou
 
 from __future__ import annotations
 
+from functools import partial
+
 from cfqa_data.eval.features.batch import Features
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.relations import (
@@ -17,15 +19,15 @@ from cfqa_data.eval.features.relations import (
     unit,
     upper,
 )
-from cfqa_data.eval.metrics.base import relational
+from cfqa_data.eval.metrics.base import RELATIONAL, agreement
 
 __all__ = ["cka", "cka_debiased", "cka_rbf", "distance_correlation"]
 
+similarity = partial(agreement, **RELATIONAL, score_range=(0.0, 1.0))
 
-@relational(
+
+@similarity(
     formula="mean_nc <K, L> / (|K| |L|), K = Xc Xc^T, L = Yc Yc^T",
-    lower_better=False,
-    score_range=(0.0, 1.0),
     citation="Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019",
 )
 def cka(x: Features, y: Features) -> Tensor:
@@ -36,9 +38,8 @@ def cka(x: Features, y: Features) -> Tensor:
     return alignment(_linear(x), _linear(y)).clamp_(min=0.0)
 
 
-@relational(
+@similarity(
     formula="mean_nc HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L))",
-    lower_better=False,
     score_range=(-1.0, 1.0),
     citation="Song et al., Feature Selection via Dependence Maximization, JMLR 2012; Szekely and "
     "Rizzo, Partial Distance Correlation with Methods for Dissimilarities, Annals of Statistics "
@@ -57,10 +58,8 @@ def cka_debiased(x: Features, y: Features) -> Tensor:
     return alignment(_debiased(x), _debiased(y))
 
 
-@relational(
+@similarity(
     formula="mean_nc <K, L> / (|K| |L|), K = H exp(-|x_s - x_t|^2 / (2 median^2)) H",
-    lower_better=False,
-    score_range=(0.0, 1.0),
     citation="Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019",
 )
 def cka_rbf(x: Features, y: Features) -> Tensor:
@@ -72,10 +71,8 @@ def cka_rbf(x: Features, y: Features) -> Tensor:
     return alignment(_gaussian(x), _gaussian(y)).clamp_(min=0.0)
 
 
-@relational(
+@similarity(
     formula="mean_nc sqrt(<A, B> / (|A| |B|)), A = H |x_s - x_t| H",
-    lower_better=False,
-    score_range=(0.0, 1.0),
     citation="Szekely, Rizzo and Bakirov, Measuring and Testing Dependence by Correlation of "
     "Distances, Annals of Statistics 2007",
 )

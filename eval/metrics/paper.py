@@ -10,7 +10,7 @@ from __future__ import annotations
 from cfqa_data.eval.features.batch import Features
 from cfqa_data.eval.features.lazy_torch import Tensor
 from cfqa_data.eval.metrics.angle import cosine
-from cfqa_data.eval.metrics.base import metric
+from cfqa_data.eval.metrics.base import agreement
 
 __all__ = ["paper_cka", "paper_cosine"]
 
@@ -23,11 +23,9 @@ OFFSET = 1e-8
 PUBLISHED = "Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (published code)"
 
 
-@metric(
+@agreement(
     family="angle",
     formula="round(cosine, 4)",
-    lower_better=False,
-    score_range=(-1.0, 1.0),
     citation=PUBLISHED,
 )
 def paper_cosine(x: Features, y: Features) -> Tensor:
@@ -38,10 +36,9 @@ def paper_cosine(x: Features, y: Features) -> Tensor:
     return cosine.function(x, y).round(decimals=DECIMALS)
 
 
-@metric(
+@agreement(
     family="kernel",
     formula="round(|Xc Yc^T|^2 / (|Xc Xc^T| |Yc Yc^T| + 1e-8) / (N C), 4), of the last slice",
-    lower_better=False,
     score_range=(0.0, 1.0),
     identity=None,
     citation=PUBLISHED,

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import EntryPoint
-from types import ModuleType
 from typing import Any, TypeAlias
 
 from cfqa_data.entry_points import entry_points
 from cfqa_data.errors import MetricError, unknown_name
-from cfqa_data.eval.metrics import (
-    angle,
-    distributional,
-    geometry,
-    kernel,
-    neighbours,
-    paper,
-    signal,
-    trained,
-    whitened,
-)
 from cfqa_data.eval.metrics.base import FAMILIES, Metric
 from cfqa_data.eval.metrics.custom import from_object, imported
 
@@ -38,23 +27,23 @@ __all__ = [
 MetricLike: TypeAlias = str | Metric | Callable[..., Any]
 
 
-def _defined(*modules: ModuleType) -> tuple[Metric, ...]:
-    """Return the metrics that modules define, in that order."""
+def _defined(modules: str) -> tuple[Metric, ...]:
+    """Return the metrics that modules of this package define, in that order."""
     return tuple(
         found
-        for module in modules
+        for module in (import_module(f"{__package__}.{name}") for name in modules.split())
         for found in vars(module).values()
         if isinstance(found, Metric) and found.function.__module__ == module.__name__
     )
 
 
-METRICS = _defined(signal, angle, whitened, kernel, geometry, neighbours, distributional)
+METRICS = _defined("signal angle whitened kernel geometry neighbours distributional")
 """Family by family."""
 
-TRAINED_METRICS = _defined(trained)
+TRAINED_METRICS = _defined("trained")
 """Metrics that need labels of other sources first."""
 
-PAPER_METRICS = _defined(paper)
+PAPER_METRICS = _defined("paper")
 """Metrics with the published code's faults: they answer to their names, but are no default."""
 
 NAMED = {metric.name: metric for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS)}

@@ -18,7 +18,6 @@ PSNR_CAP = 100.0
 
 @metric(
     formula="mean((y - x)^2)",
-    lower_better=True,
     citation="Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (baseline)",
 )
 def mse(x: Features, y: Features) -> Tensor:
@@ -30,7 +29,7 @@ def mse(x: Features, y: Features) -> Tensor:
     return slice_mean(error_energies(x, y)) / y.shape[-1]
 
 
-@metric(formula="mean(|y - x|)", lower_better=True, citation="mean absolute error (textbook)")
+@metric(formula="mean(|y - x|)", citation="mean absolute error (textbook)")
 def mae(x: Features, y: Features) -> Tensor:
     """Mean absolute error over the whole feature, in feature units."""
     sums = torch.linalg.vector_norm(errors(x, y).values, ord=1, dim=-1)
@@ -39,7 +38,6 @@ def mae(x: Features, y: Features) -> Tensor:
 
 @metric(
     formula="mean_nc |y - x|^2 / |x|^2",
-    lower_better=True,
     citation="normalised mean squared error (textbook)",
 )
 def nmse(x: Features, y: Features) -> Tensor:
@@ -78,7 +76,6 @@ def psnr(x: Features, y: Features, value_range: Tensor) -> Tensor:
 
 @metric(
     formula="mean_t var_j(y_tj - x_tj) / var_j(x_tj)",
-    lower_better=True,
     citation="Yuan et al., Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric "
     "Learning, CVPR 2019",
 )

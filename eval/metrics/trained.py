@@ -93,7 +93,6 @@ def _agreement(scores: list[NDArray[Any]], truth: list[NDArray[Any]]) -> float:
 
 @metric(
     formula="(1 - cosine)^a (1 - cosine_class)^b (1 - cka)^c, a + b + c = 1",
-    lower_better=True,
     score_range=(FLOOR, 2.0),
     invariances={"scale"},
     cost="T2D",

@@ -20,7 +20,6 @@ __all__ = ["mahalanobis", "mse_whitened"]
 
 @metric(
     formula="mean_tj (y_tj - x_tj)^2 / sigma_cj^2",
-    lower_better=True,
     citation="standardised Euclidean distance (textbook); of features: TAROT",
 )
 def mse_whitened(x: Features, y: Features, deviation: Tensor, floor: float = 1e-2) -> Tensor:
@@ -44,7 +43,6 @@ def mse_whitened(x: Features, y: Features, deviation: Tensor, floor: float = 1e-
 
 @metric(
     formula="mean_t (y_t - x_t)^T (S_c + a I)^-1 (y_t - x_t), a = shrinkage tr(S_c) / D",
-    lower_better=True,
     cost="T2D",
     citation="Mahalanobis distance (textbook); whitened feature distance: TAROT",
 )

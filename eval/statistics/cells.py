@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.eval.statistics.bootstrap import interval, resampled_means
-from cfqa_data.eval.statistics.comparison import compare, orientation
+from cfqa_data.eval.statistics.columns import Rows
+from cfqa_data.eval.statistics.comparison import compare
 from cfqa_data.eval.statistics.correlations import (
     COEFFICIENTS,
     coefficients,
     constant_rows,
     equal_rows,
 )
-from cfqa_data.eval.statistics.mapping import map_scores
+from cfqa_data.eval.statistics.mapping import Mapped, map_scores
 from cfqa_data.eval.statistics.pooled import pooled_coefficients
 
-if TYPE_CHECKING:
-    from cfqa_data.eval.metrics import Metric
-
-__all__ = ["Cell", "cell_of", "cell_rows", "join_cells"]
+__all__ = ["Cell", "cell_comparisons", "cell_figures", "cell_of", "join_cells"]
 
 Floats = NDArray[np.float64]
-Row = dict[str, Any]
+NOTHING = Mapped(np.nan, np.nan, None, np.asarray)
+"""What correlates where there is no score."""
 
 
 @dataclass(frozen=True)
@@ -74,27 +72,22 @@ def join_cells(cells: Sequence[Cell], truths: Sequence[Floats]) -> Cell:
     Each keeps its own resamples: sources are drawn within each cell, and what is correlated within
     a source stays as it was.
     """
-    firsts = np.cumsum([0, *(cell.groups.max() + 1 for cell in cells[:-1])])
-
-    def joined(name: str) -> Any:
-        return np.concatenate([getattr(cell, name) for cell in cells], axis=-1)
-
-    return Cell(
-        truth=np.concatenate(truths),
-        groups=np.concatenate([c.groups + first for c, first in zip(cells, firsts, strict=True)]),
-        **{
-            name: joined(name)
-            for name in ("scores", "sizes", "per_source", "constant", "flat", "counts")
-        },
-    )
+    joined = {
+        part.name: np.concatenate([getattr(cell, part.name) for cell in cells], axis=-1)
+        for part in fields(Cell)
+    }
+    groups = [cell.groups.max() + 1 for cell in cells]
+    before = np.cumsum(groups) - groups
+    joined["groups"] += np.repeat(before, [len(cell.groups) for cell in cells])
+    return Cell(**joined | {"truth": np.concatenate(truths)})
 
 
-def cell_rows(cell: Cell, metrics: Sequence[Metric]) -> tuple[list[Row], list[Row]]:
-    """Return one row of figures per metric, and one per coefficient and pair of metrics."""
+def cell_figures(cell: Cell) -> Rows:
+    """Return a row of figures per metric, but for its group."""
     valid = ~np.isnan(cell.per_source[0])  # (M, S)
     present = ~np.isnan(cell.scores)  # (M, n)
     scored = np.zeros_like(valid)  # (M, S): sources with a score
-    means, pooled = np.full((2, 3, len(metrics), len(cell.counts)), np.nan)
+    means, pooled = np.full((2, 3, len(valid), len(cell.counts)), np.nan)
     for which, _ in equal_rows(valid):
         means[:, which] = resampled_means(cell.per_source[:, which], cell.counts)
     starts = np.cumsum(cell.sizes) - cell.sizes
@@ -106,57 +99,45 @@ def cell_rows(cell: Cell, metrics: Sequence[Metric]) -> tuple[list[Row], list[Ro
             begins = np.cumsum(sizes[nonempty]) - sizes[nonempty]
             pooled[:, which] = pooled_coefficients(scores, truth, begins, cell.counts[:, nonempty])
     versions = np.unique(cell.sizes)
-    rows: list[Row] = [
-        {
-            "n_versions": int(versions[0]) if len(versions) == 1 else None,
-            "metric": metric.name,
-            "lower_better": metric.lower_better,
-            "n_valid": int(valid[index].sum()),
-            "n_constant": int(cell.constant.sum()),
-            "n_missing": int((~valid[index] & ~cell.constant).sum()),
-            "n_flat": int((cell.flat[index] & ~cell.constant).sum()),
-            "n_pooled": int(present[index].sum()),
-            **_mapped(cell.scores[index, present[index]], cell.truth[present[index]]),
-        }
-        for index, metric in enumerate(metrics)
+    mapped = [
+        map_scores(scores[here], cell.truth[here]) if here.any() else NOTHING
+        for scores, here in zip(cell.scores, present, strict=True)
     ]
+    found: Rows = {
+        "n_versions": versions[0] if len(versions) == 1 else None,
+        "n_valid": valid.sum(axis=1),
+        "n_constant": cell.constant.sum(),
+        "n_missing": (~valid & ~cell.constant).sum(axis=1),
+        "n_flat": (cell.flat & ~cell.constant).sum(axis=1),
+        "n_pooled": present.sum(axis=1),
+        "mapped_plcc": [fit.plcc for fit in mapped],
+        "mapped_rmse": [fit.rmse for fit in mapped],
+        "mapping": [fit.kind for fit in mapped],
+    }
     for prefix, figures, sources in (("", means, valid), ("pooled_", pooled, scored)):
         low, high = interval(figures)
-        for index, row in enumerate(rows):
-            # From a single group, every resample is the data.
-            known = len(np.unique(cell.groups[sources[index]])) > 1
-            for place, name in enumerate(COEFFICIENTS):
-                row[prefix + name] = figures[place, index, 0]
-                row[f"{prefix}{name}_low"] = low[place, index] if known else np.nan
-                row[f"{prefix}{name}_high"] = high[place, index] if known else np.nan
-    return rows, list(_compared(cell, metrics, rows))
+        # From a single group, every resample is the data.
+        alone = [len(np.unique(cell.groups[row])) < 2 for row in sources]
+        low[:, alone] = high[:, alone] = np.nan
+        for place, name in enumerate(COEFFICIENTS):
+            found[prefix + name] = figures[place, :, 0]
+            found |= {f"{prefix}{name}_low": low[place], f"{prefix}{name}_high": high[place]}
+    return found
 
 
-def _mapped(scores: Floats, truth: Floats) -> Row:
-    if not len(scores):
-        return {"mapped_plcc": np.nan, "mapped_rmse": np.nan, "mapping": None}
-    mapped = map_scores(scores, truth)
-    return {"mapped_plcc": mapped.plcc, "mapped_rmse": mapped.rmse, "mapping": mapped.kind}
-
-
-def _compared(cell: Cell, metrics: Sequence[Metric], rows: list[Row]) -> Iterator[Row]:
-    """Yield the rows of comparisons; fill each metric's group into its row of figures."""
-    signs = orientation([metric.lower_better for metric in metrics])
+def cell_comparisons(
+    cell: Cell, names: NDArray[np.object_], signs: Floats
+) -> tuple[Rows, list[Rows]]:
+    """Return each metric's groups, and the rows of comparisons of its pairs by each coefficient."""
     known = np.flatnonzero(~np.isnan(signs))
-    for place, name in enumerate(COEFFICIENTS):
-        oriented = signs[known, None] * cell.per_source[place, known]
-        found = compare(oriented, cell.counts, cell.groups)
-        for row in rows:
-            row[f"{name}_group"] = None
+    names = names[known]
+    groups, comparisons = {}, []
+    for name, coefficient in zip(COEFFICIENTS, cell.per_source, strict=True):
+        found = compare(signs[known, None] * coefficient[known], cell.counts, cell.groups)
         # Nothing is known to be better where nothing could be compared.
-        groups, compared = found.groups(len(known)), found.compared(len(known))
-        for index, group in zip(known[compared], groups[compared], strict=True):
-            rows[index][f"{name}_group"] = int(group)
-        figures = ("difference", "low", "high", "p", "p_holm")
-        for pair, (first, second) in enumerate(zip(found.first, found.second, strict=True)):
-            yield {
-                "figure": name,
-                "metric": metrics[known[first]].name,
-                "other": metrics[known[second]].name,
-                **{figure: getattr(found, figure)[pair] for figure in figures},
-            }
+        compared = found.compared(len(known))
+        groups[f"{name}_group"] = column = np.full(len(signs), np.nan)
+        column[known[compared]] = found.groups(len(known))[compared]
+        pairs = {"metric": names[found.first], "other": names[found.second]}
+        comparisons.append({"figure": name, **pairs, **found._asdict()})
+    return groups, comparisons

@@ -1,4 +1,4 @@
-"""Columns of the tables of statistics, and building these tables from rows.
+"""Columns of the tables of statistics, and building these tables.
 
 A figure that does not exist (nothing to correlate, no resamples) is null, not NaN.
 """
@@ -9,12 +9,14 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cfqa_data.eval.statistics.correlations import COEFFICIENTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["COLUMNS", "make_table"]
+__all__ = ["COLUMNS", "Rows", "make_table"]
 
 METRIC = ("metric", "lower_better")
 
@@ -50,23 +52,25 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 TEXTS = ("task", "codec", "metric", "other", "figure", "mapping")
 COUNTS = ("codecs", "tasks", "level")
 
+Rows = dict[str, Any]
+"""Rows of a table: column -> an array, or one value for all rows; ``metric`` is an array."""
 
-def make_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Return the table called ``name``; NaN becomes null."""
+
+def make_table(name: str, parts: Iterable[Rows]) -> pa.Table:
+    """Return the table called ``name``, from parts of its rows; NaN becomes null."""
     import pyarrow as pa
 
-    def kind(column: str) -> pa.DataType:
-        if column in TEXTS:
-            return pa.string()
-        if column == "lower_better":
-            return pa.bool_()
+    columns: dict[str, list[Any]] = {column: [] for column in COLUMNS[name]}
+    for part in parts:
+        for column, values in columns.items():
+            values += np.broadcast_to(part[column], len(part["metric"])).tolist()
+    kinds = dict.fromkeys(TEXTS, pa.string()) | {"lower_better": pa.bool_()}
+    for column in columns:
         whole = column in COUNTS or column.startswith("n_") or column.endswith("_group")
-        return pa.int32() if whole else pa.float64()
-
-    rows = list(rows)
+        kinds.setdefault(column, pa.int32() if whole else pa.float64())
     return pa.table(
         {
-            column: pa.array([row[column] for row in rows], kind(column), from_pandas=True)
-            for column in COLUMNS[name]
+            column: pa.array(values, from_pandas=True).cast(kinds[column])
+            for column, values in columns.items()
         }
     )

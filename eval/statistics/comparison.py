@@ -18,7 +18,7 @@ Two metrics are compared on the sources that have a coefficient of both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,7 @@ ALPHA = 0.05
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Differences:
+class Differences(NamedTuple):
     """All pairs of P metrics, in the order of `numpy.triu_indices`; Q = P (P - 1) / 2.
 
     Attributes:

@@ -15,8 +15,7 @@ ties counting half (Mann and Whitney): 1 is perfect, 0.5 is chance, below is the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,20 +27,19 @@ __all__ = ["Discrimination", "auc", "discriminate"]
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Discrimination:
+class Discrimination(NamedTuple):
     """The two areas of M metrics.
 
     Attributes:
-        different: (M,) number of different pairs, of those that a metric scored both of.
-        similar: (M,) number of similar pairs.
+        n_different: (M,) number of different pairs, of those that a metric scored both of.
+        n_similar: (M,) number of similar pairs.
         auc_different: (M,) NaN where there are no pairs of one kind.
         auc_better: (M,) NaN where there is no different pair, or the metric's direction is not
             known.
     """
 
-    different: NDArray[np.intp]
-    similar: NDArray[np.intp]
+    n_different: NDArray[np.intp]
+    n_similar: NDArray[np.intp]
     auc_different: Floats
     auc_better: Floats
 

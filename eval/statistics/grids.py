@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,20 +67,17 @@ def read_grids(labels: pa.Table) -> Iterator[Grid]:
         sources = sorted({source for source, _, _ in cells})
         order = {codec: number for number, codec in enumerate(dict.fromkeys(k[1] for k in cells))}
         versions = sorted({key[1:] for key in cells}, key=lambda v: (order[v[0]], v[1]))
-        for source in sources:
-            for codec, level in versions:
-                if (source, codec, level) not in cells:
-                    raise MetricError(
-                        f"labels of {task}: {source} has no row for codec {codec}, level {level}; "
-                        "all sources need the same codecs and levels"
-                    )
+        for source, (codec, level) in product(sources, versions):
+            if (source, codec, level) not in cells:
+                raise MetricError(
+                    f"labels of {task}: {source} has no row for codec {codec}, level {level}; "
+                    "all sources need the same codecs and levels"
+                )
         if len(rows) != len(cells):
             raise MetricError(f"labels of {task}: {len(rows) - len(cells)} rows are there twice")
         grid = np.array([[cells[source, *v] for v in versions] for source in sources], np.intp)
-        numbers: dict[tuple[bool, str], int] = {}
-        names = [
-            (known[row] is None, known[row] or source)
-            for row, source in zip(grid[:, 0], sources, strict=True)
-        ]
-        groups = np.array([numbers.setdefault(name, len(numbers)) for name in names])
+        firsts = zip(grid[:, 0], sources, strict=True)
+        names = [(known[row] is None, known[row] or source) for row, source in firsts]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        groups = np.array([numbers[name] for name in names])
         yield Grid(task, tuple(sources), groups, tuple(versions), grid)

@@ -41,13 +41,13 @@ class Mapped:
             curve (-1 if it falls): the mapping alone would turn every sign positive. NaN if the
             truth is constant, 0 if only the metric is.
         rmse: Root mean square error of the mapped scores, in units of the truth; NaN as plcc.
-        kind: ``logistic``, or ``linear`` where the logistic could not be fitted.
+        kind: ``logistic``, or ``linear`` where the logistic could not be fitted; None of no scores.
         curve: Takes scores (k,) to the truth that the mapping expects of them.
     """
 
     plcc: float
     rmse: float
-    kind: str
+    kind: str | None
     curve: Callable[[NDArray[Any]], Floats] = field(repr=False, compare=False)
 
 

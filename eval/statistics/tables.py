@@ -15,7 +15,7 @@ Each table is described, column by column, in docs/statistics.md:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,14 @@ from numpy.typing import NDArray
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.features.datasets import facts_of
 from cfqa_data.eval.statistics.bootstrap import source_counts
-from cfqa_data.eval.statistics.cells import Cell, cell_of, cell_rows, join_cells
-from cfqa_data.eval.statistics.columns import COLUMNS, make_table
+from cfqa_data.eval.statistics.cells import (
+    Cell,
+    cell_comparisons,
+    cell_figures,
+    cell_of,
+    join_cells,
+)
+from cfqa_data.eval.statistics.columns import COLUMNS, Rows, make_table
 from cfqa_data.eval.statistics.comparison import orientation
 from cfqa_data.eval.statistics.correlations import COEFFICIENTS, average_ranks, coefficients
 from cfqa_data.eval.statistics.discrimination import discriminate
@@ -44,7 +50,6 @@ __all__ = ["DRAWS", "Statistics", "check_labels", "statistics"]
 DRAWS = 1000
 
 Floats = NDArray[np.float64]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +112,17 @@ def statistics(
     requested = set(tables)
     for table in sorted(requested - COLUMNS.keys()):
         raise MetricError(unknown_name("table", table, COLUMNS))
-    rows: dict[str, list[Row]] = {field.name: [] for field in fields(Statistics)}
+    directions = [metric.lower_better for metric in metrics]
+    signs = orientation(directions)
+    named = {"metric": np.array([m.name for m in metrics], object), "lower_better": directions}
+    parts: dict[str, list[Rows]] = {table: [] for table in COLUMNS}
 
     def append(table: str, cell: Cell, **place: Any) -> None:
         if {table, "comparisons"} & requested:
-            figures, comparisons = cell_rows(cell, metrics)
-            rows[table] += [place | row for row in figures]
-            rows["comparisons"] += [{"codec": "all"} | place | row for row in comparisons]
+            groups, comparisons = cell_comparisons(cell, named["metric"], signs)
+            parts["comparisons"] += [{"codec": "all"} | place | rows for rows in comparisons]
+            if table in requested:
+                parts[table].append(place | named | cell_figures(cell) | groups)
 
     together: list[Cell] = []
     for grid in read_grids(labels):
@@ -131,19 +140,21 @@ def statistics(
         together.append(cell_of(scores, truth, *of))
         append("across_codecs", together[-1], task=grid.task, codecs=len(grid.codecs))
         if "per_level" in requested:
-            rows["per_level"] += _per_level(grid, metrics, scores, truth)
+            parts["per_level"] += (named | rows for rows in _per_level(grid, scores, truth))
         if "discrimination" in requested:
             facts = facts_of(grid.task, tasks)
             counted = facts.loss if target == "loss" else facts.score
             threshold = counted.noticeable if counted else 0.0
-            rows["discrimination"] += _discrimination(grid.task, threshold, metrics, scores, truth)
+            areas = discriminate(scores, truth, signs, threshold)._asdict()
+            where = {"task": grid.task, "threshold": threshold}
+            parts["discrimination"].append(where | named | areas)
     if together:
         # The share of a task's points below each, ties counting half: comparable across tasks.
         shares = [(average_ranks(c.truth[None])[0] - 0.5) / c.truth.size for c in together]
         joined = join_cells(together, shares)
         append("across_tasks", joined, task="all", tasks=len(together))
     return Statistics(
-        **{name: make_table(name, rows[name] if name in requested else []) for name in rows}
+        **{name: make_table(name, parts[name] if name in requested else []) for name in parts}
     )
 
 
@@ -173,9 +184,7 @@ def _truth(grid: Grid, labels: pa.Table, target: str) -> Floats:
     return truth
 
 
-def _per_level(
-    grid: Grid, metrics: Sequence[Metric], scores: Floats, truth: Floats
-) -> Iterator[Row]:
+def _per_level(grid: Grid, scores: Floats, truth: Floats) -> Iterator[Rows]:
     """Yield the correlations over the sources at each level of each codec."""
     points = np.ascontiguousarray(scores.transpose(0, 2, 1))  # (M, V, S)
     truths = np.ascontiguousarray(truth.T)
@@ -185,33 +194,7 @@ def _per_level(
         here = present[metric, row]  # where scores are missing, those that are there
         alone = coefficients(points[metric, row, here][None, None], truths[row, here][None])
         found[:, metric, row] = alone[:, 0, 0]
-    counts = present.sum(axis=2)
     for place, (codec, level) in enumerate(grid.versions):
-        for index, metric in enumerate(metrics):
-            yield {
-                "task": grid.task,
-                "codec": codec,
-                "level": level,
-                "metric": metric.name,
-                "lower_better": metric.lower_better,
-                **dict(zip(COEFFICIENTS, found[:, index, place], strict=True)),
-                "n_sources": int(counts[index, place]),
-            }
-
-
-def _discrimination(
-    task: str, threshold: float, metrics: Sequence[Metric], scores: Floats, truth: Floats
-) -> Iterator[Row]:
-    signs = orientation([metric.lower_better for metric in metrics])
-    found = discriminate(scores, truth, signs, threshold)
-    for index, metric in enumerate(metrics):
-        yield {
-            "task": task,
-            "threshold": threshold,
-            "n_different": int(found.different[index]),
-            "n_similar": int(found.similar[index]),
-            "metric": metric.name,
-            "lower_better": metric.lower_better,
-            "auc_different": found.auc_different[index],
-            "auc_better": found.auc_better[index],
-        }
+        figures = dict(zip(COEFFICIENTS, found[:, :, place], strict=True))
+        where = {"task": grid.task, "codec": codec, "level": level}
+        yield {**where, **figures, "n_sources": present[:, place].sum(axis=1)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,17 +104,25 @@ def _expected(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     import torch
 
-    from cfqa_data.codecs.hyperprior.module import ScaleHyperprior
-
     stages = next((i for i in range(16) if f"g_a.{2 * i}.weight" not in state), 0)
     first, last = state.get("g_a.0.weight"), state.get(f"g_a.{2 * stages - 2}.weight")
     if first is None or last is None or stages < 2 or not first.ndim == last.ndim == 4:
         raise BuildError("needs g_a.0.weight, g_a.2.weight, ...")
-    with torch.device("meta"):
-        expected = ScaleHyperprior(len(first), len(last), stages).state_dict()
-        if SCALES in state:
-            expected[SCALES] = torch.empty(state[SCALES].shape)
+    expected = dict(_tensors(len(first), len(last), stages))
+    if SCALES in state:
+        expected[SCALES] = torch.empty(state[SCALES].shape, device="meta")
     return expected
+
+
+@lru_cache(maxsize=4)  # all models of a ladder have the same
+def _tensors(n: int, m: int, stages: int) -> dict[str, Tensor]:
+    """Return the tensors of an architecture, without data."""
+    import torch
+
+    from cfqa_data.codecs.hyperprior.module import ScaleHyperprior
+
+    with torch.device("meta"):
+        return ScaleHyperprior(n, m, stages).state_dict()
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -120,6 +121,11 @@ def gaussian_tables(scales: np.ndarray, tail: float = TAIL, bits: int | None = N
         tail: probability mass that the tables leave out.
         bits: see :meth:`Tables.from_masses`.
     """
+    return _gaussian_tables(tuple(scales.tolist()), tail, bits)
+
+
+@lru_cache(maxsize=4)  # all models of a kind have the same
+def _gaussian_tables(scales: tuple[float, ...], tail: float, bits: int | None) -> Tables:
     masses, firsts = [], []
     for scale in scales:
         reach = max(1, math.ceil(-NormalDist().inv_cdf(tail / 2) * scale))

@@ -1,0 +1,111 @@
+"""`cfqa curves`: rate-distortion curves, and BD-rates against an anchor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cfqa_data.cli.command import command
+from cfqa_data.cli.shared import answer, check_free
+from cfqa_data.errors import CfqaError
+
+if TYPE_CHECKING:
+    from cfqa_data.eval.curves import Curves
+
+__all__ = ["curves"]
+
+FIGURES = (".svg", ".pdf", ".png")
+
+
+@command("curves")
+def curves(
+    folder: str,
+    *,
+    anchor: str | None = None,
+    quality: list[str] | None = None,
+    task: str | None = None,
+    scores: Path | None = None,
+    out: Path | None = None,
+    figure: Path | None = None,
+    force: bool = False,
+    follow_links: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Compare codecs: rate-distortion curves of each task, and BD-rates against one codec.
+
+    Args:
+        anchor (CODEC): Codec that the others are compared with: how many percent of bits each
+            needs more (or less, below 0) for the same quality. Default: only the curves.
+        quality (NAME): score, loss, distortion, mse, cosine, cka, or a metric of SCORES; repeat
+            it for several. Default: score and loss.
+        scores (SCORES): Scores of further metrics: what `cfqa eval DIR --out` wrote, .parquet.
+        out (FILE): Write the points of the curves to this .csv file.
+        figure (FILE): Draw the curves: .svg, .pdf or .png.
+    """
+    from cfqa_data.access.dataset import load
+    from cfqa_data.eval import read_evaluation
+    from cfqa_data.eval.curves import curves as find_curves
+    from cfqa_data.eval.curves import draw_curves
+    from cfqa_data.format.storage import atomic_path, check_writable
+
+    for path, suffixes in ((out, (".csv",)), (figure, FIGURES)):
+        if path is not None:
+            if path.suffix not in suffixes:
+                raise CfqaError(f"{path}: is written as {' or '.join(suffixes)}, by that ending")
+            check_writable(path)
+            check_free(path, force)
+    dataset = load(folder, task, follow_links=follow_links)
+    evaluation = read_evaluation(dataset, scores) if scores else None
+    found = find_curves(dataset, quality or None, anchor=anchor, evaluation=evaluation)
+    if out is not None:
+        from pyarrow import csv
+
+        with atomic_path(out) as partial:
+            csv.write_csv(found.points, partial)
+    if figure is not None:
+        facts = {name: entry.facts for name, entry in dataset.manifest.tasks.items()}
+        with atomic_path(figure) as partial:
+            draw_curves(found, partial, facts, figure.suffix)
+    answer(as_json, lambda: _data(found), lambda: _text(found))
+    for what, path in (("Points", out), ("Figure", figure)):
+        if path is not None and not as_json:
+            print(f"{what}: {path}")
+
+
+def _data(found: Curves) -> dict[str, Any]:
+    return {
+        "anchor": found.anchor,
+        "points": found.points.to_pylist(),
+        "bd_rates": found.bd_rates.to_pylist(),
+    }
+
+
+def _text(found: Curves) -> str:
+    from cfqa_data.console.text import table_text
+
+    if found.anchor is None:
+        heads = ["task", "codec", "quality", "level", "parameter", "bits/point", "value"]
+        rows = [
+            [row["task"], row["codec"], row["quality"], str(row["level"])]
+            + [_number(row[key]) for key in ("parameter", "bpfp", "value")]
+            for row in found.points.to_pylist()
+        ]
+        return table_text([heads, *rows], left=3)
+    heads = ["task", "quality", "codec", "BD-rate", "95% interval", "compared over", "points"]
+    rows, notes = [], []
+    for row in found.bd_rates.to_pylist():
+        cells = ["-", "-", "-", "-"]
+        if row["bd_rate"] is not None:
+            low, high = ("?" if row[key] is None else f"{row[key]:+.1f}" for key in ("low", "high"))
+            ends = f"{_number(row['from'])} to {_number(row['to'])}"
+            points = f"{row['points']} and {row['anchor_points']}"
+            cells = [f"{row['bd_rate']:+.1f}%", f"{low} to {high}", ends, points]
+        else:
+            notes.append(f"{row['task']}, {row['quality']}, {row['codec']}: {row['note']}")
+        rows.append([row["task"], row["quality"], row["codec"], *cells])
+    title = f"Bits against {found.anchor} for the same quality (below 0: fewer)"
+    return "\n".join([title, "", table_text([heads, *rows], left=3), *notes])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,35 @@
+"""Run the scripts of the package, `python -m cfqa_data....`: options in, exit status out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cfqa_data.errors import CfqaError
+
+__all__ = ["run_script"]
+
+
+def run_script(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    run: Callable[[argparse.Namespace], Any],
+) -> int:
+    """Run a script and return its exit status; what is wrong is one line on stderr.
+
+    Args:
+        parser: of its options.
+        arguments: of the command line; those of the process if None.
+        run: does what the options ask for.
+    """
+    try:
+        run(parser.parse_args(arguments))
+    except (CfqaError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
