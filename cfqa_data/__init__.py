@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cfqa_data import eval as eval
     from cfqa_data import loaders as loaders
     from cfqa_data.access.dataset import Dataset, FeaturePair, load
+    from cfqa_data.access.memory import from_arrays
+    from cfqa_data.builders.sharing.save import save
     from cfqa_data.errors import (
         BuildError,
         CfqaError,
@@ -48,8 +50,10 @@ __all__ = [
     "__version__",
     "create_metric",
     "evaluate",
+    "from_arrays",
     "list_metrics",
     "load",
+    "save",
 ]
 
 sys.meta_path.append(MovedModules())
@@ -59,6 +63,8 @@ _HOMES = {
     "Dataset": "cfqa_data.access.dataset",
     "FeaturePair": "cfqa_data.access.dataset",
     "load": "cfqa_data.access.dataset",
+    "from_arrays": "cfqa_data.access.memory",
+    "save": "cfqa_data.builders.sharing.save",
     "create_metric": "cfqa_data.eval",
     "evaluate": "cfqa_data.eval",
     "list_metrics": "cfqa_data.eval",

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module, metadata
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeAlias
 
 from cfqa_data.entry_points import entry_points
@@ -113,7 +114,7 @@ class Registry:
         """
         if isinstance(name, str):
             if name in self.builtin:
-                return RegistryEntry(name, _resolve(self.builtin[name]), PACKAGE)
+                return RegistryEntry(name, resolve_name(self.builtin[name]), PACKAGE)
             for plugin in as_plugins(plugins):
                 found = self._plugin(plugin)
                 if own_name(found.target) == name and self._fits(found.target):
@@ -274,14 +275,6 @@ def naming_user_code(error: type[CfqaError]) -> Iterator[None]:
         if (message := user_failure(failure)) is None:
             raise
         raise error(message) from failure
-
-
-def _resolve(where: str) -> Any:
-    module, _, path = where.partition(":")
-    target: Any = import_module(module)
-    for part in path.split("."):
-        target = getattr(target, part)
-    return target
 
 
 @cache

@@ -128,15 +128,15 @@ class CfqaArray:
             ArrowInvalid: it is neither.
         """
         kind = storage.type
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            cells = [None if cell.values is None else _inline(_dense(cell)) for cell in storage]
-            return pa.array(cells, self.pa_type)
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            cells = [None if cell is None else _inline(cell) for cell in storage.to_pylist()]
-            return pa.array(cells, self.pa_type)
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
             return storage.cast(self.pa_type)
-        raise pa.ArrowInvalid(f"{kind} is no array")
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            values = [None if cell.values is None else _dense(cell) for cell in storage]
+        elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            values = storage.to_pylist()
+        else:
+            raise pa.ArrowInvalid(f"{kind} is no array")
+        return pa.array([None if v is None else _inline(v) for v in values], self.pa_type)
 
     def _dataset(self, name: str) -> Dataset:
         if name not in self._used:

@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,4 +51,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep where a test's datasets were built from in a folder of the run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_statistics() -> Iterator[None]:
+    """Fit no curve for PLCC, and draw few resamples: evaluations take much less without."""
+    from cfqa_data.eval import results
+    from cfqa_data.eval.statistics import mapping
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapping, "_fit", lambda *_: None)
+        patch.setattr(results, "statistics", partial(results.statistics, draws=50))
         yield

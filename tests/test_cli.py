@@ -525,7 +525,8 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_exit_statuses_of_the_process(folder: Path) -> None:
-    assert run("--version").returncode == 0
+    script = Path(sys.executable).with_name("cfqa")
+    assert subprocess.run([script, "--version"], capture_output=True).returncode == 0
     failed = run("info", str(folder / "nowhere"))
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith("cfqa: ")
@@ -555,19 +556,27 @@ def test_interrupting_says_whether_the_same_command_goes_on(
         assert told.out == ""
 
 
-def test_a_reader_that_goes_away_is_no_error(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "scores.parquet"
-    for arguments in (
-        ["info", str(folder)],
-        ["eval", str(folder), "--task", "cls", "--codec", "x265", "--out", str(out)],
-    ):
-        read, write = os.pipe()
-        os.close(read)
-        done = subprocess.run([*CFQA, *arguments], stdout=write, stderr=subprocess.PIPE)
-        os.close(write)
-        assert done.returncode == 141
-        said = done.stderr.decode().splitlines()
-        assert [line for line in said if not line.startswith("evaluate: ")] == []
+def test_a_reader_that_goes_away_is_no_error(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*CFQA, "info", folder], stdout=write, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (141, b"")
+    out, dropped = tmp_path / "scores.parquet", []
+    arguments = ["eval", str(folder), "--task", "cls", "--codec", "x265", "--out", str(out)]
+    with monkeypatch.context() as patch:  # in this process, whose own stdout stays
+        patch.setattr("cfqa_data.cli.commands.drop", dropped.append)
+        patch.setattr(sys, "stdout", os.fdopen(write, "w"))
+        assert main(arguments) == 141
+        with pytest.raises(BrokenPipeError):
+            sys.stdout.close()
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if not line.startswith("evaluate: ")] == []
+    assert dropped == [1]
     assert pq.read_table(out).num_rows == 30 * 3
 
 

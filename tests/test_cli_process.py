@@ -175,14 +175,15 @@ STREAMS = {
 
 def test_streams_that_are_closed_or_full(folder: Path) -> None:
     running = {
-        (words, after): shell(f'"$@" {words} {after}', PYTHONUNBUFFERED=unbuffered)
+        (words, unbuffered, after): shell(f'"$@" {words} {after}', PYTHONUNBUFFERED=unbuffered)
         for words, unbuffered, streams in (
-            (f"info {folder}", "", (">&-", "2>&-", ">/dev/full")),
+            (f"info {folder}", "", (">/dev/full",)),
+            ("--version", "", (">&-", "2>&-")),
             ("--version", "1", STREAMS),
         )
         for after in streams
     }
-    for (_, after), process in running.items():
+    for (*_, after), process in running.items():
         status, answers, said = STREAMS[after]
         out, err = process.communicate(timeout=120)
         assert (process.returncode, bool(out), err) == (status, answers, said), after

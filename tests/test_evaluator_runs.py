@@ -7,9 +7,8 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,13 @@ from mock_dataset import write_mock_dataset
 from cfqa_data import load
 from cfqa_data.console.progress import Silent
 from cfqa_data.errors import CfqaError, MetricError, MetricWarning
-from cfqa_data.eval import create_metric, evaluate, list_metrics, read_evaluation, results, scoring
+from cfqa_data.eval import create_metric, evaluate, list_metrics, read_evaluation, scoring
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.features.reading import read_batches
 from cfqa_data.eval.metrics.base import Metric
 from cfqa_data.eval.originals import OriginalStatistics
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_statistics() -> Iterator[None]:
-    """Fit no curve for PLCC, and draw few resamples: that takes longer than all the rest."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cfqa_data.eval.statistics.mapping._fit", lambda *_: None)
-        patch.setattr(results, "statistics", partial(results.statistics, draws=50))
-        yield
+pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
 class FoldedDataset(MemoryDataset):

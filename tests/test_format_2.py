@@ -265,7 +265,7 @@ def test_what_format_1_can_say_is_said_in_it() -> None:
         replace(other, gallery="cls.safetensors"),
         replace(other, shard=99),
         replace(other, facts=replace(other.facts, title="telling dogs from cats")),
-        replace(other, varying_tokens=True),
+        replace(other, tokens="varying"),
     ):
         assert Manifest("x", "full", recipe, {**tasks, "cls": change}).format == 2
     zero = json.loads(json.dumps(recipe))
@@ -304,7 +304,10 @@ def test_built_in_codecs_are_those_of_format_1(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m["tasks"]["one"].update(tokens="some"), "tasks.one.tokens is 'some'"),
+        (
+            lambda m: m["tasks"]["one"].update(tokens="some"),
+            "one.tokens must be one of varying",
+        ),
         (lambda m: m["tasks"]["one"].pop("score"), "tasks.one lacks score"),
         (lambda m: m["tasks"]["one"].update(more=1), "unknown key in tasks.one 'more'"),
         (lambda m: m["tasks"].update({"../x": m["tasks"]["one"]}), r"'\.\./x' is no name of a tas"),
@@ -316,7 +319,7 @@ def test_built_in_codecs_are_those_of_format_1(name: str) -> None:
             lambda m: m["tasks"]["one"]["shape"].__setitem__(1, 2),
             "one.layers are 3, the shape has 2",
         ),
-        (lambda m: codec(m).update(stored="values"), "stored is 'values', not 'codes'"),
+        (lambda m: codec(m).update(stored="values"), "stored must be codes, got 'values'"),
         (lambda m: codec(m).update(levels=[5, 4]), "codecs.stepped: step must rise from level 0"),
         (
             lambda m: codec(m).update(levels=list(range(1, 131))),

@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -217,22 +218,32 @@ def test_codes_are_batched_and_values_have_none(folders: dict[str, Path]) -> Non
         Pairs(folders["full"], "words", codes=True)
 
 
+@lru_cache(maxsize=64)
+def opened(path: Path, kind: str) -> Any:
+    """Return what a file of an export holds, read once for all its features."""
+    if kind == "safetensors":
+        return load_file(path)
+    if kind == "parquet":
+        return pq.read_table(path, partitioning=None).to_pylist()
+    return zarr.open_array(str(path), mode="r")
+
+
 def read_export(out: Path, kind: str, row: dict[str, Any], stem: str) -> np.ndarray:
     """Return a feature of an export by a row of its index, with the format's own library."""
     path = out / row[f"{stem}file"]
     if kind == "npy":
         return np.asarray(np.load(path))
     if kind == "safetensors":
-        return np.asarray(load_file(path)[row[f"{stem}key"]])
+        return np.asarray(opened(path, kind)[row[f"{stem}key"]])
     if kind == "parquet":
-        found = pq.read_table(path, partitioning=None).slice(row[f"{stem}row"], 1).to_pylist()[0]
+        found = opened(path, kind)[row[f"{stem}row"]]
         return np.array(found["feature"], np.float32).reshape(found["shape"])
-    array = zarr.open_array(str(path), mode="r")
+    array = opened(path, kind)
     place = [row[f"{stem}source_index"], *([] if stem else [row["level_index"]])]
-    tokens = array.attrs["tokens"][place[0]]  # type: ignore[index,call-overload]
+    tokens = array.attrs["tokens"][place[0]]
     feature = np.asarray(array[tuple(place)])
-    assert not feature[:, :, tokens:].any()  # type: ignore[misc]
-    return feature[:, :, :tokens]  # type: ignore[misc]
+    assert not feature[:, :, tokens:].any()
+    return feature[:, :, :tokens]
 
 
 @pytest.mark.parametrize("kind", ["npy", "safetensors", "parquet", "zarr"])

@@ -17,6 +17,8 @@ from cfqa_data.eval.metrics.trained import fit_gap_mean
 PARTS = ("cosine", "cosine_class", "cka")
 SHAPE = (1, 1, 9, 16)
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 
 class Planted:
     """Sources whose distortion is one gap, or a mean of gaps, and whose noise differs in kind."""
@@ -25,7 +27,7 @@ class Planted:
         rng = np.random.default_rng(0)
         self.originals: dict[str, Any] = {}
         self.versions: dict[Any, Any] = {}
-        rows = []
+        keys = []
         for index in range(sources):
             source = f"cls-{index}"
             x = self.originals[source] = rng.normal(size=SHAPE).astype(np.float32)
@@ -33,14 +35,17 @@ class Planted:
                 noise = rng.normal(size=SHAPE) * rng.uniform(0.05, 1)
                 noise[:, :, 0] *= rng.uniform(0, 3)
                 noise += rng.normal(size=SHAPE[-1]) * rng.uniform(0, 1)
-                y = self.versions[source, "x265", level] = (x + noise).astype(np.float32)
-                tensors = torch.from_numpy(x)[None], torch.from_numpy(y)[None]
-                gaps = [1 - float(create_metric(name)(*tensors)) for name in PARTS]
-                harm = float(np.prod(np.power(gaps, exponents)))
-                rows.append(("cls", source, index % 2, "x265", level, harm))
-        names = ("task", "source_id", "fold", "codec", "level", "distortion")
-        columns = zip(names, map(list, zip(*rows, strict=True)), strict=True)
-        self.labels = pa.table(dict(columns))
+                self.versions[source, "x265", level] = (x + noise).astype(np.float32)
+                keys.append(("cls", source, index % 2, "x265", level))
+        x, y = (
+            torch.from_numpy(np.stack(features))
+            for features in ([self.originals[key[1]] for key in keys], [*self.versions.values()])
+        )
+        gaps = [1 - create_metric(name)(x, y).numpy() for name in PARTS]
+        names = ("task", "source_id", "fold", "codec", "level")
+        columns = zip(names, map(list, zip(*keys, strict=True)), strict=True)
+        harm = np.prod([gap**power for gap, power in zip(gaps, exponents, strict=True)], axis=0)
+        self.labels = pa.table({**dict(columns), "distortion": harm})
 
     def original(self, source_id: str) -> Any:
         return self.originals[source_id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,15 +186,23 @@ def write_recipe(path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images and weights, to be copied."""
+    folder = tmp_path_factory.mktemp("paper")
+    write_images(folder)
+    write_weights(folder)
+    return folder
+
+
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def root(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # CKA of 1611 tokens would take most of the time; what metrics say is tested elsewhere.
     quick, create = {"cka": "mse"}, metrics.create_metric
     monkeypatch.setattr(metrics, "create_metric", lambda name: create(quick.get(name, name)))
     folder = tmp_path / "root"
     monkeypatch.setenv("CFQA_ROOT", str(folder))
-    write_images(folder)
-    write_weights(folder)
+    shutil.copytree(written, folder)
     write_recipe(tmp_path / "small.toml")
     yield folder
     context._context.cache_clear()

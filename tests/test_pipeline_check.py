@@ -64,7 +64,7 @@ def elsewhere(name: str) -> Callable[[Path], str]:
         ((*CLS, "source", "options"), {"task": "seg"}, "tasks.cls.source: scenes: .*'task'"),
         ((*CLS, "blocks"), [20], "tasks.cls: no block 20, the last is 3"),
         (("backbone", "num_heads"), 5, "5 heads do not divide the width 48"),
-        (("backbone", "weights"), elsewhere("cls.safetensors"), "not a DINOv2 backbone"),
+        (("backbone", "weights"), elsewhere("cls.safetensors"), "no DINOv2 backbone"),
         ((*CLS, "head"), elsewhere("seg.safetensors"), "so it is no cls head"),
         ((*CLS, "head"), elsewhere("missing.safetensors"), "missing.safetensors"),
         ((*X265, "options"), {"preset": "slowish"}, "cls, codec x265: .*preset 'slowish'"),

@@ -105,7 +105,7 @@ def test_wrong_layers_and_codes_are_refused() -> None:
     ("data", "message"),
     [
         ({"kind": "unifrom"}, "did you mean 'uniform'"),
-        ({"kind": "uniform", "bits": 10, "lo": [0]}, "hi missing"),
+        ({"kind": "uniform", "bits": 10, "lo": [0]}, "uniform quantiser lacks hi"),
         ({"kind": "uniform", "bits": 10, "lo": [0], "hi": [1], "high": 2}, "did you mean 'hi'"),
         ({"kind": "uniform", "bits": 0, "lo": [0], "hi": [1]}, "from 1 to 16"),
         ({"kind": "uniform", "bits": True, "lo": [0], "hi": [1]}, "from 1 to 16"),

@@ -174,7 +174,7 @@ def _qps(first: int, end: int) -> dict[str, Any]:
         (_set("name", to=""), "name must be a text"),
         (_set("tasks", to={}), "at least one task"),
         (_set("tasks", to=[]), "tasks must be a table"),
-        (_set("tasks", "cl", to={}), "tasks.cl: the task lacks"),
+        (_set("tasks", "cl", to={}), "tasks.cl lacks source, blocks, codecs"),
         (_set("backbone", "heads", to=2), "did you mean 'num_heads'"),
         (_set("backbone", "origin", to=0), "backbone.origin must be a text"),
         (
@@ -186,7 +186,7 @@ def _qps(first: int, end: int) -> dict[str, Any]:
         (_set("tasks", "cls", "sources", to=0), "tasks.cls.sources must be a whole number"),
         (_set("sources_per_task", to=None), "sources_per_task must be"),
         (_set(*X265, "quantizer", to=None), "x265.quantizer: a codec on planes needs one"),
-        (_set("backbone", "class", to="vit"), "unknown key in backbone 'num_heads'"),
+        (_set("backbone", "class", to="vit"), "backbone.num_heads: only DINOv2"),
         (_set("tasks", "dpt", "blocks", to=[7, 5, 3, 1]), "rising"),
         (
             _set("tasks", "cls", "blocks", to=["7"]),

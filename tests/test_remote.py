@@ -111,7 +111,7 @@ def test_everything_is_as_in_the_folder(
     assert remote.labels.equals(local.labels)
     assert remote.manifest == local.manifest
     assert (remote.path, remote.location) == (None, f"hf://datasets/{repo}")
-    for index in range(0, len(local), 11):
+    for index in range(0, len(local), 23):
         one, other = local[index], remote[index]
         assert one.label == other.label
         for kind in ("original", "compressed"):
@@ -661,7 +661,7 @@ def test_a_manifest_longer_than_what_is_read_whole_is_refused(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_client, "LARGEST_WHOLE", 1000)
-    with pytest.raises(FormatError, match=r"manifest.json: more bytes came than were asked for"):
+    with pytest.raises(FormatError, match=r"manifest.json: cannot be read: more bytes came"):
         cfqa_data.load(FULL)
 
 

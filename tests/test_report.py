@@ -8,9 +8,7 @@ import math
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from mock_dataset import write_mock_dataset
 import cfqa_data
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError, MetricError, MetricWarning
-from cfqa_data.eval import Evaluation, evaluate, read_evaluation, results
+from cfqa_data.eval import Evaluation, evaluate, read_evaluation
 from cfqa_data.eval.report import report_html, write_report
 from cfqa_data.eval.report.axes import Axis, number_text
 from cfqa_data.eval.report.cards import disagreements
@@ -40,6 +38,8 @@ from cfqa_data.eval.statistics import mapping
 FIT = mapping._fit
 
 EVIL = "<script>alert('m')</script>&\"{{ 7*7 }}"
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 MOST = float(np.finfo(np.float64).max)
 VOID = {"meta", "link", "input", "br"}
 
@@ -88,15 +88,6 @@ def opposite(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 opposite.lower_better = True  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_statistics() -> Iterator[None]:
-    """Fit no curve for PLCC, and draw few resamples: that takes longer than all the rest."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mapping, "_fit", lambda *_: None)
-        patch.setattr(results, "statistics", partial(results.statistics, draws=50))
-        yield
 
 
 @pytest.fixture(scope="module")

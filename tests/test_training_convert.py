@@ -329,7 +329,7 @@ def test_lambdas_differ_and_are_finite(
 ) -> None:
     torch.save(checkpoint(1), tmp_path / "a.pth")
     assert run(tmp_path, *(f"{lmbda}={tmp_path / 'a.pth'}" for lmbda in lambdas)) == 2
-    check_line(tmp_path, capsys, "mine: lambdas must be positive, finite and differ, got ")
+    check_line(tmp_path, capsys, "mine: lambdas must ")
 
 
 @pytest.mark.parametrize("pair", ["a.pth", "x=a.pth", "-1=a.pth", "0=a.pth", "nan=a.pth", "0.1="])

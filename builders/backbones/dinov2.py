@@ -27,7 +27,7 @@ with extras("build"):
     from torch.nn import functional as F
 
     from cfqa_data.builders.backbones.naming import recognise, to_official
-    from cfqa_data.format.checkpoints import read_tensors, state_of
+    from cfqa_data.format.checkpoints import known_tensor, tensors_at
 
 __all__ = ["PRECISIONS", "Backbone", "DinoV2", "VisionTransformer", "load_backbone"]
 
@@ -279,19 +279,12 @@ def load_backbone(
     Raises:
         BuildError: a tensor is missing, left over or misshapen; the message names it.
     """
-    if isinstance(path_or_state_dict, Mapping):
-        state, origin = state_of(path_or_state_dict, "state dict"), "state dict"
-    else:
-        state, origin = read_tensors(path_or_state_dict), str(path_or_state_dict)
+    state, origin = tensors_at(path_or_state_dict, "state dict")
     state, naming = recognise(state, origin)
+    what = "DINOv2 backbone"
 
     def need(official: str, ndim: int) -> Tensor:
-        name = naming(official)[0]
-        if name not in state:
-            raise BuildError(f"{origin}: no tensor '{name}', so it is not a DINOv2 backbone")
-        if state[name].ndim != ndim or not state[name].numel():
-            raise BuildError(f"{origin}: tensor '{name}' is misshapen: {tuple(state[name].shape)}")
-        return state[name]
+        return known_tensor(state, naming(official)[0], ndim, origin, what)
 
     embed, projection = need("pos_embed", 3), need("patch_embed.proj.weight", 4)
     dim, rows = int(embed.shape[-1]), int(embed.shape[1])
@@ -299,12 +292,7 @@ def load_backbone(
     if grid < 1 or grid * grid != rows - 1:
         name = naming("pos_embed")[0]
         raise BuildError(f"{origin}: '{name}' has {rows} rows, not 1 + a square")
-    present = naming.blocks(state)
-    depth = max(present, default=0) + 1
-    for block in range(depth):
-        if block not in present:
-            name = naming(f"blocks.{block}.norm1.weight")[0]
-            raise BuildError(f"{origin}: tensor '{name}' is missing")
+    depth = max(naming.blocks(state), default=0) + 1
     swiglu = naming("blocks.0.mlp.w12.weight")[0] in state
     heads = max(1, dim // 64) if num_heads is None else num_heads
     if heads < 1 or dim % heads:
@@ -320,7 +308,7 @@ def load_backbone(
             swiglu=swiglu,
         )
     state.setdefault(naming("mask_token")[0], torch.zeros(1, dim))
-    official = to_official(state, backbone.state_dict(), naming, origin, "DINOv2 backbone")
+    official = to_official(state, backbone.state_dict(), naming, origin, what)
     backbone.load_state_dict({k: v.float() for k, v in official.items()}, assign=True)
     return backbone.eval()
 

@@ -160,9 +160,10 @@ def calibrate(
 
 def _described(quantizer: Quantizer | None) -> dict[str, Any] | None:
     """A quantiser as a recipe has it: k-means tables stay in their file."""
-    if quantizer is None or isinstance(quantizer, UniformQuantizer):
-        return quantizer and quantizer.to_dict()
-    return {"kind": "kmeans", "bits": 8, "centers": CENTERS}
+    if quantizer is None:
+        return None
+    table = {"kind": "kmeans", "bits": 8, "centers": CENTERS}
+    return quantizer.to_dict() if isinstance(quantizer, UniformQuantizer) else table
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -157,21 +157,18 @@ def gather(
         for feature, sample in zip(features, samples, strict=True)
     ]
     distortion = [scorer.facts.distortion(scores[1], scores[0]) for scores, _ in found]
-    layers = [
-        np.concatenate([f[:, c].ravel() for f in training]) for c in range(len(features[0][0]))
-    ]
     return Bench(
         task=task,
         features=features,
         truths=tuple(sample.truth for sample in samples),
         scores=np.array([scores[0] for scores, _ in found]),
         losses=np.array([losses[0] for _, losses in found]),
-        lo=tuple(float(layer.min()) for layer in layers),
-        hi=tuple(float(layer.max()) for layer in layers),
+        lo=tuple(np.min([f.min(axis=(0, 2, 3)) for f in training], axis=0).tolist()),
+        hi=tuple(np.max([f.max(axis=(0, 2, 3)) for f in training], axis=0).tolist()),
         useless=float(np.mean(distortion)),
         inputs=[sample.inputs for sample in samples],
         training=training,
-        facts=replace(scorer.facts, name=task),
+        facts=models.facts(task),
     )
 
 
@@ -201,8 +198,9 @@ def measure(
     codec = codec_for(ladder)
     if ladder.facts.on == "features":
         codec.fit(bench.training, SEED)
+    names = [f"{bench.task} {index}" for index in range(len(bench.features))]
     extract = partial(models.features, bench.task)
-    coded = code(tried, codec, bench.features, bench.inputs, extract)
+    coded = code(tried, codec, names, bench.features, bench.inputs, extract)
     if any(size is None for sizes in coded.bits for size in sizes):
         raise BuildError(f"{ladder.codec}: its rate is not known, so that no level can be chosen")
     rows = []
@@ -210,7 +208,7 @@ def measure(
         decoded = np.stack(coded.stored[index])
         decoded = quantizer.dequantize(decoded) if quantizer else decoded
         mse = ((decoded.astype(np.float64) - feature) ** 2).mean(axis=(1, 2, 3, 4))
-        scores, losses = score(scorer, decoded, bench.truths[index], f"{bench.task} {index}")
+        scores, losses = score(scorer, decoded, bench.truths[index], names[index])
         distortion = scorer.facts.distortion(scores, bench.scores[index])
         bpfp = np.array(coded.bits[index], np.float64) / feature.size
         rows.append((bpfp, mse, distortion, losses - bench.losses[index]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ from cfqa_data.builders.importing.recipe import (
 from cfqa_data.builders.importing.scores import LogScores
 from cfqa_data.builders.importing.stages import STAGES
 from cfqa_data.builders.pipeline.build import run_stages
-from cfqa_data.builders.pipeline.context import BuildContext, Models
-from cfqa_data.builders.pipeline.lock import locked
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
-from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, status
+from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
@@ -34,7 +34,7 @@ from cfqa_data.format.layout import Layout
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.manifest import read_manifest
 from cfqa_data.format.quantizers import quantizer_from_dict
-from cfqa_data.format.storage import check_folder, make_folder, read_labels
+from cfqa_data.format.storage import check_folder, read_labels
 from cfqa_data.paths import absolute_path, real_path
 from cfqa_data.recipe.load import Recipe, load_recipe
 
@@ -125,17 +125,10 @@ def import_release(
         )
     made = release_recipe(release, base, quantizers, logged)
     with clear_disk_errors("importing the release"):
-        finished = status(made, root) == "finished"
-        if not finished or layout.work.exists():
-            make_folder(root)
-            with locked(root):
-                if not finished:
-                    plan = Plan(made, "full", *provenance(release, made, logged))
-                    plan = open_workspace(plan, root, accept_versions=accept_versions)
-                    context = BuildContext(plan, layout)
-                    stages = [stage(context, release, logged) for stage in STAGES]
-                    run_stages(stages, context, Executor(), progress)
-                remove_work(root)
+        if status(made, root) != "finished" or layout.work.exists():
+            plan = Plan(made, "full", *provenance(release, made, logged))
+            stages = [partial(stage, release=release, logged=logged) for stage in STAGES]
+            run_stages(stages, plan, root, Executor(), progress, accept_versions)
     return Imported(
         root=root,
         placed=sum(map(len, release.originals.values()))

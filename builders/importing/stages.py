@@ -19,7 +19,7 @@ from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.label import Scored
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.prepare import Prepare
-from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
+from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select, checked_sample
 from cfqa_data.errors import BuildError, CodecError
 from cfqa_data.format.codes import find_centres
 from cfqa_data.format.facts import Layer
@@ -82,10 +82,12 @@ class ImportStage(BuildStage):
 class _Select(ImportStage, Select):
     def run(self, item: Item) -> None:
         """Write what is known of the truths, then the sources' names."""
-        ids, source = self.release.originals[item.task], None
+        truths: dict[str, Any] = dict.fromkeys(self.release.originals[item.task])
         if self.logged is None:
             source = self.context.models.source(item.task)
-        self.write(item, {n: (None, source.sample(n).truth if source else None) for n in ids})
+            facts = self.context.models.facts(item.task)
+            truths = {name: checked_sample(source.sample(name), facts).truth for name in truths}
+        self.write(item, {name: (None, truth) for name, truth in truths.items()})
 
 
 class _Extract(ImportStage, Extract):

@@ -7,7 +7,7 @@ rows the labels are computed from what was decoded. A process holds one feature 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,15 +139,14 @@ def verify_deep(
     check_guard()
     verification = _DeepVerification(root, untrusted, tuple(plugins))
     jobs, notes = verification.plan(manifest, damaged, sample, seed)
-    faults: list[Fault] = []
-    counts = [0, 0, 0, 0]
+    faults: set[Fault] = set()
+    counts = Counter(decoded=0, compared=0, labelled=0, scored=0)
     with Executor(workers) as executor:
         for _, (wrong, done) in drive(verification, executor, progress or Silent(), jobs):
-            faults += wrong
-            counts = [a + b for a, b in zip(counts, done, strict=True)]
-    ordered = sorted(set(faults), key=lambda fault: (fault.path, fault.what))
-    decoded, compared, labelled, scored = counts
-    return DeepResult(tuple(ordered), decoded, compared, labelled, scored, tuple(notes))
+            faults.update(wrong)
+            counts.update(done)
+    ordered = sorted(faults, key=lambda fault: (fault.path, fault.what))
+    return DeepResult(faults=tuple(ordered), notes=tuple(notes), **counts)
 
 
 look_into = verify_deep
@@ -201,11 +200,8 @@ class _DeepVerification(Stage):
         missing = folder.missing()
 
         for task, entry in manifest.tasks.items():
-            inputs = {
-                NAMES.labels(task).as_posix(),
-                *NAMES.shards(entry.shards, NAMES.originals, task),
-            }
-            readable = damaged.isdisjoint(inputs)
+            originals = NAMES.shards(entry.shards, NAMES.originals, task)
+            readable = damaged.isdisjoint([NAMES.labels(task).as_posix(), *originals])
             for codec, codec_entry in entry.codecs.items():
                 streams = set(NAMES.shards(entry.shards, NAMES.bitstreams, task, codec))
                 decode = not streams.isdisjoint(manifest.files)
@@ -229,21 +225,11 @@ class _DeepVerification(Stage):
                     folder.decoder(task, codec)
                 for position, source in enumerate(entry.sources):
                     readable_array = stored and f"{array}/{shard_name(position)}" not in damaged
-                    if not (decode or readable_array):
-                        continue
-                    jobs.append(
-                        Job(
-                            task,
-                            codec,
-                            source,
-                            position,
-                            len(codec_entry.levels),
-                            decode,
-                            readable_array,
-                            chosen[task, codec, source] if readable else {},
-                            readable and task in scored,
-                        )
-                    )
+                    rows = chosen[task, codec, source] if readable else {}
+                    how = decode, readable_array, rows, readable and task in scored
+                    if decode or readable_array:
+                        levels = len(codec_entry.levels)
+                        jobs.append(Job(task, codec, source, position, levels, *how))
         jobs.sort(key=lambda job: -math.prod(manifest.tasks[job.task].shape))
         return jobs, notes
 
@@ -251,6 +237,7 @@ class _DeepVerification(Stage):
         """Return the tasks that can be scored; a note says why another cannot."""
         found: dict[str, str] = {}
         tasks: set[str] = set()
+        intact = manifest.files.keys() - damaged
         try:
             recipe = recipe_of(manifest, self.plugins)
             if self.untrusted and not all(found.builtin for _, found in Models(recipe).classes()):
@@ -259,36 +246,32 @@ class _DeepVerification(Stage):
             notes.append(f"scores are not computed again: {error}")
             return tasks
         for task, spec in recipe.tasks.items():
-            truth = NAMES.truth(task).as_posix()
-            if manifest.tasks[task].facts.truth and truth not in manifest.files.keys() - damaged:
-                notes.append(f"{task}: scores are not computed again: there is no truth")
-                continue
+            truth, paths = NAMES.truth(task).as_posix(), {}
             try:
-                paths = {}
+                if manifest.tasks[task].facts.truth and truth not in intact:
+                    raise FormatError("there is no truth")
                 for uri in filter(None, (recipe.backbone.weights, spec.head)):
                     if uri not in manifest.weights:
                         raise RecipeError(f"{uri} had no part in them")
                     if self.untrusted and not uri.startswith(PACKAGE):
                         raise RecipeError(f"{uri} is named by a stranger")
                     paths[uri] = found.get(uri) or str(self.folder.find_weights(uri))
+                _ = (models := Models(recipe)).facts(task), models.backbone_class
             except (CfqaError, OSError) as error:
-                notes.append(f"{task}: scores are not computed again: {error}")
-                continue
-            try:
-                (models := Models(recipe)).facts(task)
-                models.backbone_class  # noqa: B018
-            except CfqaError as error:
-                notes.append(f"{task}: scores are not computed again: {error}{remedy(manifest)}")
+                more = remedy(manifest) if isinstance(error, BuildError) else ""
+                notes.append(f"{task}: scores are not computed again: {error}{more}")
                 continue
             found |= paths
             tasks.add(task)
         self.recipe = recipe.with_paths(lambda uri: found.get(uri, uri))
         return tasks
 
-    def run(self, item: Job) -> tuple[list[Fault], list[int]]:
+    def run(self, item: Job) -> tuple[list[Fault], Counter[str]]:
         """Return what is wrong with features; how many were decoded, compared, labelled, scored."""
         faults: list[Fault] = []
-        counts, folder = [0, 0, 0, 0], self.folder
+        counts, folder, entry = Counter[str](), self.folder, self.folder.manifest.tasks[item.task]
+        place = item.task, item.codec, shard_of(item.position, entry.shard), entry.shards
+        streams = NAMES.bitstreams(*place).as_posix()
         shard = f"{NAMES.compressed(item.task, item.codec).as_posix()}/{shard_name(item.position)}"
         for level in range(item.levels):
             feature = stored = None
@@ -296,26 +279,22 @@ class _DeepVerification(Stage):
                 if item.decode:
                     found = folder.decoded(item.source, item.codec, level)
                     feature = found.dequantize() if isinstance(found, Codes) else found
-                    counts[0] += 1
+                    counts["decoded"] += 1
             except FormatError as error:
-                entry = folder.manifest.tasks[item.task]
-                place = shard_of(item.position, entry.shard)
-                name = NAMES.bitstreams(item.task, item.codec, place, entry.shards).as_posix()
-                faults.append(Fault(name, self._message(error)))
+                faults.append(Fault(streams, self._message(error)))
             try:
                 if item.stored:
                     stored = folder.compressed(item.source, item.codec, level)
             except FormatError as error:
                 faults.append(Fault(shard, self._message(error)))
             if feature is not None and stored is not None:
-                counts[1] += 1
+                counts["compared"] += 1
                 if feature.tobytes() != stored.tobytes():
                     what = f"level {level} of {item.source} is not what its bitstream decodes to"
                     faults.append(Fault(shard, what))
             feature = stored if feature is None else feature
             if feature is not None and level in item.rows:
-                counts[2] += 1
-                counts[3] += item.scored
+                counts.update(labelled=1, scored=int(item.scored))
                 faults += self._label_faults(item, item.rows[level], feature)
         return faults, counts
 

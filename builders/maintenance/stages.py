@@ -46,7 +46,7 @@ class SourceItem(Item):
 
 
 @dataclass(frozen=True)
-class RepairStage(Prepare):
+class RepairStage(BuildStage):
     """A stage that reads the dataset's folder in its current state.
 
     Attributes:
@@ -63,7 +63,7 @@ class RepairStage(Prepare):
         return Folder(self.files, plugins=self.plugins)
 
 
-class Arrays(RepairStage):
+class Arrays(RepairStage, Prepare):
     """Makes the tables of a codec and the metadata of its array."""
 
     name, unit = "arrays", "codecs"
@@ -105,10 +105,10 @@ class Decode(RepairStage):
             for position in range(recipe.sources(task))
         ]
 
-    def outputs(self, item: SourceItem) -> tuple[Path, ...]:  # type: ignore[override]
+    def outputs(self, item: SourceItem) -> tuple[Path, ...]:
         return (self.layout.compressed(item.task, item.codec) / shard_name(item.position),)
 
-    def run(self, item: SourceItem) -> None:  # type: ignore[override]
+    def run(self, item: SourceItem) -> None:
         folder = self.folder
         entry = folder.manifest.tasks[item.task]
         source, levels = entry.sources[item.position], range(len(entry.codecs[item.codec].levels))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cfqa_data.builders.pipeline.check import make_plan
@@ -11,6 +11,7 @@ from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
+from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.prepare import Prepare
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
 from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, status
@@ -72,14 +73,7 @@ def build(
             check_folder(root)
             plan = make_plan(recipe, tier)
             with Executor(workers, scheduler) as executor:
-                make_folder(root)
-                with locked(root):
-                    if status(recipe, root, tier=tier) != "finished":
-                        plan = open_workspace(plan, root, accept_versions=accept_versions)
-                        context = BuildContext(plan, Layout(root))
-                        stages = [stage(context) for stage in STAGES]
-                        run_stages(stages, context, executor, progress or Silent())
-                    remove_work(root)
+                run_stages(STAGES, plan, root, executor, progress, accept_versions)
         elif Layout(root).work.exists():
             with locked(root):
                 remove_work(root)
@@ -87,11 +81,23 @@ def build(
 
 
 def run_stages(
-    stages: Sequence[BuildStage], context: BuildContext, executor: Executor, progress: Progress
+    stages: Iterable[Callable[[BuildContext], BuildStage]],
+    plan: Plan,
+    root: Path,
+    executor: Executor,
+    progress: Progress | None,
+    accept_versions: bool,
 ) -> None:
-    """Run the unfinished items of the stages, then finish the dataset."""
-    for stage in stages:
-        deque(drive(stage, executor, progress), maxlen=0)
-    progress.start("pack", len(context.plan.recipe.tasks) + 3, "files")
-    pack(context, progress.advance)
-    progress.finish()
+    """Run the unfinished items of stages in a folder, then finish the dataset, under its lock."""
+    progress = progress or Silent()
+    make_folder(root)
+    with locked(root):
+        if status(plan.recipe, root, tier=plan.tier) != "finished":
+            plan = open_workspace(plan, root, accept_versions=accept_versions)
+            context = BuildContext(plan, Layout(root))
+            for stage in stages:
+                deque(drive(stage(context), executor, progress), maxlen=0)
+            progress.start("pack", len(plan.recipe.tasks) + 3, "files")
+            pack(context, progress.advance)
+            progress.finish()
+        remove_work(root)

@@ -76,11 +76,11 @@ class Coded:
 def code(
     spec: CodecSpec,
     codec: Any,
+    names: Sequence[str],
     features: Sequence[np.ndarray],
-    inputs: Sequence[Any] = (),
-    extract: Callable[[Any], np.ndarray] | None = None,
+    inputs: Sequence[Any],
+    extract: Callable[[Any], np.ndarray],
     cache: StreamCache | None = None,
-    names: Sequence[str] = (),
     rehearse: bool = False,
 ) -> Coded:
     """Encode features at every level and decode them again.
@@ -88,11 +88,11 @@ def code(
     Args:
         spec: quantiser and levels.
         codec: encoder and decoder.
+        names: of the sources, for errors.
         features: originals, float32 (N, C, T, D).
         inputs: what they were extracted from, for a codec on inputs.
         extract: gives the feature of inputs, for a codec on inputs.
         cache: bitstreams of levels that are already encoded; new ones are added.
-        names: of the features, for errors.
         rehearse: encode the first feature twice, to see that the codec is deterministic.
 
     Raises:
@@ -112,7 +112,6 @@ def code(
 
     def decode(streams: list[bytes]) -> list[np.ndarray]:
         if on == "inputs":
-            assert extract is not None
             return [extract(codec.decode(stream)) for stream in streams]
         size = plane_shape if on == "planes" else tuple
         return _by_shape(
@@ -124,22 +123,19 @@ def code(
         cached = cache.read(level) if cache else None
         streams = encode(parameter) if cached is None else cached
         if rehearse and level == 0 and codec.encode(items[0], parameter) != streams[0]:
-            of = f" of {names[0]}" if names else ""
             raise CodecError(
-                f"level 0 at {parameter:g}: {codec.name} gives another bitstream{of} the second "
-                "time: is it deterministic?"
+                f"level 0 at {parameter:g}: {codec.name} gives another bitstream of {names[0]} the "
+                "second time: is it deterministic?"
             )
         try:
             decoded = decode(streams)
         except CodecError as error:
             raise CodecError(f"level {level} at {parameter:g}: {error}") from None
-        if (
-            cache and codec.slow and cached is None
-        ):  # after decoding, so that a damaged bitstream is never cached
+        # After decoding, so that a damaged bitstream is never cached.
+        if cache and codec.slow and cached is None:
             cache.write(level, streams)
         for n, (stream, array, shape) in enumerate(zip(streams, decoded, shapes, strict=True)):
-            of = f" for {names[n]}" if names else ""
-            what = f"level {level} at {parameter:g}: what {codec.name} decodes to{of}"
+            what = f"level {level} at {parameter:g}: what {codec.name} decodes to for {names[n]}"
             coded.bitstreams[n].append(stream)
             coded.bits[n].append(codec.rate(stream, inputs[n] if on == "inputs" else shape))
             if quantizer is None:

@@ -95,7 +95,7 @@ class Compress(BuildStage):
 
         rehearse = shard == 0 and not spec.registered.builtin
         originals = context.originals(task, shard)
-        self.write(item, code(spec, codec, originals, inputs, extract, cache, ids, rehearse))
+        self.write(item, code(spec, codec, ids, originals, inputs, extract, cache, rehearse))
         cache.remove()
 
     def write(self, item: Item, coded: Coded) -> None:

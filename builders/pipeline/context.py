@@ -251,7 +251,7 @@ class BuildContext:
         """The task's entry for the manifest, read once it is there."""
         if task not in self._entries:
             data = read_json(Item("prepare", task).result_path(self.layout))
-            self._entries[task] = TaskEntry.from_dict(task, data)
+            self._entries[task] = TaskEntry.from_dict(data, task)
         return self._entries[task]
 
     def ids(self, task: str, shard: int) -> list[str]:

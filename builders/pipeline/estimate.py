@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +27,11 @@ _CODE_BYTES, _VALUE_BYTES = 0.47, 3.0  # per point, in a chunk as stored
 _PYTHON_BYTES = 0.6e9  # the process, its libraries and their models
 
 
-@dataclass(frozen=True)
-class _Size:
-    """Geometry of a task's features: values per feature, and tokens of all its views."""
-
-    points: int
-    tokens: int
-
-
-def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
+def estimate(plan: Plan) -> dict[str, Any]:
     """Estimate a plan from one sample of each task; returns JSON-safe data.
 
     Args:
         plan: what would be built.
-        models: its networks, if they are loaded.
 
     Returns:
         ``stages``: rows with ``stage``, ``task``, ``codec`` (or None), ``items``, ``features``,
@@ -53,7 +43,7 @@ def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
         BuildError: a source has no sample.
     """
     recipe, context = plan.recipe, BuildContext(plan, Layout(Path()))
-    models = models or Models(recipe)
+    models = context.models
     sizes = {task: _size(models, task) for task in recipe.tasks}
     rows, memory = [], 0.0
     for stage in STAGES:
@@ -61,17 +51,17 @@ def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
         for task, spec in recipe.tasks.items():
             for codec in spec.codecs if (task, "") not in counts else ("",):
                 levels = len(spec.codecs[codec].levels) if codec else 1
-                size, sources = sizes[task], recipe.sources(task)
+                (points, tokens), sources = sizes[task], recipe.sources(task)
                 written, seconds, held = 0.0, 0.0, 0.0
-                passes = sources * 2 * models.backbone.parameters * size.tokens / _FLOPS
-                group = len(plan.members(task, 0)) * size.points
+                passes = sources * 2 * models.backbone.parameters * tokens / _FLOPS
+                group = len(plan.members(task, 0)) * points
                 if codec:
-                    written, seconds = _coding(plan, task, codec, sources * levels * size.points)
-                    batch = batch_of_levels(size.points, levels) + 1
+                    written, seconds = _coding(plan, task, codec, sources * levels * points)
+                    batch = batch_of_levels(points, levels) + 1
                     # codes, originals, float32 and float64 of a batch, and what metrics make of it
-                    held = (2.0 * levels + 4) * group + (4 + 3 * 8) * batch * size.points
+                    held = (2.0 * levels + 4) * group + (4 + 3 * 8) * batch * points
                 elif stage.name == "extract":
-                    written, seconds, held = 4.0 * sources * size.points, passes, 4.0 * group
+                    written, seconds, held = 4.0 * sources * points, passes, 4.0 * group
                 elif stage.name == "select" and spec.task_class == "classification":
                     seconds = passes
                 memory = max(memory, held)
@@ -99,10 +89,11 @@ def estimate(plan: Plan, models: Models | None = None) -> dict[str, Any]:
     }
 
 
-def _size(models: Models, task: str) -> _Size:
+def _size(models: Models, task: str) -> tuple[int, int]:
+    """Return the values of a task's feature, and the tokens of all its views."""
     for sample in models.source(task).samples():
         shape = models.backbone.shape(sample.inputs, models.recipe.tasks[task].blocks)
-        return _Size(math.prod(shape), shape[0] * shape[2])
+        return math.prod(shape), shape[0] * shape[2]
     raise BuildError(f"{task}: the source has no candidate")
 
 

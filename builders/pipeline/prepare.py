@@ -65,7 +65,7 @@ class Prepare(BuildStage):
             codecs={codec: self.codec_entry(task, each) for codec, each in spec.codecs.items()},
             shard=self.plan.recipe.group_size,
             groups=tuple(selected.groups) if selected.groups else None,
-            varying_tokens=varying,
+            tokens="varying" if varying else None,
             **self.about(task, varying),
         )
         write_json(item.result_path(self.layout), entry.to_dict())

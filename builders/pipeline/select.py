@@ -86,16 +86,10 @@ class Select(BuildStage):
         """Write truths, then ids and groups, of sources with their group and truth.
 
         Raises:
-            CfqaError: two have the same id, or a truth is not of the task's kind.
+            BuildError: the id of one without group is the group of others.
         """
-        check_source_ids({item.task: list(found)})
-        facts = self.context.models.facts(item.task)
         truths = {n: np.asarray(truth) for n, (_, truth) in found.items() if truth is not None}
-        for source_id, truth in truths.items():
-            check_truth(facts, truth.dtype.name, truth.ndim, f"the truth of {source_id}")
         if truths:
-            if lacking := sorted(found.keys() - truths.keys()):
-                raise BuildError(f"{lacking[0]} has no truth, and others have one")
             write_tensors(self.layout.truth(item.task), truths)
         given, groups = {group for group, _ in found.values() if group is not None}, None
         if given:

@@ -61,13 +61,8 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         recorded = _read_plan(layout)
         if recorded is None:  # the running build has just ended
             return status(recipe, out, tier=tier)
-        there = {"tier": recorded["tier"], **recorded["recipe"]}
-        if differences := _told(there, {"tier": tier, **_plain(recipe.to_dict())}):
-            raise BuildError(
-                f"{layout.root} holds a begun build of recipe {recorded['recipe']['name']!r} "
-                f"({recorded['tier']} tier) that is not this one ({differences}): finish that one, "
-                "or choose another folder"
-            )
+        held = f"{layout.root} holds a begun build", "finish that one, or choose another folder"
+        _check_recipe(held, recorded["tier"], recorded["recipe"], tier, recipe.to_dict())
         return "begun"
     if names - {layout.work.name} or inside - {LOCK}:
         raise BuildError(
@@ -101,17 +96,25 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
         manifest = read_manifest(layout.root)
     except CfqaError as error:
         raise BuildError(f"{layout.root} is no dataset of this version: {error}") from None
-    recorded = _plain(recorded_recipe(recipe))
-    there = {"tier": manifest.tier, **manifest.recipe}
-    if differences := _told(there, {"tier": tier, **recorded}):
-        raise BuildError(
-            f"{layout.root} holds a finished dataset of recipe {manifest.name!r} "
-            f"({manifest.tier} tier) that is not this one "
-            f"({differences}): choose another folder"
-        )
+    recorded = recorded_recipe(recipe)
+    held = f"{layout.root} holds a finished dataset", "choose another folder"
+    there = {**manifest.recipe, "name": manifest.name}
+    _check_recipe(held, manifest.tier, there, tier, recorded)
     # Different files may have the same portable name.
-    if manifest.packages or recorded != _plain(recipe.to_dict()):
+    if manifest.packages or _plain(recorded) != _plain(recipe.to_dict()):
         _check_files(layout, recipe, manifest)
+
+
+def _check_recipe(
+    held: tuple[str, str], tier: str, there: Mapping[str, Any], wanted: str, here: Mapping[str, Any]
+) -> None:
+    """Raise an error of what a folder holds, and what helps, if that is another recipe or tier."""
+    what, remedy = held
+    if differences := _told({"tier": tier, **there}, {"tier": wanted, **_plain(here)}):
+        raise BuildError(
+            f"{what} of recipe {there['name']!r} ({tier} tier) that is not this one "
+            f"({differences}): {remedy}"
+        )
 
 
 def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
@@ -143,9 +146,13 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
 
 def _told(there: Any, here: Any, most: int = 3) -> str:
     """Return the first differences of two nested tables, and how many more there are."""
-    found = list(_differences(there, here))
+    found = [f"{k}: {_cut(a)} there, {_cut(b)} here" for k, a, b in _differences(there, here)]
     more = [f"{len(found) - most} more"] if len(found) > most else []
-    return "; ".join([f"{key}: {a} there, {b} here" for key, a, b in found[:most]] + more)
+    return "; ".join(found[:most] + more)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _differences(there: Any, here: Any, where: str = "") -> Iterator[tuple[str, str, str]]:
@@ -155,9 +162,8 @@ def _differences(there: Any, here: Any, where: str = "") -> Iterator[tuple[str, 
             inner = f"{where}.{key}" if where else key
             yield from _differences(there.get(key, ABSENT), here.get(key, ABSENT), inner)
     elif there != here:
-        values = ("given" if isinstance(value, Mapping) else str(value) for value in (there, here))
-        short = [text if len(text) <= 40 else f"{text[:37]}..." for text in values]
-        yield where, short[0], short[1]
+        first, second = ("given" if isinstance(v, Mapping) else str(v) for v in (there, here))
+        yield where, first, second
 
 
 def _plain(value: Any) -> Any:
@@ -225,13 +231,11 @@ def _check_equal(
     what: str, root: Path, earlier: Mapping[str, str], current: Mapping[str, str], more: str
 ) -> None:
     """Raise an error that names the first difference."""
-    for name in sorted({*earlier, *current}):
-        if earlier.get(name, ABSENT) != current.get(name, ABSENT):
-            raise BuildError(
-                f"{root} was begun with other {what} ({name}: {earlier.get(name, ABSENT)}, now "
-                f"{current.get(name, ABSENT)}), so it would not end with the same bytes: go back "
-                f"to that{more}, or choose another folder"
-            )
+    for name, old, new in sorted(_differences(earlier, current)):
+        raise BuildError(
+            f"{root} was begun with other {what} ({name}: {old}, now {new}), so it would not end "
+            f"with the same bytes: go back to that{more}, or choose another folder"
+        )
 
 
 def _joined(earlier: Mapping[str, str], current: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -195,13 +195,13 @@ class _Run:
 
         entry = self.dataset.manifest.tasks[task]
         rows = labels.filter(pc.equal(labels["task"], task)).drop_columns(["array", "index"])
-        sources = pa.array(entry.sources)
+        number = pc.index_in(rows["source_id"], pa.array(entry.sources)).to_numpy()
+        keys = [rows["level"].to_numpy(), number]
+        rows = rows.take(pa.array(np.lexsort(keys[::-1] if self.form.by_level else keys)))
         if originals and rows.num_rows:
-            known = pc.index_in(sources, value_set=rows["source_id"].combine_chunks())
-            facts = rows.take(known.drop_null()).select(
-                [n for n in FACTS if n in rows.schema.names]
-            )
-            first = self._write(facts, ORIGINAL, entry)
+            known = pc.index_in(pa.array(entry.sources), rows["source_id"].combine_chunks())
+            facts = [name for name in FACTS if name in rows.column_names]
+            first = self._write(rows.take(known.drop_null()).select(facts), ORIGINAL, entry)
             places = [name for name in first.column_names if name not in FACTS]
         for codec in entry.codecs:
             chosen = rows.filter(pc.equal(rows["codec"], codec))
@@ -219,30 +219,25 @@ class _Run:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        number = pc.index_in(rows["source_id"], pa.array(entry.sources)).to_numpy()
-        level = rows["level"].to_numpy() if "level" in rows.column_names else None
-        keys = [number] if level is None else [level, number]
-        order = np.lexsort(keys[::-1] if self.form.by_level else keys)
-        rows, number = rows.take(pa.array(order)), number[order]
-        levels = [None] * len(order) if level is None else level[order]
+        numbers = pc.index_in(rows["source_id"], pa.array(entry.sources)).to_pylist()
+        levels = rows["level"].to_pylist() if "level" in rows.column_names else repeat(None)
         names = [
-            self.form.name(entry.name, codec, *which) for which in zip(levels, number, strict=True)
+            self.form.name(entry.name, codec, *which)
+            for which in zip(levels, numbers, strict=False)
         ]
-        start = 0
-        for name, same in groupby(names):
-            count = len(list(same))
-            part = ExportFile(name, entry.shape, rows.slice(start, count))
-            start += count
+        for name, same in groupby(range(len(names)), names.__getitem__):
+            places = list(same)
+            part = ExportFile(name, entry.shape, rows.slice(places[0], len(places)))
             self.size += 4 * sum(map(math.prod, part.shapes))
             if (self.out / name).exists():
                 self.kept += 1
-                self.progress.advance(count)
+                self.progress.advance(len(places))
             else:
                 self.form.write(self.out / name, part, self._features(part))
                 self.written += 1
-        rows = rows.append_column("file", pa.array(names))
-        for name, values in self.form.places(ExportFile("", entry.shape, rows)).items():
-            rows = rows.append_column(name, values if hasattr(values, "type") else pa.array(values))
+        everything = ExportFile("", entry.shape, rows)
+        for name, values in {"file": names, **self.form.places(everything)}.items():
+            rows = rows.append_column(name, pa.array(values))
         return rows
 
     def _features(self, part: ExportFile) -> Iterator[np.ndarray]:

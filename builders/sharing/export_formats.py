@@ -143,8 +143,8 @@ def _write_zarr(path: Path, part: ExportFile, features: Iterable[np.ndarray]) ->
     if part.levels:
         attributes["levels"] = part.levels
     if "tokens" in part.rows.column_names:
-        counts = dict(zip(part.rows["source_id"].to_pylist(), part.shapes, strict=True))
-        attributes["tokens"] = [counts[source][2] for source in part.sources]
+        columns = part.rows.select(["source_id", "tokens"]).to_pydict().values()
+        attributes["tokens"] = list(dict(zip(*columns, strict=True)).values())
     with atomic_path(path) as partial, zarr.config.set({"array.write_empty_chunks": True}):
         array = zarr.create_array(
             str(partial),
@@ -161,30 +161,24 @@ def _write_zarr(path: Path, part: ExportFile, features: Iterable[np.ndarray]) ->
 
 
 def _by_position(part: ExportFile) -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    axes = {"source": ("source_id", part.sources)}
-    if part.levels:
-        axes["level"] = ("level", part.levels)
-    rows = part.rows
-    return {
-        f"{axis}_index": pc.index_in(rows[column], pa.array(known, rows[column].type)).cast("int64")
-        for axis, (column, known) in axes.items()
-    }
+    found: dict[str, Any] = {}
+    axes: list[tuple[str, list[Any]]] = [("source_id", part.sources), ("level", part.levels)]
+    for column, known in axes if part.levels else axes[:1]:
+        position = {value: place for place, value in enumerate(known)}
+        name = f"{column.removesuffix('_id')}_index"
+        found[name] = [position[value] for value in part.rows[column].to_pylist()]
+    return found
 
 
 FORMATS = {
     "safetensors": Format(
         ".safetensors",
         _write_safetensors,
-        lambda part: {"key": part.rows["source_id"]},
+        lambda part: {"key": part.rows["source_id"].to_pylist()},
         by_level=True,
     ),
     "zarr": Format(".zarr", _write_zarr, _by_position),
     "npy": Format(".npy", _write_npy, lambda part: {}, by_level=True, by_source=True),
-    "parquet": Format(
-        ".parquet", _write_parquet, lambda part: {"row": np.arange(part.rows.num_rows)}
-    ),
+    "parquet": Format(".parquet", _write_parquet, lambda part: {"row": range(len(part.rows))}),
 }
 """Formats by name."""

@@ -190,12 +190,10 @@ def publish(plan: Plan, progress: Progress | None = None) -> Published:
     sent: set[str] = set()  # over all attempts, as are those that were removed
     removed: set[str] = set()
     commit = calls(_send, api, plan, sent, removed)
-    listed = calls(_listing, api, repo, commit)
-    for path, entry in upload.files.items():
-        if _differs(upload, path, entry, listed.get(path)):
-            raise CfqaError(
-                f"{repo}: {path} is not on the Hub as it was sent; the same command sends it again"
-            )
+    for path in _lacking(upload, calls(_listing, api, repo, commit)):
+        raise CfqaError(
+            f"{repo}: {path} is not on the Hub as it was sent; the same command sends it again"
+        )
     sample = _sample(upload)
     progress.start("read back", len(sample), "files")
     for path in sample:
@@ -243,8 +241,7 @@ def _check_tag(api: HfApi, plan: Plan) -> bool:
     refs = api.list_repo_refs(plan.repo, **DATASET)
     if tag not in {ref.name for ref in refs.tags}:
         return False
-    found = _listing(api, plan.repo, tag).get(MANIFEST)
-    if _differs(plan.upload, MANIFEST, plan.upload.files[MANIFEST], found):
+    if MANIFEST in _lacking(plan.upload, _listing(api, plan.repo, tag)):
         raise CfqaError(f"{plan.repo}: has a tag {tag!r} of another version; give another --tag")
     return True
 
@@ -255,11 +252,7 @@ def _send(api: HfApi, plan: Plan, sent: set[str], removed: set[str]) -> str:
 
     upload, texts = plan.upload, plan.upload.texts
     remote = _listing(api, plan.repo, plan.revision)
-    lacking = [
-        path
-        for path, entry in upload.files.items()
-        if _differs(upload, path, entry, remote.get(path))
-    ]
+    lacking = _lacking(upload, remote)
     where = DATASET | {"revision": plan.revision}
     head = api.repo_info(plan.repo, **where).sha
     if arrays := [path for path in lacking if path not in texts]:
@@ -299,16 +292,20 @@ def _listing(api: HfApi, repo: str, revision: str) -> Mapping[str, Any]:
     return {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
 
 
-def _differs(upload: Upload, path: str, entry: Mapping[str, Any], remote: Any) -> bool:
-    """Return whether a file in a repo differs from the upload's, by size and hash."""
-    if remote is None or remote.size != entry["size"]:
-        return True
-    if remote.lfs is not None:
-        return bool(remote.lfs.sha256 != entry["sha256"])
-    content = upload.texts.get(path)
-    if content is None:
-        content = (upload.root / path).read_bytes()  # small, or it would be in LFS
-    return bool(remote.blob_id != hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+def _lacking(upload: Upload, remote: Mapping[str, Any]) -> list[str]:
+    """Return the files that a repo lacks, or has with another size or hash."""
+
+    def differs(path: str, entry: Mapping[str, Any], there: Any) -> bool:
+        if there is None or there.size != entry["size"]:
+            return True
+        if there.lfs is not None:
+            return bool(there.lfs.sha256 != entry["sha256"])
+        # Small, or it would be in LFS.
+        content = upload.texts.get(path) or (upload.root / path).read_bytes()
+        git_hash = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        return bool(there.blob_id != git_hash)
+
+    return [path for path, entry in upload.files.items() if differs(path, entry, remote.get(path))]
 
 
 def _place(source: Path, target: Path) -> None:

@@ -85,32 +85,29 @@ def prepare_upload(
         raise CfqaError(f"{root}: is of the {manifest.tier} tier; a {tier} one has to be built")
     folder = Folder(LocalFiles(root, follow_links))
     labels = {task: folder.label_rows(task).table for task in manifest.tasks}
-    files = {path: entry for path, entry in manifest.files.items() if path != CARD}
-    if tier != manifest.tier:
-        light = light_files(manifest, labels)
-        if light is None:
-            raise CfqaError(
-                f"{root}: not every compressed feature has its bitstream, so there is no light "
-                "tier of it; publish the full one"
-            )
-        files = {path: entry for path, entry in light.items() if path != CARD}
-    full_manifest, manifest = manifest, replace(manifest, tier=tier, files=files)
-    tag = tag or _tag(manifest)
-    sizes = {path: entry["size"] for path, entry in files.items()}
-    originals = folder.originals_table()
-    text = card_text(manifest, labels, originals, sizes, repo, tag)
-    all_sizes = {path: entry["size"] for path, entry in full_manifest.files.items()}
-    generated = {
-        _entry(card.encode())["sha256"]
-        for card in (text, card_text(full_manifest, labels, originals, all_sizes))
-    }
-    files = dict(sorted((files | {CARD: _entry(text.encode())}).items()))
+    kept = manifest.files if tier == manifest.tier else light_files(manifest, labels)
+    if kept is None:
+        raise CfqaError(
+            f"{root}: not every compressed feature has its bitstream, so there is no light tier "
+            "of it; publish the full one"
+        )
+    files = {path: entry for path, entry in kept.items() if path != CARD}
+    uploaded, originals = replace(manifest, tier=tier, files=files), folder.originals_table()
+    tag = tag or _tag(uploaded)
+
+    def card(manifest: Manifest, *where: str) -> bytes:
+        sizes = {path: entry["size"] for path, entry in manifest.files.items()}
+        return card_text(manifest, labels, originals, sizes, *where).encode()
+
+    text = card(uploaded, repo, tag)
+    generated = [_entry(one)["sha256"] for one in (text, card(manifest))]
+    files = dict(sorted((files | {CARD: _entry(text)}).items()))
     return Upload(
         Path(root),
-        replace(manifest, files=files),
-        text,
+        replace(uploaded, files=files),
+        text.decode(),
         tag,
-        rewritten=full_manifest.files.get(CARD, {}).get("sha256") not in generated,
+        rewritten=manifest.files.get(CARD, {}).get("sha256") not in generated,
     )
 
 

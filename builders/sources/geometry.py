@@ -5,6 +5,7 @@ The defaults are those of the published evaluation; a head's file may carry othe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -93,8 +94,12 @@ def _positive(name: str, value: int) -> None:
         raise BuildError(f"geometry: {name} must be a positive whole number, not {value!r}")
 
 
-def from_metadata(kind: type[Any], values: object, origin: str) -> Any:
-    """Make a geometry from what a file says; what it leaves out is as published."""
+def from_metadata(kind: type[Any], text: str, origin: str) -> Any:
+    """Make a geometry from what a file says as JSON; what it leaves out is as published."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BuildError(f"{origin}: the geometry in its metadata is not JSON") from None
     if not isinstance(values, Mapping):
         raise BuildError(f"{origin}: the geometry is no table")
     bound = bind_options(kind, values, f"{origin}: geometry", BuildError)

@@ -225,25 +225,22 @@ def read_labels(path: Path) -> dict[str, int]:
     Raises:
         BuildError: a line is of another kind, or the file that orders the classes is not there.
     """
-    lines = [(number, re.split(r"[\s,]+", line)) for number, line in read_list(path)]
+    lines = [(number, re.split(r"[\s,]+", line)[:2]) for number, line in read_list(path)]
     if lines and lines[0][1][0] == "ImageId":
         lines = lines[1:]
     if not lines:
         raise BuildError(f"{path}: has no labels")
-    columns = min(len(lines[0][1]), 2)
+    columns = len(lines[0][1])
     for number, words in lines:
-        if min(len(words), 2) != columns:
+        if len(words) != columns:
             raise BuildError(f"{path}, line {number}: is of another kind than the first line")
-    if columns == 1:
-        names = [f"ILSVRC2012_val_{place:08d}" for place in range(1, len(lines) + 1)]
-    else:
-        names = [image_id(PurePosixPath(words[0]).stem) for _, words in lines]
-    values = [words[columns - 1] for _, words in lines]
-    known = _known(path, values, ids=columns == 1)
+    known = _known(path, [words[-1] for _, words in lines], ids=columns == 1)
+    what = "an id of the development kit, 1..1000" if columns == 1 else "a label 0..999"
     labels: dict[str, int] = {}
-    for (number, _), name, value in zip(lines, names, values, strict=True):
+    for place, (number, (first, *rest)) in enumerate(lines, start=1):
+        name = image_id(PurePosixPath(first).stem) if rest else f"ILSVRC2012_val_{place:08d}"
+        value = rest[0] if rest else first
         if value not in known:
-            what = "an id of the development kit, 1..1000" if columns == 1 else "a label 0..999"
             raise BuildError(f"{path}, line {number}: '{value}' is neither {what}, nor a synset")
         if labels.setdefault(name, known[value]) != known[value]:
             raise BuildError(f"{path}, line {number}: '{name}' has another label before")

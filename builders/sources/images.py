@@ -8,6 +8,7 @@ masks and depth maps, which have none, need it. Errors name the file.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,14 @@ def read_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
+def _open_as(path: Path, modes: Sequence[str], what: str) -> Image.Image:
+    """Open an image of one of several modes; another is told with what it should be."""
+    image = _open(path)
+    if image.mode not in modes:
+        raise BuildError(f"{path}: {what}, not of mode {image.mode}")
+    return image
+
+
 def read_rgb(path: Path) -> Image.Image:
     """Read an image as 8-bit RGB.
 
@@ -92,14 +101,10 @@ def read_rgb(path: Path) -> Image.Image:
     Raises:
         BuildError: it is not there, damaged, too large, or of another mode.
     """
-    image = _open(path)
+    what = "an image is RGB, grey, palette, CMYK or YCbCr (save it as 8-bit RGB)"
+    image = _open_as(path, (*_EIGHT_BIT, *_SIXTEEN_BIT), what)
     if image.mode in _SIXTEEN_BIT:
-        high = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return Image.fromarray(high).convert("RGB")
-    if image.mode not in _EIGHT_BIT:
-        raise BuildError(
-            f"{path}: an image of mode {image.mode} is not taken; save it as 8-bit RGB"
-        )
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of transparency in palettes
         return image.convert("RGB")
@@ -111,13 +116,8 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         BuildError: it is not there, damaged, too large, or of another mode.
     """
-    image = _open(path)
-    if image.mode not in ("P", "L"):
-        raise BuildError(
-            f"{path}: a mask is a palette or 8-bit grey PNG of class numbers, not of mode "
-            f"{image.mode}"
-        )
-    return np.array(image, np.uint8)
+    what = "a mask is a palette or 8-bit grey PNG of class numbers"
+    return np.array(_open_as(path, ("P", "L"), what), np.uint8)
 
 
 def read_depth(path: Path) -> np.ndarray:
@@ -126,12 +126,9 @@ def read_depth(path: Path) -> np.ndarray:
     Raises:
         BuildError: it is not there, damaged, too large, or of another mode.
     """
-    image = _open(path)
-    if image.mode not in (*_SIXTEEN_BIT, "I"):  # "I" is what older releases of Pillow make of it
-        raise BuildError(
-            f"{path}: a depth map is a 16-bit grey PNG in millimetres, not of mode {image.mode}"
-        )
-    return np.array(image).astype(np.uint16)
+    # "I" is what older releases of Pillow make of 16 bits.
+    what = "a depth map is a 16-bit grey PNG in millimetres"
+    return np.array(_open_as(path, (*_SIXTEEN_BIT, "I"), what)).astype(np.uint16)
 
 
 def images_below(folder: Path) -> list[Path]:

@@ -8,7 +8,6 @@ a file has none, it is that of the published evaluation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,18 +20,16 @@ from cfqa_data.builders.sources.geometry import from_metadata
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
-from cfqa_data.paths import absolute_path
 from cfqa_data.torch_inputs import as_tensor
 from cfqa_data.torch_state import torch_state
 
 with extras("build"):
-    import torch
     from torch import Tensor, nn
 
     from cfqa_data.format.checkpoints import (
         check_tensors,
-        read_tensors,
-        state_of,
+        known_tensor,
+        tensors_at,
         weight_files,
     )
 
@@ -141,69 +138,58 @@ class Head(nn.Module):
         cls, path_or_dict: str | Path | Mapping[str, Any], norm: nn.LayerNorm | None = None
     ) -> Any:
         """Return the head of a checkpoint; see `load_head`."""
-        geometry: object = {}
-        if isinstance(path_or_dict, Mapping):
-            origin = f"{cls.task} head"
-            tensors = state_of(path_or_dict, origin)
-        else:
-            tensors, origin = read_tensors(path_or_dict), str(path_or_dict)
-            geometry = _geometry(absolute_path(path_or_dict))
+        what = f"{cls.task} head"
+        tensors, origin = tensors_at(path_or_dict, what)
         prefix = ""
         if cls.geometry_kind and any(name.startswith(_PREFIX) for name in tensors):
             prefix = _PREFIX
             tensors = {k: v for k, v in tensors.items() if not k.startswith(_BESIDE)}
         name, ndim = prefix + cls.known_by[0], cls.known_by[1]
-        if name not in tensors:
-            raise BuildError(f"{origin}: tensor '{name}' is missing, so it is no {cls.task} head")
-        if tensors[name].ndim != ndim or not tensors[name].numel():
-            shape = tuple(tensors[name].shape)
-            raise BuildError(f"{origin}: tensor '{name}' is misshapen: {shape}")
-        outputs, inputs = tensors[name].shape[:2]
+        outputs, inputs = known_tensor(tensors, name, ndim, origin, what).shape[:2]
         if inputs % cls.share:
-            raise BuildError(
-                f"{origin}: tensor '{name}' takes {inputs} inputs, no multiple of {cls.share}"
-            )
+            message = f"tensor '{name}' takes {inputs} inputs, no multiple of {cls.share}"
+            raise BuildError(f"{origin}: {message}")
         sizes: list[Any] = [inputs, outputs]
         if cls.geometry_kind:
-            sizes.append(from_metadata(cls.geometry_kind, geometry, origin))
+            sizes.append(from_metadata(cls.geometry_kind, _geometry(path_or_dict), origin))
         head = cls(*sizes)
-        expected = head.state_dict()
-        if "bn.num_batches_tracked" in expected:
-            tensors.setdefault(f"{prefix}bn.num_batches_tracked", torch.zeros((), dtype=torch.long))
-        if "norm.weight" in expected and "norm.weight" not in tensors:
-            if norm is None:
-                raise BuildError(
-                    f"{origin}: tensor 'norm.weight' is missing; published {cls.task} heads start "
-                    "from normalised tokens: give the backbone's norm, "
-                    "load_head(..., norm=backbone.norm)"
-                )
-            if tuple(norm.normalized_shape) != (head.dim,):
-                width = norm.normalized_shape[0]
-                raise BuildError(f"{origin}: the norm's width is {width}, the head's {head.dim}")
-            tensors |= {f"norm.{k}": v.detach().cpu() for k, v in norm.state_dict().items()}
-        file_names = {  # what the file calls a tensor of the head
-            k: k if k.startswith("norm.") else prefix + k.removeprefix("linear.") for k in expected
+        expected = {  # by the names of the file
+            key if key.startswith("norm.") else prefix + key.removeprefix("linear."): tensor
+            for key, tensor in head.state_dict(keep_vars=True).items()
         }
-        check_tensors(
-            tensors, {file_names[k]: v for k, v in expected.items()}, origin, f"{cls.task} head"
-        )
-        head.load_state_dict({k: tensors[file_names[k]] for k in expected})
+        if (batches := f"{prefix}bn.num_batches_tracked") in expected:
+            tensors.setdefault(batches, expected[batches])
+        if "norm.weight" in expected and "norm.weight" not in tensors:
+            tensors |= head.given_norm(norm, origin)
+        check_tensors(tensors, expected, origin, what)
+        for key, tensor in expected.items():
+            tensor.data.copy_(tensors[key])
         return head.eval().requires_grad_(False)
 
+    def given_norm(self, norm: nn.LayerNorm | None, origin: str) -> dict[str, Tensor]:
+        """Return the tensors of the backbone's norm, for a file that has none."""
+        if norm is None:
+            raise BuildError(
+                f"{origin}: tensor 'norm.weight' is missing; published {self.task} heads start "
+                "from normalised tokens: give the backbone's norm, "
+                "load_head(..., norm=backbone.norm)"
+            )
+        if tuple(norm.normalized_shape) != (self.dim,):
+            width = norm.normalized_shape[0]
+            raise BuildError(f"{origin}: the norm's width is {width}, the head's {self.dim}")
+        return {f"norm.{k}": v.detach().cpu() for k, v in norm.state_dict().items()}
 
-def _geometry(path: Path) -> object:
-    """What safetensors files say about windows and crops."""
+
+def _geometry(path_or_dict: str | Path | Mapping[str, Any]) -> str:
+    """What safetensors files say about windows and crops, as JSON."""
     from safetensors import safe_open
 
     text = "{}"
-    for part in weight_files(path):
+    for part in () if isinstance(path_or_dict, Mapping) else weight_files(path_or_dict):
         if part.suffix == ".safetensors":
             with safe_open(part, framework="pt") as file:
                 text = (file.metadata() or {}).get("geometry", text)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise BuildError(f"{path}: the geometry in its metadata is not JSON") from None
+    return text
 
 
 class LinearTask(Task):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cfqa_data.builders.training.hyperprior_plan import model_size
+from cfqa_data.builders.training.hyperprior_plan import check_lambdas, model_size
 from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
 from cfqa_data.codecs.hyperprior.codec import Hyperprior
 from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, write_ladder
@@ -44,9 +44,7 @@ def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> 
     if out.suffix != ".safetensors":
         raise BuildError(f"{out}: the name of a ladder's file ends in .safetensors")
     lambdas = [lmbda for lmbda, _ in checkpoints]
-    if len(set(lambdas)) < len(lambdas) or not all(0.0 < lmbda < math.inf for lmbda in lambdas):
-        shown = " ".join(f"{lmbda:g}" for lmbda in lambdas)
-        raise BuildError(f"{name}: lambdas must be positive, finite and differ, got {shown}")
+    check_lambdas(name, lambdas)
     if len(lambdas) > 256:
         raise BuildError(f"{name}: a ladder has at most 256 models, got {len(lambdas)}")
     out.parent.mkdir(parents=True, exist_ok=True)

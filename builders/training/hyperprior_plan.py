@@ -35,6 +35,7 @@ __all__ = [
     "Job",
     "Settings",
     "check_kept",
+    "check_lambdas",
     "differences",
     "generations",
     "model_size",
@@ -191,6 +192,19 @@ class Job:
         return settings.steps if self.parent else settings.first_steps
 
 
+def check_lambdas(ladder: str, lambdas: Sequence[float]) -> None:
+    """Check the lambdas of a ladder.
+
+    Raises:
+        BuildError: one is not positive and finite, or two are alike.
+    """
+    shown = " ".join(f"{lmbda:g}" for lmbda in lambdas)
+    if not all(0.0 < lmbda < math.inf for lmbda in lambdas):
+        raise BuildError(f"{ladder}: lambdas must be positive and finite, got {shown}")
+    if len({f"{lmbda:g}" for lmbda in lambdas}) < len(lambdas):
+        raise BuildError(f"{ladder}: lambdas must differ in six digits, got {shown}")
+
+
 def plan(lambdas: dict[str, tuple[float, ...]], chained: bool = True) -> list[Job]:
     """Return the jobs of every ladder, parents before children; no parents if not chained.
 
@@ -198,12 +212,7 @@ def plan(lambdas: dict[str, tuple[float, ...]], chained: bool = True) -> list[Jo
         BuildError: a lambda is not positive and finite, or two of a ladder share a file.
     """
     for ladder, values in lambdas.items():
-        for lmbda in values:
-            if not 0.0 < lmbda < math.inf:
-                raise BuildError(f"{ladder}: lambdas must be positive and finite, got {lmbda:g}")
-        if len({f"{lmbda:g}" for lmbda in values}) < len(values):
-            shown = " ".join(f"{lmbda:g}" for lmbda in values)
-            raise BuildError(f"{ladder}: lambdas must differ in six digits, got {shown}")
+        check_lambdas(ladder, values)
     jobs: list[Job] = []
     for lmbda in sorted(lambdas[MULTI_TASK], reverse=True):
         jobs.append(Job(MULTI_TASK, lmbda, jobs[-1] if jobs and chained else None))

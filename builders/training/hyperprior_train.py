@@ -147,7 +147,7 @@ class Training:
         self.model = self._start()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, settings.rate)
-        self.stateful: dict[str, Any] = {"optimizer": self.optimizer}
+        self.stateful: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
         if settings.published:
             self.stateful["plateau"] = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 self.optimizer, "min", factor=FACTOR, patience=PATIENCE
@@ -212,28 +212,25 @@ class Training:
         self._save()
 
     def _save(self) -> None:
-        device = next(self.model.parameters()).device
+        cuda = self.settings.device == "cuda"
         state = {
             "step": self.step,
             "seconds": self.seconds,
             "made": self.made,
-            "model": self.model.state_dict(),
             "generator": self.generator.bit_generator.state,
             "noise": torch.get_rng_state(),
-            "device_noise": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "device_noise": torch.cuda.get_rng_state() if cuda else None,
             **{name: part.state_dict() for name, part in self.stateful.items()},
         }
         with atomic_path(self.state) as partial:
             torch.save(state, partial)
 
     def _take_up(self, state: Mapping[str, Any]) -> None:
-        device = next(self.model.parameters()).device
         try:
-            self.model.load_state_dict(state["model"])
             self.generator.bit_generator.state = state["generator"]
             torch.set_rng_state(state["noise"])
-            if device.type == "cuda" and state["device_noise"] is not None:
-                torch.cuda.set_rng_state(state["device_noise"], device)
+            if self.settings.device == "cuda" and state["device_noise"] is not None:
+                torch.cuda.set_rng_state(state["device_noise"])
             for name, part in self.stateful.items():
                 part.load_state_dict(state[name])
             self.step, self.earlier = int(state["step"]), float(state["seconds"])

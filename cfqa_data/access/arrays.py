@@ -64,23 +64,18 @@ class ArrayReader:
         if not (0 <= source_index < len(self.source_ids) and 0 <= level < self.levels):
             raise FormatError(f"{self.where}: has no source {source_index} at level {level}")
         name = f"{self.name}/{shard_name(source_index)}"
-        shard = self.files.where(name)
-        try:
-            with self.files.open(name) as blob:
-                index = self._indices.get(source_index)
-                if index is None:
-                    index = self.shards.read_index(blob)
-                    if self.files.root is None:  # asking again is a request
-                        self._indices[source_index] = index
-                stored = self.shards.read(blob, index, level, part)
-        except (FileNotFoundError, IsADirectoryError):
-            raise FormatError(f"{shard}: missing shard; build or fetch the dataset again") from None
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{shard}: damaged shard: {error}") from error
+        missing = "missing shard; build or fetch the dataset again"
+        with self.files.errors(name, "damaged shard", missing), self.files.open(name) as blob:
+            index = self._indices.get(source_index)
+            if index is None:
+                index = self.shards.read_index(blob)
+                if self.files.root is None:  # asking again is a request
+                    self._indices[source_index] = index
+            stored = self.shards.read(blob, index, level, part)
         if self.quantizer is None:
             return stored
         if stored.max(initial=0) >= tables[0].size:
-            raise FormatError(f"{shard}: damaged shard: a code out of range")
+            raise FormatError(f"{self.files.where(name)}: damaged shard: a code out of range")
         return Codes(stored, tables[list(part.layers)])
 
     def tables(self) -> np.ndarray:

@@ -8,8 +8,9 @@ and a pickled dataset opens its files anew.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict, Unpack, overload
 
@@ -128,9 +129,6 @@ class Dataset(Sequence[FeaturePair]):
             compressed=self.compressed(source, label["codec"], label["level"]),
             label=label,
         )
-
-    def __iter__(self) -> Iterator[FeaturePair]:
-        return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
         return (
@@ -254,16 +252,13 @@ def load(
     folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
     held = folder.manifest.tasks
 
-    def one_of(what: str, known: Collection[str]) -> Callable[[object], object]:
-        def check(value: object) -> object:
-            if not isinstance(value, str) or value not in known:
-                raise CfqaError(f"{path}: {unknown_name(what, value, known)}")
-            return value
-
-        return check
+    def one_of(what: str, known: Collection[str], value: object) -> object:
+        if not isinstance(value, str) or value not in known:
+            raise CfqaError(f"{path}: {unknown_name(what, value, known)}")
+        return value
 
     if task is not None:
-        one_of("task", held)(task)
+        one_of("task", held, task)
     tasks = [name for name in held if task in (None, name)]
     sources = {source: None for name in tasks for source in held[name].sources}
     codecs = [entry for name in tasks for entry in held[name].codecs.values()]
@@ -272,17 +267,17 @@ def load(
     labels = pa.concat_tables([folder.labels(name) for name in tasks])
     folds = sorted(pc.unique(labels["fold"]).to_pylist())
 
-    def check_fold(value: object) -> int:
+    def one_fold(value: object) -> int:
         if not isinstance(value, SupportsIndex) or isinstance(value, bool) or value not in folds:
             available = ", ".join(map(str, folds))
             raise CfqaError(f"{path}: no source is in fold {value!r}: there are {available}")
         return operator.index(value)
 
     for column, selected, check in (
-        ("codec", chosen, one_of("codec", dict.fromkeys(c.name for c in codecs))),
-        ("level", level, lambda value: check_level(value, levels)),
-        ("source_id", source, one_of("source", sources)),
-        ("fold", fold, check_fold),
+        ("codec", chosen, partial(one_of, "codec", dict.fromkeys(c.name for c in codecs))),
+        ("level", level, partial(check_level, count=levels)),
+        ("source_id", source, partial(one_of, "source", sources)),
+        ("fold", fold, one_fold),
     ):
         if selected is not None:
             values = [check(value) for value in _several(selected)]

@@ -22,9 +22,8 @@ from cfqa_data.format.manifest import Manifest, read_manifest
 from cfqa_data.format.pointers import pointer_at
 from cfqa_data.paths import absolute_path
 
-__all__ = ["MANIFEST", "MISSING", "Blob", "Files", "LocalFiles"]
+__all__ = ["MANIFEST", "Blob", "Files", "LocalFiles"]
 
-MISSING = "missing; is this a complete dataset folder?"
 MANIFEST = Layout(Path()).manifest.name
 
 OUTSIDE = "leads out of the folder; if the folder is your own: follow_links=True, --follow-links"
@@ -110,13 +109,25 @@ class Files(ABC):
         Raises:
             FormatError: it is missing, cannot be read, or is not the one of the manifest.
         """
-        try:
+        with self.errors(name, "cannot be read"):
             path = self.path(name)
             return read_limited(path, LARGEST_WHOLE) if path else self.fetch(name)
-        except FileNotFoundError:
-            raise FormatError(f"{self.where(name)}: {MISSING}") from None
+
+    @contextmanager
+    def errors(
+        self, name: str, damaged: str, missing: str = "missing; is this a complete dataset folder?"
+    ) -> Iterator[None]:
+        """Raise what goes wrong with a file as an error that names it.
+
+        Raises:
+            FormatError: it is missing, cannot be read, or does not hold what it should.
+        """
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError):
+            raise FormatError(f"{self.where(name)}: {missing}") from None
         except (OSError, ValueError) as error:
-            raise FormatError(f"{self.where(name)}: cannot be read: {error}") from None
+            raise FormatError(f"{self.where(name)}: {damaged}: {error}") from None
 
     @contextmanager
     def open(self, name: str) -> Iterator[Blob]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
@@ -344,24 +345,23 @@ class Folder:
             named = f"{where}.codec: {key} names a file, {text!r}"
             raise FormatError(f"{named}, that the manifest has no SHA-256 of")
 
-        def tables() -> dict[str, np.ndarray]:
-            return {
-                key: table
-                for name in codec_entry.tables
-                for key, table in self._all_tensors(NAMES.tables(name)).items()
-            }
-
         try:
             found_weights = {key: str(self.find_weights(uri)) for key, uri in weights.items()}
             # Overrides what an untrusted manifest says.
             trusted: dict[str, Any] = {
                 "untrusted": self.untrusted,
                 "plugins": self.plugins,
-                "tables": tables if codec_entry.tables else None,
+                "tables": partial(self._tables, codec_entry) if codec_entry.tables else None,
             }
             return get_codec(origin.name, **{**origin.options, **found_weights, **trusted})
         except (CodecError, RecipeError) as error:
             raise FormatError(f"{where}: {error}") from None
+
+    def _tables(self, codec_entry: CodecEntry) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        for name in codec_entry.tables:
+            found |= self._all_tensors(NAMES.tables(name))
+        return found
 
     def _is_weights(self, key: str, value: object) -> bool:
         """Whether an option of a codec names weights, which are found by their hash.

@@ -49,14 +49,12 @@ class HubFiles(Files):
         self.repo, self.cache = HubRepo(repo, revision), cache
         self.location = self.repo.location
         self._checked: dict[str, Path] = {}
-        try:
+        with self.errors(MANIFEST, "cannot be read"):
             data = (
-                self.repo.download(MANIFEST, cache).read_bytes()
-                if cache
-                else self.repo.fetch(MANIFEST)
+                self.repo.fetch(MANIFEST)
+                if not cache
+                else self.repo.download(MANIFEST, cache).read_bytes()
             )
-        except ValueError as error:
-            raise FormatError(f"{self.where(MANIFEST)}: {error}") from None
         self.manifest = parse_manifest(bytes(data), self.where(MANIFEST))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, SupportsIndex, TypedDict
@@ -67,11 +66,6 @@ class Selection:
             (n, c, t, d),
         )
 
-    @property
-    def shape(self) -> Shape:
-        """(N, C, T, D) of what is selected; an axis of one place stays."""
-        return len(self.views), len(self.layers), len(self.tokens), self.full[3]
-
     @cached_property
     def whole(self) -> bool:
         """Whether it is the whole feature, in order."""
@@ -89,28 +83,23 @@ class Selection:
         first, last = self.tokens[0], self.tokens[-1]
         return range(min(first, last), max(first, last) + 1)
 
-    def gather(self, blocks: Iterable[np.ndarray], start: int) -> np.ndarray:
-        """Return the selected part, put together from the blocks (tokens, D) of its slices.
-
-        Args:
-            blocks: one for each of :attr:`slices`.
-            start: which token is the first in a block.
-        """
-        inner = range(self.tokens.start - start, self.tokens.stop - start, self.tokens.step)
-        chosen = [block[_slice(inner)] for block in blocks]
-        return np.stack(chosen).reshape(self.shape)
-
     def take(self, feature: np.ndarray) -> np.ndarray:
         """Return the selected part of a whole feature, contiguous; the feature if it is all."""
         if self.whole:
             return feature
         return self.take_tokens(feature[_slice(self.views), _slice(self.layers)])
 
-    def take_tokens(self, slices: np.ndarray) -> np.ndarray:
-        """Return the selected tokens of its slices (N', C', T, D), contiguous."""
-        if self.tokens == range(slices.shape[2]):
-            return np.ascontiguousarray(slices)
-        return np.ascontiguousarray(slices[:, :, _slice(self.tokens)])
+    def take_tokens(self, slices: np.ndarray, first: int = 0) -> np.ndarray:
+        """Return the selected tokens of its slices (N', C', T, D), contiguous.
+
+        Args:
+            slices: with all tokens, or those of a span.
+            first: which token is the first in them.
+        """
+        tokens = range(self.tokens.start - first, self.tokens.stop - first, self.tokens.step)
+        if tokens != range(slices.shape[2]):
+            slices = slices[:, :, _slice(tokens)]
+        return np.ascontiguousarray(slices)
 
 
 @lru_cache(maxsize=16)

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from cfqa_data.access.files import MISSING, Blob, Files
+from cfqa_data.access.files import Blob, Files
 from cfqa_data.access.selection import Selection
 from cfqa_data.errors import FormatError
 from cfqa_data.format.limits import LARGEST_HEADER, parse_json
@@ -70,13 +70,8 @@ class TensorFile:
 
     def __init__(self, files: Files, name: str) -> None:
         self.files, self.name, self.where = files, name, files.where(name)
-        try:
-            with files.open(name) as blob:
-                self.tensors = _read_header(blob)
-        except FileNotFoundError:
-            raise FormatError(f"{self.where}: {MISSING}") from None
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{self.where}: not a safetensors file: {error}") from None
+        with files.errors(name, "not a safetensors file"), files.open(name) as blob:
+            self.tensors = _read_header(blob)
 
     def tensor(self, key: str) -> Tensor:
         """Return what is known of a tensor.
@@ -115,16 +110,13 @@ class TensorFile:
                 (tensor.start + ((n * layers + c) * tokens + span.start) * row, len(span) * row)
                 for n, c in part.slices
             ]
-        try:
-            with self.files.open(self.name) as blob:
-                found = [np.frombuffer(data, dtype) for data in blob.read(ranges)]
+        files = self.files
+        with files.errors(self.name, f"{key!r} is damaged"), files.open(self.name) as blob:
+            found = [np.frombuffer(data, dtype) for data in blob.read(ranges)]
             if part is None or part.whole:
                 return found[0].reshape(tensor.shape)
-        except FileNotFoundError:
-            raise FormatError(f"{self.where}: {MISSING}") from None
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{self.where}: {key!r} is damaged: {error}") from None
-        return part.gather([block.reshape(-1, channels) for block in found], span.start)
+        slices = np.stack(found).reshape(len(part.views), len(part.layers), -1, channels)
+        return part.take_tokens(slices, span.start)
 
 
 def _read_header(blob: Blob) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -42,7 +42,7 @@ SHIPPED = ("cfqa_data.codecs", "cfqa_data.builders")
 """Packages with a folder of weights."""
 
 OWN = "weights"
-"""Folder of a dataset where weights may be put, which is no part of the dataset."""
+"""Folder of a package, or of a dataset, where weights may be put; no part of the dataset."""
 
 
 def hash_weights(path: str | Path) -> str:
@@ -92,13 +92,13 @@ def find_weights(
         raise RecipeError(f"{uri}: the manifest has no SHA-256 of it")
     named = _named(uri) if own or is_uri(uri) else None
     for path in (named, remembered(sha256)):
-        if path is not None and (own or not _is_within(path, files)) and _is(path, sha256):
+        if path is not None and (own or not _is_within(path, files)) and _hash(path) == sha256:
             return path
     looked = []
     for place, paths in _places(uri, files if own else None):
         looked.append(place)
         for path in paths:
-            if _is(path, sha256):
+            if _hash(path) == sha256:
                 return path
     other = f"{named} is another file, and " if named is not None and exists(named) else ""
     install = ", or install the version of cfqa-data that has it" if uri.startswith(PACKAGE) else ""
@@ -133,10 +133,6 @@ def _is_within(path: Path, files: Files | None) -> bool:
     return root is not None and real_path(path).is_relative_to(real_path(root))
 
 
-def _is(path: Path, sha256: str) -> bool:
-    return _hash(path) == sha256
-
-
 def _hash(path: Path) -> str | None:
     """Return the hash of the weights at a path, if there are any that can be read."""
     try:
@@ -148,30 +144,16 @@ def _hash(path: Path) -> str | None:
 def _places(uri: str, files: Files | None) -> Iterator[tuple[str, Iterator[Path]]]:
     """Yield every place where weights may be, and the files there, those of the same name first."""
     name = re.split(r"[\\/]", uri.rstrip("\\/"))[-1]
-    given = os.environ.get(WEIGHTS_VARIABLE)
+    given, root = os.environ.get(WEIGHTS_VARIABLE), os.environ.get(ROOT_VARIABLE)
     if given:
         path = real_path(given)
-        yield f"{WEIGHTS_VARIABLE} ({path})", _inside(path, name) if path.is_dir() else iter([path])
+        found = _in(_two_levels(path), name) if path.is_dir() else iter([path])
+        yield f"{WEIGHTS_VARIABLE} ({path})", found
     if files is not None and files.root is not None:
         yield files.location, _own(files, name)
-    shipped = [Path(str(resources.files(package))) for package in SHIPPED]
-    yield "this package", (path for folder in shipped for path in _in(folder / "weights", name))
-    root = os.environ.get(ROOT_VARIABLE)
-    if root:
-        yield f"{ROOT_VARIABLE} ({root})", _inside(real_path(root), name)
-    else:
-        yield f"{ROOT_VARIABLE} (not set)", iter(())
-
-
-def _inside(folder: Path, name: str) -> Iterator[Path]:
-    """Yield the files in a folder and in the folders in it."""
-    yield from _in(folder, name)
-    try:
-        below = sorted(path for path in folder.iterdir() if path.is_dir())
-    except OSError:
-        return
-    for path in below:
-        yield from _in(path, name)
+    yield "this package", _in([Path(str(resources.files(p))) / OWN for p in SHIPPED], name)
+    below = _two_levels(real_path(root)) if root else []
+    yield f"{ROOT_VARIABLE} ({root or 'not set'})", _in(below, name)
 
 
 def own_weights(files: Files, hashes: Collection[str]) -> set[Path]:
@@ -192,23 +174,30 @@ def own_weights(files: Files, hashes: Collection[str]) -> set[Path]:
 def _own(files: Files, name: str | None = None) -> Iterator[Path]:
     """Yield weights in a dataset's folder, beside its files and in `weights`; no link leads out."""
     assert files.root is not None
-    for folder in (files.root, files.root / OWN):
-        for path in _in(folder, name):
-            try:
-                files.path(path.relative_to(files.root).as_posix())
-                for file in weight_files(path):
-                    files.path(file.relative_to(files.root).as_posix())
-            except (BuildError, FormatError):
-                continue
-            yield path
+    for path in _in([files.root, files.root / OWN], name):
+        try:
+            for file in (path, *weight_files(path)):
+                files.path(file.relative_to(files.root).as_posix())
+        except (BuildError, FormatError):
+            continue
+        yield path
 
 
-def _in(folder: Path, name: str | None) -> Iterator[Path]:
-    """Yield what a folder holds of the same kind as `name`, if any, and first what is called so."""
+def _in(folders: Iterable[Path], name: str | None) -> Iterator[Path]:
+    """Yield what folders hold of the same kind as `name`, if any, and first what is called so."""
+    for folder in folders:
+        for path in sorted(_listed(folder), key=lambda path: path.name != name):
+            if name is None or path.suffix == Path(name).suffix:
+                yield path
+
+
+def _two_levels(folder: Path) -> list[Path]:
+    """Return a folder and the folders in it."""
+    return [folder, *(path for path in _listed(folder) if path.is_dir())]
+
+
+def _listed(folder: Path) -> list[Path]:
     try:
-        found = sorted(folder.iterdir())
+        return sorted(folder.iterdir())
     except OSError:
-        return
-    if name is not None:
-        found = [path for path in found if path.suffix == Path(name).suffix]
-    yield from sorted(found, key=lambda path: path.name != name)
+        return []

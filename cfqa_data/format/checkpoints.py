@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_tensors",
+    "known_tensor",
     "load_plain",
     "read_tensors",
     "shard_index",
     "state_of",
+    "tensors_at",
     "weight_files",
     "without_prefix",
 ]
@@ -82,6 +84,30 @@ def shard_index(path: Path) -> dict[str, str]:
         if not isinstance(shard, str) or not SHARD.fullmatch(shard):
             raise BuildError(f"{path}: {shard!r} is not the name of a shard beside the index")
     return dict(places)
+
+
+def tensors_at(
+    path_or_dict: str | Path | Mapping[str, Any], what: str
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a weights file, or of what one holds, and their origin for messages."""
+    if isinstance(path_or_dict, Mapping):
+        return state_of(path_or_dict, what), what
+    return read_tensors(path_or_dict), str(path_or_dict)
+
+
+def known_tensor(
+    found: Mapping[str, Tensor], name: str, ndim: int, origin: str, what: str
+) -> Tensor:
+    """Return a tensor by which a network is known, which says how large the network is.
+
+    Raises:
+        BuildError: it is missing, or has another number of axes.
+    """
+    if name not in found:
+        raise BuildError(f"{origin}: tensor '{name}' is missing, so it is no {what}")
+    if found[name].ndim != ndim or not found[name].numel():
+        raise BuildError(f"{origin}: tensor '{name}' is misshapen: {tuple(found[name].shape)}")
+    return found[name]
 
 
 def check_tensors(

@@ -11,14 +11,24 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from cfqa_data.errors import CfqaError, FormatError
-from cfqa_data.format.fields import Amount, Checked, Count, Number, Text, keyed, made, plain
+from cfqa_data.errors import FormatError
+from cfqa_data.format.fields import (
+    INLINE,
+    NAME,
+    Amount,
+    Checked,
+    Count,
+    Number,
+    Text,
+    is_number,
+    prefixed,
+)
 from cfqa_data.format.limits import LARGEST_FEATURE, MOST_ROWS
-from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
+from cfqa_data.format.quantizers import Quantizer
 
 __all__ = [
     "MOST_CODECS",
@@ -51,6 +61,9 @@ Stored = Literal["codes", "values"]
 Bits = Literal["bitstream", "stated", "unknown"]
 Better = Literal["higher", "lower"]
 Norm = Literal["before", "after"]
+
+DTYPES = {np.dtype(code).name for code in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]}
+"""NumPy's names of the types of numbers and booleans."""
 
 FILE = re.compile(r"[a-z0-9_-]+\.safetensors")
 """Name of a file that an entry names."""
@@ -125,11 +138,7 @@ class Truth(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            known = np.dtype(self.dtype).kind in "biuf" and np.dtype(self.dtype).name == self.dtype
-        except (TypeError, ValueError):
-            known = False
-        self.require(known, f".dtype {self.dtype!r} is no type of numbers")
+        self.require(self.dtype in DTYPES, f".dtype {self.dtype!r} is no type of numbers")
 
 
 @dataclass(frozen=True)
@@ -163,15 +172,17 @@ class TaskFacts(Checked):
         truth: what features are scored against, or None.
     """
 
-    name: str
+    name: str = field(metadata=NAME)
     title: Text
     score: Score
     loss: Loss | None = None
     truth: Truth | None = None
 
-    @property
-    def where(self) -> str:
-        return check_name("task", self.name)
+    place = "tasks.{0.name}"
+
+    def __post_init__(self) -> None:
+        check_name("task", self.name)
+        super().__post_init__()
 
     def distortion(self, score: Any, reference: Any) -> Any:
         """Return :meth:`Score.distortion` of the task's score."""
@@ -198,7 +209,7 @@ class Parameter(Checked):
     lowest: float | None = None
     highest: float | None = None
 
-    def check(self, value: object) -> float:
+    def check(self, value: float) -> float:
         """Return a value that the parameter may have.
 
         Raises:
@@ -206,13 +217,7 @@ class Parameter(Checked):
         """
         low = -math.inf if self.lowest is None else self.lowest
         high = math.inf if self.highest is None else self.highest
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or (self.whole and value != int(value))
-            or not low <= value <= high
-        ):
+        if not is_number(value, low) or value > high or (self.whole and value != int(value)):
             kind = "a whole number" if self.whole else "a number"
             above = f" from {low:g}" if self.lowest is not None else ""
             below = f" to {high:g}" if self.highest is not None else ""
@@ -251,15 +256,17 @@ class CodecFacts(Checked):
             codec, or unknown.
     """
 
-    name: str
+    name: str = field(metadata=NAME)
     title: Text
     on: On
     parameter: Parameter
     bits: Bits = "bitstream"
 
-    @property
-    def where(self) -> str:
-        return check_name("codec", self.name)
+    place = "codecs.{0.name}"
+
+    def __post_init__(self) -> None:
+        check_name("codec", self.name)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -281,16 +288,14 @@ class Origin(Checked):
     version: str = ""
     sha256: str = ""
 
+    place = "codec {0.name}"
+
     def __post_init__(self) -> None:
+        check_name("codec", self.name)
         super().__post_init__()
-        self.require(isinstance(self.options, Mapping), ".options are no table")
         safe = {key: value for key, value in self.options.items() if key not in PROGRAMS}
         object.__setattr__(self, "options", safe)
         self.require(re.fullmatch("|[0-9a-f]{64}", self.sha256), f".sha256 is {self.sha256!r}")
-
-    @property
-    def where(self) -> str:
-        return f"codec {check_name('codec', self.name)}"
 
 
 @dataclass(frozen=True)
@@ -300,79 +305,35 @@ class CodecEntry(Checked):
     Attributes:
         facts: what is known of the codec.
         levels: its parameter at each level, the best first.
+        stored: what the arrays hold; follows from the quantiser.
         quantizer: between features and codes, where codes are stored; None where values are.
         tables: files below `tables/` that the decoder needs.
         origin: how to make the codec for decoding.
     """
 
-    facts: CodecFacts
+    facts: CodecFacts = field(metadata=INLINE)
     levels: tuple[float, ...]
+    stored: Stored = field(init=False)
     quantizer: Quantizer | None = None
     tables: tuple[str, ...] = ()
-    origin: Origin | None = None
+    origin: Origin | None = field(default=None, metadata={"key": "codec"})
+
+    place = "codecs.{0.name}"
 
     def __post_init__(self) -> None:
-        try:
+        with prefixed(self.where, FormatError):
             object.__setattr__(self, "levels", self.facts.parameter.check_levels(self.levels))
-        except FormatError as error:
-            raise FormatError(f"{self.where}: {error}") from None
         super().__post_init__()
+        object.__setattr__(self, "stored", "values" if self.quantizer is None else "codes")
         needed = (self.facts.on == "planes") == (self.quantizer is not None)
         self.require(needed, ": a codec on planes, and no other, has a quantiser")
         for name in self.tables:
             self.require(FILE.fullmatch(name), f": {name!r} is no file below tables/")
 
     @property
-    def where(self) -> str:
-        return f"codecs.{self.name}"
-
-    @property
     def name(self) -> str:
         """Name of the codec."""
         return self.facts.name
-
-    @property
-    def stored(self) -> Stored:
-        """What the arrays hold."""
-        return "values" if self.quantizer is None else "codes"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the entry as format 2 has it."""
-        facts = plain(self.facts)
-        del facts["name"]
-        return facts | {
-            "levels": list(self.levels),
-            "stored": self.stored,
-            "quantizer": self.quantizer.to_dict() if self.quantizer else None,
-            "tables": list(self.tables),
-            "codec": plain(self.origin),
-        }
-
-    @classmethod
-    def from_dict(cls, name: str, data: object) -> CodecEntry:
-        """Return the entry that :meth:`to_dict` describes.
-
-        Raises:
-            FormatError: a key is missing, unknown or has an impossible value.
-        """
-        where, fact_keys = f"codecs.{name}", ("title", "on", "parameter", "bits")
-        table = keyed(where, data, (*fact_keys, "levels", "stored", "quantizer", "tables", "codec"))
-        facts = made(CodecFacts, where, {key: table[key] for key in fact_keys}, name=name)
-        origin, quantizer = table["codec"], table["quantizer"]
-        try:
-            entry = cls(
-                facts=facts,
-                levels=table["levels"],
-                quantizer=None if quantizer is None else quantizer_from_dict(quantizer),
-                tables=table["tables"],
-                origin=None if origin is None else made(Origin, f"{where}.codec", origin),
-            )
-        except CfqaError as error:
-            raise FormatError(_message(where, error)) from None
-        entry.require(
-            table["stored"] == entry.stored, f".stored is {table['stored']!r}, not {entry.stored!r}"
-        )
-        return entry
 
 
 @dataclass(frozen=True)
@@ -399,7 +360,6 @@ class TaskEntry(Checked):
         sources: the ids, in the order of the arrays' source axis.
         codecs: by name, in the order that tables show them.
         shard: sources per shard of originals and bitstreams.
-        varying_tokens: whether features have different numbers of tokens.
         prefix_tokens: leading tokens that stand for no place of the input.
         grid: (rows, columns) of the remaining tokens of a view, or None.
         layers: of which the C axis is.
@@ -407,14 +367,14 @@ class TaskEntry(Checked):
         groups: the group of each source; None where each is its own.
         gallery: file below `truth/` that all sources are scored against, or None.
         terms: on which inputs and truths may be used; None where nothing is known.
+        tokens: "varying" if features have different numbers of tokens.
     """
 
-    facts: TaskFacts
-    shape: tuple[int, int, int, int]
-    sources: tuple[Any, ...]
+    facts: TaskFacts = field(metadata=INLINE)
+    shape: tuple[Count, Count, Count, Count]
+    sources: Annotated[tuple[Any, ...], 1]
     codecs: Mapping[str, CodecEntry]
     shard: Count
-    varying_tokens: bool = False
     prefix_tokens: Number = 0
     grid: tuple[Count, Count] | None = None
     layers: tuple[Layer, ...] = ()
@@ -422,36 +382,24 @@ class TaskEntry(Checked):
     groups: tuple[str, ...] | None = None
     gallery: Text | None = None
     terms: Terms | None = None
+    tokens: Literal["varying"] | None = None
+
+    place = "tasks.{0.name}"
 
     def __post_init__(self) -> None:
-        shape, need = self.shape, self.require
-        is_shape = (
-            isinstance(shape, list | tuple)
-            and len(shape) == 4
-            and all(type(n) is int and n > 0 for n in shape)
-        )
-        need(is_shape, ".shape is not (N, C, T, D)")
         super().__post_init__()
-        need(
-            self.points <= LARGEST_FEATURE,
-            f".shape {list(shape)} has more than {LARGEST_FEATURE:,} elements",
-        )
-        need(self.sources, ".sources is not a list of ids")
-        n, c, t, _ = shape
+        (n, c, t, d), need = self.shape, self.require
+        small = self.points <= LARGEST_FEATURE
+        need(small, f".shape {[n, c, t, d]} has more than {LARGEST_FEATURE:,} elements")
         need(self.prefix_tokens <= t, f".prefix_tokens is more than the {t} tokens")
         if self.grid is not None:
             fits = not self.varying_tokens and math.prod(self.grid) == t - self.prefix_tokens
             need(fits, f".grid {self.grid} is not that of the tokens after the prefix")
         for what, names, size in (("layers", self.layers, c), ("views", self.views, n)):
             need(len(names) in (0, size), f".{what} are {len(names)}, the shape has {size}")
-        need(
-            self.groups is None or len(self.groups) == len(self.sources),
-            ".groups are not one per source",
-        )
-        need(
-            self.gallery is None or FILE.fullmatch(self.gallery),
-            f".gallery {self.gallery!r} is no file below truth/",
-        )
+        need(len(self.group_of) == len(self.sources), ".groups are not one per source")
+        gallery = self.gallery is None or FILE.fullmatch(self.gallery)
+        need(gallery, f".gallery {self.gallery!r} is no file below truth/")
         need(1 <= len(self.codecs) <= MOST_CODECS, f".codecs must be 1 to {MOST_CODECS}")
         need(self.rows <= MOST_ROWS, f" has {self.rows:,} rows of labels; {MOST_ROWS:,} are read")
         for name, codec in self.codecs.items():
@@ -460,13 +408,14 @@ class TaskEntry(Checked):
             need(layers == c, f".codecs.{name}: {detail}")
 
     @property
-    def where(self) -> str:
-        return f"tasks.{self.facts.name}"
-
-    @property
     def name(self) -> str:
         """Name of the task."""
         return self.facts.name
+
+    @property
+    def varying_tokens(self) -> bool:
+        """Whether features have different numbers of tokens."""
+        return self.tokens is not None
 
     @property
     def points(self) -> int:
@@ -487,47 +436,3 @@ class TaskEntry(Checked):
     def rows(self) -> int:
         """Rows of the task's labels."""
         return len(self.sources) * sum(len(codec.levels) for codec in self.codecs.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the entry as format 2 has it."""
-        table = plain(self)
-        facts = table.pop("facts")
-        del facts["name"], table["varying_tokens"]
-        return {
-            **facts,
-            **table,
-            "tokens": "varying" if self.varying_tokens else None,
-            "codecs": {name: codec.to_dict() for name, codec in self.codecs.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, name: str, data: object) -> TaskEntry:
-        """Return the entry that :meth:`to_dict` describes.
-
-        Raises:
-            FormatError: a key is missing, unknown or has an impossible value.
-        """
-        where = f"tasks.{name}"
-        if not isinstance(data, Mapping):
-            raise FormatError(f"{where} is not a table")
-        table = dict(data)
-        fact_table = {
-            key: table.pop(key) for key in ("title", "score", "loss", "truth") if key in data
-        }
-        tokens, codecs = table.pop("tokens", ""), table.pop("codecs", None)
-        try:
-            facts = made(TaskFacts, where, fact_table, name=check_name("task", name))
-            if tokens not in (None, "varying"):
-                raise FormatError(f"{where}.tokens is {tokens!r}, not null or 'varying'")
-            if not isinstance(codecs, dict):
-                raise FormatError(f"{where}.codecs is not a table")
-            entries = {key: CodecEntry.from_dict(key, entry) for key, entry in codecs.items()}
-            varying = tokens == "varying"
-            return made(cls, where, table, facts=facts, codecs=entries, varying_tokens=varying)
-        except FormatError as error:
-            raise FormatError(_message(where, error)) from None
-
-
-def _message(where: str, error: CfqaError) -> str:
-    """Return the message of an error, prefixed with its place."""
-    return str(error) if str(error).startswith(where) else f"{where}: {error}"

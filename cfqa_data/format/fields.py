@@ -1,46 +1,79 @@
-"""Dataclasses of plain data: validated by their annotations, converted to and from dictionaries.
+"""Dataclasses of plain data: validated by their annotations, converted to and from tables by them.
 
 A number in an annotation is a minimum, of the value itself or of the length of a text or list:
-`Annotated[int, 1]`.
+`Annotated[int, 1]`. The metadata of a field says how tables have it: under another key, left out
+where it is empty (:data:`OMIT`), not at all (:data:`NAME`), or by its own keys (:data:`INLINE`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields
+from functools import cache
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
 
-__all__ = ["Amount", "Checked", "Count", "Number", "Text", "keyed", "made", "plain"]
+__all__ = [
+    "INLINE",
+    "NAME",
+    "OMIT",
+    "Amount",
+    "Checked",
+    "Count",
+    "Number",
+    "Text",
+    "is_number",
+    "keyed",
+    "plain",
+    "prefixed",
+]
 
 Text = Annotated[str, 1]
 Count = Annotated[int, 1]
 Number = Annotated[int, 0]
 Amount = Annotated[float, 0]
 
-T = TypeVar("T")
+NAME = {"key": ""}
+"""The name, which is the key of the whole table in the one around it."""
+
+INLINE = {"key": "*"}
+"""A dataclass whose keys stand among the others; it has the name, too."""
+
+OMIT = {"omit": True}
 
 
 class Checked:
     """A dataclass whose fields are validated against their annotations; lists become tuples.
 
+    Where an annotation names such a class, a table of its fields is taken, too.
+
     Attributes:
         error: kind of error that is raised.
-        where: names it in errors.
+        complete: whether tables must have the keys of fields that have defaults, too.
+        place: names it in errors, with its attributes in place of ``{0.name}``; by default, its
+            class does.
     """
 
     error: ClassVar[type[CfqaError]] = FormatError
+    complete: ClassVar[bool] = True
+    place: ClassVar[str] = ""
 
     @property
     def where(self) -> str:
-        return type(self).__name__.lower()
+        return self.place.format(self) or type(self).__name__.lower()
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
-            value = _checked(f"{self.where}.{name}", getattr(self, name), hint, self.error)
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
+            try:
+                value = _checked(name, getattr(self, name), hint)
+            except ValueError as error:
+                raise self.error(f"{self.where}.{error}") from None
+            except CfqaError as error:
+                raise self.error(f"{self.where}: {error}" if self.place else str(error)) from None
             object.__setattr__(self, name, value)
 
     def require(self, condition: object, message: str) -> None:
@@ -48,12 +81,92 @@ class Checked:
         if not condition:
             raise self.error(f"{self.where}{message}")
 
+    @classmethod
+    def from_dict(cls, data: object, name: str = "", where: str = "") -> Self:
+        """Return the object that :meth:`to_dict` describes.
 
-def _checked(where: str, value: Any, hint: Any, error: type[CfqaError]) -> Any:
+        Args:
+            data: a table with exactly the keys of the fields.
+            name: value of the field that is :data:`NAME`.
+            where: names the table in errors.
+
+        Raises:
+            CfqaError: a key is missing, unknown or has an impossible value.
+        """
+        keys = _keys(cls)  # type: ignore[arg-type]
+        needed = [
+            key
+            for key, entry in keys.items()
+            if cls.complete or (entry.init and entry.default is entry.default_factory is MISSING)
+        ]
+        table = keyed(where or f"the {cls.__name__.lower()}", data, needed, keys, cls.error)
+        values: dict[str, Any] = {}
+        for field, hint in _hints(cls).items():  # type: ignore[arg-type]
+            key = _key(cls.__dataclass_fields__[field])  # type: ignore[attr-defined]
+            if key == NAME["key"]:
+                values[field] = name
+            elif key == INLINE["key"]:
+                own = {key: table[key] for key in _keys(hint) if key in table}
+                with prefixed(where, cls.error):
+                    values[field] = hint.from_dict(own, name, where)
+            elif key in table:
+                values[field] = table[key]
+        made = cls(**values)
+        for key, entry in keys.items():
+            if not entry.init and key in table:  # says what follows from the others
+                value = getattr(made, entry.name)
+                made.require(table[key] == value, f": {key} must be {value}, got {table[key]!r}")
+        return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object as JSON-safe data."""
+        table: dict[str, Any] = {}
+        for entry in fields(self):  # type: ignore[arg-type]
+            key, value = _key(entry), getattr(self, entry.name)
+            if key == INLINE["key"]:
+                table |= value.to_dict()
+            elif key and (value or not entry.metadata.get("omit")):
+                table[key] = plain(value)
+        return table
+
+
+def _key(entry: Field[Any]) -> str:
+    return str(entry.metadata.get("key", entry.name))
+
+
+@cache
+def _keys(kind: Any) -> dict[str, Field[Any]]:
+    """Return the keys of a dataclass in tables, and their fields."""
+    found: dict[str, Field[Any]] = {}
+    for entry in fields(kind):
+        inline = _key(entry) == INLINE["key"]
+        found |= _keys(_hints(kind)[entry.name]) if inline else {_key(entry): entry}
+    return {key: entry for key, entry in found.items() if key}
+
+
+@contextmanager
+def prefixed(where: str, error: type[CfqaError]) -> Iterator[None]:
+    """Put the place in front of an error's message, where it does not begin with it."""
+    try:
+        yield
+    except CfqaError as failure:
+        message = str(failure)
+        raise error(message if message.startswith(where) else f"{where}: {message}") from None
+
+
+def _checked(where: str, value: Any, hint: Any, name: str = "") -> Any:
+    """Return a value as an annotation has it.
+
+    Raises:
+        ValueError: it is of another kind; the message begins with ``where``.
+        CfqaError: a dataclass cannot be made of it.
+    """
     hint, least, optional = _parts(hint)
     if optional and value is None:
         return None
     kind, args = get_origin(hint) or hint, get_args(hint)
+    if hasattr(kind, "from_dict"):
+        return value if isinstance(value, kind) else kind.from_dict(value, name, where)
     if kind is Literal:
         ok, what = value in args, f"one of {', '.join(args)}"
     elif kind is tuple:
@@ -61,17 +174,12 @@ def _checked(where: str, value: Any, hint: Any, error: type[CfqaError]) -> Any:
         ok = isinstance(value, list | tuple) and (size is None or len(value) == size)
         ok, what = ok and len(value) >= least, "a list" if size is None else f"{size} values"
         if ok:
-            of = args[0]
-            return tuple(v if of is Any else _checked(where, v, of, error) for v in value)
+            return tuple(v if args[0] is Any else _checked(where, v, args[0]) for v in value)
     elif kind is Mapping:
         ok, what = isinstance(value, dict) and all(isinstance(key, str) for key in value), "a table"
-        if ok:
-            of = args[1]
-            return (
-                value
-                if of is Any
-                else {k: _checked(f"{where}: {k}", v, of, error) for k, v in value.items()}
-            )
+        if ok and args[1] is not Any:
+            inner = f"{where}." if hasattr(args[1], "from_dict") else f"{where}: "
+            return {key: _checked(inner + key, v, args[1], key) for key, v in value.items()}
     elif kind in _KINDS:
         test, what = _KINDS[kind]
         ok = test(value, least)
@@ -79,11 +187,12 @@ def _checked(where: str, value: Any, hint: Any, error: type[CfqaError]) -> Any:
     else:
         return value
     if not ok:
-        raise error(f"{where} must be {what}, got {repr(value)[:200]}")
+        raise ValueError(f"{where} must be {what}, got {repr(value)[:200]}")
     return value
 
 
-def _is_number(value: Any, least: float) -> bool:
+def is_number(value: Any, least: float = -math.inf) -> bool:
+    """Return whether a value is a finite number of at least so much."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value) and value >= least
 
@@ -92,7 +201,7 @@ _KINDS: Mapping[Any, tuple[Callable[[Any, float], bool], str]] = {
     str: (lambda v, n: isinstance(v, str) and len(v) >= n and v.isprintable(), "a text"),
     bool: (lambda v, n: isinstance(v, bool), "true or false"),
     int: (lambda v, n: type(v) is int and v >= n, "a whole number"),
-    float: (_is_number, "a number"),
+    float: (is_number, "a number"),
 }
 
 
@@ -106,65 +215,43 @@ def _parts(hint: Any) -> tuple[Any, float, bool]:
     return hint, -math.inf, optional
 
 
-_HINTS: dict[Any, dict[str, Any]] = {}
-
-
+@cache
 def _hints(kind: Any) -> dict[str, Any]:
-    if kind not in _HINTS:
-        hints = get_type_hints(kind, include_extras=True)
-        _HINTS[kind] = {entry.name: hints[entry.name] for entry in fields(kind)}
-    return _HINTS[kind]
-
-
-def made(kind: type[T], where: str, data: object, **given: Any) -> T:
-    """Make a dataclass from a table whose keys are exactly its fields.
-
-    Args:
-        kind: the dataclass; fields that are dataclasses are made of tables in it.
-        where: names the table in errors.
-        data: the table.
-        given: values of further fields.
-
-    Raises:
-        FormatError: a key is missing, unknown or has an impossible value.
-    """
-    hints = {name: hint for name, hint in _hints(kind).items() if name not in given}
-    table = keyed(where, data, hints)
-    for name, hint in hints.items():
-        (inner, *_), value = _parts(hint), table[name]
-        if is_dataclass(inner) and value is not None:
-            table[name] = made(inner, f"{where}.{name}", value)  # type: ignore[arg-type]
-        elif get_origin(inner) is tuple and is_dataclass(entry := get_args(inner)[0]):
-            if not isinstance(value, list | tuple):
-                raise FormatError(f"{where}.{name} must be a list, got {value!r}")
-            table[name] = [made(entry, f"{where}.{name}", row) for row in value]  # type: ignore[arg-type]
-    return kind(**table, **given)
+    """Return the annotations of the fields that a dataclass is made of."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {entry.name: hints[entry.name] for entry in fields(kind) if entry.init}
 
 
 def plain(value: Any) -> Any:
-    """Convert dataclasses to tables and tuples to lists, recursively."""
-    if is_dataclass(value):
-        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+    """Return what has a `to_dict` as tables, and lists and tuples as lists, recursively."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return value
 
 
 def keyed(
-    where: str, data: object, required: Iterable[str], optional: Iterable[str] = ()
+    where: str,
+    data: object,
+    required: Iterable[str],
+    known: Iterable[str] = (),
+    error: type[CfqaError] = FormatError,
 ) -> dict[str, Any]:
     """Return a copy of a table after checking its keys.
 
     Raises:
-        FormatError: it is no table, lacks a key, or has an unknown one.
+        CfqaError: it is no table, lacks a key, or has an unknown one.
     """
     required = tuple(required)
-    known = (*required, *optional)
+    known = tuple(dict.fromkeys((*known, *required)))
     if not isinstance(data, Mapping):
-        raise FormatError(f"{where} is not a table")
+        raise error(f"{where} is not a table")
     for key in data:
         if key not in known:
-            raise FormatError(unknown_name(f"key in {where}", key, known))
+            raise error(unknown_name(f"key in {where}", key, known))
     if missing := [key for key in required if key not in data]:
-        raise FormatError(f"{where} lacks {', '.join(missing)}")
+        raise error(f"{where} lacks {', '.join(missing)}")
     return dict(data)

@@ -150,8 +150,6 @@ def _task(name: str, spec: object, entry: Any, size: int) -> TaskEntry:
     if not isinstance(sources, list):
         raise FormatError(f"tasks.{name}.sources is not a list of ids")
     count = LAYERS[name]
-    if isinstance(shape, list) and len(shape) == 4 and shape[1] != count and shape[1:2] > [0]:
-        raise FormatError(f"tasks.{name}.shape has {shape[1]} layers, not the task's")
     if (
         not isinstance(blocks, list)
         or len(blocks) != count

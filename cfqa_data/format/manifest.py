@@ -11,8 +11,7 @@ import json
 import platform
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -72,13 +71,17 @@ class Manifest(Checked):
     tasks: Mapping[str, TaskEntry]
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+    packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     health: tuple[Mapping[str, Any], ...] = ()
     files: Mapping[str, Any] = field(default_factory=dict)
-    packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     format: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("versions", "weights", "packages", "files"):
+            object.__setattr__(self, name, dict(sorted(getattr(self, name).items())))
+        few = 1 <= len(self.tasks) <= MOST_TASKS
+        self.require(few, f".tasks is not a table of 1 to {MOST_TASKS}")
         check_task_names({name: entry.codecs for name, entry in self.tasks.items()})
         self.require(self.tier in TIERS, f".tier is not one of {', '.join(TIERS)}")
         ladders = (codec for entry in self.tasks.values() for codec in entry.codecs.values())
@@ -99,28 +102,15 @@ class Manifest(Checked):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON-safe data."""
-        tasks: dict[str, Any] = {
-            name: {"shape": list(entry.shape), "sources": list(entry.sources)}
-            if self.format == 1
-            else entry.to_dict()
-            for name, entry in self.tasks.items()
-        }
-        packages = {name: dict(self.packages[name]) for name in sorted(self.packages)}
-        return {
-            "format": self.format,
-            "name": self.name,
-            "tier": self.tier,
-            "recipe": self.recipe,
-            "tasks": tasks,
-            "versions": dict(sorted(self.versions.items())),
-            "weights": dict(sorted(self.weights.items())),
-            **({} if self.format == 1 else {"packages": packages}),
-            "health": [dict(row) for row in self.health],
-            "files": {path: dict(self.files[path]) for path in sorted(self.files)},
-        }
+        table = {"format": self.format, **super().to_dict()}
+        if self.format == 1:
+            del table["packages"]
+            for name, entry in table["tasks"].items():
+                table["tasks"][name] = {key: entry[key] for key in ("shape", "sources")}
+        return table
 
     @classmethod
-    def from_dict(cls, data: object) -> Manifest:
+    def from_dict(cls, data: object, name: str = "", where: str = "") -> Manifest:
         """Return the manifest that :meth:`to_dict` describes.
 
         Raises:
@@ -136,18 +126,14 @@ class Manifest(Checked):
             raise FormatVersionError(
                 f"format version {version!r}, this cfqa-data reads 1 and 2; {remedy}"
             )
-        read = _read_tasks if version > 1 else partial(format_1.read_tasks, data.get("recipe"))
-        tasks = read(data.get("tasks"))
-        check_source_ids({name: entry.sources for name, entry in tasks.items()})
-        keys = ("name", "tier", "recipe", "versions", "weights", "health")
-        plain_fields: dict[str, Any] = {key: data.get(key) for key in keys}
-        return cls(
-            **plain_fields,
-            tasks=tasks,
-            files=_files(data.get("files")),
-            packages=data.get("packages", {}),
-            format=version,
-        )
+        table = {entry.name: data.get(entry.name) for entry in fields(cls)}
+        table["packages"] = data.get("packages", {})
+        if version == 1:
+            table["tasks"] = format_1.read_tasks(data.get("recipe"), data.get("tasks"))
+        made = super().from_dict(table)
+        check_source_ids({name: entry.sources for name, entry in made.tasks.items()})
+        _check_files(made.files)
+        return made
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Path:
@@ -248,16 +234,8 @@ def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return versions
 
 
-def _read_tasks(data: object) -> dict[str, TaskEntry]:
-    if not isinstance(data, dict) or not 1 <= len(data) <= MOST_TASKS:
-        raise FormatError(f"tasks is not a table of 1 to {MOST_TASKS}")
-    return {name: TaskEntry.from_dict(name, entry) for name, entry in data.items()}
-
-
-def _files(data: object) -> dict[str, dict[str, Any]]:
-    if not isinstance(data, dict):
-        raise FormatError("files is not a table")
-    for name, entry in data.items():
+def _check_files(files: Mapping[str, Any]) -> None:
+    for name, entry in files.items():
         path = PurePosixPath(name)
         if (
             path.is_absolute()
@@ -270,7 +248,6 @@ def _files(data: object) -> dict[str, dict[str, Any]]:
         size, sha256 = map(entry.get, ("size", "sha256")) if isinstance(entry, dict) else (0, "")
         if type(size) is not int or not 0 <= size < 1 << 63 or not _is_hash(sha256):
             raise FormatError(f"files: {name!r} lacks its size or SHA-256")
-    return data
 
 
 def _is_hash(text: object) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cfqa_data.errors import CodecError, RecipeError, unknown_name
-from cfqa_data.format.fields import plain
+from cfqa_data.format.fields import keyed, plain
 
 __all__ = [
     "KMeansQuantizer",
@@ -41,7 +41,6 @@ class Quantizer:
 
     kind: ClassVar[str]
     bits: int
-    _values: np.ndarray  # made when it is used first: a manifest may name thousands of quantisers
 
     @property
     def layers(self) -> int:
@@ -57,6 +56,18 @@ class Quantizer:
     def dtype(self) -> np.dtype:
         """Dtype of the codes: uint8 up to 8 bits, uint16 above."""
         return np.dtype(np.uint8 if self.bits <= 8 else np.uint16)
+
+    @property
+    def last(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+    @cached_property
+    def _values(self) -> np.ndarray:
+        # Made when it is used first: a manifest may name thousands of quantisers.
+        values = self._table().astype(np.float32)
+        values.flags.writeable = False
+        return values
 
     def values(self) -> np.ndarray:
         """Return the float32 (C, 2**bits) values of all codes, read-only and increasing."""
@@ -86,7 +97,7 @@ class Quantizer:
         if codes.dtype.kind not in "iu":
             raise CodecError(f"codes are whole numbers, not {codes.dtype}")
         for code in (codes.min(initial=0), codes.max(initial=0)):
-            if not 0 <= code < 1 << self.bits:
+            if not 0 <= code <= self.last:
                 raise CodecError(f"code {code} is not a {self.bits}-bit code")
         features = np.empty(codes.shape, np.float32)
         for layer, table in enumerate(self._values):
@@ -95,7 +106,16 @@ class Quantizer:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the quantiser as JSON-safe numbers, exactly."""
-        return {"kind": self.kind} | plain(self)
+        names = (entry.name for entry in fields(self))  # type: ignore[arg-type]
+        return {"kind": self.kind} | {name: plain(getattr(self, name)) for name in names}
+
+    @classmethod
+    def from_dict(cls, data: object, *_: str) -> Quantizer:
+        """Return :func:`quantizer_from_dict` of a table."""
+        return quantizer_from_dict(data)
+
+    def _table(self) -> np.ndarray:
+        raise NotImplementedError
 
     def _nearest(self, features: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -131,7 +151,7 @@ class UniformQuantizer(Quantizer):
         if len(self.lo) != len(self.hi) or not self.lo:
             raise RecipeError("uniform quantiser: lo and hi need one number per layer each")
         for lo, hi in zip(self.lo, self.hi, strict=True):
-            step = (hi - lo) / ((1 << self.bits) - 1)
+            step = (hi - lo) / self.last
             if not step >= self.least_step * float(np.spacing(np.float32(max(abs(lo), abs(hi))))):
                 raise RecipeError(f"uniform quantiser: no range between lo {lo} and hi {hi}")
 
@@ -139,19 +159,24 @@ class UniformQuantizer(Quantizer):
     def layers(self) -> int:
         return len(self.lo)
 
-    @cached_property
-    def _values(self) -> np.ndarray:  # type: ignore[override]
-        last = (1 << self.bits) - 1
+    def _table(self) -> np.ndarray:
         lo, hi = np.array(self.lo)[:, None], np.array(self.hi)[:, None]
-        return _read_only((lo + (hi - lo) * (np.arange(last + 1) / last)).astype(np.float32))
+        return np.asarray(lo + (hi - lo) * (np.arange(self.last + 1) / self.last))
 
     def _nearest(self, features: np.ndarray) -> np.ndarray:
-        last = (1 << self.bits) - 1
-        lo = np.array(self.lo, np.float32)[:, None, None]
-        codes_per_unit = (last / (np.array(self.hi) - self.lo)).astype(np.float32)[:, None, None]
-        with np.errstate(over="ignore"):  # far beyond the range: infinity, then clipped
-            codes = np.rint((features - lo) * codes_per_unit)
-        return np.clip(codes, 0, last).astype(self.dtype)
+        return np.clip(np.rint(self._steps(features)), 0, self.last).astype(self.dtype)
+
+    def _steps(self, features: np.ndarray) -> np.ndarray:
+        """Return how many steps features lie above ``lo``, float32."""
+        lo, scale = (column[..., None] for column in self._float32())
+        with np.errstate(over="ignore"):  # far beyond the range: infinity
+            return np.asarray((features - lo) * scale)
+
+    def _float32(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return lo and codes per unit of each layer, (C, 1); rounded after the division."""
+        lo, hi = np.array(self.lo)[:, None], np.array(self.hi)[:, None]
+        with np.errstate(divide="ignore", over="ignore"):  # (nearly) no range
+            return lo.astype(np.float32), (self.last / (hi - lo)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -186,16 +211,17 @@ class KMeansQuantizer(Quantizer):
     def layers(self) -> int:
         return len(self.centers)
 
-    @cached_property
-    def _values(self) -> np.ndarray:  # type: ignore[override]
-        return _read_only(np.array(self.centers, np.float32))
+    def _table(self) -> np.ndarray:
+        return np.array(self.centers)
 
     def _nearest(self, features: np.ndarray) -> np.ndarray:
         codes = np.empty(features.shape, self.dtype)
         for layer, table in enumerate(self._values):
-            borders = (table[:-1].astype(np.float64) + table[1:]) / 2
-            codes[..., layer, :, :] = np.searchsorted(borders, features[..., layer, :, :])
+            codes[..., layer, :, :] = self._places(table, features[..., layer, :, :])
         return codes
+
+    def _places(self, table: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        return np.searchsorted((table[:-1].astype(np.float64) + table[1:]) / 2, numbers)
 
 
 # The quantisers of the published code, faults included, under names that say so. They are kept to
@@ -228,33 +254,18 @@ class PaperUniformQuantizer(UniformQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not np.isfinite(self._float32()[0]).all():
+        if not np.isfinite(self._float32()[1]).all():
             raise RecipeError(f"uniform quantiser: no range between lo {self.lo} and hi {self.hi}")
 
-    @cached_property
-    def _values(self) -> np.ndarray:  # type: ignore[override]
-        codes = np.arange(1 << self.bits, dtype=np.float32)
-        scale, lo = self._float32()
-        values = codes / scale + lo
-        values.flags.writeable = False
-        return values
+    def _table(self) -> np.ndarray:
+        lo, scale = self._float32()
+        return np.arange(self.last + 1, dtype=np.float32) / scale + lo
 
     def _nearest(self, features: np.ndarray) -> np.ndarray:
-        scale, lo = (column[..., None] for column in self._float32())
-        modulus = 1 << (8 * self.dtype.itemsize)
-        with np.errstate(over="ignore"):
-            steps = np.trunc((features - lo) * scale)
+        steps = np.trunc(self._steps(features))
         steps = np.where(np.isfinite(steps), steps, np.float32(0))
-        return np.fmod(steps, np.float32(modulus)).astype(np.int64).astype(self.dtype)
-
-    def _float32(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return scale and lo per layer, (C, 1); the scale is rounded after it was divided."""
-        lo, hi = np.array(self.lo), np.array(self.hi)
-        with np.errstate(
-            divide="ignore", over="ignore"
-        ):  # (nearly) no range: refused by its values
-            scale = (((1 << self.bits) - 1) / (hi - lo)).astype(np.float32)
-        return scale[:, None], lo.astype(np.float32)[:, None]
+        modulus = np.float32(1 << (8 * self.dtype.itemsize))
+        return np.fmod(steps, modulus).astype(np.int64).astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -268,21 +279,16 @@ class PaperKMeansQuantizer(KMeansQuantizer):
 
     kind = "paper_kmeans"
 
-    def _nearest(self, features: np.ndarray) -> np.ndarray:
-        codes = np.empty(features.shape, self.dtype)
-        for layer, table in enumerate(self._values):
-            below = np.searchsorted(table, features[..., layer, :, :], side="right")
-            codes[..., layer, :, :] = np.maximum(below - 1, 0)
-        return codes
+    def _places(self, table: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        return np.maximum(np.searchsorted(table, numbers, side="right") - 1, 0)
 
     def network_input(self, codes: np.ndarray) -> np.ndarray:
         """Return what the network is given for codes: float32 in [0, 1)."""
-        return (codes / (1 << self.bits)).astype(np.float32)
+        return (codes / (self.last + 1)).astype(np.float32)
 
     def from_network(self, output: np.ndarray) -> np.ndarray:
         """Return the float32 features that a network's output (..., C, T, D) stands for."""
-        last = (1 << self.bits) - 1
-        codes = np.clip(np.round(np.asarray(output) * (last + 1)), 0, last)
+        codes = np.clip(np.round(np.asarray(output) * (self.last + 1)), 0, self.last)
         return self.dequantize(codes.astype(self.dtype))
 
 
@@ -303,13 +309,9 @@ def quantizer_from_dict(data: object) -> Quantizer:
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise RecipeError(unknown_name("quantiser kind", kind, KINDS))
-    expected = [field.name for field in fields(KINDS[kind])]
-    for key in data:
-        if key not in ("kind", *expected):
-            raise RecipeError(unknown_name(f"key in a {kind} quantiser", key, expected))
-    if missing := [key for key in expected if key not in data]:
-        raise RecipeError(f"{kind} quantiser: {', '.join(missing)} missing")
-    made: Quantizer = KINDS[kind](**{key: data[key] for key in expected})
+    keys = ("kind", *(entry.name for entry in fields(KINDS[kind])))
+    values = keyed(f"the {kind} quantiser", data, keys, error=RecipeError)
+    made: Quantizer = KINDS[kind](**{key: values[key] for key in keys[1:]})
     return made
 
 
@@ -366,8 +368,3 @@ def _floats(name: str, numbers: Sequence[float]) -> tuple[float, ...]:
     if not all(abs(value) <= LARGEST for value in values):
         raise RecipeError(f"uniform quantiser: {name} must be finite float32 numbers, got {values}")
     return values
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    array.flags.writeable = False
-    return array

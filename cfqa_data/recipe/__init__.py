@@ -20,14 +20,6 @@ __all__ = [
     "load_recipe",
 ]
 
-_HOMES = {
-    "BackboneSpec": "cfqa_data.recipe.spec",
-    "CodecSpec": "cfqa_data.recipe.spec",
-    "Recipe": "cfqa_data.recipe.spec",
-    "SourceSpec": "cfqa_data.recipe.spec",
-    "TaskSpec": "cfqa_data.recipe.spec",
-    "list_recipes": "cfqa_data.recipe.load",
-    "load_recipe": "cfqa_data.recipe.load",
-}
-
-__getattr__, __dir__ = lazy_modules(__name__, __path__, _HOMES)
+__getattr__, __dir__ = lazy_modules(
+    __name__, __path__, dict.fromkeys(__all__, "cfqa_data.recipe.load")
+)

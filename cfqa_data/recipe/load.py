@@ -16,13 +16,16 @@ from cfqa_data.format.limits import LARGEST_TEXT, parse_toml, read_limited
 from cfqa_data.format.resources import ROOT_VARIABLE, is_uri, locate, resolve
 from cfqa_data.paths import absolute_path, exists, is_file, real_path
 from cfqa_data.recipe.spec import (
+    FILES,
     BackboneSpec,
     CodecSpec,
     Recipe,
     SourceSpec,
     TaskSpec,
-    places_of_classes,
+    parts_of,
     places_of_paths,
+    table_at,
+    tables_at,
 )
 
 __all__ = [
@@ -69,9 +72,8 @@ def load_recipe(name_or_path: str | Path | Recipe, *, fitted: bool = True) -> Re
 
 def classes_in(name_or_path: str | Path) -> list[str]:
     """Return the names of the classes in a recipe's file, before any of them is looked up."""
-    data = _read(_locate(name_or_path), seen=(), fitted=False)
-    places = places_of_classes(data)
-    return [table[key] for _, table, key, _ in places if isinstance(table.get(key), str)]
+    parts = parts_of(_read(_locate(name_or_path), seen=(), fitted=False))
+    return [name for part in parts if isinstance(name := part.table.get(part.key), str)]
 
 
 def _locate(name_or_path: object, base: Path | None = None) -> Path:
@@ -113,8 +115,8 @@ def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:
     for table, key in places_of_paths(data):
         if not is_uri(table[key]):
             table[key] = str(absolute_path(table[key], base))
-    for name, task in _tables(data, "tasks"):
-        for codec, codec_spec in _tables(task, "codecs"):
+    for name, task in tables_at(data, "tasks"):
+        for codec, codec_spec in tables_at(task, "codecs"):
             quantizer = codec_spec.get("quantizer")
             if isinstance(quantizer, dict) and isinstance(quantizer.get("centers"), str):
                 if fitted or is_file(locate(quantizer["centers"], base)):
@@ -129,13 +131,8 @@ def _check_tables(data: dict[str, Any], base: Path) -> None:
     Raises:
         RecipeError: a table and something else is missing.
     """
-    tasks = [task for _, task in _tables(data, "tasks")]
-    ladders = [codec_spec for task in tasks for _, codec_spec in _tables(task, "codecs")]
-    quantizers = [
-        found for codec_spec in ladders if isinstance(found := codec_spec.get("quantizer"), dict)
-    ]
-    files = ("weights", "head", "models")
-    named = [table[key] for table, key in places_of_paths(data) if key in files]
+    named = [table[key] for table, key in places_of_paths(data) if key in FILES.values()]
+    quantizers = [table_at(part.table, "quantizer") for part in parts_of(data)]
     centers = _missing([quantizer.get("centers") for quantizer in quantizers], base)
     if centers and (missing := centers | _missing(named, base)).keys() > centers.keys():
         under_root = f"; {ROOT_VARIABLE} says where root:// is" if any(map(is_uri, missing)) else ""
@@ -147,13 +144,6 @@ def _missing(uris: list[Any], base: Path) -> dict[str, Path]:
     """Return those of some files that are not there, with the paths where they should be."""
     paths = {uri: locate(uri, base) for uri in uris if isinstance(uri, str) and uri}
     return {uri: path for uri, path in paths.items() if not exists(path)}
-
-
-def _tables(data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the tables below ``data[key]`` themselves; whatever else is there fails later."""
-    tables = data.get(key)
-    entries = tables.items() if isinstance(tables, dict) else ()
-    return [(name, entry) for name, entry in entries if isinstance(entry, dict)]
 
 
 def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:

@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cfqa_data.codecs import CODECS
 from cfqa_data.codecs.options import is_local, named_files
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import ROOT, is_uri
 from cfqa_data.recipe.load import CodecSpec, Recipe
-from cfqa_data.recipe.spec import SOURCE_PATHS, places_of_classes
+from cfqa_data.recipe.spec import FILES, SOURCE_PATHS, parts_of, table_at
 from cfqa_data.registry import Registry, own_name
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
 BARE = re.compile(r"(?!\.+$)[^/\\:~][^/\\:]*")
 """A name that is no path."""
 
-PATH_KEYS = ("weights", "head", "models", *SOURCE_PATHS)
+PATH_KEYS = (*FILES.values(), *SOURCE_PATHS)
 """Keys of a recipe whose values are paths."""
 
 TEXTS = ("name", "summary", "origin")
@@ -66,7 +67,7 @@ def portable(recipe: Recipe) -> Recipe:
 def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as a manifest holds it: portable, and without any `module:Class`."""
     data = portable(recipe).to_dict()
-    for kind, table, key, _ in places_of_classes(data):
+    for kind, _, table, key, _ in parts_of(data):
         if key in table:
             table[key] = Registry(kind, {}, FormatError).recorded(table[key])
     return data
@@ -87,45 +88,31 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
     registry = Registry("plugin", {}, FormatError)
     named = {own_name(registry.find(text, classes=True).target): text for text in plugins}
     data = copy.deepcopy(dict(manifest.recipe))
+    if not data.keys() >= {"name", "group_size", "backbone", "tasks"}:  # of another kind
+        raise FormatError("recipe: the manifest's cannot make this dataset again")
     try:
-        for kind, table, key, default in places_of_classes(data):
-            name = table.get(key, default)
-            if isinstance(name, str) and ":" in name:
-                raise FormatError(f"{name!r} is no name of a {kind} in a manifest")
+        for part in parts_of(data):
+            name = str(part.name)
+            if ":" in name:
+                raise FormatError(f"{name!r} is no name of a {part.kind} in a manifest")
             if name in named:
-                table[key] = named[name]
+                part.table[part.key] = named[name]
         recipe = Recipe.from_dict(data)
     except CfqaError as error:
         raise FormatError(f"recipe: {error}{remedy(manifest)}") from None
-    except (AttributeError, KeyError, TypeError):
-        raise FormatError("recipe: the manifest's cannot make this dataset again") from None
-    for where, target, options in _classes_with_options(recipe):
-        for key, text in named_files(target, options, manifest.weights):
+    for part in parts_of(recipe.to_dict()):
+        builtin = CODECS.builtin if part.kind == "codec" else {}
+        try:
+            found = Registry(part.kind, builtin, FormatError).find(part.name, classes=True)
+        except CfqaError:  # built in: its paths are weights, which have hashes, and roots of images
+            continue
+        options = table_at(part.table, "options")
+        for key, text in named_files(found.target, options, manifest.weights):
             raise FormatError(
-                f"recipe: {where}.{key} names a file, {text!r}, that the manifest has no SHA-256 of"
+                f"recipe: {part.where}.{key} names a file, {text!r}, that the manifest has no "
+                "SHA-256 of"
             )
     return recipe
-
-
-def _classes_with_options(recipe: Recipe) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    """Yield the place, class and options of all codecs, and of what else is not built in."""
-
-    def plugin(
-        where: str, kind: str, name: str | None, options: Mapping[str, Any]
-    ) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-        try:
-            target = Registry(kind, {}, FormatError).find(name, classes=True).target
-        except CfqaError:  # built in: its paths are weights, which have hashes, and roots of images
-            return
-        yield where, target, options
-
-    yield from plugin("backbone", "backbone", recipe.backbone.kind, recipe.backbone.options)
-    for task, spec in recipe.tasks.items():
-        where = f"tasks.{task}"
-        yield from plugin(where, "task", spec.task_class, spec.options)
-        yield from plugin(f"{where}.source", "source", spec.source.kind, spec.source.options)
-        for codec, codec_spec in spec.codecs.items():
-            yield f"{where}.codecs.{codec}", codec_spec.registered.target, codec_spec.options
 
 
 def remedy(manifest: Manifest) -> str:
@@ -186,10 +173,10 @@ def check_portable(where: object, manifest: Manifest) -> None:
         if (is_local_path if key.rpartition(".")[2] in PATH_KEYS else is_local)(text)
     ]
     options = [
-        (f"recipe.tasks.{task}.codecs.{codec}.{key}", text)
-        for task, spec in _table(manifest.recipe, "tasks").items()
-        for codec, codec_spec in _table(spec, "codecs").items()
-        for key, text in named_files(None, _table(codec_spec, "options"), manifest.weights)
+        (f"recipe.{part.where}.{key}", text)
+        for part in parts_of(manifest.recipe)
+        if part.kind == "codec"
+        for key, text in named_files(None, table_at(part.table, "options"), manifest.weights)
     ]
     if every := dict([*local, *options]):
         key, text = next(iter(every.items()))
@@ -203,12 +190,6 @@ def check_portable(where: object, manifest: Manifest) -> None:
             f"{where}: its manifest names {text!r} ({key}){more}, which means nothing on another "
             f"machine; {remedy}"
         )
-
-
-def _table(data: Any, key: str) -> Mapping[str, Any]:
-    """Return a table below a key of data that may be anything; an empty one if there is none."""
-    found = data.get(key) if isinstance(data, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 def _texts(where: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -6,20 +6,18 @@ Tasks, backbones, sources and codecs are classes: built-in ones by name, install
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from cfqa_data.codecs import CODECS, find_codec
-from cfqa_data.errors import CfqaError, FormatError, RecipeError
+from cfqa_data.errors import CfqaError, RecipeError
 from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, PROGRAMS, CodecFacts, check_name
-from cfqa_data.format.fields import Checked, Count, Number, Text, keyed
+from cfqa_data.format.fields import NAME, OMIT, Checked, Count, Number, Text, prefixed
 from cfqa_data.format.invariants import check_task_names
-from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
+from cfqa_data.format.quantizers import Quantizer
 from cfqa_data.format.resources import is_uri
 from cfqa_data.registry import Registry, RegistryEntry, path_options
 
@@ -30,8 +28,10 @@ __all__ = [
     "SourceSpec",
     "TaskSpec",
     "is_path",
-    "places_of_classes",
+    "parts_of",
     "places_of_paths",
+    "table_at",
+    "tables_at",
 ]
 
 SOURCE_PATHS = ("root", "list", "labels", "train")
@@ -43,8 +43,12 @@ TASK_CLASSES = {"cls": "classification", "seg": "segmentation", "dpt": "depth"}
 Options = Mapping[str, Any]
 
 
+CLASS = {"key": "class", **OMIT}
+
+
 class _Spec(Checked):
     error = RecipeError
+    complete = False
 
 
 @dataclass(frozen=True)
@@ -59,30 +63,25 @@ class BackboneSpec(_Spec):
         options: the class's own keyword arguments.
     """
 
-    weights: Text | None = None
-    num_heads: Count | None = None
-    origin: str = ""
-    kind: Text | None = None
+    weights: Text | None = field(default=None, metadata=OMIT)
+    num_heads: Count | None = field(default=None, metadata=OMIT)
+    kind: Text | None = field(default=None, metadata=CLASS)
     options: Options = field(default_factory=dict)
+    origin: str = ""
 
     where = "backbone"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        dinov2 = self.weights is not None and self.num_heads is not None
+        dinov2 = self.weights is not None and self.num_heads is not None and not self.options
         self.require(self.kind or dinov2, ": weights and num_heads are needed, or a class")
-
-    @classmethod
-    def from_dict(cls, data: object) -> BackboneSpec:
-        if isinstance(data, Mapping) and "class" in data:
-            return cls(**_keyed("backbone", data, ("class",), ("weights", "origin", "options")))
-        return cls(**_keyed("backbone", data, ("weights", "num_heads"), ("origin", "class")))
+        self.require(not (self.kind and self.num_heads), ".num_heads: only DINOv2 has it")
 
     def to_dict(self) -> dict[str, Any]:
+        table = super().to_dict()
         if self.kind is None:
-            return {"weights": self.weights, "num_heads": self.num_heads, "origin": self.origin}
-        table = {"class": self.kind, "options": dict(self.options), "origin": self.origin}
-        return table if self.weights is None else {"weights": self.weights, **table}
+            del table["options"]
+        return table
 
 
 @dataclass(frozen=True)
@@ -101,13 +100,6 @@ class SourceSpec(_Spec):
 
     where = "source"
 
-    @classmethod
-    def from_dict(cls, data: object) -> SourceSpec:
-        return cls(**_keyed("source", data, ("kind", "seed"), ("options",)))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "seed": self.seed, "options": dict(self.options)}
-
 
 @dataclass(frozen=True)
 class CodecSpec(_Spec):
@@ -120,25 +112,26 @@ class CodecSpec(_Spec):
         models: URI of a learned codec's weights.
         options: further keyword arguments of the codec.
         kind: name of its class, or `module:Class`; None is the codec's own name.
+        parameter_name: name of the codec's parameter, such as "qp".
     """
 
-    codec: str
+    parameter_name: str = field(init=False)
+    codec: str = field(metadata=NAME)
     levels: Any
-    quantizer: Quantizer | None = None
+    quantizer: Quantizer | None = field(default=None, metadata=OMIT)
     models: Text | None = None
     options: Options = field(default_factory=dict)
-    kind: Text | None = None
+    kind: Text | None = field(default=None, metadata=CLASS)
 
-    @property
-    def where(self) -> str:
-        return f"codecs.{self.codec}"
+    place = "codecs.{0.codec}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        with _prefixed_errors(f"{self.where}: "):
+        with prefixed(self.where, RecipeError):
             check_name("codec", self.codec)
             levels = self.facts.parameter.check_levels(self.levels)
         object.__setattr__(self, "levels", levels)
+        object.__setattr__(self, "parameter_name", self.facts.parameter.name)
         planes, has_quantizer = self.facts.on == "planes", self.quantizer is not None
         self.require(has_quantizer or not planes, ".quantizer: a codec on planes needs one")
         self.require(
@@ -158,11 +151,6 @@ class CodecSpec(_Spec):
         return replace(self.registered.target.facts(), name=self.codec)
 
     @property
-    def parameter_name(self) -> str:
-        """Name of the codec's parameter, such as "qp"."""
-        return self.facts.parameter.name
-
-    @property
     def weights(self) -> tuple[str, ...]:
         """URIs of the weights that the codec uses: of its models, named or shipped."""
         return tuple(self.registered.target.weights(self.codec_options))
@@ -171,27 +159,6 @@ class CodecSpec(_Spec):
     def codec_options(self) -> dict[str, Any]:
         """Keyword arguments of the codec's class."""
         return dict(self.options) | ({"models": self.models} if self.models else {})
-
-    @classmethod
-    def from_dict(cls, codec: str, data: object) -> CodecSpec:
-        optional = ("parameter_name", "quantizer", "models", "options", "class")
-        values = _keyed(f"codecs.{codec}", data, ("levels",), optional)
-        name, quantizer = values.pop("parameter_name", None), values.pop("quantizer", None)
-        made = quantizer_from_dict(quantizer) if quantizer is not None else None
-        codec_spec = cls(codec=codec, quantizer=made, **values)
-        message = f": parameter_name must be {codec_spec.parameter_name}, got {name!r}"
-        codec_spec.require(name in (None, codec_spec.parameter_name), message)
-        return codec_spec
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "parameter_name": self.parameter_name,
-            "levels": list(self.levels),
-            **({"quantizer": self.quantizer.to_dict()} if self.quantizer else {}),
-            "models": self.models,
-            "options": dict(self.options),
-            **({} if self.kind is None else {"class": self.kind}),
-        }
 
 
 @dataclass(frozen=True)
@@ -209,22 +176,20 @@ class TaskSpec(_Spec):
         options: the class's own keyword arguments.
     """
 
-    name: str
+    name: str = field(metadata=NAME)
     source: SourceSpec
     blocks: Annotated[tuple[Number, ...], 1]
-    head: Text | None
-    codecs: Mapping[str, CodecSpec]
-    sources: Count | None = None
-    kind: Text | None = None
-    options: Options = field(default_factory=dict)
+    head: Text | None = field(default=None, metadata=OMIT)
+    sources: Count | None = field(default=None, metadata=OMIT)
+    kind: Text | None = field(default=None, metadata=CLASS)
+    options: Options = field(default_factory=dict, metadata=OMIT)
+    codecs: Mapping[str, CodecSpec] = field(kw_only=True)
 
-    @property
-    def where(self) -> str:
-        return f"tasks.{self.name}"
+    place = "tasks.{0.name}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        with _prefixed_errors():
+        with prefixed("", RecipeError):
             check_name("task", self.name)
         bare = self.head is None and self.task_class in TASK_CLASSES.values()
         self.require(not bare, f".head: {self.task_class} needs weights")
@@ -243,25 +208,6 @@ class TaskSpec(_Spec):
         """Name of the task's class, or `module:Class`."""
         return self.kind or TASK_CLASSES.get(self.name, self.name)
 
-    @classmethod
-    def from_dict(cls, name: str, data: object) -> TaskSpec:
-        optional = ("head", "sources", "class", "options")
-        values = _keyed("the task", data, ("source", "blocks", "codecs"), optional)
-        entries = _table("codecs", values.pop("codecs"))
-        values["source"] = SourceSpec.from_dict(values["source"])
-        codecs = {codec: CodecSpec.from_dict(codec, entry) for codec, entry in entries.items()}
-        return cls(name=name, head=values.pop("head", None), codecs=codecs, **values)
-
-    def to_dict(self) -> dict[str, Any]:
-        optional = {"head": self.head, "sources": self.sources, "class": self.kind}
-        return {
-            "source": self.source.to_dict(),
-            "blocks": list(self.blocks),
-            **{key: value for key, value in optional.items() if value is not None},
-            **({"options": dict(self.options)} if self.options else {}),
-            "codecs": {name: codec_spec.to_dict() for name, codec_spec in self.codecs.items()},
-        }
-
 
 @dataclass(frozen=True)
 class Recipe(_Spec):
@@ -278,10 +224,11 @@ class Recipe(_Spec):
 
     name: Text
     summary: Text
+    sources_per_task: Count | None = field(default=None, metadata=OMIT)
+    _: KW_ONLY
     group_size: Count
     backbone: BackboneSpec
     tasks: Mapping[str, TaskSpec]
-    sources_per_task: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -289,10 +236,8 @@ class Recipe(_Spec):
         self.require(few, f": there must be at least one task, and at most {MOST_TASKS}")
         counted = self.sources_per_task or all(spec.sources for spec in self.tasks.values())
         self.require(counted, ".sources_per_task must be a whole number of at least 1")
-        try:
+        with prefixed("", RecipeError):
             check_task_names({name: spec.codecs for name, spec in self.tasks.items()})
-        except FormatError as error:
-            raise RecipeError(str(error)) from None
         object.__setattr__(self, "tasks", _ordered(self.tasks, TASK_CLASSES))
 
     def sources(self, task: str) -> int:
@@ -309,7 +254,7 @@ class Recipe(_Spec):
 
     def with_paths(self, rename: Callable[[str], str]) -> Recipe:
         """Return the recipe with its paths replaced (see :attr:`paths`)."""
-        data = copy.deepcopy(self.to_dict())
+        data = self.to_dict()
         for table, key in places_of_paths(data):
             table[key] = rename(table[key])
         return Recipe.from_dict(data)
@@ -319,97 +264,89 @@ class Recipe(_Spec):
 
         A manifest is untrusted: only this machine's environment may name programs to run.
         """
-        data = copy.deepcopy(self.to_dict())
-        for task in data["tasks"].values():
-            for codec_spec in task["codecs"].values():
+        data = self.to_dict()
+        for part in parts_of(data):
+            if part.kind == "codec":
                 for key in PROGRAMS:
-                    codec_spec["options"].pop(key, None)
+                    part.table["options"].pop(key, None)
         return Recipe.from_dict(data)
 
-    @classmethod
-    def from_dict(cls, data: object) -> Recipe:
-        """Return the recipe that :meth:`to_dict` (or a recipe file, resolved) describes.
 
-        Raises:
-            RecipeError: a key is missing, unknown or has an impossible value.
-        """
-        required = ("name", "summary", "group_size", "backbone", "tasks")
-        values = _keyed("the recipe", data, required, ("sources_per_task",))
-        values["backbone"] = BackboneSpec.from_dict(values["backbone"])
-        tasks = {}
-        for name, entry in _table("tasks", values["tasks"]).items():
-            with _prefixed_errors(f"tasks.{name}: "):
-                tasks[name] = TaskSpec.from_dict(name, entry)
-        return cls(**values | {"tasks": tasks})
+class Part(NamedTuple):
+    """A table of a recipe's data that says of which class something is.
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the whole recipe as JSON-safe data."""
-        count = self.sources_per_task
-        return {
-            "name": self.name,
-            "summary": self.summary,
-            **({} if count is None else {"sources_per_task": count}),
-            "group_size": self.group_size,
-            "backbone": self.backbone.to_dict(),
-            "tasks": {name: task.to_dict() for name, task in self.tasks.items()},
-        }
+    Attributes:
+        kind: what it is, "codec".
+        where: its place in the recipe, "tasks.cls.codecs.hm".
+        table: the table itself.
+        key: that of the class in it.
+        default: the class of a table without that key.
+    """
+
+    kind: str
+    where: str
+    table: dict[str, Any]
+    key: str = "class"
+    default: str | None = None
+
+    @property
+    def name(self) -> Any:
+        """Name of the class."""
+        return self.table.get(self.key, self.default)
 
 
-def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield each place of a path in a recipe's data: the table and the key.
+FILES = {"backbone": "weights", "task": "head", "codec": "models"}
+"""Kind of a part -> the key of its weights."""
+
+
+def parts_of(data: Mapping[str, Any]) -> Iterator[Part]:
+    """Yield the backbone, and each task with its source and its codecs.
 
     Whatever else the data is, it fails when a recipe is made of it.
     """
-
-    def options(table: dict[str, Any], kind: str, name: object) -> list[Any]:
-        found = _inner(table, "options")
-        known = SOURCE_PATHS if kind == "source" else ()
-        annotated = _annotated_paths(kind, name)
-        return [
-            (found, key)
-            for key, value in found.items()
-            if (is_path(key, value, known) if annotated is None else key in annotated)
-            or (isinstance(value, str) and is_uri(value))
-        ]
-
-    backbone = _inner(data, "backbone")
-    places: list[Any] = [(backbone, "weights")]
-    places += options(backbone, "backbone", backbone.get("class"))
-    for name, task in _inner(data, "tasks").items():
-        if isinstance(task, dict):
-            places += [(task, "head"), *options(task, "task", task.get("class", name))]
-            source = _inner(task, "source")
-            places += options(source, "source", source.get("kind"))
-            for codec, codec_spec in _inner(task, "codecs").items():
-                if isinstance(codec_spec, dict):
-                    places.append((codec_spec, "models"))
-                    kind = codec_spec.get("class", codec)
-                    if kind not in CODECS.builtin:
-                        places += options(codec_spec, "codec", kind)
-    for table, key in places:
-        if isinstance(table.get(key), str) and table[key]:
-            yield table, key
+    yield Part("backbone", "backbone", table_at(data, "backbone"))
+    for name, task in tables_at(data, "tasks"):
+        where = f"tasks.{name}"
+        yield Part("task", where, task, default=TASK_CLASSES.get(name, name))
+        yield Part("source", f"{where}.source", table_at(task, "source"), "kind")
+        for codec, spec in tables_at(task, "codecs"):
+            yield Part("codec", f"{where}.codecs.{codec}", spec, default=codec)
 
 
-def places_of_classes(data: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, Any]]:
-    """Yield each place of a class in a recipe's data: kind, table, key, and what it is without."""
-    yield "backbone", data["backbone"], "class", None
-    for task, spec in data["tasks"].items():
-        yield "task", spec, "class", TASK_CLASSES.get(task, task)
-        yield "source", spec["source"], "kind", None
-        for codec, codec_spec in spec["codecs"].items():
-            yield "codec", codec_spec, "class", codec
+def places_of_paths(data: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each place of a path in a recipe's data: the table and the key."""
+    for part in parts_of(data):
+        places = [(part.table, FILES[part.kind])] if part.kind in FILES else []
+        if part.kind != "codec" or part.name not in CODECS.builtin:
+            options, annotated = table_at(part.table, "options"), _annotated_paths(part)
+            known = SOURCE_PATHS if part.kind == "source" else ()
+            places += [
+                (options, key)
+                for key, value in options.items()
+                if (is_path(key, value, known) if annotated is None else key in annotated)
+                or (isinstance(value, str) and is_uri(value))
+            ]
+        for table, key in places:
+            if isinstance(table.get(key), str) and table[key]:
+                yield table, key
 
 
-def _inner(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+def table_at(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a table in data that may be anything; an empty one if there is none."""
     found = data.get(key)
     return found if isinstance(found, dict) else {}
 
 
-def _annotated_paths(kind: str, name: object) -> set[str] | None:
+def tables_at(data: Mapping[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the tables in a table of data that may be anything, with their names."""
+    return [(name, entry) for name, entry in table_at(data, key).items() if isinstance(entry, dict)]
+
+
+def _annotated_paths(part: Part) -> set[str] | None:
     """Return the options of a plugin's class that are annotated as `Path`; None if not known."""
     try:
-        return path_options(Registry(kind, {}, RecipeError).find(name, classes=True).target)
+        found = Registry(part.kind, {}, RecipeError).find(part.name, classes=True)
+        return path_options(found.target)
     except CfqaError:  # built in, or told where it is needed
         return None
 
@@ -424,29 +361,3 @@ def is_path(key: str, value: object, known: Iterable[str] = SOURCE_PATHS) -> boo
 def _ordered(table: Mapping[str, Any], first: Iterable[str]) -> dict[str, Any]:
     """Return a table with some names before all others, in their order."""
     return {name: table[name] for name in dict.fromkeys([*first, *table]) if name in table}
-
-
-@contextmanager
-def _prefixed_errors(where: str = "") -> Iterator[None]:
-    """Prefix errors with the place in the recipe."""
-    try:
-        yield
-    except CfqaError as error:
-        message = str(error)
-        at = where.removesuffix(": ")
-        raise RecipeError(
-            message if at and message.startswith(at) else f"{where}{message}"
-        ) from None
-
-
-def _keyed(where: str, data: object, *keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return a table after checking its keys; `class` is renamed to `kind`."""
-    with _prefixed_errors():
-        table = keyed(where, data, *keys)
-    return {"kind" if key == "class" else key: value for key, value in table.items()}
-
-
-def _table(where: str, data: object) -> dict[str, Any]:
-    if not isinstance(data, Mapping):
-        raise RecipeError(f"{where} must be a table, got {data!r}")
-    return dict(data)

@@ -199,7 +199,7 @@ def _entries() -> dict[str, TaskEntry]:
             ),
         },
         shard=2,
-        varying_tokens=True,
+        tokens="varying",
         layers=(Layer("last hidden state", "after"),),
         views=("forwards", "backwards"),
     )

@@ -74,7 +74,7 @@ def dataset_identity(dataset: FeatureSource) -> str:
     from cfqa_data.format.layout import Layout
     from cfqa_data.format.manifest import hash_file, manifest_text
 
-    if not isinstance(dataset, Dataset):
+    if not isinstance(dataset, Dataset) or not dataset.manifest.files:
         return table_digest(dataset.labels)
     if dataset.path is not None:
         return hash_file(Layout(dataset.path).manifest)
@@ -86,7 +86,7 @@ def arrays_digest(dataset: FeatureSource) -> str:
     """Return a hash of some features of a dataset whose labels alone would tell it from others."""
     from cfqa_data.access.dataset import Dataset
 
-    if isinstance(dataset, Dataset):
+    if isinstance(dataset, Dataset) and dataset.manifest.files:
         return ""
     found = hashlib.sha256()
     rows = dataset.labels.select(KEYS[1:])

@@ -1,0 +1,200 @@
+"""Write a dataset that is in memory as a folder, which is then like any other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.access.dataset import Dataset
+from cfqa_data.access.memory import MemoryFolder
+from cfqa_data.builders.pipeline.label import BASELINES, baseline_values
+from cfqa_data.card.write import write_card
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.disk import clear_disk_errors
+from cfqa_data.errors import CfqaError
+from cfqa_data.extras import extras
+from cfqa_data.format.codes import create_codes_array, write_codes
+from cfqa_data.format.facts import CodecEntry, TaskEntry, Terms
+from cfqa_data.format.invariants import folds_of, shard_of
+from cfqa_data.format.layout import Layout, left_by_tools
+from cfqa_data.format.manifest import package_versions, write_manifest
+from cfqa_data.format.schema import label_schema, originals_schema
+from cfqa_data.format.storage import check_folder, make_folder, write_table, write_tensors
+from cfqa_data.integrity.health import health
+from cfqa_data.paths import real_path
+
+__all__ = ["save"]
+
+
+@extras("eval")
+def save(
+    dataset: Dataset,
+    folder: str | Path,
+    *,
+    licence: str,
+    link: str = "",
+    attribution: str = "",
+    progress: Progress | None = None,
+) -> Path:
+    """Write a dataset of :func:`cfqa_data.from_arrays` as a folder.
+
+    One source is in memory at a time. The folder appears when it is complete.
+
+    Args:
+        dataset: the whole dataset, not a part of its rows.
+        folder: where; new or empty.
+        licence: on which terms the features may be used: an identifier as the Hub has it, such as
+            "cc-by-4.0"; "other" with a `link` where there is none.
+        link: URL of the licence's text.
+        attribution: authors to credit.
+        progress: notified of every source; optional.
+
+    Returns:
+        The absolute path of the folder.
+
+    Raises:
+        CfqaError: the folder holds something, or the dataset is one of a folder, or a part of one.
+        FormatError: an array has values that are not finite.
+        DiskError: the disk is full, or may not be written to.
+    """
+    held = dataset._folder
+    if not isinstance(held, MemoryFolder):
+        raise CfqaError(
+            f"{dataset.location} is a folder already: copy that, or export its features"
+        )
+    (entry,) = dataset.manifest.tasks.values()
+    if len(dataset) != entry.rows:
+        raise CfqaError(f"{len(dataset)} of {entry.rows} rows are no whole dataset: save all of it")
+    entry = replace(entry, terms=Terms(licence, link, attribution))
+    progress = progress or Silent()
+    with clear_disk_errors(f"saving {dataset.manifest.name!r}"), _new_folder(folder) as root:
+        layout = Layout(root)
+        rows = _write_features(layout, dataset, entry, progress)
+        labels = _labels(dataset, rows)
+        write_table(layout.labels(entry.name), labels)
+        write_table(layout.originals_table, _originals(layout, dataset, entry))
+        manifest = replace(
+            dataset.manifest,
+            tasks={entry.name: entry},
+            versions=package_versions(("cfqa-data",)),
+            health=tuple(health(labels)),
+        )
+        write_card(root, manifest)
+        write_manifest(root, manifest)
+    return real_path(folder)
+
+
+@contextmanager
+def _new_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a folder beside the one that is wanted, and put it there once it is complete.
+
+    Raises:
+        CfqaError: the place is taken, or cannot be written to.
+    """
+    root = real_path(folder)
+    check_folder(root)
+    if root.exists() and not root.is_dir():
+        raise CfqaError(f"{folder} is a file: choose a folder")
+    if root.exists() and any(not left_by_tools(path.name) for path in root.iterdir()):
+        raise CfqaError(f"{folder} holds something: choose a new or empty folder")
+    make_folder(root.parent)
+    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())
+        with suppress(FileNotFoundError):
+            shutil.rmtree(root)
+        os.replace(partial, root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_features(
+    layout: Layout, dataset: Dataset, entry: TaskEntry, progress: Progress
+) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """Write originals and arrays; return the baseline values (L,) of each source and codec."""
+
+    for codec in entry.codecs.values():
+        create_codes_array(
+            layout.compressed(entry.name, codec.name),
+            sources=len(entry.sources),
+            levels=len(codec.levels),
+            shape=entry.shape,
+            quantizer=None,
+            centres=(),
+            source_ids=entry.sources,
+        )
+    progress.start("save", len(entry.sources), "sources")
+    values = {}
+    for shard in range(entry.shards):
+        ids = entry.sources[shard * entry.shard : (shard + 1) * entry.shard]
+        path = layout.originals(entry.name, shard, entry.shards)
+        write_tensors(path, {source: dataset.original(source) for source in ids})
+        for position, source in enumerate(ids, shard * entry.shard):
+            original = dataset.original(source)
+            for codec in entry.codecs.values():
+                decoded = _versions(dataset, source, codec)
+                write_codes(layout.compressed(entry.name, codec.name), position, decoded)
+                values[source, codec.name] = baseline_values(original, decoded)
+            progress.advance()
+    progress.finish()
+    return values
+
+
+def _versions(dataset: Dataset, source: str, codec: CodecEntry) -> np.ndarray:
+    """Return a source's compressed features by a codec, float32 (L, N, C, T, D)."""
+    levels = range(len(codec.levels))
+    return np.stack([dataset.compressed(source, codec.name, level) for level in levels])
+
+
+def _labels(dataset: Dataset, values: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
+    """Return the label rows with the baselines."""
+    import pyarrow as pa
+
+    rows = []
+    for row in dataset.labels.to_pylist():
+        found = values[row["source_id"], row["codec"]]
+        known = {name: float(found[name][row["level"]]) for name in BASELINES}
+        baselines = {name: None if np.isnan(value) else value for name, value in known.items()}
+        rows.append(row | baselines)
+    return pa.Table.from_pylist(rows, schema=label_schema(2))
+
+
+def _originals(layout: Layout, dataset: Dataset, entry: TaskEntry) -> Any:
+    """Return one row per original."""
+    import pyarrow as pa
+
+    labels = {row["source_id"]: row for row in dataset.labels.to_pylist()}
+    folds = folds_of(entry)
+    rows = []
+    for index, source in enumerate(entry.sources):
+        path = layout.originals(entry.name, shard_of(index, entry.shard), entry.shards)
+        facts = {
+            key: labels[source][key] for key in ("reference_score", "reference_loss", "tokens")
+        }
+        rows.append(
+            {
+                "task": entry.name,
+                "source_id": source,
+                "fold": int(folds[index]),
+                "array": layout.relative(path),
+                "key": source,
+                "group": entry.group_of[index],
+                **facts,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=originals_schema(2))
