@@ -43,6 +43,7 @@ __all__ = [
     "sync_folder",
     "sync_folders",
     "write_bytes",
+    "write_csv",
     "write_table",
     "write_tensors",
     "write_text",
@@ -225,6 +226,14 @@ def write_table(path: Path, table: pa.Table, check: Callable[[], None] | None = 
             pq.write_table(table, file, compression="zstd")
         if check:
             check()
+
+
+def write_csv(path: Path, table: pa.Table) -> None:
+    """Write a table as CSV."""
+    from pyarrow import csv
+
+    with atomic_path(path) as partial:
+        csv.write_csv(table, partial)
 
 
 def read_labels(
