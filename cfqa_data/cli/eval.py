@@ -12,7 +12,7 @@ import typer
 
 from cfqa_data.cli.command import Target, command
 from cfqa_data.cli.process import say
-from cfqa_data.cli.shared import answer, working
+from cfqa_data.cli.shared import answer, check_free, working
 from cfqa_data.errors import CfqaError, DiskError, MetricError, MetricWarning
 from cfqa_data.paths import absolute_path
 
@@ -156,7 +156,7 @@ def report(
     if out.suffix != ".html":
         raise CfqaError(f"{out}: a report is written as .html, by that ending")
     check_writable(out)
-    _check_free(out, force)
+    check_free(out, force)
     dataset = load(folder, follow_links=follow_links)
     print(f"Report: {write_report(read_evaluation(dataset, scores, target), out, dataset)}")
 
@@ -198,14 +198,8 @@ def _report_files(
         page, out = page / "report.html", out or page / "scores.parquet"
     check_writable(page)
     if out is None or out.parent != page.parent or not out.exists():
-        _check_free(page, force)
+        check_free(page, force)
     return page, out
-
-
-def _check_free(page: Path, force: bool) -> None:
-    """Check that a page replaces nothing, unless that is asked for."""
-    if page.exists() and not force:
-        raise CfqaError(f"{page}: is there; write to another file, or replace it with --force")
 
 
 def _make_folder(context: typer.Context, folder: Path) -> None:

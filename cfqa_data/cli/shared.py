@@ -7,6 +7,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,8 +15,15 @@ import typer
 from cfqa_data.cli.process import say
 from cfqa_data.console import terminal
 from cfqa_data.console.progress import Progress
+from cfqa_data.errors import CfqaError
 
-__all__ = ["answer", "interrupted", "working"]
+__all__ = ["answer", "check_free", "interrupted", "working"]
+
+
+def check_free(page: Path, force: bool) -> None:
+    """Check that a page replaces nothing, unless that is asked for."""
+    if page.exists() and not force:
+        raise CfqaError(f"{page}: is there; write to another file, or replace it with --force")
 
 
 def answer(as_json: bool, data: Callable[[], dict[str, Any]], text: Callable[[], str]) -> None:
