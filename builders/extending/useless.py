@@ -12,8 +12,8 @@ __all__ = ["useless_harm"]
 
 
 @extras("build")
-def useless_harm(dataset: Dataset, task: str) -> float:
-    """Return the mean distortion when every feature is replaced by the mean of the originals.
+def useless_harm(dataset: Dataset, task: str) -> float | None:
+    """Return the mean distortion when every feature is replaced by the mean of the other originals.
 
     Where features have different numbers of tokens, it is their mean token in every place.
 
@@ -21,21 +21,27 @@ def useless_harm(dataset: Dataset, task: str) -> float:
         dataset: an open dataset, with what scored it at hand.
         task: one of its tasks.
 
+    Returns:
+        None of one source.
+
     Raises:
         CfqaError: what scored it is not here.
     """
     entry = dataset.manifest.tasks[task]
+    others = len(entry.sources) - 1
+    if not others:
+        return None
+
+    def part(original: np.ndarray) -> np.ndarray:
+        own = original.astype(np.float64)
+        return own.mean(axis=2, keepdims=True) if entry.varying_tokens else own
+
     total = np.zeros(())
     for source in entry.sources:
-        original = dataset.original(source).astype(np.float64)
-        total = total + (
-            original.mean(axis=2, keepdims=True) if entry.varying_tokens else original
-        )
-    mean = (total / len(entry.sources)).astype(np.float32)
+        total = total + part(dataset.original(source))
     harms = []
     for source in entry.sources:
-        n, c, _, d = mean.shape
-        tokens = dataset.original(source).shape[2] if entry.varying_tokens else mean.shape[2]
-        useless = np.broadcast_to(mean, (n, c, tokens, d))
-        harms.append(label(dataset, source, useless).distortion)
+        original = dataset.original(source)
+        useless = np.broadcast_to((total - part(original)) / others, original.shape)
+        harms.append(label(dataset, source, useless.astype(np.float32)).distortion)
     return float(np.mean(harms))

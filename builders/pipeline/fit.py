@@ -107,7 +107,7 @@ def fit_range(features: Iterable[np.ndarray], bits: int, percentile: float) -> U
     Args:
         features: float32 (N, C, T, D) each.
         bits: bits of a code.
-        percentile: of each feature and layer, 100 - percentile and percentile.
+        percentile: of the values of each feature and layer, at either end.
 
     Raises:
         BuildError: a layer has one value only.
@@ -115,10 +115,10 @@ def fit_range(features: Iterable[np.ndarray], bits: int, percentile: float) -> U
     ends = []
     for feature in features:
         layers = np.moveaxis(feature, 1, 0).reshape(feature.shape[1], -1)
-        q = (100 - percentile, percentile)
-        ends.append(np.percentile(layers, q, axis=1, method="inverted_cdf"))
-    lows, highs = np.array(ends, np.float64).transpose(1, 0, 2)
-    lo, hi = lows.min(axis=0), highs.max(axis=0)
+        both = np.stack([-layers, layers])  # inverted_cdf gives one of the values
+        ends.append(np.percentile(both, percentile, axis=2, method="inverted_cdf"))
+    low, hi = np.max(ends, axis=0).astype(np.float64)
+    lo = -low
     if (flat := np.flatnonzero(lo == hi)).size:
         raise BuildError(
             f"layer {flat[0]} of the training features has no range: it is {lo[flat[0]]:g} "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.access.dataset import Dataset, load
-from cfqa_data.console.text import printable, size_text, table_text
+from cfqa_data.console.text import percent, printable, size_text, table_text
 from cfqa_data.format.facts import Score, TaskEntry
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest, manifest_text
@@ -114,7 +114,7 @@ def summarise(
     }
 
 
-def _useless(dataset: Dataset, task: str) -> float:
+def _useless(dataset: Dataset, task: str) -> float | None:
     from cfqa_data.builders.extending.useless import useless_harm
 
     return useless_harm(dataset, task)
