@@ -35,6 +35,7 @@ from cfqa_data.builders.calibration.ladders import (
 )
 from cfqa_data.builders.calibration.report import write_report
 from cfqa_data.builders.pipeline.context import Models
+from cfqa_data.builders.pipeline.select import fitting
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.training.planes import training_features
@@ -109,7 +110,8 @@ def calibrate(
         curves_of: measures cells of a grid.
         bench: originals to try on.
         ladder: names the codec; a learned codec keeps the ladder's quantiser.
-        scales: ranges to try, in multiples of the training features' range.
+        scales: ranges to try, in multiples of the training features' range; none keep the ladder's
+            quantiser.
         parameters: to choose from, best first, as many as the ladder has levels or more; by
             default those between no harm and useless on the codec's grid, or, where it has none,
             the ladder's levels.
@@ -118,13 +120,14 @@ def calibrate(
     """
     coarse = ladder.registered.target.grid()
     grid = tuple(parameters or coarse or ladder.levels)
-    whole, levels = ladder.facts.parameter.whole, len(ladder.levels)
+    parameter, levels = ladder.facts.parameter, len(ladder.levels)
     tried: list[tuple[float | None, Quantizer | None]] = [(None, ladder.quantizer)]
-    if isinstance(ladder.quantizer, UniformQuantizer):
+    if scales and isinstance(ladder.quantizer, UniformQuantizer):
         tried = [(scale, widened(bench, ladder.quantizer.bits, scale)) for scale in scales]
     curves = curves_of(bench, ladder, [(quantizer, grid) for _, quantizer in tried])
     if coarse and parameters is None:
-        grids = [refined(curve, bench.useless, harmless, whole, levels) for curve in curves]
+        how = harmless, parameter.whole, levels, int(parameter.lowest or 0)
+        grids = [refined(curve, bench.useless, *how) for curve in curves]
         quantizers = (quantizer for _, quantizer in tried)
         curves = curves_of(bench, ladder, list(zip(quantizers, grids, strict=True)))
     found = [propose(bench, ladder.codec, curve, budget, harmless, levels) for curve in curves]
@@ -195,7 +198,7 @@ def _run(chosen: argparse.Namespace) -> None:
         CfqaError: there is no such recipe, or it has no such task or codec.
     """
     check_guard()
-    recipe = load_recipe(chosen.recipe)
+    recipe = load_recipe(chosen.recipe).check_numbers()
     tasks = chosen.task or list(recipe.tasks)
     for task in tasks:
         if task not in recipe.tasks:
@@ -208,7 +211,8 @@ def _run(chosen: argparse.Namespace) -> None:
     with Executor(chosen.workers) as executor:
         for task in tasks:
             training = list(training_features(models, task, chosen.training, TRAINING_SEED))
-            bench = gather(models, task, chosen.sources, chosen.seed, training)
+            samples = fitting(models, task, chosen.sources, chosen.seed)
+            bench = gather(models, task, samples, training)
             scales = chosen.scales
             for codec, ladder in recipe.tasks[task].codecs.items():
                 if chosen.codec and codec not in chosen.codec:
