@@ -15,11 +15,11 @@ from pipeline_toy import tree
 from plugin_words import Bag, Length, Lines, Round, Vowels
 from test_plugin_build import HERE, UNIFORM, recipe
 
-from cfqa_data.builders.calibration.ladders import measure
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.check import make_plan
 from cfqa_data.builders.pipeline.estimate import estimate
 from cfqa_data.builders.pipeline.fit import fit_range
+from cfqa_data.builders.pipeline.ladders import measure
 from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.builders.sources.base import Sample, Source
 from cfqa_data.errors import BuildError, CfqaError, RecipeError

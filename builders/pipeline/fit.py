@@ -16,8 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.calibration.calibrate import SCALES, calibrate
-from cfqa_data.builders.calibration.ladders import (
+from cfqa_data.builders.pipeline.calibration import SCALES, calibrate
+from cfqa_data.builders.pipeline.context import (
+    BuildContext,
+    Models,
+    codec_for,
+    read_json,
+    write_json,
+)
+from cfqa_data.builders.pipeline.ladders import (
     FINE,
     NO_HARM,
     Bench,
@@ -25,13 +32,6 @@ from cfqa_data.builders.calibration.ladders import (
     gather,
     join,
     measure,
-)
-from cfqa_data.builders.pipeline.context import (
-    BuildContext,
-    Models,
-    codec_for,
-    read_json,
-    write_json,
 )
 from cfqa_data.builders.pipeline.plan import PLAN, Item, Plan
 from cfqa_data.builders.pipeline.prepare import FITTED_ON
