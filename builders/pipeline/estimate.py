@@ -49,7 +49,7 @@ def estimate(plan: Plan) -> dict[str, Any]:
     for stage in STAGES:
         counts = Counter((item.task, item.codec) for item in stage(context).items())
         for task, spec in recipe.tasks.items():
-            for codec in spec.codecs if (task, "") not in counts else ("",):
+            for codec in [name for name in ("", *spec.codecs) if (task, name) in counts]:
                 levels = len(spec.codecs[codec].levels) if codec else 1
                 (points, tokens), sources = sizes[task], recipe.sources(task)
                 written, seconds, held = 0.0, 0.0, 0.0

@@ -1,8 +1,10 @@
-"""Image classification: the rank of the true class."""
+"""Image classification: the rank of the true class, or of the one predicted without compression."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ with extras("build"):
 
     from cfqa_data.builders.backbones.dinov2 import NORM_EPS
 
-__all__ = ["Classification", "ClsHead"]
+__all__ = ["Classification", "ClsHead", "Fidelity"]
 
 
 class ClsHead(Head):
@@ -70,3 +72,18 @@ class Classification(LinearTask):
         if any(int(other.truth) == label for other in accepted):
             return f"of class {label}, which there is already"
         return None if self.score(feature(), sample.truth)[0] == 1 else "not classified right"
+
+
+class Fidelity(LinearTask):
+    """Rank and negative log-likelihood of the class predicted from the uncompressed feature."""
+
+    facts = replace(
+        TASKS["cls"],
+        name="fidelity",
+        title="fidelity to the class predicted from the uncompressed feature",
+    )
+    views, layers, head_kind = VIEWS["cls"], ClsHead.layers, ClsHead
+
+    def infer_truth(self, feature: Tensor | np.ndarray) -> Any:
+        """Return the class predicted from a feature."""
+        return np.array(int(self.head.predict(feature).argmax()), np.int64)
