@@ -24,24 +24,31 @@ __all__ = ["Classification", "ClsHead", "Fidelity"]
 
 
 class ClsHead(Head):
-    """Linear on [class token, mean patch token] after the final norm."""
+    """Linear on [class token of each layer, mean patch token of the last] after the final norm."""
 
-    task, views, known_by, share = "cls", 1, ("weight", 2), 2
+    task, views, known_by = "cls", 1, ("weight", 2)
+    # Of a classifier on the Hub:
+    prefix, beside, whole_norm = "classifier.", ("dinov2.",), "dinov2.layernorm."
 
-    def __init__(self, inputs: int, classes: int) -> None:
-        super().__init__(inputs)
+    def __init__(self, inputs: int, classes: int, layers: int | None = None) -> None:
+        super().__init__(inputs, layers)
         self.norm = nn.LayerNorm(self.dim, eps=NORM_EPS)
         self.linear = nn.Linear(inputs, classes)
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        """Class logits (B, classes) of tokens (B, T, D)."""
-        tokens = self.norm(tokens)
-        return self.linear(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=-1))
+    @classmethod
+    def share(cls, layers: int) -> int:
+        """Return the number of class tokens, and 1 for the mean."""
+        return layers + 1
+
+    def pooled(self, feature: Tensor) -> Tensor:
+        """What the linear part takes, (B, inputs), of features (B, C, T, D)."""
+        tokens = self.norm(feature)
+        return torch.cat([tokens[:, :, 0].flatten(1), tokens[:, -1, 1:].mean(dim=1)], dim=-1)
 
     @torch_state(grad=False)
     def predict(self, feature: Tensor | np.ndarray) -> Tensor:
         """Class logits, float32 (classes,), of a feature (1, 1, T, D)."""
-        return self.logits(self.checked(feature)[:, 0])[0]
+        return self.linear(self.pooled(self.checked(feature)))[0]
 
     @torch_state(grad=False)
     def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
