@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cfqa_data import loaders as loaders
     from cfqa_data.access.dataset import Dataset, FeaturePair, load
     from cfqa_data.access.memory import from_arrays
+    from cfqa_data.builders.extending import extend, label
     from cfqa_data.builders.sharing.save import save
     from cfqa_data.errors import (
         BuildError,
@@ -50,7 +51,9 @@ __all__ = [
     "__version__",
     "create_metric",
     "evaluate",
+    "extend",
     "from_arrays",
+    "label",
     "list_metrics",
     "load",
     "save",
@@ -64,6 +67,8 @@ _HOMES = {
     "FeaturePair": "cfqa_data.access.dataset",
     "load": "cfqa_data.access.dataset",
     "from_arrays": "cfqa_data.access.memory",
+    "extend": "cfqa_data.builders.extending",
+    "label": "cfqa_data.builders.extending",
     "save": "cfqa_data.builders.sharing.save",
     "create_metric": "cfqa_data.eval",
     "evaluate": "cfqa_data.eval",

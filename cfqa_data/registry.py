@@ -324,15 +324,11 @@ def bind_options(
     anything = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     hints = _hints(target)
     bound = {name: value for name, value in given.items() if name in known or anything}
-    own_options = [name for name in known if name not in given]
+    own = [name for name in known if name not in given]
     for name, value in options.items():
         if name in given or (name not in known and not anything):
-            message = (
-                unknown_name("option", name, own_options)
-                if own_options
-                else f"unknown option {name!r}: it takes none"
-            )
-            raise error(f"{what}: {message}")
+            none = f"unknown option {name!r}: it takes none"
+            raise error(f"{what}: {unknown_name('option', name, own) if own else none}")
         bound[name] = _as_type(value, hints.get(name, Any), f"{what}: option {name}", error)
     missing = [n for n, p in known.items() if p.default is p.empty and n not in bound]
     if missing:

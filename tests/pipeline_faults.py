@@ -115,7 +115,7 @@ def prepare(scratch: Path) -> Builder:
     (scratch / "networks").mkdir()
     write_networks(scratch / "networks")
     whole = toy_recipe(scratch / "networks", {"x265": QPS}, sources_per_task=2, group_size=1)
-    recipe = Recipe.from_dict(whole.to_dict() | {"tasks": {"seg": whole.tasks["seg"].to_dict()}})
+    recipe = Recipe.from_dict(whole.to_dict() | {"tasks": {"cls": whole.tasks["cls"].to_dict()}})
     return Builder(recipe, scratch)
 
 

@@ -95,7 +95,7 @@ def test_latents_far_beyond_their_tables_survive(
     assert ((z < lowest) | (z > highest)).mean() > 0.1
     # What is decoded is the synthesis of these latents: escapes lose nothing.
     twin = y.astype(np.float64)
-    for layer in model.synthesis:
+    for layer in model.synthesis.layers:
         twin = layer(twin)
     decoded = model.decode(model.encode(plane), plane.shape)
     assert np.array_equal(decoded, np.clip(twin[0, : plane.shape[0]], 0, 1))

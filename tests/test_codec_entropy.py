@@ -11,7 +11,7 @@ from codec_samples import ideal_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfqa_data.codecs.hyperprior.entropy_coder import TableCoder, decode_parts, encode_parts
+from cfqa_data.codecs.hyperprior.entropy_coder import TableCoder, decoding, encode_parts
 from cfqa_data.codecs.hyperprior.entropy_tables import (
     PRECISION,
     Density,
@@ -27,7 +27,8 @@ CODER = TableCoder(GAUSSIANS)
 
 
 def decode(stream: bytes, indexes: np.ndarray) -> np.ndarray:
-    return decode_parts(stream, [lambda _: (CODER, indexes)])[0]
+    with decoding(stream) as part:
+        return part(CODER, indexes)
 
 
 def reference_push(state: int, tables: Tables, values: np.ndarray, indexes: np.ndarray) -> int:
@@ -97,12 +98,10 @@ def test_a_panic_of_the_coders_library_is_an_error_like_any_other() -> None:
 
     nothing = np.zeros(0, np.int64)
     coder = Panicking(GAUSSIANS)
-    for call in (
-        lambda: encode_parts([(coder, nothing, nothing)]),
-        lambda: decode_parts(b"\1", [lambda _: (coder, nothing)]),
-    ):
-        with pytest.raises(CodecError, match="refused its input"):
-            call()
+    with pytest.raises(CodecError, match="refused its input"):
+        encode_parts([(coder, nothing, nothing)])
+    with pytest.raises(CodecError, match="refused its input"), decoding(b"\1") as part:
+        part(coder, nothing)
 
 
 def test_nothing_costs_three_bytes() -> None:
@@ -112,12 +111,10 @@ def test_nothing_costs_three_bytes() -> None:
 def test_later_parts_see_earlier_ones() -> None:
     first, second = np.array([1, 0, 2]), np.array([5, -7, 30])
     parts = [(CODER, first, np.array([5, 5, 5])), (CODER, second, first + 30)]
-    decoded = decode_parts(
-        encode_parts(parts),
-        [lambda _: (CODER, np.array([5, 5, 5])), lambda done: (CODER, done[0] + 30)],
-    )
-    assert np.array_equal(decoded[0], first)
-    assert np.array_equal(decoded[1], second)
+    with decoding(encode_parts(parts)) as part:
+        decoded = part(CODER, np.array([5, 5, 5]))
+        assert np.array_equal(decoded, first)
+        assert np.array_equal(part(CODER, decoded + 30), second)
 
 
 def test_cut_and_damaged_streams_are_refused() -> None:

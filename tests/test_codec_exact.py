@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cfqa_data.codecs.hyperprior import fixed_point
-from cfqa_data.codecs.hyperprior.fixed_point import FRACTION, GDN, LIMIT, Conv, Deconv, snap
-from cfqa_data.codecs.hyperprior.strips import apply_in_strips
+from cfqa_data.codecs.hyperprior.fixed_point import FRACTION, GDN, LIMIT, Conv, Deconv, ReLU, snap
+from cfqa_data.codecs.hyperprior.strips import Network
 from cfqa_data.errors import CodecError
 
 generator = np.random.default_rng(0)
@@ -83,14 +83,17 @@ def test_strips_of_a_network_change_no_bit() -> None:
     draw = np.random.default_rng(4)
     again = Conv("again", draw.normal(0, 0.1, (12, 8, 5, 5)), draw.normal(0, 1, 12), 2)
     up = Deconv("up", draw.normal(0, 0.1, (8, 12, 5, 5)), draw.normal(0, 1, 12))
-    for network in (
-        [known["conv"], again, known["gdn"], known["conv"]],
-        [known["deconv"], up, known["igdn"], known["deconv"]],
+    for network in map(
+        Network,
+        (
+            [known["conv"], again, known["gdn"], known["conv"]],
+            [known["deconv"], up, known["igdn"], known["deconv"], ReLU(), up, known["flat"]],
+        ),
     ):
         x = activations(12, 37, 16)
-        whole = apply_in_strips(network, x)
+        whole = network(x)
         for budget in (1, 20_000, 100_000):
-            assert np.array_equal(apply_in_strips(network, x, budget), whole)
+            assert np.array_equal(network(x, budget), whole)
 
 
 def test_sums_stay_below_what_float64_holds_exactly() -> None:

@@ -73,7 +73,7 @@ def test_no_file_has_its_name_before_it_is_whole_and_synced(faults: dict[str, An
             named.append(f"{folder}/{name}")
     assert named[0] == "/.build/plan.json"
     assert named[-1] == "/manifest.json"
-    assert named.index("/compressed/seg/x265.zarr/c/0/0/0/0/0/0") < len(named) - 1
+    assert named.index("/compressed/cls/x265.zarr/c/0/0/0/0/0/0") < len(named) - 1
     assert not renamed
 
 
@@ -84,12 +84,12 @@ def test_new_folders_and_before_the_manifest_all_are_synced(faults: dict[str, An
         for number, event in enumerate(events)
         if event.startswith("os.mkdir /")
     }
-    assert {"/.build", "/compressed/seg/x265.zarr/c/1/0/0/0/0"} < set(made)
+    assert {"/.build", "/compressed/cls/x265.zarr/c/1/0/0/0/0"} < set(made)
     begun = next(n for n, event in enumerate(events) if event.startswith("open /manifest.json"))
     last = max(n for n in range(begun) if events[n].startswith("os.rename"))
     for path, number in made.items():
         assert events[number + 1] == f"os.fsync {path.rpartition('/')[0]}"
-        if path != "/.build/streams/seg-x265-00000" and path != "/.build/streams/seg-x265-00001":
+        if path != "/.build/streams/cls-x265-00000" and path != "/.build/streams/cls-x265-00001":
             assert f"os.fsync {path}" in events[last:begun]
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from pipeline_toy import QPS, toy_recipe, write_networks, write_toml
@@ -61,6 +62,10 @@ open(__file__ + ".count", "a").write("x")
 """
 
 
+LIGHT = f"sys.path.append({str(Path(av.__file__).parents[1])!r})\nimport av"
+"""The import of a program that starts without looking for the installed packages."""
+
+
 @pytest.fixture(autouse=True)
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No reference software in sight, and what `main` sets is undone."""
@@ -88,7 +93,8 @@ def programs(folder: Path, fails: str = "{}") -> Path:
     folder.mkdir(exist_ok=True)
     (folder / HM.config_file).write_text("QP : 32\n")
     for name, body in ((HM.encoders[0], ENCODER), (HM.decoders[0], DECODER)):
-        (folder / name).write_text(f"#!{sys.executable}\n{body.replace('FAILS', fails)}")
+        text = body.replace("FAILS", fails).replace("import av", LIGHT)
+        (folder / name).write_text(f"#!{sys.executable} -IS\n{text}")
         (folder / name).chmod(0o755)
     return folder / HM.encoders[0]
 

@@ -67,6 +67,7 @@ def folder(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.release
 def test_two_workers_make_the_same_bytes(recipe: Path, folder: Path, tmp_path: Path) -> None:
     build(recipe, tmp_path / "text", workers=2)
     assert tree(tmp_path / "text") == tree(folder)

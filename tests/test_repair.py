@@ -24,7 +24,7 @@ from cfqa_data.cli import main
 from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.format.manifest import hash_file, read_manifest
 from cfqa_data.integrity.verify import verify
-from cfqa_data.recipe.load import Recipe, SourceSpec
+from cfqa_data.recipe import Recipe, SourceSpec
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from damaged import DAMAGES, KINDS, build_toy, edit_labels, edit_manifest, flip, rehash
 from hub_cache import move_into_cache
+from pickling_pool import replace_workers
 from safetensors.numpy import load_file
 
 import cfqa_data
@@ -59,8 +60,19 @@ def looked(folder: Path, **options: Any) -> list[str]:
     return [str(f) for f in verify_deep(folder, read_manifest(folder), set(), **options).faults]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("kind", KINDS)
+EACH = [
+    pytest.param(
+        kind,
+        damage,
+        marks=() if kind == "codes" or damage == "flip" else pytest.mark.release,
+    )
+    for kind in KINDS
+    for damage in DAMAGES
+]
+"""Each damage of one kind of file and one of each are in the suite."""
+
+
+@pytest.mark.parametrize(("kind", "damage"), EACH)
 def test_each_damage_of_each_kind_of_file_is_named(kind: str, damage: str, folder: Path) -> None:
     DAMAGES[damage](folder / KINDS[kind])
     checked = verify(folder)
@@ -245,11 +257,15 @@ def test_what_does_not_agree_is_not_published(
     assert f"{folder / 'labels/dpt.parquet'}: distortion of " in capsys.readouterr().err
 
 
-def test_what_was_built_decodes_and_is_labelled_alike(built: Path) -> None:
-    """With workers; what is looked for without them in tests below is found and nothing else."""
+def test_what_was_built_decodes_and_is_labelled_alike(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by workers; what is looked for without them in tests below is found and nothing else."""
+    pool = replace_workers(monkeypatch)
     told = verify_deep(built, read_manifest(built), set(), sample=5, workers=2)
     assert (told.faults, told.notes) == ((), ())
     assert (told.decoded, told.compared, told.labelled) == (120, 120, 5)
+    assert pool.calls > 6
 
 
 def test_edited_codes_are_found_by_looking_deep_only(folder: Path) -> None:

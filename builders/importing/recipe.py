@@ -38,35 +38,34 @@ def find_quantizers(
         progress: notified of the features that are looked through for tables.
     """
     found: dict[tuple[str, str], Quantizer] = {}
-    unknown: list[CodecFiles] = []
     for (task, codec), files in list(release.codec_files.items()):
-        spec = base.tasks.get(task)
-        levels, known = begun.get((task, codec), ((), None))
-        if spec is None:
-            release.leave_out_codec(task, codec, f"recipe {base.name} has no task {task}")
-        elif not files.is_video:
-            if known is not None and levels == files.levels:
-                found[task, codec] = known
-            else:
-                unknown.append(files)
-        elif codec in spec.codecs and isinstance(
-            given := spec.codecs[codec].quantizer, UniformQuantizer
-        ):
-            ranges = given.to_dict() | {"kind": "paper_uniform"}
-            found[task, codec] = quantizer_from_dict(ranges)
+        quantizer = _quantizer(release, base, files, begun, progress)
+        if isinstance(quantizer, str):
+            release.leave_out_codec(task, codec, quantizer)
         else:
-            why = f"recipe {base.name} has no range for {codec} on {task}"
-            release.leave_out_codec(task, codec, why)
-    if unknown:
-        progress.start("tables", sum(len(files.files) for files in unknown), "features")
-        for files in unknown:
-            table = find_table(release, files, progress.advance)
-            if isinstance(table, str):
-                release.leave_out_codec(files.task, files.codec, table)
-            else:
-                found[files.task, files.codec] = table
-        progress.finish()
+            found[task, codec] = quantizer
     return found
+
+
+def _quantizer(
+    release: Release, base: Recipe, files: CodecFiles, begun: Begun, progress: Progress
+) -> Quantizer | str:
+    """Return the quantiser of a codec on a task, or the reason why there is none."""
+    task, codec = files.task, files.codec
+    if task not in base.tasks:
+        return f"recipe {base.name} has no task {task}"
+    if files.is_video:
+        spec = base.tasks[task].codecs.get(codec)
+        if spec is None or not isinstance(spec.quantizer, UniformQuantizer):
+            return f"recipe {base.name} has no range for {codec} on {task}"
+        return quantizer_from_dict(spec.quantizer.to_dict() | {"kind": "paper_uniform"})
+    levels, known = begun.get((task, codec), ((), None))
+    if known is not None and levels == files.levels:
+        return known
+    progress.start("tables", len(files.files), "features")
+    table = find_table(release, files, progress.advance)
+    progress.finish()
+    return table
 
 
 def release_recipe(

@@ -52,13 +52,10 @@ class RepairPlan:
     items: Mapping[str, Sequence[Item]]
     impossible: tuple[Fault, ...] = ()
 
-    def context(self, root: Path) -> BuildContext:
-        """Return the context of the scratch build in a folder."""
-        return BuildContext(self.plan, Layout(root))
-
     def stages(self, root: Path) -> list[tuple[BuildStage, Sequence[Item]]]:
         """Return the stages of the scratch build in a folder, and the items to do of each."""
-        stages = repair_stages(self.context(root), self.files, self.plugins)
+        context = BuildContext(self.plan, Layout(root))
+        stages = repair_stages(context, self.files, self.plugins)
         return [(stage, self.items.get(stage.name, ())) for stage in stages]
 
 

@@ -216,7 +216,7 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
     both = recorded["packages"], plan.packages
     sources, found = ({n: p["sha256"] for n, p in of.items()} for of in both)
     _check_equal("packages", root, sources, found, "")
-    current, versions = plan.versions, _joined(recorded["versions"], plan.versions)
+    current, versions = plan.versions, joined_versions(recorded["versions"], plan.versions)
     plan = replace(plan, versions=versions)
     if versions != recorded["versions"]:
         if not accept_versions:
@@ -238,12 +238,12 @@ def _check_equal(
         )
 
 
-def _joined(earlier: Mapping[str, str], current: Mapping[str, str]) -> dict[str, str]:
+def joined_versions(earlier: Mapping[str, str], current: Mapping[str, str]) -> dict[str, str]:
     """Merge versions; where they differ, both are listed in order."""
     joined = {}
     for name in sorted({*earlier, *current}):
         old, new = earlier.get(name, ABSENT), current.get(name, ABSENT)
-        joined[name] = old if old.rpartition(_THEN)[2] == new else f"{old}{_THEN}{new}"
+        joined[name] = old if new in (old, old.rpartition(_THEN)[2]) else f"{old}{_THEN}{new}"
     return joined
 
 

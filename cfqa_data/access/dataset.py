@@ -8,7 +8,7 @@ and a pickled dataset opens its files anew.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,9 +129,6 @@ class Dataset(Sequence[FeaturePair]):
             compressed=self.compressed(source, label["codec"], label["level"]),
             label=label,
         )
-
-    def __iter__(self) -> Iterator[FeaturePair]:
-        return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
         return (

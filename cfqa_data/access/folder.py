@@ -180,10 +180,13 @@ class Folder:
 
     def codes(self, source_id: str, codec: str, level: int, **part: Unpack[Part]) -> Codes:
         """Return a compressed feature as integers, stored ones or those of its bitstream."""
+        entry, codec_entry, level = self._check(source_id, codec, level)
+        if codec_entry.quantizer is None:
+            raise FormatError(
+                f"{self.files.location}: {codec} on {entry.name} has values and no codes"
+            )
         found = self._compressed(source_id, codec, level, **part)
-        if not isinstance(found, Codes):
-            task = self._place(source_id)[0].name
-            raise FormatError(f"{self.files.location}: {codec} on {task} has values and no codes")
+        assert isinstance(found, Codes)
         return found
 
     def _compressed(

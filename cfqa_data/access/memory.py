@@ -130,7 +130,7 @@ def from_arrays(
             for codec, levels in arrays.items()
         },
         shard=min(SHARD, len(ids)),
-        varying_tokens=len({t for _, _, t, _ in shapes.values()}) > 1,
+        tokens="varying" if len({t for _, _, t, _ in shapes.values()}) > 1 else None,
         prefix_tokens=prefix_tokens,
         layers=tuple(Layer(f"layer {layer}") for layer in range(c)),
         groups=None

@@ -46,7 +46,7 @@ def curves(
     from cfqa_data.eval import read_evaluation
     from cfqa_data.eval.curves import curves as find_curves
     from cfqa_data.eval.curves import draw_curves
-    from cfqa_data.format.storage import atomic_path, check_writable
+    from cfqa_data.format.storage import atomic_path, check_writable, write_csv
 
     for path, suffixes in ((out, (".csv",)), (figure, FIGURES)):
         if path is not None:
@@ -58,10 +58,7 @@ def curves(
     evaluation = read_evaluation(dataset, scores) if scores else None
     found = find_curves(dataset, quality or None, anchor=anchor, evaluation=evaluation)
     if out is not None:
-        from pyarrow import csv
-
-        with atomic_path(out) as partial:
-            csv.write_csv(found.points, partial)
+        write_csv(out, found.points)
     if figure is not None:
         facts = {name: entry.facts for name, entry in dataset.manifest.tasks.items()}
         with atomic_path(figure) as partial:

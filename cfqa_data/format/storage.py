@@ -43,6 +43,7 @@ __all__ = [
     "sync_folder",
     "sync_folders",
     "write_bytes",
+    "write_csv",
     "write_table",
     "write_tensors",
     "write_text",
@@ -68,16 +69,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     try:
         yield partial
+        if not partial.is_dir():
+            # Some writers make files that only their owner reads; these are for whom the folder is
+            # for, but in a folder that all may write to, each may change his own only. Before the
+            # sync, which makes it last.
+            partial.chmod(path.parent.stat().st_mode & 0o664)
         for written in partial.rglob("*") if partial.is_dir() else [partial]:
             if written.is_file():
                 with written.open("rb") as file:
                     os.fsync(file.fileno())
         if partial.is_dir():
             sync_folders(partial)
-        else:
-            # Some writers make files that only their owner reads; these are for whom the folder is
-            # for, but in a folder that all may write to, each may change his own only.
-            partial.chmod(path.parent.stat().st_mode & 0o664)
         partial.replace(path)
         sync_folder(path.parent)
     except BaseException as error:
@@ -224,6 +226,14 @@ def write_table(path: Path, table: pa.Table, check: Callable[[], None] | None = 
             pq.write_table(table, file, compression="zstd")
         if check:
             check()
+
+
+def write_csv(path: Path, table: pa.Table) -> None:
+    """Write a table as CSV."""
+    from pyarrow import csv
+
+    with atomic_path(path) as partial:
+        csv.write_csv(table, partial)
 
 
 def read_labels(

@@ -21,20 +21,9 @@ from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
 from cfqa_data.access.tensors import TensorFile
 from cfqa_data.errors import FormatError
+from cfqa_data.format import invariants
 from cfqa_data.format.codes import shard_name
 from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.invariants import (
-    PLACES,
-    RANGES,
-    VALUES,
-    LabelRows,
-    broken,
-    check_bitstream,
-    check_truth,
-    folds_of,
-    measured_bits,
-    out_of_order,
-)
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.integrity.health import health
@@ -62,7 +51,7 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
     """
     job = _Job(Folder(root), manifest, frozenset(damaged))
     job.run(NAMES.manifest, (), job.list_of_files)
-    tables: dict[str, LabelRows] = {}
+    tables: dict[str, invariants.LabelRows] = {}
     for task in manifest.tasks:
         name = NAMES.labels(task)
         job.run(name, (name,), partial(job.read_labels, task, tables))
@@ -144,19 +133,20 @@ class _Job:
             for number, name in enumerate(NAMES.shards(entry.shards, path, task, *codec))
         }
 
-    def read_labels(self, task: str, tables: dict[str, LabelRows]) -> None:
+    def read_labels(self, task: str, tables: dict[str, invariants.LabelRows]) -> None:
         """The labels can be read, and have a row for each compressed feature."""
         tables[task] = self.folder.label_rows(task)
 
-    def labels(self, task: str, rows: LabelRows) -> Iterator[str]:
+    def labels(self, task: str, rows: invariants.LabelRows) -> Iterator[str]:
         """Rows are in order, refer to existing data, and have correct derived values."""
-        if (row := out_of_order(rows)) is not None:
+        if (row := invariants.out_of_order(rows)) is not None:
             yield f"rows are not in the format's order, first row {row}"
         streams = {codec: self._streams(task, codec) for codec in rows.entry.codecs}
         named = (rows.table[name].to_pylist() for name in ("source_id", "codec", "level"))
         sizes = [streams[c].get(f"{s}/{n}", np.nan) for s, c, n in zip(*named, strict=True)]
-        measured = measured_bits(np.array(sizes, np.float64))
-        yield from broken(rows, (*PLACES, measured, *VALUES, *RANGES))
+        measured = invariants.measured_bits(np.array(sizes, np.float64))
+        rules = (*invariants.PLACES, measured, *invariants.VALUES, *invariants.RANGES)
+        yield from invariants.broken(rows, rules)
 
     def _streams(self, task: str, codec: str) -> dict[str, int]:
         """Return the size of each bitstream; empty for a codec without bitstreams."""
@@ -170,7 +160,7 @@ class _Job:
             for what in _others(streams, expected):
                 raise FormatError(f"{name} {what}")
             for key, (dtype, shape) in streams.items():
-                check_bitstream(dtype, len(shape), f"{name}: {key!r}")
+                invariants.check_bitstream(dtype, len(shape), f"{name}: {key!r}")
                 found[key] = shape[0]
         return found
 
@@ -187,9 +177,9 @@ class _Job:
         found = self._header(NAMES.truth(task).as_posix())
         yield from _others(found, self.manifest.tasks[task].sources)
         for key, (dtype, shape) in found.items():
-            check_truth(self.manifest.tasks[task].facts, dtype, len(shape), repr(key))
+            invariants.check_truth(self.manifest.tasks[task].facts, dtype, len(shape), repr(key))
 
-    def originals(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
+    def originals(self, tables: Mapping[str, invariants.LabelRows]) -> Iterator[str]:
         """Each original is where its row says, and the row agrees with the labels."""
         sources = [(t, s) for t, e in self.manifest.tasks.items() for s in e.sources]
         rows = self.folder.originals_table().to_pylist()
@@ -207,7 +197,7 @@ class _Job:
                     if kind != ("float32", [n, c, tokens, d]):
                         yield f"{name}: {key!r} is {kind}, not a feature of {task}"
             place = {source: name for name, ids in shards.items() for source in ids}
-            folds = folds_of(entry).tolist()
+            folds = invariants.folds_of(entry).tolist()
             for source, fold, group in zip(entry.sources, folds, entry.group_of, strict=True):
                 row = known[source]
                 recorded = {"fold": fold, "array": place[source], "key": source, "group": group}
@@ -219,7 +209,7 @@ class _Job:
             if task in tables:
                 yield from _same_references(tables[task].table, known)
 
-    def health(self, tables: Mapping[str, LabelRows]) -> Iterator[str]:
+    def health(self, tables: Mapping[str, invariants.LabelRows]) -> Iterator[str]:
         """The manifest's health figures agree with the labels."""
         import pyarrow as pa
 

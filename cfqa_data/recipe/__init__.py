@@ -20,6 +20,6 @@ __all__ = [
     "load_recipe",
 ]
 
-__getattr__, __dir__ = lazy_modules(
-    __name__, __path__, dict.fromkeys(__all__, "cfqa_data.recipe.load")
-)
+_HOMES = dict.fromkeys(__all__, "cfqa_data.recipe.spec")
+_HOMES |= dict.fromkeys(("list_recipes", "load_recipe"), "cfqa_data.recipe.load")
+__getattr__, __dir__ = lazy_modules(__name__, __path__, _HOMES)

@@ -17,11 +17,8 @@ from cfqa_data.format.resources import HUB, ROOT_VARIABLE, is_uri, locate, resol
 from cfqa_data.paths import absolute_path, exists, is_file, real_path
 from cfqa_data.recipe.spec import (
     FILES,
-    BackboneSpec,
     CodecSpec,
     Recipe,
-    SourceSpec,
-    TaskSpec,
     parts_of,
     places_of_paths,
     table_at,
@@ -29,11 +26,8 @@ from cfqa_data.recipe.spec import (
 )
 
 __all__ = [
-    "BackboneSpec",
     "CodecSpec",
     "Recipe",
-    "SourceSpec",
-    "TaskSpec",
     "classes_in",
     "list_recipes",
     "load_recipe",

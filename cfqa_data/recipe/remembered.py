@@ -11,6 +11,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from cfqa_data.format.storage import write_text
+
 __all__ = ["remember", "remembered"]
 
 
@@ -22,11 +24,7 @@ def _place(sha256: str) -> Path:
 def remember(sha256: str, path: Path) -> None:
     """Remember where a file or folder is; failures are ignored."""
     with suppress(OSError, RuntimeError):
-        note = _place(sha256)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_name(f"{note.name}.{os.getpid()}")
-        partial.write_text(str(path.absolute()), encoding="utf-8")
-        partial.replace(note)
+        write_text(_place(sha256), str(path.absolute()))
 
 
 def remembered(sha256: str) -> Path | None:

@@ -132,11 +132,9 @@ class CodecSpec(_Spec):
             levels = self.facts.parameter.check_levels(self.levels)
         object.__setattr__(self, "levels", levels)
         object.__setattr__(self, "parameter_name", self.facts.parameter.name)
-        planes, has_quantizer = self.facts.on == "planes", self.quantizer is not None
-        self.require(has_quantizer or not planes, ".quantizer: a codec on planes needs one")
-        self.require(
-            planes or not has_quantizer, f".quantizer: a codec on {self.facts.on} takes none"
-        )
+        planes = self.facts.on == "planes"
+        message = f"a codec on {self.facts.on} {'needs one' if planes else 'takes none'}"
+        self.require(planes == (self.quantizer is not None), f".quantizer: {message}")
         duplicate = ": models is a key of the codec, not one of its options"
         self.require("models" not in self.options, duplicate)
 

@@ -143,7 +143,7 @@ def _stacked(versions: list[Any], device: str) -> torch.Tensor:
         return torch.from_numpy(np.require(whole, np.float32, "W")).to(device)
     return torch.stack(
         [
-            torch.from_numpy(np.require(version, np.float32, "W")).to(device)
+            _stacked([version], device)[0]
             if isinstance(version, np.ndarray)
             else CodeTensors.of(version).dequantize(device)
             for version in versions

@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from inspect import signature
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError, MetricError, unknown_name
@@ -45,13 +44,14 @@ __all__ = [
     "COSTS",
     "FAMILIES",
     "INVARIANCES",
-    "RELATIONAL",
     "STATISTICS",
     "Metric",
     "agreement",
     "check_device",
     "error_line",
     "metric",
+    "relational",
+    "relational_agreement",
 ]
 
 FAMILIES = {
@@ -320,10 +320,11 @@ def metric(
 agreement = partial(metric, lower_better=False, score_range=(-1.0, 1.0))
 """`metric` for similarities: higher is better, 1 is perfect, and -1 the opposite by default."""
 
-RELATIONAL: Mapping[str, Any] = MappingProxyType(
-    {"invariances": INVARIANCES, "cost": "T2D", "least_tokens": 2}
-)
-"""Facts of metrics of the relations among tokens: it takes two, and all `INVARIANCES` hold."""
+relational = partial(metric, invariances=INVARIANCES, cost="T2D", least_tokens=2)
+"""`metric` for the relations among tokens: they take two, and have all `INVARIANCES` by default."""
+
+relational_agreement = partial(relational, lower_better=False, score_range=(0.0, 1.0))
+"""`relational` for similarities from 0 to 1."""
 
 
 def error_line(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, derived
@@ -20,17 +19,15 @@ from cfqa_data.eval.features.relations import (
     unit,
     upper,
 )
-from cfqa_data.eval.metrics.base import RELATIONAL, agreement, metric
+from cfqa_data.eval.metrics.base import relational, relational_agreement
 
 __all__ = ["angular_shape", "procrustes", "procrustes_normalized", "rsa", "rsm_difference"]
-
-distance = partial(metric, **RELATIONAL)
 
 NEAREST = 2.0**-40
 """Shapes whose similarity is within this of 1 are the same: the rest is rounding."""
 
 
-@distance(
+@relational(
     formula="mean_nc |Xc|^2 + |Yc|^2 - 2 |Xc^T Yc|_*",
     invariances={"orthogonal", "permutation", "translation"},
     cost="D3",
@@ -49,7 +46,7 @@ def procrustes(x: Features, y: Features) -> Tensor:
     return (before - after).square() + 2.0 * before * after * _shape_gaps(x, y)
 
 
-@distance(
+@relational(
     formula="mean_nc 2 - 2 |Xc^T Yc|_* / (|Xc| |Yc|)",
     score_range=(0.0, 2.0),
     cost="D3",
@@ -64,7 +61,7 @@ def procrustes_normalized(x: Features, y: Features) -> Tensor:
     return 2.0 * _shape_gaps(x, y)
 
 
-@distance(
+@relational(
     formula="mean_nc arccos(|Xc^T Yc|_* / (|Xc| |Yc|))",
     score_range=(0.0, math.pi / 2),
     cost="D3",
@@ -79,9 +76,9 @@ def angular_shape(x: Features, y: Features) -> Tensor:
     return 2.0 * (_shape_gaps(x, y) / 2.0).sqrt().asin()
 
 
-@agreement(
-    **RELATIONAL,
+@relational_agreement(
     formula="mean_nc spearman_{s<t}(|x_s - x_t|, |y_s - y_t|)",
+    score_range=(-1.0, 1.0),
     citation="Kriegeskorte et al., Representational Similarity Analysis, Frontiers in Systems "
     "Neuroscience 2008",
 )
@@ -94,7 +91,7 @@ def rsa(x: Features, y: Features) -> Tensor:
     return alignment(_ranks(x), _ranks(y))
 
 
-@distance(
+@relational(
     formula="mean_nc sqrt(mean_{s!=t} (cos(y_s, y_t) - cos(x_s, x_t))^2)",
     score_range=(0.0, 2.0),
     invariances={"orthogonal", "permutation", "scale"},

@@ -6,8 +6,6 @@ or y does not vary over tokens scores 0: it has no similarity structure that cou
 
 from __future__ import annotations
 
-from functools import partial
-
 from cfqa_data.eval.features.batch import Features
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.relations import (
@@ -19,14 +17,12 @@ from cfqa_data.eval.features.relations import (
     unit,
     upper,
 )
-from cfqa_data.eval.metrics.base import RELATIONAL, agreement
+from cfqa_data.eval.metrics.base import relational_agreement
 
 __all__ = ["cka", "cka_debiased", "cka_rbf", "distance_correlation"]
 
-similarity = partial(agreement, **RELATIONAL, score_range=(0.0, 1.0))
 
-
-@similarity(
+@relational_agreement(
     formula="mean_nc <K, L> / (|K| |L|), K = Xc Xc^T, L = Yc Yc^T",
     citation="Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019",
 )
@@ -38,7 +34,7 @@ def cka(x: Features, y: Features) -> Tensor:
     return alignment(_linear(x), _linear(y)).clamp_(min=0.0)
 
 
-@similarity(
+@relational_agreement(
     formula="mean_nc HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L))",
     score_range=(-1.0, 1.0),
     citation="Song et al., Feature Selection via Dependence Maximization, JMLR 2012; Szekely and "
@@ -58,7 +54,7 @@ def cka_debiased(x: Features, y: Features) -> Tensor:
     return alignment(_debiased(x), _debiased(y))
 
 
-@similarity(
+@relational_agreement(
     formula="mean_nc <K, L> / (|K| |L|), K = H exp(-|x_s - x_t|^2 / (2 median^2)) H",
     citation="Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019",
 )
@@ -71,7 +67,7 @@ def cka_rbf(x: Features, y: Features) -> Tensor:
     return alignment(_gaussian(x), _gaussian(y)).clamp_(min=0.0)
 
 
-@similarity(
+@relational_agreement(
     formula="mean_nc sqrt(<A, B> / (|A| |B|)), A = H |x_s - x_t| H",
     citation="Szekely, Rizzo and Bakirov, Measuring and Testing Dependence by Correlation of "
     "Distances, Annals of Statistics 2007",

@@ -10,20 +10,17 @@ reconstruction scores what chance does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, derived
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.relations import ROUNDING, by_slice, squared_distances, token_cosines
-from cfqa_data.eval.metrics.base import RELATIONAL, agreement
+from cfqa_data.eval.metrics.base import relational_agreement
 
 __all__ = ["jaccard_knn", "mutual_knn"]
 
-similarity = partial(agreement, **RELATIONAL, score_range=(0.0, 1.0))
 
-
-@similarity(
+@relational_agreement(
     formula="mean_t |N_x(t) & N_y(t)| / k, N the k nearest by cosine",
     invariances={"orthogonal", "permutation", "scale"},
     citation="Huh et al., The Platonic Representation Hypothesis, ICML 2024",
@@ -37,7 +34,7 @@ def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
     return _kept(x, y, "cosine", k, lambda shared: shared.sum((-2, -1)) / (k * shared.shape[-1]))
 
 
-@similarity(
+@relational_agreement(
     formula="mean_t |N_x(t) & N_y(t)| / |N_x(t) u N_y(t)|, N the k nearest by distance",
     citation="Klabunde et al., Similarity of Neural Network Models: A Survey of Functional and "
     "Representational Measures, ACM Computing Surveys 2025",

@@ -114,7 +114,10 @@ def statistics(
         raise MetricError(unknown_name("table", table, COLUMNS))
     directions = [metric.lower_better for metric in metrics]
     signs = orientation(directions)
-    named = {"metric": np.array([m.name for m in metrics], object), "lower_better": directions}
+    named: Rows = {
+        "metric": np.array([m.name for m in metrics], object),
+        "lower_better": directions,
+    }
     parts: dict[str, list[Rows]] = {table: [] for table in COLUMNS}
 
     def append(table: str, cell: Cell, **place: Any) -> None:
@@ -146,8 +149,8 @@ def statistics(
             counted = facts.loss if target == "loss" else facts.score
             threshold = counted.noticeable if counted else 0.0
             areas = discriminate(scores, truth, signs, threshold)._asdict()
-            where = {"task": grid.task, "threshold": threshold}
-            parts["discrimination"].append(where | named | areas)
+            place = {"task": grid.task, "threshold": threshold}
+            parts["discrimination"].append(place | named | areas)
     if together:
         # The share of a task's points below each, ties counting half: comparable across tasks.
         shares = [(average_ranks(c.truth[None])[0] - 0.5) / c.truth.size for c in together]

@@ -118,14 +118,12 @@ def _check_codes(dataset: Dataset) -> None:
     """
     rows = dataset.labels.group_by(["task", "codec"], use_threads=False).aggregate([]).to_pylist()
     tasks = dataset.manifest.tasks
-    coded: dict[bool, list[str]] = {True: [], False: []}
-    for row in rows:
-        coded[tasks[row["task"]].codecs[row["codec"]].quantizer is not None].append(row["codec"])
-    values, codes = (list(dict.fromkeys(coded[kind])) for kind in (False, True))
+    values = {r["codec"] for r in rows if tasks[r["task"]].codecs[r["codec"]].quantizer is None}
     if values:
-        others = [codec for codec in codes if codec not in values]
+        known = dict.fromkeys(row["codec"] for row in rows)
+        others = [codec for codec in known if codec not in values]
         choice = f"choose others, codec={others}, or " if others else ""
-        names = ", ".join(values)
+        names = ", ".join(codec for codec in known if codec in values)
         raise CfqaError(
             f"codes=True: {names} has values and no codes; {choice}leave codes=True out"
         )

@@ -16,7 +16,7 @@ from cfqa_data.errors import CodecError
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import Parameter
 
-__all__ = ["ENCODERS", "SAMPLE", "VideoCodec", "av_version", "decode_picture", "import_av"]
+__all__ = ["ENCODERS", "SAMPLE", "VideoCodec", "av_version", "import_av"]
 
 SAMPLE = np.dtype("<u2")
 """Samples of the video codecs."""
@@ -77,61 +77,48 @@ class VideoCodec(Codec):
         qp = int(self.check_parameter(parameter))
         return self.encode_picture(check_plane(self.name, plane, self.peak, self.dtype), qp)
 
+    def coded_rows(self, rows: int, cols: int) -> int:
+        """Return the rows that a picture has where the encoder padded below."""
+        return rows
+
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
-        """See :meth:`Codec.decode`; returns uint16."""
-        return decode_picture(self.name, self.decoder, bitstream, shape)
+        """Return the only picture of an Annex B bitstream, uint16.
 
+        Args:
+            bitstream: parameter sets and one picture.
+            shape: (rows, cols) of the plane.
 
-def decode_picture(
-    name: str,
-    decoder: str,
-    bitstream: Bitstream,
-    shape: tuple[int, int],
-    padded_rows: int | None = None,
-) -> np.ndarray:
-    """Return the only picture of an Annex B bitstream.
-
-    Args:
-        name: the codec, for messages.
-        decoder: PyAV's name of the decoder, ``hevc`` or ``vvc``.
-        bitstream: parameter sets and one picture.
-        shape: (rows, cols) of the plane.
-        padded_rows: rows of the picture where the encoder padded below; they are cut off.
-
-    Returns:
-        uint16 (rows, cols).
-
-    Raises:
-        CodecError: the bitstream is not one whole picture of that shape in 10-bit monochrome.
-    """
-    rows, cols = check_shape(name, shape)
-    bitstream = check_bitstream(name, bitstream)
-    if bitstream.count(START_CODE) > MOST_UNITS:
-        raise CodecError(f"{name}: the bitstream holds more units than one picture has")
-    av = import_av()
-    context = av.CodecContext.create(decoder, "r")
-    context.thread_count = 1
-    heights = (rows, padded_rows or rows)
-    limit = (max(heights) + 128) * (cols + 128)
-    context.options = {"err_detect": "explode", "max_pixels": str(limit)}
-    try:
-        frames = []
-        for packet in [*context.parse(bitstream), *context.parse(None), None]:
-            frames += context.decode(packet)
-            if len(frames) > 1:  # a whole video need not fit into memory
-                raise CodecError(f"{name}: the bitstream holds more pictures than one")
-    except (av.FFmpegError, ValueError) as error:
-        detail = getattr(error, "strerror", None) or error
-        raise CodecError(f"{name}: the bitstream is damaged ({detail})") from None
-    if not frames:
-        raise CodecError(f"{name}: the bitstream holds no whole picture")
-    frame = frames[0]
-    if frame.format.name != "gray10le" or frame.is_corrupt:
-        raise CodecError(f"{name}: the bitstream holds no sound 10-bit monochrome picture")
-    if frame.width != cols or frame.height not in heights:
-        raise CodecError(
-            f"{name}: the bitstream holds {frame.height} x {frame.width} samples, "
-            f"not {rows} x {cols}"
-        )
-    samples = np.frombuffer(frame.planes[0], SAMPLE).reshape(frame.height, -1)
-    return samples[:rows, :cols].copy()
+        Raises:
+            CodecError: the bitstream is not one whole picture of that shape in 10-bit monochrome.
+        """
+        rows, cols = check_shape(self.name, shape)
+        bitstream = check_bitstream(self.name, bitstream)
+        if bitstream.count(START_CODE) > MOST_UNITS:
+            raise CodecError(f"{self.name}: the bitstream holds more units than one picture has")
+        av = import_av()
+        context = av.CodecContext.create(self.decoder, "r")
+        context.thread_count = 1
+        heights = (rows, self.coded_rows(rows, cols))
+        limit = (max(heights) + 128) * (cols + 128)
+        context.options = {"err_detect": "explode", "max_pixels": str(limit)}
+        try:
+            frames = []
+            for packet in [*context.parse(bitstream), *context.parse(None), None]:
+                frames += context.decode(packet)
+                if len(frames) > 1:  # a whole video need not fit into memory
+                    raise CodecError(f"{self.name}: the bitstream holds more pictures than one")
+        except (av.FFmpegError, ValueError) as error:
+            detail = getattr(error, "strerror", None) or error
+            raise CodecError(f"{self.name}: the bitstream is damaged ({detail})") from None
+        if not frames:
+            raise CodecError(f"{self.name}: the bitstream holds no whole picture")
+        frame = frames[0]
+        if frame.format.name != "gray10le" or frame.is_corrupt:
+            raise CodecError(f"{self.name}: the bitstream holds no sound 10-bit monochrome picture")
+        if frame.width != cols or frame.height not in heights:
+            raise CodecError(
+                f"{self.name}: the bitstream holds {frame.height} x {frame.width} samples, "
+                f"not {rows} x {cols}"
+            )
+        samples = np.frombuffer(frame.planes[0], SAMPLE).reshape(frame.height, -1)
+        return samples[:rows, :cols].copy()

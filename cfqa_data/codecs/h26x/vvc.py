@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.codecs.base import Bitstream, check_planes, check_shape
-from cfqa_data.codecs.h26x.video import ENCODERS, SAMPLE, VideoCodec, av_version, decode_picture
+from cfqa_data.codecs.base import check_planes
+from cfqa_data.codecs.h26x.video import ENCODERS, SAMPLE, VideoCodec, av_version
 from cfqa_data.errors import CodecError, MissingDependencyError
 from cfqa_data.extras import extras
 
@@ -101,16 +101,20 @@ class VVenC(VideoCodec, highest=63):
             if len(planes) > 1:
                 half = len(planes) // 2
                 return self._encode(planes[:half], qp) + self._encode(planes[half:], qp)
-            padding = padded_rows(planes[0].shape) - planes[0].shape[0]
+            padding = self.coded_rows(*planes[0].shape) - len(planes[0])
             try:
                 return self._run([np.pad(planes[0], ((0, padding), (0, 0)), mode="edge")], qp)
             except _OutputTooLarge:
                 raise CodecError(str(error)) from None
 
-    def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
-        """See :meth:`Codec.decode`; returns uint16."""
-        rows = padded_rows(check_shape(self.name, shape))
-        return decode_picture(self.name, self.decoder, bitstream, shape, rows)
+    def coded_rows(self, rows: int, cols: int) -> int:
+        """Return the rows that give the noisiest picture of a shape room in ffmpeg's buffer.
+
+        White noise needs 1.8 bytes a coded sample at QP 0 (measured), and ffmpeg gives one byte a
+        sample of the picture.  Coded sides are multiples of 8.
+        """
+        coded = (-(-rows // 8) * 8) * (-(-cols // 8) * 8)
+        return -(-(coded * 9 // 4 + 512) // cols)
 
     def version(self) -> dict[str, str]:
         """See :meth:`Codec.version`."""
@@ -202,17 +206,6 @@ def reset_poc(unit: bytes) -> bytes:
 
 class _OutputTooLarge(Exception):
     """A picture did not fit in the buffer that ffmpeg gave to VVenC."""
-
-
-def padded_rows(shape: tuple[int, ...]) -> int:
-    """Return the rows that give the noisiest picture of ``shape`` room in ffmpeg's buffer.
-
-    White noise needs 1.8 bytes a coded sample at QP 0 (measured), and ffmpeg gives one byte a
-    sample of the picture.  Coded sides are multiples of 8.
-    """
-    rows, cols = shape
-    coded = (-(-rows // 8) * 8) * (-(-cols // 8) * 8)
-    return -(-(coded * 9 // 4 + 512) // cols)
 
 
 def _stream(units: list[bytes]) -> bytes:

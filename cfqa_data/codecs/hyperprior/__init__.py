@@ -11,10 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Hyperprior", "HyperpriorCodec", "load_hyperprior"]
 
-_HOMES = {
-    "Hyperprior": "cfqa_data.codecs.hyperprior.codec",
-    "HyperpriorCodec": "cfqa_data.codecs.hyperprior.codec",
-    "load_hyperprior": "cfqa_data.codecs.hyperprior.codec",
-}
+_HOMES = dict.fromkeys(__all__, "cfqa_data.codecs.hyperprior.codec")
 
 __getattr__, __dir__ = lazy_modules(__name__, __path__, _HOMES)

@@ -18,7 +18,7 @@ import numpy as np
 
 from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_plane, check_shape
 from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
-from cfqa_data.codecs.hyperprior.entropy_coder import TableCoder, decode_parts, encode_parts
+from cfqa_data.codecs.hyperprior.entropy_coder import TableCoder, decoding, encode_parts
 from cfqa_data.codecs.hyperprior.fixed_point import (
     FRACTION,
     GDN,
@@ -27,9 +27,10 @@ from cfqa_data.codecs.hyperprior.fixed_point import (
     Arithmetic,
     Conv,
     Deconv,
-    relu,
+    Layer,
+    ReLU,
 )
-from cfqa_data.codecs.hyperprior.strips import apply_in_strips
+from cfqa_data.codecs.hyperprior.strips import Network
 from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, read_ladder
 from cfqa_data.errors import CodecError
 from cfqa_data.format.facts import Parameter
@@ -69,10 +70,10 @@ class Hyperprior:
             self.analysis = _network(state, "g_a", self.arithmetic)
             self.synthesis = _network(state, "g_s", self.arithmetic)
             self.hyper_analysis = _network(state, "h_a", self.arithmetic)
-            self.hyper_synthesis = [*_network(state, "h_s", self.arithmetic), relu]
+            self.hyper_synthesis = _network(state, "h_s", self.arithmetic)
         except (KeyError, ValueError, IndexError) as error:
             raise CodecError(f"the hyperprior's state dict is not whole ({error})") from None
-        convolutions = [layer for layer in self.analysis if isinstance(layer, Conv)]
+        convolutions = [layer for layer in self.analysis.layers if isinstance(layer, Conv)]
         self.stages, self._y_channels = len(convolutions), convolutions[-1].outputs
         if weights.pad.multiple % 2**self.stages:
             raise CodecError(f"the model needs sides that are multiples of {2**self.stages}")
@@ -82,13 +83,9 @@ class Hyperprior:
     def encode(self, plane: np.ndarray) -> bytes:
         """Return the bitstream of a plane of floats in [0, 1), shape (rows, cols)."""
         y, z = self.latents(plane)
-        z_indexes = self._z_indexes(z.shape[1:])
-        parts = [
-            (self._z_coder, z.ravel(), z_indexes),
-            (self._y_coder, y.ravel(), self._y_indexes(z, y.shape)),
-        ]
-        header = bytes([self.index]) + b"".join(map(_varint, plane.shape))
-        return header + encode_parts(parts)
+        of_z = self._z_coder, z.ravel(), self._z_indexes(z.shape[1:])
+        of_y = self._y_coder, y.ravel(), self._y_indexes(z, y.shape)
+        return self._header(plane.shape) + encode_parts([of_z, of_y])
 
     def decode(self, bitstream: Bitstream, shape: tuple[int, int]) -> np.ndarray:
         """Return the float64 plane in [0, 1] that a bitstream holds.
@@ -97,7 +94,12 @@ class Hyperprior:
             CodecError: the bitstream is damaged, or of another shape or model.
         """
         shape = check_shape("hyperprior", shape)
-        rest = self._header(check_bitstream("hyperprior", bitstream), shape)
+        bitstream, header = check_bitstream("hyperprior", bitstream), self._header(shape)
+        if not bitstream.startswith(header):
+            raise CodecError(
+                f"hyperprior: the bitstream does not hold {shape[0]} x {shape[1]} samples "
+                f"of model {self.index}"
+            )
         (top, bottom), (left, right) = self.weights.pad.margins(shape)
         stride = 2**self.stages
         height = (top + shape[0] + bottom) // stride
@@ -105,17 +107,10 @@ class Hyperprior:
         y_shape = (self._y_channels, height, width)
         z_size = (-(-height // 4), -(-width // 4))
         channels = len(self.weights.medians)
-        _, y = decode_parts(
-            rest,
-            [
-                lambda _: (self._z_coder, self._z_indexes(z_size)),
-                lambda done: (
-                    self._y_coder,
-                    self._y_indexes(done[0].reshape(channels, *z_size), y_shape),
-                ),
-            ],
-        )
-        x = apply_in_strips(self.synthesis, y.reshape(y_shape).astype(np.float64))
+        with decoding(bitstream[len(header) :]) as part:
+            z = part(self._z_coder, self._z_indexes(z_size)).reshape(channels, *z_size)
+            y = part(self._y_coder, self._y_indexes(z, y_shape))
+        x = self.synthesis(y.reshape(y_shape).astype(np.float64))
         return np.clip(x[0, top : top + shape[0], left : left + shape[1]], 0.0, 1.0)
 
     def latents(self, plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,34 +122,21 @@ class Hyperprior:
         plane = np.asarray(plane, np.float64)
         mode: Any = "edge" if self.weights.pad.mode == "edge" else "constant"
         x = np.pad(plane, margins, mode)[None]
-        x = apply_in_strips(self.analysis, self.arithmetic.values.snap(x))
-        y = np.rint(x)
-        z = np.abs(x)
-        for layer in self.hyper_analysis:
-            z = layer(z)
-        z -= self.weights.medians[:, None, None]
-        return y.astype(np.int64), np.rint(z).astype(np.int64)
+        x = self.analysis(self.arithmetic.values.snap(x))
+        z = self.hyper_analysis(np.abs(x)) - self.weights.medians[:, None, None]
+        return np.rint(x).astype(np.int64), np.rint(z).astype(np.int64)
 
     def _z_indexes(self, size: tuple[int, ...]) -> np.ndarray:
         return np.repeat(np.arange(len(self.weights.medians)), size[0] * size[1])
 
     def _y_indexes(self, z: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Return the table index of every y: the decision that must never differ."""
-        x = z + self.weights.medians[:, None, None]
-        for layer in self.hyper_synthesis:
-            x = layer(x)
+        x = self.hyper_synthesis(z + self.weights.medians[:, None, None])
         scales = x[:, : shape[1], : shape[2]] * 2.0**FRACTION
         return np.searchsorted(self.weights.y_thresholds, scales.ravel().astype(np.int64))
 
-    def _header(self, bitstream: bytes, shape: tuple[int, int]) -> bytes:
-        """Return what follows the header."""
-        header = bytes([self.index]) + b"".join(map(_varint, shape))
-        if not bitstream.startswith(header):
-            raise CodecError(
-                f"hyperprior: the bitstream does not hold {shape[0]} x {shape[1]} samples "
-                f"of model {self.index}"
-            )
-        return bitstream[len(header) :]
+    def _header(self, shape: tuple[int, ...]) -> bytes:
+        return bytes([self.index]) + b"".join(map(_varint, shape))
 
 
 class HyperpriorCodec(Codec):
@@ -294,13 +276,13 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _network(state: Mapping[str, np.ndarray], name: str, arithmetic: Arithmetic) -> list[Any]:
+def _network(state: Mapping[str, np.ndarray], name: str, arithmetic: Arithmetic) -> Network:
     """Return the layers of a network: convolutions at even places, GDN or ReLU between."""
-    layers: list[Any] = []
+    layers: list[Layer] = []
     hyper, places = name[0] == "h", range(0, 32, 2)
     for place in places[:3] if hyper else [p for p in places if f"{name}.{p}.weight" in state]:
         if place and hyper:
-            layers.append(relu)
+            layers.append(ReLU())
         elif place:
             key = f"{name}.{place - 1}"
             beta, gamma = (state[f"{key}.{part}"].astype(np.float64) for part in ("beta", "gamma"))
@@ -312,4 +294,4 @@ def _network(state: Mapping[str, np.ndarray], name: str, arithmetic: Arithmetic)
         given = key, state[f"{key}.weight"], state[f"{key}.bias"]
         upwards = name[2] == "s" and stride == 2
         layers.append(Deconv(*given, arithmetic) if upwards else Conv(*given, stride, arithmetic))
-    return layers
+    return Network([*layers, ReLU()] if name == "h_s" else layers)

@@ -26,7 +26,7 @@ from cfqa_data.codecs.hyperprior.entropy_tables import Tables
 from cfqa_data.errors import CodecError
 from cfqa_data.extras import extras
 
-__all__ = ["LARGEST", "TableCoder", "TablePart", "decode_parts", "encode_parts"]
+__all__ = ["LARGEST", "TableCoder", "TablePart", "decoding", "encode_parts"]
 
 LARGEST = 1 << 20
 """Integers beyond +-LARGEST cannot be coded."""
@@ -180,29 +180,28 @@ def encode_parts(parts: Sequence[TablePart]) -> bytes:
     return words.astype("<u4").tobytes().rstrip(b"\0")
 
 
-def decode_parts(
-    stream: bytes, parts: Sequence[Callable[[list[np.ndarray]], tuple[TableCoder, np.ndarray]]]
-) -> list[np.ndarray]:
-    """Return the integers of every part of a stream.
+@contextmanager
+def decoding(stream: bytes) -> Iterator[Callable[[TableCoder, np.ndarray], np.ndarray]]:
+    """Give a function that decodes a stream part by part, as :func:`encode_parts` was given them.
 
-    Args:
-        stream: what :func:`encode_parts` returned.
-        parts: per part a function that gets the parts decoded so far and returns the coder and
-            the table index of every integer.
+    Its arguments are the coder of the part and the table index of every integer, which may depend
+    on the parts before.
 
     Raises:
-        CodecError: the stream is damaged or cut short.
+        CodecError: the stream is damaged or cut short, or not all of it was decoded.
     """
     if not stream or stream[-1] == 0:
         raise CodecError("the bitstream is damaged")
     words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4").astype(np.uint32)
     coder = _constriction().stream.stack.AnsCoder(words)
     decoded: list[np.ndarray] = []
+
+    def part(table_coder: TableCoder, indexes: np.ndarray) -> np.ndarray:
+        decoded.append(table_coder.pop(coder, indexes))
+        return decoded[-1]
+
     with _panics_as_errors():
-        for part in parts:
-            table_coder, indexes = part(decoded)
-            decoded.append(table_coder.pop(coder, indexes))
+        yield part
     rest = coder.get_compressed()
     if len(rest) != 1 or int(rest[0]) != _check(decoded):
         raise CodecError("the bitstream is damaged or cut short")
-    return decoded

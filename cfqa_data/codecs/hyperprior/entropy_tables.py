@@ -52,9 +52,8 @@ class Tables:
 
     def __post_init__(self) -> None:
         ends = np.cumsum(self.sizes)
-        if self.sizes.ndim != 1 or self.sizes.shape != self.firsts.shape or not len(self.sizes):
-            raise CodecError("the probability tables do not fit together")
-        if self.sizes.min() < 2 or ends[-1] != len(self.counts):
+        fit = self.sizes.ndim == 1 and self.sizes.shape == self.firsts.shape and len(self.sizes)
+        if not fit or self.sizes.min() < 2 or ends[-1] != len(self.counts):
             raise CodecError("the probability tables do not fit together")
         sums = np.add.reduceat(self.counts.astype(np.int64), ends - self.sizes)
         if (sums + self.sizes != 1 << PRECISION).any():

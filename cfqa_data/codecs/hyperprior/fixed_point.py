@@ -31,7 +31,7 @@ import numpy as np
 
 from cfqa_data.errors import CodecError
 
-__all__ = ["GDN", "LONG", "SHORT", "Arithmetic", "Conv", "Deconv", "Layer", "relu", "snap"]
+__all__ = ["GDN", "LONG", "SHORT", "Arithmetic", "Conv", "Deconv", "Layer", "ReLU", "snap"]
 
 FRACTION = 14
 """Activations are multiples of 2**-FRACTION, unless an arithmetic says otherwise."""
@@ -123,22 +123,17 @@ SHORT = Arithmetic(Grid(LIMIT, (FRACTION,), 24), Grid(2.0**22, (FRACTION,), 24))
 LONG = Arithmetic(Grid(2.0**16, (4, 24), 40), Grid(2.0**32, (-12, 8, 28, 44), 40))
 
 
-def relu(x: np.ndarray) -> np.ndarray:
-    """Return max(x, 0), in place."""
-    return np.maximum(x, 0.0, out=x)
-
-
 class Layer:
     """What a network is made of; rows of its output depend on rows of its input nearby.
 
     Attributes:
-        outputs: channels of the output.
+        outputs: channels of the output; as many as of the input if not given.
         up: rows of the output per row of the input.
         stride: rows of the input per row of the output.
         half: rows of the input that a row of the output needs on each side.
     """
 
-    outputs: int
+    outputs: int | None = None
     up = stride = 1
     half = 0
 
@@ -149,7 +144,15 @@ class Layer:
     def shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Return the shape of the output for an input's."""
         rows, cols = (-(-side * self.up // self.stride) for side in shape[1:])
-        return self.outputs, rows, cols
+        return self.outputs or shape[0], rows, cols
+
+
+class ReLU(Layer):
+    """max(x, 0)."""
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return max(x, 0)."""
+        return np.maximum(x, 0.0)
 
 
 class _Convolution(Layer):
@@ -162,6 +165,7 @@ class _Convolution(Layer):
         phases: which taps, weight (out, taps * in) and bias (out, 1) of each phase.
     """
 
+    outputs: int
     values: Grid
     taps: Sequence[tuple[int, int, int]]
     phases: Sequence[tuple[slice, np.ndarray, np.ndarray]]
@@ -281,7 +285,7 @@ class GDN(Layer):
         self.values, self.squares = arithmetic
         self.gamma, self.beta = self.squares.weights(name, gamma, beta)
         self.beta = np.maximum(self.beta, 2.0**-20)
-        self.inverse, self.outputs = inverse, len(beta)
+        self.inverse = inverse
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return the normalised x (channels, rows, cols)."""

@@ -8,6 +8,7 @@ has four).  Coding does not run this module: see :mod:`cfqa_data.codecs.hyperpri
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -38,9 +39,8 @@ class _LowerBound(torch.autograd.Function):
         return gradient * ((x >= ctx.bound) | (gradient < 0)), None
 
 
-def lower_bound(x: Tensor, bound: float) -> Tensor:
-    """Return max(x, bound), trainable from below the bound."""
-    return _LowerBound.apply(x, bound)
+lower_bound: Callable[[Tensor, float], Tensor] = _LowerBound.apply
+"""max(x, bound), trainable from below the bound."""
 
 
 class GDN(nn.Module):

@@ -13,37 +13,40 @@ import numpy as np
 
 from cfqa_data.codecs.hyperprior.fixed_point import Layer
 
-__all__ = ["BUDGET", "apply_in_strips"]
+__all__ = ["BUDGET", "Network"]
 
 BUDGET = 1 << 28
 """Bytes that the largest activation of a strip may have, the overlap of strips not counted."""
 
 
-def apply_in_strips(
-    layers: Sequence[Layer], x: np.ndarray, budget: int | None = None
-) -> np.ndarray:
-    """Return what the layers make of ``x`` (channels, rows, cols), one after the other.
+class Network:
+    """Layers, one after the other."""
 
-    Args:
-        layers: the strides of all convolutions are 2.
-        x: left as it is.
-        budget: bytes; :data:`BUDGET` if not given.
-    """
-    shapes: list[tuple[int, ...]] = [x.shape]
-    for layer in layers:
-        shapes.append(layer.shape(shapes[-1]))
-    height = shapes[-1][1]
-    largest = max(8 * int(np.prod(shape)) for shape in shapes)
-    count = -(-largest // (BUDGET if budget is None else budget))
-    # Strips begin at rows that every deconvolution has an input row for.
-    grid = int(np.prod([layer.up for layer in layers]))
-    strip = -(-height // (min(count, height) * grid)) * grid
-    heights = [shape[1] for shape in shapes]
-    out = np.empty(shapes[-1])
-    for top in range(0, height, strip):
-        bottom = min(top + strip, height)
-        out[:, top:bottom] = _rows(layers, heights, x, top, bottom)
-    return out
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = layers
+
+    def __call__(self, x: np.ndarray, budget: int | None = None) -> np.ndarray:
+        """Return what the layers make of ``x`` (channels, rows, cols), which is left as it is.
+
+        Args:
+            x: multiples of the steps of the layers' grid.
+            budget: bytes; :data:`BUDGET` if not given.
+        """
+        shapes: list[tuple[int, ...]] = [x.shape]
+        for layer in self.layers:
+            shapes.append(layer.shape(shapes[-1]))
+        height = shapes[-1][1]
+        largest = max(8 * int(np.prod(shape)) for shape in shapes)
+        count = -(-largest // (BUDGET if budget is None else budget))
+        # Strips begin at rows that every deconvolution has an input row for.
+        grid = int(np.prod([layer.up for layer in self.layers]))
+        strip = -(-height // (min(count, height) * grid)) * grid
+        heights = [shape[1] for shape in shapes]
+        out = np.empty(shapes[-1])
+        for top in range(0, height, strip):
+            bottom = min(top + strip, height)
+            out[:, top:bottom] = _rows(self.layers, heights, x, top, bottom)
+        return out
 
 
 def _rows(

@@ -1,0 +1,192 @@
+"""Extend a finished dataset by a codec: the same originals, truths and labels, and new rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.folder import Folder
+from cfqa_data.access.opening import open_files
+from cfqa_data.builders.extending.scorers import scoring_recipe, scoring_weights
+from cfqa_data.builders.extending.stages import STAGES
+from cfqa_data.builders.pipeline.build import run_stages
+from cfqa_data.builders.pipeline.check import packages_of, versions_of
+from cfqa_data.builders.pipeline.context import Models
+from cfqa_data.builders.pipeline.inputs import hash_uris
+from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.workspace import joined_versions
+from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.codecs import find_codec
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.disk import clear_disk_errors
+from cfqa_data.errors import BuildError, CfqaError, unknown_name
+from cfqa_data.extras import extras
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import hash_file, package_versions
+from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
+from cfqa_data.format.storage import check_folder
+from cfqa_data.guard import check_guard
+from cfqa_data.integrity.verify import verify
+from cfqa_data.paths import real_path
+from cfqa_data.recipe.load import CodecSpec, Recipe
+
+__all__ = ["extend"]
+
+EXTENDED = "extended dataset"
+"""Key among a manifest's versions: the manifest that was extended, and by which codecs."""
+
+
+@extras("build")
+def extend(
+    dataset: str | Path,
+    codec: str,
+    levels: Sequence[float],
+    *,
+    out: str | Path,
+    name: str | None = None,
+    tasks: Iterable[str] | None = None,
+    quantizer: Mapping[str, Any] | Quantizer | None = None,
+    models: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    plugins: Iterable[str] = (),
+    workers: int = 2,
+    accept_versions: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Make a dataset of another one's originals, truths and labels, and of one more codec.
+
+    What is there is linked (or copied, where the file system has no links) and never computed
+    again; new rows are labelled by the same heads. It goes on where it was stopped.
+
+    Args:
+        dataset: a folder that `cfqa build` made.
+        codec: name of a codec, built in or installed, or `module:Class`.
+        levels: its parameter at each level, the best first.
+        out: the folder to make; new, empty, or one where this extension was begun or finished.
+        name: of the codec in the dataset; its class's own if None.
+        tasks: the tasks that get it; all if None.
+        quantizer: of a codec on planes, as in a recipe; if None, the one that the task's first
+            codec on planes has.
+        models: weights of a learned codec, as in a recipe.
+        options: keyword arguments of the codec's class.
+        plugins: `module:Class` of what the dataset was made with and that is not installed.
+        workers: processes on this machine.
+        accept_versions: go on with an extension that other versions of the software began.
+        progress: notified of stages and their progress; optional.
+
+    Returns:
+        The absolute path of the folder.
+
+    Raises:
+        CfqaError: there is no such codec or task, or a level or option is impossible.
+        FormatError: the dataset is damaged, or what it was made with is not here.
+        BuildError: it was not built from a recipe, or it cannot be extended here; what is finished
+            is kept.
+        DiskError: the disk is full, or may not be written to.
+    """
+    check_guard()
+    files = open_files(dataset, None, False, False)
+    if not isinstance(files, LocalFiles):
+        raise CfqaError(f"{dataset}: a dataset on the Hub is not extended; download it first")
+    folder, root = Folder(files, plugins=tuple(plugins)), real_path(out)
+    if root == files.root or root.is_relative_to(files.root):
+        raise CfqaError(f"{out} lies in the dataset itself: choose another folder")
+    if damage := verify(files.root).damage:
+        fault = damage[0]
+        raise BuildError(f"{dataset}: {fault.path} {fault.what}: repair the dataset first")
+    spec = partial(_codec_spec, folder, codec, levels, name, quantizer, models, dict(options or {}))
+    recipe = _recipe(folder, list(tasks or folder.manifest.tasks), spec)
+    with clear_disk_errors(f"extending {folder.manifest.name!r}"):
+        check_folder(root)
+        plan = _plan(folder, recipe)
+        stages = [partial(stage, dataset=files) for stage in STAGES]
+        with Executor(workers) as executor:
+            run_stages(stages, plan, root, executor, progress or Silent(), accept_versions)
+    return root
+
+
+def _codec_spec(
+    folder: Folder,
+    codec: str,
+    levels: Sequence[float],
+    name: str | None,
+    quantizer: Mapping[str, Any] | Quantizer | None,
+    models: str | None,
+    options: dict[str, Any],
+    task: str,
+) -> CodecSpec:
+    """Return the new codec of a task."""
+    found = find_codec(codec, classes=True)
+    facts, entry = found.target.facts(), folder.manifest.tasks[task]
+    name = name or facts.name
+    if name in entry.codecs:
+        raise CfqaError(f"{folder.files.location}: {task} has a codec {name!r}; give another name")
+    if isinstance(quantizer, Mapping):
+        quantizer = quantizer_from_dict(dict(quantizer))
+    if quantizer is None and facts.on == "planes":
+        quantizer = next((c.quantizer for c in entry.codecs.values() if c.quantizer), None)
+        if quantizer is None:
+            raise CfqaError(f"{task}: no codec of it has a quantiser to take over; give one")
+    kind = None if found.builtin and name == codec else codec
+    return CodecSpec(name, tuple(levels), quantizer, models, options, kind)
+
+
+def _recipe(folder: Folder, tasks: list[str], spec: Any) -> Recipe:
+    """Return the recipe of the dataset with the new codec, and local paths of what scores."""
+    where, manifest = folder.files.location, folder.manifest
+    for task in tasks:
+        if task not in manifest.tasks:
+            raise CfqaError(f"{where}: {unknown_name('task', task, manifest.tasks)}")
+    added = {task: spec(task=task) for task in tasks}
+    try:
+        old = scoring_recipe(folder)
+        paths: dict[str, str] = {}
+        for task in tasks:
+            paths |= scoring_weights(folder, old, task)
+    except CfqaError as error:
+        raise BuildError(f"{where}: cannot be extended: {error}") from None
+    old = old.without_programs().with_paths(lambda uri: paths.get(uri, uri))
+    (codec,) = {codec_spec.codec for codec_spec in added.values()}
+    changed = {
+        task: replace(found, codecs={**found.codecs, codec: added[task]})
+        if task in added
+        else found
+        for task, found in old.tasks.items()
+    }
+    # As from a file: paths of the new codec become absolute, tasks and codecs get their order.
+    recipe = replace(old, name=f"{old.name}-{codec}", tasks=changed)
+    return Recipe.from_dict(recipe.to_dict())
+
+
+def _plan(folder: Folder, recipe: Recipe) -> Plan:
+    """Return the plan of an extension: what the dataset was made with, and what is added."""
+    manifest, models = folder.manifest, Models(recipe)
+    versions, uris, added = package_versions(), {recipe.backbone.weights}, set[str]()
+    for task, spec in recipe.tasks.items():
+        known = manifest.tasks[task].codecs
+        for codec in spec.codecs.keys() - known.keys():
+            added.add(codec)
+            versions |= versions_of(spec.codecs[codec])
+            uris |= {spec.head, *spec.codecs[codec].weights}
+        models.task(task)
+    packages = packages_of(models)
+    for package, old in manifest.packages.items():
+        if packages.get(package, old)["sha256"] != old["sha256"]:
+            raise BuildError(
+                f"{folder.files.location}: the source of {package} has changed since it was built: "
+                f"install version {old['version'] or '?'}"
+            )
+    digest = hash_file(Layout(folder.files.root).manifest)
+    origin = f"{manifest.name} (manifest.json of SHA-256 {digest}) by {', '.join(sorted(added))}"
+    joined = joined_versions({**versions, **manifest.versions}, {**manifest.versions, **versions})
+    return Plan(
+        recipe,
+        manifest.tier,
+        joined | {EXTENDED: origin},
+        {**manifest.weights, **hash_uris(filter(None, uris))},
+        {**manifest.packages, **packages},
+    )

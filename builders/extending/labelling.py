@@ -1,0 +1,126 @@
+"""Labels of any reconstruction of a dataset's originals, as a build computes them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from cfqa_data.access.dataset import Dataset, opened
+from cfqa_data.builders.extending.scorers import scoring_models
+from cfqa_data.builders.pipeline.context import check_feature
+from cfqa_data.builders.pipeline.label import batch_of_levels, score
+from cfqa_data.builders.processes.executor import one_thread
+from cfqa_data.builders.tasks.base import Task
+from cfqa_data.errors import CfqaError
+from cfqa_data.extras import extras
+from cfqa_data.torch_state import torch_state
+
+__all__ = ["Label", "label"]
+
+
+class Label(NamedTuple):
+    """What a reconstruction costs its task; of a batch, arrays (B,) of float64.
+
+    Attributes:
+        score: the task's score.
+        distortion: the harm to it against the original; larger is worse.
+        loss: the task's continuous loss; None where it has none.
+    """
+
+    score: Any
+    distortion: Any
+    loss: Any
+
+
+@extras()
+def label(dataset: Dataset | str | Path, source_id: str, features: Any) -> Label:
+    """Score reconstructions of a source with the task's own head and truth.
+
+    They may come from anywhere: no codec and no folder are needed. The original itself gets its
+    score of the dataset, and a distortion of 0.
+
+    Args:
+        dataset: an open dataset, or its path; open it once for many calls, so that networks are
+            made once. Classes that are not installed are those of `cfqa_data.load(plugins=...)`.
+        source_id: whose original they reconstruct.
+        features: one, (N, C, T, D), or a batch (B, N, C, T, D); an array or a tensor of any
+            floating dtype, of which float32 is taken.
+
+    Returns:
+        Numbers for one feature, arrays for a batch.
+
+    Raises:
+        CfqaError: there is no such source, the features have another shape or values that are not
+            finite, or what scored the dataset is not here.
+    """
+    dataset = opened(dataset)
+    labeller = _LABELLERS.get(dataset)
+    if labeller is None:
+        labeller = _LABELLERS.setdefault(dataset, Labeller(dataset))
+    return labeller(source_id, features)
+
+
+class Labeller:
+    """Scores reconstructions of a dataset's originals; see :func:`label`."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._folder = dataset._folder
+        self._tasks: dict[str, Task] = {}
+
+    @cached_property
+    def references(self) -> dict[str, dict[str, Any]]:
+        """The row of each original."""
+        return {row["source_id"]: row for row in self._folder.originals_table().to_pylist()}
+
+    def task(self, name: str) -> Task:
+        """The task that scores features, made on first use."""
+        if name not in self._tasks:
+            self._tasks[name] = scoring_models(self._folder, name).task(name)
+        return self._tasks[name]
+
+    def __call__(self, source_id: str, features: Any) -> Label:
+        """Return the label of one reconstruction, or of a batch."""
+        shape = self._folder.shape(source_id)  # which says what sources there are
+        what = f"{source_id!r}"
+        batch = as_features(features, shape, what)
+        reference = self.references[source_id]
+        facts = self._folder.manifest.tasks[reference["task"]].facts
+        truth = self._folder.truth(source_id) if facts.truth else None
+        task, step = self.task(reference["task"]), batch_of_levels(batch[0].size, len(batch))
+        with one_thread(), torch_state():  # as a build does: the stored labels come out again
+            parts = [
+                score(task, batch[first : first + step], truth, what)
+                for first in range(0, len(batch), step)
+            ]
+        scores, losses = (np.concatenate(values) for values in zip(*parts, strict=True))
+        found = scores, facts.distortion(scores, reference["reference_score"]), losses
+        values = [values if np.ndim(features) == 5 else float(values[0]) for values in found]
+        return Label(*values[:2], values[2] if facts.loss else None)
+
+
+def as_features(features: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Return one feature or a batch as float32 (B, N, C, T, D).
+
+    Raises:
+        CfqaError: they are none of that shape, or not finite.
+    """
+    if hasattr(features, "detach"):
+        features = features.detach().cpu()
+    array = np.asarray(features)
+    if array.dtype.kind not in "fiub" or array.ndim not in (4, 5) or array.shape[-4:] != shape:
+        raise CfqaError(
+            f"a reconstruction of {what} is {array.dtype} {array.shape}, not {shape} or a batch of "
+            "them"
+        )
+    array = array.reshape(-1, *shape).astype(np.float32)
+    for index, feature in enumerate(array):
+        check_feature(feature, f"reconstruction {index} of {what}", shape)
+    return array
+
+
+_LABELLERS: WeakKeyDictionary[Dataset, Labeller] = WeakKeyDictionary()
+"""By open dataset, so that its networks are made once."""

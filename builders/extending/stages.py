@@ -1,0 +1,149 @@
+"""The stages of an extension: those of a build, which take over what the dataset has already.
+
+Files are hard links, or copies where the file system has none; they are never written to again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cfqa_data.access.files import LocalFiles
+from cfqa_data.access.folder import Folder
+from cfqa_data.builders.maintenance.scratch import link
+from cfqa_data.builders.pipeline.compress import Compress
+from cfqa_data.builders.pipeline.context import write_json
+from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.prepare import Prepare
+from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
+from cfqa_data.format.schema import label_schema
+from cfqa_data.format.storage import write_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["STAGES", "ExtendStage"]
+
+
+@dataclass(frozen=True)
+class ExtendStage(BuildStage):
+    """A stage of an extension.
+
+    Attributes:
+        dataset: the files of the dataset that is extended.
+    """
+
+    dataset: LocalFiles
+
+    @cached_property
+    def folder(self) -> Folder:
+        """The reader of the dataset that is extended."""
+        return Folder(self.dataset)
+
+    def take(self, paths: Sequence[Path]) -> None:
+        """Link those files of the new folder that the dataset has, in their order."""
+        for path in paths:
+            name = self.layout.relative(path)
+            if name in self.folder.manifest.files:
+                link(self.dataset.root / name, path)
+
+    def is_new(self, item: Item) -> bool:
+        """Whether the dataset lacks the codec of an item."""
+        return item.codec not in self.folder.manifest.tasks[item.task].codecs
+
+
+class _Select(ExtendStage, Select):
+    def run(self, item: Item) -> None:
+        """Take the truths over, and the sources' names."""
+        entry = self.folder.manifest.tasks[item.task]
+        gallery = [self.layout.gallery(entry.gallery)] if entry.gallery else []
+        self.take([self.layout.truth(item.task), *gallery])
+        selection = {"ids": entry.sources, "groups": entry.groups}
+        write_json(item.result_path(self.layout), selection)
+
+
+class _Extract(ExtendStage, Extract):
+    @cached_property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The row of each original."""
+        return {row["source_id"]: row for row in self.folder.originals_table().to_pylist()}
+
+    def run(self, item: Item) -> None:
+        """Take a shard's originals over, with their scores and losses."""
+        self.take([self.context.originals_path(item.task, item.shard)])
+        rows = [self.rows[source] for source in self.context.ids(item.task, item.shard)]
+        losses = [row["reference_loss"] for row in rows]
+        known = [None if loss is None or math.isnan(loss) else loss for loss in losses]
+        references = {"score": [row["reference_score"] for row in rows], "loss": known}
+        write_json(item.result_path(self.layout), references)
+
+
+class _Prepare(ExtendStage, Prepare):
+    def run(self, item: Item) -> None:
+        """Take tables and metadata of arrays over, and make those of the new codecs."""
+        task, old = item.task, self.folder.manifest.tasks[item.task]
+        specs = self.plan.recipe.tasks[task].codecs
+        self.take([self.layout.tables(name) for c in old.codecs.values() for name in c.tables])
+        self.take([self.layout.compressed(task, codec) / "zarr.json" for codec in old.codecs])
+        for codec in specs.keys() - old.codecs.keys():
+            spec = specs[codec]
+            self.fit(task, spec)
+            if self.stored(spec):
+                centres = self.centre(task, spec.quantizer) if spec.quantizer else ()
+                self.make_array(task, spec, old.shape, centres)
+        codecs = {
+            codec: old.codecs[codec] if codec in old.codecs else self.codec_entry(task, spec)
+            for codec, spec in specs.items()
+        }
+        write_json(item.result_path(self.layout), replace(old, codecs=codecs).to_dict())
+
+
+class _Compress(ExtendStage, Compress):
+    def check(self, todo: Sequence[Item]) -> None:
+        super().check([item for item in todo if self.is_new(item)])
+
+    def run(self, item: Item) -> None:
+        """Compress with a new codec; of another take bitstreams, codes and label rows over."""
+        if self.is_new(item):
+            super().run(item)
+            return
+        *files, result = self.outputs(item)
+        self.take(files)
+        write_table(result, self.label_rows(item))
+
+    def label_rows(self, item: Item) -> pa.Table:
+        """Return the label rows of a shard, with the columns of format 2."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        table, members = self.labels(item.task), self.plan.members(item.task, item.shard)
+        chosen = pc.and_(
+            pc.equal(table["codec"], item.codec),
+            pc.is_in(table["index"], pa.array(members, table["index"].type)),
+        )
+        table, entry = table.filter(chosen), self.folder.manifest.tasks[item.task]
+        if "tokens" not in table.column_names:
+            tokens = np.full(table.num_rows, entry.shape[2])
+            table = table.append_column("tokens", pa.array(tokens))
+            table = table.append_column("group", table["source_id"])
+        return table.select(label_schema(2).names).cast(label_schema(2))
+
+    def labels(self, task: str) -> pa.Table:
+        """Return the labels of a task, read once."""
+        if task not in self._labels:
+            self._labels[task] = self.folder.labels(task)
+        return self._labels[task]
+
+    @cached_property
+    def _labels(self) -> dict[str, pa.Table]:
+        return {}
+
+
+STAGES: tuple[type[ExtendStage], ...] = (_Select, _Extract, _Prepare, _Compress)
+"""In order; `cfqa_data.builders.pipeline.pack` follows."""

@@ -1,0 +1,66 @@
+"""`cfqa label`: what reconstructions of a dataset's originals cost their tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.cli.command import command
+from cfqa_data.cli.shared import answer, check_free, working
+from cfqa_data.errors import CfqaError
+
+__all__ = ["label"]
+
+SUFFIXES = (".csv", ".parquet")
+
+
+@command("label", "build")
+def label(
+    folder: str,
+    features: Path,
+    *,
+    out: Path | None = None,
+    force: bool = False,
+    plugin: list[str] | None = None,
+    follow_links: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Score reconstructions of a dataset's originals with its own heads: score, distortion, loss.
+
+    Args:
+        features (FEATURES): A folder of SOURCE.npy files, each one feature (N, C, T, D) or a
+            batch of them, or a .safetensors file (or a folder of some) with a tensor per source.
+        out (FILE): Write one row per feature to this .csv or .parquet file.
+    """
+    from cfqa_data.access.dataset import load
+    from cfqa_data.builders.extending.files import label_files
+    from cfqa_data.format.storage import check_writable, write_csv, write_table
+
+    if out is not None:
+        if out.suffix not in SUFFIXES:
+            raise CfqaError(f"{out}: is written as {' or '.join(SUFFIXES)}, by that ending")
+        check_writable(out)
+        check_free(out, force)
+    dataset = load(folder, plugins=plugin, follow_links=follow_links)
+    with working("") as progress:
+        table = label_files(dataset, features, progress=progress)
+    if out is not None:
+        (write_csv if out.suffix == ".csv" else write_table)(out, table)
+    rows = table.to_pylist()
+    answer(as_json, lambda: {"labels": rows}, lambda: _text(rows))
+    if out is not None and not as_json:
+        print(f"Labels: {out}")
+
+
+def _text(rows: list[dict[str, Any]]) -> str:
+    from cfqa_data.console.text import table_text
+
+    heads = list(rows[0])
+    cells = [
+        [
+            value if isinstance(value, str) else "-" if value is None else f"{value:.6g}"
+            for value in r
+        ]
+        for r in (row.values() for row in rows)
+    ]
+    return table_text([heads, *cells], left=2)
