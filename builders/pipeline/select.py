@@ -56,17 +56,15 @@ class BuildStage(Stage):
         shards = range(self.plan.shards(task))
         return [Item(self.name, task, codec, shard) for shard in shards]
 
-    def scorer(
-        self, item: Item, truths: Sequence[Any] | None = None
-    ) -> Callable[[int, int, np.ndarray], Scored]:
-        """Return what scores features of an item's shard: index, first level, (B, N, C, T, D).
+    def scorer(self, item: Item) -> Callable[[int, int, np.ndarray], Scored]:
+        """Return what scores features of an item's shard: index, first level, (B, N, C, T, D)."""
+        return self.scorer_by(item, self.context.truths(item.task, item.shard))
 
-        Args:
-            item: the item.
-            truths: of the shard; those of the folder if None.
-        """
+    def scorer_by(
+        self, item: Item, truths: Sequence[Any]
+    ) -> Callable[[int, int, np.ndarray], Scored]:
+        """Return what :meth:`scorer` does, by these truths of the shard."""
         ids = self.context.ids(item.task, item.shard)
-        truths = self.context.truths(item.task, item.shard) if truths is None else truths
         task, by = self.context.models.task(item.task), f" by {item.codec}" if item.codec else ""
         original = "" if item.codec else "the original "
         return lambda index, _, features: score(
@@ -144,10 +142,11 @@ class Extract(BuildStage):
         """Write a shard's original features, then their scores and losses."""
         models, facts = self.context.models, self.context.models.facts(item.task)
         features, grids = self.features(item)
-        truths = self.context.truths(item.task, item.shard)
-        if models.infers_truth(item.task):
+        if models.infers_truth(item.task):  # whose truths are not in the folder yet
             truths = [models.truth(item.task, None, each) for each in features.values()]
-        scorer = self.scorer(item, truths)
+            scorer = self.scorer_by(item, truths)
+        else:
+            scorer = self.scorer(item)
         write_tensors(self.context.originals_path(item.task, item.shard), features)
         found = [scorer(index, 0, one[None]) for index, one in enumerate(features.values())]
         result = {

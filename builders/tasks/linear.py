@@ -35,8 +35,6 @@ with extras("build"):
 
 __all__ = ["Head", "LinearTask"]
 
-_NORM = ("weight", "bias")
-
 
 class Head(nn.Module):
     """A feature's prediction, and its score against the truth.
@@ -152,13 +150,12 @@ class Head(nn.Module):
         """Return the head of a checkpoint; see `load_head`."""
         what = f"{cls.task} head"
         tensors, origin = tensors_at(path_or_dict, what)
-        prefix, own_norm = "", {}
+        prefix = ""
         if any(name.startswith(cls.prefix) for name in tensors):
-            prefix = cls.prefix
-            if cls.whole_norm:
-                own_norm = {f"norm.{k}": tensors.get(cls.whole_norm + k) for k in _NORM}
+            prefix, norm_at = cls.prefix, cls.whole_norm
+            own = {k: v for k, v in tensors.items() if norm_at and k.startswith(norm_at)}
             tensors = {k: v for k, v in tensors.items() if not k.startswith(cls.beside)}
-            tensors |= {k: v for k, v in own_norm.items() if v is not None}
+            tensors |= {f"norm.{k.removeprefix(norm_at)}": v for k, v in own.items()}
         name, ndim = prefix + cls.known_by[0], cls.known_by[1]
         outputs, inputs = known_tensor(tensors, name, ndim, origin, what).shape[:2]
         if inputs % (share := cls.share(layers or cls.layers)):
@@ -166,10 +163,10 @@ class Head(nn.Module):
             if layers not in (None, cls.layers):
                 message += f", for features of {layers} layers"
             raise BuildError(f"{origin}: {message}")
-        sizes: list[Any] = [inputs, outputs]
+        arguments: list[Any] = [inputs, outputs]
         if cls.geometry_kind:
-            sizes.append(from_metadata(cls.geometry_kind, _geometry(path_or_dict), origin))
-        head = cls(*sizes, layers=layers)
+            arguments.append(from_metadata(cls.geometry_kind, _geometry(path_or_dict), origin))
+        head = cls(*arguments, layers)
         expected = {  # by the names of the file
             key if key.startswith("norm.") else prefix + key.removeprefix("linear."): tensor
             for key, tensor in head.state_dict(keep_vars=True).items()
@@ -229,8 +226,8 @@ class LinearTask(Task):
         layers = None if blocks is None else len(blocks)
         self.head = self.head_kind.load(weights, backbone.norm, layers)
         if backbone.width not in (None, self.head.dim):
-            of = f" of {layers} layer(s)" if layers else ""
-            raise BuildError(f"{weights}: not a head for features{of} of width {backbone.width}")
+            of = f" and {layers} layer(s)" if layers else ""
+            raise BuildError(f"{weights}: not a head for features of width {backbone.width}{of}")
 
     def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         """Return the head's score and loss."""
