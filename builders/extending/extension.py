@@ -11,7 +11,7 @@ from typing import Any
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
 from cfqa_data.access.opening import open_files
-from cfqa_data.builders.extending.scorers import scoring_recipe, scoring_weights
+from cfqa_data.builders.pipeline.scorers import scoring_recipe, scoring_weights
 from cfqa_data.builders.extending.stages import STAGES
 from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.check import packages_of, versions_of
