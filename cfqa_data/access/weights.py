@@ -37,6 +37,7 @@ __all__ = [
     "find_below_root",
     "find_weights",
     "hash_weights",
+    "named_path",
     "own_weights",
     "resolve_weights",
 ]
@@ -98,7 +99,7 @@ def find_weights(
     """
     if not sha256 or not re.fullmatch("[0-9a-f]{64}", sha256):  # the manifest is untrusted
         raise RecipeError(f"{uri}: the manifest has no SHA-256 of it")
-    named = _named(uri) if own or is_uri(uri) else None
+    named = named_path(uri) if own or is_uri(uri) else None
     for path in (named, remembered(sha256)):
         if path is not None and (own or not _is_within(path, files)) and _hash(path) == sha256:
             return path
@@ -122,7 +123,7 @@ def find_weights(
 
 def find_below_root(uri: str, sha256: str | None = None) -> Path | None:
     """Return a file or folder by the end of its path below ``CFQA_ROOT``, or where it was."""
-    named, root = _named(uri), os.environ.get(ROOT_VARIABLE)
+    named, root = named_path(uri), os.environ.get(ROOT_VARIABLE)
     places = [] if named is None else [named]
     if root:
         parts = [part for part in re.split(r"[\\/]+", uri.removeprefix(ROOT)) if part.strip(".~")]
@@ -132,7 +133,7 @@ def find_below_root(uri: str, sha256: str | None = None) -> Path | None:
     return next((place for place in places if exists(place)), None)
 
 
-def _named(uri: str) -> Path | None:
+def named_path(uri: str) -> Path | None:
     """Return the path that a URI names, if it can be one on this machine."""
     try:
         return hub_weights(uri).cached() if uri.startswith(HUB) else locate(uri).absolute()
