@@ -12,13 +12,13 @@ from typing import Any
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
 from cfqa_data.access.opening import open_files
-from cfqa_data.builders.extending.scorers import scoring_recipe, scoring_weights
 from cfqa_data.builders.extending.stages import STAGES
 from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.check import packages_of, versions_of
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.inputs import hash_uris
 from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.scorers import scoring_recipe, scoring_weights
 from cfqa_data.builders.pipeline.workspace import joined_versions
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.codecs import find_codec

@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from cfqa_data.access.dataset import Dataset, opened
-from cfqa_data.builders.extending.scorers import scoring_models
 from cfqa_data.builders.pipeline.context import check_feature
 from cfqa_data.builders.pipeline.label import batch_of_levels, score
+from cfqa_data.builders.pipeline.scorers import scoring_models
 from cfqa_data.builders.processes.executor import one_thread
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import CfqaError
