@@ -58,7 +58,7 @@ class BackboneSpec(_Spec):
 
     Attributes:
         weights: URI of its safetensors file; only DINOv2, which no `kind` stands for, needs one.
-        num_heads: attention heads, of DINOv2.
+        num_heads: attention heads, of DINOv2; a 64th of its width if None.
         origin: how, on what and how well it was trained, for the card; may be empty.
         kind: name of the class, or `module:Class`; None is DINOv2.
         options: the class's own keyword arguments.
@@ -74,8 +74,8 @@ class BackboneSpec(_Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        dinov2 = self.weights is not None and self.num_heads is not None and not self.options
-        self.require(self.kind or dinov2, ": weights and num_heads are needed, or a class")
+        self.require(self.kind or self.weights, ": weights are needed, or a class")
+        self.require(self.kind or not self.options, ".options: only a class has them")
         self.require(not (self.kind and self.num_heads), ".num_heads: only DINOv2 has it")
 
     def to_dict(self) -> dict[str, Any]:
