@@ -123,6 +123,8 @@ class Handler(BaseHTTPRequestHandler):
                 return self._resolve(self._at(f"{org}/{name}", revision), "/".join(path))
             case ["api", "datasets", org, name, *rest]:
                 return self._repo_api(f"{org}/{name}", rest)
+            case [org, name, "resolve", revision, *path]:  # of a model, which is only read
+                return self._resolve(self._at(f"{org}/{name}", revision), "/".join(path))
         raise Refusal(404, f"no such endpoint: {self.entry.path}")
 
     def _repo_api(self, repo_id: str, rest: list[str]) -> tuple[int, bytes, dict[str, str]]:

@@ -29,7 +29,7 @@ class LoopbackHub:
 
     Attributes:
         endpoint: its address, for `HF_ENDPOINT`.
-        repos: what there is, by "org/name"; all are dataset repos.
+        repos: what there is, by "org/name"; each answers as a dataset repo, and files as a model's.
         blobs: content by its SHA-256.
         requests: every request so far.
         page: most entries in one answer of a tree.

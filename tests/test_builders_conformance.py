@@ -19,7 +19,7 @@ from cfqa_data.builders.sources import SOURCES, Sample, get_source
 from cfqa_data.builders.sources.folders import Features, ImageFolder
 from cfqa_data.builders.sources.scenes import Scenes
 from cfqa_data.builders.tasks.base import TASKS, Task
-from cfqa_data.builders.tasks.classification import Classification
+from cfqa_data.builders.tasks.classification import Classification, Fidelity
 from cfqa_data.builders.tasks.depth import Depth
 from cfqa_data.builders.tasks.segmentation import Segmentation
 from cfqa_data.errors import BuildError
@@ -78,6 +78,7 @@ class LinearSuite(TaskSuite):
         self.backbone = small_backbone()
         self.weights = WEIGHTS / f"head_{self.task.facts.name}.safetensors"
         self.cases, self.inputs = two_scenes(self.task)
+        self.blocks = (1, 3, 5, 7) if self.task.layers == 4 else (7,)
 
 
 class TestClassification(LinearSuite):
@@ -92,6 +93,23 @@ class TestClassification(LinearSuite):
         assert task.accepts(lambda: feature, other, [sample]) == "not classified right"
         many = Sample("c", np.concatenate([self.inputs[0]] * 2), truth)
         assert task.accepts(lambda: feature, many, []) == "of 2 views"
+
+
+class TestFidelity(LinearSuite):
+    task = Fidelity
+
+    @pytest.fixture(autouse=True)
+    def data(self) -> None:
+        self.backbone, self.weights = small_backbone(), WEIGHTS / "head_cls.safetensors"
+        self.cases, self.inputs = two_scenes(Classification)
+
+    def test_the_truth_is_the_class_of_rank_1(self) -> None:
+        task, (feature, label) = self.make(), self.cases[0]
+        truth = task.infer_truth(feature)
+        assert (truth.dtype, truth.shape, truth) == (np.int64, (), label)
+        assert task.score(feature, truth)[0] == 1
+        harmed = feature[:, :, ::-1]  # another token comes first
+        assert task.score(harmed, task.infer_truth(harmed))[0] == 1
 
 
 class TestSegmentation(LinearSuite):
@@ -235,7 +253,7 @@ class TestFeatures(SourceSuite):
 
 
 @pytest.mark.parametrize(
-    ("registry", "kind", "count"), [(TASKS, Task, 3), (BACKBONES, Backbone, 4), (SOURCES, None, 6)]
+    ("registry", "kind", "count"), [(TASKS, Task, 4), (BACKBONES, Backbone, 4), (SOURCES, None, 6)]
 )
 def test_the_registries_find_every_built_in_class(registry: Any, kind: Any, count: int) -> None:
     found = [registry.find(name) for name in registry.builtin]

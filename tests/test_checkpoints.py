@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hub_layout import INDEX, hub_layout, sharded, write_index
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,42 +26,6 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.checkpoints import check_tensors, read_tensors, weight_files
 
 DIM, DEPTH, HEADS = 16, 3, 2
-INDEX = "model.safetensors.index.json"
-
-# Names as `save_pretrained` of transformers 4.46.3 writes them (Dinov2Model, use_swiglu_ffn or
-# not), with the official tensor that each is, or the third of `qkv`.
-AROUND = {
-    "embeddings.cls_token": "cls_token",
-    "embeddings.mask_token": "mask_token",
-    "embeddings.position_embeddings": "pos_embed",
-    "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
-    "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
-    "layernorm.weight": "norm.weight",
-    "layernorm.bias": "norm.bias",
-}
-LAYER = {
-    "norm1.weight": "norm1.weight",
-    "norm1.bias": "norm1.bias",
-    "attention.attention.query.weight": ("attn.qkv.weight", 0),
-    "attention.attention.query.bias": ("attn.qkv.bias", 0),
-    "attention.attention.key.weight": ("attn.qkv.weight", 1),
-    "attention.attention.key.bias": ("attn.qkv.bias", 1),
-    "attention.attention.value.weight": ("attn.qkv.weight", 2),
-    "attention.attention.value.bias": ("attn.qkv.bias", 2),
-    "attention.output.dense.weight": "attn.proj.weight",
-    "attention.output.dense.bias": "attn.proj.bias",
-    "layer_scale1.lambda1": "ls1.gamma",
-    "norm2.weight": "norm2.weight",
-    "norm2.bias": "norm2.bias",
-    "layer_scale2.lambda1": "ls2.gamma",
-}
-MLP = {name: name for name in ("mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias")}
-SWIGLU = {
-    "mlp.weights_in.weight": "mlp.w12.weight",
-    "mlp.weights_in.bias": "mlp.w12.bias",
-    "mlp.weights_out.weight": "mlp.w3.weight",
-    "mlp.weights_out.bias": "mlp.w3.bias",
-}
 
 
 def _official(swiglu: bool = False) -> dict[str, Tensor]:
@@ -69,37 +34,6 @@ def _official(swiglu: bool = False) -> dict[str, Tensor]:
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return backbone.state_dict()
-
-
-def _hub(state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    made = {prefix + name: state[source] for name, source in AROUND.items()}
-    inner = SWIGLU if "blocks.0.mlp.w3.bias" in state else MLP
-    for block in range(DEPTH):
-        for name, source in {**LAYER, **inner}.items():
-            key = f"{prefix}encoder.layer.{block}.{name}"
-            if isinstance(source, tuple):
-                rows = slice(source[1] * DIM, (source[1] + 1) * DIM)
-                made[key] = state[f"blocks.{block}.{source[0]}"][rows].clone()
-            else:
-                made[key] = state[f"blocks.{block}.{source}"]
-    return made
-
-
-def _sharded(folder: Path, tensors: dict[str, Tensor], shards: int = 3) -> dict[str, str]:
-    """Write shards and their index, and return which shard holds which tensor."""
-    folder.mkdir(exist_ok=True)
-    names = sorted(tensors)
-    places = {}
-    for number in range(shards):
-        file, mine = f"model-{number:05}-of-{shards:05}.safetensors", names[number::shards]
-        save_file({name: tensors[name] for name in mine}, folder / file)
-        places |= dict.fromkeys(mine, file)
-    _write_index(folder, places)
-    return places
-
-
-def _write_index(folder: Path, places: object) -> None:
-    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
 
 
 def _features(weights: object) -> Tensor:
@@ -113,14 +47,14 @@ def _features(weights: object) -> Tensor:
 @pytest.mark.parametrize("prefix", ["", "dinov2."])
 def test_the_hubs_layout_is_the_same_backbone(tmp_path: Path, swiglu: bool, prefix: str) -> None:
     state = _official(swiglu)
-    hub = _hub(state, prefix)
+    hub = hub_layout(state, prefix)
     if prefix:
         hub["classifier.weight"] = torch.zeros(5, 2 * DIM)
     wanted = _features(state)
     single = tmp_path / "single"
     single.mkdir()
     save_file(hub, single / "model.safetensors")
-    _sharded(tmp_path / "sharded", hub)
+    sharded(tmp_path / "sharded", hub)
     for given in (
         hub,
         single,
@@ -132,7 +66,7 @@ def test_the_hubs_layout_is_the_same_backbone(tmp_path: Path, swiglu: bool, pref
 
 
 def test_only_what_the_hub_splits_is_copied() -> None:
-    hub = _hub(_official())
+    hub = hub_layout(_official())
     loaded = dict(load_backbone(hub, HEADS).named_parameters())
     shared = {tensor.data_ptr() for tensor in hub.values()}
     copied = {name for name, tensor in loaded.items() if tensor.data_ptr() not in shared}
@@ -192,7 +126,7 @@ AROUND_ONE: dict[str, Callable[[dict[str, Tensor]], Any]] = {
         | _under("teacher.", HEAD)
     },
     "nested": lambda state: {"model": {"state_dict": {"network": _under("net.backbone.", state)}}},
-    "the Hub's, wrapped": lambda state: {"model": _under("module.backbone.", _hub(state))},
+    "the Hub's, wrapped": lambda state: {"model": _under("module.backbone.", hub_layout(state))},
 }
 
 
@@ -236,7 +170,7 @@ def test_a_head_in_a_folder_keeps_its_geometry(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_told_in_the_files_names() -> None:
-    hub = _hub(_official(), "dinov2.")
+    hub = hub_layout(_official(), "dinov2.")
     layer = "dinov2.encoder.layer.1."
     for name in hub:
         if not name.endswith("mask_token"):
@@ -260,7 +194,7 @@ def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
 
 
 def test_the_files_behind_an_index_are_listed(tmp_path: Path) -> None:
-    _sharded(tmp_path / "hub", _hub(_official()))
+    sharded(tmp_path / "hub", hub_layout(_official()))
     names = [path.name for path in weight_files(tmp_path / "hub")]
     assert names == [INDEX, *(f"model-{n:05}-of-00003.safetensors" for n in range(3))]
     save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
@@ -287,7 +221,7 @@ def test_an_index_does_not_lead_out_of_its_folder(tmp_path: Path, shard: object)
     (tmp_path / "hub" / "sub").mkdir(parents=True)
     for path in ("outside.safetensors", "hub/sub/model.safetensors", "hub/outside.pth"):
         save_file({"a": torch.zeros(1)}, tmp_path / path)
-    _write_index(tmp_path / "hub", {"a": shard})
+    write_index(tmp_path / "hub", {"a": shard})
     with pytest.raises(BuildError, match="is not the name of a shard beside the index"):
         read_tensors(tmp_path / "hub")
 
@@ -300,21 +234,21 @@ def test_what_is_no_index_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_shards_hold_what_their_index_says(tmp_path: Path) -> None:
-    places = _sharded(tmp_path, {name: torch.zeros(2) for name in "abc"})
-    _write_index(tmp_path, {**places, "d": places["a"]})
+    places = sharded(tmp_path, {name: torch.zeros(2) for name in "abc"})
+    write_index(tmp_path, {**places, "d": places["a"]})
     with pytest.raises(BuildError, match=rf"{places['a']}: tensor 'd' is missing"):
         read_tensors(tmp_path)
-    _write_index(tmp_path, {**places, "b": places["a"]})
+    write_index(tmp_path, {**places, "b": places["a"]})
     with pytest.raises(BuildError, match="tensor 'b' is missing"):
         read_tensors(tmp_path)
-    _write_index(tmp_path, {"a": places["a"], "b": places["a"], "c": places["c"]})
+    write_index(tmp_path, {"a": places["a"], "b": places["a"], "c": places["c"]})
     with pytest.raises(BuildError, match="tensor 'b' is missing"):
         read_tensors(tmp_path)
     save_file({name: torch.zeros(2) for name in "ab"}, tmp_path / places["a"])
-    _write_index(tmp_path, places)
+    write_index(tmp_path, places)
     with pytest.raises(BuildError, match="'b' is not listed for it in model"):
         read_tensors(tmp_path)
-    _write_index(tmp_path, {**places, "d": "model-00009.safetensors"})
+    write_index(tmp_path, {**places, "d": "model-00009.safetensors"})
     with pytest.raises(BuildError, match=r"the shard model-00009\.safetensors is missing"):
         read_tensors(tmp_path)
 

@@ -100,6 +100,27 @@ COMMANDS = {
         ("{data}", "{scores}", "--out", "out.html"),
         {"folder": "dataset", "scores": "scores", "out": "out file", "target": "choice"},
     ),
+    "extend": Walked(
+        ("{data}", "--codec", "x265", "--name", "again", "--levels", "30", "--out", "out"),
+        {
+            "folder": "dataset",
+            "codec": "name",
+            "levels": "number",
+            "out": "out folder",
+            "name": "name",
+            "task": "name",
+            "quantizer": "name",
+            "models": "name",
+            "option": "name",
+            "plugin": "name",
+            "workers": "number",
+            "root": "folder",
+        },
+    ),
+    "label": Walked(
+        ("{data}", "{data}", "--out", "out.csv"),
+        {"folder": "dataset", "features": "dataset", "out": "out file", "plugin": "name"},
+    ),
     "curves": Walked(
         ("{data}", "--json"),
         {
@@ -249,7 +270,9 @@ GOOD = {"verify": (0, 1)}
 """Statuses of good arguments, where not 0: whether the mock is without fault is not asked."""
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "build"])
+@pytest.mark.parametrize(
+    "command", [name for name in COMMANDS if name not in ("build", "extend", "label")]
+)
 def test_the_good_arguments_are_good(
     command: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

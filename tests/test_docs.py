@@ -281,11 +281,14 @@ def test_every_key_of_a_recipe_is_documented() -> None:
 
 
 def test_the_recipe_in_the_page_is_a_recipe(tmp_path: Path) -> None:
-    (code,) = (code for _, code in blocks(ROOT / "docs/building.md", "toml"))
+    code, *keys = (code for _, code in blocks(ROOT / "docs/building.md", "toml"))
     (tmp_path / "own.toml").write_text(code)
     recipe = load_recipe(tmp_path / "own.toml")
     assert recipe.tasks["cls"].codecs["x265"].levels == tuple(range(8, 45, 4))
     assert set(recipe.tasks) == set(load_recipe("mini").tasks)
+    for line in "".join(keys).splitlines():
+        (tmp_path / "fit.toml").write_text(f"{code}\n[tasks.seg.codecs.x265]\n{line}")
+        assert [spec.codec for spec in load_recipe(tmp_path / "fit.toml").to_fit] == ["x265"]
 
 
 def test_the_recipe_of_own_classes_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,27 @@ def test_a_damaged_dataset_and_one_of_arrays_are_not_extended(built: Path, tmp_p
         extend(saved, ROUNDED, (2, 0), out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
     assert isinstance(load(saved).labels, pa.Table)
+
+
+def test_the_page_on_own_codecs_works(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parents[1] / "docs" / "own-codec.md"
+    blocks = re.findall(r"^```python[^\n]*\n(.*?)^```$", page.read_text(), re.M | re.S)
+    codec, extension, labels = blocks
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mycodec.py").write_text(codec)
+    shutil.copytree(built, "cfqa")
+    exec(extension, {})
+    dataset = load("mine", codec="int", plugins=["mycodec:Int"])
+    steps = {2: 0.5, 8: 0.004}  # half of the distance between neighbouring codes, of the largest
+    for pair in dataset:
+        if step := steps.get(int(pair.label["parameter"])):
+            largest = np.abs(pair.original).max(axis=-1, keepdims=True)
+            assert (np.abs(pair.compressed - pair.original) <= (step + 1e-3) * largest).all()
+        stream = dataset.bitstream(*(pair.label[key] for key in KEYS[1:]))
+        tokens, points = pair.original.size // pair.original.shape[-1], pair.original.size
+        assert len(stream) == 2 * tokens + -(-points * int(pair.label["parameter"]) // 8)
+    exec(labels, {})
+    assert "Label(score=" in capsys.readouterr().out

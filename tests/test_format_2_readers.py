@@ -61,7 +61,7 @@ def test_info_tells_of_tasks_and_codecs_by_the_manifest(
     assert main(["info", str(folders[tier])]) == 0
     said = capsys.readouterr().out
     assert "marking words in a sentence; accuracy (higher is better, %); rounded (3 levels)" in said
-    (row,) = (line.split() for line in said.splitlines() if "restored  " in line)
+    row, *_ = (line.split() for line in said.splitlines() if "restored  " in line)
     assert row[5] == "-"  # no rate of it is known
     assert main(["info", str(folders[tier]), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

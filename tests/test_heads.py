@@ -78,6 +78,56 @@ def test_cls_rank_and_loss() -> None:
         assert loss == pytest.approx(float(-logits.log_softmax(0)[label]), rel=1e-5)
 
 
+def test_cls_of_four_layers_in_the_published_order() -> None:
+    tensors = {**_cls(), "weight": torch.randn(9, 5 * DIM)}
+    head, feature = load_head("cls", tensors, layers=4), torch.randn(1, 4, 10, DIM)
+    layers = _normalised(feature[0], tensors)
+    pooled = torch.cat([*(tokens[0] for tokens in layers), layers[3, 1:].mean(0)])
+    logits = tensors["weight"].double() @ pooled + tensors["bias"].double()
+    torch.testing.assert_close(head.predict(feature).double(), logits, rtol=1e-5, atol=1e-4)
+    with pytest.raises(BuildError, match=r"must be \(N, 4, T, 16\), not \(1, 1, 10, 16\)"):
+        head.predict(feature[:, :1])
+    with pytest.raises(BuildError, match="32 inputs, no multiple of 5, for features of 4 layers"):
+        load_head("cls", _cls(), layers=4)
+
+
+def test_the_hubs_classifier_is_a_head_with_its_own_norm() -> None:
+    tensors, feature = _cls(), torch.randn(1, 1, 10, DIM)
+    hub = {
+        "classifier.weight": tensors["weight"],
+        "classifier.bias": tensors["bias"],
+        "dinov2.layernorm.weight": tensors["norm.weight"],
+        "dinov2.layernorm.bias": tensors["norm.bias"],
+        "dinov2.embeddings.cls_token": torch.zeros(1, 1, DIM),
+    }
+    wanted = load_head("cls", tensors).predict(feature)
+    for norm in (None, torch.nn.LayerNorm(DIM)):
+        assert torch.equal(load_head("cls", hub, norm).predict(feature), wanted)
+    for name in ("classifier.weight", "classifier.bias"):
+        with pytest.raises(BuildError, match=f"tensor '{name}' is missing"):
+            load_head("cls", {k: v for k, v in hub.items() if k != name})
+    with pytest.raises(BuildError, match=r"'vit\.layernorm\.bias' does not belong to a cls head"):
+        load_head("cls", hub | {"vit.layernorm.bias": torch.zeros(DIM)})
+
+
+@pytest.mark.parametrize("width", [384, 768, 1024, 1536])  # of ViT-S, -B, -L, -g
+def test_published_heads_of_every_size(width: int) -> None:
+    norm = torch.nn.LayerNorm(width)
+    bn = {f"decode_head.bn.{n}": torch.ones(width) for n in ("bias", "running_mean", "running_var")}
+    bn |= {"decode_head.bn.weight": torch.ones(width)}
+    for task, layers, name, shape, more in (
+        ("cls", 1, "", (1000, 2 * width), {}),  # linear_head
+        ("cls", 4, "", (1000, 5 * width), {}),  # linear4_head
+        ("seg", 1, "decode_head.conv_seg.", (21, width, 1, 1), bn),  # voc2012_linear_head
+        ("seg", 1, "decode_head.conv_seg.", (150, width, 1, 1), bn),  # ade20k_linear_head
+        ("dpt", 1, "decode_head.conv_depth.", (256, 2 * width, 1, 1), {}),  # nyu_linear_head
+        ("dpt", 4, "decode_head.conv_depth.", (256, 8 * width, 1, 1), {}),  # nyu_linear4_head
+    ):
+        tensors = {f"{name}weight": torch.zeros(shape), f"{name}bias": torch.zeros(shape[0])} | more
+        head = load_head(task, tensors, norm, layers)
+        assert (head.dim, head.layers, head.takes(layers, width)) == (width, layers, True)
+
+
 def test_cls_ties_rank_as_in_a_stable_sort() -> None:
     tensors = {**_cls(4), "weight": torch.zeros(4, 2 * DIM), "bias": torch.zeros(4)}
     head = load_head("cls", tensors)

@@ -152,15 +152,19 @@ def gather(
     scorer = models.task(task)
     samples = list(fitting(models, task, count, seed))
     features = [models.features(task, sample.inputs) for sample in samples]
-    found = [
-        score(scorer, np.stack([feature, _mean(training, feature)]), sample.truth, sample.source_id)
+    truths = [
+        models.truth(task, sample.truth, feature)
         for feature, sample in zip(features, samples, strict=True)
+    ]
+    found = [
+        score(scorer, np.stack([feature, _mean(training, feature)]), truth, sample.source_id)
+        for feature, truth, sample in zip(features, truths, samples, strict=True)
     ]
     distortion = [scorer.facts.distortion(scores[1], scores[0]) for scores, _ in found]
     return Bench(
         task=task,
         features=features,
-        truths=tuple(sample.truth for sample in samples),
+        truths=tuple(truths),
         scores=np.array([scores[0] for scores, _ in found]),
         losses=np.array([losses[0] for _, losses in found]),
         lo=tuple(np.min([f.min(axis=(0, 2, 3)) for f in training], axis=0).tolist()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
 from cfqa_data.access.opening import open_files
-from cfqa_data.builders.extending.scorers import scoring_recipe, scoring_weights
 from cfqa_data.builders.extending.stages import STAGES
 from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.check import packages_of, versions_of
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.inputs import hash_uris
 from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.scorers import scoring_recipe, scoring_weights
 from cfqa_data.builders.pipeline.workspace import joined_versions
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.codecs import find_codec
@@ -25,7 +26,6 @@ from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError, unknown_name
 from cfqa_data.extras import extras
-from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import hash_file, package_versions
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.format.storage import check_folder
@@ -145,8 +145,9 @@ def _recipe(folder: Folder, tasks: list[str], spec: Any) -> Recipe:
     try:
         old = scoring_recipe(folder)
         paths: dict[str, str] = {}
-        for task in tasks:
-            paths |= scoring_weights(folder, old, task)
+        for task in manifest.tasks:
+            with nullcontext() if task in tasks else suppress(CfqaError, OSError):
+                paths |= scoring_weights(folder, old, task)
     except CfqaError as error:
         raise BuildError(f"{where}: cannot be extended: {error}") from None
     old = old.without_programs().with_paths(lambda uri: paths.get(uri, uri))
@@ -169,10 +170,10 @@ def _plan(folder: Folder, recipe: Recipe) -> Plan:
     for task, spec in recipe.tasks.items():
         known = manifest.tasks[task].codecs
         for codec in spec.codecs.keys() - known.keys():
+            models.task(task)
             added.add(codec)
             versions |= versions_of(spec.codecs[codec])
             uris |= {spec.head, *spec.codecs[codec].weights}
-        models.task(task)
     packages = packages_of(models)
     for package, old in manifest.packages.items():
         if packages.get(package, old)["sha256"] != old["sha256"]:
@@ -180,7 +181,9 @@ def _plan(folder: Folder, recipe: Recipe) -> Plan:
                 f"{folder.files.location}: the source of {package} has changed since it was built: "
                 f"install version {old['version'] or '?'}"
             )
-    digest = hash_file(Layout(folder.files.root).manifest)
+    path = folder.files.path("manifest.json")
+    assert path is not None  # a folder on this machine
+    digest = hash_file(path)
     origin = f"{manifest.name} (manifest.json of SHA-256 {digest}) by {', '.join(sorted(added))}"
     joined = joined_versions({**versions, **manifest.versions}, {**manifest.versions, **versions})
     return Plan(

@@ -66,7 +66,7 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
         columns = values._asdict() | baseline_values(original, batch)
         for version in range(len(batch)):
             known = {k: None if v is None else float(v[version]) for k, v in columns.items()}
-            known |= {name: None for name in BASELINES if np.isnan(known[name])}
+            known |= {n: None for n in BASELINES if np.isnan(columns[n][version])}
             rows.append({"task": sources[source], "source_id": source, "version": version, **known})
         progress.advance()
     progress.finish()

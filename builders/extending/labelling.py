@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from cfqa_data.access.dataset import Dataset, opened
-from cfqa_data.builders.extending.scorers import scoring_models
 from cfqa_data.builders.pipeline.context import check_feature
 from cfqa_data.builders.pipeline.label import batch_of_levels, score
+from cfqa_data.builders.pipeline.scorers import scoring_models
 from cfqa_data.builders.processes.executor import one_thread
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import CfqaError
@@ -87,19 +87,21 @@ class Labeller:
         shape = self._folder.shape(source_id)  # which says what sources there are
         what = f"{source_id!r}"
         batch = as_features(features, shape, what)
+        name = next(n for n, e in self._folder.manifest.tasks.items() if source_id in e.sources)
+        task, facts = self.task(name), self._folder.manifest.tasks[name].facts
         reference = self.references[source_id]
-        facts = self._folder.manifest.tasks[reference["task"]].facts
         truth = self._folder.truth(source_id) if facts.truth else None
-        task, step = self.task(reference["task"]), batch_of_levels(batch[0].size, len(batch))
+        step = batch_of_levels(batch[0].size, len(batch))
         with one_thread(), torch_state():  # as a build does: the stored labels come out again
             parts = [
                 score(task, batch[first : first + step], truth, what)
                 for first in range(0, len(batch), step)
             ]
         scores, losses = (np.concatenate(values) for values in zip(*parts, strict=True))
-        found = scores, facts.distortion(scores, reference["reference_score"]), losses
-        values = [values if np.ndim(features) == 5 else float(values[0]) for values in found]
-        return Label(*values[:2], values[2] if facts.loss else None)
+        harm = facts.distortion(scores, reference["reference_score"])
+        if np.ndim(features) == 5:
+            return Label(scores, harm, losses if facts.loss else None)
+        return Label(float(scores[0]), float(harm[0]), float(losses[0]) if facts.loss else None)
 
 
 def as_features(features: Any, shape: tuple[int, ...], what: str) -> np.ndarray:

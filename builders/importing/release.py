@@ -108,7 +108,7 @@ def import_release(
         raise BuildError(f"{out} lies in the release itself: choose another folder")
     if not layout.manifest.exists():
         check_folder(root)
-    base = load_recipe(recipe, fitted=False)
+    base = load_recipe(recipe, fitted=False).check_numbers()
     logged = None if logs is None else LogScores(absolute_path(logs))
     if logged is not None:
         logged.match(release)

@@ -20,10 +20,11 @@ from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.label import baseline_values, score
+from cfqa_data.builders.pipeline.scorers import scoring_recipe, scoring_weights
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage, drive
 from cfqa_data.console.progress import Progress, Silent
-from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
+from cfqa_data.errors import BuildError, CfqaError, FormatError
 from cfqa_data.extras import extras
 from cfqa_data.format.codes import Codes, shard_name
 from cfqa_data.format.invariants import shard_of
@@ -33,7 +34,7 @@ from cfqa_data.format.resources import PACKAGE
 from cfqa_data.guard import check_guard
 from cfqa_data.integrity.verify import Fault
 from cfqa_data.recipe.load import Recipe
-from cfqa_data.recipe.portable import recipe_of, remedy
+from cfqa_data.recipe.portable import remedy
 
 __all__ = ["SAMPLE", "DeepResult", "look_into", "verify_deep"]
 
@@ -235,35 +236,26 @@ class _DeepVerification(Stage):
 
     def _find_scorers(self, manifest: Manifest, damaged: set[str], notes: list[str]) -> set[str]:
         """Return the tasks that can be scored; a note says why another cannot."""
-        found: dict[str, str] = {}
+        paths: dict[str, str] = {}
         tasks: set[str] = set()
         intact = manifest.files.keys() - damaged
         try:
-            recipe = recipe_of(manifest, self.plugins)
-            if self.untrusted and not all(found.builtin for _, found in Models(recipe).classes()):
-                raise RecipeError("classes of other packages are not run on a stranger's data")
+            recipe = scoring_recipe(self.folder)
         except CfqaError as error:
             notes.append(f"scores are not computed again: {error}")
             return tasks
-        for task, spec in recipe.tasks.items():
-            truth, paths = NAMES.truth(task).as_posix(), {}
+        for task, entry in manifest.tasks.items():
             try:
-                if manifest.tasks[task].facts.truth and truth not in intact:
+                if entry.facts.truth and NAMES.truth(task).as_posix() not in intact:
                     raise FormatError("there is no truth")
-                for uri in filter(None, (recipe.backbone.weights, spec.head)):
-                    if uri not in manifest.weights:
-                        raise RecipeError(f"{uri} had no part in them")
-                    if self.untrusted and not uri.startswith(PACKAGE):
-                        raise RecipeError(f"{uri} is named by a stranger")
-                    paths[uri] = found.get(uri) or str(self.folder.find_weights(uri))
+                paths |= scoring_weights(self.folder, recipe, task)
                 _ = (models := Models(recipe)).facts(task), models.backbone_class
             except (CfqaError, OSError) as error:
                 more = remedy(manifest) if isinstance(error, BuildError) else ""
                 notes.append(f"{task}: scores are not computed again: {error}{more}")
                 continue
-            found |= paths
             tasks.add(task)
-        self.recipe = recipe.with_paths(lambda uri: found.get(uri, uri))
+        self.recipe = recipe.with_paths(lambda uri: paths.get(uri, uri))
         return tasks
 
     def run(self, item: Job) -> tuple[list[Fault], Counter[str]]:

@@ -19,7 +19,7 @@ from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.pack import label_table, originals_table
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.prepare import Prepare
-from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
+from cfqa_data.builders.pipeline.select import BuildStage, Extract, Infer, Select
 from cfqa_data.card.write import card_text
 from cfqa_data.format.codes import Codes, find_centres, shard_name, write_codes
 from cfqa_data.format.manifest import Manifest
@@ -163,7 +163,8 @@ def repair_stages(
     arrays, decode, tables, card = (
         kind(context, files, plugins) for kind in (Arrays, Decode, Tables, Card)
     )
-    return Select(context), Extract(context), arrays, decode, Compress(context), tables, card
+    built = Select(context), Extract(context), Infer(context)
+    return *built, arrays, decode, Compress(context), tables, card
 
 
 def was_built(manifest: Manifest) -> bool:

@@ -9,11 +9,13 @@ from pathlib import Path
 from cfqa_data.builders.pipeline.check import make_plan
 from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.context import BuildContext
+from cfqa_data.builders.pipeline.fit import fitted
+from cfqa_data.builders.pipeline.inputs import pinned
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.prepare import Prepare
-from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
+from cfqa_data.builders.pipeline.select import BuildStage, Extract, Infer, Select
 from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, status
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import drive
@@ -28,7 +30,7 @@ from cfqa_data.recipe.load import Recipe, load_recipe
 
 __all__ = ["STAGES", "build", "run_stages"]
 
-STAGES: tuple[type[BuildStage], ...] = (Select, Extract, Prepare, Compress)
+STAGES: tuple[type[BuildStage], ...] = (Select, Extract, Infer, Prepare, Compress)
 """The stages made of items, in order; `pack` follows and is one step."""
 
 
@@ -66,7 +68,7 @@ def build(
         DiskError: the disk is full, or may not be written to; what was finished is kept.
     """
     check_guard()
-    recipe = load_recipe(recipe)
+    recipe = pinned(load_recipe(recipe))
     root = real_path(out)
     with clear_disk_errors(f"building {recipe.name!r}"):
         if status(recipe, root, tier=tier) != "finished":
@@ -94,7 +96,7 @@ def run_stages(
     with locked(root):
         if status(plan.recipe, root, tier=plan.tier) != "finished":
             plan = open_workspace(plan, root, accept_versions=accept_versions)
-            context = BuildContext(plan, Layout(root))
+            context = fitted(BuildContext(plan, Layout(root)), executor, progress)
             for stage in stages:
                 deque(drive(stage(context), executor, progress), maxlen=0)
             progress.start("pack", len(plan.recipe.tasks) + 3, "files")

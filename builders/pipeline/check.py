@@ -12,6 +12,7 @@ import numpy as np
 from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.coding import check_decoded
 from cfqa_data.builders.pipeline.context import Models, codec_for
+from cfqa_data.builders.pipeline.fit import check_fit
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.errors import BuildError, CfqaError
@@ -61,6 +62,7 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
             weights = hash_uris(uris) | hash_sources(recipe, sources)
             for task in recipe.tasks:
                 _check_networks(models, task)
+                check_fit(models, task)
     except CfqaError as error:
         raise BuildError(f"{where}: {error}") from None
     return Plan(recipe, tier, versions, weights, packages)  # checked

@@ -20,9 +20,9 @@ from cfqa_data.builders.tasks.base import TASKS, Task
 from cfqa_data.codecs import CODECS, get_codec
 from cfqa_data.errors import BuildError, CfqaError, CodecError
 from cfqa_data.format.facts import TaskEntry, TaskFacts
-from cfqa_data.format.invariants import folds_of
+from cfqa_data.format.invariants import check_truth, folds_of
 from cfqa_data.format.layout import Layout
-from cfqa_data.format.resources import is_uri, locate
+from cfqa_data.format.resources import HUB, is_uri, locate
 from cfqa_data.format.storage import write_text
 from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.registry import (
@@ -52,7 +52,7 @@ def instantiate(
     """
     if not found.builtin:  # which look for what is below root:// themselves
         options = {
-            key: str(locate(value)) if isinstance(value, str) and is_uri(value) else value
+            key: str(_located(value)) if isinstance(value, str) and is_uri(value) else value
             for key, value in options.items()
         }
         what = f"{what}: {found.name}" if found.name not in what else what
@@ -66,6 +66,10 @@ def instantiate(
         raise error(f"{what}: {told}") from failure
     check_declared(made, what, error)
     return made
+
+
+def _located(uri: str) -> Path:
+    return resolve_weights(uri) if uri.startswith(HUB) else locate(uri)
 
 
 def codec_for(codec_spec: CodecSpec, tables: Mapping[str, np.ndarray] | None = None) -> Any:
@@ -162,8 +166,28 @@ class Models:
         spec = self.recipe.tasks[task].source
         found = SOURCES.find(spec.kind, classes=True)
         what, chosen = f"tasks.{task}.source: {spec.kind}", spec.seed if seed is None else seed
-        source: Source = instantiate(found, spec.options, what, BuildError, task=task, seed=chosen)
+        given = {"task": task, "seed": chosen, "truths": not self.infers_truth(task)}
+        source: Source = instantiate(found, spec.options, what, BuildError, **given)
         return source
+
+    def infers_truth(self, task: str) -> bool:
+        """Whether the task has truths by the uncompressed features, and not by the source."""
+        found: type[Task] = TASKS.find(self.recipe.tasks[task].task_class, classes=True).target
+        return found.infer_truth is not Task.infer_truth
+
+    def truth(self, task: str, truth: Any, feature: np.ndarray) -> Any:
+        """Return the truth of a sample: the source's, or what the task infers from the feature.
+
+        Raises:
+            CfqaError: what it infers is no truth of it.
+        """
+        if not self.infers_truth(task):
+            return truth
+        scorer = self.task(task)
+        found = np.asarray(scorer.infer_truth(feature))
+        what = f"what {type(scorer).__name__}.infer_truth returns"
+        check_truth(self.facts(task), found.dtype.name, found.ndim, what)
+        return found
 
     def features(self, task: str, inputs: Any, what: str = "a feature") -> np.ndarray:
         """Return the float32 (N, C, T, D) feature of a sample's inputs.

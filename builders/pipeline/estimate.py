@@ -11,8 +11,10 @@ from typing import Any
 from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.context import BuildContext, Models, codec_for
+from cfqa_data.builders.pipeline.fit import Fit
 from cfqa_data.builders.pipeline.label import batch_of_levels
 from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.prepare import FITTED_ON
 from cfqa_data.console.text import size_text, table_text
 from cfqa_data.errors import BuildError
 from cfqa_data.format.checkpoints import weight_files
@@ -46,16 +48,20 @@ def estimate(plan: Plan) -> dict[str, Any]:
     models = context.models
     sizes = {task: _size(models, task) for task in recipe.tasks}
     rows, memory = [], 0.0
-    for stage in STAGES:
+    for stage in (Fit, *STAGES):
         counts = Counter((item.task, item.codec) for item in stage(context).items())
         for task, spec in recipe.tasks.items():
-            for codec in spec.codecs if (task, "") not in counts else ("",):
+            codecs = [c for c in ("", *spec.codecs) if (task, c) in counts]
+            for codec in codecs:
                 levels = len(spec.codecs[codec].levels) if codec else 1
                 (points, tokens), sources = sizes[task], recipe.sources(task)
                 written, seconds, held = 0.0, 0.0, 0.0
                 passes = sources * 2 * models.backbone.parameters * tokens / _FLOPS
                 group = len(plan.members(task, 0)) * points
-                if codec:
+                if stage is Fit:
+                    levels, sources = 1, FITTED_ON
+                    seconds = passes / recipe.sources(task) * sources
+                elif codec:
                     written, seconds = _coding(plan, task, codec, sources * levels * points)
                     batch = batch_of_levels(points, levels) + 1
                     # codes, originals, float32 and float64 of a batch, and what metrics make of it

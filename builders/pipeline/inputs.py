@@ -11,14 +11,26 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cfqa_data.access.hub_weights import hub_weights
 from cfqa_data.access.weights import hash_weights, resolve_weights
 from cfqa_data.builders.sources.base import Source
 from cfqa_data.format.manifest import hash_file
-from cfqa_data.format.resources import locate
+from cfqa_data.format.resources import HUB, locate
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.recipe.portable import rename
 
-__all__ = ["hash_sources", "hash_uris", "weights_of"]
+__all__ = ["hash_sources", "hash_uris", "pinned", "weights_of"]
+
+
+def pinned(recipe: Recipe) -> Recipe:
+    """Return the recipe with the commit of all weights on the Hub, which are fetched for that.
+
+    Raises:
+        CfqaError: some are not there, or cannot be reached.
+    """
+    if not any(uri.startswith(HUB) for uri in recipe.paths):
+        return recipe
+    return recipe.with_paths(lambda uri: hub_weights(uri).pinned() if uri.startswith(HUB) else uri)
 
 
 def weights_of(recipe: Recipe) -> list[str]:

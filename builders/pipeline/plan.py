@@ -18,6 +18,7 @@ __all__ = ["PLAN", "Item", "Plan"]
 PLAN = "plan.json"
 
 RESULT_FILES = {
+    "fit": ("fits", ".json"),
     "select": ("sources", ".json"),
     "extract": ("references", ".json"),
     "prepare": ("entries", ".json"),

@@ -22,7 +22,7 @@ from cfqa_data.format.invariants import check_source_ids, check_truth
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.storage import write_tensors
 
-__all__ = ["PATIENCE", "BuildStage", "Extract", "Select", "checked_sample", "fitting"]
+__all__ = ["PATIENCE", "BuildStage", "Extract", "Infer", "Select", "checked_sample", "fitting"]
 
 PATIENCE = 200
 """Samples looked at per source wanted, before giving up."""
@@ -58,7 +58,13 @@ class BuildStage(Stage):
 
     def scorer(self, item: Item) -> Callable[[int, int, np.ndarray], Scored]:
         """Return what scores features of an item's shard: index, first level, (B, N, C, T, D)."""
-        truths, ids = (of(item.task, item.shard) for of in (self.context.truths, self.context.ids))
+        return self.scorer_by(item, self.context.truths(item.task, item.shard))
+
+    def scorer_by(
+        self, item: Item, truths: Sequence[Any]
+    ) -> Callable[[int, int, np.ndarray], Scored]:
+        """Return what :meth:`scorer` does, by these truths of the shard."""
+        ids = self.context.ids(item.task, item.shard)
         task, by = self.context.models.task(item.task), f" by {item.codec}" if item.codec else ""
         original = "" if item.codec else "the original "
         return lambda index, _, features: score(
@@ -75,7 +81,9 @@ class Select(BuildStage):
         return [Item(self.name, task) for task in self.plan.recipe.tasks]
 
     def outputs(self, item: Item) -> tuple[Path, ...]:
-        return self.layout.truth(item.task), item.result_path(self.layout)
+        inferred = self.context.models.infers_truth(item.task)
+        truth = () if inferred else (self.layout.truth(item.task),)
+        return *truth, item.result_path(self.layout)
 
     def run(self, item: Item) -> None:
         task, models = item.task, self.context.models
@@ -132,8 +140,13 @@ class Extract(BuildStage):
 
     def run(self, item: Item) -> None:
         """Write a shard's original features, then their scores and losses."""
-        facts, scorer = self.context.models.facts(item.task), self.scorer(item)
+        models, facts = self.context.models, self.context.models.facts(item.task)
         features, grids = self.features(item)
+        if models.infers_truth(item.task):  # whose truths are not in the folder yet
+            truths = [models.truth(item.task, None, each) for each in features.values()]
+            scorer = self.scorer_by(item, truths)
+        else:
+            scorer = self.scorer(item)
         write_tensors(self.context.originals_path(item.task, item.shard), features)
         found = [scorer(index, 0, one[None]) for index, one in enumerate(features.values())]
         result = {
@@ -153,7 +166,7 @@ class Extract(BuildStage):
         features: dict[str, np.ndarray] = {}
         grids = []
         for source_id, truth in zip(self.context.ids(task, shard), truths, strict=True):
-            sample = checked_sample(source.sample(source_id), facts)
+            sample = checked_sample(source.sample(source_id), facts, models.infers_truth(task))
             for what, first, second in (
                 ("id", source_id, sample.source_id),
                 ("group", groups[source_id], sample.group or sample.source_id),
@@ -170,12 +183,41 @@ class Extract(BuildStage):
         return features, grids
 
 
+class Infer(BuildStage):
+    """Writes the truths that a task infers from its originals."""
+
+    name, unit = "infer", "tasks"
+
+    def items(self) -> list[Item]:
+        tasks = self.plan.recipe.tasks
+        return [Item(self.name, task) for task in tasks if self.context.models.infers_truth(task)]
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        return (self.layout.truth(item.task),)
+
+    def run(self, item: Item) -> None:
+        task, context = item.task, self.context
+        found = {
+            name: context.models.truth(task, None, original)
+            for shard in range(self.plan.shards(task))
+            for name, original in zip(
+                context.ids(task, shard), context.originals(task, shard), strict=True
+            )
+        }
+        write_tensors(self.layout.truth(task), found)
+
+
 def _bytes(truth: Any) -> bytes | None:
     return None if truth is None else np.asarray(truth).tobytes()
 
 
-def checked_sample(sample: Any, facts: TaskFacts) -> Sample:
+def checked_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sample:
     """Return what a source gave as a sample of a task.
+
+    Args:
+        sample: what the source gave.
+        facts: of the task.
+        infers: whether the task infers its truths, so that the source's is left out.
 
     Raises:
         CfqaError: it is none, or its id, group or truth is not what it has to be.
@@ -189,6 +231,8 @@ def checked_sample(sample: Any, facts: TaskFacts) -> Sample:
             f"{facts.name}: the group of {sample.source_id} must be a text or None, got "
             f"{sample.group!r}"
         )
+    if infers:
+        return replace(sample, truth=None)
     if sample.truth is not None:
         truth = np.asarray(sample.truth)
         check_truth(facts, truth.dtype.name, truth.ndim, what)
@@ -222,7 +266,7 @@ def fitting(models: Models, task: str, count: int, seed: int | None = None) -> I
                 f"{task}: only {len(accepted)} of {seen} candidates fit, {count} are wanted: was "
                 "the head trained on this source?"
             )
-        sample = checked_sample(candidate, facts)
+        sample = checked_sample(candidate, facts, models.infers_truth(task))
         what = f"the feature of {sample.source_id}"
         feature = partial(models.features, task, sample.inputs, what)
         try:

@@ -62,7 +62,8 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         if recorded is None:  # the running build has just ended
             return status(recipe, out, tier=tier)
         held = f"{layout.root} holds a begun build", "finish that one, or choose another folder"
-        _check_recipe(held, recorded["tier"], recorded["recipe"], tier, recipe.to_dict())
+        there = recorded["recipe"]
+        _check_recipe(held, recorded["tier"], there, tier, recipe.fitted_as(there))
         return "begun"
     if names - {layout.work.name} or inside - {LOCK}:
         raise BuildError(
@@ -96,7 +97,7 @@ def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
         manifest = read_manifest(layout.root)
     except CfqaError as error:
         raise BuildError(f"{layout.root} is no dataset of this version: {error}") from None
-    recorded = recorded_recipe(recipe)
+    recorded = recorded_recipe(Recipe.from_dict(recipe.fitted_as(manifest.recipe)))
     held = f"{layout.root} holds a finished dataset", "choose another folder"
     there = {**manifest.recipe, "name": manifest.name}
     _check_recipe(held, manifest.tier, there, tier, recorded)
@@ -213,6 +214,9 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
         write_text(path, plan.to_json())
         return plan
     _check_equal("weights or lists", root, recorded["weights"], plan.weights, "")
+    # It may have found ranges and levels that the recipe leaves to it.
+    recipe = Recipe.from_dict(plan.recipe.fitted_as(recorded["recipe"]))
+    plan = replace(plan, recipe=recipe)
     both = recorded["packages"], plan.packages
     sources, found = ({n: p["sha256"] for n, p in of.items()} for of in both)
     _check_equal("packages", root, sources, found, "")

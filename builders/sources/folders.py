@@ -9,12 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.sources.files import Entry, FileSource, by_name, names_in, reason
+from cfqa_data.builders.sources.files import (
+    Entry,
+    FileSource,
+    by_name,
+    names_in,
+    reason,
+    shuffled,
+)
 from cfqa_data.builders.sources.images import images_below, read_rgb
 from cfqa_data.builders.sources.preprocessing import classification_view
 from cfqa_data.errors import BuildError
 
 __all__ = ["Features", "ImageFolder", "read_truths"]
+
+_HELD_OUT_SEED = 20_261_129
 
 
 def read_truths(path: Path) -> dict[str, tuple[Any, str | None]]:
@@ -79,14 +88,21 @@ class ImageFolder(_Own):
         task: name of the task.
         seed: decides the order of the samples.
         root: folder of images in a folder per class; a class is the place of its folder among the
-            sorted ones, and an id the names of folder and file.
+            sorted ones, and an id the names of folder and file. Or of images, for tasks that need
+            no truths.
         labels: CSV or Parquet with `source_id` (a file's name without its suffix), `truth` and
             perhaps `group`, which stand in place of folders; only what it names is taken.
         train: folder of training images, in folders or not.
+        held_out: without `train`, so many images of the root are for training, the same ones for
+            every seed, and never samples.
+        truths: whether the task needs truths of the source.
 
     Raises:
         BuildError: something is missing, unknown or damaged.
     """
+
+    held_out: int = 0
+    truths: bool = True
 
     kind, offered = "image_folder", "give their paths"
 
@@ -94,7 +110,8 @@ class ImageFolder(_Own):
         """The images, or those that the table names."""
         root = self.paths["root"]
         images = images_below(root)
-        if self.labels is None and any(path.parent == root for path in images):
+        flat = self.labels is not None or any(path.parent == root for path in images)
+        if flat and self.labels is None and self.truths:
             raise BuildError(f"{root}: images without a folder of their class; give 'labels'")
         classes = sorted({path.parent.name for path in images})
         return self.with_truths(
@@ -102,17 +119,33 @@ class ImageFolder(_Own):
         )
 
     def _name(self, image: Path) -> str:
-        """Id of an image: with its folder, but where a table has the ids."""
-        return image.stem if self.labels is not None else f"{image.parent.name}_{image.stem}"
+        """Id of an image: with its folder, but where a table has the ids, or there is none."""
+        bare = self.labels is not None or image.parent == self.paths["root"]
+        return image.stem if bare else f"{image.parent.name}_{image.stem}"
+
+    def candidates(self) -> dict[str, Entry]:
+        """All images, but for those that are held out."""
+        if self.train is not None or not self.held_out:
+            return self.known
+        if not 0 < self.held_out < len(self.known):
+            what = f"held_out is {self.held_out}, of {len(self.known)} image(s)"
+            raise BuildError(f"{self.paths['root']}: {what}: some must be left for the dataset")
+        names = shuffled(sorted(self.known), _HELD_OUT_SEED)
+        return {name: self.known[name] for name in names[: -self.held_out]}
+
+    def truth(self, entry: Entry) -> np.ndarray | None:
+        """The class, for tasks that need one."""
+        return super().truth(entry) if self.truths else None
 
     def inputs(self, entry: Entry) -> np.ndarray:
         """The middle of the image, float32 (1, 3, 224, 224)."""
         return classification_view(read_rgb(entry.image), entry.image)
 
     def training(self) -> Iterable[Entry]:
-        """The images of `train`."""
-        images = images_below(self.paths["train"]) if self.train is not None else ()
-        return (Entry(self._name(path), path) for path in images)
+        """The images of `train`, or those that are held out."""
+        if self.train is None:
+            return [self.known[name] for name in self.known.keys() - self.entries.keys()]
+        return (Entry(self._name(path), path) for path in images_below(self.paths["train"]))
 
 
 @dataclass(frozen=True)

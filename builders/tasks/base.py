@@ -40,6 +40,17 @@ class Task(ABC):
         "layers": Integral | None,
     }
 
+    def infer_truth(self, feature: np.ndarray) -> Any:
+        """Return the truth of a sample by its uncompressed feature, such as a prediction from it.
+
+        A task that has this method is scored against what it returns; truths of a source are not
+        looked at.
+
+        Args:
+            feature: float32 (N, C, T, D).
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def score(self, feature: np.ndarray, truth: Any) -> tuple[float, float | None]:
         """Return a feature's score, and its loss; None where the task has none.
@@ -109,7 +120,8 @@ TASKS = Registry(
     {
         name: f"cfqa_data.builders.tasks.{name}:{name.capitalize()}"
         for name in ("classification", "segmentation", "depth")
-    },
+    }
+    | {"fidelity": "cfqa_data.builders.tasks.classification:Fidelity"},
     BuildError,
     Task,
 )

@@ -1,8 +1,10 @@
-"""Image classification: the rank of the true class."""
+"""Image classification: the rank of the true class, or of the one predicted without compression."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,28 +20,35 @@ with extras("build"):
 
     from cfqa_data.builders.backbones.dinov2 import NORM_EPS
 
-__all__ = ["Classification", "ClsHead"]
+__all__ = ["Classification", "ClsHead", "Fidelity"]
 
 
 class ClsHead(Head):
-    """Linear on [class token, mean patch token] after the final norm."""
+    """Linear on [class token of each layer, mean patch token of the last] after the final norm."""
 
-    task, views, known_by, share = "cls", 1, ("weight", 2), 2
+    task, views, known_by = "cls", 1, ("weight", 2)
+    # Of a classifier on the Hub:
+    prefix, beside, whole_norm = "classifier.", ("dinov2.",), "dinov2.layernorm."
 
-    def __init__(self, inputs: int, classes: int) -> None:
-        super().__init__(inputs)
+    def __init__(self, inputs: int, classes: int, layers: int | None = None) -> None:
+        super().__init__(inputs, layers)
         self.norm = nn.LayerNorm(self.dim, eps=NORM_EPS)
         self.linear = nn.Linear(inputs, classes)
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        """Class logits (B, classes) of tokens (B, T, D)."""
-        tokens = self.norm(tokens)
-        return self.linear(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=-1))
+    @classmethod
+    def share(cls, layers: int) -> int:
+        """Return the number of class tokens, and 1 for the mean."""
+        return layers + 1
+
+    def pooled(self, feature: Tensor) -> Tensor:
+        """What the linear part takes, (B, inputs), of features (B, C, T, D)."""
+        tokens = self.norm(feature)
+        return torch.cat([tokens[:, :, 0].flatten(1), tokens[:, -1, 1:].mean(dim=1)], dim=-1)
 
     @torch_state(grad=False)
     def predict(self, feature: Tensor | np.ndarray) -> Tensor:
         """Class logits, float32 (classes,), of a feature (1, 1, T, D)."""
-        return self.logits(self.checked(feature)[:, 0])[0]
+        return self.linear(self.pooled(self.checked(feature)))[0]
 
     @torch_state(grad=False)
     def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -70,3 +79,18 @@ class Classification(LinearTask):
         if any(int(other.truth) == label for other in accepted):
             return f"of class {label}, which there is already"
         return None if self.score(feature(), sample.truth)[0] == 1 else "not classified right"
+
+
+class Fidelity(LinearTask):
+    """Rank and negative log-likelihood of the class predicted from the uncompressed feature."""
+
+    facts = replace(
+        TASKS["cls"],
+        name="fidelity",
+        title="fidelity to the class predicted from the uncompressed feature",
+    )
+    views, layers, head_kind = VIEWS["cls"], ClsHead.layers, ClsHead
+
+    def infer_truth(self, feature: Tensor | np.ndarray) -> Any:
+        """Return the class predicted from a feature."""
+        return np.array(int(self.head.predict(feature).argmax()), np.int64)

@@ -23,14 +23,21 @@ __all__ = ["Depth", "DepthHead"]
 class DepthHead(Head):
     """1x1 convolution to depth bins on [patch, class token] of every layer, without a norm."""
 
-    task, views, layers, share = "dpt", 2, 4, 8
+    task, views, layers = "dpt", 2, 4
     known_by, geometry_kind = ("conv_depth.weight", 4), DepthGeometry
 
-    def __init__(self, inputs: int, bins: int, geometry: DepthGeometry) -> None:
-        super().__init__(inputs)
+    def __init__(
+        self, inputs: int, bins: int, geometry: DepthGeometry, layers: int | None = None
+    ) -> None:
+        super().__init__(inputs, layers)
         self.geometry = geometry
         self.conv_depth = nn.Conv2d(inputs, bins, 1)
         self.register_buffer("centres", torch.linspace(*DEPTH_RANGE, bins), persistent=False)
+
+    @classmethod
+    def share(cls, layers: int) -> int:
+        """Return the tokens that come together: a patch and the class token of each layer."""
+        return 2 * layers
 
     def takes(self, layers: int, dim: int) -> bool:
         """Whether all layers side by side are what the convolution takes."""

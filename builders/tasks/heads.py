@@ -18,17 +18,25 @@ __all__ = ["DepthGeometry", "Head", "SegGeometry", "load_head", "window_starts"]
 HEADS: Mapping[str, type[Head]] = {kind.task: kind for kind in (ClsHead, SegHead, DepthHead)}
 
 
-def load_head(task: str, path_or_dict: str | Path | Mapping[str, Any], norm: Any = None) -> Head:
+def load_head(
+    task: str,
+    path_or_dict: str | Path | Mapping[str, Any],
+    norm: Any = None,
+    layers: int | None = None,
+) -> Head:
     """Build a task's head from its checkpoint, in evaluation mode, float32.
 
     Args:
         task: "cls", "seg" or "dpt".
         path_or_dict: file as published or safetensors, index or folder as of `load_backbone`, or
-            what they hold: ``weight`` and ``bias``
-            (cls); ``conv_seg.*`` and ``bn.*`` (seg) or ``conv_depth.*`` (dpt), alone or behind
-            ``decode_head.``, where the rest of a whole model may stand beside them.
+            what they hold: ``weight`` and ``bias`` (cls), or ``classifier.*`` and the backbone,
+            as the Hub's models `-imagenet1k-1-layer` have them; ``conv_seg.*`` and ``bn.*`` (seg)
+            or ``conv_depth.*`` (dpt), alone or behind ``decode_head.``, where the rest of a whole
+            model may stand beside them.
         norm: the backbone's final norm, for files that do not carry it as ``norm.*``; the
             published ones of cls and seg do not.
+        layers: C of the features that it takes: those of cls and dpt may have more or fewer than
+            the published evaluation's.
 
     Returns:
         The head, on the CPU.
@@ -38,5 +46,5 @@ def load_head(task: str, path_or_dict: str | Path | Mapping[str, Any], norm: Any
     """
     if task not in HEADS:
         raise BuildError(f"no head for task '{task}'; known are {', '.join(HEADS)}")
-    head: Head = HEADS[task].load(path_or_dict, norm)
+    head: Head = HEADS[task].load(path_or_dict, norm, layers)
     return head

@@ -35,10 +35,6 @@ with extras("build"):
 
 __all__ = ["Head", "LinearTask"]
 
-_PREFIX = "decode_head."
-#: What a whole published model holds beside its head.
-_BESIDE = ("backbone.", "auxiliary_head.")
-
 
 class Head(nn.Module):
     """A feature's prediction, and its score against the truth.
@@ -49,24 +45,35 @@ class Head(nn.Module):
         task: name of the task.
         views, layers: N and C of the features that the head takes.
         known_by: the tensor by which it is known, and its axes: outputs and inputs first.
-        share: how many inputs it has per channel of a token.
+        prefix: of its tensors in a file of a whole model.
+        beside: prefixes of what such a file holds beside the head.
+        whole_norm: what such a file calls the norm that the head starts from; empty if it may not.
         geometry_kind: windows or crops of a dense task; None for any other.
         dim: width D of the features that the head takes.
 
     Args:
         inputs: of its linear part.
+        layers: C of the features; as in the published evaluation if None.
     """
 
     task: ClassVar[str]
     views: ClassVar[int]
-    layers: ClassVar[int] = 1
+    layers: int = 1
     known_by: ClassVar[tuple[str, int]]
-    share: ClassVar[int] = 1
+    prefix: ClassVar[str] = "decode_head."
+    beside: ClassVar[tuple[str, ...]] = ("backbone.", "auxiliary_head.")
+    whole_norm: ClassVar[str] = ""
     geometry_kind: ClassVar[type[Any] | None] = None
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, layers: int | None = None) -> None:
         super().__init__()
-        self.dim = inputs // self.share
+        self.layers = layers or self.layers
+        self.dim = inputs // self.share(self.layers)
+
+    @classmethod
+    def share(cls, layers: int) -> int:
+        """Return how many inputs the linear part has per channel of a token."""
+        return 1
 
     def wrong(self, why: str) -> BuildError:
         """Return the error that says what does not fit the head."""
@@ -74,7 +81,7 @@ class Head(nn.Module):
 
     def takes(self, layers: int, dim: int) -> bool:
         """Whether the head is for features of so many layers and such a width."""
-        return (layers, dim) == (1, self.dim)
+        return (layers, dim) == (self.layers, self.dim)
 
     def checked(self, feature: Tensor | np.ndarray, views: bool = True) -> Tensor:
         """Return the feature as float32, if it is finite and of the shape that the head takes.
@@ -135,24 +142,31 @@ class Head(nn.Module):
     @classmethod
     @torch_state(grad=False)
     def load(
-        cls, path_or_dict: str | Path | Mapping[str, Any], norm: nn.LayerNorm | None = None
+        cls,
+        path_or_dict: str | Path | Mapping[str, Any],
+        norm: nn.LayerNorm | None = None,
+        layers: int | None = None,
     ) -> Any:
         """Return the head of a checkpoint; see `load_head`."""
         what = f"{cls.task} head"
         tensors, origin = tensors_at(path_or_dict, what)
         prefix = ""
-        if cls.geometry_kind and any(name.startswith(_PREFIX) for name in tensors):
-            prefix = _PREFIX
-            tensors = {k: v for k, v in tensors.items() if not k.startswith(_BESIDE)}
+        if any(name.startswith(cls.prefix) for name in tensors):
+            prefix, norm_at = cls.prefix, cls.whole_norm
+            own = {k: v for k, v in tensors.items() if norm_at and k.startswith(norm_at)}
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(cls.beside)}
+            tensors |= {f"norm.{k.removeprefix(norm_at)}": v for k, v in own.items()}
         name, ndim = prefix + cls.known_by[0], cls.known_by[1]
         outputs, inputs = known_tensor(tensors, name, ndim, origin, what).shape[:2]
-        if inputs % cls.share:
-            message = f"tensor '{name}' takes {inputs} inputs, no multiple of {cls.share}"
+        if inputs % (share := cls.share(layers or cls.layers)):
+            message = f"tensor '{name}' takes {inputs} inputs, no multiple of {share}"
+            if layers not in (None, cls.layers):
+                message += f", for features of {layers} layers"
             raise BuildError(f"{origin}: {message}")
-        sizes: list[Any] = [inputs, outputs]
+        arguments: list[Any] = [inputs, outputs]
         if cls.geometry_kind:
-            sizes.append(from_metadata(cls.geometry_kind, _geometry(path_or_dict), origin))
-        head = cls(*sizes)
+            arguments.append(from_metadata(cls.geometry_kind, _geometry(path_or_dict), origin))
+        head = cls(*arguments, layers)
         expected = {  # by the names of the file
             key if key.startswith("norm.") else prefix + key.removeprefix("linear."): tensor
             for key, tensor in head.state_dict(keep_vars=True).items()
@@ -198,17 +212,22 @@ class LinearTask(Task):
     Args:
         backbone: whose features it takes.
         weights: of the head.
+        blocks: the layers of the features; as many as in the published evaluation if None.
 
     Raises:
-        BuildError: the head is for features of another width.
+        BuildError: the head is for features of another width or number of layers.
     """
 
     head_kind: ClassVar[type[Head]]
 
-    def __init__(self, backbone: Backbone, weights: Path) -> None:
-        self.head = self.head_kind.load(weights, backbone.norm)
+    def __init__(
+        self, backbone: Backbone, weights: Path, blocks: Sequence[int] | None = None
+    ) -> None:
+        layers = None if blocks is None else len(blocks)
+        self.head = self.head_kind.load(weights, backbone.norm, layers)
         if backbone.width not in (None, self.head.dim):
-            raise BuildError(f"{weights}: not a head for features of width {backbone.width}")
+            of = f" and {layers} layer(s)" if layers else ""
+            raise BuildError(f"{weights}: not a head for features of width {backbone.width}{of}")
 
     def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         """Return the head's score and loss."""

@@ -27,8 +27,10 @@ class SegHead(Head):
 
     task, views, known_by, geometry_kind = "seg", 2, ("conv_seg.weight", 4), SegGeometry
 
-    def __init__(self, inputs: int, classes: int, geometry: SegGeometry) -> None:
-        super().__init__(inputs)
+    def __init__(
+        self, inputs: int, classes: int, geometry: SegGeometry, layers: int | None = None
+    ) -> None:
+        super().__init__(inputs, layers)
         self.geometry = geometry
         self.norm = nn.LayerNorm(inputs, eps=NORM_EPS)
         self.bn = nn.BatchNorm2d(inputs)

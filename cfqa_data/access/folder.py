@@ -262,8 +262,11 @@ class Folder:
         Raises:
             RecipeError: they are not here.
         """
-        expected = self.manifest.weights.get(uri)
-        return find_weights(uri, expected, self.files, own=not self.untrusted)
+        expected, own = self.manifest.weights.get(uri), not self.untrusted
+        # Once: large weights take long to hash.
+        return self._once(
+            ("weights", uri), lambda: find_weights(uri, expected, self.files, own=own)
+        )
 
     def open_codes(self, task: str, codec: str) -> ArrayReader:
         """Return what reads a codec's stored codes or values, which are those of the manifest."""

@@ -1,6 +1,6 @@
 """What is asked of the Hub: bounded attempts, and one line for what fails.
 
-`HubRepo` reads files of a dataset repo; `HubCalls` makes the calls of `huggingface_hub` that write.
+`HubRepo` reads files of a repo; `HubCalls` makes the calls of `huggingface_hub` that write.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class HubRepo:
     Args:
         repo: "org/name".
         revision: branch, tag or commit; the main branch if None.
+        kind: what it holds: a "dataset", or a "model".
 
     Attributes:
         location: its address, for messages.
@@ -67,10 +68,11 @@ class HubRepo:
         MissingDependencyError: `huggingface_hub` is not installed.
     """
 
-    def __init__(self, repo: str, revision: str | None) -> None:
-        self.repo = repo
+    def __init__(self, repo: str, revision: str | None, kind: str = "dataset") -> None:
+        self.repo, self.kind = repo, kind
         self.commit = revision or "main"
-        self.location = f"hf://datasets/{repo}" + (f"@{revision}" if revision else "")
+        place = f"datasets/{repo}" if kind == "dataset" else repo
+        self.location = f"hf://{place}" + (f"@{revision}" if revision else "")
         self._pinned = False
         self._storage: dict[str, str] = {}
         with extras():
@@ -127,7 +129,7 @@ class HubRepo:
                 path = hf_hub_download(
                     self.repo,
                     name,
-                    repo_type="dataset",
+                    repo_type=self.kind,
                     revision=self.commit,
                     cache_dir=None if cache is True else str(cache),
                     force_download=again,
@@ -144,8 +146,8 @@ class HubRepo:
                     raise self._refusal(name, response) from None
                 why = str(error) or type(error).__name__
             else:
-                if not self._pinned:  # a snapshot lies in a folder called as its commit
-                    self.commit, self._pinned = Path(path).parent.name, True
+                if not self._pinned:  # the folder of a snapshot is called as its commit
+                    self.commit, self._pinned = Path(path).parents[name.count("/")].name, True
                 return Path(path)
         raise HubError(f"{self.location}/{name}: cannot be fetched: {' '.join(why.split())}")
 
@@ -247,7 +249,7 @@ class HubRepo:
             return HubError(f"{self.location}: there is no such branch, tag or commit")
         if code == "GatedRepo":
             return HubError(f"{self.location}: gated: ask for access on its page, and log in")
-        if code == "EntryNotFound" and not self._pinned:
+        if code == "EntryNotFound" and not self._pinned and self.kind == "dataset":
             return FormatError(
                 f"{self.location}: not a CFQA dataset folder (no {name} in it); is its upload "
                 "finished?"
@@ -255,9 +257,10 @@ class HubRepo:
         if code == "EntryNotFound":
             return FileNotFoundError(f"{self.location}/{name}")
         if status in (401, 403, 404):
+            here = "no folder of this name here, and " if self.kind == "dataset" else ""
             return HubError(
-                f"{self.location}: no folder of this name here, and no dataset repo on the Hub "
-                "that you may read; for a private one set HF_TOKEN or run: hf auth login"
+                f"{self.location}: {here}no {self.kind} repo on the Hub that you may read; "
+                "for a private one set HF_TOKEN or run: hf auth login"
             )
         return HubError(f"{self.location}/{name}: the server answers {status}")
 

@@ -1,6 +1,7 @@
 """Weights: the files behind a name, one hash over all of them, and where those of a hash are found.
 
-Weights are a file, an index of safetensors shards as the Hub has them, or a folder of either. Their
+Weights are a file, an index of safetensors shards as the Hub has them, a folder of either, or an
+address `hf://org/name` on the Hub. Their
 hash is the file's SHA-256; of several files, that of the lines which ``sha256sum`` prints of them,
 sorted by name.
 """
@@ -15,10 +16,12 @@ from importlib import resources
 from pathlib import Path
 
 from cfqa_data.access.files import Files
+from cfqa_data.access.hub_weights import hub_weights
 from cfqa_data.errors import BuildError, CfqaError, FormatError, RecipeError
-from cfqa_data.format.checkpoints import weight_files
+from cfqa_data.format.checkpoints import HUB_FILE, weight_files
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.format.resources import (
+    HUB,
     PACKAGE,
     ROOT,
     ROOT_VARIABLE,
@@ -34,6 +37,7 @@ __all__ = [
     "find_below_root",
     "find_weights",
     "hash_weights",
+    "named_path",
     "own_weights",
     "resolve_weights",
 ]
@@ -61,10 +65,15 @@ def hash_weights(path: str | Path) -> str:
 def resolve_weights(uri: str) -> Path:
     """Return the file of weights, or the index of their shards, that a recipe names.
 
+    Those on the Hub are downloaded, if they are not in the cache.
+
     Raises:
         RecipeError: the name is malformed, or there is no such file.
         BuildError: it is a folder or an index without weights.
+        HubError: they are on the Hub, and it cannot be reached or they may not be read.
     """
+    if uri.startswith(HUB):
+        return hub_weights(uri).fetch()[0]
     path = locate(uri)
     return weight_files(path if path.is_dir() else resolve(uri))[0]
 
@@ -83,14 +92,14 @@ def find_weights(
         sha256: their hash, as of :func:`hash_weights`.
         files: of the dataset.
         own: whether the dataset may bring its own weights, or name a path; an untrusted one may
-            not, and only a ``package://`` or ``root://`` name of its manifest is used.
+            not, and only a URI of its manifest is used. Nothing is downloaded either way.
 
     Raises:
         RecipeError: there are none; says which hash was looked for, and where.
     """
     if not sha256 or not re.fullmatch("[0-9a-f]{64}", sha256):  # the manifest is untrusted
         raise RecipeError(f"{uri}: the manifest has no SHA-256 of it")
-    named = _named(uri) if own or is_uri(uri) else None
+    named = named_path(uri) if own or is_uri(uri) else None
     for path in (named, remembered(sha256)):
         if path is not None and (own or not _is_within(path, files)) and _hash(path) == sha256:
             return path
@@ -102,6 +111,10 @@ def find_weights(
                 return path
     other = f"{named} is another file, and " if named is not None and exists(named) else ""
     install = ", or install the version of cfqa-data that has it" if uri.startswith(PACKAGE) else ""
+    if uri.startswith(HUB):
+        repo, revision, file = hub_weights(uri)
+        of = f" --revision {revision}" if revision else ""
+        install = f", or get it: hf download {repo} {file or HUB_FILE}{of}"
     raise RecipeError(
         f"{uri}: {other}no file of SHA-256 {sha256} is in {', '.join(looked)}; put it into one of "
         f"these, or name it: {WEIGHTS_VARIABLE}=FILE{install}"
@@ -110,7 +123,7 @@ def find_weights(
 
 def find_below_root(uri: str, sha256: str | None = None) -> Path | None:
     """Return a file or folder by the end of its path below ``CFQA_ROOT``, or where it was."""
-    named, root = _named(uri), os.environ.get(ROOT_VARIABLE)
+    named, root = named_path(uri), os.environ.get(ROOT_VARIABLE)
     places = [] if named is None else [named]
     if root:
         parts = [part for part in re.split(r"[\\/]+", uri.removeprefix(ROOT)) if part.strip(".~")]
@@ -120,10 +133,10 @@ def find_below_root(uri: str, sha256: str | None = None) -> Path | None:
     return next((place for place in places if exists(place)), None)
 
 
-def _named(uri: str) -> Path | None:
+def named_path(uri: str) -> Path | None:
     """Return the path that a URI names, if it can be one on this machine."""
     try:
-        return locate(uri).absolute()
+        return hub_weights(uri).cached() if uri.startswith(HUB) else locate(uri).absolute()
     except CfqaError:
         return None
 
@@ -144,6 +157,8 @@ def _hash(path: Path) -> str | None:
 def _places(uri: str, files: Files | None) -> Iterator[tuple[str, Iterator[Path]]]:
     """Yield every place where weights may be, and the files there, those of the same name first."""
     name = re.split(r"[\\/]", uri.rstrip("\\/"))[-1]
+    if uri.startswith(HUB) and not hub_weights(uri).file:
+        name = HUB_FILE
     given, root = os.environ.get(WEIGHTS_VARIABLE), os.environ.get(ROOT_VARIABLE)
     if given:
         path = real_path(given)

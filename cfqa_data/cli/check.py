@@ -24,11 +24,17 @@ __all__ = ["info", "repair", "verify"]
 
 
 @command("info")
-def info(folder: str, *, follow_links: bool = False, as_json: bool = False) -> None:
-    """Show what a dataset holds, and whether its labels can tell metrics apart."""
+def info(
+    folder: str, *, useless: bool = False, follow_links: bool = False, as_json: bool = False
+) -> None:
+    """Show what a dataset holds, and whether its labels can tell metrics apart.
+
+    Args:
+        useless: Also score a useless feature, and tell the levels' shares of its harm.
+    """
     from cfqa_data.integrity.summary import info_text, summarise
 
-    summary = summarise(folder, follow_links=follow_links)
+    summary = summarise(folder, follow_links=follow_links, useless=useless)
     answer(as_json, lambda: summary, lambda: info_text(summary))
 
 

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.cli.command import command
-from cfqa_data.cli.shared import answer, check_free
-from cfqa_data.errors import CfqaError
+from cfqa_data.cli.shared import answer, check_new_file
 
 if TYPE_CHECKING:
     from cfqa_data.eval.curves import Curves
 
 __all__ = ["curves"]
-
-FIGURES = (".svg", ".pdf", ".png")
 
 
 @command("curves")
@@ -46,14 +43,10 @@ def curves(
     from cfqa_data.eval import read_evaluation
     from cfqa_data.eval.curves import curves as find_curves
     from cfqa_data.eval.curves import draw_curves
-    from cfqa_data.format.storage import atomic_path, check_writable, write_csv
+    from cfqa_data.format.storage import atomic_path, write_csv
 
-    for path, suffixes in ((out, (".csv",)), (figure, FIGURES)):
-        if path is not None:
-            if path.suffix not in suffixes:
-                raise CfqaError(f"{path}: is written as {' or '.join(suffixes)}, by that ending")
-            check_writable(path)
-            check_free(path, force)
+    check_new_file(out, (".csv",), force)
+    check_new_file(figure, (".svg", ".pdf", ".png"), force)
     dataset = load(folder, task, follow_links=follow_links)
     evaluation = read_evaluation(dataset, scores) if scores else None
     found = find_curves(dataset, quality or None, anchor=anchor, evaluation=evaluation)

@@ -12,7 +12,7 @@ import typer
 
 from cfqa_data.cli.command import Target, command
 from cfqa_data.cli.process import say
-from cfqa_data.cli.shared import answer, working
+from cfqa_data.cli.shared import answer, check_new_file, working
 from cfqa_data.errors import CfqaError, DiskError, MetricError, MetricWarning
 from cfqa_data.paths import absolute_path
 
@@ -151,12 +151,8 @@ def report(
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
     from cfqa_data.eval.report import write_report
-    from cfqa_data.format.storage import check_writable
 
-    if out.suffix != ".html":
-        raise CfqaError(f"{out}: a report is written as .html, by that ending")
-    check_writable(out)
-    _check_free(out, force)
+    check_new_file(out, (".html",), force)
     dataset = load(folder, follow_links=follow_links)
     print(f"Report: {write_report(read_evaluation(dataset, scores, target), out, dataset)}")
 
@@ -190,22 +186,13 @@ def _report_files(
     out = out and absolute_path(out)
     if report is None:
         return None, out
-    from cfqa_data.format.storage import check_writable
-
     page = absolute_path(report)
     if page.suffix != ".html":
         _make_folder(context, page)
         page, out = page / "report.html", out or page / "scores.parquet"
-    check_writable(page)
-    if out is None or out.parent != page.parent or not out.exists():
-        _check_free(page, force)
+    again = out is not None and out.parent == page.parent and out.exists()
+    check_new_file(page, (".html",), force or again)
     return page, out
-
-
-def _check_free(page: Path, force: bool) -> None:
-    """Check that a page replaces nothing, unless that is asked for."""
-    if page.exists() and not force:
-        raise CfqaError(f"{page}: is there; write to another file, or replace it with --force")
 
 
 def _make_folder(context: typer.Context, folder: Path) -> None:

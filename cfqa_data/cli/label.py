@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cfqa_data.cli.command import command
-from cfqa_data.cli.shared import answer, check_free, working
-from cfqa_data.errors import CfqaError
+from cfqa_data.cli.shared import answer, check_new_file, working
 
 __all__ = ["label"]
-
-SUFFIXES = (".csv", ".parquet")
 
 
 @command("label", "build")
@@ -34,13 +31,9 @@ def label(
     """
     from cfqa_data.access.dataset import load
     from cfqa_data.builders.extending.files import label_files
-    from cfqa_data.format.storage import check_writable, write_csv, write_table
+    from cfqa_data.format.storage import write_csv, write_table
 
-    if out is not None:
-        if out.suffix not in SUFFIXES:
-            raise CfqaError(f"{out}: is written as {' or '.join(SUFFIXES)}, by that ending")
-        check_writable(out)
-        check_free(out, force)
+    check_new_file(out, (".csv", ".parquet"), force)
     dataset = load(folder, plugins=plugin, follow_links=follow_links)
     with working("") as progress:
         table = label_files(dataset, features, progress=progress)

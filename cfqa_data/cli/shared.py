@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,8 +15,22 @@ import typer
 from cfqa_data.cli.process import say
 from cfqa_data.console import terminal
 from cfqa_data.console.progress import Progress
+from cfqa_data.errors import CfqaError
 
-__all__ = ["answer", "interrupted", "working"]
+__all__ = ["answer", "check_new_file", "interrupted", "working"]
+
+
+def check_new_file(path: Path | None, suffixes: Sequence[str], force: bool) -> None:
+    """Check that a file can be written and replaces nothing, unless that is asked for."""
+    from cfqa_data.format.storage import check_writable
+
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise CfqaError(f"{path}: is written as {' or '.join(suffixes)}, by that ending")
+    check_writable(path)
+    if path.exists() and not force:
+        raise CfqaError(f"{path}: is there; write to another file, or replace it with --force")
 
 
 def answer(as_json: bool, data: Callable[[], dict[str, Any]], text: Callable[[], str]) -> None:

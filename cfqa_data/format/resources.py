@@ -12,7 +12,7 @@ from cfqa_data.paths import absolute_path, is_file, real_path
 
 __all__ = ["ROOT_VARIABLE", "WEIGHTS_VARIABLE", "is_uri", "locate", "resolve"]
 
-PACKAGE, ROOT = "package://", "root://"
+PACKAGE, ROOT, HUB = "package://", "root://", "hf://"
 
 ROOT_VARIABLE = "CFQA_ROOT"
 """Environment variable with the folder that ``root://`` stands for; the working directory if unset.
@@ -26,7 +26,7 @@ WEIGHTS_VARIABLE = "CFQA_WEIGHTS"
 
 def is_uri(text: str) -> bool:
     """Return whether ``text`` names a resource by a scheme known here, not a path."""
-    return text.startswith((PACKAGE, ROOT))
+    return text.startswith((PACKAGE, ROOT, HUB))
 
 
 def locate(uri: str, base: str | Path | None = None) -> Path:
@@ -38,8 +38,10 @@ def locate(uri: str, base: str | Path | None = None) -> Path:
         base: folder that a relative path starts from; the working directory if None.
 
     Raises:
-        RecipeError: the name is malformed, or leaves this package or the root.
+        RecipeError: the name is malformed, leaves this package or the root, or is on the Hub.
     """
+    if uri.startswith(HUB):
+        raise RecipeError(f"{uri}: only backbones and heads are read from the Hub; give a path")
     if uri.startswith(ROOT):
         parts = PurePosixPath(uri.removeprefix(ROOT)).parts
         if not parts or ".." in parts or parts[0] == "/":

@@ -13,7 +13,7 @@ from typing import Any
 from cfqa_data.errors import CfqaError, RecipeError, unknown_name
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.limits import LARGEST_TEXT, parse_toml, read_limited
-from cfqa_data.format.resources import ROOT_VARIABLE, is_uri, locate, resolve
+from cfqa_data.format.resources import HUB, ROOT_VARIABLE, is_uri, locate, resolve
 from cfqa_data.paths import absolute_path, exists, is_file, real_path
 from cfqa_data.recipe.spec import (
     FILES,
@@ -136,7 +136,8 @@ def _check_tables(data: dict[str, Any], base: Path) -> None:
 
 def _missing(uris: list[Any], base: Path) -> dict[str, Path]:
     """Return those of some files that are not there, with the paths where they should be."""
-    paths = {uri: locate(uri, base) for uri in uris if isinstance(uri, str) and uri}
+    local = [uri for uri in uris if isinstance(uri, str) and uri and not uri.startswith(HUB)]
+    paths = {uri: locate(uri, base) for uri in local}
     return {uri: path for uri, path in paths.items() if not exists(path)}
 
 

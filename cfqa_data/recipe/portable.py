@@ -97,7 +97,7 @@ def recipe_of(manifest: Manifest, plugins: Sequence[str] = ()) -> Recipe:
                 raise FormatError(f"{name!r} is no name of a {part.kind} in a manifest")
             if name in named:
                 part.table[part.key] = named[name]
-        recipe = Recipe.from_dict(data)
+        recipe = Recipe.from_dict(data).check_numbers()
     except CfqaError as error:
         raise FormatError(f"recipe: {error}{remedy(manifest)}") from None
     for part in parts_of(recipe.to_dict()):

@@ -19,6 +19,7 @@ from cfqa_data.format.fields import NAME, OMIT, Checked, Count, Number, Text, pr
 from cfqa_data.format.invariants import check_task_names
 from cfqa_data.format.quantizers import Quantizer
 from cfqa_data.format.resources import is_uri
+from cfqa_data.recipe.fitted import AutoLevels, FittedRange
 from cfqa_data.registry import Registry, RegistryEntry, path_options
 
 __all__ = [
@@ -57,7 +58,7 @@ class BackboneSpec(_Spec):
 
     Attributes:
         weights: URI of its safetensors file; only DINOv2, which no `kind` stands for, needs one.
-        num_heads: attention heads, of DINOv2.
+        num_heads: attention heads, of DINOv2; a 64th of its width if None.
         origin: how, on what and how well it was trained, for the card; may be empty.
         kind: name of the class, or `module:Class`; None is DINOv2.
         options: the class's own keyword arguments.
@@ -73,8 +74,8 @@ class BackboneSpec(_Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        dinov2 = self.weights is not None and self.num_heads is not None and not self.options
-        self.require(self.kind or dinov2, ": weights and num_heads are needed, or a class")
+        self.require(self.kind or self.weights, ": weights are needed, or a class")
+        self.require(self.kind or not self.options, ".options: only a class has them")
         self.require(not (self.kind and self.num_heads), ".num_heads: only DINOv2 has it")
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,8 +108,9 @@ class CodecSpec(_Spec):
 
     Attributes:
         codec: its name in the dataset.
-        levels: the parameter of each level; level 0 is the best.
-        quantizer: between features and codes, of a codec on planes; else None.
+        levels: the parameter of each level, level 0 the best; or that the build finds them.
+        quantizer: between features and codes, of a codec on planes; else None. Its range may be
+            left to the build.
         models: URI of a learned codec's weights.
         options: further keyword arguments of the codec.
         kind: name of its class, or `module:Class`; None is the codec's own name.
@@ -126,10 +128,17 @@ class CodecSpec(_Spec):
     place = "codecs.{0.codec}"
 
     def __post_init__(self) -> None:
+        levels = self.levels
+        with prefixed(self.where, RecipeError):
+            if FittedRange.describes(self.quantizer):
+                object.__setattr__(self, "quantizer", FittedRange.from_dict(self.quantizer))
+            if isinstance(levels, dict) or levels == "auto":
+                levels = AutoLevels.from_dict(levels)
         super().__post_init__()
         with prefixed(self.where, RecipeError):
             check_name("codec", self.codec)
-            levels = self.facts.parameter.check_levels(self.levels)
+            if not isinstance(levels, AutoLevels):
+                levels = self.facts.parameter.check_levels(levels)
         object.__setattr__(self, "levels", levels)
         object.__setattr__(self, "parameter_name", self.facts.parameter.name)
         planes = self.facts.on == "planes"
@@ -137,6 +146,11 @@ class CodecSpec(_Spec):
         self.require(planes == (self.quantizer is not None), f".quantizer: {message}")
         duplicate = ": models is a key of the codec, not one of its options"
         self.require("models" not in self.options, duplicate)
+
+    @property
+    def to_fit(self) -> bool:
+        """Whether its range or its levels are left to the build."""
+        return isinstance(self.quantizer, FittedRange) or isinstance(self.levels, AutoLevels)
 
     @cached_property
     def registered(self) -> RegistryEntry:
@@ -196,7 +210,9 @@ class TaskSpec(_Spec):
         few = 1 <= len(self.codecs) <= MOST_CODECS
         self.require(few, f": there must be at least one codec, and at most {MOST_CODECS}")
         for name, codec_spec in self.codecs.items():
-            layers = codec_spec.quantizer.layers if codec_spec.quantizer else len(self.blocks)
+            quantizer = codec_spec.quantizer
+            known = quantizer is not None and not isinstance(quantizer, FittedRange)
+            layers = quantizer.layers if quantizer and known else len(self.blocks)
             message = f"the quantiser has {layers} layer(s), the task {len(self.blocks)}"
             self.require(layers == len(self.blocks), f".codecs.{name}: {message}")
         object.__setattr__(self, "codecs", _ordered(self.codecs, CODECS.builtin))
@@ -243,6 +259,42 @@ class Recipe(_Spec):
         count = self.tasks[task].sources or self.sources_per_task
         assert count is not None
         return count
+
+    @property
+    def to_fit(self) -> list[CodecSpec]:
+        """Codecs whose range or levels are left to the build."""
+        return [c for spec in self.tasks.values() for c in spec.codecs.values() if c.to_fit]
+
+    def check_numbers(self) -> Recipe:
+        """Return the recipe.
+
+        Raises:
+            RecipeError: a range or levels of it are left to the build.
+        """
+        for codec_spec in self.to_fit:
+            message = 'range = "fit" and levels = "auto" are for a build; give numbers'
+            raise RecipeError(f"{codec_spec.where}: {message}")
+        return self
+
+    def fitted_as(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the recipe's data, with the numbers that were found in a build of it.
+
+        Args:
+            made: data of the recipe that the build had then, or of any other.
+        """
+        data = self.to_dict()
+        others = {part.where: part.table for part in parts_of(made)}
+        for part in parts_of(data):
+            other = others.get(part.where, {})
+            levels, quantizer = other.get("levels"), table_at(other, "quantizer")
+            count = table_at(part.table, "levels").get("auto")
+            if isinstance(levels, list) and len(levels) == count:
+                part.table["levels"] = levels
+            wanted = table_at(part.table, "quantizer")
+            same = all(quantizer.get(key) == wanted.get(key) for key in ("kind", "bits"))
+            if FittedRange.describes(wanted) and same and not FittedRange.describes(quantizer):
+                part.table["quantizer"] = quantizer
+        return data
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -165,6 +165,7 @@ class _Convolution(Layer):
         phases: which taps, weight (out, taps * in) and bias (out, 1) of each phase.
     """
 
+    outputs: int
     values: Grid
     taps: Sequence[tuple[int, int, int]]
     phases: Sequence[tuple[slice, np.ndarray, np.ndarray]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cfqa_data.access.folder import Folder
+from cfqa_data.access.weights import named_path
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.errors import CfqaError, RecipeError
 from cfqa_data.format.resources import PACKAGE
@@ -25,18 +26,22 @@ def scoring_recipe(folder: Folder) -> Recipe:
 
 
 def scoring_weights(folder: Folder, recipe: Recipe, task: str) -> dict[str, str]:
-    """Return the local paths of the weights that a task scores with, by URI.
+    """Return where the weights that a task scores with are, by URI, if not where it says.
 
     Raises:
         CfqaError: some are not here, have another hash, or are named by a stranger.
     """
     found = {}
+    if task not in recipe.tasks:
+        raise RecipeError(f"the recipe has no task {task}")
     for uri in filter(None, (recipe.backbone.weights, recipe.tasks[task].head)):
         if uri not in folder.manifest.weights:
             raise RecipeError(f"{uri} had no part in them")
         if folder.untrusted and not uri.startswith(PACKAGE):
             raise RecipeError(f"{uri} is named by a stranger")
-        found[uri] = str(folder.find_weights(uri))
+        path = folder.find_weights(uri)
+        if path != named_path(uri):
+            found[uri] = str(path)
     return found
 
 

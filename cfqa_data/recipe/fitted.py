@@ -1,0 +1,91 @@
+"""What a recipe may leave to the build: the range of a uniform quantiser, and a codec's levels.
+
+The build finds both on training inputs, and its manifest has the numbers, as a recipe without these
+would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from cfqa_data.errors import RecipeError
+from cfqa_data.format.facts import MOST_LEVELS
+from cfqa_data.format.fields import Checked, keyed
+from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
+
+__all__ = ["AutoLevels", "FittedRange"]
+
+
+@dataclass(frozen=True)
+class FittedRange(Quantizer):
+    """A uniform quantiser whose range is fitted: `{ kind = "uniform", bits = 10, range = "fit" }`.
+
+    Attributes:
+        bits: bits of a code, 1 to 16.
+        percentile: above 50, to 100. Of no training feature more than the rest of it is clipped at
+            either end of a layer's range; with 100 the range holds all values.
+    """
+
+    bits: int
+    percentile: float = 100.0
+    kind = "uniform"
+
+    def __post_init__(self) -> None:
+        UniformQuantizer(self.bits, (0.0,), (1.0,))  # checks bits
+        number = isinstance(self.percentile, int | float) and not isinstance(self.percentile, bool)
+        if not number or not 50 < self.percentile <= 100:
+            raise RecipeError(
+                "uniform quantiser: percentile must be a number above 50, to 100, got "
+                f"{self.percentile!r}"
+            )
+
+    @staticmethod
+    def describes(data: object) -> bool:
+        """Whether a recipe's table is of such a quantiser."""
+        return isinstance(data, dict) and "range" in data
+
+    @classmethod
+    def from_dict(cls, data: object, *_: str) -> FittedRange:
+        """Return the quantiser that a recipe's table describes.
+
+        Raises:
+            RecipeError: a key is missing, unknown or has an impossible value.
+        """
+        known = ("kind", "bits", "range")
+        table = keyed("the quantiser", data, known, (*known, "percentile"), RecipeError)
+        if table["kind"] != "uniform" or table["range"] != "fit":
+            raise RecipeError(
+                'only a quantiser of kind "uniform" has a range, and it is "fit"; got '
+                f"{table['kind']!r} and {table['range']!r}"
+            )
+        return cls(table["bits"], table.get("percentile", 100.0))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "bits": self.bits, "range": "fit", "percentile": self.percentile}
+
+
+@dataclass(frozen=True)
+class AutoLevels(Checked):
+    """Levels that are found by calibration: `"auto"`, or `{ auto = 6 }` for so many.
+
+    Attributes:
+        auto: how many; 2 at least.
+    """
+
+    auto: int = 10
+
+    error = RecipeError
+    complete = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.auto <= MOST_LEVELS:
+            raise RecipeError(f"levels: auto must be 2 to {MOST_LEVELS}, got {self.auto}")
+
+    def __len__(self) -> int:
+        return self.auto
+
+    @classmethod
+    def from_dict(cls, data: object, name: str = "", where: str = "levels") -> Self:
+        return cls() if data == "auto" else super().from_dict(data, name, where)
