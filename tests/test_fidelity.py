@@ -22,9 +22,12 @@ from cfqa_data.access.weights import find_weights, hash_weights, resolve_weights
 from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
 from cfqa_data.builders.maintenance.repair import repair
 from cfqa_data.builders.pipeline import build
+from cfqa_data.builders.pipeline.check import make_plan
+from cfqa_data.builders.pipeline.context import Models
+from cfqa_data.builders.sources.folders import ImageFolder
 from cfqa_data.builders.tasks.heads import load_head
-from cfqa_data.errors import CfqaError, HubError, RecipeError
-from cfqa_data.recipe.load import Recipe
+from cfqa_data.errors import BuildError, CfqaError, HubError, RecipeError
+from cfqa_data.recipe.load import Recipe, load_recipe
 
 DIM, CLASSES = 128, 7
 BACKBONE, CLASSIFIER, SHARDED = "tiny/dinov2", "tiny/dinov2-imagenet1k-1-layer", "tiny/sharded"
@@ -64,7 +67,7 @@ def hub(
         yield server, {name: server.put(name, models / name) for name in names}
 
 
-def recipe(root: Path, weights: str, head: str, **task: Any) -> Recipe:
+def recipe(root: Path, weights: str, head: str) -> Recipe:
     source = {"kind": "image_folder", "seed": 0, "options": {"root": str(root)}}
     quantizer = {"kind": "uniform", "bits": 10, "lo": [-6.0], "hi": [6.0]}
     return Recipe.from_dict(
@@ -81,7 +84,6 @@ def recipe(root: Path, weights: str, head: str, **task: Any) -> Recipe:
                     "source": source,
                     "codecs": {"x265": {"levels": [10, 51], "quantizer": quantizer}},
                 }
-                | task
             },
         }
     )
@@ -193,3 +195,46 @@ def test_offline_says_what_is_not_in_the_cache(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match=f"hf://{BACKBONE}/model.safetensors: not in the cache"):
         resolve_weights(f"hf://{BACKBONE}")
+
+
+@pytest.mark.parametrize(
+    ("size", "name", "block"),
+    [("s", "small", 11), ("b", "base", 11), ("l", "large", 23), ("g", "giant", 39)],
+)
+def test_a_recipe_for_every_size(size: str, name: str, block: int) -> None:
+    found = load_recipe(f"dinov2-{size}")
+    repo, commit, _ = hub_weights(str(found.backbone.weights))
+    assert repo == f"facebook/dinov2-{name}"
+    assert hub_weights(f"hf://{repo}@{commit}").pinned() == f"hf://{repo}@{commit}"
+    task = found.tasks["fidelity"]
+    assert task.head == f"hf://facebook/dinov2-{name}-imagenet1k-1-layer"
+    assert (found.name, task.blocks) == (f"dinov2-{size}", (block,))
+
+
+def test_the_recipe_of_the_smallest_takes_images_of_the_root(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images(tmp_path / "images", 53)
+    (tmp_path / "own.toml").write_text(
+        f"""extends = "dinov2-s"
+        backbone.weights = "{models / BACKBONE}"
+        tasks.fidelity.head = "{models / CLASSIFIER}"
+        tasks.fidelity.blocks = [1]"""
+    )
+    monkeypatch.setenv("CFQA_ROOT", str(tmp_path))
+    plan = make_plan(load_recipe(tmp_path / "own.toml"), "full")
+    source = Models(plan.recipe).source("fidelity")
+    samples = [sample.source_id for sample in source.samples()]
+    assert [sample.truth for sample in source.samples()] == [None] * 3
+    assert len(samples) == 3
+    assert len(list(source.training_inputs(50, 0))) == 50
+    with pytest.raises(BuildError, match="51 training images are wanted and there are 50"):
+        source.training_inputs(51, 0)
+    options = {"task": "fidelity", "root": str(tmp_path / "images")}
+    assert [
+        s.source_id for s in ImageFolder(**options, seed=0, held_out=50, truths=False).samples()
+    ] == samples
+    other = ImageFolder(**options, seed=1, held_out=50, truths=False)
+    assert {sample.source_id for sample in other.samples()} == {*samples}
+    with pytest.raises(BuildError, match=r"held_out is 53, of 53 image\(s\)"):
+        ImageFolder(**options, seed=0, held_out=53, truths=False)

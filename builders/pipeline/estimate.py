@@ -15,6 +15,7 @@ from cfqa_data.builders.pipeline.fit import Fit
 from cfqa_data.builders.pipeline.label import batch_of_levels
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.prepare import FITTED_ON
+from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.console.text import size_text, table_text
 from cfqa_data.errors import BuildError
 from cfqa_data.format.checkpoints import weight_files
@@ -48,7 +49,8 @@ def estimate(plan: Plan) -> dict[str, Any]:
     models = context.models
     sizes = {task: _size(models, task) for task in recipe.tasks}
     rows, memory = [], 0.0
-    for stage in (Fit, *STAGES):
+    stages: tuple[type[BuildStage], ...] = (Fit, *STAGES)
+    for stage in stages:
         counts = Counter((item.task, item.codec) for item in stage(context).items())
         for task, spec in recipe.tasks.items():
             codecs = [c for c in ("", *spec.codecs) if (task, c) in counts]

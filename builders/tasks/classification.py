@@ -87,7 +87,7 @@ class Fidelity(LinearTask):
     facts = replace(
         TASKS["cls"],
         name="fidelity",
-        title="fidelity to the class predicted from the uncompressed feature",
+        title="image classification, against the class predicted from the uncompressed feature",
     )
     views, layers, head_kind = VIEWS["cls"], ClsHead.layers, ClsHead
 

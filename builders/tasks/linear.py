@@ -166,7 +166,8 @@ class Head(nn.Module):
         arguments: list[Any] = [inputs, outputs]
         if cls.geometry_kind:
             arguments.append(from_metadata(cls.geometry_kind, _geometry(path_or_dict), origin))
-        head = cls(*arguments, layers)
+        arguments.append(layers)
+        head = cls(*arguments)
         expected = {  # by the names of the file
             key if key.startswith("norm.") else prefix + key.removeprefix("linear."): tensor
             for key, tensor in head.state_dict(keep_vars=True).items()

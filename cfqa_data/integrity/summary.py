@@ -70,7 +70,7 @@ def summarise(
     manifest = dataset.manifest
     every = dataset.labels
     labels = {name: every.filter(pc.equal(every["task"], name)) for name in manifest.tasks}
-    tasks = {}
+    tasks: dict[str, dict[str, Any]] = {}
     plain = 0
     for name, entry in manifest.tasks.items():
         plain += float32_size(entry, labels[name])
