@@ -180,6 +180,20 @@ class TestImageFolder(SourceSuite):
         found = {s.source_id: int(s.truth) for s in self.samples()}
         assert found == {"cat_1": 0, "dog_1": 1, "dog_2": 1}
 
+    def test_training_samples_have_the_truths_that_are_known(self, tmp_path: Path) -> None:
+        train = tmp_path / "more"
+        for name in ("dog/7", "cow/8"):
+            (train / name).parent.mkdir(parents=True)
+            (tmp_path / f"train/{name[-1]}.png").rename(train / f"{name}.png")
+        source = self.make(train=str(train))
+        found = {s.source_id: s.truth for s in source.training_samples(0)}
+        assert found == {"dog_7": 1, "cow_8": None}
+        table = tmp_path / "truths.csv"
+        table.write_text("source_id,truth\ncow_8,0\n")
+        source = self.make(train=str(train), train_labels=str(table))
+        assert {s.source_id: int(s.truth) for s in source.training_samples(1)} == {"cow_8": 0}
+        assert table in source.decides()[0]
+
     def test_a_table_gives_truths_and_groups(self, tmp_path: Path) -> None:
         root = tmp_path / "train"
         with pytest.raises(BuildError, match="without a folder of their class; give 'labels'"):
@@ -214,6 +228,15 @@ class TestFeatures(SourceSuite):
         shapes = {s.source_id: backbone.extract(s.inputs, (0,)).shape for s in samples}
         assert shapes == {f"text-{t}": (1, 1, t, 4) for t in range(2, 6)}
         assert {s.truth.dtype for s in samples} == {np.dtype(np.int64)}
+
+    def test_training_samples_have_truths_of_a_table(self, tmp_path: Path) -> None:
+        table = tmp_path / "of_training.csv"
+        table.write_text("source_id,truth\nb,7\n")
+        (sample,) = self.make(train_labels=str(table)).training_samples(0)
+        assert (sample.source_id, int(sample.truth), sample.inputs.shape) == ("b", 7, (1, 2, 3, 4))
+        table.write_text("source_id,truth\nz,7\n")
+        with pytest.raises(BuildError, match="'z' is not among what the training folder holds"):
+            next(self.make(train_labels=str(table)).training_samples(0))
 
     def test_truths_may_be_arrays_or_none(self, tmp_path: Path) -> None:
         truths = {f"text-{t}": np.zeros((t, 2), bool) for t in range(2, 6)}

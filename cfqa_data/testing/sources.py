@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from cfqa_data.builders.sources.base import Source
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Terms
 from cfqa_data.format.invariants import check_source_ids
@@ -110,6 +111,19 @@ class SourceSuite:
         assert len(found) == self.training
         assert found == [digest(inputs) for inputs in self.make(1).training_inputs(len(found), 0)]
         assert not {digest(sample.inputs) for sample in self.samples()} & set(found)
+
+    def test_training_samples_share_nothing_with_the_samples(self) -> None:
+        if type(self.make()).training_samples is Source.training_samples:
+            return
+        try:
+            found = list(islice(self.make().training_samples(0), self.count))
+        except BuildError:  # no training material is given
+            found = []
+        again = islice(self.make().training_samples(0), len(found))
+        assert [digest(vars(s)) for s in found] == [digest(vars(s)) for s in again]
+        own = self.samples()
+        assert not {s.source_id for s in own} & {s.source_id for s in found}
+        assert not {digest(s.inputs) for s in own} & {digest(s.inputs) for s in found}
 
     def test_unknown_options_are_one_line_errors(self) -> None:
         with pytest.raises(BuildError, match="no_such_option") as caught:
