@@ -156,7 +156,7 @@ def _load(architecture: str, weights: Path) -> Any:
     state, origin = tensors_at(weights, "state dict")
     classifiers = model.pretrained_cfg.get("classifier") or ()
     names = (classifiers,) if isinstance(classifiers, str) else classifiers
-    heads, expected = tuple(f"{name}." for name in names), model.state_dict()
+    heads, expected = tuple(f"{name.split('.')[0]}." for name in names), model.state_dict()
     state = {n: t for n, t in state.items() if n in expected or not n.startswith(heads)}
     check_tensors(state, expected, origin, f"model {architecture} of timm")
     model.load_state_dict(state)
