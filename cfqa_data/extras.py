@@ -22,7 +22,9 @@ EXTRAS = {
     "matplotlib": "build",
     "PIL": "build",
     "scipy": "eval",
+    "timm": "timm",
     "torch": "eval",
+    "transformers": "transformers",
 }
 """Module that may be absent -> the extra that brings it."""
 

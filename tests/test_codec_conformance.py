@@ -17,6 +17,10 @@ from cfqa_data.codecs.base import (
     check_feature,
     check_plane,
 )
+from cfqa_data.codecs.features.channels import LowRank, Prune, Slice
+from cfqa_data.codecs.features.product import ProductQuantizer
+from cfqa_data.codecs.features.scalar import Int, Minifloat, Mxfp, Nvfp4
+from cfqa_data.codecs.features.sparse import TopK
 from cfqa_data.codecs.h26x.hevc import X265
 from cfqa_data.codecs.h26x.reference import HM, VTM, ReferenceCodec
 from cfqa_data.codecs.h26x.vvc import VVenC
@@ -129,6 +133,67 @@ class Largest(FeatureCodec):
 class TestLargest(FeatureCodecSuite):
     codec = Largest
     parameters = (200, 50, 5)
+
+
+class TestSlice(FeatureCodecSuite):
+    codec = Slice
+    parameters = (24, 10, 1)
+
+
+class OneKindSuite(FeatureCodecSuite):
+    """Features of one number of layers, which tables are fitted to."""
+
+    @classmethod
+    def items(cls) -> list[np.ndarray]:
+        generator = np.random.default_rng(0)
+        spread = np.linspace(1, 5, 24)
+        shapes = [(2, 3, 17, 24)] * 2 + [(1, 3, 1, 24), (1, 3, 5, 24)]
+        return [(spread * generator.standard_normal(s) + 1).astype("f4") for s in shapes]
+
+
+class TestPrune(OneKindSuite):
+    codec = Prune
+    options: ClassVar = {"values": "int8"}
+    parameters = (24, 10, 1)
+
+
+class TestLowRank(OneKindSuite):
+    codec = LowRank
+    parameters = (24, 10, 1)
+
+
+class TestTopK(FeatureCodecSuite):
+    codec = TopK
+    options: ClassVar = {"values": "bfloat16"}
+    parameters = (24, 10, 3, 1)
+
+
+class TestInt(FeatureCodecSuite):
+    codec = Int
+    parameters = (8, 5, 2)
+
+
+class TestIntOfChannels(TestInt):
+    options: ClassVar = {"scale": "channel", "symmetric": False}
+
+
+class TestMinifloat(FeatureCodecSuite):
+    codec = Minifloat
+
+
+class TestMxfp(FeatureCodecSuite):
+    codec = Mxfp
+    parameters = (8, 6, 4)
+
+
+class TestNvfp4(FeatureCodecSuite):
+    codec = Nvfp4
+    parameters = (16, 32)
+
+
+class TestProductQuantizer(OneKindSuite):
+    codec = ProductQuantizer
+    parameters = (8, 5, 1)
 
 
 class Steps(InputCodec):

@@ -17,7 +17,9 @@ def test_unknown_options_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", list_codecs())
 def test_an_option_called_name_is_an_unknown_one(name: str) -> None:
-    with pytest.raises(CodecError, match=f"^{name}: unknown option 'name': known: "):
+    with pytest.raises(
+        CodecError, match=f"^{name}: unknown option 'name': (known: |it takes none$)"
+    ):
         get_codec(name, name="x")
 
 

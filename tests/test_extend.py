@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -11,18 +12,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import safetensors.torch
 import torch
 from pipeline_toy import qp, toy_recipe, tree, write_networks
 from safetensors.numpy import save_file
 
 import cfqa_data
 from cfqa_data import CfqaError, extend, label, load
+from cfqa_data.builders.extending.files import label_files
 from cfqa_data.builders.maintenance.deep_verify import verify_deep
 from cfqa_data.builders.pipeline import build
+from cfqa_data.builders.pipeline.label import baseline_values
 from cfqa_data.cli import main
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.integrity.verify import verify
 from cfqa_data.recipe.load import Recipe
+from cfqa_data.testing.mock import Rounded
 
 ROUNDED = "cfqa_data.testing.mock:Rounded"
 KEYS = ("task", "source_id", "codec", "level")
@@ -68,6 +73,10 @@ def test_a_batch_is_its_features(built: Path) -> None:
     dataset = load(built)
     source = dataset.source_ids[-1]
     batch = np.stack([dataset.original(source) * factor for factor in (1, 0.5, -1)])
+    half = torch.from_numpy(batch).bfloat16()
+    assert label(dataset, source, half)[0].tolist() == [
+        label(dataset, source, one.float()).score for one in half
+    ]
     found = label(dataset, source, torch.from_numpy(batch.astype(np.float16)))
     singly = [label(dataset, source, one.astype(np.float16)) for one in batch]
     for name in ("score", "distortion", "loss"):
@@ -84,6 +93,9 @@ def test_a_batch_is_its_features(built: Path) -> None:
         (lambda x: x.astype(complex), "is complex128"),
         (lambda x: x * np.nan, "reconstruction 0 of 'scene.* has values that are not finite"),
         (lambda x: x[:, :, :64], r"\(1, 1, 64, 48\)"),
+        (lambda x: x[None][:0], r"\(0, 1, 1, 65, 48\)"),
+        (lambda x: x.astype(float) * 1e300, "values that are not finite"),
+        (lambda x: [x.tolist(), [1]], r"is no array of \(1, 1, 65, 48\)"),
     ],
 )
 def test_what_is_no_reconstruction(built: Path, change: Any, why: str) -> None:
@@ -99,6 +111,37 @@ def test_what_cannot_be_scored(built: Path) -> None:
         label(arrays, "0", x[:1, None])
     with pytest.raises(CfqaError, match="source 'nobody'"):
         label(built, "nobody", x)
+
+
+def test_a_batch_in_a_file_is_read_in_parts(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load(built)
+    first, *_, last = dataset.source_ids
+    batches = [
+        dataset.original(source) * np.linspace(1, 0.1, 5, dtype=np.float32).reshape(-1, 1, 1, 1, 1)
+        for source in (first, last)
+    ]
+    np.save(tmp_path / f"{first}.npy", np.asfortranarray(batches[0]))
+    stored = {last: torch.from_numpy(batches[1]).bfloat16()}
+    safetensors.torch.save_file(stored, tmp_path / "more.safetensors")
+    whole = label_files(dataset, tmp_path)
+    seen: list[int] = []
+    points = 2 * batches[0][0].size
+
+    def watched(original: np.ndarray, part: np.ndarray) -> dict[str, np.ndarray]:
+        seen.append(len(part))
+        return baseline_values(original, part)
+
+    monkeypatch.setattr("cfqa_data.builders.pipeline.label.BATCH_POINTS", points)
+    monkeypatch.setattr("cfqa_data.builders.extending.files.baseline_values", watched)
+    again = label_files(dataset, tmp_path)
+    assert again["version"].to_pylist() == [*range(5)] * 2
+    for name in ("score", "distortion", "loss", "mse", "cosine", "cka"):
+        assert again[name].to_pylist() == pytest.approx(whole[name].to_pylist(), rel=1e-6)
+    assert max(seen) == 2
+    found = label(dataset, last, stored[last])
+    assert whole["score"].to_pylist()[5:] == found.score.tolist()
 
 
 def test_the_command_labels_files(
@@ -135,6 +178,18 @@ def test_the_command_labels_files(
         assert name in message
         assert why in message
         (folder / name).unlink()
+    for name, data in (("empty", b""), ("zip", b"PK\x03\x04"), ("pickle", pickle.dumps([1]))):
+        path = folder / f"{dataset.source_ids[1]}.npy"
+        path.write_bytes(data)
+        assert main(["label", str(built), str(folder)]) == 2, name
+        assert path.name in capsys.readouterr().err.splitlines()[-1]
+        path.unlink()
+    np.save(folder / f"{dataset.source_ids[1]}.npy", np.array([{}]), allow_pickle=True)
+    assert main(["label", str(built), str(folder)]) == 2
+    assert "Python objects" in capsys.readouterr().err
+    assert main(["label", str(built), str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: is not there" in capsys.readouterr().err
+    (folder / f"{dataset.source_ids[1]}.npy").unlink()
     (folder / "bad.safetensors").write_bytes(b"none")
     assert main(["label", str(built), str(folder)]) == 2
     assert "bad.safetensors: cannot be read" in capsys.readouterr().err
@@ -162,6 +217,12 @@ def test_what_was_there_is_there_and_nothing_was_computed_again(
     digest = hash_file(built / "manifest.json")
     assert new.versions["extended dataset"] == f"toy (manifest.json of SHA-256 {digest}) by rounded"
     assert new.versions["rounded rounded"] == "1"
+    for recipe in (old.recipe, new.recipe):
+        assert new.recipe["backbone"] == recipe["backbone"]
+        assert [spec["head"] for spec in recipe["tasks"].values()] == [
+            "root://cls.safetensors",
+            "root://dpt.safetensors",
+        ]
     assert list(new.packages) == ["cfqa-data"]
 
 
@@ -174,6 +235,43 @@ def test_new_rows_are_what_the_heads_say_of_the_new_features(extended: Path) -> 
         assert found == tuple(pair.label[key] for key in ("score", "distortion", "loss"))
     deep = verify_deep(extended, dataset.manifest, set(), plugins=[ROUNDED])
     assert (deep.faults, deep.scored) == ((), 24)
+
+
+def test_an_extension_of_another_dataset_is_not_gone_on_with(
+    built: Path, extended: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(built, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["versions"]["more"] = "1"
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CfqaError, match="holds an extension of another dataset"):
+        extend(other, ROUNDED, (2, 0), out=extended, workers=0, accept_versions=True)
+
+
+class Crooked(Rounded):
+    """Decodes to something else than was encoded."""
+
+    def decode(self, bitstream: Any, shape: tuple[int, ...]) -> np.ndarray:
+        return super().decode(bitstream, shape)[..., :-1]
+
+
+class Failing(Rounded):
+    """Raises where a level is low."""
+
+    def encode(self, feature: np.ndarray, parameter: float) -> bytes:
+        return super().encode(feature, 1 / parameter)
+
+
+@pytest.mark.parametrize(
+    ("codec", "why"),
+    [("Crooked", r"rounded decodes to for scene.* is float32"), ("Failing", "ZeroDivisionError")],
+)
+def test_a_codec_that_fails_is_told_before_anything_is_written(
+    built: Path, tmp_path: Path, codec: str, why: str
+) -> None:
+    with pytest.raises(CfqaError, match=why):
+        extend(built, f"{__name__}:{codec}", (2, 0), out=tmp_path / "new", workers=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_extension_goes_on(built: Path, extended: Path, tmp_path: Path) -> None:
@@ -193,7 +291,9 @@ def test_an_interrupted_extension_goes_on(built: Path, extended: Path, tmp_path:
         extend(built, ROUNDED, (2, 0), out=out, workers=0, progress=Stop())
     assert not (out / "manifest.json").exists()
     with pytest.raises(CfqaError, match="a begun build"):
-        extend(built, ROUNDED, (3, 0), out=out, workers=0)
+        extend(built, ROUNDED, np.array([3, 0]), out=out, workers=0)
+    linked = next((out / "originals").iterdir())  # as if a power cut had taken it
+    linked.unlink()
     before = tree(built)
     assert tree(extend(built, ROUNDED, (2, 0), out=out, workers=0)) == tree(extended)
     assert tree(extend(built, ROUNDED, (2, 0), out=out, workers=0)) == tree(extended)
@@ -210,7 +310,9 @@ def test_a_codec_on_planes_takes_the_quantiser_over_and_one_task_may_get_it(
         == 0
     )
     assert "coarse (2 levels)" in capsys.readouterr().out
-    tasks = load(out).manifest.tasks
+    manifest = load(out).manifest
+    assert manifest.versions["extended dataset"].count("SHA-256") == 2
+    tasks = manifest.tasks
     assert list(tasks["cls"].codecs) == ["x265", "rounded"]
     assert set(tasks["dpt"].codecs) == {"x265", "rounded", "coarse"}
     assert tasks["dpt"].codecs["coarse"].quantizer == tasks["dpt"].codecs["x265"].quantizer
@@ -270,7 +372,7 @@ def test_the_page_on_own_codecs_works(
     (tmp_path / "mycodec.py").write_text(codec)
     shutil.copytree(built, "cfqa")
     exec(extension, {})
-    dataset = load("mine", codec="int", plugins=["mycodec:Int"])
+    dataset = load("mine", codec="int_tokens", plugins=["mycodec:Int"])
     steps = {2: 0.5, 8: 0.004}  # half of the distance between neighbouring codes, of the largest
     for pair in dataset:
         if step := steps.get(int(pair.label["parameter"])):

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 
 import cfqa_data
 from cfqa_data import CfqaError, FormatError, create_metric, evaluate, from_arrays, load, save
@@ -104,6 +106,54 @@ def test_leading_axes_may_be_left_out(shape: tuple[int, ...]) -> None:
     assert np.array_equal(dataset.original("2"), x[2].astype(np.float32).reshape(full))
 
 
+class Unread:
+    """A large array on disk, as HDF5 and Zarr have them: rows are read when they are asked for."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype, self.reads = array, array.shape, array.dtype, 0
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, place: int | slice) -> np.ndarray:
+        self.reads += isinstance(place, int)
+        return self.array[place]
+
+
+def test_arrays_on_disk_are_not_read_before_they_are_used() -> None:
+    x = np.random.default_rng(0).normal(size=(3, 5, 6))
+    disk = Unread(x)
+    dataset = from_arrays(disk, {"noise": {1: disk}}, distortion={"noise": {1: [0, 1, 2]}})
+    assert disk.reads == 0
+    assert np.array_equal(dataset.compressed("2", "noise", 0)[0, 0], x[2].astype(np.float32))
+    assert disk.reads == 1
+
+
+def test_tensors_and_columns_of_tables_are_taken() -> None:
+    x = torch.randn(3, 5, 6, dtype=torch.bfloat16).requires_grad_()
+    harm = {"noise": {1: pa.chunked_array([[0.5], [1.5, 2.5]])}}
+    dataset = from_arrays(
+        x,
+        {"noise": {1: list(x * 2)}},
+        distortion=harm,
+        loss={"noise": {1: torch.tensor([3.0, 4, 5], requires_grad=True)}},
+        groups=pa.array(["x", "x", "y"]),
+    )
+    assert np.array_equal(dataset.original("1")[0, 0], x[1].detach().float().numpy())
+    assert [row["distortion"] for row in dataset.labels.to_pylist()] == [0.5, 1.5, 2.5]
+    assert [row["loss"] for row in dataset.labels.to_pylist()] == [3, 4, 5]
+
+    class Column:
+        """As of pandas: what it is indexed by is no place."""
+
+        def __init__(self, values: dict[str, float]) -> None:
+            self.keys, self.to_dict = values.keys, values.copy
+
+    harm = {"noise": {1: Column({"2": 3.0, "0": 1.0, "1": 2.0})}}
+    rows = from_arrays(x, {"noise": {1: x}}, distortion=harm).labels.to_pylist()
+    assert [row["distortion"] for row in rows] == [1, 2, 3]
+
+
 def test_saved_it_is_a_folder_with_the_same_pairs_and_figures(tmp_path: Path) -> None:
     dataset = from_arrays(**made(groups=["x", "x", "y", "z"]))
     root = save(dataset, tmp_path / "saved", licence="cc-by-4.0", attribution="Those Who Measured")
@@ -157,6 +207,11 @@ def test_values_that_are_not_finite_are_named_and_nothing_is_saved(tmp_path: Pat
     ):
         save(dataset, tmp_path / "saved", licence="cc0-1.0")
     assert not list(tmp_path.iterdir())
+    x = np.ones((2, 3, 4))
+    for wrong, why in ((x * 1e300, "not finite"), (x.astype(complex).tolist(), "no array of")):
+        dataset = from_arrays(x, {"up": {1: wrong}}, distortion={"up": {1: [0, 0]}})
+        with pytest.raises(FormatError, match=why):
+            dataset.compressed("0", "up", 0)
 
 
 NUMBERS = {c: {p: [0.0] * 4 for p in ps} for c, ps in CODECS.items()}
@@ -186,6 +241,9 @@ NUMBERS = {c: {p: [0.0] * 4 for p in ps} for c, ps in CODECS.items()}
         ({"score": NUMBERS, "distortion": None, "reference_score": [0] * 4}, "task=TaskFacts"),
         ({"bits": {c: {p: [-1] * 4 for p in ps} for c, ps in CODECS.items()}}, "bits of fine"),
         ({"groups": ["x"]}, "groups: 1 values, and 4 originals"),
+        ({"groups": ["x", None, "y", "y"]}, "groups: that of 'b' is None, not a text"),
+        ({"originals": [[[1.0], [2, 3]]]}, "original '0' is no array"),
+        ({"originals": {1, 2}}, "originals must be a mapping of ids or a sequence"),
         ({"task": "Two Words"}, "is no name of a task"),
         ({"prefix_tokens": 6}, "prefix_tokens is more than the 5 tokens"),
     ],

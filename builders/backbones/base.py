@@ -77,6 +77,8 @@ BACKBONES = Registry(
     {
         "dinov2": "cfqa_data.builders.backbones.dinov2:DinoV2",
         "stored": "cfqa_data.builders.backbones.stored:Stored",
+        "timm": "cfqa_data.builders.backbones.timm:Timm",
+        "transformers": "cfqa_data.builders.backbones.transformers:Transformers",
     },
     BuildError,
     Backbone,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -9,23 +10,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
 from cfqa_data.access.opening import open_files
 from cfqa_data.builders.extending.stages import STAGES
 from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.check import packages_of, versions_of
-from cfqa_data.builders.pipeline.context import Models
+from cfqa_data.builders.pipeline.coding import code
+from cfqa_data.builders.pipeline.context import Models, codec_for
 from cfqa_data.builders.pipeline.inputs import hash_uris
-from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.plan import PLAN, Plan
+from cfqa_data.builders.pipeline.prepare import is_fitted
 from cfqa_data.builders.pipeline.scorers import scoring_recipe, scoring_weights
-from cfqa_data.builders.pipeline.workspace import joined_versions
+from cfqa_data.builders.pipeline.workspace import joined_versions, status
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.codecs import find_codec
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError, unknown_name
 from cfqa_data.extras import extras
+from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import hash_file, package_versions
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.format.storage import check_folder
@@ -33,6 +39,7 @@ from cfqa_data.guard import check_guard
 from cfqa_data.integrity.verify import verify
 from cfqa_data.paths import real_path
 from cfqa_data.recipe.load import CodecSpec, Recipe
+from cfqa_data.registry import naming_user_code
 
 __all__ = ["extend"]
 
@@ -99,10 +106,14 @@ def extend(
         fault = damage[0]
         raise BuildError(f"{dataset}: {fault.path} {fault.what}: repair the dataset first")
     spec = partial(_codec_spec, folder, codec, levels, name, quantizer, models, dict(options or {}))
-    recipe = _recipe(folder, list(tasks or folder.manifest.tasks), spec)
+    chosen = [tasks] if isinstance(tasks, str) else list(tasks or folder.manifest.tasks)
+    recipe = _recipe(folder, chosen, spec)
     with clear_disk_errors(f"extending {folder.manifest.name!r}"):
         check_folder(root)
         plan = _plan(folder, recipe)
+        _check_origin(root, plan)
+        if status(recipe, root, tier=plan.tier) == "new":
+            _rehearse(folder, recipe)
         stages = [partial(stage, dataset=files) for stage in STAGES]
         with Executor(workers) as executor:
             run_stages(stages, plan, root, executor, progress or Silent(), accept_versions)
@@ -132,7 +143,10 @@ def _codec_spec(
         if quantizer is None:
             raise CfqaError(f"{task}: no codec of it has a quantiser to take over; give one")
     kind = None if found.builtin and name == codec else codec
-    return CodecSpec(name, tuple(levels), quantizer, models, options, kind)
+    if not isinstance(levels, Iterable):
+        raise CfqaError(f"levels are several numbers, not {levels!r:.80}")
+    numbers = tuple(v.item() if isinstance(v, np.generic) else v for v in levels)
+    return CodecSpec(name, numbers, quantizer, models, options, kind)
 
 
 def _recipe(folder: Folder, tasks: list[str], spec: Any) -> Recipe:
@@ -185,6 +199,8 @@ def _plan(folder: Folder, recipe: Recipe) -> Plan:
     assert path is not None  # a folder on this machine
     digest = hash_file(path)
     origin = f"{manifest.name} (manifest.json of SHA-256 {digest}) by {', '.join(sorted(added))}"
+    if earlier := manifest.versions.get(EXTENDED):
+        origin = f"{earlier}; {origin}"
     joined = joined_versions({**versions, **manifest.versions}, {**manifest.versions, **versions})
     return Plan(
         recipe,
@@ -193,3 +209,43 @@ def _plan(folder: Folder, recipe: Recipe) -> Plan:
         {**manifest.weights, **hash_uris(filter(None, uris))},
         {**manifest.packages, **packages},
     )
+
+
+def _check_origin(root: Path, plan: Plan) -> None:
+    """Check that an extension which a folder holds, begun or finished, is of the same dataset.
+
+    Raises:
+        BuildError: it is of another one, or of another state of it.
+    """
+    layout = Layout(root)
+    for path in (layout.manifest, layout.work / PLAN):
+        found = None
+        with suppress(OSError, ValueError, TypeError, KeyError):  # which the build tells of
+            found = json.loads(path.read_text(encoding="utf-8"))["versions"][EXTENDED]
+        if found not in (None, plan.versions[EXTENDED]):
+            raise BuildError(
+                f"{root} holds an extension of another dataset ({found}): choose another folder"
+            )
+
+
+def _rehearse(folder: Folder, recipe: Recipe) -> None:
+    """Compress one original of each task that gets the codec, at its best and its worst level.
+
+    Raises:
+        CfqaError: the codec fails, what it decodes to is no such feature, or the images that it
+            needs are not here.
+    """
+    models = Models(recipe)
+    for task, task_spec in recipe.tasks.items():
+        entry = folder.manifest.tasks[task]
+        for spec in (task_spec.codecs[name] for name in task_spec.codecs.keys() - entry.codecs):
+            codec, name = codec_for(spec), entry.sources[0]
+            source = models.source(task) if is_fitted(codec) or spec.facts.on == "inputs" else None
+            if is_fitted(codec):  # to what the build extracts
+                continue
+            inputs = [] if source is None else [source.sample(name).inputs]
+            ends = replace(spec, levels=tuple(dict.fromkeys((spec.levels[0], spec.levels[-1]))))
+            extract = partial(models.features, task, what="the feature of a decoded input")
+            original = [folder.original(name)]
+            with naming_user_code(BuildError):
+                code(ends, codec, [name], original, inputs, extract, rehearse=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from cfqa_data.access.dataset import Dataset
-from cfqa_data.builders.extending.labelling import as_features, label
-from cfqa_data.builders.pipeline.label import BASELINES, baseline_values
+from cfqa_data.builders.extending.labelling import as_features, check_shape, label
+from cfqa_data.builders.pipeline.label import BASELINES, baseline_values, batch_of_levels
 from cfqa_data.builders.sources.files import names_in, reason
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError, unknown_name
@@ -22,7 +25,9 @@ __all__ = ["label_files"]
 
 
 def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = None) -> pa.Table:
-    """Score reconstructions in files with the dataset's own heads; one file is read at a time.
+    """Score reconstructions in files with the dataset's own heads.
+
+    Of a batch, as many features are read at once as a build labels at once.
 
     Args:
         dataset: whose originals they reconstruct.
@@ -45,7 +50,8 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
     sources = {s: name for name, e in dataset.manifest.tasks.items() for s in e.sources}
     found = list(_features(path))
     if not found:
-        raise CfqaError(f"{path}: holds no .npy or .safetensors file")
+        what = "holds no .npy or .safetensors file" if path.exists() else "is not there"
+        raise CfqaError(f"{path}: {what}")
     named: dict[str, str] = {}
     for where, source, _ in found:
         if source not in sources:
@@ -59,18 +65,37 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
     for where, source, read in sorted(found, key=lambda each: order[each[1]]):
         original = dataset.original(source)
         try:
-            batch = as_features(read(), original.shape, f"{source!r}")
-            values = label(dataset, source, batch)
-        except (CfqaError, OSError, ValueError) as error:
+            for version, values in enumerate(_values(dataset, source, original, read())):
+                about = {"task": sources[source], "source_id": source, "version": version}
+                rows.append(about | values)
+        except (CfqaError, OSError, OverflowError, ValueError) as error:
             raise CfqaError(f"{where}: {reason(error)}") from None
-        columns = values._asdict() | baseline_values(original, batch)
-        for version in range(len(batch)):
-            known = {k: None if v is None else float(v[version]) for k, v in columns.items()}
-            known |= {n: None for n in BASELINES if np.isnan(columns[n][version])}
-            rows.append({"task": sources[source], "source_id": source, "version": version, **known})
         progress.advance()
     progress.finish()
     return pa.Table.from_pylist(rows)
+
+
+def _values(
+    dataset: Dataset, source: str, original: np.ndarray, features: Any
+) -> Iterator[dict[str, float | None]]:
+    """Yield label and metrics of a feature, or of each of a batch, of which a part is read at once.
+
+    Args:
+        dataset: whose heads score.
+        source: that they reconstruct.
+        original: of the source.
+        features: one, or a batch; slices of it are arrays.
+    """
+    check_shape(features, original.shape, f"{source!r}")
+    count = len(features) if (several := len(features.shape) > original.ndim) else 1
+    step = batch_of_levels(original.size, count)
+    for first in range(0, count, step):
+        part = features[first : first + step] if several else features[:]
+        part, _ = as_features(part, original.shape, f"{source!r}")
+        columns = label(dataset, source, part)._asdict() | baseline_values(original, part)
+        for at in range(len(part)):
+            known = {k: None if v is None else float(v[at]) for k, v in columns.items()}
+            yield known | {name: None for name in BASELINES if np.isnan(known[name])}
 
 
 def _features(path: Path) -> Iterator[tuple[str, str, Any]]:
@@ -84,7 +109,7 @@ def _features(path: Path) -> Iterator[tuple[str, str, Any]]:
     files = [path / name for name in names_in(path)] if path.is_dir() else [path]
     for file in files:
         if file.suffix == ".npy":
-            yield str(file), file.stem, lambda file=file: np.load(file, allow_pickle=False)
+            yield str(file), file.stem, partial(open_memmap, file, "r")
         elif file.suffix == ".safetensors":
             try:
                 with safe_open(file, framework="numpy") as tensors:
@@ -92,15 +117,30 @@ def _features(path: Path) -> Iterator[tuple[str, str, Any]]:
             except (OSError, SafetensorError) as error:
                 raise CfqaError(f"{file}: cannot be read ({reason(error, file)})") from None
             for name in names:
-                yield str(file), name, lambda file=file, name=name: _tensor(file, name)
+                yield str(file), name, partial(_Tensor, file, name)
 
 
-def _tensor(file: Path, name: str) -> np.ndarray:
-    from safetensors import SafetensorError, safe_open
+class _Tensor:
+    """A tensor of a safetensors file, of which slices are read."""
 
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            found: np.ndarray = tensors.get_tensor(name)
-            return found
-    except (SafetensorError, TypeError) as error:
-        raise ValueError(f"{name!r} cannot be read ({error})") from None
+    def __init__(self, file: Path, name: str) -> None:
+        self._file, self._name = file, name
+        with self._open() as tensor:
+            self.shape, self.dtype = tuple(tensor.get_shape()), tensor.get_dtype()
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, part: slice) -> Any:
+        with self._open() as tensor:
+            return tensor[part]
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self._file, framework="pt") as tensors:  # NumPy has no bfloat16
+                yield tensors.get_slice(self._name)
+        except (SafetensorError, TypeError) as error:
+            raise ValueError(f"{self._name!r} cannot be read ({error})") from None

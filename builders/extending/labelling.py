@@ -70,6 +70,7 @@ class Labeller:
     def __init__(self, dataset: Dataset) -> None:
         self._folder = dataset._folder
         self._tasks: dict[str, Task] = {}
+        self._truth: tuple[str, Any] = ("", None)
 
     @cached_property
     def references(self) -> dict[str, dict[str, Any]]:
@@ -86,11 +87,13 @@ class Labeller:
         """Return the label of one reconstruction, or of a batch."""
         shape = self._folder.shape(source_id)  # which says what sources there are
         what = f"{source_id!r}"
-        batch = as_features(features, shape, what)
+        batch, one = as_features(features, shape, what)
         name = next(n for n, e in self._folder.manifest.tasks.items() if source_id in e.sources)
         task, facts = self.task(name), self._folder.manifest.tasks[name].facts
         reference = self.references[source_id]
-        truth = self._folder.truth(source_id) if facts.truth else None
+        if self._truth[0] != source_id:  # kept, for calls with one feature after the other
+            self._truth = source_id, self._folder.truth(source_id) if facts.truth else None
+        truth = self._truth[1]
         step = batch_of_levels(batch[0].size, len(batch))
         with one_thread(), torch_state():  # as a build does: the stored labels come out again
             parts = [
@@ -99,29 +102,46 @@ class Labeller:
             ]
         scores, losses = (np.concatenate(values) for values in zip(*parts, strict=True))
         harm = facts.distortion(scores, reference["reference_score"])
-        if np.ndim(features) == 5:
-            return Label(scores, harm, losses if facts.loss else None)
-        return Label(float(scores[0]), float(harm[0]), float(losses[0]) if facts.loss else None)
+        if one:
+            return Label(float(scores[0]), float(harm[0]), float(losses[0]) if facts.loss else None)
+        return Label(scores, harm, losses if facts.loss else None)
 
 
-def as_features(features: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """Return one feature or a batch as float32 (B, N, C, T, D).
+def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.ndarray, bool]:
+    """Return one feature or a batch as float32 (B, N, C, T, D), and whether it was one.
 
     Raises:
         CfqaError: they are none of that shape, or not finite.
     """
     if hasattr(features, "detach"):
         features = features.detach().cpu()
-    array = np.asarray(features)
-    if array.dtype.kind not in "fiub" or array.ndim not in (4, 5) or array.shape[-4:] != shape:
-        raise CfqaError(
-            f"a reconstruction of {what} is {array.dtype} {array.shape}, not {shape} or a batch of "
-            "them"
-        )
-    array = array.reshape(-1, *shape).astype(np.float32)
-    for index, feature in enumerate(array):
+        if features.is_floating_point():  # NumPy has no bfloat16
+            features = features.float()
+    try:
+        array = np.asarray(features)
+    except ValueError:  # lists of different lengths
+        raise CfqaError(f"a reconstruction of {what} is no array of {shape}") from None
+    check_shape(array, shape, what)
+    if array.dtype.kind not in "fiub":
+        raise CfqaError(f"a reconstruction of {what} is {array.dtype}, not of real numbers")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+        batch = array.reshape(-1, *shape).astype(np.float32)
+    for index, feature in enumerate(batch):
         check_feature(feature, f"reconstruction {index} of {what}", shape)
-    return array
+    return batch, array.ndim == 4
+
+
+def check_shape(found: Any, shape: tuple[int, ...], what: str) -> None:
+    """Check that an array is a reconstruction of a feature (N, C, T, D), or a batch of some.
+
+    Raises:
+        CfqaError: it is not.
+    """
+    if len(found.shape) not in (4, 5) or tuple(found.shape[-4:]) != shape or 0 in found.shape:
+        raise CfqaError(
+            f"a reconstruction of {what} is {found.dtype} {tuple(found.shape)}, not {shape} or a "
+            "batch of them"
+        )
 
 
 _LABELLERS: WeakKeyDictionary[Dataset, Labeller] = WeakKeyDictionary()

@@ -46,6 +46,14 @@ class ExtendStage(BuildStage):
         """The reader of the dataset that is extended."""
         return Folder(self.dataset)
 
+    def done(self, item: Item) -> bool:
+        """Whether an item need not be done again; links that a power cut took are made again."""
+        names = (self.layout.relative(path) for path in self.outputs(item))
+        held = self.folder.manifest.files.keys()
+        return super().done(item) and all(
+            (self.layout.root / name).exists() for name in names if name in held
+        )
+
     def take(self, paths: Sequence[Path]) -> None:
         """Link those files of the new folder that the dataset has, in their order."""
         for path in paths:

@@ -16,7 +16,7 @@ from cfqa_data.builders.pipeline.context import write_json
 from cfqa_data.builders.pipeline.plan import PLAN, Item
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import hash_file
-from cfqa_data.format.storage import make_folder, remove_partials, write_text
+from cfqa_data.format.storage import atomic_path, remove_partials, write_text
 
 __all__ = ["is_intact", "link", "prepare_scratch"]
 
@@ -25,13 +25,18 @@ INPUTS = ("originals/", "truth/", "bitstreams/", "tables/")
 
 
 def link(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it if the file system cannot."""
-    make_folder(target.parent)
+    """Hard-link a file, or copy it if the file system cannot.
+
+    The link may be lost in a power cut until its folder is synced, which takes long for many; a
+    copy that is there is whole.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
         os.link(os.path.realpath(source), target)  # of a link, what it leads to
     except OSError:
-        shutil.copyfile(source, target)
+        with atomic_path(target) as partial:
+            shutil.copyfile(source, partial)
 
 
 def is_intact(repair_plan: RepairPlan, root: Path, name: str) -> bool:

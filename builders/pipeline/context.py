@@ -75,7 +75,8 @@ def _located(uri: str) -> Path:
 def codec_for(codec_spec: CodecSpec, tables: Mapping[str, np.ndarray] | None = None) -> Any:
     """Make the codec of a recipe's entry, with the tables that were fitted for it, if any."""
     if codec_spec.registered.builtin:
-        return get_codec(codec_spec.kind or codec_spec.codec, **codec_spec.codec_options)
+        name = codec_spec.kind or codec_spec.codec
+        return get_codec(name, tables=tables or None, **codec_spec.codec_options)
     given = {"tables": tables} if tables else {}
     what = f"codec {codec_spec.codec}"
     return instantiate(codec_spec.registered, codec_spec.codec_options, what, CodecError, **given)

@@ -23,7 +23,7 @@ from cfqa_data.format.storage import write_tensors
 from cfqa_data.recipe.load import CodecSpec
 from cfqa_data.recipe.portable import portable
 
-__all__ = ["FITTED_ON", "Prepare", "median_codes"]
+__all__ = ["FITTED_ON", "Prepare", "is_fitted", "median_codes"]
 
 FITTED_ON = 50
 """Training inputs that a codec's tables are fitted to."""
@@ -107,7 +107,7 @@ class Prepare(BuildStage):
         """Write the tables that every receiver has, if a codec has any."""
         codec = codec_for(spec)
         kind, source = type(codec), self.plan.recipe.tasks[task].source
-        if getattr(kind, "fit", AnyCodec.fit) is not AnyCodec.fit:
+        if is_fitted(codec):
             inputs = self.context.models.source(task).training_inputs(FITTED_ON, source.seed)
             codec.fit(self.training(task, spec, inputs), source.seed)
         if tables := codec.tables() if hasattr(kind, "tables") else {}:
@@ -162,6 +162,11 @@ class Prepare(BuildStage):
                 CODECS.recorded(found.name), named.codec_options, found.package, **builtin
             ),
         )
+
+
+def is_fitted(codec: Any) -> bool:
+    """Whether a codec has tables that are fitted to training inputs."""
+    return getattr(type(codec), "fit", AnyCodec.fit) is not AnyCodec.fit
 
 
 def median_codes(quantizer: Quantizer, features: Iterable[np.ndarray]) -> list[int]:

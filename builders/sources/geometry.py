@@ -6,7 +6,7 @@ The defaults are those of the published evaluation; a head's file may carry othe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "SegGeometry",
     "from_metadata",
     "normalise",
+    "renormalise",
     "window_starts",
 ]
 
@@ -119,3 +120,16 @@ def normalise(images: np.ndarray) -> np.ndarray:
     """Normalise uint8 RGB images (..., H, W, 3) to float32 (..., 3, H, W)."""
     scaled = (images.astype(np.float32) / np.float32(255) - MEAN) / STD
     return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
+
+
+def renormalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Return images (..., 3, H, W), normalised by ImageNet's statistics, normalised by others.
+
+    Those with ImageNet's own statistics come back as they are.
+    """
+    other_mean, other_std = np.array(mean, np.float32), np.array(std, np.float32)
+    if np.allclose(other_mean, MEAN) and np.allclose(other_std, STD):
+        return images
+    places = (3, 1, 1)
+    scaled = images * STD.reshape(places) + MEAN.reshape(places)
+    return (scaled - other_mean.reshape(places)) / other_std.reshape(places)

@@ -64,9 +64,10 @@ def from_arrays(
     read when they are used: a memory map, an array of Zarr or of HDF5 stays where it is.
 
     Args:
-        originals: the original features: a mapping of ids to arrays, or a sequence of arrays (or
-            one array), whose ids are then "0", "1", ... A feature is (N, C, T, D), (T, D) for one
-            view and layer, or (D,) for one token, of any real dtype; it is given as float32.
+        originals: the original features: a mapping of ids to arrays or tensors, or a sequence of
+            them (or one array), whose ids are then "0", "1", ... A feature is (N, C, T, D), (T, D)
+            for one view and layer, or (D,) for one token, of any real dtype; it is given as
+            float32.
         compressed: the compressed features: codec -> parameter -> features per source, of the
             originals' shapes. The parameters of a codec rise or fall from the best on.
         distortion: codec -> parameter -> numbers per source: the harm done, of which less is
@@ -97,7 +98,7 @@ def from_arrays(
         raise CfqaError("originals: there are none")
     if not isinstance(compressed, Mapping) or not compressed:
         raise CfqaError(f"compressed must be {PER_LEVEL}, and name a codec")
-    shapes = {source: _shape(features[source], f"original {source!r}") for source in ids}
+    shapes = {source: features.shape(source, f"original {source!r}") for source in ids}
     n, c, _, d = shapes[ids[0]]
     for source, (*rest, _, width) in shapes.items():
         if (*rest, width) != (n, c, d):
@@ -112,7 +113,7 @@ def from_arrays(
     for levels in arrays.values():
         for values in levels.values():
             for source in ids:
-                found = _shape(values[source], f"{values.what}, source {source!r}")
+                found = values.shape(source, f"{values.what}, source {source!r}")
                 if found != shapes[source]:
                     raise CfqaError(
                         f"{values.what}: source {source!r} is {found}, its original "
@@ -133,9 +134,7 @@ def from_arrays(
         tokens="varying" if len({t for _, _, t, _ in shapes.values()}) > 1 else None,
         prefix_tokens=prefix_tokens,
         layers=tuple(Layer(f"layer {layer}") for layer in range(c)),
-        groups=None
-        if groups is None
-        else tuple(str(group) for group in _Values("groups", groups, ids).values()),
+        groups=None if groups is None else _groups(_Values("groups", groups, ids)),
     )
     manifest = Manifest(
         name=name,
@@ -206,10 +205,15 @@ class MemoryFolder(Folder):
         self, source_id: str, arrays: Mapping[str, Any], what: str, **part: Unpack[Part]
     ) -> np.ndarray:
         selection = Selection.of(self.shape(source_id), **part)
-        array = np.asarray(arrays[source_id], np.float32).reshape(self._shapes[source_id])
+        try:
+            with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+                array = _as_numpy(arrays[source_id]).astype(np.float32, casting="same_kind")
+            array = array.reshape(self._shapes[source_id])
+        except (TypeError, ValueError):
+            raise FormatError(f"{self.files.location}: {what} is no array of numbers") from None
         if not np.isfinite(array).all():
             raise FormatError(f"{self.files.location}: {what} has values that are not finite")
-        return selection.take(array.copy())
+        return selection.take(array)
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,8 @@ class _Values(Mapping[str, Any]):
     """Values per source: a mapping, or a sequence in the order of the sources."""
 
     def __init__(self, what: str, values: Any, ids: Sequence[str] | None) -> None:
+        if hasattr(values, "to_dict") and ids and set(values.keys()) == set(ids):
+            values = values.to_dict()  # a column of a table, by its index
         self.what, self._values = what, values
         if isinstance(values, Mapping):
             self._keys = {key: key for key in values}
@@ -233,9 +239,13 @@ class _Values(Mapping[str, Any]):
                 raise CfqaError(f"{what} {verb} {min(map(str, wrong))!r}")
             self._keys = self._keys if ids is None else {key: key for key in ids}
             return
+        for convert in ("to_pylist", "to_numpy"):  # of tables, whose index is no place
+            if hasattr(values, convert):
+                self._values = values = getattr(values, convert)()
         try:
             count = len(values)
-        except TypeError:
+            values[:0]
+        except (TypeError, KeyError):
             raise CfqaError(f"{what} must be a mapping of ids or a sequence") from None
         names = [str(n) for n in range(count)] if ids is None else list(ids)
         if count != len(names):
@@ -245,6 +255,16 @@ class _Values(Mapping[str, Any]):
     def __getitem__(self, source: str) -> Any:
         return self._values[self._keys[source]]
 
+    def shape(self, source: str, what: str) -> tuple[int, int, int, int]:
+        """Return (N, C, T, D) of a source's feature; of one in a large array, it is not read."""
+        if len(shape := getattr(self._values, "shape", ())) > 1:
+            return _shape(shape[1:], getattr(self._values, "dtype", None), what)
+        feature = self[source]
+        try:
+            return _shape(np.shape(feature), getattr(feature, "dtype", None), what)
+        except ValueError:  # lists of different lengths
+            raise CfqaError(f"{what} is no array") from None
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
 
@@ -252,17 +272,16 @@ class _Values(Mapping[str, Any]):
         return len(self._keys)
 
 
-def _shape(array: Any, what: str) -> tuple[int, int, int, int]:
+def _shape(shape: tuple[int, ...], dtype: Any, what: str) -> tuple[int, int, int, int]:
     """Return (N, C, T, D) of an array that may lack leading axes.
 
     Raises:
         CfqaError: it is no feature.
     """
-    shape, dtype = np.shape(array), getattr(array, "dtype", None)
-    if dtype is not None and np.dtype(dtype).kind not in "fiub":
+    if isinstance(dtype, np.dtype) and dtype.kind not in "fiub":
         raise CfqaError(f"{what} is {dtype}, not of real numbers")
     if len(shape) not in (1, 2, 4) or 0 in shape:
-        raise CfqaError(f"{what} is {shape}, not (N, C, T, D), (T, D) or (D,)")
+        raise CfqaError(f"{what} is {tuple(shape)}, not (N, C, T, D), (T, D) or (D,)")
     n, c, t, d = (1,) * (4 - len(shape)) + tuple(shape)
     return n, c, t, d
 
@@ -363,6 +382,18 @@ def _numbers(
     return found
 
 
+def _groups(values: _Values) -> tuple[str, ...]:
+    """Return the group of each source.
+
+    Raises:
+        CfqaError: one has none.
+    """
+    for source, group in values.items():
+        if not isinstance(group, str | int | np.integer):
+            raise CfqaError(f"groups: that of {source!r} is {group!r:.80}, not a text")
+    return tuple(map(str, values.values()))
+
+
 def _column(values: _Values) -> np.ndarray:
     """Return numbers per source, float64 (S,).
 
@@ -370,10 +401,18 @@ def _column(values: _Values) -> np.ndarray:
         CfqaError: one is none, or not finite.
     """
     for source, value in values.items():
-        array = np.asarray(value)
+        array = _as_numpy(value)
         if array.size != 1 or array.dtype.kind not in "fiub" or not np.isfinite(array):
             raise CfqaError(f"{values.what}: {value!r:.80} of {source!r} is not a finite number")
-    return np.array([np.asarray(value).item() for value in values.values()], np.float64)
+    return np.array([_as_numpy(value).item() for value in values.values()], np.float64)
+
+
+def _as_numpy(value: Any) -> np.ndarray:
+    """Return an array, a tensor or a number as an array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() else value  # NumPy has no bfloat16
+    return np.asarray(value)
 
 
 def _labels(

@@ -1,4 +1,5 @@
-"""Codecs: HEVC (x265, HM), VVC (VVenC, VTM), a learned scale hyperprior, and those of plugins.
+"""Codecs: HEVC (x265, HM), VVC (VVenC, VTM), a learned scale hyperprior; on float features fewer
+channels, coarse numbers, sparse and product coding; and those of plugins.
 
 >>> codec = get_codec("x265")
 >>> decoded = codec.decode(codec.encode(plane, 32), plane.shape)  # doctest: +SKIP
@@ -29,6 +30,15 @@ CODECS = Registry(
         "vtm": "cfqa_data.codecs.h26x.reference:VTM",
         "hyperprior_multi_task": "cfqa_data.codecs.hyperprior.codec:MultiTask",
         "hyperprior_task_specific": "cfqa_data.codecs.hyperprior.codec:TaskSpecific",
+        "slice": "cfqa_data.codecs.features.channels:Slice",
+        "prune": "cfqa_data.codecs.features.channels:Prune",
+        "lowrank": "cfqa_data.codecs.features.channels:LowRank",
+        "topk": "cfqa_data.codecs.features.sparse:TopK",
+        "int": "cfqa_data.codecs.features.scalar:Int",
+        "fp": "cfqa_data.codecs.features.scalar:Minifloat",
+        "mxfp": "cfqa_data.codecs.features.scalar:Mxfp",
+        "nvfp4": "cfqa_data.codecs.features.scalar:Nvfp4",
+        "pq": "cfqa_data.codecs.features.product:ProductQuantizer",
     },
     CodecError,
     (Codec, FeatureCodec, InputCodec),
@@ -79,6 +89,8 @@ def get_codec(
         if not found.builtin:
             message = "untrusted=True runs built-in codecs only, and this one is a plugin"
             raise CodecError(f"{name}: {message} of {found.package}")
+        if not issubclass(found.target, Codec):
+            raise CodecError(f"{name}: untrusted=True decodes planes only, not {found.target.on}")
         return IsolatedCodec(name, bound)
     if callable(tables) and "tables" in bound:
         bound["tables"] = tables()

@@ -1,0 +1,352 @@
+"""A backbone for models of the `transformers` library: text and images, encoders and decoders.
+
+Layers are the outputs of the model's blocks, which hooks take as they are computed:
+`hidden_states` of the library's own output are, for the last block, before the final norm in some
+families and after it in others. Padding is cut off before the model runs, since padded positions
+change the other tokens of several families.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfqa_data.builders.backbones.base import Backbone
+from cfqa_data.builders.sources.geometry import renormalise
+from cfqa_data.errors import BuildError
+from cfqa_data.extras import extras
+from cfqa_data.format.facts import Layer
+from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
+from cfqa_data.torch_state import torch_state
+
+with extras():
+    import torch
+    from torch import Tensor, nn
+
+__all__ = ["Transformers"]
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+
+UNBOUNDED = 1_000_000
+"""Tokens from which on a tokenizer's limit stands for none."""
+
+
+class Transformers(Backbone):
+    """Any model that `transformers.AutoModel` loads, or a part of one.
+
+    Layer i is the output of block i, before the final norm; one more layer is that of the final
+    norm, where the model has one. Inputs are one of:
+
+    - a text, or a list of texts with the same number of tokens, which the model's own tokenizer
+      takes apart;
+    - integers (T,) or (N, T), which are tokens;
+    - images, float32 (N, 3, H, W), normalised as all sources here do, by ImageNet's mean and
+      deviation; a model with other ones in its `preprocessor_config.json` gets these;
+    - what a tokenizer or processor returns, arrays by name. Tokens that an `attention_mask`
+      excludes are cut off.
+
+    Args:
+        weights: folder that `save_pretrained` wrote, or its `model.safetensors`; of a model on the
+            Hub, what `hf download` fetched.
+        part: the part of the model that is run, such as "encoder" or "vision_model"; needed for
+            models of several inputs.
+        max_tokens: longer texts are cut to so many tokens; refused if None.
+
+    Raises:
+        BuildError: there is no such model, or its weights are incomplete.
+    """
+
+    name = "transformers"
+
+    @torch_state(grad=False)
+    def __init__(self, weights: Path, part: str = "", max_tokens: int | None = None) -> None:
+        self._made_of = partial(Transformers, weights, part, max_tokens)
+        self.folder, self.max_tokens = Path(weights).parent, max_tokens
+        if Path(weights).is_dir():
+            self.folder = Path(weights)
+        self.model, lacking = _load(self.folder, part)
+        self.name = f"transformers {self.model.config.model_type}"
+        self.parameters = sum(weight.numel() for weight in self.model.parameters())
+        self.images = self.model.main_input_name == "pixel_values"
+        self._mean_std = _mean_std(self.folder) if self.images else None
+        self._tokenizer: Any = None
+        self._try(lacking)
+
+    def __reduce__(self) -> Any:
+        return self._made_of, ()
+
+    def _try(self, lacking: Sequence[str]) -> None:
+        """Run the model once, to see its layers, its final norm and its prefix tokens."""
+        inputs = self._example()
+        arguments = self._arguments(inputs)
+        try:
+            last, blocks, self.norm = self._run(arguments)
+        except BuildError as error:
+            if not (parts := _parts(self.model)):
+                raise
+            raise BuildError(f"{error}; name a part: {', '.join(parts)}") from error
+        if not blocks or not all(block.ndim == 3 for block in blocks):
+            shapes = [tuple(block.shape) for block in blocks]
+            raise BuildError(f"{self.folder}: its blocks do not give tokens (N, T, D): {shapes}")
+        if not all(block.isfinite().all() for block in (*blocks, last)):
+            raise BuildError(f"{self.folder}: lacks weights: {', '.join(lacking) or 'unknown'}")
+        if not torch.equal(last, self._run(arguments)[0]):  # ViTMAE drops other patches each time
+            raise BuildError(f"{self.name}: gives another feature each time")
+        self.blocks = len(blocks)
+        self.layers = self.blocks + (self.norm is not None)
+        widths = {block.shape[-1] for block in blocks}
+        self.width = widths.pop() if len(widths) == 1 else None
+        self.patch = _pair(getattr(self.model.config, "patch_size", None)) if self.images else None
+        if self.patch:
+            # Class and register tokens come first; others, such as YOLOS's, do not.
+            rows, columns = inputs.shape[2] // self.patch[0], inputs.shape[3] // self.patch[1]
+            prefix = blocks[0].shape[1] - rows * columns
+            if 0 <= prefix <= 2 + getattr(self.model.config, "num_register_tokens", 0):
+                self.prefix_tokens = prefix
+            else:
+                self.patch = None
+
+    def _example(self) -> np.ndarray:
+        if not self.images:
+            return np.arange(4)
+        config = self.model.config
+        size = _pair(getattr(config, "image_size", None)) or (224, 224)
+        rng, channels = np.random.default_rng(0), getattr(config, "num_channels", 3)
+        return rng.standard_normal((1, channels, *size)).astype(np.float32)
+
+    @torch_state(grad=False)
+    def extract(self, inputs: Any, layers: Sequence[int]) -> np.ndarray:
+        """Return the feature of one sample."""
+        assert self.layers is not None
+        if not all(0 <= layer < self.layers for layer in layers):
+            raise BuildError(f"{self.name}: layers are 0 to {self.layers - 1}, not {list(layers)}")
+        last, blocks, _ = self._run(self._arguments(inputs))
+        found = [(*blocks, last)[layer] for layer in layers]
+        if len({each.shape for each in found}) > 1:
+            shapes = [tuple(each.shape[1:]) for each in found]
+            raise BuildError(f"{self.name}: layers of one feature have one (T, D), not {shapes}")
+        return torch.stack(found, dim=1).numpy()
+
+    def grid(self, inputs: Any) -> tuple[int, int] | None:
+        """Return the rows and columns of patches of an image."""
+        if not self.patch:
+            return None
+        height, width = np.shape(_values(inputs))[-2:]
+        return height // self.patch[0], width // self.patch[1]
+
+    def layer(self, index: int) -> Layer:
+        """Return a block's name, and whether its output is from before the final norm."""
+        if index == self.blocks:
+            return Layer("final norm", "after")
+        return Layer(f"block {index}", "before" if self.norm is not None else None)
+
+    def _run(self, arguments: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor], Any]:
+        """Return the model's last hidden state, the outputs of its blocks, and its final norm."""
+        try:
+            with _outputs(self.model) as (blocks, norms):
+                output = self.model(**arguments)
+        except Exception as error:  # models raise all kinds where inputs do not fit
+            why = str(error).partition("\n")[0]
+            raise BuildError(f"{self.name}: {type(error).__name__}: {why}") from error
+        last = output[0]
+        same = (
+            norm
+            for norm, made in norms
+            if made.numel() == last.numel() and torch.equal(made.reshape(last.shape), last)
+        )
+        return last, blocks, next(same, None)
+
+    def _arguments(self, inputs: Any) -> dict[str, Tensor]:
+        """Return what the model is called with, without padding."""
+        if isinstance(inputs, str) or (
+            isinstance(inputs, list | tuple) and all(isinstance(each, str) for each in inputs)
+        ):
+            inputs = self._tokens([inputs] if isinstance(inputs, str) else list(inputs))
+        if not isinstance(inputs, Mapping):
+            inputs = {self.model.main_input_name: inputs}
+        arrays = {name: np.asarray(value) for name, value in inputs.items()}
+        if (mask := arrays.pop("attention_mask", None)) is not None:
+            arrays = _without_padding(arrays, mask)
+        values = arrays.get(self.model.main_input_name)
+        if self.images:
+            return {"pixel_values": self._images(values), **self._sizes(values)}
+        if values is None or values.dtype.kind not in "iu" or values.ndim > 2 or not values.size:
+            raise BuildError(f"{self.name}: takes a text, or tokens (N, T), one or more")
+        tokens = {name: torch.from_numpy(np.array(a, np.int64)) for name, a in arrays.items()}
+        tokens = {name: each[None] if each.ndim == 1 else each for name, each in tokens.items()}
+        return tokens | {"attention_mask": torch.ones_like(tokens[self.model.main_input_name])}
+
+    def _images(self, values: Any) -> Tensor:
+        if values is None or values.dtype.kind != "f" or values.ndim != 4:
+            raise BuildError(f"{self.name}: takes normalised images, float32 (N, 3, H, W)")
+        values = np.asarray(values, np.float32)
+        return torch.from_numpy(renormalise(values, *self._mean_std) if self._mean_std else values)
+
+    def _sizes(self, values: Any) -> dict[str, Any]:
+        """Return the argument by which a model takes images of another size than its own."""
+        from inspect import signature
+
+        known = _pair(getattr(self.model.config, "image_size", None))
+        other = known is not None and tuple(values.shape[-2:]) != known
+        name = "interpolate_pos_encoding"
+        return {name: True} if other and name in signature(self.model.forward).parameters else {}
+
+    def _tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
+        if self._tokenizer is None:
+            with extras():
+                from transformers import AutoTokenizer
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            except Exception as error:  # of any kind, where files are missing or damaged
+                why = str(error).partition("\n")[0]
+                raise BuildError(f"{self.folder}: no tokenizer: {why}") from error
+        most = self.max_tokens or self._tokenizer.model_max_length
+        cut = {} if self.max_tokens is None else {"truncation": True, "max_length": most}
+        found = self._tokenizer(texts, **cut)
+        longest, shortest = (of(map(len, found["input_ids"])) for of in (max, min))
+        if longest > most and most < UNBOUNDED:
+            raise BuildError(
+                f"{self.name}: a text of {longest} tokens, of {most} at most; `max_tokens` cuts it"
+            )
+        if longest != shortest:
+            raise BuildError(
+                f"{self.name}: texts of one sample have {shortest} to {longest} tokens; they need "
+                "the same number"
+            )
+        known = self.model.forward.__code__.co_varnames
+        return {name: np.array(value) for name, value in found.items() if name in known}
+
+
+def _values(inputs: Any) -> Any:
+    return inputs["pixel_values"] if isinstance(inputs, Mapping) else inputs
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """Return a height and width, of which a config may give one for both."""
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    return (size, size) if isinstance(size, int) else None
+
+
+def _without_padding(arrays: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Return arrays of tokens without those that a mask (N, T) excludes."""
+    mask = np.atleast_2d(mask) != 0
+    counts = set(mask.sum(axis=1).tolist())
+    if len(counts) > 1:
+        raise BuildError(
+            f"views of one sample have {min(counts)} to {max(counts)} tokens; they need the same "
+            "number"
+        )
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        array = np.atleast_2d(array)
+        return array[mask].reshape(len(mask), -1) if array.shape == mask.shape else array
+
+    # Positions are counted anew, from the first token that is left.
+    return {name: cut(array) for name, array in arrays.items() if name != "position_ids"}
+
+
+def _mean_std(folder: Path) -> tuple[Any, Any] | None:
+    """Return the mean and deviation that a model's images are normalised by, if it says so."""
+    if not (path := folder / PREPROCESSOR).is_file():
+        return None
+    told = _json(path)
+    if not told.get("do_normalize", True):
+        return [0.0] * 3, [1.0] * 3
+    mean, std = told.get("image_mean"), told.get("image_std")
+    return (mean, std) if mean and std else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(parse_json(read_limited(path, LARGEST_JSON)))
+    except Exception as error:
+        raise BuildError(f"{path}: not a JSON object") from error
+
+
+def _load(folder: Path, part: str) -> tuple[Any, list[str]]:
+    """Return a model, or a part of it, in float32, and the names of weights that no file had.
+
+    Those are NaN, so that features which need them are too.
+    """
+    with extras():
+        from transformers import AutoModel
+    if not (folder / CONFIG).is_file():
+        raise BuildError(
+            f"{folder}: has no {CONFIG}; `weights` is a folder as `save_pretrained` or `hf "
+            "download` makes it"
+        )
+    try:
+        model, told = AutoModel.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # the library raises all kinds
+        why = str(error).strip().partition("\n")[0]
+        raise BuildError(f"{folder}: {type(error).__name__}: {why}") from error
+    lacking = sorted(told["missing_keys"])
+    for name, weight in model.named_parameters():
+        if name in lacking:
+            weight.data.fill_(math.nan)
+    try:
+        found = attrgetter(part)(model) if part else model
+    except AttributeError:
+        found = None
+    if not isinstance(found, nn.Module) or not hasattr(found, "main_input_name"):
+        parts = ", ".join(_parts(model))
+        raise BuildError(f"{folder}: no part {part!r}; it has {parts or 'none'}")
+    if found.config.is_encoder_decoder and found is model:
+        raise BuildError(f"{folder}: is more than one model; name a part: encoder, decoder")
+    return found.eval(), lacking
+
+
+def _parts(model: Any) -> list[str]:
+    """Return the parts of a model that are models themselves."""
+    return [name for name, each in model.named_children() if hasattr(each, "main_input_name")]
+
+
+@contextmanager
+def _outputs(model: Any) -> Iterator[tuple[list[Tensor], list[tuple[nn.Module, Tensor]]]]:
+    """Collect the outputs of a model's blocks, in order, and those of the norms beside them."""
+    blocks: list[Tensor] = []
+    norms: list[tuple[nn.Module, Tensor]] = []
+
+    def block(module: nn.Module, _: Any, output: Any) -> None:
+        while not isinstance(output, Tensor):  # of which [0] would be the first view
+            output = output[0]
+        blocks.append(output)
+
+    def norm(module: nn.Module, _: Any, output: Any) -> None:
+        norms.append((module, output))
+
+    found = _block_list(model)
+    inside = {module for each in found for module in each.modules()}
+    handles = [each.register_forward_hook(block) for each in found]
+    for module in model.modules():
+        if module not in inside and "norm" in type(module).__name__.lower():
+            handles.append(module.register_forward_hook(norm))
+    try:
+        yield blocks, norms
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _block_list(model: Any) -> Sequence[nn.Module]:
+    """Return the model's blocks: the longest list of modules that lies in no other one."""
+    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+    outer = [m for name, m in lists.items() if not any(name.startswith(f"{o}.") for o in lists)]
+    depth = getattr(model.config, "num_hidden_layers", None)
+    return max(outer, key=lambda found: (len(found) == depth, len(found)), default=())
