@@ -32,10 +32,11 @@ _HOMES = {
     },
     "cfqa_data.builders": {
         "backbones": "backbone=dinov2 naming",
-        "calibration": "calibrate calibration_report=report ladders",
+        "calibration": "calibrate calibration_report=report",
         "importing": "release release_files=files release_recipe=recipe release_scores=scores "
         "release_stages=stages release_tables=tables",
         "maintenance": "deep=deep_verify repair repair_plan=plan repair_work=scratch",
+        "pipeline": "ladders",
         "processes": "spawning",
         "sharing": "edition=upload export export_formats hub_limits publish publish_text",
         "sources": "geometry",
@@ -57,6 +58,7 @@ _MOVED = {
 
 
 _MOVED["cfqa_data.builders.checkpoints"] = "cfqa_data.format.checkpoints"
+_MOVED["cfqa_data.builders.calibration.ladders"] = "cfqa_data.builders.pipeline.ladders"
 
 
 class MovedModules(MetaPathFinder, Loader):

@@ -45,6 +45,10 @@ class Lines(Source):
     def training_inputs(self, count: int, seed: int) -> Iterator[list[str]]:
         return (self._line(1000 + number) for number in range(count))
 
+    def training_samples(self, seed: int) -> Iterator[Sample]:
+        for number in range(2000, 2100):
+            yield self.sample(f"{self.task}-{number}")
+
     def decides(self) -> tuple[Sequence[Path], Any]:
         return ([self.lexicon] if self.lexicon else []), [self.seed, self.single]
 

@@ -372,7 +372,7 @@ def test_the_page_on_own_codecs_works(
     (tmp_path / "mycodec.py").write_text(codec)
     shutil.copytree(built, "cfqa")
     exec(extension, {})
-    dataset = load("mine", codec="int", plugins=["mycodec:Int"])
+    dataset = load("mine", codec="int_tokens", plugins=["mycodec:Int"])
     steps = {2: 0.5, 8: 0.004}  # half of the distance between neighbouring codes, of the largest
     for pair in dataset:
         if step := steps.get(int(pair.label["parameter"])):

@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pipeline_toy import tree
-from plugin_words import Bag, Lines
-from test_plugin_build import recipe
+from plugin_words import Bag, Length, Lines, Round, Vowels
+from test_plugin_build import HERE, UNIFORM, recipe
 
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.check import make_plan
 from cfqa_data.builders.pipeline.estimate import estimate
 from cfqa_data.builders.pipeline.fit import fit_range
+from cfqa_data.builders.pipeline.ladders import measure
 from cfqa_data.builders.pipeline.workspace import status
-from cfqa_data.errors import BuildError, RecipeError
+from cfqa_data.builders.sources.base import Sample, Source
+from cfqa_data.errors import BuildError, CfqaError, RecipeError
+from cfqa_data.format.facts import Parameter, Score, TaskFacts, Truth
 from cfqa_data.format.manifest import read_manifest
-from cfqa_data.recipe.fitted import FittedRange
+from cfqa_data.recipe.fitted import AutoLevels, FittedRange
 from cfqa_data.recipe.load import Recipe
+
+
+class Sums(Lines):
+    """Lines whose truth is the sum of their words' hashes."""
+
+    def sample(self, source_id: str) -> Sample:
+        found = super().sample(source_id)
+        values = Bag(0.5).extract(found.inputs, (0,))
+        return replace(found, truth=np.array(values.sum(dtype=np.float64)))
+
+
+class Total(Length):
+    """How far the sum of a feature is from the original's."""
+
+    facts = TaskFacts("total", "sum", Score("error", True), truth=Truth("float64", 0))
+
+    def score(self, feature: np.ndarray, truth: np.ndarray) -> tuple[float, None]:
+        return abs(float(feature[0, 0].sum(dtype=np.float64)) - float(truth)), None
+
 
 FIT = {"kind": "uniform", "bits": 8, "range": "fit"}
 
@@ -32,7 +57,10 @@ def words(codec: str = "shift", **changes: Any) -> Recipe:
     entry = {**task["codecs"]["shift"], "quantizer": FIT, **changes}
     if entry["quantizer"] is None:
         del entry["quantizer"]
+    if entry["class"] != f"{HERE}:Shift":
+        del entry["parameter_name"]
     task["codecs"] = {codec: entry}
+    task["source"]["kind"], task["class"] = f"{__name__}:Sums", f"{__name__}:Total"
     return Recipe.from_dict(data | {"tasks": {"words": task}})
 
 
@@ -117,10 +145,52 @@ def _stop(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-class NoTraining(Lines):
+class NoSamples(Sums):
+    """Has inputs to train on, and no samples."""
+
+    training_samples = Source.training_samples
+
+
+class NoTruth(Sums):
+    """Has samples to train on, without truths."""
+
+    def training_samples(self, seed: int) -> Iterator[Sample]:
+        return (replace(sample, truth=None) for sample in super().training_samples(seed))
+
+
+class Blind(Total):
+    """The same score for all."""
+
+    def score(self, feature: np.ndarray, truth: np.ndarray) -> tuple[float, None]:
+        return 1.0, None
+
+
+class Spread(Round):
+    """Says where to look for levels."""
+
+    name, title = "spread", "rounds"
+
+    @classmethod
+    def grid(cls) -> tuple[float, ...]:
+        return (2.0, 1.0, 0.5, 0.0, -0.5, -1.0)
+
+    parameter = Parameter("digits", "higher")
+
+    def stated_bits(self, bitstream: bytes, what: Any) -> int:
+        return 8 * len(zlib.compress(bitstream))
+
+
+class Letters(Vowels):
+    """Words of at most ten letters."""
+
+    title = "keeps the first letters"
+    parameter = Parameter("letters", "higher", whole=True, lowest=1, highest=8)
+
+
+class NoTraining(Sums):
     """Has nothing to train on."""
 
-    training_inputs = Lines.__mro__[1].training_inputs  # type: ignore[attr-defined]
+    training_inputs = Source.training_inputs
 
 
 @pytest.mark.parametrize(
@@ -160,3 +230,148 @@ def test_what_is_left_to_a_build_is_kept_in_recipes_and_plans() -> None:
     assert {row["stage"]: row["items"] for row in estimated["stages"]}["fit"] == 1
     with pytest.raises(RecipeError, match=r"codecs.shift: .* give numbers"):
         asked.check_numbers()
+
+
+# Levels.
+
+
+def test_levels_are_found_and_written_as_numbers(tmp_path: Path) -> None:
+    asked = words(levels={"auto": 4}, quantizer=UNIFORM)
+    made = build(asked, tmp_path / "a", workers=1)
+    levels = numbers(made)["levels"]
+    assert len(levels) == 4
+    assert all(type(level) is int for level in levels)
+    assert numbers(made)["quantizer"] == UNIFORM
+    (row,) = read_manifest(made).health
+    assert row["distortion_worst"] > 5 * abs(row["distortion_best"])
+    before = tree(made)
+    build(asked, made, workers=1)
+    again = build(words(levels=levels, quantizer=UNIFORM), tmp_path / "b", workers=1)
+    assert before == tree(made) == tree(again)
+    with pytest.raises(BuildError, match="that is not this one"):
+        build(words(levels={"auto": 5}, quantizer=UNIFORM), made, workers=1)
+
+
+def test_of_a_fitted_range_wider_ones_are_tried_too(tmp_path: Path) -> None:
+    made = build(words(levels={"auto": 3}), tmp_path / "a", workers=1)
+    fitted = fit_range(
+        (Bag(0.5).extract(i, (0, 4)) for i in Lines("w", 3).training_inputs(50, 0)), 8, 100
+    )
+    found = numbers(made)["quantizer"]
+    wide = [hi - lo for lo, hi in zip(found["lo"], found["hi"], strict=True)]
+    one = [hi - lo for lo, hi in zip(fitted.lo, fitted.hi, strict=True)]
+    scale = wide[0] / one[0]
+    assert scale == pytest.approx(wide[1] / one[1], rel=1e-2)
+    assert round(scale) in (1, 4, 8, 16)
+
+
+def test_a_calibration_that_was_stopped_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = words(levels={"auto": 4}, quantizer=UNIFORM)
+    whole = build(asked, tmp_path / "whole", workers=1)
+    measured: list[tuple[float, ...]] = []
+
+    def stopping(*args: Any) -> Any:
+        if len(measured) == 5:
+            raise KeyboardInterrupt
+        measured.append(tuple(args[-1]))
+        return measure(*args)
+
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr("cfqa_data.builders.pipeline.fit.measure", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            build(asked, out, workers=1)
+        assert len(list((out / ".build/fits/words-shift").iterdir())) == 5
+        first, measured[:] = measured[:], []
+        with pytest.raises(KeyboardInterrupt):
+            build(asked, out, workers=1)
+    assert first == [(0,), (1,), (2,), (3,), (4,)]
+    assert measured[0] == (5,)  # and none of those again
+    build(asked, out, workers=1)
+    assert tree(out) == tree(whole)
+
+
+def test_levels_of_other_kinds_of_codecs(tmp_path: Path) -> None:
+    data = words().to_dict()
+    codecs = {
+        "spread": {"class": f"{__name__}:Spread", "levels": "auto"},
+        "letters": {"class": f"{__name__}:Letters", "levels": {"auto": 3}},
+    }
+    task = data["tasks"]["words"] | {"codecs": codecs}
+    made = build(Recipe.from_dict(data | {"tasks": {"words": task}}), tmp_path / "a", workers=1)
+    digits = numbers(made, "spread")["levels"]
+    assert len(digits) == 10
+    assert digits == sorted(digits, reverse=True)
+    letters = numbers(made, "letters")["levels"]
+    assert letters == sorted(set(letters) & set(range(1, 9)), reverse=True)
+    assert len(letters) == 3
+    build(Recipe.from_dict(data | {"tasks": {"words": task}}), made, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"levels": {"auto": 9}}, r"9 levels are wanted, and a bits has 8 values; ask for fewer"),
+        ({"class": f"{HERE}:Round"}, r"its digits has not two limits, nor the class a grid\(\)"),
+        ({"class": f"{HERE}:Drop"}, r"its rate is not known, so that no levels can be found"),
+        ({"levels": {"auto": 1}}, r"auto must be 2 to 128, got 1"),
+        ({"levels": {"auto": "many"}}, r"auto must be a whole number"),
+        ({"levels": {"count": 3}}, r"count"),
+        ({"levels": "some"}, r"levels must be 1 to 128 numbers, got 'some'"),
+    ],
+)
+def test_codecs_whose_levels_cannot_be_found(
+    changes: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    quantizer = None if "class" in changes else UNIFORM
+    with pytest.raises(CfqaError, match=why) as caught:
+        build(words(**{"levels": "auto", "quantizer": quantizer} | changes), tmp_path / "out")
+    assert "shift: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "why"),
+    [
+        ("NoSamples", "Total", "source NoSamples has no training samples with truths"),
+        ("NoTruth", "Total", "the truth of words-2000 is None"),
+        ("Sums", "Blind", "the mean of the training features is as good as they are"),
+    ],
+)
+def test_tasks_whose_levels_cannot_be_found(
+    source: str, task: str, why: str, tmp_path: Path
+) -> None:
+    data = words(levels={"auto": 4}, quantizer=UNIFORM).to_dict()
+    data["tasks"]["words"]["source"]["kind"] = f"{__name__}:{source}"
+    data["tasks"]["words"]["class"] = f"{__name__}:{task}"
+    with pytest.raises(BuildError, match=why) as caught:
+        build(Recipe.from_dict(data), tmp_path / "out", workers=1)
+    assert "tasks.words.codecs.shift: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_calibration_looks_at_training_samples_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    sample = Lines.sample
+    monkeypatch.setattr(
+        Lines, "sample", lambda self, name: (seen.append(name), sample(self, name))[1]
+    )
+    monkeypatch.setattr("cfqa_data.builders.pipeline.select.Select.run", _stop)
+    with pytest.raises(KeyboardInterrupt):
+        build(words(levels={"auto": 4}), tmp_path / "out", workers=1)
+    assert seen
+    assert all(int(name.rpartition("-")[2]) >= 2000 for name in seen)
+
+
+def test_an_estimate_counts_what_a_calibration_measures() -> None:
+    few, many = (
+        estimate(make_plan(words(levels={"auto": n}), "full"))["stages"][0] for n in (2, 8)
+    )
+    assert few["stage"] == many["stage"] == "fit"
+    assert few["features"] < many["features"]
+    assert AutoLevels.from_dict("auto") == AutoLevels(10)

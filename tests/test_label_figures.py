@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,7 @@ from scipy.stats import spearmanr
 from cfqa_data import label, load
 from cfqa_data.builders.pipeline import build
 from cfqa_data.cli import main
-from cfqa_data.errors import CfqaError
-from cfqa_data.integrity.label_figures import ceiling, label_figures
-from cfqa_data.integrity.summary import info_text, summarise
+from cfqa_data.eval.label_figures import ceiling, label_figures
 from cfqa_data.recipe.load import Recipe
 
 
@@ -54,6 +53,8 @@ def test_shares_are_those_that_are_counted() -> None:
             "negative": pytest.approx(np.mean([v < 0 for v in harm.ravel()])),
             "constant": pytest.approx(np.mean([len(set(series)) == 1 for series in harm])),
             "tied": pytest.approx(np.mean(pairs)),
+            "harm_best": None,
+            "harm_worst": None,
         }
     (row,) = label_figures(table({"a": np.ones((2, 1))}))
     assert (row["constant"], row["tied"]) == (1.0, None)
@@ -73,13 +74,22 @@ def test_the_ceiling_is_the_mean_srocc_of_loss_and_distortion() -> None:
     assert ceiling(table(split).slice(0, 0)) is None
 
 
+def told(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[Any, str]:
+    """What `cfqa info` says, as JSON and as text."""
+    found = []
+    for more in (["--json"], []):
+        assert main(["info", str(folder), *options, *more]) == 0
+        found.append(capsys.readouterr().out)
+    return json.loads(found[0]), found[1]
+
+
 def test_info_tells_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = summarise(write_mock_dataset(tmp_path / "cfqa"))
-    text = info_text(summary)
+    summary, text = told(write_mock_dataset(tmp_path / "cfqa"), capsys)
     assert "negative  constant" in text
     assert "of useless" not in text
-    for name, task in summary["tasks"].items():
-        assert f"{name}: ceiling {task['ceiling']:.3f}" in text
+    assert len(summary["ceilings"]) == 3
+    for task, value in summary["ceilings"].items():
+        assert f"{task}: ceiling {value:.3f}" in text
     rows = [(row["task"], row["codec"]) for row in summary["labels"]]
     assert rows == [(row["task"], row["codec"]) for row in summary["health"]]
     # Its heads are not here: one line, if they are asked for.
@@ -87,7 +97,9 @@ def test_info_tells_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_useless_feature_is_the_mean_of_the_others(tmp_path: Path) -> None:
+def test_a_useless_feature_is_the_mean_of_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_networks(tmp_path)
     whole = toy_recipe(tmp_path, {"x265": qp(20, 45)})
     tasks = {"seg": whole.tasks["seg"].to_dict()}
@@ -99,11 +111,9 @@ def test_a_useless_feature_is_the_mean_of_the_others(tmp_path: Path) -> None:
         others = [feature for other, feature in originals.items() if other != name]
         mean = (sum(others) / len(others)).astype(np.float32)
         harms.append(label(dataset, name, mean).distortion)
-    summary = summarise(tmp_path / "toy", useless=True)
+    summary, text = told(tmp_path / "toy", capsys, "--useless")
     (row,), (health,) = summary["labels"], summary["health"]
-    assert summary["tasks"]["seg"]["useless"] == pytest.approx(np.mean(harms))
+    assert summary["useless"] == {"seg": pytest.approx(np.mean(harms))}
     assert row["harm_worst"] == pytest.approx(health["distortion_worst"] / np.mean(harms))
     assert row["harm_best"] == pytest.approx(health["distortion_best"] / np.mean(harms))
-    assert "of useless" in info_text(summary)
-    with pytest.raises(CfqaError):
-        summarise(tmp_path, useless=True)
+    assert "worst, of useless" in text

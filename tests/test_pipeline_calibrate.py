@@ -17,7 +17,8 @@ from pipeline_toy import QPS, toy_recipe, write_networks, write_toml
 from safetensors.numpy import load_file
 
 from cfqa_data.builders.calibration import calibrate
-from cfqa_data.builders.calibration.ladders import (
+from cfqa_data.builders.pipeline.context import Models
+from cfqa_data.builders.pipeline.ladders import (
     Bench,
     Curve,
     figures,
@@ -26,7 +27,6 @@ from cfqa_data.builders.calibration.ladders import (
     spaced,
     widened,
 )
-from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.training import planes
 from cfqa_data.format.packing import unpack
 from cfqa_data.format.quantizers import KMeansQuantizer, Quantizer, quantizer_from_dict

@@ -14,32 +14,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.calibration.ladders import (
-    NO_HARM,
-    Bench,
-    Curve,
-    gather,
-    join,
-    measure,
-    propose,
-    refined,
-    widened,
-)
 from cfqa_data.builders.calibration.report import write_report
+from cfqa_data.builders.pipeline.calibration import BUDGET, SCALES, Cells, calibrate
 from cfqa_data.builders.pipeline.context import Models
+from cfqa_data.builders.pipeline.ladders import NO_HARM, Bench, Curve, gather, join, measure
+from cfqa_data.builders.pipeline.select import fitting
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.training.planes import training_features
 from cfqa_data.errors import BuildError, unknown_name
-from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.format.storage import write_text
 from cfqa_data.guard import check_guard
 from cfqa_data.paths import expanded
@@ -48,15 +38,8 @@ from cfqa_data.scripts import run_script
 
 __all__ = ["calibrate", "main"]
 
-SCALES = (1.0, 4.0, 8.0, 16.0)
-BUDGET = 0.45
 SEED = 4_000_000
 TRAINING_SEED = 950
-CENTERS = "package://cfqa_data.codecs/weights/kmeans.safetensors"
-
-
-Cells: TypeAlias = Sequence[tuple[Quantizer | None, Sequence[float]]]
-"""Quantisers, and the parameters to measure with each."""
 
 
 @dataclass(frozen=True)
@@ -93,79 +76,6 @@ def measured(
     return [join([found[n, value] for value in values]) for n, (_, values) in enumerate(cells)]
 
 
-def calibrate(
-    curves_of: Callable[[Bench, CodecSpec, Cells], list[Curve]],
-    bench: Bench,
-    ladder: CodecSpec,
-    *,
-    scales: Sequence[float] = SCALES,
-    parameters: Sequence[float] | None = None,
-    budget: float = BUDGET,
-    harmless: float = NO_HARM,
-) -> dict[str, Any]:
-    """Try a codec over ranges and parameters; return the measurements and the proposal, JSON-safe.
-
-    Args:
-        curves_of: measures cells of a grid.
-        bench: originals to try on.
-        ladder: names the codec; a learned codec keeps the ladder's quantiser.
-        scales: ranges to try, in multiples of the training features' range.
-        parameters: to choose from, best first, as many as the ladder has levels or more; by
-            default those between no harm and useless on the codec's grid, or, where it has none,
-            the ladder's levels.
-        budget: mean bits per feature point to stay within.
-        harmless: share of a useless feature's distortion that the first level may do.
-    """
-    coarse = ladder.registered.target.grid()
-    grid = tuple(parameters or coarse or ladder.levels)
-    whole, levels = ladder.facts.parameter.whole, len(ladder.levels)
-    tried: list[tuple[float | None, Quantizer | None]] = [(None, ladder.quantizer)]
-    if isinstance(ladder.quantizer, UniformQuantizer):
-        tried = [(scale, widened(bench, ladder.quantizer.bits, scale)) for scale in scales]
-    curves = curves_of(bench, ladder, [(quantizer, grid) for _, quantizer in tried])
-    if coarse and parameters is None:
-        grids = [refined(curve, bench.useless, harmless, whole, levels) for curve in curves]
-        quantizers = (quantizer for _, quantizer in tried)
-        curves = curves_of(bench, ladder, list(zip(quantizers, grids, strict=True)))
-    found = [propose(bench, ladder.codec, curve, budget, harmless, levels) for curve in curves]
-    rows = [row for _, row in found]
-
-    def merit(n: int) -> tuple[Any, ...]:
-        row = rows[n]
-        return row["ok"], row["bpfp"] <= budget, round(row["distinct"], 1), -row["bpfp"]
-
-    return {
-        "task": bench.task,
-        "codec": ladder.codec,
-        "class": ladder.kind,
-        "facts": asdict(bench.facts) if bench.facts else None,
-        "parameter_name": ladder.parameter_name,
-        "models": ladder.models,
-        "sources": len(bench.features),
-        "range": [list(bench.lo), list(bench.hi)],
-        "useless": bench.useless,
-        "tried": [
-            {
-                "scale": scale,
-                "quantizer": _described(quantizer),
-                "grid": curve.rows(),
-                "levels": chosen.rows(),
-                "figures": row,
-            }
-            for (scale, quantizer), curve, (chosen, row) in zip(tried, curves, found, strict=True)
-        ],
-        "best": max(range(len(rows)), key=merit),
-    }
-
-
-def _described(quantizer: Quantizer | None) -> dict[str, Any] | None:
-    """A quantiser as a recipe has it: k-means tables stay in their file."""
-    if quantizer is None:
-        return None
-    table = {"kind": "kmeans", "bits": 8, "centers": CENTERS}
-    return quantizer.to_dict() if isinstance(quantizer, UniformQuantizer) else table
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
@@ -195,7 +105,7 @@ def _run(chosen: argparse.Namespace) -> None:
         CfqaError: there is no such recipe, or it has no such task or codec.
     """
     check_guard()
-    recipe = load_recipe(chosen.recipe)
+    recipe = load_recipe(chosen.recipe).check_numbers()
     tasks = chosen.task or list(recipe.tasks)
     for task in tasks:
         if task not in recipe.tasks:
@@ -208,7 +118,8 @@ def _run(chosen: argparse.Namespace) -> None:
     with Executor(chosen.workers) as executor:
         for task in tasks:
             training = list(training_features(models, task, chosen.training, TRAINING_SEED))
-            bench = gather(models, task, chosen.sources, chosen.seed, training)
+            samples = fitting(models, task, chosen.sources, chosen.seed)
+            bench = gather(models, task, samples, training)
             scales = chosen.scales
             for codec, ladder in recipe.tasks[task].codecs.items():
                 if chosen.codec and codec not in chosen.codec:

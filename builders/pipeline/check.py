@@ -12,7 +12,7 @@ import numpy as np
 from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.coding import check_decoded
 from cfqa_data.builders.pipeline.context import Models, codec_for
-from cfqa_data.builders.pipeline.fit import check_fit
+from cfqa_data.builders.pipeline.fit import check_fit, choices
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.errors import BuildError, CfqaError
@@ -141,11 +141,12 @@ def _rehearsed(codec_spec: CodecSpec) -> Any:
             )
     if quantizer.dtype != codec.dtype or (1 << quantizer.bits) - 1 > codec.peak:
         raise BuildError(f"codes of {quantizer.bits} bits do not fit: it takes 0..{codec.peak}")
-    known = getattr(codec, "lambdas", codec_spec.levels)
-    if unknown := [level for level in codec_spec.levels if level not in known]:
+    levels = choices(codec_spec)
+    known = getattr(codec, "lambdas", levels)
+    if unknown := [level for level in levels if level not in known]:
         raise BuildError(f"{codec_spec.models} has no model for lambda {unknown[0]:g}")
     plane = np.full(PLANE, codec.peak // 2, codec.dtype)
-    for level in (codec_spec.levels[0], codec_spec.levels[-1]):
+    for level in (levels[0], levels[-1]):
         decoded = codec.decode(codec.encode(plane, level), plane.shape)
         check_decoded(codec, decoded, plane.shape, f"what {codec.name} decodes to at {level:g}")
     return codec

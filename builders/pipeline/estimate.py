@@ -11,7 +11,7 @@ from typing import Any
 from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.context import BuildContext, Models, codec_for
-from cfqa_data.builders.pipeline.fit import Fit
+from cfqa_data.builders.pipeline.fit import Fit, measurements
 from cfqa_data.builders.pipeline.label import batch_of_levels
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.prepare import FITTED_ON
@@ -61,8 +61,10 @@ def estimate(plan: Plan) -> dict[str, Any]:
                 passes = sources * 2 * models.backbone.parameters * tokens / _FLOPS
                 group = len(plan.members(task, 0)) * points
                 if stage is Fit:
-                    levels, sources = 1, FITTED_ON
-                    seconds = passes / recipe.sources(task) * sources
+                    levels, sources = 1, FITTED_ON + measurements(plan, task, codec)
+                    each = codec_for(spec.codecs[codec]).cost + _LABEL_SECONDS
+                    seconds = passes / recipe.sources(task) * FITTED_ON
+                    seconds += (sources - FITTED_ON) * points * each / 1e6
                 elif codec:
                     written, seconds = _coding(plan, task, codec, sources * levels * points)
                     batch = batch_of_levels(points, levels) + 1

@@ -5,30 +5,60 @@ Only training inputs are looked at, so that nothing is fitted to what the datase
 
 from __future__ import annotations
 
+import itertools
 import math
+import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.pipeline.context import BuildContext, Models, read_json, write_json
-from cfqa_data.builders.pipeline.plan import PLAN, Item
+from cfqa_data.builders.pipeline.calibration import SCALES, calibrate
+from cfqa_data.builders.pipeline.context import (
+    BuildContext,
+    Models,
+    codec_for,
+    read_json,
+    write_json,
+)
+from cfqa_data.builders.pipeline.ladders import (
+    FINE,
+    NO_HARM,
+    Bench,
+    Curve,
+    gather,
+    join,
+    measure,
+)
+from cfqa_data.builders.pipeline.plan import PLAN, Item, Plan
 from cfqa_data.builders.pipeline.prepare import FITTED_ON
-from cfqa_data.builders.pipeline.select import BuildStage
+from cfqa_data.builders.pipeline.select import BuildStage, checked_sample, fitting
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import drive
+from cfqa_data.builders.sources.base import Sample
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import BuildError
 from cfqa_data.format.fields import prefixed
-from cfqa_data.format.quantizers import UniformQuantizer
+from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.format.storage import write_text
-from cfqa_data.recipe.fitted import FittedRange
-from cfqa_data.recipe.load import Recipe
+from cfqa_data.recipe.fitted import AutoLevels, FittedRange
+from cfqa_data.recipe.load import CodecSpec, Recipe
 
-__all__ = ["Fit", "check_fit", "fit_range", "fitted"]
+__all__ = [
+    "Fit",
+    "check_fit",
+    "choices",
+    "fit_range",
+    "fitted",
+    "measurements",
+    "training_samples",
+]
+
+CALIBRATED_ON = 24
+"""Training samples at most that levels are calibrated on."""
 
 DIGITS = 4
 """Of the ends of a fitted range, which is rounded outwards."""
@@ -51,12 +81,67 @@ class Fit(BuildStage):
         """Write the numbers, as keys of the codec's table in a recipe."""
         task, spec, models = item.task, self.context.codec_spec(item), self.context.models
         with prefixed(f"tasks.{task}.{spec.where}", BuildError):
-            found: dict[str, Any] = {}
+            inputs = list(_training_inputs(models, task))
+            training = [models.features(task, each, "a training feature") for each in inputs]
+            scales: tuple[float, ...] = ()
             if isinstance(wanted := spec.quantizer, FittedRange):
-                features = list(_training(models, task, FITTED_ON))
-                quantizer = fit_range(features, wanted.bits, wanted.percentile)
-                found["quantizer"] = quantizer.to_dict()
+                quantizer = fit_range(training, wanted.bits, wanted.percentile)
+                spec, scales = replace(spec, quantizer=quantizer), SCALES
+            if isinstance(spec.levels, AutoLevels):
+                samples = training_samples(models, task)
+                bench = gather(models, task, samples, training, inputs)
+                spec = self.calibrated(item, bench, spec, scales)
+        before = self.context.codec_spec(item).to_dict()
+        found = {key: value for key, value in spec.to_dict().items() if value != before[key]}
         write_json(item.result_path(self.layout), found)
+        shutil.rmtree(self.measurements(item), ignore_errors=True)
+
+    def measurements(self, item: Item) -> Path:
+        """Return the folder of an item's measurements, which are kept until it is done."""
+        return item.result_path(self.layout).with_suffix("")
+
+    def calibrated(
+        self, item: Item, bench: Bench, spec: CodecSpec, scales: Sequence[float]
+    ) -> CodecSpec:
+        """Return a codec with the levels that calibration finds, and the range that suits them.
+
+        Raises:
+            BuildError: there are none.
+        """
+        if not bench.useless > 0:
+            raise BuildError("the mean of the training features is as good as they are: no ladder")
+        if isinstance(spec.quantizer, UniformQuantizer):
+            bench = replace(bench, lo=spec.quantizer.lo, hi=spec.quantizer.hi)
+        models, count = self.context.models, itertools.count()
+
+        def curve(quantizer: Quantizer | None, parameter: float) -> Curve:
+            path = self.measurements(item) / f"{next(count)}.json"
+            if path.exists():  # the order is always the same
+                return Curve((parameter,), *(np.array(v) for v in read_json(path).values()))
+            found = measure(models, bench, spec, quantizer, (parameter,))
+            write_json(path, {name: values.tolist() for name, values in found.measured.items()})
+            return found
+
+        result = calibrate(
+            lambda _, __, cells: [
+                join([curve(quantizer, value) for value in values]) for quantizer, values in cells
+            ],
+            bench,
+            spec,
+            scales=scales,
+            parameters=_given(spec, len(spec.levels)),
+        )
+        best = result["tried"][result["best"]]
+        chosen, reach = best["levels"], best["figures"]["reach"]
+        if not reach > NO_HARM:
+            raise BuildError(
+                f"no ladder: {spec.parameter_name} {chosen[-1]['parameter']:g} does only "
+                f"{reach:.1%} of the harm of a useless feature; give levels"
+            )
+        whole = spec.facts.parameter.whole
+        levels = [int(row["parameter"]) if whole else row["parameter"] for row in chosen]
+        quantizer = best["quantizer"] if scales else spec.quantizer
+        return replace(spec, levels=tuple(levels), quantizer=quantizer)
 
 
 def fitted(context: BuildContext, executor: Executor, progress: Progress) -> BuildContext:
@@ -87,14 +172,85 @@ def check_fit(models: Models, task: str) -> None:
     for spec in models.recipe.tasks[task].codecs.values():
         if spec.to_fit:
             with prefixed(f"tasks.{task}.{spec.where}", BuildError):
-                next(_training(models, task, FITTED_ON))
+                next(_training_inputs(models, task))
+                if isinstance(spec.levels, AutoLevels):
+                    choices(spec)
+                    checked_sample(next(_candidates(models, task)), models.facts(task))
 
 
-def _training(models: Models, task: str, count: int) -> Iterator[np.ndarray]:
-    """Yield training features, those that codecs are fitted to, too."""
-    source = models.recipe.tasks[task].source
-    for inputs in models.source(task).training_inputs(count, source.seed):
-        yield models.features(task, inputs, "a training feature")
+def choices(spec: CodecSpec) -> Sequence[float]:
+    """Return the levels of a codec; if the build finds them, what it begins to look at, best first.
+
+    Raises:
+        BuildError: it cannot find them for this codec.
+    """
+    if not isinstance(spec.levels, AutoLevels):
+        return tuple(spec.levels)
+    parameter, count = spec.facts.parameter, len(spec.levels)
+    if spec.facts.bits == "unknown":
+        raise BuildError("its rate is not known, so that no levels can be found; give levels")
+    found = _given(spec, count) or spec.registered.target.grid()
+    if found is None:
+        raise BuildError(
+            f"its {parameter.name} has not two limits, nor the class a grid() to look for levels "
+            "in; give levels"
+        )
+    low, high = parameter.lowest, parameter.highest
+    if parameter.whole and low is not None and high is not None and high - low + 1 < count:
+        raise BuildError(
+            f"{count} levels are wanted, and a {parameter.name} has {high - low + 1:g} values; ask "
+            "for fewer, as in levels = { auto = 4 }"
+        )
+    return tuple(found)
+
+
+def measurements(plan: Plan, task: str, codec: str) -> int:
+    """Return about how many features the calibration of a codec compresses, if it has one."""
+    spec = plan.recipe.tasks[task].codecs[codec]
+    if not isinstance(spec.levels, AutoLevels):
+        return 0
+    ranges = len(SCALES) if isinstance(spec.quantizer, FittedRange) else 1
+    tried = len(choices(spec)) + FINE * len(spec.levels)
+    return min(CALIBRATED_ON, plan.recipe.sources(task)) * ranges * tried
+
+
+def _given(spec: CodecSpec, count: int) -> tuple[float, ...] | None:
+    """Return the parameters that a learned codec has models for, best first; None for all others.
+
+    Raises:
+        BuildError: they are too few.
+    """
+    known = getattr(codec_for(spec), "lambdas", None)
+    if known is None:
+        return None
+    if len(known) < count:
+        raise BuildError(f"{count} levels are wanted, and there are models of {len(known)}")
+    return tuple(sorted(known, reverse=spec.facts.parameter.better == "higher"))
+
+
+def _training_inputs(models: Models, task: str) -> Iterator[Any]:
+    """Yield training inputs, those that codecs are fitted to, too."""
+    return iter(
+        models.source(task).training_inputs(FITTED_ON, models.recipe.tasks[task].source.seed)
+    )
+
+
+def training_samples(models: Models, task: str) -> Iterator[Sample]:
+    """Yield the samples that levels are calibrated on: as many as the task has, up to 24.
+
+    Raises:
+        BuildError: there are too few, or they have no truth.
+    """
+    count = min(CALIBRATED_ON, models.recipe.sources(task))
+    return fitting(models, task, count, candidates=_candidates(models, task))
+
+
+def _candidates(models: Models, task: str) -> Iterator[Sample]:
+    source, seed = models.source(task), models.recipe.tasks[task].source.seed + 1
+    if models.facts(task).truth is not None:
+        return source.training_samples(seed)
+    inputs = source.training_inputs(CALIBRATED_ON, seed)
+    return (Sample(f"training-{n}", each) for n, each in enumerate(inputs))
 
 
 def fit_range(features: Iterable[np.ndarray], bits: int, percentile: float) -> UniformQuantizer:

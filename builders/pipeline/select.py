@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -244,7 +244,13 @@ def checked_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sampl
     return sample
 
 
-def fitting(models: Models, task: str, count: int, seed: int | None = None) -> Iterator[Sample]:
+def fitting(
+    models: Models,
+    task: str,
+    count: int,
+    seed: int | None = None,
+    candidates: Iterable[Sample] | None = None,
+) -> Iterator[Sample]:
     """Yield the first `count` samples that the task accepts.
 
     Args:
@@ -252,6 +258,7 @@ def fitting(models: Models, task: str, count: int, seed: int | None = None) -> I
         task: name of the task.
         count: samples wanted.
         seed: seed of the source; the recipe's if None.
+        candidates: to choose from; the samples of the source if None.
 
     Raises:
         BuildError: too few of the samples are accepted, or one is damaged.
@@ -260,7 +267,9 @@ def fitting(models: Models, task: str, count: int, seed: int | None = None) -> I
     skipped: list[str] = []
     facts = models.facts(task)
     ids: set[str] = set()
-    for seen, candidate in enumerate(models.source(task, seed).samples()):
+    if candidates is None:
+        candidates = models.source(task, seed).samples()
+    for seen, candidate in enumerate(candidates):
         if seen == PATIENCE * count:
             raise BuildError(
                 f"{task}: only {len(accepted)} of {seen} candidates fit, {count} are wanted: was "

@@ -80,6 +80,17 @@ class Source(ABC):
         """
         raise BuildError(f"source {type(self).__name__} has no training material")
 
+    def training_samples(self, seed: int) -> Iterator[Sample]:
+        """Yield samples that :meth:`samples` never gives, with their truths, in a seed's order.
+
+        They are for the calibration of levels. Of a task without truths, :meth:`training_inputs`
+        are enough.
+
+        Raises:
+            BuildError: the source has none.
+        """
+        raise BuildError(f"source {type(self).__name__} has no training samples with truths")
+
     def decides(self) -> tuple[Sequence[Path], Any]:
         """Return what determines the samples and their truth, for the digest of a build.
 

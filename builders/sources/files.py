@@ -37,7 +37,7 @@ RUN = 50
 _POOL_SEED = 20_250_607
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 #: Options of a source that name files or folders.
-_PATHS = ("root", "list", "labels", "train")
+_PATHS = ("root", "list", "labels", "train", "train_labels")
 
 T = TypeVar("T")
 
@@ -200,8 +200,9 @@ def choose(path: Path, resolve: Callable[[str], Entry]) -> dict[str, Entry]:
 class FileSource(Source):
     """Samples of images in files, by name.
 
-    A subclass is a dataclass whose fields are the options; `root`, `list`, `labels` and `train`
-    are paths. It says which images there are (`find`), and how inputs and truth are read.
+    A subclass is a dataclass whose fields are the options; `root`, `list`, `labels`, `train` and
+    `train_labels` are paths. It says which images there are (`find`), and how inputs and truth are
+    read.
 
     Attributes:
         kind: name of the source, for messages.
@@ -311,6 +312,19 @@ class FileSource(Source):
                 f"{self.kind}: {count} training images are wanted and there are {len(pool)}"
             )
         return (self.inputs(pool[(seed * RUN + index) % len(pool)]) for index in range(count))
+
+    def training_samples(self, seed: int) -> Iterator[Sample]:
+        """Yield the images that are no samples, from where the inputs for training of a seed start.
+
+        Raises:
+            BuildError: the pool shares an image with the samples, or is empty.
+        """
+        pool = self._pool
+        if not pool:
+            raise BuildError(f"{self.kind}: there are no training images")
+        for index in range(len(pool)):
+            entry = pool[(seed * RUN + index) % len(pool)]
+            yield Sample(entry.name, self.inputs(entry), self.truth(entry), entry.group)
 
     def decides(self) -> tuple[Sequence[Path], Any]:
         """Return the lists, and the names of the images with their labels."""

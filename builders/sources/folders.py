@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,20 +64,27 @@ class _Own(FileSource):
 
     labels: str | None = None
     train: str | None = None
+    train_labels: str | None = None
 
-    def with_truths(self, entries: Iterable[Entry]) -> dict[str, Entry]:
+    def with_truths(self, entries: Iterable[Entry], table: str = "labels") -> dict[str, Entry]:
         """Return entries with their truths; with a table of those, the ones that it names."""
-        found, labels = by_name(entries), self.paths.get("labels")
+        found, labels = by_name(entries), self.paths.get(table)
         if labels is None:
             return found
-        self.deciding.append(labels)
-        truths = read_truths(labels)
+        if table == "labels":
+            self.deciding.append(labels)
+        truths, holder = read_truths(labels), "root" if table == "labels" else "training folder"
         if missing := next((name for name in truths if name not in found), None):
-            raise BuildError(f"{labels}: '{missing}' is not among what the root holds")
+            raise BuildError(f"{labels}: '{missing}' is not among what the {holder} holds")
         return {
             name: Entry(name, found[name].image, truth, group)
             for name, (truth, group) in truths.items()
         }
+
+    def decides(self) -> tuple[Sequence[Path], Any]:
+        """Return the tables, and the names of the samples with their labels."""
+        files, values = super().decides()
+        return (*files, *(self.paths[n] for n in ("train_labels",) if n in self.paths)), values
 
 
 @dataclass(eq=False)
@@ -93,6 +100,8 @@ class ImageFolder(_Own):
         labels: CSV or Parquet with `source_id` (a file's name without its suffix), `truth` and
             perhaps `group`, which stand in place of folders; only what it names is taken.
         train: folder of training images, in folders or not.
+        train_labels: table of their truths, as `labels`; without one, folders of known classes give
+            them. Only the calibration of levels takes them.
         held_out: without `train`, so many images of the root are for training, the same ones for
             every seed, and never samples.
         truths: whether the task needs truths of the source.
@@ -113,10 +122,14 @@ class ImageFolder(_Own):
         flat = self.labels is not None or any(path.parent == root for path in images)
         if flat and self.labels is None and self.truths:
             raise BuildError(f"{root}: images without a folder of their class; give 'labels'")
-        classes = sorted({path.parent.name for path in images})
-        return self.with_truths(
-            Entry(self._name(path), path, classes.index(path.parent.name)) for path in images
-        )
+        self._classes = sorted({path.parent.name for path in images})
+        return self.with_truths(map(self._entry, images))
+
+    def _entry(self, image: Path) -> Entry:
+        """An image with its class, where its folder is one of a class."""
+        folder, classes = image.parent.name, self._classes
+        known = self.labels is None and folder in classes
+        return Entry(self._name(image), image, classes.index(folder) if known else None)
 
     def _name(self, image: Path) -> str:
         """Id of an image: with its folder, but where a table has the ids, or there is none."""
@@ -145,7 +158,8 @@ class ImageFolder(_Own):
         """The images of `train`, or those that are held out."""
         if self.train is None:
             return [self.known[name] for name in self.known.keys() - self.entries.keys()]
-        return (Entry(self._name(path), path) for path in images_below(self.paths["train"]))
+        images = images_below(self.paths["train"])
+        return self.with_truths(map(self._entry, images), "train_labels").values()
 
 
 @dataclass(frozen=True)
@@ -198,6 +212,8 @@ class Features(_Own):
         labels: what features are scored against: CSV or Parquet with `source_id`, `truth` and
             perhaps `group`, or arrays of the same names as in `root`; none for tasks without.
         train: features for training, as in `root`.
+        train_labels: table of their truths; if `labels` are arrays, the truths are among those.
+            Only the calibration of levels takes them.
 
     Raises:
         BuildError: something is missing, unknown or damaged.
@@ -231,4 +247,5 @@ class Features(_Own):
 
     def training(self) -> Iterable[Entry]:
         """The features of `train`."""
-        return _Arrays(self.paths["train"]).entries() if self.train is not None else ()
+        entries = _Arrays(self.paths["train"]).entries() if self.train is not None else ()
+        return self.with_truths(entries, "train_labels").values()

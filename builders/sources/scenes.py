@@ -349,7 +349,10 @@ class Scenes(Source):
 
     def samples(self) -> Iterator[Sample]:
         """Scenes by rising seed; for cls only those that one solid dominates."""
-        for seed in counting(self.seed):
+        return self._scenes_from(self.seed)
+
+    def _scenes_from(self, first: int) -> Iterator[Sample]:
+        for seed in counting(first):
             sample = self._render(seed)
             if self.task != "cls" or int(sample.truth) >= 0:
                 yield sample
@@ -363,8 +366,15 @@ class Scenes(Source):
 
     def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
         """Yield views of at most 100 000 scenes; runs of different seeds share none."""
-        first = _TRAINING_FIRST + 100_000 * (3 * seed + list(_PREFIX).index(self.task))
+        first = self._training_first(seed)
         return (self._render(first + index).inputs for index in range(count))
+
+    def training_samples(self, seed: int) -> Iterator[Sample]:
+        """Training scenes of a seed; for cls only those that one solid dominates."""
+        return self._scenes_from(self._training_first(seed))
+
+    def _training_first(self, seed: int) -> int:
+        return _TRAINING_FIRST + 100_000 * (3 * seed + list(_PREFIX).index(self.task))
 
     def _render(self, seed: int) -> Sample:
         name = f"{_PREFIX[self.task]}-{seed:08d}"

@@ -32,10 +32,18 @@ def info(
     Args:
         useless: Also score a useless feature, and tell the levels' shares of its harm.
     """
+    from cfqa_data.access.dataset import load
+    from cfqa_data.eval.label_figures import describe_labels, labels_text
     from cfqa_data.integrity.summary import info_text, summarise
 
-    summary = summarise(folder, follow_links=follow_links, useless=useless)
-    answer(as_json, lambda: summary, lambda: info_text(summary))
+    summary, harms = summarise(folder, follow_links=follow_links), {}
+    dataset = load(folder, follow_links=follow_links)
+    if useless:
+        from cfqa_data.builders.extending.useless import useless_harm
+
+        harms = {task: useless_harm(dataset, task) for task in dataset.manifest.tasks}
+    told = describe_labels(dataset.labels, harms)
+    answer(as_json, lambda: summary | told, lambda: f"{info_text(summary)}\n\n{labels_text(told)}")
 
 
 @command("verify")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.access.dataset import Dataset, load
-from cfqa_data.console.text import percent, printable, size_text, table_text
+from cfqa_data.console.text import printable, size_text, table_text
 from cfqa_data.format.facts import Score, TaskEntry
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest, manifest_text
@@ -19,7 +19,6 @@ from cfqa_data.integrity.health import (
     health,
     health_cells,
 )
-from cfqa_data.integrity.label_figures import ceiling, label_figures
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,42 +34,33 @@ __all__ = [
 ]
 
 
-def summarise(
-    path: str | Path, *, follow_links: bool = False, useless: bool = False
-) -> dict[str, Any]:
+def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]:
     """Return the facts of a dataset folder, JSON-safe.
 
     Args:
         path: what :func:`cfqa_data.load` opens; of a repo on the Hub only the manifest and the
             labels are read.
         follow_links: read what links in a folder lead to, wherever that is.
-        useless: score a useless feature too, by the heads that scored the dataset.
 
     Returns:
         ``path``, ``name``, ``format``, ``summary``, ``tier``, ``tasks`` (per task: sources,
-        features, shape, title, score, loss, the number of levels of each codec, ``ceiling``, see
-        `cfqa_data.integrity.label_figures`, and ``useless``, the mean distortion of a useless
-        feature, if that was asked for),
+        features, shape, title, score, loss, and the number of levels of each codec),
         ``codecs``, ``sizes`` in bytes (one per subfolder, ``light`` and ``full`` tier, and
-        ``float32``: the same originals and compressed features as plain float32), ``versions``,
-        ``health`` (rows of `cfqa_data.integrity.health.health`, from the labels as they are now)
-        and ``labels`` (rows of `cfqa_data.integrity.label_figures.label_figures`, with
-        ``harm_best`` and ``harm_worst``, the shares of a useless feature's mean distortion that the
-        first and the last level have; None where that is not known).
+        ``float32``: the same originals and compressed features as plain float32), ``versions`` and
+        ``health`` (rows of `cfqa_data.integrity.health.health`, from the labels as they are now).
         ``full`` is None in a light folder, ``light`` where not every feature has its bitstream.
 
     Raises:
         FormatError: The folder is not a dataset, or its build is not finished.
-        CfqaError: A useless feature was asked for, and what scored the dataset is not here.
         HubError: The repo is not there, may not be read, or cannot be reached.
     """
     import pyarrow.compute as pc
 
     dataset = load(path, follow_links=follow_links)
     manifest = dataset.manifest
-    every = dataset.labels
-    labels = {name: every.filter(pc.equal(every["task"], name)) for name in manifest.tasks}
-    tasks: dict[str, dict[str, Any]] = {}
+    rows = dataset.labels
+    labels = {name: rows.filter(pc.equal(rows["task"], name)) for name in manifest.tasks}
+    tasks = {}
     plain = 0
     for name, entry in manifest.tasks.items():
         plain += float32_size(entry, labels[name])
@@ -82,8 +72,6 @@ def summarise(
             "score": score_text(entry.facts.score),
             "loss": entry.facts.loss.name if entry.facts.loss else None,
             "codecs": {name: len(codec.levels) for name, codec in entry.codecs.items()},
-            "ceiling": ceiling(labels[name]),
-            "useless": _useless(dataset, name) if useless else None,
         }
     sizes: dict[str, int | None] = {}
     for name, file in manifest.files.items():
@@ -106,26 +94,7 @@ def summarise(
         "codecs": list(dict.fromkeys(dataset.labels["codec"].to_pylist())),
         "sizes": sizes,
         "versions": dict(manifest.versions),
-        "health": (rows := health(dataset.labels)),
-        "labels": [
-            figures | _harms(row, tasks[row["task"]]["useless"])
-            for row, figures in zip(rows, label_figures(dataset.labels), strict=True)
-        ],
-    }
-
-
-def _useless(dataset: Dataset, task: str) -> float | None:
-    from cfqa_data.builders.extending.useless import useless_harm
-
-    return useless_harm(dataset, task)
-
-
-def _harms(row: Mapping[str, Any], useless: float | None) -> dict[str, float | None]:
-    """Return which shares of a useless feature's harm a codec's first and last level do."""
-    known = useless is not None and useless > 0
-    return {
-        f"harm_{end}": row[f"distortion_{end}"] / useless if known else None
-        for end in ("best", "worst")
+        "health": health(dataset.labels),
     }
 
 
@@ -198,9 +167,6 @@ def info_text(summary: dict[str, Any]) -> str:
             f"made with {versions}",
             "",
             _health_table(summary["health"]),
-            "",
-            _label_table(summary["labels"]),
-            *_ceiling_lines(summary["tasks"]),
         ]
     )
 
@@ -291,27 +257,3 @@ def _health_table(rows: list[dict[str, Any]]) -> str:
     thresholds += [f">= {LEAST_MONOTONE:.0%}"] * 2 + [""]
     lines = [[*health_cells(row), "ok" if row["ok"] else "weak"] for row in rows]
     return table_text([heads, thresholds, *lines], left=2, heads=2)
-
-
-def _label_table(rows: list[dict[str, Any]]) -> str:
-    """Return what labels can tell; what is not known of any row is left out."""
-    columns = {
-        "negative": "negative",
-        "constant": "constant",
-        "tied": "tied",
-        "harm_best": "best",
-        "harm_worst": "worst, of useless",
-    }
-    shown = [name for name in columns if any(row[name] is not None for row in rows)]
-    cells = [[row["task"], row["codec"], *(percent(row[n], 1) for n in shown)] for row in rows]
-    return table_text([["task", "codec", *(columns[name] for name in shown)], *cells], left=2)
-
-
-def _ceiling_lines(tasks: Mapping[str, Any]) -> list[str]:
-    """Return a line per task that has a ceiling."""
-    lines = [
-        f"{name}: ceiling {task['ceiling']:.3f}, the SROCC of its own loss with the distortion"
-        for name, task in tasks.items()
-        if task["ceiling"] is not None
-    ]
-    return ["", *lines] if lines else []

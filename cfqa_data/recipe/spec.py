@@ -35,7 +35,7 @@ __all__ = [
     "tables_at",
 ]
 
-SOURCE_PATHS = ("root", "list", "labels", "train")
+SOURCE_PATHS = ("root", "list", "labels", "train", "train_labels")
 """Options of sources that are paths; of others those that begin as paths do are."""
 
 TASK_CLASSES = {"cls": "classification", "seg": "segmentation", "dpt": "depth"}

@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cfqa_data.console.text import percent, table_text
+from cfqa_data.eval.statistics.correlations import constant_rows, spearman
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ceiling", "label_figures"]
+__all__ = ["ceiling", "describe_labels", "label_figures", "labels_text"]
 
 
-def label_figures(labels: pa.Table) -> list[dict[str, Any]]:
+def describe_labels(labels: pa.Table, useless: Mapping[str, float | None]) -> dict[str, Any]:
+    """Return what labels can tell, JSON-safe.
+
+    Args:
+        labels: rows of :func:`cfqa_data.format.schema.label_schema`.
+        useless: task -> mean distortion of a useless feature, where it is known.
+
+    Returns:
+        ``labels``, rows of :func:`label_figures`, ``ceilings``, task -> :func:`ceiling`, and
+        ``useless``.
+    """
+    ceilings = {task: ceiling(part) for (task,), part in _parts(labels, "task")}
+    rows = label_figures(labels, useless)
+    return {"labels": rows, "ceilings": ceilings, "useless": dict(useless)}
+
+
+def label_figures(
+    labels: pa.Table, useless: Mapping[str, float | None] = MappingProxyType({})
+) -> list[dict[str, Any]]:
     """Return one row of figures per task and codec.
 
     Args:
         labels: rows of :func:`cfqa_data.format.schema.label_schema`.
+        useless: task -> mean distortion of a useless feature, where it is known.
 
     Returns:
         Rows with ``task``, ``codec``, ``negative`` (share of distortions below 0: the compressed
         feature scores better than its original), ``constant`` (share of sources whose distortion is
-        the same at all levels) and ``tied`` (share of pairs of levels of a source that have the
-        same distortion; None of one level).
+        the same at all levels), ``tied`` (share of pairs of levels of a source that have the same
+        distortion; None of one level), ``harm_best`` and ``harm_worst`` (shares of a useless
+        feature's mean distortion that the first and the last level have; None where unknown).
     """
     rows = []
     for (task, codec), part in _parts(labels, "task", "codec"):
-        distortion = _by_source(part, "distortion")
+        distortion, whole = _by_source(part, "distortion"), useless.get(task)
         levels = distortion.shape[1]
         equal = (distortion[:, :, None] == distortion[:, None, :]).sum() - distortion.size
+        pairs = len(distortion) * levels * (levels - 1)
+        best, worst = (
+            float(distortion[:, level].mean()) / whole if whole and whole > 0 else None
+            for level in (0, -1)
+        )
         rows.append(
             {
                 "task": task,
                 "codec": codec,
                 "negative": float((distortion < 0).mean()),
                 "constant": float((distortion == distortion[:, :1]).all(axis=1).mean()),
-                "tied": float(equal / (len(distortion) * levels * (levels - 1)))
-                if levels > 1
-                else None,
+                "tied": float(equal / pairs) if pairs else None,
+                "harm_best": best,
+                "harm_worst": worst,
             }
         )
     return rows
@@ -56,8 +86,6 @@ def ceiling(labels: pa.Table) -> float | None:
     Returns:
         None where the task has no loss, or all distortions of every source are the same.
     """
-    from cfqa_data.eval.statistics.correlations import constant_rows, spearman
-
     if not labels.num_rows:
         return None
     distortion, loss = _by_source(labels, "distortion"), _by_source(labels, "loss")
@@ -82,3 +110,24 @@ def _parts(labels: pa.Table, *columns: str) -> list[tuple[tuple[str, ...], pa.Ta
     for place, key in enumerate(keys):
         places.setdefault(key, []).append(place)
     return [(key, labels.take(rows)) for key, rows in places.items()]
+
+
+def labels_text(described: Mapping[str, Any]) -> str:
+    """Return what :func:`describe_labels` found as `cfqa info` prints it."""
+    columns = {
+        "negative": "negative",
+        "constant": "constant",
+        "tied": "tied",
+        "harm_best": "best",
+        "harm_worst": "worst, of useless",
+    }
+    rows = described["labels"]
+    shown = [name for name in columns if any(row[name] is not None for row in rows)]
+    cells = [[row["task"], row["codec"], *(percent(row[n], 1) for n in shown)] for row in rows]
+    lines = [
+        f"{task}: ceiling {value:.3f}, the SROCC of its own loss with the distortion"
+        for task, value in described["ceilings"].items()
+        if value is not None
+    ]
+    table = table_text([["task", "codec", *(columns[name] for name in shown)], *cells], left=2)
+    return "\n".join([table, *([""] if lines else []), *lines])

@@ -7,7 +7,7 @@ the feature is nearly useless, but not go on from there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,9 +17,11 @@ import numpy as np
 from cfqa_data.builders.pipeline.coding import code
 from cfqa_data.builders.pipeline.context import Models, codec_for
 from cfqa_data.builders.pipeline.label import score
-from cfqa_data.builders.pipeline.select import fitting
+from cfqa_data.builders.sources.base import Sample
+from cfqa_data.codecs.base import AnyCodec
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskFacts
+from cfqa_data.format.packing import pack
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.integrity.health import health
 from cfqa_data.recipe.load import CodecSpec
@@ -73,6 +75,7 @@ class Bench:
         useless: mean distortion when every feature is replaced by the mean training feature.
         inputs: what the features were extracted from.
         training: features that a codec is fitted to.
+        training_inputs: what they were extracted from, for codecs on inputs.
         facts: of the task.
     """
 
@@ -86,6 +89,7 @@ class Bench:
     useless: float
     inputs: Sequence[Any] = ()
     training: Sequence[np.ndarray] = ()
+    training_inputs: Sequence[Any] = ()
     facts: TaskFacts | None = None
 
 
@@ -138,19 +142,22 @@ def widened(bench: Bench, bits: int, scale: float) -> UniformQuantizer:
 
 
 def gather(
-    models: Models, task: str, count: int, seed: int, training: Sequence[np.ndarray]
+    models: Models,
+    task: str,
+    samples: Iterable[Sample],
+    training: Sequence[np.ndarray],
+    training_inputs: Sequence[Any] = (),
 ) -> Bench:
-    """Select sources with another seed, and measure the distortion of a useless feature.
+    """Extract features of samples, and measure the distortion of a useless feature.
 
     Args:
         models: the recipe's networks.
         task: name of the task.
-        count: sources.
-        seed: seed of the source, away from the recipe's.
+        samples: that the recipe's dataset does not have.
         training: training features (N, C, T, D), for the range and the mean feature.
+        training_inputs: what they were extracted from, if a codec is fitted to that.
     """
-    scorer = models.task(task)
-    samples = list(fitting(models, task, count, seed))
+    scorer, samples = models.task(task), list(samples)
     features = [models.features(task, sample.inputs) for sample in samples]
     truths = [
         models.truth(task, sample.truth, feature)
@@ -172,6 +179,7 @@ def gather(
         useless=float(np.mean(distortion)),
         inputs=[sample.inputs for sample in samples],
         training=training,
+        training_inputs=training_inputs,
         facts=models.facts(task),
     )
 
@@ -199,9 +207,7 @@ def measure(
     """
     scorer = models.task(bench.task)
     tried = replace(ladder, quantizer=quantizer, levels=tuple(parameters))
-    codec = codec_for(ladder)
-    if ladder.facts.on == "features":
-        codec.fit(bench.training, SEED)
+    codec = _fitted(bench, tried)
     names = [f"{bench.task} {index}" for index in range(len(bench.features))]
     extract = partial(models.features, bench.task)
     coded = code(tried, codec, names, bench.features, bench.inputs, extract)
@@ -217,6 +223,21 @@ def measure(
         bpfp = np.array(coded.bits[index], np.float64) / feature.size
         rows.append((bpfp, mse, distortion, losses - bench.losses[index]))
     return Curve(tuple(parameters), *map(np.stack, zip(*rows, strict=True)))
+
+
+def _fitted(bench: Bench, ladder: CodecSpec) -> Any:
+    """Return a codec with the tables that it learns from the bench's training features."""
+    codec, quantizer = codec_for(ladder), ladder.quantizer
+    if type(codec).fit is AnyCodec.fit:
+        return codec
+    items: Sequence[Any] = bench.training
+    if ladder.facts.on == "inputs":
+        items = bench.training_inputs
+    elif quantizer is not None:
+        items = [pack(quantizer.quantize(feature)) for feature in bench.training]
+    codec.fit(items, SEED)
+    tables = codec.tables()
+    return codec_for(ladder, tables) if tables else codec
 
 
 def join(curves: Sequence[Curve]) -> Curve:
@@ -348,21 +369,24 @@ def refined(
     harmless: float = NO_HARM,
     whole: bool = True,
     levels: int = LEVELS,
+    lowest: int = 0,
 ) -> tuple[float, ...]:
     """Return parameters from the last harmless one of a coarse grid to useless, best first.
 
     One step of the grid is added before, where rate and error change though the score does not.
-    Of whole parameters it is every one, as many as a ladder has levels at least.
+    Of whole parameters, from `lowest` on, it is every one, as many as a ladder has levels at least.
+    Others lie between those of the grid.
     """
     harm = curve.distortion.mean(axis=0) / useless
     last = int(np.argmax(harm >= 1.0)) if (harm >= 1.0).any() else len(harm) - 1
     unharmed = np.flatnonzero(harm[: last + 1] <= harmless)
     first = max(0, int(unharmed[-1]) - 1) if len(unharmed) else 0
-    begin, end = curve.parameters[first], curve.parameters[last]
     if not whole:
-        return tuple(np.linspace(begin, end, FINE * levels).tolist())
+        places = np.linspace(first, last, FINE * levels)
+        return tuple(np.interp(places, np.arange(len(harm)), curve.parameters).tolist())
+    begin, end = curve.parameters[first], curve.parameters[last]
     worse = 1 if curve.parameters[-1] >= curve.parameters[0] else -1
-    lowest = 0 if worse > 0 else int(curve.parameters[0])
+    lowest = lowest if worse > 0 else int(curve.parameters[0])
     begin, end = int(begin) * worse, int(end) * worse  # rising, whichever way quality goes
     begin = max(lowest * worse, min(begin, end - levels + 1))
     values = range(begin, max(end, begin + levels - 1) + 1)
