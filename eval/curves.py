@@ -88,9 +88,16 @@ def bd_rate(
         MetricError: a curve has fewer than two points that count, a rate is not greater than 0, or
             the curves share no range of quality.
     """
-    front = _front(np.asarray(anchor_rates, float), np.asarray(anchor_qualities, float))
-    other = _front(np.asarray(rates, float), np.asarray(qualities, float))
-    return _difference(front, other)
+    fronts = []
+    for given in ((anchor_rates, anchor_qualities), (rates, qualities)):
+        of_rates, of_qualities = (np.asarray(values, float) for values in given)
+        if of_rates.ndim != 1 or of_rates.shape != of_qualities.shape:
+            raise MetricError(
+                f"a curve has a rate and a quality per point, not {of_rates.shape} and "
+                f"{of_qualities.shape}"
+            )
+        fronts.append(_front(of_rates, of_qualities))
+    return _difference(*fronts)
 
 
 def _front(rates: Floats, qualities: Floats) -> tuple[Floats, Floats]:
@@ -137,7 +144,7 @@ def _difference(anchor: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> 
 @extras("eval")
 def curves(
     dataset: FeatureSource | str | Path,
-    qualities: Sequence[str] | None = None,
+    qualities: str | Sequence[str] | None = None,
     *,
     anchor: str | None = None,
     evaluation: Evaluation | None = None,
@@ -182,11 +189,16 @@ def curves(
             means = {codec: ladder.means(quality, counts) for codec, ladder in ladders.items()}
             for codec, (rates, values) in means.items():
                 points += ladders[codec].rows(task, codec, quality, lower, rates, values)
-            if anchor in ladders:
-                for codec in ladders:
-                    if codec != anchor:
-                        row = _compared(means[anchor], means[codec], -1.0 if lower else 1.0)
-                        compared.append({"task": task, "quality": quality, "codec": codec, **row})
+            for codec in ladders if anchor is not None else ():
+                if anchor not in ladders:
+                    row = {"note": f"the task has no codec {anchor}"}
+                elif codec != anchor:
+                    row = _compared(means[anchor], means[codec], -1.0 if lower else 1.0)
+                else:
+                    continue
+                compared.append({"task": task, "quality": quality, "codec": codec, **row})
+    if not points:
+        raise MetricError(f"no task has a {' or a '.join(columns)} to draw curves of")
     return Curves(_table(POINTS, points), _table(COMPARED, compared), anchor)
 
 
@@ -252,7 +264,7 @@ def _known(value: float) -> float | None:
 
 
 def _columns(
-    labels: pa.Table, qualities: Sequence[str] | None, evaluation: Evaluation | None
+    labels: pa.Table, qualities: str | Sequence[str] | None, evaluation: Evaluation | None
 ) -> dict[str, Floats]:
     """Return the values of each quality, (rows,) float64; NaN where there is none.
 
@@ -264,6 +276,8 @@ def _columns(
     known = [*own, *(name for name in scored if name not in own)]
     if not known:
         raise MetricError("the labels have neither scores nor metrics to draw curves of")
+    if isinstance(qualities, str):
+        qualities = [qualities]
     if qualities is None:
         qualities = [n for n in ("score", "loss") if n in own] or known[:1]
     found = {}
@@ -337,7 +351,7 @@ def _ladders(
     groups = common
     if "group" in labels.column_names:
         group_of = dict(zip(sources, labels["group"].to_pylist(), strict=True))
-        groups = [group_of[source] for source in common]
+        groups = [group_of[source] or source for source in common]
     return ladders, np.unique(groups, return_inverse=True)[1]
 
 

@@ -10,7 +10,16 @@ from cfqa_data.console.text import table_text
 if TYPE_CHECKING:
     from cfqa_data.eval.results import Evaluation
 
-__all__ = ["LAYOUTS", "figure_text", "gaps", "paper_heads", "paper_text", "plain_text"]
+__all__ = [
+    "LAYOUTS",
+    "figure_text",
+    "gaps",
+    "in_groups",
+    "ladders_text",
+    "paper_heads",
+    "paper_text",
+    "plain_text",
+]
 
 NOTE = (
     "Signs are kept: a metric where lower is better should be positive, any other negative.\n"
@@ -168,18 +177,30 @@ def _notes(evaluation: Evaluation) -> list[str]:
     notes = [NOTE]
     if evaluation.scores["value"].null_count:
         notes.append("A source for which a metric lacks a score is left out for that metric.")
+    notes += [ladders_text(evaluation)] if ladders_text(evaluation) else []
+    if in_groups(evaluation):
+        notes.append("Sources of a group are drawn together for the intervals.")
+    return [*notes, *evaluation.notes.values()]
+
+
+def ladders_text(evaluation: Evaluation) -> str:
+    """Say how many levels each codec has, where they have different numbers; else nothing."""
     levels: dict[int, dict[str, None]] = {}
     for row in evaluation.correlations.to_pylist():
         levels.setdefault(row["n_versions"], {})[f"{row['codec']} ({row['task']})"] = None
-    if len(levels) > 1:
-        counts = "; ".join(f"{n} of {', '.join(of)}" for n, of in sorted(levels.items()))
-        notes.append(f"Codecs have different numbers of levels: {counts}.")
-    if "group" in evaluation.labels.column_names:
-        rows = evaluation.labels.select(["task", "source_id", "group"]).to_pylist()
-        groups = {(row["task"], row["source_id"]): row["group"] or row["source_id"] for row in rows}
-        if len({(task, group) for (task, _), group in groups.items()}) < len(groups):
-            notes.append("Sources of a group are drawn together for the intervals.")
-    return [*notes, *evaluation.notes.values()]
+    if len(levels) < 2:
+        return ""
+    counts = "; ".join(f"{n} of {', '.join(of)}" for n, of in sorted(levels.items()))
+    return f"Codecs have different numbers of levels: {counts}."
+
+
+def in_groups(evaluation: Evaluation) -> bool:
+    """Whether sources belong to groups, which are drawn as a whole for the intervals."""
+    if "group" not in evaluation.labels.column_names:
+        return False
+    rows = evaluation.labels.select(["task", "source_id", "group"]).to_pylist()
+    groups = {(row["task"], row["source_id"]): row["group"] or row["source_id"] for row in rows}
+    return len({(task, group) for (task, _), group in groups.items()}) < len(groups)
 
 
 def figure_text(value: float | None) -> str:

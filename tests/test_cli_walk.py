@@ -117,6 +117,17 @@ COMMANDS = {
             "root": "folder",
         },
     ),
+    "fit-head": Walked(
+        ("mini", "{images}", "--task", "cls", "--out", "out.safetensors", "--workers", "1"),
+        {
+            "recipe": "recipe",
+            "images": "folder",
+            "out": "out file",
+            "task": "name",
+            "workers": "number",
+            "root": "folder",
+        },
+    ),
     "label": Walked(
         ("{data}", "{data}", "--out", "out.csv"),
         {"folder": "dataset", "features": "dataset", "out": "out file", "plugin": "name"},
@@ -294,6 +305,7 @@ def test_files_that_may_not_be_read(command: str, sandbox: Sandbox, tmp_path: Pa
         "publish": [data, data / "README.md"],
         "import-release": [Path(sandbox.names["release"]), Path(sandbox.names["logs"])],
         "build": [],
+        "fit-head": [Path(sandbox.names["images"])],
     }
     for path in closed.get(command, [data]):
         mode = path.stat().st_mode

@@ -15,6 +15,7 @@ from mock_dataset import write_mock_dataset
 from cfqa_data import MetricError, create_metric, evaluate, load
 from cfqa_data.cli import main
 from cfqa_data.eval.curves import bd_rate, curves, draw_curves
+from cfqa_data.format.facts import Score, TaskFacts
 
 ANCHOR = np.array([[0.1, 0.2, 0.5, 1.1, 2.0], [30.0, 33.5, 36.0, 37.0, 37.2]])
 OTHER = np.array([[0.08, 0.25, 0.4, 1.5], [29.0, 34.5, 35.5, 38.0]])
@@ -85,6 +86,11 @@ def test_what_has_no_bd_rate(rates: list[float], qualities: list[float], why: st
         bd_rate(*ANCHOR, rates, qualities)
 
 
+def test_points_are_pairs() -> None:
+    with pytest.raises(MetricError, match="a rate and a quality per point"):
+        bd_rate(*ANCHOR, [1, 2, 3], [30, 31])
+
+
 class Rows:
     """A dataset of labels: `half` needs half the bits of `anchor`, `short` has three levels."""
 
@@ -138,6 +144,22 @@ def test_intervals_draw_whole_groups() -> None:
     rows.labels = noisy.drop_columns("group")
     (row, _) = curves(rows, ["loss"], anchor="anchor", draws=50).bd_rates.to_pylist()
     assert row["low"] < row["high"]
+
+
+def test_a_task_without_the_anchor_says_so_and_one_without_a_quality_has_no_curves() -> None:
+    rows = Rows()
+    others = [{**row, "task": "u"} for row in rows.labels.to_pylist() if row["codec"] == "short"]
+    rows.labels = pa.Table.from_pylist([*rows.labels.to_pylist(), *others])
+    found = curves(rows, "loss", anchor="half", draws=2).bd_rates.to_pylist()
+    assert [(row["task"], row["codec"]) for row in found] == [
+        ("t", "anchor"),
+        ("t", "short"),
+        ("u", "short"),
+    ]
+    assert (found[2]["bd_rate"], found[2]["note"]) == (None, "the task has no codec half")
+    rows.tasks = {name: TaskFacts(name, name, Score("rank", True), loss=None) for name in "tu"}
+    with pytest.raises(MetricError, match="no task has a loss to draw curves of"):
+        curves(rows, "loss")
 
 
 def test_a_metric_of_an_evaluation_is_a_quality(tmp_path: Path) -> None:

@@ -181,6 +181,25 @@ def test_saved_it_is_a_folder_with_the_same_pairs_and_figures(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
+def test_what_was_put_there_meanwhile_is_kept(tmp_path: Path) -> None:
+    dataset, root = from_arrays(**made()), tmp_path / "saved"
+    root.mkdir()
+    (root / ".DS_Store").touch()
+
+    class Meanwhile:
+        def start(self, stage: str, total: int, unit: str) -> None: ...
+        def advance(self, n: int = 1) -> None: ...
+        def finish(self) -> None:
+            (root / "mine").touch()
+
+    with pytest.raises(CfqaError, match="holds something by now"):
+        save(dataset, root, licence="cc0-1.0", progress=Meanwhile())
+    assert (root / "mine").exists()
+    (root / "mine").unlink()
+    assert not verify(save(dataset, root, licence="cc0-1.0")).faults
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
 def test_everything_else_takes_it(tmp_path: Path) -> None:
     dataset = from_arrays(**made(bits={c: {p: [9] * 4 for p in ps} for c, ps in CODECS.items()}))
     evaluation = evaluate(dataset, ["mse"], out=tmp_path / "scores.parquet")
@@ -196,6 +215,26 @@ def test_everything_else_takes_it(tmp_path: Path) -> None:
     assert np.array_equal(again[7].compressed, dataset[7].compressed)
     with pytest.raises(CfqaError, match="another dataset was scored"):
         write_report(evaluation, tmp_path / "other.html", from_arrays(**made(parameter="step")))
+
+
+def test_reports_say_what_figures_of_uneven_ladders_and_of_groups_are_over(tmp_path: Path) -> None:
+    def page(dataset: cfqa_data.Dataset) -> str:
+        return write_report(evaluate(dataset, ["mse"]), tmp_path / "r.html", dataset).read_text()
+
+    uneven = page(from_arrays(**made(groups=["x", "x", "y", "z"])))
+    assert "different numbers of levels: 2 of coarse (features); 3 of fine (features)." in uneven
+    assert "drawing whole groups of sources anew" in uneven
+    assert "Made with" not in uneven
+    given = made()
+    for name in ("compressed", "distortion"):
+        given[name] = {"fine": given[name]["fine"]}
+    even = page(from_arrays(**given))
+    assert "drawing whole sources anew" in even
+    assert "numbers of levels" not in even
+    assert "A dash" not in even
+    for name in ("compressed", "distortion"):
+        given[name] = {"fine": given[name]["fine"], "one": {1: given[name]["fine"][2]}}
+    assert "A dash: there is no figure, as for a codec of one level." in page(from_arrays(**given))
 
 
 def test_values_that_are_not_finite_are_named_and_nothing_is_saved(tmp_path: Path) -> None:

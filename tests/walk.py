@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from mock_dataset import toy_recipe_dict, write_mock_dataset
+from PIL import Image
 from release_samples import write_logs, write_release
 
 from cfqa_data.cli import main
@@ -63,11 +64,15 @@ class Sandbox:
             },
         )
         evaluate(data, ["mse"], task="cls", codec="x265", out=root / "scores.parquet")
+        for name in ("cat", "dog"):
+            (root / "images" / name).mkdir(parents=True)
+            Image.new("RGB", (30, 20)).save(root / "images" / name / "1.png")
         self.names = {
             "data": str(data),
             "release": str(release),
             "logs": str(logs),
             "scores": str(root / "scores.parquet"),
+            "images": str(root / "images"),
         }
         nowhere = {
             "missing": things / "no" / "thing",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def save(
 ) -> Path:
     """Write a dataset of :func:`cfqa_data.from_arrays` as a folder.
 
-    One source is in memory at a time. The folder appears when it is complete.
+    The originals of a shard and one source's compressed features are in memory at a time. The
+    folder appears when it is complete.
 
     Args:
         dataset: the whole dataset, not a part of its rows.
@@ -110,9 +112,15 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
-        with suppress(FileNotFoundError):
-            shutil.rmtree(root)
-        os.replace(partial, root)
+        for left in root.iterdir() if root.exists() else ():
+            if left_by_tools(left.name):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            partial.replace(root)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise CfqaError(f"{folder} holds something by now: choose another folder") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cfqa_data.builders.backbones.base import Backbone
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.builders.tasks.linear import Head, LinearTask
 from cfqa_data.extras import extras
@@ -65,18 +67,36 @@ class ClsHead(Head):
 
 
 class Classification(LinearTask):
-    """Rank and negative log-likelihood of the true class; one sample a class, classified right."""
+    """Rank and negative log-likelihood of the true class; of samples that are classified right.
+
+    Args:
+        backbone: whose features it takes.
+        weights: of the head.
+        blocks: the layers of the features.
+        per_class: samples of a class that are accepted; 0: any number.
+    """
 
     facts, views, layers, head_kind = TASKS["cls"], VIEWS["cls"], ClsHead.layers, ClsHead
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        weights: Path,
+        blocks: Sequence[int] | None = None,
+        per_class: int = 1,
+    ) -> None:
+        super().__init__(backbone, weights, blocks)
+        self.per_class = per_class
 
     def accepts(
         self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
     ) -> str | None:
-        """Pass over a class that there is already, and what is not classified right."""
+        """Pass over a class that there is often enough, and what is not classified right."""
         if why := super().accepts(feature, sample, accepted):
             return why
         label = int(sample.truth)
-        if any(int(other.truth) == label for other in accepted):
+        count = sum(int(other.truth) == label for other in accepted)
+        if self.per_class and count >= self.per_class:
             return f"of class {label}, which there is already"
         return None if self.score(feature(), sample.truth)[0] == 1 else "not classified right"
 

@@ -10,13 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from cfqa_data.cli import build, check, curves, eval, extend, label, share
+from cfqa_data.cli import build, check, curves, eval, extend, fit_head, label, share
 from cfqa_data.cli.command import COMMANDS, app
 from cfqa_data.cli.process import STDOUT, drop, say
 from cfqa_data.cli.shared import interrupted
 from cfqa_data.errors import CfqaError
 
-__all__ = ["COMMANDS", "app", "build", "check", "curves", "eval", "extend", "label", "run", "share"]
+__all__ = [
+    "COMMANDS",
+    "app",
+    "build",
+    "check",
+    "curves",
+    "eval",
+    "extend",
+    "fit_head",
+    "label",
+    "run",
+    "share",
+]
 
 # Base of all of typer's usage errors; typer itself does not export it.
 USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")

@@ -16,6 +16,7 @@ from cfqa_data.errors import CfqaError, DiskError, MetricError
 from cfqa_data.eval.features.datasets import dataset_identity, opened
 from cfqa_data.eval.metrics.base import FAMILIES, error_line
 from cfqa_data.eval.report.ranking import Figure, floor, heat_maps, ranking
+from cfqa_data.eval.text import in_groups, ladders_text
 from cfqa_data.extras import extras
 from cfqa_data.format.storage import check_writable, write_text
 from cfqa_data.paths import absolute_path
@@ -109,6 +110,8 @@ def report_html(
             counts=_counts(evaluation, points, origin),
             points=points,
             codecs=points[0].codecs,
+            ladders=ladders_text(evaluation),
+            drawn="whole groups of sources" if in_groups(evaluation) else "whole sources",
             ranked=ranked,
             compared=[entry for entry in ranked if entry.place],
             apart=[entry for entry in ranked if not entry.place],

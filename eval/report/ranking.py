@@ -141,8 +141,9 @@ def heat_maps(
     """Return the columns, (task, its codecs), and a map per coefficient.
 
     A task of several codecs has a last column for all of them together. A map has the ``name`` and
-    ``title`` of its coefficient, the number of the darkest colour (``low``), and ``rows``: per
-    metric, in the ranking's order, the entry of the ranking and its figures.
+    ``title`` of its coefficient, the number of the darkest colour (``low``), whether a figure is
+    missing (``blank``), and ``rows``: per metric, in the ranking's order, the entry of the ranking
+    and its figures.
     """
     together = [row | {"codec": ALL} for row in evaluation.across_codecs.to_pylist()]
     codecs, cells = defaultdict[str, dict[str, None]](dict), {}
@@ -158,7 +159,8 @@ def heat_maps(
             for entry in ranked
         ]
         low = floor(figure.value for _, figures in rows for figure in figures)
-        maps.append({"name": name, "title": title, "low": low, "rows": rows})
+        blank = any(figure.value is None for _, figures in rows for figure in figures)
+        maps.append({"name": name, "title": title, "low": low, "blank": blank, "rows": rows})
     return columns, maps
 
 

@@ -1,0 +1,226 @@
+"""Fit a linear classification head to features of labelled images: a linear probe.
+
+Multinomial logistic regression on what a head of `cls` takes, the class token of each layer and the
+mean patch token of the last after the backbone's final norm, by L-BFGS from zero in float64 on all
+training images at once. Inputs are standardised for the fit, and that is folded into the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from cfqa_data.builders.pipeline.context import Models
+from cfqa_data.builders.processes.executor import Executor, one_thread
+from cfqa_data.builders.processes.stage import Stage
+from cfqa_data.builders.sources.folders import ImageFolder
+from cfqa_data.builders.tasks.classification import ClsHead
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.guard import check_guard
+from cfqa_data.recipe.load import Recipe, load_recipe
+from cfqa_data.torch_state import torch_state
+
+__all__ = ["FittedHead", "fit_head", "fit_linear"]
+
+DECAY = 0.01
+"""Weight of the penalty, half the squared norm of the weights of standardised inputs."""
+
+HELD_OUT = 5
+"""One image in so many of each class is held out."""
+
+ITERATIONS = 500
+
+
+class FittedHead(NamedTuple):
+    """What was fitted.
+
+    Attributes:
+        path: the head's file.
+        classes: names of the classes, in the order of their labels.
+        trained: images that it was fitted to.
+        held_out: images that it was not.
+        accuracy: share of the held-out images that it classifies right.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    trained: int
+    held_out: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class _Pool(Stage):
+    """Extracts what the linear part takes of each image, float32; an item is an image's id."""
+
+    recipe: Recipe
+    task: str
+    images: str
+
+    name, unit = "extract", "images"
+
+    @cached_property
+    def models(self) -> Models:
+        """The recipe's backbone."""
+        return Models(self.recipe)
+
+    @cached_property
+    def source(self) -> ImageFolder:
+        """The images, in a folder per class."""
+        return ImageFolder(self.task, 0, self.images)
+
+    @cached_property
+    def head(self) -> ClsHead:
+        """An empty head of the backbone's width, with its norm."""
+        backbone, layers = self.models.backbone, len(self.recipe.tasks[self.task].blocks)
+        if backbone.norm is None or backbone.width is None:
+            raise BuildError(f"backbone {backbone.name} has no final norm, which the head needs")
+        head = ClsHead(backbone.width * ClsHead.share(layers), 1, layers)
+        head.norm = backbone.norm
+        return head.requires_grad_(False)
+
+    def items(self) -> list[str]:
+        return sorted(self.source.entries)
+
+    def run(self, item: str) -> np.ndarray:
+        feature = self.models.features(self.task, self.source.sample(item).inputs, item)
+        with torch_state(grad=False):
+            return self.head.pooled(torch.from_numpy(feature))[0].numpy()
+
+
+def fit_head(
+    recipe: Recipe | str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    task: str | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> FittedHead:
+    """Fit a head for a recipe's backbone to images in a folder per class, and write it.
+
+    The same images and recipe give the same bytes, with any number of workers.
+
+    Args:
+        recipe: a recipe, its name, or the path of its TOML file; its head need not be there.
+        images: folder of them; no image that the dataset may take as a source.
+        out: the file to write, ``.safetensors``.
+        task: whose blocks the head is for; may be left out if there is one task.
+        workers: processes.
+        progress: notified of stages and their progress; optional.
+
+    Raises:
+        BuildError: there is no such task, the images are the dataset's, or in fewer than two
+            classes, or one is damaged.
+    """
+    check_guard()
+    recipe, look = load_recipe(recipe), progress or Silent()
+    if task is None and len(recipe.tasks) > 1:
+        raise BuildError(f"say which task the head is for: {', '.join(recipe.tasks)}")
+    task = task or next(iter(recipe.tasks))
+    if task not in recipe.tasks:
+        raise BuildError(unknown_name("task", task, recipe.tasks))
+    stage = _Pool(recipe, task, str(Path(images).absolute()))
+    items = stage.items()
+    classes = tuple(sorted({stage.source.entries[item].image.parent.name for item in items}))
+    if len(classes) < 2:
+        raise BuildError(f"{images}: a head needs two classes or more, in a folder each")
+    labels = np.array([int(stage.source.entries[item].truth) for item in items])
+    _check_apart(stage, items)
+    assert stage.head is not None  # before anything is extracted
+    held_out = held_out_of(labels)
+    look.start(stage.name, len(items), stage.unit)
+    found: dict[str, np.ndarray] = {}
+    with Executor(workers) as executor:
+        for item, pooled in executor.run(stage, items):
+            found[item] = pooled
+            look.advance()
+    look.finish()
+    inputs = np.stack([found[item] for item in items]).astype(np.float64)
+    look.start("fit", 1, "heads")
+    weight, bias = fit_linear(inputs[~held_out], labels[~held_out], len(classes))
+    look.advance()
+    look.finish()
+    right = (inputs[held_out] @ weight.T + bias).argmax(axis=1) == labels[held_out]
+    accuracy = float(right.mean()) if right.size else math.nan
+    tensors = {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
+    tensors |= {f"norm.{k}": v.numpy() for k, v in stage.head.norm.state_dict().items()}
+    path = Path(out).absolute()
+    write_tensors(path, tensors, {"classes": classes, "held_out_accuracy": f"{accuracy:.4f}"})
+    return FittedHead(path, classes, int((~held_out).sum()), right.size, accuracy)
+
+
+def held_out_of(labels: np.ndarray) -> np.ndarray:
+    """Return which images are held out: of each class the same one in so many, at random."""
+    held_out = np.zeros(len(labels), bool)
+    rng = np.random.default_rng(0)
+    for label in range(int(labels.max()) + 1):
+        places = rng.permutation(np.flatnonzero(labels == label))
+        held_out[places[len(places) - len(places) // HELD_OUT :]] = True
+    return held_out
+
+
+def fit_linear(
+    inputs: np.ndarray, labels: np.ndarray, classes: int, decay: float = DECAY
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights (classes, D) and biases of a multinomial logistic regression, float64.
+
+    Minimised is the mean cross-entropy plus ``decay / 2`` times the squared norm of the weights of
+    the standardised inputs.
+
+    Args:
+        inputs: float64 (images, D).
+        labels: whole numbers (images,), below `classes`.
+        classes: how many.
+        decay: of the weights.
+    """
+    mean, deviation = inputs.mean(axis=0), inputs.std(axis=0)
+    deviation[deviation < 1e-9 * max(1.0, float(deviation.max()))] = 1.0  # constant inputs
+    with one_thread(), torch_state(grad=True):
+        x = torch.from_numpy((inputs - mean) / deviation)
+        target = torch.from_numpy(labels.astype(np.int64))
+        weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, requires_grad=True)
+        bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+        optimiser = torch.optim.LBFGS(
+            [weight, bias],
+            max_iter=ITERATIONS,
+            tolerance_grad=1e-8,
+            tolerance_change=1e-14,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> torch.Tensor:
+            optimiser.zero_grad()
+            fit = torch.nn.functional.cross_entropy(x @ weight.T + bias, target)
+            loss = fit + decay / 2 * weight.square().sum()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)
+        scaled = weight.detach().numpy() / deviation
+        return scaled, bias.detach().numpy() - scaled @ mean
+
+
+def _check_apart(stage: _Pool, items: Sequence[str]) -> None:
+    """Check that no image is one that the dataset may take as a source."""
+    spec = stage.recipe.tasks[stage.task].source
+    if spec.kind != "image_folder":
+        return
+    try:
+        others = stage.models.source(stage.task)
+    except BuildError:  # its images are not there yet
+        return
+    taken = {entry.image.resolve() for entry in others.entries.values()}  # type: ignore[attr-defined]
+    for item in items:
+        image = stage.source.entries[item].image
+        if image.resolve() in taken:
+            raise BuildError(f"{image}: is an image of the dataset; fit the head to others")
