@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -179,6 +180,12 @@ class TestImageFolder(SourceSuite):
     def test_folders_are_classes(self) -> None:
         found = {s.source_id: int(s.truth) for s in self.samples()}
         assert found == {"cat_1": 0, "dog_1": 1, "dog_2": 1}
+
+    def test_names_of_training_images_may_be_those_of_others(self, tmp_path: Path) -> None:
+        shutil.copytree(tmp_path / "root", tmp_path / "further")
+        assert len(list(self.make(train=str(tmp_path / "further")).training_inputs(3, 0))) == 3
+        with pytest.raises(BuildError, match=r"'cat_1' is for training and for the dataset \(3"):
+            self.make(train=str(tmp_path / "root")).training_inputs(1, 0)
 
     def test_a_table_gives_truths_and_groups(self, tmp_path: Path) -> None:
         root = tmp_path / "train"
