@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from pipeline_toy import qp, toy_recipe, tree, write_networks
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import cfqa_data
 from cfqa_data import CfqaError, extend, label, load
@@ -24,6 +24,7 @@ from cfqa_data.builders.maintenance.deep_verify import verify_deep
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.label import baseline_values
 from cfqa_data.cli import main
+from cfqa_data.codecs import get_codec
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.integrity.verify import verify
 from cfqa_data.recipe.load import Recipe
@@ -317,6 +318,23 @@ def test_a_codec_on_planes_takes_the_quantiser_over_and_one_task_may_get_it(
     assert set(tasks["dpt"].codecs) == {"x265", "rounded", "coarse"}
     assert tasks["dpt"].codecs["coarse"].quantizer == tasks["dpt"].codecs["x265"].quantizer
     assert not verify(out).faults
+
+
+def test_a_fitted_codec_of_this_package_brings_its_tables(built: Path, tmp_path: Path) -> None:
+    options = {"values": "int8"}
+    out = tmp_path / "new"
+    extend(built, "lowrank", (6, 2), out=out, tasks=["cls"], options=options, workers=0)
+    dataset = load(out, codec="lowrank")
+    entry = dataset.manifest.tasks["cls"].codecs["lowrank"]
+    assert (dataset.manifest.format, entry.tables) == (2, ("cls-lowrank.safetensors",))
+    codec = get_codec("lowrank", tables=load_file(out / "tables" / entry.tables[0]), **options)
+    for pair in dataset:
+        key = tuple(pair.label[key] for key in KEYS[1:])
+        decoded = codec.decode(dataset.bitstream(*key), pair.original.shape)
+        assert np.array_equal(decoded, pair.compressed)
+        tokens = pair.original.size // pair.original.shape[-1]
+        assert pair.label["bits"] == 16 + tokens * (32 + 8 * pair.label["parameter"])
+    assert not verify_deep(out, dataset.manifest, set()).faults
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ def _load(folder: Path, part: str) -> tuple[Any, list[str]]:
     if not isinstance(found, nn.Module) or not hasattr(found, "main_input_name"):
         parts = ", ".join(_parts(model))
         raise BuildError(f"{folder}: no part {part!r}; it has {parts or 'none'}")
-    if found.config.is_encoder_decoder and found is model:
+    if model.config.is_encoder_decoder and found is model:
         raise BuildError(f"{folder}: is more than one model; name a part: encoder, decoder")
     return found.eval(), lacking
 
@@ -347,6 +347,7 @@ def _outputs(model: Any) -> Iterator[tuple[list[Tensor], list[tuple[nn.Module, T
 def _block_list(model: Any) -> Sequence[nn.Module]:
     """Return the model's blocks: the longest list of modules that lies in no other one."""
     lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
-    outer = [m for name, m in lists.items() if not any(name.startswith(f"{o}.") for o in lists)]
+    inner = {name for name in lists if any(name.startswith(f"{each}.") for each in lists)}
     depth = getattr(model.config, "num_hidden_layers", None)
-    return max(outer, key=lambda found: (len(found) == depth, len(found)), default=())
+    outer = [list(m) for name, m in lists.items() if name not in inner]
+    return max(outer, key=lambda found: (len(found) == depth, len(found)), default=[])

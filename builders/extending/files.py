@@ -95,7 +95,7 @@ def _values(
         columns = label(dataset, source, part)._asdict() | baseline_values(original, part)
         for at in range(len(part)):
             known = {k: None if v is None else float(v[at]) for k, v in columns.items()}
-            yield known | {name: None for name in BASELINES if np.isnan(known[name])}
+            yield known | {name: None for name in BASELINES if np.isnan(columns[name][at])}
 
 
 def _features(path: Path) -> Iterator[tuple[str, str, Any]]:

@@ -84,7 +84,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     except BaseException as error:
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(partial), partial):
+        if isinstance(error, OSError) and str(error.filename or partial).startswith(str(partial)):
             error.filename = str(path)
         raise
 
