@@ -192,3 +192,10 @@ class Refusing(Length):
 
     def __init__(self) -> None:
         raise BuildError("not today")
+
+
+class Searching(Length):
+    """A gallery that is not finite."""
+
+    def gallery(self) -> Mapping[str, np.ndarray]:
+        return {"keys": np.array([1.0, np.nan])}

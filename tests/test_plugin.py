@@ -106,7 +106,7 @@ def test_the_manifest_says_who_made_what(folder: Path) -> None:
     origin = topic.codecs["keep"].origin
     assert origin is not None
     assert (origin.name, origin.package) == ("keep", "cfqa-example-text")
-    assert len(manifest.tasks["heading"].sources) == 5
+    assert len(manifest.tasks["retrieval"].sources) == 5
 
 
 def test_features_have_their_own_tokens_and_decode_to_what_is_stored(
@@ -121,6 +121,23 @@ def test_features_have_their_own_tokens_and_decode_to_what_is_stored(
         assert np.array_equal(a.compressed, b.compressed)
         assert a.label == b.label
     assert len(Pairs(folder, "topic")) == len(full)
+
+
+def test_the_gallery_scores_features_without_the_class(folder: Path, tmp_path: Path) -> None:
+    dataset = cfqa_data.load(folder, "retrieval")
+    embeddings = dataset.gallery("retrieval")["embeddings"]
+    assert embeddings.shape == (40, 32)
+    for pair in dataset:
+        mean = pair.compressed[0, 0].astype(float).mean(axis=0)
+        cosines = embeddings @ (mean / np.linalg.norm(mean))
+        true = cosines[dataset.truth(pair.label["source_id"])]
+        assert 1 - true == pytest.approx(pair.label["loss"], abs=1e-9)
+        assert pair.label["reference_score"] == 1
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    gallery = copy / "truth" / "retrieval-gallery.safetensors"
+    gallery.write_bytes(b"damaged")
+    assert main(["repair", str(copy), "--workers", "1"]) == 0
+    assert tree(copy) == tree(folder)
 
 
 def test_where_the_plugin_is_not_installed_a_line_names_it(
@@ -152,14 +169,14 @@ def test_the_command_line_takes_it_from_end_to_end(
     scores = ["eval", str(folder), "--metric", "cosine", "--metric", "mean_token"]
     assert main([*scores, "--report", "report.html"]) == 0
     told = capsys.readouterr().out
-    for words in ("stems (3 levels)", "no damage", "mean_token", "topic", "heading"):
+    for words in ("stems (3 levels)", "no damage", "mean_token", "topic", "retrieval"):
         assert words in told
     assert "mean_token" in (tmp_path / "report.html").read_text()
     monkeypatch.setattr("time.sleep", lambda _: None)
     with loopback_hub() as hub:
         point_clients_at(hub, monkeypatch, tmp_path / "cache")
         assert main(["publish", str(folder), "lab/text"]) == 0
-        there = cfqa_data.load("lab/text", "heading")
-        here = cfqa_data.load(folder, "heading")
+        there = cfqa_data.load("lab/text", "retrieval")
+        here = cfqa_data.load(folder, "retrieval")
         assert there.labels.equals(here.labels)
         assert np.array_equal(there[0].compressed, here[0].compressed)

@@ -206,6 +206,10 @@ def test_classes_of_a_recipe_are_found_where_a_command_is_run(
         ({"backbone": {"class": f"{HERE}:Length"}}, "is no Backbone"),
         ({"task": {"class": f"{HERE}:Undecided"}}, r"the original words-\d\d: score \[nan\]"),
         ({"task": {"class": f"{HERE}:Refusing", "options": {}}}, "not today"),
+        (
+            {"task": {"class": f"{HERE}:Searching"}},
+            r"'keys' of the gallery is float64 \(2,\), not f",
+        ),
         ({"task": {"options": {"least": 9}}}, r"the source has only 0 sources that fit, 5 wanted"),
         ({"task": {"source": {"kind": "lines", "seed": 0}}}, "unknown source 'lines'"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ class Timm(Backbone):
         self.parameters = sum(weight.numel() for weight in self.model.parameters())
         trained = {**self.model.pretrained_cfg, **config.get("pretrained_cfg", {})}
         self._mean_std = trained["mean"], trained["std"]
-        self.prefix_tokens = getattr(self.model, "num_prefix_tokens", 0)
+        # Some, such as CaiT, have class tokens that their blocks for places do not see.
+        known = signature(self.model.forward_intermediates).parameters
+        if "return_prefix_tokens" in known:
+            self.prefix_tokens = getattr(self.model, "num_prefix_tokens", 0)
         self.stages = len(self.model.feature_info)
         widths = {stage["num_chs"] for stage in self.model.feature_info}
         self.width = widths.pop() if len(widths) == 1 else None
@@ -151,12 +155,9 @@ def _load(architecture: str, weights: Path) -> Any:
             raise BuildError(f"timm: {architecture} has no {need}")
     state, origin = tensors_at(weights, "state dict")
     classifiers = model.pretrained_cfg.get("classifier") or ()
-    heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
-    state = {
-        name: tensor
-        for name, tensor in state.items()
-        if name.rpartition(".")[0] not in heads or name in model.state_dict()
-    }
-    check_tensors(state, model.state_dict(), origin, f"model {architecture} of timm")
+    names = (classifiers,) if isinstance(classifiers, str) else classifiers
+    heads, expected = tuple(f"{name.split('.')[0]}." for name in names), model.state_dict()
+    state = {n: t for n, t in state.items() if n in expected or not n.startswith(heads)}
+    check_tensors(state, expected, origin, f"model {architecture} of timm")
     model.load_state_dict(state)
     return model.float().eval()

@@ -288,6 +288,10 @@ class BuildContext:
         """The file of a codec's tables, which the decoder needs too."""
         return self.layout.tables(f"{task}-{codec}.safetensors")
 
+    def gallery_path(self, task: str) -> Path:
+        """The file of a task's gallery; only tasks that have one have it."""
+        return self.layout.gallery(f"{task}-gallery.safetensors")
+
     def originals_path(self, task: str, shard: int) -> Path:
         """The file of a shard's originals."""
         return self.layout.originals(task, shard, self.plan.shards(task))

@@ -57,7 +57,7 @@ class Prepare(BuildStage):
         for codec, codec_spec in spec.codecs.items():
             if self.stored(codec_spec):
                 self.make_array(task, codec_spec, shape, centres.get(codec, ()))
-        selected = self.context.selected(task)
+        selected, gallery = self.context.selected(task), self.context.gallery_path(task)
         entry = TaskEntry(
             facts=self.context.models.facts(task),
             shape=shape,
@@ -66,6 +66,7 @@ class Prepare(BuildStage):
             shard=self.plan.recipe.group_size,
             groups=tuple(selected.groups) if selected.groups else None,
             tokens="varying" if varying else None,
+            gallery=gallery.name if gallery.exists() else None,
             **self.about(task, varying),
         )
         write_json(item.result_path(self.layout), entry.to_dict())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -83,11 +83,13 @@ class Select(BuildStage):
     def outputs(self, item: Item) -> tuple[Path, ...]:
         inferred = self.context.models.infers_truth(item.task)
         truth = () if inferred else (self.layout.truth(item.task),)
-        return *truth, item.result_path(self.layout)
+        return *truth, self.context.gallery_path(item.task), item.result_path(self.layout)
 
     def run(self, item: Item) -> None:
         task, models = item.task, self.context.models
         samples = fitting(models, task, self.plan.recipe.sources(task))
+        if (gallery := models.task(task).gallery()) is not None:
+            write_tensors(self.context.gallery_path(task), checked_gallery(gallery, task))
         self.write(item, {s.source_id: (s.group, s.truth) for s in samples})
 
     def write(self, item: Item, found: dict[str, tuple[str | None, Any]]) -> None:
@@ -209,6 +211,23 @@ class Infer(BuildStage):
 
 def _bytes(truth: Any) -> bytes | None:
     return None if truth is None else np.asarray(truth).tobytes()
+
+
+def checked_gallery(gallery: Any, task: str) -> dict[str, np.ndarray]:
+    """Return what a task gave as its gallery.
+
+    Raises:
+        BuildError: it is none, or holds anything but finite numbers.
+    """
+    named = isinstance(gallery, Mapping) and all(isinstance(name, str) for name in gallery)
+    if not named or not gallery:
+        raise BuildError(f"{task}: a gallery is arrays by name, got {gallery!r:.200}")
+    arrays = {name: np.asarray(array) for name, array in gallery.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or not array.size or not np.isfinite(array).all():
+            kind = f"{array.dtype} {array.shape}"
+            raise BuildError(f"{task}: {name!r} of the gallery is {kind}, not finite numbers")
+    return arrays
 
 
 def checked_sample(sample: Any, facts: TaskFacts, infers: bool = False) -> Sample:

@@ -51,6 +51,13 @@ class Task(ABC):
         """
         raise NotImplementedError
 
+    def gallery(self) -> Mapping[str, np.ndarray] | None:
+        """Return what all sources are scored against, such as the embeddings that are searched.
+
+        A dataset keeps it: arrays under any names. None for a task without.
+        """
+        return None
+
     @abstractmethod
     def score(self, feature: np.ndarray, truth: Any) -> tuple[float, float | None]:
         """Return a feature's score, and its loss; None where the task has none.

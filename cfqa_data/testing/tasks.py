@@ -119,6 +119,16 @@ class TaskSuite:
                 accepted.append(Sample(sample.source_id, None, truth))
         assert accepted
 
+    def test_a_gallery_is_finite_arrays_by_name_and_the_same_each_time(self) -> None:
+        gallery, again = self.make().gallery(), self.make().gallery()
+        if gallery is None:
+            return
+        assert gallery.keys() == again.keys()
+        for name, array in gallery.items():
+            assert isinstance(name, str)
+            assert np.isfinite(array).all()
+            assert np.array_equal(array, again[name])
+
     def test_a_feature_of_nothing_has_no_score(self) -> None:
         feature, truth = self.cases[0]
         score = math.nan
