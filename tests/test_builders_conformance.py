@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -187,12 +188,18 @@ class TestImageFolder(SourceSuite):
             (tmp_path / f"train/{name[-1]}.png").rename(train / f"{name}.png")
         source = self.make(train=str(train))
         found = {s.source_id: s.truth for s in source.training_samples(0)}
-        assert found == {"dog_7": 1, "cow_8": None}
+        assert found == {"train_dog_7": 1, "train_cow_8": None}
         table = tmp_path / "truths.csv"
         table.write_text("source_id,truth\ncow_8,0\n")
         source = self.make(train=str(train), train_labels=str(table))
-        assert {s.source_id: int(s.truth) for s in source.training_samples(1)} == {"cow_8": 0}
+        assert {s.source_id: int(s.truth) for s in source.training_samples(1)} == {"train_cow_8": 0}
         assert table in source.decides()[0]
+
+    def test_names_of_training_images_may_be_those_of_others(self, tmp_path: Path) -> None:
+        shutil.copytree(tmp_path / "root", tmp_path / "further")
+        assert len(list(self.make(train=str(tmp_path / "further")).training_inputs(3, 0))) == 3
+        with pytest.raises(BuildError, match=r"'cat_1' is for training and for the dataset \(3"):
+            self.make(train=str(tmp_path / "root")).training_inputs(1, 0)
 
     def test_a_table_gives_truths_and_groups(self, tmp_path: Path) -> None:
         root = tmp_path / "train"

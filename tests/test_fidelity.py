@@ -24,6 +24,7 @@ from cfqa_data.builders.maintenance.repair import repair
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.check import make_plan
 from cfqa_data.builders.pipeline.context import Models
+from cfqa_data.builders.pipeline.fit import check_fit
 from cfqa_data.builders.sources.folders import ImageFolder
 from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.errors import BuildError, CfqaError, HubError, RecipeError
@@ -221,6 +222,9 @@ def test_the_recipe_of_the_smallest_takes_images_of_the_root(
         tasks.fidelity.head = "{models / CLASSIFIER}"
         tasks.fidelity.blocks = [1]"""
     )
+    (tmp_path / "auto.toml").write_text(
+        'extends = "own.toml"\ntasks.fidelity.codecs.x265.levels = "auto"'
+    )
     monkeypatch.setenv("CFQA_ROOT", str(tmp_path))
     plan = make_plan(load_recipe(tmp_path / "own.toml"), "full")
     source = Models(plan.recipe).source("fidelity")
@@ -228,6 +232,7 @@ def test_the_recipe_of_the_smallest_takes_images_of_the_root(
     assert [sample.truth for sample in source.samples()] == [None] * 3
     assert len(samples) == 3
     assert len(list(source.training_inputs(50, 0))) == 50
+    check_fit(Models(load_recipe(tmp_path / "auto.toml")), "fidelity")  # truths are inferred there
     with pytest.raises(BuildError, match="51 training images are wanted and there are 50"):
         source.training_inputs(51, 0)
     options = {"task": "fidelity", "root": str(tmp_path / "images")}

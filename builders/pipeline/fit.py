@@ -175,7 +175,8 @@ def check_fit(models: Models, task: str) -> None:
                 next(_training_inputs(models, task))
                 if isinstance(spec.levels, AutoLevels):
                     choices(spec)
-                    checked_sample(next(_candidates(models, task)), models.facts(task))
+                    first, infers = next(_candidates(models, task)), models.infers_truth(task)
+                    checked_sample(first, models.facts(task), infers)
 
 
 def choices(spec: CodecSpec) -> Sequence[float]:
@@ -247,7 +248,7 @@ def training_samples(models: Models, task: str) -> Iterator[Sample]:
 
 def _candidates(models: Models, task: str) -> Iterator[Sample]:
     source, seed = models.source(task), models.recipe.tasks[task].source.seed + 1
-    if models.facts(task).truth is not None:
+    if models.facts(task).truth is not None and not models.infers_truth(task):
         return source.training_samples(seed)
     inputs = source.training_inputs(CALIBRATED_ON, seed)
     return (Sample(f"training-{n}", each) for n, each in enumerate(inputs))

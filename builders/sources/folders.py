@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,15 @@ class ImageFolder(_Own):
         if self.train is None:
             return [self.known[name] for name in self.known.keys() - self.entries.keys()]
         images = images_below(self.paths["train"])
-        return self.with_truths(map(self._entry, images), "train_labels").values()
+        entries = self.with_truths(map(self._entry, images), "train_labels").values()
+        samples = {entry.image.resolve() for entry in self.entries.values()}
+        # A name may be that of another image among the samples, as of train/cat/1.png.
+        return [
+            entry
+            if entry.image.resolve() in samples
+            else replace(entry, name=f"train_{entry.name}")
+            for entry in entries
+        ]
 
 
 @dataclass(frozen=True)
