@@ -200,6 +200,14 @@ def test_what_was_put_there_meanwhile_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
+def test_rates_may_be_known_of_some_codecs_only() -> None:
+    dataset = from_arrays(**made(bits={"fine": {p: [9] * 4 for p in CODECS["fine"]}}))
+    known = {(row["codec"], row["bits"]) for row in dataset.labels.to_pylist()}
+    assert known == {("fine", 9), ("coarse", None)}
+    facts = {n: c.facts.bits for n, c in dataset.manifest.tasks["features"].codecs.items()}
+    assert facts == {"fine": "stated", "coarse": "unknown"}
+
+
 def test_everything_else_takes_it(tmp_path: Path) -> None:
     dataset = from_arrays(**made(bits={c: {p: [9] * 4 for p in ps} for c, ps in CODECS.items()}))
     evaluation = evaluate(dataset, ["mse"], out=tmp_path / "scores.parquet")
@@ -278,7 +286,10 @@ NUMBERS = {c: {p: [0.0] * 4 for p in ps} for c, ps in CODECS.items()}
         ({"reference_score": [0] * 4}, "go together"),
         ({"reference_loss": [0] * 4}, "that of a loss"),
         ({"score": NUMBERS, "distortion": None, "reference_score": [0] * 4}, "task=TaskFacts"),
-        ({"bits": {c: {p: [-1] * 4 for p in ps} for c, ps in CODECS.items()}}, "bits of fine"),
+        (
+            {"bits": {c: {p: [-1] * 4 for p in ps} for c, ps in CODECS.items()}},
+            "bits, fine at 8: -1 of 'a' is no whole number",
+        ),
         ({"groups": ["x"]}, "groups: 1 values, and 4 originals"),
         ({"groups": ["x", None, "y", "y"]}, "groups: that of 'b' is None, not a text"),
         ({"originals": [[[1.0], [2, 3]]]}, "original '0' is no array"),

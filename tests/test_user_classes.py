@@ -63,6 +63,10 @@ def unsteady(self: Drop, feature: np.ndarray, parameter: float) -> bytes:
     return Drop.encode(self, feature + next(COUNT), parameter)
 
 
+def wavering(self: Drop, bitstream: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    return Drop.decode(self, bitstream, shape) + np.float32(next(COUNT))
+
+
 PLACE = r"IndexError: list index out of range in test_user_classes.py:\d+, crash$"
 LOSSLESS, LOSS = Length.facts, replace(Length.facts, loss=Loss("loss"))
 mistake("drop", "CLASS.name must be str, it is missing", NoFacts)
@@ -71,6 +75,7 @@ mistake("drop", "CLASS.version must return texts by name, got '1'", Drop, versio
 mistake("drop", "CLASS.version must return .* got None", Drop, version=lambda _: None)
 mistake("drop", f"drop shard 0: {PLACE}", Drop, encode=crash)
 mistake("drop", "gives another bitstream of words-.* the second time", Drop, encode=unsteady)
+mistake("drop", "decodes words-.* to something else the second time", Drop, decode=wavering)
 mistake("drop", f"codec drop: .*CLASS: {PLACE}", Drop, __init__=crash)
 wide = {"decode": lambda *a: Shift.decode(*a).astype(np.int64)}
 mistake("shift", "shift decodes to at 0 is int64 .*, not uint8", Shift, **wide)

@@ -93,7 +93,8 @@ def code(
         inputs: what they were extracted from, for a codec on inputs.
         extract: gives the feature of inputs, for a codec on inputs.
         cache: bitstreams of levels that are already encoded; new ones are added.
-        rehearse: encode the first feature twice, to see that the codec is deterministic.
+        rehearse: encode the first feature, and decode the first level, twice, to see that the codec
+            is deterministic.
 
     Raises:
         CodecError: the codec refuses one.
@@ -129,8 +130,14 @@ def code(
             )
         try:
             decoded = decode(streams)
+            twice = decode(streams)[0] if rehearse and level == 0 else decoded[0]
         except CodecError as error:
             raise CodecError(f"level {level} at {parameter:g}: {error}") from None
+        if not np.array_equal(twice, decoded[0]):
+            raise CodecError(
+                f"level 0 at {parameter:g}: {codec.name} decodes {names[0]} to something else the "
+                "second time: is it deterministic?"
+            )
         # After decoding, so that a damaged bitstream is never cached.
         if cache and codec.slow and cached is None:
             cache.write(level, streams)

@@ -7,7 +7,7 @@ take like that of a folder, and :func:`cfqa_data.save` makes a folder of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -77,7 +77,8 @@ def from_arrays(
         reference_score: numbers per source: the score of the originals.
         loss: likewise, a continuous loss of which less is better; optional.
         reference_loss: numbers per source: the loss of the originals; 0 if there is none.
-        bits: likewise, the bits of the compressed features; unknown if there are none.
+        bits: likewise, the bits of the compressed features, whole numbers; unknown of codecs that
+            are not in it.
         groups: a text per source: sources of one group (crops of one photograph) share a fold, and
             intervals resample whole groups.
         task: name of the task, or its facts.
@@ -127,7 +128,7 @@ def from_arrays(
         shape=(n, c, longest, d),
         sources=ids,
         codecs={
-            codec: _codec_entry(codec, tuple(levels), parameter, bits is not None)
+            codec: _codec_entry(codec, tuple(levels), parameter, codec in (bits or ()))
             for codec, levels in arrays.items()
         },
         shard=min(SHARD, len(ids)),
@@ -348,14 +349,16 @@ def _numbers(
     def per_source(what: str, values: Any) -> np.ndarray:
         return _column(_Values(what, values, ids))
 
-    def per_level(what: str, values: Any) -> dict[str, np.ndarray]:
+    def per_level(
+        what: str, values: Any, codecs: Iterable[str] = tuple(compressed)
+    ) -> dict[str, np.ndarray]:
         found = {}
-        for codec, parameters in compressed.items():
-            columns = _levels(what, values, codec, ids)
-            if list(columns) != list(parameters):
+        for codec in codecs:
+            columns, parameters = _levels(what, values, codec, ids), list(compressed[codec])
+            if list(columns) != parameters:
                 raise CfqaError(
                     f"{what}: the parameters of {codec} are {list(columns)}, those of its features "
-                    f"{list(parameters)}"
+                    f"{parameters}"
                 )
             found[codec] = np.stack([_column(column) for column in columns.values()], axis=1)
         if unknown := values.keys() - compressed.keys():
@@ -372,10 +375,12 @@ def _numbers(
             zeros if reference_loss is None else per_source("reference_loss", reference_loss)
         )
     if bits is not None:
-        found["bits"] = per_level("bits", bits)
+        found["bits"] = per_level("bits", bits, [codec for codec in compressed if codec in bits])
         for codec, sizes in found["bits"].items():
-            if (sizes < 0).any() or (sizes != np.floor(sizes)).any():
-                raise CfqaError(f"bits of {codec} are not whole numbers from 0 on")
+            for source, level in np.argwhere((sizes < 0) | (sizes != np.floor(sizes)))[:1]:
+                where = f"bits, {codec} at {list(compressed[codec])[level]}"
+                value = f"{sizes[source, level]:g} of {ids[source]!r}"
+                raise CfqaError(f"{where}: {value} is no whole number from 0 on: round it up")
     found["distortion"] = {
         codec: facts.distortion(values, reference[:, None]) for codec, values in scores.items()
     }
@@ -433,6 +438,7 @@ def _labels(
                     if isinstance(values, dict)
                     else values[place]
                     for key, values in numbers.items()
+                    if not isinstance(values, dict) or codec.name in values
                 }
                 size = at.pop("bits", None)
                 rows.append(
