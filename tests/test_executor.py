@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, process
 from typing import Any
 
 import pytest
@@ -33,7 +36,30 @@ def test_failed_items_are_told_together_and_the_rest_is_done(workers: int) -> No
     assert spawning.MARK not in os.environ
 
 
-def test_an_item_that_kills_every_worker_is_found_and_takes_no_other_down() -> None:
+@pytest.mark.parametrize("late", [pytest.param(False, marks=pytest.mark.release), True])
+def test_an_item_that_kills_every_worker_is_found_and_takes_no_other_down(
+    late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ProcessPoolExecutor._spawn_process
+
+    def start_late(pool: ProcessPoolExecutor) -> None:
+        """Start a worker; the second is known to its pool once this has ended those it knew."""
+        known, pool._processes = pool._processes, {}
+        start(pool)
+        if known:
+            (second,) = pool._processes
+            os.kill(second, signal.SIGSTOP)  # the first takes the item
+            end = time.monotonic() + 5  # later versions of Python wait for this to return
+            while not pool._call_queue._closed and time.monotonic() < end:
+                time.sleep(0.01)
+            os.kill(second, signal.SIGCONT)
+            monkeypatch.undo()
+        known.update(pool._processes)
+        pool._processes = known
+
+    if late:
+        monkeypatch.setattr(ProcessPoolExecutor, "_spawn_process", start_late)
+        monkeypatch.setattr(process._ExecutorManagerThread, "shutdown_workers", lambda _: None)
     done = []
 
     def do() -> None:

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -117,7 +117,7 @@ class Executor(AbstractContextManager["Executor"]):
                         continue
                     attempts[item] += 1
                     if killed := isinstance(error, BrokenProcessPool):
-                        self._replace()
+                        self._replace(error)
                     repeated = seen.get(item) == str(error)
                     seen[item] = str(error)
                     final = _final(item, error, attempts[item], repeated)
@@ -167,12 +167,12 @@ class Executor(AbstractContextManager["Executor"]):
             with deaf_to_interrupts():  # the pool's locks start multiprocessing's resource tracker
                 self._pool = self._stack.enter_context(_pool(self._workers))
 
-    def _replace(self) -> None:
+    def _replace(self, error: BrokenProcessPool) -> None:
         """End a pool of which a worker was killed; the next item starts another."""
         if self._pool is None:
             return
         unguarded = self._mark is not None and self._mark.exists()
-        self._close(None, None, None)
+        self._close(type(error), error, None)
         if unguarded:
             raise BuildError(GUARD)
 
@@ -184,13 +184,18 @@ class Executor(AbstractContextManager["Executor"]):
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Start processes that end when they are not wanted any more, and with this one."""
+    """Start processes that end when they are not wanted any more, and with this one.
+
+    A pool is not waited for after a worker was killed: in CPython 3.11, a worker that starts at
+    that moment is not ended by the pool, which then waits for it forever.
+    """
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(reader,))
     try:
-        yield pool
-        pool.shutdown()
+        with suppress(BrokenProcessPool):
+            yield pool
+            pool.shutdown()
     finally:
         writer.close()  # ends those that are still at work
         pool.shutdown(cancel_futures=True)
