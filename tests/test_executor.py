@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, process
 from typing import Any
 
@@ -36,29 +37,41 @@ def test_failed_items_are_told_together_and_the_rest_is_done(workers: int) -> No
     assert spawning.MARK not in os.environ
 
 
-@pytest.mark.parametrize("late", [pytest.param(False, marks=pytest.mark.release), True])
+def wait_for(found: Callable[[], bool]) -> None:
+    """Wait, but not forever: later versions of Python end no pool while a worker starts."""
+    end = time.monotonic() + 5
+    while not found() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "second", [pytest.param("", marks=pytest.mark.release), "before it", "after it"]
+)
 def test_an_item_that_kills_every_worker_is_found_and_takes_no_other_down(
-    late: bool, monkeypatch: pytest.MonkeyPatch
+    second: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = ProcessPoolExecutor._spawn_process
 
-    def start_late(pool: ProcessPoolExecutor) -> None:
-        """Start a worker; the second is known to its pool once this has ended those it knew."""
+    def start_meanwhile(pool: ProcessPoolExecutor) -> None:
+        """Start the second worker before or after the pool ends, which yet does not know it."""
         known, pool._processes = pool._processes, {}
-        start(pool)
-        if known:
-            (second,) = pool._processes
-            os.kill(second, signal.SIGSTOP)  # the first takes the item
-            end = time.monotonic() + 5  # later versions of Python wait for this to return
-            while not pool._call_queue._closed and time.monotonic() < end:
-                time.sleep(0.01)
-            os.kill(second, signal.SIGCONT)
-            monkeypatch.undo()
-        known.update(pool._processes)
-        pool._processes = known
+        try:
+            if known and second == "after it":
+                wait_for(lambda: pool._call_queue._closed)
+            start(pool)
+            if known:
+                (number,) = pool._processes
+                os.kill(number, signal.SIGSTOP)  # the first takes the item
+                wait_for(lambda: pool._call_queue._closed)
+                os.kill(number, signal.SIGCONT)
+        finally:
+            if known:
+                monkeypatch.undo()
+            known.update(pool._processes)
+            pool._processes = known
 
-    if late:
-        monkeypatch.setattr(ProcessPoolExecutor, "_spawn_process", start_late)
+    if second:
+        monkeypatch.setattr(ProcessPoolExecutor, "_spawn_process", start_meanwhile)
         monkeypatch.setattr(process._ExecutorManagerThread, "shutdown_workers", lambda _: None)
     done = []
 
