@@ -121,3 +121,21 @@ def test_nothing_is_said_of_the_locks_of_workers_that_were_ended() -> None:
         [sys.executable, "-c", LEAKING], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_pool_that_closes_while_it_starts_a_worker_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submit, closed = ProcessPoolExecutor.submit, []
+
+    def closing(pool: ProcessPoolExecutor, *arguments: Any) -> Any:
+        if not closed:
+            closed.append(pool)
+            raise OSError("handle is closed")
+        if pool is closed[0]:
+            raise process.BrokenProcessPool("a worker was killed")
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", closing)
+    with Executor(2) as two:
+        assert sorted(item for item, _ in two.run(Doubling(2), range(2))) == [0, 1]

@@ -154,9 +154,13 @@ class Executor(AbstractContextManager["Executor"]):
             try:
                 begun: Future[Any] = self._pool.submit(_run, task, item)
                 return begun
-            except BrokenProcessPool as error:
+            except (BrokenProcessPool, OSError) as error:
+                # Where a worker is killed while CPython 3.11 starts another, this finds the pool's
+                # pipes closed, which has no errno.
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
                 future = Future()
-                future.set_exception(error)
+                future.set_exception(BrokenProcessPool(str(error)))
                 return future
 
     def _start(self) -> None:
