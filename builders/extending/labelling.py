@@ -125,7 +125,9 @@ def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.nd
     if array.dtype.kind not in "fiub":
         raise CfqaError(f"a reconstruction of {what} is {array.dtype}, not of real numbers")
     with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
-        batch = np.require(array.reshape(-1, *shape), np.float32, "CW")  # copied where it must be
+        batch = np.require(
+            array.reshape(-1, *shape), np.float32, ["C", "W"]
+        )  # copied where it must be
     if not np.isfinite(batch).all():
         for index, feature in enumerate(batch):
             check_feature(feature, f"reconstruction {index} of {what}", shape)
