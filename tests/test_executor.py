@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, process
 from typing import Any
 
@@ -37,40 +36,31 @@ def test_failed_items_are_told_together_and_the_rest_is_done(workers: int) -> No
     assert spawning.MARK not in os.environ
 
 
-def wait_for(found: Callable[[], bool]) -> None:
-    """Wait, but not forever: later versions of Python end no pool while a worker starts."""
-    end = time.monotonic() + 5
-    while not found() and time.monotonic() < end:
-        time.sleep(0.01)
-
-
-@pytest.mark.parametrize(
-    "second", [pytest.param("", marks=pytest.mark.release), "before it", "after it"]
-)
+@pytest.mark.parametrize("meanwhile", [pytest.param(False, marks=pytest.mark.release), True])
 def test_an_item_that_kills_every_worker_is_found_and_takes_no_other_down(
-    second: str, monkeypatch: pytest.MonkeyPatch
+    meanwhile: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = ProcessPoolExecutor._spawn_process
 
     def start_meanwhile(pool: ProcessPoolExecutor) -> None:
-        """Start the second worker before or after the pool ends, which yet does not know it."""
+        """Start a worker; the second is known to its pool once this has ended those it knew."""
         known, pool._processes = pool._processes, {}
         try:
-            if known and second == "after it":
-                wait_for(lambda: pool._call_queue._closed)
             start(pool)
             if known:
-                (number,) = pool._processes
-                os.kill(number, signal.SIGSTOP)  # the first takes the item
-                wait_for(lambda: pool._call_queue._closed)
-                os.kill(number, signal.SIGCONT)
+                (second,) = pool._processes
+                os.kill(second, signal.SIGSTOP)  # the first takes the item
+                end = time.monotonic() + 5  # later versions of Python wait for this to return
+                while not pool._call_queue._closed and time.monotonic() < end:
+                    time.sleep(0.01)
+                os.kill(second, signal.SIGCONT)
         finally:
             if known:
                 monkeypatch.undo()
             known.update(pool._processes)
             pool._processes = known
 
-    if second:
+    if meanwhile:
         monkeypatch.setattr(ProcessPoolExecutor, "_spawn_process", start_meanwhile)
         monkeypatch.setattr(process._ExecutorManagerThread, "shutdown_workers", lambda _: None)
     done = []
@@ -134,3 +124,21 @@ def test_nothing_is_said_of_the_locks_of_workers_that_were_ended() -> None:
         [sys.executable, "-c", LEAKING], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_pool_that_closes_while_it_starts_a_worker_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submit, closed = ProcessPoolExecutor.submit, []
+
+    def closing(pool: ProcessPoolExecutor, *arguments: Any) -> Any:
+        if not closed:
+            closed.append(pool)
+            raise OSError("handle is closed")
+        if pool is closed[0]:
+            raise process.BrokenProcessPool("a worker was killed")
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", closing)
+    with Executor(2) as two:
+        assert sorted(item for item, _ in two.run(Doubling(2), range(2))) == [0, 1]

@@ -155,8 +155,8 @@ class Executor(AbstractContextManager["Executor"]):
                 begun: Future[Any] = self._pool.submit(_run, task, item)
                 return begun
             except (BrokenProcessPool, OSError) as error:
-                # A worker that is to start while the pool ends finds a closed queue, which has no
-                # number.
+                # Where a worker is killed while CPython 3.11 starts another, this finds the pool's
+                # pipes closed, which has no errno.
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
                 future = Future()
