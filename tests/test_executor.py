@@ -36,7 +36,7 @@ def test_failed_items_are_told_together_and_the_rest_is_done(workers: int) -> No
     assert spawning.MARK not in os.environ
 
 
-@pytest.mark.parametrize("meanwhile", [pytest.param(False, marks=pytest.mark.release), True])
+@pytest.mark.parametrize("meanwhile", [False, pytest.param(True, marks=pytest.mark.release)])
 def test_an_item_that_kills_every_worker_is_found_and_takes_no_other_down(
     meanwhile: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
