@@ -21,17 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError, unknown_name
-from cfqa_data.eval.features.datasets import KEYS, FeatureSource, facts_of, opened, task_facts
+from cfqa_data.eval.features.datasets import FeatureSource, facts_of, opened, task_facts
+from cfqa_data.eval.results import Evaluation, row_keys
 from cfqa_data.eval.statistics.bootstrap import interval, resampled_means, source_counts
+from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.extras import extras
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cfqa_data.eval.results import Evaluation
     from cfqa_data.format.facts import TaskFacts
 
-__all__ = ["Curves", "bd_rate", "curves", "draw_curves"]
+__all__ = ["Curves", "bd_rate", "curves"]
 
 BASELINES = {"mse": True, "cosine": False, "cka": False}
 """Metrics that the labels hold -> whether less is better."""
@@ -164,7 +165,8 @@ def curves(
         draws: resamples of the sources, for the intervals.
 
     Raises:
-        MetricError: there is no codec or quality of that name.
+        MetricError: there is no codec or quality of that name, or a source lacks a codec or level
+            that others of its task have.
         FormatError: the folder is not a dataset.
     """
     dataset = opened(dataset)
@@ -173,29 +175,24 @@ def curves(
     if anchor is not None and anchor not in names:
         raise MetricError(unknown_name("codec", anchor, names))
     columns = _columns(labels, qualities, evaluation)
+    bpfp = labels["bpfp"].to_numpy(zero_copy_only=False).astype(float)
     points: list[dict[str, Any]] = []
     compared: list[dict[str, Any]] = []
-    tasks = labels["task"].to_numpy(zero_copy_only=False)
-    for task in dict.fromkeys(tasks.tolist()):
-        rows = np.flatnonzero(tasks == task)
-        ladders, groups = _ladders(labels.take(rows), {n: c[rows] for n, c in columns.items()})
-        counts = source_counts(groups.max() + 1, draws, seed)[:, groups]
-        counts[0] = 1
-        known = facts_of(task, facts)
-        for quality in columns:
+    for grid in read_grids(labels):
+        task, known = grid.task, facts_of(grid.task, facts)
+        counts = source_counts(int(grid.groups.max()) + 1, draws, seed, task)[:, grid.groups]
+        rates = _means(bpfp[grid.rows], counts)
+        for quality, column in columns.items():
             lower = _lower_better(quality, known, evaluation)
             if lower is None:
                 continue
-            means = {codec: ladder.means(quality, counts) for codec, ladder in ladders.items()}
-            for codec, (rates, values) in means.items():
-                points += ladders[codec].rows(task, codec, quality, lower, rates, values)
-            for codec in ladders if anchor is not None else ():
-                if anchor not in ladders:
-                    row = {"note": f"the task has no codec {anchor}"}
-                elif codec != anchor:
-                    row = _compared(means[anchor], means[codec], -1.0 if lower else 1.0)
-                else:
-                    continue
+            values = _means(column[grid.rows], counts)
+            points += _points(labels, grid, quality, lower, rates[:, 0], values[:, 0])
+            curve = {c: (rates[levels], values[levels]) for c, levels in grid.codecs.items()}
+            for codec in (c for c in curve if c != anchor) if anchor is not None else ():
+                row = {"note": f"the task has no codec {anchor}"}
+                if anchor in curve:
+                    row = _compared(curve[anchor], curve[codec], -1.0 if lower else 1.0)
                 compared.append({"task": task, "quality": quality, "codec": codec, **row})
     if not points:
         raise MetricError(f"no task has a {' or a '.join(columns)} to draw curves of")
@@ -210,53 +207,34 @@ COMPARED |= dict.fromkeys(("bd_rate", "low", "high", "from", "to"), "float64")
 COMPARED |= {"points": "int64", "anchor_points": "int64", "note": "string"}
 
 
-@dataclass(frozen=True)
-class _Ladder:
-    """The levels of a codec on the sources of a task that all of its codecs have.
+def _means(values: Floats, counts: Floats) -> Floats:
+    """Return means over resamples of the sources, (V, 1 + R), of (S, V) values of versions.
 
-    Attributes:
-        levels: numbers of the levels.
-        parameters: parameter of each.
-        bpfp: (L, S) bits per feature point; NaN where unknown.
-        values: quality -> (L, S); NaN where unknown.
+    They are NaN where a version lacks the value of a source.
     """
-
-    levels: list[int]
-    parameters: list[float | None]
-    bpfp: Floats
-    values: Mapping[str, Floats]
-
-    def means(self, quality: str, counts: Floats) -> tuple[Floats, Floats]:
-        """Return mean rate and mean quality, (L, 1 + R) each, of resamples of the sources.
-
-        A level without a value for every source has none.
-        """
-        pair = (self.bpfp, self.values[quality])
-        rates, values = (np.stack([_mean(row, counts) for row in of]) for of in pair)
-        return rates, values
-
-    def rows(
-        self, task: str, codec: str, quality: str, lower: bool, rates: Floats, values: Floats
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the rows of :attr:`Curves.points`."""
-        for n, level in enumerate(self.levels):
-            yield {
-                "task": task,
-                "codec": codec,
-                "level": level,
-                "parameter": self.parameters[n],
-                "sources": self.bpfp.shape[1],
-                "bpfp": _known(rates[n, 0]),
-                "quality": quality,
-                "better": "lower" if lower else "higher",
-                "value": _known(values[n, 0]),
-            }
+    means = np.full((values.shape[1], len(counts)), np.nan)
+    known = ~np.isnan(values).any(axis=0)
+    means[known] = resampled_means(values[:, known].T, counts)
+    return means
 
 
-def _mean(row: Floats, counts: Floats) -> Floats:
-    if np.isnan(row).any():
-        return np.full(len(counts), np.nan)
-    return resampled_means(row, counts)
+def _points(
+    labels: pa.Table, grid: Grid, quality: str, lower: bool, rates: Floats, values: Floats
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of :attr:`Curves.points` of a task and quality."""
+    first = labels.take(grid.rows[0]).to_pylist()
+    for row, (codec, level), rate, value in zip(first, grid.versions, rates, values, strict=True):
+        yield {
+            "task": grid.task,
+            "codec": codec,
+            "level": level,
+            "parameter": row.get("parameter"),
+            "sources": len(grid.sources),
+            "bpfp": _known(rate),
+            "quality": quality,
+            "better": "lower" if lower else "higher",
+            "value": _known(value),
+        }
 
 
 def _known(value: float) -> float | None:
@@ -296,10 +274,8 @@ def _scores(labels: pa.Table, evaluation: Any, metric: str) -> Any:
     import pyarrow.compute as pc
 
     scores = evaluation.scores.filter(pc.equal(evaluation.scores["metric"], metric))
-    keys = zip(*(scores[key].to_pylist() for key in KEYS), strict=True)
-    values = dict(zip(keys, scores["value"].to_pylist(), strict=True))
-    rows = zip(*(labels[key].to_pylist() for key in KEYS), strict=True)
-    return pa.array([values.get(row) for row in rows], pa.float64())
+    values = dict(zip(row_keys(scores), scores["value"].to_pylist(), strict=True))
+    return pa.array([values.get(row) for row in row_keys(labels)], pa.float64())
 
 
 def _lower_better(quality: str, facts: TaskFacts, evaluation: Evaluation | None) -> bool | None:
@@ -314,45 +290,6 @@ def _lower_better(quality: str, facts: TaskFacts, evaluation: Evaluation | None)
         return BASELINES[quality]
     assert evaluation is not None
     return next(m.lower_better for m in evaluation.metrics if m.name == quality)
-
-
-def _ladders(
-    labels: pa.Table, columns: Mapping[str, Floats]
-) -> tuple[dict[str, _Ladder], NDArray[np.intp]]:
-    """Return the codecs of a task, and the group of each source that all of them have."""
-    names = ("source_id", "codec", "level")
-    sources, codecs, levels = (labels[name].to_numpy(zero_copy_only=False) for name in names)
-    rows: dict[str, dict[tuple[int, str], int]] = {}
-    for row, (source, codec, level) in enumerate(zip(sources, codecs, levels, strict=True)):
-        rows.setdefault(codec, {})[int(level), source] = row
-    complete = [
-        {s for _, s in of if all((level, s) in of for level in {n for n, _ in of})}
-        for of in rows.values()
-    ]
-    common = [s for s in dict.fromkeys(sources.tolist()) if all(s in of for of in complete)]
-    if not common:
-        raise MetricError("no source has all levels of all codecs: curves need common sources")
-    bpfp = labels["bpfp"].to_numpy(zero_copy_only=False).astype(float)
-    parameters = (
-        labels["parameter"].to_pylist()
-        if "parameter" in labels.column_names
-        else [None] * len(labels)
-    )
-    ladders = {}
-    for codec, of in rows.items():
-        order = sorted({level for level, _ in of})
-        places = np.array([[of[level, source] for source in common] for level in order])
-        ladders[codec] = _Ladder(
-            levels=order,
-            parameters=[parameters[row] for row in places[:, 0]],
-            bpfp=bpfp[places],
-            values={name: column[places] for name, column in columns.items()},
-        )
-    groups = common
-    if "group" in labels.column_names:
-        group_of = dict(zip(sources, labels["group"].to_pylist(), strict=True))
-        groups = [group_of[source] or source for source in common]
-    return ladders, np.unique(groups, return_inverse=True)[1]
 
 
 def _compared(
@@ -387,63 +324,3 @@ def _table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> pa.
 
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-
-
-MARKERS = "osD^vP*X<>"
-
-
-@extras("build")
-def draw_curves(
-    found: Curves,
-    path: Path,
-    tasks: Mapping[str, TaskFacts] | None = None,
-    suffix: str | None = None,
-) -> None:
-    """Draw curves: one row per task, one column per quality.
-
-    Args:
-        found: the curves.
-        path: file to write.
-        tasks: facts of the tasks, by name, for the titles.
-        suffix: of a kind of file that matplotlib knows: .svg, .pdf, .png; that of `path` if None.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    rows = found.points.to_pylist()
-    names, qualities, codecs = (
-        list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "quality", "codec")
-    )
-    size = (1 + 3.6 * len(qualities), 0.6 + 2.8 * len(names))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(names), len(qualities), squeeze=False)
-    lines: dict[str, Any] = {}
-    for place, axis in np.ndenumerate(axes):
-        task, quality = names[place[0]], qualities[place[1]]
-        facts = facts_of(task, tasks or {})
-        cell = [row for row in rows if (row["task"], row["quality"]) == (task, quality)]
-        for number, codec in enumerate(codecs):
-            points = [row for row in cell if row["codec"] == codec and row["bpfp"]]
-            if points:
-                xy = ([row["bpfp"] for row in points], [row["value"] for row in points])
-                marker = MARKERS[number % len(MARKERS)]
-                (lines[codec],) = axis.plot(*xy, marker=marker, color=f"C{number}", markersize=4)
-        if cell:
-            axis.set_ylabel(f"{_words(quality, facts)} ({cell[0]['better']} is better)")
-        axis.set(xscale="log", xlabel="bits per feature point", title=facts.title)
-        axis.grid(alpha=0.3, which="both")
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=5)
-    kind = (suffix or path.suffix)[1:]
-    dates = {
-        "svg": {"Date": None},
-        "pdf": {"CreationDate": None},
-    }  # the same curves, the same bytes
-    with matplotlib.rc_context({"svg.hashsalt": "cfqa"}):
-        figure.savefig(path, format=kind, dpi=110, metadata=dates.get(kind))
-
-
-def _words(quality: str, facts: TaskFacts) -> str:
-    named = {"score": facts.score, "loss": facts.loss}.get(quality)
-    if named is None:
-        return quality
-    return f"{named.name} in {named.unit}" if named.unit else named.name

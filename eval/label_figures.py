@@ -10,11 +10,12 @@ import numpy as np
 
 from cfqa_data.console.text import percent, table_text
 from cfqa_data.eval.statistics.correlations import constant_rows, spearman
+from cfqa_data.eval.statistics.grids import read_grids
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ceiling", "describe_labels", "label_figures", "labels_text"]
+__all__ = ["ceilings", "describe_labels", "label_figures", "labels_text"]
 
 
 def describe_labels(labels: pa.Table, useless: Mapping[str, float | None]) -> dict[str, Any]:
@@ -25,12 +26,11 @@ def describe_labels(labels: pa.Table, useless: Mapping[str, float | None]) -> di
         useless: task -> mean distortion of a useless feature, where it is known.
 
     Returns:
-        ``labels``, rows of :func:`label_figures`, ``ceilings``, task -> :func:`ceiling`, and
+        ``labels``, rows of :func:`label_figures`, ``ceilings``, task -> :func:`ceilings`, and
         ``useless``.
     """
-    ceilings = {task: ceiling(part) for (task,), part in _parts(labels, "task")}
     rows = label_figures(labels, useless)
-    return {"labels": rows, "ceilings": ceilings, "useless": dict(useless)}
+    return {"labels": rows, "ceilings": ceilings(labels), "useless": dict(useless)}
 
 
 def label_figures(
@@ -50,66 +50,54 @@ def label_figures(
         feature's mean distortion that the first and the last level have; None where unknown).
     """
     rows = []
-    for (task, codec), part in _parts(labels, "task", "codec"):
-        distortion, whole = _by_source(part, "distortion"), useless.get(task)
-        levels = distortion.shape[1]
-        equal = (distortion[:, :, None] == distortion[:, None, :]).sum() - distortion.size
-        pairs = len(distortion) * levels * (levels - 1)
-        best, worst = (
-            float(distortion[:, level].mean()) / whole if whole and whole > 0 else None
-            for level in (0, -1)
-        )
-        rows.append(
-            {
-                "task": task,
-                "codec": codec,
-                "negative": float((distortion < 0).mean()),
-                "constant": float((distortion == distortion[:, :1]).all(axis=1).mean()),
-                "tied": float(equal / pairs) if pairs else None,
-                "harm_best": best,
-                "harm_worst": worst,
-            }
-        )
+    for grid in read_grids(labels):
+        distortions, whole = _values(labels, "distortion")[grid.rows], useless.get(grid.task)
+        for codec, versions in grid.codecs.items():
+            distortion = distortions[:, versions]
+            levels = distortion.shape[1]
+            equal = (distortion[:, :, None] == distortion[:, None, :]).sum() - distortion.size
+            pairs = len(distortion) * levels * (levels - 1)
+            best, worst = (
+                float(distortion[:, level].mean()) / whole if whole and whole > 0 else None
+                for level in (0, -1)
+            )
+            rows.append(
+                {
+                    "task": grid.task,
+                    "codec": codec,
+                    "negative": float((distortion < 0).mean()),
+                    "constant": float((distortion == distortion[:, :1]).all(axis=1).mean()),
+                    "tied": float(equal / pairs) if pairs else None,
+                    "harm_best": best,
+                    "harm_worst": worst,
+                }
+            )
     return rows
 
 
-def ceiling(labels: pa.Table) -> float | None:
-    """Return how well a task's own loss orders its distortions: what a metric may hope for.
+def ceilings(labels: pa.Table) -> dict[str, float | None]:
+    """Return how well each task's own loss orders its distortions: what a metric may hope for.
 
     It is the mean over sources of the SROCC of loss and distortion over all versions of a source,
     by the rules of `cfqa eval`: sources of constant distortion are left out, and a constant loss
     counts 0. The loss sees truth and head, which a metric of features does not.
 
-    Args:
-        labels: rows of one task.
-
     Returns:
-        None where the task has no loss, or all distortions of every source are the same.
+        Task -> ceiling; None where it has no loss, or all distortions of every source are the same.
     """
-    if not labels.num_rows:
-        return None
-    distortion, loss = _by_source(labels, "distortion"), _by_source(labels, "loss")
-    varying = ~constant_rows(distortion)
-    if np.isnan(loss).any() or not varying.any():
-        return None
-    return float(np.nan_to_num(spearman(loss[varying], distortion[varying])).mean())
+    found: dict[str, float | None] = {}
+    for grid in read_grids(labels):
+        distortion, loss = (_values(labels, name)[grid.rows] for name in ("distortion", "loss"))
+        varying = ~constant_rows(distortion)
+        found[grid.task] = None
+        if varying.any() and not np.isnan(loss).any():
+            each = np.nan_to_num(spearman(loss[varying], distortion[varying]))
+            found[grid.task] = float(each.mean())
+    return found
 
 
-def _by_source(labels: pa.Table, column: str) -> np.ndarray:
-    """Return a column as float64 (sources, versions), in the same order of versions."""
-    keys = [labels[name].to_pylist() for name in ("source_id", "codec", "level")]
-    order = sorted(range(labels.num_rows), key=list(zip(*keys, strict=True)).__getitem__)
-    values = labels[column].to_numpy()[order].astype(np.float64)
-    return np.asarray(values.reshape(len(set(keys[0])), -1))
-
-
-def _parts(labels: pa.Table, *columns: str) -> list[tuple[tuple[str, ...], pa.Table]]:
-    """Return the rows of each combination of columns, in the order of their first rows."""
-    keys = list(zip(*(labels[name].to_pylist() for name in columns), strict=True))
-    places: dict[tuple[str, ...], list[int]] = {}
-    for place, key in enumerate(keys):
-        places.setdefault(key, []).append(place)
-    return [(key, labels.take(rows)) for key, rows in places.items()]
+def _values(labels: pa.Table, column: str) -> np.ndarray:
+    return np.asarray(labels[column].to_numpy(), np.float64)
 
 
 def labels_text(described: Mapping[str, Any]) -> str:

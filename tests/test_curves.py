@@ -14,7 +14,8 @@ from mock_dataset import write_mock_dataset
 
 from cfqa_data import MetricError, create_metric, evaluate, load
 from cfqa_data.cli import main
-from cfqa_data.eval.curves import bd_rate, curves, draw_curves
+from cfqa_data.eval.curve_figure import draw_curves
+from cfqa_data.eval.curves import bd_rate, curves
 from cfqa_data.format.facts import Score, TaskFacts
 
 ANCHOR = np.array([[0.1, 0.2, 0.5, 1.1, 2.0], [30.0, 33.5, 36.0, 37.0, 37.2]])

@@ -41,8 +41,8 @@ def curves(
     """
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
+    from cfqa_data.eval.curve_figure import draw_curves
     from cfqa_data.eval.curves import curves as find_curves
-    from cfqa_data.eval.curves import draw_curves
     from cfqa_data.format.storage import atomic_path, write_csv
 
     check_new_file(out, (".csv",), force)
