@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cfqa_data import eval as eval
     from cfqa_data import loaders as loaders
     from cfqa_data.access.dataset import Dataset, FeaturePair, load
-    from cfqa_data.access.memory import from_arrays
+    from cfqa_data.access.from_arrays import from_arrays
     from cfqa_data.builders.extending import extend, label
     from cfqa_data.builders.sharing.save import save
     from cfqa_data.errors import (
@@ -66,7 +66,7 @@ _HOMES = {
     "Dataset": "cfqa_data.access.dataset",
     "FeaturePair": "cfqa_data.access.dataset",
     "load": "cfqa_data.access.dataset",
-    "from_arrays": "cfqa_data.access.memory",
+    "from_arrays": "cfqa_data.access.from_arrays",
     "extend": "cfqa_data.builders.extending",
     "label": "cfqa_data.builders.extending",
     "save": "cfqa_data.builders.sharing.save",

@@ -290,6 +290,7 @@ NUMBERS = {c: {p: [0.0] * 4 for p in ps} for c, ps in CODECS.items()}
             {"bits": {c: {p: [-1] * 4 for p in ps} for c, ps in CODECS.items()}},
             "bits, fine at 8: -1 of 'a' is no whole number",
         ),
+        ({"bits": 8}, "bits must be"),
         ({"groups": ["x"]}, "groups: 1 values, and 4 originals"),
         ({"groups": ["x", None, "y", "y"]}, "groups: that of 'b' is None, not a text"),
         ({"originals": [[[1.0], [2, 3]]]}, "original '0' is no array"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -32,6 +31,7 @@ from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError, unknown_name
 from cfqa_data.extras import extras
 from cfqa_data.format.layout import Layout
+from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.manifest import hash_file, package_versions
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.format.storage import check_folder
@@ -220,8 +220,9 @@ def _check_origin(root: Path, plan: Plan) -> None:
     layout = Layout(root)
     for path in (layout.manifest, layout.work / PLAN):
         found = None
-        with suppress(OSError, ValueError, TypeError, KeyError):  # which the build tells of
-            found = json.loads(path.read_text(encoding="utf-8"))["versions"][EXTENDED]
+        # What is wrong with them the build tells.
+        with suppress(CfqaError, OSError, ValueError, TypeError, KeyError):
+            found = parse_json(read_limited(path, LARGEST_JSON))["versions"][EXTENDED]
         if found not in (None, plan.versions[EXTENDED]):
             raise BuildError(
                 f"{root} holds an extension of another dataset ({found}): choose another folder"
@@ -240,10 +241,11 @@ def _rehearse(folder: Folder, recipe: Recipe) -> None:
         entry = folder.manifest.tasks[task]
         for spec in (task_spec.codecs[name] for name in task_spec.codecs.keys() - entry.codecs):
             codec, name = codec_for(spec), entry.sources[0]
-            source = models.source(task) if is_fitted(codec) or spec.facts.on == "inputs" else None
-            if is_fitted(codec):  # to what the build extracts
+            if is_fitted(codec):  # before that it cannot be tried, but its images must be here
+                models.source(task)
                 continue
-            inputs = [] if source is None else [source.sample(name).inputs]
+            on_inputs = spec.facts.on == "inputs"
+            inputs = [models.source(task).sample(name).inputs] if on_inputs else []
             ends = replace(spec, levels=tuple(dict.fromkeys((spec.levels[0], spec.levels[-1]))))
             extract = partial(models.features, task, what="the feature of a decoded input")
             original = [folder.original(name)]
