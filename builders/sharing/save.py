@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +26,12 @@ from cfqa_data.format.invariants import folds_of, shard_of
 from cfqa_data.format.layout import Layout, left_by_tools
 from cfqa_data.format.manifest import package_versions, write_manifest
 from cfqa_data.format.schema import label_schema, originals_schema
-from cfqa_data.format.storage import check_folder, make_folder, write_table, write_tensors
+from cfqa_data.format.storage import (
+    atomic_path,
+    check_folder,
+    write_table,
+    write_tensors,
+)
 from cfqa_data.integrity.health import health
 from cfqa_data.paths import real_path
 
@@ -107,28 +110,16 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
         raise CfqaError(f"{folder} is a file: choose a folder")
     if root.exists() and any(not left_by_tools(path.name) for path in root.iterdir()):
         raise CfqaError(f"{folder} holds something: choose a new or empty folder")
-    make_folder(root.parent)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        for left in root.iterdir() if root.exists() else ():
-            if left_by_tools(left.name):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-        try:
-            partial.replace(root)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            raise CfqaError(f"{folder} holds something by now: choose another folder") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        with atomic_path(root) as partial:
+            yield partial
+            for left in root.iterdir() if root.exists() else ():
+                if left_by_tools(left.name):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise CfqaError(f"{folder} holds something by now: choose another folder") from None
 
 
 def _write_features(
