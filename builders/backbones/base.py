@@ -13,7 +13,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Layer
 from cfqa_data.registry import Registry
 
-__all__ = ["BACKBONES", "Backbone"]
+__all__ = ["BACKBONES", "Backbone", "join_layers"]
 
 
 class Backbone(ABC):
@@ -70,6 +70,18 @@ class Backbone(ABC):
     def layer(self, index: int) -> Layer:
         """Return the description of a layer for the manifest."""
         return Layer(f"layer {index}")
+
+
+def join_layers(name: str, layers: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the feature (N, C, T, D) of layers (N, T, D) each.
+
+    Raises:
+        BuildError: they differ in T or D.
+    """
+    if len({layer.shape for layer in layers}) > 1:
+        shapes = [layer.shape[1:] for layer in layers]
+        raise BuildError(f"{name}: layers of one feature have one (T, D), not {shapes}")
+    return np.stack(layers, axis=1)
 
 
 BACKBONES = Registry(

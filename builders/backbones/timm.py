@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.backbones.base import Backbone
+from cfqa_data.builders.backbones.base import Backbone, join_layers
 from cfqa_data.builders.sources.geometry import renormalise
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
@@ -77,11 +77,8 @@ class Timm(Backbone):
     @torch_state(grad=False)
     def extract(self, inputs: Any, layers: Sequence[int]) -> np.ndarray:
         """Return the feature of one sample's images."""
-        found = [_tokens(*each) for each in self._maps(inputs, layers)]
-        if len({each.shape for each in found}) > 1:
-            shapes = [tuple(each.shape[1:]) for each in found]
-            raise BuildError(f"{self.name}: layers of one feature have one (T, D), not {shapes}")
-        return torch.stack(found, dim=1).numpy()
+        found = [_tokens(*each).numpy() for each in self._maps(inputs, layers)]
+        return join_layers(self.name, found)
 
     def grid(self, inputs: Any) -> tuple[int, int] | None:
         """Return the rows and columns of patches, where all layers have the same."""

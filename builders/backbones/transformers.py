@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.backbones.base import Backbone
+from cfqa_data.builders.backbones.base import Backbone, join_layers
 from cfqa_data.builders.sources.geometry import renormalise
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
@@ -128,11 +128,7 @@ class Transformers(Backbone):
         if not all(0 <= layer < self.layers for layer in layers):
             raise BuildError(f"{self.name}: layers are 0 to {self.layers - 1}, not {list(layers)}")
         last, blocks, _ = self._run(self._arguments(inputs))
-        found = [(*blocks, last)[layer] for layer in layers]
-        if len({each.shape for each in found}) > 1:
-            shapes = [tuple(each.shape[1:]) for each in found]
-            raise BuildError(f"{self.name}: layers of one feature have one (T, D), not {shapes}")
-        return torch.stack(found, dim=1).numpy()
+        return join_layers(self.name, [(*blocks, last)[layer].numpy() for layer in layers])
 
     def grid(self, inputs: Any) -> tuple[int, int] | None:
         """Return the rows and columns of patches of an image."""
