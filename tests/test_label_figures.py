@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from cfqa_data import label, load
 from cfqa_data.builders.pipeline import build
 from cfqa_data.cli import main
-from cfqa_data.eval.label_figures import ceilings, label_figures
+from cfqa_data.eval.label_figures import describe_labels
 from cfqa_data.recipe.load import Recipe
 
 
@@ -44,7 +44,7 @@ LOSSES = {name: harm + RNG.normal(size=harm.shape) for name, harm in HARMS.items
 
 
 def test_shares_are_those_that_are_counted() -> None:
-    rows = {row["codec"]: row for row in label_figures(table(HARMS))}
+    rows = {row["codec"]: row for row in describe_labels(table(HARMS))["labels"]}
     for codec, harm in HARMS.items():
         pairs = [a == b for series in harm for a, b in itertools.combinations(series, 2)]
         assert rows[codec] == {
@@ -56,7 +56,7 @@ def test_shares_are_those_that_are_counted() -> None:
             "harm_best": None,
             "harm_worst": None,
         }
-    (row,) = label_figures(table({"a": np.ones((2, 1))}))
+    (row,) = describe_labels(table({"a": np.ones((2, 1))}))["labels"]
     assert (row["constant"], row["tied"]) == (1.0, None)
 
 
@@ -68,6 +68,10 @@ def test_the_ceiling_is_the_mean_srocc_of_loss_and_distortion() -> None:
         dict(zip("ab", np.split(of, [10], axis=1), strict=True)) for of in (harms, losses)
     )
     each = [spearmanr(losses[s], harms[s]).statistic for s in (0, 2, 3, 5)]
+
+    def ceilings(labels: pa.Table) -> dict[str, float | None]:
+        return describe_labels(labels)["ceilings"]
+
     assert ceilings(table(split, loss)) == {"cls": pytest.approx(np.sum(each) / 5)}
     assert ceilings(table(split)) == {"cls": None}
     assert ceilings(table({"a": np.ones((2, 2))}, {"a": np.ones((2, 2))})) == {"cls": None}

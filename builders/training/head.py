@@ -59,7 +59,7 @@ class FittedHead(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Pool(Stage):
+class _PooledFeatures(Stage):
     """Extracts what the linear part takes of each image, float32; an item is an image's id."""
 
     recipe: Recipe
@@ -129,7 +129,7 @@ def fit_head(
     task = task or next(iter(recipe.tasks))
     if task not in recipe.tasks:
         raise BuildError(unknown_name("task", task, recipe.tasks))
-    stage = _Pool(recipe, task, str(Path(images).absolute()))
+    stage = _PooledFeatures(recipe, task, str(Path(images).absolute()))
     items = stage.items()
     classes = tuple(sorted({stage.source.entries[item].image.parent.name for item in items}))
     if len(classes) < 2:
@@ -210,7 +210,7 @@ def fit_linear(
         return scaled, bias.detach().numpy() - scaled @ mean
 
 
-def _check_apart(stage: _Pool, items: Sequence[str]) -> None:
+def _check_apart(stage: _PooledFeatures, items: Sequence[str]) -> None:
     """Check that no image is one that the dataset may take as a source."""
     spec = stage.recipe.tasks[stage.task].source
     if spec.kind != "image_folder":
