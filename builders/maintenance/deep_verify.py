@@ -249,7 +249,8 @@ class _DeepVerification(Stage):
                 if entry.facts.truth and NAMES.truth(task).as_posix() not in intact:
                     raise FormatError("there is no truth")
                 paths |= scoring_weights(self.folder, recipe, task)
-                _ = (models := Models(recipe)).facts(task), models.backbone_class
+                models = Models(recipe)
+                _ = models.facts(task), models.backbone_class  # their classes are looked up
             except (CfqaError, OSError) as error:
                 more = remedy(manifest) if isinstance(error, BuildError) else ""
                 notes.append(f"{task}: scores are not computed again: {error}{more}")
