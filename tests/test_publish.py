@@ -153,7 +153,7 @@ def test_a_source_of_unknown_terms_needs_a_licence(
     command = ["publish", str(folder), REPO]
     for options, message in (
         ([], "states no licence of task 'dpt': give --licence"),
-        (["--licence", "other"], "--licence other needs --licence-link"),
+        (["--licence", "other"], "link must be an http address"),
         (["--attribution", "Us"], "belong to --licence"),
     ):
         assert main([*command, *options]) == 2
