@@ -159,7 +159,16 @@ COMMANDS = {
     ),
     "publish": Walked(
         ("{data}", "org/name", "--dry-run"),
-        {"folder": "dataset", "repo": "name", "tier": "choice", "revision": "tag", "tag": "tag"},
+        {
+            "folder": "dataset",
+            "repo": "name",
+            "tier": "choice",
+            "revision": "tag",
+            "tag": "tag",
+            "licence": "name",
+            "licence_link": "name",
+            "attribution": "name",
+        },
     ),
 }
 

@@ -22,6 +22,7 @@ from cfqa_data.builders.sharing.upload import CARD, MANIFEST, Upload, prepare_up
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
+from cfqa_data.format.facts import Terms
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.integrity.verify import verify
@@ -120,6 +121,7 @@ def plan_publishing(
     revision: str | None = None,
     tag: str | None = None,
     private: bool = False,
+    terms: Terms | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
     follow_links: bool = False,
@@ -133,13 +135,14 @@ def plan_publishing(
         revision: branch; main if None. It is made if it is not there.
         tag: name of this version; one made of its content if None.
         private: whether only those who may see it do; an existing repo stays as it is.
+        terms: of the tasks of which the folder states none.
         workers: threads that hash.
         progress: notified of every file that is checked.
         follow_links: send what links lead to, wherever that is.
 
     Raises:
-        CfqaError: the hub would not take a name, a size or a number of files, or the folder cannot
-            be given in that tier.
+        CfqaError: the hub would not take a name, a size or a number of files, the folder cannot be
+            given in that tier, or the terms of a task are not known.
         FormatError: a file is missing or is not what the manifest says, or the parts of the folder
             do not agree.
     """
@@ -155,10 +158,14 @@ def plan_publishing(
     faults = inconsistencies(verified.files, verified.manifest, set())
     replace(verified, faults=tuple(faults)).require()
     folder = verified.files.root
-    upload = prepare_upload(folder, verified.manifest, repo, tier, tag, follow_links=follow_links)
+    upload = prepare_upload(
+        folder, verified.manifest, repo, tier, tag, terms=terms, follow_links=follow_links
+    )
     notes = check_limits({path: entry["size"] for path, entry in upload.files.items()})
     if upload.rewritten:
         notes.append(f"{CARD} is not as this version writes it: a new one goes to the Hub")
+    if upload.withheld:
+        notes.append(f"stays here, since it may not be redistributed: {', '.join(upload.withheld)}")
     if verified.unlisted:
         notes.append(
             f"{len(verified.unlisted)} files are not in the manifest and stay here, "
