@@ -25,9 +25,10 @@ from safetensors.torch import save_file
 from cfqa_data.builders.backbones.base import BACKBONES
 from cfqa_data.builders.backbones.timm import Timm
 from cfqa_data.builders.backbones.transformers import Transformers
-from cfqa_data.builders.sources.geometry import MEAN, STD, normalise, renormalise
+from cfqa_data.builders.sources.geometry import renormalise
 from cfqa_data.errors import BuildError, MissingDependencyError
 from cfqa_data.format.facts import Layer
+from cfqa_data.pixels import MEAN, STD, normalise
 from cfqa_data.testing.backbones import BackboneSuite
 
 RNG = np.random.default_rng(0)
