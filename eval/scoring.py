@@ -145,8 +145,8 @@ class Scoring:
         """
         if not self._missing().any():
             return
+        from cfqa_data.eval.features.training import KnownScores
         from cfqa_data.eval.originals import OriginalStatistics
-        from cfqa_data.eval.training import KnownScores
 
         labels = self._dataset.labels
         needed = [n for metric in self._metrics for n in metric.needs if n not in metric.options]
@@ -221,7 +221,7 @@ class Scoring:
         return self._ready[key]
 
     def _given(self, metric: Metric, task: str, fold: int) -> Metric:
-        from cfqa_data.eval.training import TrainingPart
+        from cfqa_data.eval.features.training import TrainingPart
 
         if needed := [name for name in metric.needs if name not in metric.options]:
             metric = metric.with_options(**self._known.of(task, fold, needed))

@@ -48,7 +48,7 @@ def fit_stack(training: FeatureSource, device: str) -> Metric:
         training: Labelled sources of one task; the label is its ``target``, or the distortion.
         device: Torch device to compute gaps on.
     """
-    from cfqa_data.eval.training import training_scores
+    from cfqa_data.eval.features.training import training_scores
 
     sources, truth = labelled_sources(training)
     rows = np.concatenate(sources)

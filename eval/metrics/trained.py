@@ -72,7 +72,7 @@ def _training_rows(
     training: FeatureSource, device: str
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Return the logarithms of the gaps (versions, 3) and the labels of each source."""
-    from cfqa_data.eval.training import training_scores
+    from cfqa_data.eval.features.training import training_scores
 
     moving, truth = labelled_sources(training)
     rows = np.concatenate(moving := moving[:SOURCES])
