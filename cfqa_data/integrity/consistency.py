@@ -118,7 +118,8 @@ class _Job:
                     known |= streams
                 array = NAMES.compressed(task, codec.name).as_posix()
                 stored = self.manifest.tier == "full" or codec.facts.on == "inputs"
-                if codec.facts.on == "features" and streams <= listed:  # which are enough
+                own = codec.origin is not None and not codec.origin.sha256
+                if own and codec.facts.on == "features" and streams <= listed:  # which are enough
                     stored &= f"{array}/zarr.json" in listed
                 if stored:
                     known.add(f"{array}/zarr.json")
