@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.builders.sources.base import Sample, Source
-from cfqa_data.builders.sources.geometry import IGNORE, normalise
+from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES, intersect
 from cfqa_data.errors import BuildError
-from cfqa_data.format.facts import Terms
+from cfqa_data.format.format_1 import TERMS
+from cfqa_data.pixels import normalise
 
 __all__ = ["NUM_CLASSES", "Scene", "SceneSpec", "Scenes", "Solid", "draw_scene", "render"]
 
@@ -337,9 +338,7 @@ class Scenes(Source):
         BuildError: unknown task or impossible seed.
     """
 
-    terms = Terms(
-        "cc-by-4.0", "https://creativecommons.org/licenses/by/4.0/", inputs=True, truths=True
-    )
+    terms = TERMS["scenes"]
 
     def __init__(
         self, task: str, seed: int, side: int = 112, worst_score: float | None = None
