@@ -124,6 +124,8 @@ COMMANDS = {
             "images": "folder",
             "out": "out file",
             "task": "name",
+            "kind": "choice",
+            "dims": "number",
             "workers": "number",
             "root": "folder",
         },
