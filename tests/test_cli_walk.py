@@ -160,16 +160,16 @@ COMMANDS = {
         },
     ),
     "publish": Walked(
-        ("{data}", "org/name", "--dry-run"),
+        ("{data}", "org/name", "--dry-run", "--licence", "cc0-1.0"),
         {
             "folder": "dataset",
             "repo": "name",
             "tier": "choice",
             "revision": "tag",
             "tag": "tag",
-            "licence": "name",
-            "licence_link": "name",
-            "attribution": "name",
+            "licence": "tag",
+            "licence_link": "link",
+            "attribution": "text",
         },
     ),
 }

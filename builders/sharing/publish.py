@@ -39,6 +39,8 @@ FOLDERS = ("labels/", "originals/", "bitstreams/", "truth/", "compressed/")
 DATASET: dict[str, Any] = {"repo_type": "dataset"}
 MAIN = "main"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,49}")
+LINK = re.compile(r"https?://[!-~]{1,1000}")
 REF = re.compile(r"(?!.*(\.\.|//|@\{|\.lock$))[A-Za-z0-9][\w./-]{0,99}(?<![/.])", re.ASCII)
 
 
@@ -152,6 +154,8 @@ def plan_publishing(
     for name in (revision, tag):
         if name is not None and not REF.fullmatch(name):
             raise CfqaError(f"{name!r} cannot be the name of a branch or tag")
+    if terms:
+        _check_terms(terms)
     check_portable(root, LocalFiles(root, follow_links).read_manifest())
     verified = verify(root, workers=workers, progress=progress, follow_links=follow_links)
     verified.require()
@@ -172,6 +176,24 @@ def plan_publishing(
             f"first {verified.unlisted[0]}"
         )
     return Plan(upload, repo, revision or MAIN, private, tuple(notes))
+
+
+def _check_terms(terms: Terms) -> None:
+    """Check terms as a user states them.
+
+    Raises:
+        CfqaError: a part is not what it has to be.
+    """
+    credit = terms.attribution
+    if not LICENCE.fullmatch(terms.licence):
+        raise CfqaError(
+            f"{terms.licence!r:.99} is no licence's identifier: write it as the Hub does, such as "
+            "cc-by-4.0, or other with a link"
+        )
+    if (terms.link or terms.licence == "other") and not LINK.fullmatch(terms.link):
+        raise CfqaError(f"the licence's link must be an http address, got {terms.link!r:.99}")
+    if credit and (not credit.isprintable() or not credit.strip() or len(credit) > 1000):
+        raise CfqaError(f"the attribution must be printable text, got {credit!r:.99}")
 
 
 @extras()

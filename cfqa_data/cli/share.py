@@ -103,11 +103,9 @@ def publish(
     from cfqa_data.builders.sharing.publish_text import plan_text, published_text, quiet_client
     from cfqa_data.format.facts import Terms
 
-    if (licence_link or attribution) and not licence:
+    if (licence_link or attribution) and licence is None:
         raise CfqaError("--licence-link and --attribution belong to --licence")
-    if licence == "other" and not licence_link:
-        raise CfqaError("--licence other needs --licence-link")
-    terms = Terms(licence, licence_link, attribution, truths=True) if licence else None
+    terms = Terms(licence, licence_link, attribution, truths=True) if licence is not None else None
     with terminal.show_progress() as progress:
         plan = plan_publishing(
             folder,
