@@ -124,6 +124,8 @@ COMMANDS = {
             "images": "folder",
             "out": "out file",
             "task": "name",
+            "kind": "choice",
+            "dims": "number",
             "workers": "number",
             "root": "folder",
         },
@@ -158,8 +160,17 @@ COMMANDS = {
         },
     ),
     "publish": Walked(
-        ("{data}", "org/name", "--dry-run"),
-        {"folder": "dataset", "repo": "name", "tier": "choice", "revision": "tag", "tag": "tag"},
+        ("{data}", "org/name", "--dry-run", "--licence", "cc0-1.0"),
+        {
+            "folder": "dataset",
+            "repo": "name",
+            "tier": "choice",
+            "revision": "tag",
+            "tag": "tag",
+            "licence": "tag",
+            "licence_link": "link",
+            "attribution": "text",
+        },
     ),
 }
 
