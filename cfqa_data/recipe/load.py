@@ -1,7 +1,7 @@
 """Load recipes from TOML files: those that ship with the package, and the user's own.
 
-Paths in a recipe file are relative to the file, and `extends = "mini"` starts from another recipe, or
-from several.
+Paths in a recipe file are relative to the file, and `extends = "mini"` starts from another recipe,
+or from several.
 Once read, nothing is left to look up but what `package://`, `root://` and absolute paths name.
 """
 
