@@ -131,16 +131,16 @@ def test_an_embedding_learns_what_an_identity_is_and_the_same_each_time() -> Non
     truths = np.stack([labels, np.tile(np.arange(6), 8)], axis=1)
     truths[:2, 0] = JUNK
 
-    def error(steps: int) -> float:
-        module = train(lambda: torch.nn.Linear(6, 3), inputs, truths, steps=steps)
+    def precision(steps: int) -> float:
+        module = train(lambda: torch.nn.Linear(6, 3), inputs, truths, steps=steps, rate=0.1)
         found = embeddings(module, inputs)
         gallery = {"embeddings": found, "identities": truths[:, 0], "cameras": truths[:, 1]}
         pairs = zip(found[2:], truths[2:], strict=True)
         return float(np.mean([average_precision(*ranked(*pair, gallery)) for pair in pairs]))
 
-    trained = error(100)
-    assert trained == error(100)
-    assert trained > error(1) + 0.2
+    trained = precision(25)
+    assert trained == precision(25)
+    assert trained > precision(1) + 0.3
 
 
 def test_identities_of_the_gallery_are_none_of_training(tmp_path: Path) -> None:

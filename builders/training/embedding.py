@@ -90,6 +90,7 @@ def train(
     truths: np.ndarray,
     *,
     steps: int = STEPS,
+    rate: float = RATE,
     seed: int = 0,
 ) -> Module:
     """Return a module that embeds inputs, trained to tell identities apart.
@@ -99,6 +100,7 @@ def train(
         inputs: float32 (images, inputs).
         truths: identity and camera, int64 (images, 2); images of junk are left out.
         steps: batches.
+        rate: highest step size.
         seed: of weights and batches.
     """
     known = truths[:, 0] != JUNK
@@ -115,8 +117,8 @@ def train(
         )
         nn.init.normal_(classifier[1].weight, std=0.001)
         weights = [*(w for w in module.parameters() if w.requires_grad), *classifier.parameters()]
-        optimiser = torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, steps, pct_start=0.05)
+        optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.05)
         for _ in range(steps):
             chosen = rng.choice(len(images), min(IDENTITIES, len(images)), replace=False)
             batch = np.concatenate([rng.choice(images[n], IMAGES, replace=False) for n in chosen])
