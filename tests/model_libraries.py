@@ -8,6 +8,8 @@ file holds.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -36,6 +38,16 @@ class Block(nn.Module):
         return (x, weights) if self.tupled else x
 
 
+def decorated(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Hide a method's parameters behind `args` and `kwargs`, as the library's decorators do."""
+
+    @wraps(forward)
+    def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return forward(self, *args, **kwargs)
+
+    return wrapper
+
+
 class Model(nn.Module):
     """A text or vision model in the style of `transformers`."""
 
@@ -54,6 +66,7 @@ class Model(nn.Module):
         self.first = nn.Parameter(torch.randn(1, told.get("prefix", 0), WIDTH))
         self.pooler = nn.Linear(WIDTH, WIDTH)
 
+    @decorated
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -150,6 +163,17 @@ def fake_transformers() -> ModuleType:
     """Return the stand-in of `transformers`."""
     module = ModuleType("transformers")
     module.AutoModel, module.AutoTokenizer = AutoModel, AutoTokenizer  # type: ignore[attr-defined]
+    return module
+
+
+def fake_utils() -> ModuleType:
+    """Return the stand-in of `transformers.utils`, with the switch of progress bars."""
+    module, shown = ModuleType("transformers.utils"), [True]
+    module.logging = SimpleNamespace(  # type: ignore[attr-defined]
+        is_progress_bar_enabled=lambda: shown[-1],
+        disable_progress_bar=lambda: shown.append(False),
+        enable_progress_bar=lambda: shown.append(True),
+    )
     return module
 
 

@@ -17,6 +17,7 @@ from model_libraries import (
     create_model,
     fake_timm,
     fake_transformers,
+    fake_utils,
     write_model,
 )
 from safetensors.torch import save_file
@@ -24,9 +25,10 @@ from safetensors.torch import save_file
 from cfqa_data.builders.backbones.base import BACKBONES
 from cfqa_data.builders.backbones.timm import Timm
 from cfqa_data.builders.backbones.transformers import Transformers
-from cfqa_data.builders.sources.geometry import MEAN, STD, normalise, renormalise
+from cfqa_data.builders.sources.geometry import renormalise
 from cfqa_data.errors import BuildError, MissingDependencyError
 from cfqa_data.format.facts import Layer
+from cfqa_data.pixels import MEAN, STD, normalise
 from cfqa_data.testing.backbones import BackboneSuite
 
 RNG = np.random.default_rng(0)
@@ -40,6 +42,7 @@ def images(*shape: int) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", fake_transformers())
+    monkeypatch.setitem(sys.modules, "transformers.utils", fake_utils())
     monkeypatch.setitem(sys.modules, "timm", fake_timm())
 
 
@@ -192,6 +195,7 @@ def test_images_get_the_normalisation_that_the_model_was_trained_with(tmp_path: 
 
 def test_weights_that_no_file_has_are_named_where_a_feature_needs_them(tmp_path: Path) -> None:
     whole = Transformers(write_model(tmp_path / "whole", model_type="gpt"))
+    assert sys.modules["transformers.utils"].logging.is_progress_bar_enabled()
     headless = write_model(tmp_path / "headless", ("pooler",), model_type="gpt")
     feature = Transformers(headless).extract("a text", ALL)
     assert feature.tobytes() == whole.extract("a text", ALL).tobytes()

@@ -158,8 +158,17 @@ COMMANDS = {
         },
     ),
     "publish": Walked(
-        ("{data}", "org/name", "--dry-run"),
-        {"folder": "dataset", "repo": "name", "tier": "choice", "revision": "tag", "tag": "tag"},
+        ("{data}", "org/name", "--dry-run", "--licence", "cc0-1.0"),
+        {
+            "folder": "dataset",
+            "repo": "name",
+            "tier": "choice",
+            "revision": "tag",
+            "tag": "tag",
+            "licence": "tag",
+            "licence_link": "link",
+            "attribution": "text",
+        },
     ),
 }
 

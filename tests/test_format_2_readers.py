@@ -25,6 +25,7 @@ from cfqa_data.builders.sharing.export import export
 from cfqa_data.builders.sharing.publish import plan_publishing, publish
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError
+from cfqa_data.format.facts import Terms
 from cfqa_data.format.manifest import read_manifest, write_manifest
 from cfqa_data.format.storage import write_table
 from cfqa_data.integrity.consistency import inconsistencies
@@ -290,7 +291,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
 def test_what_is_published_is_read_back(
     hub: LoopbackHub, folders: dict[str, Path], tier: str, full: cfqa_data.Dataset
 ) -> None:
-    done = publish(plan_publishing(folders[tier], "org/cfqa"))
+    with pytest.raises(CfqaError, match="states no licence of task 'words': give --licence"):
+        plan_publishing(folders[tier], "org/cfqa")
+    terms = Terms("odbl", attribution="The Words project", truths=True)
+    done = publish(plan_publishing(folders[tier], "org/cfqa", terms=terms))
     there = cfqa_data.load("org/cfqa", revision=done.tag, plugins=PLUGINS)
     columns = ["array", "bpfp"]  # null in the light tier, and NaN, which is not equal to itself
     assert there.labels.drop_columns(columns) == full.labels.drop_columns(columns)
@@ -305,6 +309,9 @@ def test_what_is_published_is_read_back(
     card = hub.blobs[files["README.md"]].decode()
     assert f'load_dataset("org/cfqa", "one", revision="{done.tag}")' in card
     assert "the whole recipe is in `manifest.json`" in card
+    assert "- `words`: odbl; The Words project; inputs may not be redistributed; truths may" in card
+    stated = [there.manifest.tasks[task].terms for task in ("one", "words")]
+    assert stated == [full.manifest.tasks["one"].terms, terms]
 
 
 def test_a_folder_that_lacks_bitstreams_is_not_published_as_light(folders: dict[str, Path]) -> None:
@@ -322,7 +329,7 @@ def test_the_card_tells_what_axes_terms_and_codecs_there_are(folders: dict[str, 
         "| pictures | restored | ",
         "| `group` | string | ",
         "Level 0 is the best, the last the worst.",
-        "- `one`: cc-by-4.0; https://example.org/one; The One project; inputs may not be given on;",
+        "- `one`: cc-by-4.0; https://example.org/one; The One project; inputs may not be ",
     ):
         assert line in text, line
     assert "$" not in text

@@ -16,12 +16,14 @@ from loopback_handler import Handler
 from loopback_hub import READ_TOKEN, LoopbackHub, loopback_hub, point_clients_at
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
+import cfqa_data
 from cfqa_data.access.folder import Folder
 from cfqa_data.builders.sharing.publish import Published, plan_publishing, publish
 from cfqa_data.builders.sharing.upload import prepare_upload
 from cfqa_data.cli import main
-from cfqa_data.errors import CfqaError
+from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.format.manifest import Manifest, read_manifest, write_manifest
+from cfqa_data.integrity.verify import verify
 from cfqa_data.recipe.load import Recipe
 
 # The client sends files by a parameter that its HTTP library has renamed.
@@ -30,12 +32,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 REPO = "org/cfqa"
 
 
-def small(root: Path, **options: Any) -> Path:
-    """Write a dataset of few files."""
+def small(root: Path, kind: str = "scenes", **options: Any) -> Path:
+    """Write a dataset of few files, with depth from a kind of source."""
     data = toy_recipe_dict(sources=2)
     tasks = {task: data["tasks"][task] for task in ("cls", "dpt")}
     for task in tasks.values():
         task["codecs"] = {"x265": task["codecs"]["x265"]}
+    tasks["dpt"]["source"]["kind"] = kind
     recipe = Recipe.from_dict(data | {"tasks": tasks})
     return write_mock_dataset(root, sources=2, recipe=recipe, **options)
 
@@ -118,6 +121,45 @@ def test_the_card_is_the_folder_s_with_what_publishing_adds(hub: LoopbackHub, fo
     assert f'load_dataset("{REPO}", "cls", revision="{done.tag}")' in section
     assert f"{done.files} files" in section
     assert yaml.safe_load(card.split("---\n")[1])["size_categories"] == ["n<1K"]
+
+
+def test_truths_that_may_not_be_redistributed_stay_here(
+    hub: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small(tmp_path / "cfqa", kind="nyuv2")
+    assert main(["publish", str(folder), REPO]) == 0
+    assert "may not be redistributed: truth/dpt.safetensors" in capsys.readouterr().err
+    assert "truth/cls.safetensors" in there(hub)
+    card = there(hub)["README.md"].decode()
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert (head["license"], head["license_name"]) == ("other", "terms of each source")
+    assert "- `dpt`: other; https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html; NYU De" in card
+    pairs = cfqa_data.load(REPO, "dpt")
+    assert pairs.original(pairs.source_ids[0]).ndim == 4
+    with pytest.raises(FormatError, match="holds no truths of dpt: on the terms of its source"):
+        pairs.truth(pairs.source_ids[0])
+    root = tmp_path / "download"
+    for path, content in there(hub).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    assert not verify(root).faults
+
+
+def test_a_source_of_unknown_terms_needs_a_licence(
+    hub: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small(tmp_path / "cfqa", kind="image_folder")
+    assert 'license_name: "not stated"' in (folder / "README.md").read_text()
+    command = ["publish", str(folder), REPO]
+    for options, message in (
+        ([], "states no licence of task 'dpt': give --licence"),
+        (["--licence", "other"], "link must be an http address"),
+        (["--attribution", "Us"], "belong to --licence"),
+    ):
+        assert main([*command, *options]) == 2
+        assert message in capsys.readouterr().err
+    assert main([*command, "--licence", "cc-by-4.0", "--attribution", "Us"]) == 0
+    assert "- `dpt`: cc-by-4.0; Us; " in there(hub)["README.md"].decode()
 
 
 def test_publishing_again_sends_nothing(hub: LoopbackHub, folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cfqa_data.builders.sources.geometry import SegGeometry, normalise, window_starts
+from cfqa_data.builders.sources.geometry import SegGeometry, window_starts
 from cfqa_data.builders.sources.preprocessing import (
     classification_view,
     depth_views,
@@ -21,6 +21,7 @@ from cfqa_data.builders.sources.preprocessing import (
     two_windows,
 )
 from cfqa_data.errors import BuildError
+from cfqa_data.pixels import normalise
 
 HERE = Path("image.jpg")
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -165,6 +165,8 @@ class Sandbox:
                 "no UTF-8": os.fsdecode(b"\xff\xfe"),
                 "address": "http://127.0.0.1:9/x",
             },
+            "link": {"no address": "no-such-thing", "blank": " ", "a NUL": "http://a\0b"},
+            "text": {"blank": " ", "newline": "a\nb", "escape": "\x1b[31mred", "long": "x" * 5000},
             "scheduler": {"nothing": "", "a NUL": "tcp://a\0b"},
             "choice": {"unknown": "no-such-thing", "nothing": "", "long": "x" * 5000},
             "number": {"word": "many", "half": "1.5", "nothing": "", "huge": "9" * 5000},

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -187,8 +188,6 @@ class Transformers(Backbone):
 
     def _sizes(self, values: Any) -> dict[str, Any]:
         """Return the argument by which a model takes images of another size than its own."""
-        from inspect import signature
-
         known = _pair(getattr(self.model.config, "image_size", None))
         other = known is not None and tuple(values.shape[-2:]) != known
         name = "interpolate_pos_encoding"
@@ -216,7 +215,7 @@ class Transformers(Backbone):
                 f"{self.name}: texts of one sample have {shortest} to {longest} tokens; they need "
                 "the same number"
             )
-        known = self.model.forward.__code__.co_varnames
+        known = signature(self.model.forward).parameters  # a decorated method's own, too
         return {name: np.array(value) for name, value in found.items() if name in known}
 
 
@@ -280,15 +279,16 @@ def _load(folder: Path, part: str) -> tuple[Any, list[str]]:
             "download` makes it"
         )
     try:
-        model, told = AutoModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with _no_bar():
+            model, told = AutoModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except Exception as error:  # the library raises all kinds
         why = str(error).strip().partition("\n")[0]
         raise BuildError(f"{folder}: {type(error).__name__}: {why}") from error
@@ -306,6 +306,20 @@ def _load(folder: Path, part: str) -> tuple[Any, list[str]]:
     if model.config.is_encoder_decoder and found is model:
         raise BuildError(f"{folder}: is more than one model; name a part: encoder, decoder")
     return found.eval(), lacking
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Keep the library from drawing a bar for every model that is loaded."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _parts(model: Any) -> list[str]:

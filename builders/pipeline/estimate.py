@@ -111,8 +111,8 @@ def _size(models: Models, task: str) -> tuple[int, int]:
 def _coding(plan: Plan, task: str, codec: str, points: int) -> tuple[float, float]:
     """Return the bytes that a codec's items write in all, and the core-seconds they take."""
     codec_spec = plan.recipe.tasks[task].codecs[codec]
-    full = plan.tier == "full" or codec_spec.facts.on == "inputs"
-    stored = (_CODE_BYTES if codec_spec.quantizer else _VALUE_BYTES) if full else 0.0
+    array_bytes = _CODE_BYTES if codec_spec.quantizer else _VALUE_BYTES
+    stored = array_bytes if codec_spec.stored(plan.tier) else 0.0
     seconds = (codec_for(codec_spec).cost + _LABEL_SECONDS) / 1e6
     return points * (_BITSTREAM_BYTES + stored), points * seconds
 

@@ -45,10 +45,6 @@ class Prepare(BuildStage):
     def items(self) -> list[Item]:
         return [Item(self.name, task) for task in self.plan.recipe.tasks]
 
-    def stored(self, spec: CodecSpec) -> bool:
-        """Whether the folder has what a codec decodes to, or only its bitstreams."""
-        return self.plan.tier == "full" or spec.facts.on == "inputs"
-
     def outputs(self, item: Item) -> tuple[Path, ...]:
         codec_specs, layout = self.plan.recipe.tasks[item.task].codecs, self.layout
         arrays = [layout.compressed(item.task, c) / "zarr.json" for c in codec_specs]
@@ -63,7 +59,7 @@ class Prepare(BuildStage):
             self.fit(task, codec_spec)
         centres = self.centres(task)
         for codec, codec_spec in spec.codecs.items():
-            if self.stored(codec_spec):
+            if codec_spec.stored(self.plan.tier):
                 self.make_array(task, codec_spec, shape, centres.get(codec, ()))
         selected, gallery = self.context.selected(task), self.context.gallery_path(task)
         entry = TaskEntry(

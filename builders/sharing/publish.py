@@ -22,6 +22,7 @@ from cfqa_data.builders.sharing.upload import CARD, MANIFEST, Upload, prepare_up
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
+from cfqa_data.format.facts import Terms
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.integrity.verify import verify
@@ -38,6 +39,8 @@ FOLDERS = ("labels/", "originals/", "bitstreams/", "truth/", "compressed/")
 DATASET: dict[str, Any] = {"repo_type": "dataset"}
 MAIN = "main"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,49}")
+LINK = re.compile(r"https?://[!-~]{1,1000}")
 REF = re.compile(r"(?!.*(\.\.|//|@\{|\.lock$))[A-Za-z0-9][\w./-]{0,99}(?<![/.])", re.ASCII)
 
 
@@ -120,6 +123,7 @@ def plan_publishing(
     revision: str | None = None,
     tag: str | None = None,
     private: bool = False,
+    terms: Terms | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
     follow_links: bool = False,
@@ -133,13 +137,14 @@ def plan_publishing(
         revision: branch; main if None. It is made if it is not there.
         tag: name of this version; one made of its content if None.
         private: whether only those who may see it do; an existing repo stays as it is.
+        terms: of the tasks of which the folder states none.
         workers: threads that hash.
         progress: notified of every file that is checked.
         follow_links: send what links lead to, wherever that is.
 
     Raises:
-        CfqaError: the hub would not take a name, a size or a number of files, or the folder cannot
-            be given in that tier.
+        CfqaError: the hub would not take a name, a size or a number of files, the folder cannot be
+            given in that tier, or the terms of a task are not known.
         FormatError: a file is missing or is not what the manifest says, or the parts of the folder
             do not agree.
     """
@@ -149,22 +154,46 @@ def plan_publishing(
     for name in (revision, tag):
         if name is not None and not REF.fullmatch(name):
             raise CfqaError(f"{name!r} cannot be the name of a branch or tag")
+    if terms:
+        _check_terms(terms)
     check_portable(root, LocalFiles(root, follow_links).read_manifest())
     verified = verify(root, workers=workers, progress=progress, follow_links=follow_links)
     verified.require()
     faults = inconsistencies(verified.files, verified.manifest, set())
     replace(verified, faults=tuple(faults)).require()
     folder = verified.files.root
-    upload = prepare_upload(folder, verified.manifest, repo, tier, tag, follow_links=follow_links)
+    upload = prepare_upload(
+        folder, verified.manifest, repo, tier, tag, terms=terms, follow_links=follow_links
+    )
     notes = check_limits({path: entry["size"] for path, entry in upload.files.items()})
     if upload.rewritten:
         notes.append(f"{CARD} is not as this version writes it: a new one goes to the Hub")
+    if upload.withheld:
+        notes.append(f"stays here, since it may not be redistributed: {', '.join(upload.withheld)}")
     if verified.unlisted:
         notes.append(
             f"{len(verified.unlisted)} files are not in the manifest and stay here, "
             f"first {verified.unlisted[0]}"
         )
     return Plan(upload, repo, revision or MAIN, private, tuple(notes))
+
+
+def _check_terms(terms: Terms) -> None:
+    """Check terms as a user states them.
+
+    Raises:
+        CfqaError: a part is not what it has to be.
+    """
+    credit = terms.attribution
+    if not LICENCE.fullmatch(terms.licence):
+        raise CfqaError(
+            f"{terms.licence!r:.99} is no licence's identifier: write it as the Hub does, such as "
+            "cc-by-4.0, or other with a link"
+        )
+    if (terms.link or terms.licence == "other") and not LINK.fullmatch(terms.link):
+        raise CfqaError(f"the licence's link must be an http address, got {terms.link!r:.99}")
+    if credit and (not credit.isprintable() or not credit.strip() or len(credit) > 1000):
+        raise CfqaError(f"the attribution must be printable text, got {credit!r:.99}")
 
 
 @extras()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,8 @@ from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
 from cfqa_data.card.write import card_text
 from cfqa_data.errors import CfqaError
+from cfqa_data.format.facts import TaskEntry, Terms
+from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import TIERS, Manifest, manifest_text
 from cfqa_data.integrity.summary import light_files
 
@@ -32,6 +35,7 @@ class Upload:
         card: text of the card.
         tag: name of this version.
         rewritten: whether the folder's card was edited, so that the generated card differs.
+        withheld: files that stay here, since truths may not be redistributed.
     """
 
     root: Path
@@ -39,6 +43,7 @@ class Upload:
     card: str
     tag: str
     rewritten: bool = False
+    withheld: tuple[str, ...] = ()
 
     @cached_property
     def texts(self) -> dict[str, bytes]:
@@ -64,6 +69,7 @@ def prepare_upload(
     tier: str | None = None,
     tag: str | None = None,
     *,
+    terms: Terms | None = None,
     follow_links: bool = False,
 ) -> Upload:
     """Return the files of a folder to upload, with their card and manifest.
@@ -74,10 +80,11 @@ def prepare_upload(
         repo: the repo's "org/name", for the card.
         tier: "light" or "full"; the folder's own if None.
         tag: name of this version; one made of its content if None.
+        terms: of the tasks of which the manifest states none.
         follow_links: read what links lead to, wherever that is.
 
     Raises:
-        CfqaError: the folder cannot be given in that tier.
+        CfqaError: the folder cannot be given in that tier, or the terms of a task are not known.
         FormatError: a table is missing or damaged.
     """
     tier = tier or manifest.tier
@@ -91,8 +98,11 @@ def prepare_upload(
             f"{root}: not every compressed feature has its bitstream, so there is no light tier "
             "of it; publish the full one"
         )
-    files = {path: entry for path, entry in kept.items() if path != CARD}
-    uploaded, originals = replace(manifest, tier=tier, files=files), folder.originals_table()
+    tasks = {name: _with_terms(root, name, entry, terms) for name, entry in manifest.tasks.items()}
+    withheld = _withheld(tasks, kept)
+    files = {path: entry for path, entry in kept.items() if path not in (CARD, *withheld)}
+    originals = folder.originals_table()
+    uploaded = replace(manifest, tier=tier, tasks=tasks, files=files)
     tag = tag or _tag(uploaded)
 
     def card(manifest: Manifest, *where: str) -> bytes:
@@ -108,7 +118,29 @@ def prepare_upload(
         text.decode(),
         tag,
         rewritten=manifest.files.get(CARD, {}).get("sha256") not in generated,
+        withheld=withheld,
     )
+
+
+def _with_terms(root: Path, name: str, entry: TaskEntry, terms: Terms | None) -> TaskEntry:
+    """Return a task's entry with the terms of its source.
+
+    Raises:
+        CfqaError: they are not known.
+    """
+    if entry.terms or terms:
+        return replace(entry, terms=entry.terms or terms)
+    raise CfqaError(
+        f"{root}: states no licence of task {name!r}: give --licence, an identifier as the Hub has "
+        "it, or other with --licence-link"
+    )
+
+
+def _withheld(tasks: Mapping[str, TaskEntry], files: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the files of truths that may not be redistributed."""
+    layout = Layout(Path())
+    truths = (layout.truth(name) for name, entry in tasks.items() if not entry.terms.truths)
+    return tuple(path.as_posix() for path in truths if path.as_posix() in files)
 
 
 def _entry(content: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,10 +48,13 @@ class Source(ABC):
 
     Attributes:
         terms: licence terms of inputs and truths; None if unknown.
+        worst_score: a dataset uses only samples whose uncompressed features score so, or better;
+            None: whatever they score.
     """
 
     terms: Terms | None = None
-    declared: ClassVar[Mapping[str, Any]] = {"terms": Terms | None}
+    worst_score: float | None = None
+    declared: ClassVar[Mapping[str, Any]] = {"terms": Terms | None, "worst_score": Real | None}
 
     @abstractmethod
     def samples(self) -> Iterator[Sample]:

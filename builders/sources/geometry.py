@@ -1,4 +1,4 @@
-"""Geometry of views: sliding windows, the scored crop of a depth map, and normalisation.
+"""Geometry of views: sliding windows, the scored crop of a depth map, and other normalisations.
 
 The defaults are those of the published evaluation; a head's file may carry others as metadata.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.errors import BuildError
+from cfqa_data.pixels import MEAN, STD, normalise
 from cfqa_data.registry import bind_options
 
 __all__ = [
@@ -31,10 +32,6 @@ IGNORE = 255
 
 DEPTH_RANGE = (0.001, 10.0)
 """Published range of depths, in metres."""
-
-#: ImageNet's statistics of RGB in 0..1, as every published DINOv2 evaluation normalises.
-MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 
 @dataclass(frozen=True)
@@ -114,12 +111,6 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     """First pixels of the windows that cover an axis; the last one is shifted back inside."""
     count = max(length - window + stride - 1, 0) // stride + 1
     return [min(index * stride, length - window) for index in range(count)]
-
-
-def normalise(images: np.ndarray) -> np.ndarray:
-    """Normalise uint8 RGB images (..., H, W, 3) to float32 (..., 3, H, W)."""
-    scaled = (images.astype(np.float32) / np.float32(255) - MEAN) / STD
-    return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
 
 
 def renormalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -27,7 +27,7 @@ from cfqa_data.builders.sources.files import (
 from cfqa_data.builders.sources.images import SUFFIXES, images_below, most, read_rgb
 from cfqa_data.builders.sources.preprocessing import classification_view
 from cfqa_data.errors import BuildError, unknown_name
-from cfqa_data.format.facts import Terms
+from cfqa_data.format.format_1 import TERMS
 
 __all__ = ["ImageNet"]
 
@@ -65,7 +65,7 @@ class ImageNet(FileSource):
         BuildError: another task, or something is missing, unknown or damaged.
     """
 
-    terms = Terms("other", "https://image-net.org/download.php", "ILSVRC 2012")
+    terms = TERMS["imagenet"]
     kind, serves = "imagenet", "cls"
     offered = (
         "ILSVRC 2012 validation images and development kit are at "

@@ -26,7 +26,7 @@ from cfqa_data.builders.sources.images import read_depth, read_rgb
 from cfqa_data.builders.sources.preprocessing import depth_views
 from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.extras import extras
-from cfqa_data.format.facts import Terms
+from cfqa_data.format.format_1 import TERMS
 
 __all__ = ["LabelledMat", "Nyuv2", "SplitFiles", "read_splits"]
 
@@ -67,7 +67,7 @@ class Nyuv2(FileSource):
         BuildError: another task, or something is missing, unknown or damaged.
     """
 
-    terms = Terms("other", "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html", "NYU Depth V2")
+    terms = TERMS["nyuv2"]
     kind, serves, offered = "nyuv2", "dpt", OFFERED
 
     list: str | None = None

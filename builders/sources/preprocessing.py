@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cfqa_data.builders.sources.geometry import SegGeometry, normalise
+from cfqa_data.builders.sources.geometry import SegGeometry
 from cfqa_data.builders.sources.images import check_pixels
+from cfqa_data.pixels import normalise
 
 __all__ = [
     "PATCH",

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.builders.sources.base import Sample, Source
-from cfqa_data.builders.sources.geometry import IGNORE, normalise
+from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES, intersect
 from cfqa_data.errors import BuildError
-from cfqa_data.format.facts import Terms
+from cfqa_data.format.format_1 import TERMS
+from cfqa_data.pixels import normalise
 
 __all__ = ["NUM_CLASSES", "Scene", "SceneSpec", "Scenes", "Solid", "draw_scene", "render"]
 
@@ -331,21 +332,22 @@ class Scenes(Source):
         task: "cls", "seg" or "dpt".
         seed: seed of the first sample, 0 <= seed < 20 000 000.
         side: height of the images and side of a view, in pixels.
+        worst_score: of the samples that a dataset uses, uncompressed; None: any.
 
     Raises:
         BuildError: unknown task or impossible seed.
     """
 
-    terms = Terms(
-        "cc-by-4.0", "https://creativecommons.org/licenses/by/4.0/", inputs=True, truths=True
-    )
+    terms = TERMS["scenes"]
 
-    def __init__(self, task: str, seed: int, side: int = 112) -> None:
+    def __init__(
+        self, task: str, seed: int, side: int = 112, worst_score: float | None = None
+    ) -> None:
         if task not in _PREFIX:
             raise BuildError(f"no scenes for task '{task}'; known are {', '.join(_PREFIX)}")
         if not 0 <= seed < _TRAINING_FIRST:
             raise BuildError(f"the scenes' seed {seed} is not in 0..{_TRAINING_FIRST - 1}")
-        self.task, self.seed, self.side = task, seed, side
+        self.task, self.seed, self.side, self.worst_score = task, seed, side, worst_score
 
     def samples(self) -> Iterator[Sample]:
         """Scenes by rising seed; for cls only those that one solid dominates."""

@@ -13,7 +13,7 @@ from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
 from cfqa_data.builders.sources.preprocessing import segmentation_views, two_windows
 from cfqa_data.errors import BuildError, unknown_name
-from cfqa_data.format.facts import Terms
+from cfqa_data.format.format_1 import TERMS
 
 __all__ = ["Voc2012"]
 
@@ -39,9 +39,7 @@ class Voc2012(FileSource):
         BuildError: another task, or something is missing, unknown or damaged.
     """
 
-    terms = Terms(
-        "other", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/", "PASCAL VOC 2012, Flickr"
-    )
+    terms = TERMS["voc2012"]
     kind, serves = "voc2012", "seg"
     offered = "VOCtrainval_11-May-2012.tar is at http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 

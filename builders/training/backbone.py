@@ -31,7 +31,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from cfqa_data.builders.backbones.dinov2 import VisionTransformer, load_backbone
-from cfqa_data.builders.sources.geometry import IGNORE, DepthGeometry, SegGeometry, normalise
+from cfqa_data.builders.sources.geometry import IGNORE, DepthGeometry, SegGeometry
 from cfqa_data.builders.sources.scenes import NUM_CLASSES, NUM_COLOURS, NUM_SHAPES, NUM_TEXTURES
 from cfqa_data.builders.tasks.classification import ClsHead
 from cfqa_data.builders.tasks.depth import DepthHead
@@ -47,6 +47,7 @@ from cfqa_data.builders.training.scenes import (
 )
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.paths import expanded
+from cfqa_data.pixels import normalise
 
 __all__ = ["Config", "MultiTask", "average", "held_out", "restore", "save", "train"]
 

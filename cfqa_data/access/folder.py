@@ -142,7 +142,12 @@ class Folder:
     def truth(self, source_id: str) -> np.ndarray:
         """Return what the features of a source are scored against."""
         entry, _ = self._place(source_id)
-        file = self._tensors(NAMES.truth(entry.name))
+        name = NAMES.truth(entry.name)
+        if name.as_posix() not in self.manifest.files:
+            kept = entry.terms and not entry.terms.truths
+            why = ": on the terms of its source they may not be redistributed" if kept else ""
+            raise FormatError(f"{self.files.location}: holds no truths of {entry.name}{why}")
+        file = self._tensors(name)
         truth = file.read(source_id)
         check_truth(entry.facts, truth.dtype.name, truth.ndim, f"{file.where}: {source_id!r}")
         return truth

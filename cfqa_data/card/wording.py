@@ -6,6 +6,7 @@ import tomllib
 from importlib import resources
 from typing import Any
 
+from cfqa_data.format.facts import Terms
 from cfqa_data.format.manifest import Manifest
 
 __all__ = ["RELEASE", "meanings", "wording"]
@@ -13,19 +14,25 @@ __all__ = ["RELEASE", "meanings", "wording"]
 RELEASE = "cfqa-release"
 """Name of a dataset that holds the published release."""
 
+LICENCES = {
+    "cc-by-4.0": "CC BY 4.0",
+    "cc0-1.0": "CC0 1.0",
+    "apache-2.0": "Apache 2.0",
+    "mit": "MIT",
+}
+"""Names of licences in words, by a hub's identifiers."""
+
 
 def wording(manifest: Manifest) -> dict[str, str]:
     """Return the texts of a dataset's card, by their names in its template."""
     texts = _texts()
     if manifest.format == 1:
-        kind = "released" if manifest.name == RELEASE else "built"
-        return texts["benchmark"] | texts[kind]
+        if manifest.name == RELEASE:
+            return texts["benchmark"] | texts["released"]
+        return texts["benchmark"] | texts["built"] | _licence(manifest)
     task, entry = next(iter(manifest.tasks.items()))
     some = {"one_task": task, "some_task": task, "some_codec": next(iter(entry.codecs))}
-    licences = {entry.terms.licence if entry.terms else "" for entry in manifest.tasks.values()}
-    licence = licences.pop() if len(licences) == 1 else "other"
-    terms = {"license": licence or "unknown", "licence": _terms(manifest)}
-    return texts["other"] | some | terms
+    return texts["other"] | some | _licence(manifest)
 
 
 def meanings() -> dict[str, str]:
@@ -38,16 +45,37 @@ def _texts() -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _terms(manifest: Manifest) -> str:
-    """Return on what terms the inputs and truths of each task may be used."""
-    lines = []
-    for name, entry in manifest.tasks.items():
-        terms = entry.terms
-        if terms is None:
-            lines.append(f"- `{name}`: nothing is stated.")
-            continue
-        parts = [terms.licence, terms.link, terms.attribution]
-        for what, given in (("inputs", terms.inputs), ("truths", terms.truths)):
-            parts.append(f"{what} may {'' if given else 'not '}be given on")
-        lines.append(f"- `{name}`: {'; '.join(filter(None, parts))}.")
-    return "\n".join(lines)
+def _licence(manifest: Manifest) -> dict[str, str]:
+    """Return the licence of a dataset, as a hub's identifier and in words.
+
+    The identifier is that of all tasks' sources, and "other", with a name and a link, where they
+    have several, or one that no hub knows, or where one does not say.
+    """
+    terms = {name: entry.terms for name, entry in manifest.tasks.items()}
+    first, *others = dict.fromkeys(terms.values())
+    if first and not others and first.inputs and first.truths and first.licence != "other":
+        name = LICENCES.get(first.licence, f"`{first.licence}`")
+        by = f"; credit {first.attribution}" if first.attribution else ""
+        return {"license": first.licence, "licence": f"The data is licensed under {name}{by}."}
+    text = "\n".join(f"- `{name}`: {_terms(terms[name])}." for name in terms)
+    lead = "The features are made from these sources, on whose terms they may be used:\n\n"
+    one = first.licence if first and not others else "other"
+    if one != "other":
+        return {"license": one, "licence": lead + text}
+    if first and not others:
+        name, link = first.attribution or "terms of the sources", first.link
+    else:
+        name, link = "terms of each source" if all(terms.values()) else "not stated", ""
+    named = {"license_name": name, "license_link": link or "README.md"}
+    return {"license": "other", **named, "licence": lead + text}
+
+
+def _terms(terms: Terms | None) -> str:
+    """Return the terms of a task's source in words."""
+    if terms is None:
+        return "nothing is stated"
+    may = [
+        f"{what} may {'' if given else 'not '}be redistributed"
+        for what, given in (("inputs", terms.inputs), ("truths", terms.truths))
+    ]
+    return "; ".join(filter(None, [terms.licence, terms.link, terms.attribution, *may]))

@@ -46,6 +46,10 @@ COUNTS = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "
 """Rows, up to which a hub calls a dataset's size so."""
 
 
+LICENCE = ("license", "license_name", "license_link")
+"""Keys of a card's head; the last two where the first is "other"."""
+
+
 def write_card(root: Path, manifest: Manifest) -> Path:
     """Write the card of a folder whose tables and arrays are there; return its path.
 
@@ -88,7 +92,8 @@ def card_text(
     texts = wording(manifest)
     codecs = [codec for entry in manifest.tasks.values() for codec in entry.codecs.values()]
     counts = sorted({len(codec.levels) for codec in codecs})
-    head = _head(labels, originals, sizes, texts["license"])
+    licence = {key: texts.pop(key) for key in LICENCE if key in texts}
+    head = licence | _head(labels, originals, sizes)
     features = _feature_table(manifest) if manifest.format > 1 else ""
     hub = ""
     if repo:
@@ -147,7 +152,7 @@ def _again(manifest: Manifest) -> str:
 
 
 def _head(
-    labels: Mapping[str, pa.Table], originals: pa.Table, sizes: Mapping[str, int], licence: str
+    labels: Mapping[str, pa.Table], originals: pa.Table, sizes: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return the card's metadata: configs by name, and their exact columns and row counts."""
     per_task = {task: {NAMES.labels(task).as_posix(): table} for task, table in labels.items()}
@@ -155,7 +160,6 @@ def _head(
     originals_files = {NAMES.originals_table.as_posix(): originals}
     configs = {"default": everything} | per_task | {"originals": originals_files}
     return {
-        "license": licence,
         "pretty_name": "Compressed Feature Quality Assessment",
         "tags": ["feature-compression", "quality-assessment", "benchmark"],
         "configs": [

@@ -11,6 +11,7 @@ from cfqa_data.cli.process import say
 from cfqa_data.cli.shared import answer, working
 from cfqa_data.console import terminal
 from cfqa_data.console.text import size_text
+from cfqa_data.errors import CfqaError
 
 __all__ = ["export", "publish"]
 
@@ -76,6 +77,9 @@ def publish(
     tier: Tier | None = None,
     revision: str | None = None,
     tag: str | None = None,
+    licence: str | None = None,
+    licence_link: str = "",
+    attribution: str = "",
     dry_run: bool = False,
     follow_links: bool = False,
     as_json: bool = False,
@@ -89,12 +93,19 @@ def publish(
         tier: light leaves out the codes of a full folder. Default: the folder's.
         revision (BRANCH): Branch, made if it is not there. Default: main.
         tag (TAG): Of this version. Default: one made of its content.
+        licence (ID): Terms of tasks that state none, such as cc-by-4.0; other with --licence-link.
+        licence_link (URL): Text of that licence.
+        attribution (TEXT): Authors to credit, with --licence.
         dry_run: Check everything, tell what would go, send nothing.
     """
     from cfqa_data.builders.sharing.publish import plan_publishing
     from cfqa_data.builders.sharing.publish import publish as run_publishing
     from cfqa_data.builders.sharing.publish_text import plan_text, published_text, quiet_client
+    from cfqa_data.format.facts import Terms
 
+    if (licence_link or attribution) and licence is None:
+        raise CfqaError("--licence-link and --attribution belong to --licence")
+    terms = Terms(licence, licence_link, attribution, truths=True) if licence is not None else None
     with terminal.show_progress() as progress:
         plan = plan_publishing(
             folder,
@@ -103,6 +114,7 @@ def publish(
             revision=revision,
             tag=tag,
             private=private,
+            terms=terms,
             progress=progress,
             follow_links=follow_links,
         )

@@ -1,5 +1,5 @@
 """Codecs: HEVC (x265, HM), VVC (VVenC, VTM), a learned scale hyperprior; on float features fewer
-channels, coarse numbers, sparse and product coding; and those of plugins.
+channels, coarse numbers, sparse and product coding; JPEG before the backbone; and those of plugins.
 
 >>> codec = get_codec("x265")
 >>> decoded = codec.decode(codec.encode(plane, 32), plane.shape)  # doctest: +SKIP
@@ -39,6 +39,7 @@ CODECS = Registry(
         "mxfp": "cfqa_data.codecs.features.scalar:Mxfp",
         "nvfp4": "cfqa_data.codecs.features.scalar:Nvfp4",
         "pq": "cfqa_data.codecs.features.product:ProductQuantizer",
+        "jpeg": "cfqa_data.codecs.inputs.jpeg:Jpeg",
     },
     CodecError,
     (Codec, FeatureCodec, InputCodec),

@@ -1,8 +1,8 @@
-"""Constants of format 1: the facts of its three tasks and six codecs, and reading its recipe.
+"""Constants of format 1: facts of its tasks, codecs and sources, and reading its recipe.
 
-A manifest of format 1 names tasks and codecs only, so its readers look up here what they are; in
-format 2 the manifest says it. The built-in tasks take their facts from here, and a test holds those
-of the built-in codecs equal: a folder of facts that differ is of format 2.
+A manifest of format 1 names tasks, codecs and sources only, so its readers look up here what they
+are; in format 2 the manifest says it. The built-in tasks and sources take their facts from here,
+and a test holds those of the built-in codecs equal: a folder of facts that differ is of format 2.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from cfqa_data.format.facts import (
     Score,
     TaskEntry,
     TaskFacts,
+    Terms,
     Truth,
 )
 from cfqa_data.format.fields import keyed
 from cfqa_data.format.quantizers import quantizer_from_dict
 
-__all__ = ["CODECS", "LEVELS", "TASKS", "fits", "read_tasks"]
+__all__ = ["CODECS", "LEVELS", "TASKS", "TERMS", "fits", "read_tasks"]
 
 LEVELS = 10
 """Of every codec."""
@@ -60,6 +61,22 @@ TASKS: Mapping[str, TaskFacts] = MappingProxyType(
     }
 )
 """The tasks by name, in the order of every table."""
+
+TERMS: Mapping[str, Terms] = MappingProxyType(
+    {
+        "scenes": Terms(
+            "cc-by-4.0", "https://creativecommons.org/licenses/by/4.0/", inputs=True, truths=True
+        ),
+        "imagenet": Terms("other", "https://image-net.org/download.php", "ILSVRC 2012"),
+        "voc2012": Terms(
+            "other", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/", "PASCAL VOC 2012, Flickr"
+        ),
+        "nyuv2": Terms(
+            "other", "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html", "NYU Depth V2"
+        ),
+    }
+)
+"""Terms of the sources by their kind; those of any other kind are unknown."""
 
 LAYERS = {"cls": 1, "seg": 1, "dpt": 4}
 VIEWS = {"cls": ("image",), "seg": ("first window", "last window"), "dpt": ("image", "mirrored")}
@@ -168,6 +185,7 @@ def _task(name: str, spec: object, entry: Any, size: int) -> TaskEntry:
         prefix_tokens=1,
         layers=tuple(Layer(f"block {block}", "before") for block in blocks),
         views=views if isinstance(shape, list) and shape[:1] == [len(views)] else (),
+        terms=TERMS.get(str(task["source"]["kind"])),
     )
 
 

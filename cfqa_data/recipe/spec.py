@@ -165,6 +165,15 @@ class CodecSpec(_Spec):
         """The facts that the class declares."""
         return replace(self.registered.target.facts(), name=self.codec)
 
+    def stored(self, tier: str) -> bool:
+        """Whether a dataset of a tier has what the codec decodes to beside its bitstreams.
+
+        Neither has it of built-in codecs on features, which decode in no time everywhere, and both
+        have it of codecs on inputs, of which only the backbone makes features.
+        """
+        quick = self.facts.on == "features" and self.registered.builtin
+        return self.facts.on == "inputs" or (tier == "full" and not quick)
+
     @property
     def weights(self) -> tuple[str, ...]:
         """URIs of the weights that the codec uses: of its models, named or shipped."""

@@ -1,0 +1,1 @@
+"""Codecs on inputs: image codecs before the backbone."""
