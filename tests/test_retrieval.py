@@ -84,7 +84,7 @@ def queries() -> tuple[DinoV2, list[Any], list[Any]]:
     task, samples = Retrieval(backbone, HEAD), []
     for sample in Instances(0).samples():
         feature = task.embed(backbone.extract(sample.inputs, (7,)))
-        if task.accepts(lambda feature=feature: feature, sample, []) is None:
+        if task.score(feature, sample.truth)[0] > 0.5:
             samples.append((feature, sample))
         if len(samples) == 2:
             return backbone, [(f, s.truth) for f, s in samples], [s.inputs for _, s in samples]
@@ -107,11 +107,6 @@ class TestRetrieval(TaskSuite):
         ):
             with pytest.raises(BuildError, match=f"retrieval head: .*{told}"):
                 task.score(other, np.asarray(of))
-
-    def test_a_query_that_is_not_found_well_is_passed_over(self) -> None:
-        feature, truth = self.cases[0]
-        sample = type("Sample", (), {"inputs": self.inputs[0], "truth": truth})
-        assert self.make(least=1.01).accepts(lambda: feature, sample, []).startswith("average prec")
 
     def test_a_head_without_its_gallery_is_told(self, tmp_path: Path) -> None:
         tensors = load_file(HEAD)

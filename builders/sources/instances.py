@@ -64,14 +64,15 @@ class Instances(Source):
     Args:
         seed: of the queries' images, 0 or more; identities and gallery are always the same.
         side: of the images, in pixels.
+        worst_score: average precision that queries have uncompressed, or more; None: any.
     """
 
     terms = Scenes.terms
 
-    def __init__(self, seed: int, side: int = 112) -> None:
+    def __init__(self, seed: int, side: int = 112, worst_score: float | None = None) -> None:
         if not 0 <= seed < 1_000_000:
             raise BuildError(f"the instances' seed {seed} is not in 0..999999")
-        self.seed, self.side = seed, side
+        self.seed, self.side, self.worst_score = seed, side, worst_score
 
     def samples(self) -> Iterator[Sample]:
         """Images of the identities in turn, two of each, by two cameras; then others of them."""

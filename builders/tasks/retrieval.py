@@ -12,14 +12,12 @@ scores, ECIR 2008.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.backbones.base import Backbone
-from cfqa_data.builders.sources.base import Sample
 from cfqa_data.builders.sources.instances import JUNK
 from cfqa_data.builders.tasks.classification import ClsHead
 from cfqa_data.builders.tasks.linear import LinearTask
@@ -130,7 +128,6 @@ class Retrieval(LinearTask):
         backbone: whose class token and mean patch token are embedded.
         weights: of the embedding, with the gallery.
         blocks: the layer of them.
-        least: average precision of the uncompressed features of samples that are accepted.
     """
 
     facts = TaskFacts(
@@ -141,16 +138,6 @@ class Retrieval(LinearTask):
         truth=Truth("int64", 1),
     )
     views, layers, head_kind = ("image",), 1, Embedder
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        weights: Path,
-        blocks: Sequence[int] | None = None,
-        least: float = 0.5,
-    ) -> None:
-        super().__init__(backbone, weights, blocks)
-        self.least = least
 
     def embed(self, feature: Tensor | np.ndarray) -> np.ndarray:
         """Return the embedding (1, 1, 1, D) of a feature of the backbone."""
@@ -183,12 +170,3 @@ class Retrieval(LinearTask):
             raise self.head.wrong(f"the gallery has no image of {lacking}")
         margin = distances[found].mean() - distances[~found].min()
         return average_precision(distances, found), float(margin)
-
-    def accepts(
-        self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]
-    ) -> str | None:
-        """Pass over a query that is not found well uncompressed."""
-        if why := super().accepts(feature, sample, accepted):
-            return why
-        found, _ = self.score(feature(), sample.truth)
-        return None if found >= self.least else f"average precision {found:.2f}"

@@ -112,10 +112,9 @@ def train(
         torch.manual_seed(seed)
         x, y, module = torch.from_numpy(inputs[known]), torch.from_numpy(labels), make().train()
         width = module(x[:2]).shape[1]
-        classifier = nn.Sequential(
-            nn.BatchNorm1d(width), nn.Linear(width, int(labels.max()) + 1, bias=False)
-        )
-        nn.init.normal_(classifier[1].weight, std=0.001)
+        linear = nn.Linear(width, int(labels.max()) + 1, bias=False)
+        nn.init.normal_(linear.weight, std=0.001)
+        classifier = nn.Sequential(nn.BatchNorm1d(width), linear)
         weights = [*(w for w in module.parameters() if w.requires_grad), *classifier.parameters()]
         optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.05)
