@@ -17,6 +17,7 @@ from cfqa_data.eval.features.datasets import (
     arrays_digest,
     dataset_identity,
     opened,
+    stored_rows,
     task_facts,
 )
 from cfqa_data.eval.metrics import MetricLike, as_metrics
@@ -122,7 +123,7 @@ def evaluate(
         if name not in source.labels.column_names:
             what = f"{target!r} to follow" if name == target else repr(name)
             raise MetricError(f"the labels have no column {what}")
-    stored = _stored(source)
+    stored = stored_rows(source)
     rows = _selected(source.labels, stored, fold, limit)
     labels = source.labels.take(rows)
     check_labels(labels, target)
@@ -157,14 +158,6 @@ def evaluate(
     for message in (*failures.values(), *scored.notes.values()):
         warnings.warn(MetricWarning(message), stacklevel=3)  # past `extras`
     return found
-
-
-def _stored(dataset: FeatureSource) -> NDArray[np.bool_]:
-    """Return which rows have a feature: a folder need not hold those of every codec."""
-    labels = dataset.labels
-    if "array" in labels.column_names and hasattr(dataset, "manifest"):
-        return np.asarray(labels["array"].is_valid().to_numpy())
-    return np.ones(labels.num_rows, dtype=bool)
 
 
 def _not_stored(labels: pa.Table, stored: NDArray[np.bool_]) -> dict[str, str]:

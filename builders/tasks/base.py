@@ -139,7 +139,7 @@ TASKS = Registry(
     "task",
     {
         name: f"cfqa_data.builders.tasks.{name}:{name.capitalize()}"
-        for name in ("classification", "segmentation", "depth")
+        for name in ("classification", "hypervector", "segmentation", "depth")
     }
     | {
         "fidelity": "cfqa_data.builders.tasks.classification:Fidelity",

@@ -73,7 +73,6 @@ def evaluate(
         )
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import evaluate as run_evaluation
-    from cfqa_data.eval import list_metrics
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.text import LAYOUTS
 
@@ -82,7 +81,7 @@ def evaluate(
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
     for name in metric or DEFAULT_METRICS:
-        names += list_metrics() if name == "all" else [name]
+        names += _all_metrics() if name == "all" else [name]
     hint = "the same command goes on from the scores so far" if out else ""
     with (
         working(hint) as progress,
@@ -155,6 +154,19 @@ def report(
     check_new_file(out, (".html",), force)
     dataset = load(folder, follow_links=follow_links)
     print(f"Report: {write_report(read_evaluation(dataset, scores, target), out, dataset)}")
+
+
+def _all_metrics() -> list[str]:
+    """Return the names of all listed metrics that can be used here."""
+    from importlib.util import find_spec
+
+    from cfqa_data.eval import list_metrics
+
+    names = list_metrics()
+    if find_spec("sklearn") is None:
+        say("stack is left out: sklearn is not installed: pip install 'cfqa-data[eval]'")
+        names.remove("stack")
+    return names
 
 
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:

@@ -106,6 +106,7 @@ class Metric:
             labels, originals, compressed features; its ``target`` names the label column to
             follow) and the device, and returns a metric. The evaluator trains it for each task and
             fold on the other folds' sources.
+        weights: What training found, for people: the share of each input, by its name.
         device: Torch device on which the metric runs.
     """
 
@@ -123,6 +124,7 @@ class Metric:
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     fit: Callable[[FeatureSource, str], Metric] | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
     device: str = "cpu"
 
     def __post_init__(self) -> None:
