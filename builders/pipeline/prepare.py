@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,15 @@ KEPT_POINTS = 1 << 24
 """Points of training features that are kept for the next codec."""
 
 
-@dataclass(frozen=True)
 class Prepare(BuildStage):
-    """Finds the centres of a task's codes, fits tables, and makes the arrays.
-
-    Attributes:
-        kept: training features of tasks, which codecs after the first are fitted to.
-    """
-
-    kept: dict[str, list[np.ndarray]] = field(default_factory=dict, repr=False)
+    """Finds the centres of a task's codes, fits tables, and makes the arrays."""
 
     name, unit = "prepare", "tasks"
+
+    @cached_property
+    def kept(self) -> dict[str, list[np.ndarray]]:
+        """Training features of tasks, which codecs after the first are fitted to."""
+        return {}
 
     def items(self) -> list[Item]:
         return [Item(self.name, task) for task in self.plan.recipe.tasks]
