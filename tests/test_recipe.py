@@ -57,6 +57,7 @@ def test_every_shipped_recipe_holds_all_tasks_and_its_codecs(name: str, video: l
         "mini",
         "nano",
         "paper",
+        "ret",
         "wide",
     ]
     recipe = load_recipe(name)
@@ -122,6 +123,8 @@ def test_wide_adds_codecs_of_many_kinds_to_mini() -> None:
         assert {key: codecs[key] for key in task.codecs} == task.codecs
         assert len(codecs) >= 12
         assert {spec.facts.on for spec in codecs.values()} == {"planes", "features", "inputs"}
+    codecs = load_recipe("ret").tasks["ret"].codecs
+    assert {key: wide.tasks["ret"].codecs[key] for key in codecs} == codecs
 
 
 def test_a_recipe_that_extends_several(tmp_path: Path) -> None:
