@@ -61,7 +61,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["evall"], "No such command 'evall'"),
         (["info"], "Missing argument 'DIR'"),
-        (["build"], "Missing option '--out'"),
+        (["build"], "--out is missing: name the folder"),
         (["build", "--out", "x", "--workers", "0"], "--workers"),
         (["build", "--out", "x", "--tier", "heavy"], "--tier"),
         (["eval", "{folder}", "--table", "wide"], "--table"),

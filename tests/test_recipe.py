@@ -57,6 +57,7 @@ def test_every_shipped_recipe_holds_all_tasks_and_its_codecs(name: str, video: l
         "mini",
         "nano",
         "paper",
+        "ret",
     ]
     recipe = load_recipe(name)
     assert recipe.name == name
