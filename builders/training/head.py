@@ -45,7 +45,7 @@ ITERATIONS = 500
 DIMS, HIDDEN = 1000, 1000
 """Of hypervectors: their length, and the units of the hidden layer."""
 
-EPOCHS, BATCH, RATE = 60, 64, 1e-3
+EPOCHS, BATCH, RATE = 30, 64, 1e-3
 
 
 class FittedHead(NamedTuple):
