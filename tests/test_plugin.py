@@ -151,6 +151,7 @@ def test_where_the_plugin_is_not_installed_a_line_names_it(
         dataset[0]
 
 
+@pytest.mark.release
 def test_its_classes_pass_the_suites(site: Path) -> None:
     tests = str(PLUGIN / "tests")
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", tests], capture_output=True)
