@@ -48,7 +48,6 @@ class HypervectorHead(ClsHead):
     """
 
     task, known_by = "hypervector", ("hidden.weight", 2)
-    prefix, beside, whole_norm = "hypervector.", (), ""
     keys: Tensor
 
     def __init__(self, inputs: int, sizes: Sequence[int], layers: int | None = None) -> None:

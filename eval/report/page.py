@@ -92,14 +92,13 @@ def report_html(
     """
     if not evaluation.metrics or evaluation.labels.num_rows == 0:
         raise MetricError("nothing was scored, so there is nothing to report")
-    if dataset is not None:
-        dataset = opened(dataset, follow_links=follow_links)
+    source = None if dataset is None else opened(dataset, follow_links=follow_links)
     style, script = (
         Markup((TEMPLATES / name).read_text(encoding="utf-8"))
         for name in ("style.css", "script.js")
     )
-    origin = _origin(evaluation, dataset)
-    maps_of_classes = _class_maps(evaluation, dataset) if classes else []
+    origin = _origin(evaluation, source)
+    maps_of_classes = _class_maps(evaluation, source) if classes else []
     ranked = ranking(evaluation)
     points = task_points(evaluation)
     columns, maps = heat_maps(evaluation, ranked)
