@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -88,11 +88,10 @@ def hypervector_head(tensors: dict[str, np.ndarray]) -> HypervectorHead:
     return head.eval().requires_grad_(False)
 
 
-def collect(features: Features, samples: Iterable[Sample], count: int) -> tuple[np.ndarray, ...]:
-    """Return features (count, 1 + qualities, D) and shapes (count,) of samples."""
-    taken = list(islice(samples, count))
-    labels = np.array([shape_of(sample) for sample in taken])
-    return np.stack([features.ladder(sample.inputs) for sample in taken]), labels
+def collect(extract: Callable, samples: Iterable[Sample], count: int) -> list[np.ndarray]:
+    """Return what is extracted of each of some samples, and the numbers of their shapes."""
+    found = [(extract(sample.inputs), shape_of(sample)) for sample in islice(samples, count)]
+    return [np.array(part) for part in zip(*found, strict=True)]
 
 
 @one_thread()
@@ -107,15 +106,14 @@ def main() -> None:
 
     features, known = Features(), len(NAMES) - HELD_OUT
     source = features.models.source("cls")
-    training = list(islice(source.training_samples(seed=7), arguments.train))
-    shapes = np.array([shape_of(sample) for sample in training])
-    inputs = np.stack([features.of(sample.inputs) for sample in training]).astype(np.float64)
+    inputs, shapes = collect(features.of, source.training_samples(seed=7), arguments.train)
+    inputs = inputs.astype(np.float64)
     taught = shapes < known
     weight, bias = fit_linear(inputs[taught], shapes[taught], known)
     tensors = fit_hypervector(inputs[taught], shapes[taught], random_keys(known, 1000))
     head = hypervector_head(tensors)
 
-    tests, labels = collect(features, source.samples(), arguments.test)
+    tests, labels = collect(features.ladder, source.samples(), arguments.test)
     old, new = tests[labels < known], tests[labels >= known]
     truth = labels[labels < known]
 
