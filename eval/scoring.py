@@ -108,7 +108,8 @@ class Scoring:
         failures = {}
         lacking = np.isnan(self._values) & ~self._undefined
         for metric, missing in zip(self._metrics, lacking.sum(axis=0), strict=True):
-            if missing:
+            # What cannot be trained at all is said once, not for each codec.
+            if missing and (metric.left_out is None or metric.base_name not in failures):
                 of = f"; {missing} of {len(lacking)} features have no score"
                 first = self._first_failures[metric.name]
                 failures[metric.name] = first + (of if missing < len(lacking) else "")
@@ -118,7 +119,7 @@ class Scoring:
         """Return what else is to be known of each metric: of its batches, and where it is none."""
         notes = dict(self._scored.notes)
         for metric, undefined in zip(self._metrics, self._undefined.sum(axis=0), strict=True):
-            if undefined:
+            if undefined and metric.left_out is None:
                 note = (
                     f"metric {metric.name!r} is not defined {self._reasons[metric.name]}: "
                     f"no score of {undefined} of {len(self._values)} features"
@@ -227,24 +228,33 @@ class Scoring:
             metric = metric.with_options(**self._known.of(task, fold, needed))
         if metric.fit is None:
             return metric
-        others = self._others(task, fold)
+        others = self._others(task, fold, metric.left_out)
         if "fold" not in self._dataset.labels.column_names:
             raise MetricError("the labels have no column 'fold': there is nothing to hold out")
         if not len(others):
             raise MetricError("no other fold to train on")
         fitted = metric.fitted(TrainingPart(self._dataset, others, self._target, self._shared))
-        if fitted.weights:
+        if fitted.weights and metric.left_out is None:
             self._weights.setdefault((metric.name, task), []).append(fitted.weights)
         return fitted
 
-    def _others(self, task: str, fold: int) -> NDArray[np.intp]:
-        """Return the rows of other folds that share no group of sources with this one."""
+    def _others(self, task: str, fold: int, left_out: str | None) -> NDArray[np.intp]:
+        """Return the rows of other folds and codecs that share no group of sources with this one.
+
+        Raises:
+            UndefinedError: The task lacks the codec that is left out, or has no other.
+        """
         labels, here = self._dataset.labels, self._tasks == task
         others = here & (self._folds != fold) & stored_rows(self._dataset)
         if "group" in labels.column_names:
             groups = np.array(labels["group"].to_pylist(), object)
             held_out = {name for name in groups[here & (self._folds == fold)] if name is not None}
             others &= ~np.isin(groups, list(held_out))
+        if left_out is not None:
+            codecs = np.array(labels["codec"].to_pylist())
+            if set(codecs[here]) <= {left_out} or left_out not in codecs[here]:
+                raise UndefinedError(f"where {left_out} is no codec beside others, as of {task}")
+            others &= codecs != left_out
         return np.flatnonzero(others)
 
     def _batch(self, metric: Metric, column: int, part: Batch, at: NDArray[np.intp]) -> None:

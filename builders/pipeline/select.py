@@ -181,7 +181,7 @@ class Extract(BuildStage):
                     )
             inputs = sample.inputs
             features[source_id] = models.features(task, inputs, f"the feature of {source_id}")
-            grids.append(models.backbone.grid(inputs))
+            grids.append(models.grid(task, inputs))
         return features, grids
 
 

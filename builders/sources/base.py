@@ -108,6 +108,7 @@ SOURCES = Registry(
     "source",
     {
         "scenes": "cfqa_data.builders.sources.scenes:Scenes",
+        "instances": "cfqa_data.builders.sources.instances:Instances",
         "imagenet": "cfqa_data.builders.sources.imagenet:ImageNet",
         "voc2012": "cfqa_data.builders.sources.voc2012:Voc2012",
         "nyuv2": "cfqa_data.builders.sources.nyuv2:Nyuv2",

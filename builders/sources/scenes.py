@@ -35,7 +35,7 @@ _PARTS = tuple(SHAPES.values())
 _TEXTURES = tuple(TEXTURES.values())
 _COLOURS = np.array(list(COLOURS.values()), np.float32)
 #: How far each solid reaches below its centre, as a share of its half height.
-_FOOT = tuple({"cube": 0.8, "roof": 0.7, "dome": 0.0}.get(name, 1.0) for name in SHAPES)
+FOOT = tuple({"cube": 0.8, "roof": 0.7, "dome": 0.0}.get(name, 1.0) for name in SHAPES)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def draw_scene(seed: int, aspect: float = 1.0, label: int | None = None) -> Scen
         reach = away * 0.5 / focal * aspect
         across = camera[0] + uniform(-0.55, 0.55) * reach * (1.0 if front else 1.5)
         size = tuple((radius * rng.uniform(0.88, 1.12, 3)).tolist())
-        centre = (across, size[1] * _FOOT[shape] + uniform(0.0, 0.5), away)
+        centre = (across, size[1] * FOOT[shape] + uniform(0.0, 0.5), away)
         clear = all(
             np.hypot(s.centre[0] - centre[0], s.centre[2] - centre[2]) > 0.9 * (s.size[0] + radius)
             for s in solids

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from cfqa_data.guard import check_guard
 from cfqa_data.recipe.load import Recipe, load_recipe
 from cfqa_data.torch_state import torch_state
 
-__all__ = ["FittedHead", "fit_head", "fit_hypervector", "fit_linear"]
+__all__ = ["FittedHead", "PooledFeatures", "fit_head", "fit_hypervector", "fit_linear"]
 
 DECAY = 0.01
 """Weight of the penalty, half the squared norm of the weights of standardised inputs."""
@@ -67,12 +67,20 @@ class FittedHead(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _PooledFeatures(Stage):
-    """Extracts what the linear part takes of each image, float32; an item is an image's id."""
+class PooledFeatures(Stage):
+    """Extracts what the linear part takes of each image, float32; an item is an image's id.
+
+    Attributes:
+        recipe: whose backbone it is.
+        task: whose blocks, and whose source if there are no images.
+        images: folder of them.
+        ids: of the images; all in the folder if empty.
+    """
 
     recipe: Recipe
     task: str
-    images: str
+    images: str | None = None
+    ids: tuple[str, ...] = ()
 
     name, unit = "extract", "images"
 
@@ -82,9 +90,11 @@ class _PooledFeatures(Stage):
         return Models(self.recipe)
 
     @cached_property
-    def source(self) -> ImageFolder:
-        """The images, in a folder per class."""
-        return ImageFolder(self.task, 0, self.images)
+    def source(self) -> Any:
+        """The images, in a folder per class, or the task's source."""
+        return (
+            ImageFolder(self.task, 0, self.images) if self.images else self.models.source(self.task)
+        )
 
     @cached_property
     def head(self) -> ClsHead:
@@ -97,12 +107,27 @@ class _PooledFeatures(Stage):
         return head.requires_grad_(False)
 
     def items(self) -> list[str]:
-        return sorted(self.source.entries)
+        return list(self.ids) or sorted(self.source.entries)
 
-    def run(self, item: str) -> np.ndarray:
-        feature = self.models.features(self.task, self.source.sample(item).inputs, item)
+    def run(self, item: str) -> tuple[np.ndarray, Any]:
+        """Return what the linear part takes, and the truth."""
+        sample = self.source.sample(item)
+        feature = self.models.extracted(self.task, sample.inputs, item)
         with torch_state(grad=False):
-            return self.head.pooled(torch.from_numpy(feature))[0].numpy()
+            return self.head.pooled(torch.from_numpy(feature))[0].numpy(), sample.truth
+
+    def collected(self, workers: int, look: Progress) -> tuple[np.ndarray, np.ndarray]:
+        """Return what :meth:`run` returns of all items, in their order."""
+        items = self.items()
+        look.start(self.name, len(items), self.unit)
+        found = {}
+        with Executor(workers) as executor:
+            for item, pooled in executor.run(self, items):
+                found[item] = pooled
+                look.advance()
+        look.finish()
+        inputs, truths = zip(*(found[item] for item in items), strict=True)
+        return np.stack(inputs), np.stack(truths)
 
 
 def fit_head(
@@ -141,23 +166,15 @@ def fit_head(
     task = task or next(iter(recipe.tasks))
     if task not in recipe.tasks:
         raise BuildError(unknown_name("task", task, recipe.tasks))
-    stage = _PooledFeatures(recipe, task, str(Path(images).absolute()))
+    stage = PooledFeatures(recipe, task, str(Path(images).absolute()))
     items = stage.items()
     classes = tuple(sorted({stage.source.entries[item].image.parent.name for item in items}))
     if len(classes) < 2:
         raise BuildError(f"{images}: a head needs two classes or more, in a folder each")
-    labels = np.array([int(stage.source.entries[item].truth) for item in items])
     _check_apart(stage, items)
     assert stage.head is not None  # before anything is extracted
-    held_out = held_out_of(labels)
-    look.start(stage.name, len(items), stage.unit)
-    found: dict[str, np.ndarray] = {}
-    with Executor(workers) as executor:
-        for item, pooled in executor.run(stage, items):
-            found[item] = pooled
-            look.advance()
-    look.finish()
-    inputs = np.stack([found[item] for item in items]).astype(np.float64)
+    pooled, labels = stage.collected(workers, look)
+    inputs, held_out = pooled.astype(np.float64), held_out_of(labels)
     look.start("fit", 1, "heads")
     given = inputs[~held_out], labels[~held_out]
     if kind == "linear":
@@ -280,7 +297,7 @@ def _moments(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, deviation
 
 
-def _check_apart(stage: _PooledFeatures, items: Sequence[str]) -> None:
+def _check_apart(stage: PooledFeatures, items: Sequence[str]) -> None:
     """Check that no image is one that the dataset may take as a source."""
     spec = stage.recipe.tasks[stage.task].source
     if spec.kind != "image_folder":

@@ -33,6 +33,7 @@ def evaluate(
     fold: int | None = None,
     limit: int | None = None,
     target: Target = "distortion",
+    leave_out: Literal["codec"] | None = None,
     device: str = "cpu",
     precision: Literal["highest", "high"] = "highest",
     out: Path | None = None,
@@ -54,6 +55,8 @@ def evaluate(
         fold (K): Only the sources of this fold, 0 to 4.
         limit (N): At most so many sources of each task.
         target: Label to follow: the score's distortion or the task's loss.
+        leave_out: codec: train each trained metric also without each codec, and tell how well it
+            places what that codec does.
         device: Torch device: cpu, cuda, cuda:1.
         precision: Of float32 matrix products: highest is exact, high allows TF32.
         out (FILE): Write every score to this .parquet or .csv file. An interrupted run goes on from
@@ -110,6 +113,7 @@ def evaluate(
             fold=fold,
             limit=limit,
             target=target,
+            leave_out=leave_out,
             precision=precision,
             out=out,
             force=force,
@@ -191,7 +195,8 @@ def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
         try:
             names = ("dataset", "target", "failures", "notes")
             facts = {name: getattr(evaluation, name) for name in names}
-            write_table(out, with_facts(evaluation.scores, evaluation.metrics, **facts))
+            scored = (*evaluation.metrics, *evaluation.without)
+            write_table(out, with_facts(evaluation.scores, scored, **facts))
         except (OSError, CfqaError):
             lost = True
     return "the scores are only in the tables" if lost else f"the scores are in {out}"

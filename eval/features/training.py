@@ -30,14 +30,18 @@ class KnownScores:
         self._columns: dict[str, NDArray[np.float64]] = {}
 
     def of(self, metrics: Sequence[Metric], rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return the scores of M metrics, which have no options, on some rows, (rows, M)."""
+        """Return the scores of M metrics, which have no options, on some rows, (rows, M).
+
+        They are infinite where a metric is not defined.
+        """
         nothing = np.full(self._dataset.labels.num_rows, np.nan)
         columns = [self._columns.setdefault(metric.name, nothing.copy()) for metric in metrics]
         missing = rows[np.isnan([column[rows] for column in columns]).any(axis=0)]
         with torch.no_grad():
             for part in read_batches(self._dataset, missing.tolist(), self._device):
                 for metric, column in zip(metrics, columns, strict=True):
-                    column[part.rows] = metric.score(part.x, part.y).cpu()
+                    defined = part.x.shape[3] >= metric.least_tokens
+                    column[part.rows] = metric.score(part.x, part.y).cpu() if defined else np.inf
         return np.stack([column[rows] for column in columns], axis=1)
 
 

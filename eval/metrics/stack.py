@@ -18,10 +18,13 @@ from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics import angle, distributional, signal
 from cfqa_data.eval.metrics.base import Metric, metric
 from cfqa_data.eval.metrics.forest import Forest, fit_forest
+from cfqa_data.eval.metrics.kernel import cka
 from cfqa_data.eval.metrics.trained import labelled_sources
 from cfqa_data.eval.statistics.correlations import average_ranks
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cfqa_data.eval.features.reading import FeatureSource
 
 __all__ = ["INPUTS", "fit_stack", "stack"]
@@ -30,9 +33,10 @@ INPUTS = (
     *(signal.mse, signal.mae, signal.nmse, signal.snr_distance),
     *(angle.cosine, angle.cosine_class, angle.cosine_flat, angle.cosine_p5),
     *(angle.norm_error, angle.angle, angle.pearson_token, angle.ccc),
-    *(distributional.kl_softmax, distributional.js_softmax, distributional.moments),
+    *(distributional.kl_softmax, distributional.js_softmax, distributional.moments, cka),
 )
-"""Metrics whose gaps the trees see: a few passes over the values each, and none compares tokens."""
+"""Metrics whose gaps the trees see. All but the last are a few passes over the values; where it is
+not defined, of a single token, it counts as without a gap."""
 
 FLOOR = 1e-12
 """Least gap: whatever is closer counts as this close."""
@@ -53,9 +57,8 @@ def fit_stack(training: FeatureSource, device: str) -> Metric:
     sources, truth = labelled_sources(training)
     rows = np.concatenate(sources)
     ranks = [(average_ranks(truth[None, of])[0] - 0.5) / len(of) for of in sources]
-    gaps = np.abs(training_scores(training, INPUTS, rows, device) - IDENTITIES)
     forest = fit_forest(
-        np.log(np.maximum(gaps, FLOOR)),
+        _log_gaps(training_scores(training, INPUTS, rows, device)),
         np.concatenate(ranks),
         [one.name for one in INPUTS],
         **GROWTH | {"min_samples_leaf": min(GROWTH["min_samples_leaf"], len(rows) // 8 + 1)},
@@ -64,12 +67,16 @@ def fit_stack(training: FeatureSource, device: str) -> Metric:
     return replace(stack.with_options(forest=forest), weights=weights)
 
 
-IDENTITIES = np.array([one.identity for one in INPUTS], np.float64)
+def _log_gaps(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithms of gaps, of scores that are infinite where they are not defined."""
+    gaps = np.abs(scores - [one.identity for one in INPUTS])
+    return np.log(np.maximum(np.where(np.isinf(gaps), 0.0, gaps), FLOOR))
 
 
 @metric(
-    formula="F(log gaps) - F(no gaps), F boosted trees that rise with each of 15 gaps",
+    formula="F(log gaps) - F(no gaps), F boosted trees that rise with each of 16 gaps",
     family="trained",
+    cost="T2D",
     citation="this project; trees: Friedman, Greedy Function Approximation, Ann. Statist. 2001",
     fit=fit_stack,
 )
@@ -86,8 +93,11 @@ def stack(x: Features, y: Features, forest: Forest | None = None) -> Tensor:
     """
     if not isinstance(forest, Forest) or forest.inputs != tuple(one.name for one in INPUTS):
         raise MetricError("stack: forest is what training finds, or `load_metric` reads")
-    scores = torch.stack([one.function(x, y) for one in INPUTS], dim=1)
-    gaps = np.abs(scores.detach().cpu().numpy() - IDENTITIES)
-    none = np.full((1, len(INPUTS)), FLOOR)
-    found = forest.predict(np.log(np.maximum(np.concatenate([none, gaps]), FLOOR)))
+    undefined = torch.full((len(y),), torch.inf, dtype=torch.float64, device=y.values.device)
+    scores = torch.stack(
+        [one.function(x, y) if y.shape[3] >= one.least_tokens else undefined for one in INPUTS],
+        dim=1,
+    )
+    gaps = _log_gaps(scores.detach().cpu().numpy())
+    found = forest.predict(np.concatenate([np.full((1, len(INPUTS)), np.log(FLOOR)), gaps]))
     return torch.from_numpy(found[1:] - found[0]).to(scores.device)

@@ -76,9 +76,13 @@ def _training_rows(
 
     moving, truth = labelled_sources(training)
     rows = np.concatenate(moving := moving[:SOURCES])
-    gaps = np.full((len(truth), len(GAPS)), np.nan)
-    gaps[rows] = np.log(np.maximum(1.0 - training_scores(training, GAPS, rows, device), FLOOR))
-    return [gaps[of_source] for of_source in moving], [truth[of_source] for of_source in moving]
+    scores = np.full((len(truth), len(GAPS)), np.inf)
+    scores[rows] = training_scores(training, GAPS, rows, device)
+    defined = [of_source for of_source in moving if np.isfinite(scores[of_source]).all()]
+    if not defined:
+        raise MetricError("all training sources have too few tokens")
+    gaps = np.log(np.maximum(1.0 - scores, FLOOR))
+    return [gaps[of_source] for of_source in defined], [truth[of_source] for of_source in defined]
 
 
 def labelled_sources(training: FeatureSource) -> tuple[list[NDArray[np.intp]], NDArray[Any]]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from cfqa_data.errors import CfqaError, DiskError, MetricError
 from cfqa_data.eval.features.datasets import FeatureSource, dataset_identity, opened
 from cfqa_data.eval.metrics.base import FAMILIES, error_line
-from cfqa_data.eval.report.ranking import Figure, floor, heat_maps, ranking
-from cfqa_data.eval.text import in_groups, ladders_text
+from cfqa_data.eval.report.ranking import Figure, floor, heat_maps, left_out, ranking
+from cfqa_data.eval.text import in_groups, ladders_text, trained_names
 from cfqa_data.extras import extras
 from cfqa_data.format.storage import check_writable, write_text
 from cfqa_data.paths import absolute_path
@@ -125,6 +125,8 @@ def report_html(
             low=floor(number for figure in sroccs for number in figure[:2]),
             columns=columns,
             maps=maps,
+            left_out=left_out(evaluation),
+            trained=", ".join(trained_names(evaluation)),
             cards=cards(ranked, points, target),
             families=FAMILIES,
             classes=maps_of_classes,
