@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import each
 from mock_dataset import toy_recipe, toy_recipe_dict
 
 from cfqa_data.codecs.base import FeatureCodec
@@ -192,7 +193,7 @@ def _qps(first: int, end: int) -> dict[str, Any]:
     return x265 | {"levels": list(range(first, end))}
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "message"),
     [
         (_set("group_sise", to=1), "key in the recipe 'group_sise': did you mean 'group_size'"),
