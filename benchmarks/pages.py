@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,21 +101,23 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def apart(found: Evaluation) -> list[list[Any]]:
+def apart(found: Evaluation, names: Collection[str]) -> str:
     """Return how far a dataset tells metrics apart, by task: spread, and significant pairs."""
-    table, rows = oriented(found), []
+    table = {name: row for name, row in oriented(found).items() if name in names}
+    rows = []
     for task in [*dict.fromkeys(found.across_codecs["task"].to_pylist()), "all"]:
         values = np.array([v for row in table.values() if (v := row.get(task)) is not None])
         pairs = [
             row
             for row in found.comparisons.to_pylist()
             if (row["task"], row["codec"], row["figure"]) == (task, "all", "srocc")
+            and {row["metric"], row["other"]} <= set(names)
         ]
         far = sum(row["p_holm"] is not None and row["p_holm"] < 0.05 for row in pairs)
         spread = values.max() - np.median(values)
         row = [task, f"{values.max():.3f}", f"{np.median(values):.3f}", f"{spread:.3f}"]
         rows.append([*row, f"{far} of {len(pairs)} ({far / len(pairs):.0%})"])
-    return rows
+    return markdown(["task", "best SROCC", "median", "spread", "pairs that differ"], rows)
 
 
 def baselines(found: Evaluation) -> str:
@@ -143,17 +145,16 @@ def baselines(found: Evaluation) -> str:
     return markdown(["task", *heads, "`gap_mean` above `cosine`"], rows)
 
 
-def tables(name: str, folder: str, file: str) -> Iterator[tuple[str, str]]:
-    """Yield the tables of a dataset by their names."""
-    dataset = cfqa_data.load(folder)
+def tables(
+    name: str, dataset: Any, found: Evaluation, names: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the tables of a dataset by their names; `names` are metrics that all datasets have."""
     yield f"{name} levels", levels(dataset)
     yield f"{name} health", label_health(dataset)
     yield f"{name} ceilings", ceilings(dataset)
-    found = read_evaluation(dataset, file)
     yield f"{name} scores", scores(found)
     yield f"{name} baselines", baselines(found)
-    heads = ["task", "best SROCC", "median", "spread", "pairs that differ significantly"]
-    yield f"{name} apart", markdown(heads, apart(found))
+    yield f"{name} apart", apart(found, names)
 
 
 def main() -> None:
@@ -163,11 +164,15 @@ def main() -> None:
         parser.add_argument(f"--{name}", nargs=2, metavar=("FOLDER", "SCORES"))
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder of the pages")
     given = parser.parse_args()
+    datasets: dict[str, tuple[Any, Evaluation]] = {}
+    for name in ("mini", "wide"):
+        if paths := getattr(given, name):
+            dataset = cfqa_data.load(paths[0])
+            datasets[name] = dataset, read_evaluation(dataset, paths[1])
+    known = [{metric.name for metric in found.metrics} for _, found in datasets.values()]
+    names = set.intersection(*known)
     found = {
-        key: table
-        for name in ("mini", "wide")
-        if (paths := getattr(given, name))
-        for key, table in tables(name, *paths)
+        key: table for name, both in datasets.items() for key, table in tables(name, *both, names)
     }
     for page in sorted(given.docs.glob("*.md")):
         text = page.read_text()
