@@ -23,6 +23,8 @@ from cfqa_data.eval import evaluate
 from cfqa_data.integrity.summary import _size_lines
 from cfqa_data.torch_state import _torch
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 CFQA = [sys.executable, "-c", "import sys; from cfqa_data.cli import main; sys.exit(main())"]
 
 

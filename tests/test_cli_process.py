@@ -16,6 +16,8 @@ from pipeline_toy import tree
 import cfqa_data.console.terminal
 from cfqa_data.cli import main, process
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 CFQA = [sys.executable, "-c", "import sys; from cfqa_data.cli import main; sys.exit(main())"]
 INTERRUPTED = "cfqa: interrupted; the same command goes on from the scores so far"
 

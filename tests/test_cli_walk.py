@@ -17,6 +17,8 @@ from walk import PROGRESS, Sandbox, as_anybody, broken_law, run
 from cfqa_data.builders.pipeline import build
 from cfqa_data.cli import app
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 
 @dataclass(frozen=True)
 class Walked:

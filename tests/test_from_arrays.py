@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from cases import each
 
 import cfqa_data
 from cfqa_data import CfqaError, FormatError, create_metric, evaluate, from_arrays, load, save
@@ -18,6 +19,8 @@ from cfqa_data.eval.report import write_report
 from cfqa_data.format.facts import Loss, Score, TaskFacts
 from cfqa_data.integrity.verify import verify
 from cfqa_data.loaders.torch import Pairs, data_loader
+
+pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 SOURCES = ("a", "b", "c", "d")
 CODECS = {"fine": (8, 4, 2), "coarse": (0.5, 1.5)}  # one falls, one rises: the best is first
@@ -264,7 +267,7 @@ def test_values_that_are_not_finite_are_named_and_nothing_is_saved(tmp_path: Pat
 NUMBERS = {c: {p: [0.0] * 4 for p in ps} for c, ps in CODECS.items()}
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "why"),
     [
         ({"originals": []}, "originals: there are none"),

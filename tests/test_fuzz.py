@@ -16,29 +16,29 @@ from fuzzing import Session, Target, load_targets, message_fault
 from cfqa_data.errors import FormatError
 
 FILES = {
-    "manifest": 20,
-    "folder": 3,
-    "labels": 12,
-    "tensors": 15,
-    "ranges": 12,
-    "zarr": 12,
-    "shards": 12,
-    "checkpoints": 12,
-    "checkpoints-old": 12,
-    "weights": 15,
-    "weights-index": 15,
-    "compressai": 4,
-    "ladders": 8,
-    "release": 15,
-    "recipe": 6,
-    "scores": 5,
-    "logs": 20,
-    "hub": 5,
+    "manifest": 40,
+    "folder": 6,
+    "labels": 25,
+    "tensors": 30,
+    "ranges": 25,
+    "zarr": 25,
+    "shards": 25,
+    "checkpoints": 25,
+    "checkpoints-old": 25,
+    "weights": 40,
+    "weights-index": 40,
+    "compressai": 6,
+    "ladders": 20,
+    "release": 40,
+    "recipe": 10,
+    "scores": 8,
+    "logs": 50,
+    "hub": 10,
 }
 """Cases per target."""
 
 STREAMS = {
-    f"{codec}{where}": max(3, 8 // cost)
+    f"{codec}{where}": 20 // cost
     for codec, (_, cost) in CODECS.items()
     for where, cost in (("", cost), ("-isolated", 2 * cost))
 }

@@ -22,7 +22,10 @@ from cfqa_data.format.manifest import read_manifest
 from cfqa_data.loaders.torch import Pairs
 
 # The client sends files by a parameter that its HTTP library has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+    pytest.mark.usefixtures("quick_statistics"),
+]
 
 PLUGIN = Path(__file__).parents[1] / "examples" / "plugin"
 PACKAGE = "cfqa_example_text"

@@ -33,7 +33,7 @@ def build(
     """Build a dataset from a recipe. Goes on where an earlier build stopped.
 
     Args:
-        recipe (RECIPE): mini, nano, paper, dinov2-s, -b, -l, -g, or a TOML file.
+        recipe (RECIPE): mini, nano, wide, ret, paper, dinov2-s, -b, -l, -g, or a TOML file.
         out (DIR): Folder to make.
         tier: light leaves out what bitstreams decode to.
         scheduler (ADDRESS): Dask scheduler to run on instead.
