@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -80,7 +80,8 @@ class Classification(LinearTask):
         per_class: samples of a class that are accepted; 0: any number.
     """
 
-    facts, views, layers, head_kind = TASKS["cls"], VIEWS["cls"], ClsHead.layers, ClsHead
+    facts, views, layers = TASKS["cls"], VIEWS["cls"], ClsHead.layers
+    head_kind: ClassVar[type[Head]] = ClsHead
 
     def __init__(
         self,
