@@ -120,6 +120,23 @@ def apart(found: Evaluation, names: Collection[str]) -> str:
     return markdown(["task", "best SROCC", "median", "spread", "pairs that differ"], rows)
 
 
+def by_codec(found: Evaluation) -> str:
+    """Return PLCC and SROCC, signs kept, of the metrics that `cfqa eval` takes by itself."""
+    names = {"mse": "MSE", "cosine": "cosine", "cka": "CKA"}
+    cells: dict[tuple[str, str], dict[str, list[str]]] = {}
+    across = [row | {"codec": "all"} for row in found.across_codecs.to_pylist()]
+    for row in [*found.correlations.to_pylist(), *across]:
+        figures = [f"{row[figure] or 0:.4f}" for figure in ("plcc", "srocc")]
+        cells.setdefault((row["codec"], row["task"]), {})[row["metric"]] = figures
+    codecs = list(dict.fromkeys(codec for codec, _ in cells))
+    rows = [
+        [codec, task, *(figure for name in names for figure in row[name])]
+        for (codec, task), row in sorted(cells.items(), key=lambda item: codecs.index(item[0][0]))
+    ]
+    heads = [f"{name} {figure}" for name in names.values() for figure in ("PLCC", "SROCC")]
+    return markdown(["codec", "task", *heads], rows)
+
+
 def baselines(found: Evaluation) -> str:
     """Return the mean SROCC of some metrics, and what the trained one gains over `cosine`."""
     table, rows = oriented(found), []
@@ -154,6 +171,8 @@ def tables(
     yield f"{name} ceilings", ceilings(dataset)
     yield f"{name} scores", scores(found)
     yield f"{name} baselines", baselines(found)
+    if name == "mini":
+        yield "mini codecs", by_codec(found)
     yield f"{name} apart", apart(found, names)
 
 

@@ -197,7 +197,7 @@ def test_evaluator() -> None:
 def test_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mock_dataset(tmp_path / "mini")
     data, scores = str(tmp_path / "mini"), str(tmp_path / "scores.parquet")
-    cfqa_data.evaluate(data, ["mse", "cosine", "gap_mean"], limit=3, out=scores)
+    cfqa_data.evaluate(data, ["mse", "cosine", "cka", "gap_mean"], limit=3, out=scores)
     names = ["levels", "health", "ceilings", "scores", "baselines", "apart"]
     places = [
         f"<!-- table {name} -->\nold\n<!-- end -->\n" for name in map("mini {}".format, names)
@@ -213,7 +213,7 @@ def test_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert text.endswith(kept)
     assert "| cls | x265 | qp " in text
     assert "| `cosine` | " in text
-    assert " of 3 (" in text
+    assert " of 6 (" in text
 
 
 def test_metrics() -> None:
