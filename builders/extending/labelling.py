@@ -114,7 +114,8 @@ class Labeller:
                 score(taken.task, batch[first : first + step], taken.truth, what)
                 for first in range(0, len(batch), step)
             ]
-        scores, losses = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        columns = zip(*parts, strict=True)
+        scores, losses = parts[0] if len(parts) == 1 else map(np.concatenate, columns)
         harm = facts.distortion(scores, taken.reference)
         if one:
             return Label(float(scores[0]), float(harm[0]), float(losses[0]) if facts.loss else None)
