@@ -26,7 +26,8 @@ from cfqa_data.builders.pipeline.scorers import scoring_recipe, scoring_weights
 from cfqa_data.builders.pipeline.workspace import joined_versions, status
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.codecs import find_codec
-from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.console.progress import Progress
+from cfqa_data.console.terminal import listener
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError, unknown_name
 from cfqa_data.extras import extras
@@ -83,7 +84,7 @@ def extend(
         plugins: `module:Class` of what the dataset was made with and that is not installed.
         workers: processes on this machine.
         accept_versions: go on with an extension that other versions of the software began.
-        progress: notified of stages and their progress; optional.
+        progress: notified of stages and their progress; bars on a terminal if None.
 
     Returns:
         The absolute path of the folder.
@@ -115,8 +116,8 @@ def extend(
         if status(recipe, root, tier=plan.tier) == "new":
             _rehearse(folder, recipe)
         stages = [partial(stage, dataset=files) for stage in STAGES]
-        with Executor(workers) as executor:
-            run_stages(stages, plan, root, executor, progress or Silent(), accept_versions)
+        with Executor(workers) as executor, listener(progress) as shown:
+            run_stages(stages, plan, root, executor, shown, accept_versions)
     return root
 
 

@@ -10,12 +10,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from cfqa_data.access.dataset import Dataset, opened
-from cfqa_data.builders.pipeline.context import check_feature
 from cfqa_data.builders.pipeline.label import batch_of_levels, score
 from cfqa_data.builders.pipeline.scorers import scoring_models
 from cfqa_data.builders.processes.executor import one_thread
 from cfqa_data.builders.tasks.base import Task
-from cfqa_data.errors import CfqaError
+from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import TaskFacts
 
@@ -103,7 +102,10 @@ class Labeller:
 
     def __call__(self, source_id: str, features: Any) -> Label:
         """Return the label of one reconstruction, or of a batch."""
-        shape, what = self._folder.shape(source_id), f"{source_id!r}"  # says what sources there are
+        try:
+            shape, what = self._folder.shape(source_id), f"{source_id!r}"
+        except FormatError as error:
+            raise CfqaError(str(error)) from None  # as of features that do not fit
         batch, one = as_features(features, shape, what)
         taken = self._taken
         if taken is None or taken.source_id != source_id:
@@ -153,7 +155,8 @@ def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.nd
         total = batch.sum()  # not finite where a value is not, and of too large ones
     if not np.isfinite(total):
         for index, feature in enumerate(batch):
-            check_feature(feature, f"reconstruction {index} of {what}", shape)
+            if not np.isfinite(feature).all():
+                raise CfqaError(f"reconstruction {index} of {what} has values that are not finite")
     return batch, one
 
 
