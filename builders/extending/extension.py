@@ -19,6 +19,7 @@ from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.check import packages_of, versions_of
 from cfqa_data.builders.pipeline.coding import code
 from cfqa_data.builders.pipeline.context import Models, codec_for
+from cfqa_data.builders.pipeline.fit import check_fit, choices
 from cfqa_data.builders.pipeline.inputs import hash_uris
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.builders.pipeline.prepare import is_fitted
@@ -39,6 +40,7 @@ from cfqa_data.format.storage import check_folder
 from cfqa_data.guard import check_guard
 from cfqa_data.integrity.verify import verify
 from cfqa_data.paths import real_path
+from cfqa_data.recipe.fitted import AutoLevels, FittedRange
 from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.registry import naming_user_code
 
@@ -52,7 +54,7 @@ EXTENDED = "extended dataset"
 def extend(
     dataset: str | Path,
     codec: str,
-    levels: Sequence[float],
+    levels: Sequence[float] | str | Mapping[str, int],
     *,
     out: str | Path,
     name: str | None = None,
@@ -73,12 +75,13 @@ def extend(
     Args:
         dataset: a folder that `cfqa build` made.
         codec: name of a codec, built in or installed, or `module:Class`.
-        levels: its parameter at each level, the best first.
+        levels: its parameter at each level, the best first; "auto", or {"auto": 6}, finds so many
+            on training samples of the dataset's source, as a build does.
         out: the folder to make; new, empty, or one where this extension was begun or finished.
         name: of the codec in the dataset; its class's own if None.
         tasks: the tasks that get it; all if None.
-        quantizer: of a codec on planes, as in a recipe; if None, the one that the task's first
-            codec on planes has.
+        quantizer: of a codec on planes, as in a recipe, a range that is fitted included; if None,
+            the one that the task's first codec on planes has.
         models: weights of a learned codec, as in a recipe.
         options: keyword arguments of the codec's class.
         plugins: `module:Class` of what the dataset was made with and that is not installed.
@@ -124,7 +127,7 @@ def extend(
 def _codec_spec(
     folder: Folder,
     codec: str,
-    levels: Sequence[float],
+    levels: Sequence[float] | str | Mapping[str, int],
     name: str | None,
     quantizer: Mapping[str, Any] | Quantizer | None,
     models: str | None,
@@ -138,14 +141,18 @@ def _codec_spec(
     if name in entry.codecs:
         raise CfqaError(f"{folder.files.location}: {task} has a codec {name!r}; give another name")
     if isinstance(quantizer, Mapping):
-        quantizer = quantizer_from_dict(dict(quantizer))
+        table = dict(quantizer)
+        fit = FittedRange.describes(table)
+        quantizer = FittedRange.from_dict(table) if fit else quantizer_from_dict(table)
     if quantizer is None and facts.on == "planes":
         quantizer = next((c.quantizer for c in entry.codecs.values() if c.quantizer), None)
         if quantizer is None:
             raise CfqaError(f"{task}: no codec of it has a quantiser to take over; give one")
     kind = None if found.builtin and name == codec else codec
-    if not isinstance(levels, Iterable):
-        raise CfqaError(f"levels are several numbers, not {levels!r:.80}")
+    if levels == "auto" or isinstance(levels, Mapping):
+        return CodecSpec(name, AutoLevels.from_dict(levels), quantizer, models, options, kind)
+    if isinstance(levels, str) or not isinstance(levels, Iterable):
+        raise CfqaError(f'levels are several numbers, or "auto", not {levels!r:.80}')
     numbers = tuple(v.item() if isinstance(v, np.generic) else v for v in levels)
     return CodecSpec(name, numbers, quantizer, models, options, kind)
 
@@ -240,14 +247,18 @@ def _rehearse(folder: Folder, recipe: Recipe) -> None:
     models = Models(recipe)
     for task, task_spec in recipe.tasks.items():
         entry = folder.manifest.tasks[task]
+        check_fit(models, task)
         for spec in (task_spec.codecs[name] for name in task_spec.codecs.keys() - entry.codecs):
             codec, name = codec_for(spec), entry.sources[0]
             if is_fitted(codec):  # before that it cannot be tried, but its images must be here
                 models.source(task)
                 continue
+            if isinstance(spec.quantizer, FittedRange):  # nor that, whose training inputs are here
+                continue
+            levels = choices(spec)
             on_inputs = spec.facts.on == "inputs"
             inputs = [models.source(task).sample(name).inputs] if on_inputs else []
-            ends = replace(spec, levels=tuple(dict.fromkeys((spec.levels[0], spec.levels[-1]))))
+            ends = replace(spec, levels=tuple(dict.fromkeys((levels[0], levels[-1]))))
             extract = partial(models.features, task, what="the feature of a decoded input")
             original = [folder.original(name)]
             with naming_user_code(BuildError):
