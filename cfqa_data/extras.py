@@ -22,6 +22,7 @@ EXTRAS = {
     "matplotlib": "build",
     "PIL": "build",
     "scipy": "eval",
+    "sklearn": "eval",
     "timm": "timm",
     "torch": "eval",
     "transformers": "transformers",

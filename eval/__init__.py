@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cfqa_data.eval.evaluator import evaluate
-from cfqa_data.eval.metrics import Metric, create_metric, list_metrics
+from cfqa_data.eval.metrics import Metric, create_metric, list_metrics, load_metric, save_metric
 from cfqa_data.eval.results import Evaluation, read_evaluation
 from cfqa_data.lazy import lazy_modules
 
@@ -13,7 +13,9 @@ __all__ = [
     "create_metric",
     "evaluate",
     "list_metrics",
+    "load_metric",
     "read_evaluation",
+    "save_metric",
 ]
 
 __getattr__, __dir__ = lazy_modules(__name__, __path__)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,9 +18,10 @@ from cfqa_data.eval.features.datasets import (
     arrays_digest,
     dataset_identity,
     opened,
+    stored_rows,
     task_facts,
 )
-from cfqa_data.eval.metrics import MetricLike, as_metrics
+from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
 from cfqa_data.eval.results import Evaluation, conclude
 from cfqa_data.eval.score_file import ScoreFile
 from cfqa_data.eval.scoring import Scored, Scoring
@@ -53,6 +55,7 @@ def evaluate(
     fold: int | None = None,
     limit: int | None = None,
     target: Literal["distortion", "loss"] = "distortion",
+    leave_out: Literal["codec"] | None = None,
     precision: Literal["highest", "high"] = "highest",
     batch: int | None = None,
     out: str | Path | None = None,
@@ -84,6 +87,9 @@ def evaluate(
         limit: At most so many sources of each task, the first ones.
         target: Label to follow: ``distortion`` (harm to the task's score) or ``loss`` (a
             continuous task loss). Both grow with the damage.
+        leave_out: ``codec``: train each trained metric also without each codec, on sources of the
+            other folds; the table ``left_out`` tells how well it places versions of a codec that it
+            has not seen.
         precision: Of float32 matrix products: ``highest`` is exact, ``high`` allows TF32.
         batch: Compressed features per batch; by default as many as make 4 MiB on a CPU, or
             256 MiB on another device.
@@ -106,6 +112,7 @@ def evaluate(
     for name, value, (one, other) in (
         ("target", target, ("distortion", "loss")),
         ("precision", precision, PRECISIONS),
+        ("leave_out", leave_out, ("codec", None)),
     ):
         if value not in (one, other):
             raise MetricError(f"{name} is {one!r} or {other!r}, not {value!r}")
@@ -122,10 +129,12 @@ def evaluate(
         if name not in source.labels.column_names:
             what = f"{target!r} to follow" if name == target else repr(name)
             raise MetricError(f"the labels have no column {what}")
-    stored = _stored(source)
+    stored = stored_rows(source)
     rows = _selected(source.labels, stored, fold, limit)
     labels = source.labels.take(rows)
     check_labels(labels, target)
+    if leave_out:
+        resolved += _without_codecs(resolved, labels)
     identity = dataset_identity(source)
     file, scored = None, Scored.nothing(len(rows), len(resolved))
     if path is not None:
@@ -159,12 +168,23 @@ def evaluate(
     return found
 
 
-def _stored(dataset: FeatureSource) -> NDArray[np.bool_]:
-    """Return which rows have a feature: a folder need not hold those of every codec."""
-    labels = dataset.labels
-    if "array" in labels.column_names and hasattr(dataset, "manifest"):
-        return np.asarray(labels["array"].is_valid().to_numpy())
-    return np.ones(labels.num_rows, dtype=bool)
+def _without_codecs(metrics: Sequence[Metric], labels: pa.Table) -> tuple[Metric, ...]:
+    """Return each trained metric once for each codec, which its training is to do without.
+
+    Raises:
+        MetricError: No metric is trained, or there is one codec only.
+    """
+    codecs = dict.fromkeys(labels["codec"].to_pylist())
+    trained = [metric for metric in metrics if metric.fit]
+    if not trained:
+        raise MetricError("leave_out is for metrics that are trained, of which there is none here")
+    if len(codecs) < 2:
+        raise MetricError(f"leave_out takes several codecs; there is {', '.join(codecs)} alone")
+    return tuple(
+        replace(metric, name=f"{metric.name} without {codec}", left_out=codec)
+        for metric in trained
+        for codec in codecs
+    )
 
 
 def _not_stored(labels: pa.Table, stored: NDArray[np.bool_]) -> dict[str, str]:

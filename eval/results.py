@@ -58,6 +58,8 @@ class Evaluation(Statistics):
         scores: One row per compressed feature and metric; null where the metric failed, or is not
             defined.
         metrics: The metrics, in the tables' order; those that scored nothing are not among them.
+        without: The trained ones of them in their trainings without a codec each, whose scores
+            follow those of the others.
         target: Label column that the scores were correlated with.
         failures: What went wrong with each metric that failed somewhere, by name, and how many
             features have no score; with the file of scores, by path.
@@ -75,6 +77,7 @@ class Evaluation(Statistics):
     notes: dict[str, str] = field(default_factory=dict)
     dataset: str | None = None
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
+    without: tuple[Metric, ...] = ()
 
 
 def conclude(
@@ -100,7 +103,8 @@ def conclude(
         **vars(tables),
         labels=labels,
         scores=scores_table(labels, metrics, values),
-        metrics=tuple(metrics),
+        metrics=tuple(metric for metric in metrics if metric.left_out is None),
+        without=tuple(metric for metric in metrics if metric.left_out is not None),
         target=target,
         failures=dict(failures),
         **known,
@@ -217,17 +221,22 @@ def _metric_facts(metric: Metric) -> dict[str, Any]:
     An end of its range that is infinite is None; an identity that is not finite is its name.
     """
     identity = None if metric.identity is None else float(metric.identity)
-    return {name: getattr(metric, name) for name in FACTS} | {
-        "score_range": [end if math.isfinite(end) else None for end in metric.score_range],
-        "identity": identity if identity is None or math.isfinite(identity) else repr(identity),
-        "invariances": sorted(metric.invariances),
-    }
+    again = {} if metric.left_out is None else {"left_out": metric.left_out}
+    return (
+        {name: getattr(metric, name) for name in FACTS}
+        | again
+        | {
+            "score_range": [end if math.isfinite(end) else None for end in metric.score_range],
+            "identity": identity if identity is None or math.isfinite(identity) else repr(identity),
+            "invariances": sorted(metric.invariances),
+        }
+    )
 
 
 def _metric(facts: dict[str, Any]) -> Metric:
-    if set(facts) != set(FACTS):
+    if set(facts) - {"left_out"} != set(FACTS):
         raise TypeError("not the facts of a metric")
-    for name in ("formula", "citation"):
+    for name in ("formula", "citation", *({"left_out"} & set(facts))):
         if not isinstance(facts[name], str):
             raise TypeError(f"{name} is no text")
     (low, high), identity = facts["score_range"], facts["identity"]

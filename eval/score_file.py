@@ -214,7 +214,9 @@ class ScoreFile:
                     self._check_replaceable()
             else:
                 told = {"failures": found.failures, "notes": found.notes}
-                table = with_facts(found.scores, found.metrics, **self._own, **told)
+                table = with_facts(
+                    found.scores, (*found.metrics, *found.without), **self._own, **told
+                )
                 write_table(self.path, table, self._check_replaceable)
         except OSError as error:
             why = error.strerror or error
@@ -228,4 +230,5 @@ def _other_sources(metric: Metric, whole: pa.Table, target: str) -> list[str]:
         return []
     keys = ("task", "source_id", "fold", "codec", "level")
     on_disk = table_digest(whole.select([name for name in keys if name in whole.schema.names]))
-    return [on_disk, target] if metric.fit else [on_disk]
+    without = [] if metric.left_out is None else [metric.left_out]
+    return [on_disk, target, *without] if metric.fit else [on_disk]

@@ -12,7 +12,7 @@ feature at a time from then on, its earlier scores are recomputed, and a note re
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import CfqaError, MetricError, UndefinedError
+from cfqa_data.eval.features.datasets import stored_rows
 from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metric
 from cfqa_data.eval.metrics.base import error_line
 
@@ -39,6 +40,9 @@ CLOSE = 1e-3
 
 LEAST = 1e-6
 """Difference of scores that is rounding whatever their size, as in 1 - cosine."""
+
+MOST_WEIGHTS = 5
+"""Inputs of a trained metric that its note names."""
 
 TESTED = [metric.function for metric in (*METRICS, *TRAINED_METRICS, *PAPER_METRICS)]
 
@@ -97,13 +101,15 @@ class Scoring:
         self._batches: Counter[tuple[str, str]] = Counter()
         self._tried: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._ready: dict[tuple[str, int, int], Metric | None] = {}
+        self._weights: dict[tuple[str, str], list[Mapping[str, float]]] = {}
 
     def failures(self) -> dict[str, str]:
         """Return the first failure of each metric, and how many features have no score for it."""
         failures = {}
         lacking = np.isnan(self._values) & ~self._undefined
         for metric, missing in zip(self._metrics, lacking.sum(axis=0), strict=True):
-            if missing:
+            # What cannot be trained at all is said once, not for each codec.
+            if missing and (metric.left_out is None or metric.base_name not in failures):
                 of = f"; {missing} of {len(lacking)} features have no score"
                 first = self._first_failures[metric.name]
                 failures[metric.name] = first + (of if missing < len(lacking) else "")
@@ -113,12 +119,19 @@ class Scoring:
         """Return what else is to be known of each metric: of its batches, and where it is none."""
         notes = dict(self._scored.notes)
         for metric, undefined in zip(self._metrics, self._undefined.sum(axis=0), strict=True):
-            if undefined:
+            if undefined and metric.left_out is None:
                 note = (
                     f"metric {metric.name!r} is not defined {self._reasons[metric.name]}: "
                     f"no score of {undefined} of {len(self._values)} features"
                 )
                 notes[metric.name] = "; ".join(filter(None, [notes.get(metric.name), note]))
+        for (name, task), found in self._weights.items():
+            inputs = dict.fromkeys(one for weights in found for one in weights)
+            means = {one: sum(w.get(one, 0.0) for w in found) / len(found) for one in inputs}
+            most = sorted(means.items(), key=lambda pair: -pair[1])[:MOST_WEIGHTS]
+            shares = ", ".join(f"{one} {share:.2f}" for one, share in most if share >= 0.005)
+            note = f"metric {name!r} weighs in {task}: {shares}"
+            notes[name] = "\n".join(filter(None, [notes.get(name), note]))
         return notes
 
     def run(self, file: Any, progress: Progress) -> None:
@@ -133,6 +146,7 @@ class Scoring:
         """
         if not self._missing().any():
             return
+        from cfqa_data.eval.features.training import KnownScores
         from cfqa_data.eval.originals import OriginalStatistics
 
         labels = self._dataset.labels
@@ -142,6 +156,7 @@ class Scoring:
         self._folds = np.zeros(len(self._tasks), dtype=np.intp)
         if "fold" in labels.column_names and (needed or any(m.fit for m in self._metrics)):
             self._folds = labels["fold"].to_numpy().astype(np.intp)
+        self._shared = KnownScores(self._dataset, self._device)
         self._ready.clear()
         # Twice, if a metric begins anew.
         while (missing := np.asarray(self._missing().any(axis=1))).any():
@@ -207,18 +222,40 @@ class Scoring:
         return self._ready[key]
 
     def _given(self, metric: Metric, task: str, fold: int) -> Metric:
-        from cfqa_data.eval.features.reading import RowSubset
+        from cfqa_data.eval.features.training import TrainingPart
 
         if needed := [name for name in metric.needs if name not in metric.options]:
             metric = metric.with_options(**self._known.of(task, fold, needed))
         if metric.fit is None:
             return metric
-        others = np.flatnonzero((self._tasks == task) & (self._folds != fold))
+        others = self._others(task, fold, metric.left_out)
         if "fold" not in self._dataset.labels.column_names:
             raise MetricError("the labels have no column 'fold': there is nothing to hold out")
         if not len(others):
             raise MetricError("no other fold to train on")
-        return metric.fitted(RowSubset(self._dataset, others, self._target))
+        fitted = metric.fitted(TrainingPart(self._dataset, others, self._target, self._shared))
+        if fitted.weights and metric.left_out is None:
+            self._weights.setdefault((metric.name, task), []).append(fitted.weights)
+        return fitted
+
+    def _others(self, task: str, fold: int, left_out: str | None) -> NDArray[np.intp]:
+        """Return the rows of other folds and codecs that share no group of sources with this one.
+
+        Raises:
+            UndefinedError: The task lacks the codec that is left out, or has no other.
+        """
+        labels, here = self._dataset.labels, self._tasks == task
+        others = here & (self._folds != fold) & stored_rows(self._dataset)
+        if "group" in labels.column_names:
+            groups = np.array(labels["group"].to_pylist(), object)
+            held_out = {name for name in groups[here & (self._folds == fold)] if name is not None}
+            others &= ~np.isin(groups, list(held_out))
+        if left_out is not None:
+            codecs = np.array(labels["codec"].to_pylist())
+            if set(codecs[here]) <= {left_out} or left_out not in codecs[here]:
+                raise UndefinedError(f"where {left_out} is no codec beside others, as of {task}")
+            others &= codecs != left_out
+        return np.flatnonzero(others)
 
     def _batch(self, metric: Metric, column: int, part: Batch, at: NDArray[np.intp]) -> None:
         """Score a batch by one metric: together, or else one by one."""

@@ -19,6 +19,7 @@ __all__ = [
     "paper_heads",
     "paper_text",
     "plain_text",
+    "trained_names",
 ]
 
 NOTE = (
@@ -42,6 +43,10 @@ POOLED = (
 DISCRIMINATION = (
     "task=task, metric=metric, better=lower_better, from=threshold, pairs apart=n_different, "
     "alike=n_similar, different=auc_different, worse=auc_better"
+)
+LEFT_OUT = (
+    "task=task, codec=codec, metric=metric, better=lower_better, ordered right=pairs, "
+    "valid=n_valid, group=pairs_group"
 )
 """Heads of the tables' columns = the columns of statistics."""
 
@@ -74,7 +79,8 @@ def paper_text(evaluation: Evaluation) -> str:
         if len(set(points.values())) == 1:
             counts = str(together[0]["n_versions"])
         title.append(f"All codecs: over the {counts} points that a source has from all of them.")
-    return "\n".join([*title, "", table_text(rows, left=2, heads=2), "", *_notes(evaluation)])
+    parts = ["\n".join(title), table_text(rows, left=2, heads=2), *_left_out(evaluation)]
+    return "\n\n".join([*parts, "\n".join(_notes(evaluation))])
 
 
 def plain_text(evaluation: Evaluation) -> str:
@@ -100,9 +106,25 @@ def plain_text(evaluation: Evaluation) -> str:
         _table(rows, POOLED),
         "Telling two versions of a source apart, and saying which is worse: areas under the curve.",
         _table(evaluation.discrimination.to_pylist(), DISCRIMINATION),
+        *_left_out(evaluation),
         *notes,
     ]
     return "\n\n".join(parts)
+
+
+def _left_out(evaluation: Evaluation) -> list[str]:
+    """Return a title and a table of codecs that metrics were not trained on, if there are any."""
+    rows, trained = evaluation.left_out.to_pylist(), ", ".join(trained_names(evaluation))
+    title = (
+        "Share of pairs, a version of a codec and one of another codec, that are ordered right.\n"
+        f"{trained}: trained without that codec. group: how many metrics are significantly better."
+    )
+    return [title, _table(rows, LEFT_OUT)] if rows else []
+
+
+def trained_names(evaluation: Evaluation) -> list[str]:
+    """Return the names of the metrics that were trained without each codec too."""
+    return list(dict.fromkeys(metric.base_name for metric in evaluation.without))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,10 @@ MEMORY, ROOM = Path("/dev/shm"), 4 << 30
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in THREADS:
         os.environ.setdefault(name, "1")
+
+# What a test starts imports the package once it is compiled, and not from its source each time.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A sync costs nothing in memory. What `tmp_path` and the like give is there, if there is room.
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM:

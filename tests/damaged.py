@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pipeline_toy import LAMBDAS, QPS, toy_recipe, write_models, write_networks
+from pipeline_toy import LAMBDAS, TEN_QPS, toy_recipe, write_models, write_networks
 
 from cfqa_data.builders.pipeline import build
 from cfqa_data.format.manifest import hash_file
@@ -25,7 +25,7 @@ def build_toy(folder: Path) -> Path:
     write_models(folder)
     learned = {"parameter_name": "lambda", "levels": list(LAMBDAS)}
     codecs = {
-        "x265": QPS,
+        "x265": TEN_QPS,
         "hyperprior_multi_task": learned | {"models": str(folder / "models.safetensors")},
     }
     recipe = toy_recipe(folder, codecs, sources_per_task=2, group_size=1)

@@ -7,13 +7,34 @@ import pytest
 import torch
 
 from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.metrics.forest import Forest
+from cfqa_data.eval.metrics.stack import INPUTS
 from cfqa_data.testing.metrics import feature_pair as pair
 from cfqa_data.testing.metrics import made_statistics
 
-__all__ = ["DEVICES", "devices", "outliers", "pair", "ready"]
+__all__ = ["DEVICES", "TRAINED", "devices", "outliers", "pair", "ready"]
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 devices = pytest.mark.parametrize("device", DEVICES)
+
+
+def stumps() -> Forest:
+    """Return a forest of one split a tree, at every size of every gap."""
+    names = tuple(one.name for one in INPUTS)
+    splits = [(place, size) for place in range(len(names)) for size in np.linspace(-9, 9, 40)]
+    trees = {
+        "input": [[place, 0, 0] for place, _ in splits],
+        "threshold": [[size, 0, 0] for _, size in splits],
+        "left": [[1, 1, 2]] * len(splits),
+        "right": [[2, 1, 2]] * len(splits),
+        "value": [[0.0, 0.0, 0.01]] * len(splits),
+    }
+    gains = [1 / len(names)] * len(names)
+    return Forest.from_dict({"inputs": names, "gains": gains, "start": 0.1, "trees": trees})
+
+
+TRAINED = {"gap_mean": {"exponents": (0.2, 0.3, 0.5)}, "stack": {"forest": stumps()}}
+"""What training could have found for each trained metric."""
 
 
 def outliers(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,6 +23,19 @@ DIM, DEPTH, HEADS, CLASSES = 48, 4, 3, 960
 
 def write_networks(folder: Path) -> None:
     """Write a random backbone and three heads; cls gets the first scenes right by prototypes."""
+    for name, data in _networks().items():
+        (folder / name).write_bytes(data)
+
+
+@functools.cache
+def _networks() -> dict[str, bytes]:
+    """Return the files by name: they are made once in a process."""
+    with TemporaryDirectory() as folder:
+        _write_networks(Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _write_networks(folder: Path) -> None:
     torch.manual_seed(0)
     backbone = VisionTransformer(DIM, DEPTH, HEADS, 2 * DIM, grid=8)
     for parameter in backbone.parameters():
@@ -123,7 +138,8 @@ def qp(*levels: float) -> dict[str, Any]:
     return {"parameter_name": "qp", "levels": list(levels)}
 
 
-QPS = qp(*range(14, 51, 4))
+QPS = qp(14, 26, 38, 50)
+TEN_QPS = qp(*range(14, 51, 4))
 
 
 def write_toml(recipe: Recipe, path: Path) -> Path:

@@ -283,7 +283,7 @@ class TestFeatures(SourceSuite):
 
 
 @pytest.mark.parametrize(
-    ("registry", "kind", "count"), [(TASKS, Task, 4), (BACKBONES, Backbone, 4), (SOURCES, None, 6)]
+    ("registry", "kind", "count"), [(TASKS, Task, 6), (BACKBONES, Backbone, 4), (SOURCES, None, 7)]
 )
 def test_the_registries_find_every_built_in_class(registry: Any, kind: Any, count: int) -> None:
     found = [registry.find(name) for name in registry.builtin]

@@ -23,6 +23,8 @@ from cfqa_data.eval import evaluate
 from cfqa_data.integrity.summary import _size_lines
 from cfqa_data.torch_state import _torch
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 CFQA = [sys.executable, "-c", "import sys; from cfqa_data.cli import main; sys.exit(main())"]
 
 
@@ -61,7 +63,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["evall"], "No such command 'evall'"),
         (["info"], "Missing argument 'DIR'"),
-        (["build"], "Missing option '--out'"),
+        (["build"], "--out is missing: name the folder"),
         (["build", "--out", "x", "--workers", "0"], "--workers"),
         (["build", "--out", "x", "--tier", "heavy"], "--tier"),
         (["eval", "{folder}", "--table", "wide"], "--table"),

@@ -11,6 +11,8 @@ from mock_dataset import write_mock_dataset
 
 from cfqa_data.cli import main
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 
 def test_info_eval_and_report_of_a_repo_say_what_they_say_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

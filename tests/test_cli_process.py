@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +14,9 @@ from mock_dataset import write_mock_dataset
 from pipeline_toy import tree
 
 import cfqa_data.console.terminal
-from cfqa_data.cli import main
+from cfqa_data.cli import main, process
+
+pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 CFQA = [sys.executable, "-c", "import sys; from cfqa_data.cli import main; sys.exit(main())"]
 INTERRUPTED = "cfqa: interrupted; the same command goes on from the scores so far"
@@ -24,11 +25,6 @@ INTERRUPTED = "cfqa: interrupted; the same command goes on from the scores so fa
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_mock_dataset(tmp_path_factory.mktemp("process") / "cfqa", sources=2)
-
-
-def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*CFQA, *arguments], **pipes | options)
 
 
 def shell(command: str, **environment: str) -> subprocess.Popen[str]:
@@ -46,7 +42,7 @@ def shell(command: str, **environment: str) -> subprocess.Popen[str]:
 STOPPED = """
 import signal, sys
 import cfqa_data.integrity.summary
-from cfqa_data.cli import main
+from cfqa_data.cli import main, process
 number = int(sys.argv.pop())
 signal.signal(signal.SIGINT, signal.default_int_handler)
 cfqa_data.integrity.summary.summarise = lambda *_, **__: signal.raise_signal(number)
@@ -54,7 +50,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_each_signal_ends_a_command_cleanly(number: int) -> None:
     # A shell starts background jobs deaf to Ctrl-C, and `nohup` to SIGHUP: both are set here.
     done = subprocess.run(
@@ -85,16 +81,20 @@ def test_a_command_that_is_terminated_goes_on(
         "    return (x - y).square().mean((1, 2, 3, 4))\n"
     )
     words = ["eval", str(folder), "--task", "cls", "--metric", "stopper:stop", "--metric", "mse"]
-    environment = os.environ | {"STOP": "1"}
-    process = start(*words, "--out", "stopped.parquet", cwd=tmp_path, env=environment)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, out) == (128 + signal.SIGTERM, ""), err
-    assert err.splitlines()[-1] == INTERRUPTED
-    assert "Traceback" not in err
-    assert not (tmp_path / "stopped.parquet").exists()
-    assert (tmp_path / "stopped.parquet.unfinished").exists()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    before = signal.signal(signal.SIGTERM, process._stop)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("STOP", "1")
+            status = main([*words, "--out", "stopped.parquet"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    told = capsys.readouterr()
+    assert (status, told.out) == (128 + signal.SIGTERM, "")
+    assert told.err.splitlines()[-1] == INTERRUPTED
+    assert not (tmp_path / "stopped.parquet").exists()
+    assert (tmp_path / "stopped.parquet.unfinished").exists()
     for name in ("whole", "stopped"):
         assert main([*words, "--out", f"{name}.parquet"]) == 0
         assert capsys.readouterr().err.splitlines()[-1].startswith("evaluate: done")
@@ -183,13 +183,13 @@ def test_streams_that_are_closed_or_full(folder: Path) -> None:
         )
         for after in streams
     }
-    for (*_, after), process in running.items():
+    for (*_, after), started in running.items():
         status, answers, said = STREAMS[after]
-        out, err = process.communicate(timeout=120)
-        assert (process.returncode, bool(out), err) == (status, answers, said), after
+        out, err = started.communicate(timeout=120)
+        assert (started.returncode, bool(out), err) == (status, answers, said), after
     for after in ("2>/dev/full", ">&- 2>&-"):
-        process = shell(f'"$@" info {folder}/nowhere {after}')
-        assert (process.communicate(timeout=60), process.returncode) == (("", ""), 2)
+        refused = shell(f'"$@" info {folder}/nowhere {after}')
+        assert (refused.communicate(timeout=60), refused.returncode) == (("", ""), 2)
 
 
 def test_other_languages_and_terminals(folder: Path) -> None:
@@ -203,10 +203,10 @@ def test_other_languages_and_terminals(folder: Path) -> None:
         out, err = refused.communicate(timeout=60)
         assert (refused.returncode, out, err.count("\n")) == (2, "", 1), environment
         assert err.startswith(f"cfqa: {Path.cwd() / 'n'}"), environment
-        helped = shell('"$@" eval --help', **environment)
-        out, err = helped.communicate(timeout=60)
-        assert (helped.returncode, err) == (0, ""), environment
-        assert "\x1b" not in out
-    process = shell(f'"$@" info {folder} --json', **posix)
-    assert process.communicate(timeout=60)[1] == ""
-    assert process.returncode == 0
+    helped = shell('"$@" eval --help', **environment)
+    out, err = helped.communicate(timeout=60)
+    assert (helped.returncode, err) == (0, "")
+    assert "\x1b" not in out
+    answered = shell(f'"$@" info {folder} --json', **posix)
+    assert answered.communicate(timeout=60)[1] == ""
+    assert answered.returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cases import each
 
 from cfqa_data.codecs.hyperprior import fixed_point
 from cfqa_data.codecs.hyperprior.fixed_point import FRACTION, GDN, LIMIT, Conv, Deconv, ReLU, snap
@@ -35,8 +36,8 @@ def layers(shuffle: np.ndarray | None = None) -> dict[str, tuple]:
     }
 
 
-@pytest.mark.parametrize("kind", ["conv", "flat", "deconv", "gdn", "igdn"])
-@pytest.mark.parametrize("size", [(8, 8), (9, 13), (1, 1), (2, 41)])
+@each("kind", ["conv", "flat", "deconv", "gdn", "igdn"])
+@each("size", [(8, 8), (9, 13), (1, 1), (2, 41)])
 def test_layers_agree_with_torch(kind: str, size: tuple[int, int]) -> None:
     layer, weight, bias = layers()[kind]
     x = activations(12, *size)
@@ -55,7 +56,7 @@ def test_layers_agree_with_torch(kind: str, size: tuple[int, int]) -> None:
     assert np.array_equal(found * GRID, np.rint(found * GRID))
 
 
-@pytest.mark.parametrize("kind", ["conv", "flat", "deconv", "gdn", "igdn"])
+@each("kind", ["conv", "flat", "deconv", "gdn", "igdn"])
 def test_the_order_of_the_channels_changes_no_bit(kind: str) -> None:
     x = activations(12, 20, 30, scale=300.0)
     plain = layers()[kind][0](x)
@@ -67,7 +68,7 @@ def test_the_order_of_the_channels_changes_no_bit(kind: str) -> None:
         assert np.array_equal(plain, same)
 
 
-@pytest.mark.parametrize("kind", ["conv", "flat", "deconv", "gdn", "igdn"])
+@each("kind", ["conv", "flat", "deconv", "gdn", "igdn"])
 def test_the_height_of_the_strips_changes_no_bit(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

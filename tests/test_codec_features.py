@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from cases import each
 from scipy.cluster.vq import kmeans2, vq
 
 from cfqa_data.codecs import CODECS, get_codec
@@ -63,7 +64,7 @@ def exact_values(name: str) -> list[Fraction | None]:
     return found
 
 
-@pytest.mark.parametrize("name", SMALL)
+@each("name", SMALL)
 def test_every_code_has_the_value_of_the_definition(name: str) -> None:
     values = [np.nan if value is None else float(value) for value in exact_values(name)]
     numbers = FLOATS[name]
@@ -114,7 +115,7 @@ def test_float32_is_kept_bit_by_bit() -> None:
     assert np.isnan(FLOATS["float32"].decode(np.float32([np.inf, np.nan]).view(np.uint32))).all()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@each("name", SMALL)
 def test_rounding_is_to_nearest_ties_to_even_and_saturates(name: str) -> None:
     numbers, values = FLOATS[name], [float(v) for v in exact_values(name) if v is not None]
     for code, (low, high) in enumerate(pairwise(values)):
@@ -170,8 +171,8 @@ def nearest_value(values: np.ndarray, name: str) -> np.ndarray:
     return np.copysign(table[place], values)
 
 
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("saturating", [False, True])
+@each("name", SMALL)
+@each("saturating", [False, True])
 def test_microscaling_formats_block_by_block(name: str, saturating: bool) -> None:
     values = feature(shape=(1, 2, 5, 75)).astype(np.float64)
     values[0, 1, 2, :32] = 0
@@ -243,7 +244,7 @@ def test_integers_with_scales(axes: tuple[int, ...], shape: tuple[int, ...], bit
     np.testing.assert_allclose(form.decode(form.encode(values)), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@each("name", FORMATS)
 def test_no_format_assumes_a_scale(name: str) -> None:
     form, values = FORMATS[name], feature().astype(np.float64)
     relative = []
@@ -279,7 +280,7 @@ RATES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "parameter", "bits"), RATES)
+@each(("name", "options", "parameter", "bits"), RATES)
 def test_the_rate_is_what_a_receiver_needs(
     name: str, options: dict[str, Any], parameter: int, bits: int
 ) -> None:
@@ -295,7 +296,7 @@ def test_every_codec_on_features_has_a_rate_above() -> None:
     assert {name for name, *_ in RATES} == set(FEATURE_CODECS)
 
 
-@pytest.mark.parametrize(("name", "options", "parameter"), [row[:3] for row in RATES])
+@each(("name", "options", "parameter"), [row[:3] for row in RATES])
 def test_damaged_bitstreams_are_refused(name: str, options: dict[str, Any], parameter: int) -> None:
     codec = codec_of(name, **options)
     stream = codec.encode(feature(), parameter)
@@ -315,7 +316,7 @@ def forged(body: bytes) -> bytes:
     return body + struct.pack(">I", zlib.crc32(body, zlib.crc32(repr(SHAPE).encode())))
 
 
-@pytest.mark.parametrize(("name", "options", "parameter"), [row[:3] for row in RATES])
+@each(("name", "options", "parameter"), [row[:3] for row in RATES])
 def test_forged_bitstreams_are_refused_or_give_a_feature(
     name: str, options: dict[str, Any], parameter: int
 ) -> None:
@@ -334,7 +335,7 @@ def test_forged_bitstreams_are_refused_or_give_a_feature(
         assert np.isfinite(decoded).all()
 
 
-@pytest.mark.parametrize(("name", "options", "parameter"), [row[:3] for row in RATES])
+@each(("name", "options", "parameter"), [row[:3] for row in RATES])
 def test_extreme_features(name: str, options: dict[str, Any], parameter: int) -> None:
     codec = codec_of(name, **options)
     for value in (0.0, 1e-45, 3.4e38, -3.4e38):
@@ -387,9 +388,9 @@ def training() -> np.ndarray:
 def squared_error(codec: FeatureCodec, parameter: int) -> np.ndarray:
     """Return the squared error of the training features, for each layer."""
     total = np.zeros(3)
-    for each in (feature(1), feature(2)):
-        decoded = codec.decode(codec.encode(each, parameter), SHAPE)
-        total += np.square(decoded - each.astype(np.float64)).sum(axis=(0, 2, 3))
+    for one in (feature(1), feature(2)):
+        decoded = codec.decode(codec.encode(one, parameter), SHAPE)
+        total += np.square(decoded - one.astype(np.float64)).sum(axis=(0, 2, 3))
     return total
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cases import each
 
 from cfqa_data.codecs import get_codec, list_codecs
 from cfqa_data.errors import CodecError
@@ -15,7 +16,7 @@ def test_unknown_options_are_refused(name: str) -> None:
         get_codec(name, quality=3)
 
 
-@pytest.mark.parametrize("name", list_codecs())
+@each("name", list_codecs())
 def test_an_option_called_name_is_an_unknown_one(name: str) -> None:
     with pytest.raises(
         CodecError, match=f"^{name}: unknown option 'name': (known: |it takes none$)"

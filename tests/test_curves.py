@@ -10,13 +10,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mock_dataset import write_mock_dataset
+from mock_dataset import toy_recipe_dict, write_mock_dataset
 
 from cfqa_data import MetricError, create_metric, evaluate, load
 from cfqa_data.cli import main
 from cfqa_data.eval.curve_figure import draw_curves
 from cfqa_data.eval.curves import bd_rate, curves
 from cfqa_data.format.facts import Score, TaskFacts
+from cfqa_data.recipe.load import Recipe
 
 ANCHOR = np.array([[0.1, 0.2, 0.5, 1.1, 2.0], [30.0, 33.5, 36.0, 37.0, 37.2]])
 OTHER = np.array([[0.08, 0.25, 0.4, 1.5], [29.0, 34.5, 35.5, 38.0]])
@@ -163,11 +164,21 @@ def test_a_task_without_the_anchor_says_so_and_one_without_a_quality_has_no_curv
         curves(rows, "loss")
 
 
-def test_a_metric_of_an_evaluation_is_a_quality(tmp_path: Path) -> None:
-    dataset = load(write_mock_dataset(tmp_path / "mock"))
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A dataset of two tasks and two codecs."""
+    data = toy_recipe_dict()
+    del data["tasks"]["seg"]
+    for task in data["tasks"].values():
+        task["codecs"] = {codec: task["codecs"][codec] for codec in ("x265", "vvenc")}
+    return write_mock_dataset(tmp_path / "mock", recipe=Recipe.from_dict(data))
+
+
+def test_a_metric_of_an_evaluation_is_a_quality(folder: Path) -> None:
+    dataset = load(folder)
     task = dataset.labels["task"][0].as_py()
     evaluation = evaluate(dataset, ["mae"])
-    found = curves(dataset, ["mae", "mse"], anchor="x265", evaluation=evaluation)
+    found = curves(dataset, ["mae", "mse"], anchor="x265", evaluation=evaluation, draws=2)
     rows = [r for r in found.points.to_pylist() if r["task"] == task and r["codec"] == "vvenc"]
     first = [row["value"] for row in rows if row["quality"] == "mae" and row["level"] == 0]
     sources = load(dataset.path, task).source_ids
@@ -179,14 +190,19 @@ def test_a_metric_of_an_evaluation_is_a_quality(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_points_and_a_figure(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = str(write_mock_dataset(tmp_path / "mock"))
-    assert main(["curves", folder, "--anchor", "x265", "--out", "c.csv", "--figure", "c.svg"]) == 0
+    assert (
+        main(["curves", str(folder), "--anchor", "x265", "--out", "c.csv", "--figure", "c.svg"])
+        == 0
+    )
     text = capsys.readouterr().out
     assert "Bits against x265 for the same quality" in text
-    assert main(["curves", folder, "--anchor", "x265", "--json"]) == 0
+    assert main(["curves", str(folder), "--anchor", "x265", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     lines = Path("c.csv").read_text().splitlines()
     assert len(lines) == 1 + len(data["points"])
@@ -198,14 +214,13 @@ def test_the_command_writes_points_and_a_figure(
     assert Path("again.svg").read_bytes() == Path("c.svg").read_bytes()
 
 
-def test_bad_names_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = str(write_mock_dataset(tmp_path / "mock"))
+def test_bad_names_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, why in (
         (["--anchor", "h264"], "'h264'"),
         (["--quality", "lpips"], "'lpips'"),
         (["--out", "points.txt"], ".csv"),
         (["--figure", "curves.doc"], ".svg"),
     ):
-        assert main(["curves", folder, *arguments]) == 2
+        assert main(["curves", str(folder), *arguments]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert why in line

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from cases import each
 from mock_dataset import TOY_SHAPES, MockCodec, toy_recipe_dict, write_mock_dataset
 
 import cfqa_data
@@ -126,7 +127,7 @@ def test_a_pickled_dataset_opens_its_files_anew(folder: Path) -> None:
     np.testing.assert_array_equal(after.compressed, before.compressed)
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "message"),
     [
         (("clss",), "did you mean 'cls'"),
@@ -158,7 +159,7 @@ def test_levels_of_any_whole_type_are_known(folder: Path) -> None:
     assert dataset.bitstream("cls-000", "x265", np.int8(3))
 
 
-@pytest.mark.parametrize(
+@each(
     ("read", "message"),
     [
         (lambda d: d.original("cls-0001"), "unknown source 'cls-0001': did you mean 'cls-00"),

@@ -18,6 +18,7 @@ import pipeline_toy
 import pytest
 import torch
 import typer
+from cases import each
 from mock_dataset import toy_recipe, write_mock_dataset
 from pipeline_toy import QPS, write_networks, write_toml
 
@@ -42,6 +43,7 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 HOSTS = {"arxiv.org", "keepachangelog.com", "semver.org", "download.pytorch.org"}
 pages = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+each_page = each("page", PAGES)
 
 
 def read(name: str) -> str:
@@ -66,7 +68,7 @@ def commands(*programs: str) -> Iterator[list[str]]:
                     yield words
 
 
-@pages
+@each_page
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
         if target.startswith("https://"):
@@ -75,12 +77,12 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
-@pages
+@each_page
 def test_hosts_are_known(page: Path) -> None:
     assert set(re.findall(r"https?://([^/\s)>`]+)", TEXT[page])) <= HOSTS
 
 
-@pages
+@each_page
 def test_files_that_are_named_exist(page: Path) -> None:
     folders = r"(?:cfqa_data|builders|loaders|eval|examples|docs|tests|benchmarks|findings|\.ci)"
     for name in re.findall(rf"(?<![\w./-])({folders}/[\w./-]*)", TEXT[page]):
@@ -89,7 +91,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
             assert (ROOT / name).exists(), name
 
 
-@pages
+@each_page
 def test_words_that_do_not_belong_here(page: Path) -> None:
     text = TEXT[page]
     assert not re.search(r"(?<![\w.])/(home|root|tmp|mnt|work|Users)/", text)
@@ -176,7 +178,7 @@ def test_every_example_is_named_in_the_readme() -> None:
         assert f"`{example.name}`" in read("README.md")
 
 
-@pages
+@each_page
 def test_python_blocks_compile(page: Path) -> None:
     for _, code in blocks(page, "python"):
         compile(code, str(page), "exec")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import each
 from mock_dataset import write_mock_dataset
 
 import cfqa_data
@@ -124,7 +125,7 @@ CALLS: dict[str, Call] = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@each("call", CALLS.values())
 def test_bad_arguments_are_errors_of_the_package_in_one_line(call: Call, folder: Path) -> None:
     with pytest.raises(CfqaError) as caught:
         call(folder)

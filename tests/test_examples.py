@@ -13,6 +13,8 @@ from mock_dataset import write_mock_dataset
 import cfqa_data
 from cfqa_data.cli import main as cfqa
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -19,10 +19,12 @@ from safetensors.numpy import load_file, save_file
 
 import cfqa_data
 from cfqa_data import CfqaError, extend, label, load
+from cfqa_data.builders.extending import extension as extension_module
 from cfqa_data.builders.extending.files import label_files
 from cfqa_data.builders.maintenance.deep_verify import verify_deep
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.label import baseline_values
+from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
 from cfqa_data.format.manifest import hash_file
@@ -389,6 +391,7 @@ def test_the_page_on_own_codecs_works(
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mycodec.py").write_text(codec)
     shutil.copytree(built, "cfqa")
+    monkeypatch.setattr(extension_module, "Executor", lambda _: Executor())
     exec(extension, {})
     dataset = load("mine", codec="int_tokens", plugins=["mycodec:Int"])
     steps = {2: 0.5, 8: 0.004}  # half of the distance between neighbouring codes, of the largest

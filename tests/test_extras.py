@@ -132,7 +132,7 @@ def test_the_outermost_extra_that_brings_a_package_is_named() -> None:
 def test_extras_are_the_package_s() -> None:
     text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     declared = tomllib.loads(text)["project"]["optional-dependencies"]
-    distributions = {"PIL": "pillow", "distributed": "dask"}
+    distributions = {"PIL": "pillow", "distributed": "dask", "sklearn": "scikit-learn"}
     for module, extra in EXTRAS.items():
         wanted = distributions.get(module, module.replace("_", "-"))
         assert any(line.startswith(wanted) for line in declared[extra]), module

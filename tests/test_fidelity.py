@@ -30,6 +30,8 @@ from cfqa_data.builders.tasks.heads import load_head
 from cfqa_data.errors import BuildError, CfqaError, HubError, RecipeError
 from cfqa_data.recipe.load import Recipe, load_recipe
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 DIM, CLASSES = 128, 7
 BACKBONE, CLASSIFIER, SHARDED = "tiny/dinov2", "tiny/dinov2-imagenet1k-1-layer", "tiny/sharded"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import each
 
 from cfqa_data.eval import create_metric
 from cfqa_data.eval.fingerprint import Fingerprint, _version, fingerprint
@@ -139,7 +140,7 @@ def typed(value: float) -> Any:
     return names["f"]
 
 
-@pytest.mark.parametrize(
+@each(
     "make",
     [
         closure,
@@ -154,7 +155,6 @@ def typed(value: float) -> Any:
         lambda value: create_metric("mutual_knn", k=int(10 * value)),
         lambda value: functools.cache(default(value)),
     ],
-    ids=lambda make: make.__name__,
 )
 def test_options_and_state_count(make: Callable[[float], Any]) -> None:
     first, same, other = (fingerprint(as_metric(make(value))) for value in (1.0, 1.0, 2.0))

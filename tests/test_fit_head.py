@@ -1,4 +1,4 @@
-"""Linear probes: the optimum by its gradient, what is written, and what is refused."""
+"""Heads fitted to labelled images: a linear one's optimum, what is written, what is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cfqa_data.builders.backbones.dinov2 import VisionTransformer
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.sources.folders import ImageFolder
 from cfqa_data.builders.tasks.heads import load_head
-from cfqa_data.builders.training.head import fit_head, fit_linear, held_out_of
+from cfqa_data.builders.training.head import FittedHead, fit_head, fit_linear, held_out_of
 from cfqa_data.errors import BuildError
 from cfqa_data.recipe.load import Recipe
 
@@ -72,11 +72,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(data: Path, tasks: tuple[str, ...] = ("colour",), **options: Any) -> Recipe:
+def recipe(
+    data: Path, tasks: tuple[str, ...] = ("colour",), kind: str = "classification", **options: Any
+) -> Recipe:
     quantizer = {"kind": "uniform", "bits": 10, "lo": [-9.0, -9.0], "hi": [9.0, 9.0]}
     source = {"kind": "image_folder", "seed": 0, "options": {"root": str(data / "images")}}
     entry = {
-        "class": "classification",
+        "class": kind,
         "blocks": [0, 2],
         "head": str(data / "head.safetensors"),
         "source": source,
@@ -95,15 +97,25 @@ def recipe(data: Path, tasks: tuple[str, ...] = ("colour",), **options: Any) -> 
     )
 
 
-def test_a_head_of_several_layers_that_a_recipe_takes(data: Path) -> None:
-    wanted, out = recipe(data, per_class=0), data / "head.safetensors"
-    found = fit_head(wanted, data / "train", out, workers=1)
+@pytest.mark.parametrize(
+    ("task", "kind", "of"),
+    [("classification", "linear", "cls"), ("hypervector", "hypervector", "hypervector")],
+)
+def test_a_head_of_several_layers_that_a_recipe_takes(
+    task: str, kind: Any, of: str, data: Path
+) -> None:
+    wanted, out = recipe(data, kind=task, per_class=0), data / "head.safetensors"
+
+    def fit() -> FittedHead:
+        return fit_head(wanted, data / "train", out, kind=kind, dims=200, workers=1)
+
+    found = fit()
     assert found[1:4] == (("blue", "green", "red"), 12, 3)
     first = out.read_bytes()
-    assert fit_head(wanted, data / "train", out, workers=1) == found
+    assert fit() == found
     assert out.read_bytes() == first
 
-    head, models = load_head("cls", out, layers=2), Models(wanted)
+    head, models = load_head(of, out, layers=2), Models(wanted)
     samples = list(ImageFolder("colour", 0, str(data / "train")).samples())
     samples.sort(key=lambda sample: sample.source_id)
     held_out = held_out_of(np.array([int(sample.truth) for sample in samples]))
@@ -114,10 +126,10 @@ def test_a_head_of_several_layers_that_a_recipe_takes(data: Path) -> None:
     ]
     assert found.accuracy == np.mean(np.array(ranks) == 1)
     assert found.accuracy == 1.0
-    task, accepted = models.task("colour"), []
+    made, accepted = models.task("colour"), []
     for sample in models.source("colour").samples():
         feature = models.features("colour", sample.inputs)
-        if task.accepts(lambda feature=feature: feature, sample, accepted) is None:
+        if made.accepts(lambda feature=feature: feature, sample, accepted) is None:
             accepted.append(sample)
     assert len(accepted) == 6  # two of each class
 

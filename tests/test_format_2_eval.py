@@ -27,6 +27,8 @@ from cfqa_data.eval.text import paper_text, plain_text
 from cfqa_data.format.facts import Loss, Score, TaskFacts
 from cfqa_data.testing.mock import PLUGINS, write_format_2_folder
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 METRICS = ("mse", "cka")
 LEVELS = {"scalar": 10, "slice": 3}
 GROUPS = {"one": ("a", "b", "a", None, "b", "a"), "words": (None,) * 4}

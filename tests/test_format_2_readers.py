@@ -307,7 +307,7 @@ def test_what_is_published_is_read_back(
     files = hub.repos["org/cfqa"].commits[sha].files
     assert "tables/pictures-picture.safetensors" in files
     card = hub.blobs[files["README.md"]].decode()
-    assert f'load_dataset("org/cfqa", "one", revision="{done.tag}")' in card
+    assert f'load_dataset("org/cfqa", "one", revision="{done.tag}", streaming=True)' in card
     assert "the whole recipe is in `manifest.json`" in card
     assert "- `words`: odbl; The Words project; inputs may not be redistributed; truths may" in card
     stated = [there.manifest.tasks[task].terms for task in ("one", "words")]

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from cases import each
 
 import cfqa_data
 from cfqa_data import CfqaError, FormatError, create_metric, evaluate, from_arrays, load, save
@@ -22,6 +23,8 @@ from cfqa_data.format.facts import Loss, Score, TaskFacts
 from cfqa_data.integrity.summary import info_text, summarise
 from cfqa_data.integrity.verify import verify
 from cfqa_data.loaders.torch import Pairs, data_loader
+
+pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 SOURCES = ("a", "b", "c", "d")
 CODECS = {"fine": (8, 4, 2), "coarse": (0.5, 1.5)}  # one falls, one rises: the best is first
@@ -287,7 +290,7 @@ def test_values_that_are_not_finite_are_named_and_nothing_is_saved(tmp_path: Pat
 NUMBERS = {c: {p: [0.0] * 4 for p in ps} for c, ps in CODECS.items()}
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "why"),
     [
         ({"originals": []}, "originals: there are none"),

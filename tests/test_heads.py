@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import each
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -347,7 +348,7 @@ def test_the_norm_may_come_from_the_backbone() -> None:
         load_head("cls", bare, torch.nn.LayerNorm(8))
 
 
-@pytest.mark.parametrize("task", ["cls", "seg", "dpt"])
+@each("task", ["cls", "seg", "dpt"])
 def test_a_head_for_another_task_is_one_line(tmp_path: Path, task: str) -> None:
     norm = torch.nn.LayerNorm(DIM)
     for other, tensors in (("cls", _cls()), ("seg", _seg()), ("dpt", _dpt())):
@@ -399,8 +400,8 @@ def test_impossible_geometry_is_refused(
             load_head(task, path)
 
 
-@pytest.mark.parametrize("task", ["cls", "seg", "dpt"])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@each("task", ["cls", "seg", "dpt"])
+@each("value", [math.nan, math.inf, -math.inf])
 def test_features_that_are_not_finite_get_no_score(task: str, value: float) -> None:
     tensors = {"cls": _cls, "seg": _seg, "dpt": _dpt}[task]()
     shape = {"cls": (1, 1, 257, DIM), "seg": (1, 1, 1370, DIM), "dpt": (2, 4, 1611, DIM)}[task]
@@ -474,7 +475,7 @@ def test_foreign_heads_and_truths_are_refused(tmp_path: Path) -> None:
         depth.predict(torch.randn(2, 3, 1 + 35 * 46, DIM))
 
 
-@pytest.mark.parametrize("task", ["cls", "seg", "dpt"])
+@each("task", ["cls", "seg", "dpt"])
 def test_features_may_be_arrays(task: str, tmp_path: Path) -> None:
     mask = np.zeros((56, 56), np.uint8)
     depth: dict[str, object] = {"height": 56, "width": 56, "rows": [0, 56], "columns": [0, 56]}

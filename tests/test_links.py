@@ -28,6 +28,8 @@ from cfqa_data.loaders import attach
 from cfqa_data.loaders.torch import Pairs
 from cfqa_data.recipe.load import Recipe
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 LABELS, SHARD = "labels/cls.parquet", "originals/cls-00000-of-00001.safetensors"
 CODES = "compressed/cls/x265.zarr"
 

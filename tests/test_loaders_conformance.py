@@ -72,6 +72,10 @@ class TestLightTier(LoaderSuite):
     ways = REMOTE
     plugins = PLUGINS
 
+    @pytest.mark.release
+    def test_a_fresh_process_reads_what_was_opened_here(self, opened: Any, expected: Any) -> None:
+        super().test_a_fresh_process_reads_what_was_opened_here(opened, expected)
+
     @pytest.fixture(scope="class")
     @classmethod
     def root(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mock_dataset import TOY_SHAPES, write_mock_dataset
@@ -77,7 +78,7 @@ def test_pairs_take_what_load_takes(folder: Path) -> None:
     assert len(pairs) == 4
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"label": "distorsion"}, "unknown label column 'distorsion': did you mean 'distortion'"),
@@ -414,7 +415,7 @@ def test_options_of_torch_s_loader_pass_through(folder: Path) -> None:
     assert data_loader(pairs, workers=1).persistent_workers is True
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "message"),
     [
         ({"sampler": [0], "shuffle": True}, "sampler= or shuffle=True, not both"),
@@ -425,7 +426,7 @@ def test_options_of_torch_s_loader_pass_through(folder: Path) -> None:
         ({"persistent_workers": True}, "data_loader: persistent_workers option needs"),
     ],
 )
-@pytest.mark.parametrize("own", [False, True])
+@each("own", [False, True])
 def test_contradictions_are_told(
     folder: Path, own: bool, options: dict[str, Any], message: str
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from metric_samples import TRAINED
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features import Features
@@ -39,8 +40,7 @@ class TestBuiltIn(MetricSuite):
     def named(self, request: pytest.FixtureRequest) -> None:
         self.metric = request.param
         self.differentiable = self.metric in DIFFERENTIABLE
-        if create_metric(self.metric).fit:
-            self.options = {"exponents": (0.2, 0.3, 0.5)}
+        self.options = TRAINED.get(self.metric, {})
 
     def test_it_states_its_facts(self) -> None:
         super().test_it_states_its_facts()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from cases import each
 from metric_samples import devices, outliers, pair, ready
 from twins_structure import STRUCTURE_TWINS
 from twins_tokens import TOKEN_TWINS
@@ -17,7 +18,7 @@ from cfqa_data.eval.metrics import METRICS, Metric, create_metric
 
 Array = np.ndarray
 SHAPES = [(1, 1, 5, 7), (2, 1, 9, 4), (2, 4, 6, 6), (1, 2, 1, 3)]
-metrics = pytest.mark.parametrize("metric", METRICS, ids=[metric.name for metric in METRICS])
+metrics = each("metric", METRICS)
 
 
 TWINS = TOKEN_TWINS | STRUCTURE_TWINS
@@ -28,7 +29,7 @@ def test_every_metric_has_a_twin() -> None:
 
 
 @metrics
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@each("shape", SHAPES)
 def test_equals_its_brute_force_twin(metric: Metric, shape: tuple[int, ...]) -> None:
     metric = ready(metric, shape)
     options = {
@@ -49,7 +50,7 @@ def test_equals_its_brute_force_twin(metric: Metric, shape: tuple[int, ...]) -> 
 
 @metrics
 @devices
-@pytest.mark.parametrize("sample", [pair, outliers])
+@each("sample", [pair, outliers])
 def test_float32_gives_the_score_of_float64(
     metric: Metric, device: str, sample: Callable[..., tuple[torch.Tensor, torch.Tensor]]
 ) -> None:

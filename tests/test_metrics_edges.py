@@ -8,12 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import each
 from metric_samples import pair, ready
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics import METRICS, Metric, create_metric
 
-metrics = pytest.mark.parametrize("metric", METRICS, ids=[metric.name for metric in METRICS])
+metrics = each("metric", METRICS)
 TINY = [(1, 1, 1, 1), (2, 2, 1, 4), (1, 1, 5, 1), (1, 2, 2, 2), (1, 1, 3, 7)]
 
 
@@ -35,8 +36,8 @@ def degenerate(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
 
 
 @metrics
-@pytest.mark.parametrize("shape", TINY, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@each("shape", TINY)
+@each("dtype", [torch.float32, torch.float64])
 def test_degenerate_features_score_within_the_range(
     metric: Metric, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
@@ -52,7 +53,7 @@ def test_degenerate_features_score_within_the_range(
 
 
 @metrics
-@pytest.mark.parametrize("size", [1e4, 1e-6], ids=str)
+@each("size", [1e4, 1e-6])
 def test_large_and_small_values_neither_overflow_nor_vanish(metric: Metric, size: float) -> None:
     shape = (1, 1, 40, 96)
     metric = ready(metric, shape)
@@ -64,7 +65,7 @@ def test_large_and_small_values_neither_overflow_nor_vanish(metric: Metric, size
         np.testing.assert_allclose(scores.numpy(), exact.numpy(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "expected"),
     [
         ("mse", 0.25),
@@ -94,7 +95,7 @@ def test_a_single_token_of_equal_channels(name: str, expected: float) -> None:
     np.testing.assert_allclose(metric(x, 1.5 * x).numpy(), [expected], atol=1e-7)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "lost", "added"),
     [
         ("nmse", 1.0, 1.0),

@@ -94,7 +94,7 @@ def test_it_is_fitted_to_the_label_that_is_followed() -> None:
 
 
 def test_it_is_listed_and_asks_to_be_trained() -> None:
-    assert list_metrics("trained") == ["gap_mean"]
+    assert list_metrics("trained") == ["gap_mean", "stack"]
     x, y = pair((1, 1, 5, 4))
     with pytest.raises(MetricError, match="'gap_mean' is trained on the data"):
         create_metric("gap_mean")(x, y)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import each
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.evaluator import DEFAULT_METRICS
@@ -116,7 +117,7 @@ def test_listing_metrics_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(
+@each(
     "make",
     [
         lambda z: z.numpy(),
@@ -131,10 +132,6 @@ def test_listing_metrics_does_not_import_torch() -> None:
         lambda z: z.numpy().astype(np.longdouble),
         lambda z: z.numpy().astype(np.uint16),
         lambda z: z.to(torch.int8),
-    ],
-    ids=[
-        *("array", "big-endian", "columns first", "flipped", "read-only", "nested lists"),
-        *("list of tensors", "bfloat16", "float16", "long double", "uint16", "int8"),
     ],
 )
 def test_features_are_tensors_or_arrays(make: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import each
 from hypothesis import given
 from hypothesis import strategies as st
 from metric_samples import pair
@@ -70,7 +71,7 @@ def test_float32_at_full_size_is_as_good_as_float64(name: str) -> None:
 # Edges.
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "expected"),
     [
         ("cka", [1, 1, 1]),
@@ -91,7 +92,7 @@ def test_few_tokens_of_a_feature_against_itself(name: str, expected: list[float]
         assert float(create_metric(name)(x, 3 * x)) == pytest.approx(value, abs=1e-6)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "expected"),
     [
         *((name, 0) for name in (*KERNELS, "rsa")),
@@ -100,8 +101,8 @@ def test_few_tokens_of_a_feature_against_itself(name: str, expected: list[float]
         *((name, 10 / 48 if name == "mutual_knn" else 10 / 86) for name in NEIGHBOURS),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("value", [0.0, 0.1, -507.0, 1e30])
+@each("dtype", [torch.float32, torch.float64])
+@each("value", [0.0, 0.1, -507.0, 1e30])
 def test_without_structure_there_is_none_to_keep(
     name: str, expected: float, dtype: torch.dtype, value: float
 ) -> None:
@@ -121,10 +122,8 @@ def test_tokens_that_are_all_equally_far_apart_have_no_debiased_structure() -> N
     assert score("cka", corners, other) > 0.1
 
 
-@pytest.mark.parametrize(
-    "name", [*KERNELS, *SHAPES_APART, "rsa", "rsm_difference", "mutual_knn", "jaccard_knn"]
-)
-@pytest.mark.parametrize("size", [1e-36, 1e-20, 1e20, 1e36])
+@each("name", [*KERNELS, *SHAPES_APART, "rsa", "rsm_difference", "mutual_knn", "jaccard_knn"])
+@each("size", [1e-36, 1e-20, 1e20, 1e36])
 def test_scores_do_not_depend_on_the_unit(name: str, size: float) -> None:
     x, y = pair((1, 2, 20, 8))
     metric = create_metric(name)
@@ -174,9 +173,9 @@ def test_shapes_are_the_same_wherever_they_lie(tokens: int) -> None:
             assert score(name, cloud, factor * moved) == 0.0
 
 
-@pytest.mark.parametrize("name", ["procrustes", *SHAPES_APART])
-@pytest.mark.parametrize("shape", [(60, 90), (90, 60)], ids=str)
-@pytest.mark.parametrize("noise", [1e-3, 1.0])
+@each("name", ["procrustes", *SHAPES_APART])
+@each("shape", [(60, 90), (90, 60)])
+@each("noise", [1e-3, 1.0])
 def test_shapes_that_lack_directions_keep_their_digits(
     name: str, shape: tuple[int, int], noise: float
 ) -> None:
@@ -227,8 +226,8 @@ def grid(tokens: int = 14) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-@pytest.mark.parametrize("name", ["rsa", "rsm_difference", *NEIGHBOURS, "cka_rbf"])
-@pytest.mark.parametrize("k", [1, 3, 10])
+@each("name", ["rsa", "rsm_difference", *NEIGHBOURS, "cka_rbf"])
+@each("k", [1, 3, 10])
 def test_ties_are_those_of_the_twin(name: str, k: int) -> None:
     x, y = grid()
     metric = create_metric(name)
@@ -253,22 +252,22 @@ def test_ties_do_not_depend_on_the_order_of_tokens_or_on_the_batch(name: str) ->
 # Neighbours.
 
 
-@pytest.mark.parametrize("name", NEIGHBOURS)
+@each("name", NEIGHBOURS)
 def test_neighbours_of_independent_tokens_are_shared_by_chance(name: str) -> None:
     x, y = independent(200, 30)
     chance = {"mutual_knn": 10 / 199, "jaccard_knn": 10 / (2 * 199 - 10)}[name]
     assert score(name, x, y) == pytest.approx(chance, rel=0.2)
 
 
-@pytest.mark.parametrize("name", NEIGHBOURS)
+@each("name", NEIGHBOURS)
 def test_there_are_at_most_half_as_many_neighbours_as_others(name: str) -> None:
     x, y = (z[0, 0, 0].double() for z in pair((1, 1, 9, 5), noise=2.0, batch=1))
     assert score(name, x, y, k=100) == score(name, x, y, k=4) < 1
     assert score(name, x, y, k=3) != score(name, x, y, k=4)
 
 
-@pytest.mark.parametrize("name", NEIGHBOURS)
-@pytest.mark.parametrize("k", [0, -1, 2.0, True, "3", None])
+@each("name", NEIGHBOURS)
+@each("k", [0, -1, 2.0, True, "3", None])
 def test_a_number_of_neighbours_is_asked_for(name: str, k: Any) -> None:
     x = torch.rand(1, 1, 1, 5, 4)
     with pytest.raises(

@@ -7,11 +7,12 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
+from cases import each
 
 from cfqa_data import _moved
 
 
-@pytest.mark.parametrize("old", sorted(_moved._MOVED))
+@each("old", sorted(_moved._MOVED))
 def test_every_old_name_leads_to_a_module(old: str) -> None:
     assert find_spec(_moved._MOVED[old]) is not None
 

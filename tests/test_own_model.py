@@ -13,6 +13,8 @@ from cfqa_data import label, load
 from cfqa_data.cli import main
 from cfqa_data.integrity.verify import verify
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 
 def test_the_page_on_own_models_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[1] / "docs" / "own-model.md").read_text()

@@ -139,7 +139,7 @@ def prototypes(root: Path) -> dict[str, torch.Tensor]:
 CODECS = {
     "cls": ("x265", "hyperprior_task_specific"),
     "seg": ("x265",),  # as its head takes most of the time
-    "dpt": ("x265", "hyperprior_task_specific"),
+    "dpt": ("x265",),
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cases import each
 
 from cfqa_data.format import parquet
 from cfqa_data.format.limits import LONGEST_CELL
@@ -35,7 +36,7 @@ def _table(rows: int = 1000) -> pa.Table:
     ).replace_schema_metadata({"key": "value"})
 
 
-@pytest.mark.parametrize(
+@each(
     "options",
     [
         {},
@@ -47,7 +48,7 @@ def _table(rows: int = 1000) -> pa.Table:
         {"version": "1.0"},
     ],
 )
-@pytest.mark.parametrize("rows", [0, 1, 1000])
+@each("rows", [0, 1, 1000])
 def test_a_table_reads_as_pyarrow_reads_it(options: dict[str, object], rows: int) -> None:
     table = _table(rows)
     data = _written(table, **options)

@@ -6,12 +6,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 import pytest
-from pipeline_toy import LAMBDAS, QPS, qp, toy_recipe, tree, write_models, write_networks
+from pipeline_steps import Steps, kill_worker
+from pipeline_toy import LAMBDAS, QPS, TEN_QPS, qp, toy_recipe, tree, write_models, write_networks
 
 from cfqa_data import load
 from cfqa_data.builders.pipeline import build, status
@@ -22,29 +21,6 @@ from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.format.format_1 import TASKS
 from cfqa_data.format.manifest import hash_file, read_manifest
 from cfqa_data.recipe.load import Recipe
-
-
-class Steps:
-    """A progress that notes what it is told, and calls `act` before step `at`."""
-
-    def __init__(self, at: int | None = None, act: Any = None) -> None:
-        self.stages: list[tuple[str, int, str]] = []
-        self.done: dict[str, int] = {}
-        self.steps, self.at, self.act = 0, at, act
-
-    def start(self, stage: str, total: int, unit: str) -> None:
-        self.stages.append((stage, total, unit))
-        self.done[stage] = 0
-
-    def advance(self, n: int = 1) -> None:
-        self.done[self.stages[-1][0]] += n
-        self.steps += 1
-        if self.steps == self.at:
-            self.act()
-
-    def finish(self) -> None:
-        stage, total, _ = self.stages[-1]
-        assert self.done[stage] == total
 
 
 def interrupt() -> None:
@@ -72,7 +48,7 @@ def every_codec(networks: Path) -> Recipe:
     models = str(networks / "models.safetensors")
     learned = {"parameter_name": "lambda", "levels": list(LAMBDAS), "models": models}
     entries = {
-        "x265": QPS,
+        "x265": TEN_QPS,
         "vvenc": qp(*range(15, 64, 5)),
         "hyperprior_multi_task": learned,
         "hyperprior_task_specific": learned,
@@ -183,19 +159,11 @@ def test_cls_sources_are_of_different_classes_and_right(full: Path) -> None:
     assert set(data.labels["reference_score"].to_pylist()) == {1.0}
 
 
+@pytest.mark.release
 def test_workers_do_not_change_a_byte_even_when_one_is_killed(
     small: Recipe, small_tree: dict[str, str], tmp_path: Path
 ) -> None:
-    def kill_one() -> None:
-        workers = [
-            child
-            for child in psutil.Process().children(recursive=True)
-            if "spawn_main" in " ".join(child.cmdline())
-        ]
-        assert workers
-        workers[0].kill()
-
-    out = build(small, tmp_path / "out", workers=2, progress=Steps(9, kill_one))
+    out = build(small, tmp_path / "out", workers=2, progress=Steps(9, kill_worker))
     assert tree(out) == small_tree
 
 

@@ -287,11 +287,11 @@ def test_the_command_writes_ladders_that_a_recipe_takes(networks: Path, tmp_path
     snippet = tomllib.loads((out / "ladders.toml").read_text())
     for task in ("cls", "dpt"):
         ladder = snippet["tasks"][task]["codecs"]["x265"]
-        assert len(ladder["levels"]) == 10
+        assert len(ladder["levels"]) == 4
         assert quantizer_from_dict(ladder["quantizer"]).bits == 10
     with (out / "calibration.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 2 * (14 + 10)
+    assert len(rows) == 2 * 2 * (14 + 4)
     report = (out / "calibration.md").read_text()
     assert "| cls | x265 |" in report
     assert "not all tasks are calibrated" in report

@@ -15,6 +15,7 @@ from pipeline_dies import Doubling
 from pipeline_toy import QPS, toy_recipe, tree, write_networks
 
 from cfqa_data.builders.pipeline import build, check, compress, select
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.builders.processes.executor import ATTEMPTS, Executor
 from cfqa_data.builders.tasks.classification import Classification
@@ -190,6 +191,25 @@ def test_too_few_sources_that_fit(
     monkeypatch.setattr(Classification, "accepts", lambda *_: "not right")
     with pytest.raises(BuildError, match="cls: only 0 of 8 candidates fit, 2 are wanted"):
         build(small, tmp_path, workers=0)
+
+
+def test_samples_that_score_badly_are_passed_over(
+    small: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "PATIENCE", 4)
+    data = small.to_dict()
+    options = data["tasks"]["seg"]["source"]["options"]
+    models = Models(Recipe.from_dict(data))
+    every = list(select.fitting(models, "seg", 4))
+    task = models.task("seg")
+    scores = [task.score(models.features("seg", s.inputs), s.truth)[0] for s in every]
+    options["worst_score"] = worst = sorted(scores)[-2]
+    chosen = select.fitting(Models(Recipe.from_dict(data)), "seg", 2)
+    good = [s.source_id for s, score in zip(every, scores, strict=True) if score >= worst]
+    assert [sample.source_id for sample in chosen] == good
+    options["worst_score"] = 1.0
+    with pytest.raises(BuildError, match="seg: only 0 of 4 candidates"):
+        list(select.fitting(Models(Recipe.from_dict(data)), "seg", 1))
 
 
 def test_a_passing_failure_is_tried_again_and_a_lasting_one_is_not_forever(

@@ -24,7 +24,6 @@ PROGRAM = Path(__file__).with_name("pipeline_faults.py")
 PLACES = (
     "inside a shard",
     "between shard and marker",
-    "inside remove_work, first",
     "no room for label rows",
     "no room for the manifest",
     "power cut at the end",

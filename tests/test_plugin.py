@@ -22,7 +22,10 @@ from cfqa_data.format.manifest import read_manifest
 from cfqa_data.loaders.torch import Pairs
 
 # The client sends files by a parameter that its HTTP library has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+    pytest.mark.usefixtures("quick_statistics"),
+]
 
 PLUGIN = Path(__file__).parents[1] / "examples" / "plugin"
 PACKAGE = "cfqa_example_text"
@@ -151,6 +154,7 @@ def test_where_the_plugin_is_not_installed_a_line_names_it(
         dataset[0]
 
 
+@pytest.mark.release
 def test_its_classes_pass_the_suites(site: Path) -> None:
     tests = str(PLUGIN / "tests")
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", tests], capture_output=True)

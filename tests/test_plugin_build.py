@@ -119,9 +119,7 @@ def test_rows_say_what_is_known(built: Path) -> None:
     assert (single["tokens"], single["cka"], single["group"]) == (1, None, single["source_id"])
 
 
-def test_two_workers_and_a_stop_give_the_same_bytes(
-    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_workers_give_the_same_bytes(built: Path, tmp_path: Path) -> None:
     assert tree(build(recipe(), tmp_path / "two", workers=2)) == tree(built)
 
 

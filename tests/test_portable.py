@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import each
 from mock_dataset import write_mock_dataset
-from pipeline_toy import QPS, toy_recipe
+from pipeline_toy import TEN_QPS, toy_recipe
 
 from cfqa_data.builders.sharing.publish import plan_publishing
 from cfqa_data.codecs.options import named_files
@@ -31,7 +32,7 @@ from cfqa_data.recipe.portable import (
 
 
 def recipe(**tasks: str) -> Recipe:
-    data = toy_recipe(Path("/home/me/w"), {"x265": QPS}).to_dict()
+    data = toy_recipe(Path("/home/me/w"), {"x265": TEN_QPS}).to_dict()
     data["backbone"]["weights"] = "/home/me/giant/model.safetensors.index.json"
     for task, head in tasks.items():
         data["tasks"][task]["head"] = head
@@ -87,7 +88,7 @@ def test_what_lies_in_or_beside_a_named_place_is_named_by_it(uri: str, name: str
     assert rename(uri, {"/data/val": "root://val", "/w/a/x.pth": "root://a/x.pth"}) == name
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "local"),
     [
         *((text, True) for text in ("/x", "~/x", "~me/x", "C:\\x", "d:/x", "\\\\host\\x")),
@@ -105,7 +106,7 @@ def test_a_path_is_more_than_a_name(path: str) -> None:
     assert is_local_path(path)
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "value", "file"),
     [
         *(("qpfile", value, True) for value in ("/tmp/q", "q", "../q")),

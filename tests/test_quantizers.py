@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from cases import each
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -101,7 +102,7 @@ def test_wrong_layers_and_codes_are_refused() -> None:
     assert quantizer.dequantize([[[0]], [[1023]]]).ravel().tolist() == [0.0, 1.0]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
+@each(
     ("data", "message"),
     [
         ({"kind": "unifrom"}, "did you mean 'uniform'"),
@@ -155,8 +156,8 @@ def test_kmeans_refuses_samples_without_a_range(samples: list[float]) -> None:
         fit_kmeans(np.array(samples), 4)
 
 
-@pytest.mark.parametrize("kind", ["uniform", "paper_uniform"])
-@pytest.mark.parametrize(
+@each("kind", ["uniform", "paper_uniform"])
+@each(
     ("lo", "hi", "message"),
     [
         ([0], [10**400], "hi must be numbers"),
@@ -176,8 +177,8 @@ def test_ranges_of_strangers_are_refused_in_one_line(
         quantizer_from_dict({"kind": kind, "bits": 10, "lo": lo, "hi": hi})
 
 
-@pytest.mark.parametrize("centers", [[[0, 10**400]], [[0, 1e39]], [[0, [1]]], "ab", [[1, 0]], []])
-@pytest.mark.parametrize("kind", ["kmeans", "paper_kmeans"])
+@each("centers", [[[0, 10**400]], [[0, 1e39]], [[0, [1]]], "ab", [[1, 0]], []])
+@each("kind", ["kmeans", "paper_kmeans"])
 def test_centres_of_strangers_are_refused_in_one_line(kind: str, centers: object) -> None:
     with pytest.raises(RecipeError, match="k-means quantiser: centers must be"):
         quantizer_from_dict({"kind": kind, "bits": 1, "centers": centers})
@@ -191,9 +192,9 @@ def test_no_table_is_made_before_it_is_used() -> None:
     assert made[1].values().shape == (1, 2)
 
 
-@pytest.mark.parametrize("kind", [UniformQuantizer, PaperUniformQuantizer])
-@pytest.mark.parametrize("bits", [1, 8, 10])
-@pytest.mark.parametrize("lo", [0.0, -1e-40, -7.3, 1e5, -1e38])
+@each("kind", [UniformQuantizer, PaperUniformQuantizer])
+@each("bits", [1, 8, 10])
+@each("lo", [0.0, -1e-40, -7.3, 1e5, -1e38])
 def test_a_range_that_is_taken_has_rising_values(
     kind: type[UniformQuantizer], bits: int, lo: float
 ) -> None:

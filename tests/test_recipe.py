@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import each
 from mock_dataset import toy_recipe, toy_recipe_dict
 
 from cfqa_data.codecs.base import FeatureCodec
@@ -57,6 +58,8 @@ def test_every_shipped_recipe_holds_all_tasks_and_its_codecs(name: str, video: l
         "mini",
         "nano",
         "paper",
+        "ret",
+        "wide",
     ]
     recipe = load_recipe(name)
     assert recipe.name == name
@@ -112,6 +115,24 @@ def test_tasks_and_codecs_come_in_the_fixed_order() -> None:
     recipe = Recipe.from_dict(data)
     assert list(recipe.tasks) == list(TASKS)
     assert list(recipe.tasks["cls"].codecs) == sorted(task["codecs"], key=list(CODECS).index)
+
+
+def test_wide_adds_codecs_of_many_kinds_to_mini() -> None:
+    wide, mini = load_recipe("wide"), load_recipe("mini")
+    for name, task in mini.tasks.items():
+        codecs = wide.tasks[name].codecs
+        assert {key: codecs[key] for key in task.codecs} == task.codecs
+        assert len(codecs) >= 12
+        assert {spec.facts.on for spec in codecs.values()} == {"planes", "features", "inputs"}
+    codecs = load_recipe("ret").tasks["ret"].codecs
+    assert {key: wide.tasks["ret"].codecs[key] for key in codecs} == codecs
+
+
+def test_a_recipe_that_extends_several(tmp_path: Path) -> None:
+    (tmp_path / "more.toml").write_text('extends = ["nano", "own.toml"]')
+    (tmp_path / "own.toml").write_text('name = "own"\n[tasks.cls]\nsources = 7')
+    recipe = load_recipe(tmp_path / "more.toml")
+    assert (recipe.name, recipe.sources("cls"), recipe.sources("seg")) == ("own", 7, 3)
 
 
 def test_a_recipe_file_of_one_s_own(tmp_path: Path) -> None:
@@ -172,7 +193,7 @@ def _qps(first: int, end: int) -> dict[str, Any]:
     return x265 | {"levels": list(range(first, end))}
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "message"),
     [
         (_set("group_sise", to=1), "key in the recipe 'group_sise': did you mean 'group_size'"),
@@ -291,6 +312,7 @@ def test_unknown_names_and_codecs_are_refused() -> None:
     [
         ("name = ", "not a TOML file"),
         ('extends = "bad.toml"', "extends itself"),
+        ('extends = ["mini", "bad.toml"]', "extends itself"),
         ('extends = "mimi"', "did you mean 'mini'"),
         ("tasks = 3", "lacks name"),
         (TOML, "kmeans.safetensors: no such file"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from cases import each
 
 from cfqa_data.codecs import CODECS, find_codec, get_codec, list_codecs
 from cfqa_data.codecs.base import Codec
@@ -193,7 +194,7 @@ def test_options_are_bound_by_the_signature() -> None:
     assert bind_options(lambda **given: given, {"x": 1}, "f", CfqaError, y=2) == {"x": 1, "y": 2}
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "told"),
     [
         ({}, "thing: lacks the option seed"),

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from damaged import edit_labels, edit_manifest
-from pipeline_toy import QPS as TOY_QPS
+from pipeline_toy import TEN_QPS as TOY_QPS
 from pipeline_toy import toy_recipe, tree, write_networks, write_toml
 from release_samples import (
     IDS,

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import each
 from huggingface_hub.utils import get_session
 from loopback_handler import Handler
 from loopback_hub import READ_TOKEN, TOKEN, LoopbackHub, loopback_hub, point_clients_at
@@ -337,7 +338,7 @@ def test_revisions(hub: LoopbackHub, spoiled: Callable[..., str]) -> None:
         cfqa_data.load(f"hf://datasets/{FULL}@main", revision="v1")
 
 
-@pytest.mark.parametrize(
+@each(
     "address",
     [
         "hf://org/name",

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cases import each
 
 from cfqa_data.errors import RecipeError
 from cfqa_data.format.resources import ROOT_VARIABLE, is_uri, locate, resolve
@@ -34,7 +35,7 @@ def test_the_root_is_where_the_environment_says(
     assert resolve("root://weights/x.pth") == tmp_path / "weights" / "x.pth"
 
 
-@pytest.mark.parametrize(
+@each(
     ("uri", "message"),
     [
         ("package://numpy/version.py", "must be package://cfqa_data"),
@@ -55,8 +56,8 @@ def test_other_names_are_refused(uri: str, message: str) -> None:
         resolve(uri)
 
 
-@pytest.mark.parametrize("start", ["", "root://", "package://cfqa_data/", "/"])
-@pytest.mark.parametrize("name", ["x" * 600, "a\0b", "\ud800"])
+@each("start", ["", "root://", "package://cfqa_data/", "/"])
+@each("name", ["x" * 600, "a\0b", "\ud800"])
 def test_a_name_that_no_file_can_have_is_one_line(start: str, name: str) -> None:
     with pytest.raises(RecipeError, match="no such file"):
         resolve(start + name)

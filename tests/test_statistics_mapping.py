@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cases import each
 from scipy import optimize, stats
 
 from cfqa_data.eval.statistics.mapping import logistic, map_scores
@@ -108,7 +109,7 @@ def test_numbers_of_any_size_are_fitted_alike(scale: float) -> None:
     assert found.curve(scale * x) / scale == pytest.approx(plain.curve(x), abs=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_hostile_scores_neither_warn_nor_do_worse_than_a_line(seed: int) -> None:
     """Outliers, steps and pure noise: least squares of a curve that contains the line's limit."""
     rng = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ import numpy as np
 import official_compressai as official
 import pytest
 import torch
-from metric_samples import pair, ready
+from metric_samples import TRAINED, pair, ready
 from pipeline_toy import DIM, HEADS, write_networks
 from test_metrics_trained import FoldedDataset
 from torch import nn
@@ -149,7 +149,7 @@ SHAPE = (1, 1, 33, 32)  # large enough for products of lower precision
 def metrics_alone(_: Path) -> Any:
     x, y = pair(SHAPE, batch=2)
     metrics = [ready(metric, SHAPE) for metric in (*METRICS, *PAPER_METRICS)]
-    metrics += [create_metric("gap_mean", exponents=(0.2, 0.3, 0.5))]
+    metrics += [create_metric(name, **found) for name, found in TRAINED.items()]
     metrics += [as_metric(Learned), as_metric(plain_list)]
     return {metric.name: metric(x, y) for metric in metrics}
 

@@ -40,6 +40,8 @@ from cfqa_data.loaders import attach
 from cfqa_data.loaders.torch import Pairs
 from cfqa_data.recipe.load import Recipe, load_recipe
 
+pytestmark = pytest.mark.usefixtures("quick_statistics")
+
 RECIPE = toy_recipe_dict(1)
 RECIPE["tasks"] = {"cls": RECIPE["tasks"]["cls"]}
 RECIPE["tasks"]["cls"]["codecs"] = {"x265": RECIPE["tasks"]["cls"]["codecs"]["x265"]}

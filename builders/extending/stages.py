@@ -102,7 +102,7 @@ class _Prepare(ExtendStage, Prepare):
         for codec in specs.keys() - old.codecs.keys():
             spec = specs[codec]
             self.fit(task, spec)
-            if self.stored(spec):
+            if spec.stored(self.plan.tier):
                 centres = self.centre(task, spec.quantizer) if spec.quantizer else ()
                 self.make_array(task, spec, old.shape, centres)
         codecs = {

@@ -19,7 +19,7 @@ from cfqa_data.builders.sources.base import SOURCES, Source
 from cfqa_data.builders.tasks.base import TASKS, Task
 from cfqa_data.codecs import CODECS, get_codec
 from cfqa_data.errors import BuildError, CfqaError, CodecError
-from cfqa_data.format.facts import TaskEntry, TaskFacts
+from cfqa_data.format.facts import Layer, TaskEntry, TaskFacts
 from cfqa_data.format.invariants import check_truth, folds_of
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.resources import HUB, is_uri, locate
@@ -155,8 +155,12 @@ class Models:
 
     def facts(self, task: str) -> TaskFacts:
         """The facts of a task, with its name in the recipe; the task is not made for that."""
+        return replace(self.task_type(task).facts, name=task)
+
+    def task_type(self, task: str) -> type[Task]:
+        """The class of a task."""
         found: type[Task] = TASKS.find(self.recipe.tasks[task].task_class, classes=True).target
-        return replace(found.facts, name=task)
+        return found
 
     def source(self, task: str, seed: int | None = None) -> Source:
         """A new source of the task's samples, with the recipe's seed or another.
@@ -173,8 +177,11 @@ class Models:
 
     def infers_truth(self, task: str) -> bool:
         """Whether the task has truths by the uncompressed features, and not by the source."""
-        found: type[Task] = TASKS.find(self.recipe.tasks[task].task_class, classes=True).target
-        return found.infer_truth is not Task.infer_truth
+        return self.task_type(task).infer_truth is not Task.infer_truth
+
+    def embeds(self, task: str) -> bool:
+        """Whether a dataset keeps what the task makes of the backbone's features."""
+        return self.task_type(task).embed is not Task.embed
 
     def truth(self, task: str, truth: Any, feature: np.ndarray) -> Any:
         """Return the truth of a sample: the source's, or what the task infers from the feature.
@@ -191,17 +198,41 @@ class Models:
         return found
 
     def features(self, task: str, inputs: Any, what: str = "a feature") -> np.ndarray:
-        """Return the float32 (N, C, T, D) feature of a sample's inputs.
+        """Return the float32 (N, C, T, D) feature of a sample's inputs, as a dataset keeps it.
 
         One sample at a time: a feature's bytes then depend on nothing but its own inputs.
 
         Raises:
             BuildError: the backbone does not take them, or gives something else.
         """
+        feature = self.extracted(task, inputs, what)
+        if not self.embeds(task):
+            return feature
+        shape = (None, feature.shape[1], None, None)
+        return check_feature(self.task(task).embed(feature), f"{task}: {what} as embedded", shape)
+
+    def extracted(self, task: str, inputs: Any, what: str = "a feature") -> np.ndarray:
+        """Return the float32 (N, C, T, D) feature of the backbone's layers.
+
+        Raises:
+            BuildError: the backbone does not take the inputs, or gives something else.
+        """
         blocks = self.recipe.tasks[task].blocks
         feature = self.backbone.extract(inputs, blocks)
         shape = (None, len(blocks), None, self.backbone.width)
         return check_feature(feature, f"{task}: {what} by the backbone", shape)
+
+    def grid(self, task: str, inputs: Any) -> tuple[int, int] | None:
+        """Return (rows, columns) of the tokens of a sample's feature; None without a grid."""
+        return None if self.embeds(task) else self.backbone.grid(inputs)
+
+    def about(self, task: str) -> dict[str, Any]:
+        """Return what a task's entry says of the leading tokens and the layers of its features."""
+        blocks = self.recipe.tasks[task].blocks
+        if self.embeds(task):
+            return {"prefix_tokens": 0, "layers": (Layer("embedding"),) * len(blocks)}
+        layers = tuple(map(self.backbone.layer, blocks))
+        return {"prefix_tokens": self.backbone.prefix_tokens, "layers": layers}
 
     def classes(self) -> list[tuple[Registry, RegistryEntry]]:
         """Return every class that the recipe uses, with its registry.

@@ -14,7 +14,6 @@ from cfqa_data.builders.pipeline.context import BuildContext, Models, codec_for
 from cfqa_data.builders.pipeline.fit import Fit, measurements
 from cfqa_data.builders.pipeline.label import batch_of_levels
 from cfqa_data.builders.pipeline.plan import Plan
-from cfqa_data.builders.pipeline.prepare import FITTED_ON
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.console.text import size_text, table_text
 from cfqa_data.errors import BuildError
@@ -61,10 +60,11 @@ def estimate(plan: Plan) -> dict[str, Any]:
                 passes = sources * 2 * models.backbone.parameters * tokens / _FLOPS
                 group = len(plan.members(task, 0)) * points
                 if stage is Fit:
-                    levels, sources = 1, FITTED_ON + measurements(plan, task, codec)
+                    fitted_on = recipe.fitted_on(task)
+                    levels, sources = 1, fitted_on + measurements(plan, task, codec)
                     each = codec_for(spec.codecs[codec]).cost + _LABEL_SECONDS
-                    seconds = passes / recipe.sources(task) * FITTED_ON
-                    seconds += (sources - FITTED_ON) * points * each / 1e6
+                    seconds = passes / recipe.sources(task) * fitted_on
+                    seconds += (sources - fitted_on) * points * each / 1e6
                 elif codec:
                     written, seconds = _coding(plan, task, codec, sources * levels * points)
                     batch = batch_of_levels(points, levels) + 1
@@ -103,15 +103,16 @@ def _size(models: Models, task: str) -> tuple[int, int]:
     """Return the values of a task's feature, and the tokens of all its views."""
     for sample in models.source(task).samples():
         shape = models.backbone.shape(sample.inputs, models.recipe.tasks[task].blocks)
-        return math.prod(shape), shape[0] * shape[2]
+        kept = models.features(task, sample.inputs).shape if models.embeds(task) else shape
+        return math.prod(kept), shape[0] * shape[2]
     raise BuildError(f"{task}: the source has no candidate")
 
 
 def _coding(plan: Plan, task: str, codec: str, points: int) -> tuple[float, float]:
     """Return the bytes that a codec's items write in all, and the core-seconds they take."""
     codec_spec = plan.recipe.tasks[task].codecs[codec]
-    full = plan.tier == "full" or codec_spec.facts.on == "inputs"
-    stored = (_CODE_BYTES if codec_spec.quantizer else _VALUE_BYTES) if full else 0.0
+    array_bytes = _CODE_BYTES if codec_spec.quantizer else _VALUE_BYTES
+    stored = array_bytes if codec_spec.stored(plan.tier) else 0.0
     seconds = (codec_for(codec_spec).cost + _LABEL_SECONDS) / 1e6
     return points * (_BITSTREAM_BYTES + stored), points * seconds
 

@@ -34,7 +34,6 @@ from cfqa_data.builders.pipeline.ladders import (
     measure,
 )
 from cfqa_data.builders.pipeline.plan import PLAN, Item, Plan
-from cfqa_data.builders.pipeline.prepare import FITTED_ON
 from cfqa_data.builders.pipeline.select import BuildStage, checked_sample, fitting
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import drive
@@ -231,9 +230,9 @@ def _given(spec: CodecSpec, count: int) -> tuple[float, ...] | None:
 
 def _training_inputs(models: Models, task: str) -> Iterator[Any]:
     """Yield training inputs, those that codecs are fitted to, too."""
-    return iter(
-        models.source(task).training_inputs(FITTED_ON, models.recipe.tasks[task].source.seed)
-    )
+    recipe = models.recipe
+    count, seed = recipe.fitted_on(task), recipe.tasks[task].source.seed
+    return iter(models.source(task).training_inputs(count, seed))
 
 
 def training_samples(models: Models, task: str) -> Iterator[Sample]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from cfqa_data.format.storage import write_tensors
 from cfqa_data.recipe.load import CodecSpec
 from cfqa_data.recipe.portable import portable
 
-__all__ = ["FITTED_ON", "Prepare", "is_fitted", "median_codes"]
+__all__ = ["Prepare", "is_fitted", "median_codes"]
 
-FITTED_ON = 50
-"""Training inputs that a codec's tables are fitted to."""
+KEPT_POINTS = 1 << 24
+"""Points of training features that are kept for the next codec."""
 
 
 class Prepare(BuildStage):
@@ -34,12 +35,13 @@ class Prepare(BuildStage):
 
     name, unit = "prepare", "tasks"
 
+    @cached_property
+    def kept(self) -> dict[str, list[np.ndarray]]:
+        """Training features of tasks, which codecs after the first are fitted to."""
+        return {}
+
     def items(self) -> list[Item]:
         return [Item(self.name, task) for task in self.plan.recipe.tasks]
-
-    def stored(self, spec: CodecSpec) -> bool:
-        """Whether the folder has what a codec decodes to, or only its bitstreams."""
-        return self.plan.tier == "full" or spec.facts.on == "inputs"
 
     def outputs(self, item: Item) -> tuple[Path, ...]:
         codec_specs, layout = self.plan.recipe.tasks[item.task].codecs, self.layout
@@ -55,7 +57,7 @@ class Prepare(BuildStage):
             self.fit(task, codec_spec)
         centres = self.centres(task)
         for codec, codec_spec in spec.codecs.items():
-            if self.stored(codec_spec):
+            if codec_spec.stored(self.plan.tier):
                 self.make_array(task, codec_spec, shape, centres.get(codec, ()))
         selected, gallery = self.context.selected(task), self.context.gallery_path(task)
         entry = TaskEntry(
@@ -80,9 +82,8 @@ class Prepare(BuildStage):
             for grid in self.context.references(task, shard)["grids"]
         }
         return {
-            "prefix_tokens": models.backbone.prefix_tokens,
+            **models.about(task),
             "grid": grids.pop() if len(grids) == 1 and not varying else None,
-            "layers": tuple(map(models.backbone.layer, self.plan.recipe.tasks[task].blocks)),
             "terms": models.source(task).terms,
         }
 
@@ -109,19 +110,25 @@ class Prepare(BuildStage):
         codec = codec_for(spec)
         kind, source = type(codec), self.plan.recipe.tasks[task].source
         if is_fitted(codec):
-            inputs = self.context.models.source(task).training_inputs(FITTED_ON, source.seed)
-            codec.fit(self.training(task, spec, inputs), source.seed)
+            codec.fit(self.training(task, spec), source.seed)
         if tables := codec.tables() if hasattr(kind, "tables") else {}:
             write_tensors(self.context.tables_path(task, spec.codec), tables)
 
-    def training(self, task: str, spec: CodecSpec, inputs: Iterable[Any]) -> Iterable[Any]:
+    def training(self, task: str, spec: CodecSpec) -> Iterable[Any]:
         """Yield what a codec is fitted to: planes, features or inputs."""
-        for each in inputs:
-            if spec.facts.on == "inputs":
-                yield each
-                continue
-            feature = self.context.models.features(task, each, "a training feature")
+        models, recipe = self.context.models, self.plan.recipe
+        seed = recipe.tasks[task].source.seed
+        inputs = models.source(task).training_inputs(recipe.fitted_on(task), seed)
+        if spec.facts.on == "inputs":
+            yield from inputs
+            return
+        what, seen = "a training feature", []
+        for feature in self.kept.get(task) or (models.features(task, x, what) for x in inputs):
             yield pack(spec.quantizer.quantize(feature)) if spec.quantizer else feature
+            if len(seen) * feature.size < KEPT_POINTS:
+                seen.append(feature)
+        if len(seen) == recipe.fitted_on(task):
+            self.kept[task] = seen
 
     def centres(self, task: str) -> dict[str, list[int]]:
         """Return the codes that the stored ones of each codec on planes are counted from."""

@@ -181,7 +181,7 @@ class Extract(BuildStage):
                     )
             inputs = sample.inputs
             features[source_id] = models.features(task, inputs, f"the feature of {source_id}")
-            grids.append(models.backbone.grid(inputs))
+            grids.append(models.grid(task, inputs))
         return features, grids
 
 
@@ -270,7 +270,7 @@ def fitting(
     seed: int | None = None,
     candidates: Iterable[Sample] | None = None,
 ) -> Iterator[Sample]:
-    """Yield the first `count` samples that the task accepts.
+    """Yield the first `count` samples that the task accepts and that score well enough.
 
     Args:
         models: the recipe's networks.
@@ -286,8 +286,9 @@ def fitting(
     skipped: list[str] = []
     facts = models.facts(task)
     ids: set[str] = set()
+    source = models.source(task, seed)
     if candidates is None:
-        candidates = models.source(task, seed).samples()
+        candidates = source.samples()
     for seen, candidate in enumerate(candidates):
         if seen == PATIENCE * count:
             raise BuildError(
@@ -306,6 +307,12 @@ def fitting(
                 f"{sample.source_id}: {type(models.task(task)).__name__}.accepts must return a "
                 f"reason to reject it, a text, or None; got {why!r:.200}"
             )
+        if not why and source.worst_score is not None:
+            original = feature()
+            truth = models.truth(task, sample.truth, original)
+            scores, _ = score(models.task(task), original[None], truth, sample.source_id)
+            if facts.score.distortion(scores[0], source.worst_score) > 0:
+                why = f"of {facts.score.name} {scores[0]:.3g}"
         if why:
             skipped.append(f"{sample.source_id} ({why})")
             continue

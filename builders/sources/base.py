@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,10 +48,13 @@ class Source(ABC):
 
     Attributes:
         terms: licence terms of inputs and truths; None if unknown.
+        worst_score: a dataset uses only samples whose uncompressed features score so, or better;
+            None: whatever they score.
     """
 
     terms: Terms | None = None
-    declared: ClassVar[Mapping[str, Any]] = {"terms": Terms | None}
+    worst_score: float | None = None
+    declared: ClassVar[Mapping[str, Any]] = {"terms": Terms | None, "worst_score": Real | None}
 
     @abstractmethod
     def samples(self) -> Iterator[Sample]:
@@ -104,6 +108,7 @@ SOURCES = Registry(
     "source",
     {
         "scenes": "cfqa_data.builders.sources.scenes:Scenes",
+        "instances": "cfqa_data.builders.sources.instances:Instances",
         "imagenet": "cfqa_data.builders.sources.imagenet:ImageNet",
         "voc2012": "cfqa_data.builders.sources.voc2012:Voc2012",
         "nyuv2": "cfqa_data.builders.sources.nyuv2:Nyuv2",

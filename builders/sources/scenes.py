@@ -35,7 +35,7 @@ _PARTS = tuple(SHAPES.values())
 _TEXTURES = tuple(TEXTURES.values())
 _COLOURS = np.array(list(COLOURS.values()), np.float32)
 #: How far each solid reaches below its centre, as a share of its half height.
-_FOOT = tuple({"cube": 0.8, "roof": 0.7, "dome": 0.0}.get(name, 1.0) for name in SHAPES)
+FOOT = tuple({"cube": 0.8, "roof": 0.7, "dome": 0.0}.get(name, 1.0) for name in SHAPES)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def draw_scene(seed: int, aspect: float = 1.0, label: int | None = None) -> Scen
         reach = away * 0.5 / focal * aspect
         across = camera[0] + uniform(-0.55, 0.55) * reach * (1.0 if front else 1.5)
         size = tuple((radius * rng.uniform(0.88, 1.12, 3)).tolist())
-        centre = (across, size[1] * _FOOT[shape] + uniform(0.0, 0.5), away)
+        centre = (across, size[1] * FOOT[shape] + uniform(0.0, 0.5), away)
         clear = all(
             np.hypot(s.centre[0] - centre[0], s.centre[2] - centre[2]) > 0.9 * (s.size[0] + radius)
             for s in solids
@@ -332,6 +332,7 @@ class Scenes(Source):
         task: "cls", "seg" or "dpt".
         seed: seed of the first sample, 0 <= seed < 20 000 000.
         side: height of the images and side of a view, in pixels.
+        worst_score: of the samples that a dataset uses, uncompressed; None: any.
 
     Raises:
         BuildError: unknown task or impossible seed.
@@ -339,12 +340,14 @@ class Scenes(Source):
 
     terms = TERMS["scenes"]
 
-    def __init__(self, task: str, seed: int, side: int = 112) -> None:
+    def __init__(
+        self, task: str, seed: int, side: int = 112, worst_score: float | None = None
+    ) -> None:
         if task not in _PREFIX:
             raise BuildError(f"no scenes for task '{task}'; known are {', '.join(_PREFIX)}")
         if not 0 <= seed < _TRAINING_FIRST:
             raise BuildError(f"the scenes' seed {seed} is not in 0..{_TRAINING_FIRST - 1}")
-        self.task, self.seed, self.side = task, seed, side
+        self.task, self.seed, self.side, self.worst_score = task, seed, side, worst_score
 
     def samples(self) -> Iterator[Sample]:
         """Scenes by rising seed; for cls only those that one solid dominates."""

@@ -52,6 +52,19 @@ class Task(ABC):
         """
         raise NotImplementedError
 
+    def embed(self, feature: np.ndarray) -> np.ndarray:
+        """Return what a dataset keeps of a feature of the backbone, and the task scores.
+
+        A task that has this method has features without grid or class token.
+
+        Args:
+            feature: float32 (N, C, T, D).
+
+        Returns:
+            float32 (N, C, T, D), with one C per layer.
+        """
+        return feature
+
     def gallery(self) -> Mapping[str, np.ndarray] | None:
         """Return what all sources are scored against, such as the embeddings that are searched.
 
@@ -139,9 +152,12 @@ TASKS = Registry(
     "task",
     {
         name: f"cfqa_data.builders.tasks.{name}:{name.capitalize()}"
-        for name in ("classification", "segmentation", "depth")
+        for name in ("classification", "hypervector", "segmentation", "depth")
     }
-    | {"fidelity": "cfqa_data.builders.tasks.classification:Fidelity"},
+    | {
+        "fidelity": "cfqa_data.builders.tasks.classification:Fidelity",
+        "retrieval": "cfqa_data.builders.tasks.retrieval:Retrieval",
+    },
     BuildError,
     Task,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -59,13 +59,17 @@ class ClsHead(Head):
         truth = np.asarray(truth)
         if truth.ndim or truth.dtype.kind not in "iu":
             raise self.wrong(f"a label is one whole number, not {truth.dtype} {truth.shape}")
-        logits, label = self._predict(feature).double(), int(truth)
-        if not 0 <= label < len(logits):
-            raise self.wrong(f"label {label} is not in 0..{len(logits) - 1}")
+        predicted, label = self._predict(feature).double(), int(truth)
+        if not 0 <= label < len(predicted):
+            raise self.wrong(f"label {label} is not in 0..{len(predicted) - 1}")
         # A tie counts as in a stable descending sort.
-        ahead = (logits > logits[label]).sum() + (logits[:label] == logits[label]).sum()
-        loss = torch.logsumexp(logits, 0) - logits[label]
-        return float(1 + ahead), float(loss)
+        ahead = (predicted > predicted[label]).sum()
+        ahead += (predicted[:label] == predicted[label]).sum()
+        return float(1 + ahead), float(self.loss(predicted, label))
+
+    def loss(self, predicted: Tensor, label: int) -> Tensor:
+        """Return the negative log-likelihood of a class."""
+        return torch.logsumexp(predicted, 0) - predicted[label]
 
 
 class Classification(LinearTask):
@@ -78,7 +82,8 @@ class Classification(LinearTask):
         per_class: samples of a class that are accepted; 0: any number.
     """
 
-    facts, views, layers, head_kind = TASKS["cls"], VIEWS["cls"], ClsHead.layers, ClsHead
+    facts, views, layers = TASKS["cls"], VIEWS["cls"], ClsHead.layers
+    head_kind: ClassVar[type[Head]] = ClsHead
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The heads of the three published tasks, from their checkpoints."""
+"""The heads of the three published tasks, and of hypervectors, from their checkpoints."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 from cfqa_data.builders.sources.geometry import DepthGeometry, SegGeometry, window_starts
 from cfqa_data.builders.tasks.classification import ClsHead
 from cfqa_data.builders.tasks.depth import DepthHead
+from cfqa_data.builders.tasks.hypervector import HypervectorHead
 from cfqa_data.builders.tasks.linear import Head
 from cfqa_data.builders.tasks.segmentation import SegHead
 from cfqa_data.errors import BuildError
 
 __all__ = ["DepthGeometry", "Head", "SegGeometry", "load_head", "window_starts"]
 
-HEADS: Mapping[str, type[Head]] = {kind.task: kind for kind in (ClsHead, SegHead, DepthHead)}
+HEADS: Mapping[str, type[Head]] = {
+    kind.task: kind for kind in (ClsHead, SegHead, DepthHead, HypervectorHead)
+}
 
 
 def load_head(
@@ -27,7 +30,7 @@ def load_head(
     """Build a task's head from its checkpoint, in evaluation mode, float32.
 
     Args:
-        task: "cls", "seg" or "dpt".
+        task: "cls", "seg", "dpt" or "hypervector".
         path_or_dict: file as published or safetensors, index or folder as of `load_backbone`, or
             what they hold: ``weight`` and ``bias`` (cls), or ``classifier.*`` and the backbone,
             as the Hub's models `-imagenet1k-1-layer` have them; ``conv_seg.*`` and ``bn.*`` (seg)

@@ -75,6 +75,16 @@ class Head(nn.Module):
         """Return how many inputs the linear part has per channel of a token."""
         return 1
 
+    @classmethod
+    def sizes(cls, shape_of: Callable[[str, int], Sequence[int]]) -> tuple[int, Any]:
+        """Return the inputs and outputs of a head by the shapes of its tensors.
+
+        Args:
+            shape_of: gives the shape of a tensor of a name and so many axes.
+        """
+        outputs, inputs = shape_of(*cls.known_by)[:2]
+        return inputs, outputs
+
     def wrong(self, why: str) -> BuildError:
         """Return the error that says what does not fit the head."""
         return BuildError(f"{self.task} head: {why}")
@@ -165,10 +175,15 @@ class Head(nn.Module):
             own = {k: v for k, v in tensors.items() if norm_at and k.startswith(norm_at)}
             tensors = {k: v for k, v in tensors.items() if not k.startswith(cls.beside)}
             tensors |= {f"norm.{k.removeprefix(norm_at)}": v for k, v in own.items()}
-        name, ndim = prefix + cls.known_by[0], cls.known_by[1]
-        outputs, inputs = known_tensor(tensors, name, ndim, origin, what).shape[:2]
+
+        def shape_of(name: str, ndim: int) -> Sequence[int]:
+            return known_tensor(tensors, prefix + name, ndim, origin, what).shape
+
+        inputs, outputs = cls.sizes(shape_of)
         if inputs % (share := cls.share(layers or cls.layers)):
-            message = f"tensor '{name}' takes {inputs} inputs, no multiple of {share}"
+            message = (
+                f"tensor '{prefix}{cls.known_by[0]}' takes {inputs} inputs, no multiple of {share}"
+            )
             if layers not in (None, cls.layers):
                 message += f", for features of {layers} layers"
             raise BuildError(f"{origin}: {message}")

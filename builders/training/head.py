@@ -1,8 +1,10 @@
-"""Fit a linear classification head to features of labelled images: a linear probe.
+"""Fit a small classification head to features of labelled images.
 
-Multinomial logistic regression on what a head of `cls` takes, the class token of each layer and the
-mean patch token of the last after the backbone's final norm, by L-BFGS from zero in float64 on all
-training images at once. Inputs are standardised for the fit, and that is folded into the weights.
+Both kinds take what a head of `cls` does, the class token of each layer and the mean patch token of
+the last after the backbone's final norm. A linear one is a multinomial logistic regression, by
+L-BFGS from zero in float64 on all training images at once. One of hypervectors has a hidden layer,
+and is trained by AdamW for the least squared error to the key of each image's class. Inputs are
+standardised for the fit, and that is folded into the weights.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from cfqa_data.builders.processes.executor import Executor, one_thread
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.sources.folders import ImageFolder
 from cfqa_data.builders.tasks.classification import ClsHead
+from cfqa_data.builders.tasks.hypervector import random_keys
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import BuildError, unknown_name
 from cfqa_data.format.storage import write_tensors
@@ -29,7 +32,7 @@ from cfqa_data.guard import check_guard
 from cfqa_data.recipe.load import Recipe, load_recipe
 from cfqa_data.torch_state import torch_state
 
-__all__ = ["FittedHead", "fit_head", "fit_linear"]
+__all__ = ["FittedHead", "PooledFeatures", "fit_head", "fit_hypervector", "fit_linear"]
 
 DECAY = 0.01
 """Weight of the penalty, half the squared norm of the weights of standardised inputs."""
@@ -38,6 +41,11 @@ HELD_OUT = 5
 """One image in so many of each class is held out."""
 
 ITERATIONS = 500
+
+DIMS, HIDDEN = 1000, 1000
+"""Of hypervectors: their length, and the units of the hidden layer."""
+
+EPOCHS, BATCH, RATE = 30, 64, 1e-3
 
 
 class FittedHead(NamedTuple):
@@ -59,12 +67,20 @@ class FittedHead(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _PooledFeatures(Stage):
-    """Extracts what the linear part takes of each image, float32; an item is an image's id."""
+class PooledFeatures(Stage):
+    """Extracts what the linear part takes of each image, float32; an item is an image's id.
+
+    Attributes:
+        recipe: whose backbone it is.
+        task: whose blocks, and whose source if there are no images.
+        images: folder of them.
+        ids: of the images; all in the folder if empty.
+    """
 
     recipe: Recipe
     task: str
-    images: str
+    images: str | None = None
+    ids: tuple[str, ...] = ()
 
     name, unit = "extract", "images"
 
@@ -74,9 +90,11 @@ class _PooledFeatures(Stage):
         return Models(self.recipe)
 
     @cached_property
-    def source(self) -> ImageFolder:
-        """The images, in a folder per class."""
-        return ImageFolder(self.task, 0, self.images)
+    def source(self) -> Any:
+        """The images, in a folder per class, or the task's source."""
+        return (
+            ImageFolder(self.task, 0, self.images) if self.images else self.models.source(self.task)
+        )
 
     @cached_property
     def head(self) -> ClsHead:
@@ -89,12 +107,27 @@ class _PooledFeatures(Stage):
         return head.requires_grad_(False)
 
     def items(self) -> list[str]:
-        return sorted(self.source.entries)
+        return list(self.ids) or sorted(self.source.entries)
 
-    def run(self, item: str) -> np.ndarray:
-        feature = self.models.features(self.task, self.source.sample(item).inputs, item)
+    def run(self, item: str) -> tuple[np.ndarray, Any]:
+        """Return what the linear part takes, and the truth."""
+        sample = self.source.sample(item)
+        feature = self.models.extracted(self.task, sample.inputs, item)
         with torch_state(grad=False):
-            return self.head.pooled(torch.from_numpy(feature))[0].numpy()
+            return self.head.pooled(torch.from_numpy(feature))[0].numpy(), sample.truth
+
+    def collected(self, workers: int, look: Progress) -> tuple[np.ndarray, np.ndarray]:
+        """Return what :meth:`run` returns of all items, in their order."""
+        items = self.items()
+        look.start(self.name, len(items), self.unit)
+        found = {}
+        with Executor(workers) as executor:
+            for item, pooled in executor.run(self, items):
+                found[item] = pooled
+                look.advance()
+        look.finish()
+        inputs, truths = zip(*(found[item] for item in items), strict=True)
+        return np.stack(inputs), np.stack(truths)
 
 
 def fit_head(
@@ -103,6 +136,8 @@ def fit_head(
     out: str | Path,
     *,
     task: str | None = None,
+    kind: Literal["linear", "hypervector"] = "linear",
+    dims: int = DIMS,
     workers: int = 2,
     progress: Progress | None = None,
 ) -> FittedHead:
@@ -115,6 +150,8 @@ def fit_head(
         images: folder of them; no image that the dataset may take as a source.
         out: the file to write, ``.safetensors``.
         task: whose blocks the head is for; may be left out if there is one task.
+        kind: of the head: for the tasks `classification` and `fidelity`, or for `hypervector`.
+        dims: length of hypervectors.
         workers: processes.
         progress: notified of stages and their progress; optional.
 
@@ -129,30 +166,27 @@ def fit_head(
     task = task or next(iter(recipe.tasks))
     if task not in recipe.tasks:
         raise BuildError(unknown_name("task", task, recipe.tasks))
-    stage = _PooledFeatures(recipe, task, str(Path(images).absolute()))
+    stage = PooledFeatures(recipe, task, str(Path(images).absolute()))
     items = stage.items()
     classes = tuple(sorted({stage.source.entries[item].image.parent.name for item in items}))
     if len(classes) < 2:
         raise BuildError(f"{images}: a head needs two classes or more, in a folder each")
-    labels = np.array([int(stage.source.entries[item].truth) for item in items])
     _check_apart(stage, items)
     assert stage.head is not None  # before anything is extracted
-    held_out = held_out_of(labels)
-    look.start(stage.name, len(items), stage.unit)
-    found: dict[str, np.ndarray] = {}
-    with Executor(workers) as executor:
-        for item, pooled in executor.run(stage, items):
-            found[item] = pooled
-            look.advance()
-    look.finish()
-    inputs = np.stack([found[item] for item in items]).astype(np.float64)
+    pooled, labels = stage.collected(workers, look)
+    inputs, held_out = pooled.astype(np.float64), held_out_of(labels)
     look.start("fit", 1, "heads")
-    weight, bias = fit_linear(inputs[~held_out], labels[~held_out], len(classes))
+    given = inputs[~held_out], labels[~held_out]
+    if kind == "linear":
+        weight, bias = fit_linear(*given, len(classes))
+        tensors = {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
+        right = (inputs[held_out] @ weight.T + bias).argmax(axis=1) == labels[held_out]
+    else:
+        tensors = fit_hypervector(*given, random_keys(len(classes), dims))
+        right = predicted_keys(tensors, inputs[held_out]) == labels[held_out]
     look.advance()
     look.finish()
-    right = (inputs[held_out] @ weight.T + bias).argmax(axis=1) == labels[held_out]
     accuracy = float(right.mean()) if right.size else math.nan
-    tensors = {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
     tensors |= {f"norm.{k}": v.numpy() for k, v in stage.head.norm.state_dict().items()}
     path = Path(out).absolute()
     write_tensors(path, tensors, {"classes": classes, "held_out_accuracy": f"{accuracy:.4f}"})
@@ -183,8 +217,7 @@ def fit_linear(
         classes: how many.
         decay: of the weights.
     """
-    mean, deviation = inputs.mean(axis=0), inputs.std(axis=0)
-    deviation[deviation < 1e-9 * max(1.0, float(deviation.max()))] = 1.0  # constant inputs
+    mean, deviation = _moments(inputs)
     with one_thread(), torch_state(grad=True):
         x = torch.from_numpy((inputs - mean) / deviation)
         target = torch.from_numpy(labels.astype(np.int64))
@@ -210,7 +243,61 @@ def fit_linear(
         return scaled, bias.detach().numpy() - scaled @ mean
 
 
-def _check_apart(stage: _PooledFeatures, items: Sequence[str]) -> None:
+def fit_hypervector(
+    inputs: np.ndarray, labels: np.ndarray, keys: np.ndarray, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return the tensors, but for the norm, of a head that answers with the keys of classes.
+
+    Args:
+        inputs: float64 (images, D).
+        labels: whole numbers (images,), below the number of keys.
+        keys: (classes, dims) of -1 and 1.
+        seed: of the first weights and of the order of the images.
+    """
+    mean, deviation = _moments(inputs)
+    dims, rng = keys.shape[1], np.random.default_rng(seed)
+    with one_thread(), torch_state(grad=True):
+        x = torch.from_numpy(((inputs - mean) / deviation).astype(np.float32))
+        target = torch.from_numpy(keys.astype(np.float32)[labels])
+        hidden, last = torch.nn.Linear(x.shape[1], HIDDEN), torch.nn.Linear(HIDDEN, dims)
+        for layer in (hidden, last):
+            bound = 1 / math.sqrt(layer.in_features)  # as torch draws them
+            for parameter in (layer.weight, layer.bias):
+                values = rng.uniform(-bound, bound, tuple(parameter.shape))
+                parameter.data = torch.from_numpy(values.astype(np.float32))
+        network = torch.nn.Sequential(hidden, torch.nn.ReLU(), last)
+        optimiser = torch.optim.AdamW(network.parameters(), lr=RATE)
+        for _ in range(EPOCHS):
+            for batch in torch.from_numpy(rng.permutation(len(x))).split(BATCH):
+                optimiser.zero_grad()
+                loss = torch.nn.functional.mse_loss(network(x[batch]), target[batch])
+                loss.backward()
+                optimiser.step()
+        found = {name: value.numpy() for name, value in network.state_dict().items()}
+    scaled = found["0.weight"] / deviation
+    return {
+        "hidden.weight": scaled.astype(np.float32),
+        "hidden.bias": (found["0.bias"] - scaled @ mean).astype(np.float32),
+        "weight": found["2.weight"],
+        "bias": found["2.bias"],
+        "keys": keys.astype(np.float32),
+    }
+
+
+def predicted_keys(tensors: dict[str, np.ndarray], inputs: np.ndarray) -> np.ndarray:
+    """Return the places of the nearest keys, (images,), by tensors of :func:`fit_hypervector`."""
+    hidden = np.maximum(inputs @ tensors["hidden.weight"].T + tensors["hidden.bias"], 0)
+    return ((hidden @ tensors["weight"].T + tensors["bias"]) @ tensors["keys"].T).argmax(axis=1)
+
+
+def _moments(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each input; 1 for those that are constant."""
+    mean, deviation = inputs.mean(axis=0), inputs.std(axis=0)
+    deviation[deviation < 1e-9 * max(1.0, float(deviation.max()))] = 1.0
+    return mean, deviation
+
+
+def _check_apart(stage: PooledFeatures, items: Sequence[str]) -> None:
     """Check that no image is one that the dataset may take as a source."""
     spec = stage.recipe.tasks[stage.task].source
     if spec.kind != "image_folder":

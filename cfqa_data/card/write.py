@@ -95,13 +95,12 @@ def card_text(
     licence = {key: texts.pop(key) for key in LICENCE if key in texts}
     head = licence | _head(labels, originals, sizes)
     features = _feature_table(manifest) if manifest.format > 1 else ""
-    hub = ""
+    hub, use = "", {"path": "cfqa", "revision": "", "where": "in the folder's parent: "}
     if repo:
+        use = {"path": repo, "revision": f', revision="{tag}"', "where": ""}
         rows = sum(table.num_rows for table in labels.values())
         head["size_categories"] = [next((n for m, n in COUNTS.items() if rows < m), "1M<n<10M")]
         hub = _template("hub_section.md").substitute(
-            repo=repo,
-            task=next(iter(manifest.tasks)),
             tag=tag,
             name=manifest.name,
             tier=manifest.tier,
@@ -110,8 +109,8 @@ def card_text(
             again=_again(manifest),
         )
     return _template("dataset_card.md").substitute(
-        texts,
-        hub=hub,
+        texts | use,
+        hub=f"\n{hub}" if hub else "",
         yaml="\n".join(_yaml(head)),
         name=manifest.name,
         summary=manifest.summary.rstrip(".") if manifest.format > 1 else manifest.summary,
@@ -143,7 +142,8 @@ def _again(manifest: Manifest) -> str:
         return (
             f"`cfqa build {manifest.name} --out cfqa{tier}`, with cfqa-data "
             f"{manifest.versions.get('cfqa-data', '')}. The versions of programs\n"
-            "in the manifest give the same bytes."
+            "in the manifest give the same bytes on the same kind of processor; on another,\n"
+            "features and labels may differ slightly."
         )
     return (
         "the whole recipe is in `manifest.json`, with the versions of the programs that its bytes\n"

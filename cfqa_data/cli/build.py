@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import typer
-
 from cfqa_data.cli.command import Tier, command, cores
 from cfqa_data.cli.shared import answer, working
+from cfqa_data.errors import CfqaError
 
 __all__ = ["build", "import_release"]
 
@@ -34,7 +33,7 @@ def build(
     """Build a dataset from a recipe. Goes on where an earlier build stopped.
 
     Args:
-        recipe (RECIPE): mini, nano, paper, dinov2-s, -b, -l, -g, or a TOML file.
+        recipe (RECIPE): mini, nano, wide, ret, paper, dinov2-s, -b, -l, -g, or a TOML file.
         out (DIR): Folder to make.
         tier: light leaves out what bitstreams decode to.
         scheduler (ADDRESS): Dask scheduler to run on instead.
@@ -58,7 +57,7 @@ def build(
         answer(as_json, lambda: estimated, lambda: estimate_text(estimated))
         return
     if out is None:
-        raise typer.BadParameter("Missing option '--out' / '-o'.")
+        raise CfqaError("--out is missing: name the folder to build in, or add --plan")
     with working() as progress:
         folder = run_build(
             recipe,

@@ -33,10 +33,12 @@ def evaluate(
     fold: int | None = None,
     limit: int | None = None,
     target: Target = "distortion",
+    leave_out: Literal["codec"] | None = None,
     device: str = "cpu",
     precision: Literal["highest", "high"] = "highest",
     out: Path | None = None,
     report: Path | None = None,
+    classes: bool = False,
     force: bool = False,
     table: Literal["paper", "plain"] = "paper",
     paper_logs: Path | None = None,
@@ -53,12 +55,15 @@ def evaluate(
         fold (K): Only the sources of this fold, 0 to 4.
         limit (N): At most so many sources of each task.
         target: Label to follow: the score's distortion or the task's loss.
+        leave_out: codec: train each trained metric also without each codec, and tell how well it
+            places what that codec does.
         device: Torch device: cpu, cuda, cuda:1.
         precision: Of float32 matrix products: highest is exact, high allows TF32.
         out (FILE): Write every score to this .parquet or .csv file. An interrupted run goes on from
             what it left beside it. A file that holds anything else is not replaced.
         report (OUT): Write a report: one .html file, or a folder for report.html and
             scores.parquet.
+        classes: With --report: also draw what levels do to the classes of features, by t-SNE.
         table: paper: as published. plain: every figure, one per line.
         paper_logs (LOGS): Instead of a dataset: the published statistic from a folder of score
             logs.
@@ -73,16 +78,19 @@ def evaluate(
         )
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import evaluate as run_evaluation
-    from cfqa_data.eval import list_metrics
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.text import LAYOUTS
 
+    if classes and report is None:
+        raise CfqaError("--classes is for the page of --report")
     if report is not None:  # what it needs is missed now, not when everything is scored
         from cfqa_data.eval.report import write_report
+    if classes:
+        import cfqa_data.eval.report.classes  # noqa: F401
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
     for name in metric or DEFAULT_METRICS:
-        names += list_metrics() if name == "all" else [name]
+        names += _all_metrics() if name == "all" else [name]
     hint = "the same command goes on from the scores so far" if out else ""
     with (
         working(hint) as progress,
@@ -105,6 +113,7 @@ def evaluate(
             fold=fold,
             limit=limit,
             target=target,
+            leave_out=leave_out,
             precision=precision,
             out=out,
             force=force,
@@ -117,7 +126,7 @@ def evaluate(
         written.append(f"Every score: {out}")
     if page is not None:
         try:
-            write_report(evaluation, page, dataset)
+            write_report(evaluation, page, dataset, classes=classes)
             written.append(f"Report: {page}")
         except DiskError as error:  # there is no room for scores beside it either
             failures.append(str(error))
@@ -138,6 +147,7 @@ def report(
     *,
     out: Path,
     target: Target | None = None,
+    classes: bool = False,
     force: bool = False,
     follow_links: bool = False,
 ) -> None:
@@ -147,6 +157,7 @@ def report(
         scores (SCORES): What `cfqa eval DIR --out` wrote, .parquet.
         out (FILE): Page to write, .html.
         target: Label to follow. Default: that of the scores.
+        classes: Also draw what levels do to the classes, by t-SNE of features, which are read.
     """
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
@@ -154,7 +165,21 @@ def report(
 
     check_new_file(out, (".html",), force)
     dataset = load(folder, follow_links=follow_links)
-    print(f"Report: {write_report(read_evaluation(dataset, scores, target), out, dataset)}")
+    evaluation = read_evaluation(dataset, scores, target)
+    print(f"Report: {write_report(evaluation, out, dataset, classes=classes)}")
+
+
+def _all_metrics() -> list[str]:
+    """Return the names of all listed metrics that can be used here."""
+    from importlib.util import find_spec
+
+    from cfqa_data.eval import list_metrics
+
+    names = list_metrics()
+    if find_spec("sklearn") is None:
+        say("stack is left out: sklearn is not installed: pip install 'cfqa-data[eval]'")
+        names.remove("stack")
+    return names
 
 
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
@@ -170,7 +195,8 @@ def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
         try:
             names = ("dataset", "target", "failures", "notes")
             facts = {name: getattr(evaluation, name) for name in names}
-            write_table(out, with_facts(evaluation.scores, evaluation.metrics, **facts))
+            scored = (*evaluation.metrics, *evaluation.without)
+            write_table(out, with_facts(evaluation.scores, scored, **facts))
         except (OSError, CfqaError):
             lost = True
     return "the scores are only in the tables" if lost else f"the scores are in {out}"

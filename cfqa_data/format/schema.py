@@ -25,7 +25,7 @@ LABEL_COLUMNS: dict[str, tuple[str, str]] = {
     "parameter_name": ("string", "what the codec's parameter is: qp or lambda"),
     "parameter": ("float64", "the parameter's value at this level"),
     "bits": ("int64", "bits of the whole bitstream"),
-    "bpfp": ("float64", "bits per feature point: bits / (N*C*T*D)"),
+    "bpfp": ("float64", "bits per feature point: `bits / (N*C*T*D)`"),
     "score": ("float64", "the task's score: rank, mIoU or RMSE in metres"),
     "reference_score": ("float64", "the score of the original"),
     "distortion": ("float64", "harm to the score, larger is worse"),

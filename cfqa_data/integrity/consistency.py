@@ -116,8 +116,12 @@ class _Job:
                 needed = self.manifest.tier == "light" and codec.facts.bits != "unknown"
                 if needed or streams & listed:
                     known |= streams
-                if self.manifest.tier == "full" or codec.facts.on == "inputs":
-                    array = NAMES.compressed(task, codec.name).as_posix()
+                array = NAMES.compressed(task, codec.name).as_posix()
+                stored = self.manifest.tier == "full" or codec.facts.on == "inputs"
+                own = codec.origin is not None and not codec.origin.sha256
+                if own and codec.facts.on == "features" and streams <= listed:  # which are enough
+                    stored &= f"{array}/zarr.json" in listed
+                if stored:
                     known.add(f"{array}/zarr.json")
                     known |= {f"{array}/{shard_name(n)}" for n in range(len(entry.sources))}
         for name in sorted(known - listed):

@@ -1,6 +1,7 @@
 """Load recipes from TOML files: those that ship with the package, and the user's own.
 
-Paths in a recipe file are relative to the file, and `extends = "mini"` starts from another recipe.
+Paths in a recipe file are relative to the file, and `extends = "mini"` starts from another recipe,
+or from several.
 Once read, nothing is left to look up but what `package://`, `root://` and absolute paths name.
 """
 
@@ -91,15 +92,16 @@ def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RecipeError(f"not a TOML file that can be read: {error}") from None
     _resolve_files(data, path.parent, fitted)
-    if "extends" not in data:
-        return data
-    base, chain = _locate(data.pop("extends"), path.parent), (*seen, path)
-    if real_path(base) in map(real_path, chain):
-        raise RecipeError(f"extends itself: {' -> '.join(p.name for p in (*chain, base))}")
-    try:
-        return _merge(_read(base, chain, fitted), data)
-    except CfqaError as error:
-        raise RecipeError(f"extends {base}: {error}") from None
+    extends, chain, merged = data.pop("extends", []), (*seen, path), dict[str, Any]()
+    for name in extends if isinstance(extends, list) else [extends]:
+        base = _locate(name, path.parent)
+        if real_path(base) in map(real_path, chain):
+            raise RecipeError(f"extends itself: {' -> '.join(p.name for p in (*chain, base))}")
+        try:
+            merged = _merge(merged, _read(base, chain, fitted))
+        except CfqaError as error:
+            raise RecipeError(f"extends {base}: {error}") from None
+    return _merge(merged, data)
 
 
 def _resolve_files(data: dict[str, Any], base: Path, fitted: bool) -> None:

@@ -41,6 +41,9 @@ SOURCE_PATHS = ("root", "list", "labels", "train", "train_labels")
 TASK_CLASSES = {"cls": "classification", "seg": "segmentation", "dpt": "depth"}
 """Task -> its class, where a recipe names none; of all others it is the one of the task's name."""
 
+FITTED_ON = 50
+"""Training inputs that a task's codecs are fitted to, where it does not say how many."""
+
 Options = Mapping[str, Any]
 
 
@@ -162,6 +165,15 @@ class CodecSpec(_Spec):
         """The facts that the class declares."""
         return replace(self.registered.target.facts(), name=self.codec)
 
+    def stored(self, tier: str) -> bool:
+        """Whether a dataset of a tier has what the codec decodes to beside its bitstreams.
+
+        Neither has it of built-in codecs on features, which decode in no time everywhere, and both
+        have it of codecs on inputs, of which only the backbone makes features.
+        """
+        quick = self.facts.on == "features" and self.registered.builtin
+        return self.facts.on == "inputs" or (tier == "full" and not quick)
+
     @property
     def weights(self) -> tuple[str, ...]:
         """URIs of the weights that the codec uses: of its models, named or shipped."""
@@ -184,6 +196,7 @@ class TaskSpec(_Spec):
         head: URI of the weights of the task's head; None where it has none.
         codecs: the codecs by name: built-in ones first, in their order.
         sources: originals; None is the recipe's `sources_per_task`.
+        fitted_on: training inputs that tables and ranges of its codecs are fitted to; None is 50.
         kind: name of its class, or `module:Class`; None is the class of the task's name.
         options: the class's own keyword arguments.
     """
@@ -193,6 +206,7 @@ class TaskSpec(_Spec):
     blocks: Annotated[tuple[Number, ...], 1]
     head: Text | None = field(default=None, metadata=OMIT)
     sources: Count | None = field(default=None, metadata=OMIT)
+    fitted_on: Count | None = field(default=None, metadata=OMIT)
     kind: Text | None = field(default=None, metadata=CLASS)
     options: Options = field(default_factory=dict, metadata=OMIT)
     codecs: Mapping[str, CodecSpec] = field(kw_only=True)
@@ -259,6 +273,10 @@ class Recipe(_Spec):
         count = self.tasks[task].sources or self.sources_per_task
         assert count is not None
         return count
+
+    def fitted_on(self, task: str) -> int:
+        """Return how many training inputs a task's codecs are fitted to."""
+        return self.tasks[task].fitted_on or FITTED_ON
 
     @property
     def to_fit(self) -> list[CodecSpec]:

@@ -17,7 +17,7 @@ from cfqa_data.format.format_1 import TASKS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FeatureSource", "dataset_identity", "facts_of", "opened", "task_facts"]
+__all__ = ["FeatureSource", "dataset_identity", "facts_of", "opened", "stored_rows", "task_facts"]
 
 KEYS = ("task", "source_id", "codec", "level")
 """Columns of the labels that name a row."""
@@ -95,6 +95,14 @@ def arrays_digest(dataset: FeatureSource) -> str:
         for array in (dataset.original(source), dataset.compressed(source, codec, int(level))):
             found.update(np.asarray(array).tobytes())
     return found.hexdigest()
+
+
+def stored_rows(dataset: FeatureSource) -> NDArray[np.bool_]:
+    """Return which rows have a feature: a folder need not hold those of every codec."""
+    labels = dataset.labels
+    if "array" in labels.column_names and hasattr(dataset, "manifest"):
+        return np.asarray(labels["array"].is_valid().to_numpy())
+    return np.ones(labels.num_rows, dtype=bool)
 
 
 def table_digest(table: pa.Table) -> str:

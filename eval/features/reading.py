@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, first_nonfinite
@@ -16,7 +15,7 @@ from cfqa_data.eval.features.datasets import FeatureSource
 from cfqa_data.loaders.ahead import read_ahead
 from cfqa_data.loaders.torch.codes import CodeTensors
 
-__all__ = ["Batch", "FeatureSource", "RowSubset", "read_batches"]
+__all__ = ["Batch", "FeatureSource", "read_batches"]
 
 # Compressed features per batch, in bytes of float32. Small batches stay in a CPU's cache (up to
 # three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
@@ -26,27 +25,6 @@ GPU_BATCH_BYTES = 256 * 2**20
 # busy with the metrics: reading files beside them was 1.4 to 1.8 times slower (two cores, published
 # sizes).
 THREADS = 4
-
-
-class RowSubset:
-    """Some rows of a dataset, as a dataset: what a metric is trained on.
-
-    Args:
-        dataset: An open dataset.
-        rows: Places in its labels.
-        target: Label column that the scores are to follow.
-    """
-
-    def __init__(
-        self, dataset: FeatureSource, rows: NDArray[np.intp], target: str = "distortion"
-    ) -> None:
-        self.labels = dataset.labels.take(rows)
-        self.target = target
-        self.original = dataset.original
-        self.compressed = dataset.compressed
-        for name in ("codes", "manifest"):
-            if hasattr(dataset, name):
-                setattr(self, name, getattr(dataset, name))
 
 
 @dataclass(frozen=True, eq=False)

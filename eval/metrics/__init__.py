@@ -22,6 +22,7 @@ from cfqa_data.eval.metrics.registry import (
     create_metric,
     list_metrics,
 )
+from cfqa_data.eval.metrics.saved import load_metric, save_metric
 
 __all__ = [
     "COSTS",
@@ -37,4 +38,6 @@ __all__ = [
     "as_metrics",
     "create_metric",
     "list_metrics",
+    "load_metric",
+    "save_metric",
 ]

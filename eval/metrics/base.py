@@ -106,6 +106,8 @@ class Metric:
             labels, originals, compressed features; its ``target`` names the label column to
             follow) and the device, and returns a metric. The evaluator trains it for each task and
             fold on the other folds' sources.
+        weights: What training found, for people: the share of each input, by its name.
+        left_out: For one that is trained: the codec whose features the training does without.
         device: Torch device on which the metric runs.
     """
 
@@ -123,6 +125,8 @@ class Metric:
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     fit: Callable[[FeatureSource, str], Metric] | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    left_out: str | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -154,6 +158,11 @@ class Metric:
             for name, value in self.options.items()
         }
         object.__setattr__(self, "options", options)
+
+    @property
+    def base_name(self) -> str:
+        """The name, without what says which codec is left out."""
+        return self.name.removesuffix(f" without {self.left_out}")
 
     def _error(self, why: str) -> MetricError:
         return MetricError(f"metric {self.name!r}{why}")

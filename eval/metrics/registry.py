@@ -40,7 +40,7 @@ def _defined(modules: str) -> tuple[Metric, ...]:
 METRICS = _defined("signal angle whitened kernel geometry neighbours distributional")
 """Family by family."""
 
-TRAINED_METRICS = _defined("trained")
+TRAINED_METRICS = _defined("trained stack")
 """Metrics that need labels of other sources first."""
 
 PAPER_METRICS = _defined("paper")

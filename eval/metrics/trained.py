@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from cfqa_data.eval.features.reading import FeatureSource
 
-__all__ = ["fit_gap_mean", "gap_mean"]
+__all__ = ["fit_gap_mean", "gap_mean", "labelled_sources"]
 
 GAPS = (cosine, cosine_class, cka)
 """Similarities whose gaps to 1 are weighted: of all tokens, of the class token, of structure."""
@@ -63,27 +64,40 @@ def fit_gap_mean(training: FeatureSource, device: str) -> Metric:
             if value > best:
                 best, chosen = value, weights
     exponents = tuple(float(weight) for weight in chosen / chosen.sum())
-    return gap_mean.with_options(exponents=exponents)
+    weights = {gap.name: exponent for gap, exponent in zip(GAPS, exponents, strict=True)}
+    return replace(gap_mean.with_options(exponents=exponents), weights=weights)
 
 
 def _training_rows(
     training: FeatureSource, device: str
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Return the logarithms of the gaps (versions, 3) and the labels of each source."""
-    from cfqa_data.eval.features.reading import read_batches
+    from cfqa_data.eval.features.training import training_scores
 
+    moving, truth = labelled_sources(training)
+    rows = np.concatenate(moving := moving[:SOURCES])
+    scores = np.full((len(truth), len(GAPS)), np.inf)
+    scores[rows] = training_scores(training, GAPS, rows, device)
+    defined = [of_source for of_source in moving if np.isfinite(scores[of_source]).all()]
+    if not defined:
+        raise MetricError("all training sources have too few tokens")
+    gaps = np.log(np.maximum(1.0 - scores, FLOOR))
+    return [gaps[of_source] for of_source in defined], [truth[of_source] for of_source in defined]
+
+
+def labelled_sources(training: FeatureSource) -> tuple[list[NDArray[np.intp]], NDArray[Any]]:
+    """Return the rows of each source whose label changes, and the labels of all rows.
+
+    Raises:
+        MetricError: There is no such source.
+    """
     labels, name = training.labels, getattr(training, "target", "distortion")
-    ids, target = np.array(labels["source_id"].to_pylist()), labels[name].to_numpy()
-    sources = [np.flatnonzero(ids == source) for source in dict.fromkeys(ids.tolist())][:SOURCES]
-    gaps = np.empty((len(ids), len(GAPS)))
-    with torch.no_grad():
-        for batch in read_batches(training, np.concatenate(sources).tolist(), device):
-            found = torch.stack([1.0 - gap.function(batch.x, batch.y) for gap in GAPS], dim=1)
-            gaps[batch.rows] = found.clamp(min=FLOOR).log().cpu().numpy()
-    moving = [rows for rows in sources if len(np.unique(target[rows])) > 1]
+    ids, truth = np.array(labels["source_id"].to_pylist()), labels[name].to_numpy()
+    sources = [np.flatnonzero(ids == source) for source in dict.fromkeys(ids.tolist())]
+    moving = [rows for rows in sources if len(np.unique(truth[rows])) > 1]
     if not moving:
         raise MetricError(f"no training source has a {name} that changes")
-    return [gaps[rows] for rows in moving], [target[rows] for rows in moving]
+    return moving, truth
 
 
 def _agreement(scores: list[NDArray[Any]], truth: list[NDArray[Any]]) -> float:

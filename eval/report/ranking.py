@@ -15,7 +15,16 @@ from cfqa_data.eval.text import gaps
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation, Metric
 
-__all__ = ["COEFFICIENTS", "Figure", "Ranked", "floor", "heat_maps", "ranking", "signed"]
+__all__ = [
+    "COEFFICIENTS",
+    "Figure",
+    "Ranked",
+    "floor",
+    "heat_maps",
+    "left_out",
+    "ranking",
+    "signed",
+]
 
 COEFFICIENTS = {"srocc": "SROCC", "plcc": "PLCC", "krocc": "KROCC"}
 
@@ -162,6 +171,15 @@ def heat_maps(
         blank = any(figure.value is None for _, figures in rows for figure in figures)
         maps.append({"name": name, "title": title, "low": low, "blank": blank, "rows": rows})
     return columns, maps
+
+
+def left_out(evaluation: Evaluation) -> dict[tuple[str, str], dict[str, Figure]]:
+    """Return the share of ordered pairs by task and codec, and there by metric."""
+    found = defaultdict[tuple[str, str], dict[str, Figure]](dict)
+    for row in evaluation.left_out.to_pylist():
+        figure = Figure(row["pairs"], row["pairs_low"], row["pairs_high"])
+        found[row["task"], row["codec"]][row["metric"]] = figure
+    return found
 
 
 def signed(value: float | None, digits: int = 3) -> str:

@@ -45,6 +45,10 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("task", "threshold", "n_different", "n_similar", *METRIC),
             *("auc_different", "auc_better"),
         ),
+        "left_out": (
+            *("task", "codec", *METRIC, "trained"),
+            *("pairs", "pairs_low", "pairs_high", "pairs_group", "n_valid"),
+        ),
     }
 )
 """Table -> its columns; docs/statistics.md says what they mean."""
@@ -64,7 +68,9 @@ def make_table(name: str, parts: Iterable[Rows]) -> pa.Table:
     for part in parts:
         for column, values in columns.items():
             values += np.broadcast_to(part[column], len(part["metric"])).tolist()
-    kinds = dict.fromkeys(TEXTS, pa.string()) | {"lower_better": pa.bool_()}
+    kinds = dict.fromkeys(TEXTS, pa.string()) | dict.fromkeys(
+        ("lower_better", "trained"), pa.bool_()
+    )
     for column in columns:
         whole = column in COUNTS or column.startswith("n_") or column.endswith("_group")
         kinds.setdefault(column, pa.int32() if whole else pa.float64())

@@ -10,6 +10,7 @@ Each table is described, column by column, in docs/statistics.md:
 * per_level: per task, codec, level and metric, over the sources.
 * comparisons: per cell of the first three tables, coefficient, and pair of metrics.
 * discrimination: per task and metric, Krasula's two areas.
+* left_out: per task, codec and metric, where metrics were also trained without the codec.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from cfqa_data.eval.statistics.comparison import orientation
 from cfqa_data.eval.statistics.correlations import COEFFICIENTS, average_ranks, coefficients
 from cfqa_data.eval.statistics.discrimination import discriminate
 from cfqa_data.eval.statistics.grids import Grid, read_grids
+from cfqa_data.eval.statistics.left_out import left_out_figures
 from cfqa_data.extras import extras
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class Statistics:
         per_level: One row per task, codec, level and metric, over the sources.
         comparisons: One row per pair of metrics, coefficient, and row of the first three tables.
         discrimination: One row per task and metric: can it tell versions of a source apart?
+        left_out: One row per task, codec and metric, of ``leave_out`` only: does it place versions
+            of a codec, which it was not trained on, among those of the others?
     """
 
     correlations: pa.Table
@@ -71,6 +75,7 @@ class Statistics:
     per_level: pa.Table
     comparisons: pa.Table
     discrimination: pa.Table
+    left_out: pa.Table
 
 
 @extras()
@@ -93,7 +98,7 @@ def statistics(
     Args:
         labels: One row per compressed feature. Where they have a column ``group``, the sources of a
             group are drawn together.
-        metrics: M metrics.
+        metrics: M metrics. Those with ``left_out`` count in the table of that name only.
         values: (rows, M) float64 scores; NaN where a metric has none.
         target: Label column to follow, larger is worse: distortion or loss.
         draws: Resamples of the sources for the intervals; 0 for none, and no comparisons.
@@ -112,6 +117,8 @@ def statistics(
     requested = set(tables)
     for table in sorted(requested - COLUMNS.keys()):
         raise MetricError(unknown_name("table", table, COLUMNS))
+    everything, plain = metrics, [n for n, one in enumerate(metrics) if one.left_out is None]
+    metrics = [everything[number] for number in plain]
     directions = [metric.lower_better for metric in metrics]
     signs = orientation(directions)
     named: Rows = {
@@ -129,14 +136,18 @@ def statistics(
 
     together: list[Cell] = []
     for grid in read_grids(labels):
-        scores = np.moveaxis(np.asarray(values, dtype=np.float64)[grid.rows], -1, 0)
-        truth = _truth(grid, labels, target)
+        whole = np.moveaxis(np.asarray(values, dtype=np.float64)[grid.rows], -1, 0)
+        scores, truth = whole[plain], _truth(grid, labels, target)
         for metric, bad in zip(metrics, np.isinf(scores).reshape(len(metrics), -1), strict=True):
             if bad.any():
                 where = grid.name(int(bad.argmax()))
                 raise MetricError(f"{metric.name}: the score of {where} is Inf")
         drawn = source_counts(int(grid.groups.max()) + 1, draws, seed, grid.task)
         of = grid.groups, drawn[:, grid.groups]
+        if len(plain) < len(everything) and {"left_out", "comparisons"} & requested:
+            figures, compared = left_out_figures(grid, everything, whole, truth, of[1])
+            parts["left_out"] += figures
+            parts["comparisons"] += compared
         for codec, versions in grid.codecs.items():
             cell = cell_of(scores[:, :, versions], truth[:, versions], *of)
             append("correlations", cell, task=grid.task, codec=codec)

@@ -1,0 +1,211 @@
+"""Trains the embedding of a retrieval task, and makes its gallery.
+
+    python -m cfqa_data.builders.training.embedding --recipe ret --features pooled.safetensors --out head_ret.safetensors
+
+What the backbone gives of each image is extracted once, into the file `--features`, and the
+embedding is trained on that: triplets of the farthest image of an identity and the nearest of
+another, in batches of some images of some identities, and a linear classifier of the identities,
+which is not kept. The same features give the same bytes.
+
+References: Hermans, Beyer and Leibe, In defense of the triplet loss for person re-identification,
+2017; Luo et al., Bag of tricks and a strong baseline for deep person re-identification, 2019.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cfqa_data.builders.processes.executor import one_thread
+from cfqa_data.builders.sources.instances import JUNK, Instances
+from cfqa_data.builders.tasks.retrieval import GALLERY, Embedder, average_precision, ranked
+from cfqa_data.builders.training.head import PooledFeatures
+from cfqa_data.console.terminal import show_progress
+from cfqa_data.errors import BuildError
+from cfqa_data.format.checkpoints import read_tensors
+from cfqa_data.format.storage import write_tensors
+from cfqa_data.paths import expanded
+from cfqa_data.recipe.load import Recipe, load_recipe
+from cfqa_data.scripts import run_script
+from cfqa_data.torch_state import torch_state
+
+__all__ = ["main", "mean_average_precision", "pooled_features", "train"]
+
+IDENTITIES, IMAGES = 32, 4
+"""Of a batch."""
+
+STEPS, RATE, DECAY, MARGIN, SMOOTHING = 800, 1e-3, 1e-2, 0.3, 0.1
+
+QUERIES = 200
+"""Of the held-out figure."""
+
+PARTS = ("gallery", "training", "queries")
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def pooled_features(
+    recipe: Recipe, task: str, path: Path, workers: int = 2
+) -> dict[str, np.ndarray]:
+    """Return what the embedding takes of all images, from a file that is made if it is not there.
+
+    Returns:
+        Of each of ``gallery``, ``training`` and ``queries`` the inputs, float32 (images, inputs),
+        and as ``gallery_truths`` and so on identity and camera, int64 (images, 2).
+
+    Raises:
+        BuildError: an identity is both in the gallery and in training.
+    """
+    if not path.exists():
+        source = PooledFeatures(recipe, task).source
+        if not isinstance(source, Instances):
+            raise BuildError(f"the source of {task} has no gallery and identities of training")
+        queries = (sample.source_id for sample in islice(source.samples(), QUERIES))
+        names = (source.gallery_names(), source.embedding_names(), queries)
+        found = {}
+        with show_progress() as progress:
+            for part, ids in zip(PARTS, names, strict=True):
+                stage = PooledFeatures(recipe, task, ids=tuple(ids))
+                found[part], found[f"{part}_truths"] = stage.collected(workers, progress)
+        write_tensors(path, found)
+    arrays = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
+    searched, trained, _ = ({*arrays[f"{part}_truths"][:, 0].tolist()} - {JUNK} for part in PARTS)
+    if both := sorted(searched & trained):
+        raise BuildError(f"{path}: identity {both[0]} is both in the gallery and in training")
+    return arrays
+
+
+def train(
+    make: Callable[[], Module],
+    inputs: np.ndarray,
+    truths: np.ndarray,
+    *,
+    steps: int = STEPS,
+    rate: float = RATE,
+    seed: int = 0,
+) -> Module:
+    """Return a module that embeds inputs, trained to tell identities apart.
+
+    Args:
+        make: makes the module, which takes (B, inputs) and returns (B, D).
+        inputs: float32 (images, inputs).
+        truths: identity and camera, int64 (images, 2); images of junk are left out.
+        steps: batches.
+        rate: highest step size.
+        seed: of weights and batches.
+    """
+    known = truths[:, 0] != JUNK
+    _, labels = np.unique(truths[known, 0], return_inverse=True)
+    images = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
+    images = [places for places in images if len(places) >= IMAGES]
+    rng = np.random.default_rng(seed)
+    with one_thread(), torch.random.fork_rng(devices=[]), torch_state(grad=True):
+        torch.manual_seed(seed)
+        x, y, module = torch.from_numpy(inputs[known]), torch.from_numpy(labels), make().train()
+        width = module(x[:2]).shape[1]
+        linear = nn.Linear(width, int(labels.max()) + 1, bias=False)
+        nn.init.normal_(linear.weight, std=0.001)
+        classifier = nn.Sequential(nn.BatchNorm1d(width), linear)
+        weights = [*(w for w in module.parameters() if w.requires_grad), *classifier.parameters()]
+        optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.05)
+        for _ in range(steps):
+            chosen = rng.choice(len(images), min(IDENTITIES, len(images)), replace=False)
+            batch = np.concatenate([rng.choice(images[n], IMAGES, replace=False) for n in chosen])
+            embeddings = module(x[batch])
+            loss = triplet_loss(embeddings, y[batch]) + functional.cross_entropy(
+                classifier(embeddings), y[batch], label_smoothing=SMOOTHING
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return module.eval()
+
+
+def triplet_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean hinge of the farthest of each identity against the nearest of the others."""
+    distances = torch.cdist(embeddings, embeddings)
+    same = labels[:, None] == labels
+    farthest = distances.masked_fill(~same, -torch.inf).amax(dim=1)
+    nearest = distances.masked_fill(same, torch.inf).amin(dim=1)
+    loss: Tensor = functional.relu(farthest - nearest + MARGIN).mean()
+    return loss
+
+
+def mean_average_precision(
+    queries: np.ndarray, truths: np.ndarray, gallery: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Return the average precision of each query, float64 (queries,).
+
+    Args:
+        queries: embeddings (queries, D).
+        truths: identity and camera of each.
+        gallery: as of :func:`ranked`.
+    """
+    pairs = zip(queries, truths, strict=True)
+    return np.array([average_precision(*ranked(*pair, gallery)) for pair in pairs])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="ret", help="whose backbone, blocks and source")
+    parser.add_argument("--task", default="ret", help="the task of the recipe")
+    parser.add_argument("--features", type=expanded, required=True, help="file of the inputs")
+    parser.add_argument("--out", type=expanded, required=True, help="file of the head")
+    parser.add_argument("--steps", type=int, default=STEPS, help="batches")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    return run_script(parser, arguments, _write)
+
+
+def _write(chosen: argparse.Namespace) -> None:
+    """Train an embedding and write it with its gallery, in float16."""
+    recipe = load_recipe(chosen.recipe)
+    arrays = pooled_features(recipe, chosen.task, chosen.features, chosen.workers)
+    norm, layers = (
+        PooledFeatures(recipe, chosen.task).head.norm,
+        len(recipe.tasks[chosen.task].blocks),
+    )
+    inputs = arrays["training"].shape[1]
+    head = train(
+        lambda: Embedder(inputs, inputs, layers),
+        arrays["training"],
+        arrays["training_truths"],
+        steps=chosen.steps,
+    )
+    head.norm = norm
+    state = head.half().state_dict()  # what is measured is what is written
+    tensors = {name.removeprefix("linear."): tensor.numpy() for name, tensor in state.items()}
+    embedded = {
+        part: embeddings(head.float(), arrays[part]).astype(np.float16)
+        for part in ("gallery", "queries")
+    }
+    tensors |= dict(zip(GALLERY, (embedded["gallery"], arrays["gallery_truths"]), strict=True))
+    identities, cameras = arrays["gallery_truths"].T
+    gallery = {"embeddings": embedded["gallery"], "identities": identities, "cameras": cameras}
+    found = mean_average_precision(embedded["queries"], arrays["queries_truths"], gallery)
+    write_tensors(chosen.out, tensors, {"mean_average_precision": f"{found.mean():.4f}"})
+    share = np.mean(found >= 0.5)
+    print(f"mAP of {len(found)} queries {found.mean():.3f}, of {share:.0%} it is 0.5 or more")
+
+
+@torch_state(grad=False)
+def embeddings(module: nn.Module, inputs: np.ndarray) -> np.ndarray:
+    """Return what a module makes of inputs, float32 (images, D)."""
+    with one_thread():
+        found: np.ndarray = module(torch.from_numpy(inputs)).numpy()
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""A trained metric: boosted trees over the gaps of cheap metrics, rising with each of them.
+
+A gap is how far a metric's score lies from that of a perfect reconstruction. The forest is fitted
+to where the label ranks a version among those of its source, so that sources need no common scale;
+that it may not fall with any gap keeps it from learning what codecs look like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.metrics import angle, distributional, signal
+from cfqa_data.eval.metrics.base import Metric, metric
+from cfqa_data.eval.metrics.forest import Forest, fit_forest
+from cfqa_data.eval.metrics.kernel import cka
+from cfqa_data.eval.metrics.trained import labelled_sources
+from cfqa_data.eval.statistics.correlations import average_ranks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cfqa_data.eval.features.reading import FeatureSource
+
+__all__ = ["INPUTS", "fit_stack", "stack"]
+
+INPUTS = (
+    *(signal.mse, signal.mae, signal.nmse, signal.snr_distance),
+    *(angle.cosine, angle.cosine_class, angle.cosine_flat, angle.cosine_p5),
+    *(angle.norm_error, angle.angle, angle.pearson_token, angle.ccc),
+    *(distributional.kl_softmax, distributional.js_softmax, distributional.moments, cka),
+)
+"""Metrics whose gaps the trees see. All but the last are a few passes over the values; where it is
+not defined, of a single token, it counts as without a gap."""
+
+FLOOR = 1e-12
+"""Least gap: whatever is closer counts as this close."""
+
+GROWTH = {"max_iter": 120, "max_depth": 3, "learning_rate": 0.05, "min_samples_leaf": 200}
+"""Of scikit-learn's boosting: few, shallow trees with many rows a leaf."""
+
+
+def fit_stack(training: FeatureSource, device: str) -> Metric:
+    """Fit the forest to where the label ranks each version among those of its source.
+
+    Args:
+        training: Labelled sources of one task; the label is its ``target``, or the distortion.
+        device: Torch device to compute gaps on.
+    """
+    from cfqa_data.eval.features.training import training_scores
+
+    sources, truth = labelled_sources(training)
+    rows = np.concatenate(sources)
+    ranks = [(average_ranks(truth[None, of])[0] - 0.5) / len(of) for of in sources]
+    forest = fit_forest(
+        _log_gaps(training_scores(training, INPUTS, rows, device)),
+        np.concatenate(ranks),
+        [one.name for one in INPUTS],
+        **GROWTH | {"min_samples_leaf": min(GROWTH["min_samples_leaf"], len(rows) // 8 + 1)},
+    )
+    weights = dict(zip(forest.inputs, forest.gains, strict=True))
+    return replace(stack.with_options(forest=forest), weights=weights)
+
+
+def _log_gaps(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithms of gaps, of scores that are infinite where they are not defined."""
+    gaps = np.abs(scores - [one.identity for one in INPUTS])
+    return np.log(np.maximum(np.where(np.isinf(gaps), 0.0, gaps), FLOOR))
+
+
+@metric(
+    formula="F(log gaps) - F(no gaps), F boosted trees that rise with each of 16 gaps",
+    family="trained",
+    cost="T2D",
+    citation="this project; trees: Friedman, Greedy Function Approximation, Ann. Statist. 2001",
+    fit=fit_stack,
+)
+def stack(x: Features, y: Features, forest: Forest | None = None) -> Tensor:
+    """Boosted trees over the gaps of `INPUTS`; 0 where there is no gap.
+
+    Args:
+        x: Original.
+        y: Compressed.
+        forest: What `fit_stack` finds.
+
+    Raises:
+        MetricError: This is no forest of these inputs.
+    """
+    if not isinstance(forest, Forest) or forest.inputs != tuple(one.name for one in INPUTS):
+        raise MetricError("stack: forest is what training finds, or `load_metric` reads")
+    undefined = torch.full((len(y),), torch.inf, dtype=torch.float64, device=y.values.device)
+    scores = torch.stack(
+        [one.function(x, y) if y.shape[3] >= one.least_tokens else undefined for one in INPUTS],
+        dim=1,
+    )
+    gaps = _log_gaps(scores.detach().cpu().numpy())
+    found = forest.predict(np.concatenate([np.full((1, len(INPUTS)), np.log(FLOOR)), gaps]))
+    return torch.from_numpy(found[1:] - found[0]).to(scores.device)
