@@ -149,7 +149,7 @@ def _codec_spec(
         if quantizer is None:
             raise CfqaError(f"{task}: no codec of it has a quantiser to take over; give one")
     kind = None if found.builtin and name == codec else codec
-    if levels == "auto" or isinstance(levels, Mapping):
+    if isinstance(levels, Mapping) or (isinstance(levels, str) and levels == "auto"):
         return CodecSpec(name, AutoLevels.from_dict(levels), quantizer, models, options, kind)
     if isinstance(levels, str) or not isinstance(levels, Iterable):
         raise CfqaError(f'levels are several numbers, or "auto", not {levels!r:.80}')
