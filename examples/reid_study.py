@@ -49,7 +49,7 @@ class Reduced(nn.Module):
 
     def __init__(self, width: int, kept: np.ndarray | None, rank: int, quantised: bool) -> None:
         super().__init__()
-        self.whole = Embedder(width, width)
+        self.whole = Embedder(width, width // 4)
         self.projection = nn.Linear(width, rank, bias=False) if rank else nn.Identity()
         self.kept = slice(None) if kept is None else torch.from_numpy(kept)
         self.quantised = quantised
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("features", type=Path, help="file of backbone features")
     parser.add_argument("out", type=Path, help="picture to write")
     parser.add_argument("--csv", type=Path, help="table to write")
-    parser.add_argument("--steps", type=int, default=300, help="batches of a training")
+    parser.add_argument("--steps", type=int, default=200, help="batches of a training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
