@@ -81,7 +81,8 @@ class Study:
             return made
 
         inputs, truths = self.arrays["training"], self.arrays["training_truths"]
-        return train(make, inputs, truths, steps=round(self.steps * share), seed=seed)
+        steps = max(3, round(self.steps * share))
+        return train(make, inputs, truths, steps=steps, identities=16, seed=seed)
 
     def measure(self, embed: Callable[[np.ndarray], np.ndarray], int8: bool) -> np.ndarray:
         """Return the AP of each query; queries and gallery are both embedded so."""
@@ -238,10 +239,14 @@ def main() -> None:
     chosen = parser.parse_args()
     study = Study(pooled_features(load_recipe("ret"), "ret", chosen.features), chosen.steps)
     parts = [(study, seed, int8) for seed in range(chosen.seeds) for int8 in (False, True)]
-    found = {}
-    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
-        for runs in pool.map(run, parts):
-            found |= runs
+    found: dict[tuple, np.ndarray] = {}
+    if chosen.workers == 1:
+        for part in parts:
+            found |= run(part)
+    else:
+        with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
+            for runs in pool.map(run, parts):
+                found |= runs
     rows = summary(found, study.arrays["queries_truths"][:, 0])
     for row in rows:
         print(*row.values(), sep="\t")
