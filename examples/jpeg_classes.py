@@ -173,14 +173,16 @@ def plot_accuracy(rows: list[tuple], path: Path) -> None:
 
 def plot_classes(outputs: np.ndarray, truth: np.ndarray, path: Path) -> None:
     places = embed(outputs.reshape(-1, outputs.shape[-1])).reshape(*outputs.shape[:2], 2)
+    flat = places.reshape(-1, 2)
+    room = 0.04 * np.ptp(flat, axis=0)
+    ends = np.stack([flat.min(axis=0) - room, flat.max(axis=0) + room], axis=1)
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     for place, quality in enumerate(("uncompressed", *QUALITIES)):
         axes = figure.add_subplot(2, 4, place + 1, xticks=[], yticks=[])
         axes.set_title(quality if place == 0 else f"quality {quality}")
         for label in np.unique(truth):
             axes.scatter(*places[place, truth == label].T, s=9, label=NAMES[label])
-        axes.set(xlim=(places[..., 0].min(), places[..., 0].max()))
-        axes.set(ylim=(places[..., 1].min(), places[..., 1].max()))
+        axes.set(xlim=ends[0], ylim=ends[1])
     figure.legend(*axes.get_legend_handles_labels(), loc="lower right", markerscale=2)
     figure.savefig(path, dpi=80)
 
