@@ -20,6 +20,8 @@ import argparse
 import csv
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +63,7 @@ class Reduced(nn.Module):
 
 
 class Study:
-    """Trains and measures; a run is (method, how, size, int8, seed) and the APs of the queries."""
+    """Trains and measures."""
 
     def __init__(self, arrays: dict[str, np.ndarray], steps: int) -> None:
         self.arrays, self.steps = arrays, steps
@@ -93,25 +95,21 @@ class Study:
         searched = {"embeddings": gallery, "identities": identities, "cameras": cameras}
         return mean_average_precision(queries, self.arrays["queries_truths"], searched)
 
-    def runs(self, seed: int) -> Iterator[tuple[tuple[str, str, int, bool, int], np.ndarray]]:
+    def runs(self, seed: int, int8: bool) -> Iterator[tuple[tuple, np.ndarray]]:
+        """Yield (method, how, size, int8, seed) and the APs of the queries."""
         sizes = [round(self.width / ratio) for ratio in RATIOS]
         full = self.fit(seed)
-        found = embeddings(full, self.known)
-        for int8 in (False, True):
-            trained = self.fit(seed, quantised=True) if int8 else full
-            whole = self.measure(lambda x, m=trained: embeddings(m, x), int8)
-            for method in METHODS:
-                yield (method, "trained", self.width, int8, seed), whole
-            yield from self.post_hoc(full, found, sizes, int8, seed)
-            for size in sizes:
-                for method, how in (
-                    ("slice", {"kept": np.arange(size)}),
-                    ("low rank", {"rank": size}),
-                ):
-                    module = self.fit(seed, quantised=int8, **how)
-                    aps = self.measure(lambda x, m=module: embeddings(m, x), int8)
-                    yield (method, "trained", size, int8, seed), aps
-            yield from self.pruned(trained, sizes, int8, seed)
+        yield from self.post_hoc(full, sizes, int8, seed)
+        trained = self.fit(seed, quantised=True) if int8 else full
+        whole = self.measure(lambda x: embeddings(trained, x), int8)
+        for method in METHODS:
+            yield (method, "trained", self.width, int8, seed), whole
+        for size in sizes:
+            for method, how in (("slice", {"kept": np.arange(size)}), ("low rank", {"rank": size})):
+                module = self.fit(seed, quantised=int8, **how)
+                aps = self.measure(lambda x, m=module: embeddings(m, x), int8)
+                yield (method, "trained", size, int8, seed), aps
+        yield from self.pruned(trained, sizes, int8, seed)
 
     def pruned(self, module, sizes, int8, seed):
         """Leave out a fifth at a time, down to each size, and train on after each."""
@@ -125,8 +123,9 @@ class Study:
             aps = self.measure(lambda x, m=module: embeddings(m, x), int8)
             yield ("pruning", "trained", size, int8, seed), aps
 
-    def post_hoc(self, full, found, sizes, int8, seed):
+    def post_hoc(self, full, sizes, int8, seed):
         """Cut the embedding that was trained in full and in floating point."""
+        found = embeddings(full, self.known)
         order = np.argsort(-np.linalg.norm(found, axis=0), kind="stable")
         mean = found.mean(axis=0)
         axes = np.linalg.svd(found - mean, full_matrices=False)[2]
@@ -139,6 +138,14 @@ class Study:
             for size in (self.width, *sizes):
                 aps = self.measure(lambda x, way=way, k=size: way(x, k), int8)
                 yield (method, "post hoc", size, int8, seed), aps
+
+
+def run(part: tuple[Study, int, bool]) -> dict[tuple, np.ndarray]:
+    """Return all runs of a seed, in floating point or int8."""
+    study, *which = part
+    began, found = time.monotonic(), dict(study.runs(*which))
+    print(f"seed {which[0]}, int8 {which[1]}: {time.monotonic() - began:.0f} s", flush=True)
+    return found
 
 
 def intervals(aps: np.ndarray, identities: np.ndarray, count: int = 2000) -> np.ndarray:
@@ -225,14 +232,16 @@ def main() -> None:
     parser.add_argument("features", type=Path, help="file of backbone features")
     parser.add_argument("out", type=Path, help="picture to write")
     parser.add_argument("--csv", type=Path, help="table to write")
-    parser.add_argument("--steps", type=int, default=400, help="batches of a training")
+    parser.add_argument("--steps", type=int, default=300, help="batches of a training")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
     study = Study(pooled_features(load_recipe("ret"), "ret", chosen.features), chosen.steps)
-    began, found = time.monotonic(), {}
-    for seed in range(chosen.seeds):
-        found |= dict(study.runs(seed))
-        print(f"seed {seed}: {time.monotonic() - began:.0f} s", flush=True)
+    parts = [(study, seed, int8) for seed in range(chosen.seeds) for int8 in (False, True)]
+    found = {}
+    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
+        for runs in pool.map(run, parts):
+            found |= runs
     rows = summary(found, study.arrays["queries_truths"][:, 0])
     for row in rows:
         print(*row.values(), sep="\t")

@@ -7,7 +7,8 @@ ones. Distances are Euclidean.
 
 References: Zheng et al., Scalable person re-identification: a benchmark, ICCV 2015; McSherry and
 Najork, Computing information retrieval performance measures efficiently in the presence of tied
-scores, ECIR 2008.
+scores, ECIR 2008; Brown et al., Smooth-AP: smoothing the path towards large-scale image retrieval,
+ECCV 2020.
 """
 
 from __future__ import annotations
@@ -32,10 +33,19 @@ with extras("build"):
     from torch import Tensor, nn
     from torch.nn import functional
 
-__all__ = ["GALLERY", "Embedder", "Retrieval", "average_precision", "ranked"]
+__all__ = [
+    "GALLERY",
+    "Embedder",
+    "Retrieval",
+    "average_precision",
+    "ranked",
+    "smooth_precision",
+]
 
 GALLERY = ("gallery", "gallery_truths")
 """Tensors of a head's file: embeddings (images, D), and (identity, camera) of each image."""
+
+TEMPERATURE = 0.01
 
 
 def average_precision(distances: np.ndarray, found: np.ndarray) -> float:
@@ -51,6 +61,19 @@ def average_precision(distances: np.ndarray, found: np.ndarray) -> float:
     within = place - 1 - (np.cumsum(sizes) - sizes)[of]  # images of the tie before each
     before = (np.cumsum(hits) - hits)[of] + within * (hits[of] - 1) / np.maximum(sizes[of] - 1, 1)
     return float(np.sum(hits[of] / sizes[of] * (before + 1) / place) / hits.sum())
+
+
+def smooth_precision(distances: np.ndarray, found: np.ndarray) -> float:
+    """Return the smooth average precision: steps are logistic functions of a temperature of 0.01.
+
+    Args:
+        distances: (images,), of embeddings of length 1.
+        found: bool (images,), which of them are to be found; one at least.
+    """
+    gaps = distances[found][:, None] - distances
+    ahead = 0.5 + 0.5 * np.tanh(gaps / (2 * TEMPERATURE))  # half of each image itself
+    hits = 0.5 + ahead[:, found].sum(axis=1)
+    return float(np.mean(hits / (hits + ahead[:, ~found].sum(axis=1))))
 
 
 def ranked(
@@ -122,7 +145,7 @@ class Embedder(ClsHead):
 
 
 class Retrieval(LinearTask):
-    """Average precision of a query, and its margin; features are embeddings (1, 1, 1, D).
+    """Average precision of a query; features are embeddings (1, 1, 1, D).
 
     Args:
         backbone: whose class token and mean patch token are embedded.
@@ -134,7 +157,7 @@ class Retrieval(LinearTask):
         name="retrieval",
         title="retrieval of images of the same identity by other cameras",
         score=Score("average precision", lower_better=False, noticeable=0.01),
-        loss=Loss("margin", noticeable=0.001),
+        loss=Loss("1 - smooth average precision", noticeable=0.01),
         truth=Truth("int64", 1),
     )
     views, layers, head_kind = ("image",), 1, Embedder
@@ -148,11 +171,7 @@ class Retrieval(LinearTask):
         return dict(self.head.gallery)
 
     def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
-        """Return average precision and margin of a query.
-
-        The margin is the mean distance of the images that are to be found, less that of the nearest
-        other image.
-        """
+        """Return the average precision of a query, and 1 less the smooth one."""
         query, truth = np.asarray(feature), np.asarray(truth)
         width = self.head.gallery["embeddings"].shape[1]
         if query.shape != (1, 1, 1, width) or not np.isfinite(query).all():
@@ -162,11 +181,8 @@ class Retrieval(LinearTask):
                 f"a truth is identity and camera, not {truth.dtype} {truth.shape}"
             )
         distances, found = ranked(query[0, 0, 0], truth, self.head.gallery)
-        if not found.any() or found.all():
+        if not found.any():
             identity, camera = truth.tolist()
-            lacking = f"another identity than {identity}"
-            if not found.any():
-                lacking = f"identity {identity} by another camera than {camera}"
+            lacking = f"identity {identity} by another camera than {camera}"
             raise self.head.wrong(f"the gallery has no image of {lacking}")
-        margin = distances[found].mean() - distances[~found].min()
-        return average_precision(distances, found), float(margin)
+        return average_precision(distances, found), 1 - smooth_precision(distances, found)
