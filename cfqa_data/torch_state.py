@@ -145,6 +145,8 @@ class _Setting(NamedTuple):
 _lock = threading.Lock()
 _inside = 0
 _before: list[tuple[Any, list[str]]]
+_defined: dict[str, list[tuple[Any, list[str]]]] = {}
+"""What is found once a precision is defined: then there is nothing to do."""
 
 
 def _enter(precision: str) -> None:
@@ -155,8 +157,7 @@ def _enter(precision: str) -> None:
         if not _inside:
             _before = found
         _inside += 1
-        for setting, value in zip(_settings(), found, strict=True):
-            setting.define(precision, value)
+        _define(precision, found)
 
 
 def _leave(precision: str) -> None:
@@ -164,12 +165,23 @@ def _leave(precision: str) -> None:
     global _inside
     with _lock:
         _inside -= 1
-        for setting, before in zip(_settings(), _before, strict=True):
-            found = setting.read()
-            if _inside:
-                setting.define(precision, found)
-            elif found != before:
-                setting.write(*before)
+        found = [setting.read() for setting in _settings()]
+        if _inside:
+            _define(precision, found)
+        elif found != _before:
+            for setting, value, before in zip(_settings(), found, _before, strict=True):
+                if value != before:
+                    setting.write(*before)
+
+
+def _define(precision: str, found: list[tuple[Any, list[str]]]) -> None:
+    """Set what `torch_state` computes with, where something else was found."""
+    if found == _defined.get(precision):
+        return
+    for setting, value in zip(_settings(), found, strict=True):
+        setting.define(precision, value)
+    if precision not in _defined:
+        _defined[precision] = [setting.read() for setting in _settings()]
 
 
 @cache

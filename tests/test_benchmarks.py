@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from mock_dataset import write_mock_dataset
 
+import cfqa_data
+
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))  # last: nothing there may stand for another module
 
@@ -29,6 +31,7 @@ import imports  # noqa: E402
 import loading  # noqa: E402
 import metrics  # noqa: E402
 import mini  # noqa: E402
+import pages  # noqa: E402
 import reference  # noqa: E402
 import results  # noqa: E402
 import scaling  # noqa: E402
@@ -191,6 +194,28 @@ def test_evaluator() -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mock_dataset(tmp_path / "mini")
+    data, scores = str(tmp_path / "mini"), str(tmp_path / "scores.parquet")
+    cfqa_data.evaluate(data, ["mse", "cosine", "cka", "gap_mean"], limit=3, out=scores)
+    names = ["levels", "health", "ceilings", "scores", "baselines", "apart"]
+    places = [
+        f"<!-- table {name} -->\nold\n<!-- end -->\n" for name in map("mini {}".format, names)
+    ]
+    kept = "<!-- table wide scores -->\nold\n<!-- end -->\n"
+    page = tmp_path / "page.md"
+    page.write_text("".join([*places, kept]))
+    told = ["pages.py", "--mini", data, scores, "--docs", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", told)
+    pages.main()
+    text = page.read_text()
+    assert text.count("old") == 1
+    assert text.endswith(kept)
+    assert "| cls | x265 | qp " in text
+    assert "| `cosine` | " in text
+    assert " of 6 (" in text
+
+
 def test_metrics() -> None:
     found = check(metrics.measure(options(metrics)), "metrics")
     assert "cls: all together, next" in found

@@ -140,6 +140,22 @@ def test_reid_study(
     assert len(set(full)) == 1
 
 
+@pytest.mark.release
+def test_jpeg_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "jpeg_classes.py", tmp_path / "out", "--train", 120, "--test", 24)
+    with (tmp_path / "out" / "accuracy.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["quality"] for row in rows[::2]] == [
+        *("uncompressed", "50", "20", "10", "5", "3", "1")
+    ]
+    assert float(rows[0]["accuracy"]) > 0.6 > float(rows[-1]["accuracy"])
+    assert "with 5 features of each new class: new " in capsys.readouterr().out
+    for name in ("accuracy.png", "classes.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(PNG)
+
+
 def test_pictures_of_the_pages_are_small() -> None:
     for picture in (EXAMPLES.parent / "docs" / "images").iterdir():
         assert picture.stat().st_size < 300_000, picture

@@ -15,6 +15,7 @@ from pipeline_toy import tree
 from plugin_words import Bag, Length, Lines, Round, Vowels
 from test_plugin_build import HERE, UNIFORM, recipe
 
+from cfqa_data.builders.extending import extend
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.check import make_plan
 from cfqa_data.builders.pipeline.estimate import estimate
@@ -139,6 +140,22 @@ def test_a_build_that_was_stopped_after_the_fit_goes_on(
     monkeypatch.setattr("cfqa_data.builders.pipeline.fit.Fit.run", _stop)  # it is done
     build(words(), out, workers=1)
     assert tree(out) == tree(whole)
+
+
+def test_an_extension_finds_what_a_build_finds(tmp_path: Path) -> None:
+    """Levels of a codec on features, and the range of one on planes."""
+    found = {"levels": {"auto": 3}, "class": f"{__name__}:Spread", "quantizer": None}
+    whole = build(words("spread", **found), tmp_path / "whole", workers=1)
+    shift = f"{HERE}:Shift"
+    fitted = build(words(), tmp_path / "fitted", workers=1)
+    classes = [shift, f"{HERE}:Bag", *(f"{__name__}:{n}" for n in ("Sums", "Total", "Spread"))]
+    how: dict[str, Any] = {"workers": 0, "plugins": classes}
+    levels = extend(fitted, found["class"], found["levels"], out=tmp_path / "levels", **how)
+    assert numbers(levels, "spread") == numbers(whole, "spread")
+    ranged = extend(whole, shift, (0, 3), quantizer=FIT, out=tmp_path / "range", **how)
+    assert numbers(ranged)["quantizer"] == numbers(fitted)["quantizer"]
+    with pytest.raises(CfqaError, match=r'several numbers, or "auto", not \'8,4\''):
+        extend(fitted, found["class"], "8,4", out=tmp_path / "none", **how)
 
 
 def _stop(*_: Any) -> None:

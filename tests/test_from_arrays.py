@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from cfqa_data import CfqaError, FormatError, create_metric, evaluate, from_arra
 from cfqa_data.eval.curves import curves
 from cfqa_data.eval.report import write_report
 from cfqa_data.format.facts import Loss, Score, TaskFacts
+from cfqa_data.integrity.summary import info_text, summarise
 from cfqa_data.integrity.verify import verify
 from cfqa_data.loaders.torch import Pairs, data_loader
 
@@ -201,6 +205,25 @@ def test_what_was_put_there_meanwhile_is_kept(tmp_path: Path) -> None:
     (root / "mine").unlink()
     assert not verify(save(dataset, root, licence="cc0-1.0")).faults
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def test_what_a_killed_process_left_goes_and_what_another_writes_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = from_arrays(
+        np.ones((2, 3)), {"a": {1: np.ones((2, 3))}}, distortion={"a": {1: [0, 1]}}
+    )
+    left, held = (tmp_path / f"it.{pid}-0123abcd.partial" for pid in (7, 8))
+    for folder in (left, held):
+        folder.mkdir()
+    handle = os.open(held, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    save(dataset, tmp_path / "it", licence="mit")
+    os.close(handle)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["it", held.name]
+    assert "2/2" in capsys.readouterr().err  # bars, since that is a terminal
+    assert "a (1 level)" in info_text(summarise(str(tmp_path / "it")))
 
 
 def test_rates_may_be_known_of_some_codecs_only() -> None:

@@ -23,9 +23,11 @@ from cfqa_data.eval.metrics import (
 from cfqa_data.eval.metrics.base import metric
 from cfqa_data.testing.metrics import MetricSuite, transformed
 
-SEVERAL_TOKENS = {
-    "gap_mean",
-    *(name for family in ("kernel", "geometry", "neighbours") for name in list_metrics(family)),
+LEAST_TOKENS = {
+    "gap_mean": 2,
+    **{name: 2 for kind in ("kernel", "geometry", "neighbours") for name in list_metrics(kind)},
+    "rsa": 3,
+    "cka_debiased": 4,
 }
 DIFFERENTIABLE = {
     *(name for family in ("signal", "angle", "whitened") for name in list_metrics(family)),
@@ -48,7 +50,7 @@ class TestBuiltIn(MetricSuite):
         assert metric.formula
         assert metric.citation
         assert metric.identity == metric.score_range[0 if metric.lower_better else 1]
-        assert metric.least_tokens == (2 if self.metric in SEVERAL_TOKENS else 1)
+        assert metric.least_tokens == LEAST_TOKENS.get(self.metric, 1)
 
     def test_a_score_does_not_depend_on_its_batch(self) -> None:
         self.tolerance = 1e-12

@@ -16,12 +16,35 @@ MIXING = np.random.default_rng(0).normal(size=(6, 6))
 
 
 def test_deviations_have_a_floor() -> None:
-    x = torch.zeros(1, 1, 2, 1, 4)
-    deviation = [[0.0, 2.0, 2.0, 2.0], [0.0] * 4]
-    # Root mean square sqrt(3), of which a hundredth; the second layer never varies: units of 1.
-    expected = (1e4 / 3 + 3 / 4) / 4 / 2 + 1 / 2
-    score = create_metric("mse_whitened", deviation=deviation)(x, x + 1)
-    np.testing.assert_allclose(score.numpy(), [expected], rtol=1e-6)
+    x = torch.zeros(1, 1, 4, 1, 4)
+    # Median square 2.5; median 0 and mean square 1; nothing varies; an outlier.
+    deviation = [[0.0, 1.0, 2.0, 2.0], [0.0, 0.0, 0.0, 2.0], [0.0] * 4, [2.0, 2.0, 2.0, 500.0]]
+    units = [[2.5**0.5] * 2 + [2.0] * 2, [1.0] * 3 + [2.0], [1.0] * 4, [2.0] * 3 + [500.0]]
+    metric = create_metric("mse_whitened", deviation=deviation)
+    np.testing.assert_allclose(metric(x, x + 1).numpy(), np.mean(np.power(units, -2.0)), rtol=1e-6)
+    tenth = np.mean(np.power([0.1 * 2.5**0.5, 1.0, 2.0, 2.0], -2.0))
+    alone = create_metric("mse_whitened", deviation=deviation[:1], floor=0.1)
+    np.testing.assert_allclose(alone(x[:, :, :1], x[:, :, :1] + 1).numpy(), [tenth], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mse_whitened", "mahalanobis"])
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 500.0])
+def test_constant_and_outlier_channels_do_not_carry_a_whitened_score(
+    name: str, scale: float
+) -> None:
+    """Of four such channels in forty, errors of the usual size carry at most their share."""
+    scales = torch.ones(40, dtype=torch.float64)
+    scales[:4] = scale
+    statistics = {"deviation": scales[None], "covariance": scales.square().diag()[None]}
+    plain = create_metric(name)
+    metric = plain.with_options(**{plain.needs[0]: statistics[plain.needs[0]]})
+    x, (_, y) = torch.zeros(3, 1, 1, 9, 40), pair((1, 1, 9, 40))
+    whole = y - y.mean(-2, keepdim=True)
+    part = whole.clone()
+    part[..., 4:] = 0
+    share = metric(x, part) / metric(x, whole)
+    mean_squares = part.square().mean((1, 2, 3, 4)) / whole.square().mean((1, 2, 3, 4))
+    assert (share <= 2 * mean_squares.double() + 1e-9).all()
 
 
 def test_mahalanobis_of_white_noise_is_the_number_of_channels() -> None:

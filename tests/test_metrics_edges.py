@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from cases import each
-from metric_samples import pair, ready
+from metric_samples import TRAINED, pair, ready
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.metrics import METRICS, Metric, create_metric
+from cfqa_data.eval.metrics import METRICS, Metric, create_metric, list_metrics
 
 metrics = each("metric", METRICS)
 TINY = [(1, 1, 1, 1), (2, 2, 1, 4), (1, 1, 5, 1), (1, 2, 2, 2), (1, 1, 3, 7)]
@@ -93,6 +93,55 @@ def test_a_single_token_of_equal_channels(name: str, expected: float) -> None:
         metric = metric.with_options(value_range=[4.0])
     x = torch.ones(1, 1, 1, 1, 4)
     np.testing.assert_allclose(metric(x, 1.5 * x).numpy(), [expected], atol=1e-7)
+
+
+def of_one_token(x: np.ndarray, y: np.ndarray) -> dict[str, float | None]:
+    """Return what every listed metric is of one token and one layer; None where it is not defined.
+
+    Channels do not correlate and have a variance of 4; the quantiser's range is 8.
+    """
+    e, cosine = y - x, x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    a, b = (z - z.mean() for z in (x, y))
+    p, q = (np.exp(z) / np.exp(z).sum() for z in (x, y))
+    m = (p + q) / 2
+    rows = np.random.default_rng(0).normal(size=(64, len(x)))
+    along = rows / np.linalg.norm(rows, axis=1, keepdims=True) @ e
+    several = [name for kind in ("kernel", "geometry", "neighbours") for name in list_metrics(kind)]
+    return {
+        "mse": np.mean(e**2),
+        "mae": np.mean(np.abs(e)),
+        "nmse": e @ e / (x @ x),
+        "psnr": 10 * np.log10(64 / np.mean(e**2)),
+        "snr_distance": np.var(e) / np.var(x),
+        **dict.fromkeys(["cosine", "cosine_class", "cosine_flat", "cosine_p5"], cosine),
+        "norm_error": abs(np.linalg.norm(y) / np.linalg.norm(x) - 1),
+        "angle": np.arccos(cosine),
+        "pearson_token": a @ b / np.linalg.norm(a) / np.linalg.norm(b),
+        "ccc": 1 - np.mean(e**2) / (x.var() + y.var() + (x.mean() - y.mean()) ** 2),
+        "mse_whitened": np.mean(e**2) / 4,
+        "mahalanobis": e @ e / 8,
+        **dict.fromkeys([*several, "gap_mean"], None),
+        "kl_softmax": np.sum(p * np.log(p / q)),
+        "js_softmax": np.sum(p * np.log(p / m) + q * np.log(q / m)) / 2,
+        "sliced_wasserstein": np.sqrt(np.mean(along**2)),
+        "frechet": e @ e,
+        "moments": np.mean(e**2),
+    }
+
+
+def test_a_single_token_scores_what_is_said_or_nothing() -> None:
+    x, y = (batch[:1].double() for batch in pair((1, 1, 1, 6)))
+    made = {"value_range": [8.0], "deviation": [[2.0] * 6], "covariance": 4 * np.eye(6)[None]}
+    expected = of_one_token(*(z.numpy().ravel() for z in (x, y)))
+    assert {*expected, "stack"} == {*list_metrics()}
+    for name, value in expected.items():
+        needs = create_metric(name).needs
+        metric = create_metric(
+            name, **TRAINED.get(name, {}), **{need: made[need] for need in needs}
+        )
+        score = float(metric(x, y))
+        assert (metric.least_tokens > 1) == (value is None) == math.isnan(score), name
+        assert value is None or score == pytest.approx(value, rel=1e-7), name
 
 
 @each(

@@ -136,3 +136,8 @@ def test_nothing_to_learn_from_is_told() -> None:
     alike.versions = {key: alike.originals[key[0]] for key in alike.versions}
     with pytest.raises(MetricError, match="the training features are all alike"):
         fit_gap_mean(alike, "cpu")
+    single = Planted((1, 0, 0), sources=2)
+    for arrays in (single.originals, single.versions):
+        arrays.update({key: array[:, :, :1] for key, array in arrays.items()})
+    with pytest.raises(MetricError, match="all training sources have too few tokens"):
+        fit_gap_mean(single, "cpu")

@@ -70,13 +70,11 @@ def test_what_is_no_forest_is_refused(change: dict[str, Any]) -> None:
 
 def test_it_is_trained_on_other_folds_explained_and_saved(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    dataset = Planted((1.0, 0.0, 0.0), sources=20)
+    dataset = Planted((1.0, 0.0, 0.0), sources=12)
     result = evaluate(dataset, ["stack", "mse"])
     srocc = {row["metric"]: row["srocc"] for row in result.correlations.to_pylist()}
     assert srocc["stack"] > 0.9
     assert result.notes["stack"].startswith("metric 'stack' weighs in cls: ")
-    again = evaluate(dataset, ["stack"])  # deterministic
-    assert again.scores["value"].to_pylist() == result.scores["value"].to_pylist()[::2]
     metric = create_metric("stack").fitted(dataset)
     assert sum(metric.weights.values()) == pytest.approx(1)
     x, y = pair((1, 1, 9, 16))
@@ -84,6 +82,8 @@ def test_it_is_trained_on_other_folds_explained_and_saved(tmp_path: Path) -> Non
     assert loaded(x[0], y[0]).tolist() == metric(x, y)[:1].tolist()
     assert (loaded.weights, loaded.fit) == (metric.weights, None)
     assert metric(x, x).tolist() == [0.0] * 3
+    again = create_metric("stack").fitted(dataset)
+    assert again.options["forest"].to_dict() == metric.options["forest"].to_dict()
 
 
 def test_sources_of_a_group_are_not_trained_on_for_each_other() -> None:

@@ -23,12 +23,14 @@ from memory_dataset import CODECS, LEVELS, MemoryDataset
 from mock_dataset import write_mock_dataset
 
 import cfqa_data
+from cfqa_data.access.dataset import Dataset
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 from cfqa_data.eval import Evaluation, evaluate, read_evaluation
 from cfqa_data.eval.report import report_html, write_report
 from cfqa_data.eval.report.axes import Axis, number_text
 from cfqa_data.eval.report.cards import disagreements
+from cfqa_data.eval.report.classes import embed
 from cfqa_data.eval.report.drawing import TEMPLATES
 from cfqa_data.eval.report.figures import curve, fit, scatter, task_points
 from cfqa_data.eval.report.ranking import STEPS, Figure, ranking
@@ -775,4 +777,46 @@ def test_a_report_of_nothing_is_refused(scored: Evaluation, tmp_path: Path) -> N
             write_report(empty, tmp_path / "page.html")
     with pytest.raises(CfqaError, match="is a folder"):
         write_report(scored, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_are_drawn_level_by_level(
+    scored: Evaluation, folder: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = report_html(scored, folder, classes=True)
+    assert 'id="classes"' not in text
+    assert found == report_html(scored, cfqa_data.load(folder), classes=True)
+    page = Page(found)
+    pictures = [m for m in page.all("svg") if "% of sources" in m.get("aria-label", "")]
+    assert len(pictures) == 4 * 6  # of each codec: the originals and five levels
+    assert pictures[0]["aria-label"] == "x265, uncompressed: 100% of sources are not harmed"
+    assert {"qp 4", "qp 12", "qp 40", "not harmed"} <= {t for ts in page.texts.values() for t in ts}
+    policy = [m["content"] for m in page.all("meta") if "http-equiv" in m]
+    assert policy == [m["content"] for m in Page(text).all("meta") if "http-equiv" in m]
+
+    monkeypatch.setattr(Dataset, "truth", lambda _, source: np.array(int(source[-1]) % 2))
+    assert "class 1" in Page(report_html(scored, folder, classes=True)).texts["li"]
+
+
+def test_places_of_points_are_the_same_each_time() -> None:
+    centres = np.repeat(np.eye(3) * 40, 9, axis=0)
+    points = centres + np.random.default_rng(0).standard_normal(centres.shape)
+    places = embed(points)
+    assert np.array_equal(embed(points), places)
+    nearest = np.linalg.norm(places[:, None] - places, axis=2)
+    np.fill_diagonal(nearest, np.inf)
+    assert np.array_equal(nearest.argmin(axis=1) // 9, np.arange(27) // 9)
+    assert not embed(np.ones((5, 2))).any()
+
+
+def test_classes_that_cannot_be_drawn_are_said(
+    scored: Evaluation, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = evaluate(folder, ["mse"], limit=3)
+    other = MemoryDataset(1)
+    for evaluation, dataset in ((few, folder), (scored, None), (evaluate(other, ["mse"]), other)):
+        with pytest.raises(MetricError, match=r"no task with classes|to draw classes, give"):
+            write_report(evaluation, tmp_path / "page.html", dataset, classes=True)
+    assert main(["eval", str(folder), "--classes"]) == 2
+    assert "--classes is for the page of --report" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -46,7 +46,7 @@ def hsic_1(k: Array, l: Array) -> float:  # noqa: E741
 def twin_cka_debiased(x: Array, y: Array) -> float:
     def score(a: Array, b: Array) -> float:
         if len(a) < 4:
-            return 0.0
+            return math.nan
         k, l = a @ a.T, b @ b.T  # noqa: E741
         return hsic_1(k, l) / math.sqrt(hsic_1(k, k) * hsic_1(l, l))
 

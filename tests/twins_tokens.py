@@ -123,7 +123,7 @@ def twin_mse_whitened(x: Array, y: Array, deviation: Array, floor: float) -> flo
     squares = []
     for place, (a, b) in enumerate(slices(x, y)):
         deviations = deviation[place % x.shape[1]]
-        least = floor * math.sqrt(mean(deviations**2))
+        least = floor * math.sqrt(np.median(deviations**2) or mean(deviations**2))
         for u, v in zip(a, b, strict=True):
             for before, after, sigma in zip(u, v, deviations, strict=True):
                 squares.append(((after - before) / (max(sigma, least) or 1.0)) ** 2)
@@ -134,7 +134,7 @@ def twin_mahalanobis(x: Array, y: Array, covariance: Array, shrinkage: float) ->
     lengths = []
     for place, (a, b) in enumerate(slices(x, y)):
         matrix = covariance[place % x.shape[1]]
-        usual = mean(np.linalg.eigvalsh(matrix)) or 1.0
+        usual = np.median(np.diag(matrix)) or mean(np.diag(matrix)) or 1.0
         matrix = matrix + shrinkage * usual * np.eye(len(matrix))
         lengths += [(v - u) @ np.linalg.solve(matrix, v - u) for u, v in zip(a, b, strict=True)]
     return mean(lengths)

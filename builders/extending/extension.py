@@ -19,6 +19,7 @@ from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.check import packages_of, versions_of
 from cfqa_data.builders.pipeline.coding import code
 from cfqa_data.builders.pipeline.context import Models, codec_for
+from cfqa_data.builders.pipeline.fit import check_fit, choices
 from cfqa_data.builders.pipeline.inputs import hash_uris
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.builders.pipeline.prepare import is_fitted
@@ -26,7 +27,8 @@ from cfqa_data.builders.pipeline.scorers import scoring_recipe, scoring_weights
 from cfqa_data.builders.pipeline.workspace import joined_versions, status
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.codecs import find_codec
-from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.console.progress import Progress
+from cfqa_data.console.terminal import listener
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import BuildError, CfqaError, unknown_name
 from cfqa_data.extras import extras
@@ -38,6 +40,7 @@ from cfqa_data.format.storage import check_folder
 from cfqa_data.guard import check_guard
 from cfqa_data.integrity.verify import verify
 from cfqa_data.paths import real_path
+from cfqa_data.recipe.fitted import AutoLevels, FittedRange
 from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.registry import naming_user_code
 
@@ -51,7 +54,7 @@ EXTENDED = "extended dataset"
 def extend(
     dataset: str | Path,
     codec: str,
-    levels: Sequence[float],
+    levels: Sequence[float] | str | Mapping[str, int],
     *,
     out: str | Path,
     name: str | None = None,
@@ -72,18 +75,19 @@ def extend(
     Args:
         dataset: a folder that `cfqa build` made.
         codec: name of a codec, built in or installed, or `module:Class`.
-        levels: its parameter at each level, the best first.
+        levels: its parameter at each level, the best first; "auto", or {"auto": 6}, finds so many
+            on training samples of the dataset's source, as a build does.
         out: the folder to make; new, empty, or one where this extension was begun or finished.
         name: of the codec in the dataset; its class's own if None.
         tasks: the tasks that get it; all if None.
-        quantizer: of a codec on planes, as in a recipe; if None, the one that the task's first
-            codec on planes has.
+        quantizer: of a codec on planes, as in a recipe, a range that is fitted included; if None,
+            the one that the task's first codec on planes has.
         models: weights of a learned codec, as in a recipe.
         options: keyword arguments of the codec's class.
         plugins: `module:Class` of what the dataset was made with and that is not installed.
         workers: processes on this machine.
         accept_versions: go on with an extension that other versions of the software began.
-        progress: notified of stages and their progress; optional.
+        progress: notified of stages and their progress; bars on a terminal if None.
 
     Returns:
         The absolute path of the folder.
@@ -115,15 +119,15 @@ def extend(
         if status(recipe, root, tier=plan.tier) == "new":
             _rehearse(folder, recipe)
         stages = [partial(stage, dataset=files) for stage in STAGES]
-        with Executor(workers) as executor:
-            run_stages(stages, plan, root, executor, progress or Silent(), accept_versions)
+        with Executor(workers) as executor, listener(progress) as shown:
+            run_stages(stages, plan, root, executor, shown, accept_versions)
     return root
 
 
 def _codec_spec(
     folder: Folder,
     codec: str,
-    levels: Sequence[float],
+    levels: Sequence[float] | str | Mapping[str, int],
     name: str | None,
     quantizer: Mapping[str, Any] | Quantizer | None,
     models: str | None,
@@ -137,14 +141,18 @@ def _codec_spec(
     if name in entry.codecs:
         raise CfqaError(f"{folder.files.location}: {task} has a codec {name!r}; give another name")
     if isinstance(quantizer, Mapping):
-        quantizer = quantizer_from_dict(dict(quantizer))
+        table = dict(quantizer)
+        fit = FittedRange.describes(table)
+        quantizer = FittedRange.from_dict(table) if fit else quantizer_from_dict(table)
     if quantizer is None and facts.on == "planes":
         quantizer = next((c.quantizer for c in entry.codecs.values() if c.quantizer), None)
         if quantizer is None:
             raise CfqaError(f"{task}: no codec of it has a quantiser to take over; give one")
     kind = None if found.builtin and name == codec else codec
-    if not isinstance(levels, Iterable):
-        raise CfqaError(f"levels are several numbers, not {levels!r:.80}")
+    if isinstance(levels, Mapping) or (isinstance(levels, str) and levels == "auto"):
+        return CodecSpec(name, AutoLevels.from_dict(levels), quantizer, models, options, kind)
+    if isinstance(levels, str) or not isinstance(levels, Iterable):
+        raise CfqaError(f'levels are several numbers, or "auto", not {levels!r:.80}')
     numbers = tuple(v.item() if isinstance(v, np.generic) else v for v in levels)
     return CodecSpec(name, numbers, quantizer, models, options, kind)
 
@@ -239,14 +247,18 @@ def _rehearse(folder: Folder, recipe: Recipe) -> None:
     models = Models(recipe)
     for task, task_spec in recipe.tasks.items():
         entry = folder.manifest.tasks[task]
+        check_fit(models, task)
         for spec in (task_spec.codecs[name] for name in task_spec.codecs.keys() - entry.codecs):
             codec, name = codec_for(spec), entry.sources[0]
             if is_fitted(codec):  # before that it cannot be tried, but its images must be here
                 models.source(task)
                 continue
+            if isinstance(spec.quantizer, FittedRange):  # nor that, whose training inputs are here
+                continue
+            levels = choices(spec)
             on_inputs = spec.facts.on == "inputs"
             inputs = [models.source(task).sample(name).inputs] if on_inputs else []
-            ends = replace(spec, levels=tuple(dict.fromkeys((spec.levels[0], spec.levels[-1]))))
+            ends = replace(spec, levels=tuple(dict.fromkeys((levels[0], levels[-1]))))
             extract = partial(models.features, task, what="the feature of a decoded input")
             original = [folder.original(name)]
             with naming_user_code(BuildError):

@@ -10,14 +10,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from cfqa_data.access.dataset import Dataset, opened
-from cfqa_data.builders.pipeline.context import check_feature
 from cfqa_data.builders.pipeline.label import batch_of_levels, score
 from cfqa_data.builders.pipeline.scorers import scoring_models
 from cfqa_data.builders.processes.executor import one_thread
 from cfqa_data.builders.tasks.base import Task
-from cfqa_data.errors import CfqaError
+from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.extras import extras
-from cfqa_data.torch_state import torch_state
+from cfqa_data.format.facts import TaskFacts
 
 __all__ = ["Label", "label"]
 
@@ -64,13 +63,31 @@ def label(dataset: Dataset | str | Path, source_id: str, features: Any) -> Label
     return labeller(source_id, features)
 
 
+class Taken(NamedTuple):
+    """A source whose features are scored.
+
+    Attributes:
+        source_id: its id.
+        task: that scores them.
+        facts: of the task, as the dataset has them.
+        truth: as the task takes it.
+        reference: score of the original.
+    """
+
+    source_id: str
+    task: Task
+    facts: TaskFacts
+    truth: Any
+    reference: float
+
+
 class Labeller:
     """Scores reconstructions of a dataset's originals; see :func:`label`."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._folder = dataset._folder
         self._tasks: dict[str, Task] = {}
-        self._truth: tuple[str, Any] = ("", None)
+        self._taken: Taken | None = None  # kept, for calls with one feature after the other
 
     @cached_property
     def references(self) -> dict[str, dict[str, Any]]:
@@ -85,26 +102,33 @@ class Labeller:
 
     def __call__(self, source_id: str, features: Any) -> Label:
         """Return the label of one reconstruction, or of a batch."""
-        shape = self._folder.shape(source_id)  # which says what sources there are
-        what = f"{source_id!r}"
+        try:
+            shape, what = self._folder.shape(source_id), f"{source_id!r}"
+        except FormatError as error:
+            raise CfqaError(str(error)) from None  # as of features that do not fit
         batch, one = as_features(features, shape, what)
-        name = next(n for n, e in self._folder.manifest.tasks.items() if source_id in e.sources)
-        task, facts = self.task(name), self._folder.manifest.tasks[name].facts
-        reference = self.references[source_id]
-        if self._truth[0] != source_id:  # kept, for calls with one feature after the other
-            self._truth = source_id, self._folder.truth(source_id) if facts.truth else None
-        truth = self._truth[1]
-        step = batch_of_levels(batch[0].size, len(batch))
-        with one_thread(), torch_state():  # as a build does: the stored labels come out again
+        taken = self._taken
+        if taken is None or taken.source_id != source_id:
+            self._taken = taken = self.take(source_id)
+        step, facts = batch_of_levels(batch[0].size, len(batch)), taken.facts
+        with one_thread():  # as a build does: the stored labels come out again
             parts = [
-                score(task, batch[first : first + step], truth, what)
+                score(taken.task, batch[first : first + step], taken.truth, what)
                 for first in range(0, len(batch), step)
             ]
-        scores, losses = (np.concatenate(values) for values in zip(*parts, strict=True))
-        harm = facts.distortion(scores, reference["reference_score"])
+        columns = zip(*parts, strict=True)
+        scores, losses = parts[0] if len(parts) == 1 else map(np.concatenate, columns)
+        harm = facts.distortion(scores, taken.reference)
         if one:
             return Label(float(scores[0]), float(harm[0]), float(losses[0]) if facts.loss else None)
         return Label(scores, harm, losses if facts.loss else None)
+
+    def take(self, source_id: str) -> Taken:
+        """Return what a source's features are scored by, and against."""
+        name = next(n for n, e in self._folder.manifest.tasks.items() if source_id in e.sources)
+        task, facts = self.task(name), self._folder.manifest.tasks[name].facts
+        truth = task.prepare(self._folder.truth(source_id)) if facts.truth else None
+        return Taken(source_id, task, facts, truth, self.references[source_id]["reference_score"])
 
 
 def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.ndarray, bool]:
@@ -124,13 +148,16 @@ def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.nd
     check_shape(array, shape, what)
     if array.dtype.kind not in "fiub":
         raise CfqaError(f"a reconstruction of {what} is {array.dtype}, not of real numbers")
-    with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
-        # copied where it must be
-        batch = np.require(array.reshape(-1, *shape), np.float32, ["C", "W"])
-    if not np.isfinite(batch).all():
+    one, batch = array.ndim == 4, array.reshape(-1, *shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is not finite
+        if batch.dtype != np.float32 or not (batch.flags.c_contiguous and batch.flags.writeable):
+            batch = np.require(batch, np.float32, ["C", "W"])
+        total = batch.sum()  # not finite where a value is not, and of too large ones
+    if not np.isfinite(total):
         for index, feature in enumerate(batch):
-            check_feature(feature, f"reconstruction {index} of {what}", shape)
-    return batch, array.ndim == 4
+            if not np.isfinite(feature).all():
+                raise CfqaError(f"reconstruction {index} of {what} has values that are not finite")
+    return batch, one
 
 
 def check_shape(found: Any, shape: tuple[int, ...], what: str) -> None:

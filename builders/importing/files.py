@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from cfqa_data.console.text import counted
 from cfqa_data.errors import BuildError, FormatError
 from cfqa_data.eval.paper_logs import level_of
 from cfqa_data.format.format_1 import CODECS, LAYERS, LEVELS, TASKS, VIEWS
@@ -272,7 +273,7 @@ def _add_codec(release: Release, task: str, codec: str, paths: list[Path]) -> No
         {places[key]: streams[key] for key in places} if whole else {},
     )
     if len(levels) != LEVELS:
-        why = f"{codec} on {task} has {len(levels)} levels; a dataset has {LEVELS}"
+        why = f"{codec} on {task} has {counted(len(levels), 'levels')}; a dataset has {LEVELS}"
     elif missing := [key for key in places if key not in files]:
         why = f"{codec} on {task} lacks {missing[0][0]} at level {missing[0][1]:g}"
     else:

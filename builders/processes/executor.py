@@ -279,7 +279,9 @@ def one_thread() -> Iterator[None]:
         return
     import torch
 
-    threads = torch.get_num_threads()
+    if (threads := torch.get_num_threads()) == 1:
+        yield
+        return
     torch.set_num_threads(1)
     try:
         yield

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from cfqa_data.access.dataset import Dataset
 from cfqa_data.access.memory import MemoryFolder
 from cfqa_data.builders.pipeline.label import BASELINES, baseline_values
 from cfqa_data.card.write import write_card
-from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.console.progress import Progress
+from cfqa_data.console.terminal import listener
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
@@ -27,6 +30,7 @@ from cfqa_data.format.layout import Layout, left_by_tools
 from cfqa_data.format.manifest import package_versions, write_manifest
 from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import (
+    PARTIAL,
     atomic_path,
     check_folder,
     write_table,
@@ -51,7 +55,8 @@ def save(
     """Write a dataset of :func:`cfqa_data.from_arrays` as a folder.
 
     The originals of a shard and one source's compressed features are in memory at a time. The
-    folder appears when it is complete.
+    folder appears when it is complete; until then it grows under a hidden name beside its place,
+    and what a killed process left there goes when the same folder is saved again.
 
     Args:
         dataset: the whole dataset, not a part of its rows.
@@ -60,7 +65,7 @@ def save(
             "cc-by-4.0"; "other" with a `link` where there is none.
         link: URL of the licence's text.
         attribution: authors to credit.
-        progress: notified of every source; optional.
+        progress: notified of every source; bars on a terminal if None.
 
     Returns:
         The absolute path of the folder.
@@ -79,10 +84,10 @@ def save(
     if len(dataset) != entry.rows:
         raise CfqaError(f"{len(dataset)} of {entry.rows} rows are no whole dataset: save all of it")
     entry = replace(entry, terms=Terms(licence, link, attribution))
-    progress = progress or Silent()
     with clear_disk_errors(f"saving {dataset.manifest.name!r}"), _new_folder(folder) as root:
         layout = Layout(root)
-        rows = _write_features(layout, dataset, entry, progress)
+        with listener(progress) as shown:
+            rows = _write_features(layout, dataset, entry, shown)
         labels = _labels(dataset, rows)
         write_table(layout.labels(entry.name), labels)
         write_table(layout.originals_table, _originals(layout, dataset, entry))
@@ -110,8 +115,11 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
         raise CfqaError(f"{folder} is a file: choose a folder")
     if root.exists() and any(not left_by_tools(path.name) for path in root.iterdir()):
         raise CfqaError(f"{folder} holds something: choose a new or empty folder")
+    _clear(root)
     try:
-        with atomic_path(root) as partial:
+        with ExitStack() as locks, atomic_path(root) as partial:
+            partial.mkdir()
+            _lock(partial, locks)
             yield partial
             for left in root.iterdir() if root.exists() else ():
                 if left_by_tools(left.name):
@@ -120,6 +128,27 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         raise CfqaError(f"{folder} holds something by now: choose another folder") from None
+
+
+def _clear(root: Path) -> None:
+    """Remove what killed processes left beside a folder: what none has locked any more."""
+    for left in root.parent.glob(f"{escape(root.name)}.*-*{PARTIAL}"):
+        with ExitStack() as locks:
+            if left.is_dir() and not left.is_symlink() and _lock(left, locks):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _lock(folder: Path, locks: ExitStack) -> bool:
+    """Lock a folder until the stack is closed, or the process is killed; return whether it is."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+        locks.callback(os.close, handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # no such locks here, or another process has it
+        return False
+    return True
 
 
 def _write_features(

@@ -14,6 +14,7 @@ from cfqa_data.builders.sources.base import Sample
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskFacts
 from cfqa_data.registry import Registry
+from cfqa_data.torch_state import torch_state
 
 __all__ = ["TASKS", "Task"]
 
@@ -83,6 +84,17 @@ class Task(ABC):
             BuildError: the feature or the truth does not fit the task.
         """
 
+    def prepare(self, truth: Any) -> Any:
+        """Return a truth as :meth:`score` takes it: what all features of a sample have in common.
+
+        What it returns may be given to it again, and is then returned as it is.
+
+        Args:
+            truth: of the sample; None where the task has none.
+        """
+        return truth
+
+    @torch_state()
     def scores(self, features: np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and losses, float64 (B,) each, of versions of one sample's feature.
 
@@ -95,6 +107,7 @@ class Task(ABC):
         Raises:
             BuildError: :meth:`score` does not return what it has to.
         """
+        truth = self.prepare(truth)
         found = [self._pair(self.score(feature, truth)) for feature in features]
         scores, losses = np.array(found, np.float64).T
         return scores, losses

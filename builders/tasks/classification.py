@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -50,14 +50,16 @@ class ClsHead(Head):
     @torch_state(grad=False)
     def predict(self, feature: Tensor | np.ndarray) -> Tensor:
         """Class logits, float32 (classes,), of a feature (1, 1, T, D)."""
+        return self._predict(feature)
+
+    def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
         return self.linear(self.pooled(self.checked(feature)))[0]
 
-    @torch_state(grad=False)
-    def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    def _score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         truth = np.asarray(truth)
         if truth.ndim or truth.dtype.kind not in "iu":
             raise self.wrong(f"a label is one whole number, not {truth.dtype} {truth.shape}")
-        predicted, label = self.predict(feature).double(), int(truth)
+        predicted, label = self._predict(feature).double(), int(truth)
         if not 0 <= label < len(predicted):
             raise self.wrong(f"label {label} is not in 0..{len(predicted) - 1}")
         # A tie counts as in a stable descending sort.
@@ -80,7 +82,8 @@ class Classification(LinearTask):
         per_class: samples of a class that are accepted; 0: any number.
     """
 
-    facts, views, layers, head_kind = TASKS["cls"], VIEWS["cls"], ClsHead.layers, ClsHead
+    facts, views, layers = TASKS["cls"], VIEWS["cls"], ClsHead.layers
+    head_kind: ClassVar[type[Head]] = ClsHead
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,9 @@ class DepthHead(Head):
     @torch_state(grad=False)
     def predict(self, feature: Tensor | np.ndarray) -> Tensor:
         """Depth in metres, float32 (height, width): mean of the view and the un-flipped view."""
+        return self._predict(feature)
+
+    def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
         height, width = self.geometry.height, self.geometry.width
         size = (math.ceil(height / 14), math.ceil(width / 14))
         feature = self.checked(feature)
@@ -76,10 +80,9 @@ class DepthHead(Head):
         views = [depth[0]] + [view.flip(-1) for view in depth[1:]]
         return torch.stack(views).mean(dim=0)
 
-    @torch_state(grad=False)
-    def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    def _score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         truth = np.asarray(truth)
-        depth = self.predict(feature).double().numpy()
+        depth = self._predict(feature).double().numpy()
         if truth.shape != depth.shape:
             raise self.wrong(f"the truth is {truth.shape}, not {depth.shape}")
         if truth.dtype.kind not in "iu":

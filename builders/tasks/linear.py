@@ -123,13 +123,21 @@ class Head(nn.Module):
         """
         raise NotImplementedError
 
-    def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    @torch_state(grad=False)
+    def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         """Return score and loss of one feature, float32 (N, C, T, D)."""
+        return self._score(feature, truth)
+
+    def _score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
+        """Do it, in a state of torch that is set already."""
         raise NotImplementedError
 
-    def evaluate(
-        self, features: Tensor | np.ndarray, truth: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def prepare(self, truth: Any) -> Any:
+        """Return a truth as `score` takes it; given again, it is returned as it is."""
+        return truth
+
+    @torch_state(grad=False)
+    def evaluate(self, features: Tensor | np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
         """Score several versions of one source's feature.
 
         Args:
@@ -146,7 +154,8 @@ class Head(nn.Module):
         """
         if features.ndim != 5:
             raise self.wrong(f"features must be (B, N, C, T, D), not {tuple(features.shape)}")
-        rows = [self.score(feature, truth) for feature in features]
+        truth = self.prepare(truth)
+        rows = [self._score(feature, truth) for feature in features]
         return np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
 
     @classmethod
@@ -248,6 +257,16 @@ class LinearTask(Task):
     def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         """Return the head's score and loss."""
         return self.head.score(feature, truth)
+
+    def prepare(self, truth: Any) -> Any:
+        """Return a truth as the head takes it."""
+        return self.head.prepare(truth)
+
+    def scores(self, features: np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the head's scores and losses, or those of a subclass that scores otherwise."""
+        if type(self).score is not LinearTask.score:
+            return super().scores(features, truth)
+        return self.head.evaluate(features, truth)
 
     def predict(self, feature: Tensor | np.ndarray, **options: Any) -> Tensor:
         """Return the head's prediction."""

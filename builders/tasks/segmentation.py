@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,20 @@ with extras("build"):
     from cfqa_data.builders.backbones.dinov2 import NORM_EPS
 
 __all__ = ["SegHead", "Segmentation"]
+
+
+class Mask(NamedTuple):
+    """The classes of an image's pixels.
+
+    Attributes:
+        target: int64 (1, H, W); pixels that do not count have any class.
+        valid: bool (H, W), pixels that count.
+        rows: for each of these, in order, where its class begins in a table of all pairs.
+    """
+
+    target: Tensor
+    valid: Tensor
+    rows: Tensor
 
 
 class SegHead(Head):
@@ -48,6 +63,9 @@ class SegHead(Head):
     @torch_state(grad=False)
     def predict_logits(self, feature: Tensor | np.ndarray, height: int, width: int) -> Tensor:
         """Class logits of the whole image, float32 (classes, height, width)."""
+        return self._predict_logits(feature, height, width)
+
+    def _predict_logits(self, feature: Tensor | np.ndarray, height: int, width: int) -> Tensor:
         feature = self.checked(feature, views=False)
         window = self.geometry.window
         rows, columns = self.geometry.scaled(height, width)
@@ -79,25 +97,31 @@ class SegHead(Head):
     def predict(self, feature: Tensor | np.ndarray, size: tuple[int, int] | None = None) -> Tensor:
         """Label map int64 (H, W) for an image of `size`; one window when None."""
         height, width = size or (self.geometry.window, self.geometry.window)
-        return self.predict_logits(feature, height, width).max(dim=0).indices
+        return self._predict_logits(feature, height, width).max(dim=0).indices
 
     @torch_state(grad=False)
-    def score(self, feature: Tensor | np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-        truth = np.asarray(truth)
+    def prepare(self, truth: Any) -> Mask:
+        """Return a mask as `score` takes it."""
+        if isinstance(truth, Mask):
+            return truth
+        truth, classes = np.asarray(truth), self.conv_seg.out_channels
         if truth.ndim != 2 or truth.dtype.kind not in "iu":
             raise self.wrong(f"a mask is whole numbers (H, W), not {truth.dtype}")
-        logits = self.predict_logits(feature, *truth.shape)
-        classes = len(logits)
         target = torch.from_numpy(truth.astype(np.int64))
         valid = target != IGNORE
-        if not bool(valid.any()):
+        targets = target[valid]
+        if not len(targets):
             raise self.wrong("the mask has no pixel that counts")
-        if not 0 <= int(target[valid].min()) <= int(target[valid].max()) < classes:
+        if not 0 <= int(targets.min()) <= int(targets.max()) < classes:
             raise self.wrong(f"the mask has a class that is not in 0..{classes - 1}")
-        chosen = logits.gather(0, target.clamp(max=classes - 1)[None])[0]
-        loss = (logits.logsumexp(dim=0) - chosen)[valid].mean()
+        return Mask(target.clamp(max=classes - 1)[None], valid, targets * classes)
+
+    def _score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
+        mask, classes = self.prepare(truth), self.conv_seg.out_channels
+        logits = self._predict_logits(feature, *mask.valid.shape)
+        loss = (logits.logsumexp(dim=0) - logits.gather(0, mask.target)[0])[mask.valid].mean()
         # Over a leading axis `max` takes a quarter of the time of `argmax`, for the same indices.
-        pairs = target[valid] * classes + logits.max(dim=0).indices[valid]
+        pairs = mask.rows + logits.max(dim=0).indices[mask.valid]
         table = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).double()
         union = table.sum(0) + table.sum(1) - table.diagonal()
         iou = table.diagonal()[union > 0] / union[union > 0]

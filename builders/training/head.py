@@ -45,7 +45,7 @@ ITERATIONS = 500
 DIMS, HIDDEN = 1000, 1000
 """Of hypervectors: their length, and the units of the hidden layer."""
 
-EPOCHS, BATCH, RATE = 60, 64, 1e-3
+EPOCHS, BATCH, RATE = 30, 64, 1e-3
 
 
 class FittedHead(NamedTuple):
@@ -259,14 +259,13 @@ def fit_hypervector(
     with one_thread(), torch_state(grad=True):
         x = torch.from_numpy(((inputs - mean) / deviation).astype(np.float32))
         target = torch.from_numpy(keys.astype(np.float32)[labels])
-        network = torch.nn.Sequential(
-            torch.nn.Linear(x.shape[1], HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, dims)
-        )
-        for layer in (network[0], network[2]):
+        hidden, last = torch.nn.Linear(x.shape[1], HIDDEN), torch.nn.Linear(HIDDEN, dims)
+        for layer in (hidden, last):
             bound = 1 / math.sqrt(layer.in_features)  # as torch draws them
             for parameter in (layer.weight, layer.bias):
                 values = rng.uniform(-bound, bound, tuple(parameter.shape))
                 parameter.data = torch.from_numpy(values.astype(np.float32))
+        network = torch.nn.Sequential(hidden, torch.nn.ReLU(), last)
         optimiser = torch.optim.AdamW(network.parameters(), lr=RATE)
         for _ in range(EPOCHS):
             for batch in torch.from_numpy(rng.permutation(len(x))).split(BATCH):

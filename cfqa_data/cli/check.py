@@ -25,7 +25,12 @@ __all__ = ["info", "repair", "verify"]
 
 @command("info")
 def info(
-    folder: str, *, useless: bool = False, follow_links: bool = False, as_json: bool = False
+    folder: str,
+    *,
+    useless: bool = False,
+    plugin: list[str] | None = None,
+    follow_links: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Show what a dataset holds, and whether its labels can tell metrics apart.
 
@@ -37,7 +42,7 @@ def info(
     from cfqa_data.integrity.summary import info_text, summarise
 
     summary, harms = summarise(folder, follow_links=follow_links), {}
-    dataset = load(folder, follow_links=follow_links)
+    dataset = load(folder, plugins=plugin, follow_links=follow_links)
     if useless:
         from cfqa_data.builders.extending.useless import useless_harm
 

@@ -38,6 +38,7 @@ def evaluate(
     precision: Literal["highest", "high"] = "highest",
     out: Path | None = None,
     report: Path | None = None,
+    classes: bool = False,
     force: bool = False,
     table: Literal["paper", "plain"] = "paper",
     paper_logs: Path | None = None,
@@ -62,6 +63,7 @@ def evaluate(
             what it left beside it. A file that holds anything else is not replaced.
         report (OUT): Write a report: one .html file, or a folder for report.html and
             scores.parquet.
+        classes: With --report: also draw what levels do to the classes of features, by t-SNE.
         table: paper: as published. plain: every figure, one per line.
         paper_logs (LOGS): Instead of a dataset: the published statistic from a folder of score
             logs.
@@ -79,8 +81,12 @@ def evaluate(
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.text import LAYOUTS
 
+    if classes and report is None:
+        raise CfqaError("--classes is for the page of --report")
     if report is not None:  # what it needs is missed now, not when everything is scored
         from cfqa_data.eval.report import write_report
+    if classes:
+        import cfqa_data.eval.report.classes  # noqa: F401
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
     for name in metric or DEFAULT_METRICS:
@@ -120,7 +126,7 @@ def evaluate(
         written.append(f"Every score: {out}")
     if page is not None:
         try:
-            write_report(evaluation, page, dataset)
+            write_report(evaluation, page, dataset, classes=classes)
             written.append(f"Report: {page}")
         except DiskError as error:  # there is no room for scores beside it either
             failures.append(str(error))
@@ -141,6 +147,7 @@ def report(
     *,
     out: Path,
     target: Target | None = None,
+    classes: bool = False,
     force: bool = False,
     follow_links: bool = False,
 ) -> None:
@@ -150,6 +157,7 @@ def report(
         scores (SCORES): What `cfqa eval DIR --out` wrote, .parquet.
         out (FILE): Page to write, .html.
         target: Label to follow. Default: that of the scores.
+        classes: Also draw what levels do to the classes, by t-SNE of features, which are read.
     """
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
@@ -157,7 +165,8 @@ def report(
 
     check_new_file(out, (".html",), force)
     dataset = load(folder, follow_links=follow_links)
-    print(f"Report: {write_report(read_evaluation(dataset, scores, target), out, dataset)}")
+    evaluation = read_evaluation(dataset, scores, target)
+    print(f"Report: {write_report(evaluation, out, dataset, classes=classes)}")
 
 
 def _all_metrics() -> list[str]:

@@ -37,12 +37,14 @@ def extend(
     Args:
         folder (DIR): A dataset folder that `cfqa build` made.
         codec (CODEC): Name of a codec, built in or installed, or MODULE:CLASS.
-        levels (NUMBERS): Its parameter at each level, the best first: 8,4,2.
+        levels (NUMBERS): Its parameter at each level, the best first: 8,4,2. With auto, or auto=6
+            for so many, they are found on training samples.
         out (DIR): Folder to make. An interrupted run goes on there.
         name (NAME): Of the codec in the dataset. Default: its class's own.
         task (TASK): Only this task; repeat it for several.
         quantizer (TABLE): Of a codec on planes, as in a recipe: '{kind = "uniform", bits = 8, lo
-            = -9, hi = 9}'. Default: that of the task's first codec on planes.
+            = -9, hi = 9}', or with range = "fit". Default: that of the task's first codec on
+            planes.
         models (FILE): Weights of a learned codec, as in a recipe.
         option (KEY=VALUE): Argument of the codec's class; repeat it for several.
     """
@@ -54,7 +56,7 @@ def extend(
         path = run_extension(
             folder,
             codec,
-            [_number(level) for level in levels.split(",")],
+            _levels(levels),
             out=out,
             name=name,
             tasks=task,
@@ -68,6 +70,14 @@ def extend(
         )
     summary = summarise(str(path))
     answer(as_json, lambda: summary, lambda: info_text(summary))
+
+
+def _levels(text: str) -> list[float] | dict[str, int]:
+    """Return levels, or how many are to be found."""
+    first, _, number = text.partition("=")
+    if first.strip() == "auto":
+        return {"auto": int(_number(number)) if number else 10}
+    return [_number(level) for level in text.split(",")]
 
 
 def _number(text: str) -> float:

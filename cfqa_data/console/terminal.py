@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from cfqa_data.console.progress import Progress
-from cfqa_data.console.text import duration
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.console.text import counted, duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Bars", "Lines", "show_progress"]
+__all__ = ["Bars", "Lines", "listener", "show_progress"]
 
 # Steps that arrive this soon after a stage began were done by an earlier run: they count as
 # done, but not towards the rate.
@@ -47,6 +47,16 @@ def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
         console=Console(file=stream),
     ) as bar:
         yield Bars(bar)
+
+
+@contextmanager
+def listener(progress: Progress | None) -> Iterator[Progress]:
+    """Give the listener that a caller passed; without one, bars where stderr is a terminal."""
+    if progress is None and sys.stderr.isatty():
+        with show_progress() as shown:
+            yield shown
+    else:
+        yield progress or Silent()
 
 
 class Pace:
@@ -114,7 +124,7 @@ class Lines:
         self._stage, self._unit = stage, unit
         self._pace = Pace(total, self._clock)
         self._said = self._clock()
-        self._say(f"{total} {unit}")
+        self._say(counted(total, unit))
 
     def advance(self, n: int = 1) -> None:
         """Say how far it is, if that was not said lately."""

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["duration", "percent", "printable", "size_text", "table_text", "without_styles"]
+__all__ = [
+    "counted",
+    "duration",
+    "percent",
+    "printable",
+    "size_text",
+    "table_text",
+    "without_styles",
+]
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def counted(number: int, units: str) -> str:
+    """Return a number of things, of which the plural is given: "1 level", "3 levels"."""
+    return f"{number} {units.removesuffix('s') if number == 1 else units}"
 
 
 def duration(seconds: float) -> str:

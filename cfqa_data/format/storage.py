@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "PARTIAL",
     "atomic_path",
     "check_folder",
     "check_rows",

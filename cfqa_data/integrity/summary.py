@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.access.dataset import Dataset, load
-from cfqa_data.console.text import printable, size_text, table_text
+from cfqa_data.console.text import counted, printable, size_text, table_text
 from cfqa_data.format.facts import Score, TaskEntry
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest, manifest_text
@@ -177,7 +177,7 @@ def _codec_lines(summary: dict[str, Any]) -> list[str]:
         return [f"codecs    {', '.join(summary['codecs'])}"]
     lines = []
     for name, task in summary["tasks"].items():
-        codecs = ", ".join(f"{codec} ({levels} levels)" for codec, levels in task["codecs"].items())
+        codecs = ", ".join(f"{c} ({counted(n, 'levels')})" for c, n in task["codecs"].items())
         lines.append(f"{name}: {task['title']}; {task['score']}; {codecs}")
     return [*lines, ""]
 

@@ -124,8 +124,10 @@ def fit_forest(values: Floats, target: Floats, inputs: Sequence[str], **options:
         model.fit(values, target)
     grown = [of_step[0].nodes for of_step in model._predictors]
     most = max(map(len, grown))
-    trees = {name: np.zeros((len(grown), most), np.intp) for name in NODE if name not in FLOATS}
-    trees |= {name: np.zeros((len(grown), most)) for name in FLOATS}
+    shape = len(grown), most
+    trees: dict[str, NDArray[Any]] = {
+        name: np.zeros(shape, np.float64 if name in FLOATS else np.intp) for name in NODE
+    }
     gains = np.zeros(len(inputs))
     for number, nodes in enumerate(grown):
         own, leaf = np.arange(len(nodes)), nodes["is_leaf"].astype(bool)

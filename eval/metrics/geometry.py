@@ -79,6 +79,7 @@ def angular_shape(x: Features, y: Features) -> Tensor:
 @relational_agreement(
     formula="mean_nc spearman_{s<t}(|x_s - x_t|, |y_s - y_t|)",
     score_range=(-1.0, 1.0),
+    least_tokens=3,
     citation="Kriegeskorte et al., Representational Similarity Analysis, Frontiers in Systems "
     "Neuroscience 2008",
 )
@@ -86,7 +87,7 @@ def rsa(x: Features, y: Features) -> Tensor:
     """Spearman correlation of the distances between tokens, each pair once.
 
     The dissimilarity is the Euclidean distance. Distances that are equal but for rounding share
-    their mean rank. A slice where all distances of x or y are equal (all with two tokens) scores 0.
+    their mean rank. A slice where all distances of x or y are equal scores 0.
     """
     return alignment(_ranks(x), _ranks(y))
 

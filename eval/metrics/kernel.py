@@ -37,6 +37,7 @@ def cka(x: Features, y: Features) -> Tensor:
 @relational_agreement(
     formula="mean_nc HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L))",
     score_range=(-1.0, 1.0),
+    least_tokens=4,
     citation="Song et al., Feature Selection via Dependence Maximization, JMLR 2012; Szekely and "
     "Rizzo, Partial Distance Correlation with Methods for Dissimilarities, Annals of Statistics "
     "2014",
@@ -48,8 +49,8 @@ def cka_debiased(x: Features, y: Features) -> Tensor:
     (U-centring, Szekely and Rizzo 2014), which makes <K, L> / (T (T - 3)) the estimator HSIC_1 of
     Song et al. 2012; the score is its value for (K, L) over the root of those of (K, K), (L, L).
 
-    There is no such estimator for fewer than four tokens: two or three score 0, as does a slice
-    where the matrix of x or y is nothing but rounding (tokens equal, or all equally far apart).
+    There is no such estimator for fewer than four tokens. A slice where the matrix of x or y is
+    nothing but rounding (tokens equal, or all equally far apart) scores 0.
     """
     return alignment(_debiased(x), _debiased(y))
 
@@ -91,8 +92,6 @@ def _linear(values: Tensor) -> UnitArrays:
 def _debiased(values: Tensor, gram: Tensor) -> UnitArrays:
     """Return the unit U-centred Gram matrices."""
     tokens = gram.shape[-1]
-    if tokens < 4:
-        return unit(torch.zeros_like(gram))
     gram = gram.clone()
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     diagonal.zero_()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.batch import Features, derived
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics import angle, distributional, signal
 from cfqa_data.eval.metrics.base import Metric, metric
@@ -41,7 +41,7 @@ not defined, of a single token, it counts as without a gap."""
 FLOOR = 1e-12
 """Least gap: whatever is closer counts as this close."""
 
-GROWTH = {"max_iter": 120, "max_depth": 3, "learning_rate": 0.05, "min_samples_leaf": 200}
+GROWTH = {"max_iter": 120, "max_depth": 3, "learning_rate": 0.05, "min_samples_leaf": 50}
 """Of scikit-learn's boosting: few, shallow trees with many rows a leaf."""
 
 
@@ -93,11 +93,14 @@ def stack(x: Features, y: Features, forest: Forest | None = None) -> Tensor:
     """
     if not isinstance(forest, Forest) or forest.inputs != tuple(one.name for one in INPUTS):
         raise MetricError("stack: forest is what training finds, or `load_metric` reads")
+    none = np.full((1, len(INPUTS)), np.log(FLOOR))
+    found = forest.predict(np.concatenate([none, _log_gaps(_scores(x, y))]))
+    return torch.from_numpy(found[1:] - found[0]).to(y.values.device)
+
+
+@derived
+def _scores(x: Features, y: Features) -> NDArray[np.float64]:
+    """Return the scores of the inputs, (B, 16): once for all forests; infinite where undefined."""
     undefined = torch.full((len(y),), torch.inf, dtype=torch.float64, device=y.values.device)
-    scores = torch.stack(
-        [one.function(x, y) if y.shape[3] >= one.least_tokens else undefined for one in INPUTS],
-        dim=1,
-    )
-    gaps = _log_gaps(scores.detach().cpu().numpy())
-    found = forest.predict(np.concatenate([np.full((1, len(INPUTS)), np.log(FLOOR)), gaps]))
-    return torch.from_numpy(found[1:] - found[0]).to(scores.device)
+    scores = [one.function(x, y) if y.shape[3] >= one.least_tokens else undefined for one in INPUTS]
+    return np.asarray(torch.stack(scores, dim=1).detach().cpu())

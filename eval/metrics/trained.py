@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.batch import Features, derived
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.angle import cosine, cosine_class
 from cfqa_data.eval.metrics.base import Metric, metric
@@ -125,11 +125,15 @@ def gap_mean(x: Features, y: Features, exponents: Sequence[float] | None = None)
     Raises:
         MetricError: There are no exponents, or impossible ones.
     """
-    score = torch.zeros(len(y), dtype=torch.float64, device=y.values.device)
-    for similarity, exponent in zip(GAPS, _checked(exponents), strict=True):
-        if exponent > 0:
-            score += exponent * (1.0 - similarity.function(x, y)).clamp(min=FLOOR).log()
-    return score.exp()
+    weights = torch.tensor(_checked(exponents), dtype=torch.float64, device=y.values.device)
+    return (_log_gaps(x, y) @ weights).exp()
+
+
+@derived
+def _log_gaps(x: Features, y: Features) -> Tensor:
+    """Return the logarithms of the gaps, (B, 3): once for all exponents."""
+    gaps = torch.stack([1.0 - similarity.function(x, y) for similarity in GAPS], dim=1)
+    return gaps.clamp(min=FLOOR).log()
 
 
 def _checked(exponents: Any) -> list[float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError, DiskError, MetricError
-from cfqa_data.eval.features.datasets import dataset_identity, opened
+from cfqa_data.eval.features.datasets import FeatureSource, dataset_identity, opened
 from cfqa_data.eval.metrics.base import FAMILIES, error_line
 from cfqa_data.eval.report.ranking import Figure, floor, heat_maps, left_out, ranking
 from cfqa_data.eval.text import in_groups, ladders_text, trained_names
@@ -31,6 +31,7 @@ with extras():
 if TYPE_CHECKING:
     from cfqa_data.access.dataset import Dataset
     from cfqa_data.eval import Evaluation
+    from cfqa_data.eval.report.classes import ClassMap
 
 __all__ = ["report_html", "write_report"]
 
@@ -40,6 +41,7 @@ def write_report(
     path: str | Path,
     dataset: Dataset | str | Path | None = None,
     *,
+    classes: bool = False,
     follow_links: bool = False,
 ) -> Path:
     """Write an evaluation as one HTML file, and return its path.
@@ -48,6 +50,8 @@ def write_report(
         evaluation: What `cfqa_data.evaluate` or `read_evaluation` returned.
         path: File to write, ``.html``.
         dataset: What was scored, open or its path: the page then says what it was made from.
+        classes: Also draw what levels do to the classes, from features of the dataset, which are
+            read for it.
         follow_links: Read what links in the dataset's folder lead to, wherever that is (with a
             path only).
 
@@ -61,7 +65,7 @@ def write_report(
     path = absolute_path(path)
     check_writable(path)
     try:
-        page = report_html(evaluation, dataset, follow_links=follow_links)
+        page = report_html(evaluation, dataset, classes=classes, follow_links=follow_links)
     except CfqaError:
         raise
     except Exception as error:  # scores may be anything, and are not to be lost for a figure
@@ -79,6 +83,7 @@ def report_html(
     evaluation: Evaluation,
     dataset: Dataset | str | Path | None = None,
     *,
+    classes: bool = False,
     follow_links: bool = False,
 ) -> str:
     """Return an evaluation as one HTML page; the same bytes for the same input.
@@ -87,11 +92,13 @@ def report_html(
     """
     if not evaluation.metrics or evaluation.labels.num_rows == 0:
         raise MetricError("nothing was scored, so there is nothing to report")
+    source = None if dataset is None else opened(dataset, follow_links=follow_links)
     style, script = (
         Markup((TEMPLATES / name).read_text(encoding="utf-8"))
         for name in ("style.css", "script.js")
     )
-    origin = _origin(evaluation, dataset, follow_links)
+    origin = _origin(evaluation, source)
+    maps_of_classes = _class_maps(evaluation, source) if classes else []
     ranked = ranking(evaluation)
     points = task_points(evaluation)
     columns, maps = heat_maps(evaluation, ranked)
@@ -122,6 +129,7 @@ def report_html(
             trained=", ".join(trained_names(evaluation)),
             cards=cards(ranked, points, target),
             families=FAMILIES,
+            classes=maps_of_classes,
             curves={kind: panels for kind, panels in curves.items() if panels},
             shown=POINTS,
             per_task=PER_TASK,
@@ -136,9 +144,7 @@ def report_html(
     return text + "\n"
 
 
-def _origin(
-    evaluation: Evaluation, dataset: Dataset | str | Path | None, follow_links: bool
-) -> dict[str, Any] | None:
+def _origin(evaluation: Evaluation, source: FeatureSource | None) -> dict[str, Any] | None:
     """Return the manifest of the dataset that was scored, its hash, and its codecs.
 
     Returns:
@@ -146,13 +152,11 @@ def _origin(
 
     Raises:
         MetricError: Another dataset was scored.
-        FormatError: The folder is not a dataset.
     """
     from cfqa_data.access.dataset import Dataset
 
-    if dataset is None:
+    if source is None:
         return None
-    source = opened(dataset, follow_links=follow_links)
     identity = dataset_identity(source)
     if evaluation.dataset not in (None, identity):
         raise MetricError("another dataset was scored; give that one, or none")
@@ -171,6 +175,15 @@ def _origin(
         for options in [held.origin.options if held.origin else {}]
     ]
     return {"manifest": source.manifest, "identity": identity, "ladders": ladders}
+
+
+def _class_maps(evaluation: Evaluation, source: FeatureSource | None) -> list[ClassMap]:
+    from cfqa_data.access.dataset import Dataset
+    from cfqa_data.eval.report.classes import class_maps  # needs scikit-learn
+
+    if not isinstance(source, Dataset):
+        raise MetricError("to draw classes, give the dataset: a folder, or one on the Hub")
+    return class_maps(evaluation, source)
 
 
 def _counts(

@@ -69,8 +69,8 @@ def lay_out(inputs: np.ndarray) -> tuple[np.ndarray, Layout] | None:
 
     None if some value is that of no pixel of an image normalised by ImageNet's statistics.
     """
-    above, below = _margins(inputs.any(axis=(0, 1, 3)))
-    left, right = _margins(inputs.any(axis=(0, 1, 2)))
+    above, below = _margins(inputs, (0, 1, 3))
+    left, right = _margins(inputs, (0, 1, 2))
     height, width = inputs.shape[2:]
     views = pixels_of(inputs[..., above : height - below, left : width - right])
     if views is None:
@@ -109,8 +109,9 @@ def views_of(picture: np.ndarray, layout: Layout) -> np.ndarray:
     return np.pad(normalise(np.stack(views)), ((0, 0), (0, 0), (above, below), (left, right)))
 
 
-def _margins(filled: np.ndarray) -> tuple[int, int]:
-    """Return how many rows, or columns, of zeros, which are no pixels, come first and last."""
+def _margins(inputs: np.ndarray, others: tuple[int, ...]) -> tuple[int, int]:
+    """Return how many places of zeros, which are no pixels, begin and end an axis."""
+    filled = np.asarray(inputs.any(axis=others))
     places = np.flatnonzero(filled)
     return (int(places[0]), len(filled) - 1 - int(places[-1])) if places.size else (0, 0)
 
