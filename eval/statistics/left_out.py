@@ -55,15 +55,16 @@ def left_out_figures(
             if place is not None:
                 harm = scores[place] * orientation(directions)[row]
                 shares[codec][row] = _ordered(harm, truth, versions)
-    # A source's mean over its codecs; one without a pair of some codec has none of that codec.
-    every = np.stack(list(shares.values()))
-    number = (~np.isnan(every)).sum(axis=0)
-    mean = np.divide(
-        np.nansum(every, axis=0), number, out=np.full(number.shape, np.nan), where=number > 0
-    )
-    rows, comparisons = [], []
+    # The mean over the codecs that have pairs; a metric that lacks one of them has none.
+    every = np.stack(list(shares.values()))  # (codecs, metrics, S)
+    lacking = np.isnan(every)
+    number = (~lacking).any(axis=1).sum(axis=0)
+    complete = ((~lacking).sum(axis=0) == number) & (number > 0)
+    mean = np.where(complete, np.nansum(every, axis=0) / np.maximum(number, 1), np.nan)
+    rows: list[Rows] = []
+    comparisons: list[Rows] = []
     for codec, of_codec in {**shares, "all": mean}.items():
-        place = {"task": grid.task, "codec": codec}
+        cell: Rows = {"task": grid.task, "codec": codec}
         means = np.stack([resampled_means(one, counts) for one in of_codec])
         low, high = interval(means)
         alone = [len(np.unique(grid.groups[~np.isnan(one)])) < 2 for one in of_codec]
@@ -72,14 +73,14 @@ def left_out_figures(
         groups, compared = np.full(len(plain), np.nan), found.compared(len(known))
         groups[known[compared]] = found.groups(len(known))[compared]
         rows.append(
-            place
+            cell
             | {"metric": names, "lower_better": directions}
             | {"trained": [name in trained for name in names]}
             | {"pairs": means[:, 0], "pairs_low": low, "pairs_high": high, "pairs_group": groups}
             | {"n_valid": (~np.isnan(of_codec)).sum(axis=1)}
         )
         pairs = {"metric": names[known][found.first], "other": names[known][found.second]}
-        comparisons.append({**place, "figure": "pairs", **pairs, **found._asdict()})
+        comparisons.append({**cell, "figure": "pairs", **pairs, **found._asdict()})
     return rows, comparisons
 
 
