@@ -75,7 +75,10 @@ def ceilings(dataset: Any) -> str:
 
 
 def oriented(found: Evaluation) -> dict[str, dict[str, float | None]]:
-    """Return the mean SROCC of each metric by task, and over all, positive if it is right."""
+    """Return the mean SROCC of each metric by task, and over all, positive if it is right.
+
+    One that is not defined in a task has no figure there, and none over all.
+    """
     signs = {metric.name: 1 if metric.lower_better else -1 for metric in found.metrics}
     table: dict[str, dict[str, float | None]] = {name: {} for name in signs}
     across = [(row, "all") for row in found.across_tasks.to_pylist()]
@@ -84,6 +87,9 @@ def oriented(found: Evaluation) -> dict[str, dict[str, float | None]]:
             value = row["srocc"]
             sign = signs[row["metric"]]
             table[row["metric"]][task] = None if value is None else sign * value
+    for values in table.values():
+        if None in values.values():  # of the other tasks alone, "all" would be another figure
+            values["all"] = None
     return table
 
 
@@ -106,12 +112,13 @@ def apart(found: Evaluation, names: Collection[str]) -> str:
     table = {name: row for name, row in oriented(found).items() if name in names}
     rows = []
     for task in [*dict.fromkeys(found.across_codecs["task"].to_pylist()), "all"]:
-        values = np.array([v for row in table.values() if (v := row.get(task)) is not None])
+        known = {name: v for name, row in table.items() if (v := row.get(task)) is not None}
+        values = np.array([*known.values()])
         pairs = [
             row
             for row in found.comparisons.to_pylist()
             if (row["task"], row["codec"], row["figure"]) == (task, "all", "srocc")
-            and {row["metric"], row["other"]} <= set(names)
+            and {row["metric"], row["other"]} <= known.keys()
         ]
         far = sum(row["p_holm"] is not None and row["p_holm"] < 0.05 for row in pairs)
         spread = values.max() - np.median(values)
