@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import re
 import shutil
@@ -28,6 +30,7 @@ from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
 from cfqa_data.format.manifest import hash_file
+from cfqa_data.format.resources import resolve
 from cfqa_data.integrity.verify import verify
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.testing.mock import Rounded
@@ -337,6 +340,42 @@ def test_a_fitted_codec_of_this_package_brings_its_tables(built: Path, tmp_path:
         tokens = pair.original.size // pair.original.shape[-1]
         assert pair.label["bits"] == 16 + tokens * (32 + 8 * pair.label["parameter"])
     assert not verify_deep(out, dataset.manifest, set()).faults
+
+
+def test_where_no_links_are_possible_files_are_copied(
+    built: Path, extended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refused)
+    out = extend(built, ROUNDED, (2, 0), out=tmp_path / "new", workers=0)
+    assert tree(out) == tree(extended)
+    assert all(path.stat().st_nlink == 1 for path in out.rglob("*") if path.is_file())
+
+
+def test_weights_that_a_package_brings_are_in_the_manifest(built: Path, tmp_path: Path) -> None:
+    quantizer = {"kind": "uniform", "bits": 8, "lo": [-9.0], "hi": [9.0]}
+    how: dict[str, Any] = {"tasks": ["cls"], "quantizer": quantizer, "workers": 0}
+    out = extend(built, "hyperprior_multi_task", (0.03, 0.0005), out=tmp_path / "new", **how)
+    weights = load(out).manifest.weights
+    (uri,) = (name for name in weights if "hyperprior" in name)
+    assert uri.startswith("package://cfqa_data.codecs/weights/")
+    assert weights[uri] == hash_file(resolve(uri))
+
+
+def test_a_fitted_codec_asks_for_its_images_before_anything_is_written(
+    built: Path, tmp_path: Path
+) -> None:
+    lacks = shutil.copytree(built, tmp_path / "lacks")
+    manifest = json.loads((lacks / "manifest.json").read_text())
+    images = {"kind": "image_folder", "seed": 0, "options": {"root": str(tmp_path / "nowhere")}}
+    manifest["recipe"]["tasks"]["cls"]["source"] = images
+    (lacks / "manifest.json").write_text(json.dumps(manifest))
+    for codec, levels in (("lowrank", (6, 2)), ("int", "auto")):
+        with pytest.raises(CfqaError, match="nowhere"):
+            extend(lacks, codec, levels, out=tmp_path / "new", tasks=["cls"], workers=0)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
