@@ -5,7 +5,7 @@
     python benchmarks/pages.py --mini data/mini mini.parquet --wide data/wide wide.parquet
 
 A table stands in its page between `<!-- table NAME -->` and `<!-- end -->`. Tables of a dataset
-that is not given stay as they are.
+that is not given stay as they are; without scores, only those of its labels are made.
 """
 
 from __future__ import annotations
@@ -163,12 +163,14 @@ def baselines(found: Evaluation) -> str:
 
 
 def tables(
-    name: str, dataset: Any, found: Evaluation, names: Collection[str]
+    name: str, dataset: Any, found: Evaluation | None, names: Collection[str]
 ) -> Iterator[tuple[str, str]]:
     """Yield the tables of a dataset by their names; `names` are metrics that all datasets have."""
     yield f"{name} levels", levels(dataset)
     yield f"{name} health", label_health(dataset)
     yield f"{name} ceilings", ceilings(dataset)
+    if found is None:
+        return
     yield f"{name} scores", scores(found)
     yield f"{name} baselines", baselines(found)
     if name == "mini":
@@ -180,16 +182,17 @@ def main() -> None:
     """Fill the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name in ("mini", "wide"):
-        parser.add_argument(f"--{name}", nargs=2, metavar=("FOLDER", "SCORES"))
+        parser.add_argument(f"--{name}", nargs="+", metavar="FOLDER or SCORES")
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder of the pages")
     given = parser.parse_args()
-    datasets: dict[str, tuple[Any, Evaluation]] = {}
+    datasets: dict[str, tuple[Any, Evaluation | None]] = {}
     for name in ("mini", "wide"):
         if paths := getattr(given, name):
             dataset = cfqa_data.load(paths[0])
-            datasets[name] = dataset, read_evaluation(dataset, paths[1])
-    known = [{metric.name for metric in found.metrics} for _, found in datasets.values()]
-    names = set.intersection(*known)
+            read = read_evaluation(dataset, paths[1]) if len(paths) > 1 else None
+            datasets[name] = dataset, read
+    known = [{metric.name for metric in found.metrics} for _, found in datasets.values() if found]
+    names = set.intersection(*known) if known else set()
     found = {
         key: table for name, both in datasets.items() for key, table in tables(name, *both, names)
     }

@@ -49,7 +49,7 @@ class Reduced(nn.Module):
 
     def __init__(self, width: int, kept: np.ndarray | None, rank: int, quantised: bool) -> None:
         super().__init__()
-        self.whole = Embedder(width, width)
+        self.whole = Embedder(width, width // 4)
         self.projection = nn.Linear(width, rank, bias=False) if rank else nn.Identity()
         self.kept = slice(None) if kept is None else torch.from_numpy(kept)
         self.quantised = quantised
@@ -81,7 +81,8 @@ class Study:
             return made
 
         inputs, truths = self.arrays["training"], self.arrays["training_truths"]
-        return train(make, inputs, truths, steps=round(self.steps * share), seed=seed)
+        steps = max(3, round(self.steps * share))
+        return train(make, inputs, truths, steps=steps, identities=16, seed=seed)
 
     def measure(self, embed: Callable[[np.ndarray], np.ndarray], int8: bool) -> np.ndarray:
         """Return the AP of each query; queries and gallery are both embedded so."""
@@ -232,16 +233,20 @@ def main() -> None:
     parser.add_argument("features", type=Path, help="file of backbone features")
     parser.add_argument("out", type=Path, help="picture to write")
     parser.add_argument("--csv", type=Path, help="table to write")
-    parser.add_argument("--steps", type=int, default=300, help="batches of a training")
+    parser.add_argument("--steps", type=int, default=200, help="batches of a training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     chosen = parser.parse_args()
     study = Study(pooled_features(load_recipe("ret"), "ret", chosen.features), chosen.steps)
     parts = [(study, seed, int8) for seed in range(chosen.seeds) for int8 in (False, True)]
-    found = {}
-    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
-        for runs in pool.map(run, parts):
-            found |= runs
+    found: dict[tuple, np.ndarray] = {}
+    if chosen.workers == 1:
+        for part in parts:
+            found |= run(part)
+    else:
+        with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
+            for runs in pool.map(run, parts):
+                found |= runs
     rows = summary(found, study.arrays["queries_truths"][:, 0])
     for row in rows:
         print(*row.values(), sep="\t")

@@ -3,8 +3,8 @@
 # distances with a minus, cosines or log-probabilities.
 # Guess: they depend on the order of the scores alone.
 # Seen: a right document with a score of 0 or less counts as wrong in average precision, precision,
-# recall and reciprocal rank. Of one ranking they are 1.0, and 0.0 once 3 is taken off every score; a
-# right document with a negative cosine is lost. nDCG stays as it is. No warning.
+# recall and reciprocal rank. All are 0.0 once 3 is taken off every score, and an average precision of
+# 0.83 is 1.0 where a right document has a negative cosine. nDCG stays as it is. No warning.
 set -euo pipefail
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
@@ -22,6 +22,8 @@ for name in names:
     print(f"{name}: {above:.2f}, and {below:.2f} with 3 less on every score")
     assert above > 0.6, "changed: positive scores"
     assert below == (above if name == "normalized_dcg" else 0.0), f"changed: {name}"
-mixed = float(of.retrieval_average_precision(torch.tensor([0.2, -0.1, -0.2]), right))
-print(f"average precision with the second right one at a cosine of -0.1: {mixed:.2f}")
+cosines = torch.tensor([0.2, -0.1, -0.05])  # right, right, wrong: (1 + 2 / 3) / 2
+mixed = float(of.retrieval_average_precision(cosines, right))
+print(f"average precision by cosines, which is 0.83: {mixed:.2f}")
+assert mixed == 1.0, "changed: cosines below 0"
 PYTHON

@@ -1,4 +1,4 @@
-"""Many quick cases in one test: of hundreds, pytest's own work takes longer than theirs."""
+"""Cases of a test: many quick ones in one test, and those that only a release tries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["each"]
+__all__ = ["each", "release"]
 
 
 def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Any], Any]:
@@ -47,3 +47,8 @@ def each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Any], 
         return run_all
 
     return decorate
+
+
+def release(*values: Any) -> list[Any]:
+    """Return values of a parameter that are tried before a release only."""
+    return [pytest.param(value, marks=pytest.mark.release) for value in values]

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30
@@ -34,6 +35,13 @@ if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM:
 # again and again. Read when a process starts, which xdist's workers do after this.
 for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
     os.environ.setdefault(name, str(64 << 20))
+
+
+# Fewer examples of what Hypothesis draws, and no limit of time, which a busy machine exceeds;
+# `.ci/release` has many.
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.register_profile("quick", max_examples=40, deadline=None)
+settings.load_profile("quick")
 
 
 def pytest_collection_finish() -> None:

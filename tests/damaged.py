@@ -17,10 +17,11 @@ from cfqa_data.builders.pipeline import build
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table
+from cfqa_data.recipe.load import Recipe
 
 
 def build_toy(folder: Path) -> Path:
-    """Build the toy of two codecs below a folder and return the dataset."""
+    """Build the toy below a folder, of dpt by two codecs, and return the dataset."""
     write_networks(folder)
     write_models(folder)
     learned = {"parameter_name": "lambda", "levels": list(LAMBDAS)}
@@ -28,8 +29,10 @@ def build_toy(folder: Path) -> Path:
         "x265": TEN_QPS,
         "hyperprior_multi_task": learned | {"models": str(folder / "models.safetensors")},
     }
-    recipe = toy_recipe(folder, codecs, sources_per_task=2, group_size=1)
-    return build(recipe, folder / "cfqa", workers=1)
+    data = toy_recipe(folder, codecs, sources_per_task=2, group_size=1).to_dict()
+    for task in ("cls", "seg"):
+        del data["tasks"][task]["codecs"]["hyperprior_multi_task"]
+    return build(Recipe.from_dict(data), folder / "cfqa", workers=1)
 
 
 def flip(path: Path, at: int | None = None) -> None:
@@ -80,7 +83,7 @@ KINDS = {
     "learned bitstreams": "bitstreams/dpt-hyperprior_multi_task-00001-of-00002.safetensors",
     "truth": "truth/seg.safetensors",
     "metadata": "compressed/dpt/x265.zarr/zarr.json",
-    "codes": "compressed/seg/hyperprior_multi_task.zarr/c/1/0/0/0/0/0",
+    "codes": "compressed/seg/x265.zarr/c/1/0/0/0/0/0",
 }
 """A file of every kind."""
 

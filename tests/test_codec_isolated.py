@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import release
 from codec_samples import feature_plane
 from hostile_codecs import FACTORY, ramp
 from reference_streams import recorded_streams
@@ -224,7 +225,7 @@ def test_tokens_and_all_else_stay_out_of_its_environment(monkeypatch: pytest.Mon
     "deed",
     [
         *("fork", "read", "write", "connect", "kill", "unlimit"),
-        *(pytest.param(d, marks=pytest.mark.release) for d in ("run", "system", "list", "remove")),
+        *release("run", "system", "list", "remove"),
     ],
 )
 def test_the_kernel_refuses_all_but_decoding(deed: str, hostile: IsolatedCodec) -> None:

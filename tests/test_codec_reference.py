@@ -138,7 +138,8 @@ def test_real_streams_decode_to_the_reference_decoder_s_samples(stream: Stream) 
 def test_cut_streams_and_other_shapes_are_refused(stream: Stream) -> None:
     assert stream.data is not None
     codec, shape = get_codec(stream.codec), (stream.rows, stream.cols)
-    for length in range(len(stream.data)):
+    whole = len(stream.data)
+    for length in {*range(0, whole, 7), *range(max(0, whole - 9), whole)}:
         try:
             decoded = codec.decode(stream.data[:length], shape)
         except CodecError:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from cases import release
 from memory_dataset import CODECS, LEVELS, TASKS, MemoryDataset, rows_of
 from scipy import stats
 
@@ -95,7 +96,7 @@ def test_each_feature_is_read_once() -> None:
     assert len(dataset.reads) == len(dataset.originals) + len(dataset.versions)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 1000])
+@pytest.mark.parametrize("batch", [3, *release(1, 1000)])
 def test_the_batch_size_does_not_matter(dataset: MemoryDataset, batch: int) -> None:
     whole, parts = evaluate(dataset), evaluate(dataset, batch=batch)
     np.testing.assert_allclose(parts.scores["value"], whole.scores["value"], rtol=1e-6)

@@ -7,9 +7,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from loopback_hub import loopback_hub, point_clients_at
 from mock_dataset import write_mock_dataset
+from safetensors.numpy import save_file
 
 import cfqa_data
 from cfqa_data.cli import main as cfqa
@@ -115,6 +117,27 @@ def test_plot_ladder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_contact_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "contact_sheet.py", tmp_path / "scenes.png", "--columns", 1)
     assert (tmp_path / "scenes.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.release
+def test_reid_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, arrays = np.random.default_rng(0), {}
+    for part, first in (("gallery", 0), ("training", 4), ("queries", 0)):
+        truths = np.array([(first + n, camera) for n in range(4) for camera in range(4)])
+        arrays[f"{part}_truths"] = truths
+        arrays[part] = (truths[:, :1] + rng.standard_normal((16, 24))).astype(np.float32)
+    save_file(arrays, tmp_path / "pooled.safetensors")
+    few = ("--steps", 3, "--seeds", 1, "--workers", 1)
+    files = (tmp_path / "pooled.safetensors", tmp_path / "reid.png")
+    run(monkeypatch, "reid_study.py", *files, "--csv", tmp_path / "reid.csv", *few)
+    assert (tmp_path / "reid.png").read_bytes().startswith(PNG)
+    rows = list(csv.DictReader((tmp_path / "reid.csv").read_text().splitlines()))
+    assert len(rows) == len(capsys.readouterr().out.splitlines()) - 2 == 3 * 2 * 6 * 2
+    full = [r["map"] for r in rows if (r["ratio"], r["how"]) == ("1.0", "trained")]
+    assert len(full) == 3
+    assert len(set(full)) == 1
 
 
 @pytest.mark.release

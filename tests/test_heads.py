@@ -231,6 +231,7 @@ def _scaled_by_torch(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
     return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
 
 
+@pytest.mark.release
 def test_the_published_seg_file_at_its_own_size(tmp_path: Path) -> None:
     tensors = {k: v for k, v in _seg(21).items() if not k.startswith("norm")}
     rest = {"backbone.norm.weight": torch.ones(3), "auxiliary_head.conv_seg.bias": torch.ones(2)}

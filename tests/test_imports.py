@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -48,6 +49,7 @@ ORDER = (
 """The folders from the bottom up: each may import those before it; those below one count as it."""
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for package, folder in FOLDERS.items():
@@ -72,6 +74,7 @@ def imports(tree: ast.AST, package: list[str]) -> Iterator[str]:
         yield from imports(node, package)
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     """Module -> the modules that it imports."""
     known = modules()

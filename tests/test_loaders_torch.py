@@ -326,7 +326,7 @@ def keys_of(loader: Any) -> list[tuple[Any, ...]]:
     return [(*key[:3], int(key[3])) for key in found]
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=pytest.mark.release)])
 def test_parts_of_pairs_are_read_shard_by_shard(folder: Path, shuffle: bool) -> None:
     pairs = Pairs(folder, label=LABEL)
     part, rest = random_split(pairs, [0.5, 0.5], torch.Generator().manual_seed(0))
@@ -358,7 +358,7 @@ def test_pairs_of_several_folders_and_kinds_are_batched_apart(folder: Path, tmp_
         assert len({int(np.searchsorted(ends, row, side="right")) for row in batch}) == 1
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=pytest.mark.release)])
 def test_any_map_style_dataset_gives_plain_batches(folder: Path, shuffle: bool) -> None:
     own = Errors(Pairs(folder, label=["level"]))
     for dataset in (own, Subset(own, range(50)), ConcatDataset([own, own])):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from damaged import edit_manifest
 from mock_dataset import write_mock_dataset
-from pipeline_toy import LAMBDAS, QPS, toy_recipe, write_networks
+from pipeline_toy import LAMBDAS, TEN_QPS, toy_recipe, write_networks
 
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Plan
@@ -133,7 +133,7 @@ def test_what_chooses_and_labels_images_is_hashed(
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
     start = "root://" if below else f"{tmp_path}/"
     options = {key: start + value for key, value in make(tmp_path).items()}
-    data = toy_recipe(tmp_path, {"x265": QPS}).to_dict()
+    data = toy_recipe(tmp_path, {"x265": TEN_QPS}).to_dict()
     data["tasks"][task]["source"] = {"kind": kind, "seed": 0, "options": options}
     recipe = Recipe.from_dict(data)
 
@@ -162,7 +162,7 @@ def test_a_root_of_several_tasks_is_hashed_with_the_images_of_all(tmp_path: Path
     (tmp_path / "x" / "nyu").rename(tmp_path / "nyu")
     for path in (tmp_path / "nyu").iterdir():
         path.rename(tmp_path / path.name)
-    data = toy_recipe(tmp_path, {"x265": QPS}).to_dict()
+    data = toy_recipe(tmp_path, {"x265": TEN_QPS}).to_dict()
     kinds = {"seg": "voc2012", "dpt": "nyuv2"}
     for task, kind in kinds.items():
         options = {"root": root}
@@ -190,7 +190,7 @@ def test_a_finished_dataset_of_other_lists_is_another(
 ) -> None:
     monkeypatch.setenv("CFQA_ROOT", "/nowhere")
     write_networks(tmp_path)
-    data = toy_recipe(tmp_path, {"x265": QPS}).to_dict()
+    data = toy_recipe(tmp_path, {"x265": TEN_QPS}).to_dict()
     data["tasks"] = {"seg": data["tasks"]["seg"]}
     options = {key: f"{tmp_path}/{name}" for key, name in voc(tmp_path).items()}
     data["tasks"]["seg"]["source"] = {"kind": "voc2012", "seed": 0, "options": options}

@@ -112,12 +112,15 @@ def test_the_manifest_says_who_made_what(folder: Path) -> None:
     assert len(manifest.tasks["retrieval"].sources) == 5
 
 
+@pytest.fixture(scope="module")
+def light_folder(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(recipe, tmp_path_factory.mktemp("light") / "text", tier="light", workers=0)
+
+
 def test_features_have_their_own_tokens_and_decode_to_what_is_stored(
-    recipe: Path, folder: Path, tmp_path: Path
+    folder: Path, light_folder: Path
 ) -> None:
-    full = cfqa_data.load(folder, "topic")
-    build(recipe, tmp_path / "light", tier="light", workers=0)
-    light = cfqa_data.load(tmp_path / "light", "topic")
+    full, light = cfqa_data.load(folder, "topic"), cfqa_data.load(light_folder, "topic")
     assert len({pair.original.shape for pair in full}) > 1
     for a, b in zip(full, light, strict=True):
         assert a.original.shape == a.compressed.shape == (1, 2, a.label["tokens"], 32)
@@ -144,11 +147,10 @@ def test_the_gallery_scores_features_without_the_class(folder: Path, tmp_path: P
 
 
 def test_where_the_plugin_is_not_installed_a_line_names_it(
-    recipe: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    light_folder: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(recipe, tmp_path / "light", tier="light", workers=0)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(site)])
-    dataset = cfqa_data.load(tmp_path / "light", "topic", codec="keep")
+    dataset = cfqa_data.load(light_folder, "topic", codec="keep")
     assert dataset.original(dataset.source_ids[0]).dtype == np.float32
     with pytest.raises(CfqaError, match=r"'keep'.*cfqa-example-text"):
         dataset[0]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cases import release
 from loopback_handler import Handler
 from loopback_hub import READ_TOKEN, LoopbackHub, loopback_hub, point_clients_at
 from mock_dataset import toy_recipe_dict, write_mock_dataset
@@ -437,7 +438,10 @@ def test_a_hub_that_stumbles_at_every_step_is_asked_again(hub: LoopbackHub, fold
     assert not any(fault.times for fault in hub.faults)
 
 
-@pytest.mark.parametrize("pattern", ["*/refs", "/cdn/*", "*/tag/*"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["/cdn/*", *release("*/refs", "*/tag/*")],
+)
 def test_a_hub_that_stays_down_is_one_line_and_the_next_run_goes_on(
     pattern: str, hub: LoopbackHub, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

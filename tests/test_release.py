@@ -188,6 +188,7 @@ def test_the_labels_are_those_of_the_logs_and_of_our_metrics(whole: Path) -> Non
             assert np.isnan(row["bpfp"])
 
 
+@pytest.mark.usefixtures("quick_statistics")
 def test_unknown_rates_are_shown_as_unknown(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

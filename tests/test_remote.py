@@ -424,7 +424,7 @@ def test_no_network_is_told(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -
     assert not hub.requests
 
 
-@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("cache", [False, pytest.param(True, marks=pytest.mark.release)])
 def test_a_hub_that_is_down_is_told(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: bool
 ) -> None:

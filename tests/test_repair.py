@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cases import release
 from damaged import DAMAGES, KINDS, build_toy, cut, edit_manifest, flip
 from hub_cache import move_into_cache
 from pipeline_dies import refuse
@@ -209,7 +210,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-@pytest.mark.parametrize("after", [0, 3, 6])
+@pytest.mark.parametrize("after", [3, *release(0, 6)])
 def test_a_repair_that_was_killed_is_run_again(
     after: int, folder: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

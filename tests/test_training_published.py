@@ -257,6 +257,7 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
     ]
 
 
+@pytest.mark.release
 def test_a_chained_training_resumes_too(features: Path, tmp_path: Path) -> None:
     small: dict[str, Any] = {"n": 16, "m": 8, "batch": 2, "patch": (32, 32), "epoch": 3}
     small |= {"steps": 5, "first_steps": 5}

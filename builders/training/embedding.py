@@ -90,6 +90,7 @@ def train(
     truths: np.ndarray,
     *,
     steps: int = STEPS,
+    identities: int = IDENTITIES,
     rate: float = RATE,
     seed: int = 0,
 ) -> Module:
@@ -100,6 +101,7 @@ def train(
         inputs: float32 (images, inputs).
         truths: identity and camera, int64 (images, 2); images of junk are left out.
         steps: batches.
+        identities: of a batch, of which each has four images.
         rate: highest step size.
         seed: of weights and batches.
     """
@@ -117,9 +119,10 @@ def train(
         classifier = nn.Sequential(nn.BatchNorm1d(width), linear)
         weights = [*(w for w in module.parameters() if w.requires_grad), *classifier.parameters()]
         optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=DECAY)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.05)
+        rise = max(0.05, 2 / steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=rise)
         for _ in range(steps):
-            chosen = rng.choice(len(images), min(IDENTITIES, len(images)), replace=False)
+            chosen = rng.choice(len(images), min(identities, len(images)), replace=False)
             batch = np.concatenate([rng.choice(images[n], IMAGES, replace=False) for n in chosen])
             embeddings = module(x[batch])
             loss = triplet_loss(embeddings, y[batch]) + functional.cross_entropy(
