@@ -122,7 +122,8 @@ class Prepare(BuildStage):
         if spec.facts.on == "inputs":
             yield from inputs
             return
-        what, seen = "a training feature", []
+        what = "a training feature"
+        seen: list[np.ndarray] = []
         for feature in self.kept.get(task) or (models.features(task, x, what) for x in inputs):
             yield pack(spec.quantizer.quantize(feature)) if spec.quantizer else feature
             if len(seen) * feature.size < KEPT_POINTS:

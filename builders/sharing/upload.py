@@ -139,7 +139,11 @@ def _with_terms(root: Path, name: str, entry: TaskEntry, terms: Terms | None) ->
 def _withheld(tasks: Mapping[str, TaskEntry], files: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the files of truths that may not be redistributed."""
     layout = Layout(Path())
-    truths = (layout.truth(name) for name, entry in tasks.items() if not entry.terms.truths)
+    truths = (
+        layout.truth(name)
+        for name, entry in tasks.items()
+        if not (entry.terms and entry.terms.truths)
+    )
     return tuple(path.as_posix() for path in truths if path.as_posix() in files)
 
 
