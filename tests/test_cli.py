@@ -312,7 +312,7 @@ def test_eval_as_json_has_every_table_and_nothing_that_a_metric_prints(
     found = json.loads(captured.out)
     assert list(found) == [
         *("target", "metrics", "failures", "notes", "correlations", "across_codecs"),
-        *("across_tasks", "per_level", "comparisons", "discrimination"),
+        *("across_tasks", "per_level", "comparisons", "discrimination", "left_out"),
     ]
     assert [row["metric"] for row in found["across_tasks"]] == ["mse", "loud"]
     assert len(found["per_level"]) == 3 * 10 * 2

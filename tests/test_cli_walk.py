@@ -62,7 +62,7 @@ COMMANDS = {
             "root": "folder",
         },
     ),
-    "info": Walked(("{data}",), {"folder": "dataset"}),
+    "info": Walked(("{data}",), {"folder": "dataset", "plugin": "name"}),
     "verify": Walked(
         ("{data}",),
         {
@@ -88,6 +88,7 @@ COMMANDS = {
             "fold": "number",
             "limit": "number",
             "target": "choice",
+            "leave_out": "choice",
             "device": "name",
             "precision": "choice",
             "out": "out file",

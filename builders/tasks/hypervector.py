@@ -72,10 +72,9 @@ class HypervectorHead(ClsHead):
         """Return the hypervectors, (B, dims), of pooled features (B, inputs)."""
         return self.linear(torch.relu(self.hidden(pooled)))
 
-    @torch_state(grad=False)
-    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
+    def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
         """Return the cosine similarity with each class's key, float32 (classes,)."""
-        return self.similarities(self.output(feature)[None])[0]
+        return self.similarities(self.respond(self.pooled(self.checked(feature))))[0]
 
     def similarities(self, outputs: Tensor) -> Tensor:
         """Return the cosine similarities, (B, classes), of outputs (B, dims)."""

@@ -119,7 +119,7 @@ def train(
         classifier = nn.Sequential(nn.BatchNorm1d(width), linear)
         weights = [*(w for w in module.parameters() if w.requires_grad), *classifier.parameters()]
         optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=DECAY)
-        rise = max(0.05, 2 / steps)
+        rise = max(0.05, 2 / steps)  # of one step or more
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=rise)
         for _ in range(steps):
             chosen = rng.choice(len(images), min(identities, len(images)), replace=False)
