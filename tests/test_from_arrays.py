@@ -181,6 +181,8 @@ def test_saved_it_is_a_folder_with_the_same_pairs_and_figures(tmp_path: Path) ->
     assert figures[0].equals(figures[1])
     with pytest.raises(CfqaError, match="holds something"):
         save(dataset, root, licence="cc0-1.0")
+    with pytest.raises(CfqaError, match="licence's link must be an http address"):
+        save(dataset, tmp_path / "again", licence="other")
     with pytest.raises(CfqaError, match="is a folder already"):
         save(stored, tmp_path / "again", licence="cc0-1.0")
     with pytest.raises(CfqaError, match="3 of 20 rows"):

@@ -147,6 +147,13 @@ def test_a_missing_encoder_or_weights_file_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_value_that_a_codec_cannot_have_is_told_before_a_build(small: Recipe) -> None:
+    data = small.to_dict()
+    data["tasks"]["cls"]["codecs"] = {"mxfp": {"levels": [8, 7]}}
+    with pytest.raises(BuildError, match="mxfp: there is no format of 7 bits, only of 8, 6, 4"):
+        check.make_plan(Recipe.from_dict(data), "full")
+
+
 def test_bad_arguments(small: Recipe, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="workers must be 0 or more, got -1"):
         build(small, tmp_path / "out", workers=-1)

@@ -159,6 +159,7 @@ def test_a_source_of_unknown_terms_needs_a_licence(
         ([], "states no licence of task 'dpt': give --licence"),
         (["--licence", "other"], "link must be an http address"),
         (["--attribution", "Us"], "belong to --licence"),
+        (["--licence", "CC BY"], "'CC BY' is no licence's identifier: write it as the Hub does"),
     ):
         assert main([*command, *options]) == 2
         assert message in capsys.readouterr().err

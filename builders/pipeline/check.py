@@ -17,6 +17,7 @@ from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.manifest import package_versions
+from cfqa_data.recipe.fitted import AutoLevels
 from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.recipe.portable import local_options
 from cfqa_data.registry import naming_user_code
@@ -133,6 +134,9 @@ def _rehearsed(codec_spec: CodecSpec) -> Any:
     """Return a codec; one on planes first codes a small plane at its first and last level."""
     codec, quantizer = codec_for(codec_spec), codec_spec.quantizer
     if quantizer is None:
+        if hasattr(codec, "check_parameter") and not isinstance(codec_spec.levels, AutoLevels):
+            for level in codec_spec.levels:
+                codec.check_parameter(level)
         return codec
     for attribute, kind in (("dtype", np.dtype | type), ("peak", int)):
         if not isinstance(value := getattr(codec, attribute, None), kind):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.hub_client import HubCalls
 from cfqa_data.builders.sharing.hub_limits import check_limits
+from cfqa_data.builders.sharing.terms import check_terms
 from cfqa_data.builders.sharing.upload import CARD, MANIFEST, Upload, prepare_upload
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError
@@ -39,8 +40,6 @@ FOLDERS = ("labels/", "originals/", "bitstreams/", "truth/", "compressed/")
 DATASET: dict[str, Any] = {"repo_type": "dataset"}
 MAIN = "main"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,49}")
-LINK = re.compile(r"https?://[!-~]{1,1000}")
 REF = re.compile(r"(?!.*(\.\.|//|@\{|\.lock$))[A-Za-z0-9][\w./-]{0,99}(?<![/.])", re.ASCII)
 
 
@@ -155,7 +154,7 @@ def plan_publishing(
         if name is not None and not REF.fullmatch(name):
             raise CfqaError(f"{name!r} cannot be the name of a branch or tag")
     if terms:
-        _check_terms(terms)
+        check_terms(terms)
     check_portable(root, LocalFiles(root, follow_links).read_manifest())
     verified = verify(root, workers=workers, progress=progress, follow_links=follow_links)
     verified.require()
@@ -176,24 +175,6 @@ def plan_publishing(
             f"first {verified.unlisted[0]}"
         )
     return Plan(upload, repo, revision or MAIN, private, tuple(notes))
-
-
-def _check_terms(terms: Terms) -> None:
-    """Check terms as a user states them.
-
-    Raises:
-        CfqaError: a part is not what it has to be.
-    """
-    credit = terms.attribution
-    if not LICENCE.fullmatch(terms.licence):
-        raise CfqaError(
-            f"{terms.licence!r:.99} is no licence's identifier: write it as the Hub does, such as "
-            "cc-by-4.0, or other with a link"
-        )
-    if (terms.link or terms.licence == "other") and not LINK.fullmatch(terms.link):
-        raise CfqaError(f"the licence's link must be an http address, got {terms.link!r:.99}")
-    if credit and (not credit.isprintable() or not credit.strip() or len(credit) > 1000):
-        raise CfqaError(f"the attribution must be printable text, got {credit!r:.99}")
 
 
 @extras()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from cfqa_data.builders.sharing.publish import Plan, Published
 from cfqa_data.console.text import printable, size_text, table_text
+from cfqa_data.format.manifest import Manifest
 
 __all__ = ["plan_text", "published_text", "quiet_client"]
 
@@ -27,6 +28,7 @@ def plan_text(plan: Plan) -> str:
             f"to   datasets/{plan.repo}, branch {plan.revision}"
             f"{', private if it is new' if plan.private else ''}",
             f"tag  {upload.tag}",
+            f"on   {_licences(upload.manifest)}",
             "",
             table_text(rows),
             "",
@@ -34,6 +36,16 @@ def plan_text(plan: Plan) -> str:
             "Every file is as the manifest says. Nothing was sent (--dry-run).",
         ]
     )
+
+
+def _licences(manifest: Manifest) -> str:
+    """Return on what terms the tasks are, such as "cls, seg: cc-by-4.0"."""
+    tasks: dict[str, list[str]] = {}
+    for name, entry in manifest.tasks.items():
+        if terms := entry.terms:
+            credit = f" ({terms.attribution})" if terms.attribution else ""
+            tasks.setdefault(f"{terms.licence}{credit}", []).append(name)
+    return printable("; ".join(f"{', '.join(of)}: {licence}" for licence, of in tasks.items()))
 
 
 def published_text(published: Published) -> str:

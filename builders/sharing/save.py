@@ -17,6 +17,7 @@ import numpy as np
 from cfqa_data.access.dataset import Dataset
 from cfqa_data.access.memory import MemoryFolder
 from cfqa_data.builders.pipeline.label import BASELINES, baseline_values
+from cfqa_data.builders.sharing.terms import check_terms
 from cfqa_data.card.write import write_card
 from cfqa_data.console.progress import Progress
 from cfqa_data.console.terminal import listener
@@ -71,7 +72,8 @@ def save(
         The absolute path of the folder.
 
     Raises:
-        CfqaError: the folder holds something, or the dataset is one of a folder, or a part of one.
+        CfqaError: the folder holds something, the dataset is one of a folder, or a part of one, or
+            the licence is none that a hub knows.
         FormatError: an array has values that are not finite.
         DiskError: the disk is full, or may not be written to.
     """
@@ -83,7 +85,9 @@ def save(
     (entry,) = dataset.manifest.tasks.values()
     if len(dataset) != entry.rows:
         raise CfqaError(f"{len(dataset)} of {entry.rows} rows are no whole dataset: save all of it")
-    entry = replace(entry, terms=Terms(licence, link, attribution))
+    terms = Terms(licence, link, attribution)
+    check_terms(terms)
+    entry = replace(entry, terms=terms)
     with clear_disk_errors(f"saving {dataset.manifest.name!r}"), _new_folder(folder) as root:
         layout = Layout(root)
         with listener(progress) as shown:

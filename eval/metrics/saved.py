@@ -29,7 +29,8 @@ def save_metric(metric: Metric, path: str | Path) -> Path:
     """
     if metric.fit or metric.family != "trained":
         raise MetricError(
-            f"metric {metric.name!r} has nothing to save: it is not one that is trained"
+            f"metric {metric.name!r} has nothing to save: "
+            + ("it is not trained yet" if metric.fit else "it is not one that is trained")
         )
     options = {
         name: value.to_dict() if isinstance(value, Forest) else list(value)
@@ -64,5 +65,6 @@ def load_metric(path: str | Path, device: str = "cpu") -> Metric:
     except OSError as error:
         raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (LookupError, TypeError, ValueError, MetricError) as error:
-        raise MetricError(f"{path}: not a trained metric that was saved ({error})") from None
+        why = f"no {error}" if isinstance(error, KeyError) else error
+        raise MetricError(f"{path}: not a trained metric that was saved ({why})") from None
     return replace(metric, weights=weights)

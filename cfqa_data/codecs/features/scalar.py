@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from cfqa_data.codecs.features.formats import CHANNEL, TOKEN, Format, Micro, Nvidia, Plain, Scaled
 from cfqa_data.codecs.features.numbers import FLOATS, Float, Integer
@@ -58,11 +58,16 @@ class _Floats(FormatCodec):
         """See :meth:`FormatCodec.grid`."""
         return tuple(map(float, cls.sizes))
 
-    def numbers(self, bits: int) -> Float:
-        """Return the number format of so many bits."""
+    def check_parameter(self, value: Any) -> float:
+        """See :meth:`FormatCodec.check_parameter`."""
+        bits = super().check_parameter(value)
         if bits not in self.sizes:
             sizes = ", ".join(map(str, self.sizes))
-            raise CodecError(f"{self.name}: there is no format of {bits} bits, only of {sizes}")
+            raise CodecError(f"{self.name}: there is no format of {bits:g} bits, only of {sizes}")
+        return bits
+
+    def numbers(self, bits: int) -> Float:
+        """Return the number format of so many bits."""
         return FLOATS[NAMES[self.favour][bits]]
 
 
