@@ -33,8 +33,8 @@ from torch.nn import functional
 from cfqa_data.builders.sources.instances import JUNK
 from cfqa_data.builders.tasks.retrieval import Embedder
 from cfqa_data.builders.training.embedding import (
+    average_precisions,
     embeddings,
-    mean_average_precision,
     pooled_features,
     train,
 )
@@ -94,7 +94,7 @@ class Study:
             )
         identities, cameras = self.arrays["gallery_truths"].T
         searched = {"embeddings": gallery, "identities": identities, "cameras": cameras}
-        return mean_average_precision(queries, self.arrays["queries_truths"], searched)
+        return average_precisions(queries, self.arrays["queries_truths"], searched)
 
     def runs(self, seed: int, int8: bool) -> Iterator[tuple[tuple, np.ndarray]]:
         """Yield (method, how, size, int8, seed) and the APs of the queries."""
@@ -230,12 +230,14 @@ def draw(rows: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("features", type=Path, help="file of backbone features")
+    parser.add_argument(
+        "features", type=Path, help="file of backbone features; made if it is not there"
+    )
     parser.add_argument("out", type=Path, help="picture to write")
     parser.add_argument("--csv", type=Path, help="table to write")
     parser.add_argument("--steps", type=int, default=200, help="batches of a training")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each method")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
     chosen = parser.parse_args()
     study = Study(pooled_features(load_recipe("ret"), "ret", chosen.features), chosen.steps)
     parts = [(study, seed, int8) for seed in range(chosen.seeds) for int8 in (False, True)]

@@ -127,6 +127,36 @@ def test_the_same_codes_give_the_same_bytes(tmp_path: Path) -> None:
     assert shards[0] == shards[1]
 
 
+@pytest.mark.parametrize("shape", [SHAPE, (1, 1, 1, 4), (3, 5, 2, 1)])
+@pytest.mark.parametrize("quantizer", [UNIFORM, None])
+def test_a_shard_has_the_bytes_that_zarr_writes(
+    shape: tuple[int, ...], quantizer: Quantizer | None, tmp_path: Path
+) -> None:
+    layers = shape[1]
+    if quantizer is not None:
+        quantizer = UniformQuantizer(10, (-3.0,) * layers, (1.0,) * layers)
+    path, other = tmp_path / "x.zarr", tmp_path / "y.zarr"
+    for folder in (path, other):
+        create_codes_array(
+            folder,
+            sources=2,
+            levels=7,
+            shape=shape,
+            quantizer=quantizer,
+            centres=(0,) * layers if quantizer else (),
+            source_ids=IDS,
+        )
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 99, (7, *shape)).astype(quantizer.dtype if quantizer else np.float32)
+    values[3] = 0  # chunks of nothing else
+    write_codes(path, 1, values)
+    stored = zarr.open_array(str(path), mode="r")[1]
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        zarr.open_array(str(other), mode="r+")[1] = stored
+    name = "c/1/0/0/0/0/0"
+    assert (path / name).read_bytes() == (other / name).read_bytes()
+
+
 def test_peaked_codes_are_stored_near_their_entropy(tmp_path: Path) -> None:
     path, shape = tmp_path / "x.zarr", (1, 1, 65, 192)
     quantizer = UniformQuantizer(10, (-1.0,), (1.0,))

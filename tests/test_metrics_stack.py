@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
 def test_a_forest_predicts_what_its_model_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    ensemble = pytest.importorskip("sklearn.ensemble")
+    from sklearn import ensemble
+
     rng, models = np.random.default_rng(0), []
 
     class Kept(ensemble.HistGradientBoostingRegressor):  # type: ignore[misc]
@@ -69,7 +70,6 @@ def test_what_is_no_forest_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_it_is_trained_on_other_folds_explained_and_saved(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
     dataset = Planted((1.0, 0.0, 0.0), sources=12)
     result = evaluate(dataset, ["stack", "mse"])
     srocc = {row["metric"]: row["srocc"] for row in result.correlations.to_pylist()}

@@ -21,7 +21,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.storage import make_folder
 
-__all__ = ["LOCK", "locked"]
+__all__ = ["LOCK", "locked", "try_lock"]
 
 LOCK = "lock"
 _TRIES, _PAUSE = 40, 0.05
@@ -62,7 +62,7 @@ def _take(path: Path) -> int:
             time.sleep(_PAUSE)
             continue
         try:
-            got = _lock(handle)
+            got = try_lock(handle)
             pid, host = _owner(handle)
             same_host = host == socket.gethostname()
             # The file may still name a dead process whose lock another has just taken.
@@ -111,8 +111,12 @@ def _open(path: Path) -> int:
     return handle
 
 
-def _lock(handle: int) -> bool | None:
-    """Lock a file; False if another process has, None if the file system has no locks."""
+def try_lock(handle: int) -> bool | None:
+    """Lock an open file or folder.
+
+    Returns:
+        False if another process has locked it, None if there are no locks here.
+    """
     try:
         import fcntl
     except ImportError:

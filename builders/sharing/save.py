@@ -17,6 +17,7 @@ import numpy as np
 from cfqa_data.access.dataset import Dataset
 from cfqa_data.access.memory import MemoryFolder
 from cfqa_data.builders.pipeline.label import BASELINES, baseline_values
+from cfqa_data.builders.pipeline.lock import try_lock
 from cfqa_data.builders.sharing.terms import check_terms
 from cfqa_data.card.write import write_card
 from cfqa_data.console.progress import Progress
@@ -145,14 +146,11 @@ def _clear(root: Path) -> None:
 def _lock(folder: Path, locks: ExitStack) -> bool:
     """Lock a folder until the stack is closed, or the process is killed; return whether it is."""
     try:
-        import fcntl
-
         handle = os.open(folder, os.O_RDONLY)
-        locks.callback(os.close, handle)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):  # no such locks here, or another process has it
+    except OSError:  # systems that do not open folders
         return False
-    return True
+    locks.callback(os.close, handle)
+    return try_lock(handle) is True
 
 
 def _write_features(

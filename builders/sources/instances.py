@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.builders.sources.base import Sample, Source
-from cfqa_data.builders.sources.geometry import normalise
 from cfqa_data.builders.sources.scenes import (
     FOOT,
     NUM_CLASSES,
@@ -27,6 +26,7 @@ from cfqa_data.builders.sources.scenes import (
     render,
 )
 from cfqa_data.errors import BuildError
+from cfqa_data.pixels import normalise
 
 __all__ = ["CAMERAS", "IDENTITIES", "JUNK", "Instances"]
 

@@ -38,7 +38,7 @@ from cfqa_data.recipe.load import Recipe, load_recipe
 from cfqa_data.scripts import run_script
 from cfqa_data.torch_state import torch_state
 
-__all__ = ["main", "mean_average_precision", "pooled_features", "train"]
+__all__ = ["average_precisions", "main", "pooled_features", "train"]
 
 IDENTITIES, IMAGES = 32, 4
 """Of a batch."""
@@ -104,7 +104,12 @@ def train(
         identities: of a batch, of which each has four images.
         rate: highest step size.
         seed: of weights and batches.
+
+    Raises:
+        BuildError: there are fewer than three steps.
     """
+    if steps < 3:
+        raise BuildError(f"a training has three steps or more, not {steps}")
     known = truths[:, 0] != JUNK
     _, labels = np.unique(truths[known, 0], return_inverse=True)
     images = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
@@ -119,7 +124,7 @@ def train(
         classifier = nn.Sequential(nn.BatchNorm1d(width), linear)
         weights = [*(w for w in module.parameters() if w.requires_grad), *classifier.parameters()]
         optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=DECAY)
-        rise = max(0.05, 2 / steps)  # of one step or more
+        rise = max(0.05, 2 / steps)  # the schedule takes a step up at least
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=rise)
         for _ in range(steps):
             chosen = rng.choice(len(images), min(identities, len(images)), replace=False)
@@ -145,7 +150,7 @@ def triplet_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
-def mean_average_precision(
+def average_precisions(
     queries: np.ndarray, truths: np.ndarray, gallery: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """Return the average precision of each query, float64 (queries,).
@@ -196,7 +201,7 @@ def _write(chosen: argparse.Namespace) -> None:
     tensors |= dict(zip(GALLERY, (embedded["gallery"], arrays["gallery_truths"]), strict=True))
     identities, cameras = arrays["gallery_truths"].T
     gallery = {"embeddings": embedded["gallery"], "identities": identities, "cameras": cameras}
-    found = mean_average_precision(embedded["queries"], arrays["queries_truths"], gallery)
+    found = average_precisions(embedded["queries"], arrays["queries_truths"], gallery)
     write_tensors(chosen.out, tensors, {"mean_average_precision": f"{found.mean():.4f}"})
     share = np.mean(found >= 0.5)
     print(f"mAP of {len(found)} queries {found.mean():.3f}, of {share:.0%} it is 0.5 or more")

@@ -78,6 +78,7 @@ def evaluate(
         )
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import evaluate as run_evaluation
+    from cfqa_data.eval import list_metrics
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.text import LAYOUTS
 
@@ -90,7 +91,7 @@ def evaluate(
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
     for name in metric or DEFAULT_METRICS:
-        names += _all_metrics() if name == "all" else [name]
+        names += list_metrics() if name == "all" else [name]
     hint = "the same command goes on from the scores so far" if out else ""
     with (
         working(hint) as progress,
@@ -167,19 +168,6 @@ def report(
     dataset = load(folder, follow_links=follow_links)
     evaluation = read_evaluation(dataset, scores, target)
     print(f"Report: {write_report(evaluation, out, dataset, classes=classes)}")
-
-
-def _all_metrics() -> list[str]:
-    """Return the names of all listed metrics that can be used here."""
-    from importlib.util import find_spec
-
-    from cfqa_data.eval import list_metrics
-
-    names = list_metrics()
-    if find_spec("sklearn") is None:
-        say("stack is left out: sklearn is not installed: pip install 'cfqa-data[eval]'")
-        names.remove("stack")
-    return names
 
 
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:

@@ -7,7 +7,7 @@ the model that it was made from.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class Forest:
     inputs: tuple[str, ...]
     gains: tuple[float, ...]
     start: float
-    trees: Mapping[str, NDArray[Any]]
+    trees: Mapping[str, NDArray[Any]] = field(repr=False)
 
     def predict(self, values: Floats) -> Floats:
         """Return what the forest predicts from each row of (n, F) values, (n,)."""
@@ -122,6 +122,7 @@ def fit_forest(values: Floats, target: Floats, inputs: Sequence[str], **options:
     # fifty times as long.
     with threadpool_limits(1):
         model.fit(values, target)
+    # Scikit-learn gives no public access to the trees; a test holds predictions equal to its own.
     grown = [of_step[0].nodes for of_step in model._predictors]
     most = max(map(len, grown))
     shape = len(grown), most

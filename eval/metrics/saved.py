@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics.base import Metric
 from cfqa_data.eval.metrics.forest import Forest
 from cfqa_data.eval.metrics.registry import create_metric
-from cfqa_data.format.limits import parse_json
+from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.storage import write_text
 from cfqa_data.paths import absolute_path
 
@@ -48,11 +49,9 @@ def load_metric(path: str | Path, device: str = "cpu") -> Metric:
     Raises:
         MetricError: It is no such file.
     """
-    from dataclasses import replace
-
     path = absolute_path(path)
     try:
-        facts = parse_json(path.read_bytes())
+        facts = parse_json(read_limited(path, LARGEST_JSON))
         name, given = str(facts["metric"]), dict(facts["options"])
         weights = {str(one): float(share) for one, share in dict(facts["weights"]).items()}
         options = {
