@@ -80,7 +80,7 @@ def test_a_lock_of_another_machine_is_left_to_people(tmp_path: Path) -> None:
 def test_without_locks_of_the_file_system_the_living_process_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "_lock", lambda _: None)
+    monkeypatch.setattr(lock, "try_lock", lambda _: None)
     with (
         locked(tmp_path),
         pytest.raises(BuildError, match=f"another build works in {tmp_path} {HERE}; .*delete"),
@@ -104,7 +104,7 @@ def test_who_lost_the_lock_file_does_not_take_anothers_away(tmp_path: Path) -> N
 def test_the_file_that_the_last_holder_removed_is_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, kept, tries = tmp_path / ".build" / "lock", lock._lock, []
+    path, kept, tries = tmp_path / ".build" / "lock", lock.try_lock, []
 
     def slow(handle: int) -> bool | None:
         """Open the file as long as it is held, and get it when it has no name any more."""
@@ -113,7 +113,7 @@ def test_the_file_that_the_last_holder_removed_is_no_lock(
             path.unlink()
         return kept(handle)
 
-    monkeypatch.setattr(lock, "_lock", slow)
+    monkeypatch.setattr(lock, "try_lock", slow)
     with locked(tmp_path):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert len(tries) == 2

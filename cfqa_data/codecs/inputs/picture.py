@@ -1,7 +1,7 @@
 """One picture of all views of an image, so that an image codec compresses what they share once.
 
 A view that mirrors the first one takes no place in it; one that is a window of the same image
-beside or below the view before it adds what it does not share; any other stands below. All views
+beside or below the view before it adds what it does not share; any other stands below. All pixels
 come back exactly from the picture and its layout.
 """
 
