@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cfqa_data.builders.sources.geometry import IGNORE
+from cfqa_data.errors import BuildError
 
 __all__ = ["Bar", "Drawing", "answers", "check_drawing", "class_name", "draw_depth", "draw_mask"]
 
@@ -105,14 +106,14 @@ def check_drawing(drawing: Any, what: str) -> Drawing | None:
     """Return what a task draws, if it is a drawing.
 
     Raises:
-        TypeError: it is none.
+        BuildError: it is none.
     """
     if drawing is None:
         return None
     if not isinstance(drawing, Drawing):
-        raise TypeError(f"{what} must return a Drawing or None, not {type(drawing).__name__}")
+        raise BuildError(f"{what} must return a Drawing or None, not {type(drawing).__name__}")
     if (picture := drawing.picture) is not None and (
         np.shape(picture)[2:] != (3,) or picture.dtype != np.uint8 or not picture.size
     ):
-        raise TypeError(f"{what}: a picture is uint8 (H, W, 3), not {np.shape(picture)}")
+        raise BuildError(f"{what}: a picture is uint8 (H, W, 3), not {np.shape(picture)}")
     return drawing
