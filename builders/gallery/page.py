@@ -88,10 +88,10 @@ def score_text(view: View, version: Version) -> str:
 
 
 def error_picture(errors: np.ndarray) -> np.ndarray:
-    """Return errors of tokens as colours, uint8 (rows, columns, 3): black is 0, bright is 1."""
+    """Return errors of tokens as colours, uint8 (rows, columns, 3): black is 0, bright is 2."""
     from matplotlib import colormaps
 
-    found = (255 * colormaps["inferno"](errors.clip(0, 1))[..., :3]).astype(np.uint8)
+    found = (255 * colormaps["inferno"]((errors / 2).clip(0, 1))[..., :3]).astype(np.uint8)
     found[np.isnan(errors)] = 128
     return found
 

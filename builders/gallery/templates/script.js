@@ -83,7 +83,9 @@
     const lengths = views.map((view) => (view.codecs[codec.value] || []).length);
     level.max = Math.max(...lengths) - 1;
     const levels = views.map((view, n) => moving(view, cards[n], Number(level.value)));
-    told.textContent = `${Math.max(...levels.filter((found) => found !== null))}`;
+    const found = Math.max(...levels.filter((at) => at !== null));
+    told.textContent = `${found}`;
+    level.setAttribute("aria-valuetext", `level ${found}`);
   };
 
   views.forEach((view, n) => still(view, cards[n]));
