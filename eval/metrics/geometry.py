@@ -80,6 +80,7 @@ def angular_shape(x: Features, y: Features) -> Tensor:
     formula="mean_nc spearman_{s<t}(|x_s - x_t|, |y_s - y_t|)",
     score_range=(-1.0, 1.0),
     least_tokens=3,
+    differentiable=False,
     citation="Kriegeskorte et al., Representational Similarity Analysis, Frontiers in Systems "
     "Neuroscience 2008",
 )
