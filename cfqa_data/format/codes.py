@@ -10,7 +10,8 @@ array holds the float32 values. Behind the tokens of a shorter feature lie zeros
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ import numpy as np
 from cfqa_data.errors import CodecError, FormatError
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
-from cfqa_data.format.storage import write_bytes
+from cfqa_data.format.storage import write_bytes, write_text
 
 __all__ = [
     "METADATA",
     "Codes",
+    "array_metadata",
     "create_codes_array",
     "find_centres",
     "parse_metadata",
@@ -114,10 +116,6 @@ def create_codes_array(
     Raises:
         FormatError: there is an array of other metadata, or the arguments do not agree.
     """
-    import zarr
-    from zarr.codecs import BloscCodec, TransposeCodec
-    from zarr.storage import MemoryStore
-
     layers = quantizer.layers if quantizer else 0
     known = {len(centres), layers, shape[1] if quantizer else 0}
     if len(source_ids) != sources or len(known) > 1:
@@ -125,27 +123,60 @@ def create_codes_array(
     attributes: dict[str, Any] = {"source_ids": list(source_ids)}
     if quantizer:
         attributes = {"quantizer": quantizer.to_dict(), "centres": list(centres), **attributes}
-    full = (sources, levels, *shape)
+    dtype = quantizer.dtype if quantizer else np.dtype(np.float32)
+    made = array_metadata(sources, levels, shape, dtype, attributes)
     if (path / METADATA).exists():
         metadata = _read_metadata(path)
-        if metadata.get("attributes") != attributes or metadata.get("shape") != list(full):
+        if any(metadata.get(key) != made[key] for key in ("attributes", "shape")):
             raise FormatError(f"{path}: holds another array; remove it or build elsewhere")
         return
-    made: dict[str, Any] = {}  # in memory: zarr's own store on disk syncs nothing
-    zarr.create_array(
-        MemoryStore(made),
-        shape=full,
-        dtype=quantizer.dtype if quantizer else np.dtype(np.float32),
-        chunks=(1, 1, 1, 1, *shape[2:]),
-        shards=(1, levels, *shape),
+    write_text(path / METADATA, json.dumps(made, indent=2))
+
+
+def array_metadata(
+    sources: int, levels: int, shape: Shape, dtype: np.dtype, attributes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the `zarr.json` of an array, as Zarr itself writes it.
+
+    Args:
+        sources: length of the source axis.
+        levels: length of the level axis.
+        shape: (N, C, T, D) of the longest feature.
+        dtype: of the stored numbers: uint8, uint16 or float32.
+        attributes: the array's own.
+    """
+    little = _named("bytes", endian="little")
+    blosc = {"typesize": dtype.itemsize, "cname": "zstd", "clevel": LEVEL, "shuffle": "bitshuffle"}
+    inside = [
         # A channel's tokens side by side are more alike than a token's channels: a tenth smaller.
-        filters=TransposeCodec(order=(0, 1, 2, 3, 5, 4)),
-        compressors=BloscCodec(cname="zstd", clevel=LEVEL, shuffle="bitshuffle"),
-        fill_value=0,
-        dimension_names=list(AXES),
-        attributes=attributes,
+        _named("transpose", order=[0, 1, 2, 3, 5, 4]),
+        little if dtype.itemsize > 1 else {"name": "bytes"},
+        _named("blosc", **blosc, blocksize=0),
+    ]
+    sharding = _named(
+        "sharding_indexed",
+        chunk_shape=[1, 1, 1, 1, *shape[2:]],
+        codecs=inside,
+        index_codecs=[little, {"name": "crc32c"}],
+        index_location="end",
     )
-    write_bytes(path / METADATA, made[METADATA].to_bytes())
+    return {
+        "shape": [sources, levels, *shape],
+        "data_type": dtype.name,
+        "chunk_grid": _named("regular", chunk_shape=[1, levels, *shape]),
+        "chunk_key_encoding": _named("default", separator="/"),
+        "fill_value": dtype.type(0).item(),
+        "codecs": [sharding],
+        "attributes": attributes,
+        "dimension_names": list(AXES),
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+
+
+def _named(name: str, **configuration: Any) -> dict[str, Any]:
+    return {"name": name, "configuration": configuration}
 
 
 def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
