@@ -38,8 +38,11 @@ NOTHING = 2**64 - 1
 BLOSC_HEADER = struct.Struct("<4xI4xI")
 """Bytes of the decoded and of the encoded chunk, among other things in its first 16 bytes."""
 
-ANY = {"shape", "attributes", "node_type", "storage_transformers", "typesize", "clevel", "blocksize"}
-"""Keys of `zarr.json` that say nothing of how chunks are read, or are looked at by themselves."""
+APART = {"shape", "attributes", "storage_transformers"}
+"""Keys of `zarr.json` that are looked at by themselves."""
+
+FREE = {"node_type", "typesize", "clevel", "blocksize"}
+"""Those that say nothing of how chunks are read."""
 
 
 class ArrayReader:
@@ -219,7 +222,7 @@ class ShardReader:
 def _has(found: Any, expected: Any) -> bool:
     """Whether JSON holds all that is expected, and where that is a list, nothing else."""
     if isinstance(expected, dict):
-        needed = expected.keys() - ANY
+        needed = expected.keys() - APART - FREE
         present = isinstance(found, dict) and found.keys() >= needed
         return present and all(_has(found[key], expected[key]) for key in needed)
     if isinstance(expected, list):

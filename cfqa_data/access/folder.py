@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from cfqa_data.access.files import Files, LocalFiles
 from cfqa_data.access.selection import Part, Selection
 from cfqa_data.access.tensors import TensorFile
 from cfqa_data.access.weights import find_weights
+from cfqa_data.arrow import pa
 from cfqa_data.errors import CfqaError, CodecError, FormatError, RecipeError, unknown_name
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
@@ -36,12 +37,7 @@ from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import NULLABLE, originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
-from cfqa_data.registry import Plugins, as_plugins
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from cfqa_data.registry import RegistryEntry
+from cfqa_data.registry import Plugins, RegistryEntry, as_plugins
 
 __all__ = ["Folder", "check_level"]
 

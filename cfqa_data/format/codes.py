@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.arrow import pa, pc
 from cfqa_data.errors import CodecError, FormatError
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
@@ -73,9 +74,6 @@ class Codes:
 
 def _look_up(table: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Return the values at places that are in the table, in a third of the time NumPy takes."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     found = pc.take(pa.array(table), pa.array(places.reshape(-1)), boundscheck=False)
     values = np.frombuffer(found.buffers()[1], table.dtype, places.size)  # no copy, writable
     return values.reshape(places.shape)
