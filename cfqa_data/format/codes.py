@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.arrow import pa, pc
-from cfqa_data.errors import CodecError, FormatError
+from cfqa_data.errors import CodecError, FormatError, prefixed
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
 from cfqa_data.format.storage import write_bytes, write_text
@@ -268,18 +268,14 @@ def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
     Raises:
         FormatError: it is none.
     """
-    try:
+    with prefixed(f"{where}: cannot be read", FormatError, ValueError):
         metadata = parse_json(data)
-    except ValueError as error:
-        raise FormatError(f"{where}: cannot be read: {error}") from None
     if not isinstance(metadata, dict):
         raise FormatError(f"{where}: is not Zarr metadata")
     return metadata
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    try:
+    with prefixed(f"{path / METADATA}: cannot be read", FormatError, OSError, ValueError):
         data = read_limited(path / METADATA, LARGEST_JSON)
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path / METADATA}: cannot be read: {error}") from None
     return parse_metadata(data, str(path / METADATA))
