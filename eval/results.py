@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.datasets import KEYS, dataset_identity, opened, task_facts
 from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.statistics import DRAWS, Statistics, statistics
 from cfqa_data.format.limits import MOST_ROWS, parse_json
 from cfqa_data.format.parquet import read_parquet, read_schema
@@ -68,6 +69,7 @@ class Evaluation(Statistics):
         dataset: What identifies the dataset, as a report and a file of scores are compared with;
             None if that is not known.
         tasks: The facts of the dataset's tasks, by name.
+        provenance: Where the scores of each metric come from, by its name.
     """
 
     labels: pa.Table
@@ -79,6 +81,7 @@ class Evaluation(Statistics):
     dataset: str | None = None
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
     without: tuple[Metric, ...] = ()
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)
 
     def compare(
         self,
@@ -120,7 +123,7 @@ def conclude(
         values: The scores; NaN where there is none.
         target: See `Evaluation`.
         failures: See `Evaluation`.
-        known: ``notes``, ``dataset`` and ``tasks`` of an `Evaluation`.
+        known: ``notes``, ``dataset``, ``tasks`` and ``provenance`` of an `Evaluation`.
     """
     tables = statistics(labels, metrics, values, target, tasks=known.get("tasks", {}))
     return Evaluation(
@@ -179,9 +182,12 @@ def with_facts(scores: pa.Table, metrics: Sequence[Metric], **facts: Any) -> pa.
     Args:
         scores: As `scores_table` lays them out.
         metrics: In the order of the scores.
-        facts: ``dataset``, ``target``, ``failures`` and ``notes`` of an `Evaluation`, and what the
-            scores were made with, as `cfqa_data.eval.score_file` compares it.
+        facts: ``dataset``, ``target``, ``failures``, ``notes`` and ``provenance`` of an
+            `Evaluation`, and what the scores were made with, as `cfqa_data.eval.score_file`
+            compares it.
     """
+    provenance = facts.get("provenance", {})
+    facts["provenance"] = {m.name: provenance.get(m.name, Provenance()).to_dict() for m in metrics}
     facts |= {"rows": scores.num_rows, "metrics": [_metric_facts(metric) for metric in metrics]}
     text = json.dumps(facts, sort_keys=True, allow_nan=False)
     return scores.replace_schema_metadata({KEY: text})
@@ -236,6 +242,7 @@ def read_evaluation(
             raise MetricError(f"{path}: scores of {named}, which the dataset does not hold")
     labels = dataset.labels.take([places[key] for key in scored])
     known = {"notes": facts["notes"], "dataset": facts["dataset"], "tasks": task_facts(dataset)}
+    known["provenance"] = facts["provenance"]
     return conclude(labels, metrics, values, target, facts["failures"], **known)
 
 
@@ -304,6 +311,10 @@ def _read(
         facts = {"failures": {}, "notes": {}} | facts
         metrics = tuple(_metric(entry) for entry in facts["metrics"])
         rows, facts["target"] = int(facts["rows"]), str(facts["target"])
+        told = facts.get("provenance", {})
+        facts["provenance"] = {
+            metric.name: Provenance.from_dict(told.get(metric.name, {})) for metric in metrics
+        }
         texts = [facts["dataset"], *facts["failures"].values(), *facts["notes"].values()]
         if (
             schema.names != [*KEYS, "metric", "value"]
