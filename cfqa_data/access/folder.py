@@ -124,6 +124,10 @@ class Folder:
         file = self._originals(source_id)
         return file.read(source_id, Selection.of(self.shape(source_id), **part))
 
+    def task_of(self, source_id: str) -> str:
+        """Return the task that a source is of."""
+        return self._place(source_id)[0].name
+
     def shape(self, source_id: str) -> tuple[int, int, int, int]:
         """Return the shape (N, C, T, D) of a source's features."""
         entry, _ = self._place(source_id)

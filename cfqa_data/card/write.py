@@ -102,7 +102,7 @@ def card_text(
             tag=tag,
             name=manifest.name,
             tier=manifest.tier,
-            files=f"{len(sizes) + 2:,}",
+            files=f"{len(sizes) + 3:,}",  # and card, manifest, Croissant
             size=size_text(sum(sizes.values())),
             again=_again(manifest),
         )

@@ -19,7 +19,10 @@ from cfqa_data.torch_state import torch_state
 
 __all__ = ["from_object", "imported"]
 
-STATED = ("lower_better", "score_range", "identity", "citation", "least_tokens")
+STATED = (
+    *("lower_better", "score_range", "identity", "citation"),
+    *("least_tokens", "differentiable"),
+)
 """Attributes that are taken over from a custom metric where it has them."""
 
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import EntryPoint
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 from cfqa_data.entry_points import entry_points
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.metrics.base import FAMILIES, Metric
 from cfqa_data.eval.metrics.custom import from_object, imported
+from cfqa_data.eval.metrics.loss import MetricLoss
 
 __all__ = [
     "METRICS",
@@ -76,12 +77,28 @@ def _installed() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(GROUP) if point.name not in NAMED}
 
 
-def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:
-    """Return a registered metric.
+@overload
+def create_metric(
+    name: str, device: str = "cpu", *, as_loss: Literal[False] = False, **options: Any
+) -> Metric: ...
+
+
+@overload
+def create_metric(
+    name: str, device: str = "cpu", *, as_loss: Literal[True], **options: Any
+) -> MetricLoss: ...
+
+
+def create_metric(
+    name: str, device: str = "cpu", *, as_loss: bool = False, **options: Any
+) -> Metric | MetricLoss:
+    """Return a registered metric, or one as a loss to be minimised.
 
     Args:
         name: One of ``list_metrics(paper=True)``.
         device: Torch device to run on; inputs are moved there.
+        as_loss: Return a loss, of which ``reduction`` is an option too: ``mean``, ``sum`` or
+            ``none``. See `cfqa_data.eval.metrics.loss.MetricLoss`.
         options: Values for the metric's own options and for the statistics that it needs.
 
     Returns:
@@ -89,9 +106,12 @@ def create_metric(name: str, device: str = "cpu", **options: Any) -> Metric:
         ``family``, ``lower_better``, ``score_range``, ``invariances`` and ``citation``.
 
     Raises:
-        MetricError: Unknown name (near ones are listed) or option, or unusable device.
+        MetricError: Unknown name (near ones are listed) or option, unusable device, or no loss.
     """
     name = str(name)
+    if as_loss:
+        reduction = options.pop("reduction", "mean")
+        return MetricLoss(create_metric(name, device, **options), reduction)
     if name in NAMED:
         return NAMED[name].with_options(**options).to(device)
     if point := _installed().get(name):
