@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.datasets import KEYS, dataset_identity, opened, task_facts
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
-from cfqa_data.eval.statistics import Statistics, statistics
+from cfqa_data.eval.statistics import DRAWS, Statistics, statistics
 from cfqa_data.format.limits import MOST_ROWS, parse_json
 from cfqa_data.format.parquet import read_parquet, read_schema
 from cfqa_data.format.pointers import pointer
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
+    from cfqa_data.eval.comparison import Comparison
     from cfqa_data.eval.features.datasets import FeatureSource
     from cfqa_data.format.facts import TaskFacts
 
@@ -126,6 +127,29 @@ class Evaluation:
         """
         metrics = (*self.metrics, *self.without)
         return statistics(self.labels, metrics, self.values, self.target, tasks=self.tasks, **how)
+
+    def compare(
+        self,
+        metrics: str | Iterable[str] | None = None,
+        against: str = "cosine",
+        *,
+        draws: int = DRAWS,
+        seed: int = 0,
+    ) -> Comparison:
+        """Compare one or several metrics with another: is it better, by how much, and surely?
+
+        Args:
+            metrics: Names; by default all others whose direction is declared.
+            against: The metric to compare with.
+            draws: Resamples of the sources, for intervals and p.
+            seed: Of the resamples.
+
+        Raises:
+            MetricError: A metric was not scored, or its direction is not declared.
+        """
+        from cfqa_data.eval.comparison import compare_metrics
+
+        return compare_metrics(self, metrics, against, draws=draws, seed=seed)
 
 
 def conclude(
