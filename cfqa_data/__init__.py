@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cfqa_data.access.dataset import Dataset, FeaturePair, load
     from cfqa_data.access.from_arrays import from_arrays
     from cfqa_data.builders.extending import extend, label
+    from cfqa_data.builders.gallery.source import source_image as source_image
     from cfqa_data.builders.sharing.save import save
     from cfqa_data.errors import (
         BuildError,
@@ -70,13 +71,12 @@ _HOMES = {
     "extend": "cfqa_data.builders.extending",
     "label": "cfqa_data.builders.extending",
     "save": "cfqa_data.builders.sharing.save",
+    "source_image": "cfqa_data.builders.gallery.source",
     "create_metric": "cfqa_data.eval",
     "evaluate": "cfqa_data.eval",
     "list_metrics": "cfqa_data.eval",
 }
-_find, _ = lazy_modules(
-    __name__, __path__, {name: _HOMES.get(name, "cfqa_data.errors") for name in __all__}
-)
+_find, _ = lazy_modules(__name__, __path__, dict.fromkeys(__all__, "cfqa_data.errors") | _HOMES)
 
 
 def __getattr__(name: str) -> Any:

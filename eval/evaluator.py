@@ -22,6 +22,7 @@ from cfqa_data.eval.features.datasets import (
     task_facts,
 )
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
+from cfqa_data.eval.provenance import provenance_of
 from cfqa_data.eval.results import Evaluation, conclude
 from cfqa_data.eval.score_file import ScoreFile
 from cfqa_data.eval.scoring import Scored, Scoring
@@ -137,7 +138,8 @@ def evaluate(
     if leave_out:
         resolved += _without_codecs(resolved, labels)
     identity = dataset_identity(source)
-    file, scored = None, Scored.nothing(len(rows), len(resolved))
+    begun = {metric.name: provenance_of(metric, precision) for metric in resolved}
+    file, scored = None, Scored.nothing(len(rows), begun)
     if path is not None:
         settings = {"device": device, "precision": precision, "arrays": arrays_digest(source)}
         file = ScoreFile(path, identity, labels, resolved, source.labels, settings, target, force)
@@ -156,6 +158,7 @@ def evaluate(
         good = [resolved[column] for column in usable]
         known = {"notes": notes, "dataset": identity, "tasks": task_facts(source)}
         known |= {"errors": scoring.errors, "fitted": scoring.fitted}
+        known["provenance"] = scoring.provenance()
         found = conclude(labels, good, values[:, usable], target, failures, **known)
     except BaseException:
         if file and (scored.alone or not np.isnan(values).all()):

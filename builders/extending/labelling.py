@@ -125,7 +125,7 @@ class Labeller:
 
     def take(self, source_id: str) -> Taken:
         """Return what a source's features are scored by, and against."""
-        name = next(n for n, e in self._folder.manifest.tasks.items() if source_id in e.sources)
+        name = self._folder.task_of(source_id)
         task, facts = self.task(name), self._folder.manifest.tasks[name].facts
         truth = task.prepare(self._folder.truth(source_id)) if facts.truth else None
         return Taken(source_id, task, facts, truth, self.references[source_id]["reference_score"])

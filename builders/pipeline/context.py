@@ -162,8 +162,11 @@ class Models:
         found: type[Task] = TASKS.find(self.recipe.tasks[task].task_class, classes=True).target
         return found
 
-    def source(self, task: str, seed: int | None = None) -> Source:
+    def source(self, task: str, seed: int | None = None, truths: bool | None = None) -> Source:
         """A new source of the task's samples, with the recipe's seed or another.
+
+        Whether it needs truths is for the task to say, if not for `truths`: the task's class is
+        then not imported.
 
         Raises:
             BuildError: there is no such source, it lacks its data, or it has no such option.
@@ -171,7 +174,8 @@ class Models:
         spec = self.recipe.tasks[task].source
         found = SOURCES.find(spec.kind, classes=True)
         what, chosen = f"tasks.{task}.source: {spec.kind}", spec.seed if seed is None else seed
-        given = {"task": task, "seed": chosen, "truths": not self.infers_truth(task)}
+        truths = not self.infers_truth(task) if truths is None else truths
+        given = {"task": task, "seed": chosen, "truths": truths}
         source: Source = instantiate(found, spec.options, what, BuildError, **given)
         return source
 

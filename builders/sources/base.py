@@ -10,6 +10,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Terms
 from cfqa_data.registry import Registry, bind_options
@@ -71,6 +73,22 @@ class Source(ABC):
         Raises:
             BuildError: there is no such sample, or it is damaged.
         """
+
+    def image(self, source_id: str) -> np.ndarray | None:
+        """Return the image of a sample, uint8 RGB (H, W, 3), for people; None if it is none.
+
+        By default, what the views of normalised inputs (N, 3, H, W) show together.
+
+        Raises:
+            BuildError: there is no such sample, or it is damaged.
+        """
+        from cfqa_data.codecs.inputs.picture import lay_out
+
+        views = self.sample(source_id).inputs
+        if not isinstance(views, np.ndarray) or views.ndim != 4 or views.shape[1] != 3:
+            return None
+        found = lay_out(views)
+        return found and found[0]
 
     def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
         """Yield the inputs of `count` samples that :meth:`samples` never gives.

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypedDict, Unpack, overloa
 import numpy as np
 
 from cfqa_data.access.folder import Folder, check_level
+from cfqa_data.access.grid import TokenGrid, token_grid
 from cfqa_data.access.opening import open_files
 from cfqa_data.access.selection import Part
+from cfqa_data.arrow import pa, pc
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.registry import Plugins
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from PIL.Image import Image
 
 __all__ = ["Dataset", "FeaturePair", "LoadOptions", "load", "opened"]
 
@@ -200,6 +202,31 @@ class Dataset(Sequence[FeaturePair]):
         """
         return self._folder.truth(source_id)
 
+    def image(self, source_id: str) -> Image:
+        """Return the image that a source's feature was made from, 8-bit RGB.
+
+        It is not in the folder: the dataset's source renders it again, or reads it from where
+        ``root://`` is (the environment variable CFQA_ROOT). Several views of one image are put
+        together again.
+
+        Raises:
+            CfqaError: there is no such source, or its image is not to be had here.
+            MissingDependencyError: Pillow is not installed.
+        """
+        from cfqa_data import source_image
+
+        return source_image(self, source_id)
+
+    def grid(self, task: str) -> TokenGrid | None:
+        """Return where the tokens of a task's views lie in the image; None where they have no grid.
+
+        Raises:
+            CfqaError: there is no task of that name.
+        """
+        if task not in self.manifest.tasks:
+            raise CfqaError(f"{self.location}: {unknown_name('task', task, self.manifest.tasks)}")
+        return token_grid(self.manifest.tasks[task], self.manifest.format)
+
 
 def load(
     path: str | Path,
@@ -246,9 +273,6 @@ def load(
         HubError: the repo is not there, may not be read, or cannot be reached.
         MissingDependencyError: a repo is asked for, and `huggingface_hub` is not installed.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
     held = folder.manifest.tasks
 

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cfqa_data.errors import FormatError, FormatVersionError
+from cfqa_data.errors import FormatError, FormatVersionError, prefixed
 from cfqa_data.format import format_1
 from cfqa_data.format.facts import MOST_TASKS, TaskEntry
 from cfqa_data.format.fields import Checked
@@ -192,10 +192,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """
     if kind := pointer(data):
         raise FormatError(f"{where}: {kind}")
-    try:
+    with prefixed(f"{where}: cannot be read", FormatError, ValueError):
         facts = parse_json(data)
-    except ValueError as error:
-        raise FormatError(f"{where}: cannot be read: {error}") from None
     try:
         return Manifest.from_dict(facts)
     except FormatError as error:

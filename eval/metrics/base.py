@@ -111,6 +111,7 @@ class Metric:
         cost: One of `COSTS`.
         least_tokens: Number of tokens from which on the metric is defined. Of fewer the score is
             NaN, whatever the features.
+        differentiable: Whether gradients go through it, finite wherever the features are.
         options: Keyword arguments of the function and their values.
         needs: Names of `STATISTICS` that the function takes as keyword arguments. The evaluator
             gives them; used alone, `with_options` or `create_metric` does.
@@ -141,6 +142,7 @@ class Metric:
     citation: str = ""
     cost: str = "TD"
     least_tokens: int = 1
+    differentiable: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
@@ -176,6 +178,8 @@ class Metric:
             isinstance(one, Metric) for one in self.inputs
         ):
             raise self._error(f": inputs is a list of `Metric`s, not {self.inputs!r}")
+        if not isinstance(self.differentiable, bool):
+            raise self._error(f": differentiable is True or False, not {self.differentiable!r}")
         for what, values, known in (
             ("family", [self.family], FAMILIES),
             ("cost", [self.cost], COSTS),
@@ -359,8 +363,8 @@ def metric(
         score_range: Scores are clamped to it.
         invariances: Names of those that hold.
         facts: ``formula``, ``citation``, and any other attribute of `Metric`. Unless they are
-            given, ``family`` is the module's name if there is such a family, and ``identity`` the
-            better end of the range.
+            given, ``family`` is the module's name if there is such a family, ``identity`` the
+            better end of the range, and it is differentiable.
     """
     low, high = score_range
 
@@ -376,6 +380,7 @@ def metric(
         defaults: dict[str, Any] = {
             "family": module if module in FAMILIES else "custom",
             "identity": low if lower_better else high,
+            "differentiable": True,
         }
         return Metric(
             name=function.__name__,

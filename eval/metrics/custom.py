@@ -25,7 +25,7 @@ from cfqa_data.torch_state import torch_state
 __all__ = ["from_object", "imported"]
 
 STATED = (
-    *("lower_better", "score_range", "identity", "citation", "least_tokens"),
+    *("lower_better", "score_range", "identity", "citation", "least_tokens", "differentiable"),
     *("tasks", "needs", "scope", "no_reference", "inputs"),
 )
 """Attributes that are taken over from a custom metric where it has them."""

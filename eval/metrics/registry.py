@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import EntryPoint
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 from cfqa_data.entry_points import entry_points
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.metrics.base import FAMILIES, Metric
 from cfqa_data.eval.metrics.custom import from_object, imported
+from cfqa_data.eval.metrics.loss import MetricLoss
 from cfqa_data.eval.metrics.spec import parse_spec, variant_name
 
 __all__ = [
@@ -77,10 +78,37 @@ def _installed() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(GROUP) if point.name not in NAMED}
 
 
+@overload
 def create_metric(
-    metric: str | None = None, device: str = "cpu", *, name: str | None = None, **options: Any
-) -> Metric:
-    """Return a metric by name or path.
+    metric: str | None = None,
+    device: str = "cpu",
+    *,
+    name: str | None = None,
+    as_loss: Literal[False] = False,
+    **options: Any,
+) -> Metric: ...
+
+
+@overload
+def create_metric(
+    metric: str | None = None,
+    device: str = "cpu",
+    *,
+    name: str | None = None,
+    as_loss: Literal[True],
+    **options: Any,
+) -> MetricLoss: ...
+
+
+def create_metric(
+    metric: str | None = None,
+    device: str = "cpu",
+    *,
+    name: str | None = None,
+    as_loss: bool = False,
+    **options: Any,
+) -> Metric | MetricLoss:
+    """Return a metric by name or path, or one as a loss to be minimised.
 
     Args:
         metric: One of ``list_metrics(paper=True)``; or ``"module:attribute"`` or
@@ -88,6 +116,8 @@ def create_metric(
         device: Torch device to run on; inputs are moved there.
         name: What to call it in results; by default its name, with the numbers and texts among its
             options that are not the defaults: ``mutual_knn:k=3``.
+        as_loss: Return a loss, of which ``reduction`` is an option too: ``mean``, ``sum`` or
+            ``none``. See `cfqa_data.eval.metrics.loss.MetricLoss`.
         options: Values for the metric's own options and for the statistics that it needs; of a
             class, what an object of it is made with.
 
@@ -96,10 +126,13 @@ def create_metric(
         ``family``, ``lower_better``, ``score_range``, ``invariances`` and ``citation``.
 
     Raises:
-        MetricError: Unknown name (near ones are listed) or option, or unusable device.
+        MetricError: Unknown name (near ones are listed) or option, unusable device, or no loss.
     """
     if metric is None:  # as `name`, which it was called before
         metric, name = name, None
+    if as_loss:
+        reduction = options.pop("reduction", "mean")
+        return MetricLoss(create_metric(metric, device, name=name, **options), reduction)
     base, told = parse_spec(str(metric))
     options = told | options
     if base in NAMED:

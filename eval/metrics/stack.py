@@ -75,6 +75,7 @@ def _log_gaps(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     formula="F(log gaps) - F(no gaps), F boosted trees that rise with each of 16 gaps",
     family="trained",
     cost="T2D",
+    differentiable=False,
     citation="this project; trees: Friedman, Greedy Function Approximation, Ann. Statist. 2001",
     fit=fit_stack,
     inputs=INPUTS,

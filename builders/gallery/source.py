@@ -1,0 +1,88 @@
+"""The input of a source for people: its image, or its text, made again by the dataset's source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from cfqa_data.builders.pipeline.context import Models
+from cfqa_data.builders.pipeline.scorers import scoring_recipe
+from cfqa_data.builders.sources.base import Source
+from cfqa_data.errors import CfqaError
+from cfqa_data.extras import extras
+from cfqa_data.recipe.portable import remedy
+from cfqa_data.recipe.spec import SOURCE_PATHS
+from cfqa_data.registry import naming_user_code
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from cfqa_data.access.dataset import Dataset
+    from cfqa_data.access.folder import Folder
+
+__all__ = ["source_image", "source_input", "source_of"]
+
+
+@extras("build")
+def source_image(dataset: Dataset, source_id: str) -> Image:
+    """Return the image of a source; see :meth:`cfqa_data.Dataset.image`."""
+    from PIL import Image
+
+    found = source_input(dataset, source_id)
+    if not isinstance(found, np.ndarray):
+        what = "a text" if isinstance(found, str) else "not an image"
+        raise CfqaError(f"{dataset.location}: {source_id!r} has no image: its input is {what}")
+    return Image.fromarray(found)
+
+
+def source_input(dataset: Dataset, source_id: str) -> np.ndarray | str | None:
+    """Return what a source's feature was made from: uint8 RGB (H, W, 3), or a text; or None.
+
+    Raises:
+        CfqaError: there is no such source, or the input is not to be had here.
+    """
+    folder = dataset._folder
+    task = folder.task_of(source_id)
+    try:
+        with naming_user_code(CfqaError):
+            source = source_of(folder, task)
+            image = source.image(source_id)
+            text = None if image is not None else source.sample(source_id).inputs
+    except (CfqaError, OSError) as error:
+        where = f"{dataset.location}: {source_id!r} has no image here"
+        raise CfqaError(f"{where}: {error}{remedy(dataset.manifest)}") from None
+    if image is None:
+        return text if isinstance(text, str) else None
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        what = f"{type(source).__name__}.image must return uint8 (H, W, 3)"
+        raise CfqaError(f"{what}, got {image.dtype} {image.shape}")
+    return image
+
+
+def source_of(folder: Folder, task: str) -> Source:
+    """Return the source that a task's samples came from, made once.
+
+    Raises:
+        CfqaError: it, or what it reads, is not here, or is a stranger's choice of files.
+    """
+    made = _SOURCES.setdefault(folder, {})
+    if task not in made:
+        made[task] = _make_source(folder, task)
+    return made[task]
+
+
+def _make_source(folder: Folder, task: str) -> Source:
+    recipe = scoring_recipe(folder)
+    if task not in recipe.tasks:
+        raise CfqaError(f"the recipe has no task {task}")
+    options: dict[str, Any] = dict(recipe.tasks[task].source.options)
+    if folder.untrusted and (named := [key for key in SOURCE_PATHS if options.get(key)]):
+        raise CfqaError(f"its source reads files that a stranger names ({', '.join(named)})")
+    return Models(recipe).source(task, truths=False)
+
+
+_SOURCES: WeakKeyDictionary[Folder, dict[str, Source]] = WeakKeyDictionary()
+"""By open folder and task."""

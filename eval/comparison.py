@@ -1,0 +1,153 @@
+"""Metrics of an evaluation compared with one of them, as a table and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cfqa_data.console.text import table_text
+from cfqa_data.errors import MetricError, unknown_name
+from cfqa_data.eval.statistics.baseline import VIEWS, compare_with_first
+from cfqa_data.eval.statistics.comparison import ALPHA
+from cfqa_data.eval.statistics.tables import DRAWS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cfqa_data.eval.results import Evaluation
+
+__all__ = ["Comparison", "compare_metrics"]
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Differences between metrics and one of them; ``print`` shows those of SROCC.
+
+    Attributes:
+        table: One row per view, task, codec, level, figure and metric; docs/statistics.md has the
+            columns. A difference above 0 says that the metric is better than the other.
+        against: The metric that all are compared with.
+        target: Label that they follow.
+    """
+
+    table: pa.Table
+    against: str
+    target: str
+
+    def __repr__(self) -> str:
+        names = ", ".join(dict.fromkeys(self.table["metric"].to_pylist()))
+        return f"<Comparison of {names} with {self.against}: {self.table.num_rows} differences>"
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, figure: str = "srocc") -> str:
+        """Lay out the differences of a coefficient: srocc, plcc or krocc."""
+        found: dict[tuple[Any, ...], dict[str, Row]] = {}
+        for row in self.table.to_pylist():
+            key = VIEWS.index(row["view"]), row["task"], row["codec"], row["metric"]
+            if row["figure"] in (figure, f"pooled_{figure}"):
+                name = row["figure"] if row["level"] is None else str(row["level"])
+                found.setdefault(key, {})[name] = row
+        title = (
+            f"{figure.upper()} with the {self.target}: by how much each metric is better than "
+            f"{self.against}.\n95% intervals over the sources; p after Holm's correction."
+        )
+        heads = ["task", "codec", "metric", "per source", "p", "all points", "p"]
+        rows = [
+            [*key[1:], *_cells(of.get(figure)), *_cells(of.get(f"pooled_{figure}"))]
+            for key, of in sorted(found.items(), key=lambda item: item[0][0])
+            if key[0] < VIEWS.index("level")
+        ]
+        parts = [title, table_text([heads, *rows], left=3)]
+        levels = {key[1:]: of for key, of in found.items() if key[0] == VIEWS.index("level")}
+        if levels:
+            numbers = sorted({int(level) for of in levels.values() for level in of})
+            rows = [
+                [*key, *(_short(of.get(str(level))) for level in numbers)]
+                for key, of in levels.items()
+            ]
+            heads = ["task", "codec", "metric", *(f"level {level}" for level in numbers)]
+            parts += [
+                f"Over the sources at each level; * where p is below {ALPHA:g}.",
+                table_text([heads, *rows], left=3),
+            ]
+        return "\n\n".join(parts)
+
+
+def _cells(row: Row | None) -> list[str]:
+    if row is None or row["difference"] is None:
+        return ["-", "-"]
+    low, high, p = (row[name] for name in ("low", "high", "p_holm"))
+    interval = "" if low is None else f" [{low:+.3f}, {high:+.3f}]"
+    return [f"{row['difference']:+.4f}{interval}", p_text(p)]
+
+
+def p_text(p: float | None) -> str:
+    """Return a p as papers write it: "0.032", "<0.001"; "-" for none."""
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _short(row: Row | None) -> str:
+    if row is None or row["difference"] is None:
+        return "-"
+    significant = row["p_holm"] is not None and row["p_holm"] < ALPHA
+    return f"{row['difference']:+.3f}{'*' if significant else ' '}"
+
+
+def compare_metrics(
+    evaluation: Evaluation,
+    metrics: str | Iterable[str] | None,
+    against: str,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    views: Sequence[str] = VIEWS,
+) -> Comparison:
+    """Compare metrics of an evaluation with one of them: see `Evaluation.compare`.
+
+    Args:
+        evaluation: Has the scores of all.
+        metrics: Names; None for all others whose direction is declared.
+        against: Name of the metric to compare with.
+        draws: Resamples of the sources.
+        seed: Of the resamples.
+        views: Of the table, which to compute.
+
+    Raises:
+        MetricError: See `Evaluation.compare`.
+    """
+    known = {metric.name: metric for metric in evaluation.metrics}
+    if metrics is None:
+        directed = [m.name for m in evaluation.metrics if m.lower_better is not None]
+        metrics = [name for name in directed if name != against]
+    names = list(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
+    for name in (against, *names):
+        if name not in known:
+            raise MetricError(f"{unknown_name('metric', name, known)}; compared is what was scored")
+    if against in names or not names:
+        raise MetricError(
+            f"nothing to compare with {against!r}: name another metric that was scored"
+        )
+    if draws < 2:
+        raise MetricError(f"draws is at least 2, not {draws}")
+    places = {m.name: n for n, m in enumerate((*evaluation.metrics, *evaluation.without))}
+    chosen = [against, *names]
+    values = evaluation.scores["value"].to_numpy().reshape(evaluation.labels.num_rows, -1)
+    table = compare_with_first(
+        evaluation.labels,
+        [known[name] for name in chosen],
+        np.asarray(values[:, [places[name] for name in chosen]], np.float64),
+        evaluation.target,
+        draws=draws,
+        seed=seed,
+        views=views,
+    )
+    return Comparison(table, against, evaluation.target)
