@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cfqa_data.console.summary import Described, Summary
 from cfqa_data.console.text import table_text
 from cfqa_data.errors import MetricError, unknown_name
@@ -147,11 +145,10 @@ def compare_metrics(
         raise MetricError(f"draws is at least 2, not {draws}")
     places = {m.name: n for n, m in enumerate((*evaluation.metrics, *evaluation.without))}
     chosen = [against, *names]
-    values = evaluation.scores["value"].to_numpy().reshape(evaluation.labels.num_rows, -1)
     table = compare_with_first(
         evaluation.labels,
         [known[name] for name in chosen],
-        np.asarray(values[:, [places[name] for name in chosen]], np.float64),
+        evaluation.values[:, [places[name] for name in chosen]],
         evaluation.target,
         draws=draws,
         seed=seed,

@@ -53,9 +53,28 @@ FACTS = (
 """Of a metric, by name."""
 
 
+WITH_COMPARISONS = ("comparisons", "correlations", "across_codecs", "across_tasks", "left_out")
+"""Tables whose cells are compared: what compares them has made them."""
+
+
+class _Table:
+    """A table of `Statistics`, which is made when it is first asked for."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, evaluation: Evaluation, owner: type) -> pa.Table:
+        tables, name = evaluation._tables, self._name
+        if name not in tables:
+            several = WITH_COMPARISONS if name == "comparisons" else (name,)
+            made = evaluation.statistics(tables=several)
+            tables.update((each, getattr(made, each)) for each in several)
+        return tables[name]
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Evaluation(Described, Statistics):
-    """What `evaluate` found: scores, and the tables of `Statistics`.
+class Evaluation(Described):
+    """What `evaluate` found: scores, and the tables of `Statistics`, each made when asked for.
 
     Attributes:
         labels: The rows that were scored.
@@ -84,6 +103,32 @@ class Evaluation(Described, Statistics):
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
     without: tuple[Metric, ...] = ()
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
+    _tables: dict[str, pa.Table] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    correlations = _Table()
+    across_codecs = _Table()
+    across_tasks = _Table()
+    per_level = _Table()
+    comparisons = _Table()
+    discrimination = _Table()
+    left_out = _Table()
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The scores, (rows, M), NaN where there is none, of ``metrics`` and then ``without``."""
+        values = self.scores["value"].to_numpy()
+        return np.asarray(values.reshape(self.labels.num_rows, -1), dtype=np.float64)
+
+    def statistics(self, **how: Any) -> Statistics:
+        """Return tables of statistics.
+
+        Args:
+            how: ``draws``, ``seed`` and ``tables`` of `cfqa_data.eval.statistics.statistics`.
+        """
+        metrics = (*self.metrics, *self.without)
+        return statistics(self.labels, metrics, self.values, self.target, tasks=self.tasks, **how)
 
     def _summary(self, rows: bool) -> Summary:
         metrics = counted(len(self.metrics), "metrics")
@@ -137,7 +182,7 @@ def conclude(
     failures: Mapping[str, str],
     **known: Any,
 ) -> Evaluation:
-    """Make the tables of an evaluation from its (rows, M) scores.
+    """Make an evaluation of its (rows, M) scores.
 
     Args:
         labels: See `Evaluation`.
@@ -147,9 +192,7 @@ def conclude(
         failures: See `Evaluation`.
         known: ``notes``, ``dataset``, ``tasks`` and ``provenance`` of an `Evaluation`.
     """
-    tables = statistics(labels, metrics, values, target, tasks=known.get("tasks", {}))
     return Evaluation(
-        **vars(tables),
         labels=labels,
         scores=scores_table(labels, metrics, values),
         metrics=tuple(metric for metric in metrics if metric.left_out is None),

@@ -20,6 +20,7 @@ from cfqa_data.access.folder import Folder, check_level
 from cfqa_data.access.grid import TokenGrid, token_grid
 from cfqa_data.access.opening import open_files
 from cfqa_data.access.selection import Part
+from cfqa_data.arrow import pa, pc
 from cfqa_data.console.summary import Described, Summary
 from cfqa_data.console.text import counted
 from cfqa_data.errors import CfqaError, unknown_name
@@ -28,7 +29,6 @@ from cfqa_data.format.manifest import Manifest
 from cfqa_data.registry import Plugins
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from PIL.Image import Image
 
 __all__ = ["Dataset", "FeaturePair", "LoadOptions", "load", "opened"]
@@ -293,9 +293,6 @@ def load(
         HubError: the repo is not there, may not be read, or cannot be reached.
         MissingDependencyError: a repo is asked for, and `huggingface_hub` is not installed.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
     held = folder.manifest.tasks
 

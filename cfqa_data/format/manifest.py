@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cfqa_data.console.summary import Described, Summary
-from cfqa_data.errors import FormatError, FormatVersionError
+from cfqa_data.errors import FormatError, FormatVersionError, prefixed
 from cfqa_data.format import format_1
 from cfqa_data.format.facts import MOST_TASKS, TaskEntry
 from cfqa_data.format.fields import Checked
@@ -200,10 +200,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """
     if kind := pointer(data):
         raise FormatError(f"{where}: {kind}")
-    try:
+    with prefixed(f"{where}: cannot be read", FormatError, ValueError):
         facts = parse_json(data)
-    except ValueError as error:
-        raise FormatError(f"{where}: cannot be read: {error}") from None
     try:
         return Manifest.from_dict(facts)
     except FormatError as error:
