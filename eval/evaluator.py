@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.console.terminal import listener
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval.features.datasets import (
     KEYS,
@@ -61,7 +62,7 @@ def evaluate(
     batch: int | None = None,
     out: str | Path | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | Literal["auto"] | None = "auto",
     untrusted: bool = False,
     follow_links: bool = False,
     plugins: Plugins | None = None,
@@ -99,7 +100,8 @@ def evaluate(
             it is gone on from. A file that is there is replaced if it holds the scores of this very
             request: the dataset, the rows, and the metrics with their code and options.
         force: Replace what is at ``out`` now, whatever it holds.
-        progress: Told about every batch that is done.
+        progress: Told about every batch that is done; ``auto`` shows a bar in a terminal or a
+            notebook, None shows nothing.
         untrusted: Decode bitstreams in child processes that can do nothing else (with a path only).
         follow_links: Read what links in a folder lead to, wherever that is (with a path only).
         plugins: Classes of codecs that are not installed, or `module:Class` of some (with a path
@@ -148,8 +150,9 @@ def evaluate(
     scoring = Scoring(resolved, source, rows, scored, **how)
     values = scored.values
     try:
-        with torch_state(grad=False, precision=precision):
-            scoring.run(file, progress or Silent())
+        shown = listener(Silent() if progress is None else progress)
+        with torch_state(grad=False, precision=precision), shown as told:
+            scoring.run(file, told)
         failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
         usable = np.flatnonzero(~np.isnan(values).all(axis=0))
         if not len(usable):

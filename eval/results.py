@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.console.summary import Described, Summary
+from cfqa_data.console.text import counted
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.datasets import KEYS, dataset_identity, opened, task_facts
 from cfqa_data.eval.metrics import Metric
@@ -70,8 +72,8 @@ class _Table:
         return tables[name]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evaluation(Described):
     """What `evaluate` found: scores, and the tables of `Statistics`, each made when asked for.
 
     Attributes:
@@ -135,6 +137,26 @@ class Evaluation:
         """
         metrics = (*self.metrics, *self.without)
         return statistics(self.labels, metrics, self.values, self.target, tasks=self.tasks, **how)
+
+    def _summary(self, rows: bool) -> Summary:
+        metrics = counted(len(self.metrics), "metrics")
+        facts = {
+            "features": self.labels.num_rows,
+            "target": self.target,
+            "failures": len(self.failures) or "",
+        }
+        if not rows:
+            return Summary(f"Evaluation of {metrics}", facts)
+        tasks = list(dict.fromkeys(self.labels["task"].to_pylist()))
+        figures: dict[str, dict[str, Any]] = {metric.name: {} for metric in self.metrics}
+        for row in self.across_codecs.to_pylist() + self.across_tasks.to_pylist():
+            figures[row["metric"]][row.get("task", "all")] = row["srocc"]
+        heads = ["SROCC per source", *(["all"] if len(tasks) > 1 else []), *tasks]
+        cells = [
+            (name, *("-" if of.get(task) is None else f"{of[task]:.3f}" for task in heads[1:]))
+            for name, of in figures.items()
+        ]
+        return Summary(f"Evaluation of {metrics}", facts, [heads, *cells])
 
     def compare(
         self,

@@ -27,8 +27,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.console.summary import Described, Summary
 from cfqa_data.console.terminal import listener
 from cfqa_data.errors import CfqaError, MetricError, unknown_name
 from cfqa_data.eval.features.batch import Features, first_nonfinite, slice_mean
@@ -39,7 +41,6 @@ from cfqa_data.torch_inputs import as_tensor
 from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
-    from cfqa_data.console.progress import Progress
     from cfqa_data.eval.features.reading import FeatureSource
     from cfqa_data.eval.features.training import TrainingSet
 
@@ -93,8 +94,8 @@ SCOPES = {
 """What a metric sees at once to score it."""
 
 
-@dataclass(frozen=True)
-class Metric:
+@dataclass(frozen=True, repr=False)
+class Metric(Described):
     """A metric and its facts; call it with ``(x, y)`` to score a batch.
 
     Attributes:
@@ -196,6 +197,26 @@ class Metric:
         }
         object.__setattr__(self, "options", options)
 
+    def _summary(self, rows: bool) -> Summary:
+        better = {True: "lower", False: "higher", None: "not declared"}[self.lower_better]
+        low, high = self.score_range
+        facts = {
+            "family": self.family,
+            "better": better,
+            "range": f"{low:g} to {high:g}",
+            "options": ", ".join(f"{n}={v}" for n, v in self.options.items() if v is not None),
+        }
+        more = {
+            "formula": self.formula,
+            "unchanged by": ", ".join(sorted(self.invariances)),
+            "cost": self.cost,
+            "needs": ", ".join(self.needs),
+            "differentiable": "yes" if self.differentiable else "no",
+            "trained": "for each task and fold" if self.fit else "",
+            "from": self.citation,
+        }
+        return Summary(f"Metric {self.name}", facts | (more if rows else {}))
+
     @property
     def base_name(self) -> str:
         """The name, without what says which codec is left out."""
@@ -237,14 +258,15 @@ class Metric:
         self,
         training: FeatureSource,
         target: str | None = None,
-        progress: Progress | None = None,
+        progress: Progress | Literal["auto"] | None = "auto",
     ) -> Metric:
         """Return the metric that training on a dataset makes of this one.
 
         Args:
             training: Labelled sources, as a dataset, of which ``fit`` gets a `TrainingSet`.
             target: Label to follow; by default that of a `TrainingSet`, or else the distortion.
-            progress: Told how far training is; by default bars where stderr is a terminal.
+            progress: Told how far training is; ``auto`` shows a bar in a terminal or a notebook,
+                None shows nothing.
 
         Raises:
             MetricError: It is not one that is trained, or training fails.
@@ -255,7 +277,7 @@ class Metric:
             raise self._error(" is not one that is trained")
         try:
             # Gradients, also while an evaluation runs.
-            with listener(progress) as shown, torch_state(grad=True):
+            with listener(progress or Silent()) as shown, torch_state(grad=True):
                 found = self.fit(training_set(training, target, shown), self.device)
             facts: dict[str, Any] = {
                 "name": self.name,
