@@ -11,9 +11,12 @@ feature at a time from then on, its earlier scores are recomputed, and a note re
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from cfqa_data.errors import CfqaError, MetricError, UndefinedError
 from cfqa_data.eval.features.datasets import stored_rows
 from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metric
 from cfqa_data.eval.metrics.base import error_line
+from cfqa_data.eval.provenance import Provenance, TrainedOn, now, peak_memory
 
 if TYPE_CHECKING:
     from cfqa_data.eval.features.batch import Features
@@ -41,6 +45,9 @@ CLOSE = 1e-3
 LEAST = 1e-6
 """Difference of scores that is rounding whatever their size, as in 1 - cosine."""
 
+WHOLE = 2**62
+"""Features per batch of which no source has more."""
+
 MOST_WEIGHTS = 5
 """Inputs of a trained metric that its note names."""
 
@@ -55,16 +62,18 @@ class Scored:
         values: (rows, M) scores of M metrics, NaN where there is none yet.
         notes: What else is to be known of a metric's scores, by name.
         alone: Names of the metrics that score one feature at a time.
+        provenance: Where each metric's scores come from, by name.
     """
 
     values: NDArray[np.float64]
     notes: dict[str, str] = field(default_factory=dict)
     alone: set[str] = field(default_factory=set)
+    provenance: dict[str, Provenance] = field(default_factory=dict)
 
     @classmethod
-    def nothing(cls, rows: int, metrics: int) -> Scored:
-        """Return what there is at the start."""
-        return cls(np.full((rows, metrics), np.nan))
+    def nothing(cls, rows: int, provenance: Mapping[str, Provenance]) -> Scored:
+        """Return what there is at the start, of metrics of which the provenance is known."""
+        return cls(np.full((rows, len(provenance)), np.nan), provenance=dict(provenance))
 
 
 class Scoring:
@@ -78,6 +87,7 @@ class Scoring:
         target: Label that is followed.
         device: Torch device.
         batch: Compressed features per batch; by default what `read_batches` takes.
+        limit: At most so many sources of each fold are trained on.
     """
 
     def __init__(
@@ -90,18 +100,24 @@ class Scoring:
         target: str,
         device: str,
         batch: int | None,
+        limit: int | None,
     ) -> None:
         self._metrics, self._dataset, self._rows, self._scored = metrics, dataset, rows, scored
-        self._target, self._device, self._size = target, device, batch
+        self._target, self._device, self._size, self._limit = target, device, batch, limit
         self._values = scored.values
-        self._first_failures: dict[str, str] = {}
+        self.errors: dict[str, MetricError] = {}
+        self.fitted: dict[str, dict[tuple[str, int], Metric]] = {}
         self._failed = np.zeros(scored.values.shape, dtype=bool)
         self._undefined = self._failed.copy()
         self._reasons: dict[str, str] = {}
         self._batches: Counter[tuple[str, str]] = Counter()
         self._tried: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._ready: dict[tuple[str, int, int], Metric | None] = {}
-        self._weights: dict[tuple[str, str], list[Mapping[str, float]]] = {}
+        self._tasks = np.array(dataset.labels["task"].to_pylist())
+        self._folds = np.zeros(len(self._tasks), dtype=np.intp)
+        decided = any(metric.needs or metric.fit for metric in metrics)  # by other folds
+        if decided and "fold" in dataset.labels.column_names:
+            self._folds = dataset.labels["fold"].to_numpy().astype(np.intp)
 
     def failures(self) -> dict[str, str]:
         """Return the first failure of each metric, and how many features have no score for it."""
@@ -111,7 +127,7 @@ class Scoring:
             # What cannot be trained at all is said once, not for each codec.
             if missing and (metric.left_out is None or metric.base_name not in failures):
                 of = f"; {missing} of {len(lacking)} features have no score"
-                first = self._first_failures[metric.name]
+                first = str(self.errors[metric.name])
                 failures[metric.name] = first + (of if missing < len(lacking) else "")
         return failures
 
@@ -125,7 +141,12 @@ class Scoring:
                     f"no score of {undefined} of {len(self._values)} features"
                 )
                 notes[metric.name] = "; ".join(filter(None, [notes.get(metric.name), note]))
-        for (name, task), found in self._weights.items():
+        weighed: defaultdict[tuple[str, str], list[Mapping[str, float]]] = defaultdict(list)
+        for metric in self._metrics:
+            for (task, _), model in self.fitted.get(metric.name, {}).items():
+                if model.weights and metric.left_out is None:
+                    weighed[metric.name, task].append(model.weights)
+        for (name, task), found in weighed.items():
             inputs = dict.fromkeys(one for weights in found for one in weights)
             means = {one: sum(w.get(one, 0.0) for w in found) / len(found) for one in inputs}
             most = sorted(means.items(), key=lambda pair: -pair[1])[:MOST_WEIGHTS]
@@ -133,6 +154,46 @@ class Scoring:
             note = f"metric {name!r} weighs in {task}: {shares}"
             notes[name] = "\n".join(filter(None, [notes.get(name), note]))
         return notes
+
+    def provenance(self) -> dict[str, Provenance]:
+        """Return where each metric's scores come from, with what its trainings have seen."""
+        return {
+            metric.name: replace(
+                self._scored.provenance[metric.name],
+                trained_on=self._trained_on(metric) if metric.fit else None,
+            )
+            for metric in self._metrics
+        }
+
+    def _trained_on(self, metric: Metric) -> TrainedOn:
+        labels, tasks, seen = self._dataset.labels, self._tasks, np.zeros(len(self._tasks), bool)
+        here = zip(tasks[self._rows], self._folds[self._rows], strict=True)
+        for task, fold in sorted(set(here)):
+            with suppress(UndefinedError):
+                seen[self._others(task, fold, metric.left_out)] = True
+        rows = labels.filter(seen)
+        return TrainedOn(
+            folds=tuple(np.unique(self._folds[seen]).tolist()),
+            codecs=tuple(sorted(set(rows["codec"].to_pylist()))),
+            originals=len(set(zip(*rows.select(["task", "source_id"]).columns, strict=True))),
+            target=self._target,
+        )
+
+    @contextmanager
+    def _accounted(self, metric: Metric) -> Iterator[None]:
+        """Add what is done within to the time that a metric took."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            known, spent = self._scored.provenance, time.perf_counter() - began
+            record = known[metric.name]
+            known[metric.name] = replace(
+                record,
+                seconds=(record.seconds or 0.0) + spent,
+                memory_bytes=peak_memory(self._device),
+                date=now(),
+            )
 
     def run(self, file: Any, progress: Progress) -> None:
         """Score everything.
@@ -149,15 +210,12 @@ class Scoring:
         from cfqa_data.eval.features.training import KnownScores
         from cfqa_data.eval.originals import OriginalStatistics
 
-        labels = self._dataset.labels
         needed = [n for metric in self._metrics for n in metric.needs if n not in metric.options]
         self._known = OriginalStatistics(self._dataset, needed, self._device, progress)
-        self._tasks = np.array(labels["task"].to_pylist())
-        self._folds = np.zeros(len(self._tasks), dtype=np.intp)
-        if "fold" in labels.column_names and (needed or any(m.fit for m in self._metrics)):
-            self._folds = labels["fold"].to_numpy().astype(np.intp)
-        self._shared = KnownScores(self._dataset, self._device)
+        self._shared, self._progress = KnownScores(self._dataset, self._device), progress
         self._ready.clear()
+        self._outside_tasks()
+        self._train()
         # Twice, if a metric begins anew.
         while (missing := np.asarray(self._missing().any(axis=1))).any():
             progress.start("evaluate", len(missing), "features")
@@ -167,6 +225,60 @@ class Scoring:
                 self._task(np.flatnonzero(missing & (tasks == task)), task, file, progress)
             progress.finish()
 
+    def _outside_tasks(self) -> None:
+        """Leave out the tasks that a metric is not for."""
+        tasks = self._tasks[self._rows]
+        for column, metric in enumerate(self._metrics):
+            outside = ~np.isin(tasks, metric.tasks) & np.isnan(self._values[:, column])
+            if metric.tasks and outside.any():
+                self._reasons[metric.name] = f"for tasks other than {', '.join(metric.tasks)}"
+                self._failed[outside, column] = self._undefined[outside, column] = True
+
+    def _train(self) -> None:
+        """Train what is to be trained, in a stage of its own, so that each tells its time left.
+
+        What features of a task turn out to have too few tokens for is not trained.
+        """
+        tasks, folds = self._tasks[self._rows], self._folds[self._rows]
+        keys = []
+        for task in dict.fromkeys(tasks.tolist()):
+            trained = [(n, metric) for n, metric in enumerate(self._metrics) if metric.fit]
+            if not trained:
+                return
+            source = self._dataset.labels["source_id"][int(self._rows[tasks == task][0])].as_py()
+            tokens = self._dataset.original(source).shape[2]
+            for fold in np.unique(folds[tasks == task]).tolist():
+                here = (tasks == task) & (folds == fold)
+                keys += [
+                    (column, task, fold)
+                    for column, metric in trained
+                    if tokens >= metric.least_tokens and self._missing(here, column).any()
+                ]
+        for metric, rows in self._inputs(keys):
+            with suppress(MetricError), self._accounted(metric):  # told where it is trained
+                self._shared.of(metric.inputs, rows, self._progress)
+        if keys:
+            self._progress.start("train", len(keys), "trainings")
+            for key in keys:
+                with self._accounted(self._metrics[key[0]]):
+                    self._of_fold(*key)
+                self._progress.advance()
+            self._progress.finish()
+
+    def _inputs(
+        self, keys: Sequence[tuple[int, str, int]]
+    ) -> Iterator[tuple[Metric, NDArray[np.intp]]]:
+        """Yield metrics whose trainings ask for others' scores, with the rows of all these."""
+        needed: defaultdict[str, list[NDArray[np.intp]]] = defaultdict(list)
+        for column, task, fold in keys:
+            metric = self._metrics[column]
+            if metric.inputs:
+                with suppress(MetricError):
+                    needed[metric.base_name].append(self._others(task, fold, metric.left_out))
+        for metric in self._metrics:
+            if rows := needed.pop(metric.base_name, []):
+                yield metric, np.unique(np.concatenate(rows))
+
     def _missing(self, *where: Any) -> NDArray[np.bool_]:
         """Return which scores, of all or at some places, are still to be made."""
         return np.asarray(np.isnan(self._values[where]) & ~self._failed[where])
@@ -175,33 +287,54 @@ class Scoring:
         """Score some rows of a task, until there is none that a metric may still score."""
         from cfqa_data.eval.features.reading import read_batches
 
+        left, size = len(places), self._size
+        wide = [n for n, m in enumerate(self._metrics) if m.scope != "pair"]
+        if wide and self._missing(places)[:, wide].any():  # with what is scored of the same sources
+            size, ids = WHOLE, np.array(self._dataset.labels["source_id"].to_pylist())
+            of_task = np.flatnonzero(self._tasks[self._rows] == task)
+            sources = ids[self._rows]
+            places = of_task[np.isin(sources[of_task], sources[places])]
         place_of = {int(self._rows[place]): place for place in places}
-        left = len(places)
-        for part in read_batches(self._dataset, list(place_of), self._device, self._size):
-            at = np.array([place_of[row] for row in part.rows])
-            fold = int(self._folds[part.rows[0]])
+        for whole in read_batches(self._dataset, list(place_of), self._device, size):
+            done = self._missing([place_of[row] for row in whole.rows]).any(axis=1).sum()
             for column, metric in enumerate(self._metrics):
-                if not self._missing(at, column).any():
-                    continue
-                if part.x.shape[3] < metric.least_tokens:
-                    reason = f"for fewer than {metric.least_tokens} tokens"
-                    self._reasons.setdefault(metric.name, reason)
-                    self._failed[at, column] = self._undefined[at, column] = True
-                elif ready := self._of_fold(column, task, fold):
-                    self._batch(ready, column, part, at)
-                    if self._failed[at, column].any():
-                        tried = self._tried[metric.name, task]
-                        tried.add(part.source_id)
-                        if len(tried) >= TRIES and np.isnan(self._values[places, column]).all():
-                            self._failed[places, column] = True
+                for part in whole.parts(metric.scope, self._size):
+                    at = np.array([place_of[row] for row in part.rows])
+                    self._part(column, metric, part, at, task, places)
             if file:
                 file.save(self._scored)
-            progress.advance(len(at))
-            left -= len(at)
+            progress.advance(int(done))
+            left -= int(done)
             if not self._missing(places).any():
                 break
         if left:
             progress.advance(left)
+
+    def _part(
+        self,
+        column: int,
+        metric: Metric,
+        part: Batch,
+        at: NDArray[np.intp],
+        task: str,
+        places: NDArray[np.intp],
+    ) -> None:
+        """Score a batch by one metric, if it is defined and has no score there yet."""
+        if not self._missing(at, column).any():
+            return
+        if part.x.shape[3] < metric.least_tokens:
+            reason = f"for fewer than {metric.least_tokens} tokens"
+            self._reasons.setdefault(metric.name, reason)
+            self._failed[at, column] = self._undefined[at, column] = True
+            return
+        with self._accounted(metric):
+            if ready := self._of_fold(column, task, int(self._folds[part.rows[0]])):
+                self._batch(ready, column, part, at)
+        if ready and self._failed[at, column].any():
+            tried = self._tried[metric.name, task]
+            tried.add(part.source_id)
+            if len(tried) >= TRIES and np.isnan(self._values[places, column]).all():
+                self._failed[places, column] = True
 
     def _of_fold(self, column: int, task: str, fold: int) -> Metric | None:
         """Return a metric with what it needs of the other folds; None where it lacks that."""
@@ -217,12 +350,20 @@ class Scoring:
             except MetricError as error:
                 where = f" ({task}, all folds but {fold})" if metric.fit else ""
                 named = "" if repr(metric.name) in str(error) else f"metric {metric.name!r}: "
-                self._first_failures.setdefault(metric.name, f"{named}{error}{where}")
+                self._fails(metric.name, f"{named}{error}{where}", error)
                 self._failed[here, column] = True
         return self._ready[key]
 
+    def _fails(self, name: str, message: str, error: MetricError) -> None:
+        """Keep the first failure of a metric, with what it raised."""
+        if name not in self.errors:
+            self.errors[name] = MetricError(message)
+            self.errors[name].__cause__ = cause = error.__cause__
+            if cause is not None:  # the batches that its frames hold are let go
+                clear_frames(cause.__traceback__)
+
     def _given(self, metric: Metric, task: str, fold: int) -> Metric:
-        from cfqa_data.eval.features.training import TrainingPart
+        from cfqa_data.eval.features.training import TrainingSet
 
         if needed := [name for name in metric.needs if name not in metric.options]:
             metric = metric.with_options(**self._known.of(task, fold, needed))
@@ -233,10 +374,10 @@ class Scoring:
             raise MetricError("the labels have no column 'fold': there is nothing to hold out")
         if not len(others):
             raise MetricError("no other fold to train on")
-        fitted = metric.fitted(TrainingPart(self._dataset, others, self._target, self._shared))
-        if fitted.weights and metric.left_out is None:
-            self._weights.setdefault((metric.name, task), []).append(fitted.weights)
-        return fitted
+        shared, progress = self._shared, self._progress
+        training = TrainingSet(self._dataset, others, self._target, shared, progress)
+        found = metric.fitted(training, progress=progress)
+        return self.fitted.setdefault(metric.name, {}).setdefault((task, fold), found)
 
     def _others(self, task: str, fold: int, left_out: str | None) -> NDArray[np.intp]:
         """Return the rows of other folds and codecs that share no group of sources with this one.
@@ -255,12 +396,27 @@ class Scoring:
             if set(codecs[here]) <= {left_out} or left_out not in codecs[here]:
                 raise UndefinedError(f"where {left_out} is no codec beside others, as of {task}")
             others &= codecs != left_out
+        if self._limit is not None:
+            ids = np.array(labels["source_id"].to_pylist())
+            for fold in np.unique(self._folds[others]):
+                of_fold = others & (self._folds == fold)
+                first = list(dict.fromkeys(ids[of_fold].tolist()))[: self._limit]
+                others &= ~of_fold | np.isin(ids, first)
         return np.flatnonzero(others)
 
     def _batch(self, metric: Metric, column: int, part: Batch, at: NDArray[np.intp]) -> None:
         """Score a batch by one metric: together, or else one by one."""
         name, together = metric.name, None
         notes, alone = self._scored.notes, self._scored.alone
+        if metric.scope != "pair":
+            try:
+                self._values[at, column] = _scores(metric, part.x, part.y)
+            except MetricError as error:
+                self._failed[at, column] = True
+                self._fails(
+                    name, f"{error} ({len(at)} versions of {part.source_id} at once)", error
+                )
+            return
         if len(at) > 1 and name not in alone:
             try:
                 scores = _scores(metric, part.x, part.y)
@@ -279,7 +435,7 @@ class Scoring:
                 self._values[place, column] = _scores(metric, part.x, _one(part, item))[0]
             except MetricError as error:
                 self._failed[place, column] = True
-                self._first_failures.setdefault(name, f"{error} ({part.names[item]})")
+                self._fails(name, f"{error} ({part.names[item]})", error)
         if together and not self._failed[at, column].any():
             alone.add(name)
             versions = f"{len(at)} versions of {part.source_id} at once"

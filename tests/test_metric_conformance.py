@@ -29,10 +29,6 @@ LEAST_TOKENS = {
     "rsa": 3,
     "cka_debiased": 4,
 }
-DIFFERENTIABLE = {
-    *(name for family in ("signal", "angle", "whitened") for name in list_metrics(family)),
-    *("kl_softmax", "sliced_wasserstein", "moments"),
-}
 
 
 class TestBuiltIn(MetricSuite):
@@ -41,7 +37,6 @@ class TestBuiltIn(MetricSuite):
     @pytest.fixture(autouse=True, params=[m.name for m in (*METRICS, *TRAINED_METRICS)])
     def named(self, request: pytest.FixtureRequest) -> None:
         self.metric = request.param
-        self.differentiable = self.metric in DIFFERENTIABLE
         self.options = TRAINED.get(self.metric, {})
 
     def test_it_states_its_facts(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from cfqa_data.arrow import pc
 from cfqa_data.builders.gallery.source import source_input, source_of
 from cfqa_data.builders.gallery.tokens import Tokens
 from cfqa_data.builders.pipeline.scorers import scoring_models
@@ -114,8 +115,6 @@ class Viewer:
             CfqaError: it has no row in the dataset, or what a task draws is no drawing.
             FormatError: something of it is missing or damaged.
         """
-        import pyarrow.compute as pc
-
         dataset, self._notes = self._dataset, {}
         entry = dataset.manifest.tasks[dataset._folder.task_of(source_id)]
         table = dataset.labels.filter(pc.equal(dataset.labels["source_id"], source_id))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -63,6 +65,9 @@ def run(arguments: Sequence[str]) -> int:
         help_of = " ".join(["cfqa", *named, "--help"])
         return _fail(f"{error.format_message()} (see {help_of})")
     except CfqaError as error:
+        if "--debug" in arguments:
+            with suppress(OSError):
+                traceback.print_exception(error.__cause__ or error)
         return _fail(str(error))
     except KeyboardInterrupt as stop:
         return interrupted(stop)

@@ -18,6 +18,7 @@ from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
+    from cfqa_data.eval.comparison import Comparison
 
 __all__ = ["evaluate", "report"]
 
@@ -41,19 +42,21 @@ def evaluate(
     classes: bool = False,
     force: bool = False,
     table: Literal["paper", "plain"] = "paper",
+    against: str | None = None,
     paper_logs: Path | None = None,
     untrusted: bool = False,
     plugin: list[str] | None = None,
     follow_links: bool = False,
+    debug: bool = False,
     as_json: bool = False,
 ) -> None:
     """Score metrics on a dataset and correlate them with its labels.
 
     Args:
-        metric (NAME): A metric's name, MODULE:FUNCTION, or `all`; repeat it for several. Default:
-            mse, cosine and cka.
+        metric (NAME): A metric's name, MODULE:FUNCTION, FILE.py:FUNCTION, or `all`; with options,
+            mutual_knn:k=3. Several by commas, or repeat it. Default: mse, cosine and cka.
         fold (K): Only the sources of this fold, 0 to 4.
-        limit (N): At most so many sources of each task.
+        limit (N): At most so many sources of each task, and of each fold that is trained on.
         target: Label to follow: the score's distortion or the task's loss.
         leave_out: codec: train each trained metric also without each codec, and tell how well it
             places what that codec does.
@@ -65,8 +68,10 @@ def evaluate(
             scores.parquet.
         classes: With --report: also draw what levels do to the classes of features, by t-SNE.
         table: paper: as published. plain: every figure, one per line.
+        against (NAME): Also compare every other metric with this one: differences, intervals, p.
         paper_logs (LOGS): Instead of a dataset: the published statistic from a folder of score
             logs.
+        debug: Where a metric of one's own fails, print the traceback too.
     """
     if paper_logs is not None:
         _only(context, "paper_logs", "as_json")
@@ -80,6 +85,7 @@ def evaluate(
     from cfqa_data.eval import evaluate as run_evaluation
     from cfqa_data.eval import list_metrics
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
+    from cfqa_data.eval.metrics.spec import split_specs
     from cfqa_data.eval.text import LAYOUTS
 
     if classes and report is None:
@@ -90,7 +96,8 @@ def evaluate(
         import cfqa_data.eval.report.classes  # noqa: F401
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
-    for name in metric or DEFAULT_METRICS:
+    asked = [*(metric or DEFAULT_METRICS), *([against] if against else [])]
+    for name in split_specs(",".join(asked)):
         names += list_metrics() if name == "all" else [name]
     hint = "the same command goes on from the scores so far" if out else ""
     with (
@@ -120,9 +127,19 @@ def evaluate(
             force=force,
             progress=progress,
         )
-    answer(as_json, lambda: _evaluation_json(evaluation), lambda: LAYOUTS[table](evaluation))
-    sys.stdout.flush()
     failures, written = list(evaluation.failures.values()), []
+    compared: Comparison | None = None
+    if against is not None:
+        try:
+            compared = evaluation.compare(against=against)
+        except MetricError as error:  # the tables are worth having all the same
+            failures.append(str(error))
+
+    def text() -> str:
+        return "\n\n".join(filter(None, [LAYOUTS[table](evaluation), compared and compared.text()]))
+
+    answer(as_json, lambda: _evaluation_json(evaluation, compared), text)
+    sys.stdout.flush()
     if out is not None and str(out) not in evaluation.failures:
         written.append(f"Every score: {out}")
     if page is not None:
@@ -138,7 +155,7 @@ def evaluate(
     for note in evaluation.notes.values() if as_json else ():  # the tables' text has them
         say(note)
     if failures:
-        raise MetricError("; ".join(failures))
+        raise MetricError("; ".join(failures)) from _raised(evaluation)
 
 
 @command("report")
@@ -168,6 +185,12 @@ def report(
     dataset = load(folder, follow_links=follow_links)
     evaluation = read_evaluation(dataset, scores, target)
     print(f"Report: {write_report(evaluation, out, dataset, classes=classes)}")
+
+
+def _raised(evaluation: Evaluation) -> BaseException | None:
+    """Return what metrics of a user's own raised: an exception, or a group of several."""
+    causes = [e.__cause__ for e in evaluation.errors.values() if isinstance(e.__cause__, Exception)]
+    return ExceptionGroup("metrics failed", causes) if len(causes) > 1 else next(iter(causes), None)
 
 
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
@@ -249,13 +272,15 @@ def _evaluate_logs(folder: Path, as_json: bool) -> None:
     answer(as_json, lambda: content, lambda: paper_logs_text(figures))
 
 
-def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+def _evaluation_json(evaluation: Evaluation, compared: Comparison | None) -> dict[str, Any]:
     from cfqa_data.eval.statistics.columns import COLUMNS
 
+    differences = {"differences": compared.table.to_pylist()} if compared else {}
     return {
         "target": evaluation.target,
         "metrics": [metric.name for metric in evaluation.metrics],
         "failures": evaluation.failures,
         "notes": evaluation.notes,
         **{name: getattr(evaluation, name).to_pylist() for name in COLUMNS},
+        **differences,
     }

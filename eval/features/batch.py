@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
-__all__ = ["Features", "by_rows", "derived", "first_nonfinite", "slice_mean"]
+__all__ = ["Features", "by_rows", "derived", "first_nonfinite", "own", "root", "slice_mean"]
 
 Derives = TypeVar("Derives", bound=Callable[..., Any])
 
@@ -124,6 +124,19 @@ def by_rows(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
     parts = range(0, tokens, step)
     done = [function(*(z[:, first : first + step] for z in flat)) for first in parts]
     return torch.cat(done, dim=1).reshape(whole.shape[:-1])
+
+
+def root(squares: Tensor) -> Tensor:
+    """Return the square root, whose gradient at zero is zero and not infinite."""
+    if not squares.requires_grad:
+        return squares.sqrt()
+    empty = squares == 0
+    return squares.masked_fill(empty, 1.0).sqrt().masked_fill(empty, 0.0)
+
+
+def own(temporary: Tensor) -> Tensor:
+    """Return what may be overwritten: a tensor itself, or a copy if a gradient may need it."""
+    return temporary.clone() if temporary.requires_grad else temporary
 
 
 def slice_mean(values: Tensor) -> Tensor:

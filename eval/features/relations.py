@@ -12,7 +12,7 @@ from functools import wraps
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
-from cfqa_data.eval.features.batch import Features, by_rows, derived
+from cfqa_data.eval.features.batch import Features, by_rows, derived, own, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
 __all__ = [
@@ -119,7 +119,8 @@ def centred_tokens(values: Tensor) -> Tensor:
 
 def _power_of_two(z: Tensor) -> Tensor:
     """Return what brings each token's greatest magnitude to between 1/2 and 1, (..., T, 1)."""
-    # A maximum and a minimum take a fraction of the time of the norm.
+    # A maximum and a minimum take a fraction of the time of the norm. Steps have no gradient.
+    z = z.detach()
     sizes = z.amax(-1, keepdim=True).maximum(-z.amin(-1, keepdim=True))
     scales = torch.frexp(sizes).mantissa / sizes
     return scales.nan_to_num_(nan=2.0**100).clamp_(max=2.0**100)
@@ -153,7 +154,7 @@ def token_cosines(values: Tensor) -> Tensor:
     tokens = values.double()
     tokens = tokens * _power_of_two(tokens)
     norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
-    tokens /= norms.masked_fill_(norms == 0, 1.0)
+    tokens = own(tokens).div_(norms.masked_fill(norms == 0, 1.0))
     return tokens @ tokens.mT
 
 
@@ -169,10 +170,10 @@ def unit(matrices: Tensor, floor: float = 0.0) -> UnitArrays:
 
     The norm is taken by rows first: float32 sums over whole matrices were off by 3e-5.
     """
-    norms = torch.linalg.vector_norm(matrices, dim=-1).double().square().sum(-1).sqrt()
+    norms = root(torch.linalg.vector_norm(matrices, dim=-1).double().square().sum(-1))
     missing = norms <= floor
     scales = norms.masked_fill(missing, math.inf).reciprocal().to(matrices.dtype)
-    return UnitArrays(matrices.mul_(scales[:, None, None]), missing)
+    return UnitArrays(own(matrices).mul_(scales[:, None, None]), missing)
 
 
 def alignment(x: UnitArrays, y: UnitArrays) -> Tensor:

@@ -12,6 +12,7 @@ metrics is fast.
 from __future__ import annotations
 
 from cfqa_data.eval.metrics.base import COSTS, FAMILIES, INVARIANCES, STATISTICS, Metric
+from cfqa_data.eval.metrics.loss import MetricLoss
 from cfqa_data.eval.metrics.registry import (
     METRICS,
     PAPER_METRICS,
@@ -34,6 +35,7 @@ __all__ = [
     "TRAINED_METRICS",
     "Metric",
     "MetricLike",
+    "MetricLoss",
     "as_metric",
     "as_metrics",
     "create_metric",

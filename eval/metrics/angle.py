@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.batch import Features, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.pairs import cosines, error_energies, errors, ratio, square_gaps
 from cfqa_data.eval.metrics.base import agreement, metric
@@ -53,12 +53,12 @@ def cosine_class(x: Features, y: Features) -> Tensor:
 @similarity(formula="mean_nc <x, y> / (|x| |y|)", citation="cosine similarity (textbook)")
 def cosine_flat(x: Features, y: Features) -> Tensor:
     """Cosine of each slice taken as one vector of T * D numbers; 0 where one of the two is zero."""
-    before, after = (z.norms.square().sum(-1).sqrt() for z in (x, y))
+    before, after = (root(z.norms.square().sum(-1)) for z in (x, y))
     scale = ratio(before, after)[..., None, None].to(y.values.dtype)
     difference = torch.addcmul(x.values, y.values, scale, value=-1.0)
     # Norms by token first: a float32 sum over a whole slice would lose digits.
     lengths = torch.linalg.vector_norm(difference, dim=-1).double()
-    gaps = ratio(lengths.square().sum(-1).sqrt(), before)
+    gaps = ratio(root(lengths.square().sum(-1)), before)
     return (1.0 - gaps.square() / 2.0).masked_fill((before == 0) | (after == 0), 0.0)
 
 
@@ -106,7 +106,7 @@ def angle(x: Features, y: Features) -> Tensor:
     A zero token is at right angles to every other.
     """
     # The arc tangent is as good at 0 and at pi as between; the arc cosine is not.
-    return 2.0 * torch.atan2(square_gaps(x, y).sqrt(), square_gaps(x, y, 1.0).sqrt())
+    return 2.0 * torch.atan2(root(square_gaps(x, y)), root(square_gaps(x, y, 1.0)))
 
 
 @similarity(

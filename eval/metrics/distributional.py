@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features.batch import Features, derived
+from cfqa_data.eval.features.batch import Features, derived, own, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.base import metric
 
@@ -43,7 +43,7 @@ def js_softmax(x: Features, y: Features) -> Tensor:
     p, of_p = _softmax(x)
     q = y.log_softmax.exp()
     of_q = torch.linalg.vecdot(q, y.log_softmax)
-    both = q.add_(p)
+    both = own(q).add_(p)
     logarithm = both.clamp(min=torch.finfo(both.dtype).tiny).log_()  # 0 log 0 = 0
     # The negative entropy of the mean of both is <p + q, log(p + q)> / 2 - log 2.
     twice = of_p + of_q - torch.linalg.vecdot(both, logarithm)
@@ -72,7 +72,7 @@ def sliced_wasserstein(x: Features, y: Features, projections: int = 64, seed: in
         MetricError: There is no direction, or the seed is no natural number.
     """
     squares = (_projected(y, projections, seed) - _projected(x, projections, seed)).square()
-    return squares.mean((-2, -1)).sqrt()
+    return root(squares.mean((-2, -1)))
 
 
 @derived
@@ -120,7 +120,9 @@ def _root(z: Features) -> Tensor:
     """Return R with R^T R = Xc^T Xc and at most as many rows as channels, float64."""
     centred = z.centred.double()
     tokens, channels = z.shape[-2:]
-    return centred if tokens <= channels else torch.linalg.qr(centred, mode="r").R
+    if tokens > channels and not centred.requires_grad:  # R alone has no gradient
+        return torch.linalg.qr(centred, mode="r").R
+    return centred
 
 
 @metric(
@@ -146,4 +148,4 @@ def _means(z: Features) -> Tensor:
 @derived
 def _deviations(z: Features) -> Tensor:
     """Return the standard deviation of each channel over tokens, float64 (B, N, C, D)."""
-    return z.centred.square().mean(-2, dtype=torch.float64).sqrt()
+    return root(z.centred.square().mean(-2, dtype=torch.float64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features.batch import Features, derived
+from cfqa_data.eval.features.batch import Features, derived, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.relations import (
     ROUNDING,
@@ -73,13 +73,14 @@ def angular_shape(x: Features, y: Features) -> Tensor:
     A slice where x or y does not vary over tokens is at right angles.
     """
     # 1 - cos(a) = 2 sin(a / 2)^2
-    return 2.0 * (_shape_gaps(x, y) / 2.0).sqrt().asin()
+    return 2.0 * root(_shape_gaps(x, y) / 2.0).asin()
 
 
 @relational_agreement(
     formula="mean_nc spearman_{s<t}(|x_s - x_t|, |y_s - y_t|)",
     score_range=(-1.0, 1.0),
     least_tokens=3,
+    differentiable=False,
     citation="Kriegeskorte et al., Representational Similarity Analysis, Frontiers in Systems "
     "Neuroscience 2008",
 )
@@ -136,7 +137,7 @@ def _shape_gaps(x: Features, y: Features) -> Tensor:
         except torch.linalg.LinAlgError as error:
             raise MetricError("the singular values of a slice did not converge") from error
         noise = 64.0 * torch.finfo(squares.dtype).eps * squares[:, -1:]
-        shared = squares.masked_fill(squares <= noise, 0.0).sqrt().sum(-1)
+        shared = root(squares.masked_fill(squares <= noise, 0.0)).sum(-1)
         gaps = (1.0 - shared).clamp_(max=1.0)
         return gaps.masked_fill(gaps <= NEAREST, 0.0)
 
@@ -148,7 +149,9 @@ def _factors(values: Tensor) -> Tensor:
     """Return F, min(T, D) x T, with F^T F = Zc Zc^T / |Zc|^2; (B, N, C, ., T) float64."""
     cloud = unit(centred_tokens(values.double())).arrays.mT
     rows, columns = cloud.shape[-2:]
-    return torch.linalg.qr(cloud, mode="r").R if rows > columns else cloud
+    if rows > columns and not cloud.requires_grad:  # R alone has no gradient
+        return torch.linalg.qr(cloud, mode="r").R
+    return cloud
 
 
 @per_slice()

@@ -6,7 +6,7 @@ or y does not vary over tokens scores 0: it has no similarity structure that cou
 
 from __future__ import annotations
 
-from cfqa_data.eval.features.batch import Features
+from cfqa_data.eval.features.batch import Features, own, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.relations import (
     UnitArrays,
@@ -78,7 +78,7 @@ def distance_correlation(x: Features, y: Features) -> Tensor:
 
     A and B are the matrices of distances between tokens, centred by rows and columns.
     """
-    return alignment(_distances(x), _distances(y)).clamp_(min=0.0).sqrt_()
+    return root(alignment(_distances(x), _distances(y)).clamp_(min=0.0))
 
 
 @per_slice()
@@ -116,14 +116,15 @@ def _gaussian(values: Tensor, squares: Tensor) -> UnitArrays:
 @per_slice(squared_distances)
 def _distances(values: Tensor, squares: Tensor) -> UnitArrays:
     """Return the unit centred distance matrices."""
-    return unit(_centred(squares.sqrt()).to(values.dtype))
+    return unit(_centred(root(squares)).to(values.dtype))
 
 
 def _centred(matrices: Tensor) -> Tensor:
-    """Return symmetric matrices centred by rows and columns, in place; (b, T, T).
+    """Return symmetric matrices centred by rows and columns, in place if they may be; (b, T, T).
 
     The first entry is subtracted before: a matrix of equal entries becomes exactly zero.
     """
+    matrices = own(matrices)
     matrices -= matrices[:, :1, :1].clone()
     means = matrices.mean(-1)
     matrices -= means[:, :, None]

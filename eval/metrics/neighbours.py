@@ -23,6 +23,7 @@ __all__ = ["jaccard_knn", "mutual_knn"]
 @relational_agreement(
     formula="mean_t |N_x(t) & N_y(t)| / k, N the k nearest by cosine",
     invariances={"orthogonal", "permutation", "scale"},
+    differentiable=False,
     citation="Huh et al., The Platonic Representation Hypothesis, ICML 2024",
 )
 def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
@@ -36,6 +37,7 @@ def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
 
 @relational_agreement(
     formula="mean_t |N_x(t) & N_y(t)| / |N_x(t) u N_y(t)|, N the k nearest by distance",
+    differentiable=False,
     citation="Klabunde et al., Similarity of Neural Network Models: A Survey of Functional and "
     "Representational Measures, ACM Computing Surveys 2025",
 )

@@ -26,6 +26,7 @@ PUBLISHED = "Gao et al., Compressed Feature Quality Assessment, ACM MM 2025 (pub
 @agreement(
     family="angle",
     formula="round(cosine, 4)",
+    differentiable=False,
     citation=PUBLISHED,
 )
 def paper_cosine(x: Features, y: Features) -> Tensor:
@@ -41,6 +42,7 @@ def paper_cosine(x: Features, y: Features) -> Tensor:
     formula="round(|Xc Yc^T|^2 / (|Xc Xc^T| |Yc Yc^T| + 1e-8) / (N C), 4), of the last slice",
     score_range=(0.0, 1.0),
     identity=None,
+    differentiable=False,
     citation=PUBLISHED,
 )
 def paper_cka(x: Features, y: Features) -> Tensor:

@@ -1,0 +1,63 @@
+"""A metric as a loss: oriented to be minimised, reduced over the batch as torch's losses are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.features.lazy_torch import Tensor
+from cfqa_data.eval.metrics.base import Metric
+
+__all__ = ["REDUCTIONS", "MetricLoss"]
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+@dataclass(frozen=True)
+class MetricLoss:
+    """A loss ``(x, y)`` of originals and reconstructions, through which gradients go to both.
+
+    Where less is better it is the score s itself; where more is better it is ``identity - s``, such
+    as 1 - cosine, which is 0 for a perfect reconstruction, or -s of a metric without an identity.
+
+    Attributes:
+        metric: A differentiable metric.
+        reduction: Over the batch: ``mean``, ``sum``, or ``none``.
+    """
+
+    metric: Metric
+    reduction: Literal["mean", "sum", "none"] = "mean"
+
+    def __post_init__(self) -> None:
+        named = f"metric {self.metric.name!r}"
+        if not self.metric.differentiable:
+            raise MetricError(f"{named} is no loss: it is not differentiable, or does not say so")
+        if self.metric.lower_better is None:
+            raise MetricError(f"{named} is no loss: it does not say whether lower is better")
+        if self.reduction not in REDUCTIONS:
+            which = ", ".join(REDUCTIONS)
+            raise MetricError(f"{named}: reduction is one of {which}, not {self.reduction!r}")
+
+    def __call__(self, x: Any, y: Any) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            x: Originals, (B, N, C, T, D) or (1, N, C, T, D).
+            y: Reconstructions, (B, N, C, T, D).
+
+        Returns:
+            float64, a scalar or, without reduction, (B,), on the metric's device.
+
+        Raises:
+            MetricError: As of the metric, or there are too few tokens for it.
+        """
+        scores = self.metric(x, y)
+        if bool(scores.isnan().any()):
+            least = self.metric.least_tokens
+            raise MetricError(
+                f"metric {self.metric.name!r} is not defined for fewer than {least} tokens"
+            )
+        if not self.metric.lower_better:
+            scores = (self.metric.identity or 0.0) - scores
+        return scores if self.reduction == "none" else getattr(scores, self.reduction)()
