@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 NUMBERS_AT_ONCE = 12_000_000
 """Points times resamples that are worked on together: 96 MB an array."""
 
-VALUES_AT_ONCE = 64
+VALUES_AT_ONCE = 32
 """Distinct values whose running sums are made together, to stay in the cache."""
 
 
@@ -113,10 +113,13 @@ def _ranked(
         weighted[points] = (twice - size) * weights[source[points]]
     variance_y, untied_y = _spread(truth, source, weights, size)
     found = np.zeros((4, len(scores), weights.shape[1]))
+    rows = np.empty((VALUES_AT_ONCE, weights.shape[1]))
     for metric, row in enumerate(scores):
         covariance = np.zeros(weights.shape[1])
         for points, twice in _midranks(row, source, weights):
-            covariance += np.einsum("pr,pr->r", twice, weighted[points])
+            few = len(points) <= VALUES_AT_ONCE
+            truths = take_rows(weighted, points, rows[: len(points)]) if few else weighted[points]
+            covariance += np.einsum("pr,pr->r", twice, truths)
         net = np.einsum("sr,sr->r", weights, agreement[metric] @ weights)
         variance_x, untied_x = _spread(row, source, weights, size)
         for place, top, scale in (
@@ -140,27 +143,34 @@ def _midranks(
 
     Yields:
         The next P points, and (P, R) the weight below each plus the weight up to it: twice the
-        mid-rank, less one.
+        mid-rank, less one. The next ones may overwrite it.
     """
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values)
     rising = values[order]
     new = np.append(True, rising[1:] != rising[:-1])
     bounds = np.append(np.flatnonzero(new), len(order))
-    below = np.zeros((1, weights.shape[1]))
+    up_to = np.zeros((VALUES_AT_ONCE + 1, weights.shape[1]))
+    twice = np.empty((VALUES_AT_ONCE, weights.shape[1]))
     for first in range(0, len(bounds) - 1, VALUES_AT_ONCE):
         here = bounds[first : first + VALUES_AT_ONCE + 1]
-        points = order[here[0] : here[-1]]
-        rows = weights[source[points]]
-        tied = len(points) > len(here) - 1
+        points, count = order[here[0] : here[-1]], len(here) - 1
+        tied = len(points) > count
         if tied:
-            rows = np.add.reduceat(rows, here[:-1] - here[0], axis=0)
-        up_to = np.concatenate([below, rows])
+            rows = weights[source[points]]
+            np.add.reduceat(rows, here[:-1] - here[0], axis=0, out=up_to[1 : count + 1])
+        else:
+            take_rows(weights, source[points], up_to[1 : count + 1])
         # Row by row, in the cache: np.cumsum along columns takes ten times as long.
-        for place in range(1, len(up_to)):
+        for place in range(1, count + 1):
             np.add(up_to[place - 1], up_to[place], out=up_to[place])
-        twice = up_to[1:] + up_to[:-1]
-        below = up_to[-1:]
-        yield points, np.repeat(twice, np.diff(here), axis=0) if tied else twice
+        np.add(up_to[:count], up_to[1 : count + 1], out=twice[:count])
+        up_to[0] = up_to[count]
+        yield points, np.repeat(twice[:count], np.diff(here), axis=0) if tied else twice[:count]
+
+
+def take_rows(values: Floats, rows: NDArray[np.intp], out: Floats) -> Floats:
+    """Copy rows to where others were: new memory for each takes longer than to fill it."""
+    return np.take(values, rows, axis=0, out=out, mode="clip")
 
 
 def _spread(
