@@ -15,27 +15,31 @@ as often as it was drawn), from quantities that do not depend on the resample:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cfqa_data.eval.statistics.correlations import centred, signs
+from cfqa_data.eval.statistics.correlations import COEFFICIENTS, centred, signs
 
 __all__ = ["concordance", "pooled_coefficients"]
 
 Floats = NDArray[np.float64]
 
 NUMBERS_AT_ONCE = 12_000_000
-"""Points times resamples that are worked on together: 96 MB an array."""
+"""Points times resamples that are worked on together, about: 96 MB an array."""
 
 VALUES_AT_ONCE = 32
 """Distinct values whose running sums are made together, to stay in the cache."""
 
 
 def pooled_coefficients(
-    scores: NDArray[Any], truth: NDArray[Any], starts: NDArray[np.intp], counts: Floats
+    scores: NDArray[Any],
+    truth: NDArray[Any],
+    starts: NDArray[np.intp],
+    counts: Floats,
+    names: Sequence[str] = COEFFICIENTS,
 ) -> Floats:
     """Correlate all points with the truth, on each resample.
 
@@ -44,20 +48,21 @@ def pooled_coefficients(
         truth: (n,) finite labels.
         starts: (S,) where each source's points begin.
         counts: (R, S) how often each source was drawn; 0 or more.
+        names: Which of `COEFFICIENTS`; KROCC takes as long as the others together.
 
     Returns:
-        (3, M, R) PLCC, SROCC and KROCC: NaN where the truth is constant over the resample's points,
-        0 where it varies and the metric is constant.
+        (len(names), M, R): NaN where the truth is constant over the resample's points, 0 where it
+        varies and the metric is constant.
     """
     sizes = np.diff(np.append(starts, truth.size))
-    agreement = concordance(scores, truth, starts)
-    step = max(1, NUMBERS_AT_ONCE // truth.size)
+    agreement = concordance(scores, truth, starts) if "krocc" in names else None
+    chosen = [COEFFICIENTS.index(name) for name in names]
     parts = []
-    for first in range(0, len(counts), step):
-        weights = np.ascontiguousarray(counts[first : first + step].T)
+    for some in np.array_split(counts, max(1, round(len(counts) * truth.size / NUMBERS_AT_ONCE))):
+        weights = np.ascontiguousarray(some.T)
         by_moments = _pearson(scores, truth, starts, weights)
         by_ranks = _ranked(scores, truth, sizes, weights, agreement)
-        parts.append(np.concatenate([by_moments[None], by_ranks[:2]]))
+        parts.append(np.concatenate([by_moments[None], by_ranks[:2]])[chosen])
         unknown, flat = by_ranks[2] == 0, by_ranks[3] == 0
         parts[-1][:, flat] = 0.0
         parts[-1][:, unknown] = np.nan
@@ -102,9 +107,12 @@ def _ranked(
     truth: NDArray[Any],
     sizes: NDArray[np.intp],
     weights: Floats,
-    agreement: Floats,
+    agreement: Floats | None,
 ) -> Floats:
-    """Return (4, M, R): Spearman, Kendall, and untied pairs of truth and scores (0: constant)."""
+    """Return (4, M, R): Spearman, Kendall, and untied pairs of truth and scores (0: constant).
+
+    Without the sums of `concordance`, Kendall's is 0.
+    """
     source = np.repeat(np.arange(len(sizes)), sizes)
     size = sizes @ weights
     # Twice each point's mid-rank, less its mean, times the point's weight: sums to 0.
@@ -120,7 +128,9 @@ def _ranked(
             few = len(points) <= VALUES_AT_ONCE
             truths = take_rows(weighted, points, rows[: len(points)]) if few else weighted[points]
             covariance += np.einsum("pr,pr->r", twice, truths)
-        net = np.einsum("sr,sr->r", weights, agreement[metric] @ weights)
+        net = np.zeros(weights.shape[1])
+        if agreement is not None:
+            np.einsum("sr,sr->r", weights, agreement[metric] @ weights, out=net)
         variance_x, untied_x = _spread(row, source, weights, size)
         for place, top, scale in (
             (0, covariance, np.sqrt(variance_x) * np.sqrt(variance_y)),
