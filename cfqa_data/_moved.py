@@ -14,8 +14,8 @@ __all__ = ["MovedModules"]
 
 _HOMES = {
     "cfqa_data": {
-        "access": "dataset folder files hub hub_requests=hub_client selection shards tensors "
-        "weights",
+        "access": "dataset folder files hub hub_requests=hub_client selection shards=arrays "
+        "tensors weights",
         "console": "progress terminal text",
         "format": "codes invariants layout limits manifest packing "
         "paper_quantizers=quantizers parquet pointers quantizers resources schema storage "

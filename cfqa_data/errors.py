@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from cfqa_data.console.text import printable, without_styles
 
@@ -20,6 +21,7 @@ __all__ = [
     "MissingDependencyError",
     "RecipeError",
     "UndefinedError",
+    "prefixed",
     "unknown_name",
 ]
 
@@ -99,6 +101,24 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     shown = names if len(names) <= MOST_SHOWN else [*names[:MOST_SHOWN], "..."]
     listed = f"known: {', '.join(shown)}" if names else "there is none"
     return f"unknown {what} {str(name)!r}: {hint}{listed}"
+
+
+@contextmanager
+def prefixed(where: object, error: type[CfqaError], *kinds: type[Exception]) -> Iterator[None]:
+    """Put the place in front of an error's message, where it does not begin with it.
+
+    Args:
+        where: the place.
+        error: kind of error that is raised.
+        kinds: of what may go wrong; errors of this package if none are given.
+    """
+    caught = kinds or (CfqaError,)
+    try:
+        yield
+    except caught as failure:
+        message = str(failure)
+        begins = message.startswith(str(where))
+        raise error(message if begins else f"{where}: {message}") from None
 
 
 def _cut(text: str) -> str:

@@ -7,7 +7,19 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
-__all__ = ["lazy_modules"]
+__all__ = ["LazyModule", "lazy_modules"]
+
+
+class LazyModule:
+    """Stands for a module, which is imported when something of it is used first."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        found = getattr(import_module(self._name), attribute)
+        setattr(self, attribute, found)  # so that it is looked up once
+        return found
 
 
 def lazy_modules(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.features.datasets import FeatureSource, facts_of, opened, task_facts
 from cfqa_data.eval.results import Evaluation, row_keys
-from cfqa_data.eval.statistics.bootstrap import interval, resampled_means, source_counts
+from cfqa_data.eval.statistics.bootstrap import interval, resampled_means
 from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.extras import extras
 
@@ -180,7 +180,7 @@ def curves(
     compared: list[dict[str, Any]] = []
     for grid in read_grids(labels):
         task, known = grid.task, facts_of(grid.task, facts)
-        counts = source_counts(int(grid.groups.max()) + 1, draws, seed, task)[:, grid.groups]
+        counts = grid.draw(draws, seed)
         rates = _means(bpfp[grid.rows], counts)
         for quality, column in columns.items():
             lower = _lower_better(quality, known, evaluation)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.console.terminal import listener
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval.features.datasets import (
     KEYS,
@@ -22,6 +23,7 @@ from cfqa_data.eval.features.datasets import (
     task_facts,
 )
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
+from cfqa_data.eval.provenance import provenance_of
 from cfqa_data.eval.results import Evaluation, conclude
 from cfqa_data.eval.score_file import ScoreFile
 from cfqa_data.eval.scoring import Scored, Scoring
@@ -60,7 +62,7 @@ def evaluate(
     batch: int | None = None,
     out: str | Path | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | Literal["auto"] | None = "auto",
     untrusted: bool = False,
     follow_links: bool = False,
     plugins: Plugins | None = None,
@@ -97,7 +99,8 @@ def evaluate(
             it is gone on from. A file that is there is replaced if it holds the scores of this very
             request: the dataset, the rows, and the metrics with their code and options.
         force: Replace what is at ``out`` now, whatever it holds.
-        progress: Told about every batch that is done.
+        progress: Told about every batch that is done; ``auto`` shows a bar in a terminal or a
+            notebook, None shows nothing.
         untrusted: Decode bitstreams in child processes that can do nothing else (with a path only).
         follow_links: Read what links in a folder lead to, wherever that is (with a path only).
         plugins: Classes of codecs that are not installed, or `module:Class` of some (with a path
@@ -136,7 +139,8 @@ def evaluate(
     if leave_out:
         resolved += _without_codecs(resolved, labels)
     identity = dataset_identity(source)
-    file, scored = None, Scored.nothing(len(rows), len(resolved))
+    begun = {metric.name: provenance_of(metric, precision) for metric in resolved}
+    file, scored = None, Scored.nothing(len(rows), begun)
     if path is not None:
         settings = {"device": device, "precision": precision, "arrays": arrays_digest(source)}
         file = ScoreFile(path, identity, labels, resolved, source.labels, settings, target, force)
@@ -144,14 +148,16 @@ def evaluate(
     scoring = Scoring(resolved, source, rows, scored, target=target, device=device, batch=batch)
     values = scored.values
     try:
-        with torch_state(grad=False, precision=precision):
-            scoring.run(file, progress or Silent())
+        shown = listener(Silent() if progress is None else progress)
+        with torch_state(grad=False, precision=precision), shown as told:
+            scoring.run(file, told)
         failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
         usable = np.flatnonzero(~np.isnan(values).all(axis=0))
         if not len(usable):
             raise MetricError(next(iter((failures or notes).values())))
         good = [resolved[column] for column in usable]
         known = {"notes": notes, "dataset": identity, "tasks": task_facts(source)}
+        known["provenance"] = scoring.provenance()
         found = conclude(labels, good, values[:, usable], target, failures, **known)
     except BaseException:
         if file and (scored.alone or not np.isnan(values).all()):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.console.summary import Described, Summary
+from cfqa_data.console.text import counted
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.datasets import KEYS, dataset_identity, opened, task_facts
 from cfqa_data.eval.metrics import Metric
-from cfqa_data.eval.statistics import Statistics, statistics
+from cfqa_data.eval.provenance import Provenance
+from cfqa_data.eval.statistics import DRAWS, Statistics, statistics
 from cfqa_data.format.limits import MOST_ROWS, parse_json
 from cfqa_data.format.parquet import read_parquet, read_schema
 from cfqa_data.format.pointers import pointer
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
+    from cfqa_data.eval.comparison import Comparison
     from cfqa_data.eval.features.datasets import FeatureSource
     from cfqa_data.format.facts import TaskFacts
 
@@ -49,9 +53,28 @@ FACTS = (
 """Of a metric, by name."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation(Statistics):
-    """What `evaluate` found: scores, and the tables of `Statistics`.
+WITH_COMPARISONS = ("comparisons", "correlations", "across_codecs", "across_tasks", "left_out")
+"""Tables whose cells are compared: what compares them has made them."""
+
+
+class _Table:
+    """A table of `Statistics`, which is made when it is first asked for."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, evaluation: Evaluation, owner: type) -> pa.Table:
+        tables, name = evaluation._tables, self._name
+        if name not in tables:
+            several = WITH_COMPARISONS if name == "comparisons" else (name,)
+            made = evaluation.statistics(tables=several)
+            tables.update((each, getattr(made, each)) for each in several)
+        return tables[name]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evaluation(Described):
+    """What `evaluate` found: scores, and the tables of `Statistics`, each made when asked for.
 
     Attributes:
         labels: The rows that were scored.
@@ -67,6 +90,7 @@ class Evaluation(Statistics):
         dataset: What identifies the dataset, as a report and a file of scores are compared with;
             None if that is not known.
         tasks: The facts of the dataset's tasks, by name.
+        provenance: Where the scores of each metric come from, by its name.
     """
 
     labels: pa.Table
@@ -78,6 +102,76 @@ class Evaluation(Statistics):
     dataset: str | None = None
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
     without: tuple[Metric, ...] = ()
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)
+    _tables: dict[str, pa.Table] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    correlations = _Table()
+    across_codecs = _Table()
+    across_tasks = _Table()
+    per_level = _Table()
+    comparisons = _Table()
+    discrimination = _Table()
+    left_out = _Table()
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The scores, (rows, M), NaN where there is none, of ``metrics`` and then ``without``."""
+        values = self.scores["value"].to_numpy()
+        return np.asarray(values.reshape(self.labels.num_rows, -1), dtype=np.float64)
+
+    def statistics(self, **how: Any) -> Statistics:
+        """Return tables of statistics.
+
+        Args:
+            how: ``draws``, ``seed`` and ``tables`` of `cfqa_data.eval.statistics.statistics`.
+        """
+        metrics = (*self.metrics, *self.without)
+        return statistics(self.labels, metrics, self.values, self.target, tasks=self.tasks, **how)
+
+    def _summary(self, rows: bool) -> Summary:
+        metrics = counted(len(self.metrics), "metrics")
+        facts = {
+            "features": self.labels.num_rows,
+            "target": self.target,
+            "failures": len(self.failures) or "",
+        }
+        if not rows:
+            return Summary(f"Evaluation of {metrics}", facts)
+        tasks = list(dict.fromkeys(self.labels["task"].to_pylist()))
+        figures: dict[str, dict[str, Any]] = {metric.name: {} for metric in self.metrics}
+        for row in self.across_codecs.to_pylist() + self.across_tasks.to_pylist():
+            figures[row["metric"]][row.get("task", "all")] = row["srocc"]
+        heads = ["SROCC per source", *(["all"] if len(tasks) > 1 else []), *tasks]
+        cells = [
+            (name, *("-" if of.get(task) is None else f"{of[task]:.3f}" for task in heads[1:]))
+            for name, of in figures.items()
+        ]
+        return Summary(f"Evaluation of {metrics}", facts, [heads, *cells])
+
+    def compare(
+        self,
+        metrics: str | Iterable[str] | None = None,
+        against: str = "cosine",
+        *,
+        draws: int = DRAWS,
+        seed: int = 0,
+    ) -> Comparison:
+        """Compare one or several metrics with another: is it better, by how much, and surely?
+
+        Args:
+            metrics: Names; by default all others whose direction is declared.
+            against: The metric to compare with.
+            draws: Resamples of the sources, for intervals and p.
+            seed: Of the resamples.
+
+        Raises:
+            MetricError: A metric was not scored, or its direction is not declared.
+        """
+        from cfqa_data.eval.comparison import compare_metrics
+
+        return compare_metrics(self, metrics, against, draws=draws, seed=seed)
 
 
 def conclude(
@@ -88,7 +182,7 @@ def conclude(
     failures: Mapping[str, str],
     **known: Any,
 ) -> Evaluation:
-    """Make the tables of an evaluation from its (rows, M) scores.
+    """Make an evaluation of its (rows, M) scores.
 
     Args:
         labels: See `Evaluation`.
@@ -96,11 +190,9 @@ def conclude(
         values: The scores; NaN where there is none.
         target: See `Evaluation`.
         failures: See `Evaluation`.
-        known: ``notes``, ``dataset`` and ``tasks`` of an `Evaluation`.
+        known: ``notes``, ``dataset``, ``tasks`` and ``provenance`` of an `Evaluation`.
     """
-    tables = statistics(labels, metrics, values, target, tasks=known.get("tasks", {}))
     return Evaluation(
-        **vars(tables),
         labels=labels,
         scores=scores_table(labels, metrics, values),
         metrics=tuple(metric for metric in metrics if metric.left_out is None),
@@ -155,9 +247,12 @@ def with_facts(scores: pa.Table, metrics: Sequence[Metric], **facts: Any) -> pa.
     Args:
         scores: As `scores_table` lays them out.
         metrics: In the order of the scores.
-        facts: ``dataset``, ``target``, ``failures`` and ``notes`` of an `Evaluation`, and what the
-            scores were made with, as `cfqa_data.eval.score_file` compares it.
+        facts: ``dataset``, ``target``, ``failures``, ``notes`` and ``provenance`` of an
+            `Evaluation`, and what the scores were made with, as `cfqa_data.eval.score_file`
+            compares it.
     """
+    provenance = facts.get("provenance", {})
+    facts["provenance"] = {m.name: provenance.get(m.name, Provenance()).to_dict() for m in metrics}
     facts |= {"rows": scores.num_rows, "metrics": [_metric_facts(metric) for metric in metrics]}
     text = json.dumps(facts, sort_keys=True, allow_nan=False)
     return scores.replace_schema_metadata({KEY: text})
@@ -212,6 +307,7 @@ def read_evaluation(
             raise MetricError(f"{path}: scores of {named}, which the dataset does not hold")
     labels = dataset.labels.take([places[key] for key in scored])
     known = {"notes": facts["notes"], "dataset": facts["dataset"], "tasks": task_facts(dataset)}
+    known["provenance"] = facts["provenance"]
     return conclude(labels, metrics, values, target, facts["failures"], **known)
 
 
@@ -280,6 +376,10 @@ def _read(
         facts = {"failures": {}, "notes": {}} | facts
         metrics = tuple(_metric(entry) for entry in facts["metrics"])
         rows, facts["target"] = int(facts["rows"]), str(facts["target"])
+        told = facts.get("provenance", {})
+        facts["provenance"] = {
+            metric.name: Provenance.from_dict(told.get(metric.name, {})) for metric in metrics
+        }
         texts = [facts["dataset"], *facts["failures"].values(), *facts["notes"].values()]
         if (
             schema.names != [*KEYS, "metric", "value"]

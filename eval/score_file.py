@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.datasets import table_digest
 from cfqa_data.eval.fingerprint import COVERS, fingerprint
 from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.provenance import Provenance, provenance_of
 from cfqa_data.eval.results import (
     KEY,
     WRONG,
@@ -83,6 +84,11 @@ class ScoreFile:
         self._labels = key_columns(labels)
         prints = {m.name: fingerprint(m, *_other_sources(m, whole, target)) for m in metrics}
         self._digests = {name: found.digest for name, found in prints.items()}
+        precision = settings["precision"]
+        self._provenance = {
+            m.name: replace(provenance_of(m, precision), fingerprint=prints[m.name])
+            for m in metrics
+        }
         self._own: dict[str, Any] = {
             "dataset": dataset,
             "target": target,
@@ -149,7 +155,7 @@ class ScoreFile:
         import pyarrow as pa
 
         names = list(self._digests)
-        scored = Scored.nothing(self._labels.num_rows, len(names))
+        scored = Scored.nothing(self._labels.num_rows, self._provenance)
         if not self.unfinished.is_file():
             return scored
         remedy = "delete it, or write to another file"
@@ -163,6 +169,10 @@ class ScoreFile:
             found = {name: table[PREFIX + name].to_numpy() for name in known}
             notes = {name: str(facts["notes"][name]) for name in known if name in facts["notes"]}
             alone = set(known) & set(facts["alone"])
+            records = {name: facts.get("provenance", {}).get(name) for name in known}
+            provenance = self._provenance | {
+                name: Provenance.from_dict(record) for name, record in records.items() if record
+            }
             places = {key: place for place, key in enumerate(row_keys(table))}
         except (OSError, KeyError, TypeError, AttributeError, ValueError, pa.ArrowException):
             raise MetricError(
@@ -176,7 +186,7 @@ class ScoreFile:
         here = order >= 0
         for name, column in found.items():
             scored.values[here, names.index(name)] = column[order[here]]
-        return Scored(scored.values, notes, alone)
+        return Scored(scored.values, notes, alone, provenance)
 
     def save(self, scored: Scored, *, now: bool = False) -> None:
         """Save what there is, if it is time to, or now; a full disk does not end the run."""
@@ -190,6 +200,8 @@ class ScoreFile:
             table = table.append_column(PREFIX + name, pa.array(scored.values[:, column]))
         facts = {name: self._own[name] for name in ("dataset", "settings")}
         facts |= {"metrics": self._digests, "notes": scored.notes, "alone": sorted(scored.alone)}
+        records = scored.provenance.items()
+        facts["provenance"] = {name: record.to_dict() for name, record in records}
         table = table.replace_schema_metadata({KEY: json.dumps(facts)})
         with suppress(OSError):
             write_table(self.unfinished, table)
@@ -213,7 +225,8 @@ class ScoreFile:
                         csv.write_csv(found.scores, file)
                     self._check_replaceable()
             else:
-                told = {"failures": found.failures, "notes": found.notes}
+                names = ("failures", "notes", "provenance")
+                told = {name: getattr(found, name) for name in names}
                 table = with_facts(
                     found.scores, (*found.metrics, *found.without), **self._own, **told
                 )

@@ -11,9 +11,11 @@ feature at a time from then on, its earlier scores are recomputed, and a note re
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from cfqa_data.errors import CfqaError, MetricError, UndefinedError
 from cfqa_data.eval.features.datasets import stored_rows
 from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metric
 from cfqa_data.eval.metrics.base import error_line
+from cfqa_data.eval.provenance import Provenance, TrainedOn, now, peak_memory
 
 if TYPE_CHECKING:
     from cfqa_data.eval.features.batch import Features
@@ -55,16 +58,18 @@ class Scored:
         values: (rows, M) scores of M metrics, NaN where there is none yet.
         notes: What else is to be known of a metric's scores, by name.
         alone: Names of the metrics that score one feature at a time.
+        provenance: Where each metric's scores come from, by name.
     """
 
     values: NDArray[np.float64]
     notes: dict[str, str] = field(default_factory=dict)
     alone: set[str] = field(default_factory=set)
+    provenance: dict[str, Provenance] = field(default_factory=dict)
 
     @classmethod
-    def nothing(cls, rows: int, metrics: int) -> Scored:
-        """Return what there is at the start."""
-        return cls(np.full((rows, metrics), np.nan))
+    def nothing(cls, rows: int, provenance: Mapping[str, Provenance]) -> Scored:
+        """Return what there is at the start, of metrics of which the provenance is known."""
+        return cls(np.full((rows, len(provenance)), np.nan), provenance=dict(provenance))
 
 
 class Scoring:
@@ -102,6 +107,11 @@ class Scoring:
         self._tried: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._ready: dict[tuple[str, int, int], Metric | None] = {}
         self._weights: dict[tuple[str, str], list[Mapping[str, float]]] = {}
+        self._tasks = np.array(dataset.labels["task"].to_pylist())
+        self._folds = np.zeros(len(self._tasks), dtype=np.intp)
+        decided = any(metric.needs or metric.fit for metric in metrics)  # by other folds
+        if decided and "fold" in dataset.labels.column_names:
+            self._folds = dataset.labels["fold"].to_numpy().astype(np.intp)
 
     def failures(self) -> dict[str, str]:
         """Return the first failure of each metric, and how many features have no score for it."""
@@ -134,6 +144,46 @@ class Scoring:
             notes[name] = "\n".join(filter(None, [notes.get(name), note]))
         return notes
 
+    def provenance(self) -> dict[str, Provenance]:
+        """Return where each metric's scores come from, with what its trainings have seen."""
+        return {
+            metric.name: replace(
+                self._scored.provenance[metric.name],
+                trained_on=self._trained_on(metric) if metric.fit else None,
+            )
+            for metric in self._metrics
+        }
+
+    def _trained_on(self, metric: Metric) -> TrainedOn:
+        labels, tasks, seen = self._dataset.labels, self._tasks, np.zeros(len(self._tasks), bool)
+        here = zip(tasks[self._rows], self._folds[self._rows], strict=True)
+        for task, fold in sorted(set(here)):
+            with suppress(UndefinedError):
+                seen[self._others(task, fold, metric.left_out)] = True
+        rows = labels.filter(seen)
+        return TrainedOn(
+            folds=tuple(np.unique(self._folds[seen]).tolist()),
+            codecs=tuple(sorted(set(rows["codec"].to_pylist()))),
+            originals=len(set(zip(*rows.select(["task", "source_id"]).columns, strict=True))),
+            target=self._target,
+        )
+
+    @contextmanager
+    def _accounted(self, metric: Metric) -> Iterator[None]:
+        """Add what is done within to the time that a metric took."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            known, spent = self._scored.provenance, time.perf_counter() - began
+            record = known[metric.name]
+            known[metric.name] = replace(
+                record,
+                seconds=(record.seconds or 0.0) + spent,
+                memory_bytes=peak_memory(self._device),
+                date=now(),
+            )
+
     def run(self, file: Any, progress: Progress) -> None:
         """Score everything.
 
@@ -149,13 +199,8 @@ class Scoring:
         from cfqa_data.eval.features.training import KnownScores
         from cfqa_data.eval.originals import OriginalStatistics
 
-        labels = self._dataset.labels
         needed = [n for metric in self._metrics for n in metric.needs if n not in metric.options]
         self._known = OriginalStatistics(self._dataset, needed, self._device, progress)
-        self._tasks = np.array(labels["task"].to_pylist())
-        self._folds = np.zeros(len(self._tasks), dtype=np.intp)
-        if "fold" in labels.column_names and (needed or any(m.fit for m in self._metrics)):
-            self._folds = labels["fold"].to_numpy().astype(np.intp)
         self._shared = KnownScores(self._dataset, self._device)
         self._ready.clear()
         # Twice, if a metric begins anew.
@@ -187,13 +232,15 @@ class Scoring:
                     reason = f"for fewer than {metric.least_tokens} tokens"
                     self._reasons.setdefault(metric.name, reason)
                     self._failed[at, column] = self._undefined[at, column] = True
-                elif ready := self._of_fold(column, task, fold):
-                    self._batch(ready, column, part, at)
-                    if self._failed[at, column].any():
-                        tried = self._tried[metric.name, task]
-                        tried.add(part.source_id)
-                        if len(tried) >= TRIES and np.isnan(self._values[places, column]).all():
-                            self._failed[places, column] = True
+                    continue
+                with self._accounted(metric):
+                    if ready := self._of_fold(column, task, fold):
+                        self._batch(ready, column, part, at)
+                if ready and self._failed[at, column].any():
+                    tried = self._tried[metric.name, task]
+                    tried.add(part.source_id)
+                    if len(tried) >= TRIES and np.isnan(self._values[places, column]).all():
+                        self._failed[places, column] = True
             if file:
                 file.save(self._scored)
             progress.advance(len(at))

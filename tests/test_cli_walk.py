@@ -94,6 +94,7 @@ COMMANDS = {
             "out": "out file",
             "report": "report",
             "table": "choice",
+            "against": "name",
             "paper_logs": "logs",
             "plugin": "name",
         },

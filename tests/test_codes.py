@@ -11,6 +11,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, TransposeCodec
 
 from cfqa_data.access.arrays import ArrayReader
 from cfqa_data.access.files import LocalFiles
@@ -154,6 +155,20 @@ def test_a_shard_has_the_bytes_that_zarr_writes(
     with zarr.config.set({"array.write_empty_chunks": True}):
         zarr.open_array(str(other), mode="r+")[1] = stored
     name = "c/1/0/0/0/0/0"
+    made = zarr.create_array(
+        str(tmp_path / "z.zarr"),
+        shape=(2, 7, *shape),
+        dtype=values.dtype,
+        chunks=(1, 1, 1, 1, *shape[2:]),
+        shards=(1, 7, *shape),
+        filters=TransposeCodec(order=(0, 1, 2, 3, 5, 4)),
+        compressors=BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
+        fill_value=0,
+        dimension_names=["source", "level", "N", "C", "T", "D"],
+        attributes=zarr.open_array(str(path), mode="r").attrs.asdict(),
+    )
+    assert made.shape == (2, 7, *shape)
+    assert (path / "zarr.json").read_bytes() == (tmp_path / "z.zarr/zarr.json").read_bytes()
     assert (path / name).read_bytes() == (other / name).read_bytes()
 
 

@@ -7,9 +7,12 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from cases import release
@@ -23,9 +26,11 @@ from cfqa_data.builders.sharing.publish import Published, plan_publishing, publi
 from cfqa_data.builders.sharing.upload import prepare_upload
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.format.facts import Terms
 from cfqa_data.format.manifest import Manifest, read_manifest, write_manifest
 from cfqa_data.integrity.verify import verify
 from cfqa_data.recipe.load import Recipe
+from cfqa_data.testing.mock import write_format_2_folder
 
 # The client sends files by a parameter that its HTTP library has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -95,7 +100,7 @@ def test_all_arrives_under_a_tag_and_the_manifest_holds(hub: LoopbackHub, folder
     done = send(folder)
     found = there(hub, done.tag)
     own = read_manifest(folder)
-    assert set(found) == {*own.files, "manifest.json"}
+    assert set(found) == {*own.files, "manifest.json", "croissant.json"}
     for path in own.files:
         if path != "README.md":
             assert found[path] == (folder / path).read_bytes()
@@ -125,6 +130,34 @@ def test_the_card_is_the_folder_s_with_what_publishing_adds(hub: LoopbackHub, fo
     assert f'load("{REPO}", "seg", codec="x265", revision="{done.tag}")' in card
     assert f"{done.files} files" in section
     assert yaml.safe_load(card.split("---\n")[1])["size_categories"] == ["n<1K"]
+
+
+@pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.reset_index is deprecated")
+@pytest.mark.parametrize("name", ["toy", "format-2"])
+def test_catalogues_read_what_is_published(name: str, folder: Path, tmp_path: Path) -> None:
+    import mlcroissant
+
+    root = folder if name == "toy" else write_format_2_folder(tmp_path / "format-2")
+    manifest = read_manifest(root)
+    upload = prepare_upload(root, manifest, REPO, terms=Terms("mit", "https://example.org/mit"))
+    copy = shutil.copytree(root, tmp_path / "published")
+    (copy / "croissant.json").write_bytes(upload.texts["croissant.json"])
+    described = mlcroissant.Dataset(copy / "croissant.json")
+    assert not described.metadata.ctx.issues.errors
+    assert {str(w).partition("]")[2] for w in described.metadata.ctx.issues.warnings} == {
+        ' Property "https://schema.org/datePublished" is recommended, but does not exist.'
+    }
+    assert {entry.id for entry in described.metadata.record_sets} == {*manifest.tasks, "originals"}
+    for task in manifest.tasks:
+        rows = pq.read_table(copy / "labels" / f"{task}.parquet").to_pandas()
+        for row, read in zip(rows.to_dict("records"), described.records(task), strict=True):
+            values = {key.partition("/")[2]: value for key, value in read.items()}
+            texts = {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+            assert pd.Series(texts).equals(pd.Series(row))
+    patterns = [one for files in described.metadata.file_sets for one in files.includes]
+    arrays = {p for p in upload.files if p.startswith(("originals/", "bitstreams/", "compressed/"))}
+    assert {p for p in upload.files if any(fnmatch(p, one) for one in patterns)} == arrays
 
 
 def test_truths_that_may_not_be_redistributed_stay_here(
@@ -238,9 +271,10 @@ def test_light_over_full_takes_the_codes_away_and_leaves_foreign_files(
     found = there(hub)
     assert found.pop("notes/a.txt") == b"mine"
     assert json.loads(found["manifest.json"])["tier"] == "light"
-    assert set(found) == {*json.loads(found["manifest.json"])["files"], "manifest.json"}
+    listed = json.loads(found["manifest.json"])["files"]
+    assert set(found) == {*listed, "manifest.json", "croissant.json"}
     assert not any(path.startswith("compressed/") for path in found)
-    assert (light.sent, light.removed) == (2, full.files - light.files)
+    assert (light.sent, light.removed) == (3, full.files - light.files)
     assert hub.count(method="PUT") == 0
     assert any(path.startswith("compressed/") for path in there(hub, full.tag))
 

@@ -15,9 +15,9 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cfqa_data.access.arrays import ShardReader
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.selection import Selection
-from cfqa_data.access.shards import ShardReader
 from cfqa_data.format.codes import create_codes_array, write_codes
 from cfqa_data.format.quantizers import UniformQuantizer
 

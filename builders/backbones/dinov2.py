@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.builders.backbones import base
-from cfqa_data.errors import BuildError
+from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import Layer
 from cfqa_data.torch_inputs import as_tensor
@@ -238,10 +238,8 @@ class VisionTransformer(nn.Module):
         """
         if precision not in PRECISIONS:
             raise BuildError(f"no precision '{precision}'; known are {', '.join(PRECISIONS)}")
-        try:
+        with prefixed("images", BuildError, TypeError):
             images = as_tensor(images)
-        except TypeError as error:
-            raise BuildError(f"images: {error}") from None
         if not images.is_floating_point():
             raise BuildError(f"images must be normalised floating point, not {images.dtype}")
         weights = self.cls_token

@@ -30,7 +30,7 @@ from cfqa_data.codecs import find_codec
 from cfqa_data.console.progress import Progress
 from cfqa_data.console.terminal import listener
 from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import BuildError, CfqaError, unknown_name
+from cfqa_data.errors import BuildError, CfqaError, prefixed, unknown_name
 from cfqa_data.extras import extras
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
@@ -164,14 +164,12 @@ def _recipe(folder: Folder, tasks: list[str], spec: Any) -> Recipe:
         if task not in manifest.tasks:
             raise CfqaError(f"{where}: {unknown_name('task', task, manifest.tasks)}")
     added = {task: spec(task=task) for task in tasks}
-    try:
+    with prefixed(f"{where}: cannot be extended", BuildError):
         old = scoring_recipe(folder)
         paths: dict[str, str] = {}
         for task in manifest.tasks:
             with nullcontext() if task in tasks else suppress(CfqaError, OSError):
                 paths |= scoring_weights(folder, old, task)
-    except CfqaError as error:
-        raise BuildError(f"{where}: cannot be extended: {error}") from None
     old = old.without_programs().with_paths(lambda uri: paths.get(uri, uri))
     (codec,) = {codec_spec.codec for codec_spec in added.values()}
     changed = {

@@ -6,20 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
 from cfqa_data.access.dataset import Dataset
+from cfqa_data.arrow import pa
 from cfqa_data.builders.extending.labelling import as_features, check_shape, label
 from cfqa_data.builders.pipeline.label import BASELINES, baseline_values, batch_of_levels
 from cfqa_data.builders.sources.files import names_in, reason
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError, unknown_name
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["label_files"]
 
@@ -44,8 +42,6 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
         CfqaError: there are none, a name is no source's, or a feature is none of its original's
             shape.
     """
-    import pyarrow as pa
-
     progress = progress or Silent()
     sources = {s: name for name, e in dataset.manifest.tasks.items() for s in e.sources}
     found = list(_features(path))

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
+from cfqa_data.arrow import pa, pc
 from cfqa_data.builders.maintenance.scratch import link
 from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.context import write_json
@@ -24,9 +25,6 @@ from cfqa_data.builders.pipeline.prepare import Prepare
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["STAGES", "ExtendStage"]
 
@@ -127,9 +125,6 @@ class _Compress(ExtendStage, Compress):
 
     def label_rows(self, item: Item) -> pa.Table:
         """Return the label rows of a shard, with the columns of format 2."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         table, members = self.labels(item.task), self.plan.members(item.task, item.shard)
         chosen = pc.and_(
             pc.equal(table["codec"], item.codec),

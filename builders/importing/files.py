@@ -21,7 +21,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from cfqa_data.console.text import counted
-from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.errors import BuildError, FormatError, prefixed
 from cfqa_data.eval.paper_logs import level_of
 from cfqa_data.format.format_1 import CODECS, LAYERS, LEVELS, TASKS, VIEWS
 from cfqa_data.format.invariants import check_source_ids
@@ -121,10 +121,8 @@ class Release:
         Raises:
             BuildError: two have; names them and their tasks.
         """
-        try:
+        with prefixed(self.root / "org_feat", BuildError, FormatError):
             check_source_ids({task: list(files) for task, files in self.originals.items()})
-        except FormatError as error:
-            raise BuildError(f"{self.root / 'org_feat'}: {error}") from None
 
     def codecs(self, task: str) -> list[str]:
         """Return the codecs of a task."""

@@ -20,7 +20,7 @@ from cfqa_data.builders.pipeline.label import Scored
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.prepare import Prepare
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select, checked_sample
-from cfqa_data.errors import BuildError, CodecError
+from cfqa_data.errors import BuildError, CodecError, prefixed
 from cfqa_data.format.codes import find_centres
 from cfqa_data.format.facts import Layer
 from cfqa_data.format.invariants import bits_of
@@ -65,10 +65,8 @@ class ImportStage(BuildStage):
         path, shape = files.files[name, level], self.release.shapes[files.task]
         if files.is_video:
             codec = self.context.codec(files.task, files.codec)
-            try:
+            with prefixed(path, BuildError, CodecError):
                 plane = codec.decode(path.read_bytes(), plane_shape(shape))
-            except CodecError as error:
-                raise BuildError(f"{path}: {error}") from None
             return unpack(plane, shape)
         quantizer = self.plan.recipe.tasks[files.task].codecs[files.codec].quantizer
         assert quantizer is not None

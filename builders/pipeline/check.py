@@ -15,7 +15,7 @@ from cfqa_data.builders.pipeline.context import Models, codec_for
 from cfqa_data.builders.pipeline.fit import check_fit, choices
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Plan
-from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.errors import BuildError, CfqaError, prefixed
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.recipe.fitted import AutoLevels
 from cfqa_data.recipe.load import CodecSpec, Recipe
@@ -58,14 +58,11 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
         raise BuildError(
             "; ".join(f"{where}: {'; '.join(problems)}" for where, problems in troubles.items())
         )
-    try:
-        with naming_user_code(BuildError):
-            weights = hash_uris(uris) | hash_sources(recipe, sources)
-            for task in recipe.tasks:
-                _check_networks(models, task)
-                check_fit(models, task)
-    except CfqaError as error:
-        raise BuildError(f"{where}: {error}") from None
+    with prefixed(where, BuildError), naming_user_code(BuildError):
+        weights = hash_uris(uris) | hash_sources(recipe, sources)
+        for task in recipe.tasks:
+            _check_networks(models, task)
+            check_fit(models, task)
     return Plan(recipe, tier, versions, weights, packages)  # checked
 
 

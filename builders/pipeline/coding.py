@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.builders.pipeline.context import check_feature, read_tensors
-from cfqa_data.errors import BuildError, CodecError
+from cfqa_data.errors import BuildError, CodecError, prefixed
 from cfqa_data.format.packing import pack, plane_shape, unpack
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.recipe.load import CodecSpec
@@ -128,11 +128,9 @@ def code(
                 f"level 0 at {parameter:g}: {codec.name} gives another bitstream of {names[0]} the "
                 "second time: is it deterministic?"
             )
-        try:
+        with prefixed(f"level {level} at {parameter:g}", CodecError, CodecError):
             decoded = decode(streams)
             twice = decode(streams)[0] if rehearse and level == 0 else decoded[0]
-        except CodecError as error:
-            raise CodecError(f"level {level} at {parameter:g}: {error}") from None
         if not np.array_equal(twice, decoded[0]):
             raise CodecError(
                 f"level 0 at {parameter:g}: {codec.name} decodes {names[0]} to something else the "

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.arrow import pa
 from cfqa_data.builders.pipeline.coding import Coded, StreamCache, code
 from cfqa_data.builders.pipeline.label import label_rows, label_values
 from cfqa_data.builders.pipeline.plan import Item
@@ -105,8 +106,6 @@ class Compress(BuildStage):
             item: of the shard.
             coded: bitstreams, if there are any, bits, and codes or values.
         """
-        import pyarrow as pa
-
         task, shard, context = item.task, item.shard, self.context
         entry, spec, scorer = context.entry(task), context.codec_spec(item), self.scorer(item)
         streams = {

@@ -39,8 +39,7 @@ from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import drive
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.console.progress import Progress
-from cfqa_data.errors import BuildError
-from cfqa_data.format.fields import prefixed
+from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.format.storage import write_text
 from cfqa_data.recipe.fitted import AutoLevels, FittedRange

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from cfqa_data.builders.tasks.base import Task
-from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.invariants import rate_of
 from cfqa_data.format.quantizers import Quantizer
@@ -47,10 +47,8 @@ def score(task: Task, features: np.ndarray, truth: Any, what: str) -> Scored:
     Raises:
         BuildError: the task does not take them or the truth, or a score is not finite.
     """
-    try:
+    with prefixed(what, BuildError):
         scores, losses = task.scores(features, truth)
-    except CfqaError as error:
-        raise BuildError(f"{what}: {error}") from None
     if not np.isfinite([scores, losses] if task.facts.loss else scores).all():
         raise BuildError(f"{what}: score {scores} or loss {losses} is not a finite number")
     return scores, losses

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.arrow import pa
 from cfqa_data.builders.pipeline.coding import code
 from cfqa_data.builders.pipeline.context import Models, codec_for
 from cfqa_data.builders.pipeline.label import score
@@ -254,8 +255,6 @@ def figures(bench: Bench, codec: str, curve: Curve) -> dict[str, Any]:
     distortion that the last level has) and `distinct` (mean number of different distortions of a
     source).
     """
-    import pyarrow as pa
-
     sources, levels = curve.bpfp.shape
     row = health(
         pa.table(

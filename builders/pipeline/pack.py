@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cfqa_data.arrow import pa
 from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.card.write import write_card
@@ -22,9 +22,6 @@ from cfqa_data.integrity.health import health
 from cfqa_data.recipe.portable import portable_names, recorded_recipe, rename
 from cfqa_data.recipe.remembered import remember
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 __all__ = ["label_table", "originals_table", "pack"]
 
 
@@ -35,8 +32,6 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
         context: of the build, all of whose items are done.
         advance: called after each of the tasks, then for the originals, the card, the manifest.
     """
-    import pyarrow as pa
-
     layout, plan = context.layout, context.plan
     remove_partials(layout.root)
     names = portable_names(plan.recipe)
@@ -72,8 +67,6 @@ def label_table(context: BuildContext, entry: TaskEntry, form: int) -> pa.Table:
     Raises:
         BuildError: a row does not hold what the format says.
     """
-    import pyarrow as pa
-
     task, codecs = entry.name, list(entry.codecs)
     items = [
         Item("compress", task, codec, shard) for codec in codecs for shard in range(entry.shards)
@@ -96,8 +89,6 @@ def label_table(context: BuildContext, entry: TaskEntry, form: int) -> pa.Table:
 
 def originals_table(context: BuildContext, manifest: Manifest) -> pa.Table:
     """Return one row per original."""
-    import pyarrow as pa
-
     rows = []
     for task, entry in manifest.tasks.items():
         for shard in range(entry.shards):

@@ -16,7 +16,7 @@ from cfqa_data.builders.pipeline.label import Scored, score
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.sources.base import Sample
-from cfqa_data.errors import BuildError, FormatError
+from cfqa_data.errors import BuildError, FormatError, prefixed
 from cfqa_data.format.facts import TaskFacts
 from cfqa_data.format.invariants import check_source_ids, check_truth
 from cfqa_data.format.layout import Layout
@@ -298,10 +298,8 @@ def fitting(
         sample = checked_sample(candidate, facts, models.infers_truth(task))
         what = f"the feature of {sample.source_id}"
         feature = partial(models.features, task, sample.inputs, what)
-        try:
+        with prefixed(sample.source_id, BuildError, BuildError):
             why = models.task(task).accepts(feature, sample, accepted)
-        except BuildError as error:
-            raise BuildError(f"{sample.source_id}: {error}") from None
         if not isinstance(why, str | None):
             raise BuildError(
                 f"{sample.source_id}: {type(models.task(task)).__name__}.accepts must return a "

@@ -18,7 +18,7 @@ from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.lock import LOCK
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
-from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.format.layout import Layout, left_by_tools
 from cfqa_data.format.manifest import Manifest, read_manifest
 from cfqa_data.format.storage import PARTIAL, remove_partials, write_text
@@ -93,10 +93,8 @@ def _names(layout: Layout) -> set[str]:
 
 
 def _check_finished(layout: Layout, recipe: Recipe, tier: str) -> None:
-    try:
+    with prefixed(f"{layout.root} is no dataset of this version", BuildError):
         manifest = read_manifest(layout.root)
-    except CfqaError as error:
-        raise BuildError(f"{layout.root} is no dataset of this version: {error}") from None
     recorded = recorded_recipe(Recipe.from_dict(recipe.fitted_as(manifest.recipe)))
     held = f"{layout.root} holds a finished dataset", "choose another folder"
     there = {**manifest.recipe, "name": manifest.name}
@@ -126,12 +124,10 @@ def _check_files(layout: Layout, recipe: Recipe, manifest: Manifest) -> None:
     names, models = portable_names(recipe), Models(recipe)
     uris = [uri for uri in weights_of(recipe) if rename(uri, names) in manifest.weights]
     lists = manifest.weights.keys() - {rename(uri, names) for uri in uris}
-    try:
+    with prefixed(f"recipe {recipe.name!r}", BuildError):
         packages = packages_of(models)
         sources = {task: models.source(task) for task in recipe.tasks if lists}
         found = hash_uris(uris) | hash_sources(recipe, sources)
-    except CfqaError as error:
-        raise BuildError(f"recipe {recipe.name!r}: {error}") from None
     current = {rename(uri, names): digest for uri, digest in found.items()}
     if other := [name for name, digest in manifest.weights.items() if current.get(name) != digest]:
         raise BuildError(

@@ -29,7 +29,7 @@ from cfqa_data.builders.processes.spawning import (
     spawning,
 )
 from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import BuildError, CfqaError, DiskError
+from cfqa_data.errors import BuildError, CfqaError, DiskError, prefixed
 from cfqa_data.extras import extras
 from cfqa_data.guard import GUARD
 from cfqa_data.registry import user_failure
@@ -215,10 +215,9 @@ def _connected(address: str) -> Iterator[Any]:
     """
     with extras():
         from distributed import Client
-    try:
+    # Whatever else listens there can answer anything.
+    with prefixed(f"no Dask scheduler answers at {address!r}", BuildError, Exception):
         client = Client(address, timeout=CONNECT_SECONDS)
-    except Exception as error:  # whatever else listens there can answer anything
-        raise BuildError(f"no Dask scheduler answers at {address!r}: {error}") from None
     with client:
         yield client.get_executor(pure=False)
 

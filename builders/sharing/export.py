@@ -15,11 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
 from cfqa_data.access.dataset import Dataset, LoadOptions, load
+from cfqa_data.arrow import pa, pc
 from cfqa_data.builders.sharing.export_formats import FORMATS, ExportFile, Format
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.disk import clear_disk_errors
@@ -29,9 +30,6 @@ from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.storage import PARTIAL, check_folder, write_table, write_text
 from cfqa_data.paths import absolute_path, real_path
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["INDEX", "MARKER", "Exported", "export"]
 
@@ -106,9 +104,6 @@ def export(
         CfqaError: there is no such format, nothing to export, or the folder holds something else.
         FormatError: the dataset, or a feature in it, cannot be read.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if kind not in FORMATS:
         raise CfqaError(unknown_name("format", kind, FORMATS))
     progress, out = progress or Silent(), absolute_path(out)
@@ -190,9 +185,6 @@ class _Run:
 
     def task(self, task: str, labels: pa.Table, originals: bool) -> Iterator[pa.Table]:
         """Write the files of a task; yield the rows of each codec with the places of both."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         entry = self.dataset.manifest.tasks[task]
         rows = labels.filter(pc.equal(labels["task"], task)).drop_columns(["array", "index"])
         number = pc.index_in(rows["source_id"], pa.array(entry.sources)).to_numpy()
@@ -216,9 +208,6 @@ class _Run:
 
     def _write(self, rows: pa.Table, codec: str, entry: TaskEntry) -> pa.Table:
         """Write the files of a codec's rows, or of originals; return the rows and their places."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         numbers = pc.index_in(rows["source_id"], pa.array(entry.sources)).to_pylist()
         levels = rows["level"].to_pylist() if "level" in rows.column_names else repeat(None)
         names = [

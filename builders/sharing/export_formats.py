@@ -11,14 +11,12 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from cfqa_data.arrow import pa, pq
 from cfqa_data.format.storage import atomic_path
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["FORMATS", "ExportFile", "Format"]
 
@@ -109,9 +107,6 @@ def _write_safetensors(path: Path, part: ExportFile, features: Iterable[np.ndarr
 
 def _write_parquet(path: Path, part: ExportFile, features: Iterable[np.ndarray]) -> None:
     """Write a row group per row: the facts, and the feature as a list, of fixed size if it may."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     shapes = pa.array(part.shapes, pa.list_(pa.int32(), 4))
     size = math.prod(part.shape) if set(part.shapes) == {part.shape} else -1
     schema = part.rows.schema.append(pa.field("shape", shapes.type))

@@ -16,6 +16,7 @@ import numpy as np
 
 from cfqa_data.access.dataset import Dataset
 from cfqa_data.access.memory import MemoryFolder
+from cfqa_data.arrow import pa
 from cfqa_data.builders.pipeline.label import BASELINES, baseline_values
 from cfqa_data.builders.pipeline.lock import try_lock
 from cfqa_data.builders.sharing.terms import check_terms
@@ -193,8 +194,6 @@ def _versions(dataset: Dataset, source: str, codec: CodecEntry) -> np.ndarray:
 
 def _labels(dataset: Dataset, values: dict[tuple[str, str], dict[str, np.ndarray]]) -> Any:
     """Return the label rows with the baselines."""
-    import pyarrow as pa
-
     rows = []
     for row in dataset.labels.to_pylist():
         found = values[row["source_id"], row["codec"]]
@@ -206,8 +205,6 @@ def _labels(dataset: Dataset, values: dict[tuple[str, str], dict[str, np.ndarray
 
 def _originals(layout: Layout, dataset: Dataset, entry: TaskEntry) -> Any:
     """Return one row per original."""
-    import pyarrow as pa
-
     labels = {row["source_id"]: row for row in dataset.labels.to_pylist()}
     folds = folds_of(entry)
     rows = []

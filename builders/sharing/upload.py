@@ -13,6 +13,7 @@ from typing import Any
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
+from cfqa_data.card.croissant import CROISSANT, croissant_text
 from cfqa_data.card.write import card_text
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.facts import TaskEntry, Terms
@@ -33,6 +34,7 @@ class Upload:
         root: the folder with the files, except card and manifest.
         manifest: of the upload.
         card: text of the card.
+        croissant: text of the description for catalogues.
         tag: name of this version.
         rewritten: whether the folder's card was edited, so that the generated card differs.
         withheld: files that stay here, since truths may not be redistributed.
@@ -41,20 +43,23 @@ class Upload:
     root: Path
     manifest: Manifest
     card: str
+    croissant: str
     tag: str
     rewritten: bool = False
     withheld: tuple[str, ...] = ()
 
     @cached_property
     def texts(self) -> dict[str, bytes]:
-        """The files that are not taken from the folder: card and manifest."""
-        return {CARD: self.card.encode(), MANIFEST: manifest_text(self.manifest).encode()}
+        """The files that are not taken from the folder: card, manifest and Croissant."""
+        manifest = manifest_text(self.manifest)
+        texts = {CARD: self.card, MANIFEST: manifest, CROISSANT: self.croissant}
+        return {path: text.encode() for path, text in texts.items()}
 
     @cached_property
     def files(self) -> dict[str, dict[str, Any]]:
-        """Path -> {"size": bytes, "sha256": hex} of all files, card and manifest among them."""
-        entry = _entry(self.texts[MANIFEST])
-        return {path: dict(e) for path, e in self.manifest.files.items()} | {MANIFEST: entry}
+        """Path -> {"size": bytes, "sha256": hex} of all files, those of `texts` among them."""
+        made = {path: _entry(self.texts[path]) for path in (MANIFEST, CROISSANT)}
+        return {path: dict(entry) for path, entry in self.manifest.files.items()} | made
 
     @property
     def size(self) -> int:
@@ -72,7 +77,7 @@ def prepare_upload(
     terms: Terms | None = None,
     follow_links: bool = False,
 ) -> Upload:
-    """Return the files of a folder to upload, with their card and manifest.
+    """Return the files of a folder to upload, with their card, manifest and Croissant.
 
     Args:
         root: a dataset folder that holds what its manifest says.
@@ -116,6 +121,7 @@ def prepare_upload(
         Path(root),
         replace(uploaded, files=files),
         text.decode(),
+        croissant_text(uploaded, labels, originals, repo, tag),
         tag,
         rewritten=manifest.files.get(CARD, {}).get("sha256") not in generated,
         withheld=withheld,

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from cfqa_data.builders.sources.base import Sample, Source
-from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.errors import BuildError, prefixed, unknown_name
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.pointers import pointer_at
 from cfqa_data.format.resources import locate
@@ -151,10 +151,8 @@ def parse_lines(path: Path, parse: Callable[[str], T]) -> list[T]:
     """
     found = []
     for number, line in read_list(path):
-        try:
+        with prefixed(f"{path}, line {number}", BuildError, BuildError):
             found.append(parse(line))
-        except BuildError as error:
-            raise BuildError(f"{path}, line {number}: {error}") from None
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.errors import BuildError
+from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.pixels import MEAN, STD, normalise
 from cfqa_data.registry import bind_options
 
@@ -101,10 +101,8 @@ def from_metadata(kind: type[Any], text: str, origin: str) -> Any:
     if not isinstance(values, Mapping):
         raise BuildError(f"{origin}: the geometry is no table")
     bound = bind_options(kind, values, f"{origin}: geometry", BuildError)
-    try:
+    with prefixed(origin, BuildError, BuildError):
         return kind(**bound)
-    except BuildError as error:
-        raise BuildError(f"{origin}: {error}") from None
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

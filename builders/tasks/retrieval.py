@@ -22,11 +22,10 @@ import numpy as np
 from cfqa_data.builders.sources.instances import JUNK
 from cfqa_data.builders.tasks.classification import ClsHead
 from cfqa_data.builders.tasks.linear import LinearTask
-from cfqa_data.errors import BuildError
+from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.extras import extras
 from cfqa_data.format.checkpoints import known_tensor, tensors_at
 from cfqa_data.format.facts import Loss, Score, TaskFacts, Truth
-from cfqa_data.format.fields import prefixed
 from cfqa_data.torch_state import torch_state
 
 with extras("build"):

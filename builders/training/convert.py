@@ -21,7 +21,7 @@ from cfqa_data.builders.training.hyperprior_plan import check_lambdas, model_siz
 from cfqa_data.codecs.hyperprior.checkpoint import read_checkpoint
 from cfqa_data.codecs.hyperprior.codec import Hyperprior
 from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, write_ladder
-from cfqa_data.errors import BuildError, CodecError
+from cfqa_data.errors import BuildError, CodecError, prefixed
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.format.storage import check_writable
 from cfqa_data.paths import expanded
@@ -59,10 +59,8 @@ def convert(checkpoints: Sequence[tuple[float, Path]], out: Path, name: str) -> 
             raise BuildError(f"{message}: one ladder has one size")
         if not np.array_equal(weights.y_thresholds, models[0][1].y_thresholds):
             raise BuildError(f"{path} has another table of scales than the others of the ladder")
-        try:
+        with prefixed(path, CodecError, CodecError):
             Hyperprior(weights)
-        except CodecError as error:
-            raise CodecError(f"{path}: {error}") from None
     sources = [{"file": path.name, "sha256": hash_file(path)} for _, path in sorted(checkpoints)]
     write_ladder(out, name, models, {**model_size(models[0][1]), "checkpoints": sources})
 

@@ -20,13 +20,15 @@ from cfqa_data.access.folder import Folder, check_level
 from cfqa_data.access.grid import TokenGrid, token_grid
 from cfqa_data.access.opening import open_files
 from cfqa_data.access.selection import Part
+from cfqa_data.arrow import pa, pc
+from cfqa_data.console.summary import Described, Summary
+from cfqa_data.console.text import counted
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.registry import Plugins
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from PIL.Image import Image
 
 __all__ = ["Dataset", "FeaturePair", "LoadOptions", "load", "opened"]
@@ -46,8 +48,8 @@ class LoadOptions(TypedDict, total=False):
     plugins: Plugins | None
 
 
-@dataclass(frozen=True, eq=False)
-class FeaturePair:
+@dataclass(frozen=True, eq=False, repr=False)
+class FeaturePair(Described):
     """A compressed feature beside its original.
 
     Attributes:
@@ -60,8 +62,18 @@ class FeaturePair:
     compressed: np.ndarray
     label: dict[str, Any]
 
+    def _summary(self, rows: bool) -> Summary:
+        of = self.label
+        title = f"FeaturePair {of['source_id']} by {of['codec']}, level {of['level']}"
+        figures = {
+            n: of.get(n) for n in ("bpfp", "score", "score_ref", "distortion", "loss", "mse")
+        }
+        facts = {n: f"{v:.4g}" for n, v in figures.items() if isinstance(v, float)}
+        shape = f"{self.original.dtype} {self.original.shape}"
+        return Summary(title, {"task": of.get("task"), "each": shape, **facts})
 
-class Dataset(Sequence[FeaturePair]):
+
+class Dataset(Described, Sequence[FeaturePair]):
     """The compressed features of a folder, in the order of :attr:`labels`.
 
     Made by :func:`load`; slicing gives a dataset of fewer rows over the same files.
@@ -132,10 +144,18 @@ class Dataset(Sequence[FeaturePair]):
             label=label,
         )
 
-    def __repr__(self) -> str:
-        return (
-            f"<Dataset {self.manifest.name!r} at {self.location}: {len(self)} compressed features>"
-        )
+    def _summary(self, rows: bool) -> Summary:
+        title = f"Dataset {self.manifest.name!r} at {self.location}"
+        count = counted(len(self), "compressed features")
+        if not rows:
+            return Summary(f"{title}: {count}", {})
+        table: list[Sequence[Any]] = [("task", "originals", "codecs", "compressed features")]
+        names = [self._labels[name].to_numpy() for name in ("task", "source_id", "codec")]
+        for task in dict.fromkeys(names[0].tolist()):
+            of = [values[names[0] == task].tolist() for values in names]
+            table.append((task, len(set(of[1])), ", ".join(dict.fromkeys(of[2])), len(of[0])))
+        facts = {"summary": self.manifest.summary, "tier": self.manifest.tier, "holds": count}
+        return Summary(title, facts, table)
 
     def original(self, source_id: str, **part: Unpack[Part]) -> np.ndarray:
         """Return an original feature, or a part of it, float32 (N, C, T, D).
@@ -273,9 +293,6 @@ def load(
         HubError: the repo is not there, may not be read, or cannot be reached.
         MissingDependencyError: a repo is asked for, and `huggingface_hub` is not installed.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
     held = folder.manifest.tasks
 

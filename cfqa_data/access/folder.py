@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from cfqa_data.access.files import Files, LocalFiles
 from cfqa_data.access.selection import Part, Selection
 from cfqa_data.access.tensors import TensorFile
 from cfqa_data.access.weights import find_weights
-from cfqa_data.errors import CfqaError, CodecError, FormatError, RecipeError, unknown_name
+from cfqa_data.arrow import pa
+from cfqa_data.errors import CfqaError, CodecError, FormatError, RecipeError, prefixed, unknown_name
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.invariants import (
@@ -36,12 +37,7 @@ from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import NULLABLE, originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
-from cfqa_data.registry import Plugins, as_plugins
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from cfqa_data.registry import RegistryEntry
+from cfqa_data.registry import Plugins, RegistryEntry, as_plugins
 
 __all__ = ["Folder", "check_level"]
 
@@ -227,7 +223,8 @@ class Folder:
         part = part or Selection.of(shape)
         stream = self.bitstream(source_id, codec, level)
         decoder = self.decoder(entry.name, codec)
-        try:
+        what = f"bitstream of {source_id!r} by {codec} at level {level} cannot be decoded"
+        with prefixed(f"{self.files.location}: {what}", FormatError, CodecError):
             if codec_entry.quantizer is None:
                 return part.take(_as_feature(decoder.decode(stream, shape), shape))
             plane, bits = decoder.decode(stream, plane_shape(shape)), codec_entry.quantizer.bits
@@ -235,11 +232,6 @@ class Folder:
                 raise CodecError(f"code {int(plane.max())} is not a {bits}-bit code")
             indices = part.take(unpack(plane, shape))
             return Codes(indices, codec_entry.quantizer.values()[list(part.layers)])
-        except CodecError as error:
-            raise FormatError(
-                f"{self.files.location}: bitstream of {source_id!r} by {codec} at level {level} "
-                f"cannot be decoded: {error}"
-            ) from None
 
     def decoder(self, task: str, codec: str) -> Any:
         """Return a decoder for a task's bitstreams, with the weights that encoded them.
@@ -357,7 +349,7 @@ class Folder:
             named = f"{where}.codec: {key} names a file, {text!r}"
             raise FormatError(f"{named}, that the manifest has no SHA-256 of")
 
-        try:
+        with prefixed(where, FormatError, CodecError, RecipeError):
             found_weights = {key: str(self.find_weights(uri)) for key, uri in weights.items()}
             # Overrides what an untrusted manifest says.
             trusted: dict[str, Any] = {
@@ -366,8 +358,6 @@ class Folder:
                 "tables": partial(self._tables, codec_entry) if codec_entry.tables else None,
             }
             return get_codec(origin.name, **{**origin.options, **found_weights, **trusted})
-        except (CodecError, RecipeError) as error:
-            raise FormatError(f"{where}: {error}") from None
 
     def _tables(self, codec_entry: CodecEntry) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}

@@ -17,6 +17,7 @@ import numpy as np
 
 from cfqa_data.access.dataset import Dataset
 from cfqa_data.access.memory import MemoryFolder, as_numpy
+from cfqa_data.arrow import pa
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.facts import (
     CodecEntry,
@@ -346,8 +347,6 @@ def _labels(
     numbers: Mapping[str, Any],
 ) -> Any:
     """Return the label rows by source, codec and level."""
-    import pyarrow as pa
-
     folds, rows = folds_of(entry), []
     for place, source in enumerate(entry.sources):
         points = math.prod(shapes[source])

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cfqa_data.arrow import pa
 from cfqa_data.card.wording import meanings, wording
 from cfqa_data.console.text import size_text
 from cfqa_data.format.layout import Layout
@@ -24,9 +25,6 @@ from cfqa_data.format.storage import read_labels, read_table, write_text
 from cfqa_data.integrity.health import health_cells
 from cfqa_data.integrity.summary import float32_size, score_text
 from cfqa_data.recipe.load import list_recipes, load_recipe
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["card_text", "write_card"]
 
@@ -104,7 +102,7 @@ def card_text(
             tag=tag,
             name=manifest.name,
             tier=manifest.tier,
-            files=f"{len(sizes) + 2:,}",
+            files=f"{len(sizes) + 3:,}",  # and card, manifest, Croissant
             size=size_text(sum(sizes.values())),
             again=_again(manifest),
         )

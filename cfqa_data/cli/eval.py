@@ -18,6 +18,7 @@ from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
+    from cfqa_data.eval.comparison import Comparison
 
 __all__ = ["evaluate", "report"]
 
@@ -41,6 +42,7 @@ def evaluate(
     classes: bool = False,
     force: bool = False,
     table: Literal["paper", "plain"] = "paper",
+    against: str | None = None,
     paper_logs: Path | None = None,
     untrusted: bool = False,
     plugin: list[str] | None = None,
@@ -65,6 +67,7 @@ def evaluate(
             scores.parquet.
         classes: With --report: also draw what levels do to the classes of features, by t-SNE.
         table: paper: as published. plain: every figure, one per line.
+        against (NAME): Also compare every other metric with this one: differences, intervals, p.
         paper_logs (LOGS): Instead of a dataset: the published statistic from a folder of score
             logs.
     """
@@ -90,7 +93,7 @@ def evaluate(
         import cfqa_data.eval.report.classes  # noqa: F401
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
-    for name in metric or DEFAULT_METRICS:
+    for name in [*(metric or DEFAULT_METRICS), *([against] if against else [])]:
         names += list_metrics() if name == "all" else [name]
     hint = "the same command goes on from the scores so far" if out else ""
     with (
@@ -120,9 +123,19 @@ def evaluate(
             force=force,
             progress=progress,
         )
-    answer(as_json, lambda: _evaluation_json(evaluation), lambda: LAYOUTS[table](evaluation))
-    sys.stdout.flush()
     failures, written = list(evaluation.failures.values()), []
+    compared: Comparison | None = None
+    if against is not None:
+        try:
+            compared = evaluation.compare(against=against)
+        except MetricError as error:  # the tables are worth having all the same
+            failures.append(str(error))
+
+    def text() -> str:
+        return "\n\n".join(filter(None, [LAYOUTS[table](evaluation), compared and compared.text()]))
+
+    answer(as_json, lambda: _evaluation_json(evaluation, compared), text)
+    sys.stdout.flush()
     if out is not None and str(out) not in evaluation.failures:
         written.append(f"Every score: {out}")
     if page is not None:
@@ -249,13 +262,15 @@ def _evaluate_logs(folder: Path, as_json: bool) -> None:
     answer(as_json, lambda: content, lambda: paper_logs_text(figures))
 
 
-def _evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+def _evaluation_json(evaluation: Evaluation, compared: Comparison | None) -> dict[str, Any]:
     from cfqa_data.eval.statistics.columns import COLUMNS
 
+    differences = {"differences": compared.table.to_pylist()} if compared else {}
     return {
         "target": evaluation.target,
         "metrics": [metric.name for metric in evaluation.metrics],
         "failures": evaluation.failures,
         "notes": evaluation.notes,
         **{name: getattr(evaluation, name).to_pylist() for name in COLUMNS},
+        **differences,
     }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.codecs.base import Codec, FeatureCodec, InputCodec
-from cfqa_data.errors import CodecError
+from cfqa_data.errors import CodecError, prefixed
 from cfqa_data.lazy import lazy_modules
 from cfqa_data.registry import Plugins, Registry, RegistryEntry, bind_options
 
@@ -95,7 +95,5 @@ def get_codec(
         return IsolatedCodec(name, bound)
     if callable(tables) and "tables" in bound:
         bound["tables"] = tables()
-    try:
+    with prefixed(f"{name}: impossible options {options}", CodecError, TypeError):
         return found.target(**bound)
-    except TypeError as error:
-        raise CodecError(f"{name}: impossible options {options}: {error}") from None

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from cfqa_data.errors import CodecError, FormatError
+from cfqa_data.errors import CodecError, FormatError, prefixed
 from cfqa_data.format.facts import Bits, CodecFacts, On, Parameter
 
 __all__ = [
@@ -130,10 +130,8 @@ class AnyCodec(ABC):
         Raises:
             CodecError: it cannot have it.
         """
-        try:
+        with prefixed(self.name, CodecError, FormatError):
             return self.parameter.check(value.item() if isinstance(value, np.generic) else value)
-        except FormatError as error:
-            raise CodecError(f"{self.name}: {error}") from None
 
 
 class _ArrayCodec(AnyCodec):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.console.text import counted, duration
@@ -14,7 +16,7 @@ from cfqa_data.console.text import counted, duration
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Bars", "Lines", "listener", "show_progress"]
+__all__ = ["Bars", "Lines", "Notebook", "listener", "show_progress"]
 
 # Steps that arrive this soon after a stage began were done by an earlier run: they count as
 # done, but not towards the rate.
@@ -50,13 +52,21 @@ def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
 
 
 @contextmanager
-def listener(progress: Progress | None) -> Iterator[Progress]:
-    """Give the listener that a caller passed; without one, bars where stderr is a terminal."""
-    if progress is None and sys.stderr.isatty():
+def listener(progress: Progress | Literal["auto"] | None) -> Iterator[Progress]:
+    """Give the listener that a caller passed; without one, bars in a terminal or a notebook."""
+    if progress is not None and progress != "auto":
+        yield progress
+    elif sys.stderr.isatty():
         with show_progress() as shown:
             yield shown
     else:
-        yield progress or Silent()
+        yield Notebook() if _in_notebook() and find_spec("tqdm") else Silent()
+
+
+def _in_notebook() -> bool:
+    """Whether the code runs in a notebook's kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 class Pace:
@@ -109,6 +119,27 @@ class Bars:
         """Fill the bar."""
         self._bar.update(self._task, completed=self._pace.total)
         self._bar.stop_task(self._task)
+
+
+class Notebook:
+    """A bar of tqdm per stage."""
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        """Show a bar."""
+        from tqdm.auto import tqdm
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without ipywidgets it is a bar of text
+            self._bar = tqdm(total=total, desc=stage, unit=f" {unit}")
+
+    def advance(self, n: int = 1) -> None:
+        """Move the bar."""
+        self._bar.update(n)
+
+    def finish(self) -> None:
+        """Fill the bar."""
+        self._bar.update(self._bar.total - self._bar.n)
+        self._bar.close()
 
 
 class Lines:

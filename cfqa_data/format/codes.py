@@ -10,21 +10,24 @@ array holds the float32 values. Behind the tokens of a shorter feature lie zeros
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.errors import CodecError, FormatError
+from cfqa_data.arrow import pa, pc
+from cfqa_data.errors import CodecError, FormatError, prefixed
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.quantizers import Quantizer, quantizer_from_dict
-from cfqa_data.format.storage import write_bytes
+from cfqa_data.format.storage import write_bytes, write_text
 
 __all__ = [
     "METADATA",
     "Codes",
+    "array_metadata",
     "create_codes_array",
     "find_centres",
     "parse_metadata",
@@ -71,9 +74,6 @@ class Codes:
 
 def _look_up(table: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Return the values at places that are in the table, in a third of the time NumPy takes."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     found = pc.take(pa.array(table), pa.array(places.reshape(-1)), boundscheck=False)
     values = np.frombuffer(found.buffers()[1], table.dtype, places.size)  # no copy, writable
     return values.reshape(places.shape)
@@ -114,10 +114,6 @@ def create_codes_array(
     Raises:
         FormatError: there is an array of other metadata, or the arguments do not agree.
     """
-    import zarr
-    from zarr.codecs import BloscCodec, TransposeCodec
-    from zarr.storage import MemoryStore
-
     layers = quantizer.layers if quantizer else 0
     known = {len(centres), layers, shape[1] if quantizer else 0}
     if len(source_ids) != sources or len(known) > 1:
@@ -125,27 +121,60 @@ def create_codes_array(
     attributes: dict[str, Any] = {"source_ids": list(source_ids)}
     if quantizer:
         attributes = {"quantizer": quantizer.to_dict(), "centres": list(centres), **attributes}
-    full = (sources, levels, *shape)
+    dtype = quantizer.dtype if quantizer else np.dtype(np.float32)
+    made = array_metadata(sources, levels, shape, dtype, attributes)
     if (path / METADATA).exists():
         metadata = _read_metadata(path)
-        if metadata.get("attributes") != attributes or metadata.get("shape") != list(full):
+        if any(metadata.get(key) != made[key] for key in ("attributes", "shape")):
             raise FormatError(f"{path}: holds another array; remove it or build elsewhere")
         return
-    made: dict[str, Any] = {}  # in memory: zarr's own store on disk syncs nothing
-    zarr.create_array(
-        MemoryStore(made),
-        shape=full,
-        dtype=quantizer.dtype if quantizer else np.dtype(np.float32),
-        chunks=(1, 1, 1, 1, *shape[2:]),
-        shards=(1, levels, *shape),
+    write_text(path / METADATA, json.dumps(made, indent=2))
+
+
+def array_metadata(
+    sources: int, levels: int, shape: Shape, dtype: np.dtype, attributes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the `zarr.json` of an array, as Zarr itself writes it.
+
+    Args:
+        sources: length of the source axis.
+        levels: length of the level axis.
+        shape: (N, C, T, D) of the longest feature.
+        dtype: of the stored numbers: uint8, uint16 or float32.
+        attributes: the array's own.
+    """
+    little = _named("bytes", endian="little")
+    blosc = {"typesize": dtype.itemsize, "cname": "zstd", "clevel": LEVEL, "shuffle": "bitshuffle"}
+    inside = [
         # A channel's tokens side by side are more alike than a token's channels: a tenth smaller.
-        filters=TransposeCodec(order=(0, 1, 2, 3, 5, 4)),
-        compressors=BloscCodec(cname="zstd", clevel=LEVEL, shuffle="bitshuffle"),
-        fill_value=0,
-        dimension_names=list(AXES),
-        attributes=attributes,
+        _named("transpose", order=[0, 1, 2, 3, 5, 4]),
+        little if dtype.itemsize > 1 else {"name": "bytes"},
+        _named("blosc", **blosc, blocksize=0),
+    ]
+    sharding = _named(
+        "sharding_indexed",
+        chunk_shape=[1, 1, 1, 1, *shape[2:]],
+        codecs=inside,
+        index_codecs=[little, {"name": "crc32c"}],
+        index_location="end",
     )
-    write_bytes(path / METADATA, made[METADATA].to_bytes())
+    return {
+        "shape": [sources, levels, *shape],
+        "data_type": dtype.name,
+        "chunk_grid": _named("regular", chunk_shape=[1, levels, *shape]),
+        "chunk_key_encoding": _named("default", separator="/"),
+        "fill_value": dtype.type(0).item(),
+        "codecs": [sharding],
+        "attributes": attributes,
+        "dimension_names": list(AXES),
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+
+
+def _named(name: str, **configuration: Any) -> dict[str, Any]:
+    return {"name": name, "configuration": configuration}
 
 
 def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
@@ -239,18 +268,14 @@ def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
     Raises:
         FormatError: it is none.
     """
-    try:
+    with prefixed(f"{where}: cannot be read", FormatError, ValueError):
         metadata = parse_json(data)
-    except ValueError as error:
-        raise FormatError(f"{where}: cannot be read: {error}") from None
     if not isinstance(metadata, dict):
         raise FormatError(f"{where}: is not Zarr metadata")
     return metadata
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    try:
+    with prefixed(f"{path / METADATA}: cannot be read", FormatError, OSError, ValueError):
         data = read_limited(path / METADATA, LARGEST_JSON)
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path / METADATA}: cannot be read: {error}") from None
     return parse_metadata(data, str(path / METADATA))

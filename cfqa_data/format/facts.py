@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from cfqa_data.errors import FormatError
+from cfqa_data.errors import FormatError, prefixed
 from cfqa_data.format.fields import (
     INLINE,
     NAME,
@@ -25,7 +25,6 @@ from cfqa_data.format.fields import (
     Number,
     Text,
     is_number,
-    prefixed,
 )
 from cfqa_data.format.limits import LARGEST_FEATURE, MOST_ROWS
 from cfqa_data.format.quantizers import Quantizer

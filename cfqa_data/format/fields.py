@@ -8,14 +8,13 @@ where it is empty (:data:`OMIT`), not at all (:data:`NAME`), or by its own keys 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
-from cfqa_data.errors import CfqaError, FormatError, unknown_name
+from cfqa_data.errors import CfqaError, FormatError, prefixed, unknown_name
 
 __all__ = [
     "INLINE",
@@ -29,7 +28,6 @@ __all__ = [
     "is_number",
     "keyed",
     "plain",
-    "prefixed",
 ]
 
 Text = Annotated[str, 1]
@@ -142,16 +140,6 @@ def _keys(kind: Any) -> dict[str, Field[Any]]:
         inline = _key(entry) == INLINE["key"]
         found |= _keys(_hints(kind)[entry.name]) if inline else {_key(entry): entry}
     return {key: entry for key, entry in found.items() if key}
-
-
-@contextmanager
-def prefixed(where: str, error: type[CfqaError]) -> Iterator[None]:
-    """Put the place in front of an error's message, where it does not begin with it."""
-    try:
-        yield
-    except CfqaError as failure:
-        message = str(failure)
-        raise error(message if message.startswith(where) else f"{where}: {message}") from None
 
 
 def _checked(where: str, value: Any, hint: Any, name: str = "") -> Any:

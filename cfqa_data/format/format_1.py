@@ -13,7 +13,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
-from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.errors import CfqaError, FormatError, prefixed
 from cfqa_data.format.facts import (
     CodecEntry,
     CodecFacts,
@@ -210,8 +210,6 @@ def _codec(where: str, name: str, data: object) -> CodecEntry:
         task = f"-{options['task']}" if "task" in options else ""
         models = f"package://cfqa_data.codecs/weights/{name}{task}.safetensors"
     options = {**options, "models": models} if models else dict(options)
-    try:
+    with prefixed(where, FormatError):
         quantizer = quantizer_from_dict(spec["quantizer"])
-    except CfqaError as error:
-        raise FormatError(f"{where}: {error}") from None
     return CodecEntry(facts, tuple(levels), quantizer, origin=Origin(name, options))

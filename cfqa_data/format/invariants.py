@@ -13,18 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from cfqa_data.arrow import pa
 from cfqa_data.errors import FormatError
 from cfqa_data.format.facts import CodecEntry, TaskEntry, TaskFacts
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.limits import LONGEST_ID
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 __all__ = [
     "FOLDS",

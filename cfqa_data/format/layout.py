@@ -35,7 +35,17 @@ PATTERNS = (
 )
 """The same, where only a part of the name is known."""
 
-TOP = {".build", ".repair", ".cache", ".git", ".gitattributes", ".datalad", ".dvc", ".dvcignore"}
+TOP = {
+    ".build",
+    ".repair",
+    ".cache",
+    ".git",
+    ".gitattributes",
+    ".datalad",
+    ".dvc",
+    ".dvcignore",
+    "croissant.json",
+}
 """What stands at the top of a folder and belongs to what made, fetched or keeps it."""
 
 

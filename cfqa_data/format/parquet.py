@@ -8,13 +8,10 @@ their dictionary, and spread over the rows once they are known to be short.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cfqa_data.arrow import pa, pc, pq
 from cfqa_data.format.limits import LARGEST_PAGES, LONGEST_CELL
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 __all__ = ["read_parquet", "read_schema"]
 
@@ -55,9 +52,6 @@ def read_parquet(data: bytes, most_rows: int) -> pa.Table:
         ValueError: it has more rows or larger pages or texts, or a column of another kind.
         OSError, pyarrow.ArrowException: it is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     schema, rows = read_schema(data)
     if rows > most_rows:
         raise _Damaged(f"has {rows:,} rows; at most {most_rows:,} are expected")
@@ -89,8 +83,6 @@ def _plain(texts: pa.Array) -> pa.Array:
 
     The card of a dataset says how many bytes its tables have, and a build is to give its old bytes.
     """
-    import pyarrow as pa
-
     if texts.null_count:
         return texts
     buffers = [None, *texts.buffers()[1:]]
@@ -98,9 +90,6 @@ def _plain(texts: pa.Array) -> pa.Array:
 
 
 def _opened(data: bytes, **options: Any) -> pq.ParquetFile:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     limits = {"thrift_string_size_limit": 1 << 26, "thrift_container_size_limit": 1 << 18}
     return pq.ParquetFile(pa.BufferReader(data), **limits, **options)
 

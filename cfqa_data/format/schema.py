@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from cfqa_data.arrow import pa
 
 __all__ = [
     "LABEL_COLUMNS",
@@ -75,8 +72,6 @@ def originals_schema(format: int = 1) -> pa.Schema:
 
 
 def _schema(columns: dict[str, tuple[str, str]], format: int) -> pa.Schema:
-    import pyarrow as pa
-
     new = NEW_COLUMNS if format > 1 else {}
     return pa.schema(
         [pa.field(name, pa.type_for_alias(kind)) for name, (kind, _) in {**columns, **new}.items()]

@@ -19,17 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from cfqa_data.arrow import pa, pc, pq
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
 from cfqa_data.format.limits import MOST_ROWS
 from cfqa_data.format.pointers import pointer
 from cfqa_data.format.schema import NULLABLE, label_schema
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = [
     "PARTIAL",
@@ -219,8 +217,6 @@ def write_table(path: Path, table: pa.Table, check: Callable[[], None] | None = 
         table: what to write.
         check: called once it is written, before it becomes ``path``; may raise to leave that alone.
     """
-    import pyarrow.parquet as pq
-
     # Opened here: pyarrow takes names such as s3:/x for addresses, and only UTF-8.
     with atomic_path(path) as partial:
         with partial.open("wb") as file:
@@ -247,9 +243,6 @@ def read_labels(
 
     See :func:`read_table`.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     schema, nullable = label_schema(format), NULLABLE[format]
     table = read_table(path, schema, data, most_rows=most_rows, nullable=nullable)
     known = pc.fill_null(pc.greater_equal(table["bits"], 1 if format == 1 else 0), False)
@@ -282,9 +275,6 @@ def read_table(
         FormatError: the file is not there, not Parquet, has other columns, lacks a value, or would
             take more memory than a table of so many rows does.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     from cfqa_data.format.parquet import read_parquet, read_schema
 
     def check_columns(found: pa.Schema) -> None:
@@ -329,9 +319,6 @@ def check_rows(
     Raises:
         FormatError: a row is missing, is there twice or has another value; the first is named.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     again = "build or fetch it again"
     found: dict[str, np.ndarray] = {}
     for column, known in axes.items():

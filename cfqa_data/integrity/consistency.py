@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
 from cfqa_data.access.tensors import TensorFile
+from cfqa_data.arrow import pa
 from cfqa_data.errors import FormatError
 from cfqa_data.format import invariants
 from cfqa_data.format.codes import shard_name
@@ -28,9 +29,6 @@ from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.integrity.health import health
 from cfqa_data.integrity.verify import Fault
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["inconsistencies"]
 
@@ -215,8 +213,6 @@ class _Job:
 
     def health(self, tables: Mapping[str, invariants.LabelRows]) -> Iterator[str]:
         """The manifest's health figures agree with the labels."""
-        import pyarrow as pa
-
         found = health(pa.concat_tables([rows.table for rows in tables.values()]))
         recorded = [dict(row) for row in self.manifest.health]
         if len(found) != len(recorded) or not all(map(_same_health, found, recorded)):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from cfqa_data.arrow import pa
 from cfqa_data.console.text import percent
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["LEAST_CHANGING", "LEAST_MONOTONE", "LEAST_SPAN", "health", "health_cells"]
 

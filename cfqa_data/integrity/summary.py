@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cfqa_data.access.dataset import Dataset, load
+from cfqa_data.arrow import pa, pc
 from cfqa_data.console.text import counted, printable, size_text, table_text
 from cfqa_data.format.facts import Score, TaskEntry
 from cfqa_data.format.layout import Layout
@@ -19,9 +20,6 @@ from cfqa_data.integrity.health import (
     health,
     health_cells,
 )
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = [
     "build_text",
@@ -54,8 +52,6 @@ def summarise(path: str | Path, *, follow_links: bool = False) -> dict[str, Any]
         FormatError: The folder is not a dataset, or its build is not finished.
         HubError: The repo is not there, may not be read, or cannot be reached.
     """
-    import pyarrow.compute as pc
-
     dataset = load(path, follow_links=follow_links)
     manifest = dataset.manifest
     rows = dataset.labels
@@ -124,8 +120,6 @@ def light_files(manifest: Manifest, labels: Mapping[str, pa.Table]) -> dict[str,
     Returns:
         Those entries of the manifest; None where some feature has no bitstream.
     """
-    import pyarrow.compute as pc
-
     names, arrays = Layout(Path()), []
     for task, entry in manifest.tasks.items():
         for codec in entry.codecs.values():

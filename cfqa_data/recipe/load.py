@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from cfqa_data.errors import CfqaError, RecipeError, unknown_name
+from cfqa_data.errors import RecipeError, prefixed, unknown_name
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.limits import LARGEST_TEXT, parse_toml, read_limited
 from cfqa_data.format.resources import HUB, ROOT_VARIABLE, is_uri, locate, resolve
@@ -59,10 +59,8 @@ def load_recipe(name_or_path: str | Path | Recipe, *, fitted: bool = True) -> Re
         _resolve_files(data, absolute_path(""), fitted)
         return Recipe.from_dict(data)
     path = _locate(name_or_path)
-    try:
+    with prefixed(path, RecipeError):
         return Recipe.from_dict(_read(path, seen=(), fitted=fitted))
-    except CfqaError as error:
-        raise RecipeError(f"{path}: {error}") from None
 
 
 def classes_in(name_or_path: str | Path) -> list[str]:
@@ -87,20 +85,16 @@ def _locate(name_or_path: object, base: Path | None = None) -> Path:
 
 def _read(path: Path, seen: tuple[Path, ...], fitted: bool) -> dict[str, Any]:
     """Return a recipe file's data with URIs made absolute, k-means tables read, and its base's."""
-    try:
+    with prefixed("not a TOML file that can be read", RecipeError, OSError, ValueError):
         data = parse_toml(read_limited(path, LARGEST_TEXT))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"not a TOML file that can be read: {error}") from None
     _resolve_files(data, path.parent, fitted)
     extends, chain, merged = data.pop("extends", []), (*seen, path), dict[str, Any]()
     for name in extends if isinstance(extends, list) else [extends]:
         base = _locate(name, path.parent)
         if real_path(base) in map(real_path, chain):
             raise RecipeError(f"extends itself: {' -> '.join(p.name for p in (*chain, base))}")
-        try:
+        with prefixed(f"extends {base}", RecipeError):
             merged = _merge(merged, _read(base, chain, fitted))
-        except CfqaError as error:
-            raise RecipeError(f"extends {base}: {error}") from None
     return _merge(merged, data)
 
 
@@ -149,10 +143,9 @@ def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:
     from safetensors.numpy import load_file
 
     path = resolve(uri, base)
-    try:
+    kinds = OSError, SafetensorError, TypeError, AttributeError  # the last of bfloat16, float8
+    with prefixed(f"{uri}: not a safetensors file that can be read", RecipeError, *kinds):
         tables = load_file(path)
-    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # bfloat16, float8
-        raise RecipeError(f"{uri}: not a safetensors file that can be read: {error}") from None
     if task not in tables:
         raise RecipeError(f"{uri}: " + unknown_name("table of centres", task, tables))
     centers: list[list[float]] = tables[task].tolist()

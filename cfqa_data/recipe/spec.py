@@ -13,9 +13,9 @@ from itertools import pairwise
 from typing import Annotated, Any, NamedTuple
 
 from cfqa_data.codecs import CODECS, find_codec
-from cfqa_data.errors import CfqaError, RecipeError
+from cfqa_data.errors import CfqaError, RecipeError, prefixed
 from cfqa_data.format.facts import MOST_CODECS, MOST_TASKS, PROGRAMS, CodecFacts, check_name
-from cfqa_data.format.fields import NAME, OMIT, Checked, Count, Number, Text, prefixed
+from cfqa_data.format.fields import NAME, OMIT, Checked, Count, Number, Text
 from cfqa_data.format.invariants import check_task_names
 from cfqa_data.format.quantizers import Quantizer
 from cfqa_data.format.resources import is_uri

@@ -29,6 +29,7 @@ from functools import partial, wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from cfqa_data.console.summary import Described, Summary
 from cfqa_data.errors import CfqaError, MetricError, unknown_name
 from cfqa_data.eval.features.batch import Features, first_nonfinite, slice_mean
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
@@ -81,8 +82,8 @@ INVARIANCES = {
 }
 
 
-@dataclass(frozen=True)
-class Metric:
+@dataclass(frozen=True, repr=False)
+class Metric(Described):
     """A metric and its facts; call it with ``(x, y)`` to score a batch.
 
     Attributes:
@@ -162,6 +163,26 @@ class Metric:
             for name, value in self.options.items()
         }
         object.__setattr__(self, "options", options)
+
+    def _summary(self, rows: bool) -> Summary:
+        better = {True: "lower", False: "higher", None: "not declared"}[self.lower_better]
+        low, high = self.score_range
+        facts = {
+            "family": self.family,
+            "better": better,
+            "range": f"{low:g} to {high:g}",
+            "options": ", ".join(f"{n}={v}" for n, v in self.options.items() if v is not None),
+        }
+        more = {
+            "formula": self.formula,
+            "unchanged by": ", ".join(sorted(self.invariances)),
+            "cost": self.cost,
+            "needs": ", ".join(self.needs),
+            "differentiable": "yes" if self.differentiable else "no",
+            "trained": "for each task and fold" if self.fit else "",
+            "from": self.citation,
+        }
+        return Summary(f"Metric {self.name}", facts | (more if rows else {}))
 
     @property
     def base_name(self) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from cfqa_data.eval.statistics.correlations import average_ranks, kendall, pearson, spearman
-from cfqa_data.eval.statistics.tables import Statistics, check_labels, statistics
+from cfqa_data.eval.statistics.tables import DRAWS, Statistics, check_labels, statistics
 
 __all__ = [
+    "DRAWS",
     "Statistics",
     "average_ranks",
     "check_labels",

@@ -13,6 +13,7 @@ from cfqa_data.eval.statistics.columns import Rows
 from cfqa_data.eval.statistics.comparison import compare
 from cfqa_data.eval.statistics.correlations import (
     COEFFICIENTS,
+    average_ranks,
     coefficients,
     constant_rows,
     equal_rows,
@@ -66,12 +67,14 @@ def cell_of(scores: Floats, truth: Floats, groups: NDArray[np.intp], counts: Flo
     )
 
 
-def join_cells(cells: Sequence[Cell], truths: Sequence[Floats]) -> Cell:
-    """Put the sources of several cells together, with new truths for their points.
+def join_cells(cells: Sequence[Cell]) -> Cell:
+    """Put the sources of several tasks together.
 
-    Each keeps its own resamples: sources are drawn within each cell, and what is correlated within
-    a source stays as it was.
+    The truth becomes the share of a task's points below each, ties counting half: comparable across
+    tasks. Each keeps its own resamples: sources are drawn within each cell, and what is correlated
+    within a source stays as it was.
     """
+    truths = [(average_ranks(cell.truth[None])[0] - 0.5) / cell.truth.size for cell in cells]
     joined = {
         part.name: np.concatenate([getattr(cell, part.name) for cell in cells], axis=-1)
         for part in fields(Cell)

@@ -5,7 +5,7 @@ A figure that does not exist (nothing to correlate, no resamples) is null, not N
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from cfqa_data.eval.statistics.correlations import COEFFICIENTS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["COLUMNS", "Rows", "make_table"]
+__all__ = ["COLUMNS", "DIFFERENCES", "Rows", "make_table"]
 
 METRIC = ("metric", "lower_better")
 
@@ -30,6 +30,12 @@ FIGURES = (
     *("n_valid", "n_constant", "n_missing", "n_flat", *_with_interval("pooled_"), "n_pooled"),
     *("mapped_plcc", "mapped_rmse", "mapping", *(f"{name}_group" for name in COEFFICIENTS)),
 )
+
+DIFFERENCES = (
+    *("view", "task", "codec", "level", "figure", "metric", "other", "value", "other_value"),
+    *("difference", "low", "high", "p", "p_holm", "n_sources"),
+)
+"""Columns of a comparison with one metric: see `cfqa_data.eval.statistics.baseline`."""
 
 COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -53,18 +59,18 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Table -> its columns; docs/statistics.md says what they mean."""
 
-TEXTS = ("task", "codec", "metric", "other", "figure", "mapping")
+TEXTS = ("view", "task", "codec", "metric", "other", "figure", "mapping")
 COUNTS = ("codecs", "tasks", "level")
 
 Rows = dict[str, Any]
 """Rows of a table: column -> an array, or one value for all rows; ``metric`` is an array."""
 
 
-def make_table(name: str, parts: Iterable[Rows]) -> pa.Table:
-    """Return the table called ``name``, from parts of its rows; NaN becomes null."""
+def make_table(names: Sequence[str], parts: Iterable[Rows]) -> pa.Table:
+    """Return the table of these columns, from parts of its rows; NaN becomes null."""
     import pyarrow as pa
 
-    columns: dict[str, list[Any]] = {column: [] for column in COLUMNS[name]}
+    columns: dict[str, list[Any]] = {column: [] for column in names}
     for part in parts:
         for column, values in columns.items():
             values += np.broadcast_to(part[column], len(part["metric"])).tolist()

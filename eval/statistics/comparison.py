@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from cfqa_data.eval.statistics.bootstrap import interval, resampled_means
 from cfqa_data.eval.statistics.correlations import equal_rows
 
-__all__ = ["ALPHA", "Differences", "compare", "holm", "orientation"]
+__all__ = ["ALPHA", "Differences", "compare", "holm", "orientation", "tested"]
 
 ALPHA = 0.05
 """A corrected p below this is a significant difference."""
@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 
 
 class Differences(NamedTuple):
-    """All pairs of P metrics, in the order of `numpy.triu_indices`; Q = P (P - 1) / 2.
+    """Q pairs of P metrics: all, in the order of `numpy.triu_indices`, or those with one of them.
 
     Attributes:
         first: (Q,) index of the one metric.
@@ -76,7 +76,10 @@ def orientation(lower_better: Sequence[bool | None]) -> Floats:
 
 
 def compare(
-    oriented: Floats, counts: Floats, groups: NDArray[np.intp] | None = None
+    oriented: Floats,
+    counts: Floats,
+    groups: NDArray[np.intp] | None = None,
+    against: int | None = None,
 ) -> Differences:
     """Compare P metrics two by two; from a single common group nothing follows.
 
@@ -84,9 +87,13 @@ def compare(
         oriented: (P, S) oriented coefficients on each source, NaN where a metric has none.
         counts: (1 + R, S) resamples of the sources, the data itself first.
         groups: (S,) number of the group that each source was drawn with; by default its own.
+        against: Number of the metric that every other one is compared with; by default, all pairs.
     """
     groups = np.arange(oriented.shape[-1]) if groups is None else groups
     first, second = np.triu_indices(len(oriented), 1)
+    if against is not None:
+        first = np.delete(np.arange(len(oriented)), against)
+        second = np.full(len(first), against)
     found = np.full((4, len(first)), np.nan)
     missing = np.isnan(oriented)
     for pairs, left_out in equal_rows(missing[first] | missing[second]):
@@ -95,12 +102,12 @@ def compare(
         means[which] = resampled_means(oriented[which], counts)  # leaves the same sources out
         resampled = means[first[pairs]] - means[second[pairs]]
         largest = float(np.abs(means[which, 0]).max())
-        found[:, pairs] = _tested(resampled, largest, len(np.unique(groups[~left_out])))
+        found[:, pairs] = tested(resampled, largest, len(np.unique(groups[~left_out])))
     difference, low, high, p = found
     return Differences(first, second, difference, low, high, p, holm(p))
 
 
-def _tested(resampled: Floats, largest: float, groups: int) -> Floats:
+def tested(resampled: Floats, largest: float, groups: int) -> Floats:
     """Return (4, Q): the differences of Q pairs on the same sources, their intervals and their p.
 
     Args:

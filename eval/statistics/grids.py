@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.statistics.bootstrap import source_counts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,6 +45,11 @@ class Grid:
             codec: slice(names.index(codec), names.index(codec) + names.count(codec))
             for codec in dict.fromkeys(names)
         }
+
+    def draw(self, draws: int, seed: int) -> NDArray[np.float64]:
+        """Return resamples of the sources, (1 + draws, S) counts, those of a group together."""
+        counts = source_counts(int(self.groups.max()) + 1, draws, seed, self.task)
+        return counts[:, self.groups]
 
     def name(self, position: int) -> str:
         """Return in words which feature is at a position of the flattened grid."""

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.features.datasets import facts_of
-from cfqa_data.eval.statistics.bootstrap import source_counts
 from cfqa_data.eval.statistics.cells import (
     Cell,
     cell_comparisons,
@@ -35,7 +34,7 @@ from cfqa_data.eval.statistics.cells import (
 )
 from cfqa_data.eval.statistics.columns import COLUMNS, Rows, make_table
 from cfqa_data.eval.statistics.comparison import orientation
-from cfqa_data.eval.statistics.correlations import COEFFICIENTS, average_ranks, coefficients
+from cfqa_data.eval.statistics.correlations import COEFFICIENTS, coefficients
 from cfqa_data.eval.statistics.discrimination import discriminate
 from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.eval.statistics.left_out import left_out_figures
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval.metrics import Metric
     from cfqa_data.format.facts import TaskFacts
 
-__all__ = ["DRAWS", "Statistics", "check_labels", "statistics"]
+__all__ = ["DRAWS", "Statistics", "check_labels", "statistics", "truths"]
 
 DRAWS = 1000
 
@@ -137,13 +136,12 @@ def statistics(
     together: list[Cell] = []
     for grid in read_grids(labels):
         whole = np.moveaxis(np.asarray(values, dtype=np.float64)[grid.rows], -1, 0)
-        scores, truth = whole[plain], _truth(grid, labels, target)
+        scores, truth = whole[plain], truths(grid, labels, target)
         for metric, bad in zip(metrics, np.isinf(scores).reshape(len(metrics), -1), strict=True):
             if bad.any():
                 where = grid.name(int(bad.argmax()))
                 raise MetricError(f"{metric.name}: the score of {where} is Inf")
-        drawn = source_counts(int(grid.groups.max()) + 1, draws, seed, grid.task)
-        of = grid.groups, drawn[:, grid.groups]
+        of = grid.groups, grid.draw(draws, seed)
         if len(plain) < len(everything) and {"left_out", "comparisons"} & requested:
             figures, compared = left_out_figures(grid, everything, whole, truth, of[1])
             parts["left_out"] += figures
@@ -163,12 +161,12 @@ def statistics(
             place = {"task": grid.task, "threshold": threshold}
             parts["discrimination"].append(place | named | areas)
     if together:
-        # The share of a task's points below each, ties counting half: comparable across tasks.
-        shares = [(average_ranks(c.truth[None])[0] - 0.5) / c.truth.size for c in together]
-        joined = join_cells(together, shares)
-        append("across_tasks", joined, task="all", tasks=len(together))
+        append("across_tasks", join_cells(together), task="all", tasks=len(together))
     return Statistics(
-        **{name: make_table(name, parts[name] if name in requested else []) for name in parts}
+        **{
+            name: make_table(COLUMNS[name], parts[name] if name in requested else [])
+            for name in parts
+        }
     )
 
 
@@ -180,10 +178,10 @@ def check_labels(labels: pa.Table, target: str) -> None:
             or Inf.
     """
     for grid in read_grids(labels):
-        _truth(grid, labels, target)
+        truths(grid, labels, target)
 
 
-def _truth(grid: Grid, labels: pa.Table, target: str) -> Floats:
+def truths(grid: Grid, labels: pa.Table, target: str) -> Floats:
     """Return the labels of a task, (S, V), larger is worse."""
     column = labels[target]
     if target == "loss" and column.take(grid.rows.ravel()).null_count == grid.rows.size:

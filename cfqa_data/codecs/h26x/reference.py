@@ -24,7 +24,7 @@ import numpy as np
 from cfqa_data.codecs.base import Bitstream, check_bitstream
 from cfqa_data.codecs.h26x.program import LOG_BYTES, last_words, run_program
 from cfqa_data.codecs.h26x.video import START_CODE, VideoCodec, av_version
-from cfqa_data.errors import CodecError, MissingDependencyError
+from cfqa_data.errors import CodecError, MissingDependencyError, prefixed
 from cfqa_data.paths import absolute_path, absolute_program, expanded
 
 __all__ = ["CHECK_VARIABLE", "HM", "VTM", "ReferenceCodec"]
@@ -296,12 +296,10 @@ def _ask_version(codec: type[ReferenceCodec], program: Path) -> str:
     """Return the version that an encoder tells when it is asked for help."""
     with tempfile.TemporaryDirectory(prefix=f"cfqa-{codec.name}-") as folder:
         log = Path(folder, "log.txt")
-        try:
+        with prefixed(
+            f"{codec.name}: {program} does not answer", MissingDependencyError, TimeoutError
+        ):
             run_program([str(program), "--help"], log, ANSWER_SECONDS)
-        except TimeoutError as error:
-            raise MissingDependencyError(
-                f"{codec.name}: {program} does not answer: {error}"
-            ) from None
         found = re.search(codec.banner, log.read_text(encoding="utf-8", errors="replace"))
         if found is None:
             raise MissingDependencyError(

@@ -17,7 +17,7 @@ import numpy as np
 
 from cfqa_data.codecs.hyperprior.entropy_tables import scale_table
 from cfqa_data.codecs.hyperprior.weights import PAPER_PAD, HyperpriorWeights, Pad
-from cfqa_data.errors import BuildError, CodecError
+from cfqa_data.errors import BuildError, CodecError, prefixed
 from cfqa_data.format.checkpoints import check_tensors, read_tensors, without_prefix
 from cfqa_data.paths import absolute_path
 from cfqa_data.torch_state import torch_state
@@ -51,7 +51,7 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
         CodecError: the file is not one, or one of its tensors is not the architecture's.
     """
     path = absolute_path(path)
-    try:
+    with prefixed(path, CodecError, CodecError):
         state = _load(path)
         scales = state.pop(SCALES, np.empty(0)).astype(np.float64)
         if scales.size and (scales.ndim != 1 or not (np.diff(scales, prepend=0.0) > 0).all()):
@@ -63,8 +63,6 @@ def read_checkpoint(path: str | Path, pad: Pad = PAPER_PAD) -> HyperpriorWeights
         if scales.shape == standard.shape and np.allclose(scales, standard, rtol=1e-4):
             scales = standard
         return HyperpriorWeights.from_state(state, pad, scales if scales.size else None, True)
-    except CodecError as error:
-        raise CodecError(f"{path}: {error}") from None
 
 
 @torch_state(grad=False)

@@ -32,7 +32,7 @@ from cfqa_data.codecs.hyperprior.fixed_point import (
 )
 from cfqa_data.codecs.hyperprior.strips import Network
 from cfqa_data.codecs.hyperprior.weights import HyperpriorWeights, read_ladder
-from cfqa_data.errors import CodecError
+from cfqa_data.errors import CodecError, prefixed
 from cfqa_data.format.facts import Parameter
 from cfqa_data.format.resources import resolve
 from cfqa_data.paths import absolute_path
@@ -261,10 +261,8 @@ def load_hyperprior(path: str | Path, lmbda: float | None = None) -> Hyperprior:
 
 
 def _named(path: str | Path, weights: HyperpriorWeights, index: int) -> Hyperprior:
-    try:
+    with prefixed(path, CodecError, CodecError):
         return Hyperprior(weights, index)
-    except CodecError as error:
-        raise CodecError(f"{path}: {error}") from None
 
 
 def _varint(value: int) -> bytes:

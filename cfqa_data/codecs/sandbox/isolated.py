@@ -23,7 +23,7 @@ import numpy as np
 
 from cfqa_data.codecs.base import Bitstream, Codec, check_bitstream, check_shape
 from cfqa_data.codecs.sandbox.process import DecoderProcess
-from cfqa_data.errors import CodecError
+from cfqa_data.errors import CodecError, prefixed
 from cfqa_data.format.resources import PACKAGE, locate
 from cfqa_data.paths import absolute_path, absolute_program
 
@@ -83,12 +83,10 @@ class IsolatedCodec(Codec):
         }
         self._factory = factory
         start = {"name": name, "options": self._options, "factory": factory}
-        try:
+        with prefixed(
+            f"{name}: options that no other process can be told", CodecError, TypeError, ValueError
+        ):
             self._start = json.dumps(start, default=os.fspath)
-        except (TypeError, ValueError) as error:
-            raise CodecError(
-                f"{name}: options that no other process can be told: {error}"
-            ) from None
         self._open()
         child = self._new_child(SMALLEST)
         self.dtype = np.dtype(f"<u{child.itemsize}")

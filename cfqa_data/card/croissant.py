@@ -1,0 +1,180 @@
+"""The Croissant description of a dataset: what its files are, and what their columns mean.
+
+Croissant is a vocabulary of schema.org for datasets of machine learning
+(https://docs.mlcommons.org/croissant/docs/croissant-spec.html): catalogues and search engines read
+it, and `mlcroissant` loads the tables with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cfqa_data.card.wording import meanings
+from cfqa_data.format.layout import Layout
+from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.schema import LABEL_COLUMNS, NEW_COLUMNS, ORIGINAL_COLUMNS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["CROISSANT", "croissant_text"]
+
+CROISSANT = "croissant.json"
+
+NAMES = Layout(Path())
+
+CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "containedIn": "cr:containedIn",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+"""The context that the specification asks for, by which a reader knows its terms."""
+
+TYPES = {"string": "sc:Text", "float": "cr:Float32", "double": "cr:Float64", "bool": "sc:Boolean"}
+"""Types of columns in its words; whole numbers are `cr:Int8` and so on."""
+
+PAPER = (
+    'Gao et al., "Compressed Feature Quality Assessment: Dataset and Baselines", ACM MM 2025, '
+    "https://arxiv.org/abs/2506.07412"
+)
+
+
+def croissant_text(
+    manifest: Manifest,
+    labels: Mapping[str, pa.Table],
+    originals: pa.Table,
+    repo: str,
+    tag: str,
+) -> str:
+    """Return the description of a dataset that is published.
+
+    Paths are relative to the description, so that it holds for a download as well. There is no date
+    in it: the same version published again is the same description.
+
+    Args:
+        manifest: its manifest, with size and SHA-256 of every file.
+        labels: its tables of labels by task.
+        originals: its table of originals.
+        repo: "org/name" on the Hub.
+        tag: name of this version there.
+    """
+    terms = dict.fromkeys(entry.terms for entry in manifest.tasks.values() if entry.terms)
+    tables = {NAMES.labels(task).as_posix(): table for task, table in labels.items()}
+    meaning = {name: text for name, (_, text) in (LABEL_COLUMNS | ORIGINAL_COLUMNS).items()}
+    if manifest.format > 1:
+        meaning |= meanings() | {name: text for name, (_, text) in NEW_COLUMNS.items()}
+    document = {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": f"cfqa-{manifest.name}",
+        "alternateName": tag,
+        "description": f"Compressed Feature Quality Assessment: {manifest.summary}",
+        "url": f"https://huggingface.co/datasets/{repo}",
+        "version": manifest.versions.get("cfqa-data", "0.0.0"),
+        "license": [one.link or one.licence for one in terms],
+        "citeAs": PAPER,
+        "distribution": [
+            *(_file(path, manifest) for path in tables),
+            _file(NAMES.originals_table.as_posix(), manifest),
+            *_file_sets(manifest),
+        ],
+        "recordSet": [
+            *(
+                _records(task, NAMES.labels(task).as_posix(), table, meaning)
+                for task, table in labels.items()
+            ),
+            _records("originals", NAMES.originals_table.as_posix(), originals, meaning),
+        ],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _file(path: str, manifest: Manifest) -> dict[str, Any]:
+    entry = manifest.files[path]
+    return {
+        "@type": "cr:FileObject",
+        "@id": path,
+        "name": path,
+        "contentUrl": path,
+        "contentSize": f"{entry['size']} B",
+        "encodingFormat": "application/x-parquet",
+        "sha256": entry["sha256"],
+    }
+
+
+def _file_sets(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the arrays, which are many files: of every task those of one kind are a set."""
+    patterns = {
+        "originals": ("originals/{}-*.safetensors", "application/x-safetensors"),
+        "bitstreams": ("bitstreams/{}-*.safetensors", "application/x-safetensors"),
+        "compressed": ("compressed/{}/**", "application/x-zarr"),
+    }
+    return [
+        {
+            "@type": "cr:FileSet",
+            "@id": f"{kind}/{task}",
+            "name": f"{kind} of {task}",
+            "encodingFormat": encoding,
+            "includes": pattern.format(task),
+        }
+        for task in manifest.tasks
+        for kind, (pattern, encoding) in patterns.items()
+        if any(path.startswith(pattern.format(task).partition("*")[0]) for path in manifest.files)
+    ]
+
+
+def _records(name: str, path: str, table: pa.Table, meaning: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "field": [
+            {
+                "@type": "cr:Field",
+                "@id": f"{name}/{column.name}",
+                "name": column.name,
+                "description": meaning.get(column.name, column.name),
+                "dataType": TYPES.get(str(column.type)) or f"cr:{str(column.type).title()}",
+                "source": {"fileObject": {"@id": path}, "extract": {"column": column.name}},
+            }
+            for column in table.schema
+        ],
+    }

@@ -1,0 +1,165 @@
+"""Where scores come from: whose code made them, when, where, at what cost, and what it had seen."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from cfqa_data.eval.fingerprint import Fingerprint
+from cfqa_data.eval.metrics import Metric
+from cfqa_data.format.manifest import hash_file
+
+__all__ = ["Provenance", "TrainedOn", "now", "peak_memory", "provenance_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """What the trainings of a metric have seen; none sees the fold that it scores.
+
+    Attributes:
+        folds: Folds of all trainings together: each was trained on those but the one it scores.
+        codecs: Codecs.
+        originals: How many originals.
+        target: Label column that was followed.
+    """
+
+    folds: tuple[int, ...]
+    codecs: tuple[str, ...]
+    originals: int
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a metric's scores come from; None is what is not known, as of older files.
+
+    Attributes:
+        package: Distribution that the metric is of, or else the module that defines it.
+        version: Of that distribution or module.
+        source_sha256: SHA-256 of the source file that defines it.
+        options: Options of the metric, by name; what is no plain value is described.
+        date: When its last score was made, UTC, ISO 8601.
+        device: Torch device.
+        precision: Of float32 matrix products.
+        seconds: Time that scoring and training took. What several metrics share, such as a Gram
+            matrix, counts for the first of them.
+        memory_bytes: Peak memory at that time, of the process, or of torch on a GPU.
+        trained_on: What a metric that the evaluation trained has seen; None where it trained none.
+        fingerprint: Digest of what decides its scores; None where no file was written.
+    """
+
+    package: str | None = None
+    version: str | None = None
+    source_sha256: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    date: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    seconds: float | None = None
+    memory_bytes: int | None = None
+    trained_on: TrainedOn | None = None
+    fingerprint: Fingerprint | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-safe."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, facts: Any) -> Provenance:
+        """Return what `to_dict` made a dictionary of.
+
+        Raises:
+            TypeError, ValueError, AttributeError, LookupError: It is something else.
+        """
+        found = dict(facts)
+        kinds = {"seconds": float, "memory_bytes": int, "options": dict}
+        for name, value in found.items():
+            if name in ("trained_on", "fingerprint") or value is None:
+                continue
+            if not isinstance(value, kinds.get(name, str)):
+                raise TypeError(f"{name} is {value!r}")
+        if trained := found.get("trained_on"):
+            found["trained_on"] = TrainedOn(
+                folds=tuple(map(int, trained["folds"])),
+                codecs=tuple(map(str, trained["codecs"])),
+                originals=int(trained["originals"]),
+                target=str(trained["target"]),
+            )
+        if code := found.get("fingerprint"):
+            found["fingerprint"] = Fingerprint(**code)
+        return cls(**found)
+
+
+def provenance_of(metric: Metric, precision: str) -> Provenance:
+    """Return what is known of a metric before it scores anything."""
+    definer = inspect.unwrap(metric.function)
+    while hasattr(definer, "func"):  # of `functools.partial`
+        definer = definer.func
+    if not inspect.isroutine(definer):
+        definer = type(definer)
+    name = str(definer.__module__)
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    path = Path(file) if file else None
+    package, of_package = _distribution(name.partition(".")[0], path)
+    return Provenance(
+        package=package or name,
+        version=of_package or _text(getattr(module, "__version__", None)),
+        source_sha256=hash_file(path) if path and path.is_file() else None,
+        options={option: _plain(value) for option, value in metric.options.items()},
+        device=metric.device,
+        precision=precision,
+    )
+
+
+def now() -> str:
+    """Return the time, UTC, in ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def peak_memory(device: str) -> int | None:
+    """Return the most bytes that this process, or torch on a GPU, has taken so far."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size << 10
+
+
+def _distribution(top: str, path: Path | None) -> tuple[str | None, str | None]:
+    """Return name and version of the installed distribution that a top-level module is of."""
+    try:
+        return "cfqa-data" if top == "cfqa_data" else top, version(top)
+    except PackageNotFoundError:
+        if path is None or not {"site-packages", "dist-packages"} & set(path.parts):
+            return None, None
+    names = packages_distributions().get(top, ())
+    return (names[0], version(names[0])) if names else (None, None)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _plain(value: Any) -> Any:
+    """Return an option's value if JSON has it, or else what kind it is of."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + ("" if shape is None else f" {tuple(shape)}")
