@@ -29,6 +29,8 @@ from cfqa_data.eval.metrics.base import error_line
 from cfqa_data.eval.provenance import Provenance, TrainedOn, now, peak_memory
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cfqa_data.eval.features.batch import Features
     from cfqa_data.eval.features.datasets import FeatureSource
     from cfqa_data.eval.features.reading import Batch
@@ -223,6 +225,7 @@ class Scoring:
         place_of = {int(self._rows[place]): place for place in places}
         left = len(places)
         for part in read_batches(self._dataset, list(place_of), self._device, self._size):
+            pending: dict[int, tuple[Metric, Tensor]] = {}
             at = np.array([place_of[row] for row in part.rows])
             fold = int(self._folds[part.rows[0]])
             for column, metric in enumerate(self._metrics):
@@ -235,8 +238,14 @@ class Scoring:
                     continue
                 with self._accounted(metric):
                     if ready := self._of_fold(column, task, fold):
-                        self._batch(ready, column, part, at)
-                if ready and self._failed[at, column].any():
+                        scores = self._unchecked(ready, part)
+                        if scores is None:
+                            self._batch(ready, column, part, at)
+                        else:
+                            pending[column] = ready, scores
+            self._fetch(pending, part, at)
+            for column, metric in enumerate(self._metrics):
+                if (self._failed[at, column] & ~self._undefined[at, column]).any():
                     tried = self._tried[metric.name, task]
                     tried.add(part.source_id)
                     if len(tried) >= TRIES and np.isnan(self._values[places, column]).all():
@@ -304,6 +313,31 @@ class Scoring:
             others &= codecs != left_out
         return np.flatnonzero(others)
 
+    def _unchecked(self, metric: Metric, part: Batch) -> Tensor | None:
+        """Return a built-in metric's scores on the device; None if it must be scored by itself."""
+        if metric.name in self._scored.alone or not _tested(metric):
+            return None
+        try:
+            return metric.unchecked(part.x, part.y)
+        except Exception:  # what it is, scoring it by itself tells
+            return None
+
+    def _fetch(
+        self, pending: dict[int, tuple[Metric, Tensor]], part: Batch, at: NDArray[np.intp]
+    ) -> None:
+        """Take scores from the device, all at once: each transfer waits for what is under way."""
+        if not pending:
+            return
+        import torch
+
+        columns = torch.stack([scores for _, scores in pending.values()]).cpu().numpy()
+        for (column, (metric, _)), scores in zip(pending.items(), columns, strict=True):
+            if np.isfinite(scores).all():
+                self._values[at, column] = scores
+            else:
+                with self._accounted(metric):
+                    self._batch(metric, column, part, at)
+
     def _batch(self, metric: Metric, column: int, part: Batch, at: NDArray[np.intp]) -> None:
         """Score a batch by one metric: together, or else one by one."""
         name, together = metric.name, None
@@ -341,8 +375,7 @@ class Scoring:
         task = str(self._tasks[part.rows[0]])
         self._batches[metric.name, task] += 1
         count = self._batches[metric.name, task]
-        tested = any(metric.function is function for function in TESTED)
-        if tested or count & (count - 1):
+        if _tested(metric) or count & (count - 1):
             return ""
         item = len(scores) // 2
         among = float(scores[item])
@@ -361,6 +394,10 @@ class Scoring:
                 difference += f", then {again:.6g}: it is no function of the two features"
         why = f"metric {metric.name!r}: its scores depend on the batch"
         return f"{why}: {difference} ({part.names[item]}); it scores one feature at a time"
+
+
+def _tested(metric: Metric) -> bool:
+    return any(metric.function is function for function in TESTED)
 
 
 def _one(part: Batch, item: int) -> Features:

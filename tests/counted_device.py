@@ -29,7 +29,8 @@ WAIT = {
     *(aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2),
     *(aten.unique_dim, aten.unique_consecutive, aten.bincount, aten.repeat_interleave),
 }
-CHECK = {aten._linalg_eigh, aten._linalg_svd, aten.linalg_lstsq, aten._linalg_solve_ex}
+VALUES = {aten._linalg_eigh: "compute_v", aten._linalg_svd: "compute_uv"}
+CHECK = {*VALUES, aten.linalg_lstsq}
 BY_INDEX = {aten.index, aten.index_put, aten.index_put_}
 MOVE = {aten.copy_, aten._to_copy}
 FREE = {aten.empty, aten.empty_strided, aten.empty_like, aten.detach, aten._unsafe_view}
@@ -93,6 +94,8 @@ def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
     args, kwargs = tree_map_only(CountedTensor, lambda one: one.held, (args, kwargs))
     if "device" in kwargs:
         kwargs["device"] = "cpu"
+    if packet in VALUES:  # of a tensor that is not torch's own it asks for vectors too
+        args, kwargs = args[:1], {VALUES[packet]: False}
     found = op(*args, **kwargs)
     if back:
         return found
