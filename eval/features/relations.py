@@ -74,7 +74,8 @@ def by_slice(make: Callable[..., Made], *batches: Tensor) -> Made:
     for part in places:
         made: Any = make(*(z[part if len(z) > 1 else (slice(1), *part[1:])] for z in batches))
         if len(places) == 1:
-            return made  # type: ignore[no-any-return]
+            whole_made: Made = made
+            return whole_made
         tensors = made if isinstance(made, tuple) else (made,)
         if not outs:
             outs = [one.new_empty((*whole.shape[:3], *one.shape[3:])) for one in tensors]
