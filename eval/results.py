@@ -83,6 +83,10 @@ class Evaluation(Described):
         metrics: The metrics, in the tables' order; those that scored nothing are not among them.
         without: The trained ones of them in their trainings without a codec each, whose scores
             follow those of the others.
+        errors: The first error of each metric that failed somewhere; its ``__cause__`` is what the
+            metric raised, with the traceback. None of a file.
+        fitted: The models of each metric that was trained in this run, by task and the fold whose
+            sources they score. None of a file.
         target: Label column that the scores were correlated with.
         failures: What went wrong with each metric that failed somewhere, by name, and how many
             features have no score; with the file of scores, by path.
@@ -103,6 +107,10 @@ class Evaluation(Described):
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
     without: tuple[Metric, ...] = ()
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
+    errors: Mapping[str, MetricError] = field(default_factory=dict, repr=False, compare=False)
+    fitted: Mapping[str, Mapping[tuple[str, int], Metric]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _tables: dict[str, pa.Table] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
