@@ -22,7 +22,7 @@ from cfqa_data.paths import absolute_path
 from cfqa_data.registry import bind_options
 from cfqa_data.torch_state import torch_state
 
-__all__ = ["from_object", "imported"]
+__all__ = ["from_object", "imported", "made", "trained"]
 
 STATED = (
     *("lower_better", "score_range", "identity", "citation", "least_tokens", "differentiable"),
@@ -196,9 +196,14 @@ def _training(name: str, call: Any) -> Callable[[Any, str], Metric]:
             raise MetricError(f"{returned}; it returns what scores: a function, or the object")
         if learner is call and getattr(found, "__self__", found) is call:
             raise MetricError("fit returns the object, which cannot be copied for each fold")
-        return _wrapped(_on(found, device), call).to(device)
+        return trained(found, call, device)
 
     return fit
+
+
+def trained(model: Any, trainer: Any, device: str) -> Metric:
+    """Return what a user's trainer made as a metric that is trained no more."""
+    return _wrapped(_on(model, device), trainer).to(device)
 
 
 def _scoring(name: str, call: Callable[..., Any]) -> Callable[..., Tensor]:
