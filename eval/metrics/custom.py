@@ -72,8 +72,8 @@ def made(found: type, options: dict[str, Any]) -> Any:
 
 def _on(found: Any, device: str) -> Any:
     """Return a network on a device and in evaluation mode, anything else as it is."""
-    loaded = sys.modules.get("torch")  # whoever made a `torch.nn.Module` has imported it
-    if loaded is None or not isinstance(found, loaded.nn.Module):
+    # Whoever made a `torch.nn.Module` has imported it.
+    if not isinstance(found, getattr(sys.modules.get("torch.nn"), "Module", ())):
         return found
     with torch_state():
         return found.to(check_device(device)).eval()
@@ -202,8 +202,11 @@ def _training(name: str, call: Any) -> Callable[[Any, str], Metric]:
 
 
 def trained(model: Any, trainer: Any, device: str) -> Metric:
-    """Return what a user's trainer made as a metric that is trained no more."""
-    return _wrapped(_on(model, device), trainer).to(device)
+    """Return what a user's trainer made as a metric; the parameters of a network are frozen."""
+    model = _on(model, device)
+    if isinstance(model, getattr(sys.modules.get("torch.nn"), "Module", ())):
+        model.requires_grad_(False)
+    return _wrapped(model, trainer).to(device)
 
 
 def _scoring(name: str, call: Callable[..., Any]) -> Callable[..., Tensor]:
