@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cfqa_data.cli import build, check, curves, eval, extend, fit_head, label, share
+from cfqa_data.cli import build, check, curves, eval, extend, fit_head, label, share, show
 from cfqa_data.cli.command import COMMANDS, app
 from cfqa_data.cli.process import STDOUT, drop, say
 from cfqa_data.cli.shared import interrupted
@@ -30,6 +30,7 @@ __all__ = [
     "label",
     "run",
     "share",
+    "show",
 ]
 
 # Base of all of typer's usage errors; typer itself does not export it.

@@ -349,17 +349,21 @@ class Metric(Described):
             raise self._error(f" is not defined for fewer than {self.least_tokens} tokens")
         return self._score(x, y)
 
-    def _score(self, x: Features, y: Features) -> Tensor:
+    def unchecked(self, x: Features, y: Features) -> Tensor:
+        """Return scores as `score` does, but not looked at: a device need not be waited for."""
         if self.fit is not None:
             how = "evaluate() does it, fold by fold; used alone, .fitted(training) does"
             raise self._error(f" is trained on the data: {how}")
         for name in self.needs:
             check_statistic(self.name, name, self.options.get(name), y.shape)
-        scores = self.function(*((y,) if self.no_reference else (x, y)), **self.options)
+        scores: Tensor = self.function(*((y,) if self.no_reference else (x, y)), **self.options)
         if tuple(scores.shape) != (len(y),):
             expected = f"a batch of {len(y)}; one number per item, ({len(y)},), is expected"
             raise self._error(f" returned shape {tuple(scores.shape)} for {expected}")
-        scores = scores.double()
+        return scores.double()
+
+    def _score(self, x: Features, y: Features) -> Tensor:
+        scores = self.unchecked(x, y)
         item = first_nonfinite(scores)
         if item is not None:
             raise self._error(f" gave {float(scores[item])} for item {item}")

@@ -98,7 +98,7 @@ def load_metric(path: str | Path, device: str = "cpu", *, metric: Any = None) ->
         facts = parse_json(read_limited(path, LARGEST_JSON))
         name, given = str(facts["metric"]), dict(facts["options"])
         weights = {str(one): float(share) for one, share in dict(facts["weights"]).items()}
-        options = {
+        options: dict[str, Any] = {
             option: Forest.from_dict(value) if isinstance(value, dict) else value
             for option, value in given.items()
         }
