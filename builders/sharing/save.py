@@ -19,7 +19,7 @@ from cfqa_data.access.memory import MemoryFolder
 from cfqa_data.arrow import pa
 from cfqa_data.builders.pipeline.label import BASELINES, baseline_values
 from cfqa_data.builders.pipeline.lock import try_lock
-from cfqa_data.builders.sharing.terms import check_terms
+from cfqa_data.builders.sharing.hub_limits import check_terms
 from cfqa_data.card.write import write_card
 from cfqa_data.console.progress import Progress
 from cfqa_data.console.terminal import listener
