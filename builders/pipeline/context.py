@@ -20,9 +20,10 @@ from cfqa_data.builders.tasks.base import TASKS, Task
 from cfqa_data.codecs import CODECS, get_codec
 from cfqa_data.errors import BuildError, CfqaError, CodecError
 from cfqa_data.format.facts import Layer, TaskEntry, TaskFacts
-from cfqa_data.format.invariants import check_truth, folds_of
+from cfqa_data.format.invariants import check_truth
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.resources import HUB, is_uri, locate
+from cfqa_data.format.rows import original_rows
 from cfqa_data.format.storage import write_text
 from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.registry import (
@@ -346,21 +347,9 @@ class BuildContext:
     def columns(self, task: str, shard: int) -> list[dict[str, Any]]:
         """What the tables say of each original of a shard, by column."""
         entry, references = self.entry(task), self.references(task, shard)
-        folds, shapes = folds_of(entry), self.shapes(task, shard)
-        return [
-            {
-                "task": task,
-                "source_id": entry.sources[position],
-                "fold": int(folds[position]),
-                "reference_score": score,
-                "reference_loss": loss,
-                "tokens": shapes[entry.sources[position]][2],
-                "group": entry.group_of[position],
-            }
-            for position, score, loss in zip(
-                self.plan.members(task, shard), references["score"], references["loss"], strict=True
-            )
-        ]
+        tokens = [shape[2] for shape in self.shapes(task, shard).values()]
+        members, facts = self.plan.members(task, shard), (references["score"], references["loss"])
+        return original_rows(entry, members, tokens, *facts)
 
     def truths(self, task: str, shard: int) -> list[Any]:
         """Truths of a shard, in the order of its members; None where the task has none."""

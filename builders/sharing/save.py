@@ -17,7 +17,7 @@ import numpy as np
 from cfqa_data.access.dataset import Dataset
 from cfqa_data.access.memory import MemoryFolder
 from cfqa_data.arrow import pa
-from cfqa_data.builders.pipeline.label import BASELINES, baseline_values
+from cfqa_data.builders.pipeline.label import baseline_values
 from cfqa_data.builders.pipeline.lock import try_lock
 from cfqa_data.builders.sharing.hub_limits import check_terms
 from cfqa_data.card.write import write_card
@@ -28,9 +28,10 @@ from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
 from cfqa_data.format.codes import create_codes_array, write_codes
 from cfqa_data.format.facts import CodecEntry, TaskEntry, Terms
-from cfqa_data.format.invariants import folds_of, shard_of
+from cfqa_data.format.invariants import shard_of
 from cfqa_data.format.layout import Layout, left_by_tools
 from cfqa_data.format.manifest import package_versions, write_manifest
+from cfqa_data.format.rows import BASELINES, original_rows
 from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import (
     PARTIAL,
@@ -206,22 +207,11 @@ def _labels(dataset: Dataset, values: dict[tuple[str, str], dict[str, np.ndarray
 def _originals(layout: Layout, dataset: Dataset, entry: TaskEntry) -> Any:
     """Return one row per original."""
     labels = {row["source_id"]: row for row in dataset.labels.to_pylist()}
-    folds = folds_of(entry)
-    rows = []
-    for index, source in enumerate(entry.sources):
+    known = [labels[source] for source in entry.sources]
+    names = "tokens", "reference_score", "reference_loss"
+    columns = ([row[name] for row in known] for name in names)
+    rows = original_rows(entry, range(len(known)), *columns)
+    for index, row in enumerate(rows):
         path = layout.originals(entry.name, shard_of(index, entry.shard), entry.shards)
-        facts = {
-            key: labels[source][key] for key in ("reference_score", "reference_loss", "tokens")
-        }
-        rows.append(
-            {
-                "task": entry.name,
-                "source_id": source,
-                "fold": int(folds[index]),
-                "array": layout.relative(path),
-                "key": source,
-                "group": entry.group_of[index],
-                **facts,
-            }
-        )
+        row |= {"array": layout.relative(path), "key": row["source_id"]}
     return pa.Table.from_pylist(rows, schema=originals_schema(2))
