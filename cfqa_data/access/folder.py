@@ -32,7 +32,7 @@ from cfqa_data.format.invariants import (
     check_truth,
     shard_of,
 )
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES
 from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import NULLABLE, originals_schema
@@ -40,9 +40,6 @@ from cfqa_data.format.storage import check_rows, read_labels, read_table
 from cfqa_data.registry import Plugins, RegistryEntry, as_plugins
 
 __all__ = ["Folder", "check_level"]
-
-NAMES = Layout(Path())
-"""Names in a folder, relative to it."""
 
 KEPT = ("files", "manifest", "untrusted", "plugins", "_places")
 """What goes into a pickle."""

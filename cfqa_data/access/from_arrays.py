@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from cfqa_data.format.facts import (
     TaskFacts,
 )
 from cfqa_data.format.invariants import check_source_ids
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.rows import label_rows, original_rows
 from cfqa_data.format.schema import label_schema
@@ -343,12 +342,12 @@ def _labels(
     numbers: Mapping[str, Any],
 ) -> Any:
     """Return the label rows by source, codec and level."""
-    ids, layout, rows = entry.sources, Layout(Path()), []
+    ids, rows = entry.sources, list[dict[str, Any]]()
     references = (numbers.get(f"reference_{name}", [None] * len(ids)) for name in ("score", "loss"))
     tokens = (shapes[source][2] for source in ids)
     for place, about in enumerate(original_rows(entry, range(len(ids)), tokens, *references)):
         for codec in entry.codecs.values():
-            array = layout.compressed(entry.name, codec.name).as_posix()
+            array = NAMES.compressed(entry.name, codec.name).as_posix()
             columns = about | {"array": array, "index": place}
             sizes = numbers.get("bits", {}).get(codec.name)
             bits = [None] * len(codec.levels) if sizes is None else list(map(int, sizes[place]))
