@@ -26,6 +26,7 @@ from cfqa_data.console.terminal import listener
 from cfqa_data.disk import clear_disk_errors
 from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
+from cfqa_data.format import storage
 from cfqa_data.format.codes import create_codes_array, write_codes
 from cfqa_data.format.facts import CodecEntry, TaskEntry, Terms
 from cfqa_data.format.invariants import shard_of
@@ -33,13 +34,6 @@ from cfqa_data.format.layout import Layout, left_by_tools
 from cfqa_data.format.manifest import package_versions, write_manifest
 from cfqa_data.format.rows import BASELINES, original_rows
 from cfqa_data.format.schema import label_schema, originals_schema
-from cfqa_data.format.storage import (
-    PARTIAL,
-    atomic_path,
-    check_folder,
-    write_table,
-    write_tensors,
-)
 from cfqa_data.integrity.health import health
 from cfqa_data.paths import real_path
 
@@ -96,8 +90,8 @@ def save(
         with listener(progress) as shown:
             rows = _write_features(layout, dataset, entry, shown)
         labels = _labels(dataset, rows)
-        write_table(layout.labels(entry.name), labels)
-        write_table(layout.originals_table, _originals(layout, dataset, entry))
+        storage.write_table(layout.labels(entry.name), labels)
+        storage.write_table(layout.originals_table, _originals(layout, dataset, entry))
         manifest = replace(
             dataset.manifest,
             tasks={entry.name: entry},
@@ -117,14 +111,14 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
         CfqaError: the place is taken, or cannot be written to.
     """
     root = real_path(folder)
-    check_folder(root)
+    storage.check_folder(root)
     if root.exists() and not root.is_dir():
         raise CfqaError(f"{folder} is a file: choose a folder")
     if root.exists() and any(not left_by_tools(path.name) for path in root.iterdir()):
         raise CfqaError(f"{folder} holds something: choose a new or empty folder")
     _clear(root)
     try:
-        with ExitStack() as locks, atomic_path(root) as partial:
+        with ExitStack() as locks, storage.atomic_path(root) as partial:
             partial.mkdir()
             _lock(partial, locks)
             yield partial
@@ -139,7 +133,7 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
 
 def _clear(root: Path) -> None:
     """Remove what killed processes left beside a folder: what none has locked any more."""
-    for left in root.parent.glob(f"{escape(root.name)}.*-*{PARTIAL}"):
+    for left in root.parent.glob(f"{escape(root.name)}.*-*{storage.PARTIAL}"):
         with ExitStack() as locks:
             if left.is_dir() and not left.is_symlink() and _lock(left, locks):
                 shutil.rmtree(left, ignore_errors=True)
@@ -175,7 +169,7 @@ def _write_features(
     for shard in range(entry.shards):
         ids = entry.sources[shard * entry.shard : (shard + 1) * entry.shard]
         path = layout.originals(entry.name, shard, entry.shards)
-        write_tensors(path, {source: dataset.original(source) for source in ids})
+        storage.write_tensors(path, {source: dataset.original(source) for source in ids})
         for position, source in enumerate(ids, shard * entry.shard):
             original = dataset.original(source)
             for codec in entry.codecs.values():
