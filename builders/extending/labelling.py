@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -125,11 +124,6 @@ class Labeller:
         self._tasks: dict[str, Task] = {}
         self._taken: Taken | None = None  # kept, for calls with one feature after the other
 
-    @cached_property
-    def references(self) -> dict[str, dict[str, Any]]:
-        """The row of each original."""
-        return {row["source_id"]: row for row in self._folder.originals_table().to_pylist()}
-
     def task(self, name: str) -> Task:
         """The task that scores features, made on first use."""
         if name not in self._tasks:
@@ -164,7 +158,8 @@ class Labeller:
         name = self._folder.task_of(source_id)
         task, facts = self.task(name), self._folder.manifest.tasks[name].facts
         truth = task.prepare(self._folder.truth(source_id)) if facts.truth else None
-        return Taken(source_id, task, facts, truth, self.references[source_id]["reference_score"])
+        reference = self._folder.original_rows()[source_id]["reference_score"]
+        return Taken(source_id, task, facts, truth, reference)
 
 
 def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.ndarray, bool]:

@@ -34,9 +34,6 @@ from cfqa_data.registry import Plugins, RegistryEntry, as_plugins
 
 __all__ = ["Folder", "check_level"]
 
-KEPT = ("files", "manifest", "untrusted", "plugins", "_places")
-"""What goes into a pickle."""
-
 T = TypeVar("T")
 
 
@@ -65,10 +62,7 @@ class Folder:
         self._open: dict[Any, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in KEPT}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _open={})
+        return self.__dict__ | {"_open": {}}
 
     def labels(self, task: str) -> pa.Table:
         """Return the label rows of a task, one per source, codec and level, in any order."""
@@ -108,6 +102,14 @@ class Folder:
         table = read_table(where, schema, data, most_rows=most, nullable=nullable)
         check_rows(where, table, {"source_id": sources})
         return table
+
+    def original_rows(self) -> dict[str, dict[str, Any]]:
+        """Return the row of each original, by its id."""
+
+        def read() -> dict[str, dict[str, Any]]:
+            return {row["source_id"]: row for row in self.originals_table().to_pylist()}
+
+        return self._once("originals", read)
 
     def original(self, source_id: str, **part: Unpack[Part]) -> np.ndarray:
         """Return an original feature, or a part of it, float32 (N, C, T, D)."""
