@@ -86,9 +86,12 @@ class Provenance:
             if not isinstance(value, kinds.get(name, str)):
                 raise TypeError(f"{name} is {value!r}")
         if trained := found.get("trained_on"):
-            folds, codecs = map(int, trained["folds"]), map(str, trained["codecs"])
-            counted = {"originals": int(trained["originals"]), "target": str(trained["target"])}
-            found["trained_on"] = TrainedOn(folds=tuple(folds), codecs=tuple(codecs), **counted)
+            found["trained_on"] = TrainedOn(
+                folds=tuple(map(int, trained["folds"])),
+                codecs=tuple(map(str, trained["codecs"])),
+                originals=int(trained["originals"]),
+                target=str(trained["target"]),
+            )
         if code := found.get("fingerprint"):
             found["fingerprint"] = Fingerprint(**code)
         return cls(**found)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.console.summary import Described, Summary
+from cfqa_data.console.text import counted
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.datasets import KEYS, dataset_identity, opened, task_facts
 from cfqa_data.eval.metrics import Metric
@@ -51,9 +53,28 @@ FACTS = (
 """Of a metric, by name."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation(Statistics):
-    """What `evaluate` found: scores, and the tables of `Statistics`.
+WITH_COMPARISONS = ("comparisons", "correlations", "across_codecs", "across_tasks", "left_out")
+"""Tables whose cells are compared: what compares them has made them."""
+
+
+class _Table:
+    """A table of `Statistics`, which is made when it is first asked for."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, evaluation: Evaluation, owner: type) -> pa.Table:
+        tables, name = evaluation._tables, self._name
+        if name not in tables:
+            several = WITH_COMPARISONS if name == "comparisons" else (name,)
+            made = evaluation.statistics(tables=several)
+            tables.update((each, getattr(made, each)) for each in several)
+        return tables[name]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evaluation(Described):
+    """What `evaluate` found: scores, and the tables of `Statistics`, each made when asked for.
 
     Attributes:
         labels: The rows that were scored.
@@ -62,6 +83,10 @@ class Evaluation(Statistics):
         metrics: The metrics, in the tables' order; those that scored nothing are not among them.
         without: The trained ones of them in their trainings without a codec each, whose scores
             follow those of the others.
+        errors: The first error of each metric that failed somewhere; its ``__cause__`` is what the
+            metric raised, with the traceback. None of a file.
+        fitted: The models of each metric that was trained in this run, by task and the fold whose
+            sources they score. None of a file.
         target: Label column that the scores were correlated with.
         failures: What went wrong with each metric that failed somewhere, by name, and how many
             features have no score; with the file of scores, by path.
@@ -82,6 +107,56 @@ class Evaluation(Statistics):
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
     without: tuple[Metric, ...] = ()
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
+    errors: Mapping[str, MetricError] = field(default_factory=dict, repr=False, compare=False)
+    fitted: Mapping[str, Mapping[tuple[str, int], Metric]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _tables: dict[str, pa.Table] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    correlations = _Table()
+    across_codecs = _Table()
+    across_tasks = _Table()
+    per_level = _Table()
+    comparisons = _Table()
+    discrimination = _Table()
+    left_out = _Table()
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The scores, (rows, M), NaN where there is none, of ``metrics`` and then ``without``."""
+        values = self.scores["value"].to_numpy()
+        return np.asarray(values.reshape(self.labels.num_rows, -1), dtype=np.float64)
+
+    def statistics(self, **how: Any) -> Statistics:
+        """Return tables of statistics.
+
+        Args:
+            how: ``draws``, ``seed`` and ``tables`` of `cfqa_data.eval.statistics.statistics`.
+        """
+        metrics = (*self.metrics, *self.without)
+        return statistics(self.labels, metrics, self.values, self.target, tasks=self.tasks, **how)
+
+    def _summary(self, rows: bool) -> Summary:
+        metrics = counted(len(self.metrics), "metrics")
+        facts = {
+            "features": self.labels.num_rows,
+            "target": self.target,
+            "failures": len(self.failures) or "",
+        }
+        if not rows:
+            return Summary(f"Evaluation of {metrics}", facts)
+        tasks = list(dict.fromkeys(self.labels["task"].to_pylist()))
+        figures: dict[str, dict[str, Any]] = {metric.name: {} for metric in self.metrics}
+        for row in self.across_codecs.to_pylist() + self.across_tasks.to_pylist():
+            figures[row["metric"]][row.get("task", "all")] = row["srocc"]
+        heads = ["SROCC per source", *(["all"] if len(tasks) > 1 else []), *tasks]
+        cells = [
+            (name, *("-" if of.get(task) is None else f"{of[task]:.3f}" for task in heads[1:]))
+            for name, of in figures.items()
+        ]
+        return Summary(f"Evaluation of {metrics}", facts, [heads, *cells])
 
     def compare(
         self,
@@ -115,7 +190,7 @@ def conclude(
     failures: Mapping[str, str],
     **known: Any,
 ) -> Evaluation:
-    """Make the tables of an evaluation from its (rows, M) scores.
+    """Make an evaluation of its (rows, M) scores.
 
     Args:
         labels: See `Evaluation`.
@@ -125,9 +200,7 @@ def conclude(
         failures: See `Evaluation`.
         known: ``notes``, ``dataset``, ``tasks`` and ``provenance`` of an `Evaluation`.
     """
-    tables = statistics(labels, metrics, values, target, tasks=known.get("tasks", {}))
     return Evaluation(
-        **vars(tables),
         labels=labels,
         scores=scores_table(labels, metrics, values),
         metrics=tuple(metric for metric in metrics if metric.left_out is None),

@@ -225,8 +225,8 @@ class ScoreFile:
                         csv.write_csv(found.scores, file)
                     self._check_replaceable()
             else:
-                told = {"failures": found.failures, "notes": found.notes}
-                told["provenance"] = found.provenance
+                names = ("failures", "notes", "provenance")
+                told = {name: getattr(found, name) for name in names}
                 table = with_facts(
                     found.scores, (*found.metrics, *found.without), **self._own, **told
                 )
