@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import each
-from memory_dataset import CODECS, MemoryDataset, Stops, rows_of
+from memory_dataset import MemoryDataset, Stops, rows_of
 from mock_dataset import write_mock_dataset
 from test_metrics_trained import FoldedDataset
 
