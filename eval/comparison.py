@@ -12,6 +12,7 @@ from cfqa_data.console.text import table_text
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.statistics.baseline import VIEWS, compare_with_first
 from cfqa_data.eval.statistics.comparison import ALPHA
+from cfqa_data.eval.statistics.correlations import COEFFICIENTS
 from cfqa_data.eval.statistics.tables import DRAWS
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def compare_metrics(
     draws: int = DRAWS,
     seed: int = 0,
     views: Sequence[str] = VIEWS,
+    coefficients: Sequence[str] = COEFFICIENTS,
 ) -> Comparison:
     """Compare metrics of an evaluation with one of them: see `Evaluation.compare`.
 
@@ -124,7 +126,8 @@ def compare_metrics(
         against: Name of the metric to compare with.
         draws: Resamples of the sources.
         seed: Of the resamples.
-        views: Of the table, which to compute.
+        views: Which to compute.
+        coefficients: Which to compare.
 
     Raises:
         MetricError: See `Evaluation.compare`.
@@ -153,5 +156,6 @@ def compare_metrics(
         draws=draws,
         seed=seed,
         views=views,
+        coefficients=coefficients,
     )
     return Comparison(table, against, evaluation.target)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ from cfqa_data.eval.metrics.base import error_line
 from cfqa_data.eval.provenance import Provenance, TrainedOn, now, peak_memory
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cfqa_data.eval.features.batch import Features
     from cfqa_data.eval.features.datasets import FeatureSource
     from cfqa_data.eval.features.reading import Batch
@@ -74,6 +76,16 @@ class Scored:
     def nothing(cls, rows: int, provenance: Mapping[str, Provenance]) -> Scored:
         """Return what there is at the start, of metrics of which the provenance is known."""
         return cls(np.full((rows, len(provenance)), np.nan), provenance=dict(provenance))
+
+
+class Pending(NamedTuple):
+    """Scores of a batch by one metric, still on the device."""
+
+    metric: Metric
+    column: int
+    part: Batch
+    at: NDArray[np.intp]
+    scores: Tensor
 
 
 class Scoring:
@@ -294,13 +306,18 @@ class Scoring:
             of_task = np.flatnonzero(self._tasks[self._rows] == task)
             sources = ids[self._rows]
             places = of_task[np.isin(sources[of_task], sources[places])]
+            # In an order that tells nothing of codecs and levels, and that is the same each time.
+            mixed = np.random.default_rng(0).random(len(places))
+            places = places[np.lexsort((mixed, sources[places]))]
         place_of = {int(self._rows[place]): place for place in places}
         for whole in read_batches(self._dataset, list(place_of), self._device, size):
             done = self._missing([place_of[row] for row in whole.rows]).any(axis=1).sum()
+            pending: list[Pending] = []
             for column, metric in enumerate(self._metrics):
                 for part in whole.parts(metric.scope, self._size):
                     at = np.array([place_of[row] for row in part.rows])
-                    self._part(column, metric, part, at, task, places)
+                    self._part(column, metric, part, at, task, places, pending)
+            self._fetch(pending, task, places)
             if file:
                 file.save(self._scored)
             progress.advance(int(done))
@@ -318,8 +335,12 @@ class Scoring:
         at: NDArray[np.intp],
         task: str,
         places: NDArray[np.intp],
+        pending: list[Pending],
     ) -> None:
-        """Score a batch by one metric, if it is defined and has no score there yet."""
+        """Score a batch by one metric, if it is defined and has no score there yet.
+
+        Built-in metrics leave their scores on the device, as ``pending``.
+        """
         if not self._missing(at, column).any():
             return
         if part.x.shape[3] < metric.least_tokens:
@@ -327,14 +348,14 @@ class Scoring:
             self._reasons.setdefault(metric.name, reason)
             self._failed[at, column] = self._undefined[at, column] = True
             return
+        scores = None
         with self._accounted(metric):
             if ready := self._of_fold(column, task, int(self._folds[part.rows[0]])):
-                self._batch(ready, column, part, at)
-        if ready and self._failed[at, column].any():
-            tried = self._tried[metric.name, task]
-            tried.add(part.source_id)
-            if len(tried) >= TRIES and np.isnan(self._values[places, column]).all():
-                self._failed[places, column] = True
+                scores = self._unchecked(ready, part)
+        if ready and scores is not None:
+            pending.append(Pending(ready, column, part, at, scores))
+        elif ready:
+            self._by_itself(ready, column, part, at, task, places)
 
     def _of_fold(self, column: int, task: str, fold: int) -> Metric | None:
         """Return a metric with what it needs of the other folds; None where it lacks that."""
@@ -404,6 +425,47 @@ class Scoring:
                 others &= ~of_fold | np.isin(ids, first)
         return np.flatnonzero(others)
 
+    def _unchecked(self, metric: Metric, part: Batch) -> Tensor | None:
+        """Return a built-in metric's scores on the device; None if it must be scored by itself."""
+        if metric.name in self._scored.alone or not _tested(metric):
+            return None
+        try:
+            return metric.unchecked(part.x, part.y)
+        except Exception:  # what it is, scoring it by itself tells
+            return None
+
+    def _fetch(self, pending: Sequence[Pending], task: str, places: NDArray[np.intp]) -> None:
+        """Take scores from the device, all at once: each transfer waits for what is under way."""
+        if not pending:
+            return
+        import torch
+
+        whole = torch.cat([one.scores for one in pending]).cpu().numpy()
+        ends = np.cumsum([len(one.at) for one in pending])
+        for one, scores in zip(pending, np.split(whole, ends[:-1]), strict=True):
+            if np.isfinite(scores).all():
+                self._values[one.at, one.column] = scores
+            else:
+                self._by_itself(one.metric, one.column, one.part, one.at, task, places)
+
+    def _by_itself(
+        self,
+        metric: Metric,
+        column: int,
+        part: Batch,
+        at: NDArray[np.intp],
+        task: str,
+        places: NDArray[np.intp],
+    ) -> None:
+        """Score a batch by one metric; what scores nothing of a task is given up there."""
+        with self._accounted(metric):
+            self._batch(metric, column, part, at)
+        if self._failed[at, column].any():
+            tried = self._tried[metric.name, task]
+            tried.add(part.source_id)
+            if len(tried) >= TRIES and np.isnan(self._values[places, column]).all():
+                self._failed[places, column] = True
+
     def _batch(self, metric: Metric, column: int, part: Batch, at: NDArray[np.intp]) -> None:
         """Score a batch by one metric: together, or else one by one."""
         name, together = metric.name, None
@@ -450,8 +512,7 @@ class Scoring:
         task = str(self._tasks[part.rows[0]])
         self._batches[metric.name, task] += 1
         count = self._batches[metric.name, task]
-        tested = any(metric.function is function for function in TESTED)
-        if tested or count & (count - 1):
+        if _tested(metric) or count & (count - 1):
             return ""
         item = len(scores) // 2
         among = float(scores[item])
@@ -470,6 +531,10 @@ class Scoring:
                 difference += f", then {again:.6g}: it is no function of the two features"
         why = f"metric {metric.name!r}: its scores depend on the batch"
         return f"{why}: {difference} ({part.names[item]}); it scores one feature at a time"
+
+
+def _tested(metric: Metric) -> bool:
+    return any(metric.function is function for function in TESTED)
 
 
 def _one(part: Batch, item: int) -> Features:

@@ -113,9 +113,10 @@ def read_batches(
     def jobs() -> Iterator[tuple[str, Features, list[int]]]:
         for source_id, of_source in by_source.items():
             original = np.array(dataset.original(source_id), dtype=np.float32)[None]
-            x = Features(torch.from_numpy(original).to(device))
-            if first_nonfinite(x.values) is not None:
+            values = torch.from_numpy(original)
+            if first_nonfinite(values) is not None:  # where it is: a device would be waited for
                 raise MetricError(f"original {source_id} holds NaN or Inf")
+            x = Features(values.to(device))
             step = size or _usual_size(x)
             for first in range(0, len(of_source), step):
                 yield source_id, x, of_source[first : first + step]

@@ -118,8 +118,7 @@ class Metric(Described):
             gives them; used alone, `with_options` or `create_metric` does.
         tasks: Names of the tasks that it is for; all, if there is none. It has no score on others.
         scope: One of `SCOPES`. Of a wider one than ``pair`` the function takes one original and all
-            its versions (of one codec), in the order of codec and level; scores may depend on one
-            another.
+            its versions (of one codec), in any order; the scores may depend on one another.
         no_reference: Whether the function takes compressed features only, ``(y, **options)``.
         fit: For a metric that is trained: takes a `cfqa_data.eval.features.training.TrainingSet`
             and the device, and returns a metric. The evaluator trains it for each task and fold on
@@ -350,17 +349,21 @@ class Metric(Described):
             raise self._error(f" is not defined for fewer than {self.least_tokens} tokens")
         return self._score(x, y)
 
-    def _score(self, x: Features, y: Features) -> Tensor:
+    def unchecked(self, x: Features, y: Features) -> Tensor:
+        """Return scores as `score` does, but not looked at: a device need not be waited for."""
         if self.fit is not None:
             how = "evaluate() does it, fold by fold; used alone, .fitted(training) does"
             raise self._error(f" is trained on the data: {how}")
         for name in self.needs:
             check_statistic(self.name, name, self.options.get(name), y.shape)
-        scores = self.function(*((y,) if self.no_reference else (x, y)), **self.options)
+        scores: Tensor = self.function(*((y,) if self.no_reference else (x, y)), **self.options)
         if tuple(scores.shape) != (len(y),):
             expected = f"a batch of {len(y)}; one number per item, ({len(y)},), is expected"
             raise self._error(f" returned shape {tuple(scores.shape)} for {expected}")
-        scores = scores.double()
+        return scores.double()
+
+    def _score(self, x: Features, y: Features) -> Tensor:
+        scores = self.unchecked(x, y)
         item = first_nonfinite(scores)
         if item is not None:
             raise self._error(f" gave {float(scores[item])} for item {item}")
