@@ -21,6 +21,7 @@ from cfqa_data.paths import absolute_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cfqa_data.eval import Evaluation
     from cfqa_data.eval.metrics.registry import MetricLike
 
 __all__ = ["Shown", "show"]
@@ -115,9 +116,10 @@ def show(
     dataset: Dataset,
     source_id: str,
     metrics: Iterable[MetricLike] | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Shown:
     """Show a source; see :meth:`cfqa_data.Dataset.show`."""
-    return Shown(Viewer(dataset, metrics).view(source_id), dataset)
+    return Shown(Viewer(dataset, metrics, evaluation).view(source_id), dataset)
 
 
 def _number(value: float | None) -> str:

@@ -16,12 +16,14 @@ from cfqa_data.builders.gallery.tokens import Tokens
 from cfqa_data.builders.pipeline.scorers import scoring_models
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.builders.tasks.drawing import Drawing, check_drawing
-from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.errors import CfqaError, FormatError, MetricError, unknown_name
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.registry import naming_user_code
 
 if TYPE_CHECKING:
     from cfqa_data.access.dataset import Dataset
+    from cfqa_data.eval import Evaluation
+    from cfqa_data.eval.metrics.base import Metric
     from cfqa_data.eval.metrics.registry import MetricLike
 
 __all__ = ["Version", "View", "Viewer"]
@@ -95,16 +97,31 @@ class Viewer:
     Args:
         dataset: an open one.
         metrics: whose scores are shown; those that the labels hold if None.
+        evaluation: holds the scores; of its metrics, those that `metrics` names are shown, or all.
 
     Raises:
-        MetricError: there is no such metric.
+        MetricError: there is no such metric, or the evaluation has none of that name.
     """
 
-    def __init__(self, dataset: Dataset, metrics: Iterable[MetricLike] | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        metrics: Iterable[MetricLike] | None = None,
+        evaluation: Evaluation | None = None,
+    ) -> None:
         from cfqa_data.eval.metrics.registry import as_metrics
 
-        self._dataset = dataset
-        self._metrics = None if metrics is None else as_metrics(metrics)
+        self._dataset, self._evaluation = dataset, evaluation
+        self._metrics: tuple[Metric, ...] | None = None
+        if evaluation is not None:
+            self._names = [metric.name for metric in evaluation.metrics]
+            chosen = self._names if metrics is None else list(metrics)
+            for name in chosen:
+                if name not in self._names:
+                    raise MetricError(unknown_name("metric of the scores", name, self._names))
+            self._names = chosen
+        elif metrics is not None:
+            self._metrics = as_metrics(metrics)
         self._tasks: dict[str, Task | str] = {}  # or why it is not here
         self._notes: dict[str, None] = {}
 
@@ -124,6 +141,7 @@ class Viewer:
             raise CfqaError(f"{dataset.location}: no row of {source_id!r} was chosen")
         original, truth = dataset.original(source_id), self._truth(source_id, entry)
         tokens = Tokens(original, entry.prefix_tokens, dataset.grid(entry.name))
+        known = self._known(source_id)
         classes = self._classes(entry.name)
 
         def draw(feature: np.ndarray | None) -> Drawing | None:
@@ -138,7 +156,7 @@ class Viewer:
         def version(row: dict[str, Any]) -> Version:
             feature = dataset.compressed(source_id, row["codec"], row["level"])
             return Version(
-                metrics=self._scores(original, feature, row),
+                metrics=self._scores(original, feature, row, known),
                 drawing=draw(feature),
                 errors=tokens.errors(feature) if tokens.drawn else None,
                 colours=tokens.colours(feature) if tokens.drawn else None,
@@ -195,9 +213,25 @@ class Viewer:
             return None
         return found
 
+    def _known(self, source_id: str) -> dict[tuple[str, int], dict[str, float]]:
+        """Return the scores that the evaluation has of a source, by codec and level."""
+        found: dict[tuple[str, int], dict[str, float]] = {}
+        if self._evaluation is not None:
+            scores = self._evaluation.scores
+            for row in scores.filter(pc.equal(scores["source_id"], source_id)).to_pylist():
+                found.setdefault((row["codec"], row["level"]), {})[row["metric"]] = row["value"]
+        return found
+
     def _scores(
-        self, original: np.ndarray, feature: np.ndarray, row: dict[str, Any]
+        self,
+        original: np.ndarray,
+        feature: np.ndarray,
+        row: dict[str, Any],
+        known: dict[tuple[str, int], dict[str, float]],
     ) -> dict[str, float | None]:
+        if self._evaluation is not None:
+            own = known.get((row["codec"], row["level"]), {})
+            return {name: own.get(name) for name in self._names}
         if self._metrics is None:
             return {name: row[name] for name in STORED if row[name] is not None}
         found = {m.name: float(m(original[None], feature[None])[0]) for m in self._metrics}
