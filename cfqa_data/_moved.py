@@ -34,7 +34,7 @@ _HOMES = {
         "backbones": "backbone=dinov2 naming",
         "calibration": "calibrate calibration_report=report",
         "importing": "release release_files=files release_recipe=recipe release_scores=scores "
-        "release_stages=stages release_tables=tables",
+        "release_stages=stages release_tables=recipe",
         "maintenance": "deep=deep_verify repair repair_plan=plan repair_work=scratch",
         "pipeline": "ladders",
         "processes": "spawning",

@@ -144,7 +144,9 @@ def evaluate(
     file, scored = None, Scored.nothing(len(rows), begun)
     if path is not None:
         settings = {"device": device, "precision": precision, "arrays": arrays_digest(source)}
-        file = ScoreFile(path, identity, labels, resolved, source.labels, settings, target, force)
+        file = ScoreFile(
+            path, identity, labels, resolved, source.labels, settings, target, limit, force
+        )
         scored = file.resume()
     how = {"target": target, "device": device, "batch": batch, "limit": limit}
     scoring = Scoring(resolved, source, rows, scored, **how)

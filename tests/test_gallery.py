@@ -27,7 +27,7 @@ from cfqa_data.builders.sources.base import Sample
 from cfqa_data.builders.sources.scenes import Scenes, draw_scene, render
 from cfqa_data.builders.sources.solids import SHAPES
 from cfqa_data.builders.tasks.classification import Classification
-from cfqa_data.builders.tasks.drawing import Drawing
+from cfqa_data.builders.tasks.drawing import Bar, Drawing
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError
 from cfqa_data.recipe.load import Recipe
@@ -275,6 +275,7 @@ def test_a_task_of_a_stranger_may_draw_anything_else(
     assert 'data-slot="truth"' not in nothing.save(tmp_path / "nothing.html").read_text()
     for found, why in (
         ("a mask", "must return a Drawing or None, not str"),
+        (Drawing(bars=(Bar("a", float("nan")),)), "bars are of Bar with a finite share"),
         (Drawing(np.zeros((2, 2))), r"a picture is uint8 \(H, W, 3\), not \(2, 2\)"),
     ):
         with pytest.raises(CfqaError, match=f"Classification.draw.*{why}"):

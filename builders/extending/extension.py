@@ -13,7 +13,7 @@ import numpy as np
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
-from cfqa_data.access.opening import open_files
+from cfqa_data.access.hub import open_files
 from cfqa_data.builders.extending.stages import STAGES
 from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.check import packages_of, versions_of

@@ -61,6 +61,7 @@ def write_gallery(
     Raises:
         CfqaError: no file can be written there, a feature is damaged, or there is no such metric.
     """
+    _import_all()
     path, dataset = absolute_path(path), opened(dataset)
     check_writable(path)
     chosen, look, views = _spread(dataset, sources), progress or Silent(), []
@@ -96,17 +97,25 @@ def error_picture(errors: np.ndarray) -> np.ndarray:
     return found
 
 
+@extras("build")
+def _import_all() -> None:
+    """Import what a page needs, so that what is missing is told before anything is drawn."""
+    import jinja2  # noqa: F401
+    import matplotlib  # noqa: F401
+    from PIL import Image  # noqa: F401
+
+
 def _spread(dataset: Dataset, count: int) -> list[str]:
     """Return sources of all tasks, in each from the least harmed to the most."""
     labels = dataset.labels.select(["task", "source_id", "distortion"])
     means = labels.group_by(["task", "source_id"]).aggregate([("distortion", "mean")]).to_pylist()
     if not means:
         raise CfqaError(f"{dataset.location}: there is nothing to show: no row was chosen")
-    tasks = {task: [] for task in dataset.manifest.tasks}
+    tasks: dict[str, list[tuple[float, str]]] = {task: [] for task in dataset.manifest.tasks}
     for row in means:
         tasks[row["task"]].append((row["distortion_mean"], row["source_id"]))
     held = [sorted(found) for found in tasks.values() if found]
-    chosen = []
+    chosen: list[str] = []
     for place, found in enumerate(held):
         share = max(1, (count - len(chosen)) // (len(held) - place))
         places = np.linspace(0, len(found) - 1, min(share, len(found))).round().astype(int)
@@ -116,10 +125,11 @@ def _spread(dataset: Dataset, count: int) -> list[str]:
 
 def _html(dataset: Dataset, views: Sequence[dict[str, Any]]) -> str:
     """Return the page; the same bytes for the same views."""
-    with extras():
-        from markupsafe import Markup
+    _import_all()
+    from markupsafe import Markup
 
-        from cfqa_data.eval.report.drawing import environment, security_policy
+    from cfqa_data.eval.report.drawing import environment, security_policy
+
     style, script = (
         Markup((TEMPLATES / name).read_text(encoding="utf-8"))
         for name in ("style.css", "script.js")
@@ -150,7 +160,8 @@ def _titles(dataset: Dataset) -> dict[str, str]:
 
 def _data(view: View) -> dict[str, Any]:
     """Return a source as the page has it: texts, numbers, and pictures as data addresses."""
-    facts, key = view.entry.facts, {}
+    facts = view.entry.facts
+    key: dict[str, tuple[int, ...]] = {}
     for drawing in (view.truth, view.original.drawing, *(v.drawing for v in view.versions)):
         key |= drawing.key if drawing else {}
     image = view.input if isinstance(view.input, np.ndarray) else None

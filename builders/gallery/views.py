@@ -138,11 +138,11 @@ class Viewer:
         def version(row: dict[str, Any]) -> Version:
             feature = dataset.compressed(source_id, row["codec"], row["level"])
             return Version(
-                *(row[name] for name in Version._fields[:6]),
-                self._scores(original, feature, row),
-                draw(feature),
-                tokens.errors(feature) if tokens.drawn else None,
-                tokens.colours(feature) if tokens.drawn else None,
+                metrics=self._scores(original, feature, row),
+                drawing=draw(feature),
+                errors=tokens.errors(feature) if tokens.drawn else None,
+                colours=tokens.colours(feature) if tokens.drawn else None,
+                **{name: row[name] for name in Version._fields[:6]},
             )
 
         return View(
@@ -151,7 +151,8 @@ class Viewer:
             input=self._input(source_id),
             truth=draw(None),
             original=Version(
-                *("", -1, math.nan, None, rows[0]["reference_score"], 0.0, {}, draw(original)),
+                *("", -1, math.nan, None, rows[0]["reference_score"], 0.0, {}),
+                drawing=draw(original),
                 colours=tokens.colours(original) if tokens.drawn else None,
             ),
             versions=tuple(map(version, rows)),

@@ -28,7 +28,7 @@ from cfqa_data.errors import BuildError, CfqaError, FormatError
 from cfqa_data.extras import extras
 from cfqa_data.format.codes import Codes, shard_name
 from cfqa_data.format.invariants import shard_of
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.guard import check_guard
@@ -40,8 +40,6 @@ __all__ = ["SAMPLE", "DeepResult", "look_into", "verify_deep"]
 
 SAMPLE = 100
 """Default number of label rows that are computed again."""
-
-NAMES = Layout(Path())
 
 # Relative and absolute difference that another machine's rounding may make. A rank is a count.
 TOLERANCE = {

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import BuildError, prefixed
-from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.invariants import rate_of
 from cfqa_data.format.quantizers import Quantizer
-from cfqa_data.recipe.load import CodecSpec
+from cfqa_data.format.rows import BASELINES
 
-__all__ = ["Scored", "baseline_values", "batch_of_levels", "label_rows", "label_values", "score"]
+__all__ = ["Scored", "baseline_values", "batch_of_levels", "label_values", "score"]
 
 Scored: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Scores and losses, float64 (B,) each; losses are NaN where they are not known."""
-
-BASELINES = ("mse", "cosine", "cka")
-"""Metrics whose values against the original every label row carries."""
 
 BATCH_POINTS = 1 << 24
 """Feature points that are labelled at once; their metrics take some 30 bytes each."""
@@ -98,43 +92,3 @@ def label_values(
         scores, losses = scored(first, decoded)
         parts.append({"score": scores, "loss": losses, **baseline_values(original, decoded)})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def label_rows(
-    entry: TaskEntry,
-    spec: CodecSpec,
-    columns: Mapping[str, Any],
-    bits: Sequence[int | None],
-    values: Mapping[str, np.ndarray],
-) -> list[dict[str, Any]]:
-    """Return the label rows of one source by one codec, best level first.
-
-    Args:
-        entry: what the manifest says of the task.
-        spec: the codec and its levels.
-        columns: what is the same in every row, by column.
-        bits: of each level; None where they are unknown.
-        values: score, loss and baseline metrics -> float64 (L,).
-    """
-    task, (n, c, _, d) = entry.facts, entry.shape
-
-    def known(name: str, value: float) -> float | None:
-        undefined = math.isnan(value) if name in BASELINES else name == "loss" and not task.loss
-        return None if undefined else value
-
-    return [
-        {
-            **columns,
-            "codec": spec.codec,
-            "level": level,
-            "parameter_name": spec.parameter_name,
-            "parameter": float(parameter),
-            "bits": size,
-            "bpfp": math.nan if size is None else rate_of(size, n * c * columns["tokens"] * d),
-            "distortion": task.distortion(
-                float(values["score"][level]), columns["reference_score"]
-            ),
-            **{name: known(name, float(series[level])) for name, series in values.items()},
-        }
-        for level, (parameter, size) in enumerate(zip(spec.levels, bits, strict=True))
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -112,6 +113,9 @@ def check_drawing(drawing: Any, what: str) -> Drawing | None:
         return None
     if not isinstance(drawing, Drawing):
         raise BuildError(f"{what} must return a Drawing or None, not {type(drawing).__name__}")
+    for bar in drawing.bars:
+        if not isinstance(bar, Bar) or not math.isfinite(bar.share):
+            raise BuildError(f"{what}: bars are of Bar with a finite share, not {bar!r:.80}")
     if (picture := drawing.picture) is not None and (
         np.shape(picture)[2:] != (3,) or picture.dtype != np.uint8 or not picture.size
     ):

@@ -27,7 +27,6 @@ from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.extras import extras
 from cfqa_data.format.checkpoints import known_tensor, tensors_at
 from cfqa_data.format.facts import Loss, Score, TaskFacts, Truth
-from cfqa_data.torch_state import torch_state
 
 with extras("build"):
     from torch import Tensor, nn
@@ -122,8 +121,7 @@ class Embedder(ClsHead):
         found: Tensor = self.last(pooled + changed)
         return found
 
-    @torch_state(grad=False)
-    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
+    def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
         """Return the embedding, float32 (D,), of a feature (1, C, T, D) of the backbone."""
         return self(self.pooled(self.checked(feature)))[0]
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from cfqa_data.access.folder import Folder, check_level
 from cfqa_data.access.grid import TokenGrid, token_grid
-from cfqa_data.access.opening import open_files
+from cfqa_data.access.hub import open_files
 from cfqa_data.access.selection import Part
 from cfqa_data.arrow import pa, pc
 from cfqa_data.console.summary import Described, Summary

@@ -44,7 +44,7 @@ def info(
     summary, harms = summarise(folder, follow_links=follow_links), {}
     dataset = load(folder, plugins=plugin, follow_links=follow_links)
     if useless:
-        from cfqa_data.builders.extending.useless import useless_harm
+        from cfqa_data.builders.extending.labelling import useless_harm
 
         harms = {task: useless_harm(dataset, task) for task in dataset.manifest.tasks}
     told = describe_labels(dataset.labels, harms)
