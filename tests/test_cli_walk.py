@@ -67,12 +67,15 @@ COMMANDS = {
         ("{data}",),
         {
             "folder": "dataset",
+            "against": "dataset",
+            "tolerance": "number",
             "sample": "number",
             "seed": "number",
             "workers": "number",
             "root": "folder",
             "plugin": "name",
         },
+        needs={"tolerance": ("{data}", "--against", "{data}")},
     ),
     "repair": Walked(
         ("{data}", "--dry-run"),
