@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cfqa_data.access.dataset import Dataset, FeaturePair
+from cfqa_data.access.dataset import Dataset
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.console.summary import Summary
 from cfqa_data.errors import MetricError
@@ -99,7 +99,7 @@ class TrainingSet(Dataset):
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
         if isinstance(index, slice):
             return self._part(np.arange(*index.indices(len(self))))
-        return cast("FeaturePair", super().__getitem__(index))
+        return super().__getitem__(index)
 
     def _summary(self, rows: bool) -> Summary:
         counts = {"features": len(self), "sources": len(self.source_ids)}
@@ -231,5 +231,5 @@ def training_set(training: Any, target: str | None, progress: Progress) -> Any:
         if target in (None, training.target):
             return training
         source, rows, known = training._dataset, training._rows, training._known
-        return TrainingSet(source, rows, cast("str", target), known, training.progress)
+        return TrainingSet(source, rows, target, known, training.progress)
     return TrainingSet(training, None, target or "distortion", progress=progress)
