@@ -204,6 +204,8 @@ def _version(view: View, version: Version) -> dict[str, Any]:
         "figures": figures,
         "drawing": _drawing(version.drawing),
         "errors": None if version.errors is None else _address(error_picture(version.errors)),
+        "input": _address(version.input) if isinstance(version.input, np.ndarray) else None,
+        "text": version.input if isinstance(version.input, str) else None,
         "colours": None if version.colours is None else _address(version.colours),
     }
 
