@@ -29,6 +29,8 @@ from cfqa_data.eval.metrics.base import error_line
 from cfqa_data.eval.provenance import Provenance, TrainedOn, now, peak_memory
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from cfqa_data.eval.features.batch import Features
     from cfqa_data.eval.features.datasets import FeatureSource
     from cfqa_data.eval.features.reading import Batch
@@ -59,12 +61,14 @@ class Scored:
         notes: What else is to be known of a metric's scores, by name.
         alone: Names of the metrics that score one feature at a time.
         provenance: Where each metric's scores come from, by name.
+        earlier: Labels of the rows that a metric has scored before, by name.
     """
 
     values: NDArray[np.float64]
     notes: dict[str, str] = field(default_factory=dict)
     alone: set[str] = field(default_factory=set)
     provenance: dict[str, Provenance] = field(default_factory=dict)
+    earlier: dict[str, pa.Table] = field(default_factory=dict)
 
     @classmethod
     def nothing(cls, rows: int, provenance: Mapping[str, Provenance]) -> Scored:
@@ -134,14 +138,16 @@ class Scoring:
                     f"metric {metric.name!r} is not defined {self._reasons[metric.name]}: "
                     f"no score of {undefined} of {len(self._values)} features"
                 )
-                notes[metric.name] = "; ".join(filter(None, [notes.get(metric.name), note]))
+                if note not in (said := notes.get(metric.name, "")):
+                    notes[metric.name] = "; ".join(filter(None, [said, note]))
         for (name, task), found in self._weights.items():
             inputs = dict.fromkeys(one for weights in found for one in weights)
             means = {one: sum(w.get(one, 0.0) for w in found) / len(found) for one in inputs}
             most = sorted(means.items(), key=lambda pair: -pair[1])[:MOST_WEIGHTS]
             shares = ", ".join(f"{one} {share:.2f}" for one, share in most if share >= 0.005)
             note = f"metric {name!r} weighs in {task}: {shares}"
-            notes[name] = "\n".join(filter(None, [notes.get(name), note]))
+            if note not in (said := notes.get(name, "")):
+                notes[name] = "\n".join(filter(None, [said, note]))
         return notes
 
     def provenance(self) -> dict[str, Provenance]:
@@ -150,14 +156,17 @@ class Scoring:
             metric.name: replace(
                 self._scored.provenance[metric.name],
                 trained_on=self._trained_on(metric) if metric.fit else None,
+                alone=metric.name in self._scored.alone,
             )
             for metric in self._metrics
         }
 
     def _trained_on(self, metric: Metric) -> TrainedOn:
         labels, tasks, seen = self._dataset.labels, self._tasks, np.zeros(len(self._tasks), bool)
-        here = zip(tasks[self._rows], self._folds[self._rows], strict=True)
-        for task, fold in sorted(set(here)):
+        here = set(zip(tasks[self._rows], self._folds[self._rows], strict=True))
+        if earlier := self._scored.earlier.get(metric.name):
+            here |= set(zip(*earlier.select(["task", "fold"]).to_pydict().values(), strict=True))
+        for task, fold in sorted(here):
             with suppress(UndefinedError):
                 seen[self._others(task, fold, metric.left_out)] = True
         rows = labels.filter(seen)
