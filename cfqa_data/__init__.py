@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cfqa_data.access.dataset import Dataset, FeaturePair, load
     from cfqa_data.access.from_arrays import from_arrays
     from cfqa_data.builders.extending import extend, label
+    from cfqa_data.builders.gallery.show import show as show
     from cfqa_data.builders.gallery.source import source_image as source_image
     from cfqa_data.builders.sharing.save import save
     from cfqa_data.errors import (
@@ -71,6 +72,7 @@ _HOMES = {
     "extend": "cfqa_data.builders.extending",
     "label": "cfqa_data.builders.extending",
     "save": "cfqa_data.builders.sharing.save",
+    "show": "cfqa_data.builders.gallery.show",
     "source_image": "cfqa_data.builders.gallery.source",
     "create_metric": "cfqa_data.eval",
     "evaluate": "cfqa_data.eval",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from cfqa_data.console.summary import Described, Summary
 from cfqa_data.console.text import table_text
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.statistics.baseline import VIEWS, compare_with_first
 from cfqa_data.eval.statistics.comparison import ALPHA
+from cfqa_data.eval.statistics.correlations import COEFFICIENTS
 from cfqa_data.eval.statistics.tables import DRAWS
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison:
+class Comparison(Described):
     """Differences between metrics and one of them; ``print`` shows those of SROCC.
 
     Attributes:
@@ -39,45 +40,50 @@ class Comparison:
     against: str
     target: str
 
-    def __repr__(self) -> str:
+    def _summary(self, rows: bool) -> Summary:
         names = ", ".join(dict.fromkeys(self.table["metric"].to_pylist()))
-        return f"<Comparison of {names} with {self.against}: {self.table.num_rows} differences>"
+        title = f"Comparison with {self.against}"
+        facts = {"metrics": names, "target": self.target, "differences": self.table.num_rows}
+        return Summary(title, facts, self._rows("srocc") if rows else ())
 
     def __str__(self) -> str:
         return self.text()
 
     def text(self, figure: str = "srocc") -> str:
         """Lay out the differences of a coefficient: srocc, plcc or krocc."""
-        found: dict[tuple[Any, ...], dict[str, Row]] = {}
-        for row in self.table.to_pylist():
-            key = VIEWS.index(row["view"]), row["task"], row["codec"], row["metric"]
-            if row["figure"] in (figure, f"pooled_{figure}"):
-                name = row["figure"] if row["level"] is None else str(row["level"])
-                found.setdefault(key, {})[name] = row
         title = (
             f"{figure.upper()} with the {self.target}: by how much each metric is better than "
             f"{self.against}.\n95% intervals over the sources; p after Holm's correction."
         )
-        heads = ["task", "codec", "metric", "per source", "p", "all points", "p"]
-        rows = [
-            [*key[1:], *_cells(of.get(figure)), *_cells(of.get(f"pooled_{figure}"))]
-            for key, of in sorted(found.items(), key=lambda item: item[0][0])
-            if key[0] < VIEWS.index("level")
-        ]
-        parts = [title, table_text([heads, *rows], left=3)]
-        levels = {key[1:]: of for key, of in found.items() if key[0] == VIEWS.index("level")}
+        parts = [title, table_text(self._rows(figure), left=3)]
+        levels = self._of(figure, "level")
         if levels:
             numbers = sorted({int(level) for of in levels.values() for level in of})
-            rows = [
-                [*key, *(_short(of.get(str(level))) for level in numbers)]
-                for key, of in levels.items()
-            ]
             heads = ["task", "codec", "metric", *(f"level {level}" for level in numbers)]
-            parts += [
-                f"Over the sources at each level; * where p is below {ALPHA:g}.",
-                table_text([heads, *rows], left=3),
+            rows = [
+                [*key, *(_short(of.get(level)) for level in numbers)] for key, of in levels.items()
             ]
+            title = f"Over the sources at each level; * where p is below {ALPHA:g}."
+            parts += [title, table_text([heads, *rows], left=3)]
         return "\n\n".join(parts)
+
+    def _rows(self, figure: str) -> list[list[str]]:
+        """Return heads and rows of the views but that per level."""
+        heads = ["task", "codec", "metric", "per source", "p", "all points", "p"]
+        return [heads] + [
+            [*key, *_cells(of.get(figure)), *_cells(of.get(f"pooled_{figure}"))]
+            for view in VIEWS[:-1]
+            for key, of in self._of(figure, view).items()
+        ]
+
+    def _of(self, figure: str, view: str) -> dict[tuple[str, ...], dict[Any, Row]]:
+        """Return by task, codec and metric the rows of a view, by figure or level."""
+        found = defaultdict[tuple[str, ...], dict[Any, Row]](dict)
+        for row in self.table.to_pylist():
+            if row["view"] == view and row["figure"] in (figure, f"pooled_{figure}"):
+                key = row["task"], row["codec"], row["metric"]
+                found[key][row["figure"] if row["level"] is None else row["level"]] = row
+        return found
 
 
 def _cells(row: Row | None) -> list[str]:
@@ -110,6 +116,7 @@ def compare_metrics(
     draws: int = DRAWS,
     seed: int = 0,
     views: Sequence[str] = VIEWS,
+    coefficients: Sequence[str] = COEFFICIENTS,
 ) -> Comparison:
     """Compare metrics of an evaluation with one of them: see `Evaluation.compare`.
 
@@ -119,7 +126,8 @@ def compare_metrics(
         against: Name of the metric to compare with.
         draws: Resamples of the sources.
         seed: Of the resamples.
-        views: Of the table, which to compute.
+        views: Which to compute.
+        coefficients: Which to compare.
 
     Raises:
         MetricError: See `Evaluation.compare`.
@@ -140,14 +148,14 @@ def compare_metrics(
         raise MetricError(f"draws is at least 2, not {draws}")
     places = {m.name: n for n, m in enumerate((*evaluation.metrics, *evaluation.without))}
     chosen = [against, *names]
-    values = evaluation.scores["value"].to_numpy().reshape(evaluation.labels.num_rows, -1)
     table = compare_with_first(
         evaluation.labels,
         [known[name] for name in chosen],
-        np.asarray(values[:, [places[name] for name in chosen]], np.float64),
+        evaluation.values[:, [places[name] for name in chosen]],
         evaluation.target,
         draws=draws,
         seed=seed,
         views=views,
+        coefficients=coefficients,
     )
     return Comparison(table, against, evaluation.target)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.console.terminal import listener
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval.features.datasets import (
     KEYS,
@@ -62,7 +63,7 @@ def evaluate(
     batch: int | None = None,
     out: str | Path | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | Literal["auto"] | None = "auto",
     untrusted: bool = False,
     follow_links: bool = False,
     plugins: Plugins | None = None,
@@ -86,7 +87,8 @@ def evaluate(
         task: Only this task (with a path only: an open dataset is what it is).
         codec: Only this codec, or these (with a path only).
         fold: Only the sources of this fold: those that a metric trained on the others has not seen.
-        limit: At most so many sources of each task, the first ones.
+        limit: At most so many sources of each task, the first ones; trained on are at most so many
+            of each other fold.
         target: Label to follow: ``distortion`` (harm to the task's score) or ``loss`` (a
             continuous task loss). Both grow with the damage.
         leave_out: ``codec``: train each trained metric also without each codec, on sources of the
@@ -100,7 +102,8 @@ def evaluate(
             added to: only what it lacks is scored, and its other metrics are part of the result.
         force: Replace what is at ``out`` now: metrics of these names that are others than these,
             with other code, options, device or precision; a file that holds anything else.
-        progress: Told about every batch that is done.
+        progress: Told about every batch that is done; ``auto`` shows a bar in a terminal or a
+            notebook, None shows nothing.
         untrusted: Decode bitstreams in child processes that can do nothing else (with a path only).
         follow_links: Read what links in a folder lead to, wherever that is (with a path only).
         plugins: Classes of codecs that are not installed, or `module:Class` of some (with a path
@@ -123,8 +126,8 @@ def evaluate(
         if number is not None and number < 1:
             raise MetricError(f"{name} is at least 1, not {number}")
     path = None if out is None else absolute_path(out)
-    how = {"task": task, "codec": codec, "untrusted": untrusted, "follow_links": follow_links}
-    source = opened(dataset, **how, plugins=plugins)
+    opening = {"task": task, "codec": codec, "untrusted": untrusted, "follow_links": follow_links}
+    source = opened(dataset, **opening, plugins=plugins)
     resolved = as_metrics(metrics, device)  # imports modules, which may do anything
     import scipy  # noqa: F401  (the statistics need it: missed now, not when all is scored)
 
@@ -143,19 +146,23 @@ def evaluate(
     begun = {metric.name: provenance_of(metric, precision, arrays) for metric in resolved}
     file, scored = None, Scored.nothing(len(rows), begun)
     if path is not None:
-        file = ScoreFile(path, source, rows, resolved, begun, target, force)
+        file = ScoreFile(path, source, rows, resolved, begun, target, limit, force)
         scored = file.resume()
-    scoring = Scoring(resolved, source, rows, scored, target=target, device=device, batch=batch)
+    how = {"target": target, "device": device, "batch": batch, "limit": limit}
+    scoring = Scoring(resolved, source, rows, scored, **how)
     values = scored.values
     try:
-        with torch_state(grad=False, precision=precision):
-            scoring.run(file, progress or Silent())
+        shown = listener(Silent() if progress is None else progress)
+        with torch_state(grad=False, precision=precision), shown as told:
+            scoring.run(file, told)
         failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
         usable = np.flatnonzero(~np.isnan(values).all(axis=0))
         if not len(usable):
-            raise MetricError(next(iter((failures or notes).values())))
+            name, message = next(iter((failures or notes).items()))
+            raise MetricError(message) from cause_of(scoring.errors.get(name))
         good = [resolved[column] for column in usable]
         known = {"notes": notes, "dataset": identity, "tasks": task_facts(source)}
+        known |= {"errors": scoring.errors, "fitted": scoring.fitted}
         known |= {"provenance": scoring.provenance(), "dataset_name": dataset_name(source)}
         found = conclude(labels, good, values[:, usable], target, failures, **known)
     except BaseException:
@@ -168,9 +175,16 @@ def evaluate(
         except MetricError as error:  # the tables are worth having all the same
             failures[str(out)] = found.failures[str(out)] = str(error)
             file.save(scored, now=True)
-    for message in (*failures.values(), *scored.notes.values()):
-        warnings.warn(MetricWarning(message), stacklevel=3)  # past `extras`
+    for name, message in (*failures.items(), *scored.notes.items()):
+        warning = MetricWarning(message)
+        warning.__cause__ = cause_of(scoring.errors.get(name))
+        warnings.warn(warning, stacklevel=3)  # past `extras`
     return found
+
+
+def cause_of(error: BaseException | None) -> BaseException | None:
+    """Return what a user's metric raised, where an error is of that."""
+    return error and error.__cause__
 
 
 def _without_codecs(metrics: Sequence[Metric], labels: pa.Table) -> tuple[Metric, ...]:

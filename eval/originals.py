@@ -111,7 +111,7 @@ def _sums(
         feature = torch.from_numpy(np.asarray(dataset.original(source_id))).to(device).double()
         tokens = feature.transpose(0, 1).flatten(1, 2)  # (C, N*T, D)
         second = tokens.mT @ tokens if full else tokens.square().sum(1)
-        parts = [torch.tensor(tokens.shape[1], device=device), tokens.sum(1), second]
+        parts = [tokens.new_full((), tokens.shape[1]), tokens.sum(1), second]
         totals = [a.add_(b) for a, b in zip(totals, parts, strict=True)] if totals else parts
         progress.advance()
     return totals

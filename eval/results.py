@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.console.summary import Described, Summary
+from cfqa_data.console.text import counted
 from cfqa_data.errors import DiskError, MetricError
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
@@ -44,8 +46,8 @@ class _Table:
         return tables[name]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evaluation(Described):
     """What `evaluate` found: scores, and the tables of `Statistics`, each made when asked for.
 
     Attributes:
@@ -55,6 +57,10 @@ class Evaluation:
         metrics: The metrics, in the tables' order; those that scored nothing are not among them.
         without: The trained ones of them in their trainings without a codec each, whose scores
             follow those of the others.
+        errors: The first error of each metric that failed somewhere; its ``__cause__`` is what the
+            metric raised, with the traceback. None of a file.
+        fitted: The models of each metric that was trained in this run, by task and the fold whose
+            sources they score. None of a file.
         target: Label column that the scores were correlated with.
         failures: What went wrong with each metric that failed somewhere, by name, and how many
             features have no score; with the file of scores, by path.
@@ -77,6 +83,10 @@ class Evaluation:
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
     without: tuple[Metric, ...] = ()
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
+    errors: Mapping[str, MetricError] = field(default_factory=dict, repr=False, compare=False)
+    fitted: Mapping[str, Mapping[tuple[str, int], Metric]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _tables: dict[str, pa.Table] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -177,6 +187,26 @@ class Evaluation:
             why = error.strerror or error
             raise DiskError(f"{path}: the scores could not be written: {why}") from None
         return path
+
+    def _summary(self, rows: bool) -> Summary:
+        metrics = counted(len(self.metrics), "metrics")
+        facts = {
+            "features": self.labels.num_rows,
+            "target": self.target,
+            "failures": len(self.failures) or "",
+        }
+        if not rows:
+            return Summary(f"Evaluation of {metrics}", facts)
+        tasks = list(dict.fromkeys(self.labels["task"].to_pylist()))
+        figures: dict[str, dict[str, Any]] = {metric.name: {} for metric in self.metrics}
+        for row in self.across_codecs.to_pylist() + self.across_tasks.to_pylist():
+            figures[row["metric"]][row.get("task", "all")] = row["srocc"]
+        heads = ["SROCC per source", *(["all"] if len(tasks) > 1 else []), *tasks]
+        cells = [
+            (name, *("-" if of.get(task) is None else f"{of[task]:.3f}" for task in heads[1:]))
+            for name, of in figures.items()
+        ]
+        return Summary(f"Evaluation of {metrics}", facts, [heads, *cells])
 
     def compare(
         self,

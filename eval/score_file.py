@@ -63,6 +63,7 @@ class ScoreFile:
         metrics: M metrics.
         begun: What is known of where their scores come from, by name.
         target: Label that is followed.
+        limit: At most so many sources of each fold are trained on.
         force: Replace what is there now: metrics that are not as they were, or a file that holds
             anything else, and an unfinished one of another dataset.
 
@@ -80,6 +81,7 @@ class ScoreFile:
         metrics: Sequence[Metric],
         begun: Mapping[str, Provenance],
         target: str = "distortion",
+        limit: int | None = None,
         force: bool = False,
     ) -> None:
         check_writable(path)
@@ -98,7 +100,7 @@ class ScoreFile:
         }
         self._begun = {}
         for metric in metrics:
-            more = _other_sources(metric, dataset.labels, target)
+            more = _other_sources(metric, dataset.labels, target, limit)
             record = replace(begun[metric.name], fingerprint=fingerprint(metric, *more))
             self._begun[metric.name] = record
         self._saved = self._pause = 0.0
@@ -163,7 +165,7 @@ class ScoreFile:
                 why = own.fingerprint.reason or "the file does not tell its code"
                 found[name] = f"holds scores of a {name!r} that may be another one ({why})"
             elif own.fingerprint.digest != digest:
-                found[name] = f"holds scores of a {name!r} with other code or options"
+                found[name] = f"holds scores of a {name!r} with other code, options or training"
             elif (known.device, known.precision) != (own.device, own.precision):
                 found[name] = f"holds scores of {name!r} made with another device or precision"
         return found
@@ -282,14 +284,15 @@ class ScoreFile:
                 if name not in self._begun or (field == "provenance" and name in kept)
             }
             about[field] = earlier | dict(getattr(found, field))
-        return replace(joined(there, found), **about)
+        return replace(joined(there, found), errors=found.errors, fitted=found.fitted, **about)
 
 
-def _other_sources(metric: Metric, whole: pa.Table, target: str) -> list[str]:
+def _other_sources(metric: Metric, whole: pa.Table, target: str, limit: int | None) -> list[str]:
     """Return what of other sources decides a metric's scores: those it is trained on or takes."""
     if not metric.fit and all(name in metric.options for name in metric.needs):
         return []
     keys = ("task", "source_id", "fold", "codec", "level")
     on_disk = table_digest(whole.select([name for name in keys if name in whole.schema.names]))
-    without = [] if metric.left_out is None else [metric.left_out]
-    return [on_disk, target, *without] if metric.fit else [on_disk]
+    more = [] if metric.left_out is None else [metric.left_out]
+    more += [] if limit is None else [f"at most {limit} sources of a fold"]
+    return [on_disk, target, *more] if metric.fit else [on_disk]

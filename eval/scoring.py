@@ -16,7 +16,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from traceback import clear_frames
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from cfqa_data.eval.provenance import Provenance, TrainedOn, now, peak_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import Tensor
 
     from cfqa_data.eval.features.batch import Features
     from cfqa_data.eval.features.datasets import FeatureSource
@@ -45,6 +47,9 @@ CLOSE = 1e-3
 
 LEAST = 1e-6
 """Difference of scores that is rounding whatever their size, as in 1 - cosine."""
+
+WHOLE = 2**62
+"""Features per batch of which no source has more."""
 
 MOST_WEIGHTS = 5
 """Inputs of a trained metric that its note names."""
@@ -76,6 +81,16 @@ class Scored:
         return cls(np.full((rows, len(provenance)), np.nan), provenance=dict(provenance))
 
 
+class Pending(NamedTuple):
+    """Scores of a batch by one metric, still on the device."""
+
+    metric: Metric
+    column: int
+    part: Batch
+    at: NDArray[np.intp]
+    scores: Tensor
+
+
 class Scoring:
     """The scores of an evaluation while they are made.
 
@@ -87,6 +102,7 @@ class Scoring:
         target: Label that is followed.
         device: Torch device.
         batch: Compressed features per batch; by default what `read_batches` takes.
+        limit: At most so many sources of each fold are trained on.
     """
 
     def __init__(
@@ -99,18 +115,19 @@ class Scoring:
         target: str,
         device: str,
         batch: int | None,
+        limit: int | None,
     ) -> None:
         self._metrics, self._dataset, self._rows, self._scored = metrics, dataset, rows, scored
-        self._target, self._device, self._size = target, device, batch
+        self._target, self._device, self._size, self._limit = target, device, batch, limit
         self._values = scored.values
-        self._first_failures: dict[str, str] = {}
+        self.errors: dict[str, MetricError] = {}
+        self.fitted: dict[str, dict[tuple[str, int], Metric]] = {}
         self._failed = np.zeros(scored.values.shape, dtype=bool)
         self._undefined = self._failed.copy()
         self._reasons: dict[str, str] = {}
         self._batches: Counter[tuple[str, str]] = Counter()
         self._tried: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._ready: dict[tuple[str, int, int], Metric | None] = {}
-        self._weights: dict[tuple[str, str], list[Mapping[str, float]]] = {}
         self._tasks = np.array(dataset.labels["task"].to_pylist())
         self._folds = np.zeros(len(self._tasks), dtype=np.intp)
         decided = any(metric.needs or metric.fit for metric in metrics)  # by other folds
@@ -125,7 +142,7 @@ class Scoring:
             # What cannot be trained at all is said once, not for each codec.
             if missing and (metric.left_out is None or metric.base_name not in failures):
                 of = f"; {missing} of {len(lacking)} features have no score"
-                first = self._first_failures[metric.name]
+                first = str(self.errors[metric.name])
                 failures[metric.name] = first + (of if missing < len(lacking) else "")
         return failures
 
@@ -140,7 +157,12 @@ class Scoring:
                 )
                 if note not in (said := notes.get(metric.name, "")):
                     notes[metric.name] = "; ".join(filter(None, [said, note]))
-        for (name, task), found in self._weights.items():
+        weighed: defaultdict[tuple[str, str], list[Mapping[str, float]]] = defaultdict(list)
+        for metric in self._metrics:
+            for (task, _), model in self.fitted.get(metric.name, {}).items():
+                if model.weights and metric.left_out is None:
+                    weighed[metric.name, task].append(model.weights)
+        for (name, task), found in weighed.items():
             inputs = dict.fromkeys(one for weights in found for one in weights)
             means = {one: sum(w.get(one, 0.0) for w in found) / len(found) for one in inputs}
             most = sorted(means.items(), key=lambda pair: -pair[1])[:MOST_WEIGHTS]
@@ -210,8 +232,10 @@ class Scoring:
 
         needed = [n for metric in self._metrics for n in metric.needs if n not in metric.options]
         self._known = OriginalStatistics(self._dataset, needed, self._device, progress)
-        self._shared = KnownScores(self._dataset, self._device)
+        self._shared, self._progress = KnownScores(self._dataset, self._device), progress
         self._ready.clear()
+        self._outside_tasks()
+        self._train()
         # Twice, if a metric begins anew.
         while (missing := np.asarray(self._missing().any(axis=1))).any():
             progress.start("evaluate", len(missing), "features")
@@ -221,6 +245,60 @@ class Scoring:
                 self._task(np.flatnonzero(missing & (tasks == task)), task, file, progress)
             progress.finish()
 
+    def _outside_tasks(self) -> None:
+        """Leave out the tasks that a metric is not for."""
+        tasks = self._tasks[self._rows]
+        for column, metric in enumerate(self._metrics):
+            outside = ~np.isin(tasks, metric.tasks) & np.isnan(self._values[:, column])
+            if metric.tasks and outside.any():
+                self._reasons[metric.name] = f"for tasks other than {', '.join(metric.tasks)}"
+                self._failed[outside, column] = self._undefined[outside, column] = True
+
+    def _train(self) -> None:
+        """Train what is to be trained, in a stage of its own, so that each tells its time left.
+
+        What features of a task turn out to have too few tokens for is not trained.
+        """
+        tasks, folds = self._tasks[self._rows], self._folds[self._rows]
+        keys = []
+        for task in dict.fromkeys(tasks.tolist()):
+            trained = [(n, metric) for n, metric in enumerate(self._metrics) if metric.fit]
+            if not trained:
+                return
+            source = self._dataset.labels["source_id"][int(self._rows[tasks == task][0])].as_py()
+            tokens = self._dataset.original(source).shape[2]
+            for fold in np.unique(folds[tasks == task]).tolist():
+                here = (tasks == task) & (folds == fold)
+                keys += [
+                    (column, task, fold)
+                    for column, metric in trained
+                    if tokens >= metric.least_tokens and self._missing(here, column).any()
+                ]
+        for metric, rows in self._inputs(keys):
+            with suppress(MetricError), self._accounted(metric):  # told where it is trained
+                self._shared.of(metric.inputs, rows, self._progress)
+        if keys:
+            self._progress.start("train", len(keys), "trainings")
+            for key in keys:
+                with self._accounted(self._metrics[key[0]]):
+                    self._of_fold(*key)
+                self._progress.advance()
+            self._progress.finish()
+
+    def _inputs(
+        self, keys: Sequence[tuple[int, str, int]]
+    ) -> Iterator[tuple[Metric, NDArray[np.intp]]]:
+        """Yield metrics whose trainings ask for others' scores, with the rows of all these."""
+        needed: defaultdict[str, list[NDArray[np.intp]]] = defaultdict(list)
+        for column, task, fold in keys:
+            metric = self._metrics[column]
+            if metric.inputs:
+                with suppress(MetricError):
+                    needed[metric.base_name].append(self._others(task, fold, metric.left_out))
+        for metric in self._metrics:
+            if rows := needed.pop(metric.base_name, []):
+                yield metric, np.unique(np.concatenate(rows))
+
     def _missing(self, *where: Any) -> NDArray[np.bool_]:
         """Return which scores, of all or at some places, are still to be made."""
         return np.asarray(np.isnan(self._values[where]) & ~self._failed[where])
@@ -229,35 +307,60 @@ class Scoring:
         """Score some rows of a task, until there is none that a metric may still score."""
         from cfqa_data.eval.features.reading import read_batches
 
+        left, size = len(places), self._size
+        wide = [n for n, m in enumerate(self._metrics) if m.scope != "pair"]
+        if wide and self._missing(places)[:, wide].any():  # with what is scored of the same sources
+            size, ids = WHOLE, np.array(self._dataset.labels["source_id"].to_pylist())
+            of_task = np.flatnonzero(self._tasks[self._rows] == task)
+            sources = ids[self._rows]
+            places = of_task[np.isin(sources[of_task], sources[places])]
         place_of = {int(self._rows[place]): place for place in places}
-        left = len(places)
-        for part in read_batches(self._dataset, list(place_of), self._device, self._size):
-            at = np.array([place_of[row] for row in part.rows])
-            fold = int(self._folds[part.rows[0]])
+        for whole in read_batches(self._dataset, list(place_of), self._device, size):
+            done = self._missing([place_of[row] for row in whole.rows]).any(axis=1).sum()
+            pending: list[Pending] = []
             for column, metric in enumerate(self._metrics):
-                if not self._missing(at, column).any():
-                    continue
-                if part.x.shape[3] < metric.least_tokens:
-                    reason = f"for fewer than {metric.least_tokens} tokens"
-                    self._reasons.setdefault(metric.name, reason)
-                    self._failed[at, column] = self._undefined[at, column] = True
-                    continue
-                with self._accounted(metric):
-                    if ready := self._of_fold(column, task, fold):
-                        self._batch(ready, column, part, at)
-                if ready and self._failed[at, column].any():
-                    tried = self._tried[metric.name, task]
-                    tried.add(part.source_id)
-                    if len(tried) >= TRIES and np.isnan(self._values[places, column]).all():
-                        self._failed[places, column] = True
+                for part in whole.parts(metric.scope, self._size):
+                    at = np.array([place_of[row] for row in part.rows])
+                    self._part(column, metric, part, at, task, places, pending)
+            self._fetch(pending, task, places)
             if file:
                 file.save(self._scored)
-            progress.advance(len(at))
-            left -= len(at)
+            progress.advance(int(done))
+            left -= int(done)
             if not self._missing(places).any():
                 break
         if left:
             progress.advance(left)
+
+    def _part(
+        self,
+        column: int,
+        metric: Metric,
+        part: Batch,
+        at: NDArray[np.intp],
+        task: str,
+        places: NDArray[np.intp],
+        pending: list[Pending],
+    ) -> None:
+        """Score a batch by one metric, if it is defined and has no score there yet.
+
+        Built-in metrics leave their scores on the device, as ``pending``.
+        """
+        if not self._missing(at, column).any():
+            return
+        if part.x.shape[3] < metric.least_tokens:
+            reason = f"for fewer than {metric.least_tokens} tokens"
+            self._reasons.setdefault(metric.name, reason)
+            self._failed[at, column] = self._undefined[at, column] = True
+            return
+        scores = None
+        with self._accounted(metric):
+            if ready := self._of_fold(column, task, int(self._folds[part.rows[0]])):
+                scores = self._unchecked(ready, part)
+        if ready and scores is not None:
+            pending.append(Pending(ready, column, part, at, scores))
+        elif ready:
+            self._by_itself(ready, column, part, at, task, places)
 
     def _of_fold(self, column: int, task: str, fold: int) -> Metric | None:
         """Return a metric with what it needs of the other folds; None where it lacks that."""
@@ -273,12 +376,20 @@ class Scoring:
             except MetricError as error:
                 where = f" ({task}, all folds but {fold})" if metric.fit else ""
                 named = "" if repr(metric.name) in str(error) else f"metric {metric.name!r}: "
-                self._first_failures.setdefault(metric.name, f"{named}{error}{where}")
+                self._fails(metric.name, f"{named}{error}{where}", error)
                 self._failed[here, column] = True
         return self._ready[key]
 
+    def _fails(self, name: str, message: str, error: MetricError) -> None:
+        """Keep the first failure of a metric, with what it raised."""
+        if name not in self.errors:
+            self.errors[name] = MetricError(message)
+            self.errors[name].__cause__ = cause = error.__cause__
+            if cause is not None:  # the batches that its frames hold are let go
+                clear_frames(cause.__traceback__)
+
     def _given(self, metric: Metric, task: str, fold: int) -> Metric:
-        from cfqa_data.eval.features.training import TrainingPart
+        from cfqa_data.eval.features.training import TrainingSet
 
         if needed := [name for name in metric.needs if name not in metric.options]:
             metric = metric.with_options(**self._known.of(task, fold, needed))
@@ -289,10 +400,10 @@ class Scoring:
             raise MetricError("the labels have no column 'fold': there is nothing to hold out")
         if not len(others):
             raise MetricError("no other fold to train on")
-        fitted = metric.fitted(TrainingPart(self._dataset, others, self._target, self._shared))
-        if fitted.weights and metric.left_out is None:
-            self._weights.setdefault((metric.name, task), []).append(fitted.weights)
-        return fitted
+        shared, progress = self._shared, self._progress
+        training = TrainingSet(self._dataset, others, self._target, shared, progress)
+        found = metric.fitted(training, progress=progress)
+        return self.fitted.setdefault(metric.name, {}).setdefault((task, fold), found)
 
     def _others(self, task: str, fold: int, left_out: str | None) -> NDArray[np.intp]:
         """Return the rows of other folds and codecs that share no group of sources with this one.
@@ -311,12 +422,68 @@ class Scoring:
             if set(codecs[here]) <= {left_out} or left_out not in codecs[here]:
                 raise UndefinedError(f"where {left_out} is no codec beside others, as of {task}")
             others &= codecs != left_out
+        if self._limit is not None:
+            ids = np.array(labels["source_id"].to_pylist())
+            for fold in np.unique(self._folds[others]):
+                of_fold = others & (self._folds == fold)
+                first = list(dict.fromkeys(ids[of_fold].tolist()))[: self._limit]
+                others &= ~of_fold | np.isin(ids, first)
         return np.flatnonzero(others)
+
+    def _unchecked(self, metric: Metric, part: Batch) -> Tensor | None:
+        """Return a built-in metric's scores on the device; None if it must be scored by itself."""
+        if metric.name in self._scored.alone or not _tested(metric):
+            return None
+        try:
+            return metric.unchecked(part.x, part.y)
+        except Exception:  # what it is, scoring it by itself tells
+            return None
+
+    def _fetch(self, pending: Sequence[Pending], task: str, places: NDArray[np.intp]) -> None:
+        """Take scores from the device, all at once: each transfer waits for what is under way."""
+        if not pending:
+            return
+        import torch
+
+        whole = torch.cat([one.scores for one in pending]).cpu().numpy()
+        ends = np.cumsum([len(one.at) for one in pending])
+        for one, scores in zip(pending, np.split(whole, ends[:-1]), strict=True):
+            if np.isfinite(scores).all():
+                self._values[one.at, one.column] = scores
+            else:
+                self._by_itself(one.metric, one.column, one.part, one.at, task, places)
+
+    def _by_itself(
+        self,
+        metric: Metric,
+        column: int,
+        part: Batch,
+        at: NDArray[np.intp],
+        task: str,
+        places: NDArray[np.intp],
+    ) -> None:
+        """Score a batch by one metric; what scores nothing of a task is given up there."""
+        with self._accounted(metric):
+            self._batch(metric, column, part, at)
+        if self._failed[at, column].any():
+            tried = self._tried[metric.name, task]
+            tried.add(part.source_id)
+            if len(tried) >= TRIES and np.isnan(self._values[places, column]).all():
+                self._failed[places, column] = True
 
     def _batch(self, metric: Metric, column: int, part: Batch, at: NDArray[np.intp]) -> None:
         """Score a batch by one metric: together, or else one by one."""
         name, together = metric.name, None
         notes, alone = self._scored.notes, self._scored.alone
+        if metric.scope != "pair":
+            try:
+                self._values[at, column] = _scores(metric, part.x, part.y)
+            except MetricError as error:
+                self._failed[at, column] = True
+                self._fails(
+                    name, f"{error} ({len(at)} versions of {part.source_id} at once)", error
+                )
+            return
         if len(at) > 1 and name not in alone:
             try:
                 scores = _scores(metric, part.x, part.y)
@@ -335,7 +502,7 @@ class Scoring:
                 self._values[place, column] = _scores(metric, part.x, _one(part, item))[0]
             except MetricError as error:
                 self._failed[place, column] = True
-                self._first_failures.setdefault(name, f"{error} ({part.names[item]})")
+                self._fails(name, f"{error} ({part.names[item]})", error)
         if together and not self._failed[at, column].any():
             alone.add(name)
             versions = f"{len(at)} versions of {part.source_id} at once"
@@ -350,8 +517,7 @@ class Scoring:
         task = str(self._tasks[part.rows[0]])
         self._batches[metric.name, task] += 1
         count = self._batches[metric.name, task]
-        tested = any(metric.function is function for function in TESTED)
-        if tested or count & (count - 1):
+        if _tested(metric) or count & (count - 1):
             return ""
         item = len(scores) // 2
         among = float(scores[item])
@@ -370,6 +536,10 @@ class Scoring:
                 difference += f", then {again:.6g}: it is no function of the two features"
         why = f"metric {metric.name!r}: its scores depend on the batch"
         return f"{why}: {difference} ({part.names[item]}); it scores one feature at a time"
+
+
+def _tested(metric: Metric) -> bool:
+    return any(metric.function is function for function in TESTED)
 
 
 def _one(part: Batch, item: int) -> Features:

@@ -1,4 +1,4 @@
-"""Open a report in headless Chromium, use it as a reader would, and take pictures to look at.
+"""Open a report or a gallery in headless Chromium, use it as a reader, and take pictures of it.
 
 python tests/browser_report.py report.html OUT
 
@@ -178,9 +178,33 @@ def use(browser: Browser) -> None:
     check(browser.run(drawn), "its scatters are drawn")
 
 
+def use_gallery(browser: Browser) -> None:
+    """Do on the open gallery what a reader does."""
+    told = "document.getElementById('told').textContent"
+    shown = "document.querySelector('[data-slot=\"errors\"] img').src"
+    before = browser.run(told), browser.run(shown)
+    key = {"key": "ArrowRight", "code": "ArrowRight", "windowsVirtualKeyCode": 39}
+    for kind in ("keyDown", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, **key)
+    after = browser.run(told), browser.run(shown)
+    check(int(after[0]) == int(before[0]) + 1, "an arrow key goes to the next level")
+    check(after[1] != before[1], "and shows its errors")
+    first = browser.run("document.querySelector('dl').textContent")
+    browser.run(
+        "(c => {c.value = c.options[1].value; c.dispatchEvent(new Event('input'))})"
+        "(document.getElementById('codec'))"
+    )
+    check(browser.run("document.querySelector('dl').textContent") != first, "codecs can be chosen")
+    browser.run(
+        "(l => {l.value = 0; l.dispatchEvent(new Event('input'))})"
+        "(document.getElementById('level'))"
+    )
+    check(browser.run(told) == "0", "the slider goes to the best level")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("report", type=Path, help="what `cfqa report` wrote")
+    parser.add_argument("report", type=Path, help="what `cfqa report` or `cfqa gallery` wrote")
     parser.add_argument("out", type=Path, help="folder for the pictures")
     arguments = parser.parse_args()
     program = os.environ.get("BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -192,7 +216,8 @@ def main() -> None:
         browser.size(1280)
         browser.media()
         browser.open(arguments.report)
-        use(browser)
+        gallery = browser.run("document.getElementById('told') !== null")
+        (use_gallery if gallery else use)(browser)
         for width in (390, 1280):
             for scheme in ("light", "dark"):
                 browser.size(width)

@@ -138,6 +138,33 @@ COMMANDS = {
         ("{data}", "{data}", "--out", "out.csv"),
         {"folder": "dataset", "features": "dataset", "out": "out file", "plugin": "name"},
     ),
+    "show": Walked(
+        ("{data}", "cls-000", "--level", "9"),
+        {
+            "folder": "dataset",
+            "source": "name",
+            "codec": "name",
+            "level": "number",
+            "metric": "name",
+            "out": "out file",
+            "root": "folder",
+            "plugin": "name",
+        },
+    ),
+    "gallery": Walked(
+        ("{data}", "--out", "out.html", "--sources", "1", "--level", "9"),
+        {
+            "folder": "dataset",
+            "out": "out file",
+            "task": "name",
+            "codec": "name",
+            "level": "number",
+            "sources": "number",
+            "metric": "name",
+            "root": "folder",
+            "plugin": "name",
+        },
+    ),
     "curves": Walked(
         ("{data}", "--json"),
         {

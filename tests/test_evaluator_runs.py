@@ -682,7 +682,10 @@ class Scale:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"metrics": ["mse", Scale(2.0)]}, "holds scores of a 'Scale' with other code or options"),
+        (
+            {"metrics": ["mse", Scale(2.0)]},
+            "holds scores of a 'Scale' with other code, options or training",
+        ),
         ({"metrics": ["mse", Scale(threading.Lock())]}, "that may be another one (the state of"),
         ({"dataset": MemoryDataset(seed=1)}, "holds the scores of another dataset"),
         ({"dataset": changed_arrays()}, "holds scores of other arrays"),

@@ -114,6 +114,11 @@ def test_plot_ladder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "ladder.png").read_bytes().startswith(PNG)
 
 
+def test_hero(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "hero.py", folder, tmp_path / "hero.webp", "--source", "seg-001", "dpt-000")
+    assert (tmp_path / "hero.webp").read_bytes().startswith(b"RIFF")
+
+
 def test_contact_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "contact_sheet.py", tmp_path / "scenes.png", "--columns", 1)
     assert (tmp_path / "scenes.png").read_bytes().startswith(PNG)

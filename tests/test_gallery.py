@@ -1,20 +1,34 @@
-"""Images of sources and token grids."""
+"""Images of sources, token grids, and what pages and pictures show of them."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pipeline_toy import qp, toy_recipe, write_networks
 
 import cfqa_data
-from cfqa_data.access.grid import token_grid
+from cfqa_data.access.folder import Folder
+from cfqa_data.access.grid import TokenGrid, token_grid
+from cfqa_data.builders.gallery.page import write_gallery
+from cfqa_data.builders.gallery.tokens import Tokens
 from cfqa_data.builders.pipeline import build
+from cfqa_data.builders.pipeline.scorers import scoring_models
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.builders.sources.scenes import Scenes, draw_scene, render
+from cfqa_data.builders.sources.solids import SHAPES
+from cfqa_data.builders.tasks.classification import Classification
+from cfqa_data.builders.tasks.drawing import Bar, Drawing
+from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError
 from cfqa_data.recipe.load import Recipe
 
@@ -114,3 +128,155 @@ def test_grids(built: Path) -> None:
 def test_grids_of_both_formats(tokens: int, grid: Any, version: int, expected: Any) -> None:
     entry: Any = SimpleNamespace(shape=(1, 1, tokens, 4), prefix_tokens=1, grid=grid)
     assert token_grid(entry, version) == expected
+
+
+def test_errors_of_tokens_are_in_units_of_their_spread() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2, 3, 9, 6)).astype("f4")
+    tokens = Tokens(x, 1, TokenGrid(1, 2, 4))
+    assert not np.nanmax(tokens.errors(x))
+    mean = np.broadcast_to(x[:, :, 1:].mean(axis=2, keepdims=True), (2, 3, 8, 6))
+    errors = tokens.errors(np.concatenate([x[:, :, :1], mean], axis=2))
+    assert errors.shape == (2, 4 + 1 + 4)
+    assert np.isnan(errors[:, 4]).all()  # between the views
+    views = np.stack([errors[:, :4], errors[:, 5:]])
+    np.testing.assert_allclose(np.square(views).mean(axis=(1, 2)), 1, rtol=1e-6)
+    changed = x.copy()
+    changed[1, :, 1 + 5] += 1  # the second view's second row, second column
+    assert np.argwhere(tokens.errors(changed) > 0).tolist() == [[1, 5 + 1]]
+
+
+def test_colours_of_tokens_are_their_principal_components() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(1, 2, 10, 6)).astype("f4") * np.array([9, 3, 1, 0.1, 0.1, 0.1], "f4")
+    tokens = Tokens(x, 0, None)
+    centred = x[0, -1] - x[0, -1].mean(axis=0)
+    found = tokens.colours(x)[0].astype(float)
+    for colour, axis in zip(found.T, np.linalg.svd(centred)[2], strict=False):
+        assert abs(np.corrcoef(colour, centred @ axis)[0, 1]) > 0.97  # ends are cut off
+    assert not Tokens(x[:, :, :1], 0, None).drawn
+
+
+def test_what_is_drawn_is_what_the_task_scores(built: Path) -> None:
+    dataset = cfqa_data.load(built, codec="x265")
+    for task, entry in dataset.manifest.tasks.items():
+        view = dataset.show(entry.sources[0]).view
+        assert view.notes == ()
+        head = scoring_models(dataset._folder, task).task(task).head
+        truth = dataset.truth(view.source_id)
+        for version in view.versions:
+            feature = dataset.compressed(view.source_id, version.codec, version.level)
+            drawing = version.drawing
+            if task == "cls":
+                places = [bar.right for bar in drawing.bars]
+                place = places.index(True) + 1
+                text = drawing.bars[-1].text
+                assert version.score == (int(text[6:]) if text.startswith("place") else place)
+            elif task == "seg":
+                mask = head.predict(feature, truth.shape).numpy()
+                codes = drawing.picture.astype(int) @ (1, 256, 65536)
+                assert len(np.unique(np.stack([mask, codes]).reshape(2, -1), axis=1).T) == len(
+                    np.unique(mask)
+                )
+                assert set(drawing.key) <= {"background", *SHAPES}
+            else:
+                metres = head.predict(feature).numpy()
+                bright = drawing.picture.sum(axis=-1)
+                assert np.corrcoef(metres.ravel(), bright.ravel())[0, 1] < -0.9  # near is bright
+        if task != "cls":
+            assert view.truth.picture.shape[:2] == truth.shape == view.input.shape[:2]
+
+
+def test_only_what_is_asked_for_is_read(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, read = cfqa_data.load(built), []
+    compressed = Folder.compressed
+
+    def counted(self: Folder, *what: Any, **part: Any) -> np.ndarray:
+        read.append(what)
+        return compressed(self, *what, **part)
+
+    monkeypatch.setattr(Folder, "compressed", counted)
+    source = dataset.manifest.tasks["seg"].sources[1]
+    shown = dataset.show(source, level=1, metrics=["mse", lambda x, y: (y - x).amax((1, 2, 3, 4))])
+    assert read == [(source, "x265", 1)]
+    (row,) = shown.rows()
+    stored = dataset.show(source, codec="x265", level=1).rows()[0]
+    assert row["mse"] == pytest.approx(stored["mse"], rel=1e-6)
+    gap = dataset.compressed(source, "x265", 1) - dataset.original(source)
+    assert row["<lambda>"] == pytest.approx(gap.max())
+    with pytest.raises(CfqaError, match="there is no level 2: levels are 0 to 1"):
+        dataset.show(source, level=2)
+    with pytest.raises(CfqaError, match="no row of"):
+        cfqa_data.load(built, "cls").show(source)
+
+
+def data_of(page: str) -> list[dict[str, Any]]:
+    (data,) = re.findall(r'<script id="data" type="application/json">(.*)</script>', page)
+    found: list[dict[str, Any]] = json.loads(data)
+    return found
+
+
+def test_a_gallery_is_one_page_that_fetches_nothing(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "page.html"
+    assert main(["gallery", str(built), "--out", str(out), "--sources", "5"]) == 0
+    assert f"Gallery: {out} (" in capsys.readouterr().out
+    page = html.unescape(out.read_text())
+    views = data_of(page)
+    assert [view["task"] for view in views] == ["cls", "seg", "seg", "dpt", "dpt"]
+    for view in views:
+        assert [version["level"] for version in view["codecs"]["x265"]] == [0, 1]
+        picture = view["codecs"]["x265"][1]["errors"]
+        image = Image.open(io.BytesIO(base64.b64decode(picture.partition("base64,")[2])))
+        assert image.size == (8 * view["views"] + view["views"] - 1, 8)
+    assert "default-src 'none'; img-src data:; style-src" in page
+    assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import""", page)
+    assert main(["gallery", str(built), "--out", str(out)]) == 2
+
+
+def test_names_are_escaped_and_what_is_missing_is_told(tmp_path: Path) -> None:
+    hostile = "</script><b>$\\frac$"
+    x = np.random.default_rng(0).normal(size=(1, 1, 5, 4)).astype("f4")
+    dataset = cfqa_data.from_arrays(
+        originals={hostile: x},
+        compressed={"half": {1: {hostile: x / 2}}},
+        distortion={"half": {1: {hostile: 0.1}}},
+        name=hostile,
+    )
+    page = write_gallery(dataset, tmp_path / "page.html").read_text()
+    assert "<b>" not in page
+    (view,) = data_of(page)
+    assert view["id"] == hostile
+    assert view["truth"] is view["original"]["drawing"] is view["image"] is None
+    assert view["original"]["colours"]
+    assert any("has no image here" in note for note in view["notes"])
+    shown = dataset.show(hostile)
+    assert shown.save(tmp_path / "shown.png").read_bytes().startswith(b"\x89PNG")
+    assert shown.save(tmp_path / "shown.html").read_text().count("<article>") == 1
+    assert "half" in repr(shown)
+    assert shown._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(CfqaError, match=r"is written as \.html or \.png"):
+        shown.save(tmp_path / "shown.gif")
+
+
+def test_a_task_of_a_stranger_may_draw_anything_else(
+    built: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = cfqa_data.load(built).manifest.tasks["cls"].sources[0]
+
+    def shown(found: Any) -> Any:
+        monkeypatch.setattr(Classification, "draw", lambda *_: found)
+        return cfqa_data.load(built).show(source, level=1)
+
+    nothing = shown(None)
+    assert nothing.view.original.drawing is None
+    nothing.save(tmp_path / "nothing.png")
+    assert 'data-slot="truth"' not in nothing.save(tmp_path / "nothing.html").read_text()
+    for found, why in (
+        ("a mask", "must return a Drawing or None, not str"),
+        (Drawing(bars=(Bar("a", float("nan")),)), "bars are of Bar with a finite share"),
+        (Drawing(np.zeros((2, 2))), r"a picture is uint8 \(H, W, 3\), not \(2, 2\)"),
+    ):
+        with pytest.raises(CfqaError, match=f"Classification.draw.*{why}"):
+            shown(found)

@@ -12,6 +12,7 @@ from metric_samples import pair
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval import create_metric, evaluate, list_metrics
+from cfqa_data.eval.features.training import TrainingSet
 from cfqa_data.eval.metrics.trained import fit_gap_mean
 
 PARTS = ("cosine", "cosine_class", "cka")
@@ -131,13 +132,13 @@ def test_nothing_to_learn_from_is_told() -> None:
     flat = pa.array([0.0] * planted.labels.num_rows)
     planted.labels = planted.labels.set_column(column, "distortion", flat)
     with pytest.raises(MetricError, match="no training source has a distortion that changes"):
-        fit_gap_mean(planted, "cpu")
+        fit_gap_mean(TrainingSet(planted), "cpu")
     alike = Planted((1, 0, 0), sources=2)
     alike.versions = {key: alike.originals[key[0]] for key in alike.versions}
     with pytest.raises(MetricError, match="the training features are all alike"):
-        fit_gap_mean(alike, "cpu")
+        fit_gap_mean(TrainingSet(alike), "cpu")
     single = Planted((1, 0, 0), sources=2)
     for arrays in (single.originals, single.versions):
         arrays.update({key: array[:, :, :1] for key, array in arrays.items()})
     with pytest.raises(MetricError, match="all training sources have too few tokens"):
-        fit_gap_mean(single, "cpu")
+        fit_gap_mean(TrainingSet(single), "cpu")

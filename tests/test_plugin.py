@@ -178,6 +178,10 @@ def test_the_command_line_takes_it_from_end_to_end(
     for words in ("stems (3 levels)", "no damage", "mean_token", "topic", "retrieval"):
         assert words in told
     assert "mean_token" in (tmp_path / "report.html").read_text()
+    assert main(["gallery", str(folder), "--out", "gallery.html", "--sources", "2"]) == 0
+    page = (tmp_path / "gallery.html").read_text()
+    assert page.count("<blockquote>") == 2  # the inputs are texts
+    assert all(text in page for text in ("weather", "sailing", "From the compressed feature"))
     monkeypatch.setattr("time.sleep", lambda _: None)
     with loopback_hub() as hub:
         point_clients_at(hub, monkeypatch, tmp_path / "cache")

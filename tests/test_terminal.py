@@ -7,10 +7,13 @@ import io
 import os
 import pty
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 
-from cfqa_data.console.terminal import Lines, show_progress
+from cfqa_data.console.progress import Silent
+from cfqa_data.console.terminal import Lines, listener, show_progress
 from cfqa_data.console.text import duration, size_text, table_text
 
 
@@ -50,6 +53,22 @@ def test_steps_of_an_earlier_run_do_not_count_towards_the_rate() -> None:
     assert stream.getvalue().splitlines()[-1] == (
         "compress: 950 of 1000 features, 2.5/s, 20 s left"
     )
+
+
+def test_a_notebook_has_a_bar_by_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with listener("auto") as progress:
+        assert isinstance(progress, Silent)  # nobody looks
+    kernel = SimpleNamespace(kernel=None, config={})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
+    with listener("auto") as progress:
+        progress.start("evaluate", 40, "features")
+        progress.advance(10)
+        progress.finish()
+    said = capsys.readouterr().err
+    assert "evaluate" in said
+    assert "40/40" in said
 
 
 def test_without_a_terminal_there_are_lines() -> None:

@@ -50,11 +50,13 @@ class Source(ABC):
 
     Attributes:
         terms: licence terms of inputs and truths; None if unknown.
+        classes: names of the truth's classes, for pictures; none where they are not known.
         worst_score: a dataset uses only samples whose uncompressed features score so, or better;
             None: whatever they score.
     """
 
     terms: Terms | None = None
+    classes: Sequence[str] = ()
     worst_score: float | None = None
     declared: ClassVar[Mapping[str, Any]] = {"terms": Terms | None, "worst_score": Real | None}
 

@@ -123,6 +123,7 @@ class ImageFolder(_Own):
         if flat and self.labels is None and self.truths:
             raise BuildError(f"{root}: images without a folder of their class; give 'labels'")
         self._classes = sorted({path.parent.name for path in images})
+        self.classes = self._classes if not flat else ()
         return self.with_truths(map(self._entry, images))
 
     def _entry(self, image: Path) -> Entry:

@@ -8,9 +8,9 @@ the largest visible area, its texture and its colour are the class of the scene.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count as counting
 from typing import Any
 
 import numpy as np
@@ -348,13 +348,18 @@ class Scenes(Source):
         if not 0 <= seed < _TRAINING_FIRST:
             raise BuildError(f"the scenes' seed {seed} is not in 0..{_TRAINING_FIRST - 1}")
         self.task, self.seed, self.side, self.worst_score = task, seed, side, worst_score
+        if task == "seg":
+            self.classes = ("background", *SHAPES)
+        elif task == "cls":
+            looks = itertools.product(SHAPES, TEXTURES, COLOURS)
+            self.classes = [f"{colour} {shape}, {texture}" for shape, texture, colour in looks]
 
     def samples(self) -> Iterator[Sample]:
         """Scenes by rising seed; for cls only those that one solid dominates."""
         return self._scenes_from(self.seed)
 
     def _scenes_from(self, first: int) -> Iterator[Sample]:
-        for seed in counting(first):
+        for seed in itertools.count(first):
             sample = self._render(seed)
             if self.task != "cls" or int(sample.truth) >= 0:
                 yield sample

@@ -17,8 +17,6 @@ from cfqa_data.format.format_1 import TERMS
 
 __all__ = ["Voc2012"]
 
-_CLASSES = 21
-
 
 @dataclass(eq=False)
 class Voc2012(FileSource):
@@ -41,6 +39,11 @@ class Voc2012(FileSource):
 
     terms = TERMS["voc2012"]
     kind, serves = "voc2012", "seg"
+    classes = (
+        *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
+        *("chair", "cow", "dining table", "dog", "horse", "motorbike", "person", "potted plant"),
+        *("sheep", "sofa", "train", "TV monitor"),
+    )
     offered = "VOCtrainval_11-May-2012.tar is at http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 
     list: str | None = None
@@ -96,8 +99,10 @@ class Voc2012(FileSource):
         counted = mask[mask != IGNORE]
         if not counted.size:
             raise Unfit(f"{entry.truth}: the mask has no pixel that counts")
-        if counted.max() >= _CLASSES:
-            raise BuildError(f"{entry.truth}: class {counted.max()} is not in 0..{_CLASSES - 1}")
+        if counted.max() >= len(self.classes):
+            raise BuildError(
+                f"{entry.truth}: class {counted.max()} is not in 0..{len(self.classes) - 1}"
+            )
         return mask
 
     def training(self) -> Iterable[Entry]:

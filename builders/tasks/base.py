@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cfqa_data.builders.sources.base import Sample
+from cfqa_data.builders.tasks.drawing import Drawing
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskFacts
 from cfqa_data.registry import Registry
@@ -141,6 +142,18 @@ class Task(ABC):
     def predict(self, feature: np.ndarray) -> Any:
         """Return the task's prediction from a feature, for display."""
         raise NotImplementedError
+
+    def draw(
+        self, feature: np.ndarray | None, truth: Any, classes: Sequence[str] = ()
+    ) -> Drawing | None:
+        """Draw for people what the task makes of a feature; by default, nothing.
+
+        Args:
+            feature: float32 (N, C, T, D); None to draw the truth itself.
+            truth: of the sample, as it is stored; None where there is none, or it is not known.
+            classes: names of the classes, as far as the source knows them.
+        """
+        return None
 
 
 def _is_number(value: Any) -> bool:

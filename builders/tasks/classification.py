@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from cfqa_data.builders.backbones.base import Backbone
 from cfqa_data.builders.sources.base import Sample
+from cfqa_data.builders.tasks.drawing import Bar, Drawing, answers, class_name
 from cfqa_data.builders.tasks.linear import Head, LinearTask
 from cfqa_data.extras import extras
 from cfqa_data.format.format_1 import TASKS, VIEWS
@@ -66,6 +68,19 @@ class ClsHead(Head):
         ahead = (predicted > predicted[label]).sum()
         ahead += (predicted[:label] == predicted[label]).sum()
         return float(1 + ahead), float(self.loss(predicted, label))
+
+    def shares(self, predicted: Tensor) -> np.ndarray:
+        """Return how likely each class is, 0 to 1, for people."""
+        return predicted.softmax(0).numpy()
+
+    def draw(
+        self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
+    ) -> Drawing:
+        """Draw the likeliest classes, or the true one."""
+        label, name = None if truth is None else int(truth), partial(class_name, classes=classes)
+        if feature is None:
+            return Drawing(bars=() if label is None else (Bar(name(label), 1.0, "", True),))
+        return Drawing(bars=answers(self.shares(self.predict(feature)), label, name))
 
     def loss(self, predicted: Tensor, label: int) -> Tensor:
         """Return the negative log-likelihood of a class."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cfqa_data.builders.sources.geometry import DEPTH_RANGE, DepthGeometry
+from cfqa_data.builders.tasks.drawing import Drawing, draw_depth
 from cfqa_data.builders.tasks.linear import Head, LinearTask
 from cfqa_data.extras import extras
 from cfqa_data.format.format_1 import TASKS, VIEWS
@@ -79,6 +81,17 @@ class DepthHead(Head):
         )[:, 0]
         views = [depth[0]] + [view.flip(-1) for view in depth[1:]]
         return torch.stack(views).mean(dim=0)
+
+    def draw(
+        self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
+    ) -> Drawing | None:
+        """Draw the depth, in the range that the truth has."""
+        ends, metres = DEPTH_RANGE, None if truth is None else np.asarray(truth) / 1000.0
+        if metres is not None and (metres > 0).any():
+            ends = float(metres[metres > 0].min()), float(metres.max())
+        if feature is not None:
+            metres = self.predict(feature).numpy()
+        return None if metres is None else draw_depth(metres, *ends)
 
     def _score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         truth = np.asarray(truth)

@@ -80,6 +80,10 @@ class HypervectorHead(ClsHead):
         """Return the cosine similarities, (B, classes), of outputs (B, dims)."""
         return nn.functional.normalize(outputs, dim=1) @ nn.functional.normalize(self.keys, dim=1).T
 
+    def shares(self, predicted: Tensor) -> np.ndarray:
+        """Return the similarities that are not negative."""
+        return predicted.clamp(0, 1).numpy()
+
     def loss(self, predicted: Tensor, label: int) -> Tensor:
         """Return the cosine distance to the key of a class, 0 to 2."""
         return 1 - predicted[label]

@@ -18,6 +18,7 @@ from cfqa_data.builders.backbones.base import Backbone
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.builders.sources.geometry import from_metadata
 from cfqa_data.builders.tasks.base import Task
+from cfqa_data.builders.tasks.drawing import Drawing
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
 from cfqa_data.torch_inputs import as_tensor
@@ -135,6 +136,12 @@ class Head(nn.Module):
     def prepare(self, truth: Any) -> Any:
         """Return a truth as `score` takes it; given again, it is returned as it is."""
         return truth
+
+    def draw(
+        self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
+    ) -> Drawing | None:
+        """Draw a prediction, or the truth: see :meth:`Task.draw`."""
+        return None
 
     @torch_state(grad=False)
     def evaluate(self, features: Tensor | np.ndarray, truth: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -271,6 +278,12 @@ class LinearTask(Task):
     def predict(self, feature: Tensor | np.ndarray, **options: Any) -> Tensor:
         """Return the head's prediction."""
         return self.head.predict(feature, **options)
+
+    def draw(
+        self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
+    ) -> Drawing | None:
+        """Draw the head's prediction, or the truth."""
+        return self.head.draw(feature, truth, classes)
 
     def accepts(
         self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]

@@ -13,7 +13,7 @@ ECCV 2020.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from cfqa_data.builders.sources.instances import JUNK
 from cfqa_data.builders.tasks.classification import ClsHead
+from cfqa_data.builders.tasks.drawing import SHOWN, Bar, Drawing
 from cfqa_data.builders.tasks.linear import LinearTask
 from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.extras import extras
@@ -85,10 +86,15 @@ def ranked(
         truth: its identity and camera.
         gallery: ``embeddings`` (images, D), ``identities`` and ``cameras`` (images,).
     """
-    same = gallery["identities"] == truth[0]
-    counts = (gallery["identities"] != JUNK) & ~(same & (gallery["cameras"] == truth[1]))
-    gaps = gallery["embeddings"][counts].astype(np.float64) - query
-    return np.sqrt(np.square(gaps).sum(axis=1)), same[counts]
+    counted = counts(truth, gallery)
+    gaps = gallery["embeddings"][counted].astype(np.float64) - query
+    return np.sqrt(np.square(gaps).sum(axis=1)), gallery["identities"][counted] == truth[0]
+
+
+def counts(truth: np.ndarray, gallery: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return which of the gallery's images count for a query, bool (images,)."""
+    same = (gallery["identities"] == truth[0]) & (gallery["cameras"] == truth[1])
+    return (gallery["identities"] != JUNK) & ~same
 
 
 class Embedder(ClsHead):
@@ -168,6 +174,29 @@ class Retrieval(LinearTask):
     def gallery(self) -> Mapping[str, np.ndarray]:
         """Return the embeddings of the images that are searched, their identities and cameras."""
         return dict(self.head.gallery)
+
+    def draw(
+        self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
+    ) -> Drawing:
+        """Draw the nearest images of the gallery, without those of the same identity and camera."""
+        gallery, own = self.head.gallery, (JUNK, JUNK) if truth is None else np.asarray(truth)
+        if feature is None:
+            text = f"identity {own[0]}, by other cameras than {own[1]}"
+            return Drawing(bars=() if truth is None else (Bar(text, 1.0, "", True),))
+        distances, found = ranked(np.asarray(feature)[0, 0, 0], own, gallery)
+        counted = counts(own, gallery)
+        names = [
+            f"identity {identity}, camera {camera}"
+            for identity, camera in zip(
+                gallery["identities"][counted], gallery["cameras"][counted], strict=True
+            )
+        ]
+        return Drawing(
+            bars=tuple(
+                Bar(names[k], max(0.0, 1 - distances[k] / 2), f"{distances[k]:.2f}", bool(found[k]))
+                for k in np.argsort(distances, kind="stable")[:SHOWN]
+            )
+        )
 
     def score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:
         """Return the average precision of a query, and 1 less the smooth one."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cfqa_data.builders.sources.geometry import IGNORE, SegGeometry
+from cfqa_data.builders.tasks.drawing import Drawing, draw_mask
 from cfqa_data.builders.tasks.linear import Head, LinearTask
 from cfqa_data.extras import extras
 from cfqa_data.format.format_1 import TASKS, VIEWS
@@ -98,6 +100,17 @@ class SegHead(Head):
         """Label map int64 (H, W) for an image of `size`; one window when None."""
         height, width = size or (self.geometry.window, self.geometry.window)
         return self._predict_logits(feature, height, width).max(dim=0).indices
+
+    def draw(
+        self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
+    ) -> Drawing | None:
+        """Draw the mask; where the image's size is not known, of each window by itself."""
+        if feature is None:
+            return None if truth is None else draw_mask(truth, classes)
+        if truth is None:
+            windows = [self.predict(window[None]).numpy() for window in feature]
+            return draw_mask(np.hstack(windows), classes)
+        return draw_mask(self.predict(feature, np.shape(truth)).numpy(), classes)
 
     @torch_state(grad=False)
     def prepare(self, truth: Any) -> Mask:

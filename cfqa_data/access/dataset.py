@@ -8,7 +8,7 @@ and a pickled dataset opens its files anew.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,18 @@ from cfqa_data.access.grid import TokenGrid, token_grid
 from cfqa_data.access.opening import open_files
 from cfqa_data.access.selection import Part
 from cfqa_data.arrow import pa, pc
+from cfqa_data.console.summary import Described, Summary
+from cfqa_data.console.text import counted
 from cfqa_data.errors import CfqaError, unknown_name
 from cfqa_data.format.codes import Codes
+from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.registry import Plugins
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from cfqa_data.builders.gallery.show import Shown
 
 __all__ = ["Dataset", "FeaturePair", "LoadOptions", "load", "opened"]
 
@@ -46,8 +51,8 @@ class LoadOptions(TypedDict, total=False):
     plugins: Plugins | None
 
 
-@dataclass(frozen=True, eq=False)
-class FeaturePair:
+@dataclass(frozen=True, eq=False, repr=False)
+class FeaturePair(Described):
     """A compressed feature beside its original.
 
     Attributes:
@@ -60,8 +65,18 @@ class FeaturePair:
     compressed: np.ndarray
     label: dict[str, Any]
 
+    def _summary(self, rows: bool) -> Summary:
+        of = self.label
+        title = f"FeaturePair {of['source_id']} by {of['codec']}, level {of['level']}"
+        figures = {
+            n: of.get(n) for n in ("bpfp", "score", "score_ref", "distortion", "loss", "mse")
+        }
+        facts = {n: f"{v:.4g}" for n, v in figures.items() if isinstance(v, float)}
+        shape = f"{self.original.dtype} {self.original.shape}"
+        return Summary(title, {"task": of.get("task"), "each": shape, **facts})
 
-class Dataset(Sequence[FeaturePair]):
+
+class Dataset(Described, Sequence[FeaturePair]):
     """The compressed features of a folder, in the order of :attr:`labels`.
 
     Made by :func:`load`; slicing gives a dataset of fewer rows over the same files.
@@ -132,10 +147,18 @@ class Dataset(Sequence[FeaturePair]):
             label=label,
         )
 
-    def __repr__(self) -> str:
-        return (
-            f"<Dataset {self.manifest.name!r} at {self.location}: {len(self)} compressed features>"
-        )
+    def _summary(self, rows: bool) -> Summary:
+        title = f"Dataset {self.manifest.name!r} at {self.location}"
+        count = counted(len(self), "compressed features")
+        if not rows:
+            return Summary(f"{title}: {count}", {})
+        table: list[Sequence[Any]] = [("task", "originals", "codecs", "compressed features")]
+        names = [self._labels[name].to_numpy() for name in ("task", "source_id", "codec")]
+        for task in dict.fromkeys(names[0].tolist()):
+            of = [values[names[0] == task].tolist() for values in names]
+            table.append((task, len(set(of[1])), ", ".join(dict.fromkeys(of[2])), len(of[0])))
+        facts = {"summary": self.manifest.summary, "tier": self.manifest.tier, "holds": count}
+        return Summary(title, facts, table)
 
     def original(self, source_id: str, **part: Unpack[Part]) -> np.ndarray:
         """Return an original feature, or a part of it, float32 (N, C, T, D).
@@ -227,6 +250,46 @@ class Dataset(Sequence[FeaturePair]):
             raise CfqaError(f"{self.location}: {unknown_name('task', task, self.manifest.tasks)}")
         return token_grid(self.manifest.tasks[task], self.manifest.format)
 
+    def show(
+        self,
+        source_id: str,
+        *,
+        codec: str | Iterable[str] | None = None,
+        level: SupportsIndex | Iterable[SupportsIndex] | None = None,
+        metrics: Iterable[Any] | None = None,
+    ) -> Shown:
+        """Show a source: its input, and what its task makes of its feature at each level.
+
+        Beside the task's output from the original and from compressed features, and the ground
+        truth, there are errors and principal components of tokens, labels, and scores of metrics.
+        Of versions that have rows here, only those that are chosen are read.
+
+        Args:
+            source_id: which.
+            codec: this codec, or these; all of them if None.
+            level: this level, or these; all of them if None.
+            metrics: names, functions or `Metric` objects; those that the labels hold if None.
+
+        Returns:
+            What a notebook draws; its `save` writes a page or a picture.
+
+        Raises:
+            CfqaError: there is no such source, codec, level or metric, or no row of them here.
+            FormatError: a file is missing or damaged.
+            MissingDependencyError: what draws is not installed.
+        """
+        from cfqa_data import show
+
+        chosen = _selected(
+            self.location,
+            self.manifest.tasks,
+            self._labels,
+            codec=codec,
+            level=level,
+            source=source_id,
+        )
+        return show(Dataset(self._folder, chosen), source_id, metrics)
+
 
 def load(
     path: str | Path,
@@ -275,26 +338,46 @@ def load(
     """
     folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
     held = folder.manifest.tasks
-
-    def one_of(what: str, known: Collection[str], value: object) -> object:
-        if not isinstance(value, str) or value not in known:
-            raise CfqaError(f"{path}: {unknown_name(what, value, known)}")
-        return value
-
     if task is not None:
-        one_of("task", held, task)
-    tasks = [name for name in held if task in (None, name)]
-    sources = {source: None for name in tasks for source in held[name].sources}
-    codecs = [entry for name in tasks for entry in held[name].codecs.values()]
+        _one_of(path, "task", held, task)
+    tasks = {name: entry for name, entry in held.items() if task in (None, name)}
+    labels = pa.concat_tables([folder.labels(name) for name in tasks])
+    labels = _selected(path, tasks, labels, codec=codec, level=level, source=source, fold=fold)
+    return Dataset(folder, labels)
+
+
+def _one_of(where: object, what: str, known: Collection[str], value: object) -> object:
+    if not isinstance(value, str) or value not in known:
+        raise CfqaError(f"{where}: {unknown_name(what, value, known)}")
+    return value
+
+
+def _selected(
+    where: object,
+    tasks: Mapping[str, TaskEntry],
+    labels: pa.Table,
+    *,
+    codec: Any = None,
+    level: Any = None,
+    source: Any = None,
+    fold: Any = None,
+) -> pa.Table:
+    """Return the rows that options of :func:`load` choose.
+
+    Raises:
+        CfqaError: there is no codec, level, source or fold of that name.
+    """
+    sources = {source: None for entry in tasks.values() for source in entry.sources}
+    codecs = [codec for entry in tasks.values() for codec in entry.codecs.values()]
+    one_of = partial(_one_of, where)
     chosen = None if codec is None else _several(codec)
     levels = max((len(c.levels) for c in codecs if chosen is None or c.name in chosen), default=1)
-    labels = pa.concat_tables([folder.labels(name) for name in tasks])
     folds = sorted(pc.unique(labels["fold"]).to_pylist())
 
     def one_fold(value: object) -> int:
         if not isinstance(value, SupportsIndex) or isinstance(value, bool) or value not in folds:
             available = ", ".join(map(str, folds))
-            raise CfqaError(f"{path}: no source is in fold {value!r}: there are {available}")
+            raise CfqaError(f"{where}: no source is in fold {value!r}: there are {available}")
         return operator.index(value)
 
     for column, selected, check in (
@@ -307,7 +390,7 @@ def load(
             values = [check(value) for value in _several(selected)]
             allowed = pa.array(values, labels.schema.field(column).type)
             labels = labels.filter(pc.is_in(labels[column], value_set=allowed))
-    return Dataset(folder, labels)
+    return labels
 
 
 def opened(dataset: str | Path | Dataset, **options: Any) -> Dataset:

@@ -187,6 +187,7 @@ HOW: dict[str, dict[str, Any]] = {
     "root": {"callback": use_root, "parser": folder_there},
     "sample": {"min": 0},
     "seed": {"min": 0},
+    "sources": {"min": 1},
     "workers": {"min": 1},
     **{
         f"{codec}_{what}": {"callback": use_file, "parser": plain_file}

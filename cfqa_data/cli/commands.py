@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 
-from cfqa_data.cli import build, check, curves, eval, extend, fit_head, label, share
+from cfqa_data.cli import build, check, curves, eval, extend, fit_head, label, share, show
 from cfqa_data.cli.command import COMMANDS, app
 from cfqa_data.cli.process import STDOUT, drop, say
 from cfqa_data.cli.shared import interrupted
@@ -28,6 +30,7 @@ __all__ = [
     "label",
     "run",
     "share",
+    "show",
 ]
 
 # Base of all of typer's usage errors; typer itself does not export it.
@@ -62,6 +65,9 @@ def run(arguments: Sequence[str]) -> int:
         help_of = " ".join(["cfqa", *named, "--help"])
         return _fail(f"{error.format_message()} (see {help_of})")
     except CfqaError as error:
+        if "--debug" in arguments:
+            with suppress(OSError):
+                traceback.print_exception(error.__cause__ or error)
         return _fail(str(error))
     except KeyboardInterrupt as stop:
         return interrupted(stop)

@@ -47,15 +47,16 @@ def evaluate(
     untrusted: bool = False,
     plugin: list[str] | None = None,
     follow_links: bool = False,
+    debug: bool = False,
     as_json: bool = False,
 ) -> None:
     """Score metrics on a dataset and correlate them with its labels.
 
     Args:
-        metric (NAME): A metric's name, MODULE:FUNCTION, or `all`; repeat it for several. Default:
-            mse, cosine and cka.
+        metric (NAME): A metric's name, MODULE:FUNCTION, FILE.py:FUNCTION, or `all`; with options,
+            mutual_knn:k=3. Several by commas, or repeat it. Default: mse, cosine and cka.
         fold (K): Only the sources of this fold, 0 to 4.
-        limit (N): At most so many sources of each task.
+        limit (N): At most so many sources of each task, and of each fold that is trained on.
         target: Label to follow: the score's distortion or the task's loss.
         leave_out: codec: train each trained metric also without each codec, and tell how well it
             places what that codec does.
@@ -73,6 +74,7 @@ def evaluate(
         against (NAME): Also compare every other metric with this one: differences, intervals, p.
         paper_logs (LOGS): Instead of a dataset: the published statistic from a folder of score
             logs.
+        debug: Where a metric of one's own fails, print the traceback too.
     """
     if paper_logs is not None:
         _only(context, "paper_logs", "as_json")
@@ -86,6 +88,7 @@ def evaluate(
     from cfqa_data.eval import evaluate as run_evaluation
     from cfqa_data.eval import list_metrics
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
+    from cfqa_data.eval.metrics.spec import split_specs
     from cfqa_data.eval.text import LAYOUTS
 
     if classes and report is None:
@@ -96,7 +99,8 @@ def evaluate(
         import cfqa_data.eval.report.classes  # noqa: F401
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
-    for name in [*(metric or DEFAULT_METRICS), *([against] if against else [])]:
+    asked = [*(metric or DEFAULT_METRICS), *([against] if against else [])]
+    for name in split_specs(",".join(asked)):
         names += list_metrics() if name == "all" else [name]
     hint = "the same command goes on from the scores so far" if out else ""
     with (
@@ -154,7 +158,7 @@ def evaluate(
     for note in evaluation.notes.values() if as_json else ():  # the tables' text has them
         say(note)
     if failures:
-        raise MetricError("; ".join(failures))
+        raise MetricError("; ".join(failures)) from _raised(evaluation)
 
 
 @command("report")
@@ -189,6 +193,12 @@ def report(
         if name.startswith("scores of "):
             say(note)
     print(f"Report: {write_report(evaluation, out, dataset, classes=classes)}")
+
+
+def _raised(evaluation: Evaluation) -> BaseException | None:
+    """Return what metrics of a user's own raised: an exception, or a group of several."""
+    causes = [e.__cause__ for e in evaluation.errors.values() if isinstance(e.__cause__, Exception)]
+    return ExceptionGroup("metrics failed", causes) if len(causes) > 1 else next(iter(causes), None)
 
 
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:

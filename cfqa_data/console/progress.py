@@ -8,7 +8,7 @@ __all__ = ["Progress", "Silent"]
 
 
 class Progress(Protocol):
-    """A listener; one stage at a time, each started and finished."""
+    """A listener; each stage is started and finished, one within a step of another or after it."""
 
     def start(self, stage: str, total: int, unit: str) -> None:
         """Begin a stage of ``total`` steps, counted in ``unit`` ("features", "images")."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.console.text import counted, duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
-__all__ = ["Bars", "Lines", "listener", "show_progress"]
+__all__ = ["Bars", "Lines", "Notebook", "listener", "show_progress"]
 
 # Steps that arrive this soon after a stage began were done by an earlier run: they count as
 # done, but not towards the rate.
@@ -50,25 +53,37 @@ def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
 
 
 @contextmanager
-def listener(progress: Progress | None) -> Iterator[Progress]:
-    """Give the listener that a caller passed; without one, bars where stderr is a terminal."""
-    if progress is None and sys.stderr.isatty():
+def listener(progress: Progress | Literal["auto"] | None) -> Iterator[Progress]:
+    """Give the listener that a caller passed; without one, bars in a terminal or a notebook."""
+    if progress is not None and progress != "auto":
+        yield progress
+    elif sys.stderr.isatty():
         with show_progress() as shown:
             yield shown
     else:
-        yield progress or Silent()
+        yield Notebook() if _in_notebook() and find_spec("tqdm") else Silent()
+
+
+def _in_notebook() -> bool:
+    """Whether the code runs in a notebook's kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 class Pace:
-    """Steps done of a stage, and how fast."""
+    """Steps done of a stage, and how fast.
+
+    Attributes:
+        part: how much of the next step is done, from 0 to 1.
+    """
 
     def __init__(self, total: int, clock: Callable[[], float]) -> None:
-        self.total, self.done, self._resumed = total, 0, 0
+        self.total, self.done, self.part, self._resumed = total, 0, 0.0, 0
         self._clock, self._began = clock, clock()
 
     def advance(self, n: int) -> None:
         """Count ``n`` more steps."""
-        self.done += n
+        self.done, self.part = self.done + n, 0.0
         if self.elapsed < RESUMED_WITHIN:
             self._resumed = self.done
 
@@ -80,69 +95,123 @@ class Pace:
     @property
     def rate(self) -> float:
         """Steps per second of this run; 0 while unknown."""
-        return (self.done - self._resumed) / self.elapsed if self.elapsed > 0 else 0.0
+        new = self.done + self.part - self._resumed
+        return new / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def left(self) -> float | None:
         """Seconds left at this rate; None while unknown."""
-        return max(0, self.total - self.done) / self.rate if self.rate > 0 else None
+        left = max(0.0, self.total - self.done - self.part)
+        return left / self.rate if self.rate > 0 else None
+
+
+def _advance(paces: Sequence[Pace], n: int) -> None:
+    """Count ``n`` more steps of the last of some stages, each within a step of the one before."""
+    paces[-1].advance(n)
+    for outer, inner in zip(paces[-2::-1], paces[:0:-1], strict=True):
+        outer.part = min(1.0, (inner.done + inner.part) / max(1, inner.total))
 
 
 class Bars:
-    """One bar per stage, kept on the screen when it is full."""
+    """One bar per stage; it is kept on the screen when it is full, unless it is within another."""
 
     def __init__(self, bar: Bar, clock: Callable[[], float] = time.monotonic) -> None:
         self._bar, self._clock = bar, clock
+        self._paces: list[Pace] = []
+        self._tasks: list[TaskID] = []
 
     def start(self, stage: str, total: int, unit: str) -> None:
         """Add a bar."""
-        self._pace = Pace(total, self._clock)
-        self._task = self._bar.add_task(stage, total=total, unit=unit, rate="")
+        self._paces.append(Pace(total, self._clock))
+        self._tasks.append(self._bar.add_task(stage, total=total, unit=unit, rate=""))
 
     def advance(self, n: int = 1) -> None:
-        """Move the bar."""
-        self._pace.advance(n)
-        rate = f"{self._pace.rate:.3g}/s" if self._pace.rate else ""
-        self._bar.update(self._task, advance=n, rate=rate)
+        """Move the bar, and those that it is within."""
+        _advance(self._paces, n)
+        for task, pace in zip(self._tasks, self._paces, strict=True):
+            rate = f"{pace.rate:.3g}/s" if pace.rate else ""
+            self._bar.update(task, completed=pace.done + pace.part, rate=rate)
 
     def finish(self) -> None:
         """Fill the bar."""
-        self._bar.update(self._task, completed=self._pace.total)
-        self._bar.stop_task(self._task)
+        task, pace = self._tasks.pop(), self._paces.pop()
+        self._bar.update(task, completed=pace.total)
+        self._bar.stop_task(task)
+        if self._tasks:
+            self._bar.remove_task(task)
+
+
+class Notebook:
+    """A bar of tqdm per stage; one within another goes when it is full."""
+
+    def __init__(self) -> None:
+        self._bars: list[Any] = []
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        """Show a bar."""
+        from tqdm.auto import tqdm
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without ipywidgets it is a bar of text
+            leave = not self._bars
+            self._bars.append(tqdm(total=total, desc=stage, unit=f" {unit}", leave=leave))
+
+    def advance(self, n: int = 1) -> None:
+        """Move the bar."""
+        self._bars[-1].update(n)
+
+    def finish(self) -> None:
+        """Fill the bar."""
+        bar = self._bars.pop()
+        bar.update(bar.total - bar.n)
+        bar.close()
 
 
 class Lines:
-    """A line when a stage begins, one now and then, and one when it ends."""
+    """A line when a stage begins, one now and then, and one when it ends.
+
+    A stage within another is told in the lines of that one.
+    """
 
     def __init__(
         self, stream: TextIO, every: float = 15.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._stream, self._every, self._clock = stream, every, clock
+        self._paces: list[Pace] = []
+        self._names: list[tuple[str, str]] = []
 
     def start(self, stage: str, total: int, unit: str) -> None:
         """Say what begins."""
-        self._stage, self._unit = stage, unit
-        self._pace = Pace(total, self._clock)
-        self._said = self._clock()
-        self._say(counted(total, unit))
+        self._paces.append(Pace(total, self._clock))
+        self._names.append((stage, unit))
+        if len(self._paces) == 1:
+            self._said = self._clock()
+            self._say(counted(total, unit))
 
     def advance(self, n: int = 1) -> None:
         """Say how far it is, if that was not said lately."""
-        self._pace.advance(n)
+        _advance(self._paces, n)
         if self._clock() - self._said < self._every:
             return
         self._said = self._clock()
-        left = self._pace.left
-        tail = f", {self._pace.rate:.3g}/s, {duration(left)} left" if left is not None else ""
-        self._say(f"{self._pace.done} of {self._pace.total} {self._unit}{tail}")
+        outer = self._paces[0]
+        done = (
+            f"{pace.done} of {pace.total} {unit}"
+            for pace, (_, unit) in zip(self._paces, self._names, strict=True)
+        )
+        tail = "" if outer.left is None else f", {outer.rate:.3g}/s, {duration(outer.left)} left"
+        self._say(f"{', '.join(done)}{tail}")
 
     def finish(self) -> None:
         """Say how long it took."""
-        self._say(f"done in {duration(self._pace.elapsed)}")
+        pace = self._paces.pop()
+        if not self._paces:
+            self._say(f"done in {duration(pace.elapsed)}")
+        self._names.pop()
 
     def _say(self, text: str) -> None:
         try:
-            print(f"{self._stage}: {text}", file=self._stream, flush=True)
+            print(f"{self._names[0][0]}: {text}", file=self._stream, flush=True)
         except BrokenPipeError:
             raise
         except OSError:  # such as a full disk under a log: no reason to end the work itself

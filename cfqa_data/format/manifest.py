@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cfqa_data.console.summary import Described, Summary
 from cfqa_data.errors import FormatError, FormatVersionError, prefixed
 from cfqa_data.format import format_1
 from cfqa_data.format.facts import MOST_TASKS, TaskEntry
@@ -48,8 +49,8 @@ PACKAGES = (
 )
 
 
-@dataclass(frozen=True)
-class Manifest(Checked):
+@dataclass(frozen=True, repr=False)
+class Manifest(Described, Checked):
     """The manifest of a dataset folder.
 
     Attributes:
@@ -75,6 +76,13 @@ class Manifest(Checked):
     health: tuple[Mapping[str, Any], ...] = ()
     files: Mapping[str, Any] = field(default_factory=dict)
     format: int = 0
+
+    def _summary(self, rows: bool) -> Summary:
+        facts = {"format": self.format, "tier": self.tier, "files": len(self.files)}
+        codecs = dict.fromkeys(name for entry in self.tasks.values() for name in entry.codecs)
+        known = {"tasks": ", ".join(self.tasks), "codecs": ", ".join(codecs)}
+        made = {f"made with {name}": version for name, version in self.versions.items()}
+        return Summary(f"Manifest of {self.name!r}", facts | known | (made if rows else {}))
 
     def __post_init__(self) -> None:
         super().__post_init__()

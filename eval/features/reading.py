@@ -44,6 +44,47 @@ class Batch:
     names: list[str]
     x: Features
     y: Features
+    codecs: list[str]
+
+    def parts(self, scope: str, size: int | None) -> list[Batch]:
+        """Return what a metric of a scope sees at once: of a pair's, batches of the usual size."""
+        if scope == "source":
+            return [self]
+        if scope == "ladder":
+            places = [
+                [n for n, c in enumerate(self.codecs) if c == codec]
+                for codec in dict.fromkeys(self.codecs)
+            ]
+        else:
+            step = size or _usual_size(self.x)
+            places = [
+                list(range(n, min(n + step, len(self.rows))))
+                for n in range(0, len(self.rows), step)
+            ]
+        return [self._part(tuple(of_part)) for of_part in places]
+
+    def _part(self, places: tuple[int, ...]) -> Batch:
+        """Return the versions at some places; the same object each time, with what is derived."""
+        if len(places) == len(self.rows):
+            return self
+
+        def make() -> Batch:
+            rows, names, codecs = (
+                [whole[place] for place in places] for whole in (self.rows, self.names, self.codecs)
+            )
+            following = places[-1] - places[0] + 1 == len(places)
+            index: Any = slice(places[0], places[-1] + 1) if following else list(places)
+            y = Features(self.y.values[index])
+            return Batch(self.source_id, rows, names, self.x, y, codecs)
+
+        part: Batch = self.y.once(places, make)
+        return part
+
+
+def _usual_size(x: Features) -> int:
+    """Return how many versions of an original make a batch, where it lies."""
+    room = CPU_BATCH_BYTES if x.values.device.type == "cpu" else GPU_BATCH_BYTES
+    return max(1, room // (4 * x.values.numel()))
 
 
 def read_batches(
@@ -67,16 +108,16 @@ def read_batches(
     by_source: dict[str, list[int]] = {}
     for row, key in keys.items():
         by_source.setdefault(key[0], []).append(row)
-    room = CPU_BATCH_BYTES if device == "cpu" else GPU_BATCH_BYTES
     read = _reader(dataset, device)
 
     def jobs() -> Iterator[tuple[str, Features, list[int]]]:
         for source_id, of_source in by_source.items():
             original = np.array(dataset.original(source_id), dtype=np.float32)[None]
-            x = Features(torch.from_numpy(original).to(device))
-            if first_nonfinite(x.values) is not None:
+            values = torch.from_numpy(original)
+            if first_nonfinite(values) is not None:  # where it is: a device would be waited for
                 raise MetricError(f"original {source_id} holds NaN or Inf")
-            step = size or max(1, room // (4 * x.values.numel()))
+            x = Features(values.to(device))
+            step = size or _usual_size(x)
             for first in range(0, len(of_source), step):
                 yield source_id, x, of_source[first : first + step]
 
@@ -96,7 +137,7 @@ def read_batches(
         item = first_nonfinite(y)
         if item is not None:
             raise MetricError(f"{names[item]} holds NaN or Inf")
-        yield Batch(source_id, part, names, x, Features(y))
+        yield Batch(source_id, part, names, x, Features(y), [keys[row][1] for row in part])
 
 
 def _reader(dataset: FeatureSource, device: str) -> Callable[[str, str, int], Any]:

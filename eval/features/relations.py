@@ -50,31 +50,37 @@ class UnitArrays(NamedTuple):
 
 
 def by_slice(make: Callable[..., Made], *batches: Tensor) -> Made:
-    """Apply a function slice by slice, or to a slice of several items at once where they are small.
+    """Apply a function to as many slices at once as fit a temporary, be it one.
 
     Args:
-        make: Takes a (b or 1, ...) part of each batch and returns a tensor (b, ...), or a named
-            tuple of them.
+        make: Takes a part (b or 1, n, c, ...) of each batch and returns a tensor (b, n, c, ...), or
+            a named tuple of them. A part has all views and layers, or one.
         batches: (B, N, C, ...) tensors; all but the last may have a batch of 1.
 
     Returns:
         What ``make`` returns, each as (B, N, C, ...) and in its dtype.
     """
     whole = batches[-1]
+    items, *slices = whole.shape[:3]
     group = max(1, GROUP // max(whole.shape[3:]) ** 2)
-    places = list(product(range(0, len(whole), group), *map(range, whole.shape[1:3])))
+    together = group >= math.prod(slices)
+    sizes = (group // math.prod(slices), *slices) if together else (group, 1, 1)
+    starts = (range(0, n, size) for n, size in zip((items, *slices), sizes, strict=True))
+    places = [
+        tuple(slice(first, first + size) for first, size in zip(at, sizes, strict=True))
+        for at in product(*starts)
+    ]
     outs: list[Tensor] = []
-    for start, view, layer in places:
-        part = slice(start, start + group)
-        made: Any = make(*(z[part if len(z) > 1 else slice(1), view, layer] for z in batches))
-        tensors = made if isinstance(made, tuple) else (made,)
+    for part in places:
+        made: Any = make(*(z[part if len(z) > 1 else (slice(1), *part[1:])] for z in batches))
         if len(places) == 1:
-            outs = [one[:, None, None] for one in tensors]
-            break
+            whole_made: Made = made
+            return whole_made
+        tensors = made if isinstance(made, tuple) else (made,)
         if not outs:
-            outs = [one.new_empty((*whole.shape[:3], *one.shape[1:])) for one in tensors]
+            outs = [one.new_empty((*whole.shape[:3], *one.shape[3:])) for one in tensors]
         for out, one in zip(outs, tensors, strict=True):
-            out[part, view, layer] = one
+            out[part] = one
     found: Any = type(made)(*outs) if isinstance(made, tuple) else outs[0]
     return found
 
@@ -107,10 +113,10 @@ def centred_tokens(values: Tensor) -> Tensor:
     before the mean, as in `Features.centred`.
 
     Args:
-        values: (b, T, D).
+        values: (..., T, D).
 
     Returns:
-        (b, T, D); exactly zero where all tokens are equal.
+        (..., T, D); exactly zero where all tokens are equal.
     """
     z = values - values[..., :1, :]
     z -= z.mean(-2, keepdim=True)
@@ -162,18 +168,18 @@ def upper(matrices: Tensor) -> Tensor:
     """Return what is above the diagonal, (..., T, T) to (..., T (T - 1) / 2)."""
     tokens = matrices.shape[-1]
     rows, columns = torch.triu_indices(tokens, tokens, 1, device=matrices.device)
-    return matrices[..., rows, columns]
+    return matrices.flatten(-2)[..., rows * tokens + columns]
 
 
 def unit(matrices: Tensor, floor: float = 0.0) -> UnitArrays:
-    """Divide (b, m, n) matrices by their norms, in place; zeros where the norm is <= ``floor``.
+    """Divide (..., m, n) matrices by their norms, in place; zeros where the norm is <= ``floor``.
 
     The norm is taken by rows first: float32 sums over whole matrices were off by 3e-5.
     """
     norms = root(torch.linalg.vector_norm(matrices, dim=-1).double().square().sum(-1))
     missing = norms <= floor
     scales = norms.masked_fill(missing, math.inf).reciprocal().to(matrices.dtype)
-    return UnitArrays(own(matrices).mul_(scales[:, None, None]), missing)
+    return UnitArrays(own(matrices).mul_(scales[..., None, None]), missing)
 
 
 def alignment(x: UnitArrays, y: UnitArrays) -> Tensor:

@@ -1,20 +1,23 @@
-"""What a metric is trained on: part of a dataset, with the scores of other metrics there."""
+"""What a metric is trained on: rows of a dataset, and nothing else of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cfqa_data.access.dataset import Dataset, FeaturePair
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.reading import FeatureSource, read_batches
 
 if TYPE_CHECKING:
     from cfqa_data.eval.metrics import Metric
 
-__all__ = ["KnownScores", "TrainingPart", "training_scores"]
+__all__ = ["KnownScores", "TrainingSet", "training_set"]
 
 
 class KnownScores:
@@ -27,62 +30,198 @@ class KnownScores:
 
     def __init__(self, dataset: FeatureSource, device: str) -> None:
         self._dataset, self._device = dataset, device
-        self._columns: dict[str, NDArray[np.float64]] = {}
+        self._columns: dict[tuple[str, int], tuple[Metric, NDArray[np.float64]]] = {}
 
-    def of(self, metrics: Sequence[Metric], rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return the scores of M metrics, which have no options, on some rows, (rows, M).
-
-        They are infinite where a metric is not defined.
-        """
-        nothing = np.full(self._dataset.labels.num_rows, np.nan)
-        columns = [self._columns.setdefault(metric.name, nothing.copy()) for metric in metrics]
+    def of(
+        self, metrics: Sequence[Metric], rows: NDArray[np.intp], progress: Progress
+    ) -> NDArray[np.float64]:
+        """Return the scores of M metrics on some rows, (rows, M); infinite where not defined."""
+        columns = []
+        for metric in metrics:
+            nothing = metric, np.full(self._dataset.labels.num_rows, np.nan)
+            columns.append(self._columns.setdefault((metric.name, id(metric.function)), nothing)[1])
         missing = rows[np.isnan([column[rows] for column in columns]).any(axis=0)]
-        with torch.no_grad():
-            for part in read_batches(self._dataset, missing.tolist(), self._device):
-                for metric, column in zip(metrics, columns, strict=True):
-                    defined = part.x.shape[3] >= metric.least_tokens
-                    column[part.rows] = metric.score(part.x, part.y).cpu() if defined else np.inf
+        if len(missing):
+            progress.start("inputs", len(missing), "features")
+            with torch.no_grad():
+                for part in read_batches(self._dataset, missing.tolist(), self._device):
+                    for metric, column in zip(metrics, columns, strict=True):
+                        defined = part.x.shape[3] >= metric.least_tokens
+                        column[part.rows] = (
+                            metric.score(part.x, part.y).cpu() if defined else np.inf
+                        )
+                    progress.advance(len(part.rows))
+            progress.finish()
         return np.stack([column[rows] for column in columns], axis=1)
 
 
-class TrainingPart:
-    """Some rows of a dataset, as a dataset: what a metric is trained on.
+class TrainingSet(Dataset):
+    """The rows of a dataset that a metric is trained on; it gives no feature of any other.
 
-    Args:
-        dataset: An open dataset.
-        rows: Places in its labels.
+    It is a `cfqa_data.Dataset`: `len`, rows, `labels`, `source_ids`, slices, and what loaders make
+    of it. Of a dataset without a manifest, what that would tell is missing.
+
+    Attributes:
         target: Label column that the scores are to follow.
-        known: Of that dataset.
+        progress: To be told how far training is: ``start("train", epochs, "epochs")``,
+            ``advance()``, ``finish()``.
     """
 
     def __init__(
         self,
         dataset: FeatureSource,
-        rows: NDArray[np.intp],
-        target: str,
-        known: KnownScores,
+        rows: NDArray[np.intp] | None = None,
+        target: str = "distortion",
+        known: KnownScores | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        self.labels = dataset.labels.take(rows)
-        self.target = target
-        self.original = dataset.original
-        self.compressed = dataset.compressed
-        self._rows, self._known = rows, known
-        for name in ("codes", "manifest"):
-            if hasattr(dataset, name):
-                setattr(self, name, getattr(dataset, name))
+        """Take rows of a dataset.
 
-    def scores(self, metrics: Sequence[Metric], rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return the scores of M metrics, which have no options, on some rows, (rows, M)."""
-        return self._known.of(metrics, self._rows[rows])
+        Args:
+            dataset: It.
+            rows: Places in its labels; all if None.
+            target: See above.
+            known: Scores of that dataset, which other parts of it may have asked for before.
+            progress: See above.
+
+        Raises:
+            MetricError: The labels have no such column.
+        """
+        if target not in dataset.labels.column_names:
+            raise MetricError(f"the labels have no column {target!r} to follow")
+        rows = np.arange(dataset.labels.num_rows) if rows is None else rows
+        labels = dataset.labels.take(rows)
+        super().__init__(cast("Any", _RowsOnly(dataset, labels)), labels)
+        self.target, self.progress = target, progress or Silent()
+        self._dataset, self._rows, self._known = dataset, rows, known
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        if isinstance(index, slice):
+            return self._part(np.arange(*index.indices(len(self))))
+        return cast("FeaturePair", super().__getitem__(index))
+
+    def __repr__(self) -> str:
+        sources = len(self.source_ids)
+        return f"<TrainingSet: {len(self)} features of {sources} sources; target {self.target}>"
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds of its sources, in order; none where the dataset has no folds."""
+        known = "fold" in self.labels.column_names
+        return sorted({int(fold) for fold in self.labels["fold"].to_pylist()}) if known else []
+
+    def split(self, fold: int | None = None) -> tuple[TrainingSet, TrainingSet]:
+        """Return the rows of all folds but one to train on, and those of that one to validate on.
+
+        A group that has sources in both is to validate on only.
+
+        Args:
+            fold: The one to validate on; the last one if None.
+
+        Raises:
+            MetricError: There is no such fold, or no other.
+        """
+        fold = self.folds[-1] if fold is None and self.folds else fold
+        if fold not in self.folds or len(self.folds) < 2:
+            there = ", ".join(map(str, self.folds)) or "none"
+            raise MetricError(f"no fold {fold} to validate on beside others; there are: {there}")
+        apart = self.labels["fold"].to_numpy() == fold
+        train = ~apart
+        if "group" in self.labels.column_names:
+            groups = np.array([group or "" for group in self.labels["group"].to_pylist()])
+            train &= ~np.isin(groups, np.setdiff1d(groups[apart], [""]))
+        return self._part(np.flatnonzero(train)), self._part(np.flatnonzero(apart))
+
+    def scores(
+        self,
+        metrics: Sequence[Metric],
+        rows: NDArray[np.intp] | None = None,
+        device: str = "cpu",
+    ) -> NDArray[np.float64]:
+        """Return the scores of M metrics, which need no training, on some rows, (rows, M).
+
+        They are computed once for all trainings of an evaluation.
+
+        Args:
+            metrics: What `cfqa_data.create_metric` returned.
+            rows: Places in the labels; all if None.
+            device: Where they are computed, if they are not known.
+
+        Raises:
+            MetricError: A metric cannot score a feature.
+        """
+        if self._known is None:
+            self._known = KnownScores(self._dataset, device)
+        rows = np.arange(len(self)) if rows is None else rows
+        return self._known.of(metrics, self._rows[rows], self.progress)
+
+    def _part(self, rows: NDArray[np.intp]) -> TrainingSet:
+        known = self._known
+        return TrainingSet(self._dataset, self._rows[rows], self.target, known, self.progress)
 
 
-def training_scores(
-    training: FeatureSource, metrics: Sequence[Metric], rows: NDArray[np.intp], device: str
-) -> NDArray[np.float64]:
-    """Return the scores of M metrics, which have no options, on rows of a training part, (rows, M).
+class _RowsOnly:
+    """What reads a dataset, without the features that no row of some labels names."""
 
-    Those of a `TrainingPart` are computed once for all parts of the dataset.
-    """
-    if isinstance(training, TrainingPart):
-        return training.scores(metrics, rows)
-    return KnownScores(training, device).of(metrics, rows)
+    def __init__(self, dataset: Any, labels: Any) -> None:
+        self._reader = dataset._folder if isinstance(dataset, Dataset) else dataset
+        keys = (labels[name].to_pylist() for name in ("source_id", "codec", "level"))
+        self._keys = set(zip(*keys, strict=True))
+        self._sources = {key[0] for key in self._keys}
+
+    @property
+    def manifest(self) -> Any:
+        return self._reader.manifest
+
+    @property
+    def files(self) -> Any:
+        return self._reader.files
+
+    @property
+    def untrusted(self) -> bool:
+        return bool(self._reader.untrusted)
+
+    @property
+    def plugins(self) -> Any:
+        return self._reader.plugins
+
+    def original(self, source_id: str, **part: Any) -> Any:
+        return self._of_source(source_id).original(source_id, **part)
+
+    def truth(self, source_id: str) -> Any:
+        return self._of_source(source_id).truth(source_id)
+
+    def compressed(self, *key: Any, **part: Any) -> Any:
+        return self._of_row(key).compressed(*key, **part)
+
+    def codes(self, *key: Any, **part: Any) -> Any:
+        return self._of_row(key).codes(*key, **part)
+
+    def bitstream(self, *key: Any) -> Any:
+        return self._of_row(key).bitstream(*key)
+
+    def gallery(self, task: str) -> Any:
+        return self._reader.gallery(task)
+
+    def _of_source(self, source_id: str) -> Any:
+        if source_id not in self._sources:
+            raise MetricError(f"source {source_id!r} has no row in this training set")
+        return self._reader
+
+    def _of_row(self, key: tuple[Any, ...]) -> Any:
+        if key not in self._keys:
+            named = "{!r}, {}, level {}".format(*key)
+            raise MetricError(f"{named} is no row of this training set")
+        return self._reader
+
+
+def training_set(training: Any, target: str | None, progress: Progress) -> Any:
+    """Return a dataset as one to train on; what has no labels, such as a test's, as it is."""
+    if not hasattr(training, "labels"):
+        return training
+    if isinstance(training, TrainingSet):
+        if target in (None, training.target):
+            return training
+        source, rows, known = training._dataset, training._rows, training._known
+        return TrainingSet(source, rows, cast("str", target), known, training.progress)
+    return TrainingSet(training, None, target or "distortion", progress=progress)

@@ -27,8 +27,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.console.summary import Described, Summary
+from cfqa_data.console.terminal import listener
 from cfqa_data.errors import CfqaError, MetricError, unknown_name
 from cfqa_data.eval.features.batch import Features, first_nonfinite, slice_mean
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
@@ -39,11 +42,13 @@ from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
     from cfqa_data.eval.features.reading import FeatureSource
+    from cfqa_data.eval.features.training import TrainingSet
 
 __all__ = [
     "COSTS",
     "FAMILIES",
     "INVARIANCES",
+    "SCOPES",
     "STATISTICS",
     "Metric",
     "agreement",
@@ -81,8 +86,16 @@ INVARIANCES = {
 }
 
 
-@dataclass(frozen=True)
-class Metric:
+SCOPES = {
+    "pair": "one version and its original",
+    "ladder": "all versions of a source by one codec",
+    "source": "all versions of a source",
+}
+"""What a metric sees at once to score it."""
+
+
+@dataclass(frozen=True, repr=False)
+class Metric(Described):
     """A metric and its facts; call it with ``(x, y)`` to score a batch.
 
     Attributes:
@@ -103,11 +116,18 @@ class Metric:
         options: Keyword arguments of the function and their values.
         needs: Names of `STATISTICS` that the function takes as keyword arguments. The evaluator
             gives them; used alone, `with_options` or `create_metric` does.
-        fit: For a metric that is trained: takes the training part of a dataset (`FeatureSource`:
-            labels, originals, compressed features; its ``target`` names the label column to
-            follow) and the device, and returns a metric. The evaluator trains it for each task and
-            fold on the other folds' sources.
+        tasks: Names of the tasks that it is for; all, if there is none. It has no score on others.
+        scope: One of `SCOPES`. Of a wider one than ``pair`` the function takes one original and all
+            its versions (of one codec), in the order of codec and level; scores may depend on one
+            another.
+        no_reference: Whether the function takes compressed features only, ``(y, **options)``.
+        fit: For a metric that is trained: takes a `cfqa_data.eval.features.training.TrainingSet`
+            and the device, and returns a metric. The evaluator trains it for each task and fold on
+            the other folds' sources.
+        inputs: Metrics whose scores ``fit`` asks for (``training.scores``), so that the evaluator
+            computes them once, before all training.
         weights: What training found, for people: the share of each input, by its name.
+        model: What ``fit`` of a user's metric returned, which `save_metric` saves.
         left_out: For one that is trained: the codec whose features the training does without.
         device: Torch device on which the metric runs.
     """
@@ -126,8 +146,13 @@ class Metric:
     differentiable: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
-    fit: Callable[[FeatureSource, str], Metric] | None = None
+    tasks: tuple[str, ...] = ()
+    scope: str = "pair"
+    no_reference: bool = False
+    fit: Callable[[TrainingSet, str], Metric] | None = None
+    inputs: tuple[Metric, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
+    model: Any = field(default=None, repr=False, compare=False)
     left_out: str | None = None
     device: str = "cpu"
 
@@ -146,11 +171,20 @@ class Metric:
             raise self._error(
                 f": least_tokens is a number of tokens from 1, not {self.least_tokens!r}"
             )
+        if not isinstance(self.no_reference, bool):
+            raise self._error(f": no_reference is True or False, not {self.no_reference!r}")
+        for several in ("needs", "tasks"):
+            object.__setattr__(self, several, self._names(several))
+        if not isinstance(self.inputs, tuple | list) or not all(
+            isinstance(one, Metric) for one in self.inputs
+        ):
+            raise self._error(f": inputs is a list of `Metric`s, not {self.inputs!r}")
         if not isinstance(self.differentiable, bool):
             raise self._error(f": differentiable is True or False, not {self.differentiable!r}")
         for what, values, known in (
             ("family", [self.family], FAMILIES),
             ("cost", [self.cost], COSTS),
+            ("scope", [self.scope], SCOPES),
             ("invariance", self.invariances, INVARIANCES),
             ("statistic", self.needs, STATISTICS),
         ):
@@ -163,10 +197,38 @@ class Metric:
         }
         object.__setattr__(self, "options", options)
 
+    def _summary(self, rows: bool) -> Summary:
+        better = {True: "lower", False: "higher", None: "not declared"}[self.lower_better]
+        low, high = self.score_range
+        facts = {
+            "family": self.family,
+            "better": better,
+            "range": f"{low:g} to {high:g}",
+            "options": ", ".join(f"{n}={v}" for n, v in self.options.items() if v is not None),
+        }
+        more = {
+            "formula": self.formula,
+            "unchanged by": ", ".join(sorted(self.invariances)),
+            "cost": self.cost,
+            "needs": ", ".join(self.needs),
+            "differentiable": "yes" if self.differentiable else "no",
+            "trained": "for each task and fold" if self.fit else "",
+            "from": self.citation,
+        }
+        return Summary(f"Metric {self.name}", facts | (more if rows else {}))
+
     @property
     def base_name(self) -> str:
         """The name, without what says which codec is left out."""
         return self.name.removesuffix(f" without {self.left_out}")
+
+    def _names(self, attribute: str) -> tuple[str, ...]:
+        """Return the names that an attribute holds, one or several."""
+        given = getattr(self, attribute)
+        names = (given,) if isinstance(given, str) else given
+        if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+            raise self._error(f": {attribute} is a list of names, not {given!r}")
+        return tuple(names)
 
     def _error(self, why: str) -> MetricError:
         return MetricError(f"metric {self.name!r}{why}")
@@ -188,24 +250,43 @@ class Metric:
             if name not in known:
                 raise self._error(f": {unknown_name('option', name, known)}")
         given = {**self.options, **options}
-        fit = self.fit
-        if options and all(value is not None for value in given.values()):
-            fit = None  # what training would find is given
+        found = [name for name, value in self.options.items() if value is None]  # by training
+        fit = None if found and all(given[name] is not None for name in found) else self.fit
         return replace(self, options=given, fit=fit)
 
-    def fitted(self, training: FeatureSource) -> Metric:
-        """Return the metric that training on a part of a dataset makes of this one.
+    def fitted(
+        self,
+        training: FeatureSource,
+        target: str | None = None,
+        progress: Progress | Literal["auto"] | None = "auto",
+    ) -> Metric:
+        """Return the metric that training on a dataset makes of this one.
+
+        Args:
+            training: Labelled sources, as a dataset, of which ``fit`` gets a `TrainingSet`.
+            target: Label to follow; by default that of a `TrainingSet`, or else the distortion.
+            progress: Told how far training is; ``auto`` shows a bar in a terminal or a notebook,
+                None shows nothing.
 
         Raises:
             MetricError: It is not one that is trained, or training fails.
         """
+        from cfqa_data.eval.features.training import training_set
+
         if self.fit is None:
             raise self._error(" is not one that is trained")
         try:
-            with torch_state(grad=True):  # also while an evaluation runs
-                found = self.fit(training, self.device)
-            least, lower = max(found.least_tokens, self.least_tokens), self.lower_better
-            return replace(found, name=self.name, lower_better=lower, least_tokens=least)
+            # Gradients, also while an evaluation runs.
+            with listener(progress or Silent()) as shown, torch_state(grad=True):
+                found = self.fit(training_set(training, target, shown), self.device)
+            facts: dict[str, Any] = {
+                "name": self.name,
+                "lower_better": self.lower_better,
+                "least_tokens": max(found.least_tokens, self.least_tokens),
+                "tasks": self.tasks,
+            }
+            given = {name: self.options[name] for name in found.needs if name in self.options}
+            return replace(found.with_options(**given), **facts)
         except CfqaError as error:
             raise self._error(f" cannot be trained: {error}") from error
         except (Exception, SystemExit) as error:  # whatever a user's function raises
@@ -216,14 +297,15 @@ class Metric:
         return replace(self, device=check_device(device))
 
     @torch_state()
-    def __call__(self, x: Any, y: Any) -> Tensor:
+    def __call__(self, x: Any, y: Any = None) -> Tensor:
         """Score a batch.
 
         Tensors or arrays; a single feature (N, C, T, D) counts as a batch of one. Scores do not
         depend on the state of torch around the call (see `cfqa_data.torch_state`).
 
         Args:
-            x: Originals, (B, N, C, T, D), or (1, N, C, T, D) for one original against all.
+            x: Originals, (B, N, C, T, D), or (1, N, C, T, D) for one original against all. Of a
+                metric without a reference, compressed features, if they are given alone.
             y: Compressed features, (B, N, C, T, D).
 
         Returns:
@@ -233,8 +315,11 @@ class Metric:
         Raises:
             MetricError: These are no numbers, shapes disagree, or an item holds NaN or Inf.
         """
-        x, y = self._batch(x), self._batch(y)
+        x = self._batch(x)
+        y = x if y is None and self.no_reference else self._batch(y)
         _check_shapes(self.name, tuple(x.shape), tuple(y.shape))
+        if self.scope != "pair" and not self.no_reference and len(x) != 1:
+            raise self._error(f": x is one original and y are its versions, not {len(x)} originals")
         for side, batch in (("original", x), ("compressed", y)):
             item = first_nonfinite(batch)
             if item is not None:
@@ -265,17 +350,21 @@ class Metric:
             raise self._error(f" is not defined for fewer than {self.least_tokens} tokens")
         return self._score(x, y)
 
-    def _score(self, x: Features, y: Features) -> Tensor:
+    def unchecked(self, x: Features, y: Features) -> Tensor:
+        """Return scores as `score` does, but not looked at: a device need not be waited for."""
         if self.fit is not None:
             how = "evaluate() does it, fold by fold; used alone, .fitted(training) does"
             raise self._error(f" is trained on the data: {how}")
         for name in self.needs:
             check_statistic(self.name, name, self.options.get(name), y.shape)
-        scores = self.function(x, y, **self.options)
+        scores: Tensor = self.function(*((y,) if self.no_reference else (x, y)), **self.options)
         if tuple(scores.shape) != (len(y),):
             expected = f"a batch of {len(y)}; one number per item, ({len(y)},), is expected"
             raise self._error(f" returned shape {tuple(scores.shape)} for {expected}")
-        scores = scores.double()
+        return scores.double()
+
+    def _score(self, x: Features, y: Features) -> Tensor:
+        scores = self.unchecked(x, y)
         item = first_nonfinite(scores)
         if item is not None:
             raise self._error(f" gave {float(scores[item])} for item {item}")
@@ -291,8 +380,9 @@ def metric(
 ) -> Callable[[Callable[..., Tensor]], Metric]:
     """Make a `Metric` of the function below, under its name; the conventions are the module's.
 
-    After ``x`` and ``y`` the function takes statistics of the dataset, which have no default
-    (``needs``), and options, which have one (``options``).
+    After ``x`` and ``y``, or ``y`` alone where ``no_reference`` is True, the function takes
+    statistics of the dataset, which have no default (``needs``), and options, which have one
+    (``options``).
 
     Args:
         lower_better: Direction; by default a distance.
@@ -306,11 +396,12 @@ def metric(
 
     def define(function: Callable[..., Tensor]) -> Metric:
         @wraps(function)
-        def scores(x: Features, y: Features, **options: Any) -> Tensor:
-            values = function(x, y, **options)
+        def scores(*features: Features, **options: Any) -> Tensor:
+            values = function(*features, **options)
             return values if values.ndim == 1 else slice_mean(values).clamp(low, high)
 
-        parameters = list(signature(function).parameters.values())[2:]
+        parameters = list(signature(function).parameters.values())
+        parameters = parameters[1 if facts.get("no_reference") else 2 :]
         module = function.__module__.rpartition(".")[2]
         defaults: dict[str, Any] = {
             "family": module if module in FAMILIES else "custom",

@@ -2,68 +2,96 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import inspect
 import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable
 from functools import wraps
 from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
-from cfqa_data.eval.metrics.base import Metric, check_device, error_line
+from cfqa_data.eval.metrics.base import STATISTICS, Metric, check_device, error_line
+from cfqa_data.paths import absolute_path
+from cfqa_data.registry import bind_options
 from cfqa_data.torch_state import torch_state
 
 __all__ = ["from_object", "imported"]
 
 STATED = (
-    *("lower_better", "score_range", "identity", "citation"),
-    *("least_tokens", "differentiable"),
+    *("lower_better", "score_range", "identity", "citation", "least_tokens", "differentiable"),
+    *("tasks", "needs", "scope", "no_reference", "inputs"),
 )
 """Attributes that are taken over from a custom metric where it has them."""
 
+VALUES = (bool, int, float, str, tuple, list)
+"""Types of the defaults that make a function's parameters options."""
 
-def from_object(found: Any, device: str) -> Metric:
+
+def from_object(found: Any, device: str, **options: Any) -> Metric:
     """Return a metric, or what a user made as one, as a metric on a device.
 
     Args:
         found: A `Metric`, a callable, an object with ``fit``, or a class of such.
         device: Torch device.
+        options: Of a class, what an object is made with; of a `Metric` or a function, its own.
 
     Raises:
-        MetricError: It is none of these, or states impossible facts.
+        MetricError: It is none of these, states impossible facts, or has no such option.
     """
     if isinstance(found, Metric):
-        return found.to(device)
+        return found.with_options(**options).to(device)
     if isinstance(found, type):
-        try:
-            with torch_state(grad=True):
-                found = found()
-        except Exception as error:  # whatever a user's class raises
-            message = f"metric {found.__name__!r} cannot be made: {error_line(error)}"
-            raise MetricError(message) from error
+        found, options = made(found, options), {}
     if not callable(found) and not hasattr(found, "fit"):
         raise MetricError(f"a metric is a name or a callable, not {found!r}")
+    return _wrapped(_on(found, device)).to(device).with_options(**options)
+
+
+def made(found: type, options: dict[str, Any]) -> Any:
+    """Return an object of a user's class.
+
+    Raises:
+        MetricError: It takes no such options, or fails.
+    """
+    if options:
+        options = bind_options(found, options, f"metric {found.__name__!r}", MetricError)
+    try:
+        with torch_state(grad=True):
+            return found(**options)
+    except Exception as error:  # whatever a user's class raises
+        message = f"metric {found.__name__!r} cannot be made: {error_line(error)}"
+        raise MetricError(message) from error
+
+
+def _on(found: Any, device: str) -> Any:
+    """Return a network on a device and in evaluation mode, anything else as it is."""
     loaded = sys.modules.get("torch")  # whoever made a `torch.nn.Module` has imported it
-    if loaded is not None and isinstance(found, loaded.nn.Module):
-        with torch_state():
-            found = found.to(check_device(device)).eval()
-    return _wrapped(found).to(device)
+    if loaded is None or not isinstance(found, loaded.nn.Module):
+        return found
+    with torch_state():
+        return found.to(check_device(device)).eval()
 
 
 def imported(path: str) -> Any:
-    """Return what a path ``"module:attribute"`` names.
+    """Return what a path ``"module:attribute"`` or ``"folder/file.py:attribute"`` names.
 
     Raises:
         MetricError: The import fails, Python would import another module, or there is no metric.
     """
-    module_name, _, attribute = path.partition(":")
+    module_name, _, attribute = path.rpartition(":")
+    if module_name.endswith(".py"):
+        module_name = _module_of(path, absolute_path(module_name))
     if not module_name or module_name.startswith(".") or not attribute:
         raise MetricError(
-            f"metric {path!r}: not MODULE:FUNCTION with the module's whole name, as in package.file"
+            f"metric {path!r}: not MODULE:FUNCTION with the module's whole name, as in "
+            "package.file, nor FILE.py:FUNCTION"
         )
     _check_hidden(path, module_name.split(".")[0])
     try:
@@ -79,6 +107,15 @@ def imported(path: str) -> Any:
     if not callable(found) and not hasattr(found, "fit"):
         raise MetricError(f"metric {path!r} is not callable")
     return found
+
+
+def _module_of(path: str, file: Path) -> str:
+    """Return the name of the module in a file, whose folder is searched first from now on."""
+    if not file.is_file():
+        raise MetricError(f"metric {path!r}: there is no file {file}")
+    if str(file.parent) not in sys.path[:1]:
+        sys.path.insert(0, str(file.parent))
+    return file.stem
 
 
 def _check_hidden(path: str, name: str) -> None:
@@ -102,7 +139,13 @@ def _check_hidden(path: str, name: str) -> None:
         raise MetricError(f"metric {path!r}: {message}")
 
 
-def _wrapped(call: Any) -> Metric:
+def _wrapped(call: Any, trainer: Any = None) -> Metric:
+    """Return a user's object as a metric.
+
+    Args:
+        call: The object.
+        trainer: What returned it when it was trained, whose facts hold where it states none.
+    """
     name = getattr(call, "name", None) or getattr(call, "__name__", None) or type(call).__name__
     invariances = getattr(call, "invariances", ())
     if not (
@@ -111,26 +154,63 @@ def _wrapped(call: Any) -> Metric:
         and all(isinstance(invariance, str) for invariance in invariances)
     ):
         raise MetricError(f"metric {name!r}: invariances is a list of names, not {invariances!r}")
-    train = getattr(call, "fit", None)
+    options, needs = _parameters(call)
+    facts = {"needs": needs} if needs else {}
+    for owner in (trainer, call):
+        facts |= {fact: getattr(owner, fact) for fact in STATED if hasattr(owner, fact)}
     return Metric(
         name=name,
         family="custom",
         formula=(call.__doc__ or "").strip().split("\n")[0],
         function=_scoring(name, call),
         invariances=frozenset(invariances),
-        fit=train and (lambda training, device: from_object(train(training, device), device)),
-        **{fact: getattr(call, fact) for fact in STATED if hasattr(call, fact)},
+        options=options,
+        fit=_training(name, call) if trainer is None and hasattr(call, "fit") else None,
+        model=call if trainer is not None else None,
+        **facts,
     )
+
+
+def _parameters(call: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the options of a function with their defaults, and the statistics that it takes."""
+    if not inspect.isfunction(call):
+        return {}, ()
+    parameters = list(inspect.signature(call).parameters.values())
+    options = {p.name: p.default for p in parameters if isinstance(p.default, VALUES)}
+    return options, tuple(p.name for p in parameters if p.name in STATISTICS)
+
+
+def _training(name: str, call: Any) -> Callable[[Any, str], Metric]:
+    """Return what trains a copy of a user's object: no training sees what another one found."""
+
+    def fit(training: Any, device: str) -> Metric:
+        try:
+            learner = copy.deepcopy(call)
+        except Exception:  # whatever an object holds, such as an open file
+            learner = call
+        found = learner.fit(training, device)
+        if isinstance(found, Metric):
+            return found.to(device)
+        if not callable(found):
+            returned = f"fit returned {type(found).__name__}"
+            raise MetricError(f"{returned}; it returns what scores: a function, or the object")
+        if learner is call and getattr(found, "__self__", found) is call:
+            raise MetricError("fit returns the object, which cannot be copied for each fold")
+        return _wrapped(_on(found, device), call).to(device)
+
+    return fit
 
 
 def _scoring(name: str, call: Callable[..., Any]) -> Callable[..., Tensor]:
     """Return a function of `Features` that calls one of tensors, and checks what it returns."""
 
     @wraps(call, assigned=(), updated=())
-    def function(x: Features, y: Features) -> Tensor:
+    def function(*features: Features, **options: Any) -> Tensor:
+        whole = features[-1].values
         # Copies: what a metric does to them in place must not reach the next one.
+        copies = [one.values.expand_as(whole).clone() for one in features]
         with torch_state():  # a default device that the call sets is not that of its answer
-            answer = call(x.values.expand_as(y.values).clone(), y.values.clone())
+            answer = call(*copies, **options)
         try:
             scores = torch.as_tensor(answer)
             if scores.is_complex():

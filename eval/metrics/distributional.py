@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, derived, own, root
@@ -78,19 +78,19 @@ def sliced_wasserstein(x: Features, y: Features, projections: int = 64, seed: in
 @derived
 def _projected(z: Features, projections: int, seed: int) -> Tensor:
     """Return the tokens' places along each direction, sorted, float64 (B, N, C, P, T)."""
-    along = torch.from_numpy(_directions(projections, z.shape[-1], seed)).to(z.values.device)
+    along = _directions(projections, z.shape[-1], seed, z.values.device)
     return (z.values.double() @ along.mT).mT.sort(-1).values
 
 
 @lru_cache(maxsize=16)
-def _directions(projections: int, channels: int, seed: int) -> NDArray[np.float64]:
+def _directions(projections: int, channels: int, seed: int, device: Any) -> Tensor:
     if projections < 1 or seed < 0:
         raise MetricError(
             f"sliced_wasserstein: projections is at least 1 and seed at least 0, "
             f"not {projections} and {seed}"
         )
     rows = np.random.default_rng(seed).normal(size=(projections, channels))
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True)).to(device)
 
 
 @metric(

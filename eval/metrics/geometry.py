@@ -136,7 +136,7 @@ def _shape_gaps(x: Features, y: Features) -> Tensor:
             squares = torch.linalg.eigvalsh(crossed @ crossed.mT)
         except torch.linalg.LinAlgError as error:
             raise MetricError("the singular values of a slice did not converge") from error
-        noise = 64.0 * torch.finfo(squares.dtype).eps * squares[:, -1:]
+        noise = 64.0 * torch.finfo(squares.dtype).eps * squares[..., -1:]
         shared = root(squares.masked_fill(squares <= noise, 0.0)).sum(-1)
         gaps = (1.0 - shared).clamp_(max=1.0)
         return gaps.masked_fill(gaps <= NEAREST, 0.0)
@@ -158,7 +158,7 @@ def _factors(values: Tensor) -> Tensor:
 def _sizes(values: Tensor) -> Tensor:
     """Return |Zc| of each slice, (B, N, C) float64."""
     cloud = values.double()
-    cloud = cloud - cloud[:, :1]
+    cloud = cloud - cloud[..., :1, :]
     return torch.linalg.matrix_norm(cloud - cloud.mean(-2, keepdim=True))
 
 
@@ -170,7 +170,7 @@ def _ranks(values: Tensor, squares: Tensor) -> UnitArrays:
     matrices = torch.zeros_like(squares, dtype=values.dtype)
     tokens = squares.shape[-1]
     rows, columns = torch.triu_indices(tokens, tokens, 1, device=squares.device)
-    matrices[:, rows, columns] = ranks.to(values.dtype)
+    matrices[..., rows, columns] = ranks.to(values.dtype)
     return unit(matrices)
 
 
@@ -178,13 +178,13 @@ def _mean_ranks(values: Tensor) -> Tensor:
     """Return the rank of each number in its row, from 0; equal ones share their mean rank.
 
     Args:
-        values: (b, P) float64, not negative. Neighbours in order are equal if they differ by no
+        values: (..., P) float64, not negative. Neighbours in order are equal if they differ by no
             more than rounding, relative to themselves and to the row's mean.
     """
     ordered, order = values.sort(-1)
-    noise = ROUNDING * (ordered[:, 1:] + ordered.mean(-1, keepdim=True))
+    noise = ROUNDING * (ordered[..., 1:] + ordered.mean(-1, keepdim=True))
     rises = ordered.diff(dim=-1) > noise
-    ends = torch.ones_like(ordered[:, :1], dtype=torch.bool)
+    ends = torch.ones_like(ordered[..., :1], dtype=torch.bool)
     places = torch.arange(values.shape[-1], device=values.device)
     first = places.where(torch.cat((ends, rises), -1), 0).cummax(-1).values
     last = places.where(torch.cat((rises, ends), -1), len(places)).flip(-1).cummin(-1).values

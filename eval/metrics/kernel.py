@@ -98,8 +98,8 @@ def _debiased(values: Tensor, gram: Tensor) -> UnitArrays:
     rows = gram.sum(-1)
     total = rows.sum(-1) / ((tokens - 1) * (tokens - 2))
     rows = rows / (tokens - 2)
-    gram += total[:, None, None] - rows[:, :, None]
-    gram -= rows[:, None, :]
+    gram += total[..., None, None] - rows[..., :, None]
+    gram -= rows[..., None, :]
     diagonal.zero_()
     return unit(gram, floor=8.0 * torch.finfo(gram.dtype).eps)
 
@@ -108,7 +108,7 @@ def _debiased(values: Tensor, gram: Tensor) -> UnitArrays:
 def _gaussian(values: Tensor, squares: Tensor) -> UnitArrays:
     """Return the unit centred Gaussian kernels."""
     pairs = upper(squares)
-    median = pairs.kthvalue((pairs.shape[-1] + 1) // 2).values[:, None, None]
+    median = pairs.kthvalue((pairs.shape[-1] + 1) // 2).values[..., None, None]
     kernel = squares / (-2.0 * median)
     return unit(_centred(kernel.nan_to_num_(nan=0.0).exp_()).to(values.dtype))
 
@@ -120,14 +120,14 @@ def _distances(values: Tensor, squares: Tensor) -> UnitArrays:
 
 
 def _centred(matrices: Tensor) -> Tensor:
-    """Return symmetric matrices centred by rows and columns, in place if they may be; (b, T, T).
+    """Return symmetric matrices centred by rows and columns, in place if they may be; (..., T, T).
 
     The first entry is subtracted before: a matrix of equal entries becomes exactly zero.
     """
     matrices = own(matrices)
-    matrices -= matrices[:, :1, :1].clone()
+    matrices -= matrices[..., :1, :1].clone()
     means = matrices.mean(-1)
-    matrices -= means[:, :, None]
-    matrices -= means[:, None, :]
-    matrices += means.mean(-1)[:, None, None]
+    matrices -= means[..., :, None]
+    matrices -= means[..., None, :]
+    matrices += means.mean(-1)[..., None, None]
     return matrices

@@ -11,7 +11,7 @@ from cfqa_data.torch_state import torch_state
 __all__ = ["STATISTICS", "as_statistic", "check_statistic"]
 
 STATISTICS = {
-    "value_range": "width of the quantiser's range per layer, (C,)",
+    "value_range": "width of the quantiser's range per layer, above zero, (C,)",
     "deviation": "standard deviation of each channel over the originals of other folds, (C, D)",
     "covariance": "covariance of the channels over the originals of other folds, (C, D, D)",
 }
@@ -25,7 +25,7 @@ def as_statistic(metric: str, name: str, value: Any) -> Tensor:
     """Return a statistic as a float64 tensor; one that is that already stays the same object.
 
     Raises:
-        MetricError: It is no array of finite numbers.
+        MetricError: It is no array of finite numbers, or a range that is not above zero.
     """
     try:
         tensor = torch.as_tensor(value, dtype=torch.float64)
@@ -34,6 +34,8 @@ def as_statistic(metric: str, name: str, value: Any) -> Tensor:
         raise MetricError(f"metric {metric!r}: {name} is no array of numbers but {kind}") from None
     if not bool(tensor.isfinite().all()):
         raise MetricError(f"metric {metric!r}: {name} holds NaN or Inf")
+    if name == "value_range" and not bool((tensor > 0).all()):
+        raise MetricError(f"metric {metric!r}: {name} is above zero, not {tensor.tolist()}")
     return tensor
 
 

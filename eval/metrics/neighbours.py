@@ -59,7 +59,7 @@ def _neighbours(name: str, k: int, tokens: int) -> int:
 
 
 def _kept(x: Features, y: Features, kind: str, k: int, score: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the score of how far each token stays a neighbour of each other, (b, T, T)."""
+    """Return the score of how far each token stays a neighbour of each other, (..., T, T)."""
 
     def make(a: Tensor, from_a: Tensor, b: Tensor, from_b: Tensor) -> Tensor:
         return score(_members(a, kind, from_a).minimum(_members(b, kind, from_b)))
@@ -97,12 +97,12 @@ def _borders(z: Features, kind: str, k: int) -> Tensor:
 
 
 def _members(relations: Tensor, kind: str, borders: Tensor) -> Tensor:
-    """Return how far each token belongs to the neighbours of another, (b, T, T) in [0, 1].
+    """Return how far each token belongs to the neighbours of another, (..., T, T) in [0, 1].
 
     Args:
-        relations: (b, T, T) float64.
+        relations: (..., T, T) float64.
         kind: Cosines or distances.
-        borders: (b, T, 3), see `_borders`.
+        borders: (..., T, 3), see `_borders`.
     """
     distances = -relations if kind == "cosine" else relations
     low, high, share = borders.unsqueeze(-2).unbind(-1)

@@ -13,6 +13,7 @@ from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.metrics.base import FAMILIES, Metric
 from cfqa_data.eval.metrics.custom import from_object, imported
 from cfqa_data.eval.metrics.loss import MetricLoss
+from cfqa_data.eval.metrics.spec import parse_spec, variant_name
 
 __all__ = [
     "METRICS",
@@ -79,27 +80,46 @@ def _installed() -> dict[str, EntryPoint]:
 
 @overload
 def create_metric(
-    name: str, device: str = "cpu", *, as_loss: Literal[False] = False, **options: Any
+    metric: str | None = None,
+    device: str = "cpu",
+    *,
+    name: str | None = None,
+    as_loss: Literal[False] = False,
+    **options: Any,
 ) -> Metric: ...
 
 
 @overload
 def create_metric(
-    name: str, device: str = "cpu", *, as_loss: Literal[True], **options: Any
+    metric: str | None = None,
+    device: str = "cpu",
+    *,
+    name: str | None = None,
+    as_loss: Literal[True],
+    **options: Any,
 ) -> MetricLoss: ...
 
 
 def create_metric(
-    name: str, device: str = "cpu", *, as_loss: bool = False, **options: Any
+    metric: str | None = None,
+    device: str = "cpu",
+    *,
+    name: str | None = None,
+    as_loss: bool = False,
+    **options: Any,
 ) -> Metric | MetricLoss:
-    """Return a registered metric, or one as a loss to be minimised.
+    """Return a metric by name or path, or one as a loss to be minimised.
 
     Args:
-        name: One of ``list_metrics(paper=True)``.
+        metric: One of ``list_metrics(paper=True)``; or ``"module:attribute"`` or
+            ``"folder/file.py:attribute"``. Options may follow, as in ``"mutual_knn:k=3"``.
         device: Torch device to run on; inputs are moved there.
+        name: What to call it in results; by default its name, with the numbers and texts among its
+            options that are not the defaults: ``mutual_knn:k=3``.
         as_loss: Return a loss, of which ``reduction`` is an option too: ``mean``, ``sum`` or
             ``none``. See `cfqa_data.eval.metrics.loss.MetricLoss`.
-        options: Values for the metric's own options and for the statistics that it needs.
+        options: Values for the metric's own options and for the statistics that it needs; of a
+            class, what an object of it is made with.
 
     Returns:
         A callable ``(x, y) -> (B,)`` float64 on tensors of shape (B, N, C, T, D), with ``name``,
@@ -108,39 +128,50 @@ def create_metric(
     Raises:
         MetricError: Unknown name (near ones are listed) or option, unusable device, or no loss.
     """
-    name = str(name)
+    if metric is None:  # as `name`, which it was called before
+        metric, name = name, None
     if as_loss:
         reduction = options.pop("reduction", "mean")
-        return MetricLoss(create_metric(name, device, **options), reduction)
-    if name in NAMED:
-        return NAMED[name].with_options(**options).to(device)
-    if point := _installed().get(name):
-        found = from_object(imported(point.value.split(" [")[0]), device)
-        return replace(found, name=name).with_options(**options)
-    known = list_metrics(paper=name.startswith("paper"))
-    raise MetricError(unknown_name("metric", name, known))
+        return MetricLoss(create_metric(metric, device, name=name, **options), reduction)
+    base, told = parse_spec(str(metric))
+    options = told | options
+    if base in NAMED:
+        found = NAMED[base].with_options(**options).to(device)
+        own, defaults = base, NAMED[base].options
+    else:
+        if ":" in base:
+            target = imported(base)
+        elif point := _installed().get(base):
+            target = imported(point.value.split(" [")[0])
+        else:
+            known = list_metrics(paper=base.startswith("paper"))
+            raise MetricError(unknown_name("metric", base, known))
+        found = from_object(target, device, **options)
+        own = found.name if ":" in base else base
+        is_made = isinstance(target, type)
+        defaults = from_object(target, device).options if options and not is_made else {}
+    shown = {option: v for option, v in options.items() if option not in found.needs}
+    return replace(found, name=name or variant_name(own, shown, defaults))
 
 
 def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
     """Return the metric that ``spec`` stands for, on ``device``.
 
     Args:
-        spec: A registered name, or one that an installed package registers as an entry point in
-            the group ``cfqa.metrics``; ``"module:attribute"``, imported; a `Metric`; or a callable
+        spec: A text that `create_metric` takes, also a name that an installed package registers as
+            an entry point in the group ``cfqa.metrics``; a `Metric`; or a callable
             ``(x, y) -> (B,)`` on (B, N, C, T, D) tensors (a function, or a `torch.nn.Module`, which
             is put on the device and into evaluation mode), or anything with a method ``fit`` that
-            takes the training part of a dataset and the device, and returns such a callable. Its
-            attributes ``name``, ``lower_better``, ``score_range``, ``identity``, ``invariances``,
-            ``citation`` and ``least_tokens`` are taken over where it has them. Of a
-            class, an instance is made.
+            takes a `TrainingSet` and the device, and returns such a callable. Its attributes
+            ``name``, ``lower_better``, ``score_range``, ``identity``, ``invariances``,
+            ``citation``, ``least_tokens``, ``tasks``, ``needs``, ``scope``, ``no_reference`` and
+            ``inputs`` are taken over where it has them. Of a class, an instance is made.
         device: Torch device.
 
     Raises:
         MetricError: Unknown name, import that fails, not callable, or impossible facts.
     """
-    if isinstance(spec, str) and ":" not in spec:
-        return create_metric(spec, device)
-    return from_object(imported(spec) if isinstance(spec, str) else spec, device)
+    return create_metric(spec, device) if isinstance(spec, str) else from_object(spec, device)
 
 
 def as_metrics(specs: MetricLike | Iterable[MetricLike], device: str = "cpu") -> tuple[Metric, ...]:
@@ -153,5 +184,6 @@ def as_metrics(specs: MetricLike | Iterable[MetricLike], device: str = "cpu") ->
     names = [metric.name for metric in metrics]
     for name in names:
         if names.count(name) > 1:
-            raise MetricError(f"two metrics are named {name!r}; a custom one can set its `name`")
+            remedy = "create_metric(..., name=...) names one; a custom one can set its `name`"
+            raise MetricError(f"two metrics are named {name!r}; {remedy}")
     return metrics

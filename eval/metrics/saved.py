@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.metrics.base import Metric
@@ -54,7 +55,7 @@ def load_metric(path: str | Path, device: str = "cpu") -> Metric:
         facts = parse_json(read_limited(path, LARGEST_JSON))
         name, given = str(facts["metric"]), dict(facts["options"])
         weights = {str(one): float(share) for one, share in dict(facts["weights"]).items()}
-        options = {
+        options: dict[str, Any] = {
             option: Forest.from_dict(value) if isinstance(value, dict) else value
             for option, value in given.items()
         }

@@ -25,7 +25,7 @@ from cfqa_data.eval.statistics.correlations import average_ranks
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cfqa_data.eval.features.reading import FeatureSource
+    from cfqa_data.eval.features.training import TrainingSet
 
 __all__ = ["INPUTS", "fit_stack", "stack"]
 
@@ -45,20 +45,18 @@ GROWTH = {"max_iter": 120, "max_depth": 3, "learning_rate": 0.05, "min_samples_l
 """Of scikit-learn's boosting: few, shallow trees with many rows a leaf."""
 
 
-def fit_stack(training: FeatureSource, device: str) -> Metric:
+def fit_stack(training: TrainingSet, device: str) -> Metric:
     """Fit the forest to where the label ranks each version among those of its source.
 
     Args:
-        training: Labelled sources of one task; the label is its ``target``, or the distortion.
+        training: Labelled sources of one task.
         device: Torch device to compute gaps on.
     """
-    from cfqa_data.eval.features.training import training_scores
-
     sources, truth = labelled_sources(training)
     rows = np.concatenate(sources)
     ranks = [(average_ranks(truth[None, of])[0] - 0.5) / len(of) for of in sources]
     forest = fit_forest(
-        _log_gaps(training_scores(training, INPUTS, rows, device)),
+        _log_gaps(training.scores(INPUTS, rows, device)),
         np.concatenate(ranks),
         [one.name for one in INPUTS],
         **GROWTH | {"min_samples_leaf": min(GROWTH["min_samples_leaf"], len(rows) // 8 + 1)},
@@ -80,6 +78,7 @@ def _log_gaps(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     differentiable=False,
     citation="this project; trees: Friedman, Greedy Function Approximation, Ann. Statist. 2001",
     fit=fit_stack,
+    inputs=INPUTS,
 )
 def stack(x: Features, y: Features, forest: Forest | None = None) -> Tensor:
     """Boosted trees over the gaps of `INPUTS`; 0 where there is no gap.

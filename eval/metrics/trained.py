@@ -23,7 +23,7 @@ from cfqa_data.eval.statistics.correlations import spearman
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cfqa_data.eval.features.reading import FeatureSource
+    from cfqa_data.eval.features.training import TrainingSet
 
 __all__ = ["fit_gap_mean", "gap_mean", "labelled_sources"]
 
@@ -40,7 +40,7 @@ SOURCES = 40
 """Sources used in training; three numbers need no more."""
 
 
-def fit_gap_mean(training: FeatureSource, device: str) -> Metric:
+def fit_gap_mean(training: TrainingSet, device: str) -> Metric:
     """Choose the exponents under which the scores rank a source's versions best.
 
     The gaps' logarithms are brought to unit deviation about their source's mean, and the weights on
@@ -48,7 +48,7 @@ def fit_gap_mean(training: FeatureSource, device: str) -> Metric:
     is taken. Exponents are the weights over the deviations, scaled to sum 1.
 
     Args:
-        training: Labelled sources of one task; the label is its ``target``, or the distortion.
+        training: Labelled sources of one task.
         device: Torch device to compute gaps on.
     """
     gaps, truth = _training_rows(training, device)
@@ -69,15 +69,13 @@ def fit_gap_mean(training: FeatureSource, device: str) -> Metric:
 
 
 def _training_rows(
-    training: FeatureSource, device: str
+    training: TrainingSet, device: str
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Return the logarithms of the gaps (versions, 3) and the labels of each source."""
-    from cfqa_data.eval.features.training import training_scores
-
     moving, truth = labelled_sources(training)
     rows = np.concatenate(moving := moving[:SOURCES])
     scores = np.full((len(truth), len(GAPS)), np.inf)
-    scores[rows] = training_scores(training, GAPS, rows, device)
+    scores[rows] = training.scores(GAPS, rows, device)
     defined = [of_source for of_source in moving if np.isfinite(scores[of_source]).all()]
     if not defined:
         raise MetricError("all training sources have too few tokens")
@@ -85,13 +83,13 @@ def _training_rows(
     return [gaps[of_source] for of_source in defined], [truth[of_source] for of_source in defined]
 
 
-def labelled_sources(training: FeatureSource) -> tuple[list[NDArray[np.intp]], NDArray[Any]]:
+def labelled_sources(training: TrainingSet) -> tuple[list[NDArray[np.intp]], NDArray[Any]]:
     """Return the rows of each source whose label changes, and the labels of all rows.
 
     Raises:
         MetricError: There is no such source.
     """
-    labels, name = training.labels, getattr(training, "target", "distortion")
+    labels, name = training.labels, training.target
     ids, truth = np.array(labels["source_id"].to_pylist()), labels[name].to_numpy()
     sources = [np.flatnonzero(ids == source) for source in dict.fromkeys(ids.tolist())]
     moving = [rows for rows in sources if len(np.unique(truth[rows])) > 1]
@@ -113,6 +111,7 @@ def _agreement(scores: list[NDArray[Any]], truth: list[NDArray[Any]]) -> float:
     least_tokens=2,
     citation="this project",
     fit=fit_gap_mean,
+    inputs=GAPS,
 )
 def gap_mean(x: Features, y: Features, exponents: Sequence[float] | None = None) -> Tensor:
     """Geometric mean of three gaps, 1 - cosine, 1 - cosine_class and 1 - cka.

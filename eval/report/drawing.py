@@ -7,6 +7,8 @@ markup itself is in ``templates/plot.svg``.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from cfqa_data.eval.report.axes import Axis, number_text
 from cfqa_data.eval.report.ranking import Figure, signed
 
-__all__ = ["TEMPLATES", "Panel", "environment"]
+__all__ = ["TEMPLATES", "Panel", "environment", "security_policy"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -34,10 +36,10 @@ CAPS = ("round", "square", "thin", "thin")
 
 
 @cache
-def environment() -> Environment:
-    """Return what renders the templates; they escape all that they are given."""
+def environment(templates: Path = TEMPLATES) -> Environment:
+    """Return what renders the templates of a folder; they escape all that they are given."""
     made = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(templates),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -47,6 +49,15 @@ def environment() -> Environment:
     made.filters["grouped"] = lambda count: f"{count:,}".replace(",", "\u202f")
     made.globals |= {"figure": Figure.of, "marks": MARKS, "caps": CAPS}
     return made
+
+
+def security_policy(style: str, script: str) -> str:
+    """Return a page's policy: its own style and script, images within it, and nothing else."""
+    own = (
+        "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for text in (style, script)
+    )
+    return "default-src 'none'; img-src data:; style-src '{}'; script-src '{}'".format(*own)
 
 
 @dataclass

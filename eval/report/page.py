@@ -6,8 +6,6 @@ security policy lets no script run but its own and nothing be fetched.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +23,7 @@ with extras():
     from markupsafe import Markup
 
     from cfqa_data.eval.report.cards import PER_TASK, cards
-    from cfqa_data.eval.report.drawing import TEMPLATES, environment
+    from cfqa_data.eval.report.drawing import TEMPLATES, environment, security_policy
     from cfqa_data.eval.report.figures import POINTS, TaskPoints, curve, target_text, task_points
 
 if TYPE_CHECKING:
@@ -135,10 +133,7 @@ def report_html(
             per_task=PER_TASK,
             style=style,
             script=script,
-            policy=(
-                f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
-                f"script-src '{_digest(script)}'"
-            ),
+            policy=security_policy(style, script),
         )
     )
     return text + "\n"
@@ -207,8 +202,3 @@ def _counts(
         }
         for part in points
     ]
-
-
-def _digest(text: str) -> str:
-    """Return what a security policy knows an inline script or style by."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -43,7 +43,8 @@ class Pairs(torch.utils.data.Dataset[Pair]):
     Args:
         dataset: what `cfqa_data.load` takes; or an open `cfqa_data.Dataset`, as it is.
         task: keep the rows of this task; all of them if None.
-        label: the column of the labels to give, or several.
+        label: the column of the labels to give, or several; if None, the distortion, or the label
+            that a metric's training is to follow.
         codes: give compressed features as `CodeTensors`, to be dequantised on a device.
         options: which rows to keep (``codec``, ``level``, ``source``, and ``fold``, to train on
             some and test on the others), and how the folder is opened (``revision``, ``cache``,
@@ -60,11 +61,12 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         dataset: str | Path | Dataset,
         task: str | None = None,
         *,
-        label: str | Sequence[str] = "distortion",
+        label: str | Sequence[str] | None = None,
         codes: bool = False,
         **options: Unpack[LoadOptions],
     ) -> None:
         dataset = opened(dataset, task=task, **options)
+        label = label or str(getattr(dataset, "target", "distortion"))
         if codes:
             _check_codes(dataset)
         self.dataset = dataset

@@ -10,6 +10,7 @@ import numpy as np
 from cfqa_data.builders.backbones.base import Backbone
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.builders.tasks.base import Task
+from cfqa_data.builders.tasks.drawing import Bar, Drawing, answers
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Loss, Score, TaskFacts, Truth
 
@@ -50,6 +51,14 @@ class Topic(Task):
         margin = found[label] - np.delete(found, label).max()
         scaled = found / self.temperature
         return float(margin), float(np.logaddexp.reduce(scaled) - scaled[label])
+
+    def draw(self, feature: Any, truth: Any, classes: Sequence[str] = ()) -> Drawing:
+        """Draw how near each topic is, or the true one."""
+        names, right = list(TOPICS), None if truth is None else int(truth)
+        if feature is None:
+            return Drawing(bars=() if right is None else (Bar(names[right], 1.0, "", True),))
+        shares = (self.prototypes @ _mean_token(np.asarray(feature, np.float64))).clip(0, 1)
+        return Drawing(bars=answers(shares, right, names.__getitem__, "{:.2f}".format))
 
     def accepts(
         self, feature: Callable[[], np.ndarray], sample: Sample, accepted: Sequence[Sample]

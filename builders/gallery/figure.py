@@ -1,0 +1,144 @@
+"""A source as a figure of matplotlib: rows of pictures with a line or two above each."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cfqa_data.builders.gallery.page import error_picture, score_text
+from cfqa_data.builders.gallery.views import Version, View
+from cfqa_data.builders.tasks.drawing import Bar, Drawing
+from cfqa_data.extras import extras
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Cell", "draw_cells", "figure_of", "output_cells", "save_figure"]
+
+LEVELS = 5
+"""Levels of a codec that are drawn where more are there."""
+
+WIDTH, GAP, LINE = 1.7, 0.12, 0.14
+"""Of a cell, between cells, and of a line above it, in inches."""
+
+COLOURS = "#a8c4e0", "#93c4a8"
+"""Of an answer, and of the right one."""
+
+
+class Cell(NamedTuple):
+    """One place of a figure.
+
+    Attributes:
+        title: what stands above.
+        content: uint8 RGB (H, W, 3), a drawing, or a text; None for an empty place.
+    """
+
+    title: str
+    content: np.ndarray | Drawing | str | None
+
+
+def figure_of(view: View) -> Figure:
+    """Return a figure of a source: what is known of it; by codec outputs, errors and tokens."""
+    first = [*output_cells(view, ()), Cell("Tokens of the original", view.original.colours)]
+    rows = [[cell for cell in first if cell.content is not None]]
+    for codec, versions in view.codecs.items():
+        places = np.linspace(0, len(versions) - 1, min(len(versions), LEVELS)).round().astype(int)
+        chosen = [versions[place] for place in places]
+        name = view.entry.codecs[codec].facts.parameter.name
+        titles = [f"{codec}, {name} {v.parameter:g}\n{score_text(view, v)}" for v in chosen]
+        rows.append([Cell(title, v.drawing) for title, v in zip(titles, chosen, strict=True)])
+        if view.original.drawing is None:
+            rows.pop()
+        if chosen[0].errors is not None:
+            of = titles if view.original.drawing is None else ["" for _ in chosen]
+            rows.append(
+                [
+                    Cell(title or "Error of each token", error_picture(v.errors))
+                    for title, v in zip(of, chosen, strict=True)
+                    if v.errors is not None
+                ]
+            )
+            rows.append([Cell("Tokens", v.colours) for v in chosen])
+    return draw_cells([row for row in rows if row])
+
+
+def output_cells(view: View, versions: Sequence[Version]) -> list[Cell]:
+    """Return a source's input and truth, and the task's output of its original and of versions."""
+    original = f"Original\n{score_text(view, view.original)}"
+    return [
+        Cell("Input", view.input),
+        Cell("Ground truth", view.truth),
+        Cell(original, view.original.drawing),
+        *(Cell(f"Level {v.level}\n{score_text(view, v)}", v.drawing) for v in versions),
+    ]
+
+
+def draw_cells(rows: Sequence[Sequence[Cell]]) -> Figure:
+    """Return a figure of rows of cells; the height of a row is that of its highest picture."""
+    with extras("build"):
+        from matplotlib.figure import Figure
+
+    heights = [WIDTH * max(map(_aspect, row)) for row in rows]
+    across = max(map(len, rows)) * (WIDTH + GAP) + GAP
+    above = [0.06 + LINE * max(cell.title.count("\n") + 1 for cell in row) for row in rows]
+    total = sum(heights) + sum(above) + len(rows) * GAP + GAP
+    figure = Figure(figsize=(across, total), facecolor="white")
+    top = total
+    for row, height, lines in zip(rows, heights, above, strict=True):
+        top -= lines + height + GAP
+        for place, cell in enumerate(row):
+            share = _aspect(cell) * WIDTH
+            left, low = GAP + place * (WIDTH + GAP), top + height - share
+            box = (left / across, low / total, WIDTH / across, share / total)
+            _draw_cell(figure.add_axes(box), cell)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path | io.BytesIO, kind: str = "png", **options: Any) -> None:
+    """Write a figure; letters that the font lacks are drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(path, format=kind, dpi=options.pop("dpi", 110), **options)
+
+
+def _aspect(cell: Cell) -> float:
+    """Return height by width."""
+    content = cell.content
+    picture = content.picture if isinstance(content, Drawing) else content
+    if isinstance(picture, np.ndarray):
+        return max(0.15, picture.shape[0] / picture.shape[1])
+    return 1.0 if content is not None else 0.15
+
+
+def _draw_cell(axes: Axes, cell: Cell) -> None:
+    axes.set_axis_off()
+    text: dict[str, Any] = {"parse_math": False, "fontsize": 7.5}
+    axes.set_title(cell.title, loc="left", pad=3, **text)
+    content = cell.content
+    if isinstance(content, Drawing):
+        if content.picture is None:
+            return _draw_bars(axes, content.bars)
+        content = content.picture
+    if isinstance(content, np.ndarray):
+        axes.imshow(content, interpolation="nearest", aspect="auto")
+    elif content is not None:
+        axes.text(0, 1, textwrap.fill(content, 28), va="top", **text)
+    return None
+
+
+def _draw_bars(axes: Axes, bars: Sequence[Bar]) -> None:
+    axes.set(xlim=(0, 1), ylim=(5, 0))
+    for place, bar in enumerate(bars):
+        axes.barh(place + 0.5, 1, 0.86, color="#eef1f4")
+        axes.barh(place + 0.5, min(max(bar.share, 0), 1), 0.86, color=COLOURS[bar.right])
+        label = textwrap.shorten(bar.label, 26, placeholder="…")
+        kind: dict[str, Any] = {"va": "center", "fontsize": 6.5, "parse_math": False}
+        axes.text(0.02, place + 0.5, label, weight="bold" if bar.right else "normal", **kind)
+        axes.text(0.98, place + 0.5, bar.text, ha="right", **kind)

@@ -1,0 +1,204 @@
+"""What there is to see of a source: its input, its truth, and every version of its feature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cfqa_data.arrow import pc
+from cfqa_data.builders.gallery.source import source_input, source_of
+from cfqa_data.builders.gallery.tokens import Tokens
+from cfqa_data.builders.pipeline.scorers import scoring_models
+from cfqa_data.builders.tasks.base import Task
+from cfqa_data.builders.tasks.drawing import Drawing, check_drawing
+from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.format.facts import TaskEntry
+from cfqa_data.registry import naming_user_code
+
+if TYPE_CHECKING:
+    from cfqa_data.access.dataset import Dataset
+    from cfqa_data.eval.metrics.registry import MetricLike
+
+__all__ = ["Version", "View", "Viewer"]
+
+STORED = ("mse", "cosine", "cka")
+"""Metrics whose scores are columns of the labels."""
+
+
+class Version(NamedTuple):
+    """One version of a feature; of the original, `codec` is empty.
+
+    Attributes:
+        codec: its name.
+        level: 0 is the best.
+        parameter: of the codec at this level.
+        bpfp: bits per feature point; None where they are not known.
+        score: of the task.
+        distortion: harm to the score.
+        metrics: score of each metric; None where it has none.
+        drawing: what the task makes of it.
+        errors: of its tokens, as of :meth:`Tokens.errors`.
+        colours: of its tokens, as of :meth:`Tokens.colours`.
+    """
+
+    codec: str
+    level: int
+    parameter: float
+    bpfp: float | None
+    score: float
+    distortion: float
+    metrics: dict[str, float | None]
+    drawing: Drawing | None = None
+    errors: np.ndarray | None = None
+    colours: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """A source.
+
+    Attributes:
+        source_id: its id.
+        entry: of its task.
+        input: uint8 RGB (H, W, 3), or a text; None where it is not to be had.
+        truth: as its task draws it.
+        original: its original feature.
+        versions: compressed, codec by codec, the best level first.
+        notes: what is missing, and why.
+    """
+
+    source_id: str
+    entry: TaskEntry
+    input: np.ndarray | str | None
+    truth: Drawing | None
+    original: Version
+    versions: tuple[Version, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def codecs(self) -> dict[str, list[Version]]:
+        """The versions by codec."""
+        found: dict[str, list[Version]] = {}
+        for version in self.versions:
+            found.setdefault(version.codec, []).append(version)
+        return found
+
+
+class Viewer:
+    """Looks at sources of a dataset, at the versions that have a row in it.
+
+    Args:
+        dataset: an open one.
+        metrics: whose scores are shown; those that the labels hold if None.
+
+    Raises:
+        MetricError: there is no such metric.
+    """
+
+    def __init__(self, dataset: Dataset, metrics: Iterable[MetricLike] | None = None) -> None:
+        from cfqa_data.eval.metrics.registry import as_metrics
+
+        self._dataset = dataset
+        self._metrics = None if metrics is None else as_metrics(metrics)
+        self._tasks: dict[str, Task | str] = {}  # or why it is not here
+        self._notes: dict[str, None] = {}
+
+    def view(self, source_id: str) -> View:
+        """Return what there is to see of a source; its features are read one at a time.
+
+        Raises:
+            CfqaError: it has no row in the dataset, or what a task draws is no drawing.
+            FormatError: something of it is missing or damaged.
+        """
+        dataset, self._notes = self._dataset, {}
+        entry = dataset.manifest.tasks[dataset._folder.task_of(source_id)]
+        table = dataset.labels.filter(pc.equal(dataset.labels["source_id"], source_id))
+        order = {codec: place for place, codec in enumerate(entry.codecs)}
+        rows = sorted(table.to_pylist(), key=lambda row: (order[row["codec"]], row["level"]))
+        if not rows:
+            raise CfqaError(f"{dataset.location}: no row of {source_id!r} was chosen")
+        original, truth = dataset.original(source_id), self._truth(source_id, entry)
+        tokens = Tokens(original, entry.prefix_tokens, dataset.grid(entry.name))
+        classes = self._classes(entry.name)
+
+        def draw(feature: np.ndarray | None) -> Drawing | None:
+            task = self._task(entry.name)
+            if task is None:
+                return None
+            with naming_user_code(CfqaError):
+                return check_drawing(
+                    task.draw(feature, truth, classes), f"{type(task).__name__}.draw"
+                )
+
+        def version(row: dict[str, Any]) -> Version:
+            feature = dataset.compressed(source_id, row["codec"], row["level"])
+            return Version(
+                metrics=self._scores(original, feature, row),
+                drawing=draw(feature),
+                errors=tokens.errors(feature) if tokens.drawn else None,
+                colours=tokens.colours(feature) if tokens.drawn else None,
+                **{name: row[name] for name in Version._fields[:6]},
+            )
+
+        return View(
+            source_id=source_id,
+            entry=entry,
+            input=self._input(source_id),
+            truth=draw(None),
+            original=Version(
+                *("", -1, math.nan, None, rows[0]["reference_score"], 0.0, {}),
+                drawing=draw(original),
+                colours=tokens.colours(original) if tokens.drawn else None,
+            ),
+            versions=tuple(map(version, rows)),
+            notes=tuple(self._notes),
+        )
+
+    def _input(self, source_id: str) -> np.ndarray | str | None:
+        try:
+            return source_input(self._dataset, source_id)
+        except CfqaError as error:
+            self._notes[str(error)] = None
+            return None
+
+    def _classes(self, task: str) -> Sequence[str]:
+        with suppress(CfqaError):  # as of the input, which says it
+            return source_of(self._dataset._folder, task).classes
+        return ()
+
+    def _truth(self, source_id: str, entry: TaskEntry) -> np.ndarray | None:
+        if entry.facts.truth is None:
+            return None
+        try:
+            return self._dataset.truth(source_id)
+        except FormatError as error:
+            if entry.terms is None or entry.terms.truths:
+                raise
+            self._notes[str(error)] = None
+            return None
+
+    def _task(self, name: str) -> Task | None:
+        """Return the task that draws, made once; None if it is not here."""
+        if name not in self._tasks:
+            try:
+                self._tasks[name] = scoring_models(self._dataset._folder, name).task(name)
+            except CfqaError as error:
+                self._tasks[name] = str(error)
+        found = self._tasks[name]
+        if isinstance(found, str):
+            self._notes[found] = None
+            return None
+        return found
+
+    def _scores(
+        self, original: np.ndarray, feature: np.ndarray, row: dict[str, Any]
+    ) -> dict[str, float | None]:
+        if self._metrics is None:
+            return {name: row[name] for name in STORED if row[name] is not None}
+        found = {m.name: float(m(original[None], feature[None])[0]) for m in self._metrics}
+        return {name: value if math.isfinite(value) else None for name, value in found.items()}

@@ -1,0 +1,123 @@
+"""What a task shows people of a truth or of a prediction: a picture, or bars of likely answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cfqa_data.builders.sources.geometry import IGNORE
+from cfqa_data.errors import BuildError
+
+__all__ = ["Bar", "Drawing", "answers", "check_drawing", "class_name", "draw_depth", "draw_mask"]
+
+SHOWN = 5
+"""Answers that are drawn, the likeliest first, and the true one where it is not among them."""
+
+BACKGROUND, IGNORED = (24, 24, 24), (255, 255, 255)
+
+
+class Bar(NamedTuple):
+    """One answer.
+
+    Attributes:
+        label: its name.
+        share: how likely it is, or how near, 0 to 1: the length of the bar.
+        text: the number beside it.
+        right: whether it is the truth.
+    """
+
+    label: str
+    share: float
+    text: str = ""
+    right: bool = False
+
+
+class Drawing(NamedTuple):
+    """What is shown.
+
+    Attributes:
+        picture: uint8 RGB (H, W, 3), or None.
+        bars: answers, the likeliest first.
+        key: what colours of the picture stand for: text -> RGB.
+    """
+
+    picture: np.ndarray | None = None
+    bars: tuple[Bar, ...] = ()
+    key: Mapping[str, tuple[int, ...]] = {}
+
+
+def class_name(label: int, classes: Sequence[str]) -> str:
+    """Return the name of a class, or its number where it has none."""
+    return classes[label] if 0 <= label < len(classes) else f"class {label}"
+
+
+def answers(
+    shares: np.ndarray,
+    right: int | None,
+    name: Callable[[int], str],
+    text: Callable[[float], str] = "{:.0%}".format,
+) -> tuple[Bar, ...]:
+    """Return the likeliest answers, and the true one with its place if it is not among them.
+
+    Args:
+        shares: of all answers, 0 to 1.
+        right: the true one, if it is known.
+        name: gives the name of one.
+        text: gives the text of a share.
+    """
+    order = np.argsort(-shares, kind="stable").tolist()
+    bars = [Bar(name(k), float(shares[k]), text(float(shares[k])), k == right) for k in order]
+    if right is None or right in order[:SHOWN]:
+        return tuple(bars[:SHOWN])
+    place = order.index(right)
+    return (*bars[: SHOWN - 1], bars[place]._replace(text=f"place {place + 1}"))
+
+
+def draw_mask(mask: np.ndarray, classes: Sequence[str]) -> Drawing:
+    """Draw a mask of class numbers (H, W): class 0 is dark, what is ignored is white."""
+    from matplotlib import colormaps
+
+    colours = (255 * colormaps["tab20"](np.arange(256) % 20)[:, :3]).astype(np.uint8)
+    colours[0], colours[IGNORE] = BACKGROUND, IGNORED
+    mask = np.asarray(mask).clip(0, IGNORE)
+    counts = np.bincount(mask.ravel(), minlength=256)
+    shown = [k for k in np.flatnonzero(counts >= 0.01 * mask.size).tolist() if k != IGNORE]
+    key = {class_name(k, classes): tuple(colours[k].tolist()) for k in shown}
+    return Drawing(colours[mask], key=key)
+
+
+def draw_depth(metres: np.ndarray, near: float, far: float) -> Drawing:
+    """Draw depths (H, W) between two ends, near is bright; what is not above 0 is grey."""
+    from matplotlib import colormaps
+
+    colours = colormaps["magma_r"]
+    picture = colours(((metres - near) / max(far - near, 1e-6)).clip(0, 1))[..., :3]
+    picture[~(metres > 0)] = 0.5
+    ends = {
+        f"{place:.1f} m": tuple(int(255 * value) for value in colours(share)[:3])
+        for place, share in ((near, 0.0), (far, 1.0))
+    }
+    return Drawing((255 * picture).astype(np.uint8), key=ends)
+
+
+def check_drawing(drawing: Any, what: str) -> Drawing | None:
+    """Return what a task draws, if it is a drawing.
+
+    Raises:
+        BuildError: it is none.
+    """
+    if drawing is None:
+        return None
+    if not isinstance(drawing, Drawing):
+        raise BuildError(f"{what} must return a Drawing or None, not {type(drawing).__name__}")
+    for bar in drawing.bars:
+        if not isinstance(bar, Bar) or not math.isfinite(bar.share):
+            raise BuildError(f"{what}: bars are of Bar with a finite share, not {bar!r:.80}")
+    if (picture := drawing.picture) is not None and (
+        np.shape(picture)[2:] != (3,) or picture.dtype != np.uint8 or not picture.size
+    ):
+        raise BuildError(f"{what}: a picture is uint8 (H, W, 3), not {np.shape(picture)}")
+    return drawing

@@ -1,0 +1,62 @@
+"""Metrics by text: ``NAME``, ``MODULE:ATTRIBUTE`` or ``FILE.py:ATTRIBUTE``, and options.
+
+Options follow a colon, ``mutual_knn:k=3``, and several are separated by commas, as metrics are:
+``mse,mutual_knn:k=3,./own.py:Mine:width=2,depth=4,cosine`` are four metrics.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cfqa_data.errors import MetricError
+
+__all__ = ["parse_spec", "split_specs", "variant_name"]
+
+OPTION = re.compile(r"\s*[A-Za-z_]\w*=")
+PART = re.compile(r"(?:\([^()]*\)|\[[^\[\]]*\]|'[^']*'|\"[^\"]*\"|[^,])+")
+"""What commas separate; those within brackets and quotes do not."""
+
+
+def split_specs(text: str) -> list[str]:
+    """Return the metrics of a text that names several; an option belongs to the one before it."""
+    specs: list[str] = []
+    for part in map(str.strip, PART.findall(text)):
+        if specs and OPTION.match(part):
+            specs[-1] += f",{part}"
+        elif part:
+            specs.append(part)
+    return specs
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
+    """Return the name or path of a metric, and its options as values of Python.
+
+    Raises:
+        MetricError: What follows an option is none.
+    """
+    begin = re.search(rf":(?={OPTION.pattern})", spec)
+    if begin is None:
+        return spec, {}
+    options: dict[str, Any] = {}
+    for part in PART.findall(spec[begin.end() :]):
+        name, _, value = map(str.strip, part.partition("="))
+        if not OPTION.match(part) or not value:
+            raise MetricError(f"metric {spec!r}: options are NAME=VALUE, not {part!r}")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):  # a text without quotes
+            options[name] = value
+    return spec[: begin.start()], options
+
+
+def variant_name(name: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """Return the name of a metric with options, which tells numbers and texts: mutual_knn:k=3."""
+    told = ",".join(
+        f"{option}={value}"
+        for option, value in options.items()
+        if isinstance(value, int | float | str) and defaults.get(option) != value
+    )
+    return f"{name}:{told}" if told else name
