@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,7 +148,7 @@ def evaluate(
     if path is not None:
         file = ScoreFile(path, source, rows, resolved, begun, target, limit, force)
         scored = file.resume()
-    how = {"target": target, "device": device, "batch": batch, "limit": limit}
+    how: dict[str, Any] = {"target": target, "device": device, "batch": batch, "limit": limit}
     scoring = Scoring(resolved, source, rows, scored, **how)
     values = scored.values
     try:

@@ -21,9 +21,10 @@ from cfqa_data.eval.score_rows import named, row_keys, shared_rows
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from cfqa_data.eval.metrics import Metric
     from cfqa_data.eval.results import Evaluation
 
-__all__ = ["agreeing", "joined", "merge", "relabelled"]
+__all__ = ["agreeing", "agreement", "joined", "merge", "relabelled"]
 
 BOUND = ("score", "loss", "mse")
 """Labels that must agree; without ``score``, ``distortion`` must."""
@@ -83,7 +84,8 @@ def joined(one: Evaluation, other: Evaluation) -> Evaluation:
         labels = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
         there |= {key: place for place, key in enumerate(row_keys(labels))}
     rows = np.array([there[key] for key in keys], dtype=np.intp)
-    scores, metrics = {}, {}
+    scores: dict[str, NDArray[np.float64]] = {}
+    metrics: dict[str, Metric] = {}
     for part, at in ((other, rows), (one, np.arange(one.labels.num_rows))):
         for metric, column in zip((*part.metrics, *part.without), part.values.T, strict=True):
             whole = scores.setdefault(metric.name, np.full(labels.num_rows, np.nan))
@@ -92,7 +94,7 @@ def joined(one: Evaluation, other: Evaluation) -> Evaluation:
     order = list(dict.fromkeys([*one.columns(), *other.columns()]))
     order.sort(key=lambda name: metrics[name].left_out is not None)
     values = np.stack([scores[name] for name in order], axis=1)
-    about = {
+    about: dict[str, Any] = {
         field: {**getattr(other, field), **getattr(one, field)}
         for field in ("failures", "notes", "tasks", "provenance")
     }
@@ -100,28 +102,24 @@ def joined(one: Evaluation, other: Evaluation) -> Evaluation:
 
 
 def relabelled(evaluation: Evaluation, labels: pa.Table) -> Evaluation:
-    """Return an evaluation whose rows come first from labels that have more columns, if there."""
+    """Return an evaluation in the order of labels, with their columns; other rows come last."""
     import pyarrow as pa
 
-    places = {key: place for place, key in enumerate(row_keys(labels))}
-    found = [places.get(key, -1) for key in row_keys(evaluation.labels)]
-    if min(found) >= 0:
-        return replace(evaluation, labels=labels.take(found))
-    order = np.argsort([place < 0 for place in found], kind="stable")
-    here = [found[place] for place in order if found[place] >= 0]
-    rest = evaluation.labels.take([place for place in order if found[place] < 0])
-    whole = pa.concat_tables([labels.take(here), rest], promote_options="permissive")
-    moved = evaluation.part(order.tolist(), evaluation.columns())
-    return replace(moved, labels=whole.combine_chunks())
+    places, theirs = shared_rows(labels, evaluation.labels)
+    order = np.argsort(places, kind="stable")
+    others = np.setdiff1d(np.arange(evaluation.labels.num_rows), theirs)
+    moved = evaluation.part([*theirs[order], *others], evaluation.columns())
+    found = labels.take(places[order])
+    if len(others):
+        rest = evaluation.labels.take(others)
+        found = pa.concat_tables([found, rest], promote_options="permissive").combine_chunks()
+    return replace(moved, labels=found)
 
 
 def _agree(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which numbers agree; two that are NaN do."""
-    return np.isclose(one, other, rtol=TOLERANCE, atol=0.0, equal_nan=True)
-
-
-def _numbers(labels: pa.Table, name: str, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-    return np.asarray(labels[name].take(rows).to_numpy(), dtype=np.float64)
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    return np.isclose(a, b, rtol=TOLERANCE, atol=0.0, equal_nan=True)
 
 
 def agreeing(evaluation: Evaluation, labels: pa.Table, name: str) -> Evaluation:
@@ -133,17 +131,11 @@ def agreeing(evaluation: Evaluation, labels: pa.Table, name: str) -> Evaluation:
         MetricError: Of more than half of the features that both have the labels differ, or none is
             shared.
     """
-    here, there = shared_rows(labels, evaluation.labels)
-    both = set(labels.column_names) & set(evaluation.labels.column_names)
-    columns = [c for c in BOUND if c in both] + ["distortion"] * ("score" not in both)
-    good = np.ones(len(here), dtype=bool)
-    for column in set(columns) & both:
-        good &= _agree(_numbers(labels, column, here), _numbers(evaluation.labels, column, there))
-    if 2 * good.sum() < len(good) or not len(good) or not set(columns) & both:
+    here, good = agreement(evaluation, labels)
+    if not here.any() or 2 * good.sum() < here.sum():
         raise MetricError(f"{name}: these are the scores of another dataset; give theirs")
-    keys, kept = row_keys(evaluation.labels), set(there[good].tolist())
-    lost = [named(key) for place, key in enumerate(keys) if place not in kept]
-    if not lost:
+    keys = row_keys(evaluation.labels)
+    if not (lost := [named(key) for key, taken in zip(keys, good, strict=True) if not taken]):
         return evaluation
     more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
     note = (
@@ -151,8 +143,25 @@ def agreeing(evaluation: Evaluation, labels: pa.Table, name: str) -> Evaluation:
         f"the scores are left out: {'; '.join(lost[:NAMED])}{more}"
     )
     warnings.warn(MetricWarning(note), stacklevel=4)
-    part = evaluation.part(sorted(kept), evaluation.columns())
+    part = evaluation.part(np.flatnonzero(good), evaluation.columns())
     return replace(part, notes=part.notes | {f"scores of {name}": note})
+
+
+def agreement(
+    evaluation: Evaluation, labels: pa.Table
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which rows of an evaluation other labels have too, and of which they agree."""
+    ours, theirs = shared_rows(labels, evaluation.labels)
+    both = set(labels.column_names) & set(evaluation.labels.column_names)
+    bound = {*BOUND, "distortion"} - ({"distortion"} if "score" in both else set())
+    same = np.full(len(ours), bool(bound & both))
+    for column in bound & both:
+        same &= _agree(
+            labels[column].take(ours).to_numpy(), evaluation.labels[column].take(theirs).to_numpy()
+        )
+    here, good = np.zeros((2, evaluation.labels.num_rows), dtype=bool)
+    here[theirs], good[theirs] = True, same
+    return here, good
 
 
 def _same(
@@ -180,7 +189,7 @@ def _renamed(evaluation: Evaluation, names: Mapping[str, str]) -> Evaluation:
         replace(metric, name=names.get(metric.name, metric.name))
         for metric in (*evaluation.metrics, *evaluation.without)
     ]
-    about = {
+    about: dict[str, Any] = {
         field: {names.get(name, name): value for name, value in getattr(evaluation, field).items()}
         for field in ("provenance", "notes", "failures")
     }

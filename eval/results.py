@@ -135,9 +135,10 @@ class Evaluation(Described):
         """Return the scores of some metrics, by name, on some rows of the labels."""
         wanted, every = set(names), (*self.metrics, *self.without)
         columns = [place for place, metric in enumerate(every) if metric.name in wanted]
-        rows = np.asarray(rows, dtype=np.intp)
-        values = self.values[np.ix_(rows, columns)]
-        return self.rescored(self.labels.take(rows), [every[c] for c in columns], values)
+        values = self.values[np.asarray(rows, dtype=np.intp)][:, columns]
+        return self.rescored(
+            self.labels.take(np.asarray(rows)), [every[c] for c in columns], values
+        )
 
     def merge(self, *others: Evaluation, label: str = "") -> Evaluation:
         """Put results of one dataset together: all features and all metrics.

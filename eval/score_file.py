@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from cfqa_data.eval.features.datasets import (
     task_facts,
 )
 from cfqa_data.eval.fingerprint import fingerprint
-from cfqa_data.eval.merging import agreeing, joined, relabelled
+from cfqa_data.eval.merging import agreement, joined, relabelled
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.results import Evaluation, conclude
@@ -91,7 +91,7 @@ class ScoreFile:
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         self._dataset, self._metrics, self._force = dataset, metrics, force
         self._labels = dataset.labels.take(rows)
-        self._known = {
+        self._known: dict[str, Any] = {
             "target": target,
             "failures": {},
             "dataset": dataset_identity(dataset),
@@ -134,11 +134,10 @@ class ScoreFile:
             there = read_scores(self.path)
         except MetricError:
             return None, "is there, and does not say what was scored"
-        try:
-            if there.dataset != self._known["dataset"]:
-                there = agreeing(there, self._dataset.labels, str(self.path))
-        except MetricError:
-            return None, "holds the scores of another dataset"
+        if there.dataset != self._known["dataset"]:
+            here, good = agreement(there, self._dataset.labels)
+            if not here.any() or (here & ~good).any():
+                return None, "holds the scores of another dataset"
         own = {record.arrays for record in self._begun.values()}
         if {record.arrays for record in there.provenance.values()} - own - {None}:
             return None, "holds scores of other arrays"
@@ -276,7 +275,7 @@ class ScoreFile:
             if metric.name not in self._changed and metric.base_name not in self._changed
         ]
         there = there.part(range(there.labels.num_rows), kept)
-        about = {}
+        about: dict[str, Any] = {}
         for field in ("failures", "notes", "provenance"):
             earlier = {
                 name: value
@@ -284,7 +283,8 @@ class ScoreFile:
                 if name not in self._begun or (field == "provenance" and name in kept)
             }
             about[field] = earlier | dict(getattr(found, field))
-        return replace(joined(there, found), errors=found.errors, fitted=found.fitted, **about)
+        whole = relabelled(joined(there, found), self._dataset.labels)
+        return replace(whole, errors=found.errors, fitted=found.fitted, **about)
 
 
 def _other_sources(metric: Metric, whole: pa.Table, target: str, limit: int | None) -> list[str]:

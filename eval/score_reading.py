@@ -115,7 +115,7 @@ def bind(evaluation: Evaluation, dataset: FeatureSource, name: str) -> Evaluatio
         if key not in places:
             raise MetricError(f"{name}: scores of {named(key)}, which the dataset does not hold")
     labels = dataset.labels.take([places[key] for key in keys])
-    about = {"tasks": task_facts(dataset), "dataset_name": dataset_name(dataset)}
+    about: dict[str, Any] = {"tasks": task_facts(dataset), "dataset_name": dataset_name(dataset)}
     return replace(evaluation, labels=labels, dataset=identity, **about)
 
 

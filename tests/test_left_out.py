@@ -104,9 +104,9 @@ def test_it_is_told_in_files_text_and_report(found: Any) -> None:
     page = " ".join(report_html(again).split())
     assert "Codecs that training has not seen" in page
     assert "biased without" not in page
-    added = evaluate(dataset, ["pearson_flat"], out=out)
+    added = evaluate(dataset, ["pearson_token"], out=out)
     assert added.left_out.num_rows > again.left_out.num_rows
-    assert [m.name for m in added.metrics] == [*(m.name for m in again.metrics), "pearson_flat"]
+    assert [m.name for m in added.metrics] == [*(m.name for m in again.metrics), "pearson_token"]
     assert added.without == again.without
 
 
