@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,9 +144,11 @@ def evaluate(
     file, scored = None, Scored.nothing(len(rows), begun)
     if path is not None:
         settings = {"device": device, "precision": precision, "arrays": arrays_digest(source)}
-        file = ScoreFile(path, identity, labels, resolved, source.labels, settings, target, force)
+        file = ScoreFile(
+            path, identity, labels, resolved, source.labels, settings, target, limit, force
+        )
         scored = file.resume()
-    how = {"target": target, "device": device, "batch": batch, "limit": limit}
+    how: dict[str, Any] = {"target": target, "device": device, "batch": batch, "limit": limit}
     scoring = Scoring(resolved, source, rows, scored, **how)
     values = scored.values
     try:

@@ -57,6 +57,7 @@ class ScoreFile:
         whole: All its rows: what metrics are trained on, or take statistics of.
         settings: Whatever else decides a score: device, precision, arrays that no manifest tells.
         target: Label that is followed.
+        limit: At most so many sources of each fold are trained on.
         force: Replace what is there now, a finished file or an unfinished one of another dataset,
             whatever it holds.
 
@@ -74,6 +75,7 @@ class ScoreFile:
         whole: pa.Table,
         settings: Mapping[str, str],
         target: str = "distortion",
+        limit: int | None = None,
         force: bool = False,
     ) -> None:
         check_writable(path)
@@ -82,7 +84,11 @@ class ScoreFile:
         self.path = path
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         self._labels = key_columns(labels)
-        prints = {m.name: fingerprint(m, *_other_sources(m, whole, target)) for m in metrics}
+        followed = target if limit is None else f"{target}, {limit} sources of each fold"
+        prints = {
+            m.name: fingerprint(m, *_together(m, self._labels), *_other_sources(m, whole, followed))
+            for m in metrics
+        }
         self._digests = {name: found.digest for name, found in prints.items()}
         precision = settings["precision"]
         self._provenance = {
@@ -235,6 +241,11 @@ class ScoreFile:
             why = error.strerror or error
             raise MetricError(f"{self.path}: the scores could not be written: {why}") from None
         self.unfinished.unlink(missing_ok=True)
+
+
+def _together(metric: Metric, scored: pa.Table) -> list[str]:
+    """Return which features decide a metric's scores together, where it sees several at once."""
+    return [] if metric.scope == "pair" else [metric.scope, table_digest(scored)]
 
 
 def _other_sources(metric: Metric, whole: pa.Table, target: str) -> list[str]:

@@ -194,7 +194,7 @@ def test_python_blocks_compile(page: Path) -> None:
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small dataset called `cfqa`, as the pages name it."""
     folder = tmp_path_factory.mktemp("docs")
-    write_mock_dataset(folder / "cfqa", sources=2)
+    write_mock_dataset(folder / "cfqa", sources=3)
     return folder
 
 
