@@ -99,8 +99,10 @@ class ScoreFile:
             "tasks": task_facts(dataset),
         }
         self._begun = {}
+        followed = target if limit is None else f"{target}, {limit} sources of each fold"
         for metric in metrics:
-            more = _other_sources(metric, dataset.labels, target, limit)
+            more = _together(metric, self._labels)
+            more += _other_sources(metric, dataset.labels, followed)
             record = replace(begun[metric.name], fingerprint=fingerprint(metric, *more))
             self._begun[metric.name] = record
         self._saved = self._pause = 0.0
@@ -287,12 +289,16 @@ class ScoreFile:
         return replace(whole, errors=found.errors, fitted=found.fitted, **about)
 
 
-def _other_sources(metric: Metric, whole: pa.Table, target: str, limit: int | None) -> list[str]:
+def _together(metric: Metric, scored: pa.Table) -> list[str]:
+    """Return which features decide a metric's scores together, where it sees several at once."""
+    return [] if metric.scope == "pair" else [metric.scope, table_digest(scored)]
+
+
+def _other_sources(metric: Metric, whole: pa.Table, followed: str) -> list[str]:
     """Return what of other sources decides a metric's scores: those it is trained on or takes."""
     if not metric.fit and all(name in metric.options for name in metric.needs):
         return []
     keys = ("task", "source_id", "fold", "codec", "level")
     on_disk = table_digest(whole.select([name for name in keys if name in whole.schema.names]))
-    more = [] if metric.left_out is None else [metric.left_out]
-    more += [] if limit is None else [f"at most {limit} sources of a fold"]
-    return [on_disk, target, *more] if metric.fit else [on_disk]
+    without = [] if metric.left_out is None else [metric.left_out]
+    return [on_disk, followed, *without] if metric.fit else [on_disk]

@@ -32,9 +32,8 @@ from cfqa_data.eval.score_format import (
 )
 from cfqa_data.eval.score_rows import key_columns, named, row_keys
 from cfqa_data.format.facts import TaskFacts
-from cfqa_data.format.limits import MOST_ROWS, parse_json
+from cfqa_data.format.limits import MOST_ROWS, parse_json, pointer
 from cfqa_data.format.parquet import read_parquet, read_schema
-from cfqa_data.format.pointers import pointer
 from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:

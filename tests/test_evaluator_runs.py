@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from cases import release
-from memory_dataset import CODECS, LEVELS, MemoryDataset, rows_of
+from memory_dataset import CODECS, LEVELS, MemoryDataset, Stops, rows_of
 from mock_dataset import write_mock_dataset
 
 from cfqa_data import load
@@ -421,24 +421,6 @@ def test_threads_read_ahead_only_where_answers_are_waited_for(path: str | None) 
 
 
 # Scores on disk.
-
-
-class Stops:
-    """Progress that interrupts after some features."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def start(self, stage: str, total: int, unit: str) -> None:
-        pass
-
-    def advance(self, n: int = 1) -> None:
-        self.left -= n
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-    def finish(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("name", ["scores.parquet", "scores.csv"])

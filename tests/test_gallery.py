@@ -22,7 +22,7 @@ from cfqa_data.access.grid import TokenGrid, token_grid
 from cfqa_data.builders.gallery.page import write_gallery
 from cfqa_data.builders.gallery.tokens import Tokens
 from cfqa_data.builders.pipeline import build
-from cfqa_data.builders.pipeline.scorers import scoring_models
+from cfqa_data.builders.pipeline.label import scoring_models
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.builders.sources.scenes import Scenes, draw_scene, render
 from cfqa_data.builders.sources.solids import SHAPES
@@ -204,6 +204,17 @@ def test_only_what_is_asked_for_is_read(built: Path, monkeypatch: pytest.MonkeyP
     assert row["mse"] == pytest.approx(stored["mse"], rel=1e-6)
     gap = dataset.compressed(source, "x265", 1) - dataset.original(source)
     assert row["<lambda>"] == pytest.approx(gap.max())
+    evaluation = cfqa_data.evaluate(cfqa_data.load(built, "seg"), ["mse", "psnr"])
+    known = dataset.show(source, metrics=["psnr"], evaluation=evaluation).rows()[1]
+    (expected,) = (
+        row["value"]
+        for row in evaluation.scores.to_pylist()
+        if (row["source_id"], row["level"], row["metric"]) == (source, 1, "psnr")
+    )
+    assert known["psnr"] == expected
+    assert "mse" not in known
+    with pytest.raises(CfqaError, match="unknown metric of the scores 'cka'"):
+        dataset.show(source, metrics=["cka"], evaluation=evaluation)
     with pytest.raises(CfqaError, match="there is no level 2: levels are 0 to 1"):
         dataset.show(source, level=2)
     with pytest.raises(CfqaError, match="no row of"):

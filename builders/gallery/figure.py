@@ -53,9 +53,10 @@ def figure_of(view: View) -> Figure:
         chosen = [versions[place] for place in places]
         name = view.entry.codecs[codec].facts.parameter.name
         titles = [f"{codec}, {name} {v.parameter:g}\n{score_text(view, v)}" for v in chosen]
-        rows.append([Cell(title, v.drawing) for title, v in zip(titles, chosen, strict=True)])
-        if view.original.drawing is None:
-            rows.pop()
+        if any(v.input is not None for v in chosen):
+            rows.append([Cell("Input, decoded", v.input) for v in chosen])
+        if view.original.drawing is not None:
+            rows.append([Cell(title, v.drawing) for title, v in zip(titles, chosen, strict=True)])
         if chosen[0].errors is not None:
             of = titles if view.original.drawing is None else ["" for _ in chosen]
             rows.append(

@@ -24,6 +24,7 @@ from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     from cfqa_data.builders.tasks.drawing import Drawing
+    from cfqa_data.eval import Evaluation
     from cfqa_data.eval.metrics.registry import MetricLike
 
 __all__ = ["SOURCES", "error_picture", "page_of", "score_text", "write_gallery"]
@@ -44,6 +45,7 @@ def write_gallery(
     *,
     sources: int = SOURCES,
     metrics: Sequence[MetricLike] | None = None,
+    evaluation: Evaluation | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write a page of what compression does to a dataset's features, and return its path.
@@ -56,6 +58,7 @@ def write_gallery(
         path: file to write, ``.html``.
         sources: how many, of all tasks together; one of each task at least.
         metrics: whose scores are shown; those that the labels hold if None.
+        evaluation: holds the scores; `metrics` then names some of its metrics.
         progress: notified of the sources; optional.
 
     Raises:
@@ -65,7 +68,7 @@ def write_gallery(
     path, dataset = absolute_path(path), opened(dataset)
     check_writable(path)
     chosen, look, views = _spread(dataset, sources), progress or Silent(), []
-    viewer = Viewer(dataset, metrics)
+    viewer = Viewer(dataset, metrics, evaluation)
     look.start("draw", len(chosen), "sources")
     for source in chosen:  # as data of the page, so that no two are held with their arrays
         views.append(_data(viewer.view(source)))
@@ -201,6 +204,8 @@ def _version(view: View, version: Version) -> dict[str, Any]:
         "figures": figures,
         "drawing": _drawing(version.drawing),
         "errors": None if version.errors is None else _address(error_picture(version.errors)),
+        "input": _address(version.input) if isinstance(version.input, np.ndarray) else None,
+        "text": version.input if isinstance(version.input, str) else None,
         "colours": None if version.colours is None else _address(version.colours),
     }
 

@@ -95,8 +95,7 @@ class SegHead(Head):
             return mean
         return F.interpolate(mean[None], (height, width), mode="bilinear", align_corners=False)[0]
 
-    @torch_state(grad=False)
-    def predict(self, feature: Tensor | np.ndarray, size: tuple[int, int] | None = None) -> Tensor:
+    def _predict(self, feature: Tensor | np.ndarray, size: tuple[int, int] | None = None) -> Tensor:
         """Label map int64 (H, W) for an image of `size`; one window when None."""
         height, width = size or (self.geometry.window, self.geometry.window)
         return self._predict_logits(feature, height, width).max(dim=0).indices

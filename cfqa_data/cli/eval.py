@@ -147,7 +147,8 @@ def evaluate(
         written.append(f"Every score: {out}")
     if page is not None:
         try:
-            write_report(evaluation, page, dataset, classes=classes)
+            baseline = compared and compared.against
+            write_report(evaluation, page, dataset, against=baseline, classes=classes)
             written.append(f"Report: {page}")
         except DiskError as error:  # there is no room for scores beside it either
             failures.append(str(error))
@@ -168,6 +169,7 @@ def report(
     *,
     out: Path,
     target: Target | None = None,
+    against: str | None = None,
     classes: bool = False,
     force: bool = False,
     follow_links: bool = False,
@@ -178,6 +180,7 @@ def report(
         scores (SCORES): What `cfqa eval DIR --out` wrote, .parquet; several are put together.
         out (FILE): Page to write, .html.
         target: Label to follow. Default: that of the scores.
+        against (NAME): Metric that the others are compared with. Default: cosine, or mse.
         classes: Also draw what levels do to the classes, by t-SNE of features, which are read.
     """
     from cfqa_data.access.dataset import load
@@ -192,7 +195,8 @@ def report(
     for name, note in evaluation.notes.items():
         if name.startswith("scores of "):
             say(note)
-    print(f"Report: {write_report(evaluation, out, dataset, classes=classes)}")
+    written = write_report(evaluation, out, dataset, against=against, classes=classes)
+    print(f"Report: {written}")
 
 
 def _raised(evaluation: Evaluation) -> BaseException | None:
