@@ -205,7 +205,7 @@ class Viewer:
 
     def _classes(self, task: str) -> Sequence[str]:
         with suppress(CfqaError):  # as of the input, which says it
-            return source_of(self._dataset._folder, task).classes
+            return tuple(map(str, source_of(self._dataset._folder, task).classes))
         return ()
 
     def _truth(self, source_id: str, entry: TaskEntry) -> np.ndarray | None:
