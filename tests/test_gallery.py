@@ -266,6 +266,7 @@ def test_names_are_escaped_and_what_is_missing_is_told(tmp_path: Path) -> None:
     assert shown.save(tmp_path / "shown.png").read_bytes().startswith(b"\x89PNG")
     assert shown.save(tmp_path / "shown.html").read_text().count("<article>") == 1
     assert "half" in repr(shown)
+    assert "nan" not in repr(shown)
     assert shown._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(CfqaError, match=r"is written as \.html or \.png"):
         shown.save(tmp_path / "shown.gif")
