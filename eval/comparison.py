@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cfqa_data.eval.results import Evaluation
 
-__all__ = ["Comparison", "compare_metrics"]
+__all__ = ["Comparison", "compare_metrics", "p_text"]
 
 Row = Mapping[str, Any]
 

@@ -105,7 +105,13 @@ COMMANDS = {
     ),
     "report": Walked(
         ("{data}", "{scores}", "--out", "out.html"),
-        {"folder": "dataset", "scores": "scores", "out": "out file", "target": "choice"},
+        {
+            "folder": "dataset",
+            "scores": "scores",
+            "out": "out file",
+            "target": "choice",
+            "against": "name",
+        },
     ),
     "extend": Walked(
         ("{data}", "--codec", "x265", "--name", "again", "--levels", "30", "--out", "out"),

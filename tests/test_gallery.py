@@ -22,7 +22,7 @@ from cfqa_data.access.grid import TokenGrid, token_grid
 from cfqa_data.builders.gallery.page import write_gallery
 from cfqa_data.builders.gallery.tokens import Tokens
 from cfqa_data.builders.pipeline import build
-from cfqa_data.builders.pipeline.scorers import scoring_models
+from cfqa_data.builders.pipeline.label import scoring_models
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.builders.sources.scenes import Scenes, draw_scene, render
 from cfqa_data.builders.sources.solids import SHAPES

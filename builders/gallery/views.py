@@ -13,7 +13,7 @@ import numpy as np
 from cfqa_data.arrow import pc
 from cfqa_data.builders.gallery.source import source_input, source_of
 from cfqa_data.builders.gallery.tokens import Tokens
-from cfqa_data.builders.pipeline.scorers import scoring_models
+from cfqa_data.builders.pipeline.label import scoring_models
 from cfqa_data.builders.sources.base import picture_of
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.builders.tasks.drawing import Drawing, check_drawing

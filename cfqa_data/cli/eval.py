@@ -144,7 +144,8 @@ def evaluate(
         written.append(f"Every score: {out}")
     if page is not None:
         try:
-            write_report(evaluation, page, dataset, classes=classes)
+            baseline = compared and compared.against
+            write_report(evaluation, page, dataset, against=baseline, classes=classes)
             written.append(f"Report: {page}")
         except DiskError as error:  # there is no room for scores beside it either
             failures.append(str(error))
@@ -165,6 +166,7 @@ def report(
     *,
     out: Path,
     target: Target | None = None,
+    against: str | None = None,
     classes: bool = False,
     force: bool = False,
     follow_links: bool = False,
@@ -175,6 +177,7 @@ def report(
         scores (SCORES): What `cfqa eval DIR --out` wrote, .parquet.
         out (FILE): Page to write, .html.
         target: Label to follow. Default: that of the scores.
+        against (NAME): Metric that the others are compared with. Default: cosine, or mse.
         classes: Also draw what levels do to the classes, by t-SNE of features, which are read.
     """
     from cfqa_data.access.dataset import load
@@ -184,7 +187,8 @@ def report(
     check_new_file(out, (".html",), force)
     dataset = load(folder, follow_links=follow_links)
     evaluation = read_evaluation(dataset, scores, target)
-    print(f"Report: {write_report(evaluation, out, dataset, classes=classes)}")
+    written = write_report(evaluation, out, dataset, against=against, classes=classes)
+    print(f"Report: {written}")
 
 
 def _raised(evaluation: Evaluation) -> BaseException | None:
