@@ -25,9 +25,8 @@ from cfqa_data.eval.features.datasets import KEYS, dataset_identity, opened, tas
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.statistics import DRAWS, Statistics, statistics
-from cfqa_data.format.limits import MOST_ROWS, parse_json
+from cfqa_data.format.limits import MOST_ROWS, parse_json, pointer
 from cfqa_data.format.parquet import read_parquet, read_schema
-from cfqa_data.format.pointers import pointer
 from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:

@@ -128,7 +128,7 @@ def check(truth: object, what: str) -> None:
 
 def use(browser: Browser) -> None:
     """Do on the open page what a reader does."""
-    rows = "[...document.querySelectorAll('.ranking tbody tr')]"
+    rows = "[...document.querySelectorAll('.rank-source tbody tr:not([data-fixed])')]"
     column = f"{rows}.map(r => r.cells[3].dataset.key)"
     ranked = browser.run(
         f"{rows}.filter(r => r.cells[0].dataset.key).map(r => r.cells[3].dataset.key)"
@@ -137,7 +137,7 @@ def use(browser: Browser) -> None:
     check(means == sorted(means, reverse=True), "the ranking begins with the best")
     check(browser.run(column)[: len(ranked)] == ranked, "those that are not ranked stand below")
     before = [float(text) for text in browser.run(column) if text]
-    button = "document.querySelector('.ranking th[data-column=\"3\"] button')"
+    button = "document.querySelector('.rank-source th[data-column=\"3\"] button')"
     for order in ("descending", "ascending"):
         browser.run(f"{button}.click()")
         after = [float(text) for text in browser.run(column) if text]
@@ -152,7 +152,18 @@ def use(browser: Browser) -> None:
     check(after == sorted(before, reverse=True), "the Enter key sorts, too")
 
     shown = "[...document.querySelectorAll('.pane')].filter(p => p.offsetParent).length"
-    check(browser.run(shown) == 1, "one heat map is shown")
+    check(browser.run(shown) == 2, "one ranking and one heat map are shown")
+    browser.run("document.getElementById('rank-pooled').click()")
+    pooled = "document.querySelector('.rank-pooled').offsetParent !== null"
+    check(browser.run(pooled), "choosing all points shows their ranking")
+    browser.run("document.getElementById('rank-source').click()")
+    area = "document.querySelector('.copy textarea').value"
+    browser.run(f"document.execCommand = () => {{ window.copied = {area}; return true; }}")
+    for n, begin in enumerate(("\\begin{tabular}{", "#,metric,")):
+        browser.run(f"document.querySelectorAll('.rank-source .copy button')[{n}].click()")
+        text = browser.run("window.copied")
+        lines = len(ranked) + 1
+        check(text.startswith(begin) and len(text.splitlines()) > lines, f"copied: {text[:40]!r}")
     browser.run("document.getElementById('pick-plcc').click()")
     check(
         browser.run("document.querySelector('.pane-plcc').offsetParent !== null"),
@@ -162,8 +173,8 @@ def use(browser: Browser) -> None:
     cards = "[...document.querySelectorAll('.card')].filter(c => !c.hidden).map(c => c.id)"
     first = browser.run(cards)
     check(len(first) == 1, "one metric is shown")
-    last = browser.run("[...document.querySelectorAll('.ranking tbody a')].at(-1).hash")
-    browser.run("[...document.querySelectorAll('.ranking tbody a')].at(-1).click()")
+    last = browser.run("[...document.querySelectorAll('.rank-source tbody a')].at(-1).hash")
+    browser.run("[...document.querySelectorAll('.rank-source tbody a')].at(-1).click()")
     browser.run("new Promise(r => setTimeout(r, 100))")
     for _ in range(50):
         if browser.run(cards) == [last[1:]]:

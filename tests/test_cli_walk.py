@@ -67,12 +67,15 @@ COMMANDS = {
         ("{data}",),
         {
             "folder": "dataset",
+            "against": "dataset",
+            "tolerance": "number",
             "sample": "number",
             "seed": "number",
             "workers": "number",
             "root": "folder",
             "plugin": "name",
         },
+        needs={"tolerance": ("{data}", "--against", "{data}")},
     ),
     "repair": Walked(
         ("{data}", "--dry-run"),
@@ -102,7 +105,13 @@ COMMANDS = {
     ),
     "report": Walked(
         ("{data}", "{scores}", "--out", "out.html"),
-        {"folder": "dataset", "scores": "scores", "out": "out file", "target": "choice"},
+        {
+            "folder": "dataset",
+            "scores": "scores",
+            "out": "out file",
+            "target": "choice",
+            "against": "name",
+        },
     ),
     "extend": Walked(
         ("{data}", "--codec", "x265", "--name", "again", "--levels", "30", "--out", "out"),

@@ -184,6 +184,11 @@ def test_every_example_is_named_in_the_readme() -> None:
         assert f"`{example.name}`" in read("README.md")
 
 
+def test_every_page_is_in_the_index() -> None:
+    pages = {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"}
+    assert set(re.findall(r"\]\(([\w-]+\.md)\)", read("docs/README.md"))) == pages
+
+
 @each_page
 def test_python_blocks_compile(page: Path) -> None:
     for _, code in blocks(page, "python"):

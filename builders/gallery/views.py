@@ -13,7 +13,8 @@ import numpy as np
 from cfqa_data.arrow import pc
 from cfqa_data.builders.gallery.source import source_input, source_of
 from cfqa_data.builders.gallery.tokens import Tokens
-from cfqa_data.builders.pipeline.scorers import scoring_models
+from cfqa_data.builders.pipeline.label import scoring_models
+from cfqa_data.builders.sources.base import picture_of
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.builders.tasks.drawing import Drawing, check_drawing
 from cfqa_data.errors import CfqaError, FormatError, MetricError, unknown_name
@@ -46,6 +47,7 @@ class Version(NamedTuple):
         drawing: what the task makes of it.
         errors: of its tokens, as of :meth:`Tokens.errors`.
         colours: of its tokens, as of :meth:`Tokens.colours`.
+        input: of a codec on inputs, what it decodes to, as of :attr:`View.input`.
     """
 
     codec: str
@@ -58,6 +60,12 @@ class Version(NamedTuple):
     drawing: Drawing | None = None
     errors: np.ndarray | None = None
     colours: np.ndarray | None = None
+    input: np.ndarray | str | None = None
+
+    @property
+    def answer(self) -> str | None:
+        """The task's first answer, if it gives any."""
+        return self.drawing.bars[0].label if self.drawing and self.drawing.bars else None
 
 
 @dataclass(frozen=True)
@@ -114,12 +122,11 @@ class Viewer:
         self._dataset, self._evaluation = dataset, evaluation
         self._metrics: tuple[Metric, ...] | None = None
         if evaluation is not None:
-            self._names = [metric.name for metric in evaluation.metrics]
-            chosen = self._names if metrics is None else list(metrics)
-            for name in chosen:
-                if name not in self._names:
-                    raise MetricError(unknown_name("metric of the scores", name, self._names))
-            self._names = chosen
+            known = [metric.name for metric in evaluation.metrics]
+            self._names = known if metrics is None else list(map(str, metrics))
+            for name in self._names:
+                if name not in known:
+                    raise MetricError(unknown_name("metric of the scores", name, known))
         elif metrics is not None:
             self._metrics = as_metrics(metrics)
         self._tasks: dict[str, Task | str] = {}  # or why it is not here
@@ -137,6 +144,8 @@ class Viewer:
         table = dataset.labels.filter(pc.equal(dataset.labels["source_id"], source_id))
         order = {codec: place for place, codec in enumerate(entry.codecs)}
         rows = sorted(table.to_pylist(), key=lambda row: (order[row["codec"]], row["level"]))
+        for row in rows:  # unknown rates are NaN in datasets of arrays
+            row["bpfp"] = None if math.isnan(row["bpfp"] or 0.0) else row["bpfp"]
         if not rows:
             raise CfqaError(f"{dataset.location}: no row of {source_id!r} was chosen")
         original, truth = dataset.original(source_id), self._truth(source_id, entry)
@@ -160,6 +169,7 @@ class Viewer:
                 drawing=draw(feature),
                 errors=tokens.errors(feature) if tokens.drawn else None,
                 colours=tokens.colours(feature) if tokens.drawn else None,
+                input=self._decoded(source_id, row["codec"], row["level"]),
                 **{name: row[name] for name in Version._fields[:6]},
             )
 
@@ -184,9 +194,20 @@ class Viewer:
             self._notes[str(error)] = None
             return None
 
+    def _decoded(self, source_id: str, codec: str, level: int) -> np.ndarray | str | None:
+        """Return the input that a codec on inputs decodes to; None of others, and of strangers'."""
+        folder = self._dataset._folder
+        task = folder.task_of(source_id)
+        if folder.manifest.tasks[task].codecs[codec].facts.on != "inputs" or folder.untrusted:
+            return None
+        with suppress(CfqaError):  # a copy may be without bitstreams, or their decoder
+            found = folder.decoder(task, codec).decode(folder.bitstream(source_id, codec, level))
+            return found if isinstance(found, str) else picture_of(found)
+        return None
+
     def _classes(self, task: str) -> Sequence[str]:
         with suppress(CfqaError):  # as of the input, which says it
-            return source_of(self._dataset._folder, task).classes
+            return tuple(map(str, source_of(self._dataset._folder, task).classes))
         return ()
 
     def _truth(self, source_id: str, entry: TaskEntry) -> np.ndarray | None:

@@ -177,7 +177,8 @@ class Retrieval(LinearTask):
         self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
     ) -> Drawing:
         """Draw the nearest images of the gallery, without those of the same identity and camera."""
-        gallery, own = self.head.gallery, (JUNK, JUNK) if truth is None else np.asarray(truth)
+        gallery = self.head.gallery
+        own = np.asarray((JUNK, JUNK) if truth is None else truth)
         if feature is None:
             text = f"identity {own[0]}, by other cameras than {own[1]}"
             return Drawing(bars=() if truth is None else (Bar(text, 1.0, "", True),))

@@ -84,6 +84,7 @@ def evaluate(
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import evaluate as run_evaluation
     from cfqa_data.eval import list_metrics
+    from cfqa_data.eval.comparison import baseline_of
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.metrics.spec import split_specs
     from cfqa_data.eval.text import LAYOUTS
@@ -96,9 +97,12 @@ def evaluate(
         import cfqa_data.eval.report.classes  # noqa: F401
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
-    asked = [*(metric or DEFAULT_METRICS), *([against] if against else [])]
-    for name in split_specs(",".join(asked)):
+    for name in split_specs(",".join(metric or DEFAULT_METRICS)):
         names += list_metrics() if name == "all" else [name]
+    baseline = None
+    if against is not None:
+        names += split_specs(against)
+        baseline = baseline_of(split_specs(against), device)
     hint = "the same command goes on from the scores so far" if out else ""
     with (
         working(hint) as progress,
@@ -129,9 +133,9 @@ def evaluate(
         )
     failures, written = list(evaluation.failures.values()), []
     compared: Comparison | None = None
-    if against is not None:
+    if baseline is not None:
         try:
-            compared = evaluation.compare(against=against)
+            compared = evaluation.compare(against=baseline)
         except MetricError as error:  # the tables are worth having all the same
             failures.append(str(error))
 
@@ -144,7 +148,8 @@ def evaluate(
         written.append(f"Every score: {out}")
     if page is not None:
         try:
-            write_report(evaluation, page, dataset, classes=classes)
+            baseline = compared and compared.against
+            write_report(evaluation, page, dataset, against=baseline, classes=classes)
             written.append(f"Report: {page}")
         except DiskError as error:  # there is no room for scores beside it either
             failures.append(str(error))
@@ -165,6 +170,7 @@ def report(
     *,
     out: Path,
     target: Target | None = None,
+    against: str | None = None,
     classes: bool = False,
     force: bool = False,
     follow_links: bool = False,
@@ -175,6 +181,7 @@ def report(
         scores (SCORES): What `cfqa eval DIR --out` wrote, .parquet.
         out (FILE): Page to write, .html.
         target: Label to follow. Default: that of the scores.
+        against (NAME): Metric that the others are compared with. Default: cosine, or mse.
         classes: Also draw what levels do to the classes, by t-SNE of features, which are read.
     """
     from cfqa_data.access.dataset import load
@@ -184,7 +191,8 @@ def report(
     check_new_file(out, (".html",), force)
     dataset = load(folder, follow_links=follow_links)
     evaluation = read_evaluation(dataset, scores, target)
-    print(f"Report: {write_report(evaluation, out, dataset, classes=classes)}")
+    written = write_report(evaluation, out, dataset, against=against, classes=classes)
+    print(f"Report: {written}")
 
 
 def _raised(evaluation: Evaluation) -> BaseException | None:

@@ -93,7 +93,7 @@ def gallery(
 
     check_new_file(out, (".html",), force)
     how: LoadOptions = {"untrusted": untrusted, "plugins": plugin, "follow_links": follow_links}
-    dataset = load(folder, task, codec=codec or None, level=level or None, **how)
+    dataset = load(folder, task, **how | LoadOptions(codec=codec or None, level=level or None))
     evaluation = read_evaluation(load(folder, **how), scores) if scores else None
     with working("nothing was written") as progress:
         write_gallery(
