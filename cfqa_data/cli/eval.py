@@ -87,6 +87,7 @@ def evaluate(
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import evaluate as run_evaluation
     from cfqa_data.eval import list_metrics
+    from cfqa_data.eval.comparison import baseline_of
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.metrics.spec import split_specs
     from cfqa_data.eval.text import LAYOUTS
@@ -99,9 +100,12 @@ def evaluate(
         import cfqa_data.eval.report.classes  # noqa: F401
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
-    asked = [*(metric or DEFAULT_METRICS), *([against] if against else [])]
-    for name in split_specs(",".join(asked)):
+    for name in split_specs(",".join(metric or DEFAULT_METRICS)):
         names += list_metrics() if name == "all" else [name]
+    baseline = None
+    if against is not None:
+        names += split_specs(against)
+        baseline = baseline_of(split_specs(against), device)
     hint = "the same command goes on from the scores so far" if out else ""
     with (
         working(hint) as progress,
@@ -132,9 +136,9 @@ def evaluate(
         )
     failures, written = list(evaluation.failures.values()), []
     compared: Comparison | None = None
-    if against is not None:
+    if baseline is not None:
         try:
-            compared = evaluation.compare(against=against)
+            compared = evaluation.compare(against=baseline)
         except MetricError as error:  # the tables are worth having all the same
             failures.append(str(error))
 
