@@ -15,13 +15,13 @@ __all__ = ["MovedModules"]
 _HOMES = {
     "cfqa_data": {
         "access": "dataset folder files hub hub_requests=hub_client selection shards=arrays "
-        "tensors weights",
+        "remembered=weights tensors weights",
         "console": "progress terminal text",
         "format": "codes invariants layout limits manifest packing "
-        "paper_quantizers=quantizers parquet pointers quantizers resources schema storage "
+        "paper_quantizers=quantizers parquet pointers=limits quantizers resources schema storage "
         "tasks=format_1",
         "integrity": "consistency health summary verify",
-        "recipe": "portable recipe_specs=spec remembered",
+        "recipe": "portable recipe_specs=spec",
     },
     "cfqa_data.codecs": {
         "h26x": "annexb=vvc hevc program reference reference_software=reference video vvc",

@@ -27,7 +27,7 @@ from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.facts import Score, TaskFacts
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import read_manifest
-from cfqa_data.format.rows import label_rows
+from cfqa_data.format.schema import label_rows
 from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.integrity.summary import build_text, summarise
 from cfqa_data.integrity.verify import verify

@@ -18,7 +18,7 @@ from cfqa_data.builders.pipeline.label import baseline_values, batch_of_levels
 from cfqa_data.builders.sources.files import names_in, reason
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError, unknown_name
-from cfqa_data.format.rows import BASELINES
+from cfqa_data.format.schema import BASELINES
 
 __all__ = ["label_files"]
 

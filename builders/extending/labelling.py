@@ -9,8 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from cfqa_data.access.dataset import Dataset, opened
-from cfqa_data.builders.pipeline.label import batch_of_levels, score
-from cfqa_data.builders.pipeline.scorers import scoring_models
+from cfqa_data.builders.pipeline.label import batch_of_levels, score, scoring_models
 from cfqa_data.builders.processes.executor import one_thread
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import CfqaError, FormatError

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.pipeline.scorers import scoring_recipe
+from cfqa_data.builders.pipeline.label import scoring_recipe
 from cfqa_data.builders.sources.base import Source
 from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras

@@ -9,8 +9,8 @@ import numpy as np
 
 from cfqa_data.builders.importing.files import CodecFiles, Release, load_feature
 from cfqa_data.builders.importing.scores import LogScores
+from cfqa_data.builders.pipeline.check import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.console.progress import Progress
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.format.quantizers import (

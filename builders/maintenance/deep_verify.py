@@ -19,8 +19,12 @@ import numpy as np
 from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.pipeline.label import baseline_values, score
-from cfqa_data.builders.pipeline.scorers import scoring_recipe, scoring_weights
+from cfqa_data.builders.pipeline.label import (
+    baseline_values,
+    score,
+    scoring_recipe,
+    scoring_weights,
+)
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage, drive
 from cfqa_data.console.progress import Progress, Silent

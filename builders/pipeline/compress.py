@@ -17,8 +17,7 @@ from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.errors import BuildError
 from cfqa_data.format.codes import shard_name, write_codes
-from cfqa_data.format.rows import label_rows
-from cfqa_data.format.schema import label_schema
+from cfqa_data.format.schema import label_rows, label_schema
 from cfqa_data.format.storage import write_table, write_tensors
 
 __all__ = ["Compress"]

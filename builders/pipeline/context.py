@@ -24,7 +24,7 @@ from cfqa_data.format.facts import Layer, TaskEntry, TaskFacts
 from cfqa_data.format.invariants import check_truth
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.resources import HUB, is_uri, locate
-from cfqa_data.format.rows import original_rows
+from cfqa_data.format.schema import original_rows
 from cfqa_data.format.storage import write_text
 from cfqa_data.recipe.load import CodecSpec, Recipe
 

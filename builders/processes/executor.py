@@ -27,8 +27,7 @@ from cfqa_data.builders.processes.spawning import (
     environment,
     spawning,
 )
-from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import BuildError, CfqaError, DiskError, prefixed
+from cfqa_data.errors import BuildError, CfqaError, DiskError, clear_disk_errors, prefixed
 from cfqa_data.extras import extras
 from cfqa_data.guard import GUARD
 from cfqa_data.registry import user_failure

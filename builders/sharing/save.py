@@ -23,8 +23,7 @@ from cfqa_data.builders.sharing.hub_limits import check_terms
 from cfqa_data.card.write import write_card
 from cfqa_data.console.progress import Progress
 from cfqa_data.console.terminal import listener
-from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import CfqaError
+from cfqa_data.errors import CfqaError, clear_disk_errors
 from cfqa_data.extras import extras
 from cfqa_data.format import storage
 from cfqa_data.format.codes import create_codes_array, write_codes
@@ -32,8 +31,7 @@ from cfqa_data.format.facts import CodecEntry, TaskEntry, Terms
 from cfqa_data.format.invariants import shard_of
 from cfqa_data.format.layout import Layout, left_by_tools
 from cfqa_data.format.manifest import package_versions, write_manifest
-from cfqa_data.format.rows import BASELINES, original_rows
-from cfqa_data.format.schema import label_schema, originals_schema
+from cfqa_data.format.schema import BASELINES, label_schema, original_rows, originals_schema
 from cfqa_data.integrity.health import health
 from cfqa_data.paths import real_path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -114,8 +113,11 @@ def check_drawing(drawing: Any, what: str) -> Drawing | None:
     if not isinstance(drawing, Drawing):
         raise BuildError(f"{what} must return a Drawing or None, not {type(drawing).__name__}")
     for bar in drawing.bars:
-        if not isinstance(bar, Bar) or not math.isfinite(bar.share):
-            raise BuildError(f"{what}: bars are of Bar with a finite share, not {bar!r:.80}")
+        if not isinstance(bar, Bar) or not isinstance(bar.label, str) or not 0 <= bar.share <= 1:
+            raise BuildError(f"{what}: a bar is Bar(text, share from 0 to 1), not {bar!r:.80}")
+    for text, colour in drawing.key.items():
+        if len(colour) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in colour):
+            raise BuildError(f"{what}: the colour of {text!r} is RGB of 0 to 255, not {colour!r}")
     if (picture := drawing.picture) is not None and (
         np.shape(picture)[2:] != (3,) or picture.dtype != np.uint8 or not picture.size
     ):

@@ -17,9 +17,8 @@ from typing import BinaryIO, Protocol
 
 from cfqa_data.errors import FormatError
 from cfqa_data.format.layout import NAMES
-from cfqa_data.format.limits import LARGEST_WHOLE, open_plain, read_limited
+from cfqa_data.format.limits import LARGEST_WHOLE, open_plain, pointer_at, read_limited
 from cfqa_data.format.manifest import Manifest, read_manifest
-from cfqa_data.format.pointers import pointer_at
 from cfqa_data.paths import absolute_path
 
 __all__ = ["MANIFEST", "Blob", "Files", "LocalFiles"]

@@ -30,8 +30,7 @@ from cfqa_data.format.facts import (
 from cfqa_data.format.invariants import check_source_ids
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import Manifest
-from cfqa_data.format.rows import label_rows, original_rows
-from cfqa_data.format.schema import label_schema
+from cfqa_data.format.schema import label_rows, label_schema, original_rows
 
 __all__ = ["from_arrays"]
 

@@ -23,8 +23,8 @@ from urllib.parse import unquote
 from cfqa_data.access.files import MANIFEST, Blob, Files, LocalFiles
 from cfqa_data.access.hub_client import LARGEST_WHOLE, HubRepo
 from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.format.limits import pointer_at
 from cfqa_data.format.manifest import Manifest, hash_file, parse_manifest
-from cfqa_data.format.pointers import pointer_at
 from cfqa_data.format.resources import HUB
 from cfqa_data.paths import absolute_path
 
