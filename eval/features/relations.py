@@ -12,6 +12,7 @@ from functools import wraps
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
+from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, by_rows, derived, own, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
@@ -32,6 +33,14 @@ Made = TypeVar("Made")
 
 ROUNDING = 2.0**-44
 """Differences of inner products in float64 up to this, relative to the products, are rounding."""
+
+NEAREST = 2.0**-40
+"""Clouds whose similarity is within this of 1 are the same: the rest is rounding."""
+
+LARGE = 512
+"""Rows of a matrix from which on a CPU multiplies blocks of it, to leave out what is known."""
+
+BLOCKS = 4
 
 GROUP = 2**23
 """Numbers of a temporary over several slices, unless one slice has more: 64 MB of float64."""
@@ -123,6 +132,75 @@ def centred_tokens(values: Tensor) -> Tensor:
     return z.mul_(_power_of_two(z).amin(-2, keepdim=True))
 
 
+def _blocks(matrix: Tensor) -> list[slice]:
+    """Return the blocks of rows in which to multiply a matrix: all at once but for a large one."""
+    rows, cpu = matrix.shape[-2], matrix.device.type == "cpu"
+    step = -(-rows // BLOCKS) if rows >= LARGE and cpu and not matrix.requires_grad else rows
+    return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
+
+
+def gram(z: Tensor) -> Tensor:
+    """Return ``z @ z.mT``, of which a large one's blocks below the diagonal are copies."""
+    if len(blocks := _blocks(z)) == 1:
+        return z @ z.mT
+    products = z.new_empty((*z.shape[:-1], z.shape[-2]))
+    for part in blocks:
+        right = z[..., part, :] @ z[..., part.start :, :].mT
+        products[..., part, part.start :] = right
+        products[..., part.stop :, part] = right[..., part.stop - part.start :].mT
+    return products
+
+
+def upper_product(upper: Tensor, z: Tensor) -> Tensor:
+    """Return ``upper @ z``, where a large matrix's zeros below the diagonal are left out."""
+    if len(blocks := _blocks(upper)) == 1:
+        return upper @ z
+    parts = [upper[..., part, part.start :] @ z[..., part.start :, :] for part in blocks]
+    return torch.cat(parts, -2)
+
+
+def triangular(z: Tensor) -> Tensor:
+    """Return R, upper triangular of min(m, n) rows, with R^T R = Z^T Z of an m x n matrix.
+
+    If a gradient is recorded it is Z itself, for R alone has none.
+    """
+    return z if z.requires_grad else torch.linalg.qr(z, mode="r").R
+
+
+def nuclear_gap(crossed: Tensor) -> Tensor:
+    """Return 1 - |A|_*, with the nuclear norm, the sum of singular values, up to 1.
+
+    The singular values are the roots of the eigenvalues of a symmetric matrix of as many rows as A:
+    several times faster than a singular value decomposition. In float64 this resolves singular
+    values down to 1e-7 of the largest; smaller ones are left out.
+
+    Args:
+        crossed: (..., m, n) float64, of which m is no more than n or both are large.
+
+    Returns:
+        (...) float64 in [0, 1].
+
+    Raises:
+        MetricError: The decomposition did not converge.
+    """
+    try:
+        squares = torch.linalg.eigvalsh(gram(crossed))
+    except torch.linalg.LinAlgError as error:
+        raise MetricError("the singular values of a slice did not converge") from error
+    noise = 64.0 * torch.finfo(squares.dtype).eps * squares[..., -1:]
+    shared = root(squares.masked_fill(squares <= noise, 0.0)).sum(-1)
+    gaps = (1.0 - shared).clamp_(max=1.0)
+    return gaps.masked_fill(gaps <= NEAREST, 0.0)
+
+
+@per_slice()
+def sizes(values: Tensor) -> Tensor:
+    """Return |Zc|, the norm of each slice's centred tokens, (B, N, C) float64."""
+    cloud = values.double()
+    cloud = cloud - cloud[..., :1, :]
+    return torch.linalg.matrix_norm(cloud - cloud.mean(-2, keepdim=True))
+
+
 def _power_of_two(z: Tensor) -> Tensor:
     """Return what brings each token's greatest magnitude to between 1/2 and 1, (..., T, 1)."""
     # A maximum and a minimum take a fraction of the time of the norm. Steps have no gradient.
@@ -143,7 +221,7 @@ def squared_distances(values: Tensor) -> Tensor:
         (B, N, C, T, T) float64.
     """
     tokens = centred_tokens(values.double())
-    products = tokens @ tokens.mT
+    products = gram(tokens)
     lengths = products.diagonal(dim1=-2, dim2=-1)
     both = lengths[..., :, None] + lengths[..., None, :]
     squares = products.mul_(-2.0).add_(both)
@@ -161,7 +239,7 @@ def token_cosines(values: Tensor) -> Tensor:
     tokens = tokens * _power_of_two(tokens)
     norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
     tokens = own(tokens).div_(norms.masked_fill(norms == 0, 1.0))
-    return tokens @ tokens.mT
+    return gram(tokens)
 
 
 def upper(matrices: Tensor) -> Tensor:

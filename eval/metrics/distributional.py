@@ -15,6 +15,16 @@ import numpy as np
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, derived, own, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.relations import (
+    by_slice,
+    centred_tokens,
+    nuclear_gap,
+    per_slice,
+    sizes,
+    triangular,
+    unit,
+    upper_product,
+)
 from cfqa_data.eval.metrics.base import metric
 
 __all__ = ["frechet", "js_softmax", "kl_softmax", "moments", "sliced_wasserstein"]
@@ -104,25 +114,27 @@ def frechet(x: Features, y: Features) -> Tensor:
 
     In squared feature units. With m the mean of the tokens and S their covariance (divided by T),
     it is ``|m_x - m_y|^2 + tr(S_x) + tr(S_y) - 2 tr((S_x S_y)^(1/2))``. The last trace is the sum
-    of the singular values of ``Xc Yc^T / T``, T x T, whatever the rank of the covariances; where
-    there are fewer channels than tokens, triangular factors of Xc and Yc stand for them. All of it
-    is float64: the traces cancel.
+    of the singular values of ``Xc Yc^T / T``. Computed in float64 as ``|m_x - m_y|^2 + ((|Xc| -
+    |Yc|)^2 + 2 |Xc| |Yc| (1 - s)) / T`` with ``s = |Xc Yc^T|_* / (|Xc| |Yc|)``.
+
+    Raises:
+        MetricError: The decomposition did not converge.
     """
-    a, b = _root(x), _root(y)
-    traces = a.square().sum((-2, -1)) + b.square().sum((-2, -1))
-    shared = torch.linalg.svdvals(a @ b.mT).sum(-1)
-    spread = (traces - 2.0 * shared).clamp(min=0.0) / y.shape[-2]
-    return (_means(x) - _means(y)).square().sum(-1) + spread
+
+    def make(factor: Tensor, values: Tensor) -> Tensor:
+        cloud = unit(centred_tokens(values.double())).arrays
+        return nuclear_gap(upper_product(factor, cloud.mT))
+
+    before, after = sizes(x), sizes(y)
+    gaps = by_slice(make, _factors(x), y.values)
+    spread = (before - after).square() + 2.0 * before * after * gaps
+    return (_means(x) - _means(y)).square().sum(-1) + spread / y.shape[-2]
 
 
-@derived
-def _root(z: Features) -> Tensor:
-    """Return R with R^T R = Xc^T Xc and at most as many rows as channels, float64."""
-    centred = z.centred.double()
-    tokens, channels = z.shape[-2:]
-    if tokens > channels and not centred.requires_grad:  # R alone has no gradient
-        return torch.linalg.qr(centred, mode="r").R
-    return centred
+@per_slice()
+def _factors(values: Tensor) -> Tensor:
+    """Return F, min(T, D) x D, with F^T F = Zc^T Zc / |Zc|^2; (B, N, C, ., D) float64."""
+    return triangular(unit(centred_tokens(values.double())).arrays)
 
 
 @metric(

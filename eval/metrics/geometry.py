@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, derived, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.relations import (
@@ -13,18 +12,19 @@ from cfqa_data.eval.features.relations import (
     alignment,
     by_slice,
     centred_tokens,
+    nuclear_gap,
     per_slice,
+    sizes,
     squared_distances,
     token_cosines,
+    triangular,
     unit,
     upper,
+    upper_product,
 )
 from cfqa_data.eval.metrics.base import relational, relational_agreement
 
 __all__ = ["angular_shape", "procrustes", "procrustes_normalized", "rsa", "rsm_difference"]
-
-NEAREST = 2.0**-40
-"""Shapes whose similarity is within this of 1 are the same: the rest is rounding."""
 
 
 @relational(
@@ -42,7 +42,7 @@ def procrustes(x: Features, y: Features) -> Tensor:
     singular values. Computed as ``(|Xc| - |Yc|)^2 + 2 |Xc| |Yc| (1 - s)`` with the shapes'
     similarity s, see `_shape_gaps`.
     """
-    before, after = _sizes(x), _sizes(y)
+    before, after = sizes(x), sizes(y)
     return (before - after).square() + 2.0 * before * after * _shape_gaps(x, y)
 
 
@@ -119,10 +119,6 @@ def rsm_difference(x: Features, y: Features) -> Tensor:
 def _shape_gaps(x: Features, y: Features) -> Tensor:
     """Return 1 - s, with the similarity ``s = |Xc^T Yc|_* / (|Xc| |Yc|)`` of two shapes.
 
-    The singular values are the roots of the eigenvalues of a symmetric matrix of min(T, D) rows:
-    several times faster than a singular value decomposition. In float64 this resolves singular
-    values down to 1e-7 of the largest; smaller ones are left out.
-
     Returns:
         (B, N, C) float64 in [0, 1]; 1 where x or y does not vary over tokens.
 
@@ -131,15 +127,8 @@ def _shape_gaps(x: Features, y: Features) -> Tensor:
     """
 
     def make(factor: Tensor, values: Tensor) -> Tensor:
-        crossed = factor @ unit(centred_tokens(values.double())).arrays
-        try:
-            squares = torch.linalg.eigvalsh(crossed @ crossed.mT)
-        except torch.linalg.LinAlgError as error:
-            raise MetricError("the singular values of a slice did not converge") from error
-        noise = 64.0 * torch.finfo(squares.dtype).eps * squares[..., -1:]
-        shared = root(squares.masked_fill(squares <= noise, 0.0)).sum(-1)
-        gaps = (1.0 - shared).clamp_(max=1.0)
-        return gaps.masked_fill(gaps <= NEAREST, 0.0)
+        cloud = unit(centred_tokens(values.double())).arrays
+        return nuclear_gap(upper_product(factor, cloud))
 
     return by_slice(make, _factors(x), y.values)
 
@@ -147,19 +136,7 @@ def _shape_gaps(x: Features, y: Features) -> Tensor:
 @per_slice()
 def _factors(values: Tensor) -> Tensor:
     """Return F, min(T, D) x T, with F^T F = Zc Zc^T / |Zc|^2; (B, N, C, ., T) float64."""
-    cloud = unit(centred_tokens(values.double())).arrays.mT
-    rows, columns = cloud.shape[-2:]
-    if rows > columns and not cloud.requires_grad:  # R alone has no gradient
-        return torch.linalg.qr(cloud, mode="r").R
-    return cloud
-
-
-@per_slice()
-def _sizes(values: Tensor) -> Tensor:
-    """Return |Zc| of each slice, (B, N, C) float64."""
-    cloud = values.double()
-    cloud = cloud - cloud[..., :1, :]
-    return torch.linalg.matrix_norm(cloud - cloud.mean(-2, keepdim=True))
+    return triangular(unit(centred_tokens(values.double())).arrays.mT)
 
 
 @per_slice(squared_distances)
