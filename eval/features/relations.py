@@ -12,9 +12,9 @@ from functools import wraps
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
-from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, by_rows, derived, own, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.products import gram
 
 __all__ = [
     "ROUNDING",
@@ -23,6 +23,7 @@ __all__ = [
     "by_slice",
     "centred_tokens",
     "per_slice",
+    "scaled_tokens",
     "squared_distances",
     "token_cosines",
     "unit",
@@ -33,14 +34,6 @@ Made = TypeVar("Made")
 
 ROUNDING = 2.0**-44
 """Differences of inner products in float64 up to this, relative to the products, are rounding."""
-
-NEAREST = 2.0**-40
-"""Clouds whose similarity is within this of 1 are the same: the rest is rounding."""
-
-LARGE = 512
-"""Rows of a matrix from which on a CPU multiplies blocks of it, to leave out what is known."""
-
-BLOCKS = 4
 
 GROUP = 2**23
 """Numbers of a temporary over several slices, unless one slice has more: 64 MB of float64."""
@@ -114,8 +107,13 @@ def per_slice(
     return define
 
 
-def centred_tokens(values: Tensor) -> Tensor:
-    """Return the centred tokens of some slices in units of a power of two.
+def centred_tokens(values: Tensor, dtype: Any = None) -> Tensor:
+    """Return the centred tokens of some slices in units of a power of two, see `scaled_tokens`."""
+    return scaled_tokens(values, dtype)[0]
+
+
+def scaled_tokens(values: Tensor, dtype: Any = None) -> tuple[Tensor, Tensor]:
+    """Return the centred tokens of some slices in units of a power of two, and these units.
 
     The unit brings the greatest magnitude of a slice to between 1/2 and 1, so that no product
     overflows or vanishes; a power of two, so that nothing is rounded. The first token is subtracted
@@ -123,82 +121,20 @@ def centred_tokens(values: Tensor) -> Tensor:
 
     Args:
         values: (..., T, D).
+        dtype: To compute in; by default that of the values.
 
     Returns:
-        (..., T, D); exactly zero where all tokens are equal.
+        (..., T, D), exactly zero where all tokens are equal, and what they were multiplied by,
+        (..., 1, 1).
     """
-    z = values - values[..., :1, :]
+    if dtype in (None, values.dtype):
+        z = values - values[..., :1, :]
+    else:
+        z = values.to(dtype)
+        z -= z[..., :1, :].clone()
     z -= z.mean(-2, keepdim=True)
-    return z.mul_(_power_of_two(z).amin(-2, keepdim=True))
-
-
-def _blocks(matrix: Tensor) -> list[slice]:
-    """Return the blocks of rows in which to multiply a matrix: all at once but for a large one."""
-    rows, cpu = matrix.shape[-2], matrix.device.type == "cpu"
-    step = -(-rows // BLOCKS) if rows >= LARGE and cpu and not matrix.requires_grad else rows
-    return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
-
-
-def gram(z: Tensor) -> Tensor:
-    """Return ``z @ z.mT``, of which a large one's blocks below the diagonal are copies."""
-    if len(blocks := _blocks(z)) == 1:
-        return z @ z.mT
-    products = z.new_empty((*z.shape[:-1], z.shape[-2]))
-    for part in blocks:
-        right = z[..., part, :] @ z[..., part.start :, :].mT
-        products[..., part, part.start :] = right
-        products[..., part.stop :, part] = right[..., part.stop - part.start :].mT
-    return products
-
-
-def upper_product(upper: Tensor, z: Tensor) -> Tensor:
-    """Return ``upper @ z``, where a large matrix's zeros below the diagonal are left out."""
-    if len(blocks := _blocks(upper)) == 1:
-        return upper @ z
-    parts = [upper[..., part, part.start :] @ z[..., part.start :, :] for part in blocks]
-    return torch.cat(parts, -2)
-
-
-def triangular(z: Tensor) -> Tensor:
-    """Return R, upper triangular of min(m, n) rows, with R^T R = Z^T Z of an m x n matrix.
-
-    If a gradient is recorded it is Z itself, for R alone has none.
-    """
-    return z if z.requires_grad else torch.linalg.qr(z, mode="r").R
-
-
-def nuclear_gap(crossed: Tensor) -> Tensor:
-    """Return 1 - |A|_*, with the nuclear norm, the sum of singular values, up to 1.
-
-    The singular values are the roots of the eigenvalues of a symmetric matrix of as many rows as A:
-    several times faster than a singular value decomposition. In float64 this resolves singular
-    values down to 1e-7 of the largest; smaller ones are left out.
-
-    Args:
-        crossed: (..., m, n) float64, of which m is no more than n or both are large.
-
-    Returns:
-        (...) float64 in [0, 1].
-
-    Raises:
-        MetricError: The decomposition did not converge.
-    """
-    try:
-        squares = torch.linalg.eigvalsh(gram(crossed))
-    except torch.linalg.LinAlgError as error:
-        raise MetricError("the singular values of a slice did not converge") from error
-    noise = 64.0 * torch.finfo(squares.dtype).eps * squares[..., -1:]
-    shared = root(squares.masked_fill(squares <= noise, 0.0)).sum(-1)
-    gaps = (1.0 - shared).clamp_(max=1.0)
-    return gaps.masked_fill(gaps <= NEAREST, 0.0)
-
-
-@per_slice()
-def sizes(values: Tensor) -> Tensor:
-    """Return |Zc|, the norm of each slice's centred tokens, (B, N, C) float64."""
-    cloud = values.double()
-    cloud = cloud - cloud[..., :1, :]
-    return torch.linalg.matrix_norm(cloud - cloud.mean(-2, keepdim=True))
+    scale = _power_of_two(z).amin(-2, keepdim=True)
+    return z.mul_(scale), scale
 
 
 def _power_of_two(z: Tensor) -> Tensor:
@@ -220,7 +156,7 @@ def squared_distances(values: Tensor) -> Tensor:
     Returns:
         (B, N, C, T, T) float64.
     """
-    tokens = centred_tokens(values.double())
+    tokens = centred_tokens(values, torch.float64)
     products = gram(tokens)
     lengths = products.diagonal(dim1=-2, dim2=-1)
     both = lengths[..., :, None] + lengths[..., None, :]

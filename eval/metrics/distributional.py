@@ -14,17 +14,8 @@ import numpy as np
 
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, derived, own, root
+from cfqa_data.eval.features.clouds import differences
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
-from cfqa_data.eval.features.relations import (
-    by_slice,
-    centred_tokens,
-    nuclear_gap,
-    per_slice,
-    sizes,
-    triangular,
-    unit,
-    upper_product,
-)
 from cfqa_data.eval.metrics.base import metric
 
 __all__ = ["frechet", "js_softmax", "kl_softmax", "moments", "sliced_wasserstein"]
@@ -121,20 +112,8 @@ def frechet(x: Features, y: Features) -> Tensor:
         MetricError: The decomposition did not converge.
     """
 
-    def make(factor: Tensor, values: Tensor) -> Tensor:
-        cloud = unit(centred_tokens(values.double())).arrays
-        return nuclear_gap(upper_product(factor, cloud.mT))
-
-    before, after = sizes(x), sizes(y)
-    gaps = by_slice(make, _factors(x), y.values)
-    spread = (before - after).square() + 2.0 * before * after * gaps
-    return (_means(x) - _means(y)).square().sum(-1) + spread / y.shape[-2]
-
-
-@per_slice()
-def _factors(values: Tensor) -> Tensor:
-    """Return F, min(T, D) x D, with F^T F = Zc^T Zc / |Zc|^2; (B, N, C, ., D) float64."""
-    return triangular(unit(centred_tokens(values.double())).arrays)
+    spread = differences(x, y, True).squared() / y.shape[-2]
+    return (_means(x) - _means(y)).square().sum(-1) + spread
 
 
 @metric(

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import math
 
-from cfqa_data.eval.features.batch import Features, derived, root
+from cfqa_data.eval.features.batch import Features, root
+from cfqa_data.eval.features.clouds import differences
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.relations import (
     ROUNDING,
     UnitArrays,
     alignment,
     by_slice,
-    centred_tokens,
-    nuclear_gap,
     per_slice,
-    sizes,
     squared_distances,
     token_cosines,
-    triangular,
     unit,
     upper,
-    upper_product,
 )
 from cfqa_data.eval.metrics.base import relational, relational_agreement
 
@@ -40,10 +36,12 @@ def procrustes(x: Features, y: Features) -> Tensor:
     In squared feature units, summed over tokens and channels:
     ``min_Q |Xc - Yc Q|^2 = |Xc|^2 + |Yc|^2 - 2 |Xc^T Yc|_*``, with the nuclear norm, the sum of
     singular values. Computed as ``(|Xc| - |Yc|)^2 + 2 |Xc| |Yc| (1 - s)`` with the shapes'
-    similarity s, see `_shape_gaps`.
+    similarity ``s = |Xc^T Yc|_* / (|Xc| |Yc|)``.
+
+    Raises:
+        MetricError: The decomposition did not converge.
     """
-    before, after = sizes(x), sizes(y)
-    return (before - after).square() + 2.0 * before * after * _shape_gaps(x, y)
+    return differences(x, y).squared()
 
 
 @relational(
@@ -58,7 +56,7 @@ def procrustes_normalized(x: Features, y: Features) -> Tensor:
 
     A slice where x or y does not vary over tokens scores 2, as if nothing were shared.
     """
-    return 2.0 * _shape_gaps(x, y)
+    return 2.0 * differences(x, y).gap
 
 
 @relational(
@@ -73,7 +71,7 @@ def angular_shape(x: Features, y: Features) -> Tensor:
     A slice where x or y does not vary over tokens is at right angles.
     """
     # 1 - cos(a) = 2 sin(a / 2)^2
-    return 2.0 * root(_shape_gaps(x, y) / 2.0).asin()
+    return 2.0 * root(differences(x, y).gap / 2.0).asin()
 
 
 @relational_agreement(
@@ -113,30 +111,6 @@ def rsm_difference(x: Features, y: Features) -> Tensor:
         return torch.linalg.matrix_norm(changes) / math.sqrt(tokens * (tokens - 1))
 
     return by_slice(make, token_cosines(x), token_cosines(y))
-
-
-@derived
-def _shape_gaps(x: Features, y: Features) -> Tensor:
-    """Return 1 - s, with the similarity ``s = |Xc^T Yc|_* / (|Xc| |Yc|)`` of two shapes.
-
-    Returns:
-        (B, N, C) float64 in [0, 1]; 1 where x or y does not vary over tokens.
-
-    Raises:
-        MetricError: The decomposition did not converge.
-    """
-
-    def make(factor: Tensor, values: Tensor) -> Tensor:
-        cloud = unit(centred_tokens(values.double())).arrays
-        return nuclear_gap(upper_product(factor, cloud))
-
-    return by_slice(make, _factors(x), y.values)
-
-
-@per_slice()
-def _factors(values: Tensor) -> Tensor:
-    """Return F, min(T, D) x T, with F^T F = Zc Zc^T / |Zc|^2; (B, N, C, ., T) float64."""
-    return triangular(unit(centred_tokens(values.double())).arrays.mT)
 
 
 @per_slice(squared_distances)
