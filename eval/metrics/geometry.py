@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 
-from cfqa_data.eval.features.batch import Features, root
+from cfqa_data.eval.features.batch import Features, derived, root
 from cfqa_data.eval.features.clouds import differences
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.order import ascending
 from cfqa_data.eval.features.relations import (
     ROUNDING,
     UnitArrays,
-    alignment,
     by_slice,
-    per_slice,
     squared_distances,
     token_cosines,
-    unit,
     upper,
 )
 from cfqa_data.eval.metrics.base import relational, relational_agreement
@@ -88,7 +86,15 @@ def rsa(x: Features, y: Features) -> Tensor:
     The dissimilarity is the Euclidean distance. Distances that are equal but for rounding share
     their mean rank. A slice where all distances of x or y are equal scores 0.
     """
-    return alignment(_ranks(x), _ranks(y))
+
+    def make(ranks: Tensor, squares: Tensor) -> Tensor:
+        means, order = _mean_ranks(upper(squares))
+        means, norm = _unit(means)
+        gaps = torch.linalg.vector_norm(ranks.expand_as(means).gather(-1, order) - means, dim=-1)
+        return (1.0 - gaps.square() / 2.0).masked_fill(norm == 0, 0.0)
+
+    before, missing = _ranks(x)
+    return by_slice(make, before, squared_distances(y)).masked_fill(missing, 0.0)
 
 
 @relational(
@@ -113,31 +119,37 @@ def rsm_difference(x: Features, y: Features) -> Tensor:
     return by_slice(make, token_cosines(x), token_cosines(y))
 
 
-@per_slice(squared_distances)
-def _ranks(values: Tensor, squares: Tensor) -> UnitArrays:
-    """Return the centred ranks of the distances, above the diagonal of unit T x T matrices."""
-    ranks = _mean_ranks(upper(squares))
-    ranks -= (ranks.shape[-1] - 1) / 2
-    matrices = torch.zeros_like(squares, dtype=values.dtype)
-    tokens = squares.shape[-1]
-    rows, columns = torch.triu_indices(tokens, tokens, 1, device=squares.device)
-    matrices[..., rows, columns] = ranks.to(values.dtype)
-    return unit(matrices)
+@derived
+def _ranks(x: Features) -> UnitArrays:
+    """Return the centred ranks of the distances, of norm 1, (B, N, C, P) float64."""
+
+    def make(squares: Tensor) -> UnitArrays:
+        means, order = _mean_ranks(upper(squares))
+        means, norm = _unit(means)
+        return UnitArrays(torch.empty_like(means).scatter_(-1, order, means), norm == 0)
+
+    return by_slice(make, squared_distances(x))
 
 
-def _mean_ranks(values: Tensor) -> Tensor:
-    """Return the rank of each number in its row, from 0; equal ones share their mean rank.
+def _unit(ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ranks (..., P) less their mean and of norm 1, or zero, and their norm before."""
+    ranks = ranks - (ranks.shape[-1] - 1) / 2
+    norm = torch.linalg.vector_norm(ranks, dim=-1)
+    return ranks.div_(norm.masked_fill(norm == 0, 1.0)[..., None]), norm
+
+
+def _mean_ranks(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ranks in ascending order, from 0, equal numbers' mean; and the places of the numbers.
 
     Args:
         values: (..., P) float64, not negative. Neighbours in order are equal if they differ by no
             more than rounding, relative to themselves and to the row's mean.
     """
-    ordered, order = values.sort(-1)
+    ordered, order = ascending(values)
     noise = ROUNDING * (ordered[..., 1:] + ordered.mean(-1, keepdim=True))
     rises = ordered.diff(dim=-1) > noise
-    ends = torch.ones_like(ordered[..., :1], dtype=torch.bool)
-    places = torch.arange(values.shape[-1], device=values.device)
-    first = places.where(torch.cat((ends, rises), -1), 0).cummax(-1).values
-    last = places.where(torch.cat((rises, ends), -1), len(places)).flip(-1).cummin(-1).values
-    means = (first + last.flip(-1)).double() / 2.0
-    return torch.empty_like(means).scatter_(-1, order, means)
+    # Equal numbers are a group; the ranks of all groups up to one are as many as their numbers.
+    least = torch.zeros_like(ordered[..., :1], dtype=torch.bool)
+    group = torch.cat((least, rises), -1).cumsum(-1)
+    counts = torch.zeros_like(ordered).scatter_add_(-1, group, torch.ones_like(ordered))
+    return (counts.cumsum(-1) - (counts + 1.0) / 2.0).gather(-1, group), order
