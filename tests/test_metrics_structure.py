@@ -301,4 +301,4 @@ def test_what_belongs_to_the_original_is_made_once(monkeypatch: pytest.MonkeyPat
     keys = [key for owner, key in made if owner is original]
     assert len(keys) == len(set(keys)) == 10
     # The versions need no factors, but each its gaps from the original.
-    assert len(made) == len(keys) + 2 * 7
+    assert len(made) == len(keys) + 2 * 5

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
-__all__ = ["gram", "upper_product"]
+__all__ = ["gram", "product_upper", "upper_product"]
 
 LARGE = 512
 """Rows of a large matrix."""
@@ -45,4 +45,16 @@ def upper_product(upper: Tensor, z: Tensor) -> Tensor:
     for left, right, out in zip(uppers, z.flatten(0, -3), products.flatten(0, -3), strict=True):
         for part in blocks:
             torch.mm(left[part, part.start :], right[part.start :], out=out[part])
+    return products
+
+
+def product_upper(z: Tensor, upper: Tensor) -> Tensor:
+    """Return ``z @ upper``, without the zeros below the diagonal of a large upper matrix."""
+    if z.requires_grad or len(blocks := _blocks(upper)) == 1:
+        return z @ upper
+    products = z.new_empty((*z.shape[:-1], upper.shape[-1]))
+    uppers = upper.expand(*z.shape[:-2], -1, -1).flatten(0, -3)
+    for left, right, out in zip(z.flatten(0, -3), uppers, products.flatten(0, -3), strict=True):
+        for part in blocks:
+            torch.mm(left[:, : part.stop], right[: part.stop, part], out=out[:, part])
     return products
