@@ -22,8 +22,7 @@ from results import Result, figure, run
 
 import cfqa_data
 from cfqa_data.builders.pipeline import build
-from cfqa_data.builders.pipeline.label import baseline_values
-from cfqa_data.builders.pipeline.scorers import scoring_models
+from cfqa_data.builders.pipeline.label import baseline_values, scoring_models
 from cfqa_data.recipe.load import Recipe, load_recipe
 from cfqa_data.testing.mock import Rounded
 

@@ -15,13 +15,13 @@ __all__ = ["MovedModules"]
 _HOMES = {
     "cfqa_data": {
         "access": "dataset folder files hub hub_requests=hub_client selection shards=arrays "
-        "tensors weights",
+        "remembered=weights tensors weights",
         "console": "progress terminal text",
         "format": "codes invariants layout limits manifest packing "
-        "paper_quantizers=quantizers parquet pointers quantizers resources schema storage "
+        "paper_quantizers=quantizers parquet pointers=limits quantizers resources schema storage "
         "tasks=format_1",
         "integrity": "consistency health summary verify",
-        "recipe": "portable recipe_specs=spec remembered",
+        "recipe": "portable recipe_specs=spec",
     },
     "cfqa_data.codecs": {
         "h26x": "annexb=vvc hevc program reference reference_software=reference video vvc",
@@ -34,7 +34,7 @@ _HOMES = {
         "backbones": "backbone=dinov2 naming",
         "calibration": "calibrate calibration_report=report",
         "importing": "release release_files=files release_recipe=recipe release_scores=scores "
-        "release_stages=stages release_tables=tables",
+        "release_stages=stages release_tables=recipe",
         "maintenance": "deep=deep_verify repair repair_plan=plan repair_work=scratch",
         "pipeline": "ladders",
         "processes": "spawning",

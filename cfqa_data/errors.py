@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,7 @@ __all__ = [
     "MissingDependencyError",
     "RecipeError",
     "UndefinedError",
+    "clear_disk_errors",
     "prefixed",
     "unknown_name",
 ]
@@ -29,6 +31,15 @@ MOST_SHOWN = 16
 
 LONGEST_MESSAGE = 4000
 """Characters of a message; of a longer one, what is in the middle is left out."""
+
+_DISK_ERRORS = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EFBIG: "larger than a file may be",
+    errno.EACCES: "no permission to write",
+    errno.EPERM: "no permission to write",
+    errno.EROFS: "read-only file system",
+}
 
 
 class CfqaError(Exception):
@@ -119,6 +130,25 @@ def prefixed(where: object, error: type[CfqaError], *kinds: type[Exception]) -> 
         message = str(failure)
         begins = message.startswith(str(where))
         raise error(message if begins else f"{where}: {message}") from None
+
+
+@contextmanager
+def clear_disk_errors(what: str) -> Iterator[None]:
+    """Turn a full or forbidden disk into one line that says what was being written.
+
+    Raises:
+        DiskError: instead of an OSError of that kind; every other exception passes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        raise DiskError(
+            f"{what}: {_DISK_ERRORS[error.errno]}{where}; what is finished is kept: "
+            "make room or change the folder's permissions, then run the same command again"
+        ) from None
 
 
 def _cut(text: str) -> str:

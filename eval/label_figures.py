@@ -15,7 +15,7 @@ from cfqa_data.eval.statistics.grids import Grid, read_grids
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["describe_labels", "labels_text"]
+__all__ = ["ceilings", "describe_labels", "labels_text"]
 
 
 def describe_labels(
@@ -40,15 +40,31 @@ def describe_labels(
         sees truth and head, which a metric of features does not. And ``useless`` as it was given.
     """
     rows: list[dict[str, Any]] = []
-    ceilings: dict[str, float | None] = {}
     for grid in read_grids(labels):
-        distortion, loss = (
-            np.asarray(labels[name].to_numpy(), np.float64)[grid.rows]
-            for name in ("distortion", "loss")
-        )
-        rows += _shares(grid, distortion, useless.get(grid.task))
-        ceilings[grid.task] = _ceiling(distortion, loss)
-    return {"labels": rows, "ceilings": ceilings, "useless": dict(useless)}
+        rows += _shares(grid, _column(labels, "distortion", grid), useless.get(grid.task))
+    known = {task: figures["source"] for task, figures in ceilings(labels).items()}
+    return {"labels": rows, "ceilings": known, "useless": dict(useless)}
+
+
+def ceilings(labels: pa.Table) -> dict[str, dict[str, float | None]]:
+    """Return the SROCC of each task's loss with its distortion: ``source``, its mean over sources,
+    and ``pooled``, that of all points; None where there is no loss, or nothing varies.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for grid in read_grids(labels):
+        distortion, loss = (_column(labels, name, grid) for name in ("distortion", "loss"))
+        varying = ~constant_rows(distortion)
+        if np.isnan(loss).any() or not varying.any():
+            found[grid.task] = {"source": None, "pooled": None}
+            continue
+        mean = np.nan_to_num(spearman(loss[varying], distortion[varying])).mean()
+        pooled = np.nan_to_num(spearman(loss.reshape(1, -1), distortion.reshape(1, -1)))[0]
+        found[grid.task] = {"source": float(mean), "pooled": float(pooled)}
+    return found
+
+
+def _column(labels: pa.Table, name: str, grid: Grid) -> np.ndarray:
+    return np.asarray(np.asarray(labels[name].to_numpy(), np.float64)[grid.rows])
 
 
 def _shares(grid: Grid, distortions: np.ndarray, whole: float | None) -> Iterator[dict[str, Any]]:
@@ -70,13 +86,6 @@ def _shares(grid: Grid, distortions: np.ndarray, whole: float | None) -> Iterato
             "harm_best": best,
             "harm_worst": worst,
         }
-
-
-def _ceiling(distortion: np.ndarray, loss: np.ndarray) -> float | None:
-    varying = ~constant_rows(distortion)
-    if np.isnan(loss).any() or not varying.any():
-        return None
-    return float(np.nan_to_num(spearman(loss[varying], distortion[varying])).mean())
 
 
 def labels_text(described: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Open a report in headless Chromium, use it as a reader would, and take pictures to look at.
+"""Open a report or a gallery in headless Chromium, use it as a reader, and take pictures of it.
 
 python tests/browser_report.py report.html OUT
 
@@ -128,7 +128,7 @@ def check(truth: object, what: str) -> None:
 
 def use(browser: Browser) -> None:
     """Do on the open page what a reader does."""
-    rows = "[...document.querySelectorAll('.ranking tbody tr')]"
+    rows = "[...document.querySelectorAll('.rank-source tbody tr:not([data-fixed])')]"
     column = f"{rows}.map(r => r.cells[3].dataset.key)"
     ranked = browser.run(
         f"{rows}.filter(r => r.cells[0].dataset.key).map(r => r.cells[3].dataset.key)"
@@ -137,7 +137,7 @@ def use(browser: Browser) -> None:
     check(means == sorted(means, reverse=True), "the ranking begins with the best")
     check(browser.run(column)[: len(ranked)] == ranked, "those that are not ranked stand below")
     before = [float(text) for text in browser.run(column) if text]
-    button = "document.querySelector('.ranking th[data-column=\"3\"] button')"
+    button = "document.querySelector('.rank-source th[data-column=\"3\"] button')"
     for order in ("descending", "ascending"):
         browser.run(f"{button}.click()")
         after = [float(text) for text in browser.run(column) if text]
@@ -152,7 +152,18 @@ def use(browser: Browser) -> None:
     check(after == sorted(before, reverse=True), "the Enter key sorts, too")
 
     shown = "[...document.querySelectorAll('.pane')].filter(p => p.offsetParent).length"
-    check(browser.run(shown) == 1, "one heat map is shown")
+    check(browser.run(shown) == 2, "one ranking and one heat map are shown")
+    browser.run("document.getElementById('rank-pooled').click()")
+    pooled = "document.querySelector('.rank-pooled').offsetParent !== null"
+    check(browser.run(pooled), "choosing all points shows their ranking")
+    browser.run("document.getElementById('rank-source').click()")
+    area = "document.querySelector('.copy textarea').value"
+    browser.run(f"document.execCommand = () => {{ window.copied = {area}; return true; }}")
+    for n, begin in enumerate(("\\begin{tabular}{", "#,metric,")):
+        browser.run(f"document.querySelectorAll('.rank-source .copy button')[{n}].click()")
+        text = browser.run("window.copied")
+        lines = len(ranked) + 1
+        check(text.startswith(begin) and len(text.splitlines()) > lines, f"copied: {text[:40]!r}")
     browser.run("document.getElementById('pick-plcc').click()")
     check(
         browser.run("document.querySelector('.pane-plcc').offsetParent !== null"),
@@ -162,8 +173,8 @@ def use(browser: Browser) -> None:
     cards = "[...document.querySelectorAll('.card')].filter(c => !c.hidden).map(c => c.id)"
     first = browser.run(cards)
     check(len(first) == 1, "one metric is shown")
-    last = browser.run("[...document.querySelectorAll('.ranking tbody a')].at(-1).hash")
-    browser.run("[...document.querySelectorAll('.ranking tbody a')].at(-1).click()")
+    last = browser.run("[...document.querySelectorAll('.rank-source tbody a')].at(-1).hash")
+    browser.run("[...document.querySelectorAll('.rank-source tbody a')].at(-1).click()")
     browser.run("new Promise(r => setTimeout(r, 100))")
     for _ in range(50):
         if browser.run(cards) == [last[1:]]:
@@ -178,9 +189,33 @@ def use(browser: Browser) -> None:
     check(browser.run(drawn), "its scatters are drawn")
 
 
+def use_gallery(browser: Browser) -> None:
+    """Do on the open gallery what a reader does."""
+    told = "document.getElementById('told').textContent"
+    shown = "document.querySelector('[data-slot=\"errors\"] img').src"
+    browser.run(
+        "(l => {l.value = 0; l.dispatchEvent(new Event('input'))})"
+        "(document.getElementById('level'))"
+    )
+    check(browser.run(told) == "0", "the slider goes to the best level")
+    before = browser.run(told), browser.run(shown)
+    key = {"key": "ArrowRight", "code": "ArrowRight", "windowsVirtualKeyCode": 39}
+    for kind in ("keyDown", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, **key)
+    after = browser.run(told), browser.run(shown)
+    check(int(after[0]) == int(before[0]) + 1, "an arrow key goes to the next level")
+    check(after[1] != before[1], "and shows its errors")
+    first = browser.run("document.querySelector('dl').textContent")
+    browser.run(
+        "(c => {c.value = c.options[1].value; c.dispatchEvent(new Event('input'))})"
+        "(document.getElementById('codec'))"
+    )
+    check(browser.run("document.querySelector('dl').textContent") != first, "codecs can be chosen")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("report", type=Path, help="what `cfqa report` wrote")
+    parser.add_argument("report", type=Path, help="what `cfqa report` or `cfqa gallery` wrote")
     parser.add_argument("out", type=Path, help="folder for the pictures")
     arguments = parser.parse_args()
     program = os.environ.get("BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -192,7 +227,8 @@ def main() -> None:
         browser.size(1280)
         browser.media()
         browser.open(arguments.report)
-        use(browser)
+        gallery = browser.run("document.getElementById('told') !== null")
+        (use_gallery if gallery else use)(browser)
         for width in (390, 1280):
             for scheme in ("light", "dark"):
                 browser.size(width)
@@ -213,7 +249,8 @@ def main() -> None:
             if event["method"] == "Network.requestWillBeSent"
         }
         own = {arguments.report.resolve().as_uri()}
-        check({url.split("#")[0] for url in asked if url != "data:,"} <= own, "nothing is fetched")
+        there = {url.split("#")[0] for url in asked if not url.startswith("data:")}
+        check(there <= own, "nothing is fetched")
         browser.close()
     print(f"pictures: {arguments.out}")
 

@@ -46,5 +46,23 @@ class MemoryDataset:
         return self.versions[source_id, codec, level]
 
 
+class Stops:
+    """Progress that interrupts after some features."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        pass
+
+    def advance(self, n: int = 1) -> None:
+        self.left -= n
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        pass
+
+
 def rows_of(table: pa.Table, **where: Any) -> list[dict[str, Any]]:
     return [row for row in table.to_pylist() if all(row[k] == v for k, v in where.items())]

@@ -67,12 +67,15 @@ COMMANDS = {
         ("{data}",),
         {
             "folder": "dataset",
+            "against": "dataset",
+            "tolerance": "number",
             "sample": "number",
             "seed": "number",
             "workers": "number",
             "root": "folder",
             "plugin": "name",
         },
+        needs={"tolerance": ("{data}", "--against", "{data}")},
     ),
     "repair": Walked(
         ("{data}", "--dry-run"),
@@ -102,7 +105,13 @@ COMMANDS = {
     ),
     "report": Walked(
         ("{data}", "{scores}", "--out", "out.html"),
-        {"folder": "dataset", "scores": "scores", "out": "out file", "target": "choice"},
+        {
+            "folder": "dataset",
+            "scores": "scores",
+            "out": "out file",
+            "target": "choice",
+            "against": "name",
+        },
     ),
     "extend": Walked(
         ("{data}", "--codec", "x265", "--name", "again", "--levels", "30", "--out", "out"),
@@ -146,6 +155,7 @@ COMMANDS = {
             "codec": "name",
             "level": "number",
             "metric": "name",
+            "scores": "scores",
             "out": "out file",
             "root": "folder",
             "plugin": "name",
@@ -161,6 +171,7 @@ COMMANDS = {
             "level": "number",
             "sources": "number",
             "metric": "name",
+            "scores": "scores",
             "root": "folder",
             "plugin": "name",
         },
@@ -301,6 +312,7 @@ def test_options_without_their_value(command: str, sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_that_there_are_not(command: str, sandbox: Sandbox) -> None:
     good = sandbox.fill(COMMANDS[command].good)
+    several = any(parameter.nargs == -1 for parameter in KNOWN.commands[command].params)
     for words in (
         ["--no-such-option"],
         ["--no-such-option=3"],
@@ -309,8 +321,10 @@ def test_options_that_there_are_not(command: str, sandbox: Sandbox) -> None:
         ["too", "many", "arguments"],
         ["\udcff"],
     ):
+        files = several and not words[0].startswith("-")
         if words != ["--"]:
-            assert broken_law(sandbox, [command, *good, *words], f"cfqa {command} --help") == ""
+            said = "there is no such file" if files else f"cfqa {command} --help"
+            assert broken_law(sandbox, [command, *good, *words], said) == ""
     assert broken_law(sandbox, ["no-such-command", *good], "cfqa --help") == ""
     assert broken_law(sandbox, ["--no-such-option", command, *good], "cfqa --help") == ""
 

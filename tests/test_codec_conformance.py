@@ -17,10 +17,9 @@ from cfqa_data.codecs.base import (
     check_feature,
     check_plane,
 )
-from cfqa_data.codecs.features.channels import LowRank, Prune, Slice
+from cfqa_data.codecs.features.channels import LowRank, Prune, Slice, TopK
 from cfqa_data.codecs.features.product import ProductQuantizer
 from cfqa_data.codecs.features.scalar import Int, Minifloat, Mxfp, Nvfp4
-from cfqa_data.codecs.features.sparse import TopK
 from cfqa_data.codecs.h26x.hevc import X265
 from cfqa_data.codecs.h26x.reference import HM, VTM, ReferenceCodec
 from cfqa_data.codecs.h26x.vvc import VVenC

@@ -153,6 +153,22 @@ def test_figures_of_the_tables_are_those_compared() -> None:
         assert value == pytest.approx(sign * of["pooled_plcc"])
 
 
+def test_the_interval_at_a_level_is_that_of_a_bootstrap_by_hand() -> None:
+    where = {"task": "seg", "codec": "x265", "level": 2}
+    of = points("mse", **where)
+    drawn = []
+    for counts in source_counts(5, 50, 0, "seg")[1:].astype(int):
+        x, y = (np.repeat([one[part][0] for one in of.values()], counts) for part in (0, 1))
+        drawn.append(stats.pearsonr(x, y).statistic if len(set(y)) > 1 else np.nan)
+    (row,) = (
+        r
+        for r in scored().per_level.to_pylist()
+        if (where | {"metric": "mse"}).items() <= r.items()
+    )
+    ends = np.nanpercentile(drawn, [2.5, 97.5])
+    assert [row["plcc_low"], row["plcc_high"]] == pytest.approx(ends, abs=1e-9)
+
+
 def test_metrics_that_cannot_be_compared_are_named() -> None:
     by_default = scored().compare(draws=2).table
     assert set(by_default["metric"].to_pylist()) == {"mse", "mae"}

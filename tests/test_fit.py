@@ -297,7 +297,7 @@ def test_a_calibration_that_was_stopped_goes_on(
 
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr("cfqa_data.builders.pipeline.fit.measure", stopping)
+        patch.setattr("cfqa_data.builders.pipeline.ladders.measure", stopping)
         with pytest.raises(KeyboardInterrupt):
             build(asked, out, workers=1)
         assert len(list((out / ".build/fits/words-shift").iterdir())) == 5

@@ -22,12 +22,12 @@ from cfqa_data.access.grid import TokenGrid, token_grid
 from cfqa_data.builders.gallery.page import write_gallery
 from cfqa_data.builders.gallery.tokens import Tokens
 from cfqa_data.builders.pipeline import build
-from cfqa_data.builders.pipeline.scorers import scoring_models
+from cfqa_data.builders.pipeline.label import scoring_models
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.builders.sources.scenes import Scenes, draw_scene, render
 from cfqa_data.builders.sources.solids import SHAPES
 from cfqa_data.builders.tasks.classification import Classification
-from cfqa_data.builders.tasks.drawing import Drawing
+from cfqa_data.builders.tasks.drawing import Bar, Drawing
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError
 from cfqa_data.recipe.load import Recipe
@@ -204,6 +204,17 @@ def test_only_what_is_asked_for_is_read(built: Path, monkeypatch: pytest.MonkeyP
     assert row["mse"] == pytest.approx(stored["mse"], rel=1e-6)
     gap = dataset.compressed(source, "x265", 1) - dataset.original(source)
     assert row["<lambda>"] == pytest.approx(gap.max())
+    evaluation = cfqa_data.evaluate(cfqa_data.load(built, "seg"), ["mse", "psnr"])
+    known = dataset.show(source, metrics=["psnr"], evaluation=evaluation).rows()[1]
+    (expected,) = (
+        row["value"]
+        for row in evaluation.scores.to_pylist()
+        if (row["source_id"], row["level"], row["metric"]) == (source, 1, "psnr")
+    )
+    assert known["psnr"] == expected
+    assert "mse" not in known
+    with pytest.raises(CfqaError, match="unknown metric of the scores 'cka'"):
+        dataset.show(source, metrics=["cka"], evaluation=evaluation)
     with pytest.raises(CfqaError, match="there is no level 2: levels are 0 to 1"):
         dataset.show(source, level=2)
     with pytest.raises(CfqaError, match="no row of"):
@@ -255,6 +266,7 @@ def test_names_are_escaped_and_what_is_missing_is_told(tmp_path: Path) -> None:
     assert shown.save(tmp_path / "shown.png").read_bytes().startswith(b"\x89PNG")
     assert shown.save(tmp_path / "shown.html").read_text().count("<article>") == 1
     assert "half" in repr(shown)
+    assert "nan" not in repr(shown)
     assert shown._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(CfqaError, match=r"is written as \.html or \.png"):
         shown.save(tmp_path / "shown.gif")
@@ -275,6 +287,8 @@ def test_a_task_of_a_stranger_may_draw_anything_else(
     assert 'data-slot="truth"' not in nothing.save(tmp_path / "nothing.html").read_text()
     for found, why in (
         ("a mask", "must return a Drawing or None, not str"),
+        (Drawing(bars=(Bar("a", float("nan")),)), "a bar is Bar"),
+        (Drawing(key={"a": (0.5, 0.5, 0.5)}), "the colour of 'a' is RGB of 0 to 255"),
         (Drawing(np.zeros((2, 2))), r"a picture is uint8 \(H, W, 3\), not \(2, 2\)"),
     ):
         with pytest.raises(CfqaError, match=f"Classification.draw.*{why}"):

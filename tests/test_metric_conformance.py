@@ -101,6 +101,50 @@ class TestANetwork(MetricSuite):
     metric, dtypes = Network(), ("float32",)
 
 
+def share_of_ladder(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Squared error, as a share of that of all versions."""
+    errors = (y - x).double().square().mean((1, 2, 3, 4))
+    return errors / errors.sum().clamp(min=1e-30)
+
+
+share_of_ladder.scope = "ladder"  # type: ignore[attr-defined]
+share_of_ladder.lower_better = True  # type: ignore[attr-defined]
+share_of_ladder.score_range = (0.0, 1.0)  # type: ignore[attr-defined]
+
+
+def spread(y: torch.Tensor) -> torch.Tensor:
+    """Deviation of the channels over tokens."""
+    return y.std(3).mean((1, 2, 3))
+
+
+spread.no_reference = True  # type: ignore[attr-defined]
+spread.lower_better = True  # type: ignore[attr-defined]
+spread.invariances = ["translation"]  # type: ignore[attr-defined]
+spread.least_tokens = 2  # type: ignore[attr-defined]
+
+
+def relative_spread(y: torch.Tensor) -> torch.Tensor:
+    """The same, as a difference from the mean of all versions."""
+    return spread(y) - spread(y).mean()
+
+
+relative_spread.no_reference = True  # type: ignore[attr-defined]
+relative_spread.scope = "source"  # type: ignore[attr-defined]
+relative_spread.least_tokens = 2  # type: ignore[attr-defined]
+
+
+class TestOneOfAWholeLadder(MetricSuite):
+    metric = share_of_ladder
+
+
+class TestOneWithoutAReference(MetricSuite):
+    metric = spread
+
+
+class TestOneOfASourceWithoutAReference(MetricSuite):
+    metric = relative_spread
+
+
 class TestOneThatIsTrained(MetricSuite):
     metric, training = Fitted, SimpleNamespace(unit=2.0)
 
@@ -142,6 +186,7 @@ def forgets_one_original(x: Features, y: Features) -> torch.Tensor:
         (lambda x, y: largest_error(1e6 + x, 1e6 + y), {}, "every_dtype"),
         (lambda x, y: largest_error(x, y), {"least_tokens": 14}, "least_tokens"),
         (lambda x, y: largest_error(x, y) / y.std(3).amin((1, 2, 3)), {}, "do_not_vary"),
+        (lambda x, y: largest_error(x, y) + torch.arange(len(y)), {"scope": "ladder"}, "its_batch"),
         (spoils, {}, "left_as_they_are"),
         (forgets_one_original, {}, "one_original"),
     ],

@@ -12,7 +12,7 @@ from damaged import edit_manifest
 from mock_dataset import write_mock_dataset
 from pipeline_toy import LAMBDAS, TEN_QPS, toy_recipe, write_networks
 
-from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
+from cfqa_data.builders.pipeline.check import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.builders.sources import get_source

@@ -18,8 +18,7 @@ from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.prepare import median_codes
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.builders.pipeline.workspace import open_workspace
-from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import BuildError, DiskError
+from cfqa_data.errors import BuildError, DiskError, clear_disk_errors
 from cfqa_data.format.codes import find_centres
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.quantizers import UniformQuantizer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -181,6 +183,11 @@ def test_the_command_line_takes_it_from_end_to_end(
     assert main(["gallery", str(folder), "--out", "gallery.html", "--sources", "2"]) == 0
     page = (tmp_path / "gallery.html").read_text()
     assert page.count("<blockquote>") == 2  # the inputs are texts
+    stems = json.loads(re.findall(r"json.>(.*)</script>", page)[0])[0]["codecs"]["stems"]
+    text = re.findall(r"<blockquote>(.*?)<", page)[0]
+    assert [stem["text"] for stem in stems] == [
+        " ".join(word[:letters] for word in text.split()) for letters in (8, 4, 2)
+    ]
     assert all(text in page for text in ("weather", "sailing", "From the compressed feature"))
     monkeypatch.setattr("time.sleep", lambda _: None)
     with loopback_hub() as hub:

@@ -19,7 +19,6 @@ from cfqa_data.builders.maintenance.deep_verify import verify_deep
 from cfqa_data.builders.maintenance.repair import repair
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.check import packages_of
-from cfqa_data.builders.pipeline.label import label_rows
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import Select
 from cfqa_data.cli import main
@@ -28,6 +27,7 @@ from cfqa_data.errors import BuildError, CfqaError
 from cfqa_data.format.facts import Score, TaskFacts
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import read_manifest
+from cfqa_data.format.schema import label_rows
 from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.integrity.summary import build_text, summarise
 from cfqa_data.integrity.verify import verify
@@ -268,7 +268,8 @@ def test_a_name_that_begins_another_is_not_taken_for_it(tmp_path: Path) -> None:
 
 def test_labels_are_null_where_a_metric_is_not_defined(built: Path) -> None:
     entry = read_manifest(built).tasks["words"]
-    spec: Any = SimpleNamespace(codec="round", parameter_name="step", levels=(1, 2))
+    facts = SimpleNamespace(parameter=SimpleNamespace(name="step"))
+    spec: Any = SimpleNamespace(name="round", facts=facts, levels=(1, 2))
     values = dict.fromkeys(("score", "mse", "cosine", "loss"), np.array([0.5, 0.25]))
     values["cka"] = np.array([0.75, np.nan])
     rows = label_rows(entry, spec, {"tokens": 3, "reference_score": 1.0}, [8, None], values)

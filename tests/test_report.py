@@ -27,14 +27,16 @@ from cfqa_data.access.dataset import Dataset
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 from cfqa_data.eval import Evaluation, evaluate, read_evaluation
+from cfqa_data.eval.comparison import p_text
+from cfqa_data.eval.label_figures import ceilings
 from cfqa_data.eval.report import report_html, write_report
 from cfqa_data.eval.report.axes import Axis, number_text
 from cfqa_data.eval.report.cards import disagreements
 from cfqa_data.eval.report.classes import embed
 from cfqa_data.eval.report.drawing import TEMPLATES
 from cfqa_data.eval.report.figures import curve, fit, scatter, task_points
-from cfqa_data.eval.report.ranking import STEPS, Figure, ranking
-from cfqa_data.eval.results import KEY
+from cfqa_data.eval.report.ranking import STEPS, Figure, Scale, ranking
+from cfqa_data.eval.score_format import KEY
 from cfqa_data.eval.statistics import mapping
 
 FIT = mapping._fit
@@ -166,8 +168,52 @@ def test_the_ranking_is_by_oriented_figures(page: Page, scored: Evaluation) -> N
     assert (last.metric.name, last.better) == ("opposite", "lower")
     found = {e.metric.name: Figure.of(e.overall, "srocc").value for e in ranked}
     assert found["opposite"] == pytest.approx(-found["mse"])  # a wrong sign is shown, not dropped
-    (row,) = (r for r in page.rows if r[:2] == ["3", "opposite"])
+    row, pooled = (r for r in page.rows if r[:2] == ["3", "opposite"])
     assert row[3].startswith(f"\u2212{found['mse']:.3f}")
+    (of_mse,) = (r for r in scored.across_tasks.to_pylist() if r["metric"] == "mse")
+    assert pooled[3].startswith(f"\u2212{of_mse['pooled_srocc']:.3f}")
+
+
+def test_the_ranking_has_differences_to_a_baseline_and_the_ceiling_of_the_labels(
+    page: Page, scored: Evaluation, folder: Path
+) -> None:
+    differences = scored.compare(["mse", "opposite"], "cosine").table.to_pylist()
+    of_mse = [r for r in differences if (r["view"], r["metric"]) == ("all", "mse")]
+    shown = [row for row in page.rows if row[1:2] == ["mse"] and len(row) > 9]
+    for row, name in zip(shown, ("srocc", "pooled_srocc"), strict=True):
+        (one,) = (r for r in of_mse if r["figure"] == name)
+        assert row[5].lstrip("+\u2212").startswith(f"{abs(one['difference']):.3f}")
+        assert row[6] == p_text(one["p_holm"])
+    known = ceilings(scored.labels)
+    for row, kind in zip(
+        (r for r in page.rows if "ceiling of the labels" in r), ("source", "pooled"), strict=True
+    ):
+        assert [f"{known[task][kind]:.3f}" for task in known] == [text for text in row[2:] if text]
+    other = Page(report_html(scored, folder, against="mse"))
+    assert "less mse" in "".join(other.texts["th"])
+    with pytest.raises(MetricError, match="unknown metric 'mes'"):
+        report_html(scored, folder, against="mes")
+
+
+def test_whiskers_have_a_scale_that_the_better_metrics_fill() -> None:
+    figures = [Figure(v, v - 0.02, v + 0.02) for v in [0.1, *np.linspace(0.8, 0.87, 33)]]
+    scale = Scale.of(figures)
+    assert scale == pytest.approx((0.78, 0.9, 0.02))
+    assert scale.at(0.1) == scale.at(0.78) == 8
+    assert scale.at(0.9) == 312
+    assert len(scale.ticks) == 7
+    assert Scale.of([Figure(None)]).ticks == pytest.approx(np.linspace(0, 1, 6))
+
+
+def test_a_metric_says_where_its_scores_come_from_and_how_it_does_at_each_level(
+    page: Page, text: str, scored: Evaluation
+) -> None:
+    made = scored.provenance["cosine"]
+    assert f"{made.package} {made.version}" in "".join(page.texts["dd"])
+    assert f"{made.date} on cpu" in "".join(page.texts["dd"])
+    titles = [a["aria-label"] for a in page.all("svg") if a.get("role") == "img"]
+    drawn = [t for t in titles if t.startswith("seg: SROCC of cosine with the distortion at each")]
+    assert len(drawn) == 1
 
 
 def test_intervals_turn_with_the_sign() -> None:
@@ -547,7 +593,8 @@ def test_what_is_read_back_is_what_was_found(folder: Path, scored: Evaluation) -
             assert getattr(after, fact) == getattr(before, fact)
     with pytest.raises(MetricError, match="only its scores were read"):
         again.metrics[0](torch.zeros(1, 1, 1, 2, 2), torch.zeros(1, 1, 1, 2, 2))
-    assert read_evaluation(folder, folder.parent / "scores.parquet", "loss").target == "loss"
+    again = read_evaluation(folder, folder.parent / "scores.parquet", target="loss")
+    assert again.target == "loss"
 
 
 @pytest.mark.parametrize("identity", [math.inf, -math.inf, math.nan, np.float32(0.5), 1, None])
@@ -591,6 +638,8 @@ def spoil(path: Path, out: Path, how: str) -> None:
         table = table.take(np.arange(table.num_rows)[::-1])
     elif how == "other dataset":
         facts["dataset"] = "0" * 64
+        place = table.column_names.index("mse")
+        table = table.set_column(place, "mse", pa.compute.multiply(table["mse"], 1.00001))
     elif how == "range":
         facts["metrics"][0]["score_range"] = [1, 0]
     elif how == "code":
@@ -661,20 +710,23 @@ def test_a_file_of_scores_names_no_code(folder: Path, scored: Evaluation, tmp_pa
 def test_eval_writes_a_report_with_its_scores(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
+    out, scored = tmp_path / "out", ("<dt>scored</dt><dd>.*?</dd>", "")
     command = ["eval", str(folder), "--task", "cls", "--metric", "mse"]
     assert main([*command, "--report", str(out)]) == 0
-    before = (out / "report.html").read_bytes()
+    before = (out / "report.html").read_text()
     assert main([*command, "--report", str(out)]) == 0  # the same request
-    assert (out / "report.html").read_bytes() == before
+    pages = [re.sub(*scored, page) for page in (before, (out / "report.html").read_text())]
+    assert pages[0] == pages[1]
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "scores.parquet"]
     assert f"Report: {out / 'report.html'}" in capsys.readouterr().out
     again = tmp_path / "again.html"
     assert main(["report", str(folder), str(out / "scores.parquet"), "-o", str(again)]) == 0
     assert again.read_bytes() == (out / "report.html").read_bytes()
-    assert main([*command, "--report", str(tmp_path / "alone.html"), "--json"]) == 0
+    alone = tmp_path / "alone.html"
+    assert main([*command, "--report", str(alone), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.split("\n", 1)[1])["target"] == "distortion"
-    assert (tmp_path / "alone.html").read_bytes() == again.read_bytes()
+    pages = [re.sub(*scored, page.read_text()) for page in (again, alone)]
+    assert pages[0] == pages[1]
 
 
 def test_a_report_by_a_relative_name_is_replaced_by_the_same_request(
@@ -699,11 +751,12 @@ def test_reports_and_scores_are_replaced_by_force_only(
     assert main([*command, "mse", "--report", str(out)]) == 0
     page.write_text("a page")
     kept = {path: path.read_bytes() for path in [page, *out.iterdir()]}
-    scores = out / "scores.parquet"
+    scores, high = out / "scores.parquet", ["mse", "--precision", "high"]
+    refused = f"{scores}: holds scores of 'mse' made with another device or precision;"
     capsys.readouterr()
     for words, said in (
-        ([*command, "cosine", "--report", str(out)], f"{scores}: holds the scores of mse;"),
-        ([*command, "cosine", "--out", str(scores)], f"{scores}: holds the scores of mse;"),
+        ([*command, *high, "--report", str(out)], refused),
+        ([*command, *high, "--out", str(scores)], refused),
         ([*command, "cosine", "--report", str(page)], f"{page}: is there;"),
         (["report", str(folder), str(scores), "--out", str(page)], f"{page}: is there;"),
     ):
@@ -712,9 +765,10 @@ def test_reports_and_scores_are_replaced_by_force_only(
         assert told.err.startswith(f"cfqa: {said}")
         assert (told.out, told.err.count("\n")) == ("", 1)
         assert kept == {path: path.read_bytes() for path in kept}
-    assert main([*command, "cosine", "--report", str(out), "--force"]) == 0
+    assert main([*command, *high, "--report", str(out), "--force"]) == 0
     assert main(["report", str(folder), str(scores), "--out", str(page), "--force"]) == 0
-    assert page.read_bytes() == (out / "report.html").read_bytes() != kept[out / "report.html"]
+    assert page.read_bytes() == (out / "report.html").read_bytes()
+    assert read_evaluation(scores).provenance["mse"].precision == "high"
 
 
 @pytest.mark.parametrize(

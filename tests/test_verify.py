@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mock_dataset import write_mock_dataset
+from safetensors.numpy import load_file, save_file
 
+from cfqa_data import load
 from cfqa_data.builders.sharing.hub_limits import check_limits
+from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.integrity.difference import differences
 from cfqa_data.integrity.verify import Fault, verify
 
 GB = 10**9
@@ -106,3 +114,49 @@ def test_a_hub_does_not_take(files: dict[str, int], message: str) -> None:
 
 def test_names_of_any_script_are_taken() -> None:
     assert check_limits({"bilder/übung 1/图.parquet": 1}) == []
+
+
+def test_another_tier_holds_the_same(folder: Path, tmp_path: Path) -> None:
+    light = write_mock_dataset(tmp_path / "light", sources=2, tier="light")
+    found = differences(load(light), load(folder))
+    assert [one.codec for one in found[:3]] == [None, "x265", "vvenc"]
+    assert {(one.lacking, one.labels, one.values, one.error) for one in found} == {(0, 0, 0, 0)}
+
+
+def test_what_differs_is_told_by_codec(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    table = pq.read_table(copy / "labels" / "dpt.parquet")
+    columns = {name: table[name].to_numpy().copy() for name in ("distortion", "score", "loss")}
+    chosen = np.flatnonzero(table["codec"].to_numpy(zero_copy_only=False) == "x265")[:2]
+    columns["distortion"][chosen] += 0.25
+    columns["score"][chosen] += 0.25
+    columns["loss"][chosen[0]] = np.nan
+    for name, values in columns.items():
+        place = table.column_names.index(name)
+        table = table.set_column(place, table.schema.field(place), pa.array(values))
+    pq.write_table(table, copy / "labels" / "dpt.parquet")
+    path = copy / "originals" / "cls-00000-of-00001.safetensors"
+    originals = load_file(path)
+    first = originals[min(originals)]
+    energy = sum(float(np.square(x, dtype=float).sum()) for x in originals.values())
+    before = first.flat[0]
+    first.flat[0] += 1
+    save_file(originals, path)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"][path.relative_to(copy).as_posix()]["sha256"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["verify", str(copy), "--against", str(folder), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    off = {(one["task"], one["codec"]): one for one in told["parts"]}
+    assert not told["agree"]
+    depth = off.pop(("dpt", "x265"))
+    assert (depth["labels"], depth["distortion"]) == (2, pytest.approx(0.25))
+    cls = off.pop(("cls", None))
+    count = sum(x.size for x in originals.values())
+    assert cls["values"] == pytest.approx(1 / count)
+    assert cls["error"] == pytest.approx((float(first.flat[0]) - float(before)) / energy**0.5)
+    assert {(one["labels"], one["values"], one["lacking"]) for one in off.values()} == {(0, 0, 0)}
+    assert main(["verify", str(folder), "--against", str(copy), "--tolerance", "1"]) == 1  # a NaN
+    assert "labels differ" in capsys.readouterr().out

@@ -15,7 +15,14 @@ from damaged import edit_manifest
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
 from cfqa_data.access.files import LocalFiles
-from cfqa_data.access.weights import find_below_root, find_weights, hash_weights, resolve_weights
+from cfqa_data.access.weights import (
+    find_below_root,
+    find_weights,
+    hash_weights,
+    remember,
+    remembered,
+    resolve_weights,
+)
 from cfqa_data.codecs.hyperprior.weights import read_ladder, write_ladder
 from cfqa_data.errors import BuildError, RecipeError
 from cfqa_data.format.manifest import hash_file
@@ -23,7 +30,6 @@ from cfqa_data.format.resources import ROOT_VARIABLE, WEIGHTS_VARIABLE, resolve
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.integrity.verify import verify
 from cfqa_data.recipe.load import Recipe
-from cfqa_data.recipe.remembered import remember, remembered
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

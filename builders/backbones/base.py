@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from cfqa_data.builders.sources.geometry import renormalise
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Layer
+from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.registry import Registry
 
-__all__ = ["BACKBONES", "Backbone", "join_layers"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "LibraryModel",
+    "join_layers",
+    "library_errors",
+    "read_config",
+]
 
 
 class Backbone(ABC):
@@ -82,6 +93,93 @@ def join_layers(name: str, layers: Sequence[np.ndarray]) -> np.ndarray:
         shapes = [layer.shape[1:] for layer in layers]
         raise BuildError(f"{name}: layers of one feature have one (T, D), not {shapes}")
     return np.stack(layers, axis=1)
+
+
+class LibraryModel(Backbone):
+    """A model of a library: a layer per block, and one more of its final norm, where it has one.
+
+    Attributes:
+        made_of: makes it again, where it is unpickled.
+        blocks: how many there are.
+        block: what one is called.
+        patch: rows and columns of pixels for a token; None where there is no grid.
+        mean_std: of the images that the model takes; None as they come.
+    """
+
+    made_of: Callable[[], Any]
+    blocks: int
+    block: str = "block"
+    patch: tuple[int, int] | None = None
+    mean_std: tuple[Any, Any] | None = None
+
+    def __reduce__(self) -> Any:
+        return self.made_of, ()
+
+    def grid(self, inputs: Any) -> tuple[int, int] | None:
+        """Return the rows and columns of patches, where all layers have the same."""
+        if not self.patch:
+            return None
+        images = inputs["pixel_values"] if isinstance(inputs, Mapping) else inputs
+        height, width = np.shape(images)[-2:]
+        return height // self.patch[0], width // self.patch[1]
+
+    def layer(self, index: int) -> Layer:
+        """Return a block's name, and whether its output is from before the final norm."""
+        if index == self.blocks:
+            return Layer("final norm", "after")
+        return Layer(f"{self.block} {index}", "before" if self.norm is not None else None)
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Check that there are such layers.
+
+        Raises:
+            BuildError: there are not.
+        """
+        assert self.layers is not None
+        if not layers or not all(0 <= layer < self.layers for layer in layers):
+            raise BuildError(f"{self.name}: layers are 0 to {self.layers - 1}, not {list(layers)}")
+
+    def images(self, values: Any) -> np.ndarray:
+        """Return images, float32 (N, 3, H, W), by the statistics that the model was trained with.
+
+        Raises:
+            BuildError: they are none.
+        """
+        values = np.asarray(values)
+        if values.dtype.kind != "f" or values.ndim != 4:
+            raise BuildError(f"{self.name}: takes normalised images, float32 (N, 3, H, W)")
+        values = np.asarray(values, np.float32)
+        return renormalise(values, *self.mean_std) if self.mean_std else values
+
+
+@contextmanager
+def library_errors(what: str, *, kind: bool = True) -> Iterator[None]:
+    """Raise what a library raises, which may be anything, in one line.
+
+    Args:
+        what: names the model in the error.
+        kind: whether the kind of the library's error is told.
+
+    Raises:
+        BuildError: instead.
+    """
+    try:
+        yield
+    except Exception as error:
+        why = str(error).strip().partition("\n")[0]
+        raise BuildError(f"{what}: {type(error).__name__ + ': ' if kind else ''}{why}") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return what a file of JSON beside weights says.
+
+    Raises:
+        BuildError: it holds no table.
+    """
+    try:
+        return dict(parse_json(read_limited(path, LARGEST_JSON)))
+    except Exception as error:
+        raise BuildError(f"{path}: not a JSON object") from error
 
 
 BACKBONES = Registry(

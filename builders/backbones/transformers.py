@@ -19,12 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.builders.backbones.base import Backbone, join_layers
-from cfqa_data.builders.sources.geometry import renormalise
+from cfqa_data.builders.backbones.base import LibraryModel, join_layers, library_errors, read_config
 from cfqa_data.errors import BuildError
 from cfqa_data.extras import extras
-from cfqa_data.format.facts import Layer
-from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.torch_state import torch_state
 
 with extras():
@@ -39,7 +36,7 @@ UNBOUNDED = 1_000_000
 """Tokens from which on a tokenizer's limit stands for none."""
 
 
-class Transformers(Backbone):
+class Transformers(LibraryModel):
     """Any model that `transformers.AutoModel` loads, or a part of one.
 
     Layer i is the output of block i, before the final norm; one more layer is that of the final
@@ -68,20 +65,17 @@ class Transformers(Backbone):
 
     @torch_state(grad=False)
     def __init__(self, weights: Path, part: str = "", max_tokens: int | None = None) -> None:
-        self._made_of = partial(Transformers, weights, part, max_tokens)
+        self.made_of = partial(Transformers, weights, part, max_tokens)
         self.folder, self.max_tokens = Path(weights).parent, max_tokens
         if Path(weights).is_dir():
             self.folder = Path(weights)
         self.model, lacking = _load(self.folder, part)
         self.name = f"transformers {self.model.config.model_type}"
         self.parameters = sum(weight.numel() for weight in self.model.parameters())
-        self.images = self.model.main_input_name == "pixel_values"
-        self._mean_std = _mean_std(self.folder) if self.images else None
+        self.visual = self.model.main_input_name == "pixel_values"
+        self.mean_std = _mean_std(self.folder) if self.visual else None
         self._tokenizer: Any = None
         self._try(lacking)
-
-    def __reduce__(self) -> Any:
-        return self._made_of, ()
 
     def _try(self, lacking: Sequence[str]) -> None:
         """Run the model once, to see its layers, its final norm and its prefix tokens."""
@@ -104,7 +98,7 @@ class Transformers(Backbone):
         self.layers = self.blocks + (self.norm is not None)
         widths = {block.shape[-1] for block in blocks}
         self.width = widths.pop() if len(widths) == 1 else None
-        self.patch = _pair(getattr(self.model.config, "patch_size", None)) if self.images else None
+        self.patch = _pair(getattr(self.model.config, "patch_size", None)) if self.visual else None
         if self.patch:
             # Class and register tokens come first; others, such as YOLOS's, do not.
             rows, columns = inputs.shape[2] // self.patch[0], inputs.shape[3] // self.patch[1]
@@ -115,7 +109,7 @@ class Transformers(Backbone):
                 self.patch = None
 
     def _example(self) -> np.ndarray:
-        if not self.images:
+        if not self.visual:
             return np.arange(4)
         config = self.model.config
         size = _pair(getattr(config, "image_size", None)) or (224, 224)
@@ -125,33 +119,14 @@ class Transformers(Backbone):
     @torch_state(grad=False)
     def extract(self, inputs: Any, layers: Sequence[int]) -> np.ndarray:
         """Return the feature of one sample."""
-        assert self.layers is not None
-        if not all(0 <= layer < self.layers for layer in layers):
-            raise BuildError(f"{self.name}: layers are 0 to {self.layers - 1}, not {list(layers)}")
+        self.check_layers(layers)
         last, blocks, _ = self._run(self._arguments(inputs))
         return join_layers(self.name, [(*blocks, last)[layer].numpy() for layer in layers])
 
-    def grid(self, inputs: Any) -> tuple[int, int] | None:
-        """Return the rows and columns of patches of an image."""
-        if not self.patch:
-            return None
-        height, width = np.shape(_values(inputs))[-2:]
-        return height // self.patch[0], width // self.patch[1]
-
-    def layer(self, index: int) -> Layer:
-        """Return a block's name, and whether its output is from before the final norm."""
-        if index == self.blocks:
-            return Layer("final norm", "after")
-        return Layer(f"block {index}", "before" if self.norm is not None else None)
-
     def _run(self, arguments: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor], Any]:
         """Return the model's last hidden state, the outputs of its blocks, and its final norm."""
-        try:
-            with _outputs(self.model) as (blocks, norms):
-                output = self.model(**arguments)
-        except Exception as error:  # models raise all kinds where inputs do not fit
-            why = str(error).partition("\n")[0]
-            raise BuildError(f"{self.name}: {type(error).__name__}: {why}") from error
+        with library_errors(self.name), _outputs(self.model) as (blocks, norms):
+            output = self.model(**arguments)
         last = output[0]
         same = (
             norm
@@ -172,19 +147,13 @@ class Transformers(Backbone):
         if (mask := arrays.pop("attention_mask", None)) is not None:
             arrays = _without_padding(arrays, mask)
         values = arrays.get(self.model.main_input_name)
-        if self.images:
-            return {"pixel_values": self._images(values), **self._sizes(values)}
+        if self.visual:
+            return {"pixel_values": torch.from_numpy(self.images(values)), **self._sizes(values)}
         if values is None or values.dtype.kind not in "iu" or values.ndim > 2 or not values.size:
             raise BuildError(f"{self.name}: takes a text, or tokens (N, T), one or more")
         tokens = {name: torch.from_numpy(np.array(a, np.int64)) for name, a in arrays.items()}
         tokens = {name: each[None] if each.ndim == 1 else each for name, each in tokens.items()}
         return tokens | {"attention_mask": torch.ones_like(tokens[self.model.main_input_name])}
-
-    def _images(self, values: Any) -> Tensor:
-        if values is None or values.dtype.kind != "f" or values.ndim != 4:
-            raise BuildError(f"{self.name}: takes normalised images, float32 (N, 3, H, W)")
-        values = np.asarray(values, np.float32)
-        return torch.from_numpy(renormalise(values, *self._mean_std) if self._mean_std else values)
 
     def _sizes(self, values: Any) -> dict[str, Any]:
         """Return the argument by which a model takes images of another size than its own."""
@@ -197,11 +166,8 @@ class Transformers(Backbone):
         if self._tokenizer is None:
             with extras():
                 from transformers import AutoTokenizer
-            try:
+            with library_errors(f"{self.folder}: no tokenizer", kind=False):
                 self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-            except Exception as error:  # of any kind, where files are missing or damaged
-                why = str(error).partition("\n")[0]
-                raise BuildError(f"{self.folder}: no tokenizer: {why}") from error
         most = self.max_tokens or self._tokenizer.model_max_length
         cut = {} if self.max_tokens is None else {"truncation": True, "max_length": most}
         found = self._tokenizer(texts, **cut)
@@ -217,10 +183,6 @@ class Transformers(Backbone):
             )
         known = signature(self.model.forward).parameters  # a decorated method's own, too
         return {name: np.array(value) for name, value in found.items() if name in known}
-
-
-def _values(inputs: Any) -> Any:
-    return inputs["pixel_values"] if isinstance(inputs, Mapping) else inputs
 
 
 def _pair(size: Any) -> tuple[int, int] | None:
@@ -252,18 +214,11 @@ def _mean_std(folder: Path) -> tuple[Any, Any] | None:
     """Return the mean and deviation that a model's images are normalised by, if it says so."""
     if not (path := folder / PREPROCESSOR).is_file():
         return None
-    told = _json(path)
+    told = read_config(path)
     if not told.get("do_normalize", True):
         return [0.0] * 3, [1.0] * 3
     mean, std = told.get("image_mean"), told.get("image_std")
     return (mean, std) if mean and std else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(parse_json(read_limited(path, LARGEST_JSON)))
-    except Exception as error:
-        raise BuildError(f"{path}: not a JSON object") from error
 
 
 def _load(folder: Path, part: str) -> tuple[Any, list[str]]:
@@ -278,20 +233,16 @@ def _load(folder: Path, part: str) -> tuple[Any, list[str]]:
             f"{folder}: has no {CONFIG}; `weights` is a folder as `save_pretrained` or `hf "
             "download` makes it"
         )
-    try:
-        with _no_bar():
-            model, told = AutoModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except Exception as error:  # the library raises all kinds
-        why = str(error).strip().partition("\n")[0]
-        raise BuildError(f"{folder}: {type(error).__name__}: {why}") from error
+    with library_errors(str(folder)), _no_bar():
+        model, told = AutoModel.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     lacking = sorted(told["missing_keys"])
     for name, weight in model.named_parameters():
         if name in lacking:

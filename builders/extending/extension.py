@@ -13,24 +13,22 @@ import numpy as np
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
-from cfqa_data.access.opening import open_files
+from cfqa_data.access.hub import open_files
 from cfqa_data.builders.extending.stages import STAGES
 from cfqa_data.builders.pipeline.build import run_stages
-from cfqa_data.builders.pipeline.check import packages_of, versions_of
+from cfqa_data.builders.pipeline.check import hash_uris, packages_of, versions_of
 from cfqa_data.builders.pipeline.coding import code
 from cfqa_data.builders.pipeline.context import Models, codec_for
 from cfqa_data.builders.pipeline.fit import check_fit, choices
-from cfqa_data.builders.pipeline.inputs import hash_uris
+from cfqa_data.builders.pipeline.label import scoring_recipe, scoring_weights
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.builders.pipeline.prepare import is_fitted
-from cfqa_data.builders.pipeline.scorers import scoring_recipe, scoring_weights
 from cfqa_data.builders.pipeline.workspace import joined_versions, status
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.codecs import find_codec
 from cfqa_data.console.progress import Progress
 from cfqa_data.console.terminal import listener
-from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import BuildError, CfqaError, prefixed, unknown_name
+from cfqa_data.errors import BuildError, CfqaError, clear_disk_errors, prefixed, unknown_name
 from cfqa_data.extras import extras
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited

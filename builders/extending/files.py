@@ -14,10 +14,11 @@ from numpy.lib.format import open_memmap
 from cfqa_data.access.dataset import Dataset
 from cfqa_data.arrow import pa
 from cfqa_data.builders.extending.labelling import as_features, check_shape, label
-from cfqa_data.builders.pipeline.label import BASELINES, baseline_values, batch_of_levels
+from cfqa_data.builders.pipeline.label import baseline_values, batch_of_levels
 from cfqa_data.builders.sources.files import names_in, reason
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.format.schema import BASELINES
 
 __all__ = ["label_files"]
 

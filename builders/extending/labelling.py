@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -10,15 +9,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from cfqa_data.access.dataset import Dataset, opened
-from cfqa_data.builders.pipeline.label import batch_of_levels, score
-from cfqa_data.builders.pipeline.scorers import scoring_models
+from cfqa_data.builders.pipeline.label import batch_of_levels, score, scoring_models
 from cfqa_data.builders.processes.executor import one_thread
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import TaskFacts
 
-__all__ = ["Label", "label"]
+__all__ = ["Label", "label", "useless_harm"]
 
 
 class Label(NamedTuple):
@@ -63,6 +61,42 @@ def label(dataset: Dataset | str | Path, source_id: str, features: Any) -> Label
     return labeller(source_id, features)
 
 
+@extras("build")
+def useless_harm(dataset: Dataset, task: str) -> float | None:
+    """Return the mean distortion when every feature is replaced by the mean of the other originals.
+
+    Where features have different numbers of tokens, it is their mean token in every place.
+
+    Args:
+        dataset: an open dataset, with what scored it at hand.
+        task: one of its tasks.
+
+    Returns:
+        None of one source.
+
+    Raises:
+        CfqaError: what scored it is not here.
+    """
+    entry = dataset.manifest.tasks[task]
+    others = len(entry.sources) - 1
+    if not others:
+        return None
+
+    def part(original: np.ndarray) -> np.ndarray:
+        own = original.astype(np.float64)
+        return own.mean(axis=2, keepdims=True) if entry.varying_tokens else own
+
+    total = np.zeros(())
+    for source in entry.sources:
+        total = total + part(dataset.original(source))
+    harms = []
+    for source in entry.sources:
+        original = dataset.original(source)
+        useless = np.broadcast_to((total - part(original)) / others, original.shape)
+        harms.append(label(dataset, source, useless.astype(np.float32)).distortion)
+    return float(np.mean(harms))
+
+
 class Taken(NamedTuple):
     """A source whose features are scored.
 
@@ -88,11 +122,6 @@ class Labeller:
         self._folder = dataset._folder
         self._tasks: dict[str, Task] = {}
         self._taken: Taken | None = None  # kept, for calls with one feature after the other
-
-    @cached_property
-    def references(self) -> dict[str, dict[str, Any]]:
-        """The row of each original."""
-        return {row["source_id"]: row for row in self._folder.originals_table().to_pylist()}
 
     def task(self, name: str) -> Task:
         """The task that scores features, made on first use."""
@@ -128,7 +157,8 @@ class Labeller:
         name = self._folder.task_of(source_id)
         task, facts = self.task(name), self._folder.manifest.tasks[name].facts
         truth = task.prepare(self._folder.truth(source_id)) if facts.truth else None
-        return Taken(source_id, task, facts, truth, self.references[source_id]["reference_score"])
+        reference = self._folder.original_rows()[source_id]["reference_score"]
+        return Taken(source_id, task, facts, truth, reference)
 
 
 def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.ndarray, bool]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -75,18 +74,14 @@ class _Select(ExtendStage, Select):
 
 
 class _Extract(ExtendStage, Extract):
-    @cached_property
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """The row of each original."""
-        return {row["source_id"]: row for row in self.folder.originals_table().to_pylist()}
-
     def run(self, item: Item) -> None:
         """Take a shard's originals over, with their scores and losses."""
         self.take([self.context.originals_path(item.task, item.shard)])
-        rows = [self.rows[source] for source in self.context.ids(item.task, item.shard)]
+        known = self.folder.original_rows()
+        rows = [known[source] for source in self.context.ids(item.task, item.shard)]
         losses = [row["reference_loss"] for row in rows]
-        known = [None if loss is None or math.isnan(loss) else loss for loss in losses]
-        references = {"score": [row["reference_score"] for row in rows], "loss": known}
+        given = [None if loss is None or math.isnan(loss) else loss for loss in losses]
+        references = {"score": [row["reference_score"] for row in rows], "loss": given}
         write_json(item.result_path(self.layout), references)
 
 
@@ -125,7 +120,7 @@ class _Compress(ExtendStage, Compress):
 
     def label_rows(self, item: Item) -> pa.Table:
         """Return the label rows of a shard, with the columns of format 2."""
-        table, members = self.labels(item.task), self.plan.members(item.task, item.shard)
+        table, members = self.labels[item.task], self.plan.members(item.task, item.shard)
         chosen = pc.and_(
             pc.equal(table["codec"], item.codec),
             pc.is_in(table["index"], pa.array(members, table["index"].type)),
@@ -137,15 +132,10 @@ class _Compress(ExtendStage, Compress):
             table = table.append_column("group", table["source_id"])
         return table.select(label_schema(2).names).cast(label_schema(2))
 
-    def labels(self, task: str) -> pa.Table:
-        """Return the labels of a task, read once."""
-        if task not in self._labels:
-            self._labels[task] = self.folder.labels(task)
-        return self._labels[task]
-
     @cached_property
-    def _labels(self) -> dict[str, pa.Table]:
-        return {}
+    def labels(self) -> dict[str, pa.Table]:
+        """The labels of each task, read once."""
+        return {task: self.folder.labels(task) for task in self.folder.manifest.tasks}
 
 
 STAGES: tuple[type[ExtendStage], ...] = (_Select, _Extract, _Prepare, _Compress)

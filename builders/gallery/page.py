@@ -24,9 +24,10 @@ from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     from cfqa_data.builders.tasks.drawing import Drawing
+    from cfqa_data.eval import Evaluation
     from cfqa_data.eval.metrics.registry import MetricLike
 
-__all__ = ["SOURCES", "error_picture", "page_of", "score_text", "write_gallery"]
+__all__ = ["MOST_SIDE", "SOURCES", "error_picture", "page_of", "score_text", "write_gallery"]
 
 SOURCES = 12
 """Sources of a gallery, if nothing else is said."""
@@ -37,6 +38,10 @@ MOST_SIDE = 240
 """Pixels of the longer side beyond which a picture is made smaller."""
 
 
+MOST_LETTERS = 600
+"""Of a text, beyond which only its beginning is shown."""
+
+
 @extras("build")
 def write_gallery(
     dataset: Dataset | str | Path,
@@ -44,6 +49,7 @@ def write_gallery(
     *,
     sources: int = SOURCES,
     metrics: Sequence[MetricLike] | None = None,
+    evaluation: Evaluation | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write a page of what compression does to a dataset's features, and return its path.
@@ -56,15 +62,17 @@ def write_gallery(
         path: file to write, ``.html``.
         sources: how many, of all tasks together; one of each task at least.
         metrics: whose scores are shown; those that the labels hold if None.
+        evaluation: holds the scores; `metrics` then names some of its metrics.
         progress: notified of the sources; optional.
 
     Raises:
         CfqaError: no file can be written there, a feature is damaged, or there is no such metric.
     """
+    _import_all()
     path, dataset = absolute_path(path), opened(dataset)
     check_writable(path)
     chosen, look, views = _spread(dataset, sources), progress or Silent(), []
-    viewer = Viewer(dataset, metrics)
+    viewer = Viewer(dataset, metrics, evaluation)
     look.start("draw", len(chosen), "sources")
     for source in chosen:  # as data of the page, so that no two are held with their arrays
         views.append(_data(viewer.view(source)))
@@ -96,17 +104,25 @@ def error_picture(errors: np.ndarray) -> np.ndarray:
     return found
 
 
+@extras("build")
+def _import_all() -> None:
+    """Import what a page needs, so that what is missing is told before anything is drawn."""
+    import jinja2  # noqa: F401
+    import matplotlib  # noqa: F401
+    from PIL import Image  # noqa: F401
+
+
 def _spread(dataset: Dataset, count: int) -> list[str]:
     """Return sources of all tasks, in each from the least harmed to the most."""
     labels = dataset.labels.select(["task", "source_id", "distortion"])
     means = labels.group_by(["task", "source_id"]).aggregate([("distortion", "mean")]).to_pylist()
     if not means:
         raise CfqaError(f"{dataset.location}: there is nothing to show: no row was chosen")
-    tasks = {task: [] for task in dataset.manifest.tasks}
+    tasks: dict[str, list[tuple[float, str]]] = {task: [] for task in dataset.manifest.tasks}
     for row in means:
         tasks[row["task"]].append((row["distortion_mean"], row["source_id"]))
     held = [sorted(found) for found in tasks.values() if found]
-    chosen = []
+    chosen: list[str] = []
     for place, found in enumerate(held):
         share = max(1, (count - len(chosen)) // (len(held) - place))
         places = np.linspace(0, len(found) - 1, min(share, len(found))).round().astype(int)
@@ -116,10 +132,11 @@ def _spread(dataset: Dataset, count: int) -> list[str]:
 
 def _html(dataset: Dataset, views: Sequence[dict[str, Any]]) -> str:
     """Return the page; the same bytes for the same views."""
-    with extras():
-        from markupsafe import Markup
+    _import_all()
+    from markupsafe import Markup
 
-        from cfqa_data.eval.report.drawing import environment, security_policy
+    from cfqa_data.eval.report.drawing import environment, security_policy
+
     style, script = (
         Markup((TEMPLATES / name).read_text(encoding="utf-8"))
         for name in ("style.css", "script.js")
@@ -150,7 +167,8 @@ def _titles(dataset: Dataset) -> dict[str, str]:
 
 def _data(view: View) -> dict[str, Any]:
     """Return a source as the page has it: texts, numbers, and pictures as data addresses."""
-    facts, key = view.entry.facts, {}
+    facts = view.entry.facts
+    key: dict[str, tuple[int, ...]] = {}
     for drawing in (view.truth, view.original.drawing, *(v.drawing for v in view.versions)):
         key |= drawing.key if drawing else {}
     image = view.input if isinstance(view.input, np.ndarray) else None
@@ -159,7 +177,7 @@ def _data(view: View) -> dict[str, Any]:
         "task": facts.name,
         "title": facts.title,
         "image": None if image is None else _address(image),
-        "text": view.input if isinstance(view.input, str) else None,
+        "text": _text(view.input),
         "truth": _drawing(view.truth),
         "key": [(text, "#" + bytes(colour).hex()) for text, colour in key.items()],
         "original": _version(view, view.original),
@@ -190,6 +208,8 @@ def _version(view: View, version: Version) -> dict[str, Any]:
         "figures": figures,
         "drawing": _drawing(version.drawing),
         "errors": None if version.errors is None else _address(error_picture(version.errors)),
+        "input": _address(version.input) if isinstance(version.input, np.ndarray) else None,
+        "text": _text(version.input),
         "colours": None if version.colours is None else _address(version.colours),
     }
 
@@ -197,17 +217,25 @@ def _version(view: View, version: Version) -> dict[str, Any]:
 def _drawing(drawing: Drawing | None) -> dict[str, Any] | None:
     if drawing is None:
         return None
-    bars = [(b.label, round(min(max(b.share, 0.0), 1.0), 3), b.text, b.right) for b in drawing.bars]
+    bars = [(b.label, round(b.share, 3), b.text, b.right) for b in drawing.bars]
     return {"picture": None if drawing.picture is None else _address(drawing.picture), "bars": bars}
+
+
+def _text(found: Any) -> str | None:
+    """Return the beginning of an input that is a text."""
+    return (
+        found[:MOST_LETTERS] + "…" * (len(found) > MOST_LETTERS) if isinstance(found, str) else None
+    )
 
 
 def _address(picture: np.ndarray) -> str:
     """Return a picture as a data address: without loss where it has few colours."""
     from PIL import Image
 
-    image = Image.fromarray(picture)
+    image, data = Image.fromarray(picture), io.BytesIO()
+    few = image.getcolors(256) is not None
     if max(image.size) > MOST_SIDE:
-        image.thumbnail((MOST_SIDE, MOST_SIDE), Image.Resampling.NEAREST)
-    few, data = image.getcolors(256) is not None, io.BytesIO()
+        kind = Image.Resampling.NEAREST if few else Image.Resampling.BOX
+        image.thumbnail((MOST_SIDE, MOST_SIDE), kind)
     image.save(data, "WEBP", lossless=few, quality=100 if few else 80, method=4)
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()

@@ -12,6 +12,7 @@ from cfqa_data.access.dataset import Dataset
 from cfqa_data.builders.gallery.figure import figure_of, save_figure
 from cfqa_data.builders.gallery.page import page_of
 from cfqa_data.builders.gallery.views import View, Viewer
+from cfqa_data.builders.tasks.drawing import Drawing
 from cfqa_data.console.text import printable, table_text
 from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
@@ -21,6 +22,7 @@ from cfqa_data.paths import absolute_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cfqa_data.eval import Evaluation
     from cfqa_data.eval.metrics.registry import MetricLike
 
 __all__ = ["Shown", "show"]
@@ -62,9 +64,14 @@ class Shown:
         return path
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return codec, level, parameter, bits, score, distortion and metrics of each version."""
+        """Return codec, level, parameter, bits, score, distortion and metrics of each version.
+
+        Also the task's first answer, where it gives any.
+        """
         return [
-            {name: getattr(version, name) for name in version._fields[:6]} | version.metrics
+            {name: getattr(version, name) for name in version._fields[:6]}
+            | version.metrics
+            | ({} if version.answer is None else {"answer": version.answer})
             for version in self.view.versions
         ]
 
@@ -75,33 +82,25 @@ class Shown:
             "source_id": view.source_id,
             "task": view.entry.name,
             "reference_score": view.original.score,
-            "answers": [bar._asdict() for bar in view.original.drawing.bars]
-            if view.original.drawing
-            else [],
+            "answers": [bar._asdict() for bar in (view.original.drawing or Drawing()).bars],
             "versions": self.rows(),
             "notes": list(view.notes),
         }
 
     def __repr__(self) -> str:
         view, rows = self.view, self.rows()
-        facts = view.entry.facts
-        score = f"{facts.score.name}{f' ({facts.score.unit})' * bool(facts.score.unit)}"
-        titles = {"bpfp": "bits/point", "score": score}
-        answers = [
-            v.drawing.bars[0].label if v.drawing and v.drawing.bars else ""
-            for v in (view.original, *view.versions)
-        ]
-        cells = [
-            [value if isinstance(value, str) else _number(value) for value in row.values()]
-            for row in rows
-        ]
-        heads = [titles.get(name, name) for name in rows[0]]
-        first = ["original", "", "", "", _number(view.original.score), *[""] * (len(heads) - 5)]
-        table = [heads, first, *cells]
-        if any(answers):
-            for row, answer in zip(table, ["answer", *answers], strict=True):
-                row.append(answer)
-        lines = [f"{view.source_id}: {facts.title}", "", table_text(table), *view.notes]
+        score = view.entry.facts.score
+        known = f"{score.name}{f' ({score.unit})' * bool(score.unit)}"
+        titles = {"bpfp": "bits/point", "score": known}
+        original = {
+            "codec": "original",
+            "score": view.original.score,
+            "answer": view.original.answer,
+        }
+        table = [[titles.get(name, name) for name in rows[0]]]
+        for row in ({name: original.get(name, "") for name in rows[0]}, *rows):
+            table.append([v if isinstance(v, str) else _number(v) for v in row.values()])
+        lines = [f"{view.source_id}: {view.entry.facts.title}", "", table_text(table), *view.notes]
         return "\n".join(map(printable, "\n".join(lines).split("\n")))
 
     def _repr_png_(self) -> bytes:
@@ -115,9 +114,10 @@ def show(
     dataset: Dataset,
     source_id: str,
     metrics: Iterable[MetricLike] | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Shown:
     """Show a source; see :meth:`cfqa_data.Dataset.show`."""
-    return Shown(Viewer(dataset, metrics).view(source_id), dataset)
+    return Shown(Viewer(dataset, metrics, evaluation).view(source_id), dataset)
 
 
 def _number(value: float | None) -> str:

@@ -13,15 +13,18 @@ import numpy as np
 from cfqa_data.arrow import pc
 from cfqa_data.builders.gallery.source import source_input, source_of
 from cfqa_data.builders.gallery.tokens import Tokens
-from cfqa_data.builders.pipeline.scorers import scoring_models
+from cfqa_data.builders.pipeline.label import scoring_models
+from cfqa_data.builders.sources.base import picture_of
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.builders.tasks.drawing import Drawing, check_drawing
-from cfqa_data.errors import CfqaError, FormatError
+from cfqa_data.errors import CfqaError, FormatError, MetricError, unknown_name
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.registry import naming_user_code
 
 if TYPE_CHECKING:
     from cfqa_data.access.dataset import Dataset
+    from cfqa_data.eval import Evaluation
+    from cfqa_data.eval.metrics.base import Metric
     from cfqa_data.eval.metrics.registry import MetricLike
 
 __all__ = ["Version", "View", "Viewer"]
@@ -44,6 +47,7 @@ class Version(NamedTuple):
         drawing: what the task makes of it.
         errors: of its tokens, as of :meth:`Tokens.errors`.
         colours: of its tokens, as of :meth:`Tokens.colours`.
+        input: of a codec on inputs, what it decodes to, as of :attr:`View.input`.
     """
 
     codec: str
@@ -56,6 +60,12 @@ class Version(NamedTuple):
     drawing: Drawing | None = None
     errors: np.ndarray | None = None
     colours: np.ndarray | None = None
+    input: np.ndarray | str | None = None
+
+    @property
+    def answer(self) -> str | None:
+        """The task's first answer, if it gives any."""
+        return self.drawing.bars[0].label if self.drawing and self.drawing.bars else None
 
 
 @dataclass(frozen=True)
@@ -95,16 +105,30 @@ class Viewer:
     Args:
         dataset: an open one.
         metrics: whose scores are shown; those that the labels hold if None.
+        evaluation: holds the scores; of its metrics, those that `metrics` names are shown, or all.
 
     Raises:
-        MetricError: there is no such metric.
+        MetricError: there is no such metric, or the evaluation has none of that name.
     """
 
-    def __init__(self, dataset: Dataset, metrics: Iterable[MetricLike] | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        metrics: Iterable[MetricLike] | None = None,
+        evaluation: Evaluation | None = None,
+    ) -> None:
         from cfqa_data.eval.metrics.registry import as_metrics
 
-        self._dataset = dataset
-        self._metrics = None if metrics is None else as_metrics(metrics)
+        self._dataset, self._evaluation = dataset, evaluation
+        self._metrics: tuple[Metric, ...] | None = None
+        if evaluation is not None:
+            known = [metric.name for metric in evaluation.metrics]
+            self._names = known if metrics is None else list(map(str, metrics))
+            for name in self._names:
+                if name not in known:
+                    raise MetricError(unknown_name("metric of the scores", name, known))
+        elif metrics is not None:
+            self._metrics = as_metrics(metrics)
         self._tasks: dict[str, Task | str] = {}  # or why it is not here
         self._notes: dict[str, None] = {}
 
@@ -120,10 +144,13 @@ class Viewer:
         table = dataset.labels.filter(pc.equal(dataset.labels["source_id"], source_id))
         order = {codec: place for place, codec in enumerate(entry.codecs)}
         rows = sorted(table.to_pylist(), key=lambda row: (order[row["codec"]], row["level"]))
+        for row in rows:  # unknown rates are NaN in datasets of arrays
+            row["bpfp"] = None if math.isnan(row["bpfp"] or 0.0) else row["bpfp"]
         if not rows:
             raise CfqaError(f"{dataset.location}: no row of {source_id!r} was chosen")
         original, truth = dataset.original(source_id), self._truth(source_id, entry)
         tokens = Tokens(original, entry.prefix_tokens, dataset.grid(entry.name))
+        known = self._known(source_id)
         classes = self._classes(entry.name)
 
         def draw(feature: np.ndarray | None) -> Drawing | None:
@@ -138,11 +165,12 @@ class Viewer:
         def version(row: dict[str, Any]) -> Version:
             feature = dataset.compressed(source_id, row["codec"], row["level"])
             return Version(
-                *(row[name] for name in Version._fields[:6]),
-                self._scores(original, feature, row),
-                draw(feature),
-                tokens.errors(feature) if tokens.drawn else None,
-                tokens.colours(feature) if tokens.drawn else None,
+                metrics=self._scores(original, feature, row, known),
+                drawing=draw(feature),
+                errors=tokens.errors(feature) if tokens.drawn else None,
+                colours=tokens.colours(feature) if tokens.drawn else None,
+                input=self._decoded(source_id, row["codec"], row["level"]),
+                **{name: row[name] for name in Version._fields[:6]},
             )
 
         return View(
@@ -151,7 +179,8 @@ class Viewer:
             input=self._input(source_id),
             truth=draw(None),
             original=Version(
-                *("", -1, math.nan, None, rows[0]["reference_score"], 0.0, {}, draw(original)),
+                *("", -1, math.nan, None, rows[0]["reference_score"], 0.0, {}),
+                drawing=draw(original),
                 colours=tokens.colours(original) if tokens.drawn else None,
             ),
             versions=tuple(map(version, rows)),
@@ -165,9 +194,20 @@ class Viewer:
             self._notes[str(error)] = None
             return None
 
+    def _decoded(self, source_id: str, codec: str, level: int) -> np.ndarray | str | None:
+        """Return the input that a codec on inputs decodes to; None of others, and of strangers'."""
+        folder = self._dataset._folder
+        task = folder.task_of(source_id)
+        if folder.manifest.tasks[task].codecs[codec].facts.on != "inputs" or folder.untrusted:
+            return None
+        with suppress(CfqaError):  # a copy may be without bitstreams, or their decoder
+            found = folder.decoder(task, codec).decode(folder.bitstream(source_id, codec, level))
+            return found if isinstance(found, str) else picture_of(found)
+        return None
+
     def _classes(self, task: str) -> Sequence[str]:
         with suppress(CfqaError):  # as of the input, which says it
-            return source_of(self._dataset._folder, task).classes
+            return tuple(map(str, source_of(self._dataset._folder, task).classes))
         return ()
 
     def _truth(self, source_id: str, entry: TaskEntry) -> np.ndarray | None:
@@ -194,9 +234,25 @@ class Viewer:
             return None
         return found
 
+    def _known(self, source_id: str) -> dict[tuple[str, int], dict[str, float]]:
+        """Return the scores that the evaluation has of a source, by codec and level."""
+        found: dict[tuple[str, int], dict[str, float]] = {}
+        if self._evaluation is not None:
+            scores = self._evaluation.scores
+            for row in scores.filter(pc.equal(scores["source_id"], source_id)).to_pylist():
+                found.setdefault((row["codec"], row["level"]), {})[row["metric"]] = row["value"]
+        return found
+
     def _scores(
-        self, original: np.ndarray, feature: np.ndarray, row: dict[str, Any]
+        self,
+        original: np.ndarray,
+        feature: np.ndarray,
+        row: dict[str, Any],
+        known: dict[tuple[str, int], dict[str, float]],
     ) -> dict[str, float | None]:
+        if self._evaluation is not None:
+            own = known.get((row["codec"], row["level"]), {})
+            return {name: own.get(name) for name in self._names}
         if self._metrics is None:
             return {name: row[name] for name in STORED if row[name] is not None}
         found = {m.name: float(m(original[None], feature[None])[0]) for m in self._metrics}

@@ -26,7 +26,7 @@ from cfqa_data.eval.paper_logs import level_of
 from cfqa_data.format.format_1 import CODECS, LAYERS, LEVELS, TASKS, VIEWS
 from cfqa_data.format.invariants import check_source_ids
 from cfqa_data.format.layout import of_tools
-from cfqa_data.format.pointers import pointer_at
+from cfqa_data.format.limits import pointer_at
 from cfqa_data.paths import real_path
 
 __all__ = [

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from cfqa_data.builders.importing.files import CodecFiles, Release
+import numpy as np
+
+from cfqa_data.builders.importing.files import CodecFiles, Release, load_feature
 from cfqa_data.builders.importing.scores import LogScores
-from cfqa_data.builders.importing.tables import find_table
+from cfqa_data.builders.pipeline.check import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.console.progress import Progress
 from cfqa_data.format.manifest import package_versions
-from cfqa_data.format.quantizers import Quantizer, UniformQuantizer, quantizer_from_dict
+from cfqa_data.format.quantizers import (
+    PaperKMeansQuantizer,
+    Quantizer,
+    UniformQuantizer,
+    quantizer_from_dict,
+)
 from cfqa_data.recipe.load import Recipe
 
 __all__ = ["Begun", "find_quantizers", "provenance", "release_recipe"]
@@ -20,6 +26,9 @@ __all__ = ["Begun", "find_quantizers", "provenance", "release_recipe"]
 GROUP = 2
 """Sources that one shard holds and one step imports: at full size 160 MB of originals for dpt."""
 
+
+BITS = 8
+"""Of the hyperpriors' k-means tables."""
 
 Begun: TypeAlias = Mapping[tuple[str, str], tuple[tuple[float, ...], Quantizer]]
 """Levels and quantiser of a task and codec."""
@@ -66,6 +75,48 @@ def _quantizer(
     table = find_table(release, files, progress.advance)
     progress.finish()
     return table
+
+
+def find_table(
+    release: Release, ladder: CodecFiles, advance: Callable[[], None]
+) -> PaperKMeansQuantizer | str:
+    """Return the k-means table of a hyperprior's features, or the reason why there is none.
+
+    A feature holds only centres of its task's table, at most 256 different numbers per layer, so
+    the table that it needs is the set of numbers that are there; the table's centres that no
+    feature uses are not needed, and are filled up with numbers above the largest.
+
+    Args:
+        release: that the files belong to.
+        ladder: of a hyperprior.
+        advance: called after each feature.
+
+    Raises:
+        BuildError: a feature cannot be read, or holds NaN or infinity.
+    """
+    shape = release.shapes[ladder.task]
+    tables = [np.empty(0, np.float32)] * shape[1]
+    for path in ladder.files.values():
+        feature = load_feature(path, shape)
+        for layer, table in enumerate(tables):
+            tables[layer] = table = np.union1d(table, feature[:, layer])
+            if len(table) > 1 << BITS:
+                name = path.relative_to(release.root).as_posix()
+                return (
+                    f"more than {1 << BITS} different values in layer {layer} by {name}: "
+                    "not centres of one k-means table"
+                )
+        if np.signbit(feature[feature == 0]).any():  # a table has one zero, and it is positive
+            return f"{path.relative_to(release.root).as_posix()} holds a negative zero"
+        advance()
+    return PaperKMeansQuantizer(BITS, tuple(tuple(_filled(table).tolist()) for table in tables))
+
+
+def _filled(table: np.ndarray) -> np.ndarray:
+    """Return an increasing table of 2**BITS numbers that begins with ``table``."""
+    lacking = (1 << BITS) - len(table)
+    step = max(1.0, float(abs(table[-1])))
+    return np.append(table, table[-1] + step * np.arange(1, lacking + 1, dtype=np.float32))
 
 
 def release_recipe(

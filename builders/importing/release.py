@@ -27,8 +27,7 @@ from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.builders.pipeline.workspace import status
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.console.progress import Progress, Silent
-from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import BuildError, CfqaError
+from cfqa_data.errors import BuildError, CfqaError, clear_disk_errors
 from cfqa_data.extras import extras
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited

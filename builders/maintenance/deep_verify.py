@@ -19,8 +19,12 @@ import numpy as np
 from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.pipeline.label import baseline_values, score
-from cfqa_data.builders.pipeline.scorers import scoring_recipe, scoring_weights
+from cfqa_data.builders.pipeline.label import (
+    baseline_values,
+    score,
+    scoring_recipe,
+    scoring_weights,
+)
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage, drive
 from cfqa_data.console.progress import Progress, Silent
@@ -28,7 +32,7 @@ from cfqa_data.errors import BuildError, CfqaError, FormatError
 from cfqa_data.extras import extras
 from cfqa_data.format.codes import Codes, shard_name
 from cfqa_data.format.invariants import shard_of
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.guard import check_guard
@@ -40,8 +44,6 @@ __all__ = ["SAMPLE", "DeepResult", "look_into", "verify_deep"]
 
 SAMPLE = 100
 """Default number of label rows that are computed again."""
-
-NAMES = Layout(Path())
 
 # Relative and absolute difference that another machine's rounding may make. A rank is a count.
 TOLERANCE = {

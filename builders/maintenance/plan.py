@@ -18,7 +18,7 @@ from cfqa_data.builders.pipeline.context import BuildContext, Models
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.errors import BuildError, CfqaError
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES, Layout
 from cfqa_data.format.manifest import Manifest, package_versions
 from cfqa_data.integrity.verify import Fault
 from cfqa_data.recipe.portable import recipe_of
@@ -27,7 +27,6 @@ __all__ = ["RepairPlan", "check_environment", "plan_repair"]
 
 FETCH = "fetch the dataset again"
 RELEASE = f"comes from a release, not from a recipe; import that again, or {FETCH}"
-NAMES = Layout(Path())
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,10 @@ from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import drive
 from cfqa_data.console.progress import Progress, Silent
-from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import BuildError, CfqaError, DiskError, FormatError
+from cfqa_data.errors import BuildError, CfqaError, DiskError, FormatError, clear_disk_errors
 from cfqa_data.extras import extras
 from cfqa_data.format.layout import Layout
-from cfqa_data.format.pointers import pointer_at
+from cfqa_data.format.limits import pointer_at
 from cfqa_data.format.storage import atomic_path, make_folder
 from cfqa_data.guard import check_guard
 from cfqa_data.integrity.verify import EXTRA, Fault, Verified, verify

@@ -14,7 +14,7 @@ from cfqa_data.access.folder import Folder
 from cfqa_data.builders.maintenance.plan import RepairPlan
 from cfqa_data.builders.pipeline.context import write_json
 from cfqa_data.builders.pipeline.plan import PLAN, Item
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES, Layout
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.format.storage import atomic_path, remove_partials, write_text
 
@@ -80,10 +80,10 @@ def _write_stage_results(repair_plan: RepairPlan, layout: Layout, task: str) -> 
 
 def _references(repair_plan: RepairPlan, task: str) -> dict[str, tuple[float, float]]:
     """Return score and loss of each original, from a table that is intact; else nothing."""
-    folder, names = Folder(repair_plan.files), Layout(Path())
+    folder = Folder(repair_plan.files)
     for path, read in (
-        (names.originals_table, folder.originals_table),
-        (names.labels(task), lambda: folder.label_rows(task).table),
+        (NAMES.originals_table, folder.originals_table),
+        (NAMES.labels(task), lambda: folder.label_rows(task).table),
     ):
         if path.as_posix() not in repair_plan.damaged:
             return {

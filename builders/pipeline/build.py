@@ -6,11 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from cfqa_data.builders.pipeline.check import make_plan
+from cfqa_data.builders.pipeline.check import make_plan, pinned
 from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.fit import fitted
-from cfqa_data.builders.pipeline.inputs import pinned
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import Plan
@@ -20,7 +19,7 @@ from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, s
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import drive
 from cfqa_data.console.progress import Progress, Silent
-from cfqa_data.disk import clear_disk_errors
+from cfqa_data.errors import clear_disk_errors
 from cfqa_data.extras import extras
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.storage import check_folder, make_folder

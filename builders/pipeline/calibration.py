@@ -6,14 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
-from cfqa_data.builders.pipeline.ladders import (
-    NO_HARM,
-    Bench,
-    Curve,
-    propose,
-    refined,
-    widened,
-)
+from cfqa_data.builders.pipeline import ladders
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.recipe.load import CodecSpec
 
@@ -32,14 +25,14 @@ Cells: TypeAlias = Sequence[tuple[Quantizer | None, Sequence[float]]]
 
 
 def calibrate(
-    curves_of: Callable[[Bench, CodecSpec, Cells], list[Curve]],
-    bench: Bench,
+    curves_of: Callable[[ladders.Bench, CodecSpec, Cells], list[ladders.Curve]],
+    bench: ladders.Bench,
     ladder: CodecSpec,
     *,
     scales: Sequence[float] = SCALES,
     parameters: Sequence[float] | None = None,
     budget: float = BUDGET,
-    harmless: float = NO_HARM,
+    harmless: float = ladders.NO_HARM,
 ) -> dict[str, Any]:
     """Try a codec over ranges and parameters; return the measurements and the proposal, JSON-safe.
 
@@ -60,14 +53,15 @@ def calibrate(
     parameter, levels = ladder.facts.parameter, len(ladder.levels)
     tried: list[tuple[float | None, Quantizer | None]] = [(None, ladder.quantizer)]
     if scales and isinstance(ladder.quantizer, UniformQuantizer):
-        tried = [(scale, widened(bench, ladder.quantizer.bits, scale)) for scale in scales]
+        tried = [(scale, ladders.widened(bench, ladder.quantizer.bits, scale)) for scale in scales]
     curves = curves_of(bench, ladder, [(quantizer, grid) for _, quantizer in tried])
     if coarse and parameters is None:
         how = harmless, parameter.whole, levels, int(parameter.lowest or 0)
-        grids = [refined(curve, bench.useless, *how) for curve in curves]
+        grids = [ladders.refined(curve, bench.useless, *how) for curve in curves]
         quantizers = (quantizer for _, quantizer in tried)
         curves = curves_of(bench, ladder, list(zip(quantizers, grids, strict=True)))
-    found = [propose(bench, ladder.codec, curve, budget, harmless, levels) for curve in curves]
+    wanted = budget, harmless, levels
+    found = [ladders.propose(bench, ladder.codec, curve, *wanted) for curve in curves]
     rows = [row for _, row in found]
 
     def merit(n: int) -> tuple[Any, ...]:

@@ -1,28 +1,35 @@
-"""Checks before a build writes anything: classes, weights, sources and encoders."""
+"""Checks before a build writes anything, and hashes of what decides its bytes, except the images.
+
+Hashed are the weights, the lists that choose sources or give their truth, and, of a folder of
+images, the names in it and their labels.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from cfqa_data.access.weights import resolve_weights
+from cfqa_data.access.hub_weights import hub_weights
+from cfqa_data.access.weights import hash_weights, resolve_weights
 from cfqa_data.builders.pipeline.coding import check_decoded
 from cfqa_data.builders.pipeline.context import Models, codec_for
 from cfqa_data.builders.pipeline.fit import check_fit, choices
-from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.sources.base import Source
 from cfqa_data.errors import BuildError, CfqaError, prefixed
-from cfqa_data.format.manifest import package_versions
+from cfqa_data.format.manifest import hash_file, package_versions
+from cfqa_data.format.resources import HUB, locate
 from cfqa_data.recipe.fitted import AutoLevels
 from cfqa_data.recipe.load import CodecSpec, Recipe
-from cfqa_data.recipe.portable import local_options
+from cfqa_data.recipe.portable import local_options, rename
 from cfqa_data.registry import naming_user_code
 
-__all__ = ["make_plan", "packages_of"]
+__all__ = ["hash_sources", "hash_uris", "make_plan", "packages_of", "pinned", "weights_of"]
 
 PLANE = (64, 64)
 
@@ -159,3 +166,61 @@ def _check_networks(models: Models, task: str) -> None:
     if layers is not None and last >= layers:
         raise BuildError(f"tasks.{task}: no block {last}, the last is {layers - 1}")
     models.task(task)
+
+
+def pinned(recipe: Recipe) -> Recipe:
+    """Return the recipe with the commit of all weights on the Hub, which are fetched for that.
+
+    Raises:
+        CfqaError: some are not there, or cannot be reached.
+    """
+    if not any(uri.startswith(HUB) for uri in recipe.paths):
+        return recipe
+    return recipe.with_paths(lambda uri: hub_weights(uri).pinned() if uri.startswith(HUB) else uri)
+
+
+def weights_of(recipe: Recipe) -> list[str]:
+    """Return the URIs of all weights of a recipe, sorted: backbone, heads, models of codecs."""
+    uris = {recipe.backbone.weights, *(spec.head for spec in recipe.tasks.values())}
+    for spec in recipe.tasks.values():
+        uris.update(*(codec_spec.weights for codec_spec in spec.codecs.values()))
+    return sorted(uri for uri in uris if uri)
+
+
+def hash_uris(uris: Iterable[str]) -> dict[str, str]:
+    """Return the hash of weights by their URI.
+
+    Raises:
+        CfqaError: some are not there.
+    """
+    return {uri: hash_weights(resolve_weights(uri)) for uri in sorted(uris)}
+
+
+def hash_sources(recipe: Recipe, sources: Mapping[str, Source]) -> dict[str, str]:
+    """Return the hashes of what decides which images the sources give, and with which truth.
+
+    Args:
+        recipe: that the sources are of.
+        sources: by task.
+
+    Returns:
+        Name -> SHA-256: of each list by its URI, or by that of the option that it lies in or
+        beside; of the images' names and labels, by the URI of their root.
+    """
+    hashes: dict[str, str] = {}
+    values_by_root: dict[str, list[Any]] = {}  # of all tasks with images below a root
+    paths = recipe.paths
+    for task, source in sources.items():
+        options = recipe.tasks[task].source.options
+        uris = [str(value) for value in options.values() if value in paths]
+        names = {locate(uri).as_posix(): uri for uri in uris}
+        files, values = source.decides()
+        for path in files:
+            hashes[rename(path.as_posix(), names)] = hash_file(path)
+        if values is not None:
+            root = str(options.get("root", f"tasks.{task}.source"))
+            values_by_root.setdefault(root, []).append(values)
+    for root, lists in values_by_root.items():
+        text = json.dumps(lists if len(lists) > 1 else lists[0])
+        hashes.setdefault(root, hashlib.sha256(text.encode()).hexdigest())
+    return hashes

@@ -12,12 +12,12 @@ import numpy as np
 
 from cfqa_data.arrow import pa
 from cfqa_data.builders.pipeline.coding import Coded, StreamCache, code
-from cfqa_data.builders.pipeline.label import label_rows, label_values
+from cfqa_data.builders.pipeline.label import label_values
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.errors import BuildError
 from cfqa_data.format.codes import shard_name, write_codes
-from cfqa_data.format.schema import label_schema
+from cfqa_data.format.schema import label_rows, label_schema
 from cfqa_data.format.storage import write_table, write_tensors
 
 __all__ = ["Compress"]
@@ -125,6 +125,6 @@ class Compress(BuildStage):
                 write_codes(array, position, np.stack(stored))
             values = label_values(original, stored, spec.quantizer, partial(scorer, index))
             about = columns[index] | {"array": name, "index": position}
-            rows += label_rows(entry, spec, about, coded.bits[index], values)
+            rows += label_rows(entry, entry.codecs[item.codec], about, coded.bits[index], values)
         table = pa.Table.from_pylist(rows, schema=label_schema(2))
         write_table(item.result_path(self.layout), table)

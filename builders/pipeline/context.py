@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data import registry
 from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.backbones.base import BACKBONES, Backbone
 from cfqa_data.builders.pipeline.plan import PLAN, Item, Plan
@@ -20,18 +21,12 @@ from cfqa_data.builders.tasks.base import TASKS, Task
 from cfqa_data.codecs import CODECS, get_codec
 from cfqa_data.errors import BuildError, CfqaError, CodecError
 from cfqa_data.format.facts import Layer, TaskEntry, TaskFacts
-from cfqa_data.format.invariants import check_truth, folds_of
+from cfqa_data.format.invariants import check_truth
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.resources import HUB, is_uri, locate
+from cfqa_data.format.schema import original_rows
 from cfqa_data.format.storage import write_text
 from cfqa_data.recipe.load import CodecSpec, Recipe
-from cfqa_data.registry import (
-    Registry,
-    RegistryEntry,
-    bind_options,
-    check_declared,
-    user_failure,
-)
 
 __all__ = ["BuildContext", "Models", "Selected", "check_feature", "codec_for"]
 
@@ -39,7 +34,7 @@ Shape = tuple[int, int, int, int]
 
 
 def instantiate(
-    found: RegistryEntry,
+    found: registry.RegistryEntry,
     options: Mapping[str, Any],
     what: str,
     error: type[CfqaError],
@@ -56,15 +51,15 @@ def instantiate(
             for key, value in options.items()
         }
         what = f"{what}: {found.name}" if found.name not in what else what
-    arguments = bind_options(found.target, options, what, error, **given)
+    arguments = registry.bind_options(found.target, options, what, error, **given)
     try:
         made = found.target(**arguments)
     except CfqaError:
         raise
     except Exception as failure:  # third-party code may raise anything
-        told = user_failure(failure) or f"{type(failure).__name__}: {failure}"
+        told = registry.user_failure(failure) or f"{type(failure).__name__}: {failure}"
         raise error(f"{what}: {told}") from failure
-    check_declared(made, what, error)
+    registry.check_declared(made, what, error)
     return made
 
 
@@ -130,7 +125,7 @@ class Models:
         return backbone
 
     @property
-    def backbone_class(self) -> RegistryEntry:
+    def backbone_class(self) -> registry.RegistryEntry:
         """The class of the backbone, which is not made for that."""
         return BACKBONES.find(self.recipe.backbone.kind or "dinov2", classes=True)
 
@@ -238,13 +233,13 @@ class Models:
         layers = tuple(map(self.backbone.layer, blocks))
         return {"prefix_tokens": self.backbone.prefix_tokens, "layers": layers}
 
-    def classes(self) -> list[tuple[Registry, RegistryEntry]]:
+    def classes(self) -> list[tuple[registry.Registry, registry.RegistryEntry]]:
         """Return every class that the recipe uses, with its registry.
 
         Raises:
             CfqaError: one is not there, or not of its kind.
         """
-        names: list[tuple[Registry, str]] = []
+        names: list[tuple[registry.Registry, str]] = []
         for spec in self.recipe.tasks.values():
             names += [(TASKS, spec.task_class), (SOURCES, spec.source.kind)]
             names += [(CODECS, codec.kind or name) for name, codec in spec.codecs.items()]
@@ -346,21 +341,9 @@ class BuildContext:
     def columns(self, task: str, shard: int) -> list[dict[str, Any]]:
         """What the tables say of each original of a shard, by column."""
         entry, references = self.entry(task), self.references(task, shard)
-        folds, shapes = folds_of(entry), self.shapes(task, shard)
-        return [
-            {
-                "task": task,
-                "source_id": entry.sources[position],
-                "fold": int(folds[position]),
-                "reference_score": score,
-                "reference_loss": loss,
-                "tokens": shapes[entry.sources[position]][2],
-                "group": entry.group_of[position],
-            }
-            for position, score, loss in zip(
-                self.plan.members(task, shard), references["score"], references["loss"], strict=True
-            )
-        ]
+        tokens = [shape[2] for shape in self.shapes(task, shard).values()]
+        members, facts = self.plan.members(task, shard), (references["score"], references["loss"])
+        return original_rows(entry, members, tokens, *facts)
 
     def truths(self, task: str, shard: int) -> list[Any]:
         """Truths of a shard, in the order of its members; None where the task has none."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.builders.pipeline import ladders
 from cfqa_data.builders.pipeline.calibration import SCALES, calibrate
 from cfqa_data.builders.pipeline.context import (
     BuildContext,
@@ -23,15 +24,6 @@ from cfqa_data.builders.pipeline.context import (
     codec_for,
     read_json,
     write_json,
-)
-from cfqa_data.builders.pipeline.ladders import (
-    FINE,
-    NO_HARM,
-    Bench,
-    Curve,
-    gather,
-    join,
-    measure,
 )
 from cfqa_data.builders.pipeline.plan import PLAN, Item, Plan
 from cfqa_data.builders.pipeline.select import BuildStage, checked_sample, fitting
@@ -87,7 +79,7 @@ class Fit(BuildStage):
                 spec, scales = replace(spec, quantizer=quantizer), SCALES
             if isinstance(spec.levels, AutoLevels):
                 samples = training_samples(models, task)
-                bench = gather(models, task, samples, training, inputs)
+                bench = ladders.gather(models, task, samples, training, inputs)
                 spec = self.calibrated(item, bench, spec, scales)
         before = self.context.codec_spec(item).to_dict()
         found = {key: value for key, value in spec.to_dict().items() if value != before[key]}
@@ -99,7 +91,7 @@ class Fit(BuildStage):
         return item.result_path(self.layout).with_suffix("")
 
     def calibrated(
-        self, item: Item, bench: Bench, spec: CodecSpec, scales: Sequence[float]
+        self, item: Item, bench: ladders.Bench, spec: CodecSpec, scales: Sequence[float]
     ) -> CodecSpec:
         """Return a codec with the levels that calibration finds, and the range that suits them.
 
@@ -112,17 +104,18 @@ class Fit(BuildStage):
             bench = replace(bench, lo=spec.quantizer.lo, hi=spec.quantizer.hi)
         models, count = self.context.models, itertools.count()
 
-        def curve(quantizer: Quantizer | None, parameter: float) -> Curve:
+        def curve(quantizer: Quantizer | None, parameter: float) -> ladders.Curve:
             path = self.measurements(item) / f"{next(count)}.json"
             if path.exists():  # the order is always the same
-                return Curve((parameter,), *(np.array(v) for v in read_json(path).values()))
-            found = measure(models, bench, spec, quantizer, (parameter,))
+                return ladders.Curve((parameter,), *(np.array(v) for v in read_json(path).values()))
+            found = ladders.measure(models, bench, spec, quantizer, (parameter,))
             write_json(path, {name: values.tolist() for name, values in found.measured.items()})
             return found
 
         result = calibrate(
             lambda _, __, cells: [
-                join([curve(quantizer, value) for value in values]) for quantizer, values in cells
+                ladders.join([curve(quantizer, value) for value in values])
+                for quantizer, values in cells
             ],
             bench,
             spec,
@@ -131,7 +124,7 @@ class Fit(BuildStage):
         )
         best = result["tried"][result["best"]]
         chosen, reach = best["levels"], best["figures"]["reach"]
-        if not reach > NO_HARM:
+        if not reach > ladders.NO_HARM:
             raise BuildError(
                 f"no ladder: {spec.parameter_name} {chosen[-1]['parameter']:g} does only "
                 f"{reach:.1%} of the harm of a useless feature; give levels"
@@ -209,7 +202,7 @@ def measurements(plan: Plan, task: str, codec: str) -> int:
     if not isinstance(spec.levels, AutoLevels):
         return 0
     ranges = len(SCALES) if isinstance(spec.quantizer, FittedRange) else 1
-    tried = len(choices(spec)) + FINE * len(spec.levels)
+    tried = len(choices(spec)) + ladders.FINE * len(spec.levels)
     return min(CALIBRATED_ON, plan.recipe.sources(task)) * ranges * tried
 
 

@@ -1,27 +1,39 @@
-"""Compute labels: the task's score and loss and the baseline metrics of decoded features."""
+"""Compute labels: the task's score and loss and the baseline metrics of decoded features.
+
+The tasks of a finished dataset score features as they did when it was built.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from cfqa_data.access.folder import Folder
+from cfqa_data.access.weights import named_path
+from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.tasks.base import Task
-from cfqa_data.errors import BuildError, prefixed
-from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.invariants import rate_of
+from cfqa_data.errors import BuildError, CfqaError, RecipeError, prefixed
 from cfqa_data.format.quantizers import Quantizer
-from cfqa_data.recipe.load import CodecSpec
+from cfqa_data.format.resources import PACKAGE
+from cfqa_data.format.schema import BASELINES
+from cfqa_data.recipe.load import Recipe
+from cfqa_data.recipe.portable import recipe_of, remedy
 
-__all__ = ["Scored", "baseline_values", "batch_of_levels", "label_rows", "label_values", "score"]
+__all__ = [
+    "Scored",
+    "baseline_values",
+    "batch_of_levels",
+    "label_values",
+    "score",
+    "scoring_models",
+    "scoring_recipe",
+    "scoring_weights",
+]
 
 Scored: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Scores and losses, float64 (B,) each; losses are NaN where they are not known."""
-
-BASELINES = ("mse", "cosine", "cka")
-"""Metrics whose values against the original every label row carries."""
 
 BATCH_POINTS = 1 << 24
 """Feature points that are labelled at once; their metrics take some 30 bytes each."""
@@ -100,41 +112,55 @@ def label_values(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def label_rows(
-    entry: TaskEntry,
-    spec: CodecSpec,
-    columns: Mapping[str, Any],
-    bits: Sequence[int | None],
-    values: Mapping[str, np.ndarray],
-) -> list[dict[str, Any]]:
-    """Return the label rows of one source by one codec, best level first.
+def scoring_recipe(folder: Folder) -> Recipe:
+    """Return the recipe that a dataset was made with.
 
-    Args:
-        entry: what the manifest says of the task.
-        spec: the codec and its levels.
-        columns: what is the same in every row, by column.
-        bits: of each level; None where they are unknown.
-        values: score, loss and baseline metrics -> float64 (L,).
+    Raises:
+        CfqaError: a class of it is not here, or may not be run on a stranger's data.
     """
-    task, (n, c, _, d) = entry.facts, entry.shape
+    recipe = recipe_of(folder.manifest, [_name(plugin) for plugin in folder.plugins])
+    if folder.untrusted and not all(found.builtin for _, found in Models(recipe).classes()):
+        raise RecipeError("classes of other packages are not run on a stranger's data")
+    return recipe
 
-    def known(name: str, value: float) -> float | None:
-        undefined = math.isnan(value) if name in BASELINES else name == "loss" and not task.loss
-        return None if undefined else value
 
-    return [
-        {
-            **columns,
-            "codec": spec.codec,
-            "level": level,
-            "parameter_name": spec.parameter_name,
-            "parameter": float(parameter),
-            "bits": size,
-            "bpfp": math.nan if size is None else rate_of(size, n * c * columns["tokens"] * d),
-            "distortion": task.distortion(
-                float(values["score"][level]), columns["reference_score"]
-            ),
-            **{name: known(name, float(series[level])) for name, series in values.items()},
-        }
-        for level, (parameter, size) in enumerate(zip(spec.levels, bits, strict=True))
-    ]
+def scoring_weights(folder: Folder, recipe: Recipe, task: str) -> dict[str, str]:
+    """Return where the weights that a task scores with are, by URI, if not where it says.
+
+    Raises:
+        CfqaError: some are not here, have another hash, or are named by a stranger.
+    """
+    found = {}
+    if task not in recipe.tasks:
+        raise RecipeError(f"the recipe has no task {task}")
+    for uri in filter(None, (recipe.backbone.weights, recipe.tasks[task].head)):
+        if uri not in folder.manifest.weights:
+            raise RecipeError(f"{uri} had no part in them")
+        if folder.untrusted and not uri.startswith(PACKAGE):
+            raise RecipeError(f"{uri} is named by a stranger")
+        path = folder.find_weights(uri)
+        if path != named_path(uri):
+            found[uri] = str(path)
+    return found
+
+
+def scoring_models(folder: Folder, task: str) -> Models:
+    """Return what scores a task's features.
+
+    Raises:
+        CfqaError: the dataset was not built, or what scored it is not here.
+    """
+    try:
+        recipe = scoring_recipe(folder)
+        paths = scoring_weights(folder, recipe, task)
+        models = Models(recipe.with_paths(lambda uri: paths.get(uri, uri)))
+        models.task(task)
+    except (CfqaError, OSError) as error:
+        where = f"{folder.files.location}: features of {task} cannot be scored"
+        raise CfqaError(f"{where}: {error}{remedy(folder.manifest)}") from None
+    return models
+
+
+def _name(plugin: str | type) -> str:
+    """Return `module:Class` of a class."""
+    return plugin if isinstance(plugin, str) else f"{plugin.__module__}:{plugin.__qualname__}"

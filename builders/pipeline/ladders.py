@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.arrow import pa
 from cfqa_data.builders.pipeline.coding import code
 from cfqa_data.builders.pipeline.context import Models, codec_for
 from cfqa_data.builders.pipeline.label import score
@@ -24,7 +23,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskFacts
 from cfqa_data.format.packing import pack
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
-from cfqa_data.integrity.health import health
+from cfqa_data.integrity.health import figures_of
 from cfqa_data.recipe.load import CodecSpec
 
 __all__ = [
@@ -255,20 +254,9 @@ def figures(bench: Bench, codec: str, curve: Curve) -> dict[str, Any]:
     distortion that the last level has) and `distinct` (mean number of different distortions of a
     source).
     """
-    sources, levels = curve.bpfp.shape
-    row = health(
-        pa.table(
-            {
-                "task": [bench.task] * sources * levels,
-                "codec": [codec] * sources * levels,
-                "source_id": np.repeat(np.arange(sources), levels).astype(str),
-                "level": np.tile(np.arange(levels), sources),
-                "distortion": curve.distortion.ravel(),
-                "bits": (curve.bpfp * bench.features[0].size).round().ravel(),
-                "mse": curve.mse.ravel(),
-            }
-        )
-    )[0]
+    bits = (curve.bpfp * bench.features[0].size).round()
+    row = {"task": bench.task, "codec": codec}
+    row |= figures_of(curve.distortion, bits, curve.mse)
     return row | {
         "bpfp": float(curve.bpfp.mean()),
         "reach": float(curve.distortion[:, -1].mean() / bench.useless),

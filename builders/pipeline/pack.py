@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from cfqa_data.access.weights import remember
 from cfqa_data.arrow import pa
 from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.plan import Item
@@ -20,7 +21,6 @@ from cfqa_data.format.schema import label_schema, originals_schema
 from cfqa_data.format.storage import read_labels, remove_partials, write_table
 from cfqa_data.integrity.health import health
 from cfqa_data.recipe.portable import portable_names, recorded_recipe, rename
-from cfqa_data.recipe.remembered import remember
 
 __all__ = ["label_table", "originals_table", "pack"]
 

@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cfqa_data.builders.pipeline.check import packages_of
+from cfqa_data.builders.pipeline.check import hash_sources, hash_uris, packages_of, weights_of
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.pipeline.inputs import hash_sources, hash_uris, weights_of
 from cfqa_data.builders.pipeline.lock import LOCK
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.errors import BuildError, prefixed

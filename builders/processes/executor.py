@@ -19,7 +19,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.builders.processes.spawning import (
@@ -28,8 +27,7 @@ from cfqa_data.builders.processes.spawning import (
     environment,
     spawning,
 )
-from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import BuildError, CfqaError, DiskError, prefixed
+from cfqa_data.errors import BuildError, CfqaError, DiskError, clear_disk_errors, prefixed
 from cfqa_data.extras import extras
 from cfqa_data.guard import GUARD
 from cfqa_data.registry import user_failure
@@ -80,13 +78,10 @@ class Executor(AbstractContextManager["Executor"]):
         self._pool: Any = None
         self._mark: Path | None = None
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._pool = None
+        self._stack.__exit__(*error)
+        self._stack = ExitStack()
 
     def run(self, stage: Stage, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Yield each item once it is done, with its result; what comes first is begun first.
@@ -176,14 +171,9 @@ class Executor(AbstractContextManager["Executor"]):
         if self._pool is None:
             return
         unguarded = self._mark is not None and self._mark.exists()
-        self._close(type(error), error, None)
+        self.__exit__(type(error), error, None)
         if unguarded:
             raise BuildError(GUARD)
-
-    def _close(self, *error: Any) -> None:
-        self._pool = None
-        self._stack.__exit__(*error)
-        self._stack = ExitStack()
 
 
 @contextmanager

@@ -23,8 +23,7 @@ from cfqa_data.access.dataset import Dataset, LoadOptions, load
 from cfqa_data.arrow import pa, pc
 from cfqa_data.builders.sharing.export_formats import FORMATS, ExportFile, Format
 from cfqa_data.console.progress import Progress, Silent
-from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.errors import CfqaError, clear_disk_errors, unknown_name
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.layout import left_by_tools

@@ -1,14 +1,16 @@
-"""Limits of a dataset repo on the Hub: number of files, their size and their names."""
+"""What the Hub takes: licence terms, and names, sizes and numbers of files."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from cfqa_data.console.text import printable, size_text
 from cfqa_data.errors import CfqaError
+from cfqa_data.format.facts import Terms
 
-__all__ = ["MOST_ENTRIES", "check_limits"]
+__all__ = ["MOST_ENTRIES", "check_limits", "check_terms"]
 
 MOST_ENTRIES = 10_000
 """Files and folders in one folder."""
@@ -21,6 +23,27 @@ MANY_FILES = 100_000
 
 LONGEST_NAME = 255
 """Bytes of a file's name that every file system takes."""
+
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,49}")
+LINK = re.compile(r"https?://[!-~]{1,1000}")
+
+
+def check_terms(terms: Terms) -> None:
+    """Check terms as a user states them.
+
+    Raises:
+        CfqaError: a part is not what it has to be.
+    """
+    credit = terms.attribution
+    if not LICENCE.fullmatch(terms.licence):
+        raise CfqaError(
+            f"{terms.licence!r:.99} is no licence's identifier: write it as the Hub does, such as "
+            "cc-by-4.0, or other with a link"
+        )
+    if (terms.link or terms.licence == "other") and not LINK.fullmatch(terms.link):
+        raise CfqaError(f"the licence's link must be an http address, got {terms.link!r:.99}")
+    if credit and (not credit.isprintable() or not credit.strip() or len(credit) > 1000):
+        raise CfqaError(f"the attribution must be printable text, got {credit!r:.99}")
 
 
 def check_limits(files: Mapping[str, int]) -> list[str]:

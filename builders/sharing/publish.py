@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.hub_client import HubCalls
-from cfqa_data.builders.sharing.hub_limits import check_limits
-from cfqa_data.builders.sharing.terms import check_terms
+from cfqa_data.builders.sharing.hub_limits import check_limits, check_terms
 from cfqa_data.builders.sharing.upload import CARD, MANIFEST, Upload, prepare_upload
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError

@@ -17,28 +17,21 @@ import numpy as np
 from cfqa_data.access.dataset import Dataset
 from cfqa_data.access.memory import MemoryFolder
 from cfqa_data.arrow import pa
-from cfqa_data.builders.pipeline.label import BASELINES, baseline_values
+from cfqa_data.builders.pipeline.label import baseline_values
 from cfqa_data.builders.pipeline.lock import try_lock
-from cfqa_data.builders.sharing.terms import check_terms
+from cfqa_data.builders.sharing.hub_limits import check_terms
 from cfqa_data.card.write import write_card
 from cfqa_data.console.progress import Progress
 from cfqa_data.console.terminal import listener
-from cfqa_data.disk import clear_disk_errors
-from cfqa_data.errors import CfqaError
+from cfqa_data.errors import CfqaError, clear_disk_errors
 from cfqa_data.extras import extras
+from cfqa_data.format import storage
 from cfqa_data.format.codes import create_codes_array, write_codes
 from cfqa_data.format.facts import CodecEntry, TaskEntry, Terms
-from cfqa_data.format.invariants import folds_of, shard_of
+from cfqa_data.format.invariants import shard_of
 from cfqa_data.format.layout import Layout, left_by_tools
 from cfqa_data.format.manifest import package_versions, write_manifest
-from cfqa_data.format.schema import label_schema, originals_schema
-from cfqa_data.format.storage import (
-    PARTIAL,
-    atomic_path,
-    check_folder,
-    write_table,
-    write_tensors,
-)
+from cfqa_data.format.schema import BASELINES, label_schema, original_rows, originals_schema
 from cfqa_data.integrity.health import health
 from cfqa_data.paths import real_path
 
@@ -95,8 +88,8 @@ def save(
         with listener(progress) as shown:
             rows = _write_features(layout, dataset, entry, shown)
         labels = _labels(dataset, rows)
-        write_table(layout.labels(entry.name), labels)
-        write_table(layout.originals_table, _originals(layout, dataset, entry))
+        storage.write_table(layout.labels(entry.name), labels)
+        storage.write_table(layout.originals_table, _originals(layout, dataset, entry))
         manifest = replace(
             dataset.manifest,
             tasks={entry.name: entry},
@@ -116,14 +109,14 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
         CfqaError: the place is taken, or cannot be written to.
     """
     root = real_path(folder)
-    check_folder(root)
+    storage.check_folder(root)
     if root.exists() and not root.is_dir():
         raise CfqaError(f"{folder} is a file: choose a folder")
     if root.exists() and any(not left_by_tools(path.name) for path in root.iterdir()):
         raise CfqaError(f"{folder} holds something: choose a new or empty folder")
     _clear(root)
     try:
-        with ExitStack() as locks, atomic_path(root) as partial:
+        with ExitStack() as locks, storage.atomic_path(root) as partial:
             partial.mkdir()
             _lock(partial, locks)
             yield partial
@@ -138,7 +131,7 @@ def _new_folder(folder: str | Path) -> Iterator[Path]:
 
 def _clear(root: Path) -> None:
     """Remove what killed processes left beside a folder: what none has locked any more."""
-    for left in root.parent.glob(f"{escape(root.name)}.*-*{PARTIAL}"):
+    for left in root.parent.glob(f"{escape(root.name)}.*-*{storage.PARTIAL}"):
         with ExitStack() as locks:
             if left.is_dir() and not left.is_symlink() and _lock(left, locks):
                 shutil.rmtree(left, ignore_errors=True)
@@ -174,7 +167,7 @@ def _write_features(
     for shard in range(entry.shards):
         ids = entry.sources[shard * entry.shard : (shard + 1) * entry.shard]
         path = layout.originals(entry.name, shard, entry.shards)
-        write_tensors(path, {source: dataset.original(source) for source in ids})
+        storage.write_tensors(path, {source: dataset.original(source) for source in ids})
         for position, source in enumerate(ids, shard * entry.shard):
             original = dataset.original(source)
             for codec in entry.codecs.values():
@@ -206,22 +199,11 @@ def _labels(dataset: Dataset, values: dict[tuple[str, str], dict[str, np.ndarray
 def _originals(layout: Layout, dataset: Dataset, entry: TaskEntry) -> Any:
     """Return one row per original."""
     labels = {row["source_id"]: row for row in dataset.labels.to_pylist()}
-    folds = folds_of(entry)
-    rows = []
-    for index, source in enumerate(entry.sources):
+    known = [labels[source] for source in entry.sources]
+    names = "tokens", "reference_score", "reference_loss"
+    columns = ([row[name] for row in known] for name in names)
+    rows = original_rows(entry, range(len(known)), *columns)
+    for index, row in enumerate(rows):
         path = layout.originals(entry.name, shard_of(index, entry.shard), entry.shards)
-        facts = {
-            key: labels[source][key] for key in ("reference_score", "reference_loss", "tokens")
-        }
-        rows.append(
-            {
-                "task": entry.name,
-                "source_id": source,
-                "fold": int(folds[index]),
-                "array": layout.relative(path),
-                "key": source,
-                "group": entry.group_of[index],
-                **facts,
-            }
-        )
+        row |= {"array": layout.relative(path), "key": row["source_id"]}
     return pa.Table.from_pylist(rows, schema=originals_schema(2))

@@ -17,7 +17,7 @@ from cfqa_data.card.croissant import CROISSANT, croissant_text
 from cfqa_data.card.write import card_text
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.facts import TaskEntry, Terms
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import TIERS, Manifest, manifest_text
 from cfqa_data.integrity.summary import light_files
 
@@ -144,9 +144,8 @@ def _with_terms(root: Path, name: str, entry: TaskEntry, terms: Terms | None) ->
 
 def _withheld(tasks: Mapping[str, TaskEntry], files: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the files of truths that may not be redistributed."""
-    layout = Layout(Path())
     truths = (
-        layout.truth(name)
+        NAMES.truth(name)
         for name, entry in tasks.items()
         if not (entry.terms and entry.terms.truths)
     )

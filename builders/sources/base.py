@@ -16,7 +16,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Terms
 from cfqa_data.registry import Registry, bind_options
 
-__all__ = ["SOURCES", "Sample", "Source", "get_source"]
+__all__ = ["SOURCES", "Sample", "Source", "get_source", "picture_of"]
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,7 @@ class Source(ABC):
         Raises:
             BuildError: there is no such sample, or it is damaged.
         """
-        from cfqa_data.codecs.inputs.picture import lay_out
-
-        views = self.sample(source_id).inputs
-        if not isinstance(views, np.ndarray) or views.ndim != 4 or views.shape[1] != 3:
-            return None
-        found = lay_out(views)
-        return found and found[0]
+        return picture_of(self.sample(source_id).inputs)
 
     def training_inputs(self, count: int, seed: int) -> Iterator[Any]:
         """Yield the inputs of `count` samples that :meth:`samples` never gives.
@@ -122,6 +116,16 @@ class Source(ABC):
             Files, and a JSON-serialisable value such as the names of images, or None.
         """
         return (), None
+
+
+def picture_of(inputs: Any) -> np.ndarray | None:
+    """Return what normalised views (N, 3, H, W) show together, uint8 (H, W, 3); None of others."""
+    from cfqa_data.codecs.inputs.picture import lay_out
+
+    if not isinstance(inputs, np.ndarray) or inputs.ndim != 4 or inputs.shape[1] != 3:
+        return None
+    found = lay_out(inputs)
+    return found and found[0]
 
 
 SOURCES = Registry(

@@ -15,7 +15,7 @@ import numpy as np
 from cfqa_data.builders.sources.base import Sample, Source
 from cfqa_data.errors import BuildError, prefixed, unknown_name
 from cfqa_data.format.layout import left_by_tools
-from cfqa_data.format.pointers import pointer_at
+from cfqa_data.format.limits import pointer_at
 from cfqa_data.format.resources import locate
 
 __all__ = [

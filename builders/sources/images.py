@@ -16,7 +16,7 @@ from PIL import Image
 
 from cfqa_data.builders.sources.files import names_in, reason
 from cfqa_data.errors import BuildError
-from cfqa_data.format.pointers import pointer_at
+from cfqa_data.format.limits import pointer_at
 
 __all__ = [
     "MOST_PIXELS",

@@ -16,15 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from cfqa_data.builders.sources import scenes
 from cfqa_data.builders.sources.base import Sample, Source
-from cfqa_data.builders.sources.scenes import (
-    FOOT,
-    NUM_CLASSES,
-    SMALLEST_SHARE,
-    Scenes,
-    draw_scene,
-    render,
-)
 from cfqa_data.errors import BuildError
 from cfqa_data.pixels import normalise
 
@@ -51,8 +44,8 @@ QUERIES = 2
 """Of an identity one after the other, by two cameras."""
 
 #: Classes of solids: the first third are evaluation's.
-_LOOKS = np.random.default_rng(20251129).permutation(NUM_CLASSES)
-_OTHERS = NUM_CLASSES // 3
+_LOOKS = np.random.default_rng(20251129).permutation(scenes.NUM_CLASSES)
+_OTHERS = scenes.NUM_CLASSES // 3
 
 #: Seeds of the scenes that rooms and other solids are taken from.
 _ROOMS, _SCENES = 19_000_000, 19_100_000
@@ -67,7 +60,7 @@ class Instances(Source):
         worst_score: average precision that queries have uncompressed, or more; None: any.
     """
 
-    terms = Scenes.terms
+    terms = scenes.Scenes.terms
 
     def __init__(self, seed: int, side: int = 112, worst_score: float | None = None) -> None:
         if not 0 <= seed < 1_000_000:
@@ -117,12 +110,12 @@ class Instances(Source):
 
     def _image(self, identity: int, camera: int, shot: int) -> Sample:
         rng = np.random.default_rng([identity, camera, shot, 20251129])
-        scene = draw_scene(_SCENES + int(rng.integers(1 << 30)))
-        place = draw_scene(_ROOMS + camera)
+        scene = scenes.draw_scene(_SCENES + int(rng.integers(1 << 30)))
+        place = scenes.draw_scene(_ROOMS + camera)
         height, gain = _optics(camera)
         away, across = rng.uniform(1.5, 2.2), rng.uniform(-0.25, 0.25)
         solid = _solid(identity)
-        centre = (across, solid.size[1] * FOOT[solid.shape] + rng.uniform(0.0, 0.3), away)
+        centre = (across, solid.size[1] * scenes.FOOT[solid.shape] + rng.uniform(0.0, 0.3), away)
         solid = replace(
             solid, centre=centre, yaw=rng.uniform(-np.pi, np.pi), tilt=rng.normal(0.0, 0.12)
         )
@@ -133,9 +126,9 @@ class Instances(Source):
             pitch=np.arctan2(height - centre[1], away) * rng.uniform(0.7, 1.1),
             noise_seed=scene.noise_seed,
         )
-        found = render(spec, self.side, self.side)
+        found = scenes.render(spec, self.side, self.side)
         image = np.clip(found.image * gain + 0.5, 0, 255).astype(np.uint8)
-        shown = bool((found.owner == 0).mean() >= SMALLEST_SHARE)
+        shown = bool((found.owner == 0).mean() >= scenes.SMALLEST_SHARE)
         return Sample(
             f"instance-{identity}-{camera}-{shot}",
             normalise(image[None]),
@@ -156,7 +149,7 @@ def _solid(identity: int) -> Any:
     evaluated = identity < IDENTITIES
     looks = _LOOKS[:_OTHERS] if evaluated else _LOOKS[_OTHERS:]
     number = identity if evaluated else identity - IDENTITIES
-    scene = draw_scene(0, label=int(looks[number // ALIKE % len(looks)]))
+    scene = scenes.draw_scene(0, label=int(looks[number // ALIKE % len(looks)]))
     rng = np.random.default_rng([identity, 20251130])
     return replace(
         scene.solids[0],

@@ -150,7 +150,7 @@ class Task(ABC):
 
         Args:
             feature: float32 (N, C, T, D); None to draw the truth itself.
-            truth: of the sample, as it is stored; None where there is none.
+            truth: of the sample, as it is stored; None where there is none, or it is not known.
             classes: names of the classes, as far as the source knows them.
         """
         return None

@@ -16,7 +16,6 @@ from cfqa_data.builders.tasks.drawing import Bar, Drawing, answers, class_name
 from cfqa_data.builders.tasks.linear import Head, LinearTask
 from cfqa_data.extras import extras
 from cfqa_data.format.format_1 import TASKS, VIEWS
-from cfqa_data.torch_state import torch_state
 
 with extras("build"):
     import torch
@@ -49,12 +48,8 @@ class ClsHead(Head):
         tokens = self.norm(feature)
         return torch.cat([tokens[:, :, 0].flatten(1), tokens[:, -1, 1:].mean(dim=1)], dim=-1)
 
-    @torch_state(grad=False)
-    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
-        """Class logits, float32 (classes,), of a feature (1, 1, T, D)."""
-        return self._predict(feature)
-
     def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
+        """Class logits, float32 (classes,), of a feature (1, 1, T, D)."""
         return self.linear(self.pooled(self.checked(feature)))[0]
 
     def _score(self, feature: Tensor | np.ndarray, truth: Any) -> tuple[float, float]:

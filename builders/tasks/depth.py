@@ -13,7 +13,6 @@ from cfqa_data.builders.tasks.drawing import Drawing, draw_depth
 from cfqa_data.builders.tasks.linear import Head, LinearTask
 from cfqa_data.extras import extras
 from cfqa_data.format.format_1 import TASKS, VIEWS
-from cfqa_data.torch_state import torch_state
 
 with extras("build"):
     import torch
@@ -66,12 +65,8 @@ class DepthHead(Head):
         weights = weights / weights.sum(dim=1, keepdim=True)
         return torch.einsum("bkhw,k->bhw", weights, self.centres)
 
-    @torch_state(grad=False)
-    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
-        """Depth in metres, float32 (height, width): mean of the view and the un-flipped view."""
-        return self._predict(feature)
-
     def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
+        """Depth in metres, float32 (height, width): mean of the view and the un-flipped view."""
         height, width = self.geometry.height, self.geometry.width
         size = (math.ceil(height / 14), math.ceil(width / 14))
         feature = self.checked(feature)

@@ -117,11 +117,17 @@ class Head(nn.Module):
             raise self.wrong(f"a feature has {self.views} view(s), not {len(feature)}")
         return feature
 
-    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
+    @torch_state(grad=False)
+    def predict(self, feature: Tensor | np.ndarray, *size: Any, **sizes: Any) -> Tensor:
         """Return the prediction from one feature, float32 (N, C, T, D).
 
-        Like scores, it does not depend on the state of torch around the call.
+        Like scores, it does not depend on the state of torch around the call. What it is, and
+        which sizes it takes, says :meth:`_predict`.
         """
+        return self._predict(feature, *size, **sizes)
+
+    def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
+        """Do it, in a state of torch that is set already."""
         raise NotImplementedError
 
     @torch_state(grad=False)

@@ -27,7 +27,6 @@ from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.extras import extras
 from cfqa_data.format.checkpoints import known_tensor, tensors_at
 from cfqa_data.format.facts import Loss, Score, TaskFacts, Truth
-from cfqa_data.torch_state import torch_state
 
 with extras("build"):
     from torch import Tensor, nn
@@ -122,8 +121,7 @@ class Embedder(ClsHead):
         found: Tensor = self.last(pooled + changed)
         return found
 
-    @torch_state(grad=False)
-    def predict(self, feature: Tensor | np.ndarray) -> Tensor:
+    def _predict(self, feature: Tensor | np.ndarray) -> Tensor:
         """Return the embedding, float32 (D,), of a feature (1, C, T, D) of the backbone."""
         return self(self.pooled(self.checked(feature)))[0]
 
@@ -179,7 +177,8 @@ class Retrieval(LinearTask):
         self, feature: Tensor | np.ndarray | None, truth: Any, classes: Sequence[str] = ()
     ) -> Drawing:
         """Draw the nearest images of the gallery, without those of the same identity and camera."""
-        gallery, own = self.head.gallery, (JUNK, JUNK) if truth is None else np.asarray(truth)
+        gallery = self.head.gallery
+        own = np.asarray((JUNK, JUNK) if truth is None else truth)
         if feature is None:
             text = f"identity {own[0]}, by other cameras than {own[1]}"
             return Drawing(bars=() if truth is None else (Bar(text, 1.0, "", True),))

@@ -21,7 +21,7 @@ import torch
 
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.processes.executor import Executor, one_thread
-from cfqa_data.builders.processes.stage import Stage
+from cfqa_data.builders.processes.stage import Stage, drive
 from cfqa_data.builders.sources.folders import ImageFolder
 from cfqa_data.builders.tasks.classification import ClsHead
 from cfqa_data.builders.tasks.hypervector import random_keys
@@ -119,13 +119,8 @@ class PooledFeatures(Stage):
     def collected(self, workers: int, look: Progress) -> tuple[np.ndarray, np.ndarray]:
         """Return what :meth:`run` returns of all items, in their order."""
         items = self.items()
-        look.start(self.name, len(items), self.unit)
-        found = {}
         with Executor(workers) as executor:
-            for item, pooled in executor.run(self, items):
-                found[item] = pooled
-                look.advance()
-        look.finish()
+            found = dict(drive(self, executor, look, items))
         inputs, truths = zip(*(found[item] for item in items), strict=True)
         return np.stack(inputs), np.stack(truths)
 

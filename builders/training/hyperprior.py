@@ -26,19 +26,8 @@ from typing import Any
 
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage, drive
+from cfqa_data.builders.training import hyperprior_plan as planning
 from cfqa_data.builders.training.hyperprior_plan import LAMBDAS as PUBLISHED
-from cfqa_data.builders.training.hyperprior_plan import (
-    MULTI_TASK,
-    Job,
-    Settings,
-    check_kept,
-    generations,
-    model_size,
-    plan,
-    published,
-    read_model,
-    read_planes,
-)
 from cfqa_data.codecs.hyperprior.weights import write_ladder
 from cfqa_data.console.progress import Silent
 from cfqa_data.errors import BuildError
@@ -57,22 +46,22 @@ class Trainings(Stage):
     """Models to train of which none is another's parent."""
 
     name, unit = "train", "steps"
-    jobs: Sequence[Job]
-    settings: Settings
+    jobs: Sequence[planning.Job]
+    settings: planning.Settings
 
-    def items(self) -> Sequence[Job]:
+    def items(self) -> Sequence[planning.Job]:
         """Return the models."""
         return self.jobs
 
-    def outputs(self, item: Job) -> tuple[Path, ...]:
+    def outputs(self, item: planning.Job) -> tuple[Path, ...]:
         """Return a model's file."""
         return (item.path(self.settings),)
 
-    def cost(self, item: Job) -> int:
+    def cost(self, item: planning.Job) -> int:
         """Return the steps that a model takes."""
         return item.steps(self.settings)
 
-    def run(self, item: Job) -> dict[str, Any]:
+    def run(self, item: planning.Job) -> dict[str, Any]:
         """Train a model; an error is reported before the others end."""
         from cfqa_data.builders.training.hyperprior_train import train
 
@@ -84,7 +73,7 @@ class Trainings(Stage):
 
 
 def train_ladders(
-    settings: Settings, lambdas: dict[str, tuple[float, ...]], workers: int
+    settings: planning.Settings, lambdas: dict[str, tuple[float, ...]], workers: int
 ) -> list[Path]:
     """Train every model that has no file yet, then write ladders and report.
 
@@ -93,22 +82,22 @@ def train_ladders(
     """
     if workers < 1:
         raise BuildError(f"workers must be 1 or more, got {workers}")
-    jobs = plan(lambdas, settings.start == "chain")
-    read_planes(settings.features, None)
-    check_kept(jobs, settings)
+    jobs = planning.plan(lambdas, settings.start == "chain")
+    planning.read_planes(settings.features, None)
+    planning.check_kept(jobs, settings)
     waiting = [job for job in jobs if not job.path(settings).is_file()]
     if waiting:
         from cfqa_data.builders.training.hyperprior_train import check_states
 
         check_states(waiting, settings)
         with Executor(workers) as executor:
-            for ready in generations(waiting):
+            for ready in planning.generations(waiting):
                 for job, report in drive(Trainings(ready, settings), executor, Silent()):
                     print(_line(job, report), flush=True)
     return _assemble(jobs, settings)
 
 
-def _line(job: Job, report: dict[str, Any]) -> str:
+def _line(job: planning.Job, report: dict[str, Any]) -> str:
     held_out = "  ".join(
         f"{task} {entry['bpfp']:.3f} bpfp mse {entry['mse']:.1f}"
         for task, entry in report["held_out"].items()
@@ -116,22 +105,22 @@ def _line(job: Job, report: dict[str, Any]) -> str:
     return f"{job.ladder} {job.lmbda:g} ({report['seconds']:.0f} s): {held_out}"
 
 
-def _assemble(jobs: list[Job], settings: Settings) -> list[Path]:
+def _assemble(jobs: list[planning.Job], settings: planning.Settings) -> list[Path]:
     """Write one file per ladder, and the report."""
     paths, reports = [], []
     for ladder in dict.fromkeys(job.ladder for job in jobs):
         of_ladder = sorted((j for j in jobs if j.ladder == ladder), key=lambda job: job.lmbda)
-        models = [read_model(job.path(settings)) for job in of_ladder]
+        models = [planning.read_model(job.path(settings)) for job in of_ladder]
         reports += [report for report, *_ in models]
         paths.append(Path(settings.out) / f"{ladder}.safetensors")
         pairs = [(lmbda, weights) for _, lmbda, weights in models]
-        write_ladder(paths[-1], ladder, pairs, model_size(pairs[0][1]))
+        write_ladder(paths[-1], ladder, pairs, planning.model_size(pairs[0][1]))
     text = json.dumps({"models": reports}, indent=1)
     write_text(Path(settings.out) / "report.json", text + "\n")
     return paths
 
 
-OPTIONS = {entry.name: entry for entry in fields(Settings) if entry.metadata}
+OPTIONS = {entry.name: entry for entry in fields(planning.Settings) if entry.metadata}
 """Settings that can be given; each has the name of its field."""
 
 
@@ -155,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _lambdas(given: argparse.Namespace, tasks: Iterable[str]) -> dict[str, tuple[float, ...]]:
     """Return the lambdas of each ladder: given ones, or the published or the shipped lists."""
-    ladders = {MULTI_TASK: given.lambdas}
+    ladders = {planning.MULTI_TASK: given.lambdas}
     for task in tasks:
         lambdas = getattr(given, f"lambdas_{task}", None) or given.lambdas
         ladders[f"hyperprior_task_specific-{task}"] = lambdas
@@ -169,11 +158,11 @@ def _run(given: argparse.Namespace) -> None:
     changes = {name: getattr(given, name) for name in OPTIONS if hasattr(given, name)}
     if given.published and "steps" in changes:
         changes.setdefault("first_steps", changes["steps"])
-    base = published if given.published else Settings
+    base = planning.published if given.published else planning.Settings
     settings = replace(
         base(features=str(expanded(given.features)), out=str(expanded(given.out))), **changes
     )
-    lambdas = _lambdas(given, read_planes(settings.features, None))
+    lambdas = _lambdas(given, planning.read_planes(settings.features, None))
     for path in train_ladders(settings, lambdas, given.workers):
         print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
 

@@ -21,18 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cfqa_data.builders.training import hyperprior_plan as planning
 from cfqa_data.builders.training.hyperprior_init import (
     block_statistics,
     rescale,
     start_at_transform,
-)
-from cfqa_data.builders.training.hyperprior_plan import (
-    Job,
-    Settings,
-    differences,
-    provenance,
-    read_model,
-    read_planes,
 )
 from cfqa_data.codecs.hyperprior.codec import Hyperprior
 from cfqa_data.codecs.hyperprior.module import GDN, ScaleHyperprior
@@ -63,12 +56,12 @@ EVERY = 60.0  # seconds between two lines of a training
 _FOREIGN = (LookupError, TypeError, ValueError, AttributeError)
 
 
-def state_path(job: Job, settings: Settings) -> Path:
+def state_path(job: planning.Job, settings: planning.Settings) -> Path:
     """Return the file of an unfinished model's state."""
     return job.path(settings).with_suffix(".state")
 
 
-def check_states(jobs: Iterable[Job], settings: Settings) -> None:
+def check_states(jobs: Iterable[planning.Job], settings: planning.Settings) -> None:
     """Check that the states of unfinished models can be taken up, before anything is trained.
 
     Raises:
@@ -76,14 +69,14 @@ def check_states(jobs: Iterable[Job], settings: Settings) -> None:
     """
     for job in jobs:
         if state_path(job, settings).is_file():
-            _read(state_path(job, settings), provenance(job, settings))
+            _read(state_path(job, settings), planning.provenance(job, settings))
 
 
 def _read(path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file holds, if it is of the training that makes ``made``."""
     try:
         state: dict[str, Any] = load_plain(path, mapped=False)
-        differing = differences(state["made"], made)
+        differing = planning.differences(state["made"], made)
     except (BuildError, *_FOREIGN) as error:
         raise _damaged(path, error) from None
     if differing:
@@ -97,7 +90,7 @@ def _damaged(path: Path, error: Exception) -> BuildError:
     return BuildError(f"{path}: not the state of a training ({reason}); delete it to start again")
 
 
-def train(job: Job, settings: Settings) -> dict[str, Any]:
+def train(job: planning.Job, settings: planning.Settings) -> dict[str, Any]:
     """Train one model, write its file, and return its line of the report.
 
     A training that was interrupted goes on from the state that it saved last. It says on stderr,
@@ -129,7 +122,7 @@ class Training:
         settings: of the run.
     """
 
-    def __init__(self, job: Job, settings: Settings) -> None:
+    def __init__(self, job: planning.Job, settings: planning.Settings) -> None:
         self.job, self.settings = job, settings
         self.began = time.monotonic()
         torch.set_num_threads(settings.threads)
@@ -140,8 +133,8 @@ class Training:
         seed = np.random.SeedSequence([settings.seed, *job.path(settings).name.encode()])
         self.generator = np.random.default_rng(seed)
         torch.manual_seed(int(seed.generate_state(1)[0]))
-        self.made = provenance(job, settings)
-        self.planes = read_planes(settings.features, job.task)
+        self.made = planning.provenance(job, settings)
+        self.planes = planning.read_planes(settings.features, job.task)
         self.training = [pair[0] for pair in self.planes.values()]
         self.steps = job.steps(settings)
         self.model = self._start()
@@ -291,7 +284,7 @@ class Training:
         job, settings = self.job, self.settings
         model = ScaleHyperprior(settings.n, settings.m, settings.stages)
         if job.parent:
-            _, _, parent = read_model(job.parent.path(settings))
+            _, _, parent = planning.read_model(job.parent.path(settings))
             state = {key: torch.tensor(value).float() for key, value in parent.state.items()}
             model.load_state_dict(state)
             rescale(model, math.sqrt(job.lmbda / job.parent.lmbda))

@@ -15,13 +15,7 @@ import numpy as np
 
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage, drive
-from cfqa_data.builders.sources.scenes import (
-    NUM_COLOURS,
-    NUM_SHAPES,
-    NUM_TEXTURES,
-    draw_scene,
-    render,
-)
+from cfqa_data.builders.sources import scenes
 from cfqa_data.console.terminal import show_progress
 
 __all__ = ["HELD_OUT_SEED", "ROW", "TRAINING_SEED", "render_scenes"]
@@ -31,7 +25,7 @@ HELD_OUT_SEED = 5_000_000
 SIDE, PATCH = 112, 14
 GRID = SIDE // PATCH
 #: Shares of a patch by shape, texture and colour, each with one more entry, the room's, in front.
-SHARES = (NUM_SHAPES + 1, NUM_TEXTURES + 1, NUM_COLOURS + 1)
+SHARES = (scenes.NUM_SHAPES + 1, scenes.NUM_TEXTURES + 1, scenes.NUM_COLOURS + 1)
 
 #: Image; class, -1 where no solid dominates; every second pixel of the mask, 255 ignored, and of
 #: the depth in metres; pixels of each patch by shape, texture and colour.
@@ -80,10 +74,10 @@ class Rendering(Stage):
         rows = np.load(self.path, mmap_mode="r+")
         for row in range(item, item + self.cost(item)):
             seed, wide = self.first_seed + row, row % 2
-            spec = draw_scene(seed, aspect=1.5 if wide else 1.0)
+            spec = scenes.draw_scene(seed, aspect=1.5 if wide else 1.0)
             left = int(np.random.default_rng(seed).integers(0, SIDE // 2 + 1)) if wide else 0
             width = SIDE * 3 // 2 if wide else SIDE
-            scene = render(spec, SIDE, width, (left, left + SIDE))
+            scene = scenes.render(spec, SIDE, width, (left, left + SIDE))
             kinds = [(0, 0, 0)] + [(1 + s.shape, 1 + s.texture, 1 + s.colour) for s in spec.solids]
             shares = _shares(scene.owner, np.array(kinds))
             rows[row] = (

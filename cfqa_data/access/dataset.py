@@ -18,7 +18,7 @@ import numpy as np
 
 from cfqa_data.access.folder import Folder, check_level
 from cfqa_data.access.grid import TokenGrid, token_grid
-from cfqa_data.access.opening import open_files
+from cfqa_data.access.hub import open_files
 from cfqa_data.access.selection import Part
 from cfqa_data.arrow import pa, pc
 from cfqa_data.console.summary import Described, Summary
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from cfqa_data.builders.gallery.show import Shown
+    from cfqa_data.eval import Evaluation
 
 __all__ = ["Dataset", "FeaturePair", "LoadOptions", "load", "opened"]
 
@@ -108,7 +109,7 @@ class Dataset(Described, Sequence[FeaturePair]):
 
     @property
     def plugins(self) -> tuple[str | type, ...]:
-        """Classes of codecs that are not installed and may decode, or `module:Class` of some."""
+        """Classes of codecs that are not installed and may decode, or the names of some."""
         return self._folder.plugins
 
     @property
@@ -257,6 +258,7 @@ class Dataset(Described, Sequence[FeaturePair]):
         codec: str | Iterable[str] | None = None,
         level: SupportsIndex | Iterable[SupportsIndex] | None = None,
         metrics: Iterable[Any] | None = None,
+        evaluation: Evaluation | None = None,
     ) -> Shown:
         """Show a source: its input, and what its task makes of its feature at each level.
 
@@ -269,6 +271,7 @@ class Dataset(Described, Sequence[FeaturePair]):
             codec: this codec, or these; all of them if None.
             level: this level, or these; all of them if None.
             metrics: names, functions or `Metric` objects; those that the labels hold if None.
+            evaluation: holds the scores; `metrics` then names some of its metrics.
 
         Returns:
             What a notebook draws; its `save` writes a page or a picture.
@@ -288,7 +291,7 @@ class Dataset(Described, Sequence[FeaturePair]):
             level=level,
             source=source_id,
         )
-        return show(Dataset(self._folder, chosen), source_id, metrics)
+        return show(Dataset(self._folder, chosen), source_id, metrics, evaluation)
 
 
 def load(

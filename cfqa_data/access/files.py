@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from cfqa_data.errors import FormatError
-from cfqa_data.format.layout import Layout
-from cfqa_data.format.limits import LARGEST_WHOLE, open_plain, read_limited
+from cfqa_data.format.layout import NAMES
+from cfqa_data.format.limits import LARGEST_WHOLE, open_plain, pointer_at, read_limited
 from cfqa_data.format.manifest import Manifest, read_manifest
-from cfqa_data.format.pointers import pointer_at
 from cfqa_data.paths import absolute_path
 
 __all__ = ["MANIFEST", "Blob", "Files", "LocalFiles"]
 
-MANIFEST = Layout(Path()).manifest.name
+MANIFEST = NAMES.manifest.name
 
 OUTSIDE = "leads out of the folder; if the folder is your own: follow_links=True, --follow-links"
 

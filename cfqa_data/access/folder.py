@@ -22,17 +22,10 @@ from cfqa_data.access.tensors import TensorFile
 from cfqa_data.access.weights import find_weights
 from cfqa_data.arrow import pa
 from cfqa_data.errors import CfqaError, CodecError, FormatError, RecipeError, prefixed, unknown_name
+from cfqa_data.format import invariants
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
-from cfqa_data.format.invariants import (
-    PLACES,
-    LabelRows,
-    broken,
-    check_bitstream,
-    check_truth,
-    shard_of,
-)
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES
 from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import NULLABLE, originals_schema
@@ -40,12 +33,6 @@ from cfqa_data.format.storage import check_rows, read_labels, read_table
 from cfqa_data.registry import Plugins, RegistryEntry, as_plugins
 
 __all__ = ["Folder", "check_level"]
-
-NAMES = Layout(Path())
-"""Names in a folder, relative to it."""
-
-KEPT = ("files", "manifest", "untrusted", "plugins", "_places")
-"""What goes into a pickle."""
 
 T = TypeVar("T")
 
@@ -75,20 +62,17 @@ class Folder:
         self._open: dict[Any, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in KEPT}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _open={})
+        return self.__dict__ | {"_open": {}}
 
     def labels(self, task: str) -> pa.Table:
         """Return the label rows of a task, one per source, codec and level, in any order."""
         rows = self.label_rows(task)
-        for what in broken(rows, PLACES):
+        for what in invariants.broken(rows, invariants.PLACES):
             where = self.files.where(NAMES.labels(task).as_posix())
             raise FormatError(f"{where}: {what}; build or fetch it again")
         return rows.table
 
-    def label_rows(self, task: str) -> LabelRows:
+    def label_rows(self, task: str) -> invariants.LabelRows:
         """Return the label rows of a task, after checking only their number."""
         name = NAMES.labels(task).as_posix()
         where, entry = self.files.where(name), self.manifest.tasks[task]
@@ -104,7 +88,7 @@ class Folder:
         data, version = self.files.read(name), self.manifest.format
         table = read_labels(where, data, most_rows=2 * entry.rows, format=version)
         found = check_rows(where, table, axes, counts)
-        return LabelRows(
+        return invariants.LabelRows(
             table, entry, *(found[column] for column in ("source_id", "codec", "level"))
         )
 
@@ -118,6 +102,14 @@ class Folder:
         table = read_table(where, schema, data, most_rows=most, nullable=nullable)
         check_rows(where, table, {"source_id": sources})
         return table
+
+    def original_rows(self) -> dict[str, dict[str, Any]]:
+        """Return the row of each original, by its id."""
+
+        def read() -> dict[str, dict[str, Any]]:
+            return {row["source_id"]: row for row in self.originals_table().to_pylist()}
+
+        return self._once("originals", read)
 
     def original(self, source_id: str, **part: Unpack[Part]) -> np.ndarray:
         """Return an original feature, or a part of it, float32 (N, C, T, D)."""
@@ -149,7 +141,9 @@ class Folder:
             raise FormatError(f"{self.files.location}: holds no truths of {entry.name}{why}")
         file = self._tensors(name)
         truth = file.read(source_id)
-        check_truth(entry.facts, truth.dtype.name, truth.ndim, f"{file.where}: {source_id!r}")
+        invariants.check_truth(
+            entry.facts, truth.dtype.name, truth.ndim, f"{file.where}: {source_id!r}"
+        )
         return truth
 
     def gallery(self, task: str) -> dict[str, np.ndarray]:
@@ -165,7 +159,7 @@ class Folder:
     def bitstream(self, source_id: str, codec: str, level: int) -> bytes:
         """Return a compressed feature's whole bitstream."""
         entry, _, level = self._check(source_id, codec, level)
-        shard = shard_of(self._places[source_id][1], entry.shard)
+        shard = invariants.shard_of(self._places[source_id][1], entry.shard)
         name = NAMES.bitstreams(entry.name, codec, shard, entry.shards)
         if name.as_posix() not in self.manifest.files:
             where = self.files.location
@@ -173,7 +167,7 @@ class Folder:
         file = self._tensors(name)
         key = f"{source_id}/{level}"
         stream = file.read(key)
-        check_bitstream(stream.dtype.name, stream.ndim, f"{file.where}: {key!r}")
+        invariants.check_bitstream(stream.dtype.name, stream.ndim, f"{file.where}: {key!r}")
         return stream.tobytes()
 
     def compressed(
@@ -314,7 +308,7 @@ class Folder:
 
     def _originals(self, source_id: str) -> TensorFile:
         entry, index = self._place(source_id)
-        shard = shard_of(index, entry.shard)
+        shard = invariants.shard_of(index, entry.shard)
         return self._tensors(NAMES.originals(entry.name, shard, entry.shards))
 
     def _tensors(self, name: Path) -> TensorFile:

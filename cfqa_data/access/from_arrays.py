@@ -6,11 +6,9 @@ take like that of a folder, and :func:`cfqa_data.save` makes a folder of it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +27,10 @@ from cfqa_data.format.facts import (
     TaskEntry,
     TaskFacts,
 )
-from cfqa_data.format.invariants import check_source_ids, folds_of
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.invariants import check_source_ids
+from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import Manifest
-from cfqa_data.format.schema import label_schema
+from cfqa_data.format.schema import label_rows, label_schema, original_rows
 
 __all__ = ["from_arrays"]
 
@@ -121,7 +119,7 @@ def from_arrays(
                         f"{shapes[source]}"
                     )
     numbers = _numbers(
-        ids, compressed, distortion, score, reference_score, loss, reference_loss, bits, facts
+        ids, compressed, distortion, score, reference_score, loss, reference_loss, bits
     )
     entry = TaskEntry(
         facts=facts,
@@ -263,7 +261,6 @@ def _numbers(
     loss: Any,
     reference_loss: Any,
     bits: Any,
-    facts: TaskFacts,
 ) -> dict[str, Any]:
     """Return each column of numbers: of originals (S,), of compressed features {codec: (S, L)}."""
     if (score is None) == (distortion is None):
@@ -310,9 +307,6 @@ def _numbers(
                 where = f"bits, {codec} at {list(compressed[codec])[level]}"
                 value = f"{sizes[source, level]:g} of {ids[source]!r}"
                 raise CfqaError(f"{where}: {value} is no whole number from 0 on: round it up")
-    found["distortion"] = {
-        codec: facts.distortion(values, reference[:, None]) for codec, values in scores.items()
-    }
     return found
 
 
@@ -347,35 +341,17 @@ def _labels(
     numbers: Mapping[str, Any],
 ) -> Any:
     """Return the label rows by source, codec and level."""
-    folds, rows = folds_of(entry), []
-    for place, source in enumerate(entry.sources):
-        points = math.prod(shapes[source])
+    ids, rows = entry.sources, list[dict[str, Any]]()
+    references = (numbers.get(f"reference_{name}", [None] * len(ids)) for name in ("score", "loss"))
+    tokens = (shapes[source][2] for source in ids)
+    for place, about in enumerate(original_rows(entry, range(len(ids)), tokens, *references)):
         for codec in entry.codecs.values():
-            for level, parameter in enumerate(codec.levels):
-                at = {
-                    key: values[codec.name][place, level]
-                    if isinstance(values, dict)
-                    else values[place]
-                    for key, values in numbers.items()
-                    if not isinstance(values, dict) or codec.name in values
-                }
-                size = at.pop("bits", None)
-                rows.append(
-                    {
-                        "task": entry.name,
-                        "source_id": source,
-                        "fold": int(folds[place]),
-                        "codec": codec.name,
-                        "level": level,
-                        "parameter_name": codec.facts.parameter.name,
-                        "parameter": float(parameter),
-                        "bits": None if size is None else int(size),
-                        "bpfp": math.nan if size is None else size / points,
-                        "array": Layout(Path()).compressed(entry.name, codec.name).as_posix(),
-                        "index": place,
-                        "tokens": shapes[source][2],
-                        "group": entry.group_of[place],
-                        **at,
-                    }
-                )
+            array = NAMES.compressed(entry.name, codec.name).as_posix()
+            columns = about | {"array": array, "index": place}
+            sizes = numbers.get("bits", {}).get(codec.name)
+            bits = [None] * len(codec.levels) if sizes is None else list(map(int, sizes[place]))
+            of = {
+                key: numbers[key][codec.name][place] for key in ("score", "loss") if key in numbers
+            }
+            rows += label_rows(entry, codec, columns, bits, of)
     return pa.Table.from_pylist(rows, schema=label_schema(2))

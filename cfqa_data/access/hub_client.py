@@ -241,10 +241,7 @@ class HubRepo:
         """Return the error for an answer of status 400 or more."""
         status, code = response.status_code, response.headers.get("X-Error-Code", "")
         if "Invalid credentials" in response.headers.get("X-Error-Message", ""):
-            return HubError(
-                f"{self.location}: the Hub does not know this token; run `hf auth login`, or set "
-                "HF_TOKEN"
-            )
+            return HubError(f"{self.location}: {REFUSALS[401]}")
         if code == "RevisionNotFound":
             return HubError(f"{self.location}: there is no such branch, tag or commit")
         if code == "GatedRepo":

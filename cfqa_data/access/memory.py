@@ -48,12 +48,6 @@ class MemoryFolder(Folder):
         self._places = {source: (entry.name, n) for n, source in enumerate(entry.sources)}
         self._arrays, self._compressed_arrays, self._shapes = originals, compressed, shapes
 
-    def __getstate__(self) -> dict[str, Any]:
-        return dict(self.__dict__)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     def shape(self, source_id: str) -> tuple[int, int, int, int]:
         self._place(source_id)
         return self._shapes[source_id]

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
@@ -30,8 +31,8 @@ from cfqa_data.format.resources import (
     locate,
     resolve,
 )
+from cfqa_data.format.storage import write_text
 from cfqa_data.paths import exists, real_path
-from cfqa_data.recipe.remembered import remembered
 
 __all__ = [
     "find_below_root",
@@ -39,6 +40,8 @@ __all__ = [
     "hash_weights",
     "named_path",
     "own_weights",
+    "remember",
+    "remembered",
     "resolve_weights",
 ]
 
@@ -216,3 +219,22 @@ def _listed(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError:
         return []
+
+
+def _remembered_at(sha256: str) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "cfqa-data" / "files" / sha256
+
+
+def remember(sha256: str, path: Path) -> None:
+    """Remember where a file or folder is; failures are ignored."""
+    with suppress(OSError, RuntimeError):
+        write_text(_remembered_at(sha256), str(path.absolute()))
+
+
+def remembered(sha256: str) -> Path | None:
+    """Return the remembered path of a file or folder, which may have changed since."""
+    if re.fullmatch("[0-9a-f]{64}", sha256):  # an untrusted manifest may contain any text
+        with suppress(OSError, RuntimeError, ValueError):
+            return Path(_remembered_at(sha256).read_text(encoding="utf-8"))
+    return None

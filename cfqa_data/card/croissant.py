@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.card.wording import meanings
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import LABEL_COLUMNS, NEW_COLUMNS, ORIGINAL_COLUMNS
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["CROISSANT", "croissant_text"]
 
 CROISSANT = "croissant.json"
-
-NAMES = Layout(Path())
 
 CONTEXT = {
     "@language": "en",

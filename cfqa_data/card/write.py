@@ -12,7 +12,7 @@ from typing import Any
 from cfqa_data.arrow import pa
 from cfqa_data.card.wording import meanings, wording
 from cfqa_data.console.text import size_text
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES, Layout
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import (
     LABEL_COLUMNS,
@@ -27,8 +27,6 @@ from cfqa_data.integrity.summary import float32_size, score_text
 from cfqa_data.recipe.load import list_recipes, load_recipe
 
 __all__ = ["card_text", "write_card"]
-
-NAMES = Layout(Path())
 
 FOLDERS = {
     "labels": "labels",

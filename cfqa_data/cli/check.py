@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def info(
     summary, harms = summarise(folder, follow_links=follow_links), {}
     dataset = load(folder, plugins=plugin, follow_links=follow_links)
     if useless:
-        from cfqa_data.builders.extending.useless import useless_harm
+        from cfqa_data.builders.extending.labelling import useless_harm
 
         harms = {task: useless_harm(dataset, task) for task in dataset.manifest.tasks}
     told = describe_labels(dataset.labels, harms)
@@ -58,6 +59,8 @@ def verify(
     deep: bool = False,
     sample: int = 100,
     seed: int = 0,
+    against: str | None = None,
+    tolerance: float | None = None,
     workers: int | None = None,
     root: Path | None = None,
     untrusted: bool = False,
@@ -65,14 +68,23 @@ def verify(
     follow_links: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Compare a dataset with its manifest. Exit status: 0 clean, 1 damaged, 2 not a dataset.
+    """Compare a dataset with its manifest, or with another. Exit status: 1 damaged or different.
 
     Args:
         folder (DIR): A dataset folder.
         deep: Also decode every bitstream, and compute labels of a sample.
         sample (N): With --deep: label rows to compute again.
         seed: With --deep: of the choice of the sample.
+        against (DATASET): Instead: tell how far it is from this folder or repo of the Hub, made of
+            the same recipe elsewhere.
+        tolerance: With --against: relative difference up to which labels agree. Default: 1e-6.
     """
+    if against is not None:
+        near = 1e-6 if tolerance is None else tolerance
+        _compare(folder, against, near, untrusted, plugin, follow_links, as_json)
+        return
+    if tolerance is not None:
+        raise CfqaError("--tolerance is for --against")
     how = {"sample": sample, "seed": seed, "untrusted": untrusted, "plugins": plugin or ()}
     with terminal.show_progress() as progress:
         report, damage = _look(
@@ -123,6 +135,32 @@ def repair(
         lines.append(f"{folder}: no file is damaged")
     answer(as_json, repaired.to_dict, lambda: "\n".join(lines))
     if repaired.failed:
+        raise typer.Exit(1)
+
+
+def _compare(
+    folder: Path,
+    against: str,
+    tolerance: float,
+    untrusted: bool,
+    plugins: list[str] | None,
+    follow_links: bool,
+    as_json: bool,
+) -> None:
+    """Answer how far a folder is from another dataset."""
+    from cfqa_data.access.dataset import load
+    from cfqa_data.integrity.difference import difference_text, differences
+
+    how: Any = {"untrusted": untrusted, "plugins": plugins, "follow_links": follow_links}
+    with terminal.show_progress() as progress:
+        found = differences(load(folder, **how), load(against, **how), tolerance, progress)
+    same = not any(one.lacking or one.labels for one in found)
+    answer(
+        as_json,
+        lambda: {"agree": same, "parts": [asdict(one) for one in found]},
+        lambda: f"{difference_text(found)}\n\nlabels {'agree' if same else 'differ'}",
+    )
+    if not same:
         raise typer.Exit(1)
 
 

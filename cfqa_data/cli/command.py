@@ -188,6 +188,7 @@ HOW: dict[str, dict[str, Any]] = {
     "sample": {"min": 0},
     "seed": {"min": 0},
     "sources": {"min": 1},
+    "tolerance": {"min": 0.0, "max": 1.0},
     "workers": {"min": 1},
     **{
         f"{codec}_{what}": {"callback": use_file, "parser": plain_file}

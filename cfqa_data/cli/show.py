@@ -18,6 +18,7 @@ def show(
     codec: list[str] | None = None,
     level: list[int] | None = None,
     metric: list[str] | None = None,
+    scores: Path | None = None,
     out: Path | None = None,
     force: bool = False,
     root: Path | None = None,
@@ -33,13 +34,23 @@ def show(
         level (LEVEL): Only this level, 0 is the best; repeat it for several.
         metric (NAME): Scores of this metric, or MODULE:FUNCTION; repeat it for several. Default:
             those that the labels hold.
+        scores (SCORES): Scores in place of those computed here: what `cfqa eval DIR --out` wrote,
+            .parquet; --metric names some of its metrics.
         out (FILE): Write a page with a slider, .html, or a picture, .png.
     """
     from cfqa_data.access.dataset import load
+    from cfqa_data.eval import read_evaluation
 
     check_new_file(out, (".html", ".png"), force)
     dataset = load(folder, untrusted=untrusted, plugins=plugin, follow_links=follow_links)
-    shown = dataset.show(source, codec=codec or None, level=level or None, metrics=metric or None)
+    evaluation = read_evaluation(dataset, scores) if scores else None
+    shown = dataset.show(
+        source,
+        codec=codec or None,
+        level=level or None,
+        metrics=metric or None,
+        evaluation=evaluation,
+    )
     if out is not None:
         shown.save(out)
     answer(as_json, shown.to_dict, lambda: repr(shown))
@@ -57,6 +68,7 @@ def gallery(
     level: list[int] | None = None,
     sources: int = 12,
     metric: list[str] | None = None,
+    scores: Path | None = None,
     force: bool = False,
     root: Path | None = None,
     untrusted: bool = False,
@@ -71,21 +83,25 @@ def gallery(
         sources (N): How many, spread over tasks and over the harm done.
         metric (NAME): Scores of this metric, or MODULE:FUNCTION; repeat it for several. Default:
             those that the labels hold.
+        scores (SCORES): Scores in place of those computed here: what `cfqa eval DIR --out` wrote,
+            .parquet; --metric names some of its metrics.
     """
-    from cfqa_data.access.dataset import load
+    from cfqa_data.access.dataset import LoadOptions, load
     from cfqa_data.builders.gallery.page import write_gallery
     from cfqa_data.console.text import size_text
+    from cfqa_data.eval import read_evaluation
 
     check_new_file(out, (".html",), force)
-    dataset = load(
-        folder,
-        task,
-        codec=codec or None,
-        level=level or None,
-        untrusted=untrusted,
-        plugins=plugin,
-        follow_links=follow_links,
-    )
+    how: LoadOptions = {"untrusted": untrusted, "plugins": plugin, "follow_links": follow_links}
+    dataset = load(folder, task, **how | LoadOptions(codec=codec or None, level=level or None))
+    evaluation = read_evaluation(load(folder, **how), scores) if scores else None
     with working("nothing was written") as progress:
-        write_gallery(dataset, out, sources=sources, metrics=metric or None, progress=progress)
+        write_gallery(
+            dataset,
+            out,
+            sources=sources,
+            metrics=metric or None,
+            evaluation=evaluation,
+            progress=progress,
+        )
     print(f"Gallery: {out} ({size_text(out.stat().st_size)})")

@@ -33,7 +33,7 @@ CODECS = Registry(
         "slice": "cfqa_data.codecs.features.channels:Slice",
         "prune": "cfqa_data.codecs.features.channels:Prune",
         "lowrank": "cfqa_data.codecs.features.channels:LowRank",
-        "topk": "cfqa_data.codecs.features.sparse:TopK",
+        "topk": "cfqa_data.codecs.features.channels:TopK",
         "int": "cfqa_data.codecs.features.scalar:Int",
         "fp": "cfqa_data.codecs.features.scalar:Minifloat",
         "mxfp": "cfqa_data.codecs.features.scalar:Mxfp",

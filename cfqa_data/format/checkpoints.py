@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 from cfqa_data.errors import BuildError
-from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
-from cfqa_data.format.pointers import pointer_at
+from cfqa_data.format.limits import LARGEST_JSON, parse_json, pointer_at, read_limited
 from cfqa_data.paths import absolute_path, is_file
 
 if TYPE_CHECKING:

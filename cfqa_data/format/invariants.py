@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from cfqa_data.arrow import pa
 from cfqa_data.errors import FormatError
 from cfqa_data.format.facts import CodecEntry, TaskEntry, TaskFacts
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES
 from cfqa_data.format.limits import LONGEST_ID
 
 __all__ = [
@@ -235,8 +234,8 @@ def _index(rows: LabelRows) -> np.ndarray:
 
 
 def _array(rows: LabelRows) -> np.ndarray:
-    layout, task = Layout(Path()), rows.entry.name
-    arrays = rows.of_codec(lambda codec: layout.compressed(task, codec.name).as_posix())
+    task = rows.entry.name
+    arrays = rows.of_codec(lambda codec: NAMES.compressed(task, codec.name).as_posix())
     return np.asarray(rows["array"] == arrays) | rows.nulls("array")
 
 

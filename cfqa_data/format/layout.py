@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-__all__ = ["Layout", "left_by_tools", "of_tools"]
+__all__ = ["NAMES", "Layout", "left_by_tools", "of_tools"]
 
 TOOLS = {
     # macOS
@@ -119,6 +119,10 @@ class Layout:
     def relative(self, path: Path) -> str:
         """Return a path in the folder as tables and the manifest name it: relative, with ``/``."""
         return path.relative_to(self.root).as_posix()
+
+
+NAMES = Layout(Path())
+"""Names in a folder, relative to it."""
 
 
 def left_by_tools(name: str) -> bool:

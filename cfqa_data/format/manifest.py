@@ -23,8 +23,7 @@ from cfqa_data.format.facts import MOST_TASKS, TaskEntry
 from cfqa_data.format.fields import Checked
 from cfqa_data.format.invariants import check_source_ids, check_task_names
 from cfqa_data.format.layout import Layout, of_tools
-from cfqa_data.format.limits import LARGEST_JSON, MOST_VALUES, parse_json, read_limited
-from cfqa_data.format.pointers import pointer
+from cfqa_data.format.limits import LARGEST_JSON, MOST_VALUES, parse_json, pointer, read_limited
 from cfqa_data.format.storage import sync_folders, write_text
 
 __all__ = [

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from cfqa_data.errors import RecipeError
-from cfqa_data.format.pointers import pointer_at
+from cfqa_data.format.limits import pointer_at
 from cfqa_data.paths import absolute_path, is_file, real_path
 
 __all__ = ["ROOT_VARIABLE", "WEIGHTS_VARIABLE", "is_uri", "locate", "resolve"]

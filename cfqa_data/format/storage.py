@@ -25,8 +25,7 @@ import numpy as np
 
 from cfqa_data.arrow import pa, pc, pq
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
-from cfqa_data.format.limits import MOST_ROWS
-from cfqa_data.format.pointers import pointer
+from cfqa_data.format.limits import MOST_ROWS, pointer
 from cfqa_data.format.schema import NULLABLE, label_schema
 
 __all__ = [

@@ -25,15 +25,12 @@ from cfqa_data.errors import FormatError
 from cfqa_data.format import invariants
 from cfqa_data.format.codes import shard_name
 from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.integrity.health import health
 from cfqa_data.integrity.verify import Fault
 
 __all__ = ["inconsistencies"]
-
-NAMES = Layout(Path())
-"""Names in a folder, relative to it."""
 
 NEAR = 1e-9
 """Relative difference of what is summed, which differs between versions of NumPy."""
@@ -290,11 +287,6 @@ def _same_health(found: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
     """Whether figures of health are the labels', or what earlier versions made of unknown rates."""
     if found["rate_falls"] is None and recorded.get("rate_falls") is not None:
         found = {**found, "rate_falls": 0.0, "ok": False}
-    return _alike(found, recorded)
-
-
-def _alike(found: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
-    """Whether two rows of figures are equal within rounding."""
     if found.keys() != recorded.keys():
         return False
     return all(

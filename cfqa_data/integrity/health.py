@@ -10,7 +10,7 @@ import numpy as np
 from cfqa_data.arrow import pa
 from cfqa_data.console.text import percent
 
-__all__ = ["LEAST_CHANGING", "LEAST_MONOTONE", "LEAST_SPAN", "health", "health_cells"]
+__all__ = ["LEAST_CHANGING", "LEAST_MONOTONE", "LEAST_SPAN", "figures_of", "health", "health_cells"]
 
 LEAST_CHANGING = 0.8
 """Share of sources whose distortion must not be the same at every level."""
@@ -41,7 +41,7 @@ def health(labels: pa.Table) -> list[dict[str, Any]]:
     for task, codec in dict.fromkeys(zip(data["task"], data["codec"], strict=True)):
         chosen = (data["task"] == task) & (data["codec"] == codec)
         series = _series({name: column[chosen] for name, column in data.items()})
-        rows.append({"task": task, "codec": codec} | _figures(*series))
+        rows.append({"task": task, "codec": codec} | figures_of(*series))
     return rows
 
 
@@ -70,7 +70,14 @@ def _series(data: dict[str, np.ndarray]) -> list[np.ndarray]:
     return series
 
 
-def _figures(distortion: np.ndarray, bits: np.ndarray, mse: np.ndarray) -> dict[str, Any]:
+def figures_of(distortion: np.ndarray, bits: np.ndarray, mse: np.ndarray) -> dict[str, Any]:
+    """Return the figures of a task and codec; see :func:`health`.
+
+    Args:
+        distortion: float64 (sources, levels), as are the others; what is not known is NaN.
+        bits: of each feature.
+        mse: of each feature.
+    """
     best, worst = distortion[:, 0].mean(), distortion[:, -1].mean()
     falls, rises = _share_rising(-bits), _share_rising(mse)
     several = distortion.shape[1] > 1

@@ -11,7 +11,7 @@ from cfqa_data.access.dataset import Dataset, load
 from cfqa_data.arrow import pa, pc
 from cfqa_data.console.text import counted, printable, size_text, table_text
 from cfqa_data.format.facts import Score, TaskEntry
-from cfqa_data.format.layout import Layout
+from cfqa_data.format.layout import NAMES, Layout
 from cfqa_data.format.manifest import Manifest, manifest_text
 from cfqa_data.integrity.health import (
     LEAST_CHANGING,
@@ -120,18 +120,18 @@ def light_files(manifest: Manifest, labels: Mapping[str, pa.Table]) -> dict[str,
     Returns:
         Those entries of the manifest; None where some feature has no bitstream.
     """
-    names, arrays = Layout(Path()), []
+    arrays = []
     for task, entry in manifest.tasks.items():
         for codec in entry.codecs.values():
             if codec.facts.on == "inputs":  # decoding takes the backbone, too
                 continue
-            streams = names.shards(entry.shards, names.bitstreams, task, codec.name)
+            streams = NAMES.shards(entry.shards, NAMES.bitstreams, task, codec.name)
             if not manifest.files.keys() >= set(streams):
                 return None
             bits = labels[task].filter(pc.equal(labels[task]["codec"], codec.name))["bits"]
             if codec.facts.bits == "bitstream" and bits.null_count:
                 return None
-            arrays.append(f"{names.compressed(task, codec.name).as_posix()}/")
+            arrays.append(f"{NAMES.compressed(task, codec.name).as_posix()}/")
     return {k: v for k, v in manifest.files.items() if not k.startswith(tuple(arrays))}
 
 

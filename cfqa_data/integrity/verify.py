@@ -23,9 +23,8 @@ from cfqa_data.access.weights import OWN, own_weights
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import FormatError
 from cfqa_data.format.layout import of_tools
-from cfqa_data.format.limits import open_plain
+from cfqa_data.format.limits import open_plain, pointer_at
 from cfqa_data.format.manifest import Manifest
-from cfqa_data.format.pointers import pointer_at
 
 __all__ = ["EXTRA", "Fault", "Verified", "verify"]
 

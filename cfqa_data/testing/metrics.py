@@ -86,18 +86,28 @@ class MetricSuite:
 
     def make(self, device: str = "cpu", **more: Any) -> Metric:
         """Return the metric, made as an evaluation makes it."""
-        assert self.metric is not None
-        given = getattr_static(self, "metric")  # a function, not one that is bound to the suite
-        metric = as_metric(given.__func__ if isinstance(given, staticmethod) else given, device)
+        metric = self._untrained(device)
         options = {**made_statistics(metric, self.shape), **self.options, **more}
         metric = metric.with_options(**options)
         return metric.fitted(self.training) if metric.fit else metric
 
+    def _untrained(self, device: str = "cpu") -> Metric:
+        assert self.metric is not None
+        given = getattr_static(self, "metric")  # a function, not one that is bound to the suite
+        return as_metric(given.__func__ if isinstance(given, staticmethod) else given, device)
+
     def pair(self, seed: int = 0, noise: float = 0.3, batch: int = 3) -> tuple[Tensor, Tensor]:
-        """Return typical features, originals and noisy ones."""
+        """Return typical features, originals and noisy ones; of one original, if it takes one."""
         x, y = feature_pair(self.shape, seed, noise, batch)
+        if self.wide:
+            x, y = x[:1], x[:1] + (y - x)
         dtype = getattr(torch, self.dtypes[-1])
         return x.to(dtype), y.to(dtype)
+
+    @property
+    def wide(self) -> bool:
+        """Whether it scores all versions of an original at once."""
+        return self._untrained().scope != "pair"
 
     def check(self, metric: Metric, scores: Tensor, count: int) -> None:
         """Check that there is one finite float64 number per item, within the range."""
@@ -128,17 +138,20 @@ class MetricSuite:
     def test_reconstructions_that_do_not_vary_have_scores(self) -> None:
         metric, (x, _) = self.make(), self.pair()
         for lost in (torch.full_like(x, 0.1), torch.zeros_like(x), x[..., :1, :].expand_as(x)):
-            self.check(metric, metric(x, lost), 3)
+            self.check(metric, metric(x, lost), len(x))
 
     def test_the_same_features_have_the_same_scores(self) -> None:
         metric, (x, y) = self.make(), self.pair()
         scores = metric(x, y)
-        metric(y, x)
+        metric(x, y + 1)
         assert torch.equal(metric(x, y), scores)
         assert torch.equal(self.make()(x, y), scores)
 
     def test_a_score_does_not_depend_on_its_batch(self) -> None:
         metric, (x, y) = self.make(), self.pair(batch=5)
+        if self.wide:  # it may, but not on the order
+            self.close(metric(x, y.flip(0)).flip(0), metric(x, y))
+            return
         together = metric(x, y)
         for place in range(5):
             self.close(metric(x[place], y[place]), together[place : place + 1])
@@ -146,7 +159,20 @@ class MetricSuite:
 
     def test_one_original_stands_for_the_whole_batch(self) -> None:
         metric, (x, y) = self.make(), self.pair()
-        self.close(metric(x[:1], y), metric(x[:1].expand_as(y).clone(), y))
+        if not self.wide:
+            self.close(metric(x[:1], y), metric(x[:1].expand_as(y).clone(), y))
+        elif not metric.no_reference:
+            with pytest.raises(MetricError, match="x is one original"):
+                metric(x.expand_as(y), y)
+
+    def test_without_a_reference_the_original_does_not_count(self) -> None:
+        metric, (x, y) = self.make(), self.pair()
+        if metric.no_reference:
+            assert torch.equal(metric(y), metric(x, y))
+            assert torch.equal(metric(x + 1, y), metric(x, y))
+        else:
+            with pytest.raises(MetricError, match="array or tensor of numbers is wanted"):
+                metric(y)
 
     def test_features_are_left_as_they_are(self) -> None:
         features = self.pair()
@@ -160,7 +186,7 @@ class MetricSuite:
             return
         for dtype in self.dtypes:
             x = self.pair()[0].to(getattr(torch, dtype))
-            self.close(metric(x, x), torch.full((3,), metric.identity, dtype=torch.float64))
+            self.close(metric(x, x), torch.full((len(x),), metric.identity, dtype=torch.float64))
 
     def test_more_noise_is_not_better(self) -> None:
         metric, (x, y) = self.make(), self.pair(noise=1.0, batch=12)
@@ -168,7 +194,12 @@ class MetricSuite:
             return
         sign = 1 if metric.lower_better else -1
         steps = (0.0, 0.1, 0.3, 1.0, 3.0)
-        harm = [sign * float(metric(x, x + step * (y - x)).mean()) for step in steps]
+        versions = [x + step * (y - x) for step in steps]
+        if self.wide:
+            scores = metric(x, torch.cat(versions)).reshape(len(steps), -1)
+        else:
+            scores = torch.stack([metric(x, version) for version in versions])
+        harm = sign * scores.mean(dim=1).numpy(force=True)
         assert (np.diff(harm) >= -self.tolerance).all()
         assert harm[0] < harm[-1]
 
@@ -181,6 +212,7 @@ class MetricSuite:
     def test_other_numbers_score_like_float32(self) -> None:
         metric, generator = self.make(), torch.Generator().manual_seed(0)
         x, y = torch.randint(0, 30, (2, 2, *self.shape), generator=generator).float()
+        x = x[:1] if self.wide else x
         expected = metric(x, y)
         for dtype in ("int8", "uint8", "int32", "float16", "bfloat16"):  # none may wrap around
             wanted = getattr(torch, dtype)
@@ -216,8 +248,9 @@ class MetricSuite:
         for place, side in enumerate(("original", "compressed")):
             for bad in (math.nan, math.inf, -math.inf):
                 features = self.pair()
-                features[place][1, 0, 0, 0, -1] = bad
-                with pytest.raises(MetricError, match=f"the {side} feature 1 holds NaN or Inf"):
+                last = len(features[place]) - 1
+                features[place][last, 0, 0, 0, -1] = bad
+                with pytest.raises(MetricError, match=f"the {side} feature {last} holds NaN or"):
                     metric(*features)
 
     def test_gradients_go_through_if_they_are_to(self) -> None:

@@ -87,6 +87,15 @@ class SourceSuite:
             self.make().sample("no such sample")
         assert "\n" not in str(caught.value)
 
+    def test_an_image_for_people_is_a_picture_if_there_is_one(self) -> None:
+        from cfqa_data.builders.gallery.source import check_image
+
+        source = self.make()
+        for sample in self.samples():
+            image = source.image(sample.source_id)
+            assert image is None or check_image(image, "image").size
+        assert all(isinstance(name, str) for name in source.classes)
+
     def test_truths_are_arrays_of_one_kind(self) -> None:
         truths = [sample.truth for sample in self.samples()]
         if truths[0] is None:

@@ -129,6 +129,16 @@ class TaskSuite:
             assert np.isfinite(array).all()
             assert np.array_equal(array, again[name])
 
+    def test_it_draws_truths_and_features_or_nothing(self) -> None:
+        from cfqa_data.builders.tasks.drawing import check_drawing
+
+        task = self.make()
+        for feature, truth in self.cases:
+            before = feature.copy()
+            for drawn, known in ((feature, truth), (None, truth), (feature, None), (None, None)):
+                check_drawing(task.draw(drawn, known, ("one", "two")), "draw")
+            assert np.array_equal(feature, before)
+
     def test_a_feature_of_nothing_has_no_score(self) -> None:
         feature, truth = self.cases[0]
         score = math.nan

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cfqa_data.access.dataset import Dataset, FeaturePair
+from cfqa_data.access.dataset import Dataset
 from cfqa_data.console.progress import Progress, Silent
+from cfqa_data.console.summary import Summary
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.reading import FeatureSource, read_batches
 
@@ -47,6 +48,8 @@ class KnownScores:
                 for part in read_batches(self._dataset, missing.tolist(), self._device):
                     for metric, column in zip(metrics, columns, strict=True):
                         defined = part.x.shape[3] >= metric.least_tokens
+                        if not np.isnan(column[part.rows]).any():
+                            continue
                         column[part.rows] = (
                             metric.score(part.x, part.y).cpu() if defined else np.inf
                         )
@@ -98,11 +101,12 @@ class TrainingSet(Dataset):
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
         if isinstance(index, slice):
             return self._part(np.arange(*index.indices(len(self))))
-        return cast("FeaturePair", super().__getitem__(index))
+        return super().__getitem__(index)
 
-    def __repr__(self) -> str:
-        sources = len(self.source_ids)
-        return f"<TrainingSet: {len(self)} features of {sources} sources; target {self.target}>"
+    def _summary(self, rows: bool) -> Summary:
+        counts = {"features": len(self), "sources": len(self.source_ids)}
+        folds = ", ".join(map(str, self.folds))
+        return Summary("TrainingSet", {**counts, "folds": folds, "target": self.target})
 
     @property
     def folds(self) -> list[int]:
@@ -185,6 +189,12 @@ class _RowsOnly:
     def plugins(self) -> Any:
         return self._reader.plugins
 
+    def task_of(self, source_id: str) -> Any:
+        return self._of_source(source_id).task_of(source_id)
+
+    def shape(self, source_id: str) -> Any:
+        return self._of_source(source_id).shape(source_id)
+
     def original(self, source_id: str, **part: Any) -> Any:
         return self._of_source(source_id).original(source_id, **part)
 
@@ -223,5 +233,5 @@ def training_set(training: Any, target: str | None, progress: Progress) -> Any:
         if target in (None, training.target):
             return training
         source, rows, known = training._dataset, training._rows, training._known
-        return TrainingSet(source, rows, cast("str", target), known, training.progress)
+        return TrainingSet(source, rows, target, known, training.progress)
     return TrainingSet(training, None, target or "distortion", progress=progress)

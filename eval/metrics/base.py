@@ -118,8 +118,7 @@ class Metric(Described):
             gives them; used alone, `with_options` or `create_metric` does.
         tasks: Names of the tasks that it is for; all, if there is none. It has no score on others.
         scope: One of `SCOPES`. Of a wider one than ``pair`` the function takes one original and all
-            its versions (of one codec), in the order of codec and level; scores may depend on one
-            another.
+            its versions (of one codec), in any order; the scores may depend on one another.
         no_reference: Whether the function takes compressed features only, ``(y, **options)``.
         fit: For a metric that is trained: takes a `cfqa_data.eval.features.training.TrainingSet`
             and the device, and returns a metric. The evaluator trains it for each task and fold on

@@ -22,7 +22,7 @@ from cfqa_data.paths import absolute_path
 from cfqa_data.registry import bind_options
 from cfqa_data.torch_state import torch_state
 
-__all__ = ["from_object", "imported"]
+__all__ = ["from_object", "imported", "made", "trained"]
 
 STATED = (
     *("lower_better", "score_range", "identity", "citation", "least_tokens", "differentiable"),
@@ -72,11 +72,16 @@ def made(found: type, options: dict[str, Any]) -> Any:
 
 def _on(found: Any, device: str) -> Any:
     """Return a network on a device and in evaluation mode, anything else as it is."""
-    loaded = sys.modules.get("torch")  # whoever made a `torch.nn.Module` has imported it
-    if loaded is None or not isinstance(found, loaded.nn.Module):
+    if not _is_network(found):
         return found
     with torch_state():
         return found.to(check_device(device)).eval()
+
+
+def _is_network(found: Any) -> bool:
+    """Whether this is a `torch.nn.Module`: whoever made one has imported torch."""
+    loaded = sys.modules.get("torch.nn")
+    return loaded is not None and isinstance(found, loaded.Module)
 
 
 def imported(path: str) -> Any:
@@ -155,7 +160,7 @@ def _wrapped(call: Any, trainer: Any = None) -> Metric:
     ):
         raise MetricError(f"metric {name!r}: invariances is a list of names, not {invariances!r}")
     options, needs = _parameters(call)
-    facts = {"needs": needs} if needs else {}
+    facts: dict[str, Any] = {"needs": needs} if needs else {}
     for owner in (trainer, call):
         facts |= {fact: getattr(owner, fact) for fact in STATED if hasattr(owner, fact)}
     return Metric(
@@ -196,9 +201,17 @@ def _training(name: str, call: Any) -> Callable[[Any, str], Metric]:
             raise MetricError(f"{returned}; it returns what scores: a function, or the object")
         if learner is call and getattr(found, "__self__", found) is call:
             raise MetricError("fit returns the object, which cannot be copied for each fold")
-        return _wrapped(_on(found, device), call).to(device)
+        return trained(found, call, device)
 
     return fit
+
+
+def trained(model: Any, trainer: Any, device: str) -> Metric:
+    """Return what a user's trainer made as a metric; the parameters of a network are frozen."""
+    model = _on(model, device)
+    if _is_network(model):
+        model.requires_grad_(False)
+    return _wrapped(model, trainer).to(device)
 
 
 def _scoring(name: str, call: Callable[..., Any]) -> Callable[..., Tensor]:

@@ -80,7 +80,7 @@ def _installed() -> dict[str, EntryPoint]:
 
 @overload
 def create_metric(
-    metric: str | None = None,
+    metric: MetricLike | None = None,
     device: str = "cpu",
     *,
     name: str | None = None,
@@ -91,7 +91,7 @@ def create_metric(
 
 @overload
 def create_metric(
-    metric: str | None = None,
+    metric: MetricLike | None = None,
     device: str = "cpu",
     *,
     name: str | None = None,
@@ -101,18 +101,19 @@ def create_metric(
 
 
 def create_metric(
-    metric: str | None = None,
+    metric: MetricLike | None = None,
     device: str = "cpu",
     *,
     name: str | None = None,
     as_loss: bool = False,
     **options: Any,
 ) -> Metric | MetricLoss:
-    """Return a metric by name or path, or one as a loss to be minimised.
+    """Return a metric by name, path or object, or one as a loss to be minimised.
 
     Args:
         metric: One of ``list_metrics(paper=True)``; or ``"module:attribute"`` or
-            ``"folder/file.py:attribute"``. Options may follow, as in ``"mutual_knn:k=3"``.
+            ``"folder/file.py:attribute"``. Options may follow, as in ``"mutual_knn:k=3"``. Or an
+            object, as `as_metric` takes it.
         device: Torch device to run on; inputs are moved there.
         name: What to call it in results; by default its name, with the numbers and texts among its
             options that are not the defaults: ``mutual_knn:k=3``.
@@ -133,25 +134,27 @@ def create_metric(
     if as_loss:
         reduction = options.pop("reduction", "mean")
         return MetricLoss(create_metric(metric, device, name=name, **options), reduction)
-    base, told = parse_spec(str(metric))
-    options = told | options
-    if base in NAMED:
-        found = NAMED[base].with_options(**options).to(device)
-        own, defaults = base, NAMED[base].options
-    else:
-        if ":" in base:
-            target = imported(base)
-        elif point := _installed().get(base):
-            target = imported(point.value.split(" [")[0])
-        else:
-            known = list_metrics(paper=base.startswith("paper"))
-            raise MetricError(unknown_name("metric", base, known))
-        found = from_object(target, device, **options)
-        own = found.name if ":" in base else base
-        is_made = isinstance(target, type)
-        defaults = from_object(target, device).options if options and not is_made else {}
+    base, target = "", metric
+    if isinstance(metric, str):
+        base, told = parse_spec(metric)
+        base, target, options = *_named(base), told | options
+    found = from_object(target, device, **options)
+    plain = not options or isinstance(target, type)
+    defaults = {} if plain else from_object(target, device).options
     shown = {option: v for option, v in options.items() if option not in found.needs}
-    return replace(found, name=name or variant_name(own, shown, defaults))
+    return replace(found, name=name or variant_name(base or found.name, shown, defaults))
+
+
+def _named(name: str) -> tuple[str, Any]:
+    """Return the registered name, or none of a path, and what it stands for."""
+    if name in NAMED:
+        return name, NAMED[name]
+    if ":" in name:
+        return "", imported(name)
+    if point := _installed().get(name):
+        return name, imported(point.value.split(" [")[0])
+    known = list_metrics(paper=name.startswith("paper"))
+    raise MetricError(unknown_name("metric", name, known))
 
 
 def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
@@ -171,7 +174,7 @@ def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
     Raises:
         MetricError: Unknown name, import that fails, not callable, or impossible facts.
     """
-    return create_metric(spec, device) if isinstance(spec, str) else from_object(spec, device)
+    return create_metric(spec, device)
 
 
 def as_metrics(specs: MetricLike | Iterable[MetricLike], device: str = "cpu") -> tuple[Metric, ...]:

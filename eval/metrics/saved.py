@@ -1,56 +1,99 @@
-"""Write a trained metric to a JSON file, and read it again: no code is stored and none is run."""
+"""Write a trained metric to a file, and read it again: no code is stored and none is run.
+
+The package's own metrics are written as JSON, a user's model as the tensors of its ``state_dict``.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cfqa_data.access.memory import as_numpy
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.metrics.base import Metric
+from cfqa_data.eval.features.lazy_torch import torch
+from cfqa_data.eval.metrics.base import Metric, error_line
+from cfqa_data.eval.metrics.custom import imported, made, trained
 from cfqa_data.eval.metrics.forest import Forest
 from cfqa_data.eval.metrics.registry import create_metric
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
-from cfqa_data.format.storage import write_text
+from cfqa_data.format.storage import write_tensors, write_text
 from cfqa_data.paths import absolute_path
 
 __all__ = ["load_metric", "save_metric"]
+
+SUFFIX = ".safetensors"
+
+FACTS = ("name", "lower_better", "least_tokens", "tasks", "scope", "no_reference")
+"""Of a user's model, what its file says of it beside the tensors."""
+
+STATISTIC = "statistic "
+"""Begins the name of a tensor that is no part of the model, but one of its ``needs``."""
 
 
 def save_metric(metric: Metric, path: str | Path) -> Path:
     """Write what training has found, and return the file's path.
 
     Args:
-        metric: One of the package's own trained metrics, trained.
-        path: File to write, ``.json``.
+        metric: A metric that is trained: one of the package's own, or one whose model, which is
+            what its ``fit`` returned, has ``state_dict()``, as a `torch.nn.Module` has.
+        path: File to write, ``.json`` or, of a model, ``.safetensors``.
 
     Raises:
         MetricError: It is another metric, or not trained.
         OSError: The file cannot be written.
     """
-    if metric.fit or metric.family != "trained":
+    path = absolute_path(path)
+    if metric.fit or (metric.family != "trained" and metric.model is None):
         raise MetricError(
             f"metric {metric.name!r} has nothing to save: "
             + ("it is not trained yet" if metric.fit else "it is not one that is trained")
         )
+    if metric.model is not None:
+        return _save_model(metric, path)
     options = {
         name: value.to_dict() if isinstance(value, Forest) else list(value)
         for name, value in metric.options.items()
     }
     facts = {"metric": metric.name, "options": options, "weights": dict(metric.weights)}
-    path = absolute_path(path)
     write_text(path, json.dumps(facts, allow_nan=False) + "\n")
     return path
 
 
-def load_metric(path: str | Path, device: str = "cpu") -> Metric:
+def _save_model(metric: Metric, path: Path) -> Path:
+    if path.suffix != SUFFIX:
+        raise MetricError(f"{path}: a model is written as {SUFFIX}, by that ending")
+    kind = type(metric.model).__qualname__
+    try:
+        state = dict(metric.model.state_dict())
+        arrays = {str(name): as_numpy(torch.as_tensor(value)) for name, value in state.items()}
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        remedy = "fit returns a torch.nn.Module, or an object whose state_dict() is of tensors"
+        why = f"its {kind} has no state to save ({error_line(error)}); {remedy}"
+        raise MetricError(f"metric {metric.name!r}: {why}") from error
+    given = metric.options.keys() & metric.needs
+    arrays |= {STATISTIC + name: as_numpy(metric.options[name]) for name in given}
+    write_tensors(path, arrays, {"class": kind} | {name: getattr(metric, name) for name in FACTS})
+    return path
+
+
+def load_metric(path: str | Path, device: str = "cpu", *, metric: Any = None) -> Metric:
     """Return the metric that `save_metric` wrote to a file.
 
+    Args:
+        path: The file.
+        device: Torch device.
+        metric: Of a model (``.safetensors``): the class of what ``fit`` returned, or an object of
+            it, into a copy of which the state is loaded, or ``"module:class"``.
+
     Raises:
-        MetricError: It is no such file.
+        MetricError: It is no such file, or of another class.
     """
     path = absolute_path(path)
+    if path.suffix == SUFFIX:
+        return _load_model(path, device, metric)
     try:
         facts = parse_json(read_limited(path, LARGEST_JSON))
         name, given = str(facts["metric"]), dict(facts["options"])
@@ -59,12 +102,41 @@ def load_metric(path: str | Path, device: str = "cpu") -> Metric:
             option: Forest.from_dict(value) if isinstance(value, dict) else value
             for option, value in given.items()
         }
-        metric = create_metric(name, device, **options)
-        if metric.fit or metric.family != "trained":
+        found = create_metric(name, device, **options)
+        if found.fit or found.family != "trained":
             raise MetricError(f"{name} is not trained by it")
     except OSError as error:
         raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (LookupError, TypeError, ValueError, MetricError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else error
         raise MetricError(f"{path}: not a trained metric that was saved ({why})") from None
-    return replace(metric, weights=weights)
+    return replace(found, weights=weights)
+
+
+def _load_model(path: Path, device: str, metric: Any) -> Metric:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            facts = parse_json((file.metadata() or {})["cfqa"].encode())
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        kind, known = str(facts["class"]), {name: facts[name] for name in FACTS}
+    except OSError as error:
+        raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, LookupError, TypeError, AttributeError, ValueError) as error:
+        why = error_line(error)
+        raise MetricError(f"{path}: not a trained metric that was saved ({why})") from None
+    if metric is None:
+        raise MetricError(f"{path}: holds the state of a {kind}; give it: metric={kind}")
+    found = imported(metric) if isinstance(metric, str) else metric
+    model = made(found, {}) if isinstance(found, type) else copy.deepcopy(found)
+    options = {n.removeprefix(STATISTIC): t for n, t in tensors.items() if n.startswith(STATISTIC)}
+    state = {name: t for name, t in tensors.items() if not name.startswith(STATISTIC)}
+    try:
+        model.load_state_dict(state)
+    except Exception as error:  # whatever a user's class raises
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        message = f"{path}: holds the state of a {kind}, not of this {type(model).__qualname__}"
+        raise MetricError(f"{message} ({why})") from error
+    loaded = replace(trained(model, model, device), **known, needs=tuple(options))
+    return loaded.with_options(**options)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cfqa_data.eval.report.axes import number_text
-from cfqa_data.eval.report.figures import TaskPoints, scatter
+from cfqa_data.eval.report.figures import TaskPoints, by_level, scatter
 from cfqa_data.eval.report.ranking import Ranked
 from cfqa_data.eval.statistics import average_ranks
 
 if TYPE_CHECKING:
-    from cfqa_data.eval import Metric
+    from cfqa_data.eval import Evaluation, Metric
 
 __all__ = ["PER_TASK", "Disagreement", "cards", "disagreements"]
 
@@ -50,14 +51,18 @@ class Disagreement(NamedTuple):
 
 
 def cards(
-    ranked: Sequence[Ranked], points: Sequence[TaskPoints], target: str
+    evaluation: Evaluation, ranked: Sequence[Ranked], points: Sequence[TaskPoints]
 ) -> list[dict[str, Any]]:
     """Return what the page says of each metric, in the order of the ranking.
 
-    That is its entry there, the range of its scores, a scatter per task, the number of scores that
-    each task lacks, and its disagreements with the label, the worst first.
+    That is its entry there, the range of its scores, where these come from, a scatter and a figure
+    of its levels per task, the number of scores that each task lacks, and its disagreements with
+    the label, the worst first.
     """
-    made = []
+    target, made = evaluation.target, []
+    levels = defaultdict[tuple[str, str], list[dict[str, Any]]](list)
+    for row in evaluation.per_level.to_pylist():
+        levels[row["metric"], row["task"]].append(row)
     for entry in ranked:
         column = entry.number
         items = disagreements(points, column, entry.metric)
@@ -65,9 +70,13 @@ def cards(
         for part in points:
             ringed = {i.row: str(n) for n, i in enumerate(items, 1) if i.points is part}
             scatters.append((part, scatter(part, column, entry.metric.name, target, ringed)))
+        name = entry.metric.name
+        by_levels = [(p, by_level(p, levels[name, p.task], name, target)) for p in points]
         made.append(
             {
                 "entry": entry,
+                "made": evaluation.provenance.get(name),
+                "levels": [(part, drawn) for part, drawn in by_levels if drawn],
                 "range": " to ".join(map(number_text, entry.metric.score_range)),
                 "scatters": [(part, drawn) for part, drawn in scatters if drawn],
                 "missing": {p.task: int(np.isnan(p.scores[:, column]).sum()) for p in points},

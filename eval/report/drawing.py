@@ -19,6 +19,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from cfqa_data.console.text import duration, size_text
+from cfqa_data.eval.comparison import p_text
 from cfqa_data.eval.report.axes import Axis, number_text
 from cfqa_data.eval.report.ranking import Figure, signed
 
@@ -45,7 +47,8 @@ def environment(templates: Path = TEMPLATES) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"signed": signed, "number": number_text}
+    made.filters |= {"signed": signed, "number": number_text, "p_text": p_text}
+    made.filters |= {"duration": duration, "size": size_text}
     made.filters["grouped"] = lambda count: f"{count:,}".replace(",", "\u202f")
     made.globals |= {"figure": Figure.of, "marks": MARKS, "caps": CAPS}
     return made

@@ -13,13 +13,23 @@ from numpy.typing import NDArray
 from cfqa_data.eval.features.datasets import facts_of
 from cfqa_data.eval.report.axes import Axis
 from cfqa_data.eval.report.drawing import Panel
+from cfqa_data.eval.report.ranking import Figure
 from cfqa_data.eval.statistics.mapping import map_scores
 from cfqa_data.format.facts import TaskFacts
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
 
-__all__ = ["POINTS", "TaskPoints", "curve", "fit", "scatter", "target_text", "task_points"]
+__all__ = [
+    "POINTS",
+    "TaskPoints",
+    "by_level",
+    "curve",
+    "fit",
+    "scatter",
+    "target_text",
+    "task_points",
+]
 
 POINTS = 500
 """Points of a task that a scatter shows, of all that there are."""
@@ -159,6 +169,40 @@ def curve(points: TaskPoints, what: str, target: str) -> Markup | None:
     for codec, rates, quarters in lines:
         panel.line(rates, quarters[:, 1], f"line k{codec % 6}")
         panel.points(rates, quarters[:, 1], codec, "mark")
+    return panel.svg()
+
+
+def by_level(
+    points: TaskPoints, rows: Sequence[Mapping[str, Any]], name: str, target: str
+) -> Markup | None:
+    """Draw the SROCC over the sources at each level, in a band of 95%, a line per codec.
+
+    Args:
+        points: Of the task.
+        rows: The metric's rows of the table ``per_level`` of this task.
+        name: The metric's.
+        target: Label that was followed.
+    """
+    lines = []
+    for codec in dict.fromkeys(row["codec"] for row in rows):
+        known = [row for row in rows if row["codec"] == codec and row["srocc"] is not None]
+        figures = [Figure.of(row, "srocc") for row in known]
+        if known:
+            lines.append((points.codecs.index(codec), [row["level"] for row in known], figures))
+    if not lines:
+        return None
+    ends = [e for _, _, figures in lines for f in figures for e in f if e is not None]
+    x = Axis.around(np.array([float(level) for _, levels, _ in lines for level in levels]))
+    title = f"{points.task}: SROCC of {name} with the {target} at each level, per codec"
+    panel = Panel(x, Axis.around(np.array([*ends, 1.0])), title, "level", "SROCC over the sources")
+    for codec, levels, figures in lines:
+        known = [(n, *f[1:]) for n, f in zip(levels, figures, strict=True) if f.low is not None]
+        if len(known) > 1:
+            panel.band(*map(list, zip(*known, strict=True)), codec)
+    for codec, levels, figures in lines:
+        values = [figure.value for figure in figures]
+        panel.line(levels, values, f"line k{codec % 6}")
+        panel.points(levels, values, codec, "mark")
     return panel.svg()
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from cfqa_data.errors import CfqaError, DiskError, MetricError
 from cfqa_data.eval.features.datasets import FeatureSource, dataset_identity, opened
+from cfqa_data.eval.label_figures import ceilings
 from cfqa_data.eval.metrics.base import FAMILIES, error_line
-from cfqa_data.eval.report.ranking import Figure, floor, heat_maps, left_out, ranking
+from cfqa_data.eval.report.ranking import differences, heat_maps, left_out, ranking, rankings
 from cfqa_data.eval.text import in_groups, ladders_text, trained_names
 from cfqa_data.extras import extras
 from cfqa_data.format.storage import check_writable, write_text
@@ -39,6 +40,7 @@ def write_report(
     path: str | Path,
     dataset: Dataset | str | Path | None = None,
     *,
+    against: str | None = None,
     classes: bool = False,
     follow_links: bool = False,
 ) -> Path:
@@ -48,6 +50,8 @@ def write_report(
         evaluation: What `cfqa_data.evaluate` or `read_evaluation` returned.
         path: File to write, ``.html``.
         dataset: What was scored, open or its path: the page then says what it was made from.
+        against: Metric that all others are compared with; by default ``cosine`` or ``mse``, if it
+            was scored.
         classes: Also draw what levels do to the classes, from features of the dataset, which are
             read for it.
         follow_links: Read what links in the dataset's folder lead to, wherever that is (with a
@@ -63,7 +67,8 @@ def write_report(
     path = absolute_path(path)
     check_writable(path)
     try:
-        page = report_html(evaluation, dataset, classes=classes, follow_links=follow_links)
+        how: Any = {"against": against, "classes": classes, "follow_links": follow_links}
+        page = report_html(evaluation, dataset, **how)
     except CfqaError:
         raise
     except Exception as error:  # scores may be anything, and are not to be lost for a figure
@@ -81,6 +86,7 @@ def report_html(
     evaluation: Evaluation,
     dataset: Dataset | str | Path | None = None,
     *,
+    against: str | None = None,
     classes: bool = False,
     follow_links: bool = False,
 ) -> str:
@@ -97,10 +103,10 @@ def report_html(
     )
     origin = _origin(evaluation, source)
     maps_of_classes = _class_maps(evaluation, source) if classes else []
+    baseline, compared = differences(evaluation, against)
     ranked = ranking(evaluation)
     points = task_points(evaluation)
     columns, maps = heat_maps(evaluation, ranked)
-    sroccs = [Figure.of(entry.overall, "srocc") for entry in ranked]
     target = evaluation.target
     curves = {
         kind: [(part, drawn) for part in points if (drawn := curve(part, kind, target))]
@@ -120,12 +126,14 @@ def report_html(
             ranked=ranked,
             compared=[entry for entry in ranked if entry.place],
             apart=[entry for entry in ranked if not entry.place],
-            low=floor(number for figure in sroccs for number in figure[:2]),
+            rankings=rankings(ranked, compared),
+            baseline=baseline,
+            ceilings=_ceilings(evaluation),
             columns=columns,
             maps=maps,
             left_out=left_out(evaluation),
             trained=", ".join(trained_names(evaluation)),
-            cards=cards(ranked, points, target),
+            cards=cards(evaluation, ranked, points),
             families=FAMILIES,
             classes=maps_of_classes,
             curves={kind: panels for kind, panels in curves.items() if panels},
@@ -202,3 +210,15 @@ def _counts(
         }
         for part in points
     ]
+
+
+def _ceilings(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
+    """Return how well each task's own loss follows its distortion: per source, and pooled.
+
+    Empty where that is not known of any task, or where the loss itself is followed.
+    """
+    known = {"distortion", "loss"} <= set(evaluation.labels.column_names)
+    if evaluation.target != "distortion" or not known:
+        return {}
+    found = ceilings(evaluation.labels)
+    return found if any(one["source"] is not None for one in found.values()) else {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from cfqa_data.eval.comparison import compare_metrics
 from cfqa_data.eval.report.axes import MINUS
 from cfqa_data.eval.text import gaps
 
@@ -16,17 +17,28 @@ if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation, Metric
 
 __all__ = [
+    "BASELINES",
     "COEFFICIENTS",
+    "Difference",
     "Figure",
     "Ranked",
+    "Ranking",
+    "Scale",
+    "differences",
     "floor",
     "heat_maps",
     "left_out",
     "ranking",
+    "rankings",
     "signed",
 ]
 
 COEFFICIENTS = {"srocc": "SROCC", "plcc": "PLCC", "krocc": "KROCC"}
+
+BASELINES = ("cosine", "mse")
+"""Metrics that the others are compared with: the first that was scored, unless one is named."""
+
+STEPS_OF_A_SCALE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 ALL = "all codecs"
 
@@ -74,6 +86,92 @@ class Figure(NamedTuple):
         if self.value is None:
             return "none"
         return f"v{min(STEPS - 1, max(0, int((self.value - low) / (1 - low) * STEPS)))}"
+
+
+class Difference(NamedTuple):
+    """By how much a metric is better than the one that all are compared with.
+
+    Attributes:
+        figure: The difference and its interval.
+        p: After Holm's correction; None where it is unknown.
+    """
+
+    figure: Figure
+    p: float | None
+
+    @property
+    def interval(self) -> str:
+        """The interval with three decimals: it is narrower than that of the metrics' figures."""
+        low, high = self.figure[1:]
+        return "" if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
+
+    @property
+    def text(self) -> str:
+        """The difference with its sign and three decimals."""
+        text = self.figure.text
+        return text if self.figure.value is None or text.startswith(MINUS) else f"+{text}"
+
+
+class Scale(NamedTuple):
+    """The axis of the whiskers of a ranking; what lies below its low end is drawn there.
+
+    It shows the better three quarters of the metrics: one down to the worst would squeeze the
+    others into a few pixels.
+
+    Attributes:
+        low: Low end.
+        high: High end.
+        step: Between two ticks; its ends are ticks.
+    """
+
+    low: float
+    high: float
+    step: float
+
+    @classmethod
+    def of(cls, figures: Iterable[Figure]) -> Scale:
+        """Return a scale for some figures."""
+        known = [figure for figure in figures if figure.value is not None]
+        lows = [f.value if f.low is None else f.low for f in known] or [0.0]
+        highs = [f.value if f.high is None else f.high for f in known] or [1.0]
+        low, high = float(np.percentile(lows, 25)), float(np.max(highs))
+        step = next((s for s in STEPS_OF_A_SCALE if high - low <= 6 * s), STEPS_OF_A_SCALE[-1])
+        first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
+        return cls(float(first * step), float(max(last, first + 1) * step), step)
+
+    @property
+    def ticks(self) -> list[float]:
+        """The places of its ticks, both ends with them."""
+        count = round((self.high - self.low) / self.step)
+        return [self.low + number * self.step for number in range(count + 1)]
+
+    def text(self, value: float) -> str:
+        """Return a tick's text."""
+        return signed(value, 2 if self.step < 0.1 else 1)
+
+    def at(self, value: float) -> int:
+        """Return where a value lies on a canvas of 320."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(8 + 304 * min(1.0, max(0.0, share)))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A table of all metrics, the best first.
+
+    Attributes:
+        key: Names it on the page: ``source`` or ``pooled``.
+        prefix: Of its figures in the tables of statistics.
+        entries: The metrics, each with its place here, if it has one.
+        scale: Of the whiskers.
+        differences: By metric, its difference to the baseline.
+    """
+
+    key: str
+    prefix: str
+    entries: Sequence[tuple[int | None, Ranked]]
+    scale: Scale
+    differences: Mapping[str, Difference]
 
 
 @dataclass(frozen=True)
@@ -142,6 +240,59 @@ def ranking(evaluation: Evaluation) -> list[Ranked]:
         )
         for place, (number, metric) in enumerate(ordered, 1)
     ]
+
+
+def rankings(
+    ranked: Sequence[Ranked], compared: Mapping[str, Mapping[str, Difference]]
+) -> list[Ranking]:
+    """Return the ranking per source, and that of all points together, without gaps in both.
+
+    Args:
+        ranked: What `ranking` returned.
+        compared: What `differences` returned.
+    """
+
+    def merit(entry: Ranked) -> tuple[bool, float]:
+        value = Figure.of(entry.overall, "pooled_srocc").value
+        return entry.place is not None, -np.inf if value is None else value
+
+    made = []
+    orders = {"source": ranked, "pooled": sorted(ranked, key=merit, reverse=True)}
+    for key, entries in orders.items():
+        prefix = "" if key == "source" else "pooled_"
+        figures = [Figure.of(entry.overall, f"{prefix}srocc") for entry in entries]
+        places = [(n if entry.place else None, entry) for n, entry in enumerate(entries, 1)]
+        known = compared.get(f"{prefix}srocc", {})
+        made.append(Ranking(key, prefix, places, Scale.of(figures), known))
+    return made
+
+
+def differences(
+    evaluation: Evaluation, against: str | None
+) -> tuple[str | None, dict[str, dict[str, Difference]]]:
+    """Compare all metrics with a baseline, over all tasks: SROCC per source, and pooled.
+
+    Args:
+        evaluation: Has the scores.
+        against: The baseline; by default, the first of `BASELINES` that was scored.
+
+    Returns:
+        Its name, None where there is nothing to compare, and by figure and metric the differences.
+
+    Raises:
+        MetricError: The baseline that is named was not scored, or has no direction.
+    """
+    directed = [metric.name for metric in evaluation.metrics if metric.lower_better is not None]
+    found = defaultdict[str, dict[str, Difference]](dict)
+    if against is None:
+        against = next((name for name in BASELINES if name in directed), None)
+        if against is None or len(directed) < 2:
+            return None, found
+    how = {"views": ("all",), "coefficients": ("srocc",)}
+    for row in compare_metrics(evaluation, None, against, **how).table.to_pylist():
+        figure = Figure(row["difference"], row["low"], row["high"])
+        found[row["figure"]][row["metric"]] = Difference(figure, row["p_holm"])
+    return against, found
 
 
 def heat_maps(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from cfqa_data.eval.metrics import Metric
 
-__all__ = ["VIEWS", "compare_with_first"]
+__all__ = ["VIEWS", "check_direction", "compare_with_first"]
 
 VIEWS = ("all", "task", "codec", "level")
 
@@ -55,6 +55,7 @@ def compare_with_first(
     draws: int = DRAWS,
     seed: int = 0,
     views: Sequence[str] = VIEWS,
+    coefficients: Sequence[str] = COEFFICIENTS,
 ) -> pa.Table:
     """Compare metrics with the first of them: return a table of the columns `DIFFERENCES`.
 
@@ -66,15 +67,14 @@ def compare_with_first(
         draws: Resamples of the sources, at least 2.
         seed: Of the resamples, the same as those of `statistics`.
         views: Which to compute.
+        coefficients: Which to compare, of `COEFFICIENTS`.
 
     Raises:
         MetricError: The direction of a metric is not declared.
     """
+    for metric in metrics:
+        check_direction(metric)
     signs = orientation([metric.lower_better for metric in metrics])
-    for metric, sign in zip(metrics, signs, strict=True):
-        if np.isnan(sign):
-            why = "whether lower is better is not declared"
-            raise MetricError(f"metric {metric.name!r} cannot be compared: {why}")
     parts: list[Rows] = []
     together: list[Cell] = []
     for grid in read_grids(labels):
@@ -83,28 +83,39 @@ def compare_with_first(
         task = {"task": grid.task, "level": np.nan}
         together.append(cell_of(scores, truth, *of))
         if "task" in views:
-            parts += _rows(together[-1], signs, view="task", codec="all", **task)
+            parts += _rows(together[-1], signs, coefficients, view="task", codec="all", **task)
         for codec, versions in grid.codecs.items() if "codec" in views else ():
             cell = cell_of(scores[:, :, versions], truth[:, versions], *of)
-            parts += _rows(cell, signs, view="codec", codec=codec, **task)
+            parts += _rows(cell, signs, coefficients, view="codec", codec=codec, **task)
         for place, (codec, level) in enumerate(grid.versions) if "level" in views else ():
             part = slice(place, place + 1)
             cell = cell_of(scores[:, :, part], truth[:, part], *of)
             where = {"task": grid.task, "codec": codec, "level": level}
-            parts += _pooled(cell, signs, "", {"view": "level", **where})
+            parts += _pooled(cell, signs, coefficients, "", {"view": "level", **where})
     if "all" in views and together:
         where = {"view": "all", "task": "all", "codec": "all", "level": np.nan}
-        parts += _rows(join_cells(together), signs, **where)
+        parts += _rows(join_cells(together), signs, coefficients, **where)
     names = np.array([metric.name for metric in metrics[1:]], object)
     _correct(parts)
     pairs = {"metric": names, "other": metrics[0].name}
     return make_table(DIFFERENCES, (part | pairs for part in parts))
 
 
-def _rows(cell: Cell, signs: Floats, **where: Any) -> Iterator[Rows]:
+def check_direction(metric: Metric) -> None:
+    """Check that a metric's direction is declared.
+
+    Raises:
+        MetricError: It is not.
+    """
+    if metric.lower_better is None:
+        why = "whether lower is better is not declared"
+        raise MetricError(f"metric {metric.name!r} cannot be compared: {why}")
+
+
+def _rows(cell: Cell, signs: Floats, names: Sequence[str], **where: Any) -> Iterator[Rows]:
     """Yield the rows of a cell of several points a source: means over the sources, and pooled."""
-    for name, coefficient in zip(COEFFICIENTS, cell.per_source, strict=True):
-        oriented = signs[:, None] * coefficient
+    for name in names:
+        oriented = signs[:, None] * cell.per_source[COEFFICIENTS.index(name)]
         found = compare(oriented, cell.counts, cell.groups, against=0)
         both = ~np.isnan(oriented[1:]) & ~np.isnan(oriented[0])
         means = np.full((2, len(signs) - 1), np.nan)
@@ -115,14 +126,16 @@ def _rows(cell: Cell, signs: Floats, **where: Any) -> Iterator[Rows]:
         figures = {"figure": name, "value": means[0], "other_value": means[1]}
         found = {one: getattr(found, one) for one in ("difference", "low", "high", "p")}
         yield where | figures | found | {"n_sources": both.sum(axis=1)}
-    yield from _pooled(cell, signs, "pooled_", where)
+    yield from _pooled(cell, signs, names, "pooled_", where)
 
 
-def _pooled(cell: Cell, signs: Floats, prefix: str, where: Rows) -> Iterator[Rows]:
+def _pooled(
+    cell: Cell, signs: Floats, names: Sequence[str], prefix: str, where: Rows
+) -> Iterator[Rows]:
     """Yield the rows of coefficients over all points, of those that both metrics have scores of."""
     both = ~np.isnan(cell.scores[1:]) & ~np.isnan(cell.scores[0])
     starts = np.cumsum(cell.sizes) - cell.sizes
-    found = np.full((len(COEFFICIENTS), 6, len(both)), np.nan)
+    found = np.full((len(names), 6, len(both)), np.nan)
     sources = np.zeros(len(both), int)
     for which, points in equal_rows(both):
         sizes = np.add.reduceat(points, starts, dtype=np.intp)
@@ -132,13 +145,14 @@ def _pooled(cell: Cell, signs: Floats, prefix: str, where: Rows) -> Iterator[Row
         scores = np.concatenate([cell.scores[:1], cell.scores[1:][which]])[:, points]
         here, begins = sizes > 0, (np.cumsum(sizes) - sizes)[sizes > 0]
         groups = len(np.unique(cell.groups[here]))
-        figures = pooled_coefficients(scores, cell.truth[points], begins, cell.counts[:, here])
+        truth, counts = cell.truth[points], cell.counts[:, here]
+        figures = pooled_coefficients(scores, truth, begins, counts, names)
         oriented = signs[[0, *(which + 1)], None] * figures
         for of_one, (first, *others) in zip(found, oriented, strict=True):
             of_one[0, which], of_one[1, which] = np.array(others)[:, 0], first[0]
             largest = float(np.abs(figures[..., 0]).max())
             of_one[2:, which] = tested(np.array(others) - first, largest, groups)
-    for name, of_one in zip(COEFFICIENTS, found, strict=True):
+    for name, of_one in zip(names, found, strict=True):
         columns = ("value", "other_value", "difference", "low", "high", "p")
         figures = dict(zip(columns, of_one, strict=True))
         yield where | {"figure": prefix + name, **figures, "n_sources": sources}

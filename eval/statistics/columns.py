@@ -16,13 +16,17 @@ from cfqa_data.eval.statistics.correlations import COEFFICIENTS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["COLUMNS", "DIFFERENCES", "Rows", "make_table"]
+__all__ = ["BY_LEVEL", "COLUMNS", "DIFFERENCES", "Rows", "make_table"]
 
 METRIC = ("metric", "lower_better")
 
 
-def _with_interval(prefix: str) -> tuple[str, ...]:
-    return tuple(prefix + name + end for name in COEFFICIENTS for end in ("", "_low", "_high"))
+BY_LEVEL = ("plcc", "srocc")
+"""Coefficients that have an interval at each level."""
+
+
+def _with_interval(prefix: str, names: Sequence[str] = COEFFICIENTS) -> tuple[str, ...]:
+    return tuple(prefix + name + end for name in names for end in ("", "_low", "_high"))
 
 
 FIGURES = (
@@ -42,7 +46,10 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "correlations": ("task", "codec", *FIGURES),
         "across_codecs": ("task", "codecs", *FIGURES),
         "across_tasks": ("tasks", *FIGURES),
-        "per_level": ("task", "codec", "level", *METRIC, *COEFFICIENTS, "n_sources"),
+        "per_level": (
+            *("task", "codec", "level", *METRIC),
+            *(*_with_interval("", BY_LEVEL), "krocc", "n_sources"),
+        ),
         "comparisons": (
             *("task", "codec", "figure", "metric", "other"),
             *("difference", "low", "high", "p", "p_holm"),

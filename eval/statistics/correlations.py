@@ -43,7 +43,7 @@ def average_ranks(values: NDArray[Any]) -> Floats:
     Returns:
         (S, L) float64 ranks.
     """
-    order = np.argsort(values, axis=1, kind="stable")
+    order = np.argsort(values, axis=1)
     ordered = np.take_along_axis(values, order, axis=1)
     starts = np.ones(values.shape, dtype=bool)
     starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]

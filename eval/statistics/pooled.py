@@ -15,27 +15,31 @@ as often as it was drawn), from quantities that do not depend on the resample:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cfqa_data.eval.statistics.correlations import centred, signs
+from cfqa_data.eval.statistics.correlations import COEFFICIENTS, centred, signs
 
 __all__ = ["concordance", "pooled_coefficients"]
 
 Floats = NDArray[np.float64]
 
 NUMBERS_AT_ONCE = 12_000_000
-"""Points times resamples that are worked on together: 96 MB an array."""
+"""Points times resamples that are worked on together, about: 96 MB an array."""
 
-VALUES_AT_ONCE = 64
+VALUES_AT_ONCE = 32
 """Distinct values whose running sums are made together, to stay in the cache."""
 
 
 def pooled_coefficients(
-    scores: NDArray[Any], truth: NDArray[Any], starts: NDArray[np.intp], counts: Floats
+    scores: NDArray[Any],
+    truth: NDArray[Any],
+    starts: NDArray[np.intp],
+    counts: Floats,
+    names: Sequence[str] = COEFFICIENTS,
 ) -> Floats:
     """Correlate all points with the truth, on each resample.
 
@@ -44,20 +48,21 @@ def pooled_coefficients(
         truth: (n,) finite labels.
         starts: (S,) where each source's points begin.
         counts: (R, S) how often each source was drawn; 0 or more.
+        names: Which of `COEFFICIENTS`; KROCC takes as long as the others together.
 
     Returns:
-        (3, M, R) PLCC, SROCC and KROCC: NaN where the truth is constant over the resample's points,
-        0 where it varies and the metric is constant.
+        (len(names), M, R): NaN where the truth is constant over the resample's points, 0 where it
+        varies and the metric is constant.
     """
     sizes = np.diff(np.append(starts, truth.size))
-    agreement = concordance(scores, truth, starts)
-    step = max(1, NUMBERS_AT_ONCE // truth.size)
+    agreement = concordance(scores, truth, starts) if "krocc" in names else None
+    chosen = [COEFFICIENTS.index(name) for name in names]
     parts = []
-    for first in range(0, len(counts), step):
-        weights = np.ascontiguousarray(counts[first : first + step].T)
+    for some in np.array_split(counts, max(1, round(len(counts) * truth.size / NUMBERS_AT_ONCE))):
+        weights = np.ascontiguousarray(some.T)
         by_moments = _pearson(scores, truth, starts, weights)
         by_ranks = _ranked(scores, truth, sizes, weights, agreement)
-        parts.append(np.concatenate([by_moments[None], by_ranks[:2]]))
+        parts.append(np.concatenate([by_moments[None], by_ranks[:2]])[chosen])
         unknown, flat = by_ranks[2] == 0, by_ranks[3] == 0
         parts[-1][:, flat] = 0.0
         parts[-1][:, unknown] = np.nan
@@ -102,9 +107,12 @@ def _ranked(
     truth: NDArray[Any],
     sizes: NDArray[np.intp],
     weights: Floats,
-    agreement: Floats,
+    agreement: Floats | None,
 ) -> Floats:
-    """Return (4, M, R): Spearman, Kendall, and untied pairs of truth and scores (0: constant)."""
+    """Return (4, M, R): Spearman, Kendall, and untied pairs of truth and scores (0: constant).
+
+    Without the sums of `concordance`, Kendall's is 0.
+    """
     source = np.repeat(np.arange(len(sizes)), sizes)
     size = sizes @ weights
     # Twice each point's mid-rank, less its mean, times the point's weight: sums to 0.
@@ -113,11 +121,16 @@ def _ranked(
         weighted[points] = (twice - size) * weights[source[points]]
     variance_y, untied_y = _spread(truth, source, weights, size)
     found = np.zeros((4, len(scores), weights.shape[1]))
+    rows = np.empty((VALUES_AT_ONCE, weights.shape[1]))
     for metric, row in enumerate(scores):
         covariance = np.zeros(weights.shape[1])
         for points, twice in _midranks(row, source, weights):
-            covariance += np.einsum("pr,pr->r", twice, weighted[points])
-        net = np.einsum("sr,sr->r", weights, agreement[metric] @ weights)
+            few = len(points) <= VALUES_AT_ONCE
+            truths = take_rows(weighted, points, rows[: len(points)]) if few else weighted[points]
+            covariance += np.einsum("pr,pr->r", twice, truths)
+        net = np.zeros(weights.shape[1])
+        if agreement is not None:
+            np.einsum("sr,sr->r", weights, agreement[metric] @ weights, out=net)
         variance_x, untied_x = _spread(row, source, weights, size)
         for place, top, scale in (
             (0, covariance, np.sqrt(variance_x) * np.sqrt(variance_y)),
@@ -140,27 +153,34 @@ def _midranks(
 
     Yields:
         The next P points, and (P, R) the weight below each plus the weight up to it: twice the
-        mid-rank, less one.
+        mid-rank, less one. The next ones may overwrite it.
     """
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values)
     rising = values[order]
     new = np.append(True, rising[1:] != rising[:-1])
     bounds = np.append(np.flatnonzero(new), len(order))
-    below = np.zeros((1, weights.shape[1]))
+    up_to = np.zeros((VALUES_AT_ONCE + 1, weights.shape[1]))
+    twice = np.empty((VALUES_AT_ONCE, weights.shape[1]))
     for first in range(0, len(bounds) - 1, VALUES_AT_ONCE):
         here = bounds[first : first + VALUES_AT_ONCE + 1]
-        points = order[here[0] : here[-1]]
-        rows = weights[source[points]]
-        tied = len(points) > len(here) - 1
+        points, count = order[here[0] : here[-1]], len(here) - 1
+        tied = len(points) > count
         if tied:
-            rows = np.add.reduceat(rows, here[:-1] - here[0], axis=0)
-        up_to = np.concatenate([below, rows])
+            rows = weights[source[points]]
+            np.add.reduceat(rows, here[:-1] - here[0], axis=0, out=up_to[1 : count + 1])
+        else:
+            take_rows(weights, source[points], up_to[1 : count + 1])
         # Row by row, in the cache: np.cumsum along columns takes ten times as long.
-        for place in range(1, len(up_to)):
+        for place in range(1, count + 1):
             np.add(up_to[place - 1], up_to[place], out=up_to[place])
-        twice = up_to[1:] + up_to[:-1]
-        below = up_to[-1:]
-        yield points, np.repeat(twice, np.diff(here), axis=0) if tied else twice
+        np.add(up_to[:count], up_to[1 : count + 1], out=twice[:count])
+        up_to[0] = up_to[count]
+        yield points, np.repeat(twice[:count], np.diff(here), axis=0) if tied else twice[:count]
+
+
+def take_rows(values: Floats, rows: NDArray[np.intp], out: Floats) -> Floats:
+    """Copy rows to where others were: new memory for each takes longer than to fill it."""
+    return np.take(values, rows, axis=0, out=out, mode="clip")
 
 
 def _spread(

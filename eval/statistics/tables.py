@@ -15,7 +15,7 @@ Each table is described, column by column, in docs/statistics.md:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -34,10 +34,10 @@ from cfqa_data.eval.statistics.cells import (
 )
 from cfqa_data.eval.statistics.columns import COLUMNS, Rows, make_table
 from cfqa_data.eval.statistics.comparison import orientation
-from cfqa_data.eval.statistics.correlations import COEFFICIENTS, coefficients
 from cfqa_data.eval.statistics.discrimination import discriminate
 from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.eval.statistics.left_out import left_out_figures
+from cfqa_data.eval.statistics.levels import per_level
 from cfqa_data.extras import extras
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ def statistics(
         together.append(cell_of(scores, truth, *of))
         append("across_codecs", together[-1], task=grid.task, codecs=len(grid.codecs))
         if "per_level" in requested:
-            parts["per_level"] += (named | rows for rows in _per_level(grid, scores, truth))
+            levels = per_level(grid, scores, truth, of[1])
+            parts["per_level"] += (named | rows for rows in levels)
         if "discrimination" in requested:
             facts = facts_of(grid.task, tasks)
             counted = facts.loss if target == "loss" else facts.score
@@ -194,19 +195,3 @@ def truths(grid: Grid, labels: pa.Table, target: str) -> Floats:
     if bad.size:
         raise MetricError(f"the {target} of {grid.name(int(bad[0]))} is missing, NaN or Inf")
     return truth
-
-
-def _per_level(grid: Grid, scores: Floats, truth: Floats) -> Iterator[Rows]:
-    """Yield the correlations over the sources at each level of each codec."""
-    points = np.ascontiguousarray(scores.transpose(0, 2, 1))  # (M, V, S)
-    truths = np.ascontiguousarray(truth.T)
-    found = coefficients(points, truths)
-    present = ~np.isnan(points)
-    for metric, row in np.argwhere(~present.all(axis=2) & present.any(axis=2)):
-        here = present[metric, row]  # where scores are missing, those that are there
-        alone = coefficients(points[metric, row, here][None, None], truths[row, here][None])
-        found[:, metric, row] = alone[:, 0, 0]
-    for place, (codec, level) in enumerate(grid.versions):
-        figures = dict(zip(COEFFICIENTS, found[:, :, place], strict=True))
-        where = {"task": grid.task, "codec": codec, "level": level}
-        yield {**where, **figures, "n_sources": present[:, place].sum(axis=1)}

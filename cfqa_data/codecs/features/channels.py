@@ -1,4 +1,4 @@
-"""Fewer channels: the first, those that matter most, or projections on fitted directions."""
+"""Fewer channels: the first, those that matter most, projections, or the largest of each token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cfqa_data.codecs.features.packed import (
 from cfqa_data.errors import CodecError
 from cfqa_data.format.facts import Parameter
 
-__all__ = ["CHANNELS", "LowRank", "Prune", "Slice", "Values"]
+__all__ = ["CHANNELS", "LowRank", "Prune", "Slice", "TopK", "Values"]
 
 CHANNELS = Parameter("channels", "higher", whole=True, lowest=1, highest=65535)
 
@@ -30,8 +30,8 @@ Values: TypeAlias = Literal[
 Tables: TypeAlias = Mapping[str, np.ndarray] | None
 
 
-class _Reduced(PackedCodec):
-    """A codec that makes (N, C, T, k) of (N, C, T, D), and writes it in a format."""
+class _Written(PackedCodec):
+    """A codec that keeps k channels of each token, and writes their values in a format."""
 
     parameter = CHANNELS
 
@@ -41,6 +41,10 @@ class _Reduced(PackedCodec):
     @classmethod
     def grid(cls) -> None:
         """Return None: how many channels there are is not known."""
+
+
+class _Reduced(_Written):
+    """A codec that makes (N, C, T, k) of (N, C, T, D)."""
 
     def layout(self, parameter: int, shape: Shape) -> Layout:
         """See :meth:`PackedCodec.layout`."""
@@ -164,3 +168,47 @@ class LowRank(_FittedChannels):
     def _axes(self, shape: Shape, kept: int) -> np.ndarray:
         table = self.table("axes", (shape[1], shape[3], shape[3]))
         return table[:, :kept].astype(np.float64)
+
+
+class TopK(_Written):
+    """The largest absolute values of each token of a layer; the others become 0.
+
+    Places are a list of indices, or a bit for each channel, whichever is shorter.
+
+    Args:
+        values: format of the values.
+    """
+
+    name = "topk"
+    title = "the largest values"
+
+    def layout(self, parameter: int, shape: Shape) -> Layout:
+        """See :meth:`PackedCodec.layout`."""
+        channels, kept = shape[-1], (*shape[:-1], self.check_channels(parameter, shape))
+        width = max(1, (channels - 1).bit_length())
+        places = (shape, 1) if channels <= parameter * width else (kept, width)
+        return [places, *self.written.layout(kept)]
+
+    def codes(self, feature: np.ndarray, parameter: int) -> Sequence[np.ndarray]:
+        """See :meth:`PackedCodec.codes`."""
+        order = np.argsort(-np.abs(feature), axis=-1, kind="stable")
+        places = np.sort(order[..., :parameter], axis=-1)
+        values = self.written.encode(np.take_along_axis(feature, places, axis=-1))
+        if self.layout(parameter, feature.shape)[0][1] == 1:
+            marks = np.zeros(feature.shape, np.uint32)
+            np.put_along_axis(marks, places, 1, axis=-1)
+            return [marks, *values]
+        return [places, *values]
+
+    def values(self, codes: Sequence[np.ndarray], parameter: int, shape: Shape) -> np.ndarray:
+        """See :meth:`PackedCodec.values`."""
+        places = codes[0].astype(np.int64)
+        if places.shape == shape and self.layout(parameter, shape)[0][1] == 1:
+            if (places.sum(axis=-1) != parameter).any():
+                return np.full(shape, np.nan)
+            places = np.nonzero(places)[3].reshape(*shape[:-1], parameter)
+        elif places.max() >= shape[-1] or (np.diff(places) <= 0).any():
+            return np.full(shape, np.nan)
+        feature = np.zeros(shape)
+        np.put_along_axis(feature, places, self.written.decode(codes[1:]), axis=-1)
+        return feature

@@ -10,32 +10,11 @@ Microscaling Formats Specification 1.0 (E3M2, E2M3, E2M1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
 __all__ = ["FLOATS", "Float", "Integer", "Numbers"]
-
-
-class Numbers(Protocol):
-    """A number format.
-
-    Attributes:
-        bits: of a code.
-        largest: the largest finite value.
-    """
-
-    @property
-    def bits(self) -> int: ...
-
-    @property
-    def largest(self) -> float: ...
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Return the codes of finite values, as unsigned integers."""
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Return the values of codes, as float64."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +51,7 @@ class Float:
         return 2 - (1 << self.exponent - 1)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """See :meth:`Numbers.encode`."""
+        """Return the codes of finite values, as unsigned integers."""
         values = np.asarray(values, np.float64)
         exponents = np.where(values == 0, self._lowest, np.frexp(values)[1] - 1)
         exponents = np.maximum(exponents, self._lowest)
@@ -82,7 +61,7 @@ class Float:
         return codes | np.signbit(values).astype(np.uint32) << self.bits - 1
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """See :meth:`Numbers.decode`."""
+        """Return the values of codes, as float64."""
         codes = np.asarray(codes, np.int64)
         sizes, signs = codes & (1 << self.bits - 1) - 1, codes >> self.bits - 1
         exponents = np.maximum(sizes >> self.mantissa, 1) - 1
@@ -104,15 +83,18 @@ class Integer:
         return float((1 << self.bits - self.signed) - 1)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """See :meth:`Numbers.encode`."""
+        """Return the codes of finite values, as unsigned integers."""
         lowest = -self.largest if self.signed else 0.0
         return (np.clip(np.rint(values), lowest, self.largest) - lowest).astype(np.uint32)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """See :meth:`Numbers.decode`."""
+        """Return the values of codes, as float64."""
         values = codes - (self.largest if self.signed else 0.0)
         return np.where(values > self.largest, np.nan, values)
 
+
+Numbers: TypeAlias = Float | Integer
+"""A number format."""
 
 FLOATS = {
     "float32": Float(8, 23, special=1 << 23),

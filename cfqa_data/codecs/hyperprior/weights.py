@@ -26,7 +26,7 @@ from cfqa_data.codecs.hyperprior.entropy_tables import (
 )
 from cfqa_data.codecs.hyperprior.fixed_point import FRACTION
 from cfqa_data.errors import CodecError
-from cfqa_data.format.pointers import pointer_at
+from cfqa_data.format.limits import pointer_at
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.paths import absolute_path
 
