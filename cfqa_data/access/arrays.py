@@ -20,14 +20,7 @@ import numpy as np
 from cfqa_data.access.files import Blob, Files
 from cfqa_data.access.selection import Selection
 from cfqa_data.errors import FormatError
-from cfqa_data.format.codes import (
-    METADATA,
-    Codes,
-    array_metadata,
-    parse_metadata,
-    ranked_codes,
-    shard_name,
-)
+from cfqa_data.format import codes
 from cfqa_data.format.quantizers import Quantizer
 
 __all__ = ["ArrayReader", "ShardReader"]
@@ -77,7 +70,7 @@ class ArrayReader:
 
     def read(
         self, source_index: int, level: int, part: Selection | None = None
-    ) -> Codes | np.ndarray:
+    ) -> codes.Codes | np.ndarray:
         """Return a compressed feature (N, C, T, D), or a part of it: codes, or float32 values.
 
         Raises:
@@ -86,7 +79,7 @@ class ArrayReader:
         part = part or Selection.of(self.shape)
         if not (0 <= source_index < len(self.source_ids) and 0 <= level < self.levels):
             raise FormatError(f"{self.where}: has no source {source_index} at level {level}")
-        name = f"{self.name}/{shard_name(source_index)}"
+        name = f"{self.name}/{codes.shard_name(source_index)}"
         missing = "missing shard; build or fetch the dataset again"
         with self.files.errors(name, "damaged shard", missing), self.files.open(name) as blob:
             index = self._indices.get(source_index)
@@ -99,13 +92,13 @@ class ArrayReader:
             return stored
         if stored.max(initial=0) >= self._tables[0].size:
             raise FormatError(f"{self.files.where(name)}: damaged shard: a code out of range")
-        return Codes(stored, self._tables[list(part.layers)])
+        return codes.Codes(stored, self._tables[list(part.layers)])
 
     def _read_head(self) -> np.ndarray:
         """Return what the stored numbers of each layer stand for, (C, size); of values, nothing."""
-        name = f"{self.name}/{METADATA}"
+        name = f"{self.name}/{codes.METADATA}"
         where = self.files.where(name)
-        metadata = parse_metadata(self.files.read(name), where)
+        metadata = codes.parse_metadata(self.files.read(name), where)
         full = (len(self.source_ids), self.levels, *self.shape)
         if metadata.get("shape") != list(full):
             raise FormatError(
@@ -124,7 +117,7 @@ class ArrayReader:
             raise FormatError(f"{where}: its quantiser is not the manifest's")
         if self.quantizer is None:
             return np.empty((0, 0), np.float32)
-        orders = ranked_codes(self.quantizer, attributes.get("centres"), self.where)
+        orders = codes.ranked_codes(self.quantizer, attributes.get("centres"), self.where)
         values = self.quantizer.values()
         return np.stack([table[order] for table, order in zip(values, orders, strict=True)])
 
@@ -145,7 +138,7 @@ class ShardReader:
 
     def fits(self, metadata: Mapping[str, Any]) -> bool:
         """Whether an array's `zarr.json` says that it is laid out as this reads it."""
-        expected = array_metadata(0, self.levels, self.shape, self.dtype, {})
+        expected = codes.array_metadata(0, self.levels, self.shape, self.dtype, {})
         return not metadata.get("storage_transformers") and _has(metadata, expected)
 
     def read(self, blob: Blob, index: np.ndarray, level: int, part: Selection) -> np.ndarray:
