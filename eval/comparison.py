@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from cfqa_data.console.summary import Described, Summary
 from cfqa_data.console.text import table_text
 from cfqa_data.errors import MetricError, unknown_name
-from cfqa_data.eval.statistics.baseline import VIEWS, compare_with_first
+from cfqa_data.eval.metrics import as_metrics
+from cfqa_data.eval.statistics.baseline import VIEWS, check_direction, compare_with_first
 from cfqa_data.eval.statistics.comparison import ALPHA
 from cfqa_data.eval.statistics.correlations import COEFFICIENTS
 from cfqa_data.eval.statistics.tables import DRAWS
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from cfqa_data.eval.results import Evaluation
 
-__all__ = ["Comparison", "compare_metrics", "p_text"]
+__all__ = ["Comparison", "baseline_of", "compare_metrics", "p_text"]
 
 Row = Mapping[str, Any]
 
@@ -106,6 +107,19 @@ def _short(row: Row | None) -> str:
         return "-"
     significant = row["p_holm"] is not None and row["p_holm"] < ALPHA
     return f"{row['difference']:+.3f}{'*' if significant else ' '}"
+
+
+def baseline_of(named: Sequence[str], device: str = "cpu") -> str:
+    """Return the name of the one metric that is named, which others can be compared with.
+
+    Raises:
+        MetricError: That is none, or several, or one whose direction is not declared.
+    """
+    if len(named) != 1:
+        raise MetricError(f"others are compared with one metric, not with {len(named)}")
+    (metric,) = as_metrics(named[0], device)
+    check_direction(metric)
+    return metric.name
 
 
 def compare_metrics(

@@ -30,6 +30,7 @@ from cfqa_data.eval.metrics.base import error_line
 from cfqa_data.eval.provenance import Provenance, TrainedOn, now, peak_memory
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
     from cfqa_data.eval.features.batch import Features
@@ -65,12 +66,14 @@ class Scored:
         notes: What else is to be known of a metric's scores, by name.
         alone: Names of the metrics that score one feature at a time.
         provenance: Where each metric's scores come from, by name.
+        earlier: Labels of the rows that a metric has scored before, by name.
     """
 
     values: NDArray[np.float64]
     notes: dict[str, str] = field(default_factory=dict)
     alone: set[str] = field(default_factory=set)
     provenance: dict[str, Provenance] = field(default_factory=dict)
+    earlier: dict[str, pa.Table] = field(default_factory=dict)
 
     @classmethod
     def nothing(cls, rows: int, provenance: Mapping[str, Provenance]) -> Scored:
@@ -122,6 +125,7 @@ class Scoring:
         self._failed = np.zeros(scored.values.shape, dtype=bool)
         self._undefined = self._failed.copy()
         self._reasons: dict[str, str] = {}
+        self._columns: dict[str, NDArray[Any]] = {}
         self._batches: Counter[tuple[str, str]] = Counter()
         self._tried: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._ready: dict[tuple[str, int, int], Metric | None] = {}
@@ -152,7 +156,8 @@ class Scoring:
                     f"metric {metric.name!r} is not defined {self._reasons[metric.name]}: "
                     f"no score of {undefined} of {len(self._values)} features"
                 )
-                notes[metric.name] = "; ".join(filter(None, [notes.get(metric.name), note]))
+                if note not in (said := notes.get(metric.name, "")):
+                    notes[metric.name] = "; ".join(filter(None, [said, note]))
         weighed: defaultdict[tuple[str, str], list[Mapping[str, float]]] = defaultdict(list)
         for metric in self._metrics:
             for (task, _), model in self.fitted.get(metric.name, {}).items():
@@ -164,7 +169,8 @@ class Scoring:
             most = sorted(means.items(), key=lambda pair: -pair[1])[:MOST_WEIGHTS]
             shares = ", ".join(f"{one} {share:.2f}" for one, share in most if share >= 0.005)
             note = f"metric {name!r} weighs in {task}: {shares}"
-            notes[name] = "\n".join(filter(None, [notes.get(name), note]))
+            if note not in (said := notes.get(name, "")):
+                notes[name] = "\n".join(filter(None, [said, note]))
         return notes
 
     def provenance(self) -> dict[str, Provenance]:
@@ -173,14 +179,17 @@ class Scoring:
             metric.name: replace(
                 self._scored.provenance[metric.name],
                 trained_on=self._trained_on(metric) if metric.fit else None,
+                alone=metric.name in self._scored.alone,
             )
             for metric in self._metrics
         }
 
     def _trained_on(self, metric: Metric) -> TrainedOn:
         labels, tasks, seen = self._dataset.labels, self._tasks, np.zeros(len(self._tasks), bool)
-        here = zip(tasks[self._rows], self._folds[self._rows], strict=True)
-        for task, fold in sorted(set(here)):
+        here = set(zip(tasks[self._rows], self._folds[self._rows], strict=True))
+        if earlier := self._scored.earlier.get(metric.name):
+            here |= set(zip(*earlier.select(["task", "fold"]).to_pydict().values(), strict=True))
+        for task, fold in sorted(here):
             with suppress(UndefinedError):
                 seen[self._others(task, fold, metric.left_out)] = True
         rows = labels.filter(seen)
@@ -252,12 +261,10 @@ class Scoring:
         What features of a task turn out to have too few tokens for is not trained.
         """
         tasks, folds = self._tasks[self._rows], self._folds[self._rows]
+        trained = [(column, metric) for column, metric in enumerate(self._metrics) if metric.fit]
         keys = []
-        for task in dict.fromkeys(tasks.tolist()):
-            trained = [(n, metric) for n, metric in enumerate(self._metrics) if metric.fit]
-            if not trained:
-                return
-            source = self._dataset.labels["source_id"][int(self._rows[tasks == task][0])].as_py()
+        for task in dict.fromkeys(tasks.tolist()) if trained else ():
+            source = self._column("source_id")[self._rows[tasks == task][0]]
             tokens = self._dataset.original(source).shape[2]
             for fold in np.unique(folds[tasks == task]).tolist():
                 here = (tasks == task) & (folds == fold)
@@ -266,9 +273,7 @@ class Scoring:
                     for column, metric in trained
                     if tokens >= metric.least_tokens and self._missing(here, column).any()
                 ]
-        for metric, rows in self._inputs(keys):
-            with suppress(MetricError), self._accounted(metric):  # told where it is trained
-                self._shared.of(metric.inputs, rows, self._progress)
+        self._score_inputs(keys)
         if keys:
             self._progress.start("train", len(keys), "trainings")
             for key in keys:
@@ -277,19 +282,20 @@ class Scoring:
                 self._progress.advance()
             self._progress.finish()
 
-    def _inputs(
-        self, keys: Sequence[tuple[int, str, int]]
-    ) -> Iterator[tuple[Metric, NDArray[np.intp]]]:
-        """Yield metrics whose trainings ask for others' scores, with the rows of all these."""
-        needed: defaultdict[str, list[NDArray[np.intp]]] = defaultdict(list)
+    def _score_inputs(self, keys: Sequence[tuple[int, str, int]]) -> None:
+        """Make the scores that trainings ask for, in one pass over the rows of all of them."""
+        inputs: dict[str, Metric] = {}
+        rows = np.zeros(len(self._tasks), dtype=bool)
         for column, task, fold in keys:
             metric = self._metrics[column]
             if metric.inputs:
-                with suppress(MetricError):
-                    needed[metric.base_name].append(self._others(task, fold, metric.left_out))
-        for metric in self._metrics:
-            if rows := needed.pop(metric.base_name, []):
-                yield metric, np.unique(np.concatenate(rows))
+                inputs |= {one.name: one for one in metric.inputs}
+                with suppress(UndefinedError):
+                    rows[self._others(task, fold, metric.left_out)] = True
+        if inputs:
+            first = next(self._metrics[key[0]] for key in keys if self._metrics[key[0]].inputs)
+            with suppress(MetricError), self._accounted(first):  # told where it is trained
+                self._shared.of([*inputs.values()], np.flatnonzero(rows), self._progress)
 
     def _missing(self, *where: Any) -> NDArray[np.bool_]:
         """Return which scores, of all or at some places, are still to be made."""
@@ -302,9 +308,8 @@ class Scoring:
         left, size = len(places), self._size
         wide = [n for n, m in enumerate(self._metrics) if m.scope != "pair"]
         if wide and self._missing(places)[:, wide].any():  # with what is scored of the same sources
-            size, ids = WHOLE, np.array(self._dataset.labels["source_id"].to_pylist())
+            size, sources = WHOLE, self._column("source_id")[self._rows]
             of_task = np.flatnonzero(self._tasks[self._rows] == task)
-            sources = ids[self._rows]
             places = of_task[np.isin(sources[of_task], sources[places])]
             # In an order that tells nothing of codecs and levels, and that is the same each time.
             mixed = np.random.default_rng(0).random(len(places))
@@ -400,25 +405,32 @@ class Scoring:
         found = metric.fitted(training, progress=progress)
         return self.fitted.setdefault(metric.name, {}).setdefault((task, fold), found)
 
+    def _column(self, name: str) -> NDArray[Any]:
+        """Return a column of the labels; made once."""
+        if name not in self._columns:
+            values = self._dataset.labels[name].to_pylist()
+            self._columns[name] = np.array(values, object if None in values else None)
+        return self._columns[name]
+
     def _others(self, task: str, fold: int, left_out: str | None) -> NDArray[np.intp]:
         """Return the rows of other folds and codecs that share no group of sources with this one.
 
         Raises:
             UndefinedError: The task lacks the codec that is left out, or has no other.
         """
-        labels, here = self._dataset.labels, self._tasks == task
+        names, here = self._dataset.labels.column_names, self._tasks == task
         others = here & (self._folds != fold) & stored_rows(self._dataset)
-        if "group" in labels.column_names:
-            groups = np.array(labels["group"].to_pylist(), object)
+        if "group" in names:
+            groups = self._column("group")
             held_out = {name for name in groups[here & (self._folds == fold)] if name is not None}
             others &= ~np.isin(groups, list(held_out))
         if left_out is not None:
-            codecs = np.array(labels["codec"].to_pylist())
+            codecs = self._column("codec")
             if set(codecs[here]) <= {left_out} or left_out not in codecs[here]:
                 raise UndefinedError(f"where {left_out} is no codec beside others, as of {task}")
             others &= codecs != left_out
         if self._limit is not None:
-            ids = np.array(labels["source_id"].to_pylist())
+            ids = self._column("source_id")
             for fold in np.unique(self._folds[others]):
                 of_fold = others & (self._folds == fold)
                 first = list(dict.fromkeys(ids[of_fold].tolist()))[: self._limit]

@@ -266,6 +266,7 @@ def test_names_are_escaped_and_what_is_missing_is_told(tmp_path: Path) -> None:
     assert shown.save(tmp_path / "shown.png").read_bytes().startswith(b"\x89PNG")
     assert shown.save(tmp_path / "shown.html").read_text().count("<article>") == 1
     assert "half" in repr(shown)
+    assert "nan" not in repr(shown)
     assert shown._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(CfqaError, match=r"is written as \.html or \.png"):
         shown.save(tmp_path / "shown.gif")
@@ -286,7 +287,8 @@ def test_a_task_of_a_stranger_may_draw_anything_else(
     assert 'data-slot="truth"' not in nothing.save(tmp_path / "nothing.html").read_text()
     for found, why in (
         ("a mask", "must return a Drawing or None, not str"),
-        (Drawing(bars=(Bar("a", float("nan")),)), "bars are of Bar with a finite share"),
+        (Drawing(bars=(Bar("a", float("nan")),)), "a bar is Bar"),
+        (Drawing(key={"a": (0.5, 0.5, 0.5)}), "the colour of 'a' is RGB of 0 to 255"),
         (Drawing(np.zeros((2, 2))), r"a picture is uint8 \(H, W, 3\), not \(2, 2\)"),
     ):
         with pytest.raises(CfqaError, match=f"Classification.draw.*{why}"):

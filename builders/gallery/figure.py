@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cfqa_data.builders.gallery.page import error_picture, score_text
+from cfqa_data.builders.gallery.page import MOST_SIDE, error_picture, score_text
 from cfqa_data.builders.gallery.views import Version, View
 from cfqa_data.builders.tasks.drawing import Bar, Drawing
 from cfqa_data.extras import extras
@@ -128,9 +128,16 @@ def _draw_cell(axes: Axes, cell: Cell) -> None:
             return _draw_bars(axes, content.bars)
         content = content.picture
     if isinstance(content, np.ndarray):
-        axes.imshow(content, interpolation="nearest", aspect="auto")
+        step = max(1, max(content.shape) // MOST_SIDE)
+        axes.imshow(content[::step, ::step], interpolation="nearest", aspect="auto")
     elif content is not None:
-        axes.text(0, 1, textwrap.fill(content, 28), va="top", **text)
+        axes.text(
+            0,
+            1,
+            textwrap.fill(textwrap.shorten(content, 300, placeholder="…"), 28),
+            va="top",
+            **text,
+        )
     return None
 
 
@@ -138,7 +145,7 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar]) -> None:
     axes.set(xlim=(0, 1), ylim=(5, 0))
     for place, bar in enumerate(bars):
         axes.barh(place + 0.5, 1, 0.86, color="#eef1f4")
-        axes.barh(place + 0.5, min(max(bar.share, 0), 1), 0.86, color=COLOURS[bar.right])
+        axes.barh(place + 0.5, bar.share, 0.86, color=COLOURS[bar.right])
         label = textwrap.shorten(bar.label, 26, placeholder="…")
         kind: dict[str, Any] = {"va": "center", "fontsize": 6.5, "parse_math": False}
         axes.text(0.02, place + 0.5, label, weight="bold" if bar.right else "normal", **kind)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
     from cfqa_data.eval.metrics.registry import MetricLike
 
-__all__ = ["SOURCES", "error_picture", "page_of", "score_text", "write_gallery"]
+__all__ = ["MOST_SIDE", "SOURCES", "error_picture", "page_of", "score_text", "write_gallery"]
 
 SOURCES = 12
 """Sources of a gallery, if nothing else is said."""
@@ -36,6 +36,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 MOST_SIDE = 240
 """Pixels of the longer side beyond which a picture is made smaller."""
+
+
+MOST_LETTERS = 600
+"""Of a text, beyond which only its beginning is shown."""
 
 
 @extras("build")
@@ -173,7 +177,7 @@ def _data(view: View) -> dict[str, Any]:
         "task": facts.name,
         "title": facts.title,
         "image": None if image is None else _address(image),
-        "text": view.input if isinstance(view.input, str) else None,
+        "text": _text(view.input),
         "truth": _drawing(view.truth),
         "key": [(text, "#" + bytes(colour).hex()) for text, colour in key.items()],
         "original": _version(view, view.original),
@@ -205,7 +209,7 @@ def _version(view: View, version: Version) -> dict[str, Any]:
         "drawing": _drawing(version.drawing),
         "errors": None if version.errors is None else _address(error_picture(version.errors)),
         "input": _address(version.input) if isinstance(version.input, np.ndarray) else None,
-        "text": version.input if isinstance(version.input, str) else None,
+        "text": _text(version.input),
         "colours": None if version.colours is None else _address(version.colours),
     }
 
@@ -213,17 +217,25 @@ def _version(view: View, version: Version) -> dict[str, Any]:
 def _drawing(drawing: Drawing | None) -> dict[str, Any] | None:
     if drawing is None:
         return None
-    bars = [(b.label, round(min(max(b.share, 0.0), 1.0), 3), b.text, b.right) for b in drawing.bars]
+    bars = [(b.label, round(b.share, 3), b.text, b.right) for b in drawing.bars]
     return {"picture": None if drawing.picture is None else _address(drawing.picture), "bars": bars}
+
+
+def _text(found: Any) -> str | None:
+    """Return the beginning of an input that is a text."""
+    return (
+        found[:MOST_LETTERS] + "…" * (len(found) > MOST_LETTERS) if isinstance(found, str) else None
+    )
 
 
 def _address(picture: np.ndarray) -> str:
     """Return a picture as a data address: without loss where it has few colours."""
     from PIL import Image
 
-    image = Image.fromarray(picture)
+    image, data = Image.fromarray(picture), io.BytesIO()
+    few = image.getcolors(256) is not None
     if max(image.size) > MOST_SIDE:
-        image.thumbnail((MOST_SIDE, MOST_SIDE), Image.Resampling.NEAREST)
-    few, data = image.getcolors(256) is not None, io.BytesIO()
+        kind = Image.Resampling.NEAREST if few else Image.Resampling.BOX
+        image.thumbnail((MOST_SIDE, MOST_SIDE), kind)
     image.save(data, "WEBP", lossless=few, quality=100 if few else 80, method=4)
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()

@@ -39,7 +39,10 @@ class Tokens:
         axes = axes[:, : -min(3, axes.shape[1]) - 1 : -1]
         self.axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])])
         self.ends = np.percentile(centred @ self.axes, (1, 99), axis=0)
-        self.spread = np.square(original[:, :, prefix:] - self._means()).mean((2, 3)).clip(1e-30)
+        self.spread = np.empty(original.shape[:2])
+        for place in np.ndindex(self.spread.shape):  # one by one: features may be large
+            patches = original[place][prefix:].astype(np.float64)
+            self.spread[place] = np.square(patches - patches.mean(axis=0)).mean().clip(1e-30)
 
     def errors(self, compressed: np.ndarray) -> np.ndarray:
         """Return the error of each token, (rows, columns), NaN between views.
@@ -70,9 +73,6 @@ class Tokens:
     def _patches(self, feature: np.ndarray, layer: int) -> np.ndarray:
         """Return a layer's tokens of all views, float64 (N * places, D)."""
         return feature[:, layer, self.prefix :].reshape(-1, feature.shape[-1]).astype(np.float64)
-
-    def _means(self) -> np.ndarray:
-        return self.original[:, :, self.prefix :].mean(axis=2, keepdims=True, dtype=np.float64)
 
     def _laid_out(self, values: np.ndarray, gap: float) -> np.ndarray:
         """Return values (N, places) as (rows, columns), views side by side."""

@@ -144,6 +144,8 @@ class Viewer:
         table = dataset.labels.filter(pc.equal(dataset.labels["source_id"], source_id))
         order = {codec: place for place, codec in enumerate(entry.codecs)}
         rows = sorted(table.to_pylist(), key=lambda row: (order[row["codec"]], row["level"]))
+        for row in rows:  # unknown rates are NaN in datasets of arrays
+            row["bpfp"] = None if math.isnan(row["bpfp"] or 0.0) else row["bpfp"]
         if not rows:
             raise CfqaError(f"{dataset.location}: no row of {source_id!r} was chosen")
         original, truth = dataset.original(source_id), self._truth(source_id, entry)
@@ -205,7 +207,7 @@ class Viewer:
 
     def _classes(self, task: str) -> Sequence[str]:
         with suppress(CfqaError):  # as of the input, which says it
-            return source_of(self._dataset._folder, task).classes
+            return tuple(map(str, source_of(self._dataset._folder, task).classes))
         return ()
 
     def _truth(self, source_id: str, entry: TaskEntry) -> np.ndarray | None:

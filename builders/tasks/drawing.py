@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -76,15 +75,21 @@ def answers(
     return (*bars[: SHOWN - 1], bars[place]._replace(text=f"place {place + 1}"))
 
 
-def draw_mask(mask: np.ndarray, classes: Sequence[str]) -> Drawing:
-    """Draw a mask of class numbers (H, W): class 0 is dark, what is ignored is white."""
+def draw_mask(mask: np.ndarray, classes: Sequence[str], least: float = 0.0) -> Drawing:
+    """Draw a mask of class numbers (H, W): class 0 is dark, what is ignored is white.
+
+    Args:
+        mask: whole numbers.
+        classes: their names.
+        least: share of the mask below which a class is not in the key.
+    """
     from matplotlib import colormaps
 
     colours = (255 * colormaps["tab20"](np.arange(256) % 20)[:, :3]).astype(np.uint8)
     colours[0], colours[IGNORE] = BACKGROUND, IGNORED
     mask = np.asarray(mask).clip(0, IGNORE)
-    counts = np.bincount(mask.ravel(), minlength=256)
-    shown = [k for k in np.flatnonzero(counts >= 0.01 * mask.size).tolist() if k != IGNORE]
+    found, counts = np.unique(mask, return_counts=True)
+    shown = [k for k in found[counts >= least * mask.size].tolist() if k != IGNORE]
     key = {class_name(k, classes): tuple(colours[k].tolist()) for k in shown}
     return Drawing(colours[mask], key=key)
 
@@ -114,8 +119,11 @@ def check_drawing(drawing: Any, what: str) -> Drawing | None:
     if not isinstance(drawing, Drawing):
         raise BuildError(f"{what} must return a Drawing or None, not {type(drawing).__name__}")
     for bar in drawing.bars:
-        if not isinstance(bar, Bar) or not math.isfinite(bar.share):
-            raise BuildError(f"{what}: bars are of Bar with a finite share, not {bar!r:.80}")
+        if not isinstance(bar, Bar) or not isinstance(bar.label, str) or not 0 <= bar.share <= 1:
+            raise BuildError(f"{what}: a bar is Bar(text, share from 0 to 1), not {bar!r:.80}")
+    for text, colour in drawing.key.items():
+        if len(colour) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in colour):
+            raise BuildError(f"{what}: the colour of {text!r} is RGB of 0 to 255, not {colour!r}")
     if (picture := drawing.picture) is not None and (
         np.shape(picture)[2:] != (3,) or picture.dtype != np.uint8 or not picture.size
     ):

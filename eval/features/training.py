@@ -48,6 +48,8 @@ class KnownScores:
                 for part in read_batches(self._dataset, missing.tolist(), self._device):
                     for metric, column in zip(metrics, columns, strict=True):
                         defined = part.x.shape[3] >= metric.least_tokens
+                        if not np.isnan(column[part.rows]).any():
+                            continue
                         column[part.rows] = (
                             metric.score(part.x, part.y).cpu() if defined else np.inf
                         )

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from cfqa_data.eval.metrics import Metric
 
-__all__ = ["VIEWS", "compare_with_first"]
+__all__ = ["VIEWS", "check_direction", "compare_with_first"]
 
 VIEWS = ("all", "task", "codec", "level")
 
@@ -72,11 +72,9 @@ def compare_with_first(
     Raises:
         MetricError: The direction of a metric is not declared.
     """
+    for metric in metrics:
+        check_direction(metric)
     signs = orientation([metric.lower_better for metric in metrics])
-    for metric, sign in zip(metrics, signs, strict=True):
-        if np.isnan(sign):
-            why = "whether lower is better is not declared"
-            raise MetricError(f"metric {metric.name!r} cannot be compared: {why}")
     parts: list[Rows] = []
     together: list[Cell] = []
     for grid in read_grids(labels):
@@ -101,6 +99,17 @@ def compare_with_first(
     _correct(parts)
     pairs = {"metric": names, "other": metrics[0].name}
     return make_table(DIFFERENCES, (part | pairs for part in parts))
+
+
+def check_direction(metric: Metric) -> None:
+    """Check that a metric's direction is declared.
+
+    Raises:
+        MetricError: It is not.
+    """
+    if metric.lower_better is None:
+        why = "whether lower is better is not declared"
+        raise MetricError(f"metric {metric.name!r} cannot be compared: {why}")
 
 
 def _rows(cell: Cell, signs: Floats, names: Sequence[str], **where: Any) -> Iterator[Rows]:

@@ -60,7 +60,8 @@
     const versions = view.codecs[codec.value];
     const version = versions && versions[Math.min(place, versions.length - 1)];
     const figures = card.querySelector("dl");
-    card.querySelector('[data-slot="decoded"]').hidden = !version || !(version.input || version.text);
+    const decoded = version && (version.input || version.text) && { picture: version.input, text: version.text };
+    card.querySelector('[data-slot="decoded"]').hidden = !decoded;
     card.querySelectorAll('[data-slot="compressed"], [data-slot="altered"], [data-slot="errors"]').forEach((figure) => {
       figure.hidden = !version;
     });
@@ -71,7 +72,7 @@
     }
     const what = `level ${version.level}`;
     fill(card, "compressed", version.drawing, `From the compressed feature, ${what}`, version.figures[0].join(" "));
-    fill(card, "decoded", { picture: version.input, text: version.text }, `Input, decoded at ${what}`);
+    fill(card, "decoded", decoded, `Input, decoded at ${what}`);
     fill(card, "altered", { picture: version.colours }, `Tokens at ${what}`);
     fill(card, "errors", { picture: version.errors }, `Error of each token at ${what}`);
     for (const [name, value] of [["level", version.level], ["setting", version.setting], ...version.figures]) {
