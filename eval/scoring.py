@@ -28,6 +28,7 @@ from cfqa_data.eval.features.datasets import stored_rows
 from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metric
 from cfqa_data.eval.metrics.base import error_line
 from cfqa_data.eval.provenance import Provenance, TrainedOn, now, peak_memory
+from cfqa_data.torch_state import threads_for
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -236,15 +237,19 @@ class Scoring:
         self._shared, self._progress = KnownScores(self._dataset, self._device), progress
         self._ready.clear()
         self._outside_tasks()
-        self._train()
-        # Twice, if a metric begins anew.
-        while (missing := np.asarray(self._missing().any(axis=1))).any():
-            progress.start("evaluate", len(missing), "features")
-            progress.advance(int((~missing).sum()))
-            tasks = self._tasks[self._rows]
-            for task in dict.fromkeys(tasks[missing].tolist()):
-                self._task(np.flatnonzero(missing & (tasks == task)), task, file, progress)
-            progress.finish()
+        tasks = self._tasks[self._rows]
+        # The largest features decide how many threads all of it takes.
+        firsts = [self._rows[np.argmax(tasks == task)] for task in dict.fromkeys(tasks.tolist())]
+        sources = self._column("source_id")[firsts]
+        with threads_for(max(np.size(self._dataset.original(source)) for source in sources)):
+            self._train()
+            # Twice, if a metric begins anew.
+            while (missing := np.asarray(self._missing().any(axis=1))).any():
+                progress.start("evaluate", len(missing), "features")
+                progress.advance(int((~missing).sum()))
+                for task in dict.fromkeys(tasks[missing].tolist()):
+                    self._task(np.flatnonzero(missing & (tasks == task)), task, file, progress)
+                progress.finish()
 
     def _outside_tasks(self) -> None:
         """Leave out the tasks that a metric is not for."""
