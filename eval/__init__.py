@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from cfqa_data.eval.evaluator import evaluate
 from cfqa_data.eval.metrics import Metric, create_metric, list_metrics, load_metric, save_metric
-from cfqa_data.eval.results import Evaluation, read_evaluation
+from cfqa_data.eval.provenance import Provenance, TrainedOn
+from cfqa_data.eval.results import Evaluation
+from cfqa_data.eval.score_reading import from_scores, read_evaluation
 from cfqa_data.lazy import lazy_modules
 
 __all__ = [
     "Evaluation",
     "Metric",
+    "Provenance",
+    "TrainedOn",
     "create_metric",
     "evaluate",
+    "from_scores",
     "list_metrics",
     "load_metric",
     "read_evaluation",

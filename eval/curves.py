@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.features.datasets import FeatureSource, facts_of, opened, task_facts
-from cfqa_data.eval.results import Evaluation, row_keys
+from cfqa_data.eval.results import Evaluation
+from cfqa_data.eval.score_rows import row_keys
 from cfqa_data.eval.statistics.bootstrap import interval, resampled_means
 from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.extras import extras

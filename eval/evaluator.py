@@ -18,6 +18,7 @@ from cfqa_data.eval.features.datasets import (
     KEYS,
     arrays_digest,
     dataset_identity,
+    dataset_name,
     opened,
     stored_rows,
     task_facts,
@@ -97,9 +98,10 @@ def evaluate(
         batch: Compressed features per batch; by default as many as make 4 MiB on a CPU, or
             256 MiB on another device.
         out: File for the scores, ``.parquet`` or ``.csv``. What an interrupted run leaves beside
-            it is gone on from. A file that is there is replaced if it holds the scores of this very
-            request: the dataset, the rows, and the metrics with their code and options.
-        force: Replace what is at ``out`` now, whatever it holds.
+            it is gone on from. A Parquet file that is there and holds scores of this dataset is
+            added to: only what it lacks is scored, and its other metrics are part of the result.
+        force: Replace what is at ``out`` now: metrics of these names that are others than these,
+            with other code, options, device or precision; a file that holds anything else.
         progress: Told about every batch that is done; ``auto`` shows a bar in a terminal or a
             notebook, None shows nothing.
         untrusted: Decode bitstreams in child processes that can do nothing else (with a path only).
@@ -140,13 +142,11 @@ def evaluate(
     if leave_out:
         resolved += _without_codecs(resolved, labels)
     identity = dataset_identity(source)
-    begun = {metric.name: provenance_of(metric, precision) for metric in resolved}
+    arrays = arrays_digest(source) if path else ""
+    begun = {metric.name: provenance_of(metric, precision, arrays) for metric in resolved}
     file, scored = None, Scored.nothing(len(rows), begun)
     if path is not None:
-        settings = {"device": device, "precision": precision, "arrays": arrays_digest(source)}
-        file = ScoreFile(
-            path, identity, labels, resolved, source.labels, settings, target, limit, force
-        )
+        file = ScoreFile(path, source, rows, resolved, begun, target, limit, force)
         scored = file.resume()
     how: dict[str, Any] = {"target": target, "device": device, "batch": batch, "limit": limit}
     scoring = Scoring(resolved, source, rows, scored, **how)
@@ -163,7 +163,7 @@ def evaluate(
         good = [resolved[column] for column in usable]
         known = {"notes": notes, "dataset": identity, "tasks": task_facts(source)}
         known |= {"errors": scoring.errors, "fitted": scoring.fitted}
-        known["provenance"] = scoring.provenance()
+        known |= {"provenance": scoring.provenance(), "dataset_name": dataset_name(source)}
         found = conclude(labels, good, values[:, usable], target, failures, **known)
     except BaseException:
         if file and (scored.alone or not np.isnan(values).all()):
@@ -171,7 +171,7 @@ def evaluate(
         raise
     if file:
         try:
-            file.finish(found)
+            found = file.finish(found)
         except MetricError as error:  # the tables are worth having all the same
             failures[str(out)] = found.failures[str(out)] = str(error)
             file.save(scored, now=True)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class Provenance:
             matrix, counts for the first of them.
         memory_bytes: Peak memory at that time, of the process, or of torch on a GPU.
         trained_on: What a metric that the evaluation trained has seen; None where it trained none.
+        alone: Whether it scored one feature at a time, since its scores depend on the batch.
+        arrays: Hash of some features, where the labels alone would not tell a dataset from others.
         fingerprint: Digest of what decides its scores; None where no file was written.
     """
 
@@ -65,6 +68,8 @@ class Provenance:
     seconds: float | None = None
     memory_bytes: int | None = None
     trained_on: TrainedOn | None = None
+    alone: bool = False
+    arrays: str | None = None
     fingerprint: Fingerprint | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,7 +84,7 @@ class Provenance:
             TypeError, ValueError, AttributeError, LookupError: It is something else.
         """
         found = dict(facts)
-        kinds = {"seconds": float, "memory_bytes": int, "options": dict}
+        kinds = {"seconds": float, "memory_bytes": int, "options": dict, "alone": bool}
         for name, value in found.items():
             if name in ("trained_on", "fingerprint") or value is None:
                 continue
@@ -97,7 +102,7 @@ class Provenance:
         return cls(**found)
 
 
-def provenance_of(metric: Metric, precision: str) -> Provenance:
+def provenance_of(metric: Metric, precision: str, arrays: str) -> Provenance:
     """Return what is known of a metric before it scores anything."""
     definer = inspect.unwrap(metric.function)
     while hasattr(definer, "func"):  # of `functools.partial`
@@ -116,6 +121,7 @@ def provenance_of(metric: Metric, precision: str) -> Provenance:
         options={option: _plain(value) for option, value in metric.options.items()},
         device=metric.device,
         precision=precision,
+        arrays=arrays,
     )
 
 
@@ -138,6 +144,7 @@ def peak_memory(device: str) -> int | None:
     return size if sys.platform == "darwin" else size << 10
 
 
+@cache
 def _distribution(top: str, path: Path | None) -> tuple[str | None, str | None]:
     """Return name and version of the installed distribution that a top-level module is of."""
     try:

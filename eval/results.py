@@ -1,17 +1,9 @@
-"""The result of an evaluation, and reading it back from the file of scores that it wrote.
-
-The metadata of a finished file of scores (``.parquet``) identifies the dataset, the facts of each
-metric, the target label, the metrics that failed, and the fingerprints of the metrics (see
-`cfqa_data.eval.fingerprint`).  The tables of statistics can be computed again from the file alone,
-without the features and the metrics.
-"""
+"""The result of an evaluation: scores, what they are of, and tables of statistics."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,37 +12,20 @@ from numpy.typing import NDArray
 
 from cfqa_data.console.summary import Described, Summary
 from cfqa_data.console.text import counted
-from cfqa_data.errors import MetricError
-from cfqa_data.eval.features.datasets import KEYS, dataset_identity, opened, task_facts
+from cfqa_data.errors import DiskError, MetricError
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
+from cfqa_data.eval.score_rows import key_columns
 from cfqa_data.eval.statistics import DRAWS, Statistics, statistics
-from cfqa_data.format.limits import MOST_ROWS, parse_json, pointer
-from cfqa_data.format.parquet import read_parquet, read_schema
 from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from torch import Tensor
 
     from cfqa_data.eval.comparison import Comparison
-    from cfqa_data.eval.features.datasets import FeatureSource
     from cfqa_data.format.facts import TaskFacts
 
-__all__ = ["Evaluation", "conclude", "read_evaluation", "scores_table", "with_facts"]
-
-KEY = b"cfqa"
-"""Of the facts, JSON, in a file's metadata."""
-
-WRONG = (OSError, LookupError, TypeError, AttributeError, ValueError, OverflowError, MetricError)
-"""What reading a file that is something else may raise, beside errors of Arrow."""
-
-FACTS = (
-    *("name", "family", "formula", "lower_better", "score_range"),
-    *("identity", "invariances", "citation", "cost"),
-)
-"""Of a metric, by name."""
-
+__all__ = ["Evaluation", "conclude", "scores_table"]
 
 WITH_COMPARISONS = ("comparisons", "correlations", "across_codecs", "across_tasks", "left_out")
 """Tables whose cells are compared: what compares them has made them."""
@@ -92,6 +67,7 @@ class Evaluation(Described):
         notes: What else is to be known of a metric's scores, by name.
         dataset: What identifies the dataset, as a report and a file of scores are compared with;
             None if that is not known.
+        dataset_name: What it is called; empty if that is not known.
         tasks: The facts of the dataset's tasks, by name.
         provenance: Where the scores of each metric come from, by its name.
     """
@@ -103,6 +79,7 @@ class Evaluation(Described):
     failures: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     dataset: str | None = None
+    dataset_name: str = ""
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
     without: tuple[Metric, ...] = ()
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
@@ -125,8 +102,13 @@ class Evaluation(Described):
     @property
     def values(self) -> NDArray[np.float64]:
         """The scores, (rows, M), NaN where there is none, of ``metrics`` and then ``without``."""
-        values = self.scores["value"].to_numpy()
-        return np.asarray(values.reshape(self.labels.num_rows, -1), dtype=np.float64)
+        shape = self.labels.num_rows, len(self.metrics) + len(self.without)
+        return np.asarray(self.scores["value"].to_numpy().reshape(shape), dtype=np.float64)
+
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        """Return the scores of each metric by its name, (rows,)."""
+        names = [metric.name for metric in (*self.metrics, *self.without)]
+        return dict(zip(names, self.values.T, strict=True))
 
     def statistics(self, **how: Any) -> Statistics:
         """Return tables of statistics.
@@ -136,6 +118,76 @@ class Evaluation(Described):
         """
         metrics = (*self.metrics, *self.without)
         return statistics(self.labels, metrics, self.values, self.target, tasks=self.tasks, **how)
+
+    def rescored(
+        self, labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]
+    ) -> Evaluation:
+        """Return the same evaluation of other scores.
+
+        Args:
+            labels: The rows.
+            metrics: M metrics, those with ``left_out`` last.
+            values: (rows, M) scores.
+        """
+        return replace(self, **_scored(labels, metrics, values))
+
+    def part(self, rows: Sequence[int] | NDArray[Any], names: Iterable[str]) -> Evaluation:
+        """Return the scores of some metrics, by name, on some rows of the labels."""
+        wanted, every = set(names), (*self.metrics, *self.without)
+        columns = [place for place, metric in enumerate(every) if metric.name in wanted]
+        values = self.values[np.asarray(rows, dtype=np.intp)][:, columns]
+        return self.rescored(
+            self.labels.take(np.asarray(rows)), [every[c] for c in columns], values
+        )
+
+    def merge(self, *others: Evaluation, label: str = "") -> Evaluation:
+        """Put results of one dataset together: all features and all metrics.
+
+        Where two have scores of the same metric, the first ones are kept. Datasets that were built
+        apart are the same where their labels agree to 1e-6; what does not is left out, which
+        ``notes`` and a `MetricWarning` tell.
+
+        Args:
+            others: Further results.
+            label: What tells their metrics from others of the same name: such a one is then called
+                ``NAME (LABEL)``.
+
+        Raises:
+            MetricError: They are of different datasets; without a label, two metrics of one name
+                are not the same.
+        """
+        from cfqa_data.eval.merging import merge
+
+        merged = self
+        for other in others:
+            merged = merge(merged, other, label)
+        return merged
+
+    def write(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the scores to a file, and return its path.
+
+        Args:
+            path: ``.parquet``, which `read_evaluation` reads, or ``.csv``, which has no facts.
+            force: Replace what is there.
+
+        Raises:
+            CfqaError: A file is there, or none can be written.
+        """
+        from cfqa_data.eval.score_format import write_scores
+        from cfqa_data.format.storage import check_writable
+
+        path = absolute_path(path)
+        check_writable(path)
+        if path.suffix not in (".parquet", ".csv"):
+            raise MetricError(f"{path}: scores are written as .parquet or .csv, by that ending")
+        if path.exists() and not force:
+            raise MetricError(f"{path}: is there; write to another file, or give force=True")
+        try:
+            write_scores(self, path)
+        except OSError as error:
+            why = error.strerror or error
+            raise DiskError(f"{path}: the scores could not be written: {why}") from None
+        return path
 
     def _summary(self, rows: bool) -> Summary:
         metrics = counted(len(self.metrics), "metrics")
@@ -197,37 +249,20 @@ def conclude(
         values: The scores; NaN where there is none.
         target: See `Evaluation`.
         failures: See `Evaluation`.
-        known: ``notes``, ``dataset``, ``tasks`` and ``provenance`` of an `Evaluation`.
+        known: Other attributes of an `Evaluation`.
     """
-    return Evaluation(
-        labels=labels,
-        scores=scores_table(labels, metrics, values),
-        metrics=tuple(metric for metric in metrics if metric.left_out is None),
-        without=tuple(metric for metric in metrics if metric.left_out is not None),
-        target=target,
-        failures=dict(failures),
-        **known,
-    )
+    scored = _scored(labels, metrics, values)
+    return Evaluation(**scored, target=target, failures=dict(failures), **known)
 
 
-def key_columns(labels: pa.Table) -> pa.Table:
-    """Return what names each row of labels, in types that a file of scores is read back with.
-
-    Args:
-        labels: Anybody's: texts may be ``large_string``, ``string_view`` or a dictionary.
-    """
-    import pyarrow as pa
-
-    keys = labels.select(KEYS)
-    kinds = [getattr(kind, "value_type", kind) for kind in keys.schema.types]
-    texts = [pa.types.is_large_string(kind) or pa.types.is_string_view(kind) for kind in kinds]
-    kinds = [pa.string() if text else kind for kind, text in zip(kinds, texts, strict=True)]
-    return keys.cast(pa.schema(list(zip(KEYS, kinds, strict=True))))
-
-
-def row_keys(labels: pa.Table) -> list[tuple[Any, ...]]:
-    """Return what names each row of labels: the values of `KEYS`."""
-    return list(zip(*(labels[name].to_pylist() for name in KEYS), strict=True))
+def _scored(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]) -> dict[str, Any]:
+    """Return the attributes of an `Evaluation` that its scores decide."""
+    return {
+        "labels": labels,
+        "scores": scores_table(labels, metrics, values),
+        "metrics": tuple(metric for metric in metrics if metric.left_out is None),
+        "without": tuple(metric for metric in metrics if metric.left_out is not None),
+    }
 
 
 def scores_table(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]) -> pa.Table:
@@ -246,167 +281,3 @@ def scores_table(labels: pa.Table, metrics: Sequence[Metric], values: NDArray[An
     return repeated.append_column(
         "metric", names.take(pa.array(np.tile(np.arange(len(metrics)), labels.num_rows)))
     ).append_column("value", pa.array(values.ravel(), pa.float64(), from_pandas=True))
-
-
-def with_facts(scores: pa.Table, metrics: Sequence[Metric], **facts: Any) -> pa.Table:
-    """Return a table of scores with the metadata that `read_evaluation` needs.
-
-    Args:
-        scores: As `scores_table` lays them out.
-        metrics: In the order of the scores.
-        facts: ``dataset``, ``target``, ``failures``, ``notes`` and ``provenance`` of an
-            `Evaluation`, and what the scores were made with, as `cfqa_data.eval.score_file`
-            compares it.
-    """
-    provenance = facts.get("provenance", {})
-    facts["provenance"] = {m.name: provenance.get(m.name, Provenance()).to_dict() for m in metrics}
-    facts |= {"rows": scores.num_rows, "metrics": [_metric_facts(metric) for metric in metrics]}
-    text = json.dumps(facts, sort_keys=True, allow_nan=False)
-    return scores.replace_schema_metadata({KEY: text})
-
-
-def read_facts(data: bytes) -> tuple[pa.Schema, dict[str, Any]]:
-    """Return the columns of a file of scores, and its metadata.
-
-    Raises:
-        Exception: One of `WRONG`, or of Arrow's: it is no such file.
-    """
-    schema, _ = read_schema(data)
-    return schema, parse_json((schema.metadata or {})[KEY])
-
-
-def read_evaluation(
-    dataset: FeatureSource | str | Path,
-    path: str | Path,
-    target: str | None = None,
-    *,
-    follow_links: bool = False,
-) -> Evaluation:
-    """Return the evaluation whose scores a file holds.
-
-    Its metrics know their facts but score nothing any more.
-
-    Args:
-        dataset: The dataset that was scored, open, or its path.
-        path: What ``evaluate(..., out="NAME.parquet")`` wrote.
-        target: Label to follow, ``distortion`` or ``loss``; by default the one of then.
-        follow_links: Read what links in the dataset's folder lead to, wherever that is (with a
-            path only).
-
-    Raises:
-        MetricError: This is not a whole file of scores, or one of another dataset.
-        FormatError: The folder is not a dataset.
-    """
-    dataset = opened(dataset, follow_links=follow_links)
-    table, facts, metrics = _read(absolute_path(path), dataset)
-    target = facts["target"] if target is None else target
-    if target not in ("distortion", "loss") or target not in dataset.labels.column_names:
-        raise MetricError(f"the labels have no column {target!r} to follow")
-    keys = table.take(np.arange(0, table.num_rows, len(metrics)))
-    values = table["value"].to_numpy().reshape(-1, len(metrics))
-    if not scores_table(keys, metrics, values).equals(table):
-        raise MetricError(f"{path}: the scores are not in the order in which they were written")
-    places = {key: place for place, key in enumerate(row_keys(dataset.labels))}
-    scored = row_keys(keys)
-    for key in scored:
-        if key not in places:
-            named = "{} {}, {}, level {}".format(*key)
-            raise MetricError(f"{path}: scores of {named}, which the dataset does not hold")
-    labels = dataset.labels.take([places[key] for key in scored])
-    known = {"notes": facts["notes"], "dataset": facts["dataset"], "tasks": task_facts(dataset)}
-    known["provenance"] = facts["provenance"]
-    return conclude(labels, metrics, values, target, facts["failures"], **known)
-
-
-def _metric_facts(metric: Metric) -> dict[str, Any]:
-    """Return a metric's facts, JSON-safe.
-
-    An end of its range that is infinite is None; an identity that is not finite is its name.
-    """
-    identity = None if metric.identity is None else float(metric.identity)
-    again = {} if metric.left_out is None else {"left_out": metric.left_out}
-    return (
-        {name: getattr(metric, name) for name in FACTS}
-        | again
-        | {
-            "score_range": [end if math.isfinite(end) else None for end in metric.score_range],
-            "identity": identity if identity is None or math.isfinite(identity) else repr(identity),
-            "invariances": sorted(metric.invariances),
-        }
-    )
-
-
-def _metric(facts: dict[str, Any]) -> Metric:
-    if set(facts) - {"left_out"} != set(FACTS):
-        raise TypeError("not the facts of a metric")
-    for name in ("formula", "citation", *({"left_out"} & set(facts))):
-        if not isinstance(facts[name], str):
-            raise TypeError(f"{name} is no text")
-    (low, high), identity = facts["score_range"], facts["identity"]
-    changed = {
-        "identity": None if identity is None else float(identity),
-        "score_range": (-math.inf if low is None else low, math.inf if high is None else high),
-        "invariances": frozenset(facts["invariances"]),
-    }
-    return Metric(**facts | changed, function=_gone)
-
-
-def _gone(*features: Any, **options: Any) -> Tensor:
-    raise MetricError("of this metric only its scores were read: it cannot score anything")
-
-
-def _read(
-    path: Path, dataset: FeatureSource
-) -> tuple[pa.Table, dict[str, Any], tuple[Metric, ...]]:
-    """Return the scores, the facts and the metrics of a file.
-
-    Args:
-        path: The file.
-        dataset: What they must be of.
-
-    Raises:
-        MetricError: It is not such a file, or one of another dataset.
-    """
-    import pyarrow as pa
-
-    remedy = "name the .parquet file that `cfqa eval DIR --out FILE` wrote"
-    if not path.is_file():
-        raise MetricError(f"{path}: there is no such file; {remedy}")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if kind := pointer(data):
-        raise MetricError(f"{path}: {kind}")
-    try:
-        schema, facts = read_facts(data)
-        facts = {"failures": {}, "notes": {}} | facts
-        metrics = tuple(_metric(entry) for entry in facts["metrics"])
-        rows, facts["target"] = int(facts["rows"]), str(facts["target"])
-        told = facts.get("provenance", {})
-        facts["provenance"] = {
-            metric.name: Provenance.from_dict(told.get(metric.name, {})) for metric in metrics
-        }
-        texts = [facts["dataset"], *facts["failures"].values(), *facts["notes"].values()]
-        if (
-            schema.names != [*KEYS, "metric", "value"]
-            or schema.field("value").type != pa.float64()
-            or len({metric.name for metric in metrics}) != len(metrics)
-            or not all(isinstance(text, str) for text in texts)
-        ):
-            raise ValueError
-        is_other = facts["dataset"] != dataset_identity(dataset)
-        if not is_other:
-            most = dataset.labels.num_rows * len(metrics) if metrics else MOST_ROWS
-            table = read_parquet(data, most)
-            if any(table[name].null_count for name in (*KEYS, "metric")):
-                raise ValueError
-    except (*WRONG, pa.ArrowException):
-        raise MetricError(f"{path}: not a finished file of scores; {remedy}") from None
-    if is_other:
-        raise MetricError(f"{path}: these are the scores of another dataset; give theirs")
-    if table.num_rows == 0 or not metrics:
-        raise MetricError(f"{path}: there are no scores in it")
-    if table.num_rows != rows or rows % len(metrics):
-        raise MetricError(f"{path}: holds {table.num_rows} scores of {rows}; score again")
-    return table, facts, metrics

@@ -1,79 +1,85 @@
-"""Files of scores: writing them, and resuming an interrupted evaluation from them.
+"""The file that an evaluation's scores go to: it grows, and an interrupted run goes on from it.
 
-While it runs, an evaluation saves its scores beside the output, as ``NAME.unfinished``; the output
-itself is written atomically at the end.  Both record the dataset, the metrics, their options and
-their code.  Unfinished scores are reused only if all of these match, and a finished file that does
-not match, or that another run has written meanwhile, is replaced only with ``force``.
+While it runs, an evaluation saves its scores beside the output, as ``NAME.unfinished``, a file of
+scores too; the output itself is written atomically at the end.  Scores are reused where dataset,
+code, options, device and precision are the same.  What a finished Parquet file holds of the same
+dataset stays in it; a metric of the same name that is another one is replaced only with ``force``,
+as is a file of anything else.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features.datasets import table_digest
-from cfqa_data.eval.fingerprint import COVERS, fingerprint
-from cfqa_data.eval.metrics import Metric
-from cfqa_data.eval.provenance import Provenance, provenance_of
-from cfqa_data.eval.results import (
-    KEY,
-    WRONG,
-    Evaluation,
-    key_columns,
-    read_facts,
-    row_keys,
-    with_facts,
+from cfqa_data.eval.features.datasets import (
+    dataset_identity,
+    dataset_name,
+    table_digest,
+    task_facts,
 )
+from cfqa_data.eval.fingerprint import fingerprint
+from cfqa_data.eval.merging import agreement, joined, relabelled
+from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.provenance import Provenance
+from cfqa_data.eval.results import Evaluation, conclude
+from cfqa_data.eval.score_format import write_scores
+from cfqa_data.eval.score_reading import read_scores
+from cfqa_data.eval.score_rows import row_keys
 from cfqa_data.eval.scoring import Scored
-from cfqa_data.format.limits import MOST_ROWS, parse_json
-from cfqa_data.format.parquet import read_parquet
-from cfqa_data.format.storage import atomic_path, check_writable, write_table
+from cfqa_data.eval.statistics import check_labels
+from cfqa_data.format.storage import check_writable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from cfqa_data.eval.features.datasets import FeatureSource
+
 __all__ = ["ScoreFile"]
 
-SECONDS = 20.0  # between two savings
-PREFIX = "score of "  # of a column: a metric may be named like one of the others
+SECONDS = 20.0
+"""Between two savings; more where one takes over a twentieth of it."""
+
+
+class _OtherFileError(Exception):
+    """Another run has put a file there meanwhile."""
 
 
 class ScoreFile:
-    """Where an evaluation's scores go; a context that saves them when it is left early.
+    """Where an evaluation's scores go.
 
     Args:
         path: ``.parquet`` or ``.csv``.
-        dataset: What identifies the dataset, such as the hash of its manifest.
-        labels: Its rows that are scored.
+        dataset: What is scored, open.
+        rows: Its label rows that are scored.
         metrics: M metrics.
-        whole: All its rows: what metrics are trained on, or take statistics of.
-        settings: Whatever else decides a score: device, precision, arrays that no manifest tells.
+        begun: What is known of where their scores come from, by name.
         target: Label that is followed.
         limit: At most so many sources of each fold are trained on.
-        force: Replace what is there now, a finished file or an unfinished one of another dataset,
-            whatever it holds.
+        force: Replace what is there now: metrics that are not as they were, or a file that holds
+            anything else, and an unfinished one of another dataset.
 
     Raises:
-        MetricError: The suffix is another, or a finished file is there that holds something else.
+        MetricError: The suffix is another, or a finished file is there that nothing may be added
+            to.
         CfqaError: No file can be written there.
     """
 
     def __init__(
         self,
         path: Path,
-        dataset: str,
-        labels: pa.Table,
+        dataset: FeatureSource,
+        rows: NDArray[np.intp],
         metrics: Sequence[Metric],
-        whole: pa.Table,
-        settings: Mapping[str, str],
+        begun: Mapping[str, Provenance],
         target: str = "distortion",
         limit: int | None = None,
         force: bool = False,
@@ -83,30 +89,28 @@ class ScoreFile:
             raise MetricError(f"{path}: scores are written as .parquet or .csv, by that ending")
         self.path = path
         self.unfinished = path.with_name(f"{path.name}.unfinished")
-        self._labels = key_columns(labels)
-        followed = target if limit is None else f"{target}, {limit} sources of each fold"
-        prints = {
-            m.name: fingerprint(m, *_together(m, self._labels), *_other_sources(m, whole, followed))
-            for m in metrics
-        }
-        self._digests = {name: found.digest for name, found in prints.items()}
-        precision = settings["precision"]
-        self._provenance = {
-            m.name: replace(provenance_of(m, precision), fingerprint=prints[m.name])
-            for m in metrics
-        }
-        self._own: dict[str, Any] = {
-            "dataset": dataset,
+        self._dataset, self._metrics, self._force = dataset, metrics, force
+        self._labels = dataset.labels.take(rows)
+        self._known: dict[str, Any] = {
             "target": target,
-            "settings": dict(settings),
-            "keys": table_digest(self._labels),
-            "code": {name: asdict(found) for name, found in prints.items()},
-            "covers": COVERS,
+            "failures": {},
+            "dataset": dataset_identity(dataset),
+            "dataset_name": dataset_name(dataset),
+            "tasks": task_facts(dataset),
         }
-        self._force = force
-        self._saved = time.monotonic()
-        self._replaced = self._file_identity() if force else None
-        self._check_replaceable()
+        self._begun = {}
+        followed = target if limit is None else f"{target}, {limit} sources of each fold"
+        for metric in metrics:
+            more = _together(metric, self._labels)
+            more += _other_sources(metric, dataset.labels, followed)
+            record = replace(begun[metric.name], fingerprint=fingerprint(metric, *more))
+            self._begun[metric.name] = record
+        self._saved = self._pause = 0.0
+        self._found = self._file_identity()
+        self._there, why = self._look()
+        self._changed = self._others(self._there)
+        if not force:
+            self._refuse(why, *self._changed.values())
 
     def _file_identity(self) -> tuple[int, ...] | None:
         """Return what tells the finished file that is there from any other, or None without one."""
@@ -116,131 +120,173 @@ class ScoreFile:
             return None
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
-    def _check_replaceable(self) -> None:
-        """Check that a finished file is this request's, or the one that was to be replaced."""
-        on_disk = self._file_identity()
-        if on_disk not in (None, self._replaced) and (why := self._other()):
+    def _refuse(self, *reasons: str) -> None:
+        """Raise the first reason not to write to the file, if there is one."""
+        for why in filter(None, reasons):
             remedy = "write to another file, or replace it with --force (force=True)"
             raise MetricError(f"{self.path}: {why}; {remedy}")
 
-    def _other(self) -> str | None:
-        """Return in what a finished file differs from what this run would write, if it does."""
-        import pyarrow as pa
-
-        expected = {
-            "dataset": "holds the scores of another dataset",
-            "keys": "holds the scores of other features",
-            "settings": "holds scores of other arrays, or made with another device or precision",
-            "target": "holds an evaluation of the {target}",
-        }
+    def _look(self) -> tuple[Evaluation | None, str]:
+        """Return what the finished file holds, or why nothing can be added to it."""
+        if self._file_identity() is None:
+            return None, ""
         try:
-            _, facts = read_facts(self.path.read_bytes())
-            code = {name: entry["digest"] for name, entry in facts["code"].items()}
-            found = {name: facts[name] for name in expected}
-        except (*WRONG, pa.ArrowException):
-            return "is there, and does not say what was scored"
-        for name, why in expected.items():
-            if found[name] != self._own[name]:
-                return why.format(target=found["target"])
-        if code.keys() != self._digests.keys():
-            return f"holds the scores of {', '.join(map(str, code))}"
-        for name, digest in self._digests.items():
-            if digest is None:
-                reason = self._own["code"][name]["reason"]
-                return f"holds scores of a {name!r} that may be another one ({reason})"
-            if digest != code[name]:
-                return f"holds scores of a {name!r} with other code or options"
-        return None
+            if self.path.suffix == ".csv":
+                raise MetricError("it carries no facts")
+            there = read_scores(self.path)
+        except MetricError:
+            return None, "is there, and does not say what was scored"
+        if there.dataset != self._known["dataset"]:
+            here, good = agreement(there, self._dataset.labels)
+            if not here.any() or (here & ~good).any():
+                return None, "holds the scores of another dataset"
+        own = {record.arrays for record in self._begun.values()}
+        if {record.arrays for record in there.provenance.values()} - own - {None}:
+            return None, "holds scores of other arrays"
+        there = relabelled(there, self._dataset.labels)
+        try:
+            none = self._made(np.empty((len(self._labels), 0)), ())
+            check_labels(joined(there, none).labels, self._known["target"])
+        except MetricError:
+            return None, "holds the scores of other features"
+        return there, ""
+
+    def _made(self, values: NDArray[np.float64], metrics: Sequence[Metric]) -> Evaluation:
+        return conclude(self._labels, metrics, values, **self._known)
+
+    def _others(self, there: Evaluation | None) -> dict[str, str]:
+        """Return by name in what metrics that are there differ from those of this run."""
+        found = {}
+        scored = there.provenance if there else {}
+        for name, own in self._begun.items():
+            if (known := scored.get(name)) is None or own.fingerprint is None:
+                continue
+            digest = known.fingerprint.digest if known.fingerprint else None
+            if own.fingerprint.digest is None or digest is None:
+                why = own.fingerprint.reason or "the file does not tell its code"
+                found[name] = f"holds scores of a {name!r} that may be another one ({why})"
+            elif own.fingerprint.digest != digest:
+                found[name] = f"holds scores of a {name!r} with other code, options or training"
+            elif (known.device, known.precision) != (own.device, own.precision):
+                found[name] = f"holds scores of {name!r} made with another device or precision"
+        return found
 
     def resume(self) -> Scored:
-        """Return what an interrupted run left of these metrics.
+        """Return what the finished file and an interrupted run have of these metrics.
 
         Raises:
-            MetricError: They are of another dataset.
+            MetricError: The interrupted run is of another dataset.
         """
-        import pyarrow as pa
+        scored = Scored.nothing(self._labels.num_rows, self._begun)
+        for part in (self._there, self._interrupted()):
+            if part is None:
+                continue
+            places = {key: place for place, key in enumerate(row_keys(part.labels))}
+            order = np.array([places.get(key, -1) for key in row_keys(self._labels)])
+            here, others = order >= 0, self._others(part)
+            for name, column in part.columns().items():
+                if name not in self._begun or name in others:
+                    continue
+                values = scored.values[:, list(self._begun).index(name)]
+                values[here] = np.where(np.isnan(values), column[order], values)[here]
+                record = part.provenance[name]
+                scored.provenance[name] = replace(record, fingerprint=self._begun[name].fingerprint)
+                scored.earlier[name] = part.labels.filter(~np.isnan(column))
+                if record.alone:
+                    scored.alone.add(name)
+                    scored.notes[name] = part.notes.get(name, "")
+        return scored
 
-        names = list(self._digests)
-        scored = Scored.nothing(self._labels.num_rows, self._provenance)
+    def _interrupted(self) -> Evaluation | None:
         if not self.unfinished.is_file():
-            return scored
+            return None
         remedy = "delete it, or write to another file"
         try:
-            table = read_parquet(self.unfinished.read_bytes(), MOST_ROWS)
-            facts = parse_json((table.schema.metadata or {})[KEY])
-            digests, dataset, settings = facts["metrics"], facts["dataset"], facts["settings"]
-            known = [
-                name for name, own in self._digests.items() if own and digests.get(name) == own
-            ]
-            found = {name: table[PREFIX + name].to_numpy() for name in known}
-            notes = {name: str(facts["notes"][name]) for name in known if name in facts["notes"]}
-            alone = set(known) & set(facts["alone"])
-            records = {name: facts.get("provenance", {}).get(name) for name in known}
-            provenance = self._provenance | {
-                name: Provenance.from_dict(record) for name, record in records.items() if record
-            }
-            places = {key: place for place, key in enumerate(row_keys(table))}
-        except (OSError, KeyError, TypeError, AttributeError, ValueError, pa.ArrowException):
+            found = read_scores(self.unfinished)
+        except MetricError:
             raise MetricError(
                 f"{self.unfinished}: not the scores of an interrupted run; {remedy}"
             ) from None
-        if dataset != self._own["dataset"] and not self._force:
+        if found.dataset == self._known["dataset"]:
+            arrays = {record.arrays for record in self._begun.values()}
+            same = {record.arrays for record in found.provenance.values()} <= arrays
+            return found if same else None
+        if not self._force:
             raise MetricError(f"{self.unfinished}: an interrupted run on another dataset; {remedy}")
-        if dataset != self._own["dataset"] or settings != self._own["settings"]:
-            return scored
-        order = np.array([places.get(key, -1) for key in row_keys(self._labels)])
-        here = order >= 0
-        for name, column in found.items():
-            scored.values[here, names.index(name)] = column[order[here]]
-        return Scored(scored.values, notes, alone, provenance)
+        return None
 
     def save(self, scored: Scored, *, now: bool = False) -> None:
         """Save what there is, if it is time to, or now; a full disk does not end the run."""
-        if not now and time.monotonic() - self._saved < SECONDS:
+        began = time.monotonic()
+        self._saved = self._saved or began
+        if not now and began - self._saved < max(SECONDS, self._pause):
             return
-        import pyarrow as pa
-
-        # Here a score that is not there yet is NaN: metrics give finite numbers only.
-        table = self._labels
-        for column, name in enumerate(self._digests):
-            table = table.append_column(PREFIX + name, pa.array(scored.values[:, column]))
-        facts = {name: self._own[name] for name in ("dataset", "settings")}
-        facts |= {"metrics": self._digests, "notes": scored.notes, "alone": sorted(scored.alone)}
-        records = scored.provenance.items()
-        facts["provenance"] = {name: record.to_dict() for name, record in records}
-        table = table.replace_schema_metadata({KEY: json.dumps(facts)})
+        # Here a score that is not there yet is null, too.
+        alone = {
+            name: replace(r, alone=name in scored.alone) for name, r in scored.provenance.items()
+        }
+        made = self._made(scored.values, self._metrics)
         with suppress(OSError):
-            write_table(self.unfinished, table)
+            write_scores(replace(made, notes=scored.notes, provenance=alone), self.unfinished)
         self._saved = time.monotonic()
+        self._pause = 20 * (self._saved - began)
 
-    def finish(self, found: Evaluation) -> None:
+    def finish(self, found: Evaluation) -> Evaluation:
         """Write the output, and remove the unfinished file.
 
         Args:
-            found: Whose scores to write; a Parquet file also says what `with_facts` adds.
+            found: What to write, beside what a Parquet file holds already.
+
+        Returns:
+            What the file then holds of the same features.
 
         Raises:
             MetricError: It cannot be written, or what another run put there is something else.
         """
-        try:
-            if self.path.suffix == ".csv":
-                from pyarrow import csv
-
-                with atomic_path(self.path) as partial:
-                    with partial.open("wb") as file:
-                        csv.write_csv(found.scores, file)
-                    self._check_replaceable()
-            else:
-                names = ("failures", "notes", "provenance")
-                told = {name: getattr(found, name) for name in names}
-                table = with_facts(
-                    found.scores, (*found.metrics, *found.without), **self._own, **told
-                )
-                write_table(self.path, table, self._check_replaceable)
-        except OSError as error:
-            why = error.strerror or error
-            raise MetricError(f"{self.path}: the scores could not be written: {why}") from None
+        while True:
+            whole = found if self._there is None else self._added_to(self._there, found)
+            try:
+                write_scores(whole, self.path, self._check_found)
+                break
+            except _OtherFileError:
+                self._found = self._file_identity()
+                self._there, why = self._look()
+                self._changed = {}
+                self._refuse(why, *self._others(self._there).values())
+            except OSError as error:
+                why = error.strerror or str(error)
+                raise MetricError(f"{self.path}: the scores could not be written: {why}") from None
         self.unfinished.unlink(missing_ok=True)
+        places = {key: place for place, key in enumerate(row_keys(whole.labels))}
+        rows = [places[key] for key in row_keys(found.labels)]
+        scored = [
+            name for name, column in whole.columns().items() if np.isfinite(column[rows]).any()
+        ]
+        return whole.part(rows, scored)
+
+    def _check_found(self) -> None:
+        if self._file_identity() != self._found:
+            raise _OtherFileError
+
+    def _added_to(self, there: Evaluation, found: Evaluation) -> Evaluation:
+        """Return what a file is to hold: what this run was not about stays."""
+        metrics = (*there.metrics, *there.without)
+        kept = [
+            metric.name
+            for metric in metrics
+            if metric.name not in self._changed and metric.base_name not in self._changed
+        ]
+        there = there.part(range(there.labels.num_rows), kept)
+        about: dict[str, Any] = {}
+        for field in ("failures", "notes", "provenance"):
+            earlier = {
+                name: value
+                for name, value in getattr(there, field).items()
+                if name not in self._begun or (field == "provenance" and name in kept)
+            }
+            about[field] = earlier | dict(getattr(found, field))
+        whole = relabelled(joined(there, found), self._dataset.labels)
+        return replace(whole, errors=found.errors, fitted=found.fitted, **about)
 
 
 def _together(metric: Metric, scored: pa.Table) -> list[str]:
@@ -248,11 +294,11 @@ def _together(metric: Metric, scored: pa.Table) -> list[str]:
     return [] if metric.scope == "pair" else [metric.scope, table_digest(scored)]
 
 
-def _other_sources(metric: Metric, whole: pa.Table, target: str) -> list[str]:
+def _other_sources(metric: Metric, whole: pa.Table, followed: str) -> list[str]:
     """Return what of other sources decides a metric's scores: those it is trained on or takes."""
     if not metric.fit and all(name in metric.options for name in metric.needs):
         return []
     keys = ("task", "source_id", "fold", "codec", "level")
     on_disk = table_digest(whole.select([name for name in keys if name in whole.schema.names]))
     without = [] if metric.left_out is None else [metric.left_out]
-    return [on_disk, target, *without] if metric.fit else [on_disk]
+    return [on_disk, followed, *without] if metric.fit else [on_disk]

@@ -30,6 +30,7 @@ from cfqa_data.eval.metrics.base import error_line
 from cfqa_data.eval.provenance import Provenance, TrainedOn, now, peak_memory
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
     from cfqa_data.eval.features.batch import Features
@@ -65,12 +66,14 @@ class Scored:
         notes: What else is to be known of a metric's scores, by name.
         alone: Names of the metrics that score one feature at a time.
         provenance: Where each metric's scores come from, by name.
+        earlier: Labels of the rows that a metric has scored before, by name.
     """
 
     values: NDArray[np.float64]
     notes: dict[str, str] = field(default_factory=dict)
     alone: set[str] = field(default_factory=set)
     provenance: dict[str, Provenance] = field(default_factory=dict)
+    earlier: dict[str, pa.Table] = field(default_factory=dict)
 
     @classmethod
     def nothing(cls, rows: int, provenance: Mapping[str, Provenance]) -> Scored:
@@ -153,7 +156,8 @@ class Scoring:
                     f"metric {metric.name!r} is not defined {self._reasons[metric.name]}: "
                     f"no score of {undefined} of {len(self._values)} features"
                 )
-                notes[metric.name] = "; ".join(filter(None, [notes.get(metric.name), note]))
+                if note not in (said := notes.get(metric.name, "")):
+                    notes[metric.name] = "; ".join(filter(None, [said, note]))
         weighed: defaultdict[tuple[str, str], list[Mapping[str, float]]] = defaultdict(list)
         for metric in self._metrics:
             for (task, _), model in self.fitted.get(metric.name, {}).items():
@@ -165,7 +169,8 @@ class Scoring:
             most = sorted(means.items(), key=lambda pair: -pair[1])[:MOST_WEIGHTS]
             shares = ", ".join(f"{one} {share:.2f}" for one, share in most if share >= 0.005)
             note = f"metric {name!r} weighs in {task}: {shares}"
-            notes[name] = "\n".join(filter(None, [notes.get(name), note]))
+            if note not in (said := notes.get(name, "")):
+                notes[name] = "\n".join(filter(None, [said, note]))
         return notes
 
     def provenance(self) -> dict[str, Provenance]:
@@ -174,14 +179,17 @@ class Scoring:
             metric.name: replace(
                 self._scored.provenance[metric.name],
                 trained_on=self._trained_on(metric) if metric.fit else None,
+                alone=metric.name in self._scored.alone,
             )
             for metric in self._metrics
         }
 
     def _trained_on(self, metric: Metric) -> TrainedOn:
         labels, tasks, seen = self._dataset.labels, self._tasks, np.zeros(len(self._tasks), bool)
-        here = zip(tasks[self._rows], self._folds[self._rows], strict=True)
-        for task, fold in sorted(set(here)):
+        here = set(zip(tasks[self._rows], self._folds[self._rows], strict=True))
+        if earlier := self._scored.earlier.get(metric.name):
+            here |= set(zip(*earlier.select(["task", "fold"]).to_pydict().values(), strict=True))
+        for task, fold in sorted(here):
             with suppress(UndefinedError):
                 seen[self._others(task, fold, metric.left_out)] = True
         rows = labels.filter(seen)

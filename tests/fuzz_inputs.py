@@ -30,11 +30,12 @@ from cfqa_data.errors import CfqaError
 from cfqa_data.eval.features.datasets import dataset_identity
 from cfqa_data.eval.metrics import create_metric
 from cfqa_data.eval.paper_logs import find_logs, read_log, read_series
-from cfqa_data.eval.results import read_evaluation, scores_table, with_facts
+from cfqa_data.eval.provenance import provenance_of
+from cfqa_data.eval.results import conclude
 from cfqa_data.eval.score_file import ScoreFile
+from cfqa_data.eval.score_reading import read_evaluation
 from cfqa_data.eval.scoring import Scored
 from cfqa_data.format.checkpoints import check_tensors, read_tensors
-from cfqa_data.format.storage import write_table
 from cfqa_data.recipe.load import load_recipe
 
 __all__: list[str] = []
@@ -163,18 +164,20 @@ def _scores(folder: Path) -> dict[str, bytes]:
     dataset = cfqa_data.load(root)
     metrics = [create_metric("mse"), create_metric("cosine")]
     values = np.random.default_rng(0).random((len(dataset), 2))
-    table = scores_table(dataset.labels, metrics, values)
-    facts = {"dataset": dataset_identity(dataset), "target": "distortion"}
-    write_table(folder / "a.parquet", with_facts(table, metrics, **facts))
-    scored = Scored(values, {"mse": "one at a time"}, {"mse"})
+    facts = {"dataset": dataset_identity(dataset)}
+    evaluation = conclude(dataset.labels, metrics, values, "distortion", {}, **facts)
+    evaluation.write(folder / "a.parquet")
+    begun = {metric.name: provenance_of(metric, "highest", "") for metric in metrics}
+    scored = Scored(values, {"mse": "one at a time"}, {"mse"}, begun)
     _score_file(folder, dataset).save(scored, now=True)
     return {name: (folder / name).read_bytes() for name in ("a.parquet", "b.parquet.unfinished")}
 
 
 def _score_file(folder: Path, dataset: cfqa_data.Dataset) -> ScoreFile:
     metrics = [create_metric("mse"), create_metric("cosine")]
-    labels = dataset.labels
-    return ScoreFile(folder / "b.parquet", dataset_identity(dataset), labels, metrics, labels, {})
+    begun = {metric.name: provenance_of(metric, "highest", "") for metric in metrics}
+    rows = np.arange(len(dataset))
+    return ScoreFile(folder / "b.parquet", dataset, rows, metrics, begun)
 
 
 def _read_scores(name: str, data: bytes, folder: Path) -> None:

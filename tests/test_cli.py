@@ -19,7 +19,7 @@ import cfqa_data.builders.pipeline as pipeline
 from cfqa_data.cli import main
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import BuildError
-from cfqa_data.eval import evaluate
+from cfqa_data.eval import evaluate, read_evaluation
 from cfqa_data.integrity.summary import _size_lines
 from cfqa_data.torch_state import _torch
 
@@ -218,7 +218,7 @@ def test_eval_writes_every_score(
     out = tmp_path / "scores.parquet"
     assert main(["eval", str(folder), "--task", "cls", "--out", str(out)]) == 0
     assert f"Every score: {out}" in capsys.readouterr().out
-    assert pq.read_table(out).equals(evaluate(folder, task="cls").scores)
+    assert read_evaluation(folder, out).scores.equals(evaluate(folder, task="cls").scores)
 
 
 def test_eval_prints_what_it_then_cannot_write(
@@ -232,7 +232,7 @@ def test_eval_prints_what_it_then_cannot_write(
 
     out = tmp_path / "scores.parquet"
     arguments = ["eval", str(folder), "--task", "cls", "--out", str(out)]
-    monkeypatch.setattr("cfqa_data.eval.score_file.write_table", full)
+    monkeypatch.setattr("cfqa_data.eval.score_format.write_table", full)
     assert main([*arguments, "--json"]) == 2
     captured = capsys.readouterr()
     assert len(json.loads(captured.out)["correlations"]) == 4 * 3

@@ -200,7 +200,6 @@ def test_the_command_writes_points_and_a_figure(
     monkeypatch.setattr(
         "cfqa_data.eval.statistics.grids.source_counts",
         lambda n, _, *more: source_counts(n, 20, *more),
-        lambda n, _, *more: source_counts(n, 20, *more),
     )
     command = ["curves", str(folder), "--anchor", "x265"]
     assert main([*command, "--out", "c.csv", "--figure", "c.svg"]) == 0

@@ -45,7 +45,7 @@ def checkpoint():
 
 doors = {
     "evaluate": lambda: cfqa_data.evaluate(folder),
-    "read": lambda: cfqa_data.eval.read_evaluation(folder, Path(folder, "..", "scores.parquet")),
+    "read": lambda: cfqa_data.eval.read_evaluation("scores.parquet").correlations,
     "metric": lambda: cfqa_data.create_metric("mse")(x, x),
     "device": lambda: cfqa_data.create_metric("mse", "cuda"),
     "statistic": lambda: cfqa_data.create_metric("psnr", value_range=[1.0]),

@@ -104,8 +104,10 @@ def test_it_is_told_in_files_text_and_report(found: Any) -> None:
     page = " ".join(report_html(again).split())
     assert "Codecs that training has not seen" in page
     assert "biased without" not in page
-    with pytest.raises(MetricError, match="holds the scores of biased, biased without vvenc"):
-        evaluate(dataset, ["mse"], out=out)
+    added = evaluate(dataset, ["pearson_token"], out=out)
+    assert added.left_out.num_rows > again.left_out.num_rows
+    assert [m.name for m in added.metrics] == [*(m.name for m in again.metrics), "pearson_token"]
+    assert added.without == again.without
 
 
 def test_what_leaves_nothing_to_learn_is_told(tmp_path: Path) -> None:

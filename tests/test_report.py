@@ -36,7 +36,7 @@ from cfqa_data.eval.report.classes import embed
 from cfqa_data.eval.report.drawing import TEMPLATES
 from cfqa_data.eval.report.figures import curve, fit, scatter, task_points
 from cfqa_data.eval.report.ranking import STEPS, Figure, Scale, ranking
-from cfqa_data.eval.results import KEY
+from cfqa_data.eval.score_format import KEY
 from cfqa_data.eval.statistics import mapping
 
 FIT = mapping._fit
@@ -593,7 +593,8 @@ def test_what_is_read_back_is_what_was_found(folder: Path, scored: Evaluation) -
             assert getattr(after, fact) == getattr(before, fact)
     with pytest.raises(MetricError, match="only its scores were read"):
         again.metrics[0](torch.zeros(1, 1, 1, 2, 2), torch.zeros(1, 1, 1, 2, 2))
-    assert read_evaluation(folder, folder.parent / "scores.parquet", "loss").target == "loss"
+    again = read_evaluation(folder, folder.parent / "scores.parquet", target="loss")
+    assert again.target == "loss"
 
 
 @pytest.mark.parametrize("identity", [math.inf, -math.inf, math.nan, np.float32(0.5), 1, None])
@@ -637,6 +638,8 @@ def spoil(path: Path, out: Path, how: str) -> None:
         table = table.take(np.arange(table.num_rows)[::-1])
     elif how == "other dataset":
         facts["dataset"] = "0" * 64
+        place = table.column_names.index("mse")
+        table = table.set_column(place, "mse", pa.compute.multiply(table["mse"], 1.00001))
     elif how == "range":
         facts["metrics"][0]["score_range"] = [1, 0]
     elif how == "code":
@@ -748,11 +751,12 @@ def test_reports_and_scores_are_replaced_by_force_only(
     assert main([*command, "mse", "--report", str(out)]) == 0
     page.write_text("a page")
     kept = {path: path.read_bytes() for path in [page, *out.iterdir()]}
-    scores = out / "scores.parquet"
+    scores, high = out / "scores.parquet", ["mse", "--precision", "high"]
+    refused = f"{scores}: holds scores of 'mse' made with another device or precision;"
     capsys.readouterr()
     for words, said in (
-        ([*command, "cosine", "--report", str(out)], f"{scores}: holds the scores of mse;"),
-        ([*command, "cosine", "--out", str(scores)], f"{scores}: holds the scores of mse;"),
+        ([*command, *high, "--report", str(out)], refused),
+        ([*command, *high, "--out", str(scores)], refused),
         ([*command, "cosine", "--report", str(page)], f"{page}: is there;"),
         (["report", str(folder), str(scores), "--out", str(page)], f"{page}: is there;"),
     ):
@@ -761,9 +765,10 @@ def test_reports_and_scores_are_replaced_by_force_only(
         assert told.err.startswith(f"cfqa: {said}")
         assert (told.out, told.err.count("\n")) == ("", 1)
         assert kept == {path: path.read_bytes() for path in kept}
-    assert main([*command, "cosine", "--report", str(out), "--force"]) == 0
+    assert main([*command, *high, "--report", str(out), "--force"]) == 0
     assert main(["report", str(folder), str(scores), "--out", str(page), "--force"]) == 0
-    assert page.read_bytes() == (out / "report.html").read_bytes() != kept[out / "report.html"]
+    assert page.read_bytes() == (out / "report.html").read_bytes()
+    assert read_evaluation(scores).provenance["mse"].precision == "high"
 
 
 @pytest.mark.parametrize(

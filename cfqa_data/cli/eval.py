@@ -63,9 +63,12 @@ def evaluate(
         device: Torch device: cpu, cuda, cuda:1.
         precision: Of float32 matrix products: highest is exact, high allows TF32.
         out (FILE): Write every score to this .parquet or .csv file. An interrupted run goes on from
-            what it left beside it. A file that holds anything else is not replaced.
+            what it left beside it. A .parquet file of this dataset is added to: only what it lacks
+            is scored.
         report (OUT): Write a report: one .html file, or a folder for report.html and
             scores.parquet.
+        force: Replace what the file has of these metrics where they are others now, or a file that
+            holds anything else.
         classes: With --report: also draw what levels do to the classes of features, by t-SNE.
         table: paper: as published. plain: every figure, one per line.
         against (NAME): Also compare every other metric with this one: differences, intervals, p.
@@ -166,7 +169,7 @@ def evaluate(
 @command("report")
 def report(
     folder: str,
-    scores: Path,
+    scores: list[Path],
     *,
     out: Path,
     target: Target | None = None,
@@ -178,7 +181,7 @@ def report(
     """Write a report of scores: one HTML file that opens offline.
 
     Args:
-        scores (SCORES): What `cfqa eval DIR --out` wrote, .parquet.
+        scores (SCORES): What `cfqa eval DIR --out` wrote, .parquet; several are put together.
         out (FILE): Page to write, .html.
         target: Label to follow. Default: that of the scores.
         against (NAME): Metric that the others are compared with. Default: cosine, or mse.
@@ -190,7 +193,12 @@ def report(
 
     check_new_file(out, (".html",), force)
     dataset = load(folder, follow_links=follow_links)
-    evaluation = read_evaluation(dataset, scores, target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MetricWarning)  # the page has them, and this:
+        evaluation = read_evaluation(*scores, dataset=dataset, target=target)
+    for name, note in evaluation.notes.items():
+        if name.startswith("scores of "):
+            say(note)
     written = write_report(evaluation, out, dataset, against=against, classes=classes)
     print(f"Report: {written}")
 
@@ -203,20 +211,14 @@ def _raised(evaluation: Evaluation) -> BaseException | None:
 
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
     """Check that the scores outlive a report that failed: return where they are, in words."""
-    from cfqa_data.eval.results import with_facts
-    from cfqa_data.format.storage import write_table
-
     lost = out is not None and str(out) in evaluation.failures
     if out is None:
         out = page.with_suffix(".parquet")
         while out.exists():
             out = out.with_name(f"{out.stem}-again.parquet")
         try:
-            names = ("dataset", "target", "failures", "notes")
-            facts = {name: getattr(evaluation, name) for name in names}
-            scored = (*evaluation.metrics, *evaluation.without)
-            write_table(out, with_facts(evaluation.scores, scored, **facts))
-        except (OSError, CfqaError):
+            evaluation.write(out)
+        except CfqaError:
             lost = True
     return "the scores are only in the tables" if lost else f"the scores are in {out}"
 

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from cfqa_data.access.dataset import Dataset
 
-__all__ = ["FeatureSource", "dataset_identity", "facts_of", "opened", "stored_rows", "task_facts"]
+__all__ = [
+    "FeatureSource",
+    "dataset_identity",
+    "dataset_name",
+    "facts_of",
+    "opened",
+    "stored_rows",
+    "task_facts",
+]
 
 KEYS = ("task", "source_id", "codec", "level")
 """Columns of the labels that name a row."""
@@ -81,6 +89,11 @@ def dataset_identity(dataset: FeatureSource) -> str:
         return hash_file(Layout(dataset.path).manifest)
     # Of a repo on the Hub: as it is written.
     return hashlib.sha256(manifest_text(dataset.manifest).encode()).hexdigest()
+
+
+def dataset_name(dataset: Any) -> str:
+    """Return what an open dataset is called; empty where it has no manifest."""
+    return str(getattr(getattr(dataset, "manifest", None), "name", ""))
 
 
 def _told_by_manifest(dataset: Any) -> TypeGuard[Dataset]:

@@ -1,0 +1,196 @@
+"""Put results together: of several files, of colleagues, of scores that were made elsewhere.
+
+Scores depend on the features and the labels of a dataset.  Those of another build of the same
+recipe are taken where its labels agree, which include the error of each feature (`BOUND`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cfqa_data.errors import MetricError, MetricWarning
+from cfqa_data.eval.provenance import Provenance
+from cfqa_data.eval.score_rows import named, row_keys, shared_rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cfqa_data.eval.metrics import Metric
+    from cfqa_data.eval.results import Evaluation
+
+__all__ = ["agreeing", "agreement", "joined", "merge", "relabelled"]
+
+BOUND = ("score", "loss", "mse")
+"""Labels that must agree; without ``score``, ``distortion`` must."""
+
+TOLERANCE = 1e-6
+"""Relative difference of labels, and of scores, up to which they agree."""
+
+NAMED = 3
+"""Features that a message names."""
+
+
+def merge(one: Evaluation, other: Evaluation, label: str = "") -> Evaluation:
+    """Put two results together: all features and all metrics of both.
+
+    Where both have scores of the same metric, those of the first are kept.
+
+    Args:
+        one: Whose dataset, label to follow and notes come first.
+        other: Of the same dataset, or of one whose labels agree.
+        label: What tells a metric of the other from another one of the same name: it is then
+            called ``NAME (LABEL)``.
+
+    Raises:
+        MetricError: They are of different datasets; without a label, a metric of both is not the
+            same one.
+    """
+    called = label or "the other result"
+    if None in (one.dataset, other.dataset) or one.dataset != other.dataset:
+        other = agreeing(other, one.labels, called)
+    renamed = {}
+    mine, theirs, places = one.columns(), other.columns(), shared_rows(one.labels, other.labels)
+    for metric in (*other.metrics, *other.without):
+        name = metric.name
+        if name not in mine or _same(one, other, name, mine[name], theirs[name], places):
+            continue
+        if not label:
+            raise MetricError(
+                f"two different metrics are named {name!r}; tell them apart by merge(other, label)"
+            )
+        renamed[name] = f"{metric.base_name} ({label})" + name.removeprefix(metric.base_name)
+    return joined(one, _renamed(other, renamed))
+
+
+def joined(one: Evaluation, other: Evaluation) -> Evaluation:
+    """Return the features and metrics of two evaluations of one dataset; the first's scores count.
+
+    Labels that one has columns of which the other lacks are null there.
+    """
+    import pyarrow as pa
+
+    there = {key: place for place, key in enumerate(row_keys(one.labels))}
+    keys = row_keys(other.labels)
+    new = np.array([key not in there for key in keys], dtype=bool)
+    labels = one.labels
+    if new.any():
+        tables = [labels, other.labels.filter(pa.array(new))]
+        labels = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+        there |= {key: place for place, key in enumerate(row_keys(labels))}
+    rows = np.array([there[key] for key in keys], dtype=np.intp)
+    scores: dict[str, NDArray[np.float64]] = {}
+    metrics: dict[str, Metric] = {}
+    for part, at in ((other, rows), (one, np.arange(one.labels.num_rows))):
+        for metric, column in zip((*part.metrics, *part.without), part.values.T, strict=True):
+            whole = scores.setdefault(metric.name, np.full(labels.num_rows, np.nan))
+            whole[at] = np.where(np.isnan(column), whole[at], column)
+            metrics[metric.name] = metric
+    order = list(dict.fromkeys([*one.columns(), *other.columns()]))
+    order.sort(key=lambda name: metrics[name].left_out is not None)
+    values = np.stack([scores[name] for name in order], axis=1)
+    about: dict[str, Any] = {
+        field: {**getattr(other, field), **getattr(one, field)}
+        for field in ("failures", "notes", "tasks", "provenance")
+    }
+    return replace(one.rescored(labels, [metrics[name] for name in order], values), **about)
+
+
+def relabelled(evaluation: Evaluation, labels: pa.Table) -> Evaluation:
+    """Return an evaluation in the order of labels, with their columns; other rows come last."""
+    import pyarrow as pa
+
+    places, theirs = shared_rows(labels, evaluation.labels)
+    order = np.argsort(places, kind="stable")
+    others = np.setdiff1d(np.arange(evaluation.labels.num_rows), theirs)
+    moved = evaluation.part([*theirs[order], *others], evaluation.columns())
+    found = labels.take(places[order])
+    if len(others):
+        rest = evaluation.labels.take(others)
+        found = pa.concat_tables([found, rest], promote_options="permissive").combine_chunks()
+    return replace(moved, labels=found)
+
+
+def _agree(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which numbers agree; two that are NaN do."""
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    return np.isclose(a, b, rtol=TOLERANCE, atol=0.0, equal_nan=True)
+
+
+def agreeing(evaluation: Evaluation, labels: pa.Table, name: str) -> Evaluation:
+    """Return the part of an evaluation whose labels agree with those of another dataset.
+
+    What is left out for that is told in a note and a warning.
+
+    Raises:
+        MetricError: Of more than half of the features that both have the labels differ, or none is
+            shared.
+    """
+    here, good = agreement(evaluation, labels)
+    if not here.any() or 2 * good.sum() < here.sum():
+        raise MetricError(f"{name}: these are the scores of another dataset; give theirs")
+    keys = row_keys(evaluation.labels)
+    if not (lost := [named(key) for key, taken in zip(keys, good, strict=True) if not taken]):
+        return evaluation
+    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+    note = (
+        f"{name}: of {len(lost)} of {len(keys)} features the labels differ or are not there, and "
+        f"the scores are left out: {'; '.join(lost[:NAMED])}{more}"
+    )
+    warnings.warn(MetricWarning(note), stacklevel=4)
+    part = evaluation.part(np.flatnonzero(good), evaluation.columns())
+    return replace(part, notes=part.notes | {f"scores of {name}": note})
+
+
+def agreement(
+    evaluation: Evaluation, labels: pa.Table
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which rows of an evaluation other labels have too, and of which they agree."""
+    ours, theirs = shared_rows(labels, evaluation.labels)
+    both = set(labels.column_names) & set(evaluation.labels.column_names)
+    bound = {*BOUND, "distortion"} - ({"distortion"} if "score" in both else set())
+    same = np.full(len(ours), bool(bound & both))
+    for column in bound & both:
+        same &= _agree(
+            labels[column].take(ours).to_numpy(), evaluation.labels[column].take(theirs).to_numpy()
+        )
+    here, good = np.zeros((2, evaluation.labels.num_rows), dtype=bool)
+    here[theirs], good[theirs] = True, same
+    return here, good
+
+
+def _same(
+    one: Evaluation,
+    other: Evaluation,
+    name: str,
+    mine: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    places: tuple[NDArray[np.intp], NDArray[np.intp]],
+) -> bool:
+    """Whether a name is that of the same metric: of the same code, or with the same scores."""
+    records = [part.provenance.get(name, Provenance()).fingerprint for part in (one, other)]
+    digests = {record.digest for record in records if record and record.digest}
+    if len(digests) == 1 and all(records):
+        return True
+    a, b = mine[places[0]], theirs[places[1]]
+    known = ~np.isnan(a) & ~np.isnan(b)
+    return bool(known.any()) and bool(_agree(a[known], b[known]).all())
+
+
+def _renamed(evaluation: Evaluation, names: Mapping[str, str]) -> Evaluation:
+    if not names:
+        return evaluation
+    metrics = [
+        replace(metric, name=names.get(metric.name, metric.name))
+        for metric in (*evaluation.metrics, *evaluation.without)
+    ]
+    about: dict[str, Any] = {
+        field: {names.get(name, name): value for name, value in getattr(evaluation, field).items()}
+        for field in ("provenance", "notes", "failures")
+    }
+    return replace(evaluation.rescored(evaluation.labels, metrics, evaluation.values), **about)
