@@ -237,19 +237,15 @@ class Scoring:
         self._shared, self._progress = KnownScores(self._dataset, self._device), progress
         self._ready.clear()
         self._outside_tasks()
-        tasks = self._tasks[self._rows]
-        # The largest features decide how many threads all of it takes.
-        firsts = [self._rows[np.argmax(tasks == task)] for task in dict.fromkeys(tasks.tolist())]
-        sources = self._column("source_id")[firsts]
-        with threads_for(max(np.size(self._dataset.original(source)) for source in sources)):
-            self._train()
-            # Twice, if a metric begins anew.
-            while (missing := np.asarray(self._missing().any(axis=1))).any():
-                progress.start("evaluate", len(missing), "features")
-                progress.advance(int((~missing).sum()))
-                for task in dict.fromkeys(tasks[missing].tolist()):
-                    self._task(np.flatnonzero(missing & (tasks == task)), task, file, progress)
-                progress.finish()
+        self._train()
+        # Twice, if a metric begins anew.
+        while (missing := np.asarray(self._missing().any(axis=1))).any():
+            progress.start("evaluate", len(missing), "features")
+            progress.advance(int((~missing).sum()))
+            tasks = self._tasks[self._rows]
+            for task in dict.fromkeys(tasks[missing].tolist()):
+                self._task(np.flatnonzero(missing & (tasks == task)), task, file, progress)
+            progress.finish()
 
     def _outside_tasks(self) -> None:
         """Leave out the tasks that a metric is not for."""
@@ -323,11 +319,12 @@ class Scoring:
         for whole in read_batches(self._dataset, list(place_of), self._device, size):
             done = self._missing([place_of[row] for row in whole.rows]).any(axis=1).sum()
             pending: list[Pending] = []
-            for column, metric in enumerate(self._metrics):
-                for part in whole.parts(metric.scope, self._size):
-                    at = np.array([place_of[row] for row in part.rows])
-                    self._part(column, metric, part, at, task, places, pending)
-            self._fetch(pending, task, places)
+            with threads_for(whole.x.values.numel()):
+                for column, metric in enumerate(self._metrics):
+                    for part in whole.parts(metric.scope, self._size):
+                        at = np.array([place_of[row] for row in part.rows])
+                        self._part(column, metric, part, at, task, places, pending)
+                self._fetch(pending, task, places)
             if file:
                 file.save(self._scored)
             progress.advance(int(done))
