@@ -191,6 +191,8 @@ class Scoring:
         if earlier := self._scored.earlier.get(metric.name):
             here |= set(zip(*earlier.select(["task", "fold"]).to_pydict().values(), strict=True))
         for task, fold in sorted(here):
+            if metric.tasks and task not in metric.tasks:
+                continue
             with suppress(UndefinedError):
                 seen[self._others(task, fold, metric.left_out)] = True
         rows = labels.filter(seen)
