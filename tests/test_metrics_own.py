@@ -85,6 +85,7 @@ def test_variants_have_names_of_their_own() -> None:
     assert create_metric("psnr", value_range=[8.0]).name == "psnr"
     assert create_metric(name="mse").name == "mse"  # its first argument was called so
     assert create_metric("sliced_wasserstein", seed=3, as_loss=True).metric.name.endswith("seed=3")
+    assert [m.name for m in as_metrics("mse, mutual_knn:k=3")] == ["mse", "mutual_knn:k=3"]
     with pytest.raises(MetricError, match="two metrics are named 'gap_mean'; create_metric"):
         as_metrics([create_metric("gap_mean", exponents=e) for e in ((1, 0, 0), (0, 1, 0))])
 

@@ -69,7 +69,7 @@ class Shown:
         Also the task's first answer, where it gives any.
         """
         versions = self.view.versions
-        answers = any(version.answer is not None for version in versions)
+        answers = any(v.answer is not None for v in (self.view.original, *versions))
         return [
             {name: getattr(version, name) for name in version._fields[:6]}
             | version.metrics
