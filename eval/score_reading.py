@@ -86,10 +86,7 @@ def read_evaluation(
     evaluation = found[0][1]
     for name, other in found[1:]:
         evaluation = merge(evaluation, other, name)
-    wanted = evaluation.target if target is None else target
-    if wanted not in ("distortion", "loss") or wanted not in evaluation.labels.column_names:
-        raise MetricError(f"the labels have no column {wanted!r} to follow")
-    return replace(evaluation, target=wanted)
+    return evaluation.following(evaluation.target if target is None else target)
 
 
 def bind(evaluation: Evaluation, dataset: FeatureSource, name: str) -> Evaluation:
