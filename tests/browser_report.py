@@ -193,6 +193,11 @@ def use_gallery(browser: Browser) -> None:
     """Do on the open gallery what a reader does."""
     told = "document.getElementById('told').textContent"
     shown = "document.querySelector('[data-slot=\"errors\"] img').src"
+    browser.run(
+        "(l => {l.value = 0; l.dispatchEvent(new Event('input'))})"
+        "(document.getElementById('level'))"
+    )
+    check(browser.run(told) == "0", "the slider goes to the best level")
     before = browser.run(told), browser.run(shown)
     key = {"key": "ArrowRight", "code": "ArrowRight", "windowsVirtualKeyCode": 39}
     for kind in ("keyDown", "keyUp"):
@@ -206,11 +211,6 @@ def use_gallery(browser: Browser) -> None:
         "(document.getElementById('codec'))"
     )
     check(browser.run("document.querySelector('dl').textContent") != first, "codecs can be chosen")
-    browser.run(
-        "(l => {l.value = 0; l.dispatchEvent(new Event('input'))})"
-        "(document.getElementById('level'))"
-    )
-    check(browser.run(told) == "0", "the slider goes to the best level")
 
 
 def main() -> None:

@@ -329,7 +329,7 @@ def test_every_task_codec_metric_stage_and_recipe_is_documented() -> None:
     for name in [*TASKS, *list_codecs(), *list_recipes()]:
         assert f"`{name}`" in read("README.md"), name
     for name in list_codecs():
-        assert re.search(rf"^## .*`{name}`", read("docs/codecs.md"), re.M), name
+        assert re.search(rf"^(## .*|`.*)?`{name}`", read("docs/codecs.md"), re.M), name
     for stage in (*(stage.name for stage in STAGES), "pack"):
         assert f"\n| {stage} |" in read("docs/building.md"), stage
 

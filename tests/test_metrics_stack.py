@@ -113,6 +113,8 @@ def test_what_is_not_a_saved_metric_is_one_line(tmp_path: Path) -> None:
     good = create_metric("gap_mean", **TRAINED["gap_mean"])
     save_metric(good, path)
     assert load_metric(path).options == {"exponents": [0.2, 0.3, 0.5]}
+    save_metric(create_metric("gap_mean", exponents=(0.2, 0.3, 0.5), name="mine"), path)
+    assert load_metric(path).name == "mine"
     facts = json.loads(path.read_text())
     for wrong in ({}, [], facts | {"metric": "mse"}, facts | {"options": {"exponents": {}}}):
         path.write_text(json.dumps(wrong))

@@ -215,7 +215,9 @@ def test_one_decomposition_serves_all_that_compare_shapes(monkeypatch: pytest.Mo
 def test_ranks_are_those_of_scipy(numbers: list[int]) -> None:
     values = torch.tensor([numbers, numbers[::-1]], dtype=torch.float64) * 0.1
     expected = [rankdata(row) - 1 for row in values.numpy()]
-    np.testing.assert_array_equal(_mean_ranks(values).numpy(), expected)
+    means, order = _mean_ranks(values)
+    ranks = torch.empty_like(means).scatter_(-1, order, means)
+    np.testing.assert_array_equal(ranks.numpy(), expected)
 
 
 def grid(tokens: int = 14) -> tuple[np.ndarray, np.ndarray]:
@@ -297,6 +299,6 @@ def test_what_belongs_to_the_original_is_made_once(monkeypatch: pytest.MonkeyPat
         for metric in metrics:
             metric.score(original, version)
     keys = [key for owner, key in made if owner is original]
-    assert len(keys) == len(set(keys)) == 11
+    assert len(keys) == len(set(keys)) == 10
     # The versions need no factors, but each its gaps from the original.
-    assert len(made) == 3 * len(keys)
+    assert len(made) == len(keys) + 2 * 5

@@ -269,6 +269,25 @@ def test_training_knows_the_scores_of_other_metrics_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("of_folder", [False, True])
+def test_training_may_evaluate_on_its_validation_fold(of_folder: bool, tmp_path: Path) -> None:
+    dataset: Any = FoldedDataset(folds=4)
+    if of_folder:
+        dataset = load(write_mock_dataset(tmp_path / "cfqa", sources=3), "cls")
+    reached: list[float] = []
+
+    class Chooses:
+        def fit(self, training: TrainingSet, device: str) -> Any:
+            progress = training.progress
+            found = evaluate(training.split()[1], ["mse"], target="loss", progress=progress)
+            reached.extend(row["srocc"] for row in found.across_codecs.to_pylist())
+            return lambda x, y: (y - x).square().mean((1, 2, 3, 4))
+
+    assert not evaluate(dataset, Chooses()).failures
+    assert len(reached) == (3 if of_folder else 8)
+    assert all(value is not None for value in reached)
+
+
 @pytest.mark.parametrize("target", ["distortion", "loss"])
 def test_the_label_that_is_asked_for_is_trained_on_alone_too(target: str) -> None:
     class Follows:

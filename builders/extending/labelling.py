@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from cfqa_data.access.dataset import Dataset, opened
+from cfqa_data.access.memory import as_numpy
 from cfqa_data.builders.pipeline.label import batch_of_levels, score, scoring_models
 from cfqa_data.builders.processes.executor import one_thread
 from cfqa_data.builders.tasks.base import Task
@@ -167,12 +168,8 @@ def as_features(features: Any, shape: tuple[int, ...], what: str) -> tuple[np.nd
     Raises:
         CfqaError: they are none of that shape, or not finite.
     """
-    if hasattr(features, "detach"):
-        features = features.detach().cpu()
-        if features.is_floating_point():  # NumPy has no bfloat16
-            features = features.float()
     try:
-        array = np.asarray(features)
+        array = as_numpy(features)
     except ValueError:  # lists of different lengths
         raise CfqaError(f"a reconstruction of {what} is no array of {shape}") from None
     check_shape(array, shape, what)

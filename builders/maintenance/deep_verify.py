@@ -18,13 +18,8 @@ import numpy as np
 
 from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
+from cfqa_data.builders.pipeline import label
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.pipeline.label import (
-    baseline_values,
-    score,
-    scoring_recipe,
-    scoring_weights,
-)
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage, drive
 from cfqa_data.console.progress import Progress, Silent
@@ -242,7 +237,7 @@ class _DeepVerification(Stage):
         tasks: set[str] = set()
         intact = manifest.files.keys() - damaged
         try:
-            recipe = scoring_recipe(self.folder)
+            recipe = label.scoring_recipe(self.folder)
         except CfqaError as error:
             notes.append(f"scores are not computed again: {error}")
             return tasks
@@ -250,7 +245,7 @@ class _DeepVerification(Stage):
             try:
                 if entry.facts.truth and NAMES.truth(task).as_posix() not in intact:
                     raise FormatError("there is no truth")
-                paths |= scoring_weights(self.folder, recipe, task)
+                paths |= label.scoring_weights(self.folder, recipe, task)
                 models = Models(recipe)
                 _ = models.facts(task), models.backbone_class  # their classes are looked up
             except (CfqaError, OSError) as error:
@@ -301,14 +296,14 @@ class _DeepVerification(Stage):
         name = NAMES.labels(job.task).as_posix()
         try:
             original = self.folder.original(job.source)
-            baselines = baseline_values(original, feature[None])
+            baselines = label.baseline_values(original, feature[None])
             values = {metric: float(value[0]) for metric, value in baselines.items()}
             if job.scored:
                 facts = self.folder.manifest.tasks[job.task].facts
                 truth = self.folder.truth(job.source) if facts.truth else None
                 task = self.models.task(job.task)
                 for prefix, scored in (("", feature), ("reference_", original)):
-                    scores, losses = score(task, scored[None], truth, job.source)
+                    scores, losses = label.score(task, scored[None], truth, job.source)
                     values[f"{prefix}score"] = float(scores[0])
                     values[f"{prefix}loss"] = float(losses[0])
         except (FormatError, BuildError) as error:

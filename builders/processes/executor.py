@@ -21,12 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.builders.processes.spawning import (
-    check_start,
-    deaf_to_interrupts,
-    environment,
-    spawning,
-)
+from cfqa_data.builders.processes import spawning
 from cfqa_data.errors import BuildError, CfqaError, DiskError, clear_disk_errors, prefixed
 from cfqa_data.extras import extras
 from cfqa_data.guard import GUARD
@@ -72,7 +67,7 @@ class Executor(AbstractContextManager["Executor"]):
             raise BuildError(f"workers must be 0 or more, got {workers}")
         self._here = scheduler is None and workers <= 1
         if scheduler is None and not self._here:
-            check_start()
+            spawning.check_start()
         self._workers, self._scheduler = workers, scheduler
         self._stack = ExitStack()
         self._pool: Any = None
@@ -145,7 +140,7 @@ class Executor(AbstractContextManager["Executor"]):
         if self._scheduler is not None:
             submitted: Future[Any] = self._pool.submit(_run, task, item, priority=-place)
             return submitted
-        with environment(ENVIRONMENT), deaf_to_interrupts():
+        with spawning.environment(ENVIRONMENT), spawning.deaf_to_interrupts():
             try:
                 begun: Future[Any] = self._pool.submit(_run, task, item)
                 return begun
@@ -162,8 +157,9 @@ class Executor(AbstractContextManager["Executor"]):
         if self._scheduler is not None:
             self._pool = self._stack.enter_context(_connected(self._scheduler))
         else:
-            self._mark = self._stack.enter_context(spawning())
-            with deaf_to_interrupts():  # the pool's locks start multiprocessing's resource tracker
+            self._mark = self._stack.enter_context(spawning.spawning())
+            # The pool's locks start multiprocessing's resource tracker.
+            with spawning.deaf_to_interrupts():
                 self._pool = self._stack.enter_context(_pool(self._workers))
 
     def _replace(self, error: BrokenProcessPool) -> None:

@@ -70,17 +70,13 @@ def published_text(published: Published) -> str:
 @contextmanager
 def quiet_client() -> Iterator[None]:
     """Keep the hub client's progress bars off where stderr is a file."""
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+    from huggingface_hub import utils
 
-    if sys.stderr.isatty() or are_progress_bars_disabled():
+    if sys.stderr.isatty() or utils.are_progress_bars_disabled():
         yield
         return
-    disable_progress_bars()
+    utils.disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        utils.enable_progress_bars()

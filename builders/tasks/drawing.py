@@ -75,15 +75,21 @@ def answers(
     return (*bars[: SHOWN - 1], bars[place]._replace(text=f"place {place + 1}"))
 
 
-def draw_mask(mask: np.ndarray, classes: Sequence[str]) -> Drawing:
-    """Draw a mask of class numbers (H, W): class 0 is dark, what is ignored is white."""
+def draw_mask(mask: np.ndarray, classes: Sequence[str], least: float = 0.0) -> Drawing:
+    """Draw a mask of class numbers (H, W): class 0 is dark, what is ignored is white.
+
+    Args:
+        mask: whole numbers.
+        classes: their names.
+        least: share of the mask below which a class is not in the key.
+    """
     from matplotlib import colormaps
 
     colours = (255 * colormaps["tab20"](np.arange(256) % 20)[:, :3]).astype(np.uint8)
     colours[0], colours[IGNORE] = BACKGROUND, IGNORED
     mask = np.asarray(mask).clip(0, IGNORE)
-    counts = np.bincount(mask.ravel(), minlength=256)
-    shown = [k for k in np.flatnonzero(counts >= 0.01 * mask.size).tolist() if k != IGNORE]
+    found, counts = np.unique(mask, return_counts=True)
+    shown = [k for k in found[counts >= least * mask.size].tolist() if k != IGNORE]
     key = {class_name(k, classes): tuple(colours[k].tolist()) for k in shown}
     return Drawing(colours[mask], key=key)
 

@@ -27,12 +27,7 @@ from cfqa_data.torch_state import torch_state
 with extras("build"):
     from torch import Tensor, nn
 
-    from cfqa_data.format.checkpoints import (
-        check_tensors,
-        known_tensor,
-        tensors_at,
-        weight_files,
-    )
+    from cfqa_data.format import checkpoints
 
 __all__ = ["Head", "LinearTask"]
 
@@ -181,7 +176,7 @@ class Head(nn.Module):
     ) -> Any:
         """Return the head of a checkpoint; see `load_head`."""
         what = f"{cls.task} head"
-        tensors, origin = tensors_at(path_or_dict, what)
+        tensors, origin = checkpoints.tensors_at(path_or_dict, what)
         prefix = ""
         if any(name.startswith(cls.prefix) for name in tensors):
             prefix, norm_at = cls.prefix, cls.whole_norm
@@ -190,7 +185,7 @@ class Head(nn.Module):
             tensors |= {f"norm.{k.removeprefix(norm_at)}": v for k, v in own.items()}
 
         def shape_of(name: str, ndim: int) -> Sequence[int]:
-            return known_tensor(tensors, prefix + name, ndim, origin, what).shape
+            return checkpoints.known_tensor(tensors, prefix + name, ndim, origin, what).shape
 
         inputs, outputs = cls.sizes(shape_of)
         if inputs % (share := cls.share(layers or cls.layers)):
@@ -213,7 +208,7 @@ class Head(nn.Module):
             tensors.setdefault(batches, expected[batches])
         if "norm.weight" in expected and "norm.weight" not in tensors:
             tensors |= head.given_norm(norm, origin)
-        check_tensors(tensors, expected, origin, what)
+        checkpoints.check_tensors(tensors, expected, origin, what)
         for key, tensor in expected.items():
             tensor.data.copy_(tensors[key])
         return head.eval().requires_grad_(False)
@@ -237,7 +232,7 @@ def _geometry(path_or_dict: str | Path | Mapping[str, Any]) -> str:
     from safetensors import safe_open
 
     text = "{}"
-    for part in () if isinstance(path_or_dict, Mapping) else weight_files(path_or_dict):
+    for part in () if isinstance(path_or_dict, Mapping) else checkpoints.weight_files(path_or_dict):
         if part.suffix == ".safetensors":
             with safe_open(part, framework="pt") as file:
                 text = (file.metadata() or {}).get("geometry", text)

@@ -24,6 +24,9 @@ with extras("build"):
 
 __all__ = ["SegHead", "Segmentation"]
 
+SMALLEST = 0.01
+"""Share of a predicted mask from which on a class is in a drawing's key."""
+
 
 class Mask(NamedTuple):
     """The classes of an image's pixels.
@@ -108,8 +111,8 @@ class SegHead(Head):
             return None if truth is None else draw_mask(truth, classes)
         if truth is None:
             windows = [self.predict(window[None]).numpy() for window in feature]
-            return draw_mask(np.hstack(windows), classes)
-        return draw_mask(self.predict(feature, np.shape(truth)).numpy(), classes)
+            return draw_mask(np.hstack(windows), classes, SMALLEST)
+        return draw_mask(self.predict(feature, np.shape(truth)).numpy(), classes, SMALLEST)
 
     @torch_state(grad=False)
     def prepare(self, truth: Any) -> Mask:

@@ -20,14 +20,7 @@ import numpy as np
 from cfqa_data.access.files import Blob, Files
 from cfqa_data.access.selection import Selection
 from cfqa_data.errors import FormatError
-from cfqa_data.format.codes import (
-    METADATA,
-    Codes,
-    array_metadata,
-    parse_metadata,
-    ranked_codes,
-    shard_name,
-)
+from cfqa_data.format import codes
 from cfqa_data.format.quantizers import Quantizer
 
 __all__ = ["ArrayReader", "ShardReader"]
@@ -45,8 +38,9 @@ FREE = {"node_type", "typesize", "clevel", "blocksize"}
 """Those that say nothing of how chunks are read."""
 
 
+@dataclass(eq=False)
 class ArrayReader:
-    """Reads features from an array; reads its metadata on first use, and when unpickled.
+    """Reads features from an array, whose metadata is read first.
 
     Args:
         files: of the dataset.
@@ -57,41 +51,35 @@ class ArrayReader:
         quantizer: what its codes must stand for; None if it holds values.
 
     Raises:
-        FormatError: (on first use) the array is missing or is not what was asked for.
+        FormatError: the array is missing or is not what was asked for.
     """
 
-    def __init__(
-        self,
-        files: Files,
-        name: str,
-        *,
-        source_ids: Sequence[str],
-        levels: int,
-        shape: tuple[int, int, int, int],
-        quantizer: Quantizer | None,
-    ) -> None:
-        self.files, self.name, self.where = files, name, files.where(name)
-        self.source_ids, self.levels, self.shape = source_ids, levels, shape
-        self.quantizer = quantizer
-        self.shards = ShardReader(levels, shape, quantizer.dtype if quantizer else np.dtype("f4"))
-        self._tables: np.ndarray | None = None
-        self._indices: dict[int, np.ndarray] = {}
+    files: Files
+    name: str
+    source_ids: Sequence[str]
+    levels: int
+    shape: tuple[int, int, int, int]
+    quantizer: Quantizer | None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tables": None, "_indices": {}}
+    def __post_init__(self) -> None:
+        self.where = self.files.where(self.name)
+        dtype = self.quantizer.dtype if self.quantizer else np.dtype("f4")
+        self.shards = ShardReader(self.levels, self.shape, dtype)
+        self._tables = self._read_head()
+        self._indices: dict[int, np.ndarray] = {}
 
     def read(
         self, source_index: int, level: int, part: Selection | None = None
-    ) -> Codes | np.ndarray:
+    ) -> codes.Codes | np.ndarray:
         """Return a compressed feature (N, C, T, D), or a part of it: codes, or float32 values.
 
         Raises:
             FormatError: the shard is missing or damaged.
         """
-        tables, part = self.tables(), part or Selection.of(self.shape)
+        part = part or Selection.of(self.shape)
         if not (0 <= source_index < len(self.source_ids) and 0 <= level < self.levels):
             raise FormatError(f"{self.where}: has no source {source_index} at level {level}")
-        name = f"{self.name}/{shard_name(source_index)}"
+        name = f"{self.name}/{codes.shard_name(source_index)}"
         missing = "missing shard; build or fetch the dataset again"
         with self.files.errors(name, "damaged shard", missing), self.files.open(name) as blob:
             index = self._indices.get(source_index)
@@ -102,23 +90,15 @@ class ArrayReader:
             stored = self.shards.read(blob, index, level, part)
         if self.quantizer is None:
             return stored
-        if stored.max(initial=0) >= tables[0].size:
+        if stored.max(initial=0) >= self._tables[0].size:
             raise FormatError(f"{self.files.where(name)}: damaged shard: a code out of range")
-        return Codes(stored, tables[list(part.layers)])
-
-    def tables(self) -> np.ndarray:
-        """Return what the stored numbers of each layer stand for, (C, size); of values, nothing.
-
-        The first call sees that the array is the one that was asked for.
-        """
-        if self._tables is None:
-            self._tables = self._read_head()
-        return self._tables
+        return codes.Codes(stored, self._tables[list(part.layers)])
 
     def _read_head(self) -> np.ndarray:
-        name = f"{self.name}/{METADATA}"
+        """Return what the stored numbers of each layer stand for, (C, size); of values, nothing."""
+        name = f"{self.name}/{codes.METADATA}"
         where = self.files.where(name)
-        metadata = parse_metadata(self.files.read(name), where)
+        metadata = codes.parse_metadata(self.files.read(name), where)
         full = (len(self.source_ids), self.levels, *self.shape)
         if metadata.get("shape") != list(full):
             raise FormatError(
@@ -137,7 +117,7 @@ class ArrayReader:
             raise FormatError(f"{where}: its quantiser is not the manifest's")
         if self.quantizer is None:
             return np.empty((0, 0), np.float32)
-        orders = ranked_codes(self.quantizer, attributes.get("centres"), self.where)
+        orders = codes.ranked_codes(self.quantizer, attributes.get("centres"), self.where)
         values = self.quantizer.values()
         return np.stack([table[order] for table, order in zip(values, orders, strict=True)])
 
@@ -158,7 +138,7 @@ class ShardReader:
 
     def fits(self, metadata: Mapping[str, Any]) -> bool:
         """Whether an array's `zarr.json` says that it is laid out as this reads it."""
-        expected = array_metadata(0, self.levels, self.shape, self.dtype, {})
+        expected = codes.array_metadata(0, self.levels, self.shape, self.dtype, {})
         return not metadata.get("storage_transformers") and _has(metadata, expected)
 
     def read(self, blob: Blob, index: np.ndarray, level: int, part: Selection) -> np.ndarray:

@@ -109,7 +109,7 @@ class Dataset(Described, Sequence[FeaturePair]):
 
     @property
     def plugins(self) -> tuple[str | type, ...]:
-        """Classes of codecs that are not installed and may decode, or `module:Class` of some."""
+        """Classes of codecs that are not installed and may decode, or the names of some."""
         return self._folder.plugins
 
     @property

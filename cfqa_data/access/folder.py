@@ -266,21 +266,9 @@ class Folder:
     def open_codes(self, task: str, codec: str) -> ArrayReader:
         """Return what reads a codec's stored codes or values, which are those of the manifest."""
         entry = self.manifest.tasks[task]
-        name = NAMES.compressed(task, codec)
-
-        def make() -> ArrayReader:
-            array = ArrayReader(
-                self.files,
-                name.as_posix(),
-                source_ids=entry.sources,
-                levels=len(entry.codecs[codec].levels),
-                shape=entry.shape,
-                quantizer=entry.codecs[codec].quantizer,
-            )
-            array.tables()
-            return array
-
-        return self._once(name, make)
+        name, of = NAMES.compressed(task, codec), entry.codecs[codec]
+        what = entry.sources, len(of.levels), entry.shape, of.quantizer
+        return self._once(name, lambda: ArrayReader(self.files, name.as_posix(), *what))
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
         """Return the cached object of a key, made on first use."""

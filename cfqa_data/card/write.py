@@ -12,15 +12,9 @@ from typing import Any
 from cfqa_data.arrow import pa
 from cfqa_data.card.wording import meanings, wording
 from cfqa_data.console.text import size_text
+from cfqa_data.format import schema
 from cfqa_data.format.layout import NAMES, Layout
 from cfqa_data.format.manifest import Manifest
-from cfqa_data.format.schema import (
-    LABEL_COLUMNS,
-    NEW_COLUMNS,
-    NULLABLE,
-    ORIGINAL_COLUMNS,
-    originals_schema,
-)
 from cfqa_data.format.storage import read_labels, read_table, write_text
 from cfqa_data.integrity.health import health_cells
 from cfqa_data.integrity.summary import float32_size, score_text
@@ -59,8 +53,8 @@ def write_card(root: Path, manifest: Manifest) -> Path:
     layout = Layout(root)
     version = manifest.format
     labels = {task: read_labels(layout.labels(task), format=version) for task in manifest.tasks}
-    schema, nullable = originals_schema(version), NULLABLE[version]
-    originals = read_table(layout.originals_table, schema, nullable=nullable)
+    columns, nullable = schema.originals_schema(version), schema.NULLABLE[version]
+    originals = read_table(layout.originals_table, columns, nullable=nullable)
     files = [p for folder in FOLDERS for p in (layout.root / folder).rglob("*") if p.is_file()]
     sizes = {layout.relative(path): path.stat().st_size for path in files}
     write_text(layout.card, card_text(manifest, labels, originals, sizes))
@@ -121,8 +115,8 @@ def card_text(
         codecs_table=_codec_table(manifest),
         health=_health_table(manifest),
         sizes=_size_table(manifest, labels, sizes),
-        columns=_column_table(LABEL_COLUMNS, manifest),
-        originals_columns=_column_table(ORIGINAL_COLUMNS, manifest),
+        columns=_column_table(schema.LABEL_COLUMNS, manifest),
+        originals_columns=_column_table(schema.ORIGINAL_COLUMNS, manifest),
         versions=", ".join(f"{name} {v}" for name, v in sorted(manifest.versions.items())),
     )
 
@@ -296,7 +290,7 @@ def _column_table(columns: Mapping[str, tuple[str, str]], manifest: Manifest) ->
     if manifest.format > 1:
         other = meanings()
         rows = [[f"`{n}`", kind, other.get(n, text)] for n, (kind, text) in columns.items()]
-        rows += [[f"`{name}`", *about] for name, about in NEW_COLUMNS.items()]
+        rows += [[f"`{name}`", *about] for name, about in schema.NEW_COLUMNS.items()]
     return _table(["column", "type", "meaning"], rows)
 
 

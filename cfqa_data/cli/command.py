@@ -141,7 +141,7 @@ def use_file(parameter: typer.CallbackParam, file: Path | None) -> Path | None:
 
 def use_modules(names: Iterable[str] | None) -> Any:
     """Find the modules of a user's classes, `module:Class`, where the command is run, too."""
-    if any(":" in name for name in names or ()):
+    if any(re.search(r":(?!\s*\w+=)", name) for name in names or ()):  # not of options alone
         sys.path.insert(0, os.getcwd())
     return names
 

@@ -74,11 +74,6 @@ class Features:
         return stds.masked_fill(self.values.amax(-1) == self.values.amin(-1), 0.0)
 
     @cached_property
-    def log_softmax(self) -> Tensor:
-        """Logarithm of each token's softmax over the channels, float64 (B, N, C, T, D)."""
-        return self.values.log_softmax(-1, dtype=torch.float64)
-
-    @cached_property
     def centred(self) -> Tensor:
         """Tokens minus their mean, (B, N, C, T, D); exactly zero where all tokens are equal.
 

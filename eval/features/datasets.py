@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from cfqa_data.format.format_1 import TASKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from cfqa_data.access.dataset import Dataset
 
 __all__ = [
     "FeatureSource",
@@ -78,11 +80,10 @@ def dataset_identity(dataset: FeatureSource) -> str:
     Only what `cfqa_data.load` opened is known to hold what its manifest says. Anything else, though
     it borrow a manifest, may give other arrays: it is identified by its labels.
     """
-    from cfqa_data.access.dataset import Dataset
     from cfqa_data.format.layout import Layout
     from cfqa_data.format.manifest import hash_file, manifest_text
 
-    if not isinstance(dataset, Dataset) or not dataset.manifest.files:
+    if not _told_by_manifest(dataset):
         return table_digest(dataset.labels)
     if dataset.path is not None:
         return hash_file(Layout(dataset.path).manifest)
@@ -95,11 +96,17 @@ def dataset_name(dataset: Any) -> str:
     return str(getattr(getattr(dataset, "manifest", None), "name", ""))
 
 
-def arrays_digest(dataset: FeatureSource) -> str:
-    """Return a hash of some features of a dataset whose labels alone would tell it from others."""
+def _told_by_manifest(dataset: Any) -> TypeGuard[Dataset]:
+    """Whether a dataset was opened with a manifest of its files."""
     from cfqa_data.access.dataset import Dataset
 
-    if isinstance(dataset, Dataset) and dataset.manifest.files:
+    manifest = getattr(dataset, "manifest", None)
+    return isinstance(dataset, Dataset) and manifest is not None and bool(manifest.files)
+
+
+def arrays_digest(dataset: FeatureSource) -> str:
+    """Return a hash of some features of a dataset whose labels alone would tell it from others."""
+    if _told_by_manifest(dataset):
         return ""
     found = hashlib.sha256()
     rows = dataset.labels.select(KEYS[1:])

@@ -14,14 +14,18 @@ from typing import Any, NamedTuple, TypeVar
 
 from cfqa_data.eval.features.batch import Features, by_rows, derived, own, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.products import gram
 
 __all__ = [
     "ROUNDING",
     "UnitArrays",
     "alignment",
     "by_slice",
+    "centred_alignment",
     "centred_tokens",
+    "centred_units",
     "per_slice",
+    "scaled_tokens",
     "squared_distances",
     "token_cosines",
     "unit",
@@ -33,8 +37,10 @@ Made = TypeVar("Made")
 ROUNDING = 2.0**-44
 """Differences of inner products in float64 up to this, relative to the products, are rounding."""
 
-GROUP = 2**23
-"""Numbers of a temporary over several slices, unless one slice has more: 64 MB of float64."""
+CPU_GROUP = 2**20
+GPU_GROUP = 2**25
+"""Numbers of a temporary over several slices, unless one slice has more: 8 MB of float64, as a
+CPU's cache holds, or 256 MB."""
 
 
 class UnitArrays(NamedTuple):
@@ -62,7 +68,8 @@ def by_slice(make: Callable[..., Made], *batches: Tensor) -> Made:
     """
     whole = batches[-1]
     items, *slices = whole.shape[:3]
-    group = max(1, GROUP // max(whole.shape[3:]) ** 2)
+    room = CPU_GROUP if whole.device.type == "cpu" else GPU_GROUP
+    group = max(1, room // max(whole.shape[3:]) ** 2)
     together = group >= math.prod(slices)
     sizes = (group // math.prod(slices), *slices) if together else (group, 1, 1)
     starts = (range(0, n, size) for n, size in zip((items, *slices), sizes, strict=True))
@@ -105,8 +112,13 @@ def per_slice(
     return define
 
 
-def centred_tokens(values: Tensor) -> Tensor:
-    """Return the centred tokens of some slices in units of a power of two.
+def centred_tokens(values: Tensor, dtype: Any = None) -> Tensor:
+    """Return the centred tokens of some slices in units of a power of two, see `scaled_tokens`."""
+    return scaled_tokens(values, dtype)[0]
+
+
+def scaled_tokens(values: Tensor, dtype: Any = None) -> tuple[Tensor, Tensor]:
+    """Return the centred tokens of some slices in units of a power of two, and these units.
 
     The unit brings the greatest magnitude of a slice to between 1/2 and 1, so that no product
     overflows or vanishes; a power of two, so that nothing is rounded. The first token is subtracted
@@ -114,13 +126,20 @@ def centred_tokens(values: Tensor) -> Tensor:
 
     Args:
         values: (..., T, D).
+        dtype: To compute in; by default that of the values.
 
     Returns:
-        (..., T, D); exactly zero where all tokens are equal.
+        (..., T, D), exactly zero where all tokens are equal, and what they were multiplied by,
+        (..., 1, 1).
     """
-    z = values - values[..., :1, :]
+    if dtype in (None, values.dtype):
+        z = values - values[..., :1, :]
+    else:
+        z = values.to(dtype)
+        z -= z[..., :1, :].clone()
     z -= z.mean(-2, keepdim=True)
-    return z.mul_(_power_of_two(z).amin(-2, keepdim=True))
+    scale = _power_of_two(z).amin(-2, keepdim=True)
+    return z.mul_(scale), scale
 
 
 def _power_of_two(z: Tensor) -> Tensor:
@@ -142,8 +161,8 @@ def squared_distances(values: Tensor) -> Tensor:
     Returns:
         (B, N, C, T, T) float64.
     """
-    tokens = centred_tokens(values.double())
-    products = tokens @ tokens.mT
+    tokens = centred_tokens(values, torch.float64)
+    products = gram(tokens)
     lengths = products.diagonal(dim1=-2, dim2=-1)
     both = lengths[..., :, None] + lengths[..., None, :]
     squares = products.mul_(-2.0).add_(both)
@@ -161,14 +180,17 @@ def token_cosines(values: Tensor) -> Tensor:
     tokens = tokens * _power_of_two(tokens)
     norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
     tokens = own(tokens).div_(norms.masked_fill(norms == 0, 1.0))
-    return tokens @ tokens.mT
+    return gram(tokens)
 
 
 def upper(matrices: Tensor) -> Tensor:
     """Return what is above the diagonal, (..., T, T) to (..., T (T - 1) / 2)."""
     tokens = matrices.shape[-1]
     rows, columns = torch.triu_indices(tokens, tokens, 1, device=matrices.device)
-    return matrices.flatten(-2)[..., rows * tokens + columns]
+    places = rows * tokens + columns
+    if matrices.numel() == tokens**2:  # of a single matrix, in half the time
+        return matrices.flatten().index_select(0, places).expand(*matrices.shape[:-2], -1)
+    return matrices.flatten(-2)[..., places]
 
 
 def unit(matrices: Tensor, floor: float = 0.0) -> UnitArrays:
@@ -200,3 +222,64 @@ def alignment(x: UnitArrays, y: UnitArrays) -> Tensor:
 
     gaps = by_rows(gap, x.arrays, y.arrays).square().sum(-1)
     return (1.0 - gaps / 2.0).clamp_(-1.0, 1.0).masked_fill_(x.missing | y.missing, 0.0)
+
+
+def centred_units(make: Callable[[Tensor], Tensor], relations: Tensor) -> UnitArrays:
+    """Return matrices made of relations, centred by rows and columns and of norm 1.
+
+    Args:
+        make: Takes (b, n, c, T, T) float64 and returns new symmetric matrices of that shape.
+        relations: (B, N, C, T, T) float64.
+    """
+
+    def centred(matrices: Tensor) -> UnitArrays:
+        made = _from_first(make(matrices))
+        means = made.mean(-1)
+        made -= means[..., :, None]
+        made -= means[..., None, :]
+        made += means.mean(-1)[..., None, None]
+        return unit(made)
+
+    return by_slice(centred, relations)
+
+
+def centred_alignment(x: UnitArrays, make: Callable[[Tensor], Tensor], relations: Tensor) -> Tensor:
+    """Cosine of the angle between two symmetric matrices that are centred by rows and columns.
+
+    Those of y are not centred: of matrices that are centred, the inner product with others is that
+    with them as they are, and their norm is known from the sums of their rows. It is for float64,
+    whose digits near 1 are enough.
+
+    Args:
+        x: Of the original, by `centred_units`.
+        make: See there.
+        relations: Of y.
+
+    Returns:
+        (B, N, C) float64 in [-1, 1]; 0 where a matrix of x or y is constant.
+    """
+
+    def cosine(units: Tensor, matrices: Tensor) -> Tensor:
+        made = _from_first(make(matrices))
+        rows, tokens = made.sum(-1), made.shape[-1]
+        squares = _inner(made, made) - rows.square().sum(-1) * (2.0 / tokens)
+        squares = squares + rows.sum(-1).square() / tokens**2
+        constant = squares <= 0
+        norms = squares.masked_fill(constant, math.inf).sqrt()
+        return _inner(units, made) / norms
+
+    cosines = by_slice(cosine, x.arrays, relations)
+    return cosines.clamp(-1.0, 1.0).masked_fill(x.missing, 0.0)
+
+
+def _from_first(matrices: Tensor) -> Tensor:
+    """Subtract the first entry of matrices that may be overwritten: equal ones become zero."""
+    first = matrices[..., :1, :1].clone()
+    return own(matrices).sub_(first)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner products of matrices (..., m, n), (...)."""
+    if a.numel() == b.numel() == a.shape[-2] * a.shape[-1]:
+        return torch.dot(a.flatten(), b.flatten()).expand(a.shape[:-2])
+    return (a * b).sum((-2, -1))

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features.batch import Features, derived, own, root
+from cfqa_data.eval.features.batch import Features, by_rows, derived, own, root
+from cfqa_data.eval.features.clouds import differences
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.base import metric
 
@@ -29,8 +30,13 @@ def kl_softmax(x: Features, y: Features) -> Tensor:
 
     The softmax and its logarithm are float64, since the terms of a small divergence cancel.
     """
-    p, negative_entropy = _softmax(x)
-    return negative_entropy - torch.linalg.vecdot(p, y.log_softmax)
+    p, of_p = _softmax(x)
+
+    def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
+        z, least = _logits(values)
+        return of_p[..., 0] - torch.linalg.vecdot(p, z) + least.squeeze(-1)
+
+    return by_rows(divergence, p, of_p[..., None], y.values)
 
 
 @metric(
@@ -41,20 +47,32 @@ def kl_softmax(x: Features, y: Features) -> Tensor:
 def js_softmax(x: Features, y: Features) -> Tensor:
     """Jensen-Shannon divergence of both tokens' softmaxes in nats, in float64 as `kl_softmax`."""
     p, of_p = _softmax(x)
-    q = y.log_softmax.exp()
-    of_q = torch.linalg.vecdot(q, y.log_softmax)
-    both = own(q).add_(p)
-    logarithm = both.clamp(min=torch.finfo(both.dtype).tiny).log_()  # 0 log 0 = 0
-    # The negative entropy of the mean of both is <p + q, log(p + q)> / 2 - log 2.
-    twice = of_p + of_q - torch.linalg.vecdot(both, logarithm)
-    return math.log(2.0) + twice / 2.0
+
+    def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
+        z, least = _logits(values)
+        q = (z - least).exp()
+        of_q = torch.linalg.vecdot(q, z) - least.squeeze(-1)
+        both = own(q).add_(p)
+        logarithm = both.clamp(min=torch.finfo(both.dtype).tiny).log_()  # 0 log 0 = 0
+        # The negative entropy of the mean of both is <p + q, log(p + q)> / 2 - log 2.
+        twice = of_p[..., 0] + of_q - torch.linalg.vecdot(both, logarithm)
+        return math.log(2.0) + twice / 2.0
+
+    return by_rows(divergence, p, of_p[..., None], y.values)
 
 
 @derived
 def _softmax(z: Features) -> tuple[Tensor, Tensor]:
     """Return each token's softmax and its negative entropy, (B, N, C, T, D) and (B, N, C, T)."""
-    p = z.log_softmax.exp()
-    return p, torch.linalg.vecdot(p, z.log_softmax)
+    logarithms = z.values.log_softmax(-1, dtype=torch.float64)
+    p = logarithms.exp()
+    return p, torch.linalg.vecdot(p, logarithms)
+
+
+def _logits(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tokens (..., D) in float64, and the logarithm of the sum of their exponentials."""
+    z = values.double()
+    return z, z.logsumexp(-1, keepdim=True)
 
 
 @metric(
@@ -104,25 +122,15 @@ def frechet(x: Features, y: Features) -> Tensor:
 
     In squared feature units. With m the mean of the tokens and S their covariance (divided by T),
     it is ``|m_x - m_y|^2 + tr(S_x) + tr(S_y) - 2 tr((S_x S_y)^(1/2))``. The last trace is the sum
-    of the singular values of ``Xc Yc^T / T``, T x T, whatever the rank of the covariances; where
-    there are fewer channels than tokens, triangular factors of Xc and Yc stand for them. All of it
-    is float64: the traces cancel.
+    of the singular values of ``Xc Yc^T / T``. Computed in float64 as ``|m_x - m_y|^2 + ((|Xc| -
+    |Yc|)^2 + 2 |Xc| |Yc| (1 - s)) / T`` with ``s = |Xc Yc^T|_* / (|Xc| |Yc|)``.
+
+    Raises:
+        MetricError: The decomposition did not converge.
     """
-    a, b = _root(x), _root(y)
-    traces = a.square().sum((-2, -1)) + b.square().sum((-2, -1))
-    shared = torch.linalg.svdvals(a @ b.mT).sum(-1)
-    spread = (traces - 2.0 * shared).clamp(min=0.0) / y.shape[-2]
+
+    spread = differences(x, y, True).squared() / y.shape[-2]
     return (_means(x) - _means(y)).square().sum(-1) + spread
-
-
-@derived
-def _root(z: Features) -> Tensor:
-    """Return R with R^T R = Xc^T Xc and at most as many rows as channels, float64."""
-    centred = z.centred.double()
-    tokens, channels = z.shape[-2:]
-    if tokens > channels and not centred.requires_grad:  # R alone has no gradient
-        return torch.linalg.qr(centred, mode="r").R
-    return centred
 
 
 @metric(

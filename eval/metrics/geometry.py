@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import math
 
-from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, derived, root
+from cfqa_data.eval.features.clouds import differences
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.order import ascending
 from cfqa_data.eval.features.relations import (
     ROUNDING,
     UnitArrays,
-    alignment,
     by_slice,
-    centred_tokens,
-    per_slice,
     squared_distances,
     token_cosines,
-    unit,
     upper,
 )
 from cfqa_data.eval.metrics.base import relational, relational_agreement
 
 __all__ = ["angular_shape", "procrustes", "procrustes_normalized", "rsa", "rsm_difference"]
-
-NEAREST = 2.0**-40
-"""Shapes whose similarity is within this of 1 are the same: the rest is rounding."""
 
 
 @relational(
@@ -40,10 +34,12 @@ def procrustes(x: Features, y: Features) -> Tensor:
     In squared feature units, summed over tokens and channels:
     ``min_Q |Xc - Yc Q|^2 = |Xc|^2 + |Yc|^2 - 2 |Xc^T Yc|_*``, with the nuclear norm, the sum of
     singular values. Computed as ``(|Xc| - |Yc|)^2 + 2 |Xc| |Yc| (1 - s)`` with the shapes'
-    similarity s, see `_shape_gaps`.
+    similarity ``s = |Xc^T Yc|_* / (|Xc| |Yc|)``.
+
+    Raises:
+        MetricError: The decomposition did not converge.
     """
-    before, after = _sizes(x), _sizes(y)
-    return (before - after).square() + 2.0 * before * after * _shape_gaps(x, y)
+    return differences(x, y).squared()
 
 
 @relational(
@@ -58,7 +54,7 @@ def procrustes_normalized(x: Features, y: Features) -> Tensor:
 
     A slice where x or y does not vary over tokens scores 2, as if nothing were shared.
     """
-    return 2.0 * _shape_gaps(x, y)
+    return 2.0 * differences(x, y).gap
 
 
 @relational(
@@ -73,7 +69,7 @@ def angular_shape(x: Features, y: Features) -> Tensor:
     A slice where x or y does not vary over tokens is at right angles.
     """
     # 1 - cos(a) = 2 sin(a / 2)^2
-    return 2.0 * root(_shape_gaps(x, y) / 2.0).asin()
+    return 2.0 * root(differences(x, y).gap / 2.0).asin()
 
 
 @relational_agreement(
@@ -90,7 +86,15 @@ def rsa(x: Features, y: Features) -> Tensor:
     The dissimilarity is the Euclidean distance. Distances that are equal but for rounding share
     their mean rank. A slice where all distances of x or y are equal scores 0.
     """
-    return alignment(_ranks(x), _ranks(y))
+
+    def make(ranks: Tensor, squares: Tensor) -> Tensor:
+        means, order = _mean_ranks(upper(squares))
+        means, norm = _unit(means)
+        gaps = torch.linalg.vector_norm(ranks.expand_as(means).gather(-1, order) - means, dim=-1)
+        return (1.0 - gaps.square() / 2.0).masked_fill(norm == 0, 0.0)
+
+    before, missing = _ranks(x)
+    return by_slice(make, before, squared_distances(y)).masked_fill(missing, 0.0)
 
 
 @relational(
@@ -116,77 +120,36 @@ def rsm_difference(x: Features, y: Features) -> Tensor:
 
 
 @derived
-def _shape_gaps(x: Features, y: Features) -> Tensor:
-    """Return 1 - s, with the similarity ``s = |Xc^T Yc|_* / (|Xc| |Yc|)`` of two shapes.
+def _ranks(x: Features) -> UnitArrays:
+    """Return the centred ranks of the distances, of norm 1, (B, N, C, P) float64."""
 
-    The singular values are the roots of the eigenvalues of a symmetric matrix of min(T, D) rows:
-    several times faster than a singular value decomposition. In float64 this resolves singular
-    values down to 1e-7 of the largest; smaller ones are left out.
+    def make(squares: Tensor) -> UnitArrays:
+        means, order = _mean_ranks(upper(squares))
+        means, norm = _unit(means)
+        return UnitArrays(torch.empty_like(means).scatter_(-1, order, means), norm == 0)
 
-    Returns:
-        (B, N, C) float64 in [0, 1]; 1 where x or y does not vary over tokens.
-
-    Raises:
-        MetricError: The decomposition did not converge.
-    """
-
-    def make(factor: Tensor, values: Tensor) -> Tensor:
-        crossed = factor @ unit(centred_tokens(values.double())).arrays
-        try:
-            squares = torch.linalg.eigvalsh(crossed @ crossed.mT)
-        except torch.linalg.LinAlgError as error:
-            raise MetricError("the singular values of a slice did not converge") from error
-        noise = 64.0 * torch.finfo(squares.dtype).eps * squares[..., -1:]
-        shared = root(squares.masked_fill(squares <= noise, 0.0)).sum(-1)
-        gaps = (1.0 - shared).clamp_(max=1.0)
-        return gaps.masked_fill(gaps <= NEAREST, 0.0)
-
-    return by_slice(make, _factors(x), y.values)
+    return by_slice(make, squared_distances(x))
 
 
-@per_slice()
-def _factors(values: Tensor) -> Tensor:
-    """Return F, min(T, D) x T, with F^T F = Zc Zc^T / |Zc|^2; (B, N, C, ., T) float64."""
-    cloud = unit(centred_tokens(values.double())).arrays.mT
-    rows, columns = cloud.shape[-2:]
-    if rows > columns and not cloud.requires_grad:  # R alone has no gradient
-        return torch.linalg.qr(cloud, mode="r").R
-    return cloud
+def _unit(ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ranks (..., P) less their mean and of norm 1, or zero, and their norm before."""
+    ranks = ranks - (ranks.shape[-1] - 1) / 2
+    norm = torch.linalg.vector_norm(ranks, dim=-1)
+    return ranks.div_(norm.masked_fill(norm == 0, 1.0)[..., None]), norm
 
 
-@per_slice()
-def _sizes(values: Tensor) -> Tensor:
-    """Return |Zc| of each slice, (B, N, C) float64."""
-    cloud = values.double()
-    cloud = cloud - cloud[..., :1, :]
-    return torch.linalg.matrix_norm(cloud - cloud.mean(-2, keepdim=True))
-
-
-@per_slice(squared_distances)
-def _ranks(values: Tensor, squares: Tensor) -> UnitArrays:
-    """Return the centred ranks of the distances, above the diagonal of unit T x T matrices."""
-    ranks = _mean_ranks(upper(squares))
-    ranks -= (ranks.shape[-1] - 1) / 2
-    matrices = torch.zeros_like(squares, dtype=values.dtype)
-    tokens = squares.shape[-1]
-    rows, columns = torch.triu_indices(tokens, tokens, 1, device=squares.device)
-    matrices[..., rows, columns] = ranks.to(values.dtype)
-    return unit(matrices)
-
-
-def _mean_ranks(values: Tensor) -> Tensor:
-    """Return the rank of each number in its row, from 0; equal ones share their mean rank.
+def _mean_ranks(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ranks in ascending order, from 0, equal numbers' mean; and the places of the numbers.
 
     Args:
         values: (..., P) float64, not negative. Neighbours in order are equal if they differ by no
             more than rounding, relative to themselves and to the row's mean.
     """
-    ordered, order = values.sort(-1)
+    ordered, order = ascending(values)
     noise = ROUNDING * (ordered[..., 1:] + ordered.mean(-1, keepdim=True))
     rises = ordered.diff(dim=-1) > noise
-    ends = torch.ones_like(ordered[..., :1], dtype=torch.bool)
-    places = torch.arange(values.shape[-1], device=values.device)
-    first = places.where(torch.cat((ends, rises), -1), 0).cummax(-1).values
-    last = places.where(torch.cat((rises, ends), -1), len(places)).flip(-1).cummin(-1).values
-    means = (first + last.flip(-1)).double() / 2.0
-    return torch.empty_like(means).scatter_(-1, order, means)
+    # Equal numbers are a group; the ranks of all groups up to one are as many as their numbers.
+    least = torch.zeros_like(ordered[..., :1], dtype=torch.bool)
+    group = torch.cat((least, rises), -1).cumsum(-1)
+    counts = torch.zeros_like(ordered).scatter_add_(-1, group, torch.ones_like(ordered))
+    return (counts.cumsum(-1) - (counts + 1.0) / 2.0).gather(-1, group), order

@@ -6,16 +6,19 @@ or y does not vary over tokens scores 0: it has no similarity structure that cou
 
 from __future__ import annotations
 
-from cfqa_data.eval.features.batch import Features, own, root
+from cfqa_data.eval.features.batch import Features, derived, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.order import smallest
+from cfqa_data.eval.features.products import gram
 from cfqa_data.eval.features.relations import (
     UnitArrays,
     alignment,
+    centred_alignment,
     centred_tokens,
+    centred_units,
     per_slice,
     squared_distances,
     unit,
-    upper,
 )
 from cfqa_data.eval.metrics.base import relational_agreement
 
@@ -65,7 +68,7 @@ def cka_rbf(x: Features, y: Features) -> Tensor:
     The width s is the median distance between two tokens of the slice, of x and y each its own;
     the lower one of two in the middle. A median of 0 leaves the limit: 1 for equal tokens, else 0.
     """
-    return alignment(_gaussian(x), _gaussian(y)).clamp_(min=0.0)
+    return centred_alignment(_gaussian(x), _kernel, squared_distances(y)).clamp_(min=0.0)
 
 
 @relational_agreement(
@@ -78,14 +81,14 @@ def distance_correlation(x: Features, y: Features) -> Tensor:
 
     A and B are the matrices of distances between tokens, centred by rows and columns.
     """
-    return root(alignment(_distances(x), _distances(y)).clamp_(min=0.0))
+    found = centred_alignment(_distances(x), root, squared_distances(y))
+    return root(found.clamp_(min=0.0))
 
 
 @per_slice()
 def _linear(values: Tensor) -> UnitArrays:
     """Return the unit Gram matrices of the centred tokens."""
-    centred = centred_tokens(values)
-    return unit(centred @ centred.mT)
+    return unit(gram(centred_tokens(values)))
 
 
 @per_slice(lambda z: _linear(z).arrays)
@@ -104,30 +107,21 @@ def _debiased(values: Tensor, gram: Tensor) -> UnitArrays:
     return unit(gram, floor=8.0 * torch.finfo(gram.dtype).eps)
 
 
-@per_slice(squared_distances)
-def _gaussian(values: Tensor, squares: Tensor) -> UnitArrays:
-    """Return the unit centred Gaussian kernels."""
-    pairs = upper(squares)
-    median = pairs.kthvalue((pairs.shape[-1] + 1) // 2).values[..., None, None]
+@derived
+def _gaussian(x: Features) -> UnitArrays:
+    return centred_units(_kernel, squared_distances(x))
+
+
+@derived
+def _distances(x: Features) -> UnitArrays:
+    return centred_units(root, squared_distances(x))
+
+
+def _kernel(squares: Tensor) -> Tensor:
+    """Return the Gaussian kernels of squared distances, (..., T, T)."""
+    tokens = squares.shape[-1]
+    # Each pair is there twice, and the zeros of the diagonal come before all.
+    rank = tokens + 2 * ((tokens * (tokens - 1) // 2 + 1) // 2)
+    median = smallest(squares.flatten(-2), rank)[..., None, None]
     kernel = squares / (-2.0 * median)
-    return unit(_centred(kernel.nan_to_num_(nan=0.0).exp_()).to(values.dtype))
-
-
-@per_slice(squared_distances)
-def _distances(values: Tensor, squares: Tensor) -> UnitArrays:
-    """Return the unit centred distance matrices."""
-    return unit(_centred(root(squares)).to(values.dtype))
-
-
-def _centred(matrices: Tensor) -> Tensor:
-    """Return symmetric matrices centred by rows and columns, in place if they may be; (..., T, T).
-
-    The first entry is subtracted before: a matrix of equal entries becomes exactly zero.
-    """
-    matrices = own(matrices)
-    matrices -= matrices[..., :1, :1].clone()
-    means = matrices.mean(-1)
-    matrices -= means[..., :, None]
-    matrices -= means[..., None, :]
-    matrices += means.mean(-1)[..., None, None]
-    return matrices
+    return kernel.nan_to_num_(nan=0.0).exp_()

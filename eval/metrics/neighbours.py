@@ -9,8 +9,6 @@ reconstruction scores what chance does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, derived
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
@@ -32,7 +30,7 @@ def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
     A zero token has cosine 0 with every other.
     """
     k = _neighbours("mutual_knn", k, y.shape[-2])
-    return _kept(x, y, "cosine", k, lambda shared: shared.sum((-2, -1)) / (k * shared.shape[-1]))
+    return _kept(x, y, "cosine", k) / k
 
 
 @relational_agreement(
@@ -44,12 +42,8 @@ def mutual_knn(x: Features, y: Features, k: int = 10) -> Tensor:
 def jaccard_knn(x: Features, y: Features, k: int = 10) -> Tensor:
     """Jaccard index of each token's k nearest tokens by Euclidean distance, before and after."""
     k = _neighbours("jaccard_knn", k, y.shape[-2])
-
-    def index(shared: Tensor) -> Tensor:
-        both = shared.sum(-1)
-        return (both / (2 * k - both)).mean(-1)  # |A| + |B| = 2 k
-
-    return _kept(x, y, "distance", k, index)
+    both = _kept(x, y, "distance", k)
+    return both / (2 * k - both)  # |A| + |B| = 2 k
 
 
 def _neighbours(name: str, k: int, tokens: int) -> int:
@@ -58,14 +52,18 @@ def _neighbours(name: str, k: int, tokens: int) -> int:
     return min(k, max(1, (tokens - 1) // 2))
 
 
-def _kept(x: Features, y: Features, kind: str, k: int, score: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the score of how far each token stays a neighbour of each other, (..., T, T)."""
+def _kept(x: Features, y: Features, kind: str, k: int) -> Tensor:
+    """Return how many of each token's neighbours stay neighbours, (B, N, C, T)."""
 
-    def make(a: Tensor, from_a: Tensor, b: Tensor, from_b: Tensor) -> Tensor:
-        return score(_members(a, kind, from_a).minimum(_members(b, kind, from_b)))
+    def make(a: Tensor, from_a: Tensor, b: Tensor) -> Tensor:
+        nearest, from_b, untied = _nearest(b, kind, k)
+        if _known(untied):
+            return _members(a.expand_as(b).gather(-1, nearest), kind, from_a).sum(-1)
+        both = _members(a, kind, from_a).minimum(_members(b, kind, from_b))
+        both.diagonal(dim1=-2, dim2=-1).zero_()
+        return both.sum(-1)
 
-    sides = [part for z in (x, y) for part in (_relations(z, kind), _borders(z, kind, k))]
-    return by_slice(make, *sides)
+    return by_slice(make, _relations(x, kind), _borders(x, kind, k), _relations(y, kind))
 
 
 def _relations(z: Features, kind: str) -> Tensor:
@@ -73,39 +71,55 @@ def _relations(z: Features, kind: str) -> Tensor:
 
 
 @derived
-def _borders(z: Features, kind: str, k: int) -> Tensor:
-    """Return the border of each token's neighbourhood, (B, N, C, T, 3) float64.
-
-    Below the first number others are among the nearest k, between it and the second they tie for
-    the last places, and the third is the share of those places that each of them has.
-    """
-
-    def make(relations: Tensor) -> Tensor:
-        if kind == "cosine":
-            distances, typical = -relations, torch.ones_like(relations[..., :1])
-        else:
-            distances, typical = relations.clone(), relations.mean(-1, keepdim=True)
-        distances.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-        border = distances.topk(k, largest=False).values[..., -1:]
-        noise = ROUNDING * (border.abs() + typical)
-        low, high = border - noise, border + noise
-        inside = (distances < low).sum(-1, keepdim=True)
-        tied = (distances <= high).sum(-1, keepdim=True) - inside
-        return torch.cat((low, high, (k - inside).double() / tied), -1)
-
-    return by_slice(make, _relations(z, kind))
+def _borders(x: Features, kind: str, k: int) -> Tensor:
+    """Return the border of each token's neighbourhood, (B, N, C, T, 3), see `_nearest`."""
+    return by_slice(lambda relations: _nearest(relations, kind, k)[1], _relations(x, kind))
 
 
-def _members(relations: Tensor, kind: str, borders: Tensor) -> Tensor:
-    """Return how far each token belongs to the neighbours of another, (..., T, T) in [0, 1].
+def _nearest(relations: Tensor, kind: str, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the k nearest others of each token, and where its neighbourhood ends.
 
     Args:
         relations: (..., T, T) float64.
         kind: Cosines or distances.
-        borders: (..., T, 3), see `_borders`.
+        k: Number of neighbours.
+
+    Returns:
+        The places of the nearest k, (..., T, k); the border, (..., T, 3); and whether the next one
+        is farther than those, (..., T, 1). Below the border's first number others are among the
+        nearest k, between it and the second they tie for the last places, and the third is the
+        share of those places that each of them has.
+    """
+    if kind == "cosine":
+        distances, typical = -relations, torch.ones_like(relations[..., :1])
+    else:
+        distances, typical = relations.clone(), relations.mean(-1, keepdim=True)
+    distances.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+    values, places = distances.topk(k + 1, largest=False)
+    border = values[..., k - 1 : k]
+    noise = ROUNDING * (border.abs() + typical)
+    low, high = border - noise, border + noise
+    inside = (values[..., :k] < low).sum(-1, keepdim=True)
+    untied = values[..., k:] > high
+    tied = k - inside
+    if not _known(untied):
+        tied = (distances <= high).sum(-1, keepdim=True) - inside
+    return places[..., :k], torch.cat((low, high, (k - inside).double() / tied), -1), untied
+
+
+def _known(condition: Tensor) -> bool:
+    """Whether a condition holds everywhere, and a CPU has it: no other device is waited for."""
+    return condition.device.type == "cpu" and bool(condition.all())
+
+
+def _members(relations: Tensor, kind: str, borders: Tensor) -> Tensor:
+    """Return how far others belong to the neighbours of a token, in [0, 1].
+
+    Args:
+        relations: (..., T, n) float64, to some others or all.
+        kind: Cosines or distances.
+        borders: (..., T, 3), see `_nearest`.
     """
     distances = -relations if kind == "cosine" else relations
-    low, high, share = borders.unsqueeze(-2).unbind(-1)
-    members = share.where(distances <= high, 0.0).masked_fill_(distances < low, 1.0)
-    members.diagonal(dim1=-2, dim2=-1).zero_()
-    return members
+    low, high, share = borders[..., :1], borders[..., 1:2], borders[..., 2:]
+    return share.where(distances <= high, 0.0).masked_fill_(distances < low, 1.0)

@@ -17,7 +17,7 @@ from cfqa_data.eval.features.lazy_torch import torch
 from cfqa_data.eval.metrics.base import Metric, error_line
 from cfqa_data.eval.metrics.custom import imported, made, trained
 from cfqa_data.eval.metrics.forest import Forest
-from cfqa_data.eval.metrics.registry import create_metric
+from cfqa_data.eval.metrics.registry import TRAINED_METRICS, create_metric
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
 from cfqa_data.format.storage import write_tensors, write_text
 from cfqa_data.paths import absolute_path
@@ -57,7 +57,9 @@ def save_metric(metric: Metric, path: str | Path) -> Path:
         name: value.to_dict() if isinstance(value, Forest) else list(value)
         for name, value in metric.options.items()
     }
-    facts = {"metric": metric.name, "options": options, "weights": dict(metric.weights)}
+    own = next(one.name for one in TRAINED_METRICS if one.function is metric.function)
+    named = {} if metric.name == own else {"name": metric.name}
+    facts = {"metric": own, "options": options, "weights": dict(metric.weights)} | named
     write_text(path, json.dumps(facts, allow_nan=False) + "\n")
     return path
 
@@ -102,7 +104,7 @@ def load_metric(path: str | Path, device: str = "cpu", *, metric: Any = None) ->
             option: Forest.from_dict(value) if isinstance(value, dict) else value
             for option, value in given.items()
         }
-        found = create_metric(name, device, **options)
+        found = create_metric(name, device, name=facts.get("name"), **options)
         if found.fit or found.family != "trained":
             raise MetricError(f"{name} is not trained by it")
     except OSError as error:

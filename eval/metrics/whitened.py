@@ -18,6 +18,8 @@ from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.batch import Features, slice_mean
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.pairs import errors
+from cfqa_data.eval.features.products import product_upper
+from cfqa_data.eval.features.relations import by_slice
 from cfqa_data.eval.metrics.base import metric
 
 __all__ = ["mahalanobis", "mse_whitened"]
@@ -64,8 +66,12 @@ def mahalanobis(x: Features, y: Features, covariance: Tensor, shrinkage: float =
         MetricError: The covariance is not positive definite even so.
     """
     e = errors(x, y).values
-    white = torch.einsum("bnctd,cde->bncte", e, _whitening(covariance, shrinkage, e))
-    return torch.linalg.vector_norm(white, dim=-1).double().square()
+    whitening = _whitening(covariance, shrinkage, e)
+
+    def lengths(upper: Tensor, errors: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(product_upper(errors, upper), dim=-1).double().square()
+
+    return by_slice(lengths, whitening.expand(1, e.shape[1], -1, -1, -1), e)
 
 
 def _usual(variances: Tensor) -> Tensor:
@@ -75,7 +81,7 @@ def _usual(variances: Tensor) -> Tensor:
 
 
 def _whitening(covariance: Tensor, shrinkage: float, like: Tensor) -> Tensor:
-    """Return W of shape (C, D, D) with W W^T = (S + aI)^-1, computed once for each covariance."""
+    """Return upper triangular W (C, D, D) with W W^T = (S + aI)^-1, once for each covariance."""
     known = _whitenings().setdefault(covariance, {})
     key = shrinkage, like.dtype, like.device
     if key not in known:

@@ -39,8 +39,8 @@ def data_loader(
 
     Args:
         pairs: what to load: `Pairs`, or a `Subset` (as `random_split` gives) or `ConcatDataset` of
-            them, which give `Pair`s of one task, shard after shard; or any other map-style dataset,
-            which gives plain batches.
+            them, which give each `Pair` of one task, shard after shard; or any other map-style
+            dataset, which gives plain batches.
         batch_size: rows per batch.
         shuffle: shards in random order, and the rows within each; a new order every epoch.
         drop_last: leave out the last batch of a task if it is not full.

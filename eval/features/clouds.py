@@ -1,0 +1,115 @@
+"""The clouds of centred tokens of two slices, compared up to an orthogonal map."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.features.batch import Features, derived, root
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+from cfqa_data.eval.features.products import gram, upper_product
+from cfqa_data.eval.features.relations import by_slice, scaled_tokens
+
+__all__ = ["Difference", "differences"]
+
+NEAREST = 2.0**-40
+"""Clouds whose similarity is within this of 1 are the same: the rest is rounding."""
+
+
+class Difference(NamedTuple):
+    """How two slices' clouds differ, float64 (B or 1, N, C) each.
+
+    Attributes:
+        before: The norm of the centred tokens of x, |Xc|.
+        after: That of y, |Yc|.
+        gap: 1 - s in [0, 1], where s is their similarity; 1 where x or y does not vary over tokens.
+    """
+
+    before: Tensor
+    after: Tensor
+    gap: Tensor
+
+    def squared(self) -> Tensor:
+        """Return the squared distance, ``|Xc|^2 + |Yc|^2 - 2 |Xc| |Yc| s``."""
+        return (self.before - self.after).square() + 2.0 * self.before * self.after * self.gap
+
+
+class _Shape(NamedTuple):
+    """What a cloud is compared by.
+
+    Attributes:
+        factor: (..., m, n) float64, of a cloud of norm 1.
+        size: (...) the norm of the centred tokens.
+    """
+
+    factor: Tensor
+    size: Tensor
+
+
+class _Gap(NamedTuple):
+    gap: Tensor
+    size: Tensor
+
+
+@derived
+def differences(x: Features, y: Features, channels: bool = False) -> Difference:
+    """Compare the clouds of each slice.
+
+    Args:
+        x: Original.
+        y: Compressed.
+        channels: Take the similarity of the channels' covariances, ``s = |Xc Yc^T|_* / (|Xc|
+            |Yc|)``, with the nuclear norm, instead of that of shapes, ``|Xc^T Yc|_* / (|Xc|
+            |Yc|)``.
+
+    Raises:
+        MetricError: The decomposition did not converge.
+    """
+
+    def make(factor: Tensor, values: Tensor) -> _Gap:
+        cloud, size = _cloud(values)
+        return _Gap(_nuclear_gap(upper_product(factor, cloud.mT if channels else cloud)), size)
+
+    shape = _shapes(x, channels)
+    found = by_slice(make, shape.factor, y.values)
+    return Difference(shape.size, found.size, found.gap)
+
+
+@derived
+def _shapes(z: Features, channels: bool) -> _Shape:
+    """Return R, upper triangular of min(T, D) rows, with R^T R = Zc^T Zc or Zc Zc^T, and |Zc|.
+
+    R alone has no gradient: if one is recorded, Zc itself stands for R.
+    """
+
+    def make(values: Tensor) -> _Shape:
+        cloud, size = _cloud(values)
+        cloud = cloud if channels else cloud.mT
+        return _Shape(cloud if cloud.requires_grad else torch.linalg.qr(cloud, mode="r").R, size)
+
+    return by_slice(make, z.values)
+
+
+def _cloud(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the centred tokens of some slices, of norm 1 (or zero), and their norm before."""
+    tokens, unit = scaled_tokens(values, torch.float64)
+    size = root(torch.linalg.vector_norm(tokens, dim=-1).square().sum(-1))
+    scale = size.masked_fill(size == 0, torch.inf).reciprocal()
+    return tokens * scale[..., None, None], size / unit[..., 0, 0]
+
+
+def _nuclear_gap(crossed: Tensor) -> Tensor:
+    """Return 1 - |A|_*, of matrices (..., m, n) in float64: (...) in [0, 1].
+
+    The singular values are the roots of the eigenvalues of a symmetric matrix of m rows: several
+    times faster than a singular value decomposition. In float64 this resolves singular values down
+    to 1e-7 of the largest; smaller ones are left out.
+    """
+    try:
+        squares = torch.linalg.eigvalsh(gram(crossed))
+    except torch.linalg.LinAlgError as error:
+        raise MetricError("the singular values of a slice did not converge") from error
+    noise = 64.0 * torch.finfo(squares.dtype).eps * squares[..., -1:]
+    shared = root(squares.masked_fill(squares <= noise, 0.0)).sum(-1)
+    gaps = (1.0 - shared).clamp_(max=1.0)
+    return gaps.masked_fill(gaps <= NEAREST, 0.0)

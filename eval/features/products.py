@@ -1,0 +1,60 @@
+"""Products of matrices of which a part is known beforehand: symmetric ones, and of triangular ones.
+
+A large matrix is multiplied by blocks of rows on a CPU, without that part; a GPU, for which small
+products are slow, and what gradients are recorded of, multiplies all of it at once.
+"""
+
+from __future__ import annotations
+
+from cfqa_data.eval.features.lazy_torch import Tensor, torch
+
+__all__ = ["gram", "product_upper", "upper_product"]
+
+LARGE = 512
+"""Rows of a large matrix."""
+
+BLOCKS = 4
+
+
+def _blocks(matrices: Tensor) -> list[slice]:
+    """Return the blocks of rows in which to multiply matrices: all rows, unless they are large."""
+    rows, cpu = matrices.shape[-2], matrices.device.type == "cpu"
+    step = -(-rows // BLOCKS) if rows >= LARGE and cpu else rows
+    return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
+
+
+def gram(z: Tensor) -> Tensor:
+    """Return ``z @ z.mT``, of which a large one's blocks below the diagonal are copies."""
+    if z.requires_grad or len(blocks := _blocks(z)) == 1:
+        return z @ z.mT
+    products = z.new_empty((*z.shape[:-1], z.shape[-2]))
+    for one, out in zip(z.flatten(0, -3), products.flatten(0, -3), strict=True):
+        for part in blocks:
+            torch.mm(one[part], one[part.start :].T, out=out[part, part.start :])
+            out[part.stop :, part] = out[part, part.stop :].T
+    return products
+
+
+def upper_product(upper: Tensor, z: Tensor) -> Tensor:
+    """Return ``upper @ z``, without the zeros below the diagonal of a large upper matrix."""
+    recorded = upper.requires_grad or z.requires_grad
+    if recorded or len(blocks := _blocks(upper)) == 1:
+        return upper @ z
+    products = z.new_empty((*z.shape[:-2], upper.shape[-2], z.shape[-1]))
+    uppers = upper.expand(*z.shape[:-2], -1, -1).flatten(0, -3)
+    for left, right, out in zip(uppers, z.flatten(0, -3), products.flatten(0, -3), strict=True):
+        for part in blocks:
+            torch.mm(left[part, part.start :], right[part.start :], out=out[part])
+    return products
+
+
+def product_upper(z: Tensor, upper: Tensor) -> Tensor:
+    """Return ``z @ upper``, without the zeros below the diagonal of a large upper matrix."""
+    if z.requires_grad or len(blocks := _blocks(upper)) == 1:
+        return z @ upper
+    products = z.new_empty((*z.shape[:-1], upper.shape[-1]))
+    uppers = upper.expand(*z.shape[:-2], -1, -1).flatten(0, -3)
+    for left, right, out in zip(z.flatten(0, -3), uppers, products.flatten(0, -3), strict=True):
+        for part in blocks:
+            torch.mm(left[:, : part.stop], right[: part.stop, part], out=out[:, part])
+    return products
