@@ -64,8 +64,8 @@ def figures_table(
         turned = -value if signed and row["lower_better"] is False else value
         numbers[name][task] = turned if oriented else value
         merit = -value if value is not None and figure == "mapped_rmse" else turned
-        known = figure in UNSIGNED or row["lower_better"] is not None
-        if merit is not None and known:
+        directed = figure in UNSIGNED or row["lower_better"] is not None
+        if merit is not None and directed:
             best[task] = max(best.get(task, (merit, name)), (merit, name))
     if kind == "pandas":
         return _frame(numbers, tasks)

@@ -97,6 +97,7 @@ COMMANDS = {
             "out": "out file",
             "report": "report",
             "table": "choice",
+            "figure": "name",
             "against": "name",
             "paper_logs": "logs",
             "plugin": "name",
@@ -112,6 +113,11 @@ COMMANDS = {
             "target": "choice",
             "against": "name",
         },
+    ),
+    "metrics": Walked((), {"family": "name"}),
+    "leaderboard": Walked(
+        ("{scores}",),
+        {"results": "scores", "dataset": "dataset", "target": "choice", "out": "out file"},
     ),
     "extend": Walked(
         ("{data}", "--codec", "x265", "--name", "again", "--levels", "30", "--out", "out"),

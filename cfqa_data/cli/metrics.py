@@ -35,8 +35,9 @@ def metrics(*, family: str | None = None, paper: bool = False, as_json: bool = F
 
 
 def _facts(metric: Metric) -> dict[str, Any]:
-    names = ("name", "family", "formula", "lower_better", "score_range", "cost", "citation")
+    names = ("name", "family", "formula", "lower_better", "cost", "citation")
     facts = {name: getattr(metric, name) for name in names}
+    facts["score_range"] = list(metric.score_range)
     facts["needs"] = _needs(metric)
     facts["options"] = sorted(metric.options)
     return facts | {"differentiable": metric.differentiable}

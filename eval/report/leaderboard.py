@@ -1,13 +1,11 @@
 """A leaderboard of metrics from files of scores: as text, Markdown, or one HTML page.
 
 Metrics are ranked by their mean SROCC over the sources of all tasks, a source's versions from all
-codecs as one series.  A metric's rank is one more than the number of metrics that are significantly
-better, so that metrics which no difference tells apart share one.
+codecs as one series.  Those than which none is significantly better share the first rank.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +38,10 @@ OWN = "cfqa-data"
 
 NOT_TOLD = "not told"
 
-TIES = "=: no metric of that rank is significantly better than another of it (p < 0.05, Holm)."
+TIES = (
+    "=: no metric is significantly better. beaten: by how many metrics (p < 0.05, after Holm).\n"
+    "interval: 95%, over the sources. ms: per feature."
+)
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,28 @@ class Entry:
 
     Attributes:
         metric: The metric.
-        rank: One more than the number of metrics that are significantly better; None for one that
-            is not ranked.
+        rank: Its place; 1 for all than which none is significantly better. None for one that is
+            not ranked.
         tied: Whether another has the same rank.
+        beaten_by: How many metrics are significantly better; None where that is not known.
         gap: Where it lacks figures that others have, in words, for which it is not ranked.
         overall: Mean SROCC over the sources of all tasks, oriented, with its interval.
         by_task: That of each task.
         provenance: Where its scores come from.
         features: How many compressed features it scored.
+        trained: What it was fitted to, in words; empty for a formula of this package.
     """
 
     metric: Metric
     rank: int | None
     tied: bool
+    beaten_by: int | None
     gap: str
     overall: Figure
     by_task: Mapping[str, Figure]
     provenance: Provenance
     features: int
+    trained: str
 
     @property
     def rank_text(self) -> str:
@@ -85,20 +90,6 @@ class Entry:
         """Time per feature."""
         seconds = self.provenance.seconds
         return None if seconds is None else 1000 * seconds / max(1, self.features)
-
-    @property
-    def trained(self) -> str:
-        """What the metric was fitted to, in words; empty for a formula of this package."""
-        record = self.provenance
-        if (seen := record.trained_on) is not None:
-            folds = ", ".join(map(str, seen.folds))
-            return (
-                f"{seen.originals} originals of folds {folds}, without the fold that is scored; "
-                f"codecs {', '.join(seen.codecs)}; followed the {seen.target}"
-            )
-        if record.package == OWN and self.metric.family != "trained":
-            return ""
-        return NOT_TOLD
 
 
 @dataclass(frozen=True)
@@ -179,26 +170,30 @@ def _board(evaluation: Evaluation) -> Board:
     for row in evaluation.across_codecs.to_pylist():
         by_task[row["metric"]][row["task"]] = Figure.of(row, "srocc")
     rows = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
-    beaten = {name: row["srocc_group"] for name, row in rows.items() if name not in lacking}
-    shared = Counter(beaten.values())
+    overall = {name: Figure.of(row, "srocc") for name, row in rows.items()}
+
+    def merit(metric: Metric) -> tuple[bool, float]:
+        value = overall[metric.name].value
+        return metric.name not in lacking, -2.0 if value is None else value
+
+    ordered = sorted(evaluation.metrics, key=merit, reverse=True)
+    beaten = {name: row["srocc_group"] for name, row in rows.items()}
+    first = [m.name for m in ordered if m.name not in lacking and beaten[m.name] == 0]
     entries = [
         Entry(
             metric=metric,
-            rank=None if beaten.get(metric.name) is None else beaten[metric.name] + 1,
-            tied=shared[beaten.get(metric.name)] > 1,
+            rank=None if metric.name in lacking else 1 if metric.name in first else place,
+            tied=metric.name in first and len(first) > 1,
+            beaten_by=beaten[metric.name],
             gap=lacking.get(metric.name, ""),
-            overall=Figure.of(rows[metric.name], "srocc"),
+            overall=overall[metric.name],
             by_task=by_task[metric.name],
             provenance=evaluation.provenance.get(metric.name, Provenance()),
             features=rows[metric.name]["n_pooled"],
+            trained=_trained(metric, evaluation),
         )
-        for metric in evaluation.metrics
+        for place, metric in enumerate(ordered, 1)
     ]
-
-    def merit(entry: Entry) -> tuple[bool, float]:
-        value = entry.overall.value
-        return not entry.gap, -2.0 if value is None else value
-
     names = (*labels.select(["task", "source_id"]).to_pydict().values(),)
     return Board(
         name=evaluation.dataset_name or f"dataset {(evaluation.dataset or 'unknown')[:8]}",
@@ -207,16 +202,30 @@ def _board(evaluation: Evaluation) -> Board:
         codecs=tuple(dict.fromkeys(labels["codec"].to_pylist())),
         sources=len(set(zip(*names, strict=True))),
         features=labels.num_rows,
-        entries=tuple(sorted(entries, key=merit, reverse=True)),
-        notes=tuple(evaluation.notes.values()),
+        entries=tuple(entries),
+        notes=tuple(line for note in evaluation.notes.values() for line in note.splitlines()),
     )
 
 
+def _trained(metric: Metric, evaluation: Evaluation) -> str:
+    record = evaluation.provenance.get(metric.name, Provenance())
+    if (seen := record.trained_on) is not None:
+        folds, codecs = ", ".join(map(str, seen.folds)), ", ".join(seen.codecs)
+        if set(seen.codecs) == set(evaluation.labels["codec"].unique().to_pylist()):
+            codecs = "all codecs"
+        each = f"{seen.originals} originals of folds {folds}, each time without the one scored"
+        return f"{each}; {codecs}; {seen.target}"
+    if record.package in (OWN, None) and metric.family not in ("trained", "custom"):
+        return ""
+    return NOT_TOLD
+
+
 def _cells(board: Board) -> list[list[str]]:
-    heads = ["metric", "rank", "SROCC", "95% interval", *board.tasks, "ms/feature", "version"]
+    heads = ["metric", "rank", "SROCC", "interval", "beaten", *board.tasks, "ms", "version"]
     cells = [heads]
     for entry in board.entries:
         figures = [entry.overall.text, entry.overall.interval]
+        figures.append("-" if entry.beaten_by is None else str(entry.beaten_by))
         figures += [entry.by_task[task].text for task in board.tasks]
         plain = [text.replace(MINUS, "-").replace("\u2013", "-") for text in figures]
         time = "-" if entry.milliseconds is None else f"{entry.milliseconds:.3g}"
@@ -225,14 +234,14 @@ def _cells(board: Board) -> list[list[str]]:
 
 
 def _remarks(board: Board) -> list[str]:
-    remarks = [TIES] if any(entry.tied for entry in board.entries) else []
+    remarks = TIES.splitlines()
     for entry in board.entries:
-        if entry.trained == NOT_TOLD:
-            remarks.append(f"{entry.metric.name}: whether it has seen these labels is not told.")
-        elif entry.trained:
+        if entry.trained not in ("", NOT_TOLD):
             remarks.append(f"{entry.metric.name}: trained on {entry.trained}.")
+    if unknown := [e.metric.name for e in board.entries if e.trained == NOT_TOLD]:
+        remarks.append(f"Whether they have seen these labels is not told: {', '.join(unknown)}.")
     remarks += [f"{e.metric.name}: not ranked, {e.gap}." for e in board.entries if e.gap]
-    return [*remarks, *(note.replace("\n", "; ") for note in board.notes)]
+    return [*remarks, *board.notes]
 
 
 def terminal_text(boards: Sequence[Board]) -> str:
