@@ -81,6 +81,15 @@ def scoring(root: Path, limit: int | None) -> Iterator[Result]:
     yield figure("mini: scores of all metrics of cost TD", scored(cheap), scored(DEFAULT_METRICS))
 
 
+def gallery(root: Path) -> Result:
+    """Return the size of a gallery."""
+    from cfqa_data.builders.gallery.page import write_gallery
+
+    with tempfile.TemporaryDirectory() as folder:
+        page = write_gallery(root, Path(folder) / "gallery.html")
+        return figure("mini: gallery page", page.stat().st_size / 1e6)
+
+
 def verifying(root: Path) -> Result:
     """Return the rate at which a folder is verified, beside one thread that only hashes."""
     data = bytes(HASHED)
@@ -145,6 +154,7 @@ def measure(given: argparse.Namespace) -> Iterator[Result]:
                 yield from built(root, given.workers)
         yield from sizes(root)
         yield from scoring(root, 2 if given.quick else None)
+        yield gallery(root)
         yield verifying(root)
         yield from from_a_hub(root)
 

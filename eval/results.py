@@ -38,12 +38,9 @@ class _Table:
         self._name = name
 
     def __get__(self, evaluation: Evaluation, owner: type) -> pa.Table:
-        tables, name = evaluation._tables, self._name
-        if name not in tables:
-            several = WITH_COMPARISONS if name == "comparisons" else (name,)
-            made = evaluation.statistics(tables=several)
-            tables.update((each, getattr(made, each)) for each in several)
-        return tables[name]
+        name = self._name
+        evaluation.make_tables(*(WITH_COMPARISONS if name == "comparisons" else (name,)))
+        return evaluation._tables[name]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -235,6 +232,12 @@ class Evaluation(Described):
             why = error.strerror or error
             raise DiskError(f"{path}: the scores could not be written: {why}") from None
         return path
+
+    def make_tables(self, *names: str) -> None:
+        """Make several tables at once, which takes less time than one after the other."""
+        if missing := [name for name in names if name not in self._tables]:
+            made = self.statistics(tables=missing)
+            self._tables.update((name, getattr(made, name)) for name in missing)
 
     def _summary(self, rows: bool) -> Summary:
         metrics = counted(len(self.metrics), "metrics")

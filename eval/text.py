@@ -211,9 +211,12 @@ def _notes(evaluation: Evaluation) -> list[str]:
 
 def ladders_text(evaluation: Evaluation) -> str:
     """Say how many levels each codec has, where they have different numbers; else nothing."""
-    levels: dict[int, dict[str, None]] = {}
-    for row in evaluation.correlations.to_pylist():
-        levels.setdefault(row["n_versions"], {})[f"{row['codec']} ({row['task']})"] = None
+    ladders: dict[str, set[int]] = {}
+    for row in evaluation.labels.select(["task", "codec", "level"]).to_pylist():
+        ladders.setdefault(f"{row['codec']} ({row['task']})", set()).add(row["level"])
+    levels: dict[int, list[str]] = {}
+    for ladder, numbers in ladders.items():
+        levels.setdefault(len(numbers), []).append(ladder)
     if len(levels) < 2:
         return ""
     counts = "; ".join(f"{n} of {', '.join(of)}" for n, of in sorted(levels.items()))

@@ -13,11 +13,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 
-from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.builders.sources.scenes import draw_scene, render
+from cfqa_data.builders.tasks.drawing import draw_depth, draw_mask
 from cfqa_data.recipe.load import load_recipe
 
 SIDE, GAP = 112, 2
@@ -26,12 +25,8 @@ SIDE, GAP = 112, 2
 def column(seed: int) -> list[np.ndarray]:
     """Return image, mask and depth of a scene as uint8 (112, 112, 3) pictures."""
     scene = render(draw_scene(seed), SIDE, SIDE)
-    mask = (255 * colormaps["tab20"](scene.mask % 20)[..., :3]).astype(np.uint8)
-    mask[scene.mask == 0] = 24
-    mask[scene.mask == IGNORE] = 255
-    near, far = scene.depth.min(), scene.depth.max()
-    depth = colormaps["magma_r"]((scene.depth - near) / (far - near))[..., :3]
-    return [scene.image, mask, (255 * depth).astype(np.uint8)]
+    depth = draw_depth(scene.depth, float(scene.depth.min()), float(scene.depth.max()))
+    return [scene.image, draw_mask(scene.mask, ()).picture, depth.picture]
 
 
 def sheet(columns: int) -> np.ndarray:

@@ -245,7 +245,7 @@ def test_mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_build(monkeypatch: pytest.MonkeyPatch) -> None:
     made = build.Built(10.0, {"select": 1.0}, 2 * 10**9, 10**9, 10**6)
-    check(build.told("mini", made), "mini", "tier|scores|verify|requests|bytes")
+    check(build.told("mini", made), "mini", "tier|scores|gallery|verify|requests|bytes")
     item = argparse.Namespace(task="cls", codec="x265")
     other = argparse.Namespace(task="cls", codec="hyperprior_multi_task")
     rows = [(item, 10, 2.6, 2.0, 0.1), (other, 10, 4.0, 1.0, 1.0)]

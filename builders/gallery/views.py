@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from cfqa_data.builders.tasks.base import Task
 from cfqa_data.builders.tasks.drawing import Drawing, check_drawing
 from cfqa_data.errors import CfqaError, FormatError, MetricError, unknown_name
 from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.layout import Layout
 from cfqa_data.registry import naming_user_code
 
 if TYPE_CHECKING:
@@ -216,7 +218,8 @@ class Viewer:
         try:
             return self._dataset.truth(source_id)
         except FormatError as error:
-            if entry.terms is None or entry.terms.truths:
+            name = Layout(Path()).truth(entry.name).as_posix()
+            if name in self._dataset.manifest.files:
                 raise
             self._notes[str(error)] = None
             return None

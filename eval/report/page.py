@@ -103,6 +103,7 @@ def report_html(
     )
     origin = _origin(evaluation, source)
     maps_of_classes = _class_maps(evaluation, source) if classes else []
+    evaluation.make_tables("across_codecs", "across_tasks", "discrimination", "per_level")
     baseline, compared = differences(evaluation, against)
     ranked = ranking(evaluation)
     points = task_points(evaluation)

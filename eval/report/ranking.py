@@ -11,6 +11,7 @@ import numpy as np
 
 from cfqa_data.eval.comparison import compare_metrics
 from cfqa_data.eval.report.axes import MINUS
+from cfqa_data.eval.statistics.tables import source_means
 from cfqa_data.eval.text import gaps
 
 if TYPE_CHECKING:
@@ -307,7 +308,9 @@ def heat_maps(
     """
     together = [row | {"codec": ALL} for row in evaluation.across_codecs.to_pylist()]
     codecs, cells = defaultdict[str, dict[str, None]](dict), {}
-    for row in evaluation.correlations.to_pylist() + [r for r in together if r["codecs"] > 1]:
+    metrics, scores = evaluation.metrics, evaluation.values[:, : len(evaluation.metrics)]
+    means = source_means(evaluation.labels, metrics, scores, evaluation.target)
+    for row in means + [row for row in together if row["codecs"] > 1]:
         codecs[row["task"]][row["codec"]] = None
         cells[row["task"], row["codec"], row["metric"]] = row
     columns = [(task, list(of_task)) for task, of_task in codecs.items()]

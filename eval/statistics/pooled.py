@@ -193,12 +193,16 @@ def _spread(
     _, group, count = np.unique(values, return_inverse=True, return_counts=True)
     alone = (count == 1)[group]
     single = np.bincount(source[alone], minlength=len(weights)).astype(np.float64)
+    squared = weights * weights
+    squares, cubes = single @ squared, single @ (squared * weights)
+    if alone.all():
+        return (size**3 - cubes) / 3, size**2 - squares
     _, group = np.unique(group[~alone], return_inverse=True)
     groups = int(group.max(initial=-1)) + 1
     cells = np.bincount(group * len(weights) + source[~alone], minlength=groups * len(weights))
     tied = cells.reshape(groups, len(weights)) @ weights
-    squares = single @ (weights * weights) + np.einsum("vr,vr->r", tied, tied)
-    cubes = single @ (weights * weights * weights) + np.einsum("vr,vr,vr->r", tied, tied, tied)
+    squares += np.einsum("vr,vr->r", tied, tied)
+    cubes += np.einsum("vr,vr,vr->r", tied, tied, tied)
     return (size**3 - cubes) / 3, size**2 - squares
 
 

@@ -34,6 +34,7 @@ from cfqa_data.eval.statistics.cells import (
 )
 from cfqa_data.eval.statistics.columns import COLUMNS, Rows, make_table
 from cfqa_data.eval.statistics.comparison import orientation
+from cfqa_data.eval.statistics.correlations import COEFFICIENTS, coefficients
 from cfqa_data.eval.statistics.discrimination import discriminate
 from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.eval.statistics.left_out import left_out_figures
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval.metrics import Metric
     from cfqa_data.format.facts import TaskFacts
 
-__all__ = ["DRAWS", "Statistics", "check_labels", "statistics", "truths"]
+__all__ = ["DRAWS", "Statistics", "check_labels", "source_means", "statistics", "truths"]
 
 DRAWS = 1000
 
@@ -169,6 +170,32 @@ def statistics(
             for name in parts
         }
     )
+
+
+def source_means(
+    labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any], target: str = "distortion"
+) -> list[dict[str, Any]]:
+    """Return the coefficients of ``correlations`` alone, a row per task, codec and metric.
+
+    Args:
+        labels: See `statistics`.
+        metrics: See `statistics`.
+        values: See `statistics`.
+        target: See `statistics`.
+    """
+    found = []
+    for grid in read_grids(labels):
+        scores = np.moveaxis(np.asarray(values, dtype=np.float64)[grid.rows], -1, 0)
+        truth = truths(grid, labels, target)
+        for codec, versions in grid.codecs.items():
+            each = coefficients(scores[:, :, versions], truth[:, versions])
+            for place, metric in enumerate(metrics):
+                known = each[:, place][:, ~np.isnan(each[0, place])]
+                means = known.mean(axis=1).tolist() if known.size else [None] * len(COEFFICIENTS)
+                row = {"task": grid.task, "codec": codec, "metric": metric.name}
+                row |= {"lower_better": metric.lower_better}
+                found.append(row | dict(zip(COEFFICIENTS, means, strict=True)))
+    return found
 
 
 def check_labels(labels: pa.Table, target: str) -> None:
