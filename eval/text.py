@@ -66,8 +66,8 @@ def paper_heads(metrics: Sequence[str]) -> list[list[str]]:
 def paper_text(evaluation: Evaluation) -> str:
     """Lay the figures out as the published table: codec and task by metric, PLCC and SROCC."""
     rows = paper_heads([metric.name for metric in evaluation.metrics])
-    rows[0].insert(2, "sources")
-    rows[1].insert(2, "used")
+    rows[0].append("sources")
+    rows[1].append("used")
     together = _together(evaluation)
     figures = evaluation.correlations.to_pylist() + together
     for codec in dict.fromkeys(row["codec"] for row in figures):
@@ -81,10 +81,19 @@ def paper_text(evaluation: Evaluation) -> str:
         title.append(f"All codecs: over the {counts} points that a source has from all of them.")
     parts = [
         "\n".join(title),
-        table_text(rows, left=3, heads=2, width=WIDTH, group=2),
+        _paper_table(rows),
         *_left_out(evaluation),
     ]
     return "\n\n".join([*parts, "\n".join(_notes(evaluation))])
+
+
+def _paper_table(rows: list[list[str]]) -> str:
+    """Lay out rows whose last cell tells the sources: one that is cut has it in every part."""
+    text = table_text(rows, left=2, heads=2)
+    if max(map(len, text.splitlines())) <= WIDTH:
+        return text
+    moved = [[*row[:2], row[-1], *row[2:-1]] for row in rows]
+    return table_text(moved, left=3, heads=2, width=WIDTH, group=2)
 
 
 def plain_text(evaluation: Evaluation) -> str:
@@ -186,10 +195,10 @@ def _paper_rows(codec: str, rows: list[dict[str, Any]]) -> list[list[str]]:
     for task in dict.fromkeys(row["task"] for row in rows):
         of_task = [row for row in rows if row["task"] == task]
         valid = max(row["n_valid"] for row in of_task)
-        line = [codec, task, f"{valid} of {_sources(of_task[0])}"]
+        line = [codec, task]
         for row in of_task:
             line += [figure_text(row["plcc"]), figure_text(row["srocc"])]
-        lines.append(line)
+        lines.append([*line, f"{valid} of {_sources(of_task[0])}"])
     return lines
 
 

@@ -371,6 +371,8 @@ def test_files_that_may_not_be_read(command: str, sandbox: Sandbox, tmp_path: Pa
         "info": [data, data / "manifest.json", data / "labels" / "cls.parquet"],
         "eval": [data, data / "manifest.json", data / "labels" / "cls.parquet"],
         "report": [data / "manifest.json", Path(sandbox.names["scores"])],
+        "leaderboard": [Path(sandbox.names["scores"])],
+        "metrics": [],
         "export": [data, data / "labels" / "cls.parquet", data / "compressed"],
         "publish": [data, data / "README.md"],
         "import-release": [Path(sandbox.names["release"]), Path(sandbox.names["logs"])],

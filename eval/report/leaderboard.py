@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from cfqa_data.console.text import WIDTH, table_text
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.features.datasets import opened
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.report.axes import MINUS
 from cfqa_data.eval.report.drawing import TEMPLATES, environment, security_policy
 from cfqa_data.eval.report.ranking import Figure, Scale
-from cfqa_data.eval.score_reading import read_evaluation
+from cfqa_data.eval.score_reading import read_file
 from cfqa_data.eval.tables import markdown_safe, markdown_text
 from cfqa_data.eval.text import gaps
 from cfqa_data.extras import extras
@@ -147,12 +148,13 @@ def leaderboard(
     Raises:
         MetricError: There is no result; a file is not a whole file of scores.
     """
+    source = None if dataset is None else opened(dataset)
     pools: list[Evaluation] = []
     for number, result in enumerate(results, 1):
         label = str(number)
         if isinstance(result, str | Path):
             label = absolute_path(result).stem
-            result = read_evaluation(result, dataset=dataset)
+            result = read_file(result, source)
         for place, pool in enumerate(pools):
             if pool.same_dataset(result):
                 pools[place] = pool.merge(result, label=label)
