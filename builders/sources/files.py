@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ __all__ = [
     "names_in",
     "parse_lines",
     "read_list",
+    "reading",
     "reason",
     "require",
     "shuffled",
@@ -117,6 +119,17 @@ def reason(error: Exception, path: Path | None = None) -> str:
     if path is not None and (kind := pointer_at(path)):
         return kind
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Say of a damaged file, of which readers raise all kinds of errors, what it is not."""
+    try:
+        yield
+    except BuildError:
+        raise
+    except Exception as error:
+        raise BuildError(f"{path}: not {what} ({reason(error, path)})") from None
 
 
 def read_list(path: Path) -> list[tuple[int, str]]:

@@ -21,7 +21,7 @@ from cfqa_data.builders.sources.files import (
     by_name,
     parse_lines,
     read_list,
-    reason,
+    reading,
     shuffled,
 )
 from cfqa_data.builders.sources.images import SUFFIXES, images_below, most, read_rgb
@@ -287,10 +287,6 @@ def _id_of_synset(line: str) -> tuple[int, str]:
 def _read_meta(path: Path) -> list[tuple[int, str]]:
     from scipy.io import loadmat
 
-    try:
+    with reading(path, "the meta.mat of ILSVRC 2012"):
         synsets = loadmat(path, squeeze_me=True, variable_names=["synsets"])["synsets"]
         return [(int(row["ILSVRC2012_ID"]), str(row["WNID"])) for row in synsets]
-    except Exception as error:  # the reader raises all kinds on damaged files
-        raise BuildError(
-            f"{path}: not the meta.mat of ILSVRC 2012 ({reason(error, path)})"
-        ) from None

@@ -18,7 +18,7 @@ from cfqa_data.builders.sources.files import (
     by_name,
     choose,
     names_in,
-    reason,
+    reading,
     require,
 )
 from cfqa_data.builders.sources.geometry import DEPTH_RANGE, DepthGeometry
@@ -231,11 +231,9 @@ def read_splits(path: Path) -> tuple[list[int], list[int]]:
     """
     from scipy.io import loadmat
 
-    try:
+    with reading(path, "the splits.mat of NYUv2"):
         read = loadmat(path, variable_names=["trainNdxs", "testNdxs"])
         train, test = (read[key].astype(np.int64).ravel() - 1 for key in ("trainNdxs", "testNdxs"))
-    except Exception as error:  # the reader raises all kinds on damaged files
-        raise BuildError(f"{path}: not the splits.mat of NYUv2 ({reason(error, path)})") from None
     return train.tolist(), test.tolist()
 
 
@@ -341,12 +339,5 @@ class LabelledMat:
     def _file(self) -> Iterator[Any]:
         with extras():
             import h5py
-        try:
-            with h5py.File(self.path, "r") as file:
-                yield file
-        except BuildError:
-            raise
-        except Exception as error:  # h5py raises all kinds on damaged files
-            raise BuildError(
-                f"{self.path}: not the labelled NYUv2 file ({reason(error, self.path)})"
-            ) from None
+        with reading(self.path, "the labelled NYUv2 file"), h5py.File(self.path, "r") as file:
+            yield file
