@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from cfqa_data.builders.sources.base import Sample, Source
-from cfqa_data.errors import BuildError, prefixed, unknown_name
+from cfqa_data.errors import BuildError, check_known, prefixed
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.limits import pointer_at
 from cfqa_data.format.resources import locate
@@ -302,8 +302,7 @@ class FileSource(Source):
         Raises:
             BuildError: no such image, or it is damaged or cannot be in a dataset.
         """
-        if source_id not in self.entries:
-            raise BuildError(unknown_name(f"{self.kind} image", source_id, self.entries))
+        check_known(f"{self.kind} image", source_id, self.entries, BuildError)
         entry = self.entries[source_id]
         return Sample(source_id, self.inputs(entry), self.truth(entry), entry.group)
 

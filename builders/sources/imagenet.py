@@ -26,7 +26,7 @@ from cfqa_data.builders.sources.files import (
 )
 from cfqa_data.builders.sources.images import SUFFIXES, images_below, most, read_rgb
 from cfqa_data.builders.sources.preprocessing import classification_view
-from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.errors import BuildError, check_known
 from cfqa_data.format.format_1 import TERMS
 
 __all__ = ["ImageNet"]
@@ -122,8 +122,7 @@ class ImageNet(FileSource):
         """The image whose name a line begins with."""
         name = Path(line.split()[0]).name
         name = image_id(Path(name).stem if name.lower().endswith(SUFFIXES) else name)
-        if name not in self.known:
-            raise BuildError(f"{self.paths['root']}: {unknown_name('image', name, self.known)}")
+        check_known("image", name, self.known, BuildError, self.paths["root"])
         return self.known[name]
 
     def inputs(self, entry: Entry) -> np.ndarray:

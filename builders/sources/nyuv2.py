@@ -24,7 +24,7 @@ from cfqa_data.builders.sources.files import (
 from cfqa_data.builders.sources.geometry import DEPTH_RANGE, DepthGeometry
 from cfqa_data.builders.sources.images import read_depth, read_rgb
 from cfqa_data.builders.sources.preprocessing import depth_views
-from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.errors import BuildError, check_known
 from cfqa_data.extras import extras
 from cfqa_data.format.format_1 import TERMS
 
@@ -176,8 +176,7 @@ class SplitFiles:
         first = line.split()[0]
         if "/" in first:
             return self._pair(line)
-        if first not in self.test:
-            raise BuildError(unknown_name("image", first, self.test))
+        check_known("image", first, self.test, BuildError)
         return self.test[first]
 
     def trained(self) -> Iterable[Entry]:
@@ -279,8 +278,7 @@ class LabelledMat:
         """The image of a line: index from 1, name, or path as in `nyu_test.txt`."""
         path = PurePosixPath(line.split()[0].lstrip("/"))
         key = f"{path.parent.name}_{path.stem}" if path.parent.name else path.name
-        if key not in self._every:
-            raise BuildError(unknown_name("image", key, self._every))
+        check_known("image", key, self._every, BuildError)
         return self._every[key]
 
     def trained(self) -> Iterable[Entry]:
