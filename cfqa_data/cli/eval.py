@@ -40,6 +40,7 @@ def evaluate(
     out: Path | None = None,
     report: Path | None = None,
     classes: bool = False,
+    pictures: bool = False,
     force: bool = False,
     table: Literal["paper", "plain"] = "paper",
     against: str | None = None,
@@ -70,6 +71,7 @@ def evaluate(
         force: Replace what the file has of these metrics where they are others now, or a file that
             holds anything else.
         classes: With --report: also draw what levels do to the classes of features, by t-SNE.
+        pictures: With --report: also show the items on which metric and label disagree most.
         table: paper: as published. plain: every figure, one per line.
         against (NAME): Also compare every other metric with this one: differences, intervals, p.
         paper_logs (LOGS): Instead of a dataset: the published statistic from a folder of score
@@ -92,12 +94,15 @@ def evaluate(
     from cfqa_data.eval.metrics.spec import split_specs
     from cfqa_data.eval.text import LAYOUTS
 
-    if classes and report is None:
-        raise CfqaError("--classes is for the page of --report")
+    for name, given in (("classes", classes), ("pictures", pictures)):
+        if given and report is None:
+            raise CfqaError(f"--{name} is for the page of --report")
     if report is not None:  # what it needs is missed now, not when everything is scored
         from cfqa_data.eval.report import write_report
     if classes:
-        import cfqa_data.eval.report.classes  # noqa: F401
+        import cfqa_data.eval.report.classes
+    if pictures:
+        import cfqa_data.eval.report.pictures  # noqa: F401
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
     for name in split_specs(",".join(metric or DEFAULT_METRICS)):
@@ -152,7 +157,8 @@ def evaluate(
     if page is not None:
         try:
             baseline = compared and compared.against
-            write_report(evaluation, page, dataset, against=baseline, classes=classes)
+            how: dict[str, Any] = {"against": baseline, "classes": classes, "pictures": pictures}
+            write_report(evaluation, page, dataset, **how)
             written.append(f"Report: {page}")
         except DiskError as error:  # there is no room for scores beside it either
             failures.append(str(error))
@@ -175,6 +181,7 @@ def report(
     target: Target | None = None,
     against: str | None = None,
     classes: bool = False,
+    pictures: bool = False,
     force: bool = False,
     follow_links: bool = False,
 ) -> None:
@@ -186,6 +193,7 @@ def report(
         target: Label to follow. Default: that of the scores.
         against (NAME): Metric that the others are compared with. Default: cosine, or mse.
         classes: Also draw what levels do to the classes, by t-SNE of features, which are read.
+        pictures: Also show the items on which metric and label disagree most; reads features.
     """
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
@@ -199,7 +207,8 @@ def report(
     for name, note in evaluation.notes.items():
         if name.startswith("scores of "):
             say(note)
-    written = write_report(evaluation, out, dataset, against=against, classes=classes)
+    how: dict[str, Any] = {"against": against, "classes": classes, "pictures": pictures}
+    written = write_report(evaluation, out, dataset, **how)
     print(f"Report: {written}")
 
 
