@@ -37,7 +37,6 @@ __all__ = [
     "naming_user_code",
     "own_name",
     "path_options",
-    "source_hash",
     "user_failure",
 ]
 

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.arrow import pa
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.score_rows import named, row_keys, shared_rows
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from cfqa_data.eval.metrics import Metric
     from cfqa_data.eval.results import Evaluation
 
@@ -73,8 +72,6 @@ def joined(one: Evaluation, other: Evaluation) -> Evaluation:
 
     Labels that one has columns of which the other lacks are null there.
     """
-    import pyarrow as pa
-
     there = {key: place for place, key in enumerate(row_keys(one.labels))}
     keys = row_keys(other.labels)
     new = np.array([key not in there for key in keys], dtype=bool)
@@ -103,8 +100,6 @@ def joined(one: Evaluation, other: Evaluation) -> Evaluation:
 
 def relabelled(evaluation: Evaluation, labels: pa.Table) -> Evaluation:
     """Return an evaluation in the order of labels, with their columns; other rows come last."""
-    import pyarrow as pa
-
     places, theirs = shared_rows(labels, evaluation.labels)
     order = np.argsort(places, kind="stable")
     others = np.setdiff1d(np.arange(evaluation.labels.num_rows), theirs)

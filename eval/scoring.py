@@ -28,6 +28,7 @@ from cfqa_data.eval.features.datasets import stored_rows
 from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metric
 from cfqa_data.eval.metrics.base import error_line
 from cfqa_data.eval.provenance import Provenance, TrainedOn, now, peak_memory
+from cfqa_data.torch_state import threads_for
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -190,6 +191,8 @@ class Scoring:
         if earlier := self._scored.earlier.get(metric.name):
             here |= set(zip(*earlier.select(["task", "fold"]).to_pydict().values(), strict=True))
         for task, fold in sorted(here):
+            if metric.tasks and task not in metric.tasks:
+                continue
             with suppress(UndefinedError):
                 seen[self._others(task, fold, metric.left_out)] = True
         rows = labels.filter(seen)
@@ -318,11 +321,12 @@ class Scoring:
         for whole in read_batches(self._dataset, list(place_of), self._device, size):
             done = self._missing([place_of[row] for row in whole.rows]).any(axis=1).sum()
             pending: list[Pending] = []
-            for column, metric in enumerate(self._metrics):
-                for part in whole.parts(metric.scope, self._size):
-                    at = np.array([place_of[row] for row in part.rows])
-                    self._part(column, metric, part, at, task, places, pending)
-            self._fetch(pending, task, places)
+            with threads_for(whole.x.values.numel()):
+                for column, metric in enumerate(self._metrics):
+                    for part in whole.parts(metric.scope, self._size):
+                        at = np.array([place_of[row] for row in part.rows])
+                        self._part(column, metric, part, at, task, places, pending)
+                self._fetch(pending, task, places)
             if file:
                 file.save(self._scored)
             progress.advance(int(done))

@@ -9,14 +9,15 @@ sources of the other folds, and scores each source by the weights that have not 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 import cfqa_data
+from cfqa_data.eval import TrainingSet
 from cfqa_data.loaders import read_ahead
+from cfqa_data.loaders.torch import Pairs
 
 BANDS = 8
 
@@ -29,7 +30,10 @@ def band_errors(x: Tensor, y: Tensor) -> Tensor:
 
 
 class WeightedBands(torch.nn.Module):
-    """The trained metric: a weighted mean of the bands' errors; weights are never negative."""
+    """A weighted mean of the bands' errors; weights are never negative."""
+
+    name = "bands"
+    lower_better = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,42 +45,31 @@ class WeightedBands(torch.nn.Module):
     def score(self, errors: Tensor) -> Tensor:
         return errors @ self.weights.softmax(dim=0)
 
-
-class Bands:
-    """What is trained: `evaluate` calls `fit` for each task and fold."""
-
-    name = "bands"
-    lower_better = True
-
-    def fit(self, training: Any, device: str) -> WeightedBands:
+    def fit(self, training: TrainingSet, device: str) -> WeightedBands:
         """Learn to rank the versions of a source as the label does that is followed.
+
+        `evaluate` calls it for each task and fold, of a fresh copy.
 
         Args:
             training: the labels and features of the other folds' sources.
             device: where to compute.
         """
-        rows = training.labels.select(["source_id", "codec", "level"]).to_pylist()
-
-        def errors_of(row: dict[str, Any]) -> Tensor:
-            x = torch.from_numpy(training.original(row["source_id"]))
-            return band_errors(x[None], torch.from_numpy(training.compressed(*row.values()))[None])
-
-        errors = torch.cat(list(read_ahead(errors_of, rows))).to(device)
+        pairs = read_ahead(Pairs(training).__getitem__, range(len(training)))
+        errors = torch.cat([band_errors(x[None], y[None]) for x, y, _ in pairs]).to(device)
         harm = torch.tensor(training.labels[training.target].to_pylist(), device=device)
         sources = training.labels["source_id"].combine_chunks().dictionary_encode().indices
         source = torch.tensor(sources.to_numpy(), device=device)
         better, worse = torch.nonzero(
             (harm[:, None] < harm) & (source[:, None] == source), as_tuple=True
         )
-        model = WeightedBands().to(device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        optimizer = torch.optim.Adam(self.to(device).parameters(), lr=0.1)
         for _ in range(100):
-            scores = model.score(errors)
+            scores = self.score(errors)
             loss = softplus(scores[better] - scores[worse]).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        return model
+        return self
 
 
 def main() -> None:
@@ -84,7 +77,7 @@ def main() -> None:
     parser.add_argument("folder", help="what `cfqa build` made")
     parser.add_argument("--task", help="only this task")
     arguments = parser.parse_args()
-    evaluation = cfqa_data.evaluate(arguments.folder, ["mse", Bands()], task=arguments.task)
+    evaluation = cfqa_data.evaluate(arguments.folder, ["mse", WeightedBands()], task=arguments.task)
     print("Per source over the levels of all codecs, then averaged:")
     for row in evaluation.across_codecs.to_pylist():
         print(f"  {row['task']} {row['metric']:<6} SROCC {row['srocc']:+.4f}")

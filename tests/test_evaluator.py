@@ -12,6 +12,7 @@ from cases import release
 from memory_dataset import CODECS, LEVELS, TASKS, MemoryDataset, rows_of
 from scipy import stats
 
+from cfqa_data import torch_state
 from cfqa_data.errors import MetricError
 from cfqa_data.eval import create_metric, evaluate
 
@@ -227,3 +228,23 @@ def test_impossible_arguments_are_refused(dataset: MemoryDataset) -> None:
     empty.labels = empty.labels.slice(0, 0)
     with pytest.raises(MetricError, match="no compressed features"):
         evaluate(empty, ["mse"])
+
+
+@pytest.mark.parametrize(("small", "expected"), [(10**6, 1), (0, 2)])
+def test_small_features_take_one_thread(
+    dataset: MemoryDataset, small: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_state, "SMALL", small)
+    seen = []
+
+    def mse(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return (x - y).square().mean(dim=(1, 2, 3, 4))
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        evaluate(dataset, [mse])
+        assert (seen[-1], torch.get_num_threads()) == (expected, 2)
+    finally:
+        torch.set_num_threads(before)

@@ -340,12 +340,14 @@ class Weighted(torch.nn.Module):
         self.weights = torch.nn.Parameter(torch.zeros(channels))
 
     def fit(self, training: TrainingSet, device: str) -> Weighted:
+        assert self.training
         assert not self.weights.any()  # each training begins anew
         with torch.no_grad():
             self.weights += training.labels[training.target].to_numpy().sum()
         return self
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        assert not self.training
         return (y - x).square().mean((1, 2, 3)) @ self.weights
 
 

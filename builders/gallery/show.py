@@ -68,11 +68,13 @@ class Shown:
 
         Also the task's first answer, where it gives any.
         """
+        versions = self.view.versions
+        answers = any(v.answer is not None for v in (self.view.original, *versions))
         return [
             {name: getattr(version, name) for name in version._fields[:6]}
             | version.metrics
-            | ({} if version.answer is None else {"answer": version.answer})
-            for version in self.view.versions
+            | ({"answer": version.answer} if answers else {})
+            for version in versions
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from cfqa_data.builders.tasks.base import Task
 from cfqa_data.builders.tasks.drawing import Drawing, check_drawing
 from cfqa_data.errors import CfqaError, FormatError, MetricError, unknown_name
 from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.layout import Layout
 from cfqa_data.registry import naming_user_code
 
 if TYPE_CHECKING:
@@ -176,7 +178,7 @@ class Viewer:
         return View(
             source_id=source_id,
             entry=entry,
-            input=self._input(source_id),
+            input=self._input(source_id, entry),
             truth=draw(None),
             original=Version(
                 *("", -1, math.nan, None, rows[0]["reference_score"], 0.0, {}),
@@ -187,12 +189,18 @@ class Viewer:
             notes=tuple(self._notes),
         )
 
-    def _input(self, source_id: str) -> np.ndarray | str | None:
+    def _input(self, source_id: str, entry: TaskEntry) -> np.ndarray | str | None:
         try:
-            return source_input(self._dataset, source_id)
+            found = source_input(self._dataset, source_id)
         except CfqaError as error:
             self._notes[str(error)] = None
             return None
+        if found is not None and entry.terms and not entry.terms.inputs:
+            link = f": {entry.terms.link}" * bool(entry.terms.link)
+            self._notes[f"The input may not be redistributed, on the terms of its source{link}"] = (
+                None
+            )
+        return found
 
     def _decoded(self, source_id: str, codec: str, level: int) -> np.ndarray | str | None:
         """Return the input that a codec on inputs decodes to; None of others, and of strangers'."""
@@ -216,7 +224,8 @@ class Viewer:
         try:
             return self._dataset.truth(source_id)
         except FormatError as error:
-            if entry.terms is None or entry.terms.truths:
+            name = Layout(Path()).truth(entry.name).as_posix()
+            if name in self._dataset.manifest.files:
                 raise
             self._notes[str(error)] = None
             return None

@@ -29,15 +29,7 @@ from cfqa_data.format.layout import of_tools
 from cfqa_data.format.limits import pointer_at
 from cfqa_data.paths import real_path
 
-__all__ = [
-    "RELEASE_CODECS",
-    "CodecFiles",
-    "Release",
-    "Unplaced",
-    "load_feature",
-    "open_feature",
-    "scan_release",
-]
+__all__ = ["CodecFiles", "Release", "Unplaced", "load_feature", "scan_release"]
 
 RELEASE_CODECS = ("hm", "vtm", "hyperprior_multi_task", "hyperprior_task_specific")
 

@@ -60,7 +60,10 @@ def status(recipe: Recipe, out: Path | str, *, tier: str = "full") -> str:
         recorded = _read_plan(layout)
         if recorded is None:  # the running build has just ended
             return status(recipe, out, tier=tier)
-        held = f"{layout.root} holds a begun build", "finish that one, or choose another folder"
+        held = (
+            f"{layout.root} holds a begun build",
+            "finish that one, delete this folder, or choose another",
+        )
         there = recorded["recipe"]
         _check_recipe(held, recorded["tier"], there, tier, recipe.fitted_as(there))
         return "begun"

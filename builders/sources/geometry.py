@@ -6,15 +6,15 @@ The defaults are those of the published evaluation; a head's file may carry othe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cfqa_data.errors import BuildError, prefixed
+from cfqa_data.format.fields import Checked, Count, Number
 from cfqa_data.pixels import MEAN, STD, normalise
-from cfqa_data.registry import bind_options
 
 __all__ = [
     "DEPTH_RANGE",
@@ -34,18 +34,20 @@ DEPTH_RANGE = (0.001, 10.0)
 """Published range of depths, in metres."""
 
 
+class _Geometry(Checked):
+    error = BuildError
+    complete = False
+    place = "geometry"
+
+
 @dataclass(frozen=True)
-class SegGeometry:
+class SegGeometry(_Geometry):
     """Sliding windows over the scaled image, in pixels: side of a window, and step between two."""
 
-    window: int = 512
-    stride: int = 341
-    short_side: int = 512
-    long_side_limit: int = 2048
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            _positive(name, value)
+    window: Count = 512
+    stride: Count = 341
+    short_side: Count = 512
+    long_side_limit: Count = 2048
 
     def scaled(self, height: int, width: int) -> tuple[int, int]:
         """Size of an image after its short side is scaled to `short_side`.
@@ -68,41 +70,29 @@ class SegGeometry:
 
 
 @dataclass(frozen=True)
-class DepthGeometry:
+class DepthGeometry(_Geometry):
     """Depth image: its size, and the rows and columns that are scored, half-open, in pixels."""
 
-    height: int = 480
-    width: int = 640
-    rows: tuple[int, int] = (45, 471)
-    columns: tuple[int, int] = (41, 601)
+    height: Count = 480
+    width: Count = 640
+    rows: tuple[Number, Number] = (45, 471)
+    columns: tuple[Number, Number] = (41, 601)
 
     def __post_init__(self) -> None:
-        _positive("height", self.height)
-        _positive("width", self.width)
-        for name, span, end in (
-            ("rows", self.rows, self.height),
-            ("columns", self.columns, self.width),
-        ):
-            if [type(place) for place in span] != [int, int] or not 0 <= span[0] < span[1] <= end:
-                raise BuildError(f"geometry: {name} {span!r} is no range within 0..{end}")
+        super().__post_init__()
+        for name, end in (("rows", self.height), ("columns", self.width)):
+            first, last = span = getattr(self, name)
+            self.require(first < last <= end, f".{name} {span!r} is no range within 0..{end}")
 
 
-def _positive(name: str, value: int) -> None:
-    if value < 1:
-        raise BuildError(f"geometry: {name} must be a positive whole number, not {value!r}")
-
-
-def from_metadata(kind: type[Any], text: str, origin: str) -> Any:
+def from_metadata(kind: type[Checked], text: str, origin: str) -> Any:
     """Make a geometry from what a file says as JSON; what it leaves out is as published."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
         raise BuildError(f"{origin}: the geometry in its metadata is not JSON") from None
-    if not isinstance(values, Mapping):
-        raise BuildError(f"{origin}: the geometry is no table")
-    bound = bind_options(kind, values, f"{origin}: geometry", BuildError)
     with prefixed(origin, BuildError, BuildError):
-        return kind(**bound)
+        return kind.from_dict(values, where="geometry")
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

@@ -32,14 +32,7 @@ with extras("build"):
     from torch import Tensor, nn
     from torch.nn import functional
 
-__all__ = [
-    "GALLERY",
-    "Embedder",
-    "Retrieval",
-    "average_precision",
-    "ranked",
-    "smooth_precision",
-]
+__all__ = ["GALLERY", "Embedder", "Retrieval", "average_precision", "ranked"]
 
 GALLERY = ("gallery", "gallery_truths")
 """Tensors of a head's file: embeddings (images, D), and (identity, camera) of each image."""

@@ -20,7 +20,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +120,6 @@ def _assemble(jobs: list[planning.Job], settings: planning.Settings) -> list[Pat
     return paths
 
 
-OPTIONS = {entry.name: entry for entry in fields(planning.Settings) if entry.metadata}
-"""Settings that can be given; each has the name of its field."""
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--features", required=True, help="safetensors of planes per task")
@@ -131,9 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=2, help="models trained at a time")
     help_text = "size, lambdas, patches, schedule and coding of the published models"
     parser.add_argument("--published", action="store_true", help=help_text)
-    for name, entry in OPTIONS.items():
-        option, help_text = f"--{name.replace('_', '-')}", entry.metadata["help"]
-        kind = type(entry.default)
+    for name, help_text in planning.OPTIONS.items():
+        option, kind = f"--{name.replace('_', '-')}", type(getattr(planning.Settings, name))
         parser.add_argument(option, type=kind, default=argparse.SUPPRESS, help=help_text)
     parser.add_argument("--lambdas", type=float, nargs="+", help="of the ladder of all tasks")
     for task in TASKS:
@@ -155,7 +150,7 @@ def _lambdas(given: argparse.Namespace, tasks: Iterable[str]) -> dict[str, tuple
 
 
 def _run(given: argparse.Namespace) -> None:
-    changes = {name: getattr(given, name) for name in OPTIONS if hasattr(given, name)}
+    changes = {name: getattr(given, name) for name in planning.OPTIONS if hasattr(given, name)}
     if given.published and "steps" in changes:
         changes.setdefault("first_steps", changes["steps"])
     base = planning.published if given.published else planning.Settings

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -25,12 +25,14 @@ from cfqa_data.codecs.hyperprior.weights import (
     read_ladder,
 )
 from cfqa_data.errors import BuildError
+from cfqa_data.format.fields import Amount, Checked, Count, Number
 from cfqa_data.format.format_1 import TASKS
 from cfqa_data.format.manifest import hash_file
 
 __all__ = [
     "LAMBDAS",
     "MULTI_TASK",
+    "OPTIONS",
     "SEG_LISTED",
     "Job",
     "Settings",
@@ -76,15 +78,25 @@ LAMBDAS: Mapping[str, tuple[float, ...]] = MappingProxyType(
 """Ten lambdas per ladder."""
 
 
-def _setting(
-    usual: Any, help_text: str, least: float | None = None, known: Sequence[str] = ()
-) -> Any:
-    """A setting that the command takes: its help, its smallest value, or what it may be."""
-    return field(default=usual, metadata={"help": help_text, "least": least, "known": known})
+OPTIONS = {
+    "threads": "threads of each worker",
+    "first_steps": "steps of a model that starts from the transform",
+    "steps": "steps of every other model; with --published, at most",
+    "batch": "patches per step",
+    "n": "inner channels",
+    "m": "channels of y",
+    "stages": "strides of 2 to y",
+    "rate": "highest step size",
+    "epoch": "steps between two saved states, and validations with --published",
+    "seed": "of initialisation, sampling and noise",
+    "start": "random weights, or a chain from the transform",
+    "device": "where models are trained",
+}
+"""Settings that the command takes, and their help."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """What all models of a run share.
 
     Attributes:
@@ -100,32 +112,24 @@ class Settings:
 
     features: str
     out: str
-    threads: int = _setting(1, "threads of each worker", least=1)
-    first_steps: int = _setting(4000, "steps of a model that starts from the transform", least=0)
-    steps: int = _setting(2000, "steps of every other model; with --published, at most", least=0)
-    batch: int = _setting(8, "patches per step", least=1)
-    n: int = _setting(32, "inner channels")
-    m: int = _setting(64, "channels of y", least=1)
-    stages: int = _setting(3, "strides of 2 to y", least=2)
-    rate: float = _setting(2e-3, "highest step size", least=0.0)
-    epoch: int = _setting(
-        1000, "steps between two saved states, and validations with --published", least=1
-    )
-    seed: int = _setting(0, "of initialisation, sampling and noise", least=0)
-    start: str = _setting(
-        "chain", "random weights, or a chain from the transform", known=("chain", "random")
-    )
-    device: str = _setting("cpu", "where models are trained", known=("cpu", "cuda"))
-    patch: tuple[int, int] = (72, 96)
+    threads: Count = 1
+    first_steps: Number = 4000
+    steps: Number = 2000
+    batch: Count = 8
+    n: int = 32
+    m: Count = 64
+    stages: Annotated[int, 2] = 3
+    rate: Amount = 2e-3
+    epoch: Count = 1000
+    seed: Number = 0
+    start: Literal["chain", "random"] = "chain"
+    device: Literal["cpu", "cuda"] = "cpu"
+    patch: tuple[Count, Count] = (72, 96)
     published: bool = False
+    error = BuildError
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            name, value, of = entry.name, getattr(self, entry.name), entry.metadata
-            if of.get("least") is not None and not of["least"] <= value < math.inf:
-                raise BuildError(f"{name} must be {of['least']} or more, and finite; got {value}")
-            if of.get("known") and value not in of["known"]:
-                raise BuildError(f"{name} must be {' or '.join(of['known'])}, got {value!r}")
+        super().__post_init__()
         if self.device == "cuda":
             import torch
 
@@ -136,8 +140,6 @@ class Settings:
         inner = 4 ** (self.stages - 1)
         if self.start == "chain" and self.n < inner:
             raise BuildError(f"{self.stages} stages need n = {inner} or more, got {self.n}")
-        if min(self.patch) < 1:
-            raise BuildError(f"patch must be 1 x 1 or more, got {self.patch}")
 
     @property
     def stride(self) -> int:

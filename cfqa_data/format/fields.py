@@ -171,7 +171,7 @@ def _checked(where: str, value: Any, hint: Any, name: str = "") -> Any:
     elif kind in _KINDS:
         test, what = _KINDS[kind]
         ok = test(value, least)
-        what += f" of at least {least}" if kind is int and least > -math.inf else ""
+        what += f" of at least {least}" if kind in (int, float) and least > -math.inf else ""
     else:
         return value
     if not ok:

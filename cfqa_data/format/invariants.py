@@ -28,7 +28,6 @@ __all__ = [
     "RANGES",
     "VALUES",
     "LabelRows",
-    "Rule",
     "bits_of",
     "broken",
     "check_bitstream",

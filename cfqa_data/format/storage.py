@@ -38,7 +38,6 @@ __all__ = [
     "read_labels",
     "read_table",
     "remove_partials",
-    "sync_folder",
     "sync_folders",
     "write_bytes",
     "write_csv",

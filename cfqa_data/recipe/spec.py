@@ -28,7 +28,6 @@ __all__ = [
     "Recipe",
     "SourceSpec",
     "TaskSpec",
-    "is_path",
     "parts_of",
     "places_of_paths",
     "table_at",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features.batch import Features, derived, root
+from cfqa_data.eval.features.batch import Features, derived, own, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
-from cfqa_data.eval.features.products import gram, upper_product
-from cfqa_data.eval.features.relations import by_slice, scaled_tokens
+from cfqa_data.eval.features.products import congruent, gram, upper_product
+from cfqa_data.eval.features.relations import by_slice, distances, scaled_tokens
 
 __all__ = ["Difference", "differences"]
 
@@ -66,13 +66,26 @@ def differences(x: Features, y: Features, channels: bool = False) -> Difference:
         MetricError: The decomposition did not converge.
     """
 
-    def make(factor: Tensor, values: Tensor) -> _Gap:
-        cloud, size = _cloud(values)
-        return _Gap(_nuclear_gap(upper_product(factor, cloud.mT if channels else cloud)), size)
+    factors, before = _shapes(x, channels)
+    tokens, width = y.shape[-2:]
 
-    shape = _shapes(x, channels)
-    found = by_slice(make, shape.factor, y.values)
-    return Difference(shape.size, found.size, found.gap)
+    def from_tokens(factor: Tensor, values: Tensor) -> _Gap:
+        cloud, size = _cloud(values)
+        crossed = upper_product(factor, cloud.mT if channels else cloud)
+        return _Gap(_nuclear_gap(gram(crossed)), size)
+
+    def from_distances(factor: Tensor, unit: Tensor, squares: Tensor) -> _Gap:
+        # The rows of the factor sum to zero: Yc Yc^T is -1/2 of the squared distances.
+        total = squares.sum((-2, -1)) / (2 * tokens)
+        scale = -0.5 / total.masked_fill(total == 0, torch.inf)
+        products = congruent(factor, squares) * scale[..., None, None]
+        return _Gap(_nuclear_gap(products), root(total) / unit)
+
+    if channels or tokens > 2 * width:
+        found = by_slice(from_tokens, factors, y.values)
+    else:
+        found = by_slice(from_distances, factors, *reversed(distances(y)))
+    return Difference(before, found.size, found.gap)
 
 
 @derived
@@ -95,18 +108,18 @@ def _cloud(values: Tensor) -> tuple[Tensor, Tensor]:
     tokens, unit = scaled_tokens(values, torch.float64)
     size = root(torch.linalg.vector_norm(tokens, dim=-1).square().sum(-1))
     scale = size.masked_fill(size == 0, torch.inf).reciprocal()
-    return tokens * scale[..., None, None], size / unit[..., 0, 0]
+    return own(tokens).mul_(scale[..., None, None]), size / unit[..., 0, 0]
 
 
-def _nuclear_gap(crossed: Tensor) -> Tensor:
-    """Return 1 - |A|_*, of matrices (..., m, n) in float64: (...) in [0, 1].
+def _nuclear_gap(products: Tensor) -> Tensor:
+    """Return 1 - |A|_* from A A^T, (..., m, m) float64: (...) in [0, 1].
 
-    The singular values are the roots of the eigenvalues of a symmetric matrix of m rows: several
-    times faster than a singular value decomposition. In float64 this resolves singular values down
-    to 1e-7 of the largest; smaller ones are left out.
+    The singular values are the roots of the eigenvalues: several times faster than a singular value
+    decomposition of A. In float64 this resolves singular values down to 1e-7 of the largest;
+    smaller ones are left out.
     """
     try:
-        squares = torch.linalg.eigvalsh(gram(crossed))
+        squares = torch.linalg.eigvalsh(products)
     except torch.linalg.LinAlgError as error:
         raise MetricError("the singular values of a slice did not converge") from error
     noise = 64.0 * torch.finfo(squares.dtype).eps * squares[..., -1:]

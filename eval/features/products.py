@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
-__all__ = ["gram", "product_upper", "upper_product"]
+__all__ = ["congruent", "gram", "product_upper", "upper_product"]
 
 LARGE = 512
 """Rows of a large matrix."""
@@ -57,4 +57,19 @@ def product_upper(z: Tensor, upper: Tensor) -> Tensor:
     for left, right, out in zip(z.flatten(0, -3), uppers, products.flatten(0, -3), strict=True):
         for part in blocks:
             torch.mm(left[:, : part.stop], right[: part.stop, part], out=out[:, part])
+    return products
+
+
+def congruent(upper: Tensor, middle: Tensor) -> Tensor:
+    """Return ``upper @ middle @ upper.mT``, symmetric as the one in the middle is."""
+    left = upper_product(upper, middle)
+    if left.requires_grad or len(blocks := _blocks(upper)) == 1:
+        return left @ upper.mT
+    products = left.new_empty((*left.shape[:-1], upper.shape[-2]))
+    uppers = upper.expand(*left.shape[:-2], -1, -1).flatten(0, -3)
+    for one, right, out in zip(left.flatten(0, -3), uppers, products.flatten(0, -3), strict=True):
+        for part in blocks:
+            columns = right[part, part.start :].T
+            torch.mm(one[: part.stop, part.start :], columns, out=out[: part.stop, part])
+            out[part, : part.start] = out[: part.start, part].T
     return products

@@ -12,7 +12,7 @@ from functools import wraps
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
-from cfqa_data.eval.features.batch import Features, by_rows, derived, own, root
+from cfqa_data.eval.features.batch import CHUNK, Features, by_rows, derived, own, root
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.products import gram
 
@@ -24,6 +24,7 @@ __all__ = [
     "centred_alignment",
     "centred_tokens",
     "centred_units",
+    "distances",
     "per_slice",
     "scaled_tokens",
     "squared_distances",
@@ -151,22 +152,42 @@ def _power_of_two(z: Tensor) -> Tensor:
     return scales.nan_to_num_(nan=2.0**100).clamp_(max=2.0**100)
 
 
+class Distances(NamedTuple):
+    """Squared Euclidean distances between the tokens of each slice, in units of its own.
+
+    Attributes:
+        squares: (B, N, C, T, T) float64.
+        unit: (B, N, C) what tokens were multiplied by, a power of two.
+    """
+
+    squares: Tensor
+    unit: Tensor
+
+
 @per_slice()
-def squared_distances(values: Tensor) -> Tensor:
-    """Squared Euclidean distances between tokens, in units of each slice's own.
+def distances(values: Tensor) -> Distances:
+    """Compute the distances of some slices.
 
     Expanded, but in float64 and of centred tokens, so that what cancels is far below the rounding
     of float32 features; what could be rounding alone is 0, as it is for equal tokens.
-
-    Returns:
-        (B, N, C, T, T) float64.
     """
-    tokens = centred_tokens(values, torch.float64)
+    tokens, unit = scaled_tokens(values, torch.float64)
     products = gram(tokens)
-    lengths = products.diagonal(dim1=-2, dim2=-1)
-    both = lengths[..., :, None] + lengths[..., None, :]
-    squares = products.mul_(-2.0).add_(both)
-    return squares.masked_fill_(squares <= both.mul_(ROUNDING), 0.0)
+    lengths = products.diagonal(dim1=-2, dim2=-1).clone()
+    step = rows = products.shape[-1]
+    if products.device.type == "cpu" and not products.requires_grad:  # a few rows stay in cache
+        step = max(1, CHUNK * rows // products.numel())
+    for first in range(0, rows, step):
+        part = products[..., first : first + step, :]
+        both = lengths[..., first : first + step, None] + lengths[..., None, :]
+        part.mul_(-2.0).add_(both)
+        part.masked_fill_(part <= both.mul_(ROUNDING), 0.0)
+    return Distances(products, unit[..., 0, 0])
+
+
+def squared_distances(z: Features) -> Tensor:
+    """Squared Euclidean distances between tokens, (B, N, C, T, T), see `distances`."""
+    return distances(z).squares
 
 
 @per_slice()
@@ -176,8 +197,7 @@ def token_cosines(values: Tensor) -> Tensor:
     Returns:
         (B, N, C, T, T) float64.
     """
-    tokens = values.double()
-    tokens = tokens * _power_of_two(tokens)
+    tokens = values.double() * _power_of_two(values).double()
     norms = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
     tokens = own(tokens).div_(norms.masked_fill(norms == 0, 1.0))
     return gram(tokens)

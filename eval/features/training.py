@@ -14,6 +14,7 @@ from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.console.summary import Summary
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.reading import FeatureSource, read_batches
+from cfqa_data.torch_state import threads_for
 
 if TYPE_CHECKING:
     from cfqa_data.eval.metrics import Metric
@@ -46,13 +47,14 @@ class KnownScores:
             progress.start("inputs", len(missing), "features")
             with torch.no_grad():
                 for part in read_batches(self._dataset, missing.tolist(), self._device):
-                    for metric, column in zip(metrics, columns, strict=True):
-                        defined = part.x.shape[3] >= metric.least_tokens
-                        if not np.isnan(column[part.rows]).any():
-                            continue
-                        column[part.rows] = (
-                            metric.score(part.x, part.y).cpu() if defined else np.inf
-                        )
+                    with threads_for(part.x.values.numel()):
+                        for metric, column in zip(metrics, columns, strict=True):
+                            defined = part.x.shape[3] >= metric.least_tokens
+                            if not np.isnan(column[part.rows]).any():
+                                continue
+                            column[part.rows] = (
+                                metric.score(part.x, part.y).cpu() if defined else np.inf
+                            )
                     progress.advance(len(part.rows))
             progress.finish()
         return np.stack([column[rows] for column in columns], axis=1)

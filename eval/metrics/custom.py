@@ -193,6 +193,8 @@ def _training(name: str, call: Any) -> Callable[[Any, str], Metric]:
             learner = copy.deepcopy(call)
         except Exception:  # whatever an object holds, such as an open file
             learner = call
+        if _is_network(learner):
+            learner.train()
         found = learner.fit(training, device)
         if isinstance(found, Metric):
             return found.to(device)

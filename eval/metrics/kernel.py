@@ -123,5 +123,5 @@ def _kernel(squares: Tensor) -> Tensor:
     # Each pair is there twice, and the zeros of the diagonal come before all.
     rank = tokens + 2 * ((tokens * (tokens - 1) // 2 + 1) // 2)
     median = smallest(squares.flatten(-2), rank)[..., None, None]
-    kernel = squares / (-2.0 * median)
-    return kernel.nan_to_num_(nan=0.0).exp_()
+    # Of a median of 0 the limit: a number so large that all that is not 0 vanishes.
+    return (squares * (-0.5 / median).clamp(min=-1e300)).exp_()

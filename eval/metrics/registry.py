@@ -13,7 +13,7 @@ from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.metrics.base import FAMILIES, Metric
 from cfqa_data.eval.metrics.custom import from_object, imported
 from cfqa_data.eval.metrics.loss import MetricLoss
-from cfqa_data.eval.metrics.spec import parse_spec, variant_name
+from cfqa_data.eval.metrics.spec import parse_spec, split_specs, variant_name
 
 __all__ = [
     "METRICS",
@@ -178,8 +178,10 @@ def as_metric(spec: MetricLike, device: str = "cpu") -> Metric:
 
 
 def as_metrics(specs: MetricLike | Iterable[MetricLike], device: str = "cpu") -> tuple[Metric, ...]:
-    """Resolve one metric or several; at least one, and no name twice."""
-    if isinstance(specs, str) or callable(specs) or not isinstance(specs, Iterable):
+    """Resolve one metric or several, also of one text; at least one, and no name twice."""
+    if isinstance(specs, str):
+        specs = split_specs(specs)
+    elif callable(specs) or not isinstance(specs, Iterable):
         specs = [specs]
     metrics = tuple(as_metric(spec, device) for spec in specs)
     if not metrics:
