@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval.metrics import Metric
     from cfqa_data.eval.results import Evaluation
 
-__all__ = ["agreeing", "agreement", "joined", "merge", "relabelled"]
+__all__ = ["agreeing", "agreement", "joined", "merge", "relabelled", "same_dataset"]
 
 BOUND = ("score", "loss", "mse")
 """Labels that must agree; without ``score``, ``distortion`` must."""
@@ -140,6 +140,14 @@ def agreeing(evaluation: Evaluation, labels: pa.Table, name: str) -> Evaluation:
     warnings.warn(MetricWarning(note), stacklevel=4)
     part = evaluation.part(np.flatnonzero(good), evaluation.columns())
     return replace(part, notes=part.notes | {f"scores of {name}": note})
+
+
+def same_dataset(one: Evaluation, other: Evaluation) -> bool:
+    """Whether two evaluations are of one dataset, or their labels agree on most they share."""
+    if None not in (one.dataset, other.dataset) and one.dataset == other.dataset:
+        return True
+    here, good = agreement(other, one.labels)
+    return bool(here.any() and 2 * good.sum() >= here.sum())
 
 
 def agreement(
