@@ -1,18 +1,26 @@
 """Every listed metric on one pair at the published sizes: milliseconds and memory.
 
-    python benchmarks/metrics.py [--task cls] [--family kernel] [--device cuda]
+    python benchmarks/metrics.py [--task cls] [--family kernel] [--device cuda] [--peer FOLDER]
 
 ``first`` is the time for an original and a version of which nothing is known yet, ``next`` that for
 another version of the same original, which is what a long evaluation takes; the least of several.
 ``memory`` is what a first score takes at its peak above the two features.  The last lines are all
 the metrics together on one version, which share what they derive.
+
+``--peer`` compares with another version of the package instead, which ``pip install --no-deps
+--target FOLDER`` has put there: ``next`` of both, in turns, as CPU time of one thread, and how far
+scores differ.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import json
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -106,12 +114,78 @@ def score_one(
         yield Result(f"{name}, memory", peak.extra / MEBIBYTE, "MiB")
 
 
+class Version:
+    """A version of the package in a process of its own, which scores when it is asked.
+
+    Args:
+        task: Whose shapes.
+        families: Of the metrics.
+        folder: Where the package is; by default this one.
+    """
+
+    def __init__(self, task: str, families: Sequence[str], folder: str | None = None) -> None:
+        command = [sys.executable, __file__, "--answer", "--task", task, "--family", *families]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if folder:
+            environment["PYTHONPATH"] = folder
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=pipe, stdout=pipe, text=True, bufsize=1
+        )
+
+    def ask(self, name: str) -> tuple[float, list[float]]:
+        """Return the seconds that a metric takes for the next version, or all, and the scores."""
+        assert self.process.stdin
+        assert self.process.stdout
+        print(name, file=self.process.stdin)
+        seconds, scores = json.loads(self.process.stdout.readline())
+        return seconds, scores
+
+
+def answer(task: str, listed: Sequence[Metric]) -> None:
+    """Score the next version by what each line of the input names, and print the time."""
+    x, y = pair(task, "cpu")
+    metrics = ready(listed, task)
+    original, asked = Features(x), set[str]()
+    for line in sys.stdin:
+        name = line.strip()
+        some = [metric for metric in metrics if name in (metric.name, "all together")]
+        with torch.inference_mode():
+            if name not in asked:
+                asked.add(name)
+                for metric in some:
+                    metric.score(original, Features(y))
+            version, began = Features(y), time.thread_time()
+            scores = [metric.score(original, version).item() for metric in some]
+            print(json.dumps([time.thread_time() - began, scores]), flush=True)
+
+
+def beside(task: str, listed: Sequence[Metric], given: argparse.Namespace) -> Iterator[Result]:
+    """Yield each metric's time and how far its scores lie from those of the peer."""
+    both = [Version(task, given.family), Version(task, given.family, given.peer)]
+    for name in [*(metric.name for metric in listed), "all together"]:
+        found = [[version.ask(name) for version in both] for _ in range(given.repeats)]
+        ours, peer = (min(turn[place][0] for turn in found) for place in (0, 1))
+        yield Result(f"{task}: {name}, next", 1e3 * ours, "ms", "the peer", 1e3 * peer)
+        scores = zip(found[0][0][1], found[0][1][1], strict=True)
+        apart = max(abs(one - other) / (abs(other) or 1.0) for one, other in scores)
+        yield Result(f"{task}: {name}, scores apart", apart, "of their size")
+    for version in both:
+        version.process.communicate()
+
+
 def measure(given: argparse.Namespace) -> Iterator[Result]:
     """Yield the figures of each metric, and of all together, for each task."""
     listed = [metric for metric in METRICS if metric.family in given.family]
     if given.quick:
         listed = listed[:3]
+    if given.answer:
+        answer(given.task[0], listed)
+        return
     for task in given.task or (["cls"] if given.quick else SHAPES):
+        if given.peer:
+            yield from beside(task, listed, given)
+            continue
         x, y = pair(task, given.device)
         metrics = [metric.to(given.device) for metric in ready(listed, task)]
         lines = [
@@ -127,6 +201,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer", metavar="FOLDER", help="of another version of the package")
+    parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.arrow import pa, pc
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.features.datasets import FeatureSource, facts_of, opened, task_facts
 from cfqa_data.eval.results import Evaluation
@@ -29,8 +30,6 @@ from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.extras import extras
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from cfqa_data.format.facts import TaskFacts
 
 __all__ = ["Curves", "bd_rate", "curves"]
@@ -271,9 +270,6 @@ def _columns(
 
 def _scores(labels: pa.Table, evaluation: Any, metric: str) -> Any:
     """Return a metric's scores in the order of the labels; null where a row was not scored."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     scores = evaluation.scores.filter(pc.equal(evaluation.scores["metric"], metric))
     values = dict(zip(row_keys(scores), scores["value"].to_pylist(), strict=True))
     return pa.array([values.get(row) for row in row_keys(labels)], pa.float64())
@@ -321,7 +317,5 @@ def _compared(
 
 
 def _table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    import pyarrow as pa
-
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from cfqa_data.arrow import pa
 from cfqa_data.console.text import percent, table_text
 from cfqa_data.eval.statistics.correlations import constant_rows, spearman
 from cfqa_data.eval.statistics.grids import Grid, read_grids
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["ceilings", "describe_labels", "labels_text"]
 

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.arrow import pa
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.score_rows import named, row_keys, shared_rows
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from cfqa_data.eval.metrics import Metric
     from cfqa_data.eval.results import Evaluation
 
-__all__ = ["agreeing", "agreement", "joined", "merge", "relabelled"]
+__all__ = ["agreeing", "agreement", "joined", "merge", "relabelled", "same_dataset"]
 
 BOUND = ("score", "loss", "mse")
 """Labels that must agree; without ``score``, ``distortion`` must."""
@@ -73,8 +72,6 @@ def joined(one: Evaluation, other: Evaluation) -> Evaluation:
 
     Labels that one has columns of which the other lacks are null there.
     """
-    import pyarrow as pa
-
     there = {key: place for place, key in enumerate(row_keys(one.labels))}
     keys = row_keys(other.labels)
     new = np.array([key not in there for key in keys], dtype=bool)
@@ -103,8 +100,6 @@ def joined(one: Evaluation, other: Evaluation) -> Evaluation:
 
 def relabelled(evaluation: Evaluation, labels: pa.Table) -> Evaluation:
     """Return an evaluation in the order of labels, with their columns; other rows come last."""
-    import pyarrow as pa
-
     places, theirs = shared_rows(labels, evaluation.labels)
     order = np.argsort(places, kind="stable")
     others = np.setdiff1d(np.arange(evaluation.labels.num_rows), theirs)
@@ -145,6 +140,14 @@ def agreeing(evaluation: Evaluation, labels: pa.Table, name: str) -> Evaluation:
     warnings.warn(MetricWarning(note), stacklevel=4)
     part = evaluation.part(np.flatnonzero(good), evaluation.columns())
     return replace(part, notes=part.notes | {f"scores of {name}": note})
+
+
+def same_dataset(one: Evaluation, other: Evaluation) -> bool:
+    """Whether two evaluations are of one dataset, or their labels agree on most they share."""
+    if None not in (one.dataset, other.dataset) and one.dataset == other.dataset:
+        return True
+    here, good = agreement(other, one.labels)
+    return bool(here.any() and 2 * good.sum() >= here.sum())
 
 
 def agreement(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cfqa_data.eval.comparison import Comparison
+    from cfqa_data.eval.disagreements import Disagreements
     from cfqa_data.format.facts import TaskFacts
 
 __all__ = ["Evaluation", "conclude", "scores_table"]
@@ -137,6 +138,53 @@ class Evaluation(Described):
             self.labels.take(np.asarray(rows)), [every[c] for c in columns], values
         )
 
+    def table(
+        self,
+        kind: str = "text",
+        figure: str = "srocc",
+        *,
+        oriented: bool = True,
+        bold_best: bool = True,
+    ) -> Any:
+        """Return one figure of every metric, a row each, on every task and on all, a column each.
+
+        All codecs are together, as in ``across_codecs`` and ``across_tasks``.
+
+        Args:
+            kind: ``latex`` (for the package booktabs), ``markdown``, ``csv``, or ``text``, or
+                ``pandas`` for a data frame.
+            figure: srocc, plcc or krocc, the mean over sources; pooled_srocc, pooled_plcc or
+                pooled_krocc, mapped_plcc or mapped_rmse of all points together.
+            oriented: Turn the sign of metrics where higher is better, so that more is better.
+            bold_best: Set the best of each column bold, or, in text, a star at it.
+
+        Raises:
+            MetricError: There is no such kind or figure.
+        """
+        from cfqa_data.eval.tables import figures_table
+
+        how = {"oriented": oriented, "bold_best": bold_best}
+        return figures_table(self, kind, figure, **how)
+
+    def following(self, target: str) -> Evaluation:
+        """Return the same scores with other figures: of how they follow another label.
+
+        Args:
+            target: ``distortion`` or ``loss``.
+
+        Raises:
+            MetricError: The labels have no such column.
+        """
+        if target not in ("distortion", "loss") or target not in self.labels.column_names:
+            raise MetricError(f"the labels have no column {target!r} to follow")
+        return replace(self, target=target)
+
+    def same_dataset(self, other: Evaluation) -> bool:
+        """Whether another result is of this one's dataset, or of one whose labels agree."""
+        from cfqa_data.eval.merging import same_dataset
+
+        return same_dataset(self, other)
+
     def merge(self, *others: Evaluation, label: str = "") -> Evaluation:
         """Put results of one dataset together: all features and all metrics.
 
@@ -234,6 +282,24 @@ class Evaluation(Described):
         from cfqa_data.eval.comparison import compare_metrics
 
         return compare_metrics(self, metrics, against, draws=draws, seed=seed)
+
+    def disagreements(
+        self, metric: str, count: int = 20, *, against: str | None = None
+    ) -> Disagreements:
+        """Return the features on which a metric disagrees most in rank with the label.
+
+        Args:
+            metric: Name of a metric; where its direction is not declared, lower is taken for
+                better.
+            count: At most so many, one of a source.
+            against: Another metric, to compare with instead of the label.
+
+        Raises:
+            MetricError: A metric was not scored, or count is less than 1.
+        """
+        from cfqa_data.eval.disagreements import find_disagreements
+
+        return find_disagreements(self, metric, count, against)
 
 
 def conclude(

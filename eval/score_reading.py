@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from cfqa_data.eval.features.datasets import FeatureSource
 
-__all__ = ["bind", "from_scores", "read_evaluation", "read_scores"]
+__all__ = ["bind", "from_scores", "read_evaluation", "read_file", "read_scores"]
 
 
 def read_evaluation(
@@ -75,21 +75,25 @@ def read_evaluation(
     if not paths:
         raise MetricError("name at least one file of scores, .parquet")
     source = None if dataset is None else opened(dataset, follow_links=follow_links)
-    found: list[tuple[str, Evaluation]] = []
-    for path in map(absolute_path, paths):
-        one = read_scores(path)
-        if source is not None:
-            one = bind(one, source, str(path))
-        elif one.target not in one.labels.column_names:
-            raise MetricError(f"{path}: written before files kept labels; name the dataset too")
-        found.append((path.stem, one))
-    evaluation = found[0][1]
-    for name, other in found[1:]:
-        evaluation = merge(evaluation, other, name)
-    wanted = evaluation.target if target is None else target
-    if wanted not in ("distortion", "loss") or wanted not in evaluation.labels.column_names:
-        raise MetricError(f"the labels have no column {wanted!r} to follow")
-    return replace(evaluation, target=wanted)
+    evaluation, *others = (read_file(path, source) for path in paths)
+    for path, other in zip(paths[1:], others, strict=True):
+        evaluation = merge(evaluation, other, Path(path).stem)
+    return evaluation.following(evaluation.target if target is None else target)
+
+
+def read_file(path: str | Path, dataset: FeatureSource | None = None) -> Evaluation:
+    """Return the evaluation whose scores a file holds, of a dataset or with the file's own labels.
+
+    Raises:
+        MetricError: This is not a whole file of scores, or one of another dataset.
+    """
+    path = absolute_path(path)
+    found = read_scores(path)
+    if dataset is not None:
+        return bind(found, dataset, str(path))
+    if found.target not in found.labels.column_names:
+        raise MetricError(f"{path}: written before files kept labels; name the dataset too")
+    return found
 
 
 def bind(evaluation: Evaluation, dataset: FeatureSource, name: str) -> Evaluation:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.arrow import pa
 from cfqa_data.eval.features.datasets import KEYS
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["key_columns", "named", "row_keys", "shared_rows"]
 
@@ -22,8 +20,6 @@ def key_columns(labels: pa.Table) -> pa.Table:
     Args:
         labels: Anybody's: texts may be ``large_string``, ``string_view`` or a dictionary.
     """
-    import pyarrow as pa
-
     keys = labels.select(KEYS)
     kinds = [getattr(kind, "value_type", kind) for kind in keys.schema.types]
     texts = [pa.types.is_large_string(kind) or pa.types.is_string_view(kind) for kind in kinds]

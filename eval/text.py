@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.console.text import table_text
+from cfqa_data.console.text import WIDTH, table_text
 
 if TYPE_CHECKING:
     from cfqa_data.eval.results import Evaluation
@@ -79,8 +79,21 @@ def paper_text(evaluation: Evaluation) -> str:
         if len(set(points.values())) == 1:
             counts = str(together[0]["n_versions"])
         title.append(f"All codecs: over the {counts} points that a source has from all of them.")
-    parts = ["\n".join(title), table_text(rows, left=2, heads=2), *_left_out(evaluation)]
+    parts = [
+        "\n".join(title),
+        _paper_table(rows),
+        *_left_out(evaluation),
+    ]
     return "\n\n".join([*parts, "\n".join(_notes(evaluation))])
+
+
+def _paper_table(rows: list[list[str]]) -> str:
+    """Lay out rows whose last cell tells the sources: one that is cut has it in every part."""
+    text = table_text(rows, left=2, heads=2)
+    if max(map(len, text.splitlines())) <= WIDTH:
+        return text
+    moved = [[*row[:2], row[-1], *row[2:-1]] for row in rows]
+    return table_text(moved, left=3, heads=2, width=WIDTH, group=2)
 
 
 def plain_text(evaluation: Evaluation) -> str:
@@ -131,7 +144,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: str) -> str:
     """Lay out some columns of rows of statistics; those up to the direction are texts."""
     heads, names = zip(*(column.split("=") for column in columns.split(", ")), strict=True)
     lines = [list(heads)] + [[_cell(row, name) for name in names] for row in rows]
-    return table_text(lines, left=heads.index("better") + 1)
+    return table_text(lines, left=heads.index("better") + 1, width=WIDTH)
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
@@ -181,10 +194,10 @@ def _paper_rows(codec: str, rows: list[dict[str, Any]]) -> list[list[str]]:
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         of_task = [row for row in rows if row["task"] == task]
+        valid = max(row["n_valid"] for row in of_task)
         line = [codec, task]
         for row in of_task:
             line += [figure_text(row["plcc"]), figure_text(row["srocc"])]
-        valid = max(row["n_valid"] for row in of_task)
         lines.append([*line, f"{valid} of {_sources(of_task[0])}"])
     return lines
 

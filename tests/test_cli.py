@@ -192,10 +192,12 @@ def test_eval_prints_every_figure_in_the_plain_layout(
 ) -> None:
     assert main(["eval", str(folder), "--table", "plain", "--metric", "cka"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = [line.split() for line in lines if " cka " in line]
-    # Per source and pooled: a row per task and codec, per task, and one; then a row per task.
-    assert len(rows) == 2 * (12 + 3 + 1) + 3
-    assert all("higher" in row for row in rows)
+    rows = [line for line in lines if " cka " in line]
+    # Per source and pooled: a row per task and codec, per task, and one; then a row per task. A
+    # table that is cut has each in every part.
+    assert len({row.split(" cka ")[0] for row in rows}) == (12 + 3 + 1) + 3
+    assert all(" higher " in row for row in rows)
+    assert max(map(len, rows)) <= 100
 
 
 def test_eval_of_one_task_and_codec_as_json(

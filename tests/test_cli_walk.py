@@ -97,6 +97,7 @@ COMMANDS = {
             "out": "out file",
             "report": "report",
             "table": "choice",
+            "figure": "name",
             "against": "name",
             "paper_logs": "logs",
             "plugin": "name",
@@ -112,6 +113,11 @@ COMMANDS = {
             "target": "choice",
             "against": "name",
         },
+    ),
+    "metrics": Walked((), {"family": "name"}),
+    "leaderboard": Walked(
+        ("{scores}",),
+        {"results": "scores", "dataset": "dataset", "target": "choice", "out": "out file"},
     ),
     "extend": Walked(
         ("{data}", "--codec", "x265", "--name", "again", "--levels", "30", "--out", "out"),
@@ -365,6 +371,8 @@ def test_files_that_may_not_be_read(command: str, sandbox: Sandbox, tmp_path: Pa
         "info": [data, data / "manifest.json", data / "labels" / "cls.parquet"],
         "eval": [data, data / "manifest.json", data / "labels" / "cls.parquet"],
         "report": [data / "manifest.json", Path(sandbox.names["scores"])],
+        "leaderboard": [Path(sandbox.names["scores"])],
+        "metrics": [],
         "export": [data, data / "labels" / "cls.parquet", data / "compressed"],
         "publish": [data, data / "README.md"],
         "import-release": [Path(sandbox.names["release"]), Path(sandbox.names["logs"])],

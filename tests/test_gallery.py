@@ -30,6 +30,7 @@ from cfqa_data.builders.tasks.classification import Classification
 from cfqa_data.builders.tasks.drawing import Bar, Drawing
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError
+from cfqa_data.format.facts import Terms
 from cfqa_data.recipe.load import Recipe
 
 
@@ -302,7 +303,11 @@ def test_a_task_of_a_stranger_may_draw_anything_else(
 def test_a_copy_without_truths_shows_the_rest(built: Path) -> None:
     dataset = cfqa_data.load(built, "seg")
     del dataset.manifest.files["truth/seg.safetensors"]
+    object.__setattr__(dataset.manifest.tasks["seg"], "terms", Terms(link="https://terms.example"))
     view = dataset.show(dataset.source_ids[0], level=1).view
     assert "holds no truths of seg" in view.notes[0]
+    assert view.notes[1].endswith(
+        "redistributed, on the terms of its source: https://terms.example"
+    )
     assert view.truth is None
     assert view.original.drawing.picture.shape == (112, 2 * 112, 3)  # each window by itself

@@ -57,7 +57,7 @@ def _exported(root: Path, **how: Any) -> Any:
 def _report(root: Path, **how: Any) -> Any:
     evaluation = cfqa_data.evaluate(root, "mse", follow_links=True)
     page = write_report(evaluation, root.parent / "page.html", root, **how).read_text()
-    return re.sub("<dt>scored</dt><dd>.*?</dd>", "", page)  # when, how long and in what memory
+    return re.sub(r"<dt>scored</dt><dd>.*?</dd>", "", page)  # when, and what it took
 
 
 def _reread(root: Path, **how: Any) -> Any:

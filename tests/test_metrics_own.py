@@ -86,8 +86,14 @@ def test_variants_have_names_of_their_own() -> None:
     assert create_metric(name="mse").name == "mse"  # its first argument was called so
     assert create_metric("sliced_wasserstein", seed=3, as_loss=True).metric.name.endswith("seed=3")
     assert [m.name for m in as_metrics("mse, mutual_knn:k=3")] == ["mse", "mutual_knn:k=3"]
+    given = create_metric("gap_mean", exponents=[1, 0, 0])
+    assert (
+        given.name
+        == create_metric("gap_mean:exponents=[1, 0,0]").name
+        == ("gap_mean:exponents=[1,0,0]")
+    )
     with pytest.raises(MetricError, match="two metrics are named 'gap_mean'; create_metric"):
-        as_metrics([create_metric("gap_mean", exponents=e) for e in ((1, 0, 0), (0, 1, 0))])
+        as_metrics([create_metric("gap_mean", exponents=np.eye(3)[n]) for n in (0, 1)])
 
 
 def test_a_file_has_metrics_with_options_and_statistics(file: Path) -> None:

@@ -26,7 +26,7 @@ from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.codecs import find_codec
 from cfqa_data.console.progress import Progress
 from cfqa_data.console.terminal import listener
-from cfqa_data.errors import BuildError, CfqaError, clear_disk_errors, prefixed, unknown_name
+from cfqa_data.errors import BuildError, CfqaError, check_known, clear_disk_errors, prefixed
 from cfqa_data.extras import extras
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
@@ -158,8 +158,7 @@ def _recipe(folder: Folder, tasks: list[str], spec: Any) -> Recipe:
     """Return the recipe of the dataset with the new codec, and local paths of what scores."""
     where, manifest = folder.files.location, folder.manifest
     for task in tasks:
-        if task not in manifest.tasks:
-            raise CfqaError(f"{where}: {unknown_name('task', task, manifest.tasks)}")
+        check_known("task", task, manifest.tasks, CfqaError, where)
     added = {task: spec(task=task) for task in tasks}
     with prefixed(f"{where}: cannot be extended", BuildError):
         old = scoring_recipe(folder)

@@ -178,7 +178,7 @@ class Viewer:
         return View(
             source_id=source_id,
             entry=entry,
-            input=self._input(source_id),
+            input=self._input(source_id, entry),
             truth=draw(None),
             original=Version(
                 *("", -1, math.nan, None, rows[0]["reference_score"], 0.0, {}),
@@ -189,12 +189,18 @@ class Viewer:
             notes=tuple(self._notes),
         )
 
-    def _input(self, source_id: str) -> np.ndarray | str | None:
+    def _input(self, source_id: str, entry: TaskEntry) -> np.ndarray | str | None:
         try:
-            return source_input(self._dataset, source_id)
+            found = source_input(self._dataset, source_id)
         except CfqaError as error:
             self._notes[str(error)] = None
             return None
+        if found is not None and entry.terms and not entry.terms.inputs:
+            link = f": {entry.terms.link}" * bool(entry.terms.link)
+            self._notes[f"The input may not be redistributed, on the terms of its source{link}"] = (
+                None
+            )
+        return found
 
     def _decoded(self, source_id: str, codec: str, level: int) -> np.ndarray | str | None:
         """Return the input that a codec on inputs decodes to; None of others, and of strangers'."""

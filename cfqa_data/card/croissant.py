@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cfqa_data.arrow import pa
 from cfqa_data.card.wording import meanings
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import LABEL_COLUMNS, NEW_COLUMNS, ORIGINAL_COLUMNS
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["CROISSANT", "croissant_text"]
 

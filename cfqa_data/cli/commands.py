@@ -12,7 +12,19 @@ from typing import Annotated, Any
 
 import typer
 
-from cfqa_data.cli import build, check, curves, eval, extend, fit_head, label, share, show
+from cfqa_data.cli import (
+    build,
+    check,
+    curves,
+    eval,
+    extend,
+    fit_head,
+    label,
+    leaderboard,
+    metrics,
+    share,
+    show,
+)
 from cfqa_data.cli.command import COMMANDS, app
 from cfqa_data.cli.process import STDOUT, drop, say
 from cfqa_data.cli.shared import interrupted
@@ -28,6 +40,8 @@ __all__ = [
     "extend",
     "fit_head",
     "label",
+    "leaderboard",
+    "metrics",
     "run",
     "share",
     "show",

@@ -13,7 +13,7 @@ import typer
 from cfqa_data.cli.command import Target, command
 from cfqa_data.cli.process import say
 from cfqa_data.cli.shared import answer, check_new_file, working
-from cfqa_data.errors import CfqaError, DiskError, MetricError, MetricWarning
+from cfqa_data.errors import CfqaError, DiskError, MetricError, MetricWarning, unknown_name
 from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
@@ -40,8 +40,10 @@ def evaluate(
     out: Path | None = None,
     report: Path | None = None,
     classes: bool = False,
+    pictures: bool = False,
     force: bool = False,
-    table: Literal["paper", "plain"] = "paper",
+    table: Literal["paper", "plain", "text", "latex", "markdown", "csv"] = "paper",
+    figure: str = "srocc",
     against: str | None = None,
     paper_logs: Path | None = None,
     untrusted: bool = False,
@@ -70,7 +72,11 @@ def evaluate(
         force: Replace what the file has of these metrics where they are others now, or a file that
             holds anything else.
         classes: With --report: also draw what levels do to the classes of features, by t-SNE.
-        table: paper: as published. plain: every figure, one per line.
+        pictures: With --report: also show the items on which metric and label disagree most.
+        table: paper: as published. plain: every figure, one per line. text, latex, markdown, csv:
+            one figure of each metric, per task, all codecs together.
+        figure (FIGURE): Of such a table: srocc, plcc, krocc, pooled_srocc, pooled_plcc,
+            pooled_krocc, mapped_plcc or mapped_rmse.
         against (NAME): Also compare every other metric with this one: differences, intervals, p.
         paper_logs (LOGS): Instead of a dataset: the published statistic from a folder of score
             logs.
@@ -90,14 +96,20 @@ def evaluate(
     from cfqa_data.eval.comparison import baseline_of
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.metrics.spec import split_specs
+    from cfqa_data.eval.tables import FIGURES
     from cfqa_data.eval.text import LAYOUTS
 
-    if classes and report is None:
-        raise CfqaError("--classes is for the page of --report")
+    for name, given in (("classes", classes), ("pictures", pictures)):
+        if given and report is None:
+            raise CfqaError(f"--{name} is for the page of --report")
+    if figure not in FIGURES:
+        raise CfqaError(unknown_name("figure", figure, FIGURES))
     if report is not None:  # what it needs is missed now, not when everything is scored
         from cfqa_data.eval.report import write_report
     if classes:
-        import cfqa_data.eval.report.classes  # noqa: F401
+        import cfqa_data.eval.report.classes
+    if pictures:
+        import cfqa_data.eval.report.pictures  # noqa: F401
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
     for name in split_specs(",".join(metric or DEFAULT_METRICS)):
@@ -143,7 +155,11 @@ def evaluate(
             failures.append(str(error))
 
     def text() -> str:
-        return "\n\n".join(filter(None, [LAYOUTS[table](evaluation), compared and compared.text()]))
+        if table in LAYOUTS:
+            tables = [LAYOUTS[table](evaluation)]
+        else:
+            tables = [evaluation.table(table, figure)]
+        return "\n\n".join([*tables, *([compared.text()] if compared else [])])
 
     answer(as_json, lambda: _evaluation_json(evaluation, compared), text)
     sys.stdout.flush()
@@ -152,16 +168,18 @@ def evaluate(
     if page is not None:
         try:
             baseline = compared and compared.against
-            write_report(evaluation, page, dataset, against=baseline, classes=classes)
+            how: dict[str, Any] = {"against": baseline, "classes": classes, "pictures": pictures}
+            write_report(evaluation, page, dataset, **how)
             written.append(f"Report: {page}")
         except DiskError as error:  # there is no room for scores beside it either
             failures.append(str(error))
         except CfqaError as error:
             failures.append(f"{error}; {_kept_scores(evaluation, page, out)}")
-    for line in () if as_json else written:
+    alone = as_json or table in ("latex", "markdown", "csv")  # for a file or a pipe
+    for line in () if alone else written:
         print(line)
-    for note in evaluation.notes.values() if as_json else ():  # the tables' text has them
-        say(note)
+    for note in evaluation.notes.values() if as_json or table not in LAYOUTS else ():
+        say(note)  # the other tables' text has them
     if failures:
         raise MetricError("; ".join(failures)) from _raised(evaluation)
 
@@ -175,6 +193,7 @@ def report(
     target: Target | None = None,
     against: str | None = None,
     classes: bool = False,
+    pictures: bool = False,
     force: bool = False,
     follow_links: bool = False,
 ) -> None:
@@ -186,6 +205,7 @@ def report(
         target: Label to follow. Default: that of the scores.
         against (NAME): Metric that the others are compared with. Default: cosine, or mse.
         classes: Also draw what levels do to the classes, by t-SNE of features, which are read.
+        pictures: Also show the items on which metric and label disagree most; reads features.
     """
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
@@ -199,7 +219,8 @@ def report(
     for name, note in evaluation.notes.items():
         if name.startswith("scores of "):
             say(note)
-    written = write_report(evaluation, out, dataset, against=against, classes=classes)
+    how: dict[str, Any] = {"against": against, "classes": classes, "pictures": pictures}
+    written = write_report(evaluation, out, dataset, **how)
     print(f"Report: {written}")
 
 

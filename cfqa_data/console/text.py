@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 __all__ = [
+    "WIDTH",
     "counted",
     "duration",
     "percent",
@@ -59,15 +61,33 @@ def size_text(size: int) -> str:
     return f"{value:.3g} TB"
 
 
-def table_text(rows: list[list[str]], left: int = 1, heads: int = 1) -> str:
-    """Align rows of cells in columns, whatever the width of the screen.
+WIDTH = 100
+"""Characters that a line of text has, where tables are cut to fit."""
+
+
+def table_text(
+    rows: list[list[str]],
+    left: int = 1,
+    heads: int = 1,
+    *,
+    width: int | None = None,
+    group: int = 1,
+) -> str:
+    """Align rows of cells in columns, whatever the width of the screen, or cut to a width.
 
     Args:
         rows: Cells, every row as long as the first.
         left: Columns at the left that are aligned left; the others are aligned right.
         heads: Rows at the top that are headings, set off with a rule.
+        width: Most characters of a line: a table that is wider is cut into several, one below the
+            other, which all have the columns at the left.
+        group: Columns that are not cut apart.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+        parts = _parts(widths, left, width, group)
+        tables = [[row[:left] + row[start:end] for row in rows] for start, end in parts]
+        return "\n\n".join(table_text(table, left, heads) for table in tables)
     lines = []
     for number, row in enumerate(rows):
         if number == heads:
@@ -78,3 +98,16 @@ def table_text(rows: list[list[str]], left: int = 1, heads: int = 1) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _parts(widths: list[int], left: int, width: int, group: int) -> list[tuple[int, int]]:
+    """Return the first column and the end of each part of a table, beside those at the left."""
+    room = width - sum(widths[:left]) - 2 * (left - 1)
+    starts, used = [left], 0
+    for start in range(left, len(widths), group):
+        needed = sum(2 + one for one in widths[start : start + group])
+        if used + needed > room and start > starts[-1]:
+            starts.append(start)
+            used = 0
+        used += needed
+    return list(pairwise([*starts, len(widths)]))

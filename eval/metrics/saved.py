@@ -104,7 +104,7 @@ def load_metric(path: str | Path, device: str = "cpu", *, metric: Any = None) ->
             option: Forest.from_dict(value) if isinstance(value, dict) else value
             for option, value in given.items()
         }
-        found = create_metric(name, device, name=facts.get("name"), **options)
+        found = create_metric(name, device, name=facts.get("name", name), **options)
         if found.fit or found.family != "trained":
             raise MetricError(f"{name} is not trained by it")
     except OSError as error:

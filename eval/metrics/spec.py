@@ -19,6 +19,9 @@ OPTION = re.compile(r"\s*[A-Za-z_]\w*=")
 PART = re.compile(r"(?:\([^()]*\)|\[[^\[\]]*\]|'[^']*'|\"[^\"]*\"|[^,])+")
 """What commas separate; those within brackets and quotes do not."""
 
+MOST = 4
+"""Numbers of an option that a name tells."""
+
 
 def split_specs(text: str) -> list[str]:
     """Return the metrics of a text that names several; an option belongs to the one before it."""
@@ -47,16 +50,23 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
             raise MetricError(f"metric {spec!r}: options are NAME=VALUE, not {part!r}")
         try:
             options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):  # a text without quotes
+        except (ValueError, TypeError, SyntaxError):  # a text without quotes
             options[name] = value
     return spec[: begin.start()], options
 
 
 def variant_name(name: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """Return the name of a metric with options, which tells numbers and texts: mutual_knn:k=3."""
+    """Return the name of a metric with options, which tells plain values: mutual_knn:k=3."""
     told = ",".join(
-        f"{option}={value}"
+        f"{option}={value}".replace(", ", ",")
         for option, value in options.items()
-        if isinstance(value, int | float | str) and defaults.get(option) != value
+        if _is_plain(value) and defaults.get(option) != value
     )
     return f"{name}:{told}" if told else name
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether this is a number or a text, or a few of them."""
+    if isinstance(value, tuple | list):
+        return len(value) <= MOST and all(isinstance(one, int | float) for one in value)
+    return isinstance(value, int | float | str)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.arrow import pa
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.statistics.cells import Cell, cell_of, join_cells
 from cfqa_data.eval.statistics.columns import DIFFERENCES, Rows, make_table
@@ -34,8 +35,6 @@ from cfqa_data.eval.statistics.tables import DRAWS, truths
 from cfqa_data.extras import extras
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from cfqa_data.eval.metrics import Metric
 
 __all__ = ["VIEWS", "check_direction", "compare_with_first"]

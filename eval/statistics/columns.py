@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from cfqa_data.arrow import pa
 from cfqa_data.eval.statistics.correlations import COEFFICIENTS
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["BY_LEVEL", "COLUMNS", "DIFFERENCES", "Rows", "make_table"]
 
@@ -75,8 +73,6 @@ Rows = dict[str, Any]
 
 def make_table(names: Sequence[str], parts: Iterable[Rows]) -> pa.Table:
     """Return the table of these columns, from parts of its rows; NaN becomes null."""
-    import pyarrow as pa
-
     columns: dict[str, list[Any]] = {column: [] for column in names}
     for part in parts:
         for column, values in columns.items():

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.arrow import pa
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.statistics.bootstrap import source_counts
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["Grid", "read_grids"]
 

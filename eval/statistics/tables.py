@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cfqa_data.arrow import pa
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.features.datasets import facts_of
 from cfqa_data.eval.statistics.cells import (
@@ -42,8 +43,6 @@ from cfqa_data.eval.statistics.levels import per_level
 from cfqa_data.extras import extras
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from cfqa_data.eval.metrics import Metric
     from cfqa_data.format.facts import TaskFacts
 

@@ -109,6 +109,7 @@
   }
 
   const choice = document.getElementById("metric-choice");
+  if (!choice) return; // a leaderboard
   const cards = [...document.querySelectorAll(".card")];
   const show = (id) => {
     choice.value = id;

@@ -1,0 +1,282 @@
+"""A leaderboard of metrics from files of scores: as text, Markdown, or one HTML page.
+
+Metrics are ranked by their mean SROCC over the sources of all tasks, a source's versions from all
+codecs as one series.  Those than which none is significantly better share the first rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cfqa_data.console.text import WIDTH, table_text
+from cfqa_data.errors import MetricError
+from cfqa_data.eval.features.datasets import opened
+from cfqa_data.eval.metrics import Metric
+from cfqa_data.eval.provenance import Provenance
+from cfqa_data.eval.report.axes import MINUS
+from cfqa_data.eval.report.drawing import TEMPLATES, environment, security_policy
+from cfqa_data.eval.report.ranking import Figure, Scale
+from cfqa_data.eval.score_reading import read_file
+from cfqa_data.eval.tables import markdown_safe, markdown_text
+from cfqa_data.eval.text import gaps
+from cfqa_data.extras import extras
+from cfqa_data.paths import absolute_path
+
+with extras():
+    from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from cfqa_data.eval.features.datasets import FeatureSource
+    from cfqa_data.eval.results import Evaluation
+
+__all__ = ["Board", "Entry", "html_page", "leaderboard", "markdown_page", "terminal_text"]
+
+OWN = "cfqa-data"
+"""Package whose metrics are fitted to nothing but what their record tells."""
+
+NOT_TOLD = "not told"
+
+TIES = (
+    "=: no metric is significantly better. beaten: by how many metrics (p < 0.05, after Holm).\n"
+    "interval: 95%, over the sources. ms: per feature."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A metric on a leaderboard.
+
+    Attributes:
+        metric: The metric.
+        rank: Its place; 1 for all than which none is significantly better. None for one that is
+            not ranked.
+        tied: Whether another has the same rank.
+        beaten_by: How many metrics are significantly better; None where that is not known.
+        gap: Where it lacks figures that others have, in words, for which it is not ranked.
+        overall: Mean SROCC over the sources of all tasks, oriented, with its interval.
+        by_task: That of each task.
+        provenance: Where its scores come from.
+        features: How many compressed features it scored.
+        trained: What it was fitted to, in words; empty for a formula of this package.
+    """
+
+    metric: Metric
+    rank: int | None
+    tied: bool
+    beaten_by: int | None
+    gap: str
+    overall: Figure
+    by_task: Mapping[str, Figure]
+    provenance: Provenance
+    features: int
+    trained: str
+
+    @property
+    def rank_text(self) -> str:
+        """The rank, with "=" where it is shared."""
+        return "-" if self.rank is None else f"{self.rank}{'=' if self.tied else ''}"
+
+    @property
+    def version(self) -> str:
+        """Package and version, or the beginning of the source's hash."""
+        record = self.provenance
+        which = record.version or (record.source_sha256 or "")[:8]
+        return " ".join(filter(None, [record.package, which]))
+
+    @property
+    def milliseconds(self) -> float | None:
+        """Time per feature."""
+        seconds = self.provenance.seconds
+        return None if seconds is None else 1000 * seconds / max(1, self.features)
+
+
+@dataclass(frozen=True)
+class Board:
+    """The metrics that were scored on one dataset.
+
+    Attributes:
+        name: What the dataset is called.
+        target: Label that was followed.
+        tasks: Names of its tasks.
+        codecs: Names of its codecs.
+        sources: Number of sources.
+        features: Number of compressed features.
+        entries: The metrics, the best first, those that are not ranked last.
+        notes: What is to be known of the scores.
+    """
+
+    name: str
+    target: str
+    tasks: tuple[str, ...]
+    codecs: tuple[str, ...]
+    sources: int
+    features: int
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def scale(self) -> Scale:
+        """The axis of the intervals."""
+        return Scale.of(entry.overall for entry in self.entries)
+
+    @property
+    def title(self) -> str:
+        """What it is of, in a line."""
+        counts = f"{self.sources} sources, {self.features} features, {len(self.codecs)} codecs"
+        return f"{self.name}: {counts}; mean SROCC with the {self.target}, all codecs together"
+
+
+@extras()
+def leaderboard(
+    *results: Evaluation | str | Path,
+    dataset: FeatureSource | str | Path | None = None,
+    target: str | None = None,
+) -> list[Board]:
+    """Rank the metrics of evaluations or files of scores, on each dataset that they are of.
+
+    Args:
+        results: Evaluations, or files that ``evaluate(..., out="NAME.parquet")`` wrote.
+        dataset: The dataset that all are of; needed for files that do not keep labels.
+        target: Label to follow; by default the one of the first result on a dataset.
+
+    Returns:
+        A board for each dataset, in the order of the results.
+
+    Raises:
+        MetricError: There is no result; a file is not a whole file of scores.
+    """
+    source = None if dataset is None else opened(dataset)
+    pools: list[Evaluation] = []
+    for number, result in enumerate(results, 1):
+        label = str(number)
+        if isinstance(result, str | Path):
+            label = absolute_path(result).stem
+            result = read_file(result, source)
+        for place, pool in enumerate(pools):
+            if pool.same_dataset(result):
+                pools[place] = pool.merge(result, label=label)
+                break
+        else:
+            pools.append(result)
+    if not pools:
+        raise MetricError("name at least one file of scores, .parquet")
+    return [_board(pool if target is None else pool.following(target)) for pool in pools]
+
+
+def _board(evaluation: Evaluation) -> Board:
+    lacking, labels = gaps(evaluation), evaluation.labels
+    by_task: dict[str, dict[str, Figure]] = {metric.name: {} for metric in evaluation.metrics}
+    for row in evaluation.across_codecs.to_pylist():
+        by_task[row["metric"]][row["task"]] = Figure.of(row, "srocc")
+    rows = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
+    overall = {name: Figure.of(row, "srocc") for name, row in rows.items()}
+
+    def merit(metric: Metric) -> tuple[bool, float]:
+        value = overall[metric.name].value
+        return metric.name not in lacking, -2.0 if value is None else value
+
+    ordered = sorted(evaluation.metrics, key=merit, reverse=True)
+    beaten = {name: row["srocc_group"] for name, row in rows.items()}
+    first = [m.name for m in ordered if m.name not in lacking and beaten[m.name] == 0]
+    entries = [
+        Entry(
+            metric=metric,
+            rank=None if metric.name in lacking else 1 if metric.name in first else place,
+            tied=metric.name in first and len(first) > 1,
+            beaten_by=beaten[metric.name],
+            gap=lacking.get(metric.name, ""),
+            overall=overall[metric.name],
+            by_task=by_task[metric.name],
+            provenance=evaluation.provenance.get(metric.name, Provenance()),
+            features=rows[metric.name]["n_pooled"],
+            trained=_trained(metric, evaluation),
+        )
+        for place, metric in enumerate(ordered, 1)
+    ]
+    names = (*labels.select(["task", "source_id"]).to_pydict().values(),)
+    return Board(
+        name=evaluation.dataset_name or f"dataset {(evaluation.dataset or 'unknown')[:8]}",
+        target=evaluation.target,
+        tasks=tuple(dict.fromkeys(labels["task"].to_pylist())),
+        codecs=tuple(dict.fromkeys(labels["codec"].to_pylist())),
+        sources=len(set(zip(*names, strict=True))),
+        features=labels.num_rows,
+        entries=tuple(entries),
+        notes=tuple(line for note in evaluation.notes.values() for line in note.splitlines()),
+    )
+
+
+def _trained(metric: Metric, evaluation: Evaluation) -> str:
+    record = evaluation.provenance.get(metric.name, Provenance())
+    if (seen := record.trained_on) is not None:
+        folds, codecs = ", ".join(map(str, seen.folds)), ", ".join(seen.codecs)
+        if set(seen.codecs) == set(evaluation.labels["codec"].unique().to_pylist()):
+            codecs = "all codecs"
+        each = f"{seen.originals} originals of folds {folds}, each time without the one scored"
+        return f"{each}; {codecs}; {seen.target}"
+    if record.package in (OWN, None) and metric.family not in ("trained", "custom"):
+        return ""
+    return NOT_TOLD
+
+
+def _cells(board: Board) -> list[list[str]]:
+    heads = ["metric", "rank", "SROCC", "interval", "beaten", *board.tasks, "ms", "version"]
+    cells = [heads]
+    for entry in board.entries:
+        figures = [entry.overall.text, entry.overall.interval]
+        figures.append("-" if entry.beaten_by is None else str(entry.beaten_by))
+        figures += [entry.by_task[task].text for task in board.tasks]
+        plain = [text.replace(MINUS, "-").replace("\u2013", "-") for text in figures]
+        time = "-" if entry.milliseconds is None else f"{entry.milliseconds:.3g}"
+        cells.append([entry.metric.name, entry.rank_text, *plain, time, entry.version or "-"])
+    return cells
+
+
+def _remarks(board: Board) -> list[str]:
+    remarks = TIES.splitlines()
+    for entry in board.entries:
+        if entry.trained not in ("", NOT_TOLD):
+            remarks.append(f"{entry.metric.name}: trained on {entry.trained}.")
+    if unknown := [e.metric.name for e in board.entries if e.trained == NOT_TOLD]:
+        remarks.append(f"Whether they have seen these labels is not told: {', '.join(unknown)}.")
+    remarks += [f"{e.metric.name}: not ranked, {e.gap}." for e in board.entries if e.gap]
+    return [*remarks, *board.notes]
+
+
+def terminal_text(boards: Sequence[Board]) -> str:
+    """Return boards as text for a terminal."""
+    parts = []
+    for board in boards:
+        table = table_text(_cells(board), left=1, width=WIDTH)
+        parts += [board.title, table, "\n".join(_remarks(board))]
+    return "\n\n".join(filter(None, parts))
+
+
+def markdown_page(boards: Sequence[Board]) -> str:
+    """Return boards as Markdown, a section each."""
+    parts = []
+    for board in boards:
+        cells, best = _cells(board), {(1, 2)}
+        remarks = [f"- {markdown_safe(remark)}" for remark in _remarks(board)]
+        parts += [f"## {board.name}", board.title, markdown_text(cells, best), "\n".join(remarks)]
+    return "\n\n".join(["# Leaderboard", *filter(None, parts)]) + "\n"
+
+
+def html_page(boards: Sequence[Board]) -> str:
+    """Return boards as one HTML page that fetches nothing, with tables that sort."""
+    style, script = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
+    )
+    page = environment().get_template("leaderboard.html")
+    return (
+        page.render(
+            boards=boards,
+            style=Markup(style),
+            script=Markup(script),
+            policy=security_policy(style, script),
+        )
+        + "\n"
+    )

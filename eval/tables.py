@@ -1,0 +1,148 @@
+"""One figure of every metric on every task, as LaTeX, Markdown, CSV, text, or a data frame."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from cfqa_data.console.text import WIDTH, table_text
+from cfqa_data.errors import MetricError, MissingDependencyError, unknown_name
+
+if TYPE_CHECKING:
+    from cfqa_data.eval.results import Evaluation
+
+__all__ = ["FIGURES", "KINDS", "figures_table", "latex_text", "markdown_safe", "markdown_text"]
+
+FIGURES = (
+    *("srocc", "plcc", "krocc", "pooled_srocc", "pooled_plcc", "pooled_krocc"),
+    *("mapped_plcc", "mapped_rmse"),
+)
+"""Columns of the statistics that a table is made of."""
+
+UNSIGNED = ("mapped_plcc", "mapped_rmse")
+"""Those whose sign has nothing to do with a metric's direction."""
+
+Cells: TypeAlias = Sequence[Sequence[str]]
+NONE: frozenset[tuple[int, int]] = frozenset()
+
+KINDS = ("text", "latex", "markdown", "csv", "pandas")
+
+LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+}
+"""What is special in LaTeX, and what stands for it."""
+
+
+def figures_table(
+    evaluation: Evaluation,
+    kind: str = "text",
+    figure: str = "srocc",
+    *,
+    oriented: bool = True,
+    bold_best: bool = True,
+) -> Any:
+    """Return a table of metrics by tasks, all codecs together; see `Evaluation.table`."""
+    for what, value, known in (("kind of table", kind, KINDS), ("figure", figure, FIGURES)):
+        if value not in known:
+            raise MetricError(unknown_name(what, value, known))
+    rows = evaluation.across_codecs.to_pylist()
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    if len(tasks) > 1:
+        rows += [row | {"task": "all"} for row in evaluation.across_tasks.to_pylist()]
+        tasks.append("all")
+    numbers: dict[str, dict[str, float | None]] = {m.name: {} for m in evaluation.metrics}
+    best: dict[str, tuple[float, str]] = {}
+    for row in rows:
+        name, task, value = row["metric"], row["task"], row[figure]
+        signed = value is not None and figure not in UNSIGNED
+        turned = -value if signed and row["lower_better"] is False else value
+        numbers[name][task] = turned if oriented else value
+        merit = -value if value is not None and figure == "mapped_rmse" else turned
+        directed = figure in UNSIGNED or row["lower_better"] is not None
+        if merit is not None and directed:
+            best[task] = max(best.get(task, (merit, name)), (merit, name))
+    if kind == "pandas":
+        return _frame(numbers, tasks)
+    if kind == "csv":
+        lines = [["metric", *tasks], *([name, *of.values()] for name, of in numbers.items())]
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows(lines)
+        return file.getvalue().rstrip("\n")
+    cells, bold = [["metric", *tasks]], set()
+    for row, (name, of) in enumerate(numbers.items(), 1):
+        cells.append([name, *("-" if of[task] is None else f"{of[task]:.3f}" for task in tasks)])
+        for column, task in enumerate(tasks, 1):
+            if bold_best and task in best and best[task][1] == name:
+                bold.add((row, column))
+    return {"text": plain_text, "latex": latex_text, "markdown": markdown_text}[kind](cells, bold)
+
+
+def plain_text(cells: Cells, bold: Set[tuple[int, int]] = NONE) -> str:
+    """Lay out rows of cells, the heads first, with a star at those that are bold elsewhere."""
+    marked = [
+        [row[0], *(f"{cell}{'*' if (y, x) in bold else ' '}" for x, cell in enumerate(row[1:], 1))]
+        for y, row in enumerate(cells)
+    ]
+    return table_text(marked, width=WIDTH)
+
+
+def latex_text(cells: Cells, bold: Set[tuple[int, int]] = NONE) -> str:
+    """Lay out rows of cells, the heads first, as a ``tabular`` of the package booktabs.
+
+    Args:
+        cells: Texts.
+        bold: Row and column of each cell that is bold.
+    """
+
+    def line(number: int, row: Sequence[str]) -> str:
+        texts = [
+            f"\\textbf{{{safe(cell)}}}" if (number, column) in bold else safe(cell)
+            for column, cell in enumerate(row)
+        ]
+        return " & ".join(texts) + " \\\\"
+
+    def safe(text: str) -> str:
+        text = re.sub(r"[\\~^&%$#_{}]", lambda found: LATEX[found[0]], text)
+        return re.sub(r"^-(?=\d)", "$-$", text)
+
+    lines = [line(number, row) for number, row in enumerate(cells)]
+    columns = "l" + "r" * (len(cells[0]) - 1)
+    top = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", lines[0], "\\midrule"]
+    return "\n".join([*top, *lines[1:], "\\bottomrule", "\\end{tabular}"])
+
+
+def markdown_safe(text: str) -> str:
+    """Return a text in which nothing is markup."""
+    return re.sub(r"([\\|*_`<\[])", r"\\\1", text)
+
+
+def markdown_text(cells: Cells, bold: Set[tuple[int, int]] = NONE) -> str:
+    """Lay out rows of cells, the heads first, as a table in Markdown; see `latex_text`."""
+
+    def line(number: int, row: Sequence[str]) -> str:
+        texts = [markdown_safe(" ".join(cell.split())) for cell in row]
+        marked = [
+            f"**{text}**" if (number, column) in bold else text for column, text in enumerate(texts)
+        ]
+        return f"| {' | '.join(marked)} |"
+
+    rule = "|---" + "|---:" * (len(cells[0]) - 1) + "|"
+    lines = [line(number, row) for number, row in enumerate(cells)]
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _frame(numbers: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> Any:
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        message = "pandas is not installed: pip install pandas"
+        raise MissingDependencyError(message, name="pandas") from None
+    rows = [[of[task] for task in tasks] for of in numbers.values()]
+    index = pandas.Index(list(numbers), name="metric")
+    return pandas.DataFrame(rows, index=index, columns=list(tasks), dtype=float)
