@@ -367,8 +367,17 @@ def _context(root: str, digest: str) -> BuildContext:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON result file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the content of a JSON result file.
+
+    Raises:
+        BuildError: it is damaged, as after a fault of the disk.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BuildError(
+            f"{path}: damaged ({error}); delete it, and its part is made again"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -377,8 +386,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_tensors(path: Path, keys: list[str] | None = None) -> dict[str, np.ndarray]:
-    """Return the named tensors of a safetensors file, or all, in the order of the names."""
-    from safetensors import safe_open
+    """Return the named tensors of a safetensors file, or all, in the order of the names.
 
-    with safe_open(path, framework="numpy") as file:
-        return {key: file.get_tensor(key) for key in keys or file.keys()}
+    Raises:
+        BuildError: it is damaged, or lacks one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in keys or file.keys()}
+    except SafetensorError as error:
+        raise BuildError(f"{path}: damaged ({error}); build in a new folder") from None
