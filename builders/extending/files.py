@@ -17,7 +17,7 @@ from cfqa_data.builders.extending.labelling import as_features, check_shape, lab
 from cfqa_data.builders.pipeline.label import baseline_values, batch_of_levels
 from cfqa_data.builders.sources.files import names_in, reason
 from cfqa_data.console.progress import Progress, Silent
-from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.errors import CfqaError, check_known
 from cfqa_data.format.schema import BASELINES
 
 __all__ = ["label_files"]
@@ -51,8 +51,7 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
         raise CfqaError(f"{path}: {what}")
     named: dict[str, str] = {}
     for where, source, _ in found:
-        if source not in sources:
-            raise CfqaError(f"{where}: {unknown_name('source', source, sources)}")
+        check_known("source", source, sources, CfqaError, where)
         if source in named:
             raise CfqaError(f"{where}: {source!r} is in {named[source]} too; keep one of them")
         named[source] = where
