@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
 from cfqa_data.access.hub import open_files
@@ -41,6 +39,7 @@ from cfqa_data.paths import real_path
 from cfqa_data.recipe.fitted import AutoLevels, FittedRange
 from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.registry import naming_user_code
+from cfqa_data.scalars import python_value
 
 __all__ = ["extend"]
 
@@ -151,7 +150,7 @@ def _codec_spec(
         return CodecSpec(name, AutoLevels.from_dict(levels), quantizer, models, options, kind)
     if isinstance(levels, str) or not isinstance(levels, Iterable):
         raise CfqaError(f'levels are several numbers, or "auto", not {levels!r:.80}')
-    numbers = tuple(v.item() if isinstance(v, np.generic) else v for v in levels)
+    numbers = tuple(map(python_value, levels))
     return CodecSpec(name, numbers, quantizer, models, options, kind)
 
 
