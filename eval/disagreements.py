@@ -111,10 +111,10 @@ def find_disagreements(
         both = ~np.isnan(sides[this]) & ~np.isnan(sides[other])
         rows = np.flatnonzero((tasks == task) & both)
         if len(rows):
-            shares = [shares_below(harms[side][rows]) for side in (this, other)]
-            for place in largest_gaps(*shares, sources[rows], count).tolist():
+            here, there = (shares_below(harms[side][rows]) for side in (this, other))
+            for place in largest_gaps(here, there, sources[rows], count).tolist():
                 figures = [sides[this][rows[place]], sides[other][rows[place]]]
-                figures += [share[place] for share in shares]
+                figures += [here[place], there[place]]
                 found.append((int(rows[place]), *map(float, figures)))
     found = sorted(found, key=lambda item: -abs(item[3] - item[4]))[:count]
     table = labels.select(list(COLUMNS[:4])).take(pa.array([row for row, *_ in found], pa.int64()))
