@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cfqa_data.console.text import printable, without_styles
 
@@ -22,6 +23,7 @@ __all__ = [
     "MissingDependencyError",
     "RecipeError",
     "UndefinedError",
+    "check_known",
     "clear_disk_errors",
     "prefixed",
     "unknown_name",
@@ -112,6 +114,24 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     shown = names if len(names) <= MOST_SHOWN else [*names[:MOST_SHOWN], "..."]
     listed = f"known: {', '.join(shown)}" if names else "there is none"
     return f"unknown {what} {str(name)!r}: {hint}{listed}"
+
+
+def check_known(
+    what: str, name: Any, known: Collection[str], error: type[CfqaError], where: object = ""
+) -> Any:
+    """Return a name that is known; raise an error of :func:`unknown_name` of any other.
+
+    Args:
+        what: the kind of thing.
+        name: what was asked for.
+        known: the names that are right.
+        error: kind of error that is raised.
+        where: the place, to put in front.
+    """
+    if not isinstance(name, str) or name not in known:
+        message = unknown_name(what, name, known)
+        raise error(f"{where}: {message}" if where else message)
+    return name
 
 
 @contextmanager

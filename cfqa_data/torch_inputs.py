@@ -9,7 +9,12 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["as_tensor"]
+__all__ = ["as_tensor", "unmasked"]
+
+
+def unmasked(values: Any) -> Any:
+    """Return a masked array with NaN where it has no value, and anything else as it is."""
+    return values.astype(np.float64).filled(np.nan) if np.ma.is_masked(values) else values
 
 
 def as_tensor(values: Any) -> Tensor:
@@ -25,7 +30,7 @@ def as_tensor(values: Any) -> Tensor:
     tensor = values
     if not isinstance(values, torch.Tensor):
         try:
-            array = np.asarray(values)
+            array = np.asarray(unmasked(values))
             if array.dtype.kind == "V":  # bfloat16 and its like, which NumPy itself has not
                 array = array.astype(np.float32)
             elif array.dtype == np.longdouble:
@@ -35,6 +40,9 @@ def as_tensor(values: Any) -> Tensor:
         except (TypeError, ValueError):
             kind = getattr(getattr(values, "dtype", None), "name", type(values).__name__)
             raise TypeError(f"an array or tensor of numbers is wanted, not {kind}") from None
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else str(tensor.layout)
+        raise TypeError(f"a dense tensor of numbers is wanted, not {kind}")
     if tensor.is_complex():
         raise TypeError(f"real numbers are wanted, not {tensor.dtype}")
     return tensor

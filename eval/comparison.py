@@ -60,7 +60,7 @@ class Comparison(Described):
         levels = self._of(figure, "level")
         if levels:
             numbers = sorted({int(level) for of in levels.values() for level in of})
-            heads = ["task", "codec", "metric", *(f"level {level}" for level in numbers)]
+            heads = ["task", "codec", "metric", *map(str, numbers)]
             rows = [
                 [*key, *(_short(of.get(level)) for level in numbers)] for key, of in levels.items()
             ]
@@ -106,7 +106,7 @@ def _short(row: Row | None) -> str:
     if row is None or row["difference"] is None:
         return "-"
     significant = row["p_holm"] is not None and row["p_holm"] < ALPHA
-    return f"{row['difference']:+.3f}{'*' if significant else ' '}"
+    return f"{row['difference']:+.2f}{'*' if significant else ' '}"
 
 
 def baseline_of(named: Sequence[str], device: str = "cpu") -> str:

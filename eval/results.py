@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cfqa_data.eval.comparison import Comparison
+    from cfqa_data.eval.disagreements import Disagreements
     from cfqa_data.format.facts import TaskFacts
 
 __all__ = ["Evaluation", "conclude", "scores_table"]
@@ -281,6 +282,24 @@ class Evaluation(Described):
         from cfqa_data.eval.comparison import compare_metrics
 
         return compare_metrics(self, metrics, against, draws=draws, seed=seed)
+
+    def disagreements(
+        self, metric: str, count: int = 20, *, against: str | None = None
+    ) -> Disagreements:
+        """Return the features on which a metric disagrees most in rank with the label.
+
+        Args:
+            metric: Name of a metric; where its direction is not declared, lower is taken for
+                better.
+            count: At most so many, one of a source.
+            against: Another metric, to compare with instead of the label.
+
+        Raises:
+            MetricError: A metric was not scored, or count is less than 1.
+        """
+        from cfqa_data.eval.disagreements import find_disagreements
+
+        return find_disagreements(self, metric, count, against)
 
 
 def conclude(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -63,6 +64,12 @@ def test_each_signal_ends_a_command_cleanly(number: int) -> None:
     )
     assert (done.returncode, done.stdout) == (128 + number, "")
     assert done.stderr == "cfqa: interrupted\n"
+
+
+def test_a_python_without_docstrings_runs_a_command(folder: Path) -> None:
+    command = [CFQA[0], "-OO", *CFQA[1:], "info", "--json", str(folder)]
+    told = subprocess.run(command, capture_output=True, check=True).stdout
+    assert json.loads(told)["tasks"]
 
 
 def test_a_command_that_is_terminated_goes_on(

@@ -156,9 +156,11 @@ def test_tensors_and_columns_of_tables_are_taken() -> None:
         def __init__(self, values: dict[str, float]) -> None:
             self.keys, self.to_dict = values.keys, values.copy
 
-    harm = {"noise": {1: Column({"2": 3.0, "0": 1.0, "1": 2.0})}}
-    rows = from_arrays(x, {"noise": {1: x}}, distortion=harm).labels.to_pylist()
-    assert [row["distortion"] for row in rows] == [1, 2, 3]
+    harm = {"noise": {np.int64(1): Column({"2": 3.0, "0": 1.0, "1": 2.0})}}
+    negative = {"noise": {np.float32(1): torch._neg_view(x)}}
+    dataset = from_arrays(x, negative, distortion=harm)
+    assert [row["distortion"] for row in dataset.labels.to_pylist()] == [1, 2, 3]
+    assert np.array_equal(dataset.compressed("0", "noise", 0), -dataset.original("0"))
 
 
 def test_saved_it_is_a_folder_with_the_same_pairs_and_figures(tmp_path: Path) -> None:
@@ -283,7 +285,12 @@ def test_values_that_are_not_finite_are_named_and_nothing_is_saved(tmp_path: Pat
         save(dataset, tmp_path / "saved", licence="cc0-1.0")
     assert not list(tmp_path.iterdir())
     x = np.ones((2, 3, 4))
-    for wrong, why in ((x * 1e300, "not finite"), (x.astype(complex).tolist(), "no array of")):
+    masked = np.ma.masked_less([x[0] / 2, x[0]], 1)
+    for wrong, why in (
+        (x * 1e300, "not finite"),
+        (masked, "not finite"),
+        (x.astype(complex).tolist(), "no array of"),
+    ):
         dataset = from_arrays(x, {"up": {1: wrong}}, distortion={"up": {1: [0, 0]}})
         with pytest.raises(FormatError, match=why):
             dataset.compressed("0", "up", 0)

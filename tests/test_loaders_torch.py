@@ -97,6 +97,15 @@ def test_unknown_names_are_told(folder: Path, options: dict[str, Any], message: 
         Pairs(folder, **options)
 
 
+def test_an_index_is_one_whole_number(folder: Path) -> None:
+    pairs = Pairs(folder)
+    assert torch.equal(pairs[torch.tensor(3)].compressed, pairs[3 - len(pairs)].compressed)
+    assert len(next(iter(data_loader(pairs, np.int64(4)))).label) == 4
+    for index in ([1, 2], slice(0, 2), 1.0, np.array([1, 2]), None):
+        with pytest.raises(TypeError, match=r"integer"):
+            pairs[index]  # type: ignore[index]
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "4"])
 def test_impossible_batch_sizes_are_told(folder: Path, size: Any) -> None:
     with pytest.raises(CfqaError, match="a batch size is a whole number from 1"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from cases import each
+from memory_dataset import MemoryDataset
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.evaluator import DEFAULT_METRICS
+from cfqa_data.eval.evaluator import DEFAULT_METRICS, evaluate
 from cfqa_data.eval.features import Features
 from cfqa_data.eval.metrics import (
     FAMILIES,
@@ -161,12 +163,47 @@ def test_a_single_feature_is_a_batch_of_one() -> None:
         (np.array([{}]), "an array or tensor of numbers is wanted, not object"),
         (np.ones((1, 1, 2, 2), complex), "real numbers are wanted, not torch.complex128"),
         (torch.ones((1, 1, 2, 2), dtype=torch.complex64), "not torch.complex64"),
+        (
+            torch.ones((1, 1, 2, 2)).to_sparse(),
+            "a dense tensor of numbers is wanted, not .*sparse_coo",
+        ),
+        (torch.ones((1, 1, 2, 2), device="meta"), "a dense tensor of numbers is wanted, not meta"),
+        (np.ma.masked_equal([[[[1, 2], [3, 4]]]], 3), "feature 0 holds NaN or Inf"),
     ],
 )
 def test_what_is_no_feature_is_told(features: Any, what: str) -> None:
     for x, y in ((features, torch.ones(1, 1, 2, 2)), (torch.ones(1, 1, 2, 2), features)):
         with pytest.raises(MetricError, match=f"^mse: .*{what}$"):
             create_metric("mse")(x, y)
+
+
+class Half:
+    """A user's metric, which is an object."""
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return largest_error(x, y) / 2
+
+
+def test_facts_and_options_may_be_numpys(tmp_path: Path) -> None:
+    facts = {"lower_better": np.True_, "identity": np.float32(0), "least_tokens": np.int64(2)}
+    facts |= {"score_range": (np.float32(0), np.float64(9)), "differentiable": np.False_}
+    mine = type("Mine", (Half,), facts | {"name": np.str_("mine")})
+    metrics = [mine, create_metric("mutual_knn", k=np.int64(1))]
+    found = evaluate(MemoryDataset(), metrics, out=tmp_path / "scores.parquet")
+    assert (found.failures, list(found.columns())) == ({}, ["mine", "mutual_knn"])
+
+
+def test_metrics_and_evaluations_can_be_pickled() -> None:
+    """As workers that score, and modules that hold a loss, are sent to other processes."""
+    own = [as_metric(largest_error), as_metric(Half), *map(create_metric, ("gap_mean", "stack"))]
+    for metric in (*METRICS, *PAPER_METRICS, *own):
+        again = pickle.loads(pickle.dumps(metric))
+        assert (again.name, again.fit is None) == (metric.name, metric.fit is None)
+    found = evaluate(MemoryDataset(), [Half, "mse"])
+    again = pickle.loads(pickle.dumps(found))
+    assert again.scores.equals(found.scores)
+    x, y = torch.zeros(1, 1, 1, 2, 2), torch.ones(1, 1, 1, 2, 2)
+    assert [float(metric(x, y)) for metric in again.metrics] == [0.5, 1]
 
 
 # Custom metrics.
@@ -286,6 +323,7 @@ def test_an_interrupt_during_the_import_passes(
         (lambda x, y: torch.ones(len(y), 1), r"returned shape \(2, 1\) for a batch of 2"),
         (lambda x, y: torch.tensor([0.0, float("nan")]), "gave nan for item 1"),
         (lambda x, y: None, "returned NoneType"),
+        (lambda x, y: np.ma.masked_equal([0, 1], 1), "gave nan for item 1"),
     ],
 )
 def test_a_custom_metric_that_answers_nonsense_is_named(call: object, message: str) -> None:

@@ -139,7 +139,8 @@ def test_a_recipe_file_of_one_s_own(tmp_path: Path) -> None:
     centers = np.array([[-1, 2]], np.float32)
     write_tensors(tmp_path / "kmeans.safetensors", {"cls": centers})
     (tmp_path / "own.toml").write_text(TOML)
-    (tmp_path / "more.toml").write_text('extends = "own.toml"\nname = "more"\ngroup_size = 1\n')
+    more = '\ufeffextends = "own.toml"\r\nname = "more"\r\ngroup_size = 1\r\n'  # as on Windows
+    (tmp_path / "more.toml").write_text(more, encoding="utf-8", newline="")
     recipe = load_recipe(tmp_path / "more.toml")
     ladder = recipe.tasks["cls"].codecs["hyperprior_multi_task"]
     assert (recipe.name, recipe.group_size, recipe.sources_per_task) == ("more", 1, 2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import math
 import re
@@ -21,9 +23,11 @@ import pytest
 import torch
 from memory_dataset import CODECS, LEVELS, MemoryDataset
 from mock_dataset import write_mock_dataset
+from PIL import Image
 
 import cfqa_data
 from cfqa_data.access.dataset import Dataset
+from cfqa_data.access.grid import TokenGrid
 from cfqa_data.cli import main
 from cfqa_data.errors import CfqaError, MetricError, MetricWarning
 from cfqa_data.eval import Evaluation, evaluate, read_evaluation
@@ -45,7 +49,7 @@ EVIL = "<script>alert('m')</script>&\"{{ 7*7 }}"
 pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 MOST = float(np.finfo(np.float64).max)
-VOID = {"meta", "link", "input", "br"}
+VOID = {"meta", "link", "input", "br", "img"}
 
 
 class Page(HTMLParser):
@@ -480,6 +484,61 @@ def test_the_items_are_those_with_the_largest_gap_in_ranks(scored: Evaluation) -
             assert item.gap == pytest.approx(gaps[item.row])
             same = [row for row in gaps if part.source[row] == part.source[item.row]]
             assert abs(item.gap) == pytest.approx(max(abs(gaps[row]) for row in same))
+
+
+def test_disagreements_of_a_result_are_those_of_its_report_and_of_two_metrics(
+    scored: Evaluation,
+) -> None:
+    points = task_points(scored)
+    column = [metric.name for metric in scored.metrics].index("cosine")
+    shown = disagreements(points, column, scored.metrics[column])
+    found = scored.disagreements("cosine", 6)
+    rows = found.table.to_pylist()
+    assert [(r["task"], r["source_id"], r["level"]) for r in rows] == [
+        (i.points.task, i.points.source[i.row], i.points.level[i.row]) for i in shown[:6]
+    ]
+    assert [r["worse_than"] - r["other_worse_than"] for r in rows] == [i.gap for i in shown[:6]]
+    assert [r["other"] for r in rows] == [i.truth for i in shown[:6]]
+    assert rows[0]["source_id"] in str(found)
+    assert rows[0]["source_id"] in found._repr_html_()
+    two = scored.disagreements("opposite", 3, against="mse").table.to_pylist()
+    assert all(r["score"] == pytest.approx(-r["other"]) for r in two)  # wholly the wrong way
+    assert two[0]["worse_than"] == pytest.approx(100 - two[0]["other_worse_than"])
+    for metric, count, message in (("cosin", 3, "did you mean 'cosine'"), ("mse", 0, "at least 1")):
+        with pytest.raises(MetricError, match=message):
+            scored.disagreements(metric, count)
+
+
+def test_pictures_show_the_source_and_the_errors_of_its_tokens(
+    folder: Path, scored: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image.new("RGB", (200, 100), (10, 200, 30))
+    monkeypatch.setattr(Dataset, "image", lambda _, source: image)
+    tokens = {task: entry.shape[2] for task, entry in cfqa_data.load(folder).manifest.tasks.items()}
+    monkeypatch.setattr(Dataset, "grid", lambda _, task: TokenGrid(tokens[task] - 4, 2, 2))
+    page = Page(report_html(scored, folder, pictures=True))
+    items = sum(row[-3:-2] in (["exaggerates"], ["overlooks"]) for row in page.rows)
+    pictures = page.all("img")
+    maps = [one for one in pictures if one.get("class") == "map"]
+    assert len(pictures) - len(maps) == items > 0
+    data = base64.b64decode(pictures[0]["src"].removeprefix("data:image/webp;base64,"))
+    assert Image.open(io.BytesIO(data)).size == (96, 48)
+    dataset = cfqa_data.load(folder)
+    source, codec, level = re.findall(r"of (\S+) by (\S+), level (\d+)", maps[0]["alt"])[0]
+    places = slice(-4, None)
+    x = dataset.original(source)[:, :, places].astype(float)
+    y = dataset.compressed(source, codec, int(level))[:, :, places]
+    layers = [
+        ((y[:, n] - x[:, n]) ** 2).mean(-1) / x[:, n].var(1).mean() for n in range(x.shape[1])
+    ]
+    error = np.sqrt(np.mean(layers, axis=0))
+    error = np.hstack(error.reshape(-1, 2, 2))  # views stand side by side
+    data = base64.b64decode(maps[0]["src"].removeprefix("data:image/webp;base64,"))
+    drawn = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    expected = 255 * matplotlib.colormaps["inferno"]((error / 2).clip(0, 1))[..., :3]
+    assert np.abs(drawn - expected).max() <= 1
+    with pytest.raises(MetricError, match="give the dataset"):
+        report_html(scored, pictures=True)
 
 
 def test_the_line_in_the_scatter_is_the_fit_of_the_statistics(

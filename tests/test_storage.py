@@ -133,6 +133,8 @@ def test_what_cannot_be_written_is_known_before(
     check_writable(path)
     assert list(tmp_path.iterdir()) == []
     path.write_text("old")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "manifest.json").touch()
     check_writable(path)
     assert path.read_text() == "old"
     for place, message in (
@@ -140,6 +142,8 @@ def test_what_cannot_be_written_is_known_before(
         (tmp_path / "no" / "x", "there is no folder .*no to write it to"),
         (path / "y", "there is no folder"),
         (Path("/dev/null"), "is neither new nor a plain file"),
+        (tmp_path / "labels" / "cls.parquet", f"is a place of the dataset in {tmp_path}; write to"),
+        (tmp_path / "manifest.json", "is a place of the dataset in"),
     ):
         with pytest.raises(CfqaError, match=f"^{place}: {message}"):
             check_writable(place)

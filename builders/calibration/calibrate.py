@@ -29,7 +29,7 @@ from cfqa_data.builders.pipeline.select import fitting
 from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.training.planes import training_features
-from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.errors import BuildError, check_known
 from cfqa_data.format.storage import write_text
 from cfqa_data.guard import check_guard
 from cfqa_data.paths import expanded
@@ -108,12 +108,10 @@ def _run(chosen: argparse.Namespace) -> None:
     recipe = load_recipe(chosen.recipe).check_numbers()
     tasks = chosen.task or list(recipe.tasks)
     for task in tasks:
-        if task not in recipe.tasks:
-            raise BuildError(unknown_name("task", task, recipe.tasks))
+        check_known("task", task, recipe.tasks, BuildError)
     codecs = dict.fromkeys(codec for task in tasks for codec in recipe.tasks[task].codecs)
     for codec in chosen.codec or ():
-        if codec not in codecs:
-            raise BuildError(unknown_name("codec", codec, codecs))
+        check_known("codec", codec, codecs, BuildError)
     models = Models(recipe)
     with Executor(chosen.workers) as executor:
         for task in tasks:

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
 from cfqa_data.access.hub import open_files
@@ -28,7 +26,7 @@ from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.codecs import find_codec
 from cfqa_data.console.progress import Progress
 from cfqa_data.console.terminal import listener
-from cfqa_data.errors import BuildError, CfqaError, clear_disk_errors, prefixed, unknown_name
+from cfqa_data.errors import BuildError, CfqaError, check_known, clear_disk_errors, prefixed
 from cfqa_data.extras import extras
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.limits import LARGEST_JSON, parse_json, read_limited
@@ -41,6 +39,7 @@ from cfqa_data.paths import real_path
 from cfqa_data.recipe.fitted import AutoLevels, FittedRange
 from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.registry import naming_user_code
+from cfqa_data.scalars import python_value
 
 __all__ = ["extend"]
 
@@ -151,7 +150,7 @@ def _codec_spec(
         return CodecSpec(name, AutoLevels.from_dict(levels), quantizer, models, options, kind)
     if isinstance(levels, str) or not isinstance(levels, Iterable):
         raise CfqaError(f'levels are several numbers, or "auto", not {levels!r:.80}')
-    numbers = tuple(v.item() if isinstance(v, np.generic) else v for v in levels)
+    numbers = tuple(map(python_value, levels))
     return CodecSpec(name, numbers, quantizer, models, options, kind)
 
 
@@ -159,8 +158,7 @@ def _recipe(folder: Folder, tasks: list[str], spec: Any) -> Recipe:
     """Return the recipe of the dataset with the new codec, and local paths of what scores."""
     where, manifest = folder.files.location, folder.manifest
     for task in tasks:
-        if task not in manifest.tasks:
-            raise CfqaError(f"{where}: {unknown_name('task', task, manifest.tasks)}")
+        check_known("task", task, manifest.tasks, CfqaError, where)
     added = {task: spec(task=task) for task in tasks}
     with prefixed(f"{where}: cannot be extended", BuildError):
         old = scoring_recipe(folder)

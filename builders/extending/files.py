@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
+from safetensors import SafetensorError, safe_open
 
 from cfqa_data.access.dataset import Dataset
 from cfqa_data.arrow import pa
@@ -17,7 +18,7 @@ from cfqa_data.builders.extending.labelling import as_features, check_shape, lab
 from cfqa_data.builders.pipeline.label import baseline_values, batch_of_levels
 from cfqa_data.builders.sources.files import names_in, reason
 from cfqa_data.console.progress import Progress, Silent
-from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.errors import CfqaError, check_known
 from cfqa_data.format.schema import BASELINES
 
 __all__ = ["label_files"]
@@ -51,8 +52,7 @@ def label_files(dataset: Dataset, path: Path, *, progress: Progress | None = Non
         raise CfqaError(f"{path}: {what}")
     named: dict[str, str] = {}
     for where, source, _ in found:
-        if source not in sources:
-            raise CfqaError(f"{where}: {unknown_name('source', source, sources)}")
+        check_known("source", source, sources, CfqaError, where)
         if source in named:
             raise CfqaError(f"{where}: {source!r} is in {named[source]} too; keep one of them")
         named[source] = where
@@ -101,8 +101,6 @@ def _features(path: Path) -> Iterator[tuple[str, str, Any]]:
     Raises:
         CfqaError: a file cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
     files = [path / name for name in names_in(path)] if path.is_dir() else [path]
     for file in files:
         if file.suffix == ".npy":
@@ -134,8 +132,6 @@ class _Tensor:
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(self._file, framework="pt") as tensors:  # NumPy has no bfloat16
                 yield tensors.get_slice(self._name)

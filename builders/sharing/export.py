@@ -23,7 +23,7 @@ from cfqa_data.access.dataset import Dataset, LoadOptions, load
 from cfqa_data.arrow import pa, pc
 from cfqa_data.builders.sharing.export_formats import FORMATS, ExportFile, Format
 from cfqa_data.console.progress import Progress, Silent
-from cfqa_data.errors import CfqaError, clear_disk_errors, unknown_name
+from cfqa_data.errors import CfqaError, check_known, clear_disk_errors
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.layout import left_by_tools
@@ -103,8 +103,7 @@ def export(
         CfqaError: there is no such format, nothing to export, or the folder holds something else.
         FormatError: the dataset, or a feature in it, cannot be read.
     """
-    if kind not in FORMATS:
-        raise CfqaError(unknown_name("format", kind, FORMATS))
+    check_known("format", kind, FORMATS, CfqaError)
     progress, out = progress or Silent(), absolute_path(out)
     dataset = load(path, task, **options)
     if not len(dataset):

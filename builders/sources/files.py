@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from cfqa_data.builders.sources.base import Sample, Source
-from cfqa_data.errors import BuildError, prefixed, unknown_name
+from cfqa_data.errors import BuildError, check_known, prefixed
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.limits import pointer_at
 from cfqa_data.format.resources import locate
@@ -27,6 +28,7 @@ __all__ = [
     "names_in",
     "parse_lines",
     "read_list",
+    "reading",
     "reason",
     "require",
     "shuffled",
@@ -117,6 +119,17 @@ def reason(error: Exception, path: Path | None = None) -> str:
     if path is not None and (kind := pointer_at(path)):
         return kind
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Say of a damaged file, of which readers raise all kinds of errors, what it is not."""
+    try:
+        yield
+    except BuildError:
+        raise
+    except Exception as error:
+        raise BuildError(f"{path}: not {what} ({reason(error, path)})") from None
 
 
 def read_list(path: Path) -> list[tuple[int, str]]:
@@ -289,8 +302,7 @@ class FileSource(Source):
         Raises:
             BuildError: no such image, or it is damaged or cannot be in a dataset.
         """
-        if source_id not in self.entries:
-            raise BuildError(unknown_name(f"{self.kind} image", source_id, self.entries))
+        check_known(f"{self.kind} image", source_id, self.entries, BuildError)
         entry = self.entries[source_id]
         return Sample(source_id, self.inputs(entry), self.truth(entry), entry.group)
 

@@ -14,7 +14,7 @@ from cfqa_data.builders.sources.files import (
     FileSource,
     by_name,
     names_in,
-    reason,
+    reading,
     shuffled,
 )
 from cfqa_data.builders.sources.images import images_below, read_rgb
@@ -38,15 +38,10 @@ def read_truths(path: Path) -> dict[str, tuple[Any, str | None]]:
     from pyarrow import csv, parquet
 
     read = parquet.read_table if path.suffix == ".parquet" else csv.read_csv
-    try:
+    with reading(path, "a CSV or Parquet table with the columns source_id and truth"):
         table = read(path)
         ids = [str(value) for value in table["source_id"].to_pylist()]
         truths = table["truth"].to_pylist()
-    except Exception as error:  # pyarrow raises all kinds on damaged files
-        raise BuildError(
-            f"{path}: not a CSV or Parquet table with the columns source_id and truth "
-            f"({reason(error, path)})"
-        ) from None
     groups = table["group"].to_pylist() if "group" in table.column_names else [None] * len(ids)
     found: dict[str, tuple[Any, str | None]] = {}
     for source_id, truth, group in zip(ids, truths, groups, strict=True):
@@ -188,20 +183,17 @@ class _Arrays:
         if not self.path.is_dir():
             return self._read(lambda file: file.get_tensor(name))
         path = self.path / f"{name}.npy"
-        try:
+        with reading(path, "an array"):
             return np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise BuildError(f"{path}: not an array ({reason(error, path)})") from None
 
     def _read(self, get: Any) -> Any:
         from safetensors import safe_open
 
-        try:
-            with safe_open(self.path, framework="numpy") as file:
-                return get(file)
-        except Exception as error:  # the reader raises all kinds on damaged files
-            why = reason(error, self.path)
-            raise BuildError(f"{self.path}: not a file of arrays ({why})") from None
+        with (
+            reading(self.path, "a file of arrays"),
+            safe_open(self.path, framework="numpy") as file,
+        ):
+            return get(file)
 
     def entries(self) -> Iterable[Entry]:
         """An entry for each array."""

@@ -21,12 +21,12 @@ from cfqa_data.builders.sources.files import (
     by_name,
     parse_lines,
     read_list,
-    reason,
+    reading,
     shuffled,
 )
 from cfqa_data.builders.sources.images import SUFFIXES, images_below, most, read_rgb
 from cfqa_data.builders.sources.preprocessing import classification_view
-from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.errors import BuildError, check_known
 from cfqa_data.format.format_1 import TERMS
 
 __all__ = ["ImageNet"]
@@ -122,8 +122,7 @@ class ImageNet(FileSource):
         """The image whose name a line begins with."""
         name = Path(line.split()[0]).name
         name = image_id(Path(name).stem if name.lower().endswith(SUFFIXES) else name)
-        if name not in self.known:
-            raise BuildError(f"{self.paths['root']}: {unknown_name('image', name, self.known)}")
+        check_known("image", name, self.known, BuildError, self.paths["root"])
         return self.known[name]
 
     def inputs(self, entry: Entry) -> np.ndarray:
@@ -287,10 +286,6 @@ def _id_of_synset(line: str) -> tuple[int, str]:
 def _read_meta(path: Path) -> list[tuple[int, str]]:
     from scipy.io import loadmat
 
-    try:
+    with reading(path, "the meta.mat of ILSVRC 2012"):
         synsets = loadmat(path, squeeze_me=True, variable_names=["synsets"])["synsets"]
         return [(int(row["ILSVRC2012_ID"]), str(row["WNID"])) for row in synsets]
-    except Exception as error:  # the reader raises all kinds on damaged files
-        raise BuildError(
-            f"{path}: not the meta.mat of ILSVRC 2012 ({reason(error, path)})"
-        ) from None

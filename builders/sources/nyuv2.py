@@ -18,13 +18,13 @@ from cfqa_data.builders.sources.files import (
     by_name,
     choose,
     names_in,
-    reason,
+    reading,
     require,
 )
 from cfqa_data.builders.sources.geometry import DEPTH_RANGE, DepthGeometry
 from cfqa_data.builders.sources.images import read_depth, read_rgb
 from cfqa_data.builders.sources.preprocessing import depth_views
-from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.errors import BuildError, check_known
 from cfqa_data.extras import extras
 from cfqa_data.format.format_1 import TERMS
 
@@ -176,8 +176,7 @@ class SplitFiles:
         first = line.split()[0]
         if "/" in first:
             return self._pair(line)
-        if first not in self.test:
-            raise BuildError(unknown_name("image", first, self.test))
+        check_known("image", first, self.test, BuildError)
         return self.test[first]
 
     def trained(self) -> Iterable[Entry]:
@@ -231,11 +230,9 @@ def read_splits(path: Path) -> tuple[list[int], list[int]]:
     """
     from scipy.io import loadmat
 
-    try:
+    with reading(path, "the splits.mat of NYUv2"):
         read = loadmat(path, variable_names=["trainNdxs", "testNdxs"])
         train, test = (read[key].astype(np.int64).ravel() - 1 for key in ("trainNdxs", "testNdxs"))
-    except Exception as error:  # the reader raises all kinds on damaged files
-        raise BuildError(f"{path}: not the splits.mat of NYUv2 ({reason(error, path)})") from None
     return train.tolist(), test.tolist()
 
 
@@ -281,8 +278,7 @@ class LabelledMat:
         """The image of a line: index from 1, name, or path as in `nyu_test.txt`."""
         path = PurePosixPath(line.split()[0].lstrip("/"))
         key = f"{path.parent.name}_{path.stem}" if path.parent.name else path.name
-        if key not in self._every:
-            raise BuildError(unknown_name("image", key, self._every))
+        check_known("image", key, self._every, BuildError)
         return self._every[key]
 
     def trained(self) -> Iterable[Entry]:
@@ -341,12 +337,5 @@ class LabelledMat:
     def _file(self) -> Iterator[Any]:
         with extras():
             import h5py
-        try:
-            with h5py.File(self.path, "r") as file:
-                yield file
-        except BuildError:
-            raise
-        except Exception as error:  # h5py raises all kinds on damaged files
-            raise BuildError(
-                f"{self.path}: not the labelled NYUv2 file ({reason(error, self.path)})"
-            ) from None
+        with reading(self.path, "the labelled NYUv2 file"), h5py.File(self.path, "r") as file:
+            yield file

@@ -12,7 +12,7 @@ from cfqa_data.builders.sources.files import Entry, FileSource, Unfit, choose
 from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.builders.sources.images import read_mask, read_rgb, read_size
 from cfqa_data.builders.sources.preprocessing import segmentation_views, two_windows
-from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.errors import BuildError, check_known
 from cfqa_data.format.format_1 import TERMS
 
 __all__ = ["Voc2012"]
@@ -65,8 +65,8 @@ class Voc2012(FileSource):
 
     def named(self, line: str) -> Entry:
         """The image of the validation set that a line names."""
-        if (name := _stem(line)) not in self.known:
-            raise BuildError(unknown_name("image of the validation set", name, self.known))
+        name = _stem(line)
+        check_known("image of the validation set", name, self.known, BuildError)
         return self.known[name]
 
     def _entry(self, line: str) -> Entry:

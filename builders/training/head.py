@@ -26,7 +26,7 @@ from cfqa_data.builders.sources.folders import ImageFolder
 from cfqa_data.builders.tasks.classification import ClsHead
 from cfqa_data.builders.tasks.hypervector import random_keys
 from cfqa_data.console.progress import Progress, Silent
-from cfqa_data.errors import BuildError, unknown_name
+from cfqa_data.errors import BuildError, check_known
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.guard import check_guard
 from cfqa_data.recipe.load import Recipe, load_recipe
@@ -159,8 +159,7 @@ def fit_head(
     if task is None and len(recipe.tasks) > 1:
         raise BuildError(f"say which task the head is for: {', '.join(recipe.tasks)}")
     task = task or next(iter(recipe.tasks))
-    if task not in recipe.tasks:
-        raise BuildError(unknown_name("task", task, recipe.tasks))
+    check_known("task", task, recipe.tasks, BuildError)
     stage = PooledFeatures(recipe, task, str(Path(images).absolute()))
     items = stage.items()
     classes = tuple(sorted({stage.source.entries[item].image.parent.name for item in items}))

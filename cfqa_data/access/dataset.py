@@ -8,7 +8,7 @@ and a pickled dataset opens its files anew.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from cfqa_data.access.selection import Part
 from cfqa_data.arrow import pa, pc
 from cfqa_data.console.summary import Described, Summary
 from cfqa_data.console.text import counted
-from cfqa_data.errors import CfqaError, unknown_name
+from cfqa_data.errors import CfqaError, check_known
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.facts import TaskEntry
 from cfqa_data.format.manifest import Manifest
@@ -247,8 +247,7 @@ class Dataset(Described, Sequence[FeaturePair]):
         Raises:
             CfqaError: there is no task of that name.
         """
-        if task not in self.manifest.tasks:
-            raise CfqaError(f"{self.location}: {unknown_name('task', task, self.manifest.tasks)}")
+        check_known("task", task, self.manifest.tasks, CfqaError, self.location)
         return token_grid(self.manifest.tasks[task], self.manifest.format)
 
     def show(
@@ -342,17 +341,11 @@ def load(
     folder = Folder(open_files(path, revision, cache, follow_links), untrusted, plugins or ())
     held = folder.manifest.tasks
     if task is not None:
-        _one_of(path, "task", held, task)
+        check_known("task", task, held, CfqaError, path)
     tasks = {name: entry for name, entry in held.items() if task in (None, name)}
     labels = pa.concat_tables([folder.labels(name) for name in tasks])
     labels = _selected(path, tasks, labels, codec=codec, level=level, source=source, fold=fold)
     return Dataset(folder, labels)
-
-
-def _one_of(where: object, what: str, known: Collection[str], value: object) -> object:
-    if not isinstance(value, str) or value not in known:
-        raise CfqaError(f"{where}: {unknown_name(what, value, known)}")
-    return value
 
 
 def _selected(
@@ -372,7 +365,7 @@ def _selected(
     """
     sources = {source: None for entry in tasks.values() for source in entry.sources}
     codecs = [codec for entry in tasks.values() for codec in entry.codecs.values()]
-    one_of = partial(_one_of, where)
+    one_of = partial(check_known, error=CfqaError, where=where)
     chosen = None if codec is None else _several(codec)
     levels = max((len(c.levels) for c in codecs if chosen is None or c.name in chosen), default=1)
     folds = sorted(pc.unique(labels["fold"]).to_pylist())
@@ -384,9 +377,9 @@ def _selected(
         return operator.index(value)
 
     for column, selected, check in (
-        ("codec", chosen, partial(one_of, "codec", dict.fromkeys(c.name for c in codecs))),
+        ("codec", chosen, partial(one_of, "codec", known={c.name: c for c in codecs})),
         ("level", level, partial(check_level, count=levels)),
-        ("source_id", source, partial(one_of, "source", sources)),
+        ("source_id", source, partial(one_of, "source", known=sources)),
         ("fold", fold, one_fold),
     ):
         if selected is not None:

@@ -21,7 +21,7 @@ from cfqa_data.access.selection import Part, Selection
 from cfqa_data.access.tensors import TensorFile
 from cfqa_data.access.weights import find_weights
 from cfqa_data.arrow import pa
-from cfqa_data.errors import CfqaError, CodecError, FormatError, RecipeError, prefixed, unknown_name
+from cfqa_data.errors import CfqaError, CodecError, FormatError, RecipeError, check_known, prefixed
 from cfqa_data.format import invariants
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
@@ -148,9 +148,7 @@ class Folder:
 
     def gallery(self, task: str) -> dict[str, np.ndarray]:
         """Return what the features of all sources of a task are scored against, by name."""
-        if task not in self.manifest.tasks:
-            message = unknown_name("task", task, self.manifest.tasks)
-            raise CfqaError(f"{self.files.location}: {message}")
+        check_known("task", task, self.manifest.tasks, CfqaError, self.files.location)
         entry = self.manifest.tasks[task]
         if entry.gallery is None:
             raise FormatError(f"{self.files.location}: task {task} has no gallery")
@@ -278,19 +276,14 @@ class Folder:
         return found
 
     def _place(self, source_id: str) -> tuple[TaskEntry, int]:
-        try:
-            task, index = self._places[source_id]
-        except (KeyError, TypeError):
-            message = unknown_name("source", source_id, self._places)
-            raise FormatError(f"{self.files.location}: {message}") from None
+        check_known("source", source_id, self._places, FormatError, self.files.location)
+        task, index = self._places[source_id]
         return self.manifest.tasks[task], index
 
     def _check(self, source_id: str, codec: str, level: int) -> tuple[TaskEntry, CodecEntry, int]:
         """Return what a compressed feature's task and codec are, and its level as a plain int."""
         entry, _ = self._place(source_id)
-        if not isinstance(codec, str) or codec not in entry.codecs:
-            message = unknown_name("codec", codec, entry.codecs)
-            raise FormatError(f"{self.files.location}: {message}")
+        check_known("codec", codec, entry.codecs, FormatError, self.files.location)
         codec_entry = entry.codecs[codec]
         return entry, codec_entry, check_level(level, len(codec_entry.levels))
 

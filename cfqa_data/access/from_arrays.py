@@ -31,6 +31,7 @@ from cfqa_data.format.invariants import check_source_ids
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import label_rows, label_schema, original_rows
+from cfqa_data.scalars import python_value
 
 __all__ = ["from_arrays"]
 
@@ -235,7 +236,7 @@ def _levels(what: str, values: Any, codec: str, ids: Sequence[str]) -> dict[floa
     if not isinstance(values, Mapping) or not isinstance(values.get(codec), Mapping):
         raise CfqaError(f"{what} must be {PER_LEVEL}, and have codec {codec!r}")
     return {
-        level: _Values(f"{what}, {codec} at {level}", per_source, ids)
+        python_value(level): _Values(f"{what}, {codec} at {level}", per_source, ids)
         for level, per_source in values[codec].items()
     }
 

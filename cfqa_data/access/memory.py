@@ -13,6 +13,7 @@ from cfqa_data.access.folder import Folder
 from cfqa_data.access.selection import Part, Selection
 from cfqa_data.errors import FormatError
 from cfqa_data.format.manifest import Manifest
+from cfqa_data.torch_inputs import unmasked
 
 __all__ = ["MemoryFolder", "as_numpy"]
 
@@ -20,9 +21,9 @@ __all__ = ["MemoryFolder", "as_numpy"]
 def as_numpy(value: Any) -> np.ndarray:
     """Return an array, a tensor or a number as an array."""
     if hasattr(value, "detach"):
-        value = value.detach().cpu()
+        value = value.detach().cpu().resolve_neg()
         value = value.float() if value.is_floating_point() else value  # NumPy has no bfloat16
-    return np.asarray(value)
+    return np.asarray(unmasked(value))
 
 
 class MemoryFolder(Folder):

@@ -85,7 +85,7 @@ def _declared(
 ) -> Any:
     """Return what typer is told of a parameter."""
     name = parameter.name
-    metavar, about = entries[name]
+    metavar, about = entries[name] if __doc__ else (None, "")  # Python -OO strips what says it
     how: dict[str, Any] = {"metavar": metavar, "help": about, **HOW.get(name, {})}
     if Path in (kind, *getattr(kind, "__args__", ())):
         how.setdefault("parser", local_path)

@@ -40,6 +40,7 @@ def evaluate(
     out: Path | None = None,
     report: Path | None = None,
     classes: bool = False,
+    pictures: bool = False,
     force: bool = False,
     table: Literal["paper", "plain", "text", "latex", "markdown", "csv"] = "paper",
     figure: str = "srocc",
@@ -71,6 +72,7 @@ def evaluate(
         force: Replace what the file has of these metrics where they are others now, or a file that
             holds anything else.
         classes: With --report: also draw what levels do to the classes of features, by t-SNE.
+        pictures: With --report: also show the items on which metric and label disagree most.
         table: paper: as published. plain: every figure, one per line. text, latex, markdown, csv:
             one figure of each metric, per task, all codecs together.
         figure (FIGURE): Of such a table: srocc, plcc, krocc, pooled_srocc, pooled_plcc,
@@ -97,14 +99,17 @@ def evaluate(
     from cfqa_data.eval.tables import FIGURES
     from cfqa_data.eval.text import LAYOUTS
 
-    if classes and report is None:
-        raise CfqaError("--classes is for the page of --report")
+    for name, given in (("classes", classes), ("pictures", pictures)):
+        if given and report is None:
+            raise CfqaError(f"--{name} is for the page of --report")
     if figure not in FIGURES:
         raise CfqaError(unknown_name("figure", figure, FIGURES))
     if report is not None:  # what it needs is missed now, not when everything is scored
         from cfqa_data.eval.report import write_report
     if classes:
-        import cfqa_data.eval.report.classes  # noqa: F401
+        import cfqa_data.eval.report.classes
+    if pictures:
+        import cfqa_data.eval.report.pictures  # noqa: F401
     page, out = _report_files(context, report, out, force)
     names: list[str] = []
     for name in split_specs(",".join(metric or DEFAULT_METRICS)):
@@ -162,8 +167,9 @@ def evaluate(
         written.append(f"Every score: {out}")
     if page is not None:
         try:
-            baseline = compared and compared.against
-            write_report(evaluation, page, dataset, against=baseline, classes=classes)
+            shown = compared.against if compared else None
+            how: dict[str, Any] = {"against": shown, "classes": classes, "pictures": pictures}
+            write_report(evaluation, page, dataset, **how)
             written.append(f"Report: {page}")
         except DiskError as error:  # there is no room for scores beside it either
             failures.append(str(error))
@@ -187,6 +193,7 @@ def report(
     target: Target | None = None,
     against: str | None = None,
     classes: bool = False,
+    pictures: bool = False,
     force: bool = False,
     follow_links: bool = False,
 ) -> None:
@@ -198,6 +205,7 @@ def report(
         target: Label to follow. Default: that of the scores.
         against (NAME): Metric that the others are compared with. Default: cosine, or mse.
         classes: Also draw what levels do to the classes, by t-SNE of features, which are read.
+        pictures: Also show the items on which metric and label disagree most; reads features.
     """
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
@@ -211,7 +219,8 @@ def report(
     for name, note in evaluation.notes.items():
         if name.startswith("scores of "):
             say(note)
-    written = write_report(evaluation, out, dataset, against=against, classes=classes)
+    how: dict[str, Any] = {"against": against, "classes": classes, "pictures": pictures}
+    written = write_report(evaluation, out, dataset, **how)
     print(f"Report: {written}")
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from cfqa_data.errors import CodecError, FormatError, prefixed
 from cfqa_data.format.facts import Bits, CodecFacts, On, Parameter
+from cfqa_data.scalars import python_value
 
 __all__ = [
     "AnyCodec",
@@ -131,7 +132,7 @@ class AnyCodec(ABC):
             CodecError: it cannot have it.
         """
         with prefixed(self.name, CodecError, FormatError):
-            return self.parameter.check(value.item() if isinstance(value, np.generic) else value)
+            return self.parameter.check(python_value(value))
 
 
 class _ArrayCodec(AnyCodec):

@@ -14,7 +14,7 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
-from cfqa_data.errors import CfqaError, FormatError, prefixed, unknown_name
+from cfqa_data.errors import CfqaError, FormatError, check_known, prefixed
 
 __all__ = [
     "INLINE",
@@ -238,8 +238,7 @@ def keyed(
     if not isinstance(data, Mapping):
         raise error(f"{where} is not a table")
     for key in data:
-        if key not in known:
-            raise error(unknown_name(f"key in {where}", key, known))
+        check_known(f"key in {where}", key, known, error)
     if missing := [key for key in required if key not in data]:
         raise error(f"{where} lacks {', '.join(missing)}")
     return dict(data)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-__all__ = ["NAMES", "Layout", "left_by_tools", "of_tools"]
+__all__ = ["NAMES", "OWN", "Layout", "left_by_tools", "of_tools"]
 
 TOOLS = {
     # macOS
@@ -123,6 +123,12 @@ class Layout:
 
 NAMES = Layout(Path())
 """Names in a folder, relative to it."""
+
+OWN = {
+    *("README.md", "manifest.json"),
+    *("labels", "originals", "compressed", "bitstreams", "truth", "tables"),
+}
+"""What stands at the top of a folder and is the dataset."""
 
 
 def left_by_tools(name: str) -> bool:

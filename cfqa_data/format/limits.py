@@ -155,7 +155,7 @@ def parse_toml(data: bytes) -> dict[str, Any]:
         ValueError: it is not such a text, or is nested too deeply.
     """
     try:
-        table = tomllib.loads(data.decode("utf-8"))
+        table = tomllib.loads(data.decode("utf-8-sig"))  # as some editors save it
     except RecursionError:
         raise ValueError("nested too deeply") from None
     entries: list[Any] = [table]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cfqa_data.errors import CodecError, RecipeError, unknown_name
+from cfqa_data.errors import CodecError, RecipeError, check_known
 from cfqa_data.format.fields import keyed, plain
 
 __all__ = [
@@ -306,9 +306,7 @@ def quantizer_from_dict(data: object) -> Quantizer:
     """
     if not isinstance(data, Mapping):
         raise RecipeError(f"a quantiser must be a table with a kind, got {data!r}")
-    kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise RecipeError(unknown_name("quantiser kind", kind, KINDS))
+    kind: str = check_known("quantiser kind", data.get("kind"), KINDS, RecipeError)
     keys = ("kind", *(entry.name for entry in fields(KINDS[kind])))
     values = keyed(f"the {kind} quantiser", data, keys, error=RecipeError)
     made: Quantizer = KINDS[kind](**{key: values[key] for key in keys[1:]})

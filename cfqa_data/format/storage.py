@@ -25,8 +25,10 @@ import numpy as np
 
 from cfqa_data.arrow import pa, pc, pq
 from cfqa_data.errors import CfqaError, FormatError, unknown_name
+from cfqa_data.format.layout import OWN
 from cfqa_data.format.limits import MOST_ROWS, pointer
 from cfqa_data.format.schema import NULLABLE, label_schema
+from cfqa_data.paths import real_path
 
 __all__ = [
     "PARTIAL",
@@ -124,7 +126,8 @@ def check_writable(path: Path) -> None:
     """Check early that a file can be written.
 
     Raises:
-        CfqaError: something else is in its place, or its folder is not there or takes no files.
+        CfqaError: something else or a dataset's own file is in its place, or its folder is not
+            there or takes no files.
     """
     if path.is_dir():
         raise CfqaError(f"{path}: is a folder; name a file to write to")
@@ -132,6 +135,11 @@ def check_writable(path: Path) -> None:
         raise CfqaError(f"{path}: is neither new nor a plain file; name another to write to")
     if not path.parent.is_dir():
         raise CfqaError(f"{path}: there is no folder {path.parent} to write it to")
+    place = real_path(path)
+    for root in place.parents:
+        own = place.relative_to(root).parts[0] in OWN and (root / "labels").is_dir()
+        if own and (root / "manifest.json").is_file():
+            raise CfqaError(f"{path}: is a place of the dataset in {root}; write to another")
     _check_takes_files(path, path.parent)
 
 

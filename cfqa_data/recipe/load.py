@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from cfqa_data.errors import RecipeError, prefixed, unknown_name
+from cfqa_data.errors import RecipeError, check_known, prefixed, unknown_name
 from cfqa_data.format.layout import left_by_tools
 from cfqa_data.format.limits import LARGEST_TEXT, parse_toml, read_limited
 from cfqa_data.format.resources import HUB, ROOT_VARIABLE, is_uri, locate, resolve
@@ -146,8 +146,7 @@ def _read_centers(uri: str, task: str, base: Path) -> list[list[float]]:
     kinds = OSError, SafetensorError, TypeError, AttributeError  # the last of bfloat16, float8
     with prefixed(f"{uri}: not a safetensors file that can be read", RecipeError, *kinds):
         tables = load_file(path)
-    if task not in tables:
-        raise RecipeError(f"{uri}: " + unknown_name("table of centres", task, tables))
+    check_known("table of centres", task, tables, RecipeError, uri)
     centers: list[list[float]] = tables[task].tolist()
     return centers
 

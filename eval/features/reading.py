@@ -68,15 +68,15 @@ class Batch:
         if len(places) == len(self.rows):
             return self
 
-        def of_part(values: list[Any]) -> list[Any]:
+        def of_part(values: Sequence[Any]) -> list[Any]:
             return [values[place] for place in places]
 
         def make() -> Batch:
-            rows, names, codecs = map(of_part, [self.rows, self.names, self.codecs])
             following = places[-1] - places[0] + 1 == len(places)
             index: Any = slice(places[0], places[-1] + 1) if following else list(places)
             y = Features(self.y.values[index])
-            return Batch(self.source_id, rows, names, self.x, y, codecs)
+            rows, names = of_part(self.rows), of_part(self.names)
+            return Batch(self.source_id, rows, names, self.x, y, of_part(self.codecs))
 
         part: Batch = self.y.once(places, make)
         return part

@@ -37,6 +37,7 @@ from cfqa_data.eval.features.batch import Features, first_nonfinite, slice_mean
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.needs import STATISTICS, as_statistic, check_statistic
 from cfqa_data.extras import extras
+from cfqa_data.scalars import python_value
 from cfqa_data.torch_inputs import as_tensor
 from cfqa_data.torch_state import torch_state
 
@@ -156,6 +157,8 @@ class Metric(Described):
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        for name in ("name", "lower_better", "identity", "least_tokens", "differentiable"):
+            object.__setattr__(self, name, python_value(getattr(self, name)))
         if not isinstance(self.name, str) or not self.name:
             raise MetricError(f"a metric's name is a text, not {self.name!r}")
         if not isinstance(self.lower_better, bool | None):
@@ -166,6 +169,7 @@ class Metric(Described):
             raise self._error(f": score_range is two numbers, not {self.score_range!r}") from None
         if not low < high:
             raise self._error(f": empty score range [{low}, {high}]")
+        object.__setattr__(self, "score_range", (low, high))
         if not isinstance(self.least_tokens, int) or self.least_tokens < 1:
             raise self._error(
                 f": least_tokens is a number of tokens from 1, not {self.least_tokens!r}"
@@ -191,7 +195,9 @@ class Metric(Described):
                 if value not in known:
                     raise self._error(f": {unknown_name(what, value, known)}")
         options = {
-            name: as_statistic(self.name, name, value) if name in self.needs else value
+            name: as_statistic(self.name, name, value)
+            if name in self.needs
+            else python_value(value)
             for name, value in self.options.items()
         }
         object.__setattr__(self, "options", options)
@@ -402,6 +408,7 @@ def metric(
             values = function(*features, **options)
             return values if values.ndim == 1 else slice_mean(values).clamp(low, high)
 
+        scores.__qualname__ += ".function"  # where pickle finds it: its own name is the metric's
         parameters = list(signature(function).parameters.values())
         parameters = parameters[1 if facts.get("no_reference") else 2 :]
         module = function.__module__.rpartition(".")[2]

@@ -9,7 +9,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import partial, update_wrapper
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.base import STATISTICS, Metric, check_device, error_line
 from cfqa_data.paths import absolute_path
 from cfqa_data.registry import bind_options
+from cfqa_data.torch_inputs import unmasked
 from cfqa_data.torch_state import torch_state
 
 __all__ = ["from_object", "imported", "made", "trained"]
@@ -167,10 +168,10 @@ def _wrapped(call: Any, trainer: Any = None) -> Metric:
         name=name,
         family="custom",
         formula=(call.__doc__ or "").strip().split("\n")[0],
-        function=_scoring(name, call),
+        function=update_wrapper(partial(_scores, name, call), call, (), ()),
         invariances=frozenset(invariances),
         options=options,
-        fit=_training(name, call) if trainer is None and hasattr(call, "fit") else None,
+        fit=partial(_train, call) if trainer is None and hasattr(call, "fit") else None,
         model=call if trainer is not None else None,
         **facts,
     )
@@ -185,27 +186,23 @@ def _parameters(call: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     return options, tuple(p.name for p in parameters if p.name in STATISTICS)
 
 
-def _training(name: str, call: Any) -> Callable[[Any, str], Metric]:
-    """Return what trains a copy of a user's object: no training sees what another one found."""
-
-    def fit(training: Any, device: str) -> Metric:
-        try:
-            learner = copy.deepcopy(call)
-        except Exception:  # whatever an object holds, such as an open file
-            learner = call
-        if _is_network(learner):
-            learner.train()
-        found = learner.fit(training, device)
-        if isinstance(found, Metric):
-            return found.to(device)
-        if not callable(found):
-            returned = f"fit returned {type(found).__name__}"
-            raise MetricError(f"{returned}; it returns what scores: a function, or the object")
-        if learner is call and getattr(found, "__self__", found) is call:
-            raise MetricError("fit returns the object, which cannot be copied for each fold")
-        return trained(found, call, device)
-
-    return fit
+def _train(call: Any, training: Any, device: str) -> Metric:
+    """Train a copy of a user's object: no training sees what another one found."""
+    try:
+        learner = copy.deepcopy(call)
+    except Exception:  # whatever an object holds, such as an open file
+        learner = call
+    if _is_network(learner):
+        learner.train()
+    found = learner.fit(training, device)
+    if isinstance(found, Metric):
+        return found.to(device)
+    if not callable(found):
+        returned = f"fit returned {type(found).__name__}"
+        raise MetricError(f"{returned}; it returns what scores: a function, or the object")
+    if learner is call and getattr(found, "__self__", found) is call:
+        raise MetricError("fit returns the object, which cannot be copied for each fold")
+    return trained(found, call, device)
 
 
 def trained(model: Any, trainer: Any, device: str) -> Metric:
@@ -216,25 +213,20 @@ def trained(model: Any, trainer: Any, device: str) -> Metric:
     return _wrapped(model, trainer).to(device)
 
 
-def _scoring(name: str, call: Callable[..., Any]) -> Callable[..., Tensor]:
-    """Return a function of `Features` that calls one of tensors, and checks what it returns."""
-
-    @wraps(call, assigned=(), updated=())
-    def function(*features: Features, **options: Any) -> Tensor:
-        whole = features[-1].values
-        # Copies: what a metric does to them in place must not reach the next one.
-        copies = [one.values.expand_as(whole).clone() for one in features]
-        with torch_state():  # a default device that the call sets is not that of its answer
-            answer = call(*copies, **options)
-        try:
-            scores = torch.as_tensor(answer)
-            if scores.is_complex():
-                raise TypeError("complex")
-            if not isinstance(answer, torch.Tensor):  # Python's numbers are float64
-                scores = torch.as_tensor(answer, dtype=torch.float64)
-            return scores.double()
-        except (TypeError, ValueError, RuntimeError):
-            kind = type(answer).__name__
-            raise MetricError(f"metric {name!r} returned {kind}, not one number per item") from None
-
-    return function
+def _scores(name: str, call: Callable[..., Any], *features: Features, **options: Any) -> Tensor:
+    """Call a user's function, which is one of tensors, and check what it returns."""
+    whole = features[-1].values
+    # Copies: what a metric does to them in place must not reach the next one.
+    copies = [one.values.expand_as(whole).clone() for one in features]
+    with torch_state():  # a default device that the call sets is not that of its answer
+        answer = unmasked(call(*copies, **options))
+    try:
+        scores = torch.as_tensor(answer)
+        if scores.is_complex():
+            raise TypeError("complex")
+        if not isinstance(answer, torch.Tensor):  # Python's numbers are float64
+            scores = torch.as_tensor(answer, dtype=torch.float64)
+        return scores.double()
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(answer).__name__
+        raise MetricError(f"metric {name!r} returned {kind}, not one number per item") from None

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from cfqa_data.eval.disagreements import largest_gaps, shares_below
 from cfqa_data.eval.report.axes import number_text
 from cfqa_data.eval.report.figures import TaskPoints, by_level, scatter
 from cfqa_data.eval.report.ranking import Ranked
-from cfqa_data.eval.statistics import average_ranks
 
 if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation, Metric
@@ -38,6 +38,12 @@ class Disagreement(NamedTuple):
     score: float
     by_metric: float
     by_label: float
+
+    @property
+    def version(self) -> tuple[str, str, int]:
+        """Source, codec and level."""
+        part, row = self.points, self.row
+        return str(part.source[row]), part.codecs[part.codec[row]], int(part.level[row])
 
     @property
     def truth(self) -> float:
@@ -101,14 +107,8 @@ def disagreements(points: Sequence[TaskPoints], column: int, metric: Metric) -> 
         if not len(rows):
             continue
         scores = part.scores[rows, column]
-        by_metric, by_label = (
-            100 * (average_ranks(values[None])[0] - 0.5) / len(values)
-            for values in (sign * scores, part.truth[rows])
-        )
-        # Ties are broken by place, so that the same input gives the same page.
-        order = np.argsort(-np.abs(by_metric - by_label), kind="stable")
-        _, first = np.unique(part.source[rows[order]].astype(str), return_index=True)
-        for place in order[np.sort(first)[:PER_TASK]].tolist():
+        by_metric, by_label = shares_below(sign * scores), shares_below(part.truth[rows])
+        for place in largest_gaps(by_metric, by_label, part.source[rows], PER_TASK).tolist():
             figures = scores[place], by_metric[place], by_label[place]
             found.append(Disagreement(part, int(rows[place]), *map(float, figures)))
     return sorted(found, key=lambda item: -abs(item.gap))

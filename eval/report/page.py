@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cfqa_data.access.dataset import Dataset
     from cfqa_data.eval import Evaluation
     from cfqa_data.eval.report.classes import ClassMap
+    from cfqa_data.eval.report.pictures import Pictures
 
 __all__ = ["report_html", "write_report"]
 
@@ -42,6 +43,7 @@ def write_report(
     *,
     against: str | None = None,
     classes: bool = False,
+    pictures: bool = False,
     follow_links: bool = False,
 ) -> Path:
     """Write an evaluation as one HTML file, and return its path.
@@ -54,6 +56,8 @@ def write_report(
             was scored.
         classes: Also draw what levels do to the classes, from features of the dataset, which are
             read for it.
+        pictures: Also show the items on which a metric and the label disagree most, their source's
+            image where the dataset can give it, and the errors of their tokens, which are read.
         follow_links: Read what links in the dataset's folder lead to, wherever that is (with a
             path only).
 
@@ -67,7 +71,8 @@ def write_report(
     path = absolute_path(path)
     check_writable(path)
     try:
-        how: Any = {"against": against, "classes": classes, "follow_links": follow_links}
+        how: Any = {"against": against, "classes": classes, "pictures": pictures}
+        how["follow_links"] = follow_links
         page = report_html(evaluation, dataset, **how)
     except CfqaError:
         raise
@@ -88,6 +93,7 @@ def report_html(
     *,
     against: str | None = None,
     classes: bool = False,
+    pictures: bool = False,
     follow_links: bool = False,
 ) -> str:
     """Return an evaluation as one HTML page; the same bytes for the same input.
@@ -108,6 +114,7 @@ def report_html(
     ranked = ranking(evaluation)
     points = task_points(evaluation)
     columns, maps = heat_maps(evaluation, ranked)
+    made = cards(evaluation, ranked, points)
     target = evaluation.target
     curves = {
         kind: [(part, drawn) for part in points if (drawn := curve(part, kind, target))]
@@ -134,7 +141,8 @@ def report_html(
             maps=maps,
             left_out=left_out(evaluation),
             trained=", ".join(trained_names(evaluation)),
-            cards=cards(evaluation, ranked, points),
+            cards=made,
+            pictures=_pictures(made, source) if pictures else None,
             families=FAMILIES,
             classes=maps_of_classes,
             curves={kind: panels for kind, panels in curves.items() if panels},
@@ -188,6 +196,16 @@ def _class_maps(evaluation: Evaluation, source: FeatureSource | None) -> list[Cl
     if not isinstance(source, Dataset):
         raise MetricError("to draw classes, give the dataset: a folder, or one on the Hub")
     return class_maps(evaluation, source)
+
+
+def _pictures(made: Sequence[Mapping[str, Any]], source: FeatureSource | None) -> Pictures | None:
+    from cfqa_data.access.dataset import Dataset
+    from cfqa_data.eval.report.pictures import Pictures  # needs matplotlib and Pillow
+
+    if not isinstance(source, Dataset):
+        raise MetricError("to show pictures, give the dataset: a folder, or one on the Hub")
+    found = Pictures(source, (item.version for card in made for item in card["items"]))
+    return found if found.any else None
 
 
 def _counts(

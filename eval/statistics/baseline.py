@@ -122,9 +122,9 @@ def _rows(cell: Cell, signs: Floats, names: Sequence[str], **where: Any) -> Iter
             if here.any():
                 means[0, which] = oriented[1:][which][:, here].mean(axis=1)
                 means[1, which] = oriented[0, here].mean()
-        figures = {"figure": name, "value": means[0], "other_value": means[1]}
-        found = {one: getattr(found, one) for one in ("difference", "low", "high", "p")}
-        yield where | figures | found | {"n_sources": both.sum(axis=1)}
+        figures: Rows = {"figure": name, "value": means[0], "other_value": means[1]}
+        figures |= {one: getattr(found, one) for one in ("difference", "low", "high", "p")}
+        yield where | figures | {"n_sources": both.sum(axis=1)}
     yield from _pooled(cell, signs, names, "pooled_", where)
 
 
@@ -153,8 +153,8 @@ def _pooled(
             of_one[2:, which] = tested(np.array(others) - first, largest, groups)
     for name, of_one in zip(names, found, strict=True):
         columns = ("value", "other_value", "difference", "low", "high", "p")
-        figures = dict(zip(columns, of_one, strict=True))
-        yield where | {"figure": prefix + name, **figures, "n_sources": sources}
+        columns_of = dict(zip(columns, of_one, strict=True))
+        yield where | {"figure": prefix + name, **columns_of, "n_sources": sources}
 
 
 def _correct(parts: Sequence[Rows]) -> None:

@@ -191,7 +191,7 @@ def source_means(
             for place, metric in enumerate(metrics):
                 known = each[:, place][:, ~np.isnan(each[0, place])]
                 means = known.mean(axis=1).tolist() if known.size else [None] * len(COEFFICIENTS)
-                row = {"task": grid.task, "codec": codec, "metric": metric.name}
+                row: dict[str, Any] = {"task": grid.task, "codec": codec, "metric": metric.name}
                 row |= {"lower_better": metric.lower_better}
                 found.append(row | dict(zip(COEFFICIENTS, means, strict=True)))
     return found

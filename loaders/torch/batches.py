@@ -13,6 +13,7 @@ from cfqa_data.errors import CfqaError
 from cfqa_data.guard import check_guard
 from cfqa_data.loaders.torch.pairs import Pair
 from cfqa_data.loaders.torch.rows import Row, find_rows
+from cfqa_data.scalars import python_value
 
 __all__ = ["ShardBatches", "data_loader"]
 
@@ -90,7 +91,7 @@ def data_loader(
             sampler=sampler,
         )
     else:
-        _check_batch_size(batch_size)
+        batch_size = _whole_batch_size(batch_size)
         options |= {"batch_size": batch_size, "drop_last": drop_last}
         options |= {"shuffle": shuffle} if sampler is None else {"sampler": sampler}
     if workers:
@@ -156,7 +157,7 @@ class ShardBatches(Sampler[list[int]]):
         generator: torch.Generator | None = None,
         sampler: Iterable[int] | None = None,
     ) -> None:
-        _check_batch_size(batch_size)
+        batch_size = _whole_batch_size(batch_size)
         rows = find_rows(pairs)
         if rows is None:
             raise CfqaError(
@@ -214,6 +215,8 @@ def _shards(rows: list[Row]) -> list[list[int]]:
     return [shard for codecs in sources.values() for shard in codecs.values()]
 
 
-def _check_batch_size(batch_size: object) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+def _whole_batch_size(batch_size: object) -> int:
+    size = python_value(batch_size)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise CfqaError(f"a batch size is a whole number from 1, not {batch_size!r}")
+    return size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
@@ -81,10 +82,10 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Pair:
-        rows = len(self)
+        rows, index = len(self), operator.index(index)
         if not -rows <= index < rows:
             raise IndexError(f"pair {index} of {rows}")
-        index = int(index) % rows
+        index %= rows
         source, codec, level = (
             self._value(name, index) for name in ("source_id", "codec", "level")
         )
