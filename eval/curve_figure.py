@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["draw_curves"]
 
 MARKERS = "osD^vP*X<>"
+
+LONGEST_LINE = 26
+"""Characters beside an axis."""
 
 
 @extras("build")
@@ -57,7 +61,7 @@ def draw_curves(
                 marker = MARKERS[number % len(MARKERS)]
                 (lines[codec],) = axis.plot(*xy, marker=marker, color=f"C{number}", markersize=4)
         if cell:
-            axis.set_ylabel(f"{_words(quality, facts)} ({cell[0]['better']} is better)")
+            axis.set_ylabel(label_text(_words(quality, facts), cell[0]["better"]))
         axis.set(xscale="log", xlabel="bits per feature point", title=facts.title)
         axis.grid(alpha=0.3, which="both")
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=5)
@@ -66,6 +70,11 @@ def draw_curves(
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with matplotlib.rc_context({"svg.hashsalt": "cfqa"}):
         figure.savefig(path, format=kind, dpi=110, metadata=dates.get(kind))
+
+
+def label_text(words: str, better: str) -> str:
+    """Return the text beside an axis, in lines that are not longer than the axis is high."""
+    return textwrap.fill(words, LONGEST_LINE) + f"\n({better} is better)"
 
 
 def _words(quality: str, facts: TaskFacts) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cfqa_data.arrow import pa
 from cfqa_data.console.summary import Described, Summary
-from cfqa_data.console.text import table_text
+from cfqa_data.console.text import WIDTH, table_text
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.statistics import average_ranks
 
@@ -52,7 +52,7 @@ class Disagreements(Described):
 
     def __str__(self) -> str:
         heads, *rows = self._rows()
-        return table_text([heads, *rows], left=3)
+        return table_text([heads, *rows], left=3, width=WIDTH)
 
     def _summary(self, rows: bool) -> Summary:
         title = f"Disagreements of {self.metric} and {self.other}"
@@ -111,10 +111,10 @@ def find_disagreements(
         both = ~np.isnan(sides[this]) & ~np.isnan(sides[other])
         rows = np.flatnonzero((tasks == task) & both)
         if len(rows):
-            shares = [shares_below(harms[side][rows]) for side in (this, other)]
-            for place in largest_gaps(*shares, sources[rows], count).tolist():
+            here, there = (shares_below(harms[side][rows]) for side in (this, other))
+            for place in largest_gaps(here, there, sources[rows], count).tolist():
                 figures = [sides[this][rows[place]], sides[other][rows[place]]]
-                figures += [share[place] for share in shares]
+                figures += [here[place], there[place]]
                 found.append((int(rows[place]), *map(float, figures)))
     found = sorted(found, key=lambda item: -abs(item[3] - item[4]))[:count]
     table = labels.select(list(COLUMNS[:4])).take(pa.array([row for row, *_ in found], pa.int64()))

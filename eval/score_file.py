@@ -133,7 +133,7 @@ class ScoreFile:
         try:
             if self.path.suffix == ".csv":
                 raise MetricError("it carries no facts")
-            there = read_scores(self.path)
+            there = read_scores(self.path, self._dataset.labels.num_rows)
         except MetricError:
             return None, "is there, and does not say what was scored"
         if there.dataset != self._known["dataset"]:
@@ -202,7 +202,7 @@ class ScoreFile:
             return None
         remedy = "delete it, or write to another file"
         try:
-            found = read_scores(self.unfinished)
+            found = read_scores(self.unfinished, self._dataset.labels.num_rows)
         except MetricError:
             raise MetricError(
                 f"{self.unfinished}: not the scores of an interrupted run; {remedy}"

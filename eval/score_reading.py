@@ -88,7 +88,7 @@ def read_file(path: str | Path, dataset: FeatureSource | None = None) -> Evaluat
         MetricError: This is not a whole file of scores, or one of another dataset.
     """
     path = absolute_path(path)
-    found = read_scores(path)
+    found = read_scores(path, 0 if dataset is None else dataset.labels.num_rows)
     if dataset is not None:
         return bind(found, dataset, str(path))
     if found.target not in found.labels.column_names:
@@ -225,11 +225,16 @@ def _table(scores: Any) -> tuple[str, pa.Table]:
     return where, table
 
 
-def read_scores(path: Path) -> Evaluation:
+def read_scores(path: Path, features: int = 0) -> Evaluation:
     """Return the evaluation whose scores a Parquet file holds.
 
     Its metrics know their facts but score nothing any more.  Of a file of an earlier version, the
     labels are those that name the rows only.
+
+    Args:
+        path: The file.
+        features: How many the dataset has, where that is known: a file may hold scores of so
+            many, and in any case as many as a table may have of which nothing is known.
 
     Raises:
         MetricError: This is not a whole file of scores.
@@ -270,7 +275,7 @@ def read_scores(path: Path) -> Evaluation:
             or not all(isinstance(text, str) for text in texts)
         ):
             raise ValueError
-        table = read_parquet(data, MOST_ROWS)
+        table = read_parquet(data, max(MOST_ROWS, features * len(metrics)))
         if any(table[name].null_count for name in columns[:-1]):
             raise ValueError
     except (*WRONG, pa.ArrowException):

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import CfqaError, MetricError, UndefinedError
-from cfqa_data.eval.features.datasets import stored_rows
+from cfqa_data.eval.folds import Folds
 from cfqa_data.eval.metrics import METRICS, PAPER_METRICS, TRAINED_METRICS, Metric
 from cfqa_data.eval.metrics.base import error_line
 from cfqa_data.eval.provenance import Provenance, TrainedOn, now, peak_memory
@@ -119,22 +119,19 @@ class Scoring:
         limit: int | None,
     ) -> None:
         self._metrics, self._dataset, self._rows, self._scored = metrics, dataset, rows, scored
-        self._target, self._device, self._size, self._limit = target, device, batch, limit
+        self._target, self._device, self._size = target, device, batch
         self._values = scored.values
         self.errors: dict[str, MetricError] = {}
         self.fitted: dict[str, dict[tuple[str, int], Metric]] = {}
         self._failed = np.zeros(scored.values.shape, dtype=bool)
         self._undefined = self._failed.copy()
         self._reasons: dict[str, str] = {}
-        self._columns: dict[str, NDArray[Any]] = {}
         self._batches: Counter[tuple[str, str]] = Counter()
         self._tried: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._ready: dict[tuple[str, int, int], Metric | None] = {}
-        self._tasks = np.array(dataset.labels["task"].to_pylist())
-        self._folds = np.zeros(len(self._tasks), dtype=np.intp)
         decided = any(metric.needs or metric.fit for metric in metrics)  # by other folds
-        if decided and "fold" in dataset.labels.column_names:
-            self._folds = dataset.labels["fold"].to_numpy().astype(np.intp)
+        self._split = Folds(dataset, limit, decided)
+        self._tasks, self._folds = self._split.tasks, self._split.folds
 
     def failures(self) -> dict[str, str]:
         """Return the first failure of each metric, and how many features have no score for it."""
@@ -194,7 +191,7 @@ class Scoring:
             if metric.tasks and task not in metric.tasks:
                 continue
             with suppress(UndefinedError):
-                seen[self._others(task, fold, metric.left_out)] = True
+                seen[self._split.others(task, fold, metric.left_out)] = True
         rows = labels.filter(seen)
         return TrainedOn(
             folds=tuple(np.unique(self._folds[seen]).tolist()),
@@ -267,7 +264,7 @@ class Scoring:
         trained = [(column, metric) for column, metric in enumerate(self._metrics) if metric.fit]
         keys = []
         for task in dict.fromkeys(tasks.tolist()) if trained else ():
-            source = self._column("source_id")[self._rows[tasks == task][0]]
+            source = self._split.column("source_id")[self._rows[tasks == task][0]]
             tokens = self._dataset.original(source).shape[2]
             for fold in np.unique(folds[tasks == task]).tolist():
                 here = (tasks == task) & (folds == fold)
@@ -294,7 +291,7 @@ class Scoring:
             if metric.inputs:
                 inputs |= {one.name: one for one in metric.inputs}
                 with suppress(UndefinedError):
-                    rows[self._others(task, fold, metric.left_out)] = True
+                    rows[self._split.others(task, fold, metric.left_out)] = True
         if inputs:
             first = next(self._metrics[key[0]] for key in keys if self._metrics[key[0]].inputs)
             with suppress(MetricError), self._accounted(first):  # told where it is trained
@@ -311,7 +308,7 @@ class Scoring:
         left, size = len(places), self._size
         wide = [n for n, m in enumerate(self._metrics) if m.scope != "pair"]
         if wide and self._missing(places)[:, wide].any():  # with what is scored of the same sources
-            size, sources = WHOLE, self._column("source_id")[self._rows]
+            size, sources = WHOLE, self._split.column("source_id")[self._rows]
             of_task = np.flatnonzero(self._tasks[self._rows] == task)
             places = of_task[np.isin(sources[of_task], sources[places])]
             # In an order that tells nothing of codecs and levels, and that is the same each time.
@@ -399,7 +396,7 @@ class Scoring:
             metric = metric.with_options(**self._known.of(task, fold, needed))
         if metric.fit is None:
             return metric
-        others = self._others(task, fold, metric.left_out)
+        others = self._split.others(task, fold, metric.left_out)
         if "fold" not in self._dataset.labels.column_names:
             raise MetricError("the labels have no column 'fold': there is nothing to hold out")
         if not len(others):
@@ -408,38 +405,6 @@ class Scoring:
         training = TrainingSet(self._dataset, others, self._target, shared, progress)
         found = metric.fitted(training, progress=progress)
         return self.fitted.setdefault(metric.name, {}).setdefault((task, fold), found)
-
-    def _column(self, name: str) -> NDArray[Any]:
-        """Return a column of the labels; made once."""
-        if name not in self._columns:
-            values = self._dataset.labels[name].to_pylist()
-            self._columns[name] = np.array(values, object if None in values else None)
-        return self._columns[name]
-
-    def _others(self, task: str, fold: int, left_out: str | None) -> NDArray[np.intp]:
-        """Return the rows of other folds and codecs that share no group of sources with this one.
-
-        Raises:
-            UndefinedError: The task lacks the codec that is left out, or has no other.
-        """
-        names, here = self._dataset.labels.column_names, self._tasks == task
-        others = here & (self._folds != fold) & stored_rows(self._dataset)
-        if "group" in names:
-            groups = self._column("group")
-            held_out = {name for name in groups[here & (self._folds == fold)] if name is not None}
-            others &= ~np.isin(groups, list(held_out))
-        if left_out is not None:
-            codecs = self._column("codec")
-            if set(codecs[here]) <= {left_out} or left_out not in codecs[here]:
-                raise UndefinedError(f"where {left_out} is no codec beside others, as of {task}")
-            others &= codecs != left_out
-        if self._limit is not None:
-            ids = self._column("source_id")
-            for fold in np.unique(self._folds[others]):
-                of_fold = others & (self._folds == fold)
-                first = list(dict.fromkeys(ids[of_fold].tolist()))[: self._limit]
-                others &= ~of_fold | np.isin(ids, first)
-        return np.flatnonzero(others)
 
     def _unchecked(self, metric: Metric, part: Batch) -> Tensor | None:
         """Return a built-in metric's scores on the device; None if it must be scored by itself."""

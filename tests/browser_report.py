@@ -1,4 +1,4 @@
-"""Open a report or a gallery in headless Chromium, use it as a reader, and take pictures of it.
+"""Open a report, leaderboard or gallery in headless Chromium, use it, and take pictures of it.
 
 python tests/browser_report.py report.html OUT
 
@@ -213,9 +213,23 @@ def use_gallery(browser: Browser) -> None:
     check(browser.run("document.querySelector('dl').textContent") != first, "codecs can be chosen")
 
 
+def use_board(browser: Browser) -> None:
+    """Do on the open leaderboard what a reader does."""
+    column = "[...document.querySelectorAll('#board-1 tbody tr')].map(r => r.cells[2].dataset.key)"
+    button = "document.querySelector('#board-1 th[data-column=\"2\"] button')"
+    for order in ("descending", "ascending"):
+        browser.run(f"{button}.click()")
+        means = [float(text) for text in browser.run(column) if text]
+        check(means == sorted(means, reverse=order == "descending"), f"a click sorts {order}")
+    copies = browser.run("[...document.querySelectorAll('.copy button')].map(b => b.textContent)")
+    check(copies[:2] == ["LaTeX", "CSV"], "its table can be copied")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("report", type=Path, help="what `cfqa report` or `cfqa gallery` wrote")
+    parser.add_argument(
+        "report", type=Path, help="what `cfqa report`, `leaderboard` or `gallery` wrote"
+    )
     parser.add_argument("out", type=Path, help="folder for the pictures")
     arguments = parser.parse_args()
     program = os.environ.get("BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -228,7 +242,8 @@ def main() -> None:
         browser.media()
         browser.open(arguments.report)
         gallery = browser.run("document.getElementById('told') !== null")
-        (use_gallery if gallery else use)(browser)
+        board = browser.run("document.getElementById('board-1') !== null")
+        (use_gallery if gallery else use_board if board else use)(browser)
         for width in (390, 1280):
             for scheme in ("light", "dark"):
                 browser.size(width)

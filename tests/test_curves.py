@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
 from cfqa_data import MetricError, create_metric, evaluate, load
 from cfqa_data.cli import main
-from cfqa_data.eval.curve_figure import draw_curves
+from cfqa_data.eval.curve_figure import draw_curves, label_text
 from cfqa_data.eval.curves import bd_rate, curves
 from cfqa_data.eval.statistics.bootstrap import source_counts
 from cfqa_data.format.facts import Score, TaskFacts
@@ -188,6 +189,17 @@ def test_a_metric_of_an_evaluation_is_a_quality(folder: Path) -> None:
     assert first == [pytest.approx(expected)]
     assert create_metric("mae").lower_better
     assert {row["better"] for row in rows} == {"lower"}
+
+
+def test_texts_beside_axes_are_not_longer_than_these_are_high() -> None:
+    words = "negative log-likelihood per token of the caption in nats"
+    lines = label_text(words, "lower").splitlines()
+    assert " ".join(lines) == f"{words} (lower is better)"
+    figure = Figure(figsize=(4.6, 3.4), layout="constrained")  # one task, one quality
+    axis = figure.subplots()
+    axis.set_ylabel("\n".join(lines))
+    figure.draw_without_rendering()
+    assert axis.yaxis.label.get_window_extent().height < axis.get_window_extent().height
 
 
 def test_the_command_writes_points_and_a_figure(

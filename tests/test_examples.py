@@ -81,6 +81,22 @@ def test_train_metric(
     assert float(rows[1][3]) > 0.5  # on sources that training did not see
 
 
+def test_metric_week(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    run(monkeypatch, "metric_week.py")
+    said = capsys.readouterr().out
+    assert "each metric is better than cosine" in said
+    assert "blend __main__" in said
+    assert "folds (" in said
+    table = said[said.index("\\midrule") :].splitlines()
+    assert [line.split(" & ")[0] for line in table[1:6]] == [
+        *("cosine", "mse", "worst\\_token", "blend", "bits")
+    ]
+    assert (folder.parent / "week.html").read_text().startswith("<!DOCTYPE html>")
+
+
 def test_load_and_plot(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "load_and_plot.py", folder, tmp_path / "errors.png")
     assert (tmp_path / "errors.png").read_bytes().startswith(PNG)

@@ -164,7 +164,7 @@ def memory_set(tasks: Any = ("cls",)) -> TrainingSet:
 
 def test_training_is_a_dataset_of_the_other_folds_and_gives_nothing_else(tmp_path: Path) -> None:
     """Held-out originals and codecs that are left out cannot be reached through it."""
-    folder = load(write_mock_dataset(tmp_path / "cfqa", sources=4), "cls")
+    folder = load(write_mock_dataset(tmp_path / "cfqa", sources=3), "cls")
     seen: list[TrainingSet] = []
 
     class Looks:
@@ -186,16 +186,17 @@ def test_training_is_a_dataset_of_the_other_folds_and_gives_nothing_else(tmp_pat
         inside = {tuple(row.values()) for row in training.labels.select(KEYS).to_pylist()}
         assert len(training) == len(inside) < len(every)
         assert set(training.source_ids) == {key[0] for key in inside}
-        for key in every - inside:
-            for read in (training.compressed, training.codes, training.bitstream):
+        for number, key in enumerate(every - inside):
+            reads = (training.compressed, training.codes, training.bitstream)
+            for read in reads if number == 0 else reads[:1]:
                 with pytest.raises(MetricError, match="is no row of this training set"):
                     read(*key)
         for source in set(folder.source_ids) - set(training.source_ids):
-            for of_source in (training.original, training.truth, training.image):
+            for of_source in (training.original, training.truth, training.image, training.show):
                 with pytest.raises(MetricError, match=f"{source!r} has no row in this training"):
                     of_source(source)
         for part in (training[:3], *training.split()):
-            assert {row.label["source_id"] for row in part} <= set(part.source_ids)
+            assert {row.label["source_id"] for row in part[::15]} <= set(part.source_ids)
             with pytest.raises(MetricError, match="no row"):
                 part.original(next(iter(set(folder.source_ids) - set(part.source_ids))))
     left = {frozenset(codecs - set(training.labels["codec"].to_pylist())) for training in seen}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
+from safetensors import SafetensorError, safe_open
 
 from cfqa_data.access.dataset import Dataset
 from cfqa_data.arrow import pa
@@ -100,8 +101,6 @@ def _features(path: Path) -> Iterator[tuple[str, str, Any]]:
     Raises:
         CfqaError: a file cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
     files = [path / name for name in names_in(path)] if path.is_dir() else [path]
     for file in files:
         if file.suffix == ".npy":
@@ -133,8 +132,6 @@ class _Tensor:
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(self._file, framework="pt") as tensors:  # NumPy has no bfloat16
                 yield tensors.get_slice(self._name)

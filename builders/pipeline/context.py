@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from cfqa_data import registry
 from cfqa_data.access.weights import resolve_weights
@@ -333,8 +334,6 @@ class BuildContext:
 
     def shapes(self, task: str, shard: int) -> dict[str, Shape]:
         """Shapes of the originals of a shard, by source."""
-        from safetensors import safe_open
-
         with safe_open(self.originals_path(task, shard), framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in self.ids(task, shard)}
 
@@ -391,8 +390,6 @@ def read_tensors(path: Path, keys: list[str] | None = None) -> dict[str, np.ndar
     Raises:
         BuildError: it is damaged, or lacks one.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="numpy") as file:
             return {key: file.get_tensor(key) for key in keys or file.keys()}

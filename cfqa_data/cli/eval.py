@@ -167,8 +167,8 @@ def evaluate(
         written.append(f"Every score: {out}")
     if page is not None:
         try:
-            baseline = compared and compared.against
-            how: dict[str, Any] = {"against": baseline, "classes": classes, "pictures": pictures}
+            shown = compared.against if compared else None
+            how: dict[str, Any] = {"against": shown, "classes": classes, "pictures": pictures}
             write_report(evaluation, page, dataset, **how)
             written.append(f"Report: {page}")
         except DiskError as error:  # there is no room for scores beside it either

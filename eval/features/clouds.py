@@ -65,7 +65,6 @@ def differences(x: Features, y: Features, channels: bool = False) -> Difference:
     Raises:
         MetricError: The decomposition did not converge.
     """
-
     factors, before = _shapes(x, channels)
     tokens, width = y.shape[-2:]
 
@@ -78,7 +77,7 @@ def differences(x: Features, y: Features, channels: bool = False) -> Difference:
         # The rows of the factor sum to zero: Yc Yc^T is -1/2 of the squared distances.
         total = squares.sum((-2, -1)) / (2 * tokens)
         scale = -0.5 / total.masked_fill(total == 0, torch.inf)
-        products = congruent(factor, squares) * scale[..., None, None]
+        products = congruent(factor, squares).mul_(scale[..., None, None])
         return _Gap(_nuclear_gap(products), root(total) / unit)
 
     if channels or tokens > 2 * width:

@@ -68,7 +68,7 @@ class Batch:
         if len(places) == len(self.rows):
             return self
 
-        def of_part(values: list[Any]) -> list[Any]:
+        def of_part(values: Sequence[Any]) -> list[Any]:
             return [values[place] for place in places]
 
         def make() -> Batch:

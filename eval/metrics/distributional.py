@@ -33,8 +33,8 @@ def kl_softmax(x: Features, y: Features) -> Tensor:
     p, of_p = _softmax(x)
 
     def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
-        z, least = _logits(values)
-        return of_p[..., 0] - torch.linalg.vecdot(p, z) + least.squeeze(-1)
+        z, total = _logits(values)
+        return of_p[..., 0] - torch.linalg.vecdot(p, z) + total.squeeze(-1)
 
     return by_rows(divergence, p, of_p[..., None], y.values)
 
@@ -49,9 +49,9 @@ def js_softmax(x: Features, y: Features) -> Tensor:
     p, of_p = _softmax(x)
 
     def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
-        z, least = _logits(values)
-        q = (z - least).exp()
-        of_q = torch.linalg.vecdot(q, z) - least.squeeze(-1)
+        z, total = _logits(values)
+        q = (z - total).exp()
+        of_q = torch.linalg.vecdot(q, z) - total.squeeze(-1)
         both = own(q).add_(p)
         logarithm = both.clamp(min=torch.finfo(both.dtype).tiny).log_()  # 0 log 0 = 0
         # The negative entropy of the mean of both is <p + q, log(p + q)> / 2 - log 2.

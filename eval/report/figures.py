@@ -196,9 +196,10 @@ def by_level(
     title = f"{points.task}: SROCC of {name} with the {target} at each level, per codec"
     panel = Panel(x, Axis.around(np.array([*ends, 1.0])), title, "level", "SROCC over the sources")
     for codec, levels, figures in lines:
-        known = [(n, *f[1:]) for n, f in zip(levels, figures, strict=True) if f.low is not None]
-        if len(known) > 1:
-            panel.band(*map(list, zip(*known, strict=True)), codec)
+        drawn = [(n, f) for n, f in zip(levels, figures, strict=True) if f.low is not None]
+        if len(drawn) > 1:
+            lows, highs = [f.low for _, f in drawn], [f.high for _, f in drawn]
+            panel.band([n for n, _ in drawn], lows, highs, codec)
     for codec, levels, figures in lines:
         values = [figure.value for figure in figures]
         panel.line(levels, values, f"line k{codec % 6}")

@@ -132,9 +132,12 @@ class Scale(NamedTuple):
     @classmethod
     def of(cls, figures: Iterable[Figure]) -> Scale:
         """Return a scale for some figures."""
-        known = [figure for figure in figures if figure.value is not None]
-        lows = [f.value if f.low is None else f.low for f in known] or [0.0]
-        highs = [f.value if f.high is None else f.high for f in known] or [1.0]
+        ends = [
+            (f.value if f.low is None else f.low, f.value if f.high is None else f.high)
+            for f in figures
+            if f.value is not None
+        ]
+        lows, highs = zip(*ends, strict=True) if ends else ((0.0,), (1.0,))
         low, high = float(np.percentile(lows, 25)), float(np.max(highs))
         step = next((s for s in STEPS_OF_A_SCALE if high - low <= 6 * s), STEPS_OF_A_SCALE[-1])
         first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
@@ -289,7 +292,7 @@ def differences(
         against = next((name for name in BASELINES if name in directed), None)
         if against is None or len(directed) < 2:
             return None, found
-    how = {"views": ("all",), "coefficients": ("srocc",)}
+    how: dict[str, Any] = {"views": ("all",), "coefficients": ("srocc",)}
     for row in compare_metrics(evaluation, None, against, **how).table.to_pylist():
         figure = Figure(row["difference"], row["low"], row["high"])
         found[row["figure"]][row["metric"]] = Difference(figure, row["p_holm"])

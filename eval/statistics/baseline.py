@@ -27,7 +27,7 @@ from cfqa_data.arrow import pa
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.statistics.cells import Cell, cell_of, join_cells
 from cfqa_data.eval.statistics.columns import DIFFERENCES, Rows, make_table
-from cfqa_data.eval.statistics.comparison import compare, holm, orientation, tested
+from cfqa_data.eval.statistics.comparison import compare, holm, orientation, significance
 from cfqa_data.eval.statistics.correlations import COEFFICIENTS, equal_rows
 from cfqa_data.eval.statistics.grids import read_grids
 from cfqa_data.eval.statistics.pooled import pooled_coefficients
@@ -122,9 +122,9 @@ def _rows(cell: Cell, signs: Floats, names: Sequence[str], **where: Any) -> Iter
             if here.any():
                 means[0, which] = oriented[1:][which][:, here].mean(axis=1)
                 means[1, which] = oriented[0, here].mean()
-        figures = {"figure": name, "value": means[0], "other_value": means[1]}
-        found = {one: getattr(found, one) for one in ("difference", "low", "high", "p")}
-        yield where | figures | found | {"n_sources": both.sum(axis=1)}
+        figures: Rows = {"figure": name, "value": means[0], "other_value": means[1]}
+        figures |= {one: getattr(found, one) for one in ("difference", "low", "high", "p")}
+        yield where | figures | {"n_sources": both.sum(axis=1)}
     yield from _pooled(cell, signs, names, "pooled_", where)
 
 
@@ -150,11 +150,11 @@ def _pooled(
         for of_one, (first, *others) in zip(found, oriented, strict=True):
             of_one[0, which], of_one[1, which] = np.array(others)[:, 0], first[0]
             largest = float(np.abs(figures[..., 0]).max())
-            of_one[2:, which] = tested(np.array(others) - first, largest, groups)
+            of_one[2:, which] = significance(np.array(others) - first, largest, groups)
     for name, of_one in zip(names, found, strict=True):
         columns = ("value", "other_value", "difference", "low", "high", "p")
-        figures = dict(zip(columns, of_one, strict=True))
-        yield where | {"figure": prefix + name, **figures, "n_sources": sources}
+        columns_of = dict(zip(columns, of_one, strict=True))
+        yield where | {"figure": prefix + name, **columns_of, "n_sources": sources}
 
 
 def _correct(parts: Sequence[Rows]) -> None:

@@ -128,7 +128,8 @@ def statistics(
 
     def append(table: str, cell: Cell, **place: Any) -> None:
         if {table, "comparisons"} & requested:
-            groups, comparisons = cell_comparisons(cell, named["metric"], signs)
+            whole = "comparisons" in requested
+            groups, comparisons = cell_comparisons(cell, named["metric"], signs, whole)
             parts["comparisons"] += [{"codec": "all"} | place | rows for rows in comparisons]
             if table in requested:
                 parts[table].append(place | named | cell_figures(cell) | groups)
@@ -191,7 +192,7 @@ def source_means(
             for place, metric in enumerate(metrics):
                 known = each[:, place][:, ~np.isnan(each[0, place])]
                 means = known.mean(axis=1).tolist() if known.size else [None] * len(COEFFICIENTS)
-                row = {"task": grid.task, "codec": codec, "metric": metric.name}
+                row: dict[str, Any] = {"task": grid.task, "codec": codec, "metric": metric.name}
                 row |= {"lower_better": metric.lower_better}
                 found.append(row | dict(zip(COEFFICIENTS, means, strict=True)))
     return found
