@@ -14,7 +14,6 @@ from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
 
 with extras("build"):
-    from matplotlib import colormaps
     from PIL import Image
 
 if TYPE_CHECKING:
@@ -89,6 +88,8 @@ class Pictures:
 
 def _colours(errors: NDArray[Any]) -> NDArray[np.uint8]:
     share = (errors / WORST).clip(0, 1)
+    from matplotlib import colormaps  # makes its folder of settings when it is imported
+
     return np.asarray(255 * colormaps["inferno"](share)[..., :3], np.uint8)
 
 
