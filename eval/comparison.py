@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cfqa_data.console.summary import Described, Summary
-from cfqa_data.console.text import table_text
+from cfqa_data.console.text import WIDTH, table_text
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.metrics import as_metrics
 from cfqa_data.eval.statistics.baseline import VIEWS, check_direction, compare_with_first
@@ -56,7 +56,7 @@ class Comparison(Described):
             f"{figure.upper()} with the {self.target}: by how much each metric is better than "
             f"{self.against}.\n95% intervals over the sources; p after Holm's correction."
         )
-        parts = [title, table_text(self._rows(figure), left=3)]
+        parts = [title, table_text(self._rows(figure), left=3, width=WIDTH, group=2)]
         levels = self._of(figure, "level")
         if levels:
             numbers = sorted({int(level) for of in levels.values() for level in of})
@@ -65,7 +65,7 @@ class Comparison(Described):
                 [*key, *(_short(of.get(level)) for level in numbers)] for key, of in levels.items()
             ]
             title = f"Over the sources at each level; * where p is below {ALPHA:g}."
-            parts += [title, table_text([heads, *rows], left=3)]
+            parts += [title, table_text([heads, *rows], left=3, width=WIDTH)]
         return "\n\n".join(parts)
 
     def _rows(self, figure: str) -> list[list[str]]:

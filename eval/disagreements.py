@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cfqa_data.arrow import pa
 from cfqa_data.console.summary import Described, Summary
-from cfqa_data.console.text import table_text
+from cfqa_data.console.text import WIDTH, table_text
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.statistics import average_ranks
 
@@ -52,7 +52,7 @@ class Disagreements(Described):
 
     def __str__(self) -> str:
         heads, *rows = self._rows()
-        return table_text([heads, *rows], left=3)
+        return table_text([heads, *rows], left=3, width=WIDTH)
 
     def _summary(self, rows: bool) -> Summary:
         title = f"Disagreements of {self.metric} and {self.other}"

@@ -192,7 +192,7 @@ def test_training_is_a_dataset_of_the_other_folds_and_gives_nothing_else(tmp_pat
                 with pytest.raises(MetricError, match="is no row of this training set"):
                     read(*key)
         for source in set(folder.source_ids) - set(training.source_ids):
-            for of_source in (training.original, training.truth, training.image):
+            for of_source in (training.original, training.truth, training.image, training.show):
                 with pytest.raises(MetricError, match=f"{source!r} has no row in this training"):
                     of_source(source)
         for part in (training[:3], *training.split()):

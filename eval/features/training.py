@@ -212,6 +212,9 @@ class _RowsOnly:
     def bitstream(self, *key: Any) -> Any:
         return self._of_row(key).bitstream(*key)
 
+    def find_weights(self, uri: str) -> Any:
+        return self._reader.find_weights(uri)
+
     def gallery(self, task: str) -> Any:
         return self._reader.gallery(task)
 

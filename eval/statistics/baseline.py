@@ -27,7 +27,7 @@ from cfqa_data.arrow import pa
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.statistics.cells import Cell, cell_of, join_cells
 from cfqa_data.eval.statistics.columns import DIFFERENCES, Rows, make_table
-from cfqa_data.eval.statistics.comparison import compare, holm, orientation, tested
+from cfqa_data.eval.statistics.comparison import compare, holm, orientation, significance
 from cfqa_data.eval.statistics.correlations import COEFFICIENTS, equal_rows
 from cfqa_data.eval.statistics.grids import read_grids
 from cfqa_data.eval.statistics.pooled import pooled_coefficients
@@ -150,7 +150,7 @@ def _pooled(
         for of_one, (first, *others) in zip(found, oriented, strict=True):
             of_one[0, which], of_one[1, which] = np.array(others)[:, 0], first[0]
             largest = float(np.abs(figures[..., 0]).max())
-            of_one[2:, which] = tested(np.array(others) - first, largest, groups)
+            of_one[2:, which] = significance(np.array(others) - first, largest, groups)
     for name, of_one in zip(names, found, strict=True):
         columns = ("value", "other_value", "difference", "low", "high", "p")
         columns_of = dict(zip(columns, of_one, strict=True))

@@ -129,14 +129,18 @@ def cell_figures(cell: Cell) -> Rows:
 
 
 def cell_comparisons(
-    cell: Cell, names: NDArray[np.object_], signs: Floats
+    cell: Cell, names: NDArray[np.object_], signs: Floats, intervals: bool = True
 ) -> tuple[Rows, list[Rows]]:
-    """Return each metric's groups, and the rows of comparisons of its pairs by each coefficient."""
+    """Return each metric's groups, and the rows of comparisons of its pairs by each coefficient.
+
+    Groups need no intervals.
+    """
     known = np.flatnonzero(~np.isnan(signs))
     names = names[known]
     groups, comparisons = {}, []
     for name, coefficient in zip(COEFFICIENTS, cell.per_source, strict=True):
-        found = compare(signs[known, None] * coefficient[known], cell.counts, cell.groups)
+        oriented = signs[known, None] * coefficient[known]
+        found = compare(oriented, cell.counts, cell.groups, intervals=intervals)
         # Nothing is known to be better where nothing could be compared.
         compared = found.compared(len(known))
         groups[f"{name}_group"] = column = np.full(len(signs), np.nan)

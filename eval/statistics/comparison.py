@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from cfqa_data.eval.statistics.bootstrap import interval, resampled_means
 from cfqa_data.eval.statistics.correlations import equal_rows
 
-__all__ = ["ALPHA", "Differences", "compare", "holm", "orientation", "tested"]
+__all__ = ["ALPHA", "Differences", "compare", "holm", "orientation", "significance"]
 
 ALPHA = 0.05
 """A corrected p below this is a significant difference."""
@@ -80,6 +80,7 @@ def compare(
     counts: Floats,
     groups: NDArray[np.intp] | None = None,
     against: int | None = None,
+    intervals: bool = True,
 ) -> Differences:
     """Compare P metrics two by two; from a single common group nothing follows.
 
@@ -88,6 +89,7 @@ def compare(
         counts: (1 + R, S) resamples of the sources, the data itself first.
         groups: (S,) number of the group that each source was drawn with; by default its own.
         against: Number of the metric that every other one is compared with; by default, all pairs.
+        intervals: Whether to compute the intervals, which take longer than all else.
     """
     groups = np.arange(oriented.shape[-1]) if groups is None else groups
     first, second = np.triu_indices(len(oriented), 1)
@@ -102,18 +104,20 @@ def compare(
         means[which] = resampled_means(oriented[which], counts)  # leaves the same sources out
         resampled = means[first[pairs]] - means[second[pairs]]
         largest = float(np.abs(means[which, 0]).max())
-        found[:, pairs] = tested(resampled, largest, len(np.unique(groups[~left_out])))
+        of = len(np.unique(groups[~left_out]))
+        found[:, pairs] = significance(resampled, largest, of, intervals)
     difference, low, high, p = found
     return Differences(first, second, difference, low, high, p, holm(p))
 
 
-def tested(resampled: Floats, largest: float, groups: int) -> Floats:
+def significance(resampled: Floats, largest: float, groups: int, intervals: bool = True) -> Floats:
     """Return (4, Q): the differences of Q pairs on the same sources, their intervals and their p.
 
     Args:
         resampled: (Q, 1 + R) differences, the data's own first.
         largest: Magnitude of what was subtracted.
         groups: How many groups the sources are of.
+        intervals: Whether to compute the intervals; else they are NaN.
     """
     from scipy.special import stdtr  # scipy.stats takes a second to import
 
@@ -127,7 +131,8 @@ def tested(resampled: Floats, largest: float, groups: int) -> Floats:
     same = np.abs(difference) <= scale
     t = np.where(same, 0.0, np.abs(difference) / np.maximum(error, scale or 1.0))
     p = np.maximum(2 * stdtr(groups - 1, -t), min(1.0, 2.0 ** (1 - groups)))
-    return np.stack([difference, *interval(resampled), p])
+    ends = interval(resampled) if intervals else np.full((2, len(p)), np.nan)
+    return np.stack([difference, *ends, p])
 
 
 def holm(p: Floats) -> Floats:

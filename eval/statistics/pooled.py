@@ -15,7 +15,9 @@ as often as it was drawn), from quantities that do not depend on the resample:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,10 @@ Floats = NDArray[np.float64]
 
 NUMBERS_AT_ONCE = 12_000_000
 """Points times resamples that are worked on together, about: 96 MB an array."""
+
+MOST_THREADS = 4
+WORTH_THREADS = 20_000_000
+"""Points times metrics times resamples from which on threads share the metrics."""
 
 VALUES_AT_ONCE = 32
 """Distinct values whose running sums are made together, to stay in the cache."""
@@ -120,9 +126,10 @@ def _ranked(
     for points, twice in _midranks(truth, source, weights):
         weighted[points] = (twice - size) * weights[source[points]]
     variance_y, untied_y = _spread(truth, source, weights, size)
-    found = np.zeros((4, len(scores), weights.shape[1]))
-    rows = np.empty((VALUES_AT_ONCE, weights.shape[1]))
-    for metric, row in enumerate(scores):
+
+    def ranked(metric: int) -> Floats:
+        row, found = scores[metric], np.zeros((4, weights.shape[1]))
+        rows = np.empty((VALUES_AT_ONCE, weights.shape[1]))
         covariance = np.zeros(weights.shape[1])
         for points, twice in _midranks(row, source, weights):
             few = len(points) <= VALUES_AT_ONCE
@@ -136,9 +143,21 @@ def _ranked(
             (0, covariance, np.sqrt(variance_x) * np.sqrt(variance_y)),
             (1, net, np.sqrt(untied_x) * np.sqrt(untied_y)),
         ):
-            np.divide(top, scale, out=found[place, metric], where=scale > 0)
-        found[2:, metric] = untied_y, untied_x
-    return found
+            np.divide(top, scale, out=found[place], where=scale > 0)
+        found[2:] = untied_y, untied_x
+        return found
+
+    threads = min(len(scores), MOST_THREADS, _cores())
+    if scores.size * weights.shape[1] < WORTH_THREADS or threads == 1:
+        return np.stack([ranked(metric) for metric in range(len(scores))], axis=1)
+    with ThreadPoolExecutor(threads) as pool:  # NumPy lets others run while it computes
+        return np.stack(list(pool.map(ranked, range(len(scores)))), axis=1)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def _midranks(

@@ -128,7 +128,8 @@ def statistics(
 
     def append(table: str, cell: Cell, **place: Any) -> None:
         if {table, "comparisons"} & requested:
-            groups, comparisons = cell_comparisons(cell, named["metric"], signs)
+            whole = "comparisons" in requested
+            groups, comparisons = cell_comparisons(cell, named["metric"], signs, whole)
             parts["comparisons"] += [{"codec": "all"} | place | rows for rows in comparisons]
             if table in requested:
                 parts[table].append(place | named | cell_figures(cell) | groups)
