@@ -219,6 +219,30 @@ def test_samples_that_score_badly_are_passed_over(
         list(select.fitting(Models(Recipe.from_dict(data)), "seg", 1))
 
 
+def test_what_a_fault_of_the_disk_left_is_told_in_one_line(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compress, "write_tensors", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build(small, tmp_path / "out", workers=0)
+    for name, told in (
+        ("originals/cls-00000-of-00002.safetensors", r"damaged \(.*; build in a new folder"),
+        (".build/sources/cls.json", r"damaged \(.*; delete it, and its part is made again$"),
+    ):
+        damaged, whole = tmp_path / "out" / name, (tmp_path / "out" / name).read_bytes()
+        damaged.write_bytes(whole[:9])
+        with pytest.raises(BuildError, match=f"{damaged}: {told}") as caught:
+            build(small, tmp_path / "out", workers=0)
+        one_line(caught)
+        damaged.write_bytes(whole)
+    damaged.unlink()
+    build(small, tmp_path / "out", workers=0)
+
+
 def test_a_passing_failure_is_tried_again_and_a_lasting_one_is_not_forever(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

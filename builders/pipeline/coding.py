@@ -36,10 +36,8 @@ class StreamCache:
 
     def read(self, level: int) -> list[bytes] | None:
         """Return a level's bitstreams in the order of the features, or None if it is not cached."""
-        from safetensors import SafetensorError
-
         for path in (self.whole, self._path(level)):
-            with suppress(OSError, SafetensorError):
+            with suppress(OSError, BuildError):
                 found = read_tensors(path, [f"{name}/{level}" for name in self.names])
                 return [stream.tobytes() for stream in found.values()]
         return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from cfqa_data import registry
 from cfqa_data.access.weights import resolve_weights
@@ -366,8 +366,17 @@ def _context(root: str, digest: str) -> BuildContext:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON result file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the content of a JSON result file.
+
+    Raises:
+        BuildError: it is damaged, as after a fault of the disk.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BuildError(
+            f"{path}: damaged ({error}); delete it, and its part is made again"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -376,6 +385,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_tensors(path: Path, keys: list[str] | None = None) -> dict[str, np.ndarray]:
-    """Return the named tensors of a safetensors file, or all, in the order of the names."""
-    with safe_open(path, framework="numpy") as file:
-        return {key: file.get_tensor(key) for key in keys or file.keys()}
+    """Return the named tensors of a safetensors file, or all, in the order of the names.
+
+    Raises:
+        BuildError: it is damaged, or lacks one.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in keys or file.keys()}
+    except SafetensorError as error:
+        raise BuildError(f"{path}: damaged ({error}); build in a new folder") from None
