@@ -12,7 +12,7 @@ from counted_device import DEVICE, count, uploads
 import cfqa_data
 from cfqa_data.eval.metrics import METRICS
 
-PER_BATCH = 20
+PER_BATCH = 10
 
 
 class Batches:

@@ -198,6 +198,14 @@ def test_the_command_prints_the_differences(
     )
     line = next(line for line in said.splitlines() if line.startswith("all   all"))
     assert line.split()[3] == f"{of_all['difference']:+.4f}"
+    for wrong, message in (
+        (["--metric", "mse", "--against", "mse"], "nothing to compare with 'mse'"),
+        (["--against", "mse,cka"], "with one metric, not with 2"),
+    ):
+        assert main(["eval", str(folder), *wrong]) == 2
+        answer = capsys.readouterr()
+        assert message in answer.err
+        assert answer.out == ""
     assert main(["eval", str(folder), *chosen, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["differences"] == compared.table.to_pylist()

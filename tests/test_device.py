@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mock_dataset import TOY_SHAPES, write_mock_dataset
+from mock_dataset import TOY_SHAPES, toy_recipe_dict, write_mock_dataset
 
-SOURCES, VERSIONS = 2, 40
+from cfqa_data.recipe.load import Recipe
+
+SOURCES, VERSIONS = 2, 20
 
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = write_mock_dataset(tmp_path_factory.mktemp("counted") / "mock", sources=SOURCES)
+    facts = toy_recipe_dict(SOURCES)
+    for task in facts["tasks"].values():  # codes of ten bits and of eight
+        kept = ("x265", "hyperprior_multi_task")
+        task["codecs"] = {name: task["codecs"][name] for name in kept}
+    folder = tmp_path_factory.mktemp("counted") / "mock"
+    write_mock_dataset(folder, sources=SOURCES, recipe=Recipe.from_dict(facts))
     script = Path(__file__).with_name("counted_run.py")
     command = [sys.executable, "-W", "error", str(script), str(folder)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)

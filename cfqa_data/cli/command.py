@@ -179,6 +179,7 @@ NAMES = {
 """Names of options, where they are not as the parameter's."""
 
 HOW: dict[str, dict[str, Any]] = {
+    "against": {"callback": use_modules},
     "dims": {"min": 1},
     "limit": {"min": 1},
     "metric": {"callback": use_modules},

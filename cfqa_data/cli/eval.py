@@ -118,6 +118,8 @@ def evaluate(
     if against is not None:
         names += split_specs(against)
         baseline = baseline_of(split_specs(against), device)
+        if len(set(names)) < 2:
+            raise MetricError(f"nothing to compare with {baseline!r}: name a --metric beside it")
     hint = "the same command goes on from the scores so far" if out else ""
     with (
         working(hint) as progress,
