@@ -45,7 +45,8 @@ class Provenance:
         package: Distribution that the metric is of, or else the module that defines it.
         version: Of that distribution or module.
         source_sha256: SHA-256 of the source file that defines it.
-        options: Options of the metric, by name; what is no plain value is described.
+        options: Options of the metric, or those that an object of a class was made with, by name;
+            what is no plain value is described, and what training finds is left out.
         date: When its last score was made, UTC, ISO 8601.
         device: Torch device.
         precision: Of float32 matrix products.
@@ -114,11 +115,13 @@ def provenance_of(metric: Metric, precision: str, arrays: str) -> Provenance:
     file = getattr(module, "__file__", None)
     path = Path(file) if file else None
     package, of_package = _distribution(name.partition(".")[0], path)
+    found = [name for name, value in metric.options.items() if metric.fit and value is None]
+    given = {**metric.options, **metric.made_with}
     return Provenance(
         package=package or name,
         version=of_package or _text(getattr(module, "__version__", None)),
         source_sha256=hash_file(path) if path and path.is_file() else None,
-        options={option: _plain(value) for option, value in metric.options.items()},
+        options={option: _plain(value) for option, value in given.items() if option not in found},
         device=metric.device,
         precision=precision,
         arrays=arrays,

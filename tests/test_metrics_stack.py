@@ -116,6 +116,9 @@ def test_what_is_not_a_saved_metric_is_one_line(tmp_path: Path) -> None:
     save_metric(create_metric("gap_mean", exponents=(0.2, 0.3, 0.5), name="mine"), path)
     assert load_metric(path).name == "mine"
     facts = json.loads(path.read_text())
+    path.write_bytes(b"PAR1\xff")
+    with pytest.raises(MetricError, match=r"not a trained metric that was saved \(it is no text\)"):
+        load_metric(path)
     for wrong in ({}, [], facts | {"metric": "mse"}, facts | {"options": {"exponents": {}}}):
         path.write_text(json.dumps(wrong))
         with pytest.raises(MetricError, match="not a trained metric that was saved"):

@@ -134,6 +134,12 @@ def test_the_command_prints_tables_alone(
     assert main([*command, "text"]) == 0
     assert f"Every score: {out}" in capsys.readouterr().out
     assert main([*command, "text", "--figure", "far"]) == 2
+    capsys.readouterr()
+    for kind in ("plain", "paper"):
+        assert main([*command, kind, "--figure", "plcc"]) == 2
+        said = capsys.readouterr()
+        assert "--figure is for the tables of --table text, latex" in said.err
+        assert said.out == ""
 
 
 def test_the_list_of_metrics_tells_their_facts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,6 +115,7 @@ class Metric(Described):
             NaN, whatever the features.
         differentiable: Whether gradients go through it, finite wherever the features are.
         options: Keyword arguments of the function and their values.
+        made_with: Of a user's class, the options that the object was made with.
         needs: Names of `STATISTICS` that the function takes as keyword arguments. The evaluator
             gives them; used alone, `with_options` or `create_metric` does.
         tasks: Names of the tasks that it is for; all, if there is none. It has no score on others.
@@ -145,6 +146,7 @@ class Metric(Described):
     least_tokens: int = 1
     differentiable: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    made_with: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     scope: str = "pair"

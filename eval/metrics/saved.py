@@ -46,6 +46,8 @@ def save_metric(metric: Metric, path: str | Path) -> Path:
         OSError: The file cannot be written.
     """
     path = absolute_path(path)
+    if not isinstance(metric, Metric):
+        raise MetricError(f"what is saved is a trained `Metric`, not {metric!r}")
     if metric.fit or (metric.family != "trained" and metric.model is None):
         raise MetricError(
             f"metric {metric.name!r} has nothing to save: "
@@ -110,7 +112,8 @@ def load_metric(path: str | Path, device: str = "cpu", *, metric: Any = None) ->
     except OSError as error:
         raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (LookupError, TypeError, ValueError, MetricError) as error:
-        why = f"no {error}" if isinstance(error, KeyError) else error
+        why = f"no {error}" if isinstance(error, KeyError) else str(error)
+        why = "it is no text" if isinstance(error, UnicodeDecodeError) else why
         raise MetricError(f"{path}: not a trained metric that was saved ({why})") from None
     return replace(found, weights=weights)
 
