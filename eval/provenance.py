@@ -51,6 +51,8 @@ class Provenance:
         precision: Of float32 matrix products.
         seconds: Time that scoring and training took. What several metrics share, such as a Gram
             matrix, counts for the first of them.
+        training_seconds: What training took of this, with statistics of other folds.
+        features: How many compressed features were scored in that time.
         memory_bytes: Peak memory at that time, of the process, or of torch on a GPU.
         trained_on: What a metric that the evaluation trained has seen; None where it trained none.
         alone: Whether it scored one feature at a time, since its scores depend on the batch.
@@ -66,6 +68,8 @@ class Provenance:
     device: str | None = None
     precision: str | None = None
     seconds: float | None = None
+    training_seconds: float | None = None
+    features: int | None = None
     memory_bytes: int | None = None
     trained_on: TrainedOn | None = None
     alone: bool = False
@@ -76,6 +80,13 @@ class Provenance:
         """Return it JSON-safe."""
         return asdict(self)
 
+    @property
+    def milliseconds(self) -> float | None:
+        """Time that scoring one feature took, without training; None where it is not known."""
+        if self.seconds is None or not self.features:
+            return None
+        return 1000 * (self.seconds - (self.training_seconds or 0.0)) / self.features
+
     @classmethod
     def from_dict(cls, facts: Any) -> Provenance:
         """Return what `to_dict` made a dictionary of.
@@ -85,6 +96,7 @@ class Provenance:
         """
         found = dict(facts)
         kinds = {"seconds": float, "memory_bytes": int, "options": dict, "alone": bool}
+        kinds |= {"training_seconds": float, "features": int}
         for name, value in found.items():
             if name in ("trained_on", "fingerprint") or value is None:
                 continue
