@@ -98,7 +98,8 @@ def provenance_of(metric: Metric, precision: str, arrays: str) -> Provenance:
     file = getattr(module, "__file__", None)
     path = Path(file) if file else None
     package, of_package = _distribution(name.partition(".")[0], path)
-    found = [name for name, value in metric.options.items() if metric.fit and value is None]
+    by_training = metric.family == "trained" and metric.weights  # all of its options
+    found = [n for n, v in metric.options.items() if by_training or (metric.fit and v is None)]
     given = {**metric.options, **metric.made_with}
     return Provenance(
         package=package or name,

@@ -90,6 +90,7 @@ def test_it_is_trained_on_other_folds_explained_and_saved(tmp_path: Path) -> Non
     for found in (scored, read_evaluation(dataset, tmp_path / "scores.parquet")):
         record = found.provenance["stack"]
         assert (record.trained_on, record.trained_before) == (None, seen)
+        assert record.options == {}
     facts = json.loads((tmp_path / "stack.json").read_text())
     del facts["trained_on"]  # as of files written before it was kept
     (tmp_path / "old.json").write_text(json.dumps(facts))
