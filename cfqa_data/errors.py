@@ -25,6 +25,7 @@ __all__ = [
     "UndefinedError",
     "check_known",
     "clear_disk_errors",
+    "near_names",
     "prefixed",
     "unknown_name",
 ]
@@ -109,11 +110,24 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
         known: the names that would have been right, in the order to show them.
     """
     names = [str(entry) for entry in known]
-    near = difflib.get_close_matches(str(name), names, n=2)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    hint = near_names(name, names)
+    hint = f"{hint} " if hint else ""
     shown = names if len(names) <= MOST_SHOWN else [*names[:MOST_SHOWN], "..."]
     listed = f"known: {', '.join(shown)}" if names else "there is none"
     return f"unknown {what} {str(name)!r}: {hint}{listed}"
+
+
+def near_names(name: object, known: Iterable[str]) -> str:
+    """Return a question whether a near name was meant, or nothing where none is near.
+
+    Args:
+        name: what was asked for.
+        known: the names that would have been right; ``NAME:OPTION=VALUE`` is a variant of NAME.
+    """
+    names = list(known)
+    variants = [one for one in names if one.startswith(f"{name}:")]
+    near = variants[:2] or difflib.get_close_matches(str(name), names, n=2)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def check_known(

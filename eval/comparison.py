@@ -148,8 +148,9 @@ def compare_metrics(
     """
     known = {metric.name: metric for metric in evaluation.metrics}
     if metrics is None:
-        directed = [m.name for m in evaluation.metrics if m.lower_better is not None]
-        metrics = [name for name in directed if name != against]
+        others = [m for m in evaluation.metrics if m.name != against]
+        directed = [m.name for m in others if m.lower_better is not None]
+        metrics = directed or [m.name for m in others]  # which is an error that says so
     names = list(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
     for name in (against, *names):
         if name not in known:

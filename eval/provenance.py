@@ -13,28 +13,12 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 from typing import Any
 
+from cfqa_data.eval.features.trained_on import TrainedOn
 from cfqa_data.eval.fingerprint import Fingerprint
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.format.manifest import hash_file
 
 __all__ = ["Provenance", "TrainedOn", "now", "peak_memory", "provenance_of"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedOn:
-    """What the trainings of a metric have seen; none sees the fold that it scores.
-
-    Attributes:
-        folds: Folds of all trainings together: each was trained on those but the one it scores.
-        codecs: Codecs.
-        originals: How many originals.
-        target: Label column that was followed.
-    """
-
-    folds: tuple[int, ...]
-    codecs: tuple[str, ...]
-    originals: int
-    target: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +29,8 @@ class Provenance:
         package: Distribution that the metric is of, or else the module that defines it.
         version: Of that distribution or module.
         source_sha256: SHA-256 of the source file that defines it.
-        options: Options of the metric, by name; what is no plain value is described.
+        options: Options of the metric, or those that an object of a class was made with, by name;
+            what is no plain value is described, and what training finds is left out.
         date: When its last score was made, UTC, ISO 8601.
         device: Torch device.
         precision: Of float32 matrix products.
@@ -55,6 +40,8 @@ class Provenance:
         features: How many compressed features were scored in that time.
         memory_bytes: Peak memory at that time, of the process, or of torch on a GPU.
         trained_on: What a metric that the evaluation trained has seen; None where it trained none.
+        trained_before: What a metric that came trained has seen, perhaps also what it scores; None
+            where that is not known.
         alone: Whether it scored one feature at a time, since its scores depend on the batch.
         arrays: Hash of some features, where the labels alone would not tell a dataset from others.
         fingerprint: Digest of what decides its scores; None where no file was written.
@@ -72,6 +59,7 @@ class Provenance:
     features: int | None = None
     memory_bytes: int | None = None
     trained_on: TrainedOn | None = None
+    trained_before: TrainedOn | None = None
     alone: bool = False
     arrays: str | None = None
     fingerprint: Fingerprint | None = None
@@ -98,17 +86,13 @@ class Provenance:
         kinds = {"seconds": float, "memory_bytes": int, "options": dict, "alone": bool}
         kinds |= {"training_seconds": float, "features": int}
         for name, value in found.items():
-            if name in ("trained_on", "fingerprint") or value is None:
+            if name in ("trained_on", "trained_before", "fingerprint") or value is None:
                 continue
             if not isinstance(value, kinds.get(name, str)):
                 raise TypeError(f"{name} is {value!r}")
-        if trained := found.get("trained_on"):
-            found["trained_on"] = TrainedOn(
-                folds=tuple(map(int, trained["folds"])),
-                codecs=tuple(map(str, trained["codecs"])),
-                originals=int(trained["originals"]),
-                target=str(trained["target"]),
-            )
+        for name in ("trained_on", "trained_before"):
+            if seen := found.get(name):
+                found[name] = TrainedOn.from_dict(seen)
         if code := found.get("fingerprint"):
             found["fingerprint"] = Fingerprint(**code)
         return cls(**found)
@@ -126,13 +110,17 @@ def provenance_of(metric: Metric, precision: str, arrays: str) -> Provenance:
     file = getattr(module, "__file__", None)
     path = Path(file) if file else None
     package, of_package = _distribution(name.partition(".")[0], path)
+    by_training = metric.family == "trained" and metric.weights  # all of its options
+    found = [n for n, v in metric.options.items() if by_training or (metric.fit and v is None)]
+    given = {**metric.options, **metric.made_with}
     return Provenance(
         package=package or name,
         version=of_package or _text(getattr(module, "__version__", None)),
         source_sha256=hash_file(path) if path and path.is_file() else None,
-        options={option: _plain(value) for option, value in metric.options.items()},
+        options={option: _plain(value) for option, value in given.items() if option not in found},
         device=metric.device,
         precision=precision,
+        trained_before=metric.trained_on,
         arrays=arrays,
     )
 

@@ -211,6 +211,8 @@ class Evaluation(Described):
 
         merged = self
         for other in others:
+            if not isinstance(other, Evaluation):
+                raise MetricError(f"what is merged is an `Evaluation`, not {other!r}")
             merged = merge(merged, other, label)
         return merged
 

@@ -193,12 +193,7 @@ class Scoring:
             with suppress(UndefinedError):
                 seen[self._split.others(task, fold, metric.left_out)] = True
         rows = labels.filter(seen)
-        return TrainedOn(
-            folds=tuple(np.unique(self._folds[seen]).tolist()),
-            codecs=tuple(sorted(set(rows["codec"].to_pylist()))),
-            originals=len(set(zip(*rows.select(["task", "source_id"]).columns, strict=True))),
-            target=self._target,
-        )
+        return TrainedOn.of(rows, np.unique(self._folds[seen]).tolist(), self._target)
 
     @contextmanager
     def _accounted(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cfqa_data.console.text import WIDTH, table_text
 from cfqa_data.errors import MetricError, MissingDependencyError, unknown_name
+from cfqa_data.eval.text import gaps
 
 if TYPE_CHECKING:
     from cfqa_data.eval.results import Evaluation
@@ -58,6 +59,10 @@ def figures_table(
         tasks.append("all")
     numbers: dict[str, dict[str, float | None]] = {m.name: {} for m in evaluation.metrics}
     best: dict[str, tuple[float, str]] = {}
+    lacking = gaps(evaluation)
+    most = {task: max(row["n_valid"] for row in rows if row["task"] == task) for task in tasks}
+    fewer = {(row["metric"], row["task"]) for row in rows if row["n_valid"] < most[row["task"]]}
+    fewer |= {(name, "all") for name in lacking}
     for row in rows:
         name, task, value = row["metric"], row["task"], row[figure]
         signed = value is not None and figure not in UNSIGNED
@@ -65,7 +70,7 @@ def figures_table(
         numbers[name][task] = turned if oriented else value
         merit = -value if value is not None and figure == "mapped_rmse" else turned
         directed = figure in UNSIGNED or row["lower_better"] is not None
-        if merit is not None and directed:
+        if merit is not None and directed and (name, task) not in fewer:
             best[task] = max(best.get(task, (merit, name)), (merit, name))
     if kind == "pandas":
         return _frame(numbers, tasks)
@@ -76,11 +81,19 @@ def figures_table(
         return file.getvalue().rstrip("\n")
     cells, bold = [["metric", *tasks]], set()
     for row, (name, of) in enumerate(numbers.items(), 1):
-        cells.append([name, *("-" if of[task] is None else f"{of[task]:.3f}" for task in tasks)])
+        texts = {task: "-" if of[task] is None else f"{of[task]:.3f}" for task in tasks}
+        texts |= {t: f"({of})" for t, of in texts.items() if (name, t) in fewer and of != "-"}
+        cells.append([name, *texts.values()])
         for column, task in enumerate(tasks, 1):
             if bold_best and task in best and best[task][1] == name:
                 bold.add((row, column))
-    return {"text": plain_text, "latex": latex_text, "markdown": markdown_text}[kind](cells, bold)
+    text = {"text": plain_text, "latex": latex_text, "markdown": markdown_text}[kind](cells, bold)
+    notes = [f"In parentheses, not comparable: {name}, {of}." for name, of in lacking.items()]
+    if not notes:
+        return text
+    if kind == "latex":
+        return "\n".join([text, *(f"% {note}" for note in notes)])
+    return "\n".join([text, "", *map(markdown_safe if kind == "markdown" else str, notes)])
 
 
 def plain_text(cells: Cells, bold: Set[tuple[int, int]] = NONE) -> str:

@@ -103,13 +103,6 @@ def plain_text(evaluation: Evaluation) -> str:
     notes = _notes(evaluation)
     if everything and everything[0]["tasks"] > 1:
         rows += [row | {"task": "all", "codec": "all"} for row in everything]
-        lacking: dict[str, list[str]] = {}
-        for name, gap in gaps(evaluation).items():
-            lacking.setdefault(gap, []).append(name)
-        notes += [
-            f"Over all tasks, not to be ranked with the others: {', '.join(names)} ({gap})."
-            for gap, names in lacking.items()
-        ]
     parts = [
         f"Correlation with the {evaluation.target} (larger is worse), and 95% intervals over the "
         "sources.",
@@ -212,6 +205,13 @@ def _notes(evaluation: Evaluation) -> list[str]:
     notes = [NOTE]
     if evaluation.scores["value"].null_count:
         notes.append("A source for which a metric lacks a score is left out for that metric.")
+    lacking: dict[str, list[str]] = {}
+    for name, gap in gaps(evaluation).items():
+        lacking.setdefault(gap, []).append(name)
+    notes += [
+        f"Not to be ranked with the others: {', '.join(names)} ({gap})."
+        for gap, names in lacking.items()
+    ]
     notes += [ladders_text(evaluation)] if ladders_text(evaluation) else []
     if in_groups(evaluation):
         notes.append("Sources of a group are drawn together for the intervals.")

@@ -178,10 +178,12 @@ def test_metrics_that_cannot_be_compared_are_named() -> None:
         ("mse", "mse", 9, "nothing to compare with 'mse'"),
         ("undirected", "cosine", 9, "'undirected' cannot be compared: whether lower is better"),
         ("mse", "undirected", 9, "'undirected' cannot be compared"),
+        (None, "mse", 9, "'undirected' cannot be compared"),
         ("mse", "cosine", 1, "draws is at least 2, not 1"),
     ):
+        some = {"mse", "undirected"} if metrics is None else scored().columns()
         with pytest.raises(MetricError, match=message):
-            scored().compare(metrics, against, draws=draws)
+            scored().part([0, 1], some).compare(metrics, against, draws=draws)
 
 
 def test_the_command_prints_the_differences(

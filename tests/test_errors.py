@@ -114,6 +114,10 @@ CALLS: dict[str, Call] = {
     "metric": lambda folder: cfqa_data.evaluate(folder, "cosin"),
     "metric's type": lambda folder: cfqa_data.evaluate(folder, 3),  # type: ignore[arg-type]
     "no metric": lambda folder: cfqa_data.evaluate(folder, []),
+    "saved metric's type": lambda folder: cfqa_data.eval.save_metric(
+        "mse", folder.parent / "a.json"
+    ),  # type: ignore[arg-type]
+    "merged with": lambda folder: cfqa_data.evaluate(folder, "mse", limit=1).merge(3),  # type: ignore[arg-type]
     "device": lambda folder: cfqa_data.evaluate(folder, "mse", "toaster"),
     "fold": lambda folder: cfqa_data.evaluate(folder, "mse", fold=9),
     "limit": lambda folder: cfqa_data.evaluate(folder, "mse", limit=0),
@@ -144,5 +148,8 @@ def test_calls_that_no_function_has_are_type_errors(folder: Path) -> None:
 def test_near_names_come_first_and_long_lists_are_cut() -> None:
     assert unknown_name("codec", "x256", ["vvenc", "x265"]) == (
         "unknown codec 'x256': did you mean 'x265'? known: vvenc, x265"
+    )
+    assert "did you mean 'knn:k=3' or 'knn:k=5'?" in unknown_name(
+        "metric", "knn", ["mse", "knn:k=3", "knn:k=5"]
     )
     assert unknown_name("key", 3, map(str, range(100, 200))).endswith(", 115, ...")

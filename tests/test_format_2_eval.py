@@ -133,7 +133,7 @@ def test_metrics_with_figures_of_fewer_sources_are_not_ranked_with_others() -> N
     page = " ".join(report_html(scored).split())
     assert f"<small>not ranked: {gap}</small>" in page
     assert "<b>size</b></a> follows" in page
-    assert f"Over all tasks, not to be ranked with the others: cka ({gap})." in plain_text(scored)
+    assert f"Not to be ranked with the others: cka ({gap})." in plain_text(scored)
     # Alone or among its like it is ranked; where each lacks what another has, none is.
     alone = evaluate(Strange(), ["cka"])
     assert [(entry.place, entry.gap) for entry in ranking(alone)] == [(1, "")]

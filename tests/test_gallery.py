@@ -188,7 +188,9 @@ def test_what_is_drawn_is_what_the_task_scores(built: Path) -> None:
             assert view.truth.picture.shape[:2] == truth.shape == view.input.shape[:2]
 
 
-def test_only_what_is_asked_for_is_read(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_asked_for_is_read(
+    built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     dataset, read = cfqa_data.load(built), []
     compressed = Folder.compressed
 
@@ -206,6 +208,9 @@ def test_only_what_is_asked_for_is_read(built: Path, monkeypatch: pytest.MonkeyP
     gap = dataset.compressed(source, "x265", 1) - dataset.original(source)
     assert row["<lambda>"] == pytest.approx(gap.max())
     evaluation = cfqa_data.evaluate(cfqa_data.load(built, "seg"), ["mse", "psnr"])
+    named = ["--level", "1", "--codec", "x265", "--metric", "mutual_knn:k=3,cosine", "--json"]
+    assert main(["show", str(built), source, *named]) == 0
+    assert {"mutual_knn:k=3", "cosine"} < json.loads(capsys.readouterr().out)["versions"][0].keys()
     known = dataset.show(source, metrics=["psnr"], evaluation=evaluation).rows()[1]
     (expected,) = (
         row["value"]

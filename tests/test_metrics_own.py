@@ -105,6 +105,8 @@ def test_a_file_has_metrics_with_options_and_statistics(file: Path) -> None:
         for m in result.metrics
     }
     assert list(values) == ["far", "far:k=6", "Wide:width=2", "in_deviations"]
+    given = [dict(record.options) for record in result.provenance.values()]
+    assert given == [{"k": 3, "power": 1.0}, {"k": 6, "power": 1.0}, {"width": 2}, {}]
     for name in ("far:k=6", "Wide:width=2"):
         np.testing.assert_allclose(values[name], 2 * values["far"], rtol=1e-6)
     spread = np.concatenate([dataset.originals[f"cls-{i}"] for i in (1, 3)]).std((0, 1, 2))
@@ -132,6 +134,9 @@ def test_a_file_has_metrics_with_options_and_statistics(file: Path) -> None:
         ("mutual_knn:k=", "options are NAME=VALUE, not 'k='"),
         ("{}x.py:far", "there is no file {}x.py"),
         ("{}:nothing", "'own_metrics' has no 'nothing'"),
+        ("{}:wide", "'own_metrics' has no 'wide': did you mean 'Wide'?"),
+        ("{}", "metric '{0}': say which of its functions, {0}:FUNCTION"),
+        ("{}:k=3", "say which of its functions, {}:FUNCTION"),
     ],
 )
 def test_a_wrong_option_or_file_is_one_line(spec: str, said: str, file: Path) -> None:

@@ -271,7 +271,7 @@ def test_names_are_text_whatever_they_hold() -> None:
         function.citation = EVIL  # type: ignore[attr-defined]
     with pytest.warns(MetricWarning):
         evaluation = evaluate(dataset, ["mse", metric, broken])
-    html = report_html(evaluation)
+    html = report_html(replace(evaluation, notes={"mse": f"one line\nanother of {EVIL}"}))
     found = Page(html)
     assert len(found.all("script")) == 1
     assert "alert(" not in found.texts["script"][0]
@@ -279,6 +279,7 @@ def test_names_are_text_whatever_they_hold() -> None:
     assert EVIL in "".join(data for data in found.texts["h3"])
     assert any(EVIL in "".join(row) and row[1] == "cls" for row in found.rows)
     assert f"broken {EVIL}" in "".join(found.texts["b"])
+    assert "one line<br>another of &lt;" in html
     assert "49" not in "".join(found.texts["h3"])
     labels = [a["aria-label"] for a in found.all("svg") if a.get("role") == "img"]
     assert any(EVIL in label for label in labels)

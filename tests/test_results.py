@@ -48,7 +48,7 @@ def test_a_result_tells_where_its_scores_come_from(tmp_path: Path) -> None:
     mine, fitted = found.provenance["own"], found.provenance["gap_mean"]
     assert (mine.package, mine.version, mine.trained_on) == (__name__, None, None)
     assert mine.source_sha256 == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    assert (fitted.package, fitted.options) == ("cfqa-data", {"exponents": None})
+    assert (fitted.package, fitted.options) == ("cfqa-data", {})
     source = Path(str(trained.__file__)).read_bytes()
     assert fitted.source_sha256 == hashlib.sha256(source).hexdigest()
     seen: Any = fitted.trained_on

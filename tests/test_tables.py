@@ -88,6 +88,25 @@ def test_a_smaller_error_is_the_best_and_an_unknown_direction_is_not(found: Eval
     assert "*" not in found.rescored(found.labels, metrics, found.values).table("text")
 
 
+def test_a_mean_over_fewer_sources_is_not_compared(found: Evaluation) -> None:
+    values, rows = found.values.copy(), found.labels.to_pylist()
+    first = next(row["source_id"] for row in rows[::-1] if row["task"] == "seg")
+    values[[row["source_id"] == first for row in rows], 0] = np.nan
+    part = found.rescored(found.labels, found.metrics, values)
+    name = found.metrics[0].name
+    counts = {r["metric"]: r["n_valid"] for r in rows_of(part.across_codecs, task="seg")}
+    gap = f"only {counts[name]} of {counts[found.metrics[1].name]} sources of task seg"
+    for kind in ("text", "latex", "markdown"):
+        table = part.table(kind)
+        (line,) = [line for line in table.splitlines() if re.match(rf"\W*{name}\b", line)]
+        assert len(re.findall(r"\(\d\.\d{3}\)", line)) == 2  # of seg, and of all
+        assert not re.search(r"\*\*\(|textbf\{\(|\)\*", line)
+        assert f"{name}, {gap}" in table
+    for layout in (paper_text, plain_text):
+        assert f"Not to be ranked with the others: {name} ({gap})." in layout(part)
+    assert "parentheses" not in found.table("text")
+
+
 def test_names_are_text_in_latex_and_markdown(found: Evaluation) -> None:
     evil = [replace(found.metrics[0], name="a_b & 50% \\ #{x}|*y*")]
     one = found.rescored(found.labels, evil, found.values[:, :1])
@@ -134,6 +153,12 @@ def test_the_command_prints_tables_alone(
     assert main([*command, "text"]) == 0
     assert f"Every score: {out}" in capsys.readouterr().out
     assert main([*command, "text", "--figure", "far"]) == 2
+    capsys.readouterr()
+    for kind in ("plain", "paper"):
+        assert main([*command, kind, "--figure", "plcc"]) == 2
+        said = capsys.readouterr()
+        assert "--figure is for the tables of --table text, latex" in said.err
+        assert said.out == ""
 
 
 def test_the_list_of_metrics_tells_their_facts(capsys: pytest.CaptureFixture[str]) -> None:

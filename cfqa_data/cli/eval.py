@@ -102,6 +102,9 @@ def evaluate(
     for name, given in (("classes", classes), ("pictures", pictures)):
         if given and report is None:
             raise CfqaError(f"--{name} is for the page of --report")
+    source = context.get_parameter_source("figure")
+    if table in LAYOUTS and source is not None and source.name == "COMMANDLINE":
+        raise CfqaError("--figure is for the tables of --table text, latex, markdown and csv")
     if figure not in FIGURES:
         raise CfqaError(unknown_name("figure", figure, FIGURES))
     if report is not None:  # what it needs is missed now, not when everything is scored

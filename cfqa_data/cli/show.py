@@ -32,8 +32,8 @@ def show(
     Args:
         source (SOURCE): Its id.
         level (LEVEL): Only this level, 0 is the best; repeat it for several.
-        metric (NAME): Scores of this metric, or MODULE:FUNCTION; repeat it for several. Default:
-            those that the labels hold.
+        metric (NAME): Scores of this metric, MODULE:FUNCTION or FILE.py:FUNCTION; several by
+            commas, or repeat it. Default: those that the labels hold.
         scores (SCORES): Scores in place of those computed here: what `cfqa eval DIR --out` wrote,
             .parquet; --metric names some of its metrics.
         out (FILE): Write a page with a slider, .html, or a picture, .png.
@@ -48,7 +48,7 @@ def show(
         source,
         codec=codec or None,
         level=level or None,
-        metrics=metric or None,
+        metrics=_named(metric),
         evaluation=evaluation,
     )
     if out is not None:
@@ -81,8 +81,8 @@ def gallery(
         out (FILE): Page to write, .html.
         level (LEVEL): Only this level, 0 is the best; repeat it for several.
         sources (N): How many, spread over tasks and over the harm done.
-        metric (NAME): Scores of this metric, or MODULE:FUNCTION; repeat it for several. Default:
-            those that the labels hold.
+        metric (NAME): Scores of this metric, MODULE:FUNCTION or FILE.py:FUNCTION; several by
+            commas, or repeat it. Default: those that the labels hold.
         scores (SCORES): Scores in place of those computed here: what `cfqa eval DIR --out` wrote,
             .parquet; --metric names some of its metrics.
     """
@@ -100,8 +100,15 @@ def gallery(
             dataset,
             out,
             sources=sources,
-            metrics=metric or None,
+            metrics=_named(metric),
             evaluation=evaluation,
             progress=progress,
         )
     print(f"Gallery: {out} ({size_text(out.stat().st_size)})")
+
+
+def _named(metric: list[str] | None) -> list[str] | None:
+    """Return the metrics of the options; those of one are separated by commas."""
+    from cfqa_data.eval.metrics.spec import split_specs
+
+    return (split_specs(",".join(metric)) or metric) if metric else None

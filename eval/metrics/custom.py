@@ -9,12 +9,13 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial, update_wrapper
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from cfqa_data.errors import MetricError
+from cfqa_data.errors import MetricError, near_names
 from cfqa_data.eval.features.batch import Features
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.metrics.base import STATISTICS, Metric, check_device, error_line
@@ -48,11 +49,13 @@ def from_object(found: Any, device: str, **options: Any) -> Metric:
     """
     if isinstance(found, Metric):
         return found.with_options(**options).to(device)
+    made_with: dict[str, Any] = {}
     if isinstance(found, type):
-        found, options = made(found, options), {}
+        found, made_with, options = made(found, options), options, {}
     if not callable(found) and not hasattr(found, "fit"):
         raise MetricError(f"a metric is a name or a callable, not {found!r}")
-    return _wrapped(_on(found, device)).to(device).with_options(**options)
+    metric = _wrapped(_on(found, device)).to(device).with_options(**options)
+    return replace(metric, made_with=made_with)
 
 
 def made(found: type, options: dict[str, Any]) -> Any:
@@ -108,7 +111,9 @@ def imported(path: str) -> Any:
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise MetricError(f"metric {path!r}: {module_name!r} has no {attribute!r}")
+            near = near_names(part, dir(found))
+            hint = f": {near}" if near else ""
+            raise MetricError(f"metric {path!r}: {module_name!r} has no {attribute!r}{hint}")
         found = getattr(found, part)
     if not callable(found) and not hasattr(found, "fit"):
         raise MetricError(f"metric {path!r} is not callable")

@@ -151,6 +151,8 @@ def _named(name: str) -> tuple[str, Any]:
         return name, NAMED[name]
     if ":" in name:
         return "", imported(name)
+    if name.endswith(".py"):
+        raise MetricError(f"metric {name!r}: say which of its functions, {name}:FUNCTION")
     if point := _installed().get(name):
         return name, imported(point.value.split(" [")[0])
     known = list_metrics(paper=name.startswith("paper"))

@@ -30,7 +30,7 @@ from cfqa_data.eval.statistics.columns import DIFFERENCES, Rows, make_table
 from cfqa_data.eval.statistics.comparison import compare, holm, orientation, significance
 from cfqa_data.eval.statistics.correlations import COEFFICIENTS, equal_rows
 from cfqa_data.eval.statistics.grids import read_grids
-from cfqa_data.eval.statistics.pooled import pooled_coefficients
+from cfqa_data.eval.statistics.pooled import MOST_DRAWS, pooled_coefficients
 from cfqa_data.eval.statistics.tables import DRAWS, truths
 from cfqa_data.extras import extras
 
@@ -144,7 +144,7 @@ def _pooled(
         scores = np.concatenate([cell.scores[:1], cell.scores[1:][which]])[:, points]
         here, begins = sizes > 0, (np.cumsum(sizes) - sizes)[sizes > 0]
         groups = len(np.unique(cell.groups[here]))
-        truth, counts = cell.truth[points], cell.counts[:, here]
+        truth, counts = cell.truth[points], cell.counts[: 1 + MOST_DRAWS, here]
         figures = pooled_coefficients(scores, truth, begins, counts, names)
         oriented = signs[[0, *(which + 1)], None] * figures
         for of_one, (first, *others) in zip(found, oriented, strict=True):

@@ -19,7 +19,7 @@ from cfqa_data.eval.statistics.correlations import (
     equal_rows,
 )
 from cfqa_data.eval.statistics.mapping import Mapped, map_scores
-from cfqa_data.eval.statistics.pooled import pooled_coefficients
+from cfqa_data.eval.statistics.pooled import MOST_DRAWS, pooled_coefficients
 
 __all__ = ["Cell", "cell_comparisons", "cell_figures", "cell_of", "join_cells"]
 
@@ -90,7 +90,9 @@ def cell_figures(cell: Cell) -> Rows:
     valid = ~np.isnan(cell.per_source[0])  # (M, S)
     present = ~np.isnan(cell.scores)  # (M, n)
     scored = np.zeros_like(valid)  # (M, S): sources with a score
-    means, pooled = np.full((2, 3, len(valid), len(cell.counts)), np.nan)
+    counts = cell.counts[: 1 + MOST_DRAWS]
+    means = np.full((3, len(valid), len(cell.counts)), np.nan)
+    pooled = np.full((3, len(valid), len(counts)), np.nan)
     for which, _ in equal_rows(valid):
         means[:, which] = resampled_means(cell.per_source[:, which], cell.counts)
     starts = np.cumsum(cell.sizes) - cell.sizes
@@ -100,7 +102,7 @@ def cell_figures(cell: Cell) -> Rows:
         if nonempty.any():
             scores, truth = np.compress(points, cell.scores[which], axis=1), cell.truth[points]
             begins = np.cumsum(sizes[nonempty]) - sizes[nonempty]
-            pooled[:, which] = pooled_coefficients(scores, truth, begins, cell.counts[:, nonempty])
+            pooled[:, which] = pooled_coefficients(scores, truth, begins, counts[:, nonempty])
     versions = np.unique(cell.sizes)
     mapped = [
         map_scores(scores[here], cell.truth[here]) if here.any() else NOTHING

@@ -36,6 +36,9 @@ MOST_THREADS = 4
 WORTH_THREADS = 20_000_000
 """Points times metrics times resamples from which on threads share the metrics."""
 
+MOST_DRAWS = 500
+"""Resamples for the intervals of pooled figures, at most: each orders all points of all sources."""
+
 VALUES_AT_ONCE = 32
 """Distinct values whose running sums are made together, to stay in the cache."""
 
