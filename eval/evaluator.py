@@ -17,11 +17,9 @@ from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval.features.datasets import (
     KEYS,
     arrays_digest,
-    dataset_identity,
-    dataset_name,
+    dataset_facts,
     opened,
     stored_rows,
-    task_facts,
 )
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
 from cfqa_data.eval.provenance import provenance_of
@@ -141,7 +139,6 @@ def evaluate(
     check_labels(labels, target)
     if leave_out:
         resolved += _without_codecs(resolved, labels)
-    identity = dataset_identity(source)
     arrays = arrays_digest(source) if path else ""
     begun = {metric.name: provenance_of(metric, precision, arrays) for metric in resolved}
     file, scored = None, Scored.nothing(len(rows), begun)
@@ -161,9 +158,8 @@ def evaluate(
             name, message = next(iter((failures or notes).items()))
             raise MetricError(message) from cause_of(scoring.errors.get(name))
         good = [resolved[column] for column in usable]
-        known = {"notes": notes, "dataset": identity, "tasks": task_facts(source)}
+        known = dataset_facts(source) | {"notes": notes, "provenance": scoring.provenance()}
         known |= {"errors": scoring.errors, "fitted": scoring.fitted}
-        known |= {"provenance": scoring.provenance(), "dataset_name": dataset_name(source)}
         found = conclude(labels, good, values[:, usable], target, failures, **known)
     except BaseException:
         if file and (scored.alone or not np.isnan(values).all()):

@@ -1,14 +1,15 @@
 """Put results together: of several files, of colleagues, of scores that were made elsewhere.
 
 Scores depend on the features and the labels of a dataset.  Those of another build of the same
-recipe are taken where its labels agree, which include the error of each feature (`BOUND`).
+recipe are taken where its labels agree, which include the error of each feature (`BOUND`).  A
+dataset that shares a few sources with another is not a build of the same recipe.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from cfqa_data.eval.metrics import Metric
     from cfqa_data.eval.results import Evaluation
 
-__all__ = ["agreeing", "agreement", "joined", "merge", "relabelled", "same_dataset"]
+__all__ = ["agreeing", "compared", "joined", "merge", "relabelled", "same_dataset"]
 
 BOUND = ("score", "loss", "mse")
 """Labels that must agree; without ``score``, ``distortion`` must."""
@@ -52,7 +53,9 @@ def merge(one: Evaluation, other: Evaluation, label: str = "") -> Evaluation:
     """
     called = label or "the other result"
     if None in (one.dataset, other.dataset) or one.dataset != other.dataset:
-        other = agreeing(other, one.labels, called)
+        whole = one.dataset_features
+        complete = whole == one.labels.num_rows
+        other = agreeing(other, one.labels, called, whole, complete=complete)
     renamed = {}
     mine, theirs, places = one.columns(), other.columns(), shared_rows(one.labels, other.labels)
     for metric in (*other.metrics, *other.without):
@@ -95,6 +98,7 @@ def joined(one: Evaluation, other: Evaluation) -> Evaluation:
         field: {**getattr(other, field), **getattr(one, field)}
         for field in ("failures", "notes", "tasks", "provenance")
     }
+    about["dataset_features"] = one.dataset_features or other.dataset_features
     return replace(one.rescored(labels, [metrics[name] for name in order], values), **about)
 
 
@@ -117,40 +121,102 @@ def _agree(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
     return np.isclose(a, b, rtol=TOLERANCE, atol=0.0, equal_nan=True)
 
 
-def agreeing(evaluation: Evaluation, labels: pa.Table, name: str) -> Evaluation:
+@dataclass(frozen=True)
+class Compared:
+    """How the features of an evaluation compare with those of other labels.
+
+    Attributes:
+        shared: (rows,) which of its rows the labels have too.
+        differ: (rows,) of which of these the labels differ.
+        same: Whether both are of one dataset: most shared rows agree, and more than half of the
+            features of each dataset may.
+    """
+
+    shared: NDArray[np.bool_]
+    differ: NDArray[np.bool_]
+    same: bool
+
+
+def compared(evaluation: Evaluation, labels: pa.Table, features: int | None) -> Compared:
+    """Compare the features of an evaluation with other labels, either of which may be a part.
+
+    A row that only one of them has counts against it unless the other may lack it as not scored.
+
+    Args:
+        evaluation: Scores with labels.
+        labels: Of another dataset.
+        features: How many features that has; None if that is not known: then, of both, what is
+            there counts as the whole of the tasks that both have.
+    """
+    shared, good = _agreement(evaluation, labels)
+    differ = shared & ~good
+    counts = [labels.num_rows, evaluation.labels.num_rows]
+    if features is None or evaluation.dataset_features is None:
+        tasks = [
+            table["task"].to_numpy(zero_copy_only=False) for table in (labels, evaluation.labels)
+        ]
+        counts = [int(np.isin(one, other).sum()) for one, other in (tasks, tasks[::-1])]
+        sizes = counts
+    else:
+        wholes = features, evaluation.dataset_features
+        sizes = [max(pair) for pair in zip(counts, wholes, strict=True)]
+    absent = [
+        max(0, counts[n] - int(shared.sum()) - (sizes[1 - n] - counts[1 - n])) for n in (0, 1)
+    ]
+    most = min(size - gone for size, gone in zip(sizes, absent, strict=True)) - int(differ.sum())
+    agree = 2 * int(good.sum()) > int(shared.sum())
+    return Compared(shared, differ, agree and 2 * most > max(sizes))
+
+
+def agreeing(
+    evaluation: Evaluation, labels: pa.Table, name: str, features: int | None, *, complete: bool
+) -> Evaluation:
     """Return the part of an evaluation whose labels agree with those of another dataset.
 
     What is left out for that is told in a note and a warning.
 
+    Args:
+        evaluation: Of a dataset that was built apart.
+        labels: Of the dataset, or of what was scored of it.
+        name: How to call the evaluation.
+        features: How many features the dataset has; None if that is not known.
+        complete: Whether ``labels`` are all of them: what they lack is left out, too.
+
     Raises:
-        MetricError: Of more than half of the features that both have the labels differ, or none is
-            shared.
+        MetricError: It is another dataset.
     """
-    here, good = agreement(evaluation, labels)
-    if not here.any() or 2 * good.sum() < here.sum():
+    found = compared(evaluation, labels, features)
+    if not found.same:
         raise MetricError(f"{name}: these are the scores of another dataset; give theirs")
-    keys = row_keys(evaluation.labels)
-    if not (lost := [named(key) for key, taken in zip(keys, good, strict=True) if not taken]):
+    lacking, notes = ~found.shared, []
+    absent, unscored = lacking & complete, lacking & (not complete)
+    keys, lost = row_keys(evaluation.labels), found.differ | absent
+    for rows, what in (
+        (found.differ, "of {} the labels differ, and the scores are left out"),
+        (absent, "{} are not in the dataset, and the scores are left out"),
+        (unscored, "{} are not scored in the other file, and keep their own labels"),
+    ):
+        if rows.any():
+            names = [named(keys[place]) for place in np.flatnonzero(rows)]
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            counts = what.format(f"{len(names)} of {len(keys)} features")
+            notes.append(f"{name}: {counts}: {'; '.join(names[:NAMED])}{more}")
+            if rows is not unscored:
+                warnings.warn(MetricWarning(notes[-1]), stacklevel=4)
+    if not notes:
         return evaluation
-    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-    note = (
-        f"{name}: of {len(lost)} of {len(keys)} features the labels differ or are not there, and "
-        f"the scores are left out: {'; '.join(lost[:NAMED])}{more}"
-    )
-    warnings.warn(MetricWarning(note), stacklevel=4)
-    part = evaluation.part(np.flatnonzero(good), evaluation.columns())
-    return replace(part, notes=part.notes | {f"scores of {name}": note})
+    part = evaluation.part(np.flatnonzero(~lost), evaluation.columns())
+    return replace(part, notes=part.notes | {f"scores of {name}": "\n".join(notes)})
 
 
 def same_dataset(one: Evaluation, other: Evaluation) -> bool:
-    """Whether two evaluations are of one dataset, or their labels agree on most they share."""
-    if None not in (one.dataset, other.dataset) and one.dataset == other.dataset:
+    """Whether two evaluations are of one dataset, or of two that agree (see `compared`)."""
+    if one.dataset is not None and one.dataset == other.dataset:
         return True
-    here, good = agreement(other, one.labels)
-    return bool(here.any() and 2 * good.sum() >= here.sum())
+    return compared(other, one.labels, one.dataset_features).same
 
 
-def agreement(
+def _agreement(
     evaluation: Evaluation, labels: pa.Table
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which rows of an evaluation other labels have too, and of which they agree."""

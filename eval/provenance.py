@@ -13,28 +13,12 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 from typing import Any
 
+from cfqa_data.eval.features.trained_on import TrainedOn
 from cfqa_data.eval.fingerprint import Fingerprint
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.format.manifest import hash_file
 
 __all__ = ["Provenance", "TrainedOn", "now", "peak_memory", "provenance_of"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedOn:
-    """What the trainings of a metric have seen; none sees the fold that it scores.
-
-    Attributes:
-        folds: Folds of all trainings together: each was trained on those but the one it scores.
-        codecs: Codecs.
-        originals: How many originals.
-        target: Label column that was followed.
-    """
-
-    folds: tuple[int, ...]
-    codecs: tuple[str, ...]
-    originals: int
-    target: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +36,12 @@ class Provenance:
         precision: Of float32 matrix products.
         seconds: Time that scoring and training took. What several metrics share, such as a Gram
             matrix, counts for the first of them.
+        training_seconds: What training took of this, with statistics of other folds.
+        features: How many compressed features were scored in that time.
         memory_bytes: Peak memory at that time, of the process, or of torch on a GPU.
         trained_on: What a metric that the evaluation trained has seen; None where it trained none.
+        trained_before: What a metric that came trained has seen, perhaps also what it scores; None
+            where that is not known.
         alone: Whether it scored one feature at a time, since its scores depend on the batch.
         arrays: Hash of some features, where the labels alone would not tell a dataset from others.
         fingerprint: Digest of what decides its scores; None where no file was written.
@@ -67,8 +55,11 @@ class Provenance:
     device: str | None = None
     precision: str | None = None
     seconds: float | None = None
+    training_seconds: float | None = None
+    features: int | None = None
     memory_bytes: int | None = None
     trained_on: TrainedOn | None = None
+    trained_before: TrainedOn | None = None
     alone: bool = False
     arrays: str | None = None
     fingerprint: Fingerprint | None = None
@@ -76,6 +67,13 @@ class Provenance:
     def to_dict(self) -> dict[str, Any]:
         """Return it JSON-safe."""
         return asdict(self)
+
+    @property
+    def milliseconds(self) -> float | None:
+        """Time that scoring one feature took, without training; None where it is not known."""
+        if self.seconds is None or not self.features:
+            return None
+        return 1000 * (self.seconds - (self.training_seconds or 0.0)) / self.features
 
     @classmethod
     def from_dict(cls, facts: Any) -> Provenance:
@@ -86,18 +84,15 @@ class Provenance:
         """
         found = dict(facts)
         kinds = {"seconds": float, "memory_bytes": int, "options": dict, "alone": bool}
+        kinds |= {"training_seconds": float, "features": int}
         for name, value in found.items():
-            if name in ("trained_on", "fingerprint") or value is None:
+            if name in ("trained_on", "trained_before", "fingerprint") or value is None:
                 continue
             if not isinstance(value, kinds.get(name, str)):
                 raise TypeError(f"{name} is {value!r}")
-        if trained := found.get("trained_on"):
-            found["trained_on"] = TrainedOn(
-                folds=tuple(map(int, trained["folds"])),
-                codecs=tuple(map(str, trained["codecs"])),
-                originals=int(trained["originals"]),
-                target=str(trained["target"]),
-            )
+        for name in ("trained_on", "trained_before"):
+            if seen := found.get(name):
+                found[name] = TrainedOn.from_dict(seen)
         if code := found.get("fingerprint"):
             found["fingerprint"] = Fingerprint(**code)
         return cls(**found)
@@ -115,7 +110,8 @@ def provenance_of(metric: Metric, precision: str, arrays: str) -> Provenance:
     file = getattr(module, "__file__", None)
     path = Path(file) if file else None
     package, of_package = _distribution(name.partition(".")[0], path)
-    found = [name for name, value in metric.options.items() if metric.fit and value is None]
+    by_training = metric.family == "trained" and metric.weights  # all of its options
+    found = [n for n, v in metric.options.items() if by_training or (metric.fit and v is None)]
     given = {**metric.options, **metric.made_with}
     return Provenance(
         package=package or name,
@@ -124,6 +120,7 @@ def provenance_of(metric: Metric, precision: str, arrays: str) -> Provenance:
         options={option: _plain(value) for option, value in given.items() if option not in found},
         device=metric.device,
         precision=precision,
+        trained_before=metric.trained_on,
         arrays=arrays,
     )
 

@@ -66,6 +66,8 @@ class Evaluation(Described):
         dataset: What identifies the dataset, as a report and a file of scores are compared with;
             None if that is not known.
         dataset_name: What it is called; empty if that is not known.
+        dataset_features: How many compressed features it has, of which ``labels`` may be a part;
+            None if that is not known.
         tasks: The facts of the dataset's tasks, by name.
         provenance: Where the scores of each metric come from, by its name.
     """
@@ -78,6 +80,7 @@ class Evaluation(Described):
     notes: dict[str, str] = field(default_factory=dict)
     dataset: str | None = None
     dataset_name: str = ""
+    dataset_features: int | None = None
     tasks: Mapping[str, TaskFacts] = field(default_factory=dict)
     without: tuple[Metric, ...] = ()
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
@@ -180,7 +183,10 @@ class Evaluation(Described):
         return replace(self, target=target)
 
     def same_dataset(self, other: Evaluation) -> bool:
-        """Whether another result is of this one's dataset, or of one whose labels agree."""
+        """Whether another result is of this one's dataset, or of one built apart that agrees.
+
+        Those agree of which more than half of the features of each may have the same labels.
+        """
         from cfqa_data.eval.merging import same_dataset
 
         return same_dataset(self, other)
@@ -189,8 +195,8 @@ class Evaluation(Described):
         """Put results of one dataset together: all features and all metrics.
 
         Where two have scores of the same metric, the first ones are kept. Datasets that were built
-        apart are the same where their labels agree to 1e-6; what does not is left out, which
-        ``notes`` and a `MetricWarning` tell.
+        apart are the same where the labels of more than half of the features of each agree to 1e-6;
+        what differs is left out, which ``notes`` and a `MetricWarning` tell.
 
         Args:
             others: Further results.

@@ -20,14 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.features.datasets import (
-    dataset_identity,
-    dataset_name,
-    table_digest,
-    task_facts,
-)
+from cfqa_data.eval.features.datasets import dataset_facts, table_digest
 from cfqa_data.eval.fingerprint import fingerprint
-from cfqa_data.eval.merging import agreement, joined, relabelled
+from cfqa_data.eval.merging import compared, joined, relabelled
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.results import Evaluation, conclude
@@ -94,9 +89,7 @@ class ScoreFile:
         self._known: dict[str, Any] = {
             "target": target,
             "failures": {},
-            "dataset": dataset_identity(dataset),
-            "dataset_name": dataset_name(dataset),
-            "tasks": task_facts(dataset),
+            **dataset_facts(dataset),
         }
         self._begun = {}
         followed = target if limit is None else f"{target}, {limit} sources of each fold"
@@ -137,8 +130,8 @@ class ScoreFile:
         except MetricError:
             return None, "is there, and does not say what was scored"
         if there.dataset != self._known["dataset"]:
-            here, good = agreement(there, self._dataset.labels)
-            if not here.any() or (here & ~good).any():
+            found = compared(there, self._dataset.labels, self._known["dataset_features"])
+            if not found.same or found.differ.any():
                 return None, "holds the scores of another dataset"
         own = {record.arrays for record in self._begun.values()}
         if {record.arrays for record in there.provenance.values()} - own - {None}:

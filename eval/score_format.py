@@ -91,6 +91,7 @@ def write_scores(
     facts = {
         "dataset": evaluation.dataset,
         "dataset_name": evaluation.dataset_name,
+        "dataset_features": evaluation.dataset_features,
         "tasks": {name: task.to_dict() for name, task in evaluation.tasks.items()},
         "target": evaluation.target,
         "failures": evaluation.failures,

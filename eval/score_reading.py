@@ -12,10 +12,10 @@ import numpy as np
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.datasets import (
     KEYS,
+    dataset_facts,
     dataset_identity,
-    dataset_name,
+    feature_count,
     opened,
-    task_facts,
 )
 from cfqa_data.eval.merging import BOUND, agreeing, merge
 from cfqa_data.eval.metrics import Metric
@@ -107,19 +107,18 @@ def bind(evaluation: Evaluation, dataset: FeatureSource, name: str) -> Evaluatio
     Raises:
         MetricError: They are of another dataset.
     """
-    identity = dataset_identity(dataset)
-    if evaluation.dataset != identity:
+    if evaluation.dataset != dataset_identity(dataset):
         if not set(BOUND) & set(evaluation.labels.column_names):
             raise MetricError(f"{name}: these are the scores of another dataset; give theirs")
-        evaluation = agreeing(evaluation, dataset.labels, name)
+        whole = feature_count(dataset)
+        evaluation = agreeing(evaluation, dataset.labels, name, whole, complete=True)
     places = {key: place for place, key in enumerate(row_keys(dataset.labels))}
     keys = row_keys(evaluation.labels)
     for key in keys:
         if key not in places:
             raise MetricError(f"{name}: scores of {named(key)}, which the dataset does not hold")
     labels = dataset.labels.take([places[key] for key in keys])
-    about: dict[str, Any] = {"tasks": task_facts(dataset), "dataset_name": dataset_name(dataset)}
-    return replace(evaluation, labels=labels, dataset=identity, **about)
+    return replace(evaluation, labels=labels, **dataset_facts(dataset))
 
 
 def from_scores(
@@ -183,9 +182,7 @@ def from_scores(
         values[rows],
         target,
         {},
-        dataset=dataset_identity(source),
-        dataset_name=dataset_name(source),
-        tasks=task_facts(source),
+        **dataset_facts(source),
         provenance=dict.fromkeys(names, provenance or Provenance()),
     )
 
@@ -260,6 +257,7 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
             "notes": dict(facts["notes"]),
             "dataset": facts["dataset"],
             "dataset_name": facts["dataset_name"],
+            "dataset_features": facts.get("dataset_features"),
             "tasks": {
                 name: TaskFacts.from_dict(task, name) for name, task in facts["tasks"].items()
             },
@@ -273,6 +271,7 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
             or schema.field("value").type != pa.float64()
             or len({metric.name for metric in metrics}) != len(metrics)
             or not all(isinstance(text, str) for text in texts)
+            or not isinstance(known["dataset_features"], int | None)
         ):
             raise ValueError
         table = read_parquet(data, max(MOST_ROWS, features * len(metrics)))

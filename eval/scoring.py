@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -193,25 +193,33 @@ class Scoring:
             with suppress(UndefinedError):
                 seen[self._split.others(task, fold, metric.left_out)] = True
         rows = labels.filter(seen)
-        return TrainedOn(
-            folds=tuple(np.unique(self._folds[seen]).tolist()),
-            codecs=tuple(sorted(set(rows["codec"].to_pylist()))),
-            originals=len(set(zip(*rows.select(["task", "source_id"]).columns, strict=True))),
-            target=self._target,
-        )
+        return TrainedOn.of(rows, np.unique(self._folds[seen]).tolist(), self._target)
 
     @contextmanager
-    def _accounted(self, metric: Metric) -> Iterator[None]:
-        """Add what is done within to the time that a metric took."""
+    def _accounted(
+        self, metric: Metric, *, features: int = 0, training: bool = False
+    ) -> Iterator[None]:
+        """Add what is done within to the time that a metric took.
+
+        Args:
+            metric: The metric.
+            features: How many are scored for the first time within.
+            training: Whether this is preparation, and no scoring.
+        """
         began = time.perf_counter()
         try:
             yield
         finally:
             known, spent = self._scored.provenance, time.perf_counter() - began
             record = known[metric.name]
+            trained, scored = record.training_seconds, record.features
+            if record.seconds is None:  # else an older file told the time alone
+                trained, scored = 0.0, 0
             known[metric.name] = replace(
                 record,
                 seconds=(record.seconds or 0.0) + spent,
+                training_seconds=None if trained is None else trained + training * spent,
+                features=None if scored is None else scored + features,
                 memory_bytes=peak_memory(self._device),
                 date=now(),
             )
@@ -277,8 +285,7 @@ class Scoring:
         if keys:
             self._progress.start("train", len(keys), "trainings")
             for key in keys:
-                with self._accounted(self._metrics[key[0]]):
-                    self._of_fold(*key)
+                self._of_fold(*key)
                 self._progress.advance()
             self._progress.finish()
 
@@ -294,7 +301,8 @@ class Scoring:
                     rows[self._split.others(task, fold, metric.left_out)] = True
         if inputs:
             first = next(self._metrics[key[0]] for key in keys if self._metrics[key[0]].inputs)
-            with suppress(MetricError), self._accounted(first):  # told where it is trained
+            accounted = self._accounted(first, training=True)
+            with suppress(MetricError), accounted:  # told where it is trained
                 self._shared.of([*inputs.values()], np.flatnonzero(rows), self._progress)
 
     def _missing(self, *where: Any) -> NDArray[np.bool_]:
@@ -355,8 +363,8 @@ class Scoring:
             self._failed[at, column] = self._undefined[at, column] = True
             return
         scores = None
-        with self._accounted(metric):
-            if ready := self._of_fold(column, task, int(self._folds[part.rows[0]])):
+        if ready := self._of_fold(column, task, int(self._folds[part.rows[0]])):
+            with self._accounted(metric, features=len(at)):
                 scores = self._unchecked(ready, part)
         if ready and scores is not None:
             pending.append(Pending(ready, column, part, at, scores))
@@ -370,7 +378,9 @@ class Scoring:
             self._ready[key], metric = None, self._metrics[column]
             here = ((self._tasks == task) & (self._folds == fold))[self._rows]
             try:
-                self._ready[key] = self._given(metric, task, fold)
+                prepared = metric.fit or metric.needs
+                with self._accounted(metric, training=True) if prepared else nullcontext():
+                    self._ready[key] = self._given(metric, task, fold)
             except UndefinedError as error:
                 self._reasons.setdefault(metric.name, str(error))
                 self._undefined[here, column] = self._failed[here, column] = True

@@ -14,10 +14,11 @@ from metric_samples import TRAINED, pair
 from test_metrics_gap_mean import Planted
 
 from cfqa_data.errors import MetricError, MetricWarning
-from cfqa_data.eval import create_metric, evaluate, load_metric, save_metric
+from cfqa_data.eval import create_metric, evaluate, load_metric, read_evaluation, save_metric
 from cfqa_data.eval.metrics import forest
 from cfqa_data.eval.metrics.forest import Forest, fit_forest
 from cfqa_data.eval.metrics.stack import INPUTS
+from cfqa_data.eval.report import report_html
 
 pytestmark = pytest.mark.usefixtures("quick_statistics")
 
@@ -81,6 +82,19 @@ def test_it_is_trained_on_other_folds_explained_and_saved(tmp_path: Path) -> Non
     loaded = load_metric(save_metric(metric, tmp_path / "stack.json"))
     assert loaded(x[0], y[0]).tolist() == metric(x, y)[:1].tolist()
     assert (loaded.weights, loaded.fit) == (metric.weights, None)
+    seen: Any = loaded.trained_on
+    assert (seen.folds, seen.originals, seen.target) == ((0, 1), 12, "distortion")
+    assert seen.codecs == tuple(sorted(dataset.labels["codec"].unique().to_pylist()))
+    scored = evaluate(dataset, [loaded], out=tmp_path / "scores.parquet")
+    assert "before this evaluation" in report_html(scored)
+    for found in (scored, read_evaluation(dataset, tmp_path / "scores.parquet")):
+        record = found.provenance["stack"]
+        assert (record.trained_on, record.trained_before) == (None, seen)
+        assert record.options == {}
+    facts = json.loads((tmp_path / "stack.json").read_text())
+    del facts["trained_on"]  # as of files written before it was kept
+    (tmp_path / "old.json").write_text(json.dumps(facts))
+    assert load_metric(tmp_path / "old.json").trained_on is None
     assert metric(x, x).tolist() == [0.0] * 3
     again = create_metric("stack").fitted(dataset)
     assert again.options["forest"].to_dict() == metric.options["forest"].to_dict()
@@ -119,7 +133,13 @@ def test_what_is_not_a_saved_metric_is_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1\xff")
     with pytest.raises(MetricError, match=r"not a trained metric that was saved \(it is no text\)"):
         load_metric(path)
-    for wrong in ({}, [], facts | {"metric": "mse"}, facts | {"options": {"exponents": {}}}):
+    for wrong in (
+        {},
+        [],
+        facts | {"metric": "mse"},
+        facts | {"options": {"exponents": {}}},
+        facts | {"trained_on": 3},
+    ):
         path.write_text(json.dumps(wrong))
         with pytest.raises(MetricError, match="not a trained metric that was saved"):
             load_metric(path)

@@ -378,6 +378,8 @@ def test_what_training_found_is_kept_saved_and_loaded(tmp_path: Path) -> None:
         for of in (Weighted, Weighted(), "test_metrics_trained:Weighted"):
             loaded = load_metric(path, metric=of)
             assert torch.equal(loaded(x, y), model(x, y))
+            assert loaded.trained_on == model.trained_on
+            assert loaded.trained_on.folds == (1 - fold,)
             assert (loaded.name, loaded.lower_better, loaded.tasks) == ("Weighted", True, ("cls",))
     for given, message in (
         (None, "holds the state of a Weighted; give it: metric=Weighted"),

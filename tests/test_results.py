@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from test_evaluator_runs import FoldedDataset, Stops
 
 from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval import (
+    Evaluation,
     Provenance,
     create_metric,
     evaluate,
@@ -30,6 +32,7 @@ from cfqa_data.eval import (
     scoring,
 )
 from cfqa_data.eval.metrics import trained
+from cfqa_data.eval.report.leaderboard import leaderboard
 
 pytestmark = pytest.mark.usefixtures("quick_statistics")
 
@@ -266,3 +269,91 @@ def test_files_of_before_are_read(tmp_path: Path) -> None:
     assert added.provenance["mse"].date is None
     assert added.columns()["mse"].tolist() == result.columns()["mse"].tolist()
     assert list(read_evaluation(old).columns()) == ["mse", "cosine"]
+
+
+class SomeSources(FoldedDataset):
+    """Some of a dataset's sources, with the same labels, as a smaller recipe makes them."""
+
+    def __init__(self, sources: int = 1) -> None:
+        super().__init__()
+        names = self.labels["source_id"].to_pylist()
+        kept = {f"{task}-{number}" for task in ("cls", "seg") for number in range(sources)}
+        self.labels = self.labels.filter(pa.array([name in kept for name in names]))
+
+
+class Rebuilt(FoldedDataset):
+    """Another build of the same recipe, whose labels differ by rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        place = self.labels.column_names.index("loss")
+        loss = self.labels["loss"].to_numpy() * (1 + 3e-7)
+        self.labels = self.labels.set_column(place, "loss", pa.array(loss))
+
+
+def without_size(result: Evaluation) -> Evaluation:
+    """As an older file gives it."""
+    return replace(result, dataset_features=None)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_dataset_that_shares_some_sources_is_another_one(older: bool, tmp_path: Path) -> None:
+    results = [evaluate(dataset, ["mse"]) for dataset in (SomeSources(), FoldedDataset())]
+    small, whole = map(without_size, results) if older else results
+    assert not small.same_dataset(whole)
+    assert not whole.same_dataset(small)
+    files = [small.write(tmp_path / "small.parquet"), whole.write(tmp_path / "whole.parquet")]
+    sizes = [result.labels.num_rows for result in (small, whole)]
+    for order in (1, -1):
+        boards = leaderboard(*files[::order])
+        assert [board.features for board in boards] == sizes[::order]
+        assert not any(board.notes for board in boards)
+        with pytest.raises(MetricError, match="the scores of another dataset; give theirs"):
+            read_evaluation(*files[::order])
+    for refused in (
+        lambda: read_evaluation(FoldedDataset(), files[0]),
+        lambda: leaderboard(files[0], dataset=FoldedDataset()),
+    ):
+        with pytest.raises(MetricError, match=r"small\.parquet: these are the scores of another"):
+            refused()
+    with pytest.raises(MetricError, match="holds the scores of another dataset"):
+        evaluate(FoldedDataset(), ["mse"], out=files[0])
+
+
+def test_parts_of_one_dataset_are_put_together(tmp_path: Path) -> None:
+    """One source of each task, one task, and everything, of two builds."""
+    part = evaluate(Rebuilt(), [own], limit=1, fold=0)
+    one_task = evaluate(FoldedDataset(), ["mse"])
+    rows = np.flatnonzero(np.array(one_task.labels["task"].to_pylist()) == "cls")
+    one_task = one_task.part(rows, ["mse"])
+    whole = evaluate(Rebuilt(), ["cosine"])
+    assert part.same_dataset(one_task)
+    assert one_task.same_dataset(part)
+    boards = [leaderboard(*found) for found in permutations([part, one_task, whole])]
+    for (board,) in boards:
+        assert (board.features, board.notes) == (whole.labels.num_rows, ())
+        assert {entry.metric.name for entry in board.entries} == {"own", "mse", "cosine"}
+    pooled = one_task.merge(whole, label="whole")
+    (note,) = pooled.notes.values()
+    counts = len(whole.labels) - len(rows), len(whole.labels)
+    assert "{} of {} features are not scored in the other file".format(*counts) in note
+    assert not np.isnan(pooled.columns()["cosine"]).any()
+    assert read_evaluation(FoldedDataset(), part.write(tmp_path / "part.parquet")).notes == {}
+
+
+def test_time_per_feature_is_of_what_was_scored(tmp_path: Path) -> None:
+    dataset, out = FoldedDataset(), tmp_path / "scores.parquet"
+    first = evaluate(dataset, ["mse", "gap_mean"], fold=0, out=out).provenance
+    both = evaluate(dataset, ["mse", "gap_mean"], out=out).provenance
+    rows = dataset.labels.num_rows
+    assert [record.features for record in both.values()] == [rows, rows]
+    assert 0 < (first["mse"].features or 0) < rows
+    mine, fitted = both["mse"], both["gap_mean"]
+    assert mine.training_seconds == 0
+    assert mine.milliseconds == 1000 * (mine.seconds or 0) / rows
+    known: Any = replace(fitted, seconds=3.0, training_seconds=1.0, features=10)
+    assert 0 < (fitted.training_seconds or 0) < (fitted.seconds or 0)
+    assert known.milliseconds == 200
+    assert replace(known, features=None).milliseconds is None
+    (board,) = leaderboard(read_evaluation(out).part(range(40), ["mse"]))
+    assert board.entries[0].provenance.milliseconds == mine.milliseconds

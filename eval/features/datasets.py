@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FeatureSource",
+    "dataset_facts",
     "dataset_identity",
     "dataset_name",
     "facts_of",
+    "feature_count",
     "opened",
     "stored_rows",
     "task_facts",
@@ -94,6 +96,24 @@ def dataset_identity(dataset: FeatureSource) -> str:
 def dataset_name(dataset: Any) -> str:
     """Return what an open dataset is called; empty where it has no manifest."""
     return str(getattr(getattr(dataset, "manifest", None), "name", ""))
+
+
+def feature_count(dataset: FeatureSource) -> int:
+    """Return how many compressed features a dataset has, also of one opened in part."""
+    if not _told_by_manifest(dataset):
+        return int(dataset.labels.num_rows)
+    tasks = dataset.manifest.tasks.values()
+    return sum(len(t.sources) * len(codec.levels) for t in tasks for codec in t.codecs.values())
+
+
+def dataset_facts(dataset: FeatureSource) -> dict[str, Any]:
+    """Return what an `Evaluation` keeps of its dataset, by attribute."""
+    return {
+        "dataset": dataset_identity(dataset),
+        "dataset_name": dataset_name(dataset),
+        "dataset_features": feature_count(dataset),
+        "tasks": task_facts(dataset),
+    }
 
 
 def _told_by_manifest(dataset: Any) -> TypeGuard[Dataset]:

@@ -43,6 +43,7 @@ from cfqa_data.torch_state import torch_state
 
 if TYPE_CHECKING:
     from cfqa_data.eval.features.reading import FeatureSource
+    from cfqa_data.eval.features.trained_on import TrainedOn
     from cfqa_data.eval.features.training import TrainingSet
 
 __all__ = [
@@ -129,6 +130,7 @@ class Metric(Described):
             computes them once, before all training.
         weights: What training found, for people: the share of each input, by its name.
         model: What ``fit`` of a user's metric returned, which `save_metric` saves.
+        trained_on: What the training has seen; None if it is not trained, or that is not known.
         left_out: For one that is trained: the codec whose features the training does without.
         device: Torch device on which the metric runs.
     """
@@ -155,6 +157,7 @@ class Metric(Described):
     inputs: tuple[Metric, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
     model: Any = field(default=None, repr=False, compare=False)
+    trained_on: TrainedOn | None = None
     left_out: str | None = None
     device: str = "cpu"
 
@@ -281,20 +284,24 @@ class Metric(Described):
         Raises:
             MetricError: It is not one that is trained, or training fails.
         """
-        from cfqa_data.eval.features.training import training_set
+        from cfqa_data.eval.features.trained_on import TrainedOn
+        from cfqa_data.eval.features.training import TrainingSet, training_set
 
         if self.fit is None:
             raise self._error(" is not one that is trained")
         try:
             # Gradients, also while an evaluation runs.
             with listener(progress or Silent()) as shown, torch_state(grad=True):
-                found = self.fit(training_set(training, target, shown), self.device)
+                rows = training_set(training, target, shown)
+                found = self.fit(rows, self.device)
             facts: dict[str, Any] = {
                 "name": self.name,
                 "lower_better": self.lower_better,
                 "least_tokens": max(found.least_tokens, self.least_tokens),
                 "tasks": self.tasks,
             }
+            if isinstance(rows, TrainingSet):
+                facts["trained_on"] = TrainedOn.of(rows.labels, rows.folds, rows.target)
             given = {name: self.options[name] for name in found.needs if name in self.options}
             return replace(found.with_options(**given), **facts)
         except CfqaError as error:

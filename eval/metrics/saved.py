@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from cfqa_data.access.memory import as_numpy
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.features.lazy_torch import torch
+from cfqa_data.eval.features.trained_on import TrainedOn
 from cfqa_data.eval.metrics.base import Metric, error_line
 from cfqa_data.eval.metrics.custom import imported, made, trained
 from cfqa_data.eval.metrics.forest import Forest
@@ -62,6 +64,7 @@ def save_metric(metric: Metric, path: str | Path) -> Path:
     own = next(one.name for one in TRAINED_METRICS if one.function is metric.function)
     named = {} if metric.name == own else {"name": metric.name}
     facts = {"metric": own, "options": options, "weights": dict(metric.weights)} | named
+    facts |= _seen(metric)
     write_text(path, json.dumps(facts, allow_nan=False) + "\n")
     return path
 
@@ -79,8 +82,18 @@ def _save_model(metric: Metric, path: Path) -> Path:
         raise MetricError(f"metric {metric.name!r}: {why}") from error
     given = metric.options.keys() & metric.needs
     arrays |= {STATISTIC + name: as_numpy(metric.options[name]) for name in given}
-    write_tensors(path, arrays, {"class": kind} | {name: getattr(metric, name) for name in FACTS})
+    facts = {"class": kind} | {name: getattr(metric, name) for name in FACTS} | _seen(metric)
+    write_tensors(path, arrays, facts)
     return path
+
+
+def _seen(metric: Metric) -> dict[str, Any]:
+    """Return what the training has seen, as a file keeps it, if that is known."""
+    return {"trained_on": asdict(metric.trained_on)} if metric.trained_on else {}
+
+
+def _trained_on(facts: Mapping[str, Any]) -> TrainedOn | None:
+    return TrainedOn.from_dict(facts["trained_on"]) if "trained_on" in facts else None
 
 
 def load_metric(path: str | Path, device: str = "cpu", *, metric: Any = None) -> Metric:
@@ -106,6 +119,7 @@ def load_metric(path: str | Path, device: str = "cpu", *, metric: Any = None) ->
             option: Forest.from_dict(value) if isinstance(value, dict) else value
             for option, value in given.items()
         }
+        seen = _trained_on(facts)
         found = create_metric(name, device, name=facts.get("name", name), **options)
         if found.fit or found.family != "trained":
             raise MetricError(f"{name} is not trained by it")
@@ -115,7 +129,7 @@ def load_metric(path: str | Path, device: str = "cpu", *, metric: Any = None) ->
         why = f"no {error}" if isinstance(error, KeyError) else str(error)
         why = "it is no text" if isinstance(error, UnicodeDecodeError) else why
         raise MetricError(f"{path}: not a trained metric that was saved ({why})") from None
-    return replace(found, weights=weights)
+    return replace(found, weights=weights, trained_on=seen)
 
 
 def _load_model(path: Path, device: str, metric: Any) -> Metric:
@@ -126,6 +140,7 @@ def _load_model(path: Path, device: str, metric: Any) -> Metric:
             facts = parse_json((file.metadata() or {})["cfqa"].encode())
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         kind, known = str(facts["class"]), {name: facts[name] for name in FACTS}
+        known["trained_on"] = _trained_on(facts)
     except OSError as error:
         raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (SafetensorError, LookupError, TypeError, AttributeError, ValueError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cfqa_data.console.text import WIDTH, table_text
 from cfqa_data.errors import MetricError
@@ -41,7 +41,7 @@ NOT_TOLD = "not told"
 
 TIES = (
     "=: no metric is significantly better. beaten: by how many metrics (p < 0.05, after Holm).\n"
-    "interval: 95%, over the sources. ms: per feature."
+    "interval: 95%, over the sources. ms: per feature, without training."
 )
 
 
@@ -59,7 +59,6 @@ class Entry:
         overall: Mean SROCC over the sources of all tasks, oriented, with its interval.
         by_task: That of each task.
         provenance: Where its scores come from.
-        features: How many compressed features it scored.
         trained: What it was fitted to, in words; empty for a formula of this package.
     """
 
@@ -71,7 +70,6 @@ class Entry:
     overall: Figure
     by_task: Mapping[str, Figure]
     provenance: Provenance
-    features: int
     trained: str
 
     @property
@@ -85,12 +83,6 @@ class Entry:
         record = self.provenance
         which = record.version or (record.source_sha256 or "")[:8]
         return " ".join(filter(None, [record.package, which]))
-
-    @property
-    def milliseconds(self) -> float | None:
-        """Time per feature."""
-        seconds = self.provenance.seconds
-        return None if seconds is None else 1000 * seconds / max(1, self.features)
 
 
 @dataclass(frozen=True)
@@ -143,27 +135,47 @@ def leaderboard(
         target: Label to follow; by default the one of the first result on a dataset.
 
     Returns:
-        A board for each dataset, in the order of the results.
+        A board for each dataset, in the order of the results, the parts of one put together,
+        beginning with the largest (see `Evaluation.same_dataset`).
 
     Raises:
         MetricError: There is no result; a file is not a whole file of scores.
     """
     source = None if dataset is None else opened(dataset)
-    pools: list[Evaluation] = []
+    read = []
     for number, result in enumerate(results, 1):
         label = str(number)
         if isinstance(result, str | Path):
             label = absolute_path(result).stem
             result = read_file(result, source)
-        for place, pool in enumerate(pools):
-            if pool.same_dataset(result):
-                pools[place] = pool.merge(result, label=label)
-                break
-        else:
-            pools.append(result)
-    if not pools:
+        read.append((label, result))
+    if not read:
         raise MetricError("name at least one file of scores, .parquet")
-    return [_board(pool if target is None else pool.following(target)) for pool in pools]
+    return [_board(pool if target is None else pool.following(target)) for pool in _pools(read)]
+
+
+def _pools(read: Sequence[tuple[str, Evaluation]]) -> list[Evaluation]:
+    """Put the results of each dataset together, whatever the order in which they are given.
+
+    The largest is what the others are compared with, so that parts that share nothing meet in it.
+    """
+
+    def by_size(place: int) -> tuple[Any, ...]:
+        found = read[place][1]
+        return -found.labels.num_rows, found.dataset_name, found.dataset or "", place
+
+    left, pools = sorted(range(len(read)), key=by_size), {}
+    while left:
+        members = [left.pop(0)]
+        pool = read[members[0]][1]
+        while more := [place for place in left if pool.same_dataset(read[place][1])]:
+            label, other = read[more[0]]
+            pool = pool.merge(other, label=label)
+            members += more[:1]
+            left.remove(more[0])
+        first = min(members)
+        pools[first] = pool.following(read[first][1].target)
+    return [pools[first] for first in sorted(pools)]
 
 
 def _board(evaluation: Evaluation) -> Board:
@@ -191,7 +203,6 @@ def _board(evaluation: Evaluation) -> Board:
             overall=overall[metric.name],
             by_task=by_task[metric.name],
             provenance=evaluation.provenance.get(metric.name, Provenance()),
-            features=rows[metric.name]["n_pooled"],
             trained=_trained(metric, evaluation),
         )
         for place, metric in enumerate(ordered, 1)
@@ -230,7 +241,8 @@ def _cells(board: Board) -> list[list[str]]:
         figures.append("-" if entry.beaten_by is None else str(entry.beaten_by))
         figures += [entry.by_task[task].text for task in board.tasks]
         plain = [text.replace(MINUS, "-").replace("\u2013", "-") for text in figures]
-        time = "-" if entry.milliseconds is None else f"{entry.milliseconds:.3g}"
+        spent = entry.provenance.milliseconds
+        time = "-" if spent is None else f"{spent:.3g}"
         cells.append([entry.metric.name, entry.rank_text, *plain, time, entry.version or "-"])
     return cells
 
