@@ -19,6 +19,7 @@ from cfqa_data.eval.metrics import forest
 from cfqa_data.eval.metrics.forest import Forest, fit_forest
 from cfqa_data.eval.metrics.stack import INPUTS
 from cfqa_data.eval.report import report_html
+from cfqa_data.eval.report.leaderboard import leaderboard
 
 pytestmark = pytest.mark.usefixtures("quick_statistics")
 
@@ -87,6 +88,10 @@ def test_it_is_trained_on_other_folds_explained_and_saved(tmp_path: Path) -> Non
     assert seen.codecs == tuple(sorted(dataset.labels["codec"].unique().to_pylist()))
     scored = evaluate(dataset, [loaded], out=tmp_path / "scores.parquet")
     assert "before this evaluation" in report_html(scored)
+    (entry,) = leaderboard(scored)[0].entries
+    assert (
+        entry.trained == "12 originals of folds 0, 1, before, all of them; all codecs; distortion"
+    )
     for found in (scored, read_evaluation(dataset, tmp_path / "scores.parquet")):
         record = found.provenance["stack"]
         assert (record.trained_on, record.trained_before) == (None, seen)

@@ -222,12 +222,12 @@ def _board(evaluation: Evaluation) -> Board:
 
 def _trained(metric: Metric, evaluation: Evaluation) -> str:
     record = evaluation.provenance.get(metric.name, Provenance())
-    if (seen := record.trained_on) is not None:
+    if (seen := record.trained_on or record.trained_before) is not None:
         folds, codecs = ", ".join(map(str, seen.folds)), ", ".join(seen.codecs)
         if set(seen.codecs) == set(evaluation.labels["codec"].unique().to_pylist()):
             codecs = "all codecs"
-        each = f"{seen.originals} originals of folds {folds}, each time without the one scored"
-        return f"{each}; {codecs}; {seen.target}"
+        how = "each time without the one scored" if record.trained_on else "before, all of them"
+        return f"{seen.originals} originals of folds {folds}, {how}; {codecs}; {seen.target}"
     if record.package in (OWN, None) and metric.family not in ("trained", "custom"):
         return ""
     return NOT_TOLD
