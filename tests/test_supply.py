@@ -41,6 +41,12 @@ ACCEPTED = {
 
 EXCEPTIONS = {"LLVM-exception"}
 
+BY_HAND = {
+    "docutils": {"BSD-3-Clause", "GNU General Public License (GPL)", "Public Domain"},
+    "mlcroissant": {"none told"},
+}
+"""What the metadata of tools for development says, whose licences docs/supply.md tells of."""
+
 SPELLED = {
     "Apache 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
@@ -193,7 +199,7 @@ def test_ci_runs_with_the_locked_versions() -> None:
 def test_licences_of_all_dependencies_are_accepted() -> None:
     told = {name: licences(found.metadata) for name, found in CLOSURE.items()}
     known = ACCEPTED | EXCEPTIONS
-    assert {name: ids for name, ids in told.items() if not ids <= known} == {}
+    assert {name: ids for name, ids in told.items() if not ids <= known} == BY_HAND
 
 
 @pytest.mark.parametrize(
