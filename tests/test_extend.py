@@ -385,7 +385,7 @@ def test_a_fitted_codec_asks_for_its_images_before_anything_is_written(
         (["--codec", "x265", "--levels", "30"], "has a codec 'x265'; give another name"),
         (["--codec", "x265", "--levels", "99", "--name", "b"], "a qp is a whole number"),
         (["--codec", "x265", "--levels", "30,20", "--name", "b"], "qp must rise"),
-        (["--codec", "x265", "--levels", "a"], "'a' is no number"),
+        (["--codec", "x265", "--levels", "a"], "'a' is not a number"),
         (["--codec", ROUNDED, "--levels", "2", "--task", "seg"], "task 'seg'"),
         (["--codec", ROUNDED, "--levels", "2", "--option", "x"], "'x' is not KEY=VALUE"),
         (["--codec", ROUNDED, "--levels", "2", "--option", "x=1"], "x"),
