@@ -26,12 +26,12 @@ from cfqa_data.builders.extending.files import label_files
 from cfqa_data.builders.maintenance.deep_verify import verify_deep
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.label import baseline_values
-from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
 from cfqa_data.format.manifest import hash_file
 from cfqa_data.format.resources import resolve
 from cfqa_data.integrity.verify import verify
+from cfqa_data.processes.executor import Executor
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.testing.mock import Rounded
 
