@@ -250,7 +250,7 @@ class Evaluation(Described):
         if path.suffix not in (".parquet", ".csv"):
             raise MetricError(f"{path}: scores are written as .parquet or .csv, by that ending")
         if path.exists() and not force:
-            raise MetricError(f"{path}: is there; write to another file, or give force=True")
+            raise MetricError(f"{path}: already exists; write to another file, or give force=True")
         try:
             write_scores(self, path)
         except OSError as error:

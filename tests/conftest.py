@@ -30,7 +30,7 @@ if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
-# As builders/processes/executor.py does for its workers: else the kernel clears the same pages
+# As cfqa_data/processes/executor.py does for its workers: else the kernel clears the same pages
 # again and again. Read when a process starts, which xdist's workers do after this.
 for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
     os.environ.setdefault(name, str(64 << 20))

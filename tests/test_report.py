@@ -932,5 +932,5 @@ def test_classes_that_cannot_be_drawn_are_said(
         with pytest.raises(MetricError, match=r"no task with classes|to draw classes, give"):
             write_report(evaluation, tmp_path / "page.html", dataset, classes=True)
     assert main(["eval", str(folder), "--classes"]) == 2
-    assert "--classes is for the page of --report" in capsys.readouterr().err
+    assert "--classes requires --report" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
