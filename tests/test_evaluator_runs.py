@@ -666,7 +666,7 @@ class Scale:
     [
         (
             {"metrics": ["mse", Scale(2.0)]},
-            "holds scores of a 'Scale' with other code, options or training",
+            "holds scores of a 'Scale' with other options, state or training",
         ),
         ({"metrics": ["mse", Scale(threading.Lock())]}, "that may be another one (the state of"),
         ({"dataset": MemoryDataset(seed=1)}, "holds the scores of another dataset"),
