@@ -94,7 +94,7 @@ def test_another_table_than_that_of_originals_is_a_fault(
     (fault,) = written(root, other, drawn)
     assert fault.startswith("previews/originals.parquet: its columns beside pictures are not")
     (root / NAMES.previews).write_bytes(b"no table")
-    with pytest.raises(FormatError, match="originals.parquet: not a Parquet table"):
+    with pytest.raises(FormatError, match="not a Parquet table"):
         Folder(root).previews()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,23 +95,24 @@ class Preview(BuildStage):
         return row | ({ANSWERS: "; ".join(answers)} if answers else {})
 
     def levels(
-        self, item: Item, source_id: str, shape: Sequence[int]
+        self, item: Item, source_id: str, shape: tuple[int, ...]
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield a few levels, and what their bitstreams decode to."""
         if not item.codec:
             return
         spec, codec = self.context.codec_spec(item), self.context.codec(item.task, item.codec)
         shards = self.plan.shards(item.task)
+        n, c, t, d = shape
         path = self.layout.bitstreams(item.task, item.codec, item.shard, shards)
         places = np.linspace(0, len(spec.levels) - 1, min(len(spec.levels), LEVELS))
         for level in places.round().astype(int).tolist():
             key = f"{source_id}/{level}"
             stream = read_tensors(path, [key])[key].tobytes()
             if spec.quantizer is None:
-                yield level, codec.decode(stream, tuple(shape))
+                yield level, codec.decode(stream, shape)
             else:
-                plane = codec.decode(stream, plane_shape(shape))
-                yield level, spec.quantizer.dequantize(unpack(plane, shape))
+                plane = codec.decode(stream, plane_shape((n, c, t, d)))
+                yield level, spec.quantizer.dequantize(unpack(plane, (n, c, t, d)))
 
 
 def drawing_versions() -> dict[str, str]:
