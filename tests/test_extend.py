@@ -27,7 +27,6 @@ from cfqa_data.builders.extending.files import label_files
 from cfqa_data.builders.maintenance.deep_verify import verify_deep
 from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.label import baseline_values
-from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
 from cfqa_data.format.layout import NAMES
@@ -36,6 +35,7 @@ from cfqa_data.format.previews import drawn_columns
 from cfqa_data.format.resources import resolve
 from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.integrity.verify import verify
+from cfqa_data.processes.executor import Executor
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.testing.mock import Rounded
 
@@ -394,7 +394,7 @@ def test_a_fitted_codec_asks_for_its_images_before_anything_is_written(
         (["--codec", "x265", "--levels", "30"], "has a codec 'x265'; give another name"),
         (["--codec", "x265", "--levels", "99", "--name", "b"], "a qp is a whole number"),
         (["--codec", "x265", "--levels", "30,20", "--name", "b"], "qp must rise"),
-        (["--codec", "x265", "--levels", "a"], "'a' is no number"),
+        (["--codec", "x265", "--levels", "a"], "'a' is not a number"),
         (["--codec", ROUNDED, "--levels", "2", "--task", "seg"], "task 'seg'"),
         (["--codec", ROUNDED, "--levels", "2", "--option", "x"], "'x' is not KEY=VALUE"),
         (["--codec", ROUNDED, "--levels", "2", "--option", "x=1"], "x"),

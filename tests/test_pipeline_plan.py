@@ -136,7 +136,7 @@ def test_accepted_versions_are_noted_one_after_the_other(tmp_path: Path) -> None
     assert opened(**first) == first
     begin(tmp_path)
     second = {"numpy": "2.0", "x265": "4.0, then 4.1", "zarr": "absent, then 3"}
-    with pytest.raises(BuildError, match=r"\(x265: 4.0, now 4.1\).*--accept-versions"):
+    with pytest.raises(BuildError, match=r"\(x265: 4.0, now 4.1\).*--allow-version-mismatch"):
         opened(accept=False, numpy="2.0", x265="4.1", zarr="3")
     assert opened(numpy="2.0", x265="4.1", zarr="3") == second
     assert opened(accept=False, numpy="2.0", x265="4.1", zarr="3") == second  # once is enough
@@ -147,7 +147,7 @@ def test_accepted_versions_are_noted_one_after_the_other(tmp_path: Path) -> None
     assert opened(numpy="2.0", x265="4.0")["zarr"] == "absent, then 3, then absent"
     with pytest.raises(BuildError, match=r"other weights or lists \(a: b, now c\)") as told:
         open_workspace(Plan(recipe(), weights={"a": "c"}), tmp_path, accept_versions=True)
-    assert "--accept-versions" not in str(told.value)
+    assert "--allow-version-mismatch" not in str(told.value)
 
 
 def test_disk_errors_become_one_line() -> None:

@@ -153,7 +153,7 @@ def check_environment(repair_plan: RepairPlan, *, versions: bool) -> RepairPlan:
             for name, entry in manifest.packages.items()
             if name in packages and packages[name]["sha256"] != entry["sha256"]
         ]
-    accept = "" if missing else "try --accept-versions, "
+    accept = "" if missing else "try --allow-version-mismatch, "
     different += missing.values()
     if different:
         more = f" (and {len(different) - 5} more)" if len(different) > 5 else ""
