@@ -32,8 +32,8 @@ from cfqa_data.builders.pipeline.build import STAGES
 from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.plan import Item, Plan
 from cfqa_data.builders.pipeline.select import BuildStage
-from cfqa_data.builders.processes.executor import run_item
 from cfqa_data.format.layout import Layout
+from cfqa_data.processes.executor import run_item
 from cfqa_data.recipe.load import Recipe, load_recipe
 
 

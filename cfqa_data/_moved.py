@@ -37,7 +37,6 @@ _HOMES = {
         "release_stages=stages release_tables=recipe",
         "maintenance": "deep=deep_verify repair repair_plan=plan repair_work=scratch",
         "pipeline": "ladders",
-        "processes": "spawning",
         "sharing": "edition=upload export export_formats hub_limits publish publish_text",
         "sources": "geometry",
         "tasks": "heads",
@@ -57,6 +56,9 @@ _MOVED = {
 }
 
 
+for _name in ("processes", "processes.executor", "processes.spawning", "processes.stage"):
+    _MOVED[f"cfqa_data.builders.{_name}"] = f"cfqa_data.{_name}"
+_MOVED["cfqa_data.builders.spawning"] = "cfqa_data.processes.spawning"
 _MOVED["cfqa_data.builders.checkpoints"] = "cfqa_data.format.checkpoints"
 _MOVED["cfqa_data.builders.calibration.ladders"] = "cfqa_data.builders.pipeline.ladders"
 

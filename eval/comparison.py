@@ -161,15 +161,11 @@ def compare_metrics(
         )
     if draws < 2:
         raise MetricError(f"draws is at least 2, not {draws}")
-    places = {m.name: n for n, m in enumerate((*evaluation.metrics, *evaluation.without))}
-    chosen = [against, *names]
+    places = [list(known).index(name) for name in (against, *names)]
     table = compare_with_first(
-        evaluation.labels,
-        [known[name] for name in chosen],
-        evaluation.values[:, [places[name] for name in chosen]],
-        evaluation.target,
-        draws=draws,
-        seed=seed,
+        evaluation.cells(draws, seed),
+        evaluation.metrics,
+        places,
         views=views,
         coefficients=coefficients,
     )

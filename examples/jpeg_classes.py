@@ -21,7 +21,6 @@ import torch
 from matplotlib.figure import Figure
 
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.processes.executor import one_thread
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.builders.sources.scenes import NUM_COLOURS, NUM_TEXTURES
 from cfqa_data.builders.sources.solids import SHAPES
@@ -29,6 +28,7 @@ from cfqa_data.builders.tasks.hypervector import HypervectorHead, random_keys
 from cfqa_data.builders.training.head import fit_hypervector, fit_linear
 from cfqa_data.codecs import get_codec
 from cfqa_data.eval.report.classes import embed
+from cfqa_data.processes.executor import one_thread
 from cfqa_data.recipe.load import load_recipe
 from cfqa_data.torch_state import torch_state
 

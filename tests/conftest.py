@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
-# As builders/processes/executor.py does for its workers: else the kernel clears the same pages
+# As cfqa_data/processes/executor.py does for its workers: else the kernel clears the same pages
 # again and again. Read when a process starts, which xdist's workers do after this.
 for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
     os.environ.setdefault(name, str(64 << 20))
@@ -75,5 +74,6 @@ def quick_statistics() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mapping, "_fit", lambda *_: None)
-        patch.setattr(results, "statistics", partial(results.statistics, draws=50))
+        patch.setattr(results.Evaluation.cells, "__defaults__", (50, 0))
+        patch.setattr(results.Evaluation.statistics, "__kwdefaults__", {"draws": 50, "seed": 0})
         yield

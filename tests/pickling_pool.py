@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cfqa_data.builders.processes import executor
+from cfqa_data.processes import executor
 
 __all__ = ["replace_workers"]
 

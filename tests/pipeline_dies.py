@@ -7,8 +7,8 @@ import signal
 from dataclasses import dataclass
 from typing import NoReturn
 
-from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.errors import BuildError
+from cfqa_data.processes.stage import Stage
 
 __all__ = ["Doubling", "refuse"]
 

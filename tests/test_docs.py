@@ -25,7 +25,6 @@ from pipeline_toy import QPS, write_networks, write_toml
 import cfqa_data
 from cfqa_data.builders.calibration.calibrate import SEED as CALIBRATION_SEED
 from cfqa_data.builders.pipeline.build import STAGES, build
-from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.sources.scenes import NUM_CLASSES
 from cfqa_data.builders.sources.solids import COLOURS, SHAPES, TEXTURES
 from cfqa_data.builders.training.backbone import Config
@@ -35,6 +34,7 @@ from cfqa_data.codecs import list_codecs
 from cfqa_data.eval.metrics import METRICS, Metric
 from cfqa_data.format.format_1 import LAYERS, TASKS, VIEWS
 from cfqa_data.format.schema import LABEL_COLUMNS, ORIGINAL_COLUMNS
+from cfqa_data.processes.executor import Executor
 from cfqa_data.recipe.load import Recipe, list_recipes, load_recipe
 
 ROOT = Path(__file__).parents[1]

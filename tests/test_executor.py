@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from pipeline_dies import Doubling
 
-from cfqa_data.builders.processes import executor, spawning
-from cfqa_data.builders.processes.executor import ATTEMPTS, MOST_FAILURES, Executor
-from cfqa_data.builders.processes.stage import drive
 from cfqa_data.console.progress import Silent
 from cfqa_data.errors import BuildError
+from cfqa_data.processes import executor, spawning
+from cfqa_data.processes.executor import ATTEMPTS, MOST_FAILURES, Executor
+from cfqa_data.processes.stage import drive
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -112,7 +112,7 @@ def test_a_passing_failure_is_tried_again_and_what_a_build_leaves_is_not_begun(
 
 LEAKING = """
 from multiprocessing import resource_tracker
-from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.processes.executor import Executor
 with Executor(2) as two:
     two._start()
     resource_tracker.register("/cfqa-of-a-worker", "semaphore")

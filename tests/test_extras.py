@@ -63,7 +63,7 @@ doors = {
     "backbone": lambda: cfqa_data.builders.backbones.dinov2.load_backbone,
     "head": lambda: cfqa_data.builders.tasks.heads.load_head,
     "scheduler": lambda: list(
-        cfqa_data.builders.processes.executor.Executor(0, "tcp://x:1").run(None, [0])
+        cfqa_data.processes.executor.Executor(0, "tcp://x:1").run(None, [0])
     ),
 }
 said = {}

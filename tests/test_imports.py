@@ -20,6 +20,7 @@ FOLDERS = {
 ORDER = (
     "cfqa_data.console",
     "cfqa_data",
+    "cfqa_data.processes",
     "cfqa_data.format",
     "cfqa_data.codecs",
     "cfqa_data.recipe",
@@ -32,7 +33,6 @@ ORDER = (
     "cfqa_data.eval.metrics",
     "cfqa_data.eval",
     "cfqa_data.eval.report",
-    "cfqa_data.builders.processes",
     "cfqa_data.builders.sources",
     "cfqa_data.builders.backbones",
     "cfqa_data.builders.tasks",

@@ -220,7 +220,7 @@ def test_commands_follow_links_by_an_option(
         ["report", str(scores), "--out", str(tmp_path / "y.html")],
         ["export", "--format", "npy", "--out", str(tmp_path / "plain")],
         ["publish", "org/cfqa", "--dry-run"],
-        ["repair", "--dry-run", "--accept-versions"],
+        ["repair", "--dry-run", "--allow-version-mismatch"],
     ):
         command, *rest = line
         assert main([command, str(folder), *rest]) == 2, line

@@ -196,7 +196,7 @@ def test_debug_prints_the_traceback(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_mock_dataset(tmp_path / "cfqa")
-    command = ["eval", str(folder), "--task", "cls", "--limit", "1", "--metric"]
+    command = ["eval", str(folder), "--task", "cls", "--max-sources", "1", "--metric"]
     for metrics, more in (
         ("mse,{}:breaks", []),
         ("mse,{}:breaks", ["--debug"]),

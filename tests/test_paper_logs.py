@@ -283,9 +283,9 @@ def test_the_command_as_json(logs: tuple[Path, Any], capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["somewhere"], "--paper-logs does not go with DIR, only with --json"),
-        (["--metric", "mse"], "--paper-logs does not go with --metric"),
-        (["--table", "plain"], "--paper-logs does not go with --table"),
+        (["somewhere"], "--paper-logs cannot be combined with DIR, only with --json"),
+        (["--metric", "mse"], "--paper-logs cannot be combined with --metric"),
+        (["--table", "plain"], "--paper-logs cannot be combined with --table"),
     ],
 )
 def test_logs_go_alone(
@@ -297,4 +297,7 @@ def test_logs_go_alone(
 
 def test_neither_a_dataset_nor_logs_is_bad_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval"]) == 2
-    assert "'DIR': missing; or name a folder of logs with --paper-logs" in capsys.readouterr().err
+    assert (
+        "'DIR': missing; name a dataset, or a folder of logs with --paper-logs"
+        in capsys.readouterr().err
+    )

@@ -17,9 +17,9 @@ from pipeline_toy import QPS, toy_recipe, tree, write_networks
 from cfqa_data.builders.pipeline import build, check, compress, select
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.workspace import status
-from cfqa_data.builders.processes.executor import ATTEMPTS, Executor
 from cfqa_data.builders.tasks.classification import Classification
 from cfqa_data.errors import BuildError, CodecError, DiskError, RecipeError
+from cfqa_data.processes.executor import ATTEMPTS, Executor
 from cfqa_data.recipe.load import Recipe
 
 

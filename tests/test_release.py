@@ -40,7 +40,6 @@ from cfqa_data.builders.importing.files import load_feature, scan_release
 from cfqa_data.builders.importing.release import _begun, import_release
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.lock import locked
-from cfqa_data.builders.processes import executor
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
 from cfqa_data.errors import BuildError, CfqaError
@@ -51,6 +50,7 @@ from cfqa_data.format.packing import pack, plane_shape, unpack
 from cfqa_data.format.quantizers import quantizer_from_dict
 from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.loaders.torch import Pairs
+from cfqa_data.processes import executor
 from cfqa_data.testing.mock import write_format_2_folder
 
 

@@ -189,7 +189,7 @@ def test_two_metrics_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert both.scores.equals(a.merge(b, label="v2").scores)
     path = both.write(tmp_path / "both.parquet")
     assert read_evaluation(path).scores.equals(both.scores)
-    with pytest.raises(MetricError, match="is there; write to another file"):
+    with pytest.raises(MetricError, match="already exists; write to another file"):
         both.write(path)
 
 

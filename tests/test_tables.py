@@ -151,13 +151,13 @@ def test_the_command_prints_tables_alone(
         expected = evaluate(folder, ["mse", "cosine"]).table(kind, "krocc")
         assert capsys.readouterr().out == f"{expected}\n"
     assert main([*command, "text"]) == 0
-    assert f"Every score: {out}" in capsys.readouterr().out
+    assert f"Scores: {out}" in capsys.readouterr().out
     assert main([*command, "text", "--figure", "far"]) == 2
     capsys.readouterr()
     for kind in ("plain", "paper"):
         assert main([*command, kind, "--figure", "plcc"]) == 2
         said = capsys.readouterr()
-        assert "--figure is for the tables of --table text, latex" in said.err
+        assert "--figure requires --table text, latex" in said.err
         assert said.out == ""
 
 
@@ -256,7 +256,7 @@ def test_the_command_writes_a_leaderboard(
         assert main(command) == 0
         assert "mean SROCC with the loss" in capsys.readouterr().out
         assert main(command) == 2
-        assert "is there; write to another file" in capsys.readouterr().err
+        assert "already exists; write to another file" in capsys.readouterr().err
         assert main([*command, "--force"]) == 0
     board = leaderboard(scores, target="loss")
     assert (tmp_path / "board.html").read_text(encoding="utf-8") == html_page(board)

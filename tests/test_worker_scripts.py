@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from pipeline_dies import Doubling
 
-from cfqa_data.builders.processes import spawning
-from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.builders.training.scenes import render_scenes
 from cfqa_data.errors import BuildError
+from cfqa_data.processes import spawning
+from cfqa_data.processes.executor import Executor
 
 SCRIPT = f"""
 import sys
 sys.path.append({str(Path(__file__).parent)!r})
 from pipeline_dies import Doubling
-from cfqa_data.builders.processes.executor import Executor
+from cfqa_data.processes.executor import Executor
 from cfqa_data.errors import BuildError
 try:
     with Executor(2) as two:

@@ -26,13 +26,13 @@ from cfqa_data.builders.pipeline.calibration import BUDGET, SCALES, Cells, calib
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.ladders import NO_HARM, Bench, Curve, gather, join, measure
 from cfqa_data.builders.pipeline.select import fitting
-from cfqa_data.builders.processes.executor import Executor
-from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.training.planes import training_features
 from cfqa_data.errors import BuildError, check_known
 from cfqa_data.format.storage import write_text
 from cfqa_data.guard import check_guard
 from cfqa_data.paths import expanded
+from cfqa_data.processes.executor import Executor
+from cfqa_data.processes.stage import Stage
 from cfqa_data.recipe.load import CodecSpec, Recipe, load_recipe
 from cfqa_data.scripts import run_script
 

@@ -22,7 +22,6 @@ from cfqa_data.builders.pipeline.label import scoring_recipe, scoring_weights
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.builders.pipeline.prepare import is_fitted
 from cfqa_data.builders.pipeline.workspace import joined_versions, status
-from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.codecs import find_codec
 from cfqa_data.console.progress import Progress
 from cfqa_data.console.terminal import listener
@@ -36,6 +35,7 @@ from cfqa_data.format.storage import check_folder
 from cfqa_data.guard import check_guard
 from cfqa_data.integrity.verify import verify
 from cfqa_data.paths import real_path
+from cfqa_data.processes.executor import Executor
 from cfqa_data.recipe.fitted import AutoLevels, FittedRange
 from cfqa_data.recipe.load import CodecSpec, Recipe
 from cfqa_data.registry import naming_user_code

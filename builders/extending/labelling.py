@@ -11,11 +11,11 @@ import numpy as np
 from cfqa_data.access.dataset import Dataset, opened
 from cfqa_data.access.memory import as_numpy
 from cfqa_data.builders.pipeline.label import batch_of_levels, score, scoring_models
-from cfqa_data.builders.processes.executor import one_thread
 from cfqa_data.builders.tasks.base import Task
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.extras import extras
 from cfqa_data.format.facts import TaskFacts
+from cfqa_data.processes.executor import one_thread
 
 __all__ = ["Label", "label", "useless_harm"]
 

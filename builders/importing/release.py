@@ -25,7 +25,6 @@ from cfqa_data.builders.pipeline.build import run_stages
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.plan import PLAN, Plan
 from cfqa_data.builders.pipeline.workspace import status
-from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import BuildError, CfqaError, clear_disk_errors
 from cfqa_data.extras import extras
@@ -35,6 +34,7 @@ from cfqa_data.format.manifest import read_manifest
 from cfqa_data.format.quantizers import quantizer_from_dict
 from cfqa_data.format.storage import check_folder, read_labels
 from cfqa_data.paths import absolute_path, real_path
+from cfqa_data.processes.executor import Executor
 from cfqa_data.recipe.load import Recipe, load_recipe
 
 __all__ = ["Imported", "import_release"]

@@ -20,8 +20,6 @@ from cfqa_data.access.files import Files
 from cfqa_data.access.folder import Folder
 from cfqa_data.builders.pipeline import label
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.processes.executor import Executor
-from cfqa_data.builders.processes.stage import Stage, drive
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import BuildError, CfqaError, FormatError
 from cfqa_data.extras import extras
@@ -32,6 +30,8 @@ from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.guard import check_guard
 from cfqa_data.integrity.verify import Fault
+from cfqa_data.processes.executor import Executor
+from cfqa_data.processes.stage import Stage, drive
 from cfqa_data.recipe.load import Recipe
 from cfqa_data.recipe.portable import remedy
 

@@ -24,8 +24,6 @@ from cfqa_data.builders.maintenance.stages import CARD
 from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.select import BuildStage
-from cfqa_data.builders.processes.executor import Executor
-from cfqa_data.builders.processes.stage import drive
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import BuildError, CfqaError, DiskError, FormatError, clear_disk_errors
 from cfqa_data.extras import extras
@@ -35,6 +33,8 @@ from cfqa_data.format.storage import atomic_path, make_folder
 from cfqa_data.guard import check_guard
 from cfqa_data.integrity.verify import EXTRA, Fault, Verified, verify
 from cfqa_data.paths import real_path
+from cfqa_data.processes.executor import Executor
+from cfqa_data.processes.stage import drive
 
 __all__ = ["ASIDE", "Repaired", "repair"]
 
@@ -195,7 +195,8 @@ def _make_again(
 
     with Executor(workers) as executor:
         for stage, items in repair_plan.stages(root):
-            if stage.name == CARD and any(name.startswith("labels/") for name in why.keys() - done):
+            tables = ("labels/", "previews/")
+            if stage.name == CARD and any(name.startswith(tables) for name in why.keys() - done):
                 continue
             files_of = {item: made(stage, item) for item in items}
             todo = [

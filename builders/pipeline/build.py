@@ -14,10 +14,9 @@ from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.prepare import Prepare
+from cfqa_data.builders.pipeline.preview import Preview
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Infer, Select
 from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, status
-from cfqa_data.builders.processes.executor import Executor
-from cfqa_data.builders.processes.stage import drive
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import clear_disk_errors
 from cfqa_data.extras import extras
@@ -25,11 +24,13 @@ from cfqa_data.format.layout import Layout
 from cfqa_data.format.storage import check_folder, make_folder
 from cfqa_data.guard import check_guard
 from cfqa_data.paths import real_path
+from cfqa_data.processes.executor import Executor
+from cfqa_data.processes.stage import drive
 from cfqa_data.recipe.load import Recipe, load_recipe
 
 __all__ = ["STAGES", "build", "run_stages"]
 
-STAGES: tuple[type[BuildStage], ...] = (Select, Extract, Infer, Prepare, Compress)
+STAGES: tuple[type[BuildStage], ...] = (Select, Extract, Infer, Prepare, Compress, Preview)
 """The stages made of items, in order; `pack` follows and is one step."""
 
 

@@ -27,13 +27,13 @@ from cfqa_data.builders.pipeline.context import (
 )
 from cfqa_data.builders.pipeline.plan import PLAN, Item, Plan
 from cfqa_data.builders.pipeline.select import BuildStage, checked_sample, fitting
-from cfqa_data.builders.processes.executor import Executor
-from cfqa_data.builders.processes.stage import drive
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import BuildError, prefixed
 from cfqa_data.format.quantizers import Quantizer, UniformQuantizer
 from cfqa_data.format.storage import write_text
+from cfqa_data.processes.executor import Executor
+from cfqa_data.processes.stage import drive
 from cfqa_data.recipe.fitted import AutoLevels, FittedRange
 from cfqa_data.recipe.load import CodecSpec, Recipe
 

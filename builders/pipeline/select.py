@@ -14,13 +14,13 @@ import numpy as np
 from cfqa_data.builders.pipeline.context import BuildContext, Models, write_json
 from cfqa_data.builders.pipeline.label import Scored, score
 from cfqa_data.builders.pipeline.plan import Item, Plan
-from cfqa_data.builders.processes.stage import Stage
 from cfqa_data.builders.sources.base import Sample
 from cfqa_data.errors import BuildError, FormatError, prefixed
 from cfqa_data.format.facts import TaskFacts
 from cfqa_data.format.invariants import check_source_ids, check_truth
 from cfqa_data.format.layout import Layout
 from cfqa_data.format.storage import write_tensors
+from cfqa_data.processes.stage import Stage
 
 __all__ = ["PATIENCE", "BuildStage", "Extract", "Infer", "Select", "checked_sample", "fitting"]
 

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cfqa_data.builders.processes.executor import one_thread
 from cfqa_data.builders.sources.instances import JUNK, Instances
 from cfqa_data.builders.tasks.retrieval import GALLERY, Embedder, average_precision, ranked
 from cfqa_data.builders.training.head import PooledFeatures
@@ -34,6 +33,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.checkpoints import read_tensors
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.paths import expanded
+from cfqa_data.processes.executor import one_thread
 from cfqa_data.recipe.load import Recipe, load_recipe
 from cfqa_data.scripts import run_script
 from cfqa_data.torch_state import torch_state

@@ -20,8 +20,6 @@ import numpy as np
 import torch
 
 from cfqa_data.builders.pipeline.context import Models
-from cfqa_data.builders.processes.executor import Executor, one_thread
-from cfqa_data.builders.processes.stage import Stage, drive
 from cfqa_data.builders.sources.folders import ImageFolder
 from cfqa_data.builders.tasks.classification import ClsHead
 from cfqa_data.builders.tasks.hypervector import random_keys
@@ -29,6 +27,8 @@ from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import BuildError, check_known
 from cfqa_data.format.storage import write_tensors
 from cfqa_data.guard import check_guard
+from cfqa_data.processes.executor import Executor, one_thread
+from cfqa_data.processes.stage import Stage, drive
 from cfqa_data.recipe.load import Recipe, load_recipe
 from cfqa_data.torch_state import torch_state
 

@@ -24,8 +24,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cfqa_data.builders.processes.executor import Executor
-from cfqa_data.builders.processes.stage import Stage, drive
 from cfqa_data.builders.training import hyperprior_plan as planning
 from cfqa_data.builders.training.hyperprior_plan import LAMBDAS as PUBLISHED
 from cfqa_data.codecs.hyperprior.weights import write_ladder
@@ -34,6 +32,8 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.format_1 import TASKS
 from cfqa_data.format.storage import write_text
 from cfqa_data.paths import expanded
+from cfqa_data.processes.executor import Executor
+from cfqa_data.processes.stage import Stage, drive
 from cfqa_data.scripts import run_script
 
 __all__ = ["Trainings", "main", "train_ladders"]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cfqa_data.builders.processes.executor import Executor
-from cfqa_data.builders.processes.stage import Stage, drive
 from cfqa_data.builders.sources import scenes
 from cfqa_data.console.terminal import show_progress
+from cfqa_data.processes.executor import Executor
+from cfqa_data.processes.stage import Stage, drive
 
 __all__ = ["HELD_OUT_SEED", "ROW", "TRAINING_SEED", "render_scenes"]
 

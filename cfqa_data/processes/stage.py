@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cfqa_data.builders.processes.executor import Executor
 from cfqa_data.console.progress import Progress
+from cfqa_data.processes.executor import Executor
 
 __all__ = ["Stage", "drive"]
 

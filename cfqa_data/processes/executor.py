@@ -21,14 +21,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfqa_data.builders.processes import spawning
 from cfqa_data.errors import BuildError, CfqaError, DiskError, clear_disk_errors, prefixed
 from cfqa_data.extras import extras
 from cfqa_data.guard import GUARD
+from cfqa_data.processes import spawning
 from cfqa_data.registry import user_failure
 
 if TYPE_CHECKING:
-    from cfqa_data.builders.processes.stage import Stage
+    from cfqa_data.processes.stage import Stage
 
 __all__ = ["ATTEMPTS", "MOST_FAILURES", "Executor", "one_thread"]
 
