@@ -58,7 +58,8 @@ class Fingerprint:
 
     Attributes:
         digest: Equal for metrics that give equal scores; None where it cannot be computed.
-        sources: SHA-256 of each user module's code, by module name.
+        sources: SHA-256 of the code of each user module, and of installed ones that define the
+            metric, by module name.
         packages: Version of each installed package.
         reason: Why there is no digest.
     """
@@ -177,8 +178,12 @@ class _Collector:
         parts = [code.co_qualname, self.describe(state)]
         home = self.module(str(names.get("__name__")))
         if home in ("installed", "standard"):
-            path = Path(code.co_filename)
-            return [*parts, _source(path, hash_file(path))[0] if path.is_file() else ""]
+            path, content = Path(code.co_filename), ""
+            if path.is_file():
+                content, _ = _source(path, hash_file(path))
+            if home == "installed":
+                self.sources[str(names["__name__"])] = content
+            return [*parts, content]
         if not home:  # no source tells what it imports
             for name in _names(code, "IMPORT_NAME"):
                 self.module(name)

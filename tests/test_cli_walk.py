@@ -110,9 +110,12 @@ COMMANDS = {
             "folder": "dataset",
             "scores": "scores",
             "out": "out file",
+            "table": "choice",
+            "figure": "name",
             "target": "choice",
             "against": "name",
         },
+        needs={"figure": ("{data}", "{scores}", "--table", "csv")},
     ),
     "metrics": Walked((), {"family": "name"}),
     "leaderboard": Walked(

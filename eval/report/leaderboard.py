@@ -84,6 +84,19 @@ class Entry:
         which = record.version or (record.source_sha256 or "")[:8]
         return " ".join(filter(None, [record.package, which]))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-safe."""
+        of_entry = ("rank", "tied", "beaten_by", "gap", "trained", "version")
+        return {
+            "metric": self.metric.name,
+            "lower_better": self.metric.lower_better,
+            **{name: getattr(self, name) for name in of_entry},
+            "srocc": self.overall._asdict(),
+            "by_task": {task: figure._asdict() for task, figure in self.by_task.items()},
+            "milliseconds": self.provenance.milliseconds,
+            "date": self.provenance.date,
+        }
+
 
 @dataclass(frozen=True)
 class Board:
@@ -119,6 +132,11 @@ class Board:
         """What it is of, in a line."""
         counts = f"{self.sources} sources, {self.features} features, {len(self.codecs)} codecs"
         return f"{self.name}: {counts}; mean SROCC with the {self.target}, all codecs together"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-safe."""
+        entries = [entry.to_dict() for entry in self.entries]
+        return vars(self) | {"entries": entries}
 
 
 @extras()
