@@ -77,7 +77,7 @@ def read_grids(labels: pa.Table) -> Iterator[Grid]:
                     "all sources need the same codecs and levels"
                 )
         if len(rows) != len(cells):
-            raise MetricError(f"labels of {task}: {len(rows) - len(cells)} rows are there twice")
+            raise MetricError(f"labels of {task}: {len(rows) - len(cells)} rows occur twice")
         grid = np.array([[cells[source, *v] for v in versions] for source in sources], np.intp)
         firsts = zip(grid[:, 0], sources, strict=True)
         names = [(known[row] is None, known[row] or source) for row, source in firsts]

@@ -112,7 +112,7 @@ def statistics(
     """
     for name, value in (("draws", draws), ("seed", seed)):
         if value < 0:
-            raise MetricError(f"{name} is at least 0, not {value}")
+            raise MetricError(f"{name} must be at least 0, not {value}")
     requested = set(tables)
     for table in sorted(requested - COLUMNS.keys()):
         raise MetricError(unknown_name("table", table, COLUMNS))
@@ -213,11 +213,13 @@ def truths(grid: Grid, labels: pa.Table, target: str) -> Floats:
     """Return the labels of a task, (S, V), larger is worse."""
     column = labels[target]
     if target == "loss" and column.take(grid.rows.ravel()).null_count == grid.rows.size:
-        raise MetricError(f"task {grid.task} has no loss: follow the distortion, or leave it out")
+        raise MetricError(
+            f"task {grid.task} has no loss: use the distortion, or leave the task out"
+        )
     try:
         truth = np.asarray(column.to_numpy().astype(np.float64)[grid.rows])
     except (TypeError, ValueError):
-        raise MetricError(f"the labels in column {target!r} are no numbers") from None
+        raise MetricError(f"the labels in column {target!r} are not numbers") from None
     bad = np.flatnonzero(~np.isfinite(truth))
     if bad.size:
         raise MetricError(f"the {target} of {grid.name(int(bad[0]))} is missing, NaN or Inf")
