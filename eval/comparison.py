@@ -54,7 +54,7 @@ class Comparison(Described):
         """Lay out the differences of a coefficient: srocc, plcc or krocc."""
         title = (
             f"{figure.upper()} with the {self.target}: by how much each metric is better than "
-            f"{self.against}.\n95% confidence intervals over the sources; p after Holm correction."
+            f"{self.against}.\n95% intervals over the sources; p after Holm's correction."
         )
         parts = [title, table_text(self._rows(figure), left=3, width=WIDTH, group=2)]
         levels = self._of(figure, "level")
@@ -64,13 +64,13 @@ class Comparison(Described):
             rows = [
                 [*key, *(_short(of.get(level)) for level in numbers)] for key, of in levels.items()
             ]
-            title = f"Over the sources at each level; *: p < {ALPHA:g}."
+            title = f"Over the sources at each level; * where p is below {ALPHA:g}."
             parts += [title, table_text([heads, *rows], left=3, width=WIDTH)]
         return "\n\n".join(parts)
 
     def _rows(self, figure: str) -> list[list[str]]:
         """Return heads and rows of the views but that per level."""
-        heads = ["task", "codec", "metric", "per source", "p", "pooled", "p"]
+        heads = ["task", "codec", "metric", "per source", "p", "all points", "p"]
         return [heads] + [
             [*key, *_cells(of.get(figure)), *_cells(of.get(f"pooled_{figure}"))]
             for view in VIEWS[:-1]
@@ -154,25 +154,19 @@ def compare_metrics(
     names = list(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
     for name in (against, *names):
         if name not in known:
-            raise MetricError(
-                f"{unknown_name('metric', name, known)}; only metrics that were scored can be "
-                "compared"
-            )
+            hint = unknown_name("metric", name, known)
+            raise MetricError(f"{hint}; only metrics that were scored can be compared")
     if against in names or not names:
         raise MetricError(
             f"nothing to compare with {against!r}: name another metric that was scored"
         )
     if draws < 2:
         raise MetricError(f"draws must be at least 2, not {draws}")
-    places = {m.name: n for n, m in enumerate((*evaluation.metrics, *evaluation.without))}
-    chosen = [against, *names]
+    places = [list(known).index(name) for name in (against, *names)]
     table = compare_with_first(
-        evaluation.labels,
-        [known[name] for name in chosen],
-        evaluation.values[:, [places[name] for name in chosen]],
-        evaluation.target,
-        draws=draws,
-        seed=seed,
+        evaluation.cells(draws, seed),
+        evaluation.metrics,
+        places,
         views=views,
         coefficients=coefficients,
     )

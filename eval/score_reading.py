@@ -139,7 +139,7 @@ def from_scores(
             the columns ``task``, ``source_id``, ``codec``, ``level``, ``metric`` and ``value``: one
             row per compressed feature and metric, in any order.  What lacks a row, or has none, has
             no score.
-        dataset: What was scored, open, or its path.
+        dataset: Dataset, open, or its path.
         lower_better: Whether a smaller score is a better reconstruction, of all metrics or by name.
         target: Label to follow, ``distortion`` or ``loss``.
         provenance: Where the scores come from, as far as that is known.

@@ -44,7 +44,7 @@ def test_items_cover_every_source_once_and_have_their_own_marker(sources: int, g
     assert members == list(range(sources))
     stages = stages_of(plan)
     made = [stage.outputs(item) for stage in stages.values() for item in stage.items()]
-    assert len({files[-1] for files in made}) == len(made) == 3 + 3 * shards + 3 + 6 * shards
+    assert len({files[-1] for files in made}) == len(made) == 3 + 3 * shards + 3 + 9 * shards
     every = [file for files in made for file in files]
     assert len(set(every)) == len(every)  # each file comes from one item
     for name, size in (("extract", 3 * sources), ("compress", 3 * 2 * 10 * sources)):

@@ -38,7 +38,7 @@ from cfqa_data.eval.report.axes import Axis, number_text
 from cfqa_data.eval.report.cards import disagreements
 from cfqa_data.eval.report.classes import embed
 from cfqa_data.eval.report.drawing import TEMPLATES
-from cfqa_data.eval.report.figures import curve, fit, scatter, task_points
+from cfqa_data.eval.report.figures import curve, scatter, task_points
 from cfqa_data.eval.report.ranking import STEPS, Figure, Scale, ranking
 from cfqa_data.eval.score_format import KEY
 from cfqa_data.eval.statistics import mapping
@@ -367,13 +367,13 @@ def test_a_metric_without_some_scores_is_drawn_from_the_others() -> None:
     scores = part.scores.copy()
     scores[::2, 0] = np.nan
     halved = replace(part, scores=scores)
-    assert "nan" not in scatter(halved, 0, "mse", "distortion", {})
+    assert "nan" not in scatter(halved, 0, "mse", "distortion", {}, np.asarray)
     items = disagreements([halved], 0, evaluation.metrics[0])
     assert len(items) == 3
     assert all(item.row % 2 and abs(item.gap) < 100 for item in items)
     scores[:, 0] = np.nan
     nothing = replace(part, scores=scores)
-    assert scatter(nothing, 0, "mse", "distortion", {}) == ""
+    assert scatter(nothing, 0, "mse", "distortion", {}, np.asarray) == ""
     assert disagreements([nothing], 0, evaluation.metrics[0]) == []
 
 
@@ -547,9 +547,9 @@ def test_the_line_in_the_scatter_is_the_fit_of_the_statistics(
 ) -> None:
     monkeypatch.setattr(mapping, "_fit", FIT)
     scored = evaluate(MemoryDataset(), ["mse", "cosine", opposite])
-    for part in task_points(scored):
+    for part, task in zip(task_points(scored), scored.cells().tasks, strict=True):
         for column, metric in enumerate(scored.metrics):
-            mapped = fit(part.scores[:, column], part.truth, part.scores[:, column])
+            mapped = task.whole.mapped[column].curve(part.scores[:, column])
             (row,) = (
                 row
                 for row in scored.across_codecs.to_pylist()
@@ -561,8 +561,8 @@ def test_the_line_in_the_scatter_is_the_fit_of_the_statistics(
 
 def test_a_constant_metric_has_a_flat_line() -> None:
     truth = np.arange(5.0)
-    assert fit(np.ones(5), truth, np.ones(3)).tolist() == [2.0, 2.0, 2.0]
-    assert fit(truth, np.ones(5), truth).tolist() == [1.0] * 5
+    assert mapping.map_scores(np.ones(5), truth).curve(np.ones(3)).tolist() == [2.0, 2.0, 2.0]
+    assert mapping.map_scores(truth, np.ones(5)).curve(truth).tolist() == [1.0] * 5
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,7 @@ class Metric(Described):
             tokens than ``least_tokens``.
 
         Raises:
-            MetricError: These are no numbers, shapes disagree, or an item holds NaN or Inf.
+            MetricError: These are not numbers, shapes disagree, or an item holds NaN or Inf.
         """
         x = self._batch(x)
         y = x if y is None and self.no_reference else self._batch(y)

@@ -1,4 +1,4 @@
-"""What the levels do to the classes: features of a classification task in the plane, by level."""
+"""Class separability per level: features of a classification task in the plane, by level."""
 
 from __future__ import annotations
 

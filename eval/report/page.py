@@ -51,7 +51,7 @@ def write_report(
     Args:
         evaluation: What `cfqa_data.evaluate` or `read_evaluation` returned.
         path: File to write, ``.html``.
-        dataset: What was scored, open or its path: the page then says what it was made from.
+        dataset: Dataset, open or its path: the page then says what it was made from.
         against: Metric that all others are compared with; by default ``cosine`` or ``mse``, if it
             was scored.
         classes: Also draw what levels do to the classes, from features of the dataset, which are
