@@ -151,7 +151,7 @@ class Scoring:
         for metric, undefined in zip(self._metrics, self._undefined.sum(axis=0), strict=True):
             if undefined and metric.left_out is None:
                 note = (
-                    f"metric {metric.name!r} is not defined {self._reasons[metric.name]}: "
+                    f"metric {metric.name!r} is undefined {self._reasons[metric.name]}: "
                     f"no score of {undefined} of {len(self._values)} features"
                 )
                 if note not in (said := notes.get(metric.name, "")):
@@ -408,7 +408,7 @@ class Scoring:
             return metric
         others = self._split.others(task, fold, metric.left_out)
         if "fold" not in self._dataset.labels.column_names:
-            raise MetricError("the labels have no column 'fold': there is nothing to hold out")
+            raise MetricError("the labels have no column 'fold': no folds to hold out")
         if not len(others):
             raise MetricError("no other fold to train on")
         shared, progress = self._shared, self._progress
@@ -492,7 +492,7 @@ class Scoring:
         if together and not self._failed[at, column].any():
             alone.add(name)
             versions = f"{len(at)} versions of {part.source_id} at once"
-            notes[name] = f"{together} ({versions}); it scores one feature at a time"
+            notes[name] = f"{together} ({versions}); features are scored one at a time"
 
     def _depends(self, metric: Metric, part: Batch, scores: NDArray[Any]) -> str:
         """Return how a score depends on its batch, of a metric's 1st, 2nd, 4th, 8th ... of a task.
@@ -519,9 +519,9 @@ class Scoring:
                 return ""
             difference = f"{among:.6g} among {len(scores)} and {alone:.6g} alone"
             if abs(alone - again) > most:
-                difference += f", then {again:.6g}: it is no function of the two features"
+                difference += f", then {again:.6g}: the metric is not deterministic"
         why = f"metric {metric.name!r}: its scores depend on the batch"
-        return f"{why}: {difference} ({part.names[item]}); it scores one feature at a time"
+        return f"{why}: {difference} ({part.names[item]}); features are scored one at a time"
 
 
 def _tested(metric: Metric) -> bool:

@@ -332,7 +332,7 @@ def test_options_that_there_are_not(command: str, sandbox: Sandbox) -> None:
     ):
         files = several and not words[0].startswith("-")
         if words != ["--"]:
-            said = "there is no such file" if files else f"cfqa {command} --help"
+            said = "no such file" if files else f"cfqa {command} --help"
             assert broken_law(sandbox, [command, *good, *words], said) == ""
     assert broken_law(sandbox, ["no-such-command", *good], "cfqa --help") == ""
     assert broken_law(sandbox, ["--no-such-option", command, *good], "cfqa --help") == ""

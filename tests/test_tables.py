@@ -103,7 +103,7 @@ def test_a_mean_over_fewer_sources_is_not_compared(found: Evaluation) -> None:
         assert not re.search(r"\*\*\(|textbf\{\(|\)\*", line)
         assert f"{name}, {gap}" in table
     for layout in (paper_text, plain_text):
-        assert f"Not to be ranked with the others: {name} ({gap})." in layout(part)
+        assert f"Not ranked with the others: {name} ({gap})." in layout(part)
     assert "parentheses" not in found.table("text")
 
 
@@ -237,12 +237,12 @@ def test_a_leaderboard_ranks_by_mean_srocc_with_ties(boards: Any, found: Evaluat
 def test_a_leaderboard_tells_what_metrics_have_seen(boards: Any) -> None:
     trained = {entry.metric.name: entry.trained for entry in boards[0].entries}
     assert trained["mse"] == trained["cosine_p5"] == ""
-    assert trained["worse"] == "not told"
-    said = "8 originals of folds 0, 1, each time without the one scored; all codecs; distortion"
+    assert trained["worse"] == "not declared"
+    said = "8 originals of folds 0, 1, cross-fitted; all codecs; distortion"
     assert trained["gap_mean"] == said
     for text in (terminal_text(boards), markdown_page(boards).replace("\\", ""), html_page(boards)):
         assert said in text
-        assert re.search(r"labels is not told: worse|not told</td>", text)
+        assert re.search(r"data not declared: worse|not declared</td>", text)
 
 
 def test_a_leaderboard_is_text_markdown_and_a_page(boards: Any) -> None:
@@ -283,7 +283,7 @@ def test_the_command_writes_a_leaderboard(
         assert one["metric"] == entry.metric.name
         assert one["srocc"] == entry.overall._asdict()
         assert one["by_task"].keys() == set(board[0].tasks)
-    with pytest.raises(MetricError, match="name at least one file of scores"):
+    with pytest.raises(MetricError, match="name at least one score file"):
         leaderboard()
 
 
@@ -294,6 +294,6 @@ def test_a_metric_that_lacks_sources_is_not_ranked(found: Evaluation) -> None:
     (board,) = leaderboard(part)
     last = board.entries[-1]
     assert (last.metric.name, last.rank, last.rank_text) == ("mse", None, "-")
-    assert "mse: not ranked, no figure on task cls" in terminal_text([board])
-    assert "not ranked: no figure on task cls" in html_page([board])
+    assert "mse: not ranked, no result on task cls" in terminal_text([board])
+    assert "not ranked: no result on task cls" in html_page([board])
     assert last.provenance == Provenance()
