@@ -37,6 +37,8 @@ def evaluate(
     leave_out: Literal["codec"] | None = None,
     device: str = "cpu",
     precision: Literal["highest", "high"] = "highest",
+    workers: int = 1,
+    scheduler: str | None = None,
     out: Path | None = None,
     report: Path | None = None,
     classes: bool = False,
@@ -64,6 +66,9 @@ def evaluate(
             places what that codec does.
         device: Torch device: cpu, cuda, cuda:1.
         precision: Of float32 matrix products: highest is exact, high allows TF32.
+        workers (N): Processes, which score a source at a time, with one thread each; on cuda each
+            takes a GPU. Default: the command's own, with as many threads as torch takes.
+        scheduler (ADDRESS): Dask scheduler on whose workers to score instead.
         out (FILE): Write every score to this .parquet or .csv file. An interrupted run goes on from
             what it left beside it. A .parquet file of this dataset is added to: only what it lacks
             is scored.
@@ -147,6 +152,8 @@ def evaluate(
             target=target,
             leave_out=leave_out,
             precision=precision,
+            workers=workers,
+            client=scheduler,
             out=out,
             force=force,
             progress=progress,
