@@ -69,7 +69,7 @@ class Scored:
 
     def part(self, places: NDArray[np.intp]) -> Scored:
         """Return a copy of what there is at some places; of it nothing is spent yet."""
-        spent = {"seconds": None, "training_seconds": None, "features": None}
+        spent: dict[str, Any] = {"seconds": None, "training_seconds": None, "features": None}
         begun = {name: replace(one, **spent) for name, one in self.provenance.items()}
         rows = (values[places] for values in (self.failed, self.undefined))
         return Scored(self.values[places], {}, set(self.alone), begun, {}, *rows)
@@ -261,4 +261,4 @@ def _portable(cause: BaseException | None) -> BaseException | None:
     except Exception:  # whatever an exception of a user's holds
         found = RuntimeError(error_line(cause))
     found.add_note("in a worker:\n" + "".join(traceback.format_tb(cause.__traceback__)))
-    return found  # type: ignore[no-any-return]
+    return found

@@ -92,8 +92,9 @@ class Run:
         self._metrics, self._dataset, self._rows, self._scored = metrics, dataset, rows, scored
         self._device, self._precision, self._size = device, precision, batch
         self.account = Account(scored, device)
-        how = {"target": target, "device": device, "limit": limit}
-        self._prepared = Prepared(metrics, dataset, rows, self.account, **how)
+        self._prepared = Prepared(
+            metrics, dataset, rows, self.account, target=target, device=device, limit=limit
+        )
         self.fitted = self._prepared.fitted
 
     def provenance(self) -> dict[str, Provenance]:

@@ -38,12 +38,15 @@ class SourceItem:
 
     def __init__(self, work: Work, order: int, rows: NDArray[np.intp], scored: Scored) -> None:
         self.work, self.order, self.rows, self.scored = work, order, rows[work.places], scored
+        self._sent = False
 
     def __str__(self) -> str:
         return f"source {self.work.source_id} of {self.work.task}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"scored": self.scored.part(self.work.places)}
+        if self._sent:  # Dask sends it on
+            return self.__dict__
+        return self.__dict__ | {"scored": self.scored.part(self.work.places), "_sent": True}
 
 
 @dataclass(frozen=True)
