@@ -180,7 +180,7 @@ def clear_disk_errors(what: str) -> Iterator[None]:
             raise
         where = f" at {error.filename}" if error.filename else ""
         raise DiskError(
-            f"{what}: {_DISK_ERRORS[error.errno]}{where}; what is finished is kept: "
+            f"{what}: {_DISK_ERRORS[error.errno]}{where}; finished work is kept: "
             "make room or change the folder's permissions, then run the same command again"
         ) from None
 

@@ -231,7 +231,7 @@ class Account:
         for metric, undefined in zip(metrics, self.scored.undefined.sum(axis=0), strict=True):
             if undefined and metric.left_out is None:
                 note = (
-                    f"metric {metric.name!r} is not defined {self.reasons[metric.name]}: "
+                    f"metric {metric.name!r} is undefined {self.reasons[metric.name]}: "
                     f"no score of {undefined} of {len(self.scored.values)} features"
                 )
                 if note not in (said := notes.get(metric.name, "")):

@@ -116,7 +116,7 @@ def baseline_of(named: Sequence[str], device: str = "cpu") -> str:
         MetricError: That is none, or several, or one whose direction is not declared.
     """
     if len(named) != 1:
-        raise MetricError(f"others are compared with one metric, not with {len(named)}")
+        raise MetricError(f"name one metric to compare the others with, not {len(named)}")
     (metric,) = as_metrics(named[0], device)
     check_direction(metric)
     return metric.name
@@ -154,22 +154,19 @@ def compare_metrics(
     names = list(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
     for name in (against, *names):
         if name not in known:
-            raise MetricError(f"{unknown_name('metric', name, known)}; compared is what was scored")
+            hint = unknown_name("metric", name, known)
+            raise MetricError(f"{hint}; only metrics that were scored can be compared")
     if against in names or not names:
         raise MetricError(
             f"nothing to compare with {against!r}: name another metric that was scored"
         )
     if draws < 2:
-        raise MetricError(f"draws is at least 2, not {draws}")
-    places = {m.name: n for n, m in enumerate((*evaluation.metrics, *evaluation.without))}
-    chosen = [against, *names]
+        raise MetricError(f"draws must be at least 2, not {draws}")
+    places = [list(known).index(name) for name in (against, *names)]
     table = compare_with_first(
-        evaluation.labels,
-        [known[name] for name in chosen],
-        evaluation.values[:, [places[name] for name in chosen]],
-        evaluation.target,
-        draws=draws,
-        seed=seed,
+        evaluation.cells(draws, seed),
+        evaluation.metrics,
+        places,
         views=views,
         coefficients=coefficients,
     )

@@ -133,7 +133,7 @@ def evaluate(
             raise MetricError(f"{name} is {one!r} or {other!r}, not {value!r}")
     for name, number in (("batch", batch), ("limit", limit), ("workers", workers)):
         if number is not None and number < 1:
-            raise MetricError(f"{name} is at least 1, not {number}")
+            raise MetricError(f"{name} must be at least 1, not {number}")
     path = None if out is None else absolute_path(out)
     opening = {"task": task, "codec": codec, "untrusted": untrusted, "follow_links": follow_links}
     source = opened(dataset, **opening, plugins=plugins)
@@ -230,9 +230,9 @@ def _without_codecs(metrics: Sequence[Metric], labels: pa.Table) -> tuple[Metric
     codecs = dict.fromkeys(labels["codec"].to_pylist())
     trained = [metric for metric in metrics if metric.fit]
     if not trained:
-        raise MetricError("leave_out is for metrics that are trained, of which there is none here")
+        raise MetricError("leave_out needs a trained metric, and none of these is trained")
     if len(codecs) < 2:
-        raise MetricError(f"leave_out takes several codecs; there is {', '.join(codecs)} alone")
+        raise MetricError(f"leave_out needs several codecs, and there is only {', '.join(codecs)}")
     return tuple(
         replace(metric, name=f"{metric.name} without {codec}", left_out=codec)
         for metric in trained
@@ -243,7 +243,7 @@ def _without_codecs(metrics: Sequence[Metric], labels: pa.Table) -> tuple[Metric
 def _not_stored(labels: pa.Table, stored: NDArray[np.bool_]) -> dict[str, str]:
     """Return notes on the codecs of which nothing is stored."""
     lacking = labels.select(["codec", "task"]).filter(~stored).to_pydict()
-    message = "nothing is stored of its features, which are left out"
+    message = "its features are not stored and are left out"
     return {
         f"codec {codec}": f"codec {codec!r} of {task}: {message}"
         for codec, task in zip(*lacking.values(), strict=True)

@@ -121,7 +121,9 @@ class _Collector:
             except _NoDigestError:
                 raise
             except Exception as error:  # whatever an object's own methods raise
-                raise _NoDigestError(f"the state of an object {kind} cannot be told") from error
+                raise _NoDigestError(
+                    f"the state of an object {kind} cannot be determined"
+                ) from error
             self._values[id(value)] = value, _digest([kind, *parts])
         return self._values[id(value)][1]
 

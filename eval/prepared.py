@@ -155,7 +155,7 @@ class Prepared:
             return metric
         others = self._split.others(task, fold, metric.left_out)
         if "fold" not in self._dataset.labels.column_names:
-            raise MetricError("the labels have no column 'fold': there is nothing to hold out")
+            raise MetricError("the labels have no column 'fold': no folds to hold out")
         if not len(others):
             raise MetricError("no other fold to train on")
         shared, progress = self._shared, self._progress

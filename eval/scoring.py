@@ -187,7 +187,7 @@ class Scorer:
         if together and not self._failed[at, column].any():
             alone.add(name)
             versions = f"{len(at)} versions of {part.source_id} at once"
-            notes[name] = f"{together} ({versions}); it scores one feature at a time"
+            notes[name] = f"{together} ({versions}); features are scored one at a time"
             self._values[np.setdiff1d(np.arange(len(self._values)), at), column] = np.nan
 
     def _depends(self, metric: Metric, part: Batch, scores: NDArray[Any]) -> str:
@@ -214,9 +214,9 @@ class Scorer:
                 return ""
             difference = f"{among:.6g} among {len(scores)} and {alone:.6g} alone"
             if abs(alone - again) > most:
-                difference += f", then {again:.6g}: it is no function of the two features"
+                difference += f", then {again:.6g}: the metric is not deterministic"
         why = f"metric {metric.name!r}: its scores depend on the batch"
-        return f"{why}: {difference} ({part.names[item]}); it scores one feature at a time"
+        return f"{why}: {difference} ({part.names[item]}); features are scored one at a time"
 
 
 def _tested(metric: Metric) -> bool:

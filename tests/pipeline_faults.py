@@ -147,7 +147,7 @@ def check(
             if run.status == 2:
                 words = "no space left" if fault.kind == "full" else "larger than a file may be"
                 assert words in run.told, run
-                assert "what is finished is kept" in run.told, run
+                assert "finished work is kept" in run.told, run
                 assert not list(out.rglob("*.partial")), run
         last = builder.run(out)
         assert last.status == 0, last

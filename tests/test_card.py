@@ -13,7 +13,7 @@ from cfqa_data.format.manifest import read_manifest
 from cfqa_data.format.schema import LABEL_COLUMNS, label_schema, originals_schema
 from cfqa_data.recipe.load import Recipe, load_recipe
 
-CONFIGS = {None: 360, "default": 360, "cls": 120, "seg": 120, "dpt": 120, "originals": 9}
+CONFIGS = {None: 120, "cls": 120, "seg": 120, "dpt": 120, "originals": 9, "all": 360}
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from mock_dataset import write_mock_dataset
 
 import cfqa_data.builders.pipeline as pipeline
 from cfqa_data.cli import main
+from cfqa_data.cli.commands import REMOVAL, RENAMED
 from cfqa_data.console.progress import Progress
 from cfqa_data.errors import BuildError
 from cfqa_data.eval import evaluate, read_evaluation
@@ -95,6 +96,29 @@ def test_bad_use_and_bad_input_are_one_line_and_exit_2(
     assert last.startswith("cfqa: ")
     assert message in last
     assert captured.err.splitlines() == [last]  # nothing was scored before
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"), [(command, old, new) for (command, old), new in RENAMED.items()]
+)
+def test_former_names_of_options_work_with_a_warning(
+    command: str, old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    value = ["3"] if old == "--limit" else []
+    for option in (old, new):
+        assert main([command, option, *value, "--no-such-option"]) == 2
+        told.append(capsys.readouterr().err.splitlines())
+    assert told[0] == [f"cfqa: warning: {old} is now {new}; {REMOVAL}", *told[1]]
+    assert "No such option: --no-such-option" in told[1][0]
+    assert len(told[1]) == 1
+
+
+def test_former_names_of_options_take_values(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(folder), "--limit=0"]) == 2
+    assert "Invalid value for '--max-sources'" in capsys.readouterr().err
 
 
 # info
@@ -219,7 +243,7 @@ def test_eval_writes_every_score(
 ) -> None:
     out = tmp_path / "scores.parquet"
     assert main(["eval", str(folder), "--task", "cls", "--out", str(out)]) == 0
-    assert f"Every score: {out}" in capsys.readouterr().out
+    assert f"Scores: {out}" in capsys.readouterr().out
     assert read_evaluation(folder, out).scores.equals(evaluate(folder, task="cls").scores)
 
 
@@ -452,7 +476,7 @@ def test_build_defaults_to_mini_and_answers_in_json(
         (OSError(28, "No space left on device", "x/y"), 2, "x/y: No space left on device"),
         (ModuleNotFoundError("no", name="distributed"), 2, "pip install 'cfqa-data[build]'"),
         (ModuleNotFoundError("no", name="torch"), 2, "pip install 'cfqa-data[build]'"),
-        (KeyboardInterrupt(), 130, "interrupted; what is finished is kept"),
+        (KeyboardInterrupt(), 130, "interrupted; finished work is kept"),
     ],
 )
 def test_a_build_that_fails_is_one_line(
@@ -551,7 +575,7 @@ def test_interrupting_says_whether_the_same_command_goes_on(
         ([], "cfqa: interrupted"),
         (
             ["--out", "scores.csv"],
-            "cfqa: interrupted; the same command goes on from the scores so far",
+            "cfqa: interrupted; scores so far are kept, run the same command again to resume",
         ),
     ):
         assert main([*arguments, *more]) == 130

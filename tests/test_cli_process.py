@@ -21,7 +21,7 @@ from cfqa_data.cli import main, process
 pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 CFQA = [sys.executable, "-c", "import sys; from cfqa_data.cli import main; sys.exit(main())"]
-INTERRUPTED = "cfqa: interrupted; the same command goes on from the scores so far"
+INTERRUPTED = "cfqa: interrupted; scores so far are kept, run the same command again to resume"
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_an_export_that_is_interrupted_at_any_step_ends_as_another(
         told = capsys.readouterr()
         assert (status, told.out) == (130, "")
         assert told.err == (
-            "cfqa: interrupted; what is finished is kept, the same command goes on from here\n"
+            "cfqa: interrupted; finished work is kept, run the same command again to resume\n"
         )
         assert not list((tmp_path / "out").rglob("*.partial"))
     assert stops >= 5

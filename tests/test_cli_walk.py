@@ -89,7 +89,7 @@ COMMANDS = {
             "task": "name",
             "codec": "name",
             "fold": "number",
-            "limit": "number",
+            "max_sources": "number",
             "target": "choice",
             "leave_out": "choice",
             "device": "name",

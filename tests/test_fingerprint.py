@@ -179,7 +179,7 @@ def test_what_cannot_be_told_has_no_digest_and_says_why() -> None:
     ):
         found = fingerprint(as_metric(Scaled(state)))  # type: ignore[arg-type]
         assert found.digest is None
-        assert found.reason == f"the state of an object {kind} cannot be told"
+        assert found.reason == f"the state of an object {kind} cannot be determined"
     names: dict[str, Any] = {"__name__": "nowhere"}
     exec("class Typed:\n    def __call__(self, x, y):\n        return y\n", names)
     assert fingerprint(as_metric(names["Typed"]())).reason == "the class Typed is in no file"

@@ -158,7 +158,7 @@ def test_load_dataset_opens_what_the_card_says_and_attach_gives_true_lengths(
 ) -> None:
     root = folders[tier]
     head = yaml.safe_load((root / "README.md").read_text().split("---\n")[1])
-    names = ["default", "one", "words", "pictures", "cls", "originals"]
+    names = ["one", "words", "pictures", "cls", "originals", "all"]
     assert [config["config_name"] for config in head["configs"]] == names
     assert head["license"] == "other"  # the tasks have several, or none
     how = {"split": "test", "cache_dir": str(tmp_path)}

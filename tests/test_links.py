@@ -205,7 +205,7 @@ def test_an_open_dataset_was_opened_with_its_links(folder: Path) -> None:
         lambda ds, **how: read_evaluation(ds, out, **how),
         lambda ds, **how: write_report(found, out.with_suffix(".html"), ds, **how),
     ):
-        with pytest.raises(CfqaError, match="follow_links say how to open a path"):
+        with pytest.raises(CfqaError, match="follow_links can be given only with a path"):
             read(opened, follow_links=True)
 
 
@@ -220,7 +220,7 @@ def test_commands_follow_links_by_an_option(
         ["report", str(scores), "--out", str(tmp_path / "y.html")],
         ["export", "--format", "npy", "--out", str(tmp_path / "plain")],
         ["publish", "org/cfqa", "--dry-run"],
-        ["repair", "--dry-run", "--accept-versions"],
+        ["repair", "--dry-run", "--allow-version-mismatch"],
     ):
         command, *rest = line
         assert main([command, str(folder), *rest]) == 2, line

@@ -103,7 +103,7 @@ def test_impossible_facts_are_refused() -> None:
         Metric(**facts, score_range=(1, 0), invariances=frozenset())
     for wrong, message in (
         ({"score_range": 3}, "metric 'odd': score_range is two numbers, not 3"),
-        ({"name": 5}, "a metric's name is a text, not 5"),
+        ({"name": 5}, "a metric's name must be a string, not 5"),
         ({"lower_better": "yes"}, "lower_better is True, False or None, not 'yes'"),
         ({"least_tokens": 0}, "least_tokens is a number of tokens from 1, not 0"),
     ):
@@ -303,7 +303,7 @@ def test_a_module_that_hides_a_user_s_file_is_named(
     with pytest.raises(MetricError) as caught:
         as_metric(f"{name}:mean")
     whose = "that of .*pytest.*" if name == "pytest" else "the standard library's"
-    told = f"metric '{name}:mean': '{name}' is {whose} here, which hides {re.escape(str(file))}"
+    told = f"metric '{name}:mean': '{name}' is {whose}, which shadows {re.escape(str(file))}"
     assert re.fullmatch(f"{told}: rename that file", str(caught.value))
 
 
@@ -343,7 +343,7 @@ def test_several_metrics_need_distinct_names_and_at_least_one() -> None:
     ]
     with pytest.raises(MetricError, match="two metrics are named 'mse'"):
         as_metrics(["mse", "mse"])
-    with pytest.raises(MetricError, match="no metric was asked for"):
+    with pytest.raises(MetricError, match="no metric was requested"):
         as_metrics([])
     with pytest.raises(MetricError, match="a name or a callable, not 3"):
         as_metric(3)  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ def test_the_command_tells_and_writes_nothing(
 ) -> None:
     file = write_toml(recipe, tmp_path / "toy.toml")
     monkeypatch.chdir(tmp_path)
-    assert cfqa(["build", str(file), "--plan"]) == 0
+    assert cfqa(["build", str(file), "--dry-run"]) == 0
     assert capsys.readouterr().out.strip() == estimate_text(estimate(Plan(recipe)))
     assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
     assert cfqa(["build", str(file)]) == 2

@@ -127,7 +127,7 @@ def goes_on(
     (told,) = [
         x for x in capsys.readouterr().err.splitlines() if not re.match(r"\w+: (\d|done)", x)
     ]
-    assert re.fullmatch(rf"cfqa: .*no space left at {out}\S*; what is finished is kept: .*", told)
+    assert re.fullmatch(rf"cfqa: .*no space left at {out}\S*; finished work is kept: .*", told)
     assert ".partial" not in told
     assert not list(out.rglob("*.partial"))
     left = {name for name in tree(out) if not name.startswith(".build")}

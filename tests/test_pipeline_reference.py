@@ -126,7 +126,7 @@ def test_a_build_by_a_reference_encoder_is_read_and_scored_without_it(
     assert main(build) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert f"was begun with other software (hm binary: {encoder.name}, SHA-256 " in told
-    assert main([*build, "--accept-versions"]) == 0  # the three levels before are kept
+    assert main([*build, "--allow-version-mismatch"]) == 0  # the three levels before are kept
     checked = Path(f"{encoder.with_name(HM.decoders[0])}.count").read_text()
     assert len(checked) == 6 + 4 + 3  # three rehearsals of two levels, each level, kept ones again
     encoder.unlink()

@@ -179,7 +179,7 @@ def test_classes_of_a_recipe_are_found_where_a_command_is_run(
     text = write_toml(recipe(), tmp_path / "words.toml").read_text()
     (tmp_path / "words.toml").write_text(text.replace(f"{HERE}:", "words_here:"))
     monkeypatch.setattr("sys.path", list(sys.path))
-    command = ["build", str(tmp_path / "words.toml"), "--plan"]
+    command = ["build", str(tmp_path / "words.toml"), "--dry-run"]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(command) == 2

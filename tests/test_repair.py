@@ -119,7 +119,7 @@ def test_other_versions_are_refused_before_anything_is_touched(folder: Path, bui
             repair(folder, dry_run=dry_run)
         assert f"numpy was 1.0, is {versions['numpy']}" in str(caught.value)
         assert "x265 encoder was libx265 1" in str(caught.value)
-        assert "--accept-versions" in str(caught.value)
+        assert "--allow-version-mismatch" in str(caught.value)
         assert tree(folder) == before
     told = repair(folder, workers=1, accept_versions=True)
     assert told.repaired == (KINDS["bitstreams"],)
@@ -142,7 +142,7 @@ def test_other_weights_are_refused(folder: Path) -> None:
     before = tree(folder)
     with pytest.raises(BuildError, match=r"seg\.safetensors: no file of SHA-256 0{64}") as caught:
         repair(folder, accept_versions=True)
-    assert "--accept-versions" not in str(caught.value)
+    assert "--allow-version-mismatch" not in str(caught.value)
     assert tree(folder) == before
 
 

@@ -507,7 +507,7 @@ def test_an_interrupt_is_told(
 
     monkeypatch.setattr(hyperprior_train, "train", press)
     assert main(arguments(features, tmp_path)) == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+    assert capsys.readouterr().err == "interrupted; run the same command again to resume\n"
 
 
 def test_the_recipe_asks_for_the_lambdas_that_are_trained() -> None:

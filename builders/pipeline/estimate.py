@@ -14,6 +14,7 @@ from cfqa_data.builders.pipeline.context import BuildContext, Models, codec_for
 from cfqa_data.builders.pipeline.fit import Fit, measurements
 from cfqa_data.builders.pipeline.label import batch_of_levels
 from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.preview import Preview
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.console.text import size_text, table_text
 from cfqa_data.errors import BuildError
@@ -23,6 +24,7 @@ from cfqa_data.format.layout import Layout
 __all__ = ["estimate", "estimate_text"]
 
 _LABEL_SECONDS = 0.3  # head, metrics and storage, per million points
+_DRAW_SECONDS = 0.04  # the pictures of a source
 _FLOPS = 2e10  # what one core does in float32 matrix products, per second
 _BITSTREAM_BYTES = 0.055  # per point, mean over the ladders of `mini`
 _CODE_BYTES, _VALUE_BYTES = 0.47, 3.0  # per point, in a chunk as stored
@@ -54,7 +56,7 @@ def estimate(plan: Plan) -> dict[str, Any]:
         for task, spec in recipe.tasks.items():
             codecs = [c for c in ("", *spec.codecs) if (task, c) in counts]
             for codec in codecs:
-                levels = len(spec.codecs[codec].levels) if codec else 1
+                levels = len(spec.codecs[codec].levels) if codec and stage is not Preview else 1
                 (points, tokens), sources = sizes[task], recipe.sources(task)
                 written, seconds, held = 0.0, 0.0, 0.0
                 passes = sources * 2 * models.backbone.parameters * tokens / _FLOPS
@@ -65,6 +67,8 @@ def estimate(plan: Plan) -> dict[str, Any]:
                     each = codec_for(spec.codecs[codec]).cost + _LABEL_SECONDS
                     seconds = passes / recipe.sources(task) * fitted_on
                     seconds += (sources - fitted_on) * points * each / 1e6
+                elif stage is Preview:
+                    seconds = sources * (_DRAW_SECONDS + points * _LABEL_SECONDS / 1e6)
                 elif codec:
                     written, seconds = _coding(plan, task, codec, sources * levels * points)
                     batch = batch_of_levels(points, levels) + 1

@@ -223,7 +223,7 @@ def open_workspace(plan: Plan, root: Path, *, accept_versions: bool = False) -> 
     if versions != recorded["versions"]:
         if not accept_versions:
             last = {name: text.rpartition(_THEN)[2] for name, text in recorded["versions"].items()}
-            more = ", accept a mixture with --accept-versions"
+            more = ", accept a mixture with --allow-version-mismatch"
             _check_equal("software", root, last, current, more)
         write_text(path, plan.to_json())
     return plan

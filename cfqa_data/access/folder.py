@@ -27,6 +27,7 @@ from cfqa_data.format.codes import Codes
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.packing import plane_shape, unpack
+from cfqa_data.format.previews import read_previews
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import NULLABLE, originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
@@ -102,6 +103,21 @@ class Folder:
         table = read_table(where, schema, data, most_rows=most, nullable=nullable)
         check_rows(where, table, {"source_id": sources})
         return table
+
+    def previews(self) -> tuple[list[str], pa.Table] | None:
+        """Return what :func:`read_previews` does, with a row per original; None without pictures.
+
+        Pictures themselves are not read.
+        """
+        name = NAMES.previews.as_posix()
+        if name not in self.manifest.files:
+            return None
+        sources = sum(len(entry.sources) for entry in self.manifest.tasks.values())
+        return read_previews(self.files.where(name), self.files.read(name), sources)
+
+    def shown_columns(self) -> list[str]:
+        """Return the columns of originals that hold pictures and answers."""
+        return found[0] if (found := self.previews()) else []
 
     def original_rows(self) -> dict[str, dict[str, Any]]:
         """Return the row of each original, by its id."""

@@ -36,7 +36,7 @@ PIECE = 1 << 20
 REDIRECTS = 5
 """How many redirects are followed: the Hub has one or two."""
 
-LATER = "what was sent is kept, the same command goes on from there"
+LATER = "uploaded files are kept, run the same command again to resume"
 
 REFUSALS = {
     401: "the Hub does not know this token; run `hf auth login`, or set HF_TOKEN",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -13,8 +13,9 @@ from cfqa_data.arrow import pa
 from cfqa_data.card.wording import meanings, wording
 from cfqa_data.console.text import size_text
 from cfqa_data.format import schema
-from cfqa_data.format.layout import NAMES, Layout
+from cfqa_data.format.layout import ALL, NAMES, Layout
 from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.previews import ANSWERS, column_meaning, read_previews
 from cfqa_data.format.storage import read_labels, read_table, write_text
 from cfqa_data.integrity.health import health_cells
 from cfqa_data.integrity.summary import float32_size, score_text
@@ -25,6 +26,7 @@ __all__ = ["card_text", "write_card"]
 FOLDERS = {
     "labels": "labels",
     "originals": "original features",
+    "previews": "originals with pictures, for viewers",
     "bitstreams": "bitstreams",
     "tables": "tables that decoders have in advance",
     "truth": "truth for the heads",
@@ -57,7 +59,11 @@ def write_card(root: Path, manifest: Manifest) -> Path:
     originals = read_table(layout.originals_table, columns, nullable=nullable)
     files = [p for folder in FOLDERS for p in (layout.root / folder).rglob("*") if p.is_file()]
     sizes = {layout.relative(path): path.stat().st_size for path in files}
-    write_text(layout.card, card_text(manifest, labels, originals, sizes))
+    shown: list[str] = []
+    if layout.previews.exists():
+        data = layout.previews.read_bytes()
+        shown, _ = read_previews(layout.previews, data, originals.num_rows)
+    write_text(layout.card, card_text(manifest, labels, originals, sizes, shown))
     return layout.card
 
 
@@ -66,6 +72,7 @@ def card_text(
     labels: Mapping[str, pa.Table],
     originals: pa.Table,
     sizes: Mapping[str, int],
+    shown: Sequence[str] = (),
     repo: str = "",
     tag: str = "",
 ) -> str:
@@ -76,6 +83,7 @@ def card_text(
         labels: its tables of labels by task.
         originals: its table of originals.
         sizes: path of a file -> bytes, of all but card and manifest.
+        shown: columns of its table of pictures, if it has one.
         repo: "org/name" on a hub, if the card is for that.
         tag: name of this version there.
     """
@@ -83,7 +91,7 @@ def card_text(
     codecs = [codec for entry in manifest.tasks.values() for codec in entry.codecs.values()]
     counts = sorted({len(codec.levels) for codec in codecs})
     licence = {key: texts.pop(key) for key in LICENCE if key in texts}
-    head = licence | _head(labels, originals, sizes)
+    head = licence | _head(labels, originals, sizes, shown)
     features = _feature_table(manifest) if manifest.format > 1 else ""
     hub, use = "", {"path": "cfqa", "revision": "", "where": "in the folder's parent: "}
     if repo:
@@ -98,8 +106,11 @@ def card_text(
             size=size_text(sum(sizes.values())),
             again=_again(manifest),
         )
+    several = f", and `{ALL}`, the labels of all tasks" if len(labels) > 1 else ""
+    first = next(iter(labels))
     return _template("dataset_card.md").substitute(
         texts | use,
+        configs=f"Configs: one per task, the first (`{first}`) by default; `originals`{several}.",
         hub=f"\n{hub}" if hub else "",
         yaml="\n".join(_yaml(head)),
         name=manifest.name,
@@ -116,7 +127,7 @@ def card_text(
         health=_health_table(manifest),
         sizes=_size_table(manifest, labels, sizes),
         columns=_column_table(schema.LABEL_COLUMNS, manifest),
-        originals_columns=_column_table(schema.ORIGINAL_COLUMNS, manifest),
+        originals_columns=_column_table(schema.ORIGINAL_COLUMNS, manifest, shown),
         versions=", ".join(f"{name} {v}" for name, v in sorted(manifest.versions.items())),
     )
 
@@ -142,35 +153,52 @@ def _again(manifest: Manifest) -> str:
 
 
 def _head(
-    labels: Mapping[str, pa.Table], originals: pa.Table, sizes: Mapping[str, int]
+    labels: Mapping[str, pa.Table],
+    originals: pa.Table,
+    sizes: Mapping[str, int],
+    shown: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the card's metadata: configs by name, and their exact columns and row counts."""
-    per_task = {task: {NAMES.labels(task).as_posix(): table} for task, table in labels.items()}
-    everything = {path: table for files in per_task.values() for path, table in files.items()}
-    originals_files = {NAMES.originals_table.as_posix(): originals}
-    configs = {"default": everything} | per_task | {"originals": originals_files}
+    """Return the card's metadata: configs by name, and their exact columns and row counts.
+
+    The first task is the default: in its table, scores of several tasks are not mixed.
+    """
+    configs = {task: {NAMES.labels(task).as_posix(): table} for task, table in labels.items()}
+    everything = {path: table for files in configs.values() for path, table in files.items()}
+    first = next(iter(configs))
+    configs["originals"] = {
+        (NAMES.previews if shown else NAMES.originals_table).as_posix(): originals
+    }
+    if len(labels) > 1:
+        configs.setdefault(ALL, everything)
     return {
         "pretty_name": "Compressed Feature Quality Assessment",
         "tags": ["feature-compression", "quality-assessment", "benchmark"],
         "configs": [
             {"config_name": name}
-            | ({"default": True} if name == "default" else {})
+            | ({"default": True} if name == first else {})
             | {"data_files": [{"split": "test", "path": list(files)}]}
             for name, files in configs.items()
         ],
         "dataset_info": [
-            {"config_name": name} | _dataset_info(files, sizes) for name, files in configs.items()
+            {"config_name": name}
+            | _dataset_info(files, sizes, shown if name == "originals" else ())
+            for name, files in configs.items()
         ],
     }
 
 
-def _dataset_info(files: Mapping[str, pa.Table], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _dataset_info(
+    files: Mapping[str, pa.Table], sizes: Mapping[str, int], shown: Sequence[str]
+) -> dict[str, Any]:
     """Return the columns and sizes of one config; `datasets` refuses another number of rows."""
     tables = list(files.values())
-    size = sum(table.nbytes for table in tables)
+    size = sum(sizes[path] if shown else table.nbytes for path, table in files.items())
     rows = sum(table.num_rows for table in tables)
     return {
-        "features": [{"name": f.name, "dtype": _dtype(f)} for f in tables[0].schema],
+        "features": [
+            *({"name": n, "dtype": "string" if n == ANSWERS else "image"} for n in shown),
+            *({"name": f.name, "dtype": _dtype(f)} for f in tables[0].schema),
+        ],
         "splits": [{"name": "test", "num_bytes": size, "num_examples": rows}],
         "download_size": sum(sizes[path] for path in files),
         "dataset_size": size,
@@ -285,13 +313,16 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _column_table(columns: Mapping[str, tuple[str, str]], manifest: Manifest) -> str:
+def _column_table(
+    columns: Mapping[str, tuple[str, str]], manifest: Manifest, shown: Sequence[str] = ()
+) -> str:
     rows = [[f"`{name}`", *about] for name, about in columns.items()]
     if manifest.format > 1:
         other = meanings()
         rows = [[f"`{n}`", kind, other.get(n, text)] for n, (kind, text) in columns.items()]
         rows += [[f"`{name}`", *about] for name, about in schema.NEW_COLUMNS.items()]
-    return _table(["column", "type", "meaning"], rows)
+    pictures = [[f"`{name}`", *column_meaning(name)] for name in shown]
+    return _table(["column", "type", "meaning"], pictures + rows)
 
 
 def _table(heads: list[str], rows: list[list[Any]]) -> str:

@@ -21,28 +21,28 @@ def build(
     tier: Tier = "full",
     scheduler: str | None = None,
     root: Path | None = None,
-    plan: bool = False,
+    dry_run: bool = False,
     hm_encoder: Path | None = None,
     hm_config: Path | None = None,
     vtm_encoder: Path | None = None,
     vtm_config: Path | None = None,
     check_decoder: bool = False,
-    accept_versions: bool = False,
+    allow_version_mismatch: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Build a dataset from a recipe. Goes on where an earlier build stopped.
+    """Build a dataset from a recipe. Resumes an interrupted build.
 
     Args:
         recipe (RECIPE): mini, nano, wide, ret, paper, dinov2-s, -b, -l, -g, or a TOML file.
-        out (DIR): Folder to make.
-        tier: light leaves out what bitstreams decode to.
-        scheduler (ADDRESS): Dask scheduler to run on instead.
-        plan: Check everything, tell what it takes, build nothing.
-        hm_encoder (FILE): Reference encoder. Default: the environment's, or on PATH.
-        hm_config (FILE): Its configuration. Default: the environment's, or near it.
-        vtm_encoder (FILE): Reference encoder. Default: the environment's, or on PATH.
-        vtm_config (FILE): Its configuration. Default: the environment's, or near it.
-        check_decoder: Have HM's and VTM's decoders decode all again.
+        out (DIR): Folder to create.
+        tier: light leaves out the decoded codes and keeps the bitstreams only.
+        scheduler (ADDRESS): Run on the Dask cluster of this scheduler.
+        dry_run: Check everything, estimate time and space, build nothing.
+        hm_encoder (FILE): HM encoder. Default: CFQA_HM_ENCODER, or on PATH.
+        hm_config (FILE): Its configuration. Default: CFQA_HM_CONFIG, or near the encoder.
+        vtm_encoder (FILE): VTM encoder. Default: CFQA_VTM_ENCODER, or on PATH.
+        vtm_config (FILE): Its configuration. Default: CFQA_VTM_CONFIG, or near the encoder.
+        check_decoder: Also decode every bitstream of HM and VTM with their own decoders.
     """
     from cfqa_data.builders.pipeline import build as run_build
     from cfqa_data.builders.pipeline.check import make_plan
@@ -52,12 +52,12 @@ def build(
 
     if check_decoder:
         os.environ["CFQA_CHECK_DECODER"] = "1"
-    if plan:
+    if dry_run:
         estimated = estimate(make_plan(load_recipe(recipe), tier))
         answer(as_json, lambda: estimated, lambda: estimate_text(estimated))
         return
     if out is None:
-        raise CfqaError("--out is missing: name the folder to build in, or add --plan")
+        raise CfqaError("--out is missing: name the folder to build in, or add --dry-run")
     with working() as progress:
         folder = run_build(
             recipe,
@@ -65,7 +65,7 @@ def build(
             workers=workers or cores(),
             tier=tier,
             scheduler=scheduler,
-            accept_versions=accept_versions,
+            accept_versions=allow_version_mismatch,
             progress=progress,
         )
     summary, tasks = summarise(folder), load_recipe(recipe).tasks.values()
@@ -82,16 +82,16 @@ def import_release(
     logs: Path | None = None,
     recipe: str = "paper",
     root: Path | None = None,
-    accept_versions: bool = False,
+    allow_version_mismatch: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Make a dataset of a downloaded release, without loss. Goes on where it was stopped.
+    """Convert a downloaded release to a dataset, losslessly. Resumes an interrupted import.
 
     Args:
         source (SRC): A downloaded release of the benchmark.
-        out (DIR): Folder to make.
+        out (DIR): Folder to create.
         logs (LOGS): Published score logs. Default: score by the recipe.
-        recipe (RECIPE): Ranges, and what to score with.
+        recipe (RECIPE): Quantiser ranges, and the models to score with.
     """
     from cfqa_data.builders.importing.release import import_release as run_import
     from cfqa_data.integrity.summary import imported_text, summarise
@@ -102,7 +102,7 @@ def import_release(
             out,
             logs=logs,
             recipe=recipe,
-            accept_versions=accept_versions,
+            accept_versions=allow_version_mismatch,
             progress=progress,
         )
     summary = summarise(imported.root) | {"import": imported.to_dict()}

@@ -33,10 +33,11 @@ def info(
     follow_links: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Show what a dataset holds, and whether its labels can tell metrics apart.
+    """Show the contents of a dataset, and label sanity checks.
 
     Args:
-        useless: Also score a useless feature, and tell the levels' shares of its harm.
+        useless: Also score an uninformative feature, and report each level's distortion as a share
+            of its distortion.
     """
     from cfqa_data.access.dataset import load
     from cfqa_data.eval.label_figures import describe_labels, labels_text
@@ -48,8 +49,12 @@ def info(
         from cfqa_data.builders.extending.labelling import useless_harm
 
         harms = {task: useless_harm(dataset, task) for task in dataset.manifest.tasks}
-    told = describe_labels(dataset.labels, harms)
-    answer(as_json, lambda: summary | told, lambda: f"{info_text(summary)}\n\n{labels_text(told)}")
+    figures = describe_labels(dataset.labels, harms)
+    answer(
+        as_json,
+        lambda: summary | figures,
+        lambda: f"{info_text(summary)}\n\n{labels_text(figures)}",
+    )
 
 
 @command("verify")
@@ -68,23 +73,25 @@ def verify(
     follow_links: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Compare a dataset with its manifest, or with another. Exit status: 1 damaged or different.
+    """Check a dataset against its manifest, or compare it with another.
+
+    Exit status 1: damaged or different.
 
     Args:
         folder (DIR): A dataset folder.
-        deep: Also decode every bitstream, and compute labels of a sample.
-        sample (N): With --deep: label rows to compute again.
-        seed: With --deep: of the choice of the sample.
-        against (DATASET): Instead: tell how far it is from this folder or repo of the Hub, made of
-            the same recipe elsewhere.
-        tolerance: With --against: relative difference up to which labels agree. Default: 1e-6.
+        deep: Also decode every bitstream, and recompute the labels of a sample of rows.
+        sample (N): With --deep: number of label rows to recompute.
+        seed: With --deep: random seed of the sample.
+        against (DATASET): Compare with this folder or Hub repo instead, built from the same recipe
+            on another machine.
+        tolerance: With --against: largest relative difference at which labels agree. Default: 1e-6.
     """
     if against is not None:
         near = 1e-6 if tolerance is None else tolerance
         _compare(folder, against, near, untrusted, plugin, follow_links, as_json)
         return
     if tolerance is not None:
-        raise CfqaError("--tolerance is for --against")
+        raise CfqaError("--tolerance requires --against")
     how = {"sample": sample, "seed": seed, "untrusted": untrusted, "plugins": plugin or ()}
     with terminal.show_progress() as progress:
         report, damage = _look(
@@ -103,33 +110,36 @@ def repair(
     workers: int | None = None,
     dry_run: bool = False,
     root: Path | None = None,
-    accept_versions: bool = False,
+    allow_version_mismatch: bool = False,
     plugin: list[str] | None = None,
     follow_links: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Make damaged files again, to the manifest's bytes. Exit status: 1 where that fails.
+    """Rebuild damaged files, byte for byte. Exit status 1: some could not be rebuilt.
 
     Args:
         folder (DIR): A dataset folder.
-        dry_run: Tell what would be done, and do nothing.
-        accept_versions: Try with other versions of software; only the manifest's bytes get in.
+        dry_run: Report what would be done, and do nothing.
+        allow_version_mismatch: Try with other software versions; a file is accepted only if its
+            SHA-256 is the manifest's.
     """
     from cfqa_data.builders.maintenance.repair import ASIDE
     from cfqa_data.builders.maintenance.repair import repair as run_repair
 
-    with working("what was made again stays, the same command goes on from here") as progress:
+    with working("repaired files are kept, run the same command again to resume") as progress:
         repaired = run_repair(
             folder,
             workers=workers or cores(),
-            accept_versions=accept_versions,
+            accept_versions=allow_version_mismatch,
             dry_run=dry_run,
             progress=progress,
             follow_links=follow_links,
             plugins=plugin or (),
         )
-    lines = [f"{name}: {'can be' if dry_run else 'was'} made again" for name in repaired.repaired]
-    lines += [f"{name}: {'goes' if dry_run else 'went'} to {ASIDE}" for name in repaired.aside]
+    lines = [f"{name}: {'can be' if dry_run else 'was'} rebuilt" for name in repaired.repaired]
+    lines += [
+        f"{name}: {'would be' if dry_run else 'was'} moved to {ASIDE}" for name in repaired.aside
+    ]
     lines = [printable(line) for line in (*lines, *map(str, repaired.failed))]
     if not repaired.damaged:
         lines.append(f"{folder}: no file is damaged")
@@ -147,7 +157,7 @@ def _compare(
     follow_links: bool,
     as_json: bool,
 ) -> None:
-    """Answer how far a folder is from another dataset."""
+    """Report the differences between a folder and another dataset."""
     from cfqa_data.access.dataset import load
     from cfqa_data.integrity.difference import difference_text, differences
 
@@ -167,7 +177,7 @@ def _compare(
 def _look(
     folder: Path, workers: int, follow_links: bool, deep: dict[str, Any] | None, progress: Progress
 ) -> tuple[dict[str, Any], list[Fault]]:
-    """Return what there is to tell of a folder, and what is wrong with it."""
+    """Return the facts of a folder, and its damage."""
     from cfqa_data.format.layout import Layout
     from cfqa_data.integrity.consistency import inconsistencies
     from cfqa_data.integrity.verify import Fault
@@ -208,7 +218,9 @@ def _text(folder: Path, report: dict[str, Any], damage: list[Fault]) -> str:
     """Return the result as text; print notes on stderr."""
     notes = list(report.get("not_checked", ()))
     if foreign := report.get("foreign"):
-        notes.append(f"{len(foreign)} files are of tools or weights, first {foreign[0]}")
+        notes.append(
+            f"{len(foreign)} files are weights or belong to other tools, first {foreign[0]}"
+        )
     for note in notes:
         print(f"note: {printable(note)}", file=sys.stderr)
     if damage:
@@ -220,7 +232,7 @@ def _text(folder: Path, report: dict[str, Any], damage: list[Fault]) -> str:
     if "decoded" in report:
         deep = (
             "; {decoded:,} bitstreams decoded, {compared:,} compared with the stored codes, "
-            "labels of {labelled:,} rows computed again"
+            "labels of {labelled:,} rows recomputed"
         ).format_map(report)
         if report["scored"] < report["labelled"]:
             deep += f", scores of {report['scored'] or 'none'} of them"

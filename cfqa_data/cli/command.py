@@ -29,7 +29,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Compressed Feature Quality Assessment: build a dataset, look at it, score metrics on it.",
+    help="Compressed Feature Quality Assessment: build, inspect and share a dataset of compressed "
+    "features, and evaluate metrics on it.",
 )
 
 COMMANDS: dict[str, Callable[..., None]] = {}
@@ -39,18 +40,18 @@ Tier = Literal["full", "light"]
 Target = Literal["distortion", "loss"]
 
 SHARED = """
-    accept_versions: Go on with what other versions of software began.
+    allow_version_mismatch: Resume work that other software versions began.
     as_json: Print one JSON object instead of text.
-    codec (CODEC): Only this codec; repeat it for several.
+    codec (CODEC): Only this codec; may be repeated.
     folder (DIR): A dataset folder, or org/name on the Hub.
-    follow_links: Read what links lead to out of the folder: for one of your own.
-    force: Replace what is there at the start, whatever it holds.
-    plugin (MODULE:CLASS): Class that the dataset was made with and that is not installed; repeat
-        it for several.
-    root (DIR): Where root:// is: images and weights of a recipe.
+    follow_links: Follow links that lead out of the folder; only for a folder you trust.
+    force: Overwrite an existing file, whatever it holds.
+    plugin (MODULE:CLASS): Class that the dataset was built with, where its package is not
+        installed; may be repeated.
+    root (DIR): Folder that root:// stands for: images and weights of a recipe.
     task (TASK): Only this task.
-    untrusted: Decode untrusted bitstreams in confined processes.
-    workers: Processes. Default: one per core, up to 8.
+    untrusted: Decode untrusted bitstreams in sandboxed processes.
+    workers: Number of worker processes. Default: one per core, up to 8.
 """
 
 
@@ -83,7 +84,7 @@ def _entries(text: str) -> dict[str, tuple[str | None, str]]:
 def _declared(
     parameter: inspect.Parameter, kind: Any, entries: dict[str, tuple[str | None, str]]
 ) -> Any:
-    """Return what typer is told of a parameter."""
+    """Return the declaration of a parameter for typer."""
     name = parameter.name
     metavar, about = entries[name] if __doc__ else (None, "")  # Python -OO strips what says it
     how: dict[str, Any] = {"metavar": metavar, "help": about, **HOW.get(name, {})}
@@ -103,12 +104,12 @@ def _declared(
 def local_path(text: str) -> Path:
     """Return the path on this machine that an argument names; a shell leaves --out=~/x as it is."""
     if "://" in text:
-        raise typer.BadParameter(f"{text!r} is an address; name a place on this machine")
+        raise typer.BadParameter(f"{text!r} is a URL; give a local path")
     return expanded(text)
 
 
 def plain_file(text: str) -> Path:
-    """Return the path of a file that is there."""
+    """Return the path of an existing file."""
     path = local_path(text)
     if not path.is_file():
         raise typer.BadParameter(f"{text}: there is no such file")
@@ -116,7 +117,7 @@ def plain_file(text: str) -> Path:
 
 
 def folder_there(text: str) -> Path:
-    """Return the path of a folder that is there."""
+    """Return the path of an existing folder."""
     path = local_path(text)
     if not path.is_dir():
         raise typer.BadParameter(f"{text}: there is no such folder")
@@ -140,24 +141,24 @@ def use_file(parameter: typer.CallbackParam, file: Path | None) -> Path | None:
 
 
 def use_modules(names: Iterable[str] | None) -> Any:
-    """Find the modules of a user's classes, `module:Class`, where the command is run, too."""
+    """Also find the modules of user-defined classes, `module:Class`, in the working directory."""
     if any(re.search(r":(?!\s*\w+=)", name) for name in names or ()):  # not of options alone
         sys.path.insert(0, os.getcwd())
     return names
 
 
 def use_recipe(recipe: str) -> str:
-    """Find the modules of the classes that a recipe names where the command is run, too."""
+    """Also find the modules of the classes that a recipe names in the working directory."""
     from cfqa_data.recipe.load import classes_in
 
-    # What is wrong with a recipe is told when it is loaded.
+    # What is wrong with a recipe is reported when it is loaded.
     with suppress(CfqaError, AttributeError, LookupError, TypeError):
         use_modules(classes_in(recipe))
     return recipe
 
 
 def use_plugins(names: Any) -> Any:
-    """Check that there is each of a user's classes."""
+    """Check that each user-defined class exists."""
     for name in use_modules(names) or ():
         Registry("plugin", {}, CfqaError).find(name, classes=True)
     return names
@@ -181,7 +182,7 @@ NAMES = {
 HOW: dict[str, dict[str, Any]] = {
     "against": {"callback": use_modules},
     "dims": {"min": 1},
-    "limit": {"min": 1},
+    "max_sources": {"min": 1},
     "metric": {"callback": use_modules},
     "plugin": {"callback": use_plugins},
     "recipe": {"callback": use_recipe},
@@ -197,4 +198,4 @@ HOW: dict[str, dict[str, Any]] = {
         for what in ("encoder", "config")
     },
 }
-"""What else typer is told of parameters, by name."""
+"""Further arguments of the declaration of a parameter, by its name."""

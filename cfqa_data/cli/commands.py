@@ -51,6 +51,19 @@ __all__ = [
 USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
+RENAMED = {
+    ("build", "--plan"): "--dry-run",
+    ("eval", "--limit"): "--max-sources",
+    **{
+        (command, "--accept-versions"): "--allow-version-mismatch"
+        for command in ("build", "extend", "import-release", "repair")
+    },
+}
+"""Former names of options, by command."""
+
+REMOVAL = "the old name will be removed in version 0.3"
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         print(f"cfqa {metadata.version('cfqa-data')}")
@@ -71,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit status."""
     try:
         _check(arguments)
-        status = _invoke(list(arguments) or ["--help"])
+        status = _invoke(_renamed(arguments) or ["--help"])
         sys.stdout.flush()
         return status if arguments else 2
     except USAGE_ERROR as error:
@@ -86,7 +99,10 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         return interrupted(stop)
     except MemoryError as error:
-        return _fail(f"out of memory: {error or 'nothing more can be had'}; free some, go on then")
+        return _fail(
+            f"out of memory: {error or 'allocation failed'}; "
+            "free memory, then run the same command again"
+        )
     except (BrokenPipeError, SystemExit) as stop:
         # Rich makes a BrokenPipeError an exit with 1.
         if not isinstance(stop.__context__ if isinstance(stop, SystemExit) else stop, OSError):
@@ -95,6 +111,17 @@ def run(arguments: Sequence[str]) -> int:
         return 141
     except OSError as error:
         return _fail(_os_error_line(error))
+
+
+def _renamed(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with former names of options replaced, each with a warning."""
+    found = list(arguments)
+    for place, argument in enumerate(arguments):
+        old, sign, value = argument.partition("=")
+        if new := RENAMED.get((arguments[0], old)):
+            say(f"warning: {old} is now {new}; {REMOVAL}")
+            found[place] = f"{new}{sign}{value}"
+    return found
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -117,9 +144,9 @@ def _check(arguments: Sequence[str]) -> None:
     for place, argument in enumerate(arguments):
         if not argument or (argument.startswith("--") and argument.endswith("=")):
             after = argument or (f"after {arguments[place - 1]}" if place else "first")
-            raise CfqaError(f"an argument is empty ({after.strip()}): is a variable not set?")
+            raise CfqaError(f"an argument is empty ({after.strip()}): is a shell variable unset?")
         if "\0" in argument:
-            raise CfqaError(f"{argument!r}: no name has a NUL byte in it; give another")
+            raise CfqaError(f"{argument!r}: contains a NUL byte; remove it")
 
 
 def _os_error_line(error: OSError) -> str:

@@ -28,13 +28,13 @@ def curves(
     follow_links: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Compare codecs: rate-distortion curves of each task, and BD-rates against one codec.
+    """Compare codecs: rate-distortion curves per task, and BD-rates relative to an anchor codec.
 
     Args:
-        anchor (CODEC): Codec that the others are compared with: how many percent of bits each
-            needs more (or less, below 0) for the same quality. Default: only the curves.
-        quality (NAME): score, loss, distortion, mse, cosine, cka, or a metric of SCORES; repeat
-            it for several. Default: score and loss.
+        anchor (CODEC): Anchor of the BD-rates: how many percent more bits (below 0: fewer) each
+            other codec needs for the same quality. Default: only the curves.
+        quality (NAME): score, loss, distortion, mse, cosine, cka, or a metric of SCORES; may be
+            repeated. Default: score and loss.
         scores (SCORES): Scores of further metrics: what `cfqa eval DIR --out` wrote, .parquet.
         out (FILE): Write the points of the curves to this .csv file.
         figure (FILE): Draw the curves: .svg, .pdf or .png.
@@ -81,7 +81,7 @@ def _text(found: Curves) -> str:
             for row in found.points.to_pylist()
         ]
         return table_text([heads, *rows], left=3)
-    heads = ["task", "quality", "codec", "BD-rate", "95% interval", "compared over", "points"]
+    heads = ["task", "quality", "codec", "BD-rate", "95% interval", "quality range", "points"]
     rows, notes = [], []
     for row in found.bd_rates.to_pylist():
         cells = ["-", "-", "-", "-"]
@@ -93,7 +93,7 @@ def _text(found: Curves) -> str:
         else:
             notes.append(f"{row['task']}, {row['quality']}, {row['codec']}: {row['note']}")
         rows.append([row["task"], row["quality"], row["codec"], *cells])
-    title = f"Bits against {found.anchor} for the same quality (below 0: fewer)"
+    title = f"BD-rate relative to {found.anchor}: bits for the same quality (below 0: fewer)"
     return "\n".join([title, "", table_text([heads, *rows], left=3), *notes])
 
 

@@ -1,4 +1,4 @@
-"""`cfqa eval` and `cfqa report`: score metrics on a dataset, and write a page of scores."""
+"""`cfqa eval` and `cfqa report`: evaluate metrics on a dataset, and write a report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def evaluate(
     task: str | None = None,
     codec: list[str] | None = None,
     fold: int | None = None,
-    limit: int | None = None,
+    max_sources: int | None = None,
     target: Target = "distortion",
     leave_out: Literal["codec"] | None = None,
     device: str = "cpu",
@@ -54,38 +54,37 @@ def evaluate(
     debug: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Score metrics on a dataset and correlate them with its labels.
+    """Evaluate metrics on a dataset: score it, and correlate the scores with its labels.
 
     Args:
-        metric (NAME): A metric's name, MODULE:FUNCTION, FILE.py:FUNCTION, or `all`; with options,
-            mutual_knn:k=3. Several by commas, or repeat it. Default: mse, cosine and cka.
+        metric (NAME): A metric's name, MODULE:FUNCTION, FILE.py:FUNCTION, or `all`; options as in
+            mutual_knn:k=3. Separated by commas, or repeated. Default: mse, cosine and cka.
         fold (K): Only the sources of this fold, 0 to 4.
-        limit (N): At most so many sources of each task, and of each fold that is trained on.
-        target: Label to follow: the score's distortion or the task's loss.
-        leave_out: codec: train each trained metric also without each codec, and tell how well it
-            places what that codec does.
+        max_sources (N): At most this many sources per task, and per fold that is trained on.
+        target: Label to correlate with: the distortion of the task score, or the task loss.
+        leave_out: codec: also train each trained metric without each codec in turn, and report
+            its accuracy on the codec left out.
         device: Torch device: cpu, cuda, cuda:1.
         precision: Of float32 matrix products: highest is exact, high allows TF32.
         workers (N): Processes, which score a source at a time, with one thread each; on cuda each
             takes a GPU. Default: the command's own, with as many threads as torch takes.
         scheduler (ADDRESS): Dask scheduler on whose workers to score instead.
-        out (FILE): Write every score to this .parquet or .csv file. An interrupted run goes on from
-            what it left beside it. A .parquet file of this dataset is added to: only what it lacks
-            is scored.
-        report (OUT): Write a report: one .html file, or a folder for report.html and
-            scores.parquet.
-        force: Replace what the file has of these metrics where they are others now, or a file that
-            holds anything else.
-        classes: With --report: also draw what levels do to the classes of features, by t-SNE.
-        pictures: With --report: also show the items on which metric and label disagree most.
-        table: paper: as published. plain: every figure, one per line. text, latex, markdown, csv:
-            one figure of each metric, per task, all codecs together.
-        figure (FIGURE): Of such a table: srocc, plcc, krocc, pooled_srocc, pooled_plcc,
+        out (FILE): Write every score to this .parquet or .csv file. An interrupted run resumes from
+            the partial file next to it. To an existing .parquet file of this dataset, only missing
+            scores are added.
+        report (OUT): Write a report: an .html file, or a folder for report.html and scores.parquet.
+        force: Overwrite the file, or its scores of metrics that have changed since.
+        classes: With --report: also plot the classes at several levels, by t-SNE of the features.
+        pictures: With --report: also show the features on which metric and label disagree most.
+        table: paper: as published. plain: all statistics, one per line. text, latex, markdown, csv:
+            one statistic per metric and task, all codecs pooled.
+        figure (FIGURE): Statistic of such a table: srocc, plcc, krocc, pooled_srocc, pooled_plcc,
             pooled_krocc, mapped_plcc or mapped_rmse.
-        against (NAME): Also compare every other metric with this one: differences, intervals, p.
-        paper_logs (LOGS): Instead of a dataset: the published statistic from a folder of score
+        against (NAME): Also compare every other metric with this one: differences, confidence
+            intervals, p-values.
+        paper_logs (LOGS): Instead of DIR: compute the published statistic from a folder of score
             logs.
-        debug: Where a metric of one's own fails, print the traceback too.
+        debug: Print the traceback where a user-defined metric fails.
     """
     if paper_logs is not None:
         _only(context, "paper_logs", "as_json")
@@ -93,7 +92,9 @@ def evaluate(
         return
     if folder is None:
         raise typer.BadParameter(
-            "missing; or name a folder of logs with --paper-logs", context, param_hint="'DIR'"
+            "missing; name a dataset, or a folder of logs with --paper-logs",
+            context,
+            param_hint="'DIR'",
         )
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import evaluate as run_evaluation
@@ -106,13 +107,13 @@ def evaluate(
 
     for name, given in (("classes", classes), ("pictures", pictures)):
         if given and report is None:
-            raise CfqaError(f"--{name} is for the page of --report")
+            raise CfqaError(f"--{name} requires --report")
     source = context.get_parameter_source("figure")
     if table in LAYOUTS and source is not None and source.name == "COMMANDLINE":
-        raise CfqaError("--figure is for the tables of --table text, latex, markdown and csv")
+        raise CfqaError("--figure requires --table text, latex, markdown or csv")
     if figure not in FIGURES:
         raise CfqaError(unknown_name("figure", figure, FIGURES))
-    if report is not None:  # what it needs is missed now, not when everything is scored
+    if report is not None:  # missing packages are reported now, not when everything is scored
         from cfqa_data.eval.report import write_report
     if classes:
         import cfqa_data.eval.report.classes
@@ -127,11 +128,11 @@ def evaluate(
         names += split_specs(against)
         baseline = baseline_of(split_specs(against), device)
         if len(set(names)) < 2:
-            raise MetricError(f"nothing to compare with {baseline!r}: name a --metric beside it")
-    hint = "the same command goes on from the scores so far" if out else ""
+            raise MetricError(f"nothing to compare with {baseline!r}: name another --metric")
+    hint = "scores so far are kept, run the same command again to resume" if out else ""
     with (
         working(hint) as progress,
-        redirect_stdout(sys.stderr),  # what a metric prints is none of the answer
+        redirect_stdout(sys.stderr),  # what a metric prints is not part of the output
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", MetricWarning)  # they are printed below
@@ -148,7 +149,7 @@ def evaluate(
             list(dict.fromkeys(names)),
             device,
             fold=fold,
-            limit=limit,
+            limit=max_sources,
             target=target,
             leave_out=leave_out,
             precision=precision,
@@ -176,7 +177,7 @@ def evaluate(
     answer(as_json, lambda: _evaluation_json(evaluation, compared), text)
     sys.stdout.flush()
     if out is not None and str(out) not in evaluation.failures:
-        written.append(f"Every score: {out}")
+        written.append(f"Scores: {out}")
     if page is not None:
         try:
             shown = compared.against if compared else None
@@ -209,15 +210,15 @@ def report(
     force: bool = False,
     follow_links: bool = False,
 ) -> None:
-    """Write a report of scores: one HTML file that opens offline.
+    """Write a report of scores as one offline HTML file.
 
     Args:
-        scores (SCORES): What `cfqa eval DIR --out` wrote, .parquet; several are put together.
-        out (FILE): Page to write, .html.
-        target: Label to follow. Default: that of the scores.
+        scores (SCORES): Score files, .parquet, of `cfqa eval DIR --out`; several are merged.
+        out (FILE): Write the report to this .html file.
+        target: Label to correlate with. Default: that of the scores.
         against (NAME): Metric that the others are compared with. Default: cosine, or mse.
-        classes: Also draw what levels do to the classes, by t-SNE of features, which are read.
-        pictures: Also show the items on which metric and label disagree most; reads features.
+        classes: Also plot the classes at several levels, by t-SNE; reads features.
+        pictures: Also show the features on which metric and label disagree most; reads features.
     """
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
@@ -237,13 +238,13 @@ def report(
 
 
 def _raised(evaluation: Evaluation) -> BaseException | None:
-    """Return what metrics of a user's own raised: an exception, or a group of several."""
+    """Return what user-defined metrics raised: an exception, or a group of several."""
     causes = [e.__cause__ for e in evaluation.errors.values() if isinstance(e.__cause__, Exception)]
     return ExceptionGroup("metrics failed", causes) if len(causes) > 1 else next(iter(causes), None)
 
 
 def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
-    """Check that the scores outlive a report that failed: return where they are, in words."""
+    """Make sure that the scores outlive a report that failed; return where they are, in words."""
     lost = out is not None and str(out) in evaluation.failures
     if out is None:
         out = page.with_suffix(".parquet")
@@ -253,15 +254,15 @@ def _kept_scores(evaluation: Evaluation, page: Path, out: Path | None) -> str:
             evaluation.write(out)
         except CfqaError:
             lost = True
-    return "the scores are only in the tables" if lost else f"the scores are in {out}"
+    return "the scores could not be saved" if lost else f"the scores are in {out}"
 
 
 def _report_files(
     context: typer.Context, report: Path | None, out: Path | None, force: bool
 ) -> tuple[Path | None, Path | None]:
-    """Return where the page and the scores go; what cannot be written is an error at once.
+    """Return the paths of report and scores; raise if they cannot be written.
 
-    A page in a folder is replaced with its scores, which say what they are of.
+    A report in a folder is overwritten together with its scores, which identify their dataset.
     """
     out = out and absolute_path(out)
     if report is None:
@@ -283,10 +284,10 @@ def _make_folder(context: typer.Context, folder: Path) -> None:
         folder.mkdir()
     except FileExistsError:
         raise CfqaError(
-            f"{folder}: is there and is no folder; name a folder, or an .html file"
+            f"{folder}: exists and is not a folder; name a folder, or an .html file"
         ) from None
     except FileNotFoundError:
-        raise CfqaError(f"{folder}: there is no folder {folder.parent} to make it in") from None
+        raise CfqaError(f"{folder}: there is no folder {folder.parent} to create it in") from None
 
     @context.call_on_close
     def _() -> None:
@@ -303,7 +304,7 @@ def _only(context: typer.Context, *allowed: str) -> None:
             this, other = (parameters[one].opts[0] for one in allowed)
             given = parameter.metavar if parameter.param_type_name == "argument" else None
             raise CfqaError(
-                f"{this} does not go with {given or parameter.opts[0]}, only with {other}"
+                f"{this} cannot be combined with {given or parameter.opts[0]}, only with {other}"
             )
 
 

@@ -1,4 +1,4 @@
-"""`cfqa extend`: a dataset of another one's originals and labels, and of one more codec."""
+"""`cfqa extend`: add a codec to a dataset, in a new folder."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def extend(
     plugin: list[str] | None = None,
     workers: int | None = None,
     root: Path | None = None,
-    accept_versions: bool = False,
+    allow_version_mismatch: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Compress and label the originals of a dataset with one more codec, in a new folder.
+    """Add a codec to a dataset: compress and label its originals, in a new folder.
 
     Args:
         folder (DIR): A dataset folder that `cfqa build` made.
         codec (CODEC): Name of a codec, built in or installed, or MODULE:CLASS.
-        levels (NUMBERS): Its parameter at each level, the best first: 8,4,2. With auto, or auto=6
-            for so many, they are found on training samples.
-        out (DIR): Folder to make. An interrupted run goes on there.
-        name (NAME): Of the codec in the dataset. Default: its class's own.
-        task (TASK): Only this task; repeat it for several.
-        quantizer (TABLE): Of a codec on planes, as in a recipe: '{kind = "uniform", bits = 8, lo
-            = -9, hi = 9}', or with range = "fit". Default: that of the task's first codec on
-            planes.
+        levels (NUMBERS): Its parameter at each level, best first: 8,4,2. With auto, or auto=6 for
+            six levels, they are chosen on training samples.
+        out (DIR): Folder to create. An interrupted run resumes there.
+        name (NAME): Name of the codec in the dataset. Default: that of its class.
+        task (TASK): Only this task; may be repeated.
+        quantizer (TABLE): Quantiser of a codec on planes, as in a recipe: '{kind = "uniform", bits
+            = 8, lo = -9, hi = 9}', or with range = "fit". Default: that of the task's first
+            codec on planes.
         models (FILE): Weights of a learned codec, as in a recipe.
-        option (KEY=VALUE): Argument of the codec's class; repeat it for several.
+        option (KEY=VALUE): Argument of the codec's class; may be repeated.
     """
     from cfqa_data.builders.extending import extend as run_extension
     from cfqa_data.integrity.summary import info_text, summarise
@@ -65,7 +65,7 @@ def extend(
             options=dict(_option(text) for text in option or ()),
             plugins=plugin or (),
             workers=workers or cores(),
-            accept_versions=accept_versions,
+            accept_versions=allow_version_mismatch,
             progress=progress,
         )
     summary = summarise(str(path))
@@ -73,7 +73,7 @@ def extend(
 
 
 def _levels(text: str) -> list[float] | dict[str, int]:
-    """Return levels, or how many are to be found."""
+    """Return levels, or how many are to be chosen."""
     first, _, number = text.partition("=")
     if first.strip() == "auto":
         return {"auto": int(_number(number)) if number else 10}
@@ -85,11 +85,11 @@ def _number(text: str) -> float:
     try:
         return float(text) if set(text) & set(".eE") else int(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no number", param_hint="'--levels'") from None
+        raise typer.BadParameter(f"{text!r} is not a number", param_hint="'--levels'") from None
 
 
 def _toml(option: str, text: str) -> Any:
-    """Return what a text means as a value of TOML."""
+    """Parse a text as a TOML value."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
@@ -97,7 +97,7 @@ def _toml(option: str, text: str) -> Any:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """Return key and value; a value that is none of TOML is a text."""
+    """Return key and value; a value that is not TOML is a text."""
     key, sign, value = text.partition("=")
     if not sign:
         raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="'--option'")

@@ -1,4 +1,4 @@
-"""`cfqa fit-head`: a linear probe, or a head of hypervectors, for a recipe."""
+"""`cfqa fit-head`: train a linear probe, or a hypervector head, for a recipe."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def fit_head(
     force: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Fit a head for a recipe's backbone to labelled images, and say how well it does.
+    """Train a head for a recipe's backbone on labelled images, and report its accuracy.
 
     Args:
-        recipe (RECIPE): Whose backbone and blocks: a name, or a TOML file.
-        images (IMAGES): Images in a folder per class, none of them the dataset's.
-        out (FILE): Head to write, .safetensors.
-        task (TASK): The task that the head is for. Default: the only one.
-        kind: For the tasks classification and fidelity, or for hypervector.
-        dims (N): Length of hypervectors.
+        recipe (RECIPE): Recipe of the backbone and blocks: a name, or a TOML file.
+        images (IMAGES): One folder of images per class; none may be in the dataset.
+        out (FILE): Write the head to this .safetensors file.
+        task (TASK): Task of the head. Default: the recipe's only task.
+        kind: linear for the tasks classification and fidelity, hypervector for hypervector.
+        dims (N): Dimensions of the hypervectors.
     """
     from cfqa_data.builders.training.head import fit_head as run_fit
 
@@ -50,8 +50,8 @@ def fit_head(
             progress=progress,
         )
     data = found._asdict() | {"path": str(found.path), "classes": list(found.classes)}
-    held_out = "no image was held out, which takes five of a class"
+    held_out = "no image was held out: a class needs five images for that"
     if found.held_out:
-        held_out = f"right on {found.accuracy:.1%} of {found.held_out} held-out images"
-    what = f"{out}: a head of {len(found.classes)} classes, fitted to {found.trained} images"
+        held_out = f"accuracy {found.accuracy:.1%} on {found.held_out} held-out images"
+    what = f"{out}: a head of {len(found.classes)} classes, trained on {found.trained} images"
     answer(as_json, lambda: data, lambda: f"{what}\n{held_out}")

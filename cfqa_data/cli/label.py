@@ -1,4 +1,4 @@
-"""`cfqa label`: what reconstructions of a dataset's originals cost their tasks."""
+"""`cfqa label`: label reconstructions of a dataset's originals with its task heads."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def label(
     follow_links: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Score reconstructions of a dataset's originals with its own heads: score, distortion, loss.
+    """Label reconstructions of a dataset's originals with its task heads: score, distortion, loss.
 
     Args:
-        features (FEATURES): A folder of SOURCE.npy files, each one feature (N, C, T, D) or a
-            batch of them, or a .safetensors file (or a folder of some) with a tensor per source.
+        features (FEATURES): A folder of SOURCE.npy files, each with a feature (N, C, T, D) or a
+            batch of them; or .safetensors, a file or a folder of files, with a tensor per source.
         out (FILE): Write one row per feature to this .csv or .parquet file.
     """
     from cfqa_data.access.dataset import load

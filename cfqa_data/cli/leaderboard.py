@@ -1,4 +1,4 @@
-"""`cfqa leaderboard`: rank the metrics of files of scores."""
+"""`cfqa leaderboard`: rank metrics by their score files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def leaderboard(
     out: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Rank the metrics of files of scores by their mean SROCC, all codecs together.
+    """Rank metrics by their mean SROCC over the tasks, all codecs pooled.
 
     Args:
-        results (RESULTS): What `cfqa eval DIR --out` wrote, .parquet; of several datasets, each has
-            its own board.
-        dataset (DIR): The dataset that all are of. Default: the labels that the files keep.
-        target: Label to follow. Default: that of the scores.
-        out (FILE): Write a page, .html, or Markdown, .md.
+        results (RESULTS): Score files, .parquet, of `cfqa eval DIR --out`; one leaderboard per
+            dataset.
+        dataset (DIR): Dataset that was scored. Default: the labels stored in the score files.
+        target: Label to correlate with. Default: that of the scores.
+        out (FILE): Write the leaderboard to this .html or .md file.
     """
     from cfqa_data.eval.report import leaderboard as boards_of
     from cfqa_data.format.storage import write_text

@@ -1,4 +1,4 @@
-"""`cfqa metrics`: what metrics there are, and their facts."""
+"""`cfqa metrics`: list the metrics and their properties."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["metrics"]
 
 @command("metrics")
 def metrics(*, family: str | None = None, paper: bool = False, as_json: bool = False) -> None:
-    """List the metrics, with what is known of each.
+    """List the metrics and their properties.
 
     Args:
-        family (FAMILY): Only those of this family.
-        paper: Also those that reproduce the published code's faults.
+        family (FAMILY): Only metrics of this family.
+        paper: Also list the metrics that reproduce the faults of the published code.
     """
     from cfqa_data.eval import create_metric, list_metrics
 
@@ -44,7 +44,7 @@ def _facts(metric: Metric) -> dict[str, Any]:
 
 
 def _needs(metric: Metric) -> list[str]:
-    """Return what a metric takes of other sources: statistics of theirs, or their labels."""
+    """Return what a metric needs from other sources: their statistics, or their labels."""
     return [*metric.needs, *(["labels"] if metric.fit else [])]
 
 
@@ -65,8 +65,8 @@ def _text(metrics: list[Metric]) -> str:
         for metric in metrics
     ]
     notes = (
-        "cost: TD, a few passes over the values; T2D, products; D3, decompositions.\n"
-        "gradient: create_metric(NAME, as_loss=True) can be minimised.\n"
-        "needs: taken of sources of other folds; labels: it is trained on them."
+        "cost: TD, a few passes over the values; T2D, matrix products; D3, matrix decompositions.\n"
+        "gradient: differentiable, create_metric(NAME, as_loss=True) is a training loss.\n"
+        "needs: statistics of the sources of other folds; labels: the metric is trained on them."
     )
     return f"{table_text([heads, *rows], left=len(heads), width=WIDTH)}\n\n{notes}"

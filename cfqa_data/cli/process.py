@@ -18,7 +18,7 @@ STDOUT = "stdout"
 """What an error names when the answer itself cannot be written."""
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Signals that do what Ctrl-C does: what is finished is kept, what is half made is removed."""
+"""Signals that do what Ctrl-C does: finished work is kept, partial files are removed."""
 
 
 def own_process() -> None:
@@ -62,7 +62,7 @@ def _named_stdout(before: Any) -> io.TextIOWrapper:
 
 
 def leave() -> None:
-    """Make ready for the interpreter's end: the command has said what there was to say.
+    """Make ready for the interpreter's end: the command has printed everything.
 
     Further signals end the process without a word, and what stderr did not take is forgotten.
     """

@@ -1,4 +1,4 @@
-"""`cfqa export` and `cfqa publish`: features as plain files, and a dataset on the Hub."""
+"""`cfqa export` and `cfqa publish`: export features to files, and publish on the Hub."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def export(
     follow_links: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Write features as plain float32 files. Goes on where it was stopped.
+    """Export features to plain float32 files. Resumes an interrupted export.
 
     Args:
-        out (OUT): Folder to make, or an unfinished export to resume.
-        format: Of the files to write.
-        level (LEVEL): Only this level; repeat it for several.
-        fold (K): Only the sources of this fold; repeat it for several.
-        originals: Also write the originals.
+        out (OUT): Folder to create, or an unfinished export to resume.
+        format: Format of the files.
+        level (LEVEL): Only this level; may be repeated.
+        fold (K): Only the sources of this fold; may be repeated.
+        originals: Also export the originals.
     """
     from cfqa_data.builders.sharing.export import INDEX
     from cfqa_data.builders.sharing.export import export as run_export
@@ -61,7 +61,7 @@ def export(
         )
     text = (
         f"{out}: {exported.features} features, {size_text(exported.size)} of float32\n"
-        f"What is where, with the labels: {out / INDEX}"
+        f"Index of the files, with the labels: {out / INDEX}"
     )
     answer(as_json, exported.to_dict, lambda: text)
     for note in exported.notes if not as_json else ():
@@ -84,19 +84,20 @@ def publish(
     follow_links: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Publish a dataset on the Hugging Face Hub. Goes on where it was stopped.
+    """Publish a dataset on the Hugging Face Hub. Resumes an interrupted upload.
 
     Args:
         folder (DIR): A dataset folder.
         repo (ORG/NAME): Dataset repo on the Hub.
-        private: A new repo is seen by its owners only.
-        tier: light leaves out the codes of a full folder. Default: the folder's.
-        revision (BRANCH): Branch, made if it is not there. Default: main.
-        tag (TAG): Of this version. Default: one made of its content.
-        licence (ID): Terms of tasks that state none, such as cc-by-4.0; other with --licence-link.
-        licence_link (URL): Text of that licence.
+        private: If the repo is new, make it private.
+        tier: light leaves out the decoded codes of a full folder. Default: the folder's tier.
+        revision (BRANCH): Branch, created if it does not exist. Default: main.
+        tag (TAG): Tag of this version. Default: one derived from its content.
+        licence (ID): Licence of the tasks that state none, such as cc-by-4.0, or other with
+            --licence-link.
+        licence_link (URL): URL of the licence's text.
         attribution (TEXT): Authors to credit, with --licence.
-        dry_run: Check everything, tell what would go, send nothing.
+        dry_run: Check everything, report what would be uploaded, upload nothing.
     """
     from cfqa_data.builders.sharing.publish import plan_publishing
     from cfqa_data.builders.sharing.publish import publish as run_publishing
@@ -104,7 +105,7 @@ def publish(
     from cfqa_data.format.facts import Terms
 
     if (licence_link or attribution) and licence is None:
-        raise CfqaError("--licence-link and --attribution belong to --licence")
+        raise CfqaError("--licence-link and --attribution require --licence")
     terms = Terms(licence, licence_link, attribution, truths=True) if licence is not None else None
     with terminal.show_progress() as progress:
         plan = plan_publishing(
@@ -123,7 +124,7 @@ def publish(
         return
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
-    hint = "what was sent is kept, the same command goes on from there"
+    hint = "uploaded files are kept, run the same command again to resume"
     with working(hint), quiet_client():
         published = run_publishing(plan)
     answer(as_json, published.to_dict, lambda: published_text(published))

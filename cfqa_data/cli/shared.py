@@ -1,4 +1,4 @@
-"""What commands share: answers as text or JSON, progress, and what an interrupt leaves."""
+"""What commands share: output as text or JSON, progress, and interrupts."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ def check_new_file(path: Path | None, suffixes: Sequence[str], force: bool) -> N
     if path is None:
         return
     if path.suffix not in suffixes:
-        raise CfqaError(f"{path}: is written as {' or '.join(suffixes)}, by that ending")
+        raise CfqaError(f"{path}: the file name must end in {' or '.join(suffixes)}")
     check_writable(path)
     if path.exists() and not force:
-        raise CfqaError(f"{path}: is there; write to another file, or replace it with --force")
+        raise CfqaError(
+            f"{path}: already exists; write to another file, or overwrite it with --force"
+        )
 
 
 def answer(as_json: bool, data: Callable[[], dict[str, Any]], text: Callable[[], str]) -> None:
@@ -48,9 +50,9 @@ def _json_safe(value: Any) -> Any:
 
 @contextmanager
 def working(
-    hint: str = "what is finished is kept, the same command goes on from here",
+    hint: str = "finished work is kept, run the same command again to resume",
 ) -> Iterator[Progress]:
-    """Show progress; on an interrupt, say what the next run of the command goes on from."""
+    """Show progress; on an interrupt, say how to resume."""
     try:
         with terminal.show_progress() as progress:
             yield progress
@@ -63,7 +65,7 @@ def interrupted(stop: BaseException, more: str = "") -> int:
 
     Args:
         stop: what interrupted it; a KeyboardInterrupt may have the signal's number.
-        more: what there is to know.
+        more: further information.
     """
     number = stop.args[0] if stop.args and isinstance(stop.args[0], int) else signal.SIGINT
     say(f"interrupted{'; ' if more else ''}{more}")

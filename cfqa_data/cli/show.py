@@ -1,4 +1,4 @@
-"""`cfqa show` and `cfqa gallery`: what compression does to features, in pictures."""
+"""`cfqa show` and `cfqa gallery`: pictures of what compression does to features."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def show(
     follow_links: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Show one source: its input, and what its task makes of its feature at each level.
+    """Show a source: its input, and the task output from its feature at each level.
 
     Args:
-        source (SOURCE): Its id.
-        level (LEVEL): Only this level, 0 is the best; repeat it for several.
-        metric (NAME): Scores of this metric, MODULE:FUNCTION or FILE.py:FUNCTION; several by
-            commas, or repeat it. Default: those that the labels hold.
-        scores (SCORES): Scores in place of those computed here: what `cfqa eval DIR --out` wrote,
-            .parquet; --metric names some of its metrics.
-        out (FILE): Write a page with a slider, .html, or a picture, .png.
+        source (SOURCE): Id of the source.
+        level (LEVEL): Only this level (0 is the best); may be repeated.
+        metric (NAME): Show scores of this metric, a name, MODULE:FUNCTION or FILE.py:FUNCTION;
+            separated by commas, or repeated. Default: mse, cosine and cka of the labels.
+        scores (SCORES): Read the scores from this .parquet file, written by `cfqa eval DIR --out`;
+            --metric selects some of its metrics.
+        out (FILE): Write an .html page with a slider, or a .png picture.
     """
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
@@ -55,7 +55,7 @@ def show(
         shown.save(out)
     answer(as_json, shown.to_dict, lambda: repr(shown))
     if out is not None and not as_json:
-        print(f"Shown: {out}")
+        print(f"Picture: {out}")
 
 
 @command("gallery", "build")
@@ -75,16 +75,16 @@ def gallery(
     plugin: list[str] | None = None,
     follow_links: bool = False,
 ) -> None:
-    """Write a page that opens offline: sources with a slider over levels and a choice of codec.
+    """Write an offline HTML page: sources, with a slider over the levels and a choice of codec.
 
     Args:
-        out (FILE): Page to write, .html.
-        level (LEVEL): Only this level, 0 is the best; repeat it for several.
-        sources (N): How many, spread over tasks and over the harm done.
-        metric (NAME): Scores of this metric, MODULE:FUNCTION or FILE.py:FUNCTION; several by
-            commas, or repeat it. Default: those that the labels hold.
-        scores (SCORES): Scores in place of those computed here: what `cfqa eval DIR --out` wrote,
-            .parquet; --metric names some of its metrics.
+        out (FILE): Write the page to this .html file.
+        level (LEVEL): Only this level (0 is the best); may be repeated.
+        sources (N): Number of sources, spread over the tasks and the range of distortion.
+        metric (NAME): Show scores of this metric, a name, MODULE:FUNCTION or FILE.py:FUNCTION;
+            separated by commas, or repeated. Default: mse, cosine and cka of the labels.
+        scores (SCORES): Read the scores from this .parquet file, written by `cfqa eval DIR --out`;
+            --metric selects some of its metrics.
     """
     from cfqa_data.access.dataset import LoadOptions, load
     from cfqa_data.builders.gallery.page import write_gallery

@@ -215,18 +215,24 @@ def write_tensors(
     write_bytes(path, save(arrays, header))
 
 
-def write_table(path: Path, table: pa.Table, check: Callable[[], None] | None = None) -> None:
+def write_table(
+    path: Path,
+    table: pa.Table,
+    check: Callable[[], None] | None = None,
+    row_group_size: int | None = None,
+) -> None:
     """Write a table as Parquet, zstd compressed.
 
     Args:
         path: the file.
         table: what to write.
         check: called once it is written, before it becomes ``path``; may raise to leave that alone.
+        row_group_size: rows that are stored together; as many as pyarrow takes if None.
     """
     # Opened here: pyarrow takes names such as s3:/x for addresses, and only UTF-8.
     with atomic_path(path) as partial:
         with partial.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
+            pq.write_table(table, file, row_group_size, compression="zstd")
         if check:
             check()
 

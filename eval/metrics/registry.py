@@ -152,7 +152,7 @@ def _named(name: str) -> tuple[str, Any]:
     if ":" in name:
         return "", imported(name)
     if name.endswith(".py"):
-        raise MetricError(f"metric {name!r}: say which of its functions, {name}:FUNCTION")
+        raise MetricError(f"metric {name!r}: name one of its functions, {name}:FUNCTION")
     if point := _installed().get(name):
         return name, imported(point.value.split(" [")[0])
     known = list_metrics(paper=name.startswith("paper"))
@@ -187,7 +187,7 @@ def as_metrics(specs: MetricLike | Iterable[MetricLike], device: str = "cpu") ->
         specs = [specs]
     metrics = tuple(as_metric(spec, device) for spec in specs)
     if not metrics:
-        raise MetricError("no metric was asked for")
+        raise MetricError("no metric was requested")
     names = [metric.name for metric in metrics]
     for name in names:
         if names.count(name) > 1:

@@ -66,6 +66,7 @@ def cards(
     the label, the worst first.
     """
     target, made = evaluation.target, []
+    fits = {task.grid.task: task.whole.mapped for task in evaluation.cells().tasks}
     levels = defaultdict[tuple[str, str], list[dict[str, Any]]](list)
     for row in evaluation.per_level.to_pylist():
         levels[row["metric"], row["task"]].append(row)
@@ -75,7 +76,8 @@ def cards(
         scatters = []
         for part in points:
             ringed = {i.row: str(n) for n, i in enumerate(items, 1) if i.points is part}
-            scatters.append((part, scatter(part, column, entry.metric.name, target, ringed)))
+            fit = fits[part.task][column].curve
+            scatters.append((part, scatter(part, column, entry.metric.name, target, ringed, fit)))
         name = entry.metric.name
         by_levels = [(p, by_level(p, levels[name, p.task], name, target)) for p in points]
         made.append(

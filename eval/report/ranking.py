@@ -311,8 +311,7 @@ def heat_maps(
     """
     together = [row | {"codec": ALL} for row in evaluation.across_codecs.to_pylist()]
     codecs, cells = defaultdict[str, dict[str, None]](dict), {}
-    metrics, scores = evaluation.metrics, evaluation.values[:, : len(evaluation.metrics)]
-    means = source_means(evaluation.labels, metrics, scores, evaluation.target)
+    means = source_means(evaluation.cells(), evaluation.metrics)
     for row in means + [row for row in together if row["codecs"] > 1]:
         codecs[row["task"]][row["codec"]] = None
         cells[row["task"], row["codec"], row["metric"]] = row
