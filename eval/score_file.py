@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.account import Scored
 from cfqa_data.eval.features.datasets import dataset_facts, table_digest
 from cfqa_data.eval.fingerprint import fingerprint
 from cfqa_data.eval.merging import compared, joined, relabelled
@@ -29,7 +30,6 @@ from cfqa_data.eval.results import Evaluation, conclude
 from cfqa_data.eval.score_format import write_scores
 from cfqa_data.eval.score_reading import read_scores
 from cfqa_data.eval.score_rows import row_keys
-from cfqa_data.eval.scoring import Scored
 from cfqa_data.eval.statistics import check_labels
 from cfqa_data.format.storage import check_writable
 

@@ -94,6 +94,8 @@ COMMANDS = {
             "leave_out": "choice",
             "device": "name",
             "precision": "choice",
+            "workers": "number",
+            "scheduler": "scheduler",
             "out": "out file",
             "report": "report",
             "table": "choice",

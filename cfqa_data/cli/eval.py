@@ -39,6 +39,8 @@ def evaluate(
     leave_out: Literal["codec"] | None = None,
     device: str = "cpu",
     precision: Literal["highest", "high"] = "highest",
+    workers: int = 1,
+    scheduler: str | None = None,
     out: Path | None = None,
     report: Path | None = None,
     classes: bool = False,
@@ -67,6 +69,9 @@ def evaluate(
             its accuracy on the codec left out.
         device: Torch device: cpu, cuda, cuda:1.
         precision: Of float32 matrix products: highest is exact, high allows TF32.
+        workers (N): Processes, which score a source at a time, with one thread each; on cuda each
+            takes a GPU. Default: the command's own, with as many threads as torch takes.
+        scheduler (ADDRESS): Dask scheduler on whose workers to score instead.
         out (FILE): Write every score to this .parquet or .csv file. An interrupted run resumes from
             the partial file next to it. To an existing .parquet file of this dataset, only missing
             scores are added.
@@ -149,6 +154,8 @@ def evaluate(
             target=target,
             leave_out=leave_out,
             precision=precision,
+            workers=workers,
+            client=scheduler,
             out=out,
             force=force,
             progress=progress,
