@@ -1,12 +1,15 @@
 """Measure opening and reading a dataset folder at the published size, against limits.
 
-    python benchmarks/loading.py [--sources 12] [--folder FOLDER]
+    python benchmarks/loading.py [--sources 12] [--folder FOLDER] [--peer FOLDER]
 
 Features are made up, (1, 1, 257, 1536) as the published ones of `cls`; their codes take the 2.7
 bits each that those of `mini` take by VVenC. They are stored by the functions that builds use, and
 once more as float32 `.npy` files.  Rates are in bytes of float32.  "cold" reads files whose pages
 the system was told to forget, which says as much of the machine's disk as of the reader.  Times are
 the least of several; exits with 1 when a limit is not met.
+
+``--peer`` compares the scans with those of another version of the package instead, which ``pip
+install --no-deps --target FOLDER`` has put there, in turns.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from measuring import forget, seconds
+from measuring import Version, forget, seconds
 from results import Result, figure, run
+from scans import FEATURE, consume, scans
 
 import cfqa_data
 from cfqa_data.format.codes import create_codes_array, write_codes
@@ -34,13 +38,9 @@ from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table, write_tensors, write_text
-from cfqa_data.loaders import read_ahead
 from cfqa_data.recipe.load import Recipe, load_recipe
 
 SHAPE = (1, 1, 257, 1536)
-FEATURE = 4 * 257 * 1536
-"""Bytes of a feature as float32."""
-
 OPEN = """
 import sys, time, cfqa_data
 {imports}
@@ -115,28 +115,6 @@ def write_features(root: Path, sources: int) -> float:
     return 8 * stored / (sources * LEVELS * FEATURE / 4)
 
 
-def consume(things: Iterable[Any]) -> None:
-    """Take every feature, and look at one value of each."""
-    for thing in things:
-        thing[0, 0, 0, 0]
-
-
-def scans(root: Path) -> dict[str, Callable[[], Iterator[Any]]]:
-    """Return the ways to read every compressed feature in order; opening is not part of them."""
-    pairs = cfqa_data.load(root / "cfqa")
-    keys = pairs.labels.select(["source_id", "codec", "level"])
-    rows = [tuple(row.values()) for row in keys.to_pylist()]
-    names = [root / "npy" / f"{source}-{level}.npy" for source, _, level in rows]
-    pairs.compressed(*rows[0])
-    return {
-        "np.load": lambda: map(np.load, names),
-        "compressed()": lambda: (pairs.compressed(*row) for row in rows),
-        "read_ahead(compressed)": lambda: read_ahead(lambda row: pairs.compressed(*row), rows),
-        "codes()": lambda: (pairs.codes(*row).indices for row in rows),
-        "read_ahead(codes)": lambda: read_ahead(lambda row: pairs.codes(*row).indices, rows),
-    }
-
-
 def opening(folder: Path, runs: int) -> Iterator[Result]:
     """Open 12000 rows, each time in a fresh process."""
     found = []
@@ -189,11 +167,33 @@ def scanning(root: Path, rows: int, runs: int) -> Iterator[Result]:
             yield figure(f"scan, {cache}: {name}", rate, plain)
 
 
+def beside(root: Path, rows: int, runs: int, peer: str) -> Iterator[Result]:
+    """Yield how fast each scan is beside that of another version of the package."""
+    command = [Path(__file__).with_name("scans.py"), root]
+    both = [Version(command, folder) for folder in (None, peer)]
+    for cache in ("warm", "cold"):
+        for name in list(scans(root))[1:]:
+            taken: list[list[float]] = [[], []]
+            for _ in range(runs + 1):
+                for times, version in zip(taken, both, strict=True):
+                    if cache == "cold":
+                        forget(root)
+                    times.append(version.ask(name))
+            ours, theirs = (rows * FEATURE / min(times[1:]) / 1e9 for times in taken)
+            yield Result(f"scan, {cache}: {name}", ours, "GB/s", "the peer", theirs)
+    for version in both:
+        version.close()
+
+
 def measure(given: argparse.Namespace) -> Iterator[Result]:
     """Yield every figure as it is measured."""
     sources, runs = (2, 1) if given.quick else (given.sources, given.runs)
     with TemporaryDirectory(dir=given.folder) as folder:
         root, recipe = Path(folder), load_recipe("mini")
+        if given.peer:
+            write_features(root, sources)
+            yield from beside(root, sources * LEVELS, runs, given.peer)
+            return
         ids = {task: [f"{task}-{index}" for index in range(100)] for task in recipe.tasks}
         write_tables(root / "tables", recipe, ids)
         yield from opening(root / "tables", runs)
@@ -206,6 +206,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sources", type=int, default=12, help="10 features each (default 12)")
     parser.add_argument("--runs", type=int, default=5, help="per figure (default 5)")
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary one)")
+    parser.add_argument("--peer", metavar="FOLDER", help="of another version of the package")
 
 
 if __name__ == "__main__":
