@@ -80,7 +80,7 @@ class ArrayReader:
             source_index: place of its source.
             level: its level.
             part: which part; by default all.
-            values: give the values of codes, too.
+            values: give the values of codes where that is faster.
 
         Raises:
             FormatError: the shard is missing or damaged.
@@ -97,8 +97,10 @@ class ArrayReader:
                 if self.files.root is None:  # asking again is a request
                     self._indices[source_index] = index
             tables = self._tables[list(part.layers)] if self.quantizer else None
-            stored = self.shards.read(blob, index, level, part, tables if values else None)
-            if tables is None or values:
+            # At once, of several layers: all codes of one are looked up in one table behind this.
+            at_once = tables if values and len(part.layers) > 1 else None
+            stored = self.shards.read(blob, index, level, part, at_once)
+            if tables is None or at_once is not None:
                 return stored
             try:
                 return codes.Codes(stored, tables)
@@ -178,10 +180,10 @@ class ShardReader:
         present = [place for place in places if place != (NOTHING, NOTHING)]
         chunks = iter(blob.read(present))
         views, layers, used = len(part.views), len(part.layers), part.full[2]
-        dtype = np.dtype(np.float32) if tables is not None else self.dtype
+        dtype = self.dtype if tables is None else np.dtype(np.float32)
         whole = np.empty((views, layers, used, channels), dtype)
         for place, at in zip(places, np.ndindex(views, layers), strict=True):
-            block = np.empty((used, channels), self.dtype)
+            block = whole[at] if tables is None else np.empty((used, channels), self.dtype)
             if place == (NOTHING, NOTHING):
                 block[:] = 0
             else:
@@ -189,10 +191,7 @@ class ShardReader:
             if tables is not None:
                 if block.max(initial=0) >= tables.shape[1]:
                     raise ValueError("a code out of range")
-                block = codes.look_up(tables[at[1]], block)
-            if len(places) == 1:
-                return part.take_tokens(block[None, None])
-            whole[at] = block
+                whole[at] = codes.look_up(tables[at[1]], block)
         return part.take_tokens(whole)
 
     def read_index(self, blob: Blob) -> np.ndarray:
