@@ -154,12 +154,12 @@ class ScoreFile:
         for name, own in self._begun.items():
             if (known := scored.get(name)) is None or own.fingerprint is None:
                 continue
-            digest = known.fingerprint.digest if known.fingerprint else None
-            if own.fingerprint.digest is None or digest is None:
+            if not (known.fingerprint and known.fingerprint.digest and own.fingerprint.digest):
                 why = own.fingerprint.reason or "the file does not record its code"
                 found[name] = f"holds scores of a {name!r} that may be different ({why})"
-            elif own.fingerprint.digest != digest:
-                found[name] = f"holds scores of a {name!r} with other code, options or training"
+            elif own.fingerprint.digest != known.fingerprint.digest:
+                how = own.fingerprint.difference(known.fingerprint)
+                found[name] = f"holds scores of a {name!r} with {how}"
             elif (known.device, known.precision) != (own.device, own.precision):
                 found[name] = f"holds scores of {name!r} made with another device or precision"
         return found
