@@ -17,15 +17,13 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from measuring import SHAPES, least, status
+from measuring import SHAPES, Version, least, status
 from results import Result, run
 
 from cfqa_data.eval.features import Features
@@ -114,34 +112,6 @@ def score_one(
         yield Result(f"{name}, memory", peak.extra / MEBIBYTE, "MiB")
 
 
-class Version:
-    """A version of the package in a process of its own, which scores when it is asked.
-
-    Args:
-        task: Whose shapes.
-        families: Of the metrics.
-        folder: Where the package is; by default this one.
-    """
-
-    def __init__(self, task: str, families: Sequence[str], folder: str | None = None) -> None:
-        command = [sys.executable, __file__, "--answer", "--task", task, "--family", *families]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if folder:
-            environment["PYTHONPATH"] = folder
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command, env=environment, stdin=pipe, stdout=pipe, text=True, bufsize=1
-        )
-
-    def ask(self, name: str) -> tuple[float, list[float]]:
-        """Return the seconds that a metric takes for the next version, or all, and the scores."""
-        assert self.process.stdin
-        assert self.process.stdout
-        print(name, file=self.process.stdin)
-        seconds, scores = json.loads(self.process.stdout.readline())
-        return seconds, scores
-
-
 def answer(task: str, listed: Sequence[Metric]) -> None:
     """Score the next version by what each line of the input names, and print the time."""
     x, y = pair(task, "cpu")
@@ -162,7 +132,8 @@ def answer(task: str, listed: Sequence[Metric]) -> None:
 
 def beside(task: str, listed: Sequence[Metric], given: argparse.Namespace) -> Iterator[Result]:
     """Yield each metric's time and how far its scores lie from those of the peer."""
-    both = [Version(task, given.family), Version(task, given.family, given.peer)]
+    command = [__file__, "--answer", "--task", task, "--family", *given.family]
+    both = [Version(command, folder, OMP_NUM_THREADS="1") for folder in (None, given.peer)]
     for name in [*(metric.name for metric in listed), "all together"]:
         found = [[version.ask(name) for version in both] for _ in range(given.repeats)]
         ours, peer = (min(turn[place][0] for turn in found) for place in (0, 1))
@@ -171,7 +142,7 @@ def beside(task: str, listed: Sequence[Metric], given: argparse.Namespace) -> It
         apart = max(abs(one - other) / (abs(other) or 1.0) for one, other in scores)
         yield Result(f"{task}: {name}, scores apart", apart, "of their size")
     for version in both:
-        version.process.communicate()
+        version.close()
 
 
 def measure(given: argparse.Namespace) -> Iterator[Result]:

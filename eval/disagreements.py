@@ -59,7 +59,7 @@ class Disagreements(Described):
         return Summary(title, {"features": self.table.num_rows}, self._rows() if rows else ())
 
     def _rows(self) -> list[list[str]]:
-        worse = [f"worse than, by {self.metric}", f"by {self.other}"]
+        worse = [f"percentile, by {self.metric}", f"by {self.other}"]
         rows = [["task", "source", "codec", "level", self.metric, self.other, *worse]]
         for row in self.table.to_pylist():
             shares = (f"{row[name]:.0f}%" for name in COLUMNS[-2:])
@@ -93,7 +93,7 @@ def find_disagreements(
 ) -> Disagreements:
     """Find the features of all tasks: see `Evaluation.disagreements`."""
     if count < 1:
-        raise MetricError(f"count is at least 1, not {count}")
+        raise MetricError(f"count must be at least 1, not {count}")
     labels, known = evaluation.labels, [one.name for one in evaluation.metrics]
     sides = [labels[evaluation.target].to_numpy().astype(np.float64)]
     harms = [sides[0]]

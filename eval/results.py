@@ -228,7 +228,7 @@ class Evaluation(Described):
         merged = self
         for other in others:
             if not isinstance(other, Evaluation):
-                raise MetricError(f"what is merged is an `Evaluation`, not {other!r}")
+                raise MetricError(f"only an `Evaluation` can be merged, not {other!r}")
             merged = merge(merged, other, label)
         return merged
 
@@ -248,9 +248,9 @@ class Evaluation(Described):
         path = absolute_path(path)
         check_writable(path)
         if path.suffix not in (".parquet", ".csv"):
-            raise MetricError(f"{path}: scores are written as .parquet or .csv, by that ending")
+            raise MetricError(f"{path}: the file name must end in .parquet or .csv")
         if path.exists() and not force:
-            raise MetricError(f"{path}: already exists; write to another file, or give force=True")
+            raise MetricError(f"{path}: already exists; write to another file, or pass force=True")
         try:
             write_scores(self, path)
         except OSError as error:

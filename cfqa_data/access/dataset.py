@@ -404,8 +404,8 @@ def opened(dataset: str | Path | Dataset, **options: Any) -> Dataset:
     ]
     if given:
         raise CfqaError(
-            f"{' and '.join(given)} say how to open a path; give them to load(), as this dataset "
-            "is open"
+            f"{' and '.join(given)} can be given only with a path; pass them to load(), since this "
+            "dataset is already open"
         )
     return dataset
 

@@ -104,8 +104,8 @@ def _projected(z: Features, projections: int, seed: int) -> Tensor:
 def _directions(projections: int, channels: int, seed: int, device: Any) -> Tensor:
     if projections < 1 or seed < 0:
         raise MetricError(
-            f"sliced_wasserstein: projections is at least 1 and seed at least 0, "
-            f"not {projections} and {seed}"
+            "sliced_wasserstein: projections must be at least 1 and seed at least 0, not "
+            f"{projections} and {seed}"
         )
     rows = np.random.default_rng(seed).normal(size=(projections, channels))
     return torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True)).to(device)

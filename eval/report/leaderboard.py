@@ -37,10 +37,10 @@ __all__ = ["Board", "Entry", "html_page", "leaderboard", "markdown_page", "termi
 OWN = "cfqa-data"
 """Package whose metrics are fitted to nothing but what their record tells."""
 
-NOT_TOLD = "not told"
+NOT_TOLD = "not declared"
 
 TIES = (
-    "=: no metric is significantly better. beaten: by how many metrics (p < 0.05, after Holm).\n"
+    "=: no metric is significantly better. outperf.: by how many metrics (p < 0.05, after Holm).\n"
     "interval: 95%, over the sources. ms: per feature, without training."
 )
 
@@ -84,6 +84,19 @@ class Entry:
         which = record.version or (record.source_sha256 or "")[:8]
         return " ".join(filter(None, [record.package, which]))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-safe."""
+        of_entry = ("rank", "tied", "beaten_by", "gap", "trained", "version")
+        return {
+            "metric": self.metric.name,
+            "lower_better": self.metric.lower_better,
+            **{name: getattr(self, name) for name in of_entry},
+            "srocc": self.overall._asdict(),
+            "by_task": {task: figure._asdict() for task, figure in self.by_task.items()},
+            "milliseconds": self.provenance.milliseconds,
+            "date": self.provenance.date,
+        }
+
 
 @dataclass(frozen=True)
 class Board:
@@ -118,7 +131,12 @@ class Board:
     def title(self) -> str:
         """What it is of, in a line."""
         counts = f"{self.sources} sources, {self.features} features, {len(self.codecs)} codecs"
-        return f"{self.name}: {counts}; mean SROCC with the {self.target}, all codecs together"
+        return f"{self.name}: {counts}; mean SROCC with the {self.target}, all codecs pooled"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-safe."""
+        entries = [entry.to_dict() for entry in self.entries]
+        return vars(self) | {"entries": entries}
 
 
 @extras()
@@ -150,7 +168,7 @@ def leaderboard(
             result = read_file(result, source)
         read.append((label, result))
     if not read:
-        raise MetricError("name at least one file of scores, .parquet")
+        raise MetricError("name at least one score file, .parquet")
     return [_board(pool if target is None else pool.following(target)) for pool in _pools(read)]
 
 
@@ -226,7 +244,7 @@ def _trained(metric: Metric, evaluation: Evaluation) -> str:
         folds, codecs = ", ".join(map(str, seen.folds)), ", ".join(seen.codecs)
         if set(seen.codecs) == set(evaluation.labels["codec"].unique().to_pylist()):
             codecs = "all codecs"
-        how = "each time without the one scored" if record.trained_on else "before, all of them"
+        how = "cross-fitted" if record.trained_on else "before this evaluation"
         return f"{seen.originals} originals of folds {folds}, {how}; {codecs}; {seen.target}"
     if record.package in (OWN, None) and metric.family not in ("trained", "custom"):
         return ""
@@ -234,7 +252,7 @@ def _trained(metric: Metric, evaluation: Evaluation) -> str:
 
 
 def _cells(board: Board) -> list[list[str]]:
-    heads = ["metric", "rank", "SROCC", "interval", "beaten", *board.tasks, "ms", "version"]
+    heads = ["metric", "rank", "SROCC", "interval", "outperf.", *board.tasks, "ms", "version"]
     cells = [heads]
     for entry in board.entries:
         figures = [entry.overall.text, entry.overall.interval]
@@ -253,7 +271,7 @@ def _remarks(board: Board) -> list[str]:
         if entry.trained not in ("", NOT_TOLD):
             remarks.append(f"{entry.metric.name}: trained on {entry.trained}.")
     if unknown := [e.metric.name for e in board.entries if e.trained == NOT_TOLD]:
-        remarks.append(f"Whether they have seen these labels is not told: {', '.join(unknown)}.")
+        remarks.append(f"Training data not declared: {', '.join(unknown)}.")
     remarks += [f"{e.metric.name}: not ranked, {e.gap}." for e in board.entries if e.gap]
     return [*remarks, *board.notes]
 

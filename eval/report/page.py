@@ -51,7 +51,7 @@ def write_report(
     Args:
         evaluation: What `cfqa_data.evaluate` or `read_evaluation` returned.
         path: File to write, ``.html``.
-        dataset: What was scored, open or its path: the page then says what it was made from.
+        dataset: Dataset, open or its path: the page then says what it was made from.
         against: Metric that all others are compared with; by default ``cosine`` or ``mse``, if it
             was scored.
         classes: Also draw what levels do to the classes, from features of the dataset, which are
@@ -101,7 +101,7 @@ def report_html(
     See `write_report`.
     """
     if not evaluation.metrics or evaluation.labels.num_rows == 0:
-        raise MetricError("nothing was scored, so there is nothing to report")
+        raise MetricError("there are no scores to report")
     source = None if dataset is None else opened(dataset, follow_links=follow_links)
     style, script = (
         Markup((TEMPLATES / name).read_text(encoding="utf-8"))
@@ -130,7 +130,7 @@ def report_html(
             points=points,
             codecs=points[0].codecs,
             ladders=ladders_text(evaluation),
-            drawn="whole groups of sources" if in_groups(evaluation) else "whole sources",
+            drawn="groups of sources" if in_groups(evaluation) else "sources",
             ranked=ranked,
             compared=[entry for entry in ranked if entry.place],
             apart=[entry for entry in ranked if not entry.place],
@@ -171,7 +171,7 @@ def _origin(evaluation: Evaluation, source: FeatureSource | None) -> dict[str, A
         return None
     identity = dataset_identity(source)
     if evaluation.dataset not in (None, identity):
-        raise MetricError("another dataset was scored; give that one, or none")
+        raise MetricError("these are scores of another dataset; give that one, or none")
     if not isinstance(source, Dataset):
         return None
     ladders = [
@@ -194,7 +194,7 @@ def _class_maps(evaluation: Evaluation, source: FeatureSource | None) -> list[Cl
     from cfqa_data.eval.report.classes import class_maps  # needs scikit-learn
 
     if not isinstance(source, Dataset):
-        raise MetricError("to draw classes, give the dataset: a folder, or one on the Hub")
+        raise MetricError("to plot classes, give the dataset: a folder, or one on the Hub")
     return class_maps(evaluation, source)
 
 

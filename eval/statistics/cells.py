@@ -199,7 +199,7 @@ def arrange(
     """
     for name, value in (("draws", draws), ("seed", seed)):
         if value < 0:
-            raise MetricError(f"{name} is at least 0, not {value}")
+            raise MetricError(f"{name} must be at least 0, not {value}")
     plain = np.array([n for n, one in enumerate(metrics) if one.left_out is None], np.intp)
     tasks = []
     for grid in read_grids(labels):

@@ -77,7 +77,7 @@ def read_grids(labels: pa.Table) -> Iterator[Grid]:
                     "all sources need the same codecs and levels"
                 )
         if len(rows) != len(cells):
-            raise MetricError(f"labels of {task}: {len(rows) - len(cells)} rows are there twice")
+            raise MetricError(f"labels of {task}: {len(rows) - len(cells)} rows occur twice")
         grid = np.array([[cells[source, *v] for v in versions] for source in sources], np.intp)
         firsts = zip(grid[:, 0], sources, strict=True)
         names = [(known[row] is None, known[row] or source) for row, source in firsts]
@@ -101,11 +101,13 @@ def truths(grid: Grid, labels: pa.Table, target: str) -> NDArray[np.float64]:
     """Return the labels of a task, (S, V), larger is worse."""
     column = labels[target]
     if target == "loss" and column.take(grid.rows.ravel()).null_count == grid.rows.size:
-        raise MetricError(f"task {grid.task} has no loss: follow the distortion, or leave it out")
+        raise MetricError(
+            f"task {grid.task} has no loss: use the distortion, or leave the task out"
+        )
     try:
         truth = np.asarray(column.to_numpy().astype(np.float64)[grid.rows])
     except (TypeError, ValueError):
-        raise MetricError(f"the labels in column {target!r} are no numbers") from None
+        raise MetricError(f"the labels in column {target!r} are not numbers") from None
     bad = np.flatnonzero(~np.isfinite(truth))
     if bad.size:
         raise MetricError(f"the {target} of {grid.name(int(bad[0]))} is missing, NaN or Inf")
