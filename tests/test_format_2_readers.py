@@ -324,7 +324,7 @@ def test_the_card_tells_what_axes_terms_and_codecs_there_are(folders: dict[str, 
     for line in (
         "**What this is made of: Every case of format 2, in little.** Its numbers",
         "118 compressed ones\n(5 codecs, 2 to 10 levels each)",
-        "- `words`: inputs of its maker.",
+        "`words`, `pictures`, `cls`: inputs of its maker.",
         "| words | forwards, backwards | last hidden state (after the norm) | up to 9 | 0 | - |",
         "| words | marking words in a sentence | 4 | 2 x 1 x 9 x 6 | accuracy (higher is better",
         "| pictures | restored | ",

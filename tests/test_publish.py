@@ -125,7 +125,13 @@ def test_the_card_is_the_folder_s_with_what_publishing_adds(hub: LoopbackHub, fo
     own = (folder / "README.md").read_text()
     community = f"its [Community tab](https://huggingface.co/datasets/{REPO}/discussions)"
     local = card.replace(section, "").replace(community, "ask who gave you the folder")
-    local = local.replace(f', revision="{done.tag}"', "").replace(f'"{REPO}"', '"cfqa"')
+    citation = card[card.index("\n@misc{org-cfqa") : card.rindex("```")]
+    assert f"note         = {{Version {done.tag}}}" in citation
+    local = (
+        local.replace(citation, "")
+        .replace(f', revision="{done.tag}"', "")
+        .replace(f'"{REPO}"', '"cfqa"')
+    )
     assert local.replace("# the labels", "# in the folder's parent: the labels") == own
     assert f'load_dataset("{REPO}", "dpt", revision="{done.tag}")["test"]  # the labels' in card
     assert f'load("{REPO}", "seg", codec="x265", revision="{done.tag}")' in card

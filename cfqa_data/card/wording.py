@@ -66,7 +66,10 @@ def hub_facts(manifest: Manifest) -> dict[str, Any]:
 def collected(manifest: Manifest) -> tuple[str, str]:
     """Return where the inputs of each task come from, and what they say of persons."""
     kinds = _sources(manifest)
-    inputs = [f"- `{task}`: {about['inputs']}." for task, about in kinds.items()]
+    tasks: dict[str, list[str]] = {}
+    for task, about in kinds.items():
+        tasks.setdefault(about["inputs"], []).append(f"`{task}`")
+    inputs = [f"- {', '.join(of)}: {what}." for what, of in tasks.items()]
     persons = dict.fromkeys(about["persons"] for about in kinds.values())
     return "\n".join(inputs), " ".join(persons)
 

@@ -91,6 +91,7 @@ def card_text(
     licence = {key: texts.pop(key) for key in LICENCE if key in texts}
     head = head_text(manifest, labels, originals, sizes, shown, licence)
     features = _feature_table(manifest) if manifest.format > 1 else ""
+    texts["bibtex"] = ""
     hub, use = "", {"path": "cfqa", "revision": "", "where": "in the folder's parent: "}
     if repo:
         use = {"path": repo, "revision": f', revision="{tag}"', "where": ""}
@@ -104,6 +105,7 @@ def card_text(
         )
         community = f"https://huggingface.co/datasets/{repo}/discussions"
         texts["contact"] = f"Questions and faults: its [Community tab]({community})."
+        texts["bibtex"] = _bibtex(manifest, repo, tag)
     several = f", and `{ALL}`, the labels of all tasks" if len(labels) > 1 else ""
     first = next(iter(labels))
     inputs, personal = collected(manifest)
@@ -132,6 +134,17 @@ def card_text(
         originals_columns=_column_table(schema.ORIGINAL_COLUMNS, manifest, shown),
         versions=", ".join(f"{name} {v}" for name, v in sorted(manifest.versions.items())),
     )
+
+
+def _bibtex(manifest: Manifest, repo: str, tag: str) -> str:
+    """Return how a published dataset is cited."""
+    lines = {
+        "title": f"CFQA {manifest.name}, {manifest.tier} tier",
+        "howpublished": f"\\url{{https://huggingface.co/datasets/{repo}}}",
+        "note": f"Version {tag}",
+    }
+    inside = ",\n".join(f"  {key:<12} = {{{text}}}" for key, text in lines.items())
+    return f"\n@misc{{{repo.replace('/', '-')},\n{inside}\n}}\n"
 
 
 def _pictures(sizes: Mapping[str, int], shown: Sequence[str]) -> str:
