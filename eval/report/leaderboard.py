@@ -17,16 +17,13 @@ from cfqa_data.eval.features.datasets import opened
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.report.axes import MINUS
-from cfqa_data.eval.report.drawing import TEMPLATES, environment, security_policy
+from cfqa_data.eval.report.drawing import render_page
 from cfqa_data.eval.report.ranking import Figure, Scale
 from cfqa_data.eval.score_reading import read_file
 from cfqa_data.eval.tables import markdown_safe, markdown_text
 from cfqa_data.eval.text import gaps
 from cfqa_data.extras import extras
 from cfqa_data.paths import absolute_path
-
-with extras():
-    from markupsafe import Markup
 
 if TYPE_CHECKING:
     from cfqa_data.eval.features.datasets import FeatureSource
@@ -297,16 +294,4 @@ def markdown_page(boards: Sequence[Board]) -> str:
 
 def html_page(boards: Sequence[Board]) -> str:
     """Return boards as one HTML page that fetches nothing, with tables that sort."""
-    style, script = (
-        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
-    )
-    page = environment().get_template("leaderboard.html")
-    return (
-        page.render(
-            boards=boards,
-            style=Markup(style),
-            script=Markup(script),
-            policy=security_policy(style, script),
-        )
-        + "\n"
-    )
+    return render_page("leaderboard.html", boards=boards)
