@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 import cfqa_data
 from cfqa_data import CfqaError, extend, label, load
+from cfqa_data.access.folder import Folder
 from cfqa_data.builders.extending import extension as extension_module
 from cfqa_data.builders.extending.files import label_files
 from cfqa_data.builders.maintenance.deep_verify import verify_deep
@@ -29,9 +30,7 @@ from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.label import baseline_values
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
-from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import hash_file
-from cfqa_data.format.previews import drawn_columns
 from cfqa_data.format.resources import resolve
 from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.integrity.verify import verify
@@ -217,7 +216,7 @@ def test_what_was_there_is_there_and_nothing_was_computed_again(
         assert (built / name).stat().st_ino == (extended / name).stat().st_ino
     assert not any(path.is_symlink() for path in extended.rglob("*"))
     assert inconsistencies(extended, new, set()) == []
-    drawn = [drawn_columns((folder / NAMES.previews).read_bytes()) for folder in (built, extended)]
+    drawn = [Folder(folder).drawn_columns() for folder in (built, extended)]
     assert drawn[0].equals(drawn[1])
     pictures = load_dataset(str(extended), "originals", streaming=True)["test"]
     assert [row["tokens"] for row in pictures] == [65] * 6

@@ -24,7 +24,6 @@ from cfqa_data.builders.pipeline.prepare import Prepare
 from cfqa_data.builders.pipeline.preview import Preview
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
 from cfqa_data.format.layout import NAMES
-from cfqa_data.format.previews import drawn_columns
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table
 
@@ -154,7 +153,7 @@ class _Preview(ExtendStage, Preview):
     @cached_property
     def drawn(self) -> pa.Table:
         """What was drawn of all sources, read once."""
-        return drawn_columns(self.dataset.read(NAMES.previews.as_posix()))
+        return self.folder.drawn_columns()
 
 
 STAGES: tuple[type[ExtendStage], ...] = (_Select, _Extract, _Prepare, _Compress, _Preview)

@@ -13,8 +13,9 @@ import numpy as np
 
 from cfqa_data.builders.gallery.page import error_picture, score_text
 from cfqa_data.builders.gallery.views import Version, View
-from cfqa_data.builders.tasks.drawing import MOST_SIDE, Bar, Drawing
+from cfqa_data.builders.tasks.drawing import Bar, Drawing
 from cfqa_data.extras import extras
+from cfqa_data.format.previews import MOST_SIDE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,6 +16,7 @@ from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.builders.sources.base import Source, check_image
 from cfqa_data.builders.tasks.drawing import Drawing, check_drawing, webp
 from cfqa_data.errors import BuildError
+from cfqa_data.format.limits import LONGEST_ID
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.format.previews import ANSWERS, in_order, previews_table
@@ -99,7 +100,7 @@ class Preview(BuildStage):
         if draw("output_original", original):
             for level, feature in self.levels(item, source_id, original.shape):
                 draw(f"output_{item.codec}_{level}", feature)
-        return row | ({ANSWERS: "; ".join(answers)} if answers else {})
+        return row | ({ANSWERS: "; ".join(answers)[:LONGEST_ID]} if answers else {})
 
     def levels(
         self, item: Item, source_id: str, shape: tuple[int, ...]
@@ -168,7 +169,7 @@ def draw_hero(originals: pa.Table, found: pa.Table) -> bytes | None:
         if len(pictures) > 1 and len(shown) < HERO_SOURCES:
             shown.append(pictures)
     cells = [
-        {name: _scaled(Image.open(io.BytesIO(data))) for name, data in row.items()}
+        {name: _scaled(name, data) for name, data in row.items()}
         for of_task in rows.values()
         for row in of_task
     ]
@@ -187,9 +188,19 @@ def draw_hero(originals: pa.Table, found: pa.Table) -> bytes | None:
     return data.getvalue()
 
 
-def _scaled(picture: Image.Image) -> Image.Image:
-    """Return a picture in the height of a row."""
-    return picture.resize((round(picture.width * HERO_HEIGHT / picture.height), HERO_HEIGHT))
+def _scaled(name: str, data: bytes) -> Image.Image:
+    """Return a picture in the height of a row.
+
+    Raises:
+        BuildError: it is damaged, as one of a dataset that is extended may be.
+    """
+    from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(data), formats=["WEBP"])
+        return picture.resize((round(picture.width * HERO_HEIGHT / picture.height), HERO_HEIGHT))
+    except (OSError, ValueError) as error:
+        raise BuildError(f"a picture of the column {name!r} cannot be read: {error}") from None
 
 
 def _read(path: Path) -> pa.Table:

@@ -20,7 +20,6 @@ from cfqa_data.errors import CfqaError
 from cfqa_data.format.facts import TaskEntry, Terms
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import TIERS, Manifest, manifest_text
-from cfqa_data.format.previews import drawn_columns
 from cfqa_data.integrity.summary import light_files
 
 __all__ = ["CARD", "MANIFEST", "Upload", "prepare_upload"]
@@ -161,10 +160,9 @@ def _withheld(tasks: Mapping[str, TaskEntry], files: Mapping[str, Any]) -> tuple
 
 def _shows_withheld(folder: Folder, tasks: Mapping[str, TaskEntry]) -> bool:
     """Whether the table of pictures shows an input or a truth that may not be redistributed."""
-    name = NAMES.previews.as_posix()
-    if name not in folder.manifest.files:
+    if NAMES.previews.as_posix() not in folder.manifest.files:
         return False
-    table = drawn_columns(folder.files.read(name))
+    table = folder.drawn_columns()
     return any(
         not getattr(tasks[folder.task_of(source)].terms, part)
         for column, part in (("image", "inputs"), ("truth", "truths"))

@@ -10,9 +10,9 @@ import numpy as np
 
 from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.errors import BuildError
+from cfqa_data.format.previews import MOST_SIDE
 
 __all__ = [
-    "MOST_SIDE",
     "Bar",
     "Drawing",
     "answers",
@@ -25,9 +25,6 @@ __all__ = [
 
 SHOWN = 5
 """Answers that are drawn, the likeliest first, and the true one where it is not among them."""
-
-MOST_SIDE = 240
-"""Pixels of the longer side beyond which a picture is made smaller."""
 
 BACKGROUND, IGNORED = (24, 24, 24), (255, 255, 255)
 

@@ -27,7 +27,7 @@ from cfqa_data.format.codes import Codes
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.previews import read_previews
+from cfqa_data.format.previews import drawn_columns, read_previews
 from cfqa_data.format.resources import PACKAGE
 from cfqa_data.format.schema import NULLABLE, originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
@@ -112,8 +112,13 @@ class Folder:
         name = NAMES.previews.as_posix()
         if name not in self.manifest.files:
             return None
-        sources = sum(len(entry.sources) for entry in self.manifest.tasks.values())
-        return read_previews(self.files.where(name), self.files.read(name), sources)
+        data = self.files.read(name)
+        return read_previews(self.files.where(name), data, self.manifest.tasks)
+
+    def drawn_columns(self) -> pa.Table:
+        """Return what :func:`cfqa_data.format.previews.drawn_columns` does, of its pictures."""
+        name = NAMES.previews.as_posix()
+        return drawn_columns(self.files.where(name), self.files.read(name), self.manifest.tasks)
 
     def shown_columns(self) -> list[str]:
         """Return the columns of originals that hold pictures and answers."""

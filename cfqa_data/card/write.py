@@ -60,7 +60,7 @@ def write_card(root: Path, manifest: Manifest) -> Path:
     shown: list[str] = []
     if layout.previews.exists():
         data = layout.previews.read_bytes()
-        shown, _ = read_previews(layout.previews, data, originals.num_rows)
+        shown, _ = read_previews(layout.previews, data, manifest.tasks)
     write_text(layout.card, card_text(manifest, labels, originals, sizes, shown))
     return layout.card
 
@@ -106,12 +106,13 @@ def card_text(
         community = f"https://huggingface.co/datasets/{repo}/discussions"
         texts["contact"] = f"Questions and faults: its [Community tab]({community})."
         texts["bibtex"] = _bibtex(manifest, repo, tag)
-    several = f", and `{ALL}`, the labels of all tasks" if len(labels) > 1 else ""
+    several = len(labels) > 1 and ALL not in labels  # as a task may be called
+    of_all = f", and `{ALL}`, the labels of all tasks" if several else ""
     first = next(iter(labels))
     inputs, personal = collected(manifest)
     return _template("dataset_card.md").substitute(
         texts | use,
-        configs=f"Configs: one per task, the first (`{first}`) by default; `originals`{several}.",
+        configs=f"Configs: one per task, the first (`{first}`) by default; `originals`{of_all}.",
         hub=f"\n{hub}" if hub else "",
         yaml=head,
         pictures=_pictures(sizes, shown),

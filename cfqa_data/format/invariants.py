@@ -23,6 +23,7 @@ from cfqa_data.format.layout import NAMES
 from cfqa_data.format.limits import LONGEST_ID
 
 __all__ = [
+    "ANSWERS",
     "FOLDS",
     "PLACES",
     "RANGES",
@@ -38,6 +39,8 @@ __all__ = [
     "folds_of",
     "measured_bits",
     "out_of_order",
+    "picture_type",
+    "preview_columns",
     "rate_of",
     "shard_of",
 ]
@@ -47,6 +50,9 @@ FOLDS = 5
 
 RESERVED = ("default", "originals")
 """The table of all tasks and that of originals, in `load_dataset` and among the labels."""
+
+ANSWERS = "answers"
+"""The column of the table of pictures that is text."""
 
 NEAR = 1e-9
 """How far beyond its range rounding may put a mean of cosines or an alignment."""
@@ -142,6 +148,26 @@ def check_truth(task: TaskFacts, dtype: str, axes: int, what: str) -> None:
             f"{what} is {dtype} of {axes} axes; a truth of {task.name} is {task.truth.dtype} of "
             f"{task.truth.axes}"
         )
+
+
+# Pictures.
+
+
+def picture_type() -> pa.DataType:
+    """Return the type of a picture as `datasets` has it: the bytes of a file, here without path."""
+    return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def preview_columns(tasks: Mapping[str, TaskEntry]) -> dict[str, pa.DataType]:
+    """Return the columns that the table of pictures may have beside those of originals.
+
+    Args:
+        tasks: what the manifest says of them.
+    """
+    codecs = [codec for entry in tasks.values() for codec in entry.codecs.values()]
+    outputs = [f"output_{c.name}_{level}" for c in codecs for level in range(len(c.levels))]
+    names = ("image", "truth", "output_original", *outputs)
+    return dict.fromkeys(names, picture_type()) | {ANSWERS: pa.string()}
 
 
 # Rates.

@@ -20,6 +20,7 @@ __all__ = [
     "LARGEST_HEADER",
     "LARGEST_JSON",
     "LARGEST_PAGES",
+    "LARGEST_PICTURE",
     "LARGEST_TEXT",
     "LARGEST_WHOLE",
     "LONGEST_CELL",
@@ -60,6 +61,9 @@ MOST_VALUES = 1 << 25
 
 LARGEST_PAGES = 1 << 30
 """Bytes of all pages of a Parquet file when they are unpacked."""
+
+LARGEST_PICTURE = 1 << 18
+"""Bytes of a picture in a table; as plain numbers, the largest has fewer."""
 
 LONGEST_CELL = 1 << 12
 """Bytes of a text in a table."""

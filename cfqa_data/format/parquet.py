@@ -8,11 +8,11 @@ their dictionary, and spread over the rows once they are known to be short.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cfqa_data.arrow import pa, pc, pq
-from cfqa_data.format.limits import LARGEST_PAGES, LONGEST_CELL
+from cfqa_data.format.limits import LARGEST_PAGES, LARGEST_PICTURE, LONGEST_CELL
 
 __all__ = ["read_parquet", "read_schema"]
 
@@ -39,16 +39,20 @@ def read_schema(data: bytes) -> tuple[pa.Schema, int]:
     return file.schema_arrow, file.metadata.num_rows
 
 
-def read_parquet(data: bytes, most_rows: int, without: Collection[str] = ()) -> pa.Table:
+def read_parquet(
+    data: bytes, most_rows: int, without: Collection[str] = (), pictures: Collection[str] = ()
+) -> pa.Table:
     """Return a table of numbers and texts, all valid.
 
     Memory goes up to the pages as they are unpacked, of which there are at most LONGEST_CELL bytes
-    for each cell and LARGEST_PAGES in all, and LONGEST_CELL bytes for each text.
+    for each cell and LARGEST_PAGES in all, and LONGEST_CELL bytes for each text. A picture may have
+    LARGEST_PICTURE bytes instead, and all together LARGEST_PAGES.
 
     Args:
         data: the file's content.
         most_rows: refuse a table of more.
         without: columns that are not read, and may be of any kind.
+        pictures: columns of structs whose first field, `bytes`, is returned in their place.
 
     Raises:
         ValueError: it has more rows or larger pages or texts, or a column of another kind.
@@ -57,28 +61,52 @@ def read_parquet(data: bytes, most_rows: int, without: Collection[str] = ()) -> 
     schema, rows = read_schema(data)
     if rows > most_rows:
         raise _Damaged(f"has {rows:,} rows; at most {most_rows:,} are expected")
-    kept = pa.schema([field for field in schema if field.name not in without], schema.metadata)
-    texts = [field.name for field in kept if pa.types.is_string(field.type)]
-    for field in kept:
-        if field.name not in texts and not pa.types.is_primitive(field.type):
+    kept = pa.schema(
+        [
+            field.with_type(pa.binary()) if field.name in pictures else field
+            for field in schema
+            if field.name not in without
+        ],
+        schema.metadata,
+    )
+    paths = [f"{name}.bytes" if name in pictures else name for name in kept.names]
+    most = {name: LARGEST_PICTURE if name in pictures else LONGEST_CELL for name in kept.names}
+    texts = []
+    for field, path in zip(kept, paths, strict=True):
+        if pa.types.is_string(field.type) or field.name in pictures:
+            texts.append(path)
+        elif not pa.types.is_primitive(field.type):
             raise _Damaged(f"column {field.name!r} is {field.type}, neither numbers nor texts")
     widths = [field.type.num_fields or 1 for field in schema]
     starts = [sum(widths[:place]) for place in range(len(widths))]
-    places = [at for field, at in zip(schema, starts, strict=True) if field.name not in without]
+    places = {
+        at: most[field.name]
+        for field, at in zip(schema, starts, strict=True)
+        if field.name not in without
+    }
     file = _opened(data, read_dictionary=texts)
     groups = _check_pages(data, file.metadata, sum(widths), places)
     if not groups:
         return kept.empty_table()
-    table = file.read_row_groups(groups, columns=kept.names if without else None, use_threads=False)
+    table = file.read_row_groups(groups, columns=paths if without else None, use_threads=False)
+    room = LARGEST_PAGES
     for place, field in enumerate(kept):
         column = table.column(place)
+        if field.name in pictures:
+            column = pc.struct_field(column, "bytes")
         if pa.types.is_dictionary(column.type):
             for chunk in column.chunks:
                 chunk.validate(full=True)
-                longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0
-                if longest > LONGEST_CELL:
-                    raise _Damaged(f"a text of {longest:,} bytes in column {field.name!r}")
-            plain = pa.chunked_array(map(_plain, column.cast(pa.string()).chunks), pa.string())
+                lengths = pc.binary_length(chunk.dictionary)
+                longest = pc.max(lengths).as_py() or 0
+                if longest > most[field.name]:
+                    what = "picture" if field.name in pictures else "text"
+                    raise _Damaged(f"a {what} of {longest:,} bytes in column {field.name!r}")
+                if field.name in pictures:
+                    room -= pc.sum(lengths.take(chunk.indices)).as_py() or 0
+                    if room < 0:
+                        raise _Damaged(f"pictures of more than {LARGEST_PAGES:,} bytes")
+            plain = pa.chunked_array(map(_plain, column.cast(field.type).chunks), field.type)
             table = table.set_column(place, field, plain)
     table.validate(full=True)
     return table.replace_schema_metadata(schema.metadata)
@@ -101,9 +129,15 @@ def _opened(data: bytes, **options: Any) -> pq.ParquetFile:
 
 
 def _check_pages(
-    data: bytes, metadata: pq.FileMetaData, columns: int, places: Collection[int]
+    data: bytes, metadata: pq.FileMetaData, columns: int, places: Mapping[int, int]
 ) -> list[int]:
     """Check that the pages of some columns hold as many values as there are rows.
+
+    Args:
+        data: the file's content.
+        metadata: its footer.
+        columns: all that it has, each field of a struct as one.
+        places: of those that are read -> bytes that a cell may take.
 
     Returns:
         The numbers of the row groups that have rows.
@@ -123,7 +157,7 @@ def _check_pages(
     for group in (groups[number] for number in filled):
         if group.num_columns != columns:
             raise _Damaged("a row group has other columns")
-        for place in places:
+        for place, most in places.items():
             column = group.column(place)
             start = column.data_page_offset
             if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
@@ -133,7 +167,7 @@ def _check_pages(
                 raise _Damaged(f"column {column.path_in_schema!r} is not where it says")
             size = _check_column(data, start, stop, group.num_rows)
             room -= size
-            if size > SLACK + group.num_rows * LONGEST_CELL or room < 0:
+            if size > SLACK + group.num_rows * most or room < 0:
                 raise _Damaged(f"column {column.path_in_schema!r} unpacks to {size:,} bytes")
     return filled
 

@@ -1,20 +1,25 @@
 """The table of originals with pictures: what `load_dataset` and the Hub's viewer show of a source.
 
 It is a file of its own, so that the table of originals stays small, and as version 0.1.0 reads it.
-Of pictures, only `datasets` reads more than the names of their columns.
+Of pictures, only `datasets` reads more than the names of their columns, and what extends a dataset.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from cfqa_data.arrow import pa, pc, pq
+from cfqa_data.arrow import pa, pc
 from cfqa_data.errors import FormatError
+from cfqa_data.format.facts import TaskEntry
+from cfqa_data.format.invariants import ANSWERS, picture_type, preview_columns
 from cfqa_data.format.limits import pointer
+from cfqa_data.format.schema import NEW_COLUMNS, ORIGINAL_COLUMNS
 
 __all__ = [
     "ANSWERS",
+    "MOST_SIDE",
     "PREVIEW_COLUMNS",
     "column_meaning",
     "drawn_columns",
@@ -23,7 +28,8 @@ __all__ = [
     "read_previews",
 ]
 
-ANSWERS = "answers"
+MOST_SIDE = 240
+"""Pixels of the longer side of a picture; a larger one is made smaller."""
 
 PREVIEW_COLUMNS: dict[str, tuple[str, str]] = {
     "image": ("image", "what the feature was made from"),
@@ -79,36 +85,83 @@ def in_order(originals: pa.Table, found: pa.Table) -> pa.Table:
     return found.select(sorted((n for n in held if n != "source_id"), key=place)).take(order)
 
 
-def read_previews(path: Path | str, data: bytes, most_rows: int) -> tuple[list[str], pa.Table]:
+def read_previews(
+    path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry]
+) -> tuple[list[str], pa.Table]:
     """Return the names of the columns that are shown, and the others, of which it is a copy.
 
     Args:
         path: name of the file.
         data: its content.
-        most_rows: refuse a table of more.
+        tasks: what the manifest says of them: their sources, codecs and levels.
 
     Raises:
         FormatError: it is no such table.
     """
+    return _read(path, data, tasks, pictures=False)
+
+
+def drawn_columns(path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry]) -> pa.Table:
+    """Return `source_id`, pictures as the bytes of files, and answers.
+
+    See :func:`read_previews`, whose checks it makes, and of each picture those of its head.
+    """
+    shown, table = _read(path, data, tasks, pictures=True)
+    for name in shown:
+        if name != ANSWERS:
+            heads = pc.binary_slice(table[name], 0, 30).to_pylist()
+            for row, head in enumerate(heads):
+                if head is not None and not all(0 < side <= MOST_SIDE for side in _sides(head)):
+                    raise FormatError(
+                        f"{path}: {name!r} of row {row} is no WebP file of at most {MOST_SIDE} "
+                        "pixels a side; build or fetch it again"
+                    )
+    return table
+
+
+def _read(
+    path: Path | str, data: bytes, tasks: Mapping[str, TaskEntry], pictures: bool
+) -> tuple[list[str], pa.Table]:
+    """Return the columns that are shown, and either them and `source_id`, or the others."""
     from cfqa_data.format.parquet import read_parquet, read_schema
 
+    rows = sum(len(entry.sources) for entry in tasks.values())
+    known, others = preview_columns(tasks), {*ORIGINAL_COLUMNS, *NEW_COLUMNS}
     try:
         if kind := pointer(data):
             raise FormatError(f"{path}: {kind}")
         schema, _ = read_schema(data)
-        shown = [f.name for f in schema if f.type == _picture_type() or f.name == ANSWERS]
-        return shown, read_parquet(data, most_rows, without=shown)
+        for field in schema:
+            if field.name not in others and known.get(field.name) != field.type:
+                raise FormatError(
+                    f"{path}: column {field.name!r} ({field.type}) is not of the format: pictures "
+                    f"are image, truth, output_original and output_CODEC_LEVEL, of its codecs and "
+                    f"levels, and {ANSWERS} are texts; build or fetch it again"
+                )
+        once = len({*schema.names}) == len(schema.names)
+        if not once or pa.field("source_id", pa.string()) not in list(schema):
+            raise FormatError(
+                f"{path}: has a column twice, or no texts source_id; build or fetch it again"
+            )
+        shown = [name for name in schema.names if name in known]
+        if not pictures:
+            return shown, read_parquet(data, rows, without=shown)
+        found = [name for name in shown if name != ANSWERS]
+        return shown, read_parquet(data, rows, without=others - {"source_id"}, pictures=found)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise FormatError(f"{path}: not a Parquet table that can be read: {error}") from None
 
 
-def drawn_columns(data: bytes) -> pa.Table:
-    """Return `source_id`, pictures as the bytes of files, and answers, of a trusted table."""
-    table = pq.read_table(pa.BufferReader(data))
-    names = [f.name for f in table.schema if f.type == _picture_type()]
-    columns = {name: pc.struct_field(table[name], "bytes") for name in names}
-    others = [name for name in (ANSWERS, "source_id") if name in table.column_names]
-    return pa.table(columns | {name: table[name] for name in others})
+def _sides(head: bytes) -> tuple[int, int]:
+    """Return width and height by the head of a WebP file of one picture; 0, 0 if it is none."""
+    if (head[:4], head[8:12]) == (b"RIFF", b"WEBP"):
+        if (head[12:16], head[23:26]) == (b"VP8 ", b"\x9d\x01\x2a"):
+            sides = int.from_bytes(head[26:30], "little")
+            return sides & 0x3FFF, sides >> 16 & 0x3FFF
+        if (head[12:16], head[20:21]) == (b"VP8L", b"/"):
+            sides = int.from_bytes(head[21:25], "little")
+            return (sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1
+    return 0, 0
 
 
 def column_meaning(name: str) -> tuple[str, str]:
@@ -119,18 +172,13 @@ def column_meaning(name: str) -> tuple[str, str]:
     return "image", f"its output from the feature by {codec} at level {level}"
 
 
-def _picture_type() -> pa.DataType:
-    """Return the type of a picture as `datasets` has it: the bytes of a file, here without path."""
-    return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
 def _pictures(files: pa.ChunkedArray) -> pa.Array:
     files = files.combine_chunks()
     parts = [files, pa.nulls(len(files), pa.string())]
-    return pa.StructArray.from_arrays(parts, fields=list(_picture_type()), mask=files.is_null())
+    return pa.StructArray.from_arrays(parts, fields=list(picture_type()), mask=files.is_null())
 
 
 def _feature(field: pa.Field) -> dict[str, str]:
-    if field.type == _picture_type():
+    if field.type == picture_type():
         return {"_type": "Image"}
     return {"dtype": {"double": "float64"}.get(str(field.type), str(field.type)), "_type": "Value"}
