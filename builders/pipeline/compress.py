@@ -52,7 +52,7 @@ class Compress(BuildStage):
         try:
             points = self.context.entry(item.task).points
         except OSError:  # before the sizes are known
-            points = len(self.plan.recipe.tasks[item.task].blocks)
+            points = 1_000_000 * len(self.plan.recipe.tasks[item.task].blocks)
         cost = self.context.codec_spec(item).registered.target.cost
         return self.cost(item) * ((cost + LABEL_SECONDS) * points / 1e6 + FEATURE_SECONDS)
 
