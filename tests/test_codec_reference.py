@@ -267,7 +267,7 @@ def test_a_binary_that_is_none_is_one_clear_line(tmp_path: Path, bare: Path) -> 
     broken.write_bytes(b"\x7fELF and no more")
     broken.chmod(0o755)
     for binary, why in [
-        (tmp_path / "nowhere", "there is no such program"),
+        (tmp_path / "nowhere", "no such program"),
         (text, "it is not an executable file"),
         (tmp_path, "it is not an executable file"),
         (foreign, r"is no encoder of HM \(another encoder 1.0\)"),
@@ -284,7 +284,7 @@ def test_a_binary_that_is_none_is_one_clear_line(tmp_path: Path, bare: Path) -> 
     ("body", "why"),
     [
         ("print('a\\n\\nb\\nc'); sys.exit('QP  too dull')", r"status 1 \(b; c; QP too dull\)"),
-        ("os.kill(os.getpid(), 9)", r"status 137 \(it said nothing\)"),
+        ("os.kill(os.getpid(), 9)", r"status 137 \(no output\)"),
         ("pass", "wrote nothing"),
         ("open(sys.argv[8], 'wb')", "wrote nothing"),
     ],
@@ -310,7 +310,7 @@ def test_an_encoder_that_does_not_stop_writing_is_ended(
     body = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
     body += f"file = {file}\nwhile True: file.write(b'x' * 1000)\n"
     binary = encoder(tmp_path / "own", HM, body)
-    with pytest.raises(CodecError, match=r"hm: 16 x 24 at QP 7: .* wrote far too much") as error:
+    with pytest.raises(CodecError, match=r"hm: 16 x 24 at QP 7: .* wrote too much") as error:
         get_codec("hm", encoder=binary).encode(feature_like_plane(16, 24), 7)
     assert len(one_line(error)) < 1000
     (log,) = bare.iterdir()
@@ -336,7 +336,7 @@ def test_an_encoder_that_does_not_tell_its_version_is_ended(
     binary = encoder(tmp_path / "own", HM, "")
     binary.write_text(binary.read_text().replace("print(", "time.sleep(600), print("))
     monkeypatch.setattr(reference, "ANSWER_SECONDS", 0.3)
-    with pytest.raises(MissingDependencyError, match="does not answer"):
+    with pytest.raises(MissingDependencyError, match="does not respond"):
         get_codec("hm", encoder=binary).version()
 
 

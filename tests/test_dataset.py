@@ -134,10 +134,10 @@ def test_a_pickled_dataset_opens_its_files_anew(folder: Path) -> None:
         (("cls", "x256"), "did you mean 'x265'"),
         (("cls", "x265", 10), "there is no level 10: levels are 0 to 9"),
         (("cls", "x265", [0, -1]), "there is no level -1"),
-        (("cls", "x265", 2.0), "a level is a whole number from 0 to 9, not 2.0"),
-        (("cls", "x265", True), "a level is a whole number from 0 to 9, not True"),
-        (("cls", "x265", "3"), "a level is a whole number from 0 to 9, not '3'"),
-        (("cls", "x265", [[1]]), r"a level is a whole number from 0 to 9, not \[1\]"),
+        (("cls", "x265", 2.0), "a level must be a whole number from 0 to 9, not 2.0"),
+        (("cls", "x265", True), "a level must be a whole number from 0 to 9, not True"),
+        (("cls", "x265", "3"), "a level must be a whole number from 0 to 9, not '3'"),
+        (("cls", "x265", [[1]]), r"a level must be a whole number from 0 to 9, not \[1\]"),
         (("cls", 2.0), "unknown codec '2.0'"),
         (("cls", "hm"), "unknown codec 'hm': known: x265, vvenc"),  # no codec of this folder
         (("cls", b"x265"), "unknown codec .*x265"),
@@ -269,9 +269,13 @@ def _other_range(root: Path) -> None:
         (
             _convert("bitstreams/cls-x265-00000-of-00002.safetensors", "i2"),
             lambda d: d.bitstream("cls-001", "x265", 3),
-            "cls-x265-00000-of-00002.safetensors: 'cls-001/3' is int16 of 1 axes, not a row",
+            "'cls-001/3' is int16 of 1 axes, not a one-dimensional array",
         ),
-        (_other_range, lambda d: d[0], "x265.zarr/zarr.json: its quantiser is not the manifest's"),
+        (
+            _other_range,
+            lambda d: d[0],
+            "x265.zarr/zarr.json: its quantiser differs from the manifest's",
+        ),
     ],
 )
 def test_what_is_of_another_kind_is_refused(
@@ -315,7 +319,9 @@ def test_only_the_weights_that_made_the_bitstreams_decode_them(
     folder = write_mock_dataset(tmp_path / "x", tier="light", recipe=Recipe.from_dict(recipe))
     assert cfqa_data.load(folder)[0].compressed.shape == TOY_SHAPES["cls"]
     models.write_bytes(b"other weights")
-    with pytest.raises(FormatError, match=r"models\.safetensors is another file, and no file of"):
+    with pytest.raises(
+        FormatError, match=r"models\.safetensors is a different file, and no file of"
+    ):
         cfqa_data.load(folder)[0]
     # The same under another name: in the folder, which was moved, or below the root.
     moved = Path(shutil.move(folder, tmp_path / "moved"))
@@ -327,7 +333,7 @@ def test_only_the_weights_that_made_the_bitstreams_decode_them(
         assert verify(moved).damage == ()
         (place / "renamed.safetensors").unlink()
         with pytest.raises(
-            FormatError, match=r"models\.safetensors is another file, and no file of"
+            FormatError, match=r"models\.safetensors is a different file, and no file of"
         ):
             cfqa_data.load(moved)[0]
     (moved / "renamed.safetensors").write_bytes(b"of another hash")
@@ -382,7 +388,7 @@ def _put(column: str, values: Callable[[list[Any]], list[Any]]) -> Callable[[pa.
         ),
         (
             lambda t: pa.concat_tables([t, t.slice(5, 2)]),
-            "row 120 is there twice: task cls, source_id cls-000, codec x265, level 5;",
+            "duplicate row 120: task cls, source_id cls-000, codec x265, level 5;",
         ),
         (
             lambda t: pa.concat_tables([t.slice(1, 1), t.slice(1)]),

@@ -247,11 +247,11 @@ def test_names_of_sources_never_become_paths() -> None:
 def test_a_folder_that_holds_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
     before = hashes(folder)
     for inside in (folder, folder / "plain"):
-        with pytest.raises(CfqaError, match="is in the dataset's own folder"):
+        with pytest.raises(CfqaError, match="is inside the dataset folder"):
             export(folder, inside, "npy")
     assert hashes(folder) == before
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(CfqaError, match="is there and is no folder"):
+    with pytest.raises(CfqaError, match="exists and is not a folder"):
         export(folder, tmp_path / "file", "npy")
     with pytest.raises(CfqaError, match="holds something else"):
         export(folder, tmp_path, "npy")
@@ -259,12 +259,12 @@ def test_a_folder_that_holds_something_else_is_refused(folder: Path, tmp_path: P
     export(folder, out, "npy", task="cls", codec="x265", level=0)
     for other in ({"level": 1}, {"originals": False}, {"codec": "vvenc"}, {"fold": 1}):
         chosen = {"task": "cls", "codec": "x265", "level": 0} | other
-        with pytest.raises(CfqaError, match="holds another export"):
+        with pytest.raises(CfqaError, match="contains another export"):
             export(folder, out, "npy", **chosen)  # type: ignore[arg-type]
-    with pytest.raises(CfqaError, match="holds another export"):
+    with pytest.raises(CfqaError, match="contains another export"):
         export(folder, out, "parquet", task="cls", codec="x265", level=0)
     (out / "export.json").write_text("[" * 100_000)
-    with pytest.raises(CfqaError, match="holds another export"):
+    with pytest.raises(CfqaError, match="contains another export"):
         export(folder, out, "npy", task="cls", codec="x265", level=0)
     assert (tmp_path / "file").read_text() == "mine"
 

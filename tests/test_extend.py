@@ -259,7 +259,7 @@ def test_an_extension_of_another_dataset_is_not_gone_on_with(
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["versions"]["more"] = "1"
     (other / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CfqaError, match="holds an extension of another dataset"):
+    with pytest.raises(CfqaError, match="contains an extension of another dataset"):
         extend(other, ROUNDED, (2, 0), out=extended, workers=0, accept_versions=True)
 
 
@@ -305,7 +305,7 @@ def test_an_interrupted_extension_goes_on(built: Path, extended: Path, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         extend(built, ROUNDED, (2, 0), out=out, workers=0, progress=Stop())
     assert not (out / "manifest.json").exists()
-    with pytest.raises(CfqaError, match="a begun build"):
+    with pytest.raises(CfqaError, match="an unfinished build"):
         extend(built, ROUNDED, np.array([3, 0]), out=out, workers=0)
     linked = next((out / "originals").iterdir())  # as if a power cut had taken it
     linked.unlink()

@@ -108,7 +108,7 @@ def test_an_index_is_one_whole_number(folder: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "4"])
 def test_impossible_batch_sizes_are_told(folder: Path, size: Any) -> None:
-    with pytest.raises(CfqaError, match="a batch size is a whole number from 1"):
+    with pytest.raises(CfqaError, match="a batch size must be a whole number from 1"):
         data_loader(Pairs(folder), size)
 
 
@@ -403,7 +403,7 @@ def test_a_sampler_gives_the_order(folder: Path) -> None:
     assert [len(batch.label) for batch in loader] == [8, 8, 4]
     every = data_loader(Pairs(folder), 8, sampler=SubsetRandomSampler(range(0, 360, 3)))
     assert sum(len(batch.label) for batch in every) == 120  # and each of one shape
-    with pytest.raises(TypeError, match="is not known before"):
+    with pytest.raises(TypeError, match="is not known in advance"):
         len(every)
     own = Errors(Pairs(folder, "seg", label=["level"]))
     assert next(iter(data_loader(own, 4, sampler=rows)))[1].tolist() == [5, 3, 0, 3]
@@ -450,5 +450,5 @@ def test_streams_are_no_map_style_dataset() -> None:
             return iter([1])
 
     for stream in (Stream(), iter([1])):
-        with pytest.raises(CfqaError, match="takes a map-style dataset, with a length"):
+        with pytest.raises(CfqaError, match="takes a map-style dataset,"):
             data_loader(stream)

@@ -154,7 +154,7 @@ def test_codes_that_wrapped_are_refused_by_name() -> None:
         uniform.dequantize(codes)
     with pytest.raises(CodecError, match=r"within 0\.\.1023, found .*65243"):
         get_codec("x265").encode(pack(codes), 20)
-    with pytest.raises(BuildError, match="paper_uniform: a feature lies outside its range"):
+    with pytest.raises(BuildError, match="paper_uniform: a feature is outside its range"):
         median_codes(uniform, [x[None]])
 
 

@@ -111,7 +111,7 @@ def test_runs_beyond_the_rows_are_refused() -> None:
 def test_encodings_that_repeat_parts_of_texts_are_not_read(encoding: str) -> None:
     table = pa.table({"text": ["x" * LONGEST_CELL] * 10})
     data = _written(table, use_dictionary=False, column_encoding={"text": encoding})
-    with pytest.raises(ValueError, match="kind or encoding"):
+    with pytest.raises(ValueError, match="type or encoding"):
         read_parquet(data, 10)
 
 
@@ -125,7 +125,7 @@ def test_encodings_that_repeat_parts_of_texts_are_not_read(encoding: str) -> Non
     ],
 )
 def test_columns_are_numbers_and_texts(column: pa.Array) -> None:
-    with pytest.raises(ValueError, match="neither numbers nor texts"):
+    with pytest.raises(ValueError, match="neither numbers nor strings"):
         read_parquet(_written(pa.table({"x": column})), 2)
 
 
@@ -143,5 +143,5 @@ def test_nesting_in_the_head_of_a_page_has_an_end(depth: int) -> None:
     if depth < parquet.DEPTH - 1:
         assert parquet._check_column(page, 0, len(page), 1) == 0
     else:
-        with pytest.raises(ValueError, match="head of a page is damaged"):
+        with pytest.raises(ValueError, match="a page header is damaged"):
             parquet._check_column(page, 0, len(page), 1)

@@ -169,7 +169,7 @@ def test_visitors_of_a_folder_in_building(recipe: Recipe, tmp_path: Path) -> Non
             build(recipe, out, workers=0)
         for name, read in READERS.items():
             with pytest.raises(
-                FormatError, match=f"^{out}: not built yet: .* under way .* goes on"
+                FormatError, match=f"^{out}: not built yet: .* running .* resumes it"
             ):
                 read(out)
             assert tree(out) == before, name
@@ -189,7 +189,7 @@ def test_nothing_is_written_through_a_link(name: str, tmp_path: Path) -> None:
     (root / name).parent.mkdir(parents=True)
     (root / name).symlink_to(victim)
     with (
-        pytest.raises(BuildError, match="is a link, which no build makes: remove it"),
+        pytest.raises(BuildError, match="is a link, not made by a build: remove it"),
         locked(root),
     ):
         pass

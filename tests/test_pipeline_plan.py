@@ -98,15 +98,15 @@ def test_status_of_new_begun_and_foreign_folders(tmp_path: Path) -> None:
     assert status(recipe(), out) == "begun"
     with pytest.raises(BuildError, match="begun build of recipe 'toy'"):
         status(recipe(sources_per_task=4), out)
-    with pytest.raises(BuildError, match=r"full tier\) that is not this one"):
+    with pytest.raises(BuildError, match=r"full tier\) that differs"):
         status(recipe(), out, tier="light")
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(BuildError, match="holds something that is no CFQA dataset"):
+    with pytest.raises(BuildError, match="is not empty and not a CFQA dataset"):
         status(recipe(), tmp_path)
     with pytest.raises(BuildError, match="is a file"):
         status(recipe(), tmp_path / "notes.txt")
     (out / "manifest.json").write_text("{}")
-    with pytest.raises(BuildError, match="no dataset of this version"):
+    with pytest.raises(BuildError, match="not a dataset of this version"):
         status(recipe(), out)
 
 
@@ -120,7 +120,7 @@ def test_other_software_or_weights_do_not_go_on(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"other weights or lists \(a: absent, now b\)"):
         open_workspace(Plan(recipe(), versions={"x265": "4.1"}, weights={"a": "b"}), tmp_path)
     (tmp_path / ".build" / "plan.json").write_text("{")
-    with pytest.raises(BuildError, match="is not the plan of a build"):
+    with pytest.raises(BuildError, match="is not a readable build plan"):
         status(recipe(), tmp_path)
 
 
