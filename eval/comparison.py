@@ -50,14 +50,20 @@ class Comparison(Described):
     def __str__(self) -> str:
         return self.text()
 
-    def text(self, figure: str = "srocc") -> str:
-        """Lay out the differences of a coefficient: srocc, plcc or krocc."""
+    def text(self, figure: str = "srocc", *, per_codec: bool = False) -> str:
+        """Lay out the differences of a coefficient, of all tasks together and of each.
+
+        Args:
+            figure: srocc, plcc or krocc.
+            per_codec: Also those of each codec, and at each level.
+        """
         title = (
             f"{figure.upper()} with the {self.target}: by how much each metric is better than "
             f"{self.against}.\n95% intervals over the sources; p after Holm's correction."
         )
-        parts = [title, table_text(self._rows(figure), left=3, width=WIDTH, group=2)]
-        levels = self._of(figure, "level")
+        views = VIEWS[:-1] if per_codec else VIEWS[:2]
+        parts = [title, table_text(self._rows(figure, views), left=3, width=WIDTH, group=2)]
+        levels = self._of(figure, "level") if per_codec else {}
         if levels:
             numbers = sorted({int(level) for of in levels.values() for level in of})
             heads = ["task", "codec", "metric", *map(str, numbers)]
@@ -68,12 +74,12 @@ class Comparison(Described):
             parts += [title, table_text([heads, *rows], left=3, width=WIDTH)]
         return "\n\n".join(parts)
 
-    def _rows(self, figure: str) -> list[list[str]]:
-        """Return heads and rows of the views but that per level."""
+    def _rows(self, figure: str, views: Sequence[str] = VIEWS[:2]) -> list[list[str]]:
+        """Return heads and rows of some views, but not that per level."""
         heads = ["task", "codec", "metric", "per source", "p", "all points", "p"]
         return [heads] + [
             [*key, *_cells(of.get(figure)), *_cells(of.get(f"pooled_{figure}"))]
-            for view in VIEWS[:-1]
+            for view in views
             for key, of in self._of(figure, view).items()
         ]
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.account import Scored
 from cfqa_data.eval.features.datasets import dataset_facts, table_digest
 from cfqa_data.eval.fingerprint import fingerprint
 from cfqa_data.eval.merging import compared, joined, relabelled
@@ -29,7 +30,6 @@ from cfqa_data.eval.results import Evaluation, conclude
 from cfqa_data.eval.score_format import write_scores
 from cfqa_data.eval.score_reading import read_scores
 from cfqa_data.eval.score_rows import row_keys
-from cfqa_data.eval.scoring import Scored
 from cfqa_data.eval.statistics import check_labels
 from cfqa_data.format.storage import check_writable
 
@@ -154,12 +154,12 @@ class ScoreFile:
         for name, own in self._begun.items():
             if (known := scored.get(name)) is None or own.fingerprint is None:
                 continue
-            digest = known.fingerprint.digest if known.fingerprint else None
-            if own.fingerprint.digest is None or digest is None:
+            if not (known.fingerprint and known.fingerprint.digest and own.fingerprint.digest):
                 why = own.fingerprint.reason or "the file does not record its code"
                 found[name] = f"holds scores of a {name!r} that may be different ({why})"
-            elif own.fingerprint.digest != digest:
-                found[name] = f"holds scores of a {name!r} with other code, options or training"
+            elif own.fingerprint.digest != known.fingerprint.digest:
+                how = own.fingerprint.difference(known.fingerprint)
+                found[name] = f"holds scores of a {name!r} with {how}"
             elif (known.device, known.precision) != (own.device, own.precision):
                 found[name] = f"holds scores of {name!r} made with another device or precision"
         return found

@@ -200,6 +200,8 @@ def test_the_command_prints_the_differences(
     said = capsys.readouterr().out
     compared = evaluate(folder, ["mse", "cosine"], task="cls", codec="x265").compare("mse")
     assert compared.text() in said
+    assert said.endswith("Per codec and level: --per-codec.\n")
+    assert len(compared.text().splitlines()) < 10
     (of_all,) = (
         r for r in compared.table.to_pylist() if (r["view"], r["figure"]) == ("all", "srocc")
     )
@@ -208,11 +210,14 @@ def test_the_command_prints_the_differences(
     for wrong, message in (
         (["--metric", "mse", "--against", "mse"], "nothing to compare with 'mse'"),
         (["--against", "mse,cka"], "name one metric to compare the others with, not 2"),
+        (["--metric", "mse", "--per-codec"], "--per-codec requires --against"),
     ):
         assert main(["eval", str(folder), *wrong]) == 2
         answer = capsys.readouterr()
         assert message in answer.err
         assert answer.out == ""
+    assert main(["eval", str(folder), *chosen, "--per-codec"]) == 0
+    assert capsys.readouterr().out.endswith(compared.text(per_codec=True) + "\n")
     assert main(["eval", str(folder), *chosen, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["differences"] == compared.table.to_pylist()

@@ -288,7 +288,7 @@ def test_a_label_that_is_not_there_is_named() -> None:
     ("column", "value", "message"),
     [
         ("distortion", np.nan, "distortion of cls-1, x265, level 3 is missing, NaN or Inf"),
-        ("distortion", "bad", "labels in column 'distortion' are no numbers"),
+        ("distortion", "bad", "labels in column 'distortion' are not numbers"),
         ("level", 4, "cls-1 has no row for codec x265, level 3; all sources need the same"),
         ("codec", None, "the labels have no column 'codec'"),
     ],
@@ -664,7 +664,7 @@ class Scale:
     [
         (
             {"metrics": ["mse", Scale(2.0)]},
-            "holds scores of a 'Scale' with other code, options or training",
+            "holds scores of a 'Scale' with other options, state or training",
         ),
         ({"metrics": ["mse", Scale(threading.Lock())]}, "that may be different (the state of"),
         ({"dataset": MemoryDataset(seed=1)}, "holds the scores of another dataset"),

@@ -200,6 +200,7 @@ def test_metrics_and_evaluations_can_be_pickled() -> None:
         again = pickle.loads(pickle.dumps(metric))
         assert (again.name, again.fit is None) == (metric.name, metric.fit is None)
     found = evaluate(MemoryDataset(), [Half, "mse"])
+    assert found.across_codecs.num_rows
     again = pickle.loads(pickle.dumps(found))
     assert again.scores.equals(found.scores)
     x, y = torch.zeros(1, 1, 1, 2, 2), torch.ones(1, 1, 1, 2, 2)
@@ -256,6 +257,7 @@ def test_a_metric_is_found_in_a_module() -> None:
         "no_such_module:f": "cannot import 'no_such_module'",
         "math:no_such": "'math' has no 'no_such'",
         "math:pi": "is not callable",
+        "jaccard_knn:k=0": "jaccard_knn: k must be a whole number of neighbours, at least 1",
     }.items():
         with pytest.raises(MetricError, match=message):
             as_metric(path)

@@ -150,6 +150,21 @@ def test_the_command_prints_tables_alone(
         assert main([*command, kind, "--figure", "krocc"]) == 0
         expected = evaluate(folder, ["mse", "cosine"]).table(kind, "krocc")
         assert capsys.readouterr().out == f"{expected}\n"
+        stored = ["report", str(folder), str(out), "--table", kind, "--figure", "krocc"]
+        assert main(stored) == 0
+        assert capsys.readouterr().out == f"{expected}\n"
+    page = tmp_path / "page.html"
+    assert main(["report", str(folder), str(out), "--table", "paper", "--out", str(page)]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("Correlation with the distortion")
+    assert said.err == f"Report: {page}\n"
+    for wrong, message in (
+        ([], "name a page with --out, or a --table"),
+        (["--table", "csv", "--against", "mse"], "--against requires --out"),
+        (["--table", "csv", "--figure", "far"], "unknown figure 'far'"),
+    ):
+        assert main(["report", str(folder), str(out), *wrong]) == 2
+        assert message in capsys.readouterr().err
     assert main([*command, "text"]) == 0
     assert f"Scores: {out}" in capsys.readouterr().out
     assert main([*command, "text", "--figure", "far"]) == 2
@@ -260,6 +275,14 @@ def test_the_command_writes_a_leaderboard(
         assert main([*command, "--force"]) == 0
     board = leaderboard(scores, target="loss")
     assert (tmp_path / "board.html").read_text(encoding="utf-8") == html_page(board)
+    capsys.readouterr()
+    assert main(["leaderboard", str(scores), "--target", "loss", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["leaderboards"]
+    assert (told["name"], told["features"]) == (board[0].name, found.labels.num_rows)
+    for entry, one in zip(board[0].entries, told["entries"], strict=True):
+        assert one["metric"] == entry.metric.name
+        assert one["srocc"] == entry.overall._asdict()
+        assert one["by_task"].keys() == set(board[0].tasks)
     with pytest.raises(MetricError, match="name at least one score file"):
         leaderboard()
 

@@ -201,8 +201,8 @@ def test_one_line_says_what_is_looked_for_where_and_how_to_name_it(
         find_weights("root://x.pth", "0" * 64, LocalFiles(tmp_path / "ds"))
     assert str(caught.value) == (
         f"root://x.pth: {tmp_path}/x.pth is a different file, and no file of SHA-256 "
-        f"{'0' * 64} is in {tmp_path}/ds, this package, CFQA_ROOT ({tmp_path}); put it into one of these, or set "
-        "CFQA_WEIGHTS=FILE"
+        f"{'0' * 64} is in {tmp_path}/ds, this package, CFQA_ROOT ({tmp_path}); "
+        "put it into one of these, or set CFQA_WEIGHTS=FILE"
     )
     monkeypatch.delenv(ROOT_VARIABLE)
     with pytest.raises(RecipeError, match=r"CFQA_ROOT \(not set\)"):

@@ -129,30 +129,18 @@ def _spread(dataset: Dataset, count: int) -> list[str]:
 def _html(dataset: Dataset, views: Sequence[dict[str, Any]]) -> str:
     """Return the page; the same bytes for the same views."""
     _import_all()
-    from markupsafe import Markup
+    from cfqa_data.eval.report.drawing import render_page
 
-    from cfqa_data.eval.report.drawing import environment, security_policy
-
-    style, script = (
-        Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-        for name in ("style.css", "script.js")
-    )
     codecs = dict.fromkeys(codec for view in views for codec in view["codecs"])
-    text = (
-        environment(TEMPLATES)
-        .get_template("gallery.html")
-        .render(
-            manifest=dataset.manifest,
-            views=views,
-            codecs=list(codecs),
-            titles=_titles(dataset),
-            most=max(len(of) for view in views for of in view["codecs"].values()) - 1,
-            style=style,
-            script=script,
-            policy=security_policy(style, script),
-        )
+    return render_page(
+        "gallery.html",
+        TEMPLATES,
+        manifest=dataset.manifest,
+        views=views,
+        codecs=list(codecs),
+        titles=_titles(dataset),
+        most=max(len(of) for view in views for of in view["codecs"].values()) - 1,
     )
-    return text + "\n"
 
 
 def _titles(dataset: Dataset) -> dict[str, str]:

@@ -190,7 +190,7 @@ class Folder:
         self, source_id: str, codec: str, level: int, **part: Unpack[Part]
     ) -> np.ndarray:
         """Return a compressed feature, or a part of it, float32 (N, C, T, D)."""
-        found = self._compressed(source_id, codec, level, **part)
+        found = self._compressed(source_id, codec, level, True, **part)
         return found.dequantize() if isinstance(found, Codes) else found
 
     def codes(self, source_id: str, codec: str, level: int, **part: Unpack[Part]) -> Codes:
@@ -200,12 +200,12 @@ class Folder:
             raise FormatError(
                 f"{self.files.location}: {codec} on {entry.name} has values and no codes"
             )
-        found = self._compressed(source_id, codec, level, **part)
+        found = self._compressed(source_id, codec, level, False, **part)
         assert isinstance(found, Codes)
         return found
 
     def _compressed(
-        self, source_id: str, codec: str, level: int, **part: Unpack[Part]
+        self, source_id: str, codec: str, level: int, values: bool, **part: Unpack[Part]
     ) -> Codes | np.ndarray:
         entry, codec_entry, level = self._check(source_id, codec, level)
         chosen = Selection.of(self.shape(source_id), **part)
@@ -215,7 +215,7 @@ class Folder:
         ):
             return self.decoded(source_id, codec, level, chosen)
         array, index = self.open_codes(entry.name, codec), self._places[source_id][1]
-        return array.read(index, level, chosen)
+        return array.read(index, level, chosen, values=values)
 
     def decoded(
         self, source_id: str, codec: str, level: int, part: Selection | None = None

@@ -15,7 +15,7 @@ from cfqa_data.eval.features.datasets import FeatureSource
 from cfqa_data.loaders.ahead import read_ahead
 from cfqa_data.loaders.torch.codes import CodeTensors
 
-__all__ = ["Batch", "FeatureSource", "read_batches"]
+__all__ = ["Batch", "FeatureSource", "read_batches", "usual_size"]
 
 # Compressed features per batch, in bytes of float32. Small batches stay in a CPU's cache (up to
 # three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
@@ -56,7 +56,7 @@ class Batch:
                 for codec in dict.fromkeys(self.codecs)
             ]
         else:
-            step = size or _usual_size(self.x)
+            step = size or usual_size(self.x)
             places = [
                 list(range(n, min(n + step, len(self.rows))))
                 for n in range(0, len(self.rows), step)
@@ -82,7 +82,7 @@ class Batch:
         return part
 
 
-def _usual_size(x: Features) -> int:
+def usual_size(x: Features) -> int:
     """Return how many versions of an original make a batch, where it lies."""
     room = CPU_BATCH_BYTES if x.values.device.type == "cpu" else GPU_BATCH_BYTES
     return max(1, room // (4 * x.values.numel()))
@@ -118,7 +118,7 @@ def read_batches(
             if first_nonfinite(values) is not None:  # where it is: a device would be waited for
                 raise MetricError(f"original {source_id} holds NaN or Inf")
             x = Features(values.to(device))
-            step = size or _usual_size(x)
+            step = size or usual_size(x)
             for first in range(0, len(of_source), step):
                 yield source_id, x, of_source[first : first + step]
 

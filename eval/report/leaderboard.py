@@ -17,16 +17,13 @@ from cfqa_data.eval.features.datasets import opened
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.report.axes import MINUS
-from cfqa_data.eval.report.drawing import TEMPLATES, environment, security_policy
+from cfqa_data.eval.report.drawing import render_page
 from cfqa_data.eval.report.ranking import Figure, Scale
 from cfqa_data.eval.score_reading import read_file
 from cfqa_data.eval.tables import markdown_safe, markdown_text
 from cfqa_data.eval.text import gaps
 from cfqa_data.extras import extras
 from cfqa_data.paths import absolute_path
-
-with extras():
-    from markupsafe import Markup
 
 if TYPE_CHECKING:
     from cfqa_data.eval.features.datasets import FeatureSource
@@ -84,6 +81,19 @@ class Entry:
         which = record.version or (record.source_sha256 or "")[:8]
         return " ".join(filter(None, [record.package, which]))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-safe."""
+        of_entry = ("rank", "tied", "beaten_by", "gap", "trained", "version")
+        return {
+            "metric": self.metric.name,
+            "lower_better": self.metric.lower_better,
+            **{name: getattr(self, name) for name in of_entry},
+            "srocc": self.overall._asdict(),
+            "by_task": {task: figure._asdict() for task, figure in self.by_task.items()},
+            "milliseconds": self.provenance.milliseconds,
+            "date": self.provenance.date,
+        }
+
 
 @dataclass(frozen=True)
 class Board:
@@ -119,6 +129,11 @@ class Board:
         """What it is of, in a line."""
         counts = f"{self.sources} sources, {self.features} features, {len(self.codecs)} codecs"
         return f"{self.name}: {counts}; mean SROCC with the {self.target}, all codecs pooled"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-safe."""
+        entries = [entry.to_dict() for entry in self.entries]
+        return vars(self) | {"entries": entries}
 
 
 @extras()
@@ -279,16 +294,4 @@ def markdown_page(boards: Sequence[Board]) -> str:
 
 def html_page(boards: Sequence[Board]) -> str:
     """Return boards as one HTML page that fetches nothing, with tables that sort."""
-    style, script = (
-        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
-    )
-    page = environment().get_template("leaderboard.html")
-    return (
-        page.render(
-            boards=boards,
-            style=Markup(style),
-            script=Markup(script),
-            policy=security_policy(style, script),
-        )
-        + "\n"
-    )
+    return render_page("leaderboard.html", boards=boards)

@@ -21,10 +21,8 @@ from cfqa_data.format.storage import check_writable, write_text
 from cfqa_data.paths import absolute_path
 
 with extras():
-    from markupsafe import Markup
-
     from cfqa_data.eval.report.cards import PER_TASK, cards
-    from cfqa_data.eval.report.drawing import TEMPLATES, environment, security_policy
+    from cfqa_data.eval.report.drawing import render_page
     from cfqa_data.eval.report.figures import POINTS, TaskPoints, curve, target_text, task_points
 
 if TYPE_CHECKING:
@@ -103,10 +101,6 @@ def report_html(
     if not evaluation.metrics or evaluation.labels.num_rows == 0:
         raise MetricError("there are no scores to report")
     source = None if dataset is None else opened(dataset, follow_links=follow_links)
-    style, script = (
-        Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-        for name in ("style.css", "script.js")
-    )
     origin = _origin(evaluation, source)
     maps_of_classes = _class_maps(evaluation, source) if classes else []
     evaluation.make_tables("across_codecs", "across_tasks", "discrimination", "per_level")
@@ -120,40 +114,33 @@ def report_html(
         kind: [(part, drawn) for part in points if (drawn := curve(part, kind, target))]
         for kind in ("error", "harm")
     }
-    text = (
-        environment()
-        .get_template("report.html")
-        .render(
-            **{name: getattr(evaluation, name) for name in ("target", "failures", "notes")},
-            origin=origin,
-            counts=_counts(evaluation, points, origin),
-            points=points,
-            codecs=points[0].codecs,
-            ladders=ladders_text(evaluation),
-            drawn="groups of sources" if in_groups(evaluation) else "sources",
-            ranked=ranked,
-            compared=[entry for entry in ranked if entry.place],
-            apart=[entry for entry in ranked if not entry.place],
-            rankings=rankings(ranked, compared),
-            baseline=baseline,
-            ceilings=_ceilings(evaluation),
-            columns=columns,
-            maps=maps,
-            left_out=left_out(evaluation),
-            trained=", ".join(trained_names(evaluation)),
-            cards=made,
-            pictures=_pictures(made, source) if pictures else None,
-            families=FAMILIES,
-            classes=maps_of_classes,
-            curves={kind: panels for kind, panels in curves.items() if panels},
-            shown=POINTS,
-            per_task=PER_TASK,
-            style=style,
-            script=script,
-            policy=security_policy(style, script),
-        )
+    return render_page(
+        "report.html",
+        **{name: getattr(evaluation, name) for name in ("target", "failures", "notes")},
+        origin=origin,
+        counts=_counts(evaluation, points, origin),
+        points=points,
+        codecs=points[0].codecs,
+        ladders=ladders_text(evaluation),
+        drawn="groups of sources" if in_groups(evaluation) else "sources",
+        ranked=ranked,
+        compared=[entry for entry in ranked if entry.place],
+        apart=[entry for entry in ranked if not entry.place],
+        rankings=rankings(ranked, compared),
+        baseline=baseline,
+        ceilings=_ceilings(evaluation),
+        columns=columns,
+        maps=maps,
+        left_out=left_out(evaluation),
+        trained=", ".join(trained_names(evaluation)),
+        cards=made,
+        pictures=_pictures(made, source) if pictures else None,
+        families=FAMILIES,
+        classes=maps_of_classes,
+        curves={kind: panels for kind, panels in curves.items() if panels},
+        shown=POINTS,
+        per_task=PER_TASK,
     )
-    return text + "\n"
 
 
 def _origin(evaluation: Evaluation, source: FeatureSource | None) -> dict[str, Any] | None:

@@ -126,7 +126,9 @@ def constant_rows(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 def equal_rows(mask: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
     """Yield each distinct row of a mask (N, K), after the numbers of the rows that equal it."""
-    if len(mask):
+    if len(mask) and (mask == mask[0]).all():  # without sorting them
+        yield np.arange(len(mask)), mask[0]
+    elif len(mask):
         patterns, which = np.unique(mask, axis=0, return_inverse=True)
         for number, pattern in enumerate(patterns):
             yield np.flatnonzero(which.ravel() == number), pattern

@@ -198,7 +198,10 @@ def _spread(
     Both (M, R) whole numbers, 0 for a constant resample. Pairs are ordered ones.
     """
     source, shape = np.repeat(np.arange(len(sizes)), sizes), (len(values), len(size))
-    squares, cubes = (np.broadcast_to(sizes @ weights**k, shape).copy() for k in (2, 3))
+    squared = weights * weights
+    squares, cubes = (
+        np.broadcast_to(sizes @ one, shape).copy() for one in (squared, squared * weights)
+    )
     rising = np.sort(values, axis=1)
     for row in np.flatnonzero((rising[:, 1:] == rising[:, :-1]).any(axis=1)):
         _, group, count = np.unique(values[row], return_inverse=True, return_counts=True)
@@ -207,8 +210,9 @@ def _spread(
         cells = np.zeros((group.max() + 1, len(weights)))
         np.add.at(cells, (group, source[tied]), 1.0)
         totals = cells @ weights
-        for powers, k in ((squares, 2), (cubes, 3)):
-            powers[row] += (totals**k).sum(axis=0) - cells.sum(axis=0) @ weights**k
+        alone = cells.sum(axis=0)
+        squares[row] += np.einsum("vr,vr->r", totals, totals) - alone @ squared
+        cubes[row] += np.einsum("vr,vr,vr->r", totals, totals, totals) - alone @ (squared * weights)
     return (size**3 - cubes) / 3, size**2 - squares
 
 
