@@ -274,7 +274,7 @@ def test_models_that_cannot_be_run_are_one_line(
 def test_what_lies_beside_the_weights_is_checked(tmp_path: Path) -> None:
     weights = write_model(tmp_path / "gpt", model_type="gpt")
     (tmp_path / "gpt" / "tokenizer.json").unlink()
-    with pytest.raises(BuildError, match=r"gpt: no tokenizer: Can't load tokenizer$"):
+    with pytest.raises(BuildError, match=r"gpt: has no tokenizer: Can't load tokenizer$"):
         Transformers(weights).extract("a text", (0,))
     weights.write_bytes(b"damaged")
     with pytest.raises(BuildError, match=r"gpt: \w+") as error:

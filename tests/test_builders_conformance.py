@@ -242,7 +242,7 @@ class TestFeatures(SourceSuite):
         (sample,) = self.make(train_labels=str(table)).training_samples(0)
         assert (sample.source_id, int(sample.truth), sample.inputs.shape) == ("b", 7, (1, 2, 3, 4))
         table.write_text("source_id,truth\nz,7\n")
-        with pytest.raises(BuildError, match="'z' is not in the training folder holds"):
+        with pytest.raises(BuildError, match="'z' is not in the training folder"):
             next(self.make(train_labels=str(table)).training_samples(0))
 
     def test_truths_may_be_arrays_or_none(self, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ class TestFeatures(SourceSuite):
             ("x.csv", "id,truth\na,1\n", "columns source_id and truth"),
             ("x.csv", "source_id,truth\ntext-2,long\n", "truth of text-2 is 'long', not a number"),
             ("x.csv", "source_id,truth\ntext-2,1\ntext-2,2\n", "'text-2' occurs twice"),
-            ("x.csv", "source_id,truth\ntext-7,1\n", "'text-7' is not in the root holds"),
+            ("x.csv", "source_id,truth\ntext-7,1\n", "'text-7' is not in the root"),
             ("x.parquet", "no table", "not a CSV or Parquet table"),
             ("x.safetensors", "no arrays", "not a file of arrays"),
         ],

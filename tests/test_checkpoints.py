@@ -187,7 +187,9 @@ def test_what_is_wrong_is_told_in_the_files_names() -> None:
 
 
 def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"has neither model\.safetensors nor model\.safetensors"):
+    with pytest.raises(
+        BuildError, match=r"contains neither model\.safetensors nor model\.safetensors"
+    ):
         read_tensors(tmp_path)
     with pytest.raises(BuildError, match="no such weights file"):
         read_tensors(tmp_path / "none" / INDEX)

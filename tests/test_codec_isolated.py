@@ -206,7 +206,7 @@ def test_words_are_short_and_printable(hostile: IsolatedCodec) -> None:
 
 
 def test_samples_beyond_the_peak_are_refused(hostile: IsolatedCodec) -> None:
-    with pytest.raises(CodecError, match=r"^hostile: the decoder gave 1024, beyond 1023$"):
+    with pytest.raises(CodecError, match=r"^hostile: the decoder returned 1024, above 1023$"):
         hostile.decode(b"beyond", SHAPE)
 
 

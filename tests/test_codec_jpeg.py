@@ -183,7 +183,7 @@ def test_the_pixels_of_a_file_are_limited_before_they_are_decoded() -> None:
 
 @pytest.mark.parametrize("quality", [0, 101, 50.5])
 def test_qualities_that_there_are_not_are_refused(quality: float) -> None:
-    with pytest.raises(CodecError, match=r"^jpeg: a quality is "):
+    with pytest.raises(CodecError, match=r"^jpeg: quality must be "):
         Jpeg().encode(VIEWS["one"], quality)
 
 

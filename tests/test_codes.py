@@ -212,7 +212,7 @@ def test_writes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     create(path)
     codes = random_codes(UNIFORM)
     for index, wrong in ((0, codes[:9]), (0, codes.astype(np.uint8)), (2, codes), (-1, codes)):
-        with pytest.raises(FormatError, match=r"x\.zarr: (does not take|has no source)"):
+        with pytest.raises(FormatError, match=r"x\.zarr: (does not accept|has no source)"):
             write_codes(path, index, wrong)
 
 

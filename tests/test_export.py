@@ -253,7 +253,7 @@ def test_a_folder_that_holds_something_else_is_refused(folder: Path, tmp_path: P
     (tmp_path / "file").write_text("mine")
     with pytest.raises(CfqaError, match="exists and is not a folder"):
         export(folder, tmp_path / "file", "npy")
-    with pytest.raises(CfqaError, match="holds something else"):
+    with pytest.raises(CfqaError, match="is not empty"):
         export(folder, tmp_path, "npy")
     out = tmp_path / "out"
     export(folder, out, "npy", task="cls", codec="x265", level=0)
@@ -328,4 +328,4 @@ def test_an_interrupt_says_that_it_can_go_on(
 
     monkeypatch.setattr(Dataset, "original", stop)
     assert main(["export", str(folder), "--out", str(tmp_path / "o"), "--format", "npy"]) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err

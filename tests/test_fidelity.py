@@ -235,7 +235,7 @@ def test_the_recipe_of_the_smallest_takes_images_of_the_root(
     assert len(samples) == 3
     assert len(list(source.training_inputs(50, 0))) == 50
     check_fit(Models(load_recipe(tmp_path / "auto.toml")), "fidelity")  # truths are inferred there
-    with pytest.raises(BuildError, match="51 training images are requested and there are 50"):
+    with pytest.raises(BuildError, match="51 training images are requested and there are only 50"):
         source.training_inputs(51, 0)
     options = {"task": "fidelity", "root": str(tmp_path / "images")}
     assert [

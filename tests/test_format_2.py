@@ -117,7 +117,7 @@ def test_tokens_that_are_not_there_are_not_given(full: cfqa_data.Dataset) -> Non
         full.compressed("sentence 2", "stepped", 1)[:, :, ::-1],
     )
     for read in (full.original, lambda source, **p: full.compressed(source, "rounded", 0, **p)):
-        with pytest.raises(CfqaError, match="there is no token 4: tokens are 0 to 3"):
+        with pytest.raises(CfqaError, match="no token 4: tokens are 0 to 3"):
             read("sentence 2", tokens=4)
     with pytest.raises(FormatError, match="rounded on words has values and no codes"):
         full.codes("sentence 2", "rounded", 1)
@@ -317,7 +317,10 @@ def test_built_in_codecs_are_those_of_format_1(name: str) -> None:
         (lambda m: m.update(tasks={}), "tasks is not a table of 1 to 64"),
         (lambda m: m["tasks"]["one"].update(grid=[2, 2]), "tasks.one.grid"),
         (lambda m: m["tasks"]["one"].update(groups=["a"]), "tasks.one.groups must be one per"),
-        (lambda m: m["tasks"]["one"].update(gallery="../x"), "tasks.one.gallery '../x' is no file"),
+        (
+            lambda m: m["tasks"]["one"].update(gallery="../x"),
+            "tasks.one.gallery '../x' is not a file",
+        ),
         (
             lambda m: m["tasks"]["one"]["shape"].__setitem__(1, 2),
             "one.layers are 3, the shape has 2",
@@ -439,7 +442,7 @@ def decode(folder: Path, **more: Any) -> np.ndarray:
         (
             "other",
             "5" * 64,
-            "package 'other' is not installed, only that of 'mock-codecs' is; .*--plug",
+            "package 'other' is not installed, only that of 'mock-codecs'; .*--plug",
         ),
         (
             "mock-codecs",

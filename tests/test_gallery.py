@@ -315,6 +315,6 @@ def test_a_copy_without_truths_shows_the_rest(built: Path) -> None:
     object.__setattr__(dataset.manifest.tasks["seg"], "terms", Terms(link="https://terms.example"))
     view = dataset.show(dataset.source_ids[0], level=1).view
     assert "contains no ground truth of seg" in view.notes[0]
-    assert view.notes[1].endswith("terms of the source: https://terms.example")
+    assert view.notes[1].endswith("to be redistributed: https://terms.example")
     assert view.truth is None
     assert view.original.drawing.picture.shape == (112, 2 * 112, 3)  # each window by itself

@@ -371,7 +371,9 @@ def test_tensors_at_fault_have_the_names_of_the_file() -> None:
             with pytest.raises(BuildError, match=f"tensor '{name}' is missing"):
                 load_head(task, without)
             shape = re.escape(str(tuple(tensor[..., None].shape)))
-            with pytest.raises(BuildError, match=f"tensor '{name}' is (misshapen: )?{shape}"):
+            with pytest.raises(
+                BuildError, match=f"tensor '{name}' (is |has the wrong shape: ){shape}"
+            ):
                 load_head(task, {**tensors, name: tensor[..., None]})
     with pytest.raises(BuildError, match=r"'decode_head\.extra' does not belong to a seg head"):
         load_head("seg", {**_seg(), "decode_head.extra": torch.zeros(1)})
@@ -500,5 +502,5 @@ def test_features_may_be_arrays(task: str, tmp_path: Path) -> None:
     assert [float(row[0]) for row in head.evaluate(array[None], truth)] == list(expected)
     with pytest.raises(BuildError, match=f"{task} head: a feature must be floating point, not"):
         head.predict(feature.numpy().astype(np.int16))
-    with pytest.raises(BuildError, match=f"{task} head: an array or tensor of numbers"):
+    with pytest.raises(BuildError, match=f"{task} head: expected an array or tensor of numbers"):
         head.predict(None)

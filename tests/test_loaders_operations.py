@@ -534,7 +534,9 @@ def test_a_process_that_does_not_know_the_folder_says_so(
 
 @pytest.mark.parametrize("cell", ["x", "a/b", "array/<f4/2,2/AAAA", "array/O/1/AAAA", "array/x/"])
 def test_a_cell_that_is_none_is_told(cell: str) -> None:
-    with pytest.raises(FormatError, match=r"which names no array|know their dataset folder"):
+    with pytest.raises(
+        FormatError, match=r"which is not the name of an array|know their dataset folder"
+    ):
         array_feature.CfqaArray("original").decode_example(cell)
 
 

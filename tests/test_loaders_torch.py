@@ -66,7 +66,9 @@ def test_an_open_dataset_is_taken_as_it_is(folder: Path) -> None:
     assert len(pairs) == 4
     np.testing.assert_array_equal(pairs[2].compressed.numpy(), opened[2].compressed)
     for name, value in {"task": "dpt", "level": 0, "fold": [0], "untrusted": True}.items():
-        with pytest.raises(CfqaError, match=f"{name} say how to open a path; give them to load"):
+        with pytest.raises(
+            CfqaError, match=f"{name} can be given only with a path; pass them to load"
+        ):
             Pairs(opened, **{name: value})
 
 
@@ -86,7 +88,7 @@ def test_pairs_take_what_load_takes(folder: Path) -> None:
         ({"task": "clas"}, "did you mean 'cls'"),
         ({"codec": "x256"}, "did you mean 'x265'"),
         ({"source": "cls-01"}, "did you mean 'cls-001'|unknown source 'cls-01'"),
-        ({"fold": [0, 3]}, "no source is in fold 3: there are 0, 1, 2$"),
+        ({"fold": [0, 3]}, "no source is in fold 3: folds are 0, 1, 2$"),
         ({"fold": True}, "no source is in fold True"),
         ({"fold": "1"}, "no source is in fold '1'"),
         ({"fold": 1.0}, "no source is in fold 1.0"),

@@ -102,7 +102,7 @@ def _file(name: str, **entry: Any) -> Callable[[dict[str, Any]], Any]:
         (_task(sources=["a", "b", "a"]), "'a' is the id of two sources of cls: ids are unique"),
         (_task(sources=["b", "d"]), "'d' is the id of a source of cls and of one of dpt: ids are"),
         (_task(sources=[]), "tasks.cls.sources must be a list, got"),
-        (_task(sources=[1]), "cls: 1 is no id"),
+        (_task(sources=[1]), "cls: 1 is not a valid id"),
         (lambda data: data.update(files=None), "files must be a table"),
         (_file("../../etc/passwd", size=1, sha256="0" * 64), "not a path inside the folder"),
         (_file("/etc/passwd", size=1, sha256="0" * 64), "not a path inside the folder"),
@@ -117,7 +117,7 @@ def _file(name: str, **entry: Any) -> Callable[[dict[str, Any]], Any]:
         (_file("x", size=1 << 63, sha256="0" * 64), "lacks its size"),
         (_file("x", size=1, sha256="no"), "lacks its size"),
         (_file("x", size=1, sha256="\n" * 64), "lacks its size"),
-        (lambda data: data["health"].append({"x": float("nan")}), "NaN is no finite number"),
+        (lambda data: data["health"].append({"x": float("nan")}), "NaN is not a finite number"),
     ],
 )
 def test_a_manifest_from_anywhere_is_checked(

@@ -81,7 +81,7 @@ def test_a_text_over_the_limit_is_refused_before_it_is_spread_over_its_rows(
             assert read_parquet(data, 3)["text"].to_pylist() == ["x" * length] * 3
             monkeypatch.setattr(parquet, "_plain", pytest.fail)
         else:
-            with pytest.raises(ValueError, match=r"a text of 4,097 bytes in column 'text'"):
+            with pytest.raises(ValueError, match=r"a string of 4,097 bytes in column 'text'"):
                 read_parquet(data, 3)
 
 
@@ -103,7 +103,7 @@ def test_runs_beyond_the_rows_are_refused() -> None:
     head = data.index(b"\x15\x00\x15")  # the data page: type 0, sizes, then its 1000 values
     values = data.index(bytes([0x15, 0xD0, 0x0F]), head)
     data[values + 1 : values + 3] = b"\xd2\x0f"
-    with pytest.raises(ValueError, match="hold 1,001 values in 1,000 rows"):
+    with pytest.raises(ValueError, match="contain 1,001 values in 1,000 rows"):
         read_parquet(bytes(data), 1000)
 
 

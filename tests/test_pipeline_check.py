@@ -63,9 +63,9 @@ def elsewhere(name: str) -> Callable[[Path], str]:
         ((*CLS, "source", "options"), {"sides": 112}, "tasks.cls.source: scenes: .*'sides'"),
         ((*CLS, "source", "options"), {"task": "seg"}, "tasks.cls.source: scenes: .*'task'"),
         ((*CLS, "blocks"), [20], "tasks.cls: no block 20, the last is 3"),
-        (("backbone", "num_heads"), 5, "5 the width 48"),
-        (("backbone", "weights"), elsewhere("cls.safetensors"), "no DINOv2 backbone"),
-        ((*CLS, "head"), elsewhere("seg.safetensors"), "so it is no cls head"),
+        (("backbone", "num_heads"), 5, "the width 48 is not a multiple of 5 heads"),
+        (("backbone", "weights"), elsewhere("cls.safetensors"), "not a DINOv2 backbone"),
+        ((*CLS, "head"), elsewhere("seg.safetensors"), "so this is not a cls head"),
         ((*CLS, "head"), elsewhere("missing.safetensors"), "missing.safetensors"),
         ((*X265, "options"), {"preset": "slowish"}, "cls, codec x265: .*preset 'slowish'"),
         ((*X265, "options"), {"present": "slow"}, "cls, codec x265: .*'present'"),
@@ -180,5 +180,5 @@ def test_another_shard_is_another_plan_and_does_not_go_on(networks: Path, tmp_pa
     save_file(tensors | {first: tensors[first] + 1}, shard)
     other = make_plan(recipe, "light")
     assert other.digest() != plan.digest()
-    with pytest.raises(BuildError, match=rf"begun with other weights or lists \({folder}: "):
+    with pytest.raises(BuildError, match=rf"begun with different weights or lists \({folder}: "):
         open_workspace(other, out)

@@ -69,7 +69,7 @@ def test_another_recipe_does_not_go_on_or_over(
         with pytest.raises(BuildError, match="failed 3 times: TypeError"):
             build(small, tmp_path, workers=0)
     differences = r"\(.*name: toy there, other here.*\)"
-    with pytest.raises(BuildError, match=f"begun build of recipe 'toy' .* {differences}"):
+    with pytest.raises(BuildError, match=f"unfinished build of recipe 'toy' .* {differences}"):
         build(other, tmp_path, workers=0)
     build(small, tmp_path, workers=0)
     before = tree(tmp_path)
@@ -98,7 +98,7 @@ def test_no_room_is_seen_before_and_while_compressing(
         patch.setattr(compress.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
         with pytest.raises(BuildError) as caught:
             build(small, tmp_path, workers=0)
-    assert "no space: 0 MB are free" in one_line(caught)
+    assert "not enough disk space: 0 MB are free" in one_line(caught)
     write, calls = compress.write_tensors, []
 
     def full_disk(path: Path, *arguments: Any) -> None:

@@ -201,7 +201,7 @@ def test_classes_of_a_recipe_are_found_where_a_command_is_run(
             "has values that are not finite",
         ),
         ({"backbone": {"class": f"{HERE}:Bag", "options": {"scales": 1}}}, "did you mean 'scale'"),
-        ({"backbone": {"class": f"{HERE}:Length"}}, "is no Backbone"),
+        ({"backbone": {"class": f"{HERE}:Length"}}, "is not a Backbone"),
         ({"task": {"class": f"{HERE}:Undecided"}}, r"the original words-\d\d: score \[nan\]"),
         ({"task": {"class": f"{HERE}:Refusing", "options": {}}}, "not today"),
         (
@@ -308,5 +308,5 @@ def test_a_build_goes_on_with_the_same_source_only(tmp_path: Path) -> None:
     open_workspace(plan, tmp_path)
     (tmp_path / "truth").mkdir()
     other = replace(plan, packages={HERE: {"version": "", "sha256": "0" * 64}})
-    with pytest.raises(BuildError, match=rf"begun with other packages \({HERE}: "):
+    with pytest.raises(BuildError, match=rf"begun with different packages \({HERE}: "):
         open_workspace(other, tmp_path)

@@ -173,7 +173,9 @@ def test_truths_that_may_not_be_redistributed_stay_here(
     assert "- `dpt`: other; https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html; NYU De" in card
     pairs = cfqa_data.load(REPO, "dpt")
     assert pairs.original(pairs.source_ids[0]).ndim == 4
-    with pytest.raises(FormatError, match="holds no truths of dpt: the terms of its source"):
+    with pytest.raises(
+        FormatError, match="contains no ground truth of dpt: the terms of its source"
+    ):
         pairs.truth(pairs.source_ids[0])
     root = tmp_path / "download"
     for path, content in there(hub).items():
@@ -191,7 +193,7 @@ def test_a_source_of_unknown_terms_needs_a_licence(
     for options, message in (
         ([], "states no licence of task 'dpt': give --licence"),
         (["--licence", "other"], "link must be an http address"),
-        (["--attribution", "Us"], "belong to --licence"),
+        (["--attribution", "Us"], "require --licence"),
         (["--licence", "CC BY"], "'CC BY' is not a licence identifier of the Hub"),
     ):
         assert main([*command, *options]) == 2
@@ -487,7 +489,7 @@ def test_a_hub_that_stays_down_is_one_line_and_the_next_run_goes_on(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cfqa:")]
     assert len(lines) == 1
     assert "503" in lines[0] or "cannot be reached" in lines[0]
-    assert "the same command goes on from there" in lines[0]
+    assert "run the same command again to resume" in lines[0]
     hub.reset()
     assert main(["publish", str(folder), REPO]) == 0
     assert len(there(hub)) == len(plan_publishing(folder, REPO).upload.files)
@@ -514,7 +516,7 @@ def test_after_a_connection_that_dropped_only_the_rest_is_sent(
         assert main(["publish", str(folder), REPO]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cfqa:")]
     assert len(lines) == 1
-    assert "cannot be reached; what was sent is kept" in lines[0]
+    assert "cannot be reached; uploaded files are kept" in lines[0]
     assert "manifest.json" not in there(hub)
     assert hub.count("/cdn/*", "PUT") == 7
     hub.reset()
@@ -557,7 +559,7 @@ def test_a_file_that_the_hub_lost_is_noticed(
 
 
 def test_a_branch_that_cannot_be_is_one_line(hub: LoopbackHub, folder: Path) -> None:
-    with pytest.raises(CfqaError, match=f"{REPO}: the Hub"):
+    with pytest.raises(CfqaError, match=f"{REPO}: not found on the Hub"):
         send(folder, revision="refs/pr/9")
 
 

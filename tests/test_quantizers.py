@@ -110,7 +110,7 @@ def test_wrong_layers_and_codes_are_refused() -> None:
         ({"kind": "uniform", "bits": 10, "lo": [0], "hi": [1], "high": 2}, "did you mean 'hi'"),
         ({"kind": "uniform", "bits": 0, "lo": [0], "hi": [1]}, "from 1 to 16"),
         ({"kind": "uniform", "bits": True, "lo": [0], "hi": [1]}, "from 1 to 16"),
-        ({"kind": "uniform", "bits": 8, "lo": [1], "hi": [1]}, "no range"),
+        ({"kind": "uniform", "bits": 8, "lo": [1], "hi": [1]}, "must be above lo"),
         ({"kind": "uniform", "bits": 8, "lo": [0, 0], "hi": [1]}, "one number per layer"),
         ({"kind": "uniform", "bits": 8, "lo": [float("nan")], "hi": [1]}, "finite"),
         ({"kind": "uniform", "bits": 8, "lo": ["a"], "hi": [1]}, "must be numbers"),

@@ -220,7 +220,7 @@ def _qps(first: int, end: int) -> dict[str, Any]:
         (_set("sources_per_task", to=None), "sources_per_task must be"),
         (_set(*X265, "quantizer", to=None), "x265.quantizer: a codec on planes needs one"),
         (_set("backbone", "class", to="vit"), "backbone.num_heads: only for DINOv2"),
-        (_set("tasks", "dpt", "blocks", to=[7, 5, 3, 1]), "rising"),
+        (_set("tasks", "dpt", "blocks", to=[7, 5, 3, 1]), "increasing"),
         (
             _set("tasks", "cls", "blocks", to=["7"]),
             "tasks.cls.blocks must be a whole number of at least 0",
@@ -235,7 +235,7 @@ def _qps(first: int, end: int) -> dict[str, Any]:
         (_set(*X265, "levels", to=list(range(50, 60))), "from 0 to 51"),
         (_set("tasks", "cls", "codecs", "hm", to=_qps(43, 53)), "hm: .*from 0 to 51"),
         (_set("tasks", "cls", "codecs", "vtm", to=_qps(55, 65)), "vtm: .*from 0 to 63"),
-        (_set(*X265, "levels", to=["a"] * 10), "a qp must be a whole number from 0 to 51, got 'a'"),
+        (_set(*X265, "levels", to=["a"] * 10), "qp must be a whole number from 0 to 51, got 'a'"),
         (_set(*X265, "quantizer", "lo", to=[0.0, 0.0]), "one number per layer"),
         (
             _set(*X265, "quantizer", to={"kind": "kmeans", "bits": 1, "centers": [[0, 1]] * 2}),

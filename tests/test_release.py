@@ -129,7 +129,7 @@ def test_an_import_takes_the_lock_of_a_build(release: Path) -> None:
     with (
         locked(out),
         pytest.raises(
-            BuildError, match=rf"^another build works in {out} \(process {os.getpid()} on"
+            BuildError, match=rf"^another build is running in {out} \(process {os.getpid()} on"
         ),
     ):
         imported(release)

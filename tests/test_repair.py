@@ -242,7 +242,7 @@ def test_a_repair_that_was_killed_is_run_again(
 
 def test_two_at_once_are_refused(folder: Path) -> None:
     flip(folder / KINDS["codes"])
-    with locked(folder), pytest.raises(BuildError, match="another build works in"):
+    with locked(folder), pytest.raises(BuildError, match="another build is running in"):
         repair(folder)
 
 
