@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 from measuring import SHAPES, Version, forget, seconds
 from results import Result, figure, run
-from scans import FEATURE, consume, scans
+from scans import consume, scans
 
 import cfqa_data
 from cfqa_data.format.codes import create_codes_array, write_codes
@@ -165,7 +165,8 @@ def scanning(root: Path, rows: int, runs: int) -> Iterator[Result]:
                 if cache == "cold":
                     forget(root)
                 times[name].append(seconds(lambda scan=scan: consume(scan())))  # type: ignore[misc]
-        rates = {name: rows * FEATURE / min(taken) / 1e9 for name, taken in times.items()}
+        size = 4 * math.prod(SHAPES["cls"])
+        rates = {name: rows * size / min(taken) / 1e9 for name, taken in times.items()}
         plain = rates.pop("np.load")
         for name, rate in rates.items():
             yield figure(f"scan, {cache}: {name}", rate, plain)

@@ -18,9 +18,6 @@ from measuring import seconds
 import cfqa_data
 from cfqa_data.loaders import read_ahead
 
-FEATURE = 4 * 257 * 1536
-"""Bytes of a feature as float32."""
-
 
 def consume(things: Iterable[Any]) -> None:
     """Take every feature, and look at one value of each."""

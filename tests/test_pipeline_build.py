@@ -104,11 +104,8 @@ def small_tree(small_folder: Path) -> dict[str, str]:
 
 
 def test_a_build_has_every_file_and_no_other(full: Path, every_codec: Recipe) -> None:
-    expected = {
-        "README.md",
-        "manifest.json",
-        *(f"{f}/originals.parquet" for f in ("labels", "previews")),
-    }
+    expected = {"README.md", "manifest.json", "previews/hero.webp"}
+    expected |= {"labels/originals.parquet", "previews/originals.parquet"}
     for task in TASKS:
         expected |= {f"labels/{task}.parquet", f"truth/{task}.safetensors"}
         expected |= {f"originals/{task}-0000{g}-of-00002.safetensors" for g in range(2)}

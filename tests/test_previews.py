@@ -22,7 +22,7 @@ from cfqa_data.errors import FormatError
 from cfqa_data.format.facts import Terms
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import read_manifest, write_manifest
-from cfqa_data.format.previews import drawn_columns, previews_table
+from cfqa_data.format.previews import drawn_columns, in_order, previews_table
 from cfqa_data.format.storage import write_table
 from cfqa_data.integrity.consistency import inconsistencies
 
@@ -31,7 +31,7 @@ RED = np.full((5, 7, 3), (200, 10, 10), np.uint8)
 
 def written(root: Path, originals: pa.Table, found: pa.Table) -> list[str]:
     """Write the table, and what follows from it; return what does not agree."""
-    table = previews_table(originals, found)
+    table = previews_table(originals, in_order(originals, found))
     assert table is not None
     write_table(root / NAMES.previews, table)
     write_card(root, read_manifest(root))
@@ -82,7 +82,8 @@ def test_what_was_drawn_comes_out_again(folder: Path, drawn: pa.Table) -> None:
         for row in drawn.sort_by("source_id").to_pylist()
     ]
     nothing = drawn.select(["source_id", "truth"])
-    assert previews_table(Folder(folder).originals_table(), nothing) is None
+    originals = Folder(folder).originals_table()
+    assert previews_table(originals, in_order(originals, nothing)) is None
 
 
 def test_another_table_than_that_of_originals_is_a_fault(

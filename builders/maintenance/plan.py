@@ -76,7 +76,8 @@ def plan_repair(
     unlabelled = {task for task in recipe.tasks if NAMES.labels(task).as_posix() in damaged}
     # Rows of tables come from these, whether or not files of theirs are damaged.
     unknown = unlabelled if NAMES.originals_table.as_posix() in damaged else set()
-    undrawn = set(recipe.tasks) if NAMES.previews.as_posix() in damaged else set()
+    pictures = {NAMES.previews.as_posix(), NAMES.hero.as_posix()}
+    undrawn = set(recipe.tasks) if pictures & damaged else set()
     again = {"compress": unlabelled, "extract": unknown, "preview": undrawn}
 
     def possible(item: Item) -> bool:

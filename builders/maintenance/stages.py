@@ -129,8 +129,9 @@ class Tables(RepairStage):
 
     def outputs(self, item: Item) -> tuple[Path, ...]:
         layout = self.layout
-        own = {ORIGINALS: layout.originals_table, PREVIEWS: layout.previews}
-        return (own.get(item.task) or layout.labels(item.task),)
+        if item.task == PREVIEWS:
+            return layout.previews, layout.hero
+        return (layout.originals_table if item.task == ORIGINALS else layout.labels(item.task),)
 
     def run(self, item: Item) -> None:
         manifest = self.folder.manifest

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +18,12 @@ from cfqa_data.builders.tasks.drawing import Drawing, check_drawing, webp
 from cfqa_data.errors import BuildError
 from cfqa_data.format.manifest import package_versions
 from cfqa_data.format.packing import plane_shape, unpack
-from cfqa_data.format.previews import ANSWERS, previews_table
-from cfqa_data.format.storage import write_table
+from cfqa_data.format.previews import ANSWERS, in_order, previews_table
+from cfqa_data.format.storage import write_bytes, write_table
 from cfqa_data.registry import naming_user_code
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["Preview", "drawing_versions", "write_previews"]
 
@@ -28,6 +32,9 @@ LEVELS = 4
 
 MOST_SOURCES = 1000
 """Sources of a task that are drawn: the first ones."""
+
+HERO_SOURCES, HERO_HEIGHT, GAP = 2, 112, 4
+"""Of the card's picture: sources of a task, pixels of a row, and between pictures."""
 
 ROWS = 100
 """Rows that are stored together, for a viewer that fetches few at a time."""
@@ -133,8 +140,56 @@ def write_previews(context: BuildContext, originals: pa.Table) -> None:
     if not all(path.exists() for path in paths):  # of an import
         return
     found = pa.concat_tables(map(_read, paths), promote_options="default")
-    if (table := previews_table(originals, found)) is not None:
-        write_table(context.layout.previews, table, row_group_size=ROWS)
+    found = in_order(originals, found)
+    if (table := previews_table(originals, found)) is None:
+        return
+    write_table(context.layout.previews, table, row_group_size=ROWS)
+    if (picture := draw_hero(originals, found)) is not None:
+        write_bytes(context.layout.hero, picture)
+
+
+def draw_hero(originals: pa.Table, found: pa.Table) -> bytes | None:
+    """Return a picture of the first sources of each task that has the most to show, a row each.
+
+    Args:
+        originals: the table of originals.
+        found: what was drawn of them, in the same order.
+
+    Returns:
+        A WebP file; None where no source has pictures beside its input.
+    """
+    from PIL import Image
+
+    names = [name for name in found.column_names if name != ANSWERS]
+    rows: dict[str, list[dict[str, bytes]]] = {}
+    for task, row in zip(originals["task"].to_pylist(), found.to_pylist(), strict=True):
+        pictures = {name: row[name] for name in names if row[name]}
+        shown = rows.setdefault(task, [])
+        if len(pictures) > 1 and len(shown) < HERO_SOURCES:
+            shown.append(pictures)
+    cells = [
+        {name: _scaled(Image.open(io.BytesIO(data))) for name, data in row.items()}
+        for of_task in rows.values()
+        for row in of_task
+    ]
+    if not cells:
+        return None
+    widths = [max((row[name].width for row in cells if name in row), default=0) for name in names]
+    size = sum(widths) + GAP * (len(names) - 1), len(cells) * (HERO_HEIGHT + GAP) - GAP
+    whole = Image.new("RGB", size, "white")
+    for place, row in enumerate(cells):
+        for at, name in enumerate(names):
+            if name in row:
+                corner = sum(widths[:at]) + GAP * at, place * (HERO_HEIGHT + GAP)
+                whole.paste(row[name], corner)
+    data = io.BytesIO()
+    whole.save(data, "WEBP", quality=90, method=4)
+    return data.getvalue()
+
+
+def _scaled(picture: Image.Image) -> Image.Image:
+    """Return a picture in the height of a row."""
+    return picture.resize((round(picture.width * HERO_HEIGHT / picture.height), HERO_HEIGHT))
 
 
 def _read(path: Path) -> pa.Table:

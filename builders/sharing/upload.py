@@ -110,7 +110,8 @@ def prepare_upload(
     tasks = {name: _with_terms(root, name, entry, terms) for name, entry in manifest.tasks.items()}
     withheld = _withheld(tasks, kept)
     if _shows_withheld(folder, tasks):
-        withheld += (NAMES.previews.as_posix(),)
+        pictures = (NAMES.previews.as_posix(), NAMES.hero.as_posix())
+        withheld += tuple(path for path in pictures if path in kept)
     files = {path: entry for path, entry in kept.items() if path not in (CARD, *withheld)}
     originals, shown = folder.originals_table(), folder.shown_columns()
     if NAMES.previews.as_posix() in withheld:

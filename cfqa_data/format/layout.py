@@ -83,6 +83,11 @@ class Layout:
         """The table of originals with pictures; only where there are any to give."""
         return self.root / "previews" / "originals.parquet"
 
+    @property
+    def hero(self) -> Path:
+        """The card's picture: a few rows of that table."""
+        return self.root / "previews" / "hero.webp"
+
     def labels(self, task: str) -> Path:
         """One row per compressed feature."""
         return self.root / "labels" / f"{task}.parquet"

@@ -18,6 +18,7 @@ __all__ = [
     "PREVIEW_COLUMNS",
     "column_meaning",
     "drawn_columns",
+    "in_order",
     "previews_table",
     "read_previews",
 ]
@@ -42,15 +43,12 @@ def previews_table(originals: pa.Table, found: pa.Table) -> pa.Table | None:
 
     Args:
         originals: the table of originals.
-        found: `source_id`, and pictures as the bytes of files, and answers, by column; of all
-            originals.
+        found: what :func:`in_order` returns.
     """
-    held = [n for n in found.column_names if found[n].null_count < found.num_rows]
-    names = sorted((n for n in held if n != "source_id"), key=lambda name: name == ANSWERS)
+    found = found.combine_chunks()
+    names = found.column_names
     if not names:
         return None
-    order = pc.index_in(originals["source_id"], value_set=found["source_id"].combine_chunks())
-    found = found.take(order).combine_chunks()
     columns = {n: found[n] if n == ANSWERS else _pictures(found[n]) for n in names}
     columns |= dict(zip(originals.column_names, originals.columns, strict=True))
     table = pa.table(columns)
@@ -58,6 +56,27 @@ def previews_table(originals: pa.Table, found: pa.Table) -> pa.Table | None:
     return table.replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": features}})}
     )
+
+
+def in_order(originals: pa.Table, found: pa.Table) -> pa.Table:
+    """Return what was drawn, in the order of originals and of columns, without empty columns.
+
+    Args:
+        originals: the table of originals.
+        found: `source_id`, and pictures as the bytes of files, and answers, by column; of all
+            originals, in any order.
+    """
+
+    def place(name: str) -> tuple[int, str, int]:
+        codec, _, level = name.removeprefix("output_").rpartition("_")
+        known = list(PREVIEW_COLUMNS)
+        if name in known:
+            return known.index(name), "", 0
+        return known.index("output_CODEC_LEVEL"), codec, int(level)
+
+    order = pc.index_in(originals["source_id"], value_set=found["source_id"].combine_chunks())
+    held = [n for n in found.column_names if found[n].null_count < found.num_rows]
+    return found.select(sorted((n for n in held if n != "source_id"), key=place)).take(order)
 
 
 def read_previews(path: Path | str, data: bytes, most_rows: int) -> tuple[list[str], pa.Table]:

@@ -102,7 +102,7 @@ class _Job:
         listed = set(self.manifest.files)
         tables = (NAMES.originals_table, *map(NAMES.labels, self.manifest.tasks))
         known = {path.as_posix() for path in (NAMES.card, *tables)}
-        known |= {NAMES.previews.as_posix()} & listed
+        known |= {NAMES.previews.as_posix(), NAMES.hero.as_posix()} & listed
         for task, entry in self.manifest.tasks.items():
             known |= self.shards(NAMES.originals, task).keys()
             known |= {path.as_posix() for path in _extras(entry)}

@@ -12,6 +12,7 @@ import pickle
 import signal
 import sys
 import threading
+import uuid
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -192,7 +193,8 @@ class Executor(AbstractContextManager["Executor"]):
                 warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
                 return self._client.submit(bytes, stage, pure=False)
         assert self._mark is not None
-        file = self._mark.with_name(f"stage-{len(self._sent)}")
+        # A name of its own: workers keep the last stage they read by its file.
+        file = self._mark.with_name(f"stage-{uuid.uuid4().hex}")
         file.write_bytes(stage)
         return file
 

@@ -18,10 +18,9 @@ from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.report.axes import MINUS
 from cfqa_data.eval.report.drawing import render_page
-from cfqa_data.eval.report.ranking import Figure, Scale
+from cfqa_data.eval.report.ranking import Figure, Scale, ranking
 from cfqa_data.eval.score_reading import read_file
 from cfqa_data.eval.tables import markdown_safe, markdown_text
-from cfqa_data.eval.text import gaps
 from cfqa_data.extras import extras
 from cfqa_data.paths import absolute_path
 
@@ -194,33 +193,21 @@ def _pools(read: Sequence[tuple[str, Evaluation]]) -> list[Evaluation]:
 
 
 def _board(evaluation: Evaluation) -> Board:
-    lacking, labels = gaps(evaluation), evaluation.labels
-    by_task: dict[str, dict[str, Figure]] = {metric.name: {} for metric in evaluation.metrics}
-    for row in evaluation.across_codecs.to_pylist():
-        by_task[row["metric"]][row["task"]] = Figure.of(row, "srocc")
-    rows = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
-    overall = {name: Figure.of(row, "srocc") for name, row in rows.items()}
-
-    def merit(metric: Metric) -> tuple[bool, float]:
-        value = overall[metric.name].value
-        return metric.name not in lacking, -2.0 if value is None else value
-
-    ordered = sorted(evaluation.metrics, key=merit, reverse=True)
-    beaten = {name: row["srocc_group"] for name, row in rows.items()}
-    first = [m.name for m in ordered if m.name not in lacking and beaten[m.name] == 0]
+    labels, ranked = evaluation.labels, ranking(evaluation)
+    first = [one for one in ranked if one.place and one.beaten_by == 0]
     entries = [
         Entry(
-            metric=metric,
-            rank=None if metric.name in lacking else 1 if metric.name in first else place,
-            tied=metric.name in first and len(first) > 1,
-            beaten_by=beaten[metric.name],
-            gap=lacking.get(metric.name, ""),
-            overall=overall[metric.name],
-            by_task=by_task[metric.name],
-            provenance=evaluation.provenance.get(metric.name, Provenance()),
-            trained=_trained(metric, evaluation),
+            metric=one.metric,
+            rank=1 if one in first else one.place,
+            tied=one in first and len(first) > 1,
+            beaten_by=one.beaten_by,
+            gap=one.gap,
+            overall=Figure.of(one.overall, "srocc"),
+            by_task={task: Figure.of(row, "srocc") for task, row in one.by_task.items()},
+            provenance=evaluation.provenance.get(one.metric.name, Provenance()),
+            trained=_trained(one.metric, evaluation),
         )
-        for place, metric in enumerate(ordered, 1)
+        for one in ranked
     ]
     names = (*labels.select(["task", "source_id"]).to_pydict().values(),)
     return Board(

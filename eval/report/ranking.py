@@ -190,7 +190,7 @@ class Ranked:
         metric: The metric.
         missing: Compressed features without a score.
         overall: Its row over all tasks.
-        by_task: By task, its row over all codecs, with its areas of discrimination.
+        by_task: By task, its row over all codecs.
     """
 
     number: int
@@ -221,8 +221,6 @@ def ranking(evaluation: Evaluation) -> list[Ranked]:
     by_task: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for row in evaluation.across_codecs.to_pylist():
         by_task[row["metric"]][row["task"]] = row
-    for row in evaluation.discrimination.to_pylist():
-        by_task[row["metric"]][row["task"]] |= row
     lacking = gaps(evaluation)
     rows = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
 
