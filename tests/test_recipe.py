@@ -281,7 +281,7 @@ def test_tasks_codecs_and_counts_of_one_s_own(monkeypatch: pytest.MonkeyPatch) -
     assert (again.registered.package, len(again.registered.sha256)) == ("own_codecs", 64)
     for levels, told in (
         ([8, 16], "bits must fall"),
-        ([16, 0], "a bits must be a number from 1, got 0"),
+        ([16, 0], "bits must be a number from 1, got 0"),
     ):
         data["tasks"]["words"]["codecs"]["half"] = half | {"levels": levels}
         with pytest.raises(RecipeError, match=f"tasks.words: codecs.half: {told}"):
@@ -346,8 +346,8 @@ def test_a_bad_recipe_file_is_named_by_what_extends_it(tmp_path: Path) -> None:
         ("x = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
         ("x = " + "9" * 5000, "digits"),
         ("x = 0x" + "f" * 10_000, "a number of more than 64 bits"),
-        ("x = [1, {y = [nan]}]", "nan is no finite number"),
-        ("x = [1, {y = -inf}]", "-inf is no finite number"),
+        ("x = [1, {y = [nan]}]", "nan is not a finite number"),
+        ("x = [1, {y = -inf}]", "-inf is not a finite number"),
         ("x = 1979-05-27", "a date, neither text nor number"),
         ('x = "\ud800"', "can't decode"),
     ],

@@ -133,7 +133,7 @@ def test_a_manifest_names_no_module(plugin: Path) -> None:
     ("name", "told"),
     [
         ("broken", "codec 'broken': cannot import broken_codecs:X: SystemExit: no luck"),
-        ("text", "codec 'text': .* is no Codec or FeatureCodec or InputCodec"),
+        ("text", "codec 'text': .* is not a Codec or FeatureCodec or InputCodec"),
         ("odd", "codec 'odd': 'their_codecs' is not module:Class"),
         (
             "nowhere:X",
@@ -142,7 +142,7 @@ def test_a_manifest_names_no_module(plugin: Path) -> None:
         ("their_codecs:Y", "codec 'their_codecs:Y': unknown class of their_codecs 'Y': known: X"),
         ("their_codecs:Mime", "codec .*: unknown class of .* 'Mime': did you mean 'Mine'"),
         ("their_codecs.Mine", "unknown codec .*: did you mean 'their_codecs:Mine'"),
-        ("their_codecs:Words", "codec 'their_codecs:Words': .* is no Codec"),
+        ("their_codecs:Words", "codec 'their_codecs:Words': .* is not a Codec"),
         ("a:b:c", "codec 'a:b:c': 'a:b:c' is not module:Class"),
         ("x256", "unknown codec 'x256': did you mean 'x265'"),
         (["x265"], "unknown codec"),

@@ -221,9 +221,9 @@ def test_parts_of_a_decoded_bitstream(hub: LoopbackHub, folders: dict[str, Path]
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"layers": 4}, "there is no layer 4: layers are 0 to 3"),
-        ({"views": -3}, "there is no view -3"),
-        ({"tokens": slice(9, None)}, r"there is no token slice\(9, None, None\)"),
+        ({"layers": 4}, "no layer 4: layers are 0 to 3"),
+        ({"views": -3}, "no view -3"),
+        ({"tokens": slice(9, None)}, r"no token slice\(9, None, None\)"),
         ({"layers": 1.5}, "layers: a whole number or a slice of them, not 1.5"),
         ({"layers": "all"}, "not 'all'"),
         ({"layers": slice(0, 2, 0)}, "a whole number or a slice"),
@@ -589,7 +589,7 @@ def test_damage_is_noticed_in_what_is_fetched_whole(
 
 def test_damage_in_ranges_is_noticed_where_the_bytes_show_it(hub: LoopbackHub) -> None:
     hub.fail("/cdn/*/c/0/*", corrupt=True)
-    with pytest.raises(FormatError, match="c/0/0/0/0/0/0: damaged shard: its index"):
+    with pytest.raises(FormatError, match="c/0/0/0/0/0/0: damaged shard: .*its index"):
         cfqa_data.load(FULL, "cls")[0]
     dataset = cfqa_data.load(FULL, "cls")
     good = dataset.original("cls-000")

@@ -329,7 +329,7 @@ def test_training_never_sees_a_candidate_of_any_seed(tmp_path: Path) -> None:
     assert np.array_equal(runs[0], runs[1])
     assert np.stack(runs[0]).shape == (3, 1, 3, 224, 224)
     assert {views.tobytes() for views in runs[0]} == kept
-    with pytest.raises(BuildError, match="4 training images are requested and there are 3"):
+    with pytest.raises(BuildError, match="4 training images are requested and there are only 3"):
         list(source(tmp_path, labels=labels).training_inputs(4, 0))
 
 
@@ -378,7 +378,7 @@ def test_a_list_keeps_its_order_and_names_its_mistakes(tmp_path: Path) -> None:
     ]
     for lines, message in (
         ([names[0], "ILSVRC2012_val_0000000"], r"list\.txt, line 2: .*unknown image"),
-        ([names[0], names[1], names[0]], r"line 3: .* is there twice"),
+        ([names[0], names[1], names[0]], r"line 3: .* occurs twice"),
         (["# nothing"], "lists no images"),
     ):
         with pytest.raises(BuildError, match=message):
@@ -418,7 +418,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
 
 def test_other_tasks_seeds_and_options_are_refused(tmp_path: Path) -> None:
     make = get_source("imagenet")
-    with pytest.raises(BuildError, match="imagenet has no task 'seg'; it serves cls"):
+    with pytest.raises(BuildError, match="imagenet does not support task 'seg', only cls"):
         make("seg", 0, root=str(tmp_path))
     with pytest.raises(BuildError, match="seed must be a whole number from 0, not -1"):
         make("cls", -1, root=str(tmp_path))

@@ -163,7 +163,7 @@ def test_grey_images_are_taken(kit: Path) -> None:
 def test_training_images_come_from_the_training_set(kit: Path, tmp_path: Path) -> None:
     views = list(source(kit).training_inputs(2, 3))
     assert {view.tobytes() for view in views} == {views_of(kit, name) for name in TRAIN_TWO}
-    with pytest.raises(BuildError, match="3 training images are requested and there are 2"):
+    with pytest.raises(BuildError, match="3 training images are requested and there are only 2"):
         list(source(kit).training_inputs(3, 0))
     one = list(source(kit, train=write(tmp_path / "t.txt", "2007_000063")).training_inputs(1, 0))
     assert one[0].tobytes() == views_of(kit, "2007_000063")

@@ -84,7 +84,7 @@ def test_a_table_comes_back_with_its_schema_or_not_at_all(tmp_path: Path) -> Non
     with pytest.raises(FormatError, match="missing"):
         read_table(tmp_path / "no.parquet", other)
     path.write_bytes(b"PAR1 not really")
-    with pytest.raises(FormatError, match="not a Parquet table"):
+    with pytest.raises(FormatError, match="not a readable Parquet table"):
         read_table(path, other)
 
 

@@ -218,7 +218,7 @@ def other(name: str, value: Any) -> Callable[[State], Any]:
         (lambda state: list(state), "contains no state dict of tensors, but a list"),
         (
             lambda state: state | newer({"entropy_bottleneck._bias0": torch.zeros(4, 3, 1)}),
-            "has tensor 'entropy_bottleneck._bias0' by two names",
+            "has tensor 'entropy_bottleneck._bias0' under two names",
         ),
         (
             lambda state: under("a.", state) | under("b.", state),

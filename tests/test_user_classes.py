@@ -75,7 +75,7 @@ mistake("drop", "CLASS.version must return texts by name, got '1'", Drop, versio
 mistake("drop", "CLASS.version must return .* got None", Drop, version=lambda _: None)
 mistake("drop", f"drop shard 0: {PLACE}", Drop, encode=crash)
 mistake("drop", "is not deterministic: two bitstreams of words-.* differ", Drop, encode=unsteady)
-mistake("drop", "decodes words-.* differ", Drop, decode=wavering)
+mistake("drop", "two decodings of words-.* differ", Drop, decode=wavering)
 mistake("drop", f"codec drop: .*CLASS: {PLACE}", Drop, __init__=crash)
 wide = {"decode": lambda *a: Shift.decode(*a).astype(np.int64)}
 mistake("shift", "shift decodes to at 0 is int64 .*, not uint8", Shift, **wide)
@@ -113,7 +113,7 @@ mistake("source", "the source returned a int, not a Sample", Lines, sample=lambd
 mistake("source", "select words: words: the source gave 'words-00' twice", Lines, samples=twice)
 mistake(
     "source",
-    "words-00: CLASS.sample is not deterministic: its truth than samples",
+    "words-00: CLASS.sample is not deterministic: its truth differs from that of samples",
     Lines,
     sample=unlike,
 )

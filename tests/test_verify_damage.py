@@ -157,9 +157,9 @@ def test_rows_that_changed_places_are_found(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "edit", "what"),
     [
-        ("README.md", lambda p: p.write_text(p.read_text().replace("40", "41")), "says "),
-        ("truth/seg.safetensors", lambda p: _rename_key(p), "holds 'other'"),
-        ("bitstreams/cls-x265-00001-of-00002.safetensors", lambda p: _rename_key(p), "holds"),
+        ("README.md", lambda p: p.write_text(p.read_text().replace("40", "41")), "states "),
+        ("truth/seg.safetensors", lambda p: _rename_key(p), "contains 'other'"),
+        ("bitstreams/cls-x265-00001-of-00002.safetensors", lambda p: _rename_key(p), "contains"),
         ("originals/cls-00001-of-00002.safetensors", lambda p: _rename_key(p), "lacks"),
         ("compressed/cls/x265.zarr/zarr.json", lambda p: _other_range(p), "from the manifest's"),
         ("originals/cls-00001-of-00002.safetensors", lambda p: p.write_text("x"), "safetensors"),
@@ -185,7 +185,7 @@ def test_rows_that_changed_places_are_found(folder: Path) -> None:
             lambda p: p.write_text(p.read_text().replace('"source"', '"image"')),
             "do not conform to the format",
         ),
-        ("labels/seg.parquet", lambda p: p.write_text("x"), "not a Parquet table"),
+        ("labels/seg.parquet", lambda p: p.write_text("x"), "not a readable Parquet table"),
     ],
 )
 def test_edited_files_are_found_though_the_hashes_are_right(
@@ -364,7 +364,7 @@ def test_the_command_says_what_is_damaged(folder: Path, capsys: pytest.CaptureFi
     ]
     assert main(["repair", str(folder), "--workers", "1"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{KINDS['codes']}: was made again",
+        f"{KINDS['codes']}: was rebuilt",
         "labels/a\\nb: went to .repair/aside",
     ]
     assert main(["verify", str(folder), "--deep", "--workers", "1", "--sample", "3"]) == 0

@@ -64,7 +64,7 @@ def test_a_file_has_its_own_hash_and_several_that_of_their_sums(tmp_path: Path) 
 def test_a_folder_names_what_is_in_it(tmp_path: Path) -> None:
     index = sharded(tmp_path / "w")
     assert resolve_weights(str(tmp_path / "w")) == resolve_weights(str(index)) == index
-    with pytest.raises(BuildError, match=r"has neither model\.safetensors nor"):
+    with pytest.raises(BuildError, match=r"contains neither model\.safetensors nor"):
         resolve_weights(str(tmp_path))
     with pytest.raises(RecipeError, match="no such file"):
         resolve_weights(str(tmp_path / "none.pth"))

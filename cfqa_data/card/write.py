@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cfqa_data.arrow import pa
+from cfqa_data.arrow import pa, pc
 from cfqa_data.card.head import head_text
 from cfqa_data.card.wording import collected, meanings, plain, wording
 from cfqa_data.console.text import percent, size_text
@@ -126,7 +126,7 @@ def card_text(
         origin="\n\n".join(filter(None, [features, _origin(manifest)])),
         inputs=inputs,
         personal=personal,
-        codecs_table=_codec_table(manifest),
+        codecs_table=_codec_table(manifest, labels),
         labels_table=_label_table(labels),
         health=_health_table(manifest),
         sizes=_size_table(manifest, labels, sizes),
@@ -226,7 +226,7 @@ def _origin(manifest: Manifest) -> str:
     return f"**Backbone.** {text}" if text else ""
 
 
-def _codec_table(manifest: Manifest) -> str:
+def _codec_table(manifest: Manifest, labels: Mapping[str, pa.Table]) -> str:
     rows = []
     for task, entry in manifest.tasks.items():
         for name, codec in entry.codecs.items():
@@ -235,9 +235,14 @@ def _codec_table(manifest: Manifest) -> str:
             kind = f"{quantizer['kind']}, {quantizer['bits']} bits" if quantizer else "none"
             facts = codec.facts
             about = [plain(facts.title), facts.on, facts.bits] if manifest.format > 1 else []
-            rows.append([task, name, *about, kind, facts.parameter.name, levels])
+            rates = [_mean_rate(labels[task], name, at) for at in (0, len(codec.levels) - 1)]
+            rate = " to ".join(rates)
+            rows.append([task, name, *about, kind, facts.parameter.name, levels, rate])
     about = ["", "on", "bits"] if manifest.format > 1 else []
-    return _table(["task", "codec", *about, "quantiser", "parameter", "levels, best first"], rows)
+    return _table(
+        ["task", "codec", *about, "quantiser", "parameter", "levels, best first", "bits per point"],
+        rows,
+    )
 
 
 def _label_table(labels: Mapping[str, pa.Table]) -> str:
@@ -248,6 +253,13 @@ def _label_table(labels: Mapping[str, pa.Table]) -> str:
         shares = [percent(float(part.mean()), 1) for part in (harm == 0, harm < 0)]
         rows.append([task, f"{len(harm):,}", *shares, "-" if ceiling is None else f"{ceiling:.3f}"])
     return _table(["task", "labels", "no harm", "gain", "ceiling"], rows)
+
+
+def _mean_rate(labels: pa.Table, codec: str, level: int) -> str:
+    """Return the mean rate of a level; a dash where a rate is not known."""
+    rows = pc.and_(pc.equal(labels["codec"], codec), pc.equal(labels["level"], level))
+    mean = float(np.mean(labels.filter(rows)["bpfp"].to_numpy()))
+    return f"{mean:.3g}" if np.isfinite(mean) else "-"
 
 
 def _ceiling(labels: pa.Table) -> float | None:
