@@ -589,7 +589,7 @@ def test_damage_is_noticed_in_what_is_fetched_whole(
 
 def test_damage_in_ranges_is_noticed_where_the_bytes_show_it(hub: LoopbackHub) -> None:
     hub.fail("/cdn/*/c/0/*", corrupt=True)
-    with pytest.raises(FormatError, match="c/0/0/0/0/0/0: damaged shard: .*its index"):
+    with pytest.raises(FormatError, match=r"c/0/0/0/0/0/0: damaged shard: .*its index"):
         cfqa_data.load(FULL, "cls")[0]
     dataset = cfqa_data.load(FULL, "cls")
     good = dataset.original("cls-000")

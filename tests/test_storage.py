@@ -139,7 +139,7 @@ def test_what_cannot_be_written_is_known_before(
     assert path.read_text() == "old"
     for place, message in (
         (tmp_path, "is a folder; name a file"),
-        (tmp_path / "no" / "x", "there is no folder .*no "),
+        (tmp_path / "no" / "x", "there is no folder .*no$"),
         (path / "y", "there is no folder"),
         (Path("/dev/null"), "is not a regular file"),
         (tmp_path / "labels" / "cls.parquet", f"belongs to the dataset in {tmp_path}; write to"),

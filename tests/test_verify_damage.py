@@ -365,7 +365,7 @@ def test_the_command_says_what_is_damaged(folder: Path, capsys: pytest.CaptureFi
     assert main(["repair", str(folder), "--workers", "1"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{KINDS['codes']}: was rebuilt",
-        "labels/a\\nb: went to .repair/aside",
+        "labels/a\\nb: was moved to .repair/aside",
     ]
     assert main(["verify", str(folder), "--deep", "--workers", "1", "--sample", "3"]) == 0
     assert "80 bitstreams decoded, 80 compared" in capsys.readouterr().out
