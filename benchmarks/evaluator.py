@@ -1,16 +1,20 @@
 """Scoring by mse, cosine and cka at the published sizes, against plain NumPy, in one run.
 
-    python benchmarks/evaluator.py [--task cls] [--versions 40]
+    python benchmarks/evaluator.py [--task cls] [--versions 40] [--peer FOLDER]
 
 The peer is a straightforward float32 NumPy version of the published functions, one pair at a time,
 which loads the original again for each, as the published scripts do.  Both read the same `.npy`
 files from a warm cache.  For CKA, the operations of the one matrix product that a version needs,
 over the time that all of it takes, stand beside what this machine's float32 products reach.
+
+``--peer`` compares with another version of the package instead, which ``pip install --no-deps
+--target FOLDER`` has put there, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,12 +23,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from measuring import SHAPES, turns
+from measuring import SHAPES, Version, seconds, turns
 from results import Result, figure, run
 
 from cfqa_data.eval import create_metric
 from cfqa_data.eval.features import Features
-from cfqa_data.eval.features.reading import read_batches
+
+try:
+    from cfqa_data.eval.features.reading import read_batches
+except ImportError:  # of an earlier version
+    from cfqa_data.eval.reading import read_batches
 
 METRICS = ("mse", "cosine", "cka")
 SIDE = 2048
@@ -56,17 +64,12 @@ def numpy_cka(x: np.ndarray, y: np.ndarray) -> float:
 
 
 class Files:
-    """One source and its versions as `.npy` files, read as a dataset is."""
+    """One source and its versions as `.npy` files, made unless there; read as a dataset is."""
 
     def __init__(self, folder: Path, task: str, versions: int) -> None:
-        generator = np.random.default_rng(0)
-        shape = SHAPES[task]
-        x = generator.standard_normal(shape, np.float32)
         self.folder, self.versions = folder, versions
-        np.save(folder / "x.npy", x)
-        for level in range(versions):
-            noise = generator.standard_normal(shape, np.float32)
-            np.save(folder / f"{level}.npy", x + np.float32(0.02 * (level + 1)) * noise)
+        if not (folder / "x.npy").exists():
+            self._make(SHAPES[task])
         count = range(versions)
         self.labels = pa.table(
             {
@@ -78,6 +81,14 @@ class Files:
             }
         )
 
+    def _make(self, shape: tuple[int, ...]) -> None:
+        generator = np.random.default_rng(0)
+        x = generator.standard_normal(shape, np.float32)
+        np.save(self.folder / "x.npy", x)
+        for level in range(self.versions):
+            noise = generator.standard_normal(shape, np.float32)
+            np.save(self.folder / f"{level}.npy", x + np.float32(0.02 * (level + 1)) * noise)
+
     def original(self, source_id: str) -> np.ndarray:
         return np.load(self.folder / "x.npy")
 
@@ -88,10 +99,11 @@ class Files:
 def scored(files: Files) -> list[list[float]]:
     """Read and score as `evaluate` does, without the statistics."""
     metrics = [create_metric(name) for name in METRICS]
+    scores = [getattr(metric, "unchecked", metric.score) for metric in metrics]  # or an earlier one
     rows: list[list[float]] = []
     with torch.inference_mode():
         for batch in read_batches(files, range(files.versions), "cpu"):
-            rows += torch.stack([m.score(batch.x, batch.y) for m in metrics], 1).tolist()
+            rows += torch.stack([score(batch.x, batch.y) for score in scores], 1).tolist()
     return rows
 
 
@@ -138,17 +150,46 @@ def measure_task(task: str, versions: int, folder: Path, runs: int) -> Iterator[
     yield Result(f"largest difference from NumPy, {task}", float(gap), "")
 
 
+def beside(task: str, versions: int, folder: Path, runs: int, peer: str) -> Iterator[Result]:
+    """Yield how fast this version is beside another one, and how far scores differ."""
+    Files(folder, task, versions)
+    command = [__file__, "--task", task, "--versions", versions, "--answer", folder]
+    both = [Version(command, where) for where in (None, peer)]
+    first = [np.array(version.ask("")[1]) for version in both]
+    found = [[version.ask("")[0] for version in both] for _ in range(runs)]
+    ours, theirs = (versions / min(turn) for turn in zip(*found, strict=True))
+    yield Result(f"mse, cosine and cka, {task}", ours, "features/s", "the peer", theirs)
+    apart = float(np.abs(first[0] - first[1]).max())
+    yield Result(f"largest difference from the peer, {task}", apart, "")
+    for version in both:
+        version.close()
+
+
 def measure(given: argparse.Namespace) -> Iterator[Result]:
     """Yield the figures of each task."""
     for task in given.task or (["cls"] if given.quick else SHAPES):
-        with tempfile.TemporaryDirectory() as folder:
-            versions = given.versions or (10 if given.quick or task == "dpt" else 40)
-            yield from measure_task(task, versions, Path(folder), 1 if given.quick else 3)
+        versions = given.versions or (10 if given.quick or task == "dpt" else 40)
+        if given.answer:
+            files = Files(given.answer, task, versions)
+            for _ in sys.stdin:
+                rows: list[list[float]] = []
+                taken = seconds(lambda files=files, rows=rows: rows.extend(scored(files)))  # type: ignore[misc]
+                print(json.dumps([taken, rows]), flush=True)
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            folder, runs = Path(temporary), 1 if given.quick else given.runs
+            if given.peer:
+                yield from beside(task, versions, folder, runs, given.peer)
+            else:
+                yield from measure_task(task, versions, folder, runs)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", action="append", choices=list(SHAPES), help="default: all")
     parser.add_argument("--versions", type=int, help="of the source; default 40, 10 for dpt")
+    parser.add_argument("--runs", type=int, default=3, help="per figure (default 3)")
+    parser.add_argument("--peer", metavar="FOLDER", help="of another version of the package")
+    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
 
 
 if __name__ == "__main__":

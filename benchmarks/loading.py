@@ -1,22 +1,26 @@
 """Measure opening and reading a dataset folder at the published size, against limits.
 
-    python benchmarks/loading.py [--sources 12] [--folder FOLDER]
+    python benchmarks/loading.py [--sources 12] [--folder FOLDER] [--peer FOLDER [--task dpt]]
 
 Features are made up, (1, 1, 257, 1536) as the published ones of `cls`; their codes take the 2.7
 bits each that those of `mini` take by VVenC. They are stored by the functions that builds use, and
 once more as float32 `.npy` files.  Rates are in bytes of float32.  "cold" reads files whose pages
 the system was told to forget, which says as much of the machine's disk as of the reader.  Times are
 the least of several; exits with 1 when a limit is not met.
+
+``--peer`` compares the scans with those of another version of the package instead, which ``pip
+install --no-deps --target FOLDER`` has put there, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +28,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from measuring import forget, seconds
+from measuring import SHAPES, Version, forget, seconds
 from results import Result, figure, run
+from scans import consume, scans
 
 import cfqa_data
 from cfqa_data.format.codes import create_codes_array, write_codes
@@ -34,12 +39,7 @@ from cfqa_data.format.layout import Layout
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table, write_tensors, write_text
-from cfqa_data.loaders import read_ahead
 from cfqa_data.recipe.load import Recipe, load_recipe
-
-SHAPE = (1, 1, 257, 1536)
-FEATURE = 4 * 257 * 1536
-"""Bytes of a feature as float32."""
 
 OPEN = """
 import sys, time, cfqa_data
@@ -67,7 +67,10 @@ def write_tables(root: Path, recipe: Recipe, ids: dict[str, list[str]]) -> None:
                         values.append(known.get(name, index % 5))
         write_table(layout.labels(task), pa.table(columns, schema=label_schema()))
     entries = {
-        task: {"shape": [SHAPE[0], len(spec.blocks), *SHAPE[2:]], "sources": list(ids[task])}
+        task: {
+            "shape": [SHAPES[task][0], len(spec.blocks), *SHAPES[task][2:]],
+            "sources": list(ids[task]),
+        }
         for task, spec in recipe.tasks.items()
     }
     manifest = Manifest(
@@ -80,61 +83,40 @@ def write_tables(root: Path, recipe: Recipe, ids: dict[str, list[str]]) -> None:
     write_text(layout.manifest, json.dumps(manifest.to_dict()))
 
 
-def write_features(root: Path, sources: int) -> float:
+def write_features(root: Path, sources: int, task: str = "cls") -> float:
     """Write a folder of one task and codec, and `.npy` files beside; return the bits per code."""
     recipe = load_recipe("mini")
-    cls = recipe.tasks["cls"]
-    ladder = cls.codecs["x265"]
-    tasks = {"cls": replace(cls, codecs={"x265": ladder})}
+    spec, shape = recipe.tasks[task], SHAPES[task]
+    ladder = spec.codecs["x265"]
+    tasks = {task: replace(spec, codecs={"x265": ladder})}
     recipe = replace(recipe, tasks=tasks, group_size=1)
     ids = [f"source-{index}" for index in range(sources)]
-    write_tables(root / "cfqa", recipe, {"cls": ids})
+    write_tables(root / "cfqa", recipe, {task: ids})
     layout, quantizer = Layout(root / "cfqa"), ladder.quantizer
-    array, centre = layout.compressed("cls", "x265"), 1 << (quantizer.bits - 1)
+    array, centre = layout.compressed(task, "x265"), 1 << (quantizer.bits - 1)
     create_codes_array(
         array,
         sources=sources,
         levels=LEVELS,
-        shape=SHAPE,
+        shape=shape,
         quantizer=quantizer,
-        centres=[centre],
+        centres=[centre] * quantizer.layers,
         source_ids=ids,
     )
     rng = np.random.default_rng(0)
     spread = 5.3 * 2.0 ** (-0.45 * np.arange(LEVELS))  # of the codes: ever coarser levels
     (root / "npy").mkdir()
     for index, source in enumerate(ids):
-        noise = rng.standard_normal((LEVELS, *SHAPE), np.float32)
-        codes = np.rint(centre + spread[:, None, None, None, None] * noise)
-        codes = codes.clip(0, 2 * centre - 1).astype(quantizer.dtype)
-        write_codes(array, index, codes)
-        for level, feature in enumerate(quantizer.dequantize(codes)):
+        codes = np.empty((LEVELS, *shape), quantizer.dtype)
+        for level, of_level in enumerate(codes):
+            noise = rng.standard_normal(shape, np.float32)
+            of_level[:] = np.rint(centre + spread[level] * noise).clip(0, 2 * centre - 1)
+            feature = quantizer.dequantize(of_level)
             np.save(root / "npy" / f"{source}-{level}.npy", feature)
-        write_tensors(layout.originals("cls", index, sources), {source: noise[0]})
+        write_codes(array, index, codes)
+        write_tensors(layout.originals(task, index, sources), {source: noise})
     stored = sum(path.stat().st_size for path in (array / "c").rglob("*") if path.is_file())
-    return 8 * stored / (sources * LEVELS * FEATURE / 4)
-
-
-def consume(things: Iterable[Any]) -> None:
-    """Take every feature, and look at one value of each."""
-    for thing in things:
-        thing[0, 0, 0, 0]
-
-
-def scans(root: Path) -> dict[str, Callable[[], Iterator[Any]]]:
-    """Return the ways to read every compressed feature in order; opening is not part of them."""
-    pairs = cfqa_data.load(root / "cfqa")
-    keys = pairs.labels.select(["source_id", "codec", "level"])
-    rows = [tuple(row.values()) for row in keys.to_pylist()]
-    names = [root / "npy" / f"{source}-{level}.npy" for source, _, level in rows]
-    pairs.compressed(*rows[0])
-    return {
-        "np.load": lambda: map(np.load, names),
-        "compressed()": lambda: (pairs.compressed(*row) for row in rows),
-        "read_ahead(compressed)": lambda: read_ahead(lambda row: pairs.compressed(*row), rows),
-        "codes()": lambda: (pairs.codes(*row).indices for row in rows),
-        "read_ahead(codes)": lambda: read_ahead(lambda row: pairs.codes(*row).indices, rows),
-    }
+    return 8 * stored / (sources * LEVELS * math.prod(shape))
 
 
 def opening(folder: Path, runs: int) -> Iterator[Result]:
@@ -183,10 +165,30 @@ def scanning(root: Path, rows: int, runs: int) -> Iterator[Result]:
                 if cache == "cold":
                     forget(root)
                 times[name].append(seconds(lambda scan=scan: consume(scan())))  # type: ignore[misc]
-        rates = {name: rows * FEATURE / min(taken) / 1e9 for name, taken in times.items()}
+        size = 4 * math.prod(SHAPES["cls"])
+        rates = {name: rows * size / min(taken) / 1e9 for name, taken in times.items()}
         plain = rates.pop("np.load")
         for name, rate in rates.items():
             yield figure(f"scan, {cache}: {name}", rate, plain)
+
+
+def beside(root: Path, task: str, rows: int, runs: int, peer: str) -> Iterator[Result]:
+    """Yield how fast each scan is beside that of another version of the package."""
+    size = 4 * math.prod(SHAPES[task])
+    command = [Path(__file__).with_name("scans.py"), root]
+    both = [Version(command, folder) for folder in (None, peer)]
+    for cache in ("warm", "cold"):
+        for name in list(scans(root))[1:]:
+            taken: list[list[float]] = [[], []]
+            for _ in range(runs + 1):
+                for times, version in zip(taken, both, strict=True):
+                    if cache == "cold":
+                        forget(root)
+                    times.append(version.ask(name))
+            ours, theirs = (rows * size / min(times[1:]) / 1e9 for times in taken)
+            yield Result(f"{task}: scan, {cache}: {name}", ours, "GB/s", "the peer", theirs)
+    for version in both:
+        version.close()
 
 
 def measure(given: argparse.Namespace) -> Iterator[Result]:
@@ -194,6 +196,10 @@ def measure(given: argparse.Namespace) -> Iterator[Result]:
     sources, runs = (2, 1) if given.quick else (given.sources, given.runs)
     with TemporaryDirectory(dir=given.folder) as folder:
         root, recipe = Path(folder), load_recipe("mini")
+        if given.peer:
+            write_features(root, sources, given.task)
+            yield from beside(root, given.task, sources * LEVELS, runs, given.peer)
+            return
         ids = {task: [f"{task}-{index}" for index in range(100)] for task in recipe.tasks}
         write_tables(root / "tables", recipe, ids)
         yield from opening(root / "tables", runs)
@@ -206,6 +212,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sources", type=int, default=12, help="10 features each (default 12)")
     parser.add_argument("--runs", type=int, default=5, help="per figure (default 5)")
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary one)")
+    parser.add_argument("--task", choices=SHAPES, default="cls", help="beside a peer")
+    parser.add_argument("--peer", metavar="FOLDER", help="of another version of the package")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["SHAPES", "Clock", "forget", "least", "peak", "seconds", "status", "turns"]
+__all__ = [
+    "SHAPES",
+    "Clock",
+    "Version",
+    "forget",
+    "least",
+    "peak",
+    "seconds",
+    "status",
+    "turns",
+]
 
 SHAPES = {"cls": (1, 1, 257, 1536), "seg": (2, 1, 1370, 1536), "dpt": (2, 4, 1611, 1536)}
 """Views, layers, tokens and channels of the published features."""
@@ -60,6 +74,42 @@ def forget(root: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class Version:
+    """A version of the package in a process of its own, which answers when it is asked.
+
+    Args:
+        command: A benchmark and its arguments; it answers each line of its input with one of JSON.
+        folder: Where the package is; by default this one.
+        environment: More variables.
+    """
+
+    def __init__(
+        self, command: Sequence[object], folder: str | None = None, **environment: str
+    ) -> None:
+        if folder:
+            environment["PYTHONPATH"] = folder
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            env=os.environ | environment,
+            stdin=pipe,
+            stdout=pipe,
+            text=True,
+            bufsize=1,
+        )
+
+    def ask(self, line: str) -> Any:
+        """Return the answer to a line."""
+        assert self.process.stdin
+        assert self.process.stdout
+        print(line, file=self.process.stdin)
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
 
 
 class Clock:

@@ -17,15 +17,13 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from measuring import SHAPES, least, status
+from measuring import SHAPES, Version, least, status
 from results import Result, run
 
 from cfqa_data.eval.features import Features
@@ -114,38 +112,12 @@ def score_one(
         yield Result(f"{name}, memory", peak.extra / MEBIBYTE, "MiB")
 
 
-class Version:
-    """A version of the package in a process of its own, which scores when it is asked.
-
-    Args:
-        task: Whose shapes.
-        families: Of the metrics.
-        folder: Where the package is; by default this one.
-    """
-
-    def __init__(self, task: str, families: Sequence[str], folder: str | None = None) -> None:
-        command = [sys.executable, __file__, "--answer", "--task", task, "--family", *families]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if folder:
-            environment["PYTHONPATH"] = folder
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command, env=environment, stdin=pipe, stdout=pipe, text=True, bufsize=1
-        )
-
-    def ask(self, name: str) -> tuple[float, list[float]]:
-        """Return the seconds that a metric takes for the next version, or all, and the scores."""
-        assert self.process.stdin
-        assert self.process.stdout
-        print(name, file=self.process.stdin)
-        seconds, scores = json.loads(self.process.stdout.readline())
-        return seconds, scores
-
-
 def answer(task: str, listed: Sequence[Metric]) -> None:
     """Score the next version by what each line of the input names, and print the time."""
     x, y = pair(task, "cpu")
     metrics = ready(listed, task)
+    # As an evaluation scores; an earlier version has another name for it.
+    score = {metric.name: getattr(metric, "unchecked", metric.score) for metric in metrics}
     original, asked = Features(x), set[str]()
     for line in sys.stdin:
         name = line.strip()
@@ -154,15 +126,16 @@ def answer(task: str, listed: Sequence[Metric]) -> None:
             if name not in asked:
                 asked.add(name)
                 for metric in some:
-                    metric.score(original, Features(y))
+                    score[metric.name](original, Features(y))
             version, began = Features(y), time.thread_time()
-            scores = [metric.score(original, version).item() for metric in some]
+            scores = [score[metric.name](original, version).item() for metric in some]
             print(json.dumps([time.thread_time() - began, scores]), flush=True)
 
 
 def beside(task: str, listed: Sequence[Metric], given: argparse.Namespace) -> Iterator[Result]:
     """Yield each metric's time and how far its scores lie from those of the peer."""
-    both = [Version(task, given.family), Version(task, given.family, given.peer)]
+    command = [__file__, "--answer", "--task", task, "--family", *given.family]
+    both = [Version(command, folder, OMP_NUM_THREADS="1") for folder in (None, given.peer)]
     for name in [*(metric.name for metric in listed), "all together"]:
         found = [[version.ask(name) for version in both] for _ in range(given.repeats)]
         ours, peer = (min(turn[place][0] for turn in found) for place in (0, 1))
@@ -171,7 +144,7 @@ def beside(task: str, listed: Sequence[Metric], given: argparse.Namespace) -> It
         apart = max(abs(one - other) / (abs(other) or 1.0) for one, other in scores)
         yield Result(f"{task}: {name}, scores apart", apart, "of their size")
     for version in both:
-        version.process.communicate()
+        version.close()
 
 
 def measure(given: argparse.Namespace) -> Iterator[Result]:

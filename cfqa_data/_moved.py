@@ -56,8 +56,6 @@ _MOVED = {
 }
 
 
-for _name in ("processes", "processes.executor", "processes.spawning", "processes.stage"):
-    _MOVED[f"cfqa_data.builders.{_name}"] = f"cfqa_data.{_name}"
 _MOVED["cfqa_data.builders.spawning"] = "cfqa_data.processes.spawning"
 _MOVED["cfqa_data.builders.checkpoints"] = "cfqa_data.format.checkpoints"
 _MOVED["cfqa_data.builders.calibration.ladders"] = "cfqa_data.builders.pipeline.ladders"

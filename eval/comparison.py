@@ -50,14 +50,20 @@ class Comparison(Described):
     def __str__(self) -> str:
         return self.text()
 
-    def text(self, figure: str = "srocc") -> str:
-        """Lay out the differences of a coefficient: srocc, plcc or krocc."""
+    def text(self, figure: str = "srocc", *, per_codec: bool = False) -> str:
+        """Lay out the differences of a coefficient, of all tasks together and of each.
+
+        Args:
+            figure: srocc, plcc or krocc.
+            per_codec: Also those of each codec, and at each level.
+        """
         title = (
             f"{figure.upper()} with the {self.target}: by how much each metric is better than "
             f"{self.against}.\n95% intervals over the sources; p after Holm's correction."
         )
-        parts = [title, table_text(self._rows(figure), left=3, width=WIDTH, group=2)]
-        levels = self._of(figure, "level")
+        views = VIEWS[:-1] if per_codec else VIEWS[:2]
+        parts = [title, table_text(self._rows(figure, views), left=3, width=WIDTH, group=2)]
+        levels = self._of(figure, "level") if per_codec else {}
         if levels:
             numbers = sorted({int(level) for of in levels.values() for level in of})
             heads = ["task", "codec", "metric", *map(str, numbers)]
@@ -68,12 +74,12 @@ class Comparison(Described):
             parts += [title, table_text([heads, *rows], left=3, width=WIDTH)]
         return "\n\n".join(parts)
 
-    def _rows(self, figure: str) -> list[list[str]]:
-        """Return heads and rows of the views but that per level."""
+    def _rows(self, figure: str, views: Sequence[str] = VIEWS[:2]) -> list[list[str]]:
+        """Return heads and rows of some views, but not that per level."""
         heads = ["task", "codec", "metric", "per source", "p", "all points", "p"]
         return [heads] + [
             [*key, *_cells(of.get(figure)), *_cells(of.get(f"pooled_{figure}"))]
-            for view in VIEWS[:-1]
+            for view in views
             for key, of in self._of(figure, view).items()
         ]
 
@@ -116,7 +122,7 @@ def baseline_of(named: Sequence[str], device: str = "cpu") -> str:
         MetricError: That is none, or several, or one whose direction is not declared.
     """
     if len(named) != 1:
-        raise MetricError(f"others are compared with one metric, not with {len(named)}")
+        raise MetricError(f"name one metric to compare the others with, not {len(named)}")
     (metric,) = as_metrics(named[0], device)
     check_direction(metric)
     return metric.name
@@ -154,22 +160,19 @@ def compare_metrics(
     names = list(dict.fromkeys([metrics] if isinstance(metrics, str) else metrics))
     for name in (against, *names):
         if name not in known:
-            raise MetricError(f"{unknown_name('metric', name, known)}; compared is what was scored")
+            hint = unknown_name("metric", name, known)
+            raise MetricError(f"{hint}; only metrics that were scored can be compared")
     if against in names or not names:
         raise MetricError(
             f"nothing to compare with {against!r}: name another metric that was scored"
         )
     if draws < 2:
-        raise MetricError(f"draws is at least 2, not {draws}")
-    places = {m.name: n for n, m in enumerate((*evaluation.metrics, *evaluation.without))}
-    chosen = [against, *names]
+        raise MetricError(f"draws must be at least 2, not {draws}")
+    places = [list(known).index(name) for name in (against, *names)]
     table = compare_with_first(
-        evaluation.labels,
-        [known[name] for name in chosen],
-        evaluation.values[:, [places[name] for name in chosen]],
-        evaluation.target,
-        draws=draws,
-        seed=seed,
+        evaluation.cells(draws, seed),
+        evaluation.metrics,
+        places,
         views=views,
         coefficients=coefficients,
     )

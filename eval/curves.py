@@ -87,14 +87,14 @@ def bd_rate(
 
     Raises:
         MetricError: a curve has fewer than two points that count, a rate is not greater than 0, or
-            the curves share no range of quality.
+            the quality ranges of the curves do not overlap.
     """
     fronts = []
     for given in ((anchor_rates, anchor_qualities), (rates, qualities)):
         of_rates, of_qualities = (np.asarray(values, float) for values in given)
         if of_rates.ndim != 1 or of_rates.shape != of_qualities.shape:
             raise MetricError(
-                f"a curve has a rate and a quality per point, not {of_rates.shape} and "
+                f"a curve needs one rate and one quality per point, not {of_rates.shape} and "
                 f"{of_qualities.shape}"
             )
         fronts.append(_front(of_rates, of_qualities))
@@ -107,7 +107,7 @@ def _front(rates: Floats, qualities: Floats) -> tuple[Floats, Floats]:
     rates, qualities = rates[known], qualities[known]
     if rates.size and rates.min() <= 0:
         raise MetricError(
-            f"a rate of {rates.min():g} has no logarithm: BD-rate needs rates above 0"
+            f"a rate of {rates.min():g} is not positive: BD-rate takes the logarithm of rates"
         )
     order = np.lexsort((-qualities, rates))
     rates, qualities = rates[order], qualities[order]
@@ -124,10 +124,10 @@ def _shared(anchor: Floats, other: Floats) -> tuple[float, float]:
     """
     if min(len(anchor), len(other)) < LEAST_POINTS:
         fewest = min(len(anchor), len(other))
-        raise MetricError(f"a curve has {fewest} of the {LEAST_POINTS} points that are needed")
+        raise MetricError(f"a curve has {fewest} of the required {LEAST_POINTS} points")
     low, high = max(anchor[0], other[0]), min(anchor[-1], other[-1])
     if low >= high:
-        raise MetricError("the curves share no range of quality")
+        raise MetricError("the quality ranges of the curves do not overlap")
     return float(low), float(high)
 
 
@@ -195,7 +195,7 @@ def curves(
                     row = _compared(curve[anchor], curve[codec], -1.0 if lower else 1.0)
                 compared.append({"task": task, "quality": quality, "codec": codec, **row})
     if not points:
-        raise MetricError(f"no task has a {' or a '.join(columns)} to draw curves of")
+        raise MetricError(f"no task has a {' or a '.join(columns)} to plot")
     return Curves(_table(POINTS, points), _table(COMPARED, compared), anchor)
 
 
@@ -253,7 +253,7 @@ def _columns(
     scored = {} if evaluation is None else {m.name: m for m in evaluation.metrics}
     known = [*own, *(name for name in scored if name not in own)]
     if not known:
-        raise MetricError("the labels have neither scores nor metrics to draw curves of")
+        raise MetricError("the labels have neither scores nor metrics to plot")
     if isinstance(qualities, str):
         qualities = [qualities]
     if qualities is None:
@@ -261,7 +261,7 @@ def _columns(
     found = {}
     for name in qualities:
         if name not in known:
-            more = "" if evaluation else "; of any other metric, scores must be given"
+            more = "" if evaluation else "; for any other metric, give its scores"
             raise MetricError(unknown_name("quality", name, known) + more)
         column = labels[name] if name in own else _scores(labels, evaluation, name)
         found[name] = column.to_numpy(zero_copy_only=False).astype(float)

@@ -17,7 +17,7 @@ from cfqa_data.eval.statistics import average_ranks
 if TYPE_CHECKING:
     from cfqa_data.eval.results import Evaluation
 
-__all__ = ["Disagreements", "find_disagreements", "largest_gaps", "shares_below"]
+__all__ = ["Disagreements", "find_disagreements", "largest_gaps"]
 
 COLUMNS = (
     "task",
@@ -59,7 +59,7 @@ class Disagreements(Described):
         return Summary(title, {"features": self.table.num_rows}, self._rows() if rows else ())
 
     def _rows(self) -> list[list[str]]:
-        worse = [f"worse than, by {self.metric}", f"by {self.other}"]
+        worse = [f"percentile, by {self.metric}", f"by {self.other}"]
         rows = [["task", "source", "codec", "level", self.metric, self.other, *worse]]
         for row in self.table.to_pylist():
             shares = (f"{row[name]:.0f}%" for name in COLUMNS[-2:])
@@ -68,24 +68,30 @@ class Disagreements(Described):
         return rows
 
 
-def shares_below(values: Floats) -> Floats:
-    """Return for each of (n,) values the percent of them that are smaller, ties counting half."""
-    return np.asarray(100 * (average_ranks(values[None])[0] - 0.5) / len(values))
-
-
-def largest_gaps(one: Floats, other: Floats, sources: NDArray[Any], count: int) -> NDArray[np.intp]:
-    """Return where two percentages differ most, the largest first, at most once in a source.
+def largest_gaps(
+    one: Floats, other: Floats, sources: NDArray[Any], count: int
+) -> list[tuple[int, float, float]]:
+    """Return where two numbers rank points of a task most differently, the largest gap first.
 
     Args:
-        one: (n,) percentages.
-        other: (n,) percentages.
+        one: (n,) numbers, NaN where there is none.
+        other: (n,) numbers.
         sources: (n,) names.
-        count: At most so many places.
+        count: At most so many places, one of a source.
+
+    Returns:
+        The place, and the percent of the task's points whose number is smaller, ties counting half,
+        by the one and by the other.
     """
+    rows = np.flatnonzero(~np.isnan(one) & ~np.isnan(other))
+    if not len(rows):
+        return []
+    mine, theirs = (100 * (average_ranks(of[rows]) - 0.5) / len(rows) for of in (one, other))
     # Ties are broken by place, so that the same input gives the same answer.
-    order = np.argsort(-np.abs(one - other), kind="stable")
-    _, first = np.unique(sources[order].astype(str), return_index=True)
-    return np.asarray(order[np.sort(first)[:count]])
+    order = np.argsort(-np.abs(mine - theirs), kind="stable")
+    _, first = np.unique(sources[rows][order].astype(str), return_index=True)
+    places = order[np.sort(first)[:count]]
+    return [(int(rows[at]), float(mine[at]), float(theirs[at])) for at in places]
 
 
 def find_disagreements(
@@ -93,7 +99,7 @@ def find_disagreements(
 ) -> Disagreements:
     """Find the features of all tasks: see `Evaluation.disagreements`."""
     if count < 1:
-        raise MetricError(f"count is at least 1, not {count}")
+        raise MetricError(f"count must be at least 1, not {count}")
     labels, known = evaluation.labels, [one.name for one in evaluation.metrics]
     sides = [labels[evaluation.target].to_numpy().astype(np.float64)]
     harms = [sides[0]]
@@ -108,14 +114,11 @@ def find_disagreements(
     tasks, sources = (np.array(labels[name].to_pylist(), object) for name in ("task", "source_id"))
     found = []
     for task in dict.fromkeys(tasks.tolist()):
-        both = ~np.isnan(sides[this]) & ~np.isnan(sides[other])
-        rows = np.flatnonzero((tasks == task) & both)
-        if len(rows):
-            here, there = (shares_below(harms[side][rows]) for side in (this, other))
-            for place in largest_gaps(here, there, sources[rows], count).tolist():
-                figures = [sides[this][rows[place]], sides[other][rows[place]]]
-                figures += [here[place], there[place]]
-                found.append((int(rows[place]), *map(float, figures)))
+        rows = np.flatnonzero(tasks == task)
+        ours, others = (harms[side][rows] for side in (this, other))
+        for place, *shares in largest_gaps(ours, others, sources[rows], count):
+            row = int(rows[place])
+            found.append((row, float(sides[this][row]), float(sides[other][row]), *shares))
     found = sorted(found, key=lambda item: -abs(item[3] - item[4]))[:count]
     table = labels.select(list(COLUMNS[:4])).take(pa.array([row for row, *_ in found], pa.int64()))
     for place, name in enumerate(COLUMNS[4:], 1):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +15,8 @@ from numpy.typing import NDArray
 
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.console.terminal import listener
-from cfqa_data.errors import MetricError, MetricWarning
+from cfqa_data.errors import BuildError, MetricError, MetricWarning
+from cfqa_data.eval.account import Scored
 from cfqa_data.eval.features.datasets import (
     KEYS,
     arrays_digest,
@@ -24,8 +27,8 @@ from cfqa_data.eval.features.datasets import (
 from cfqa_data.eval.metrics import Metric, MetricLike, as_metrics
 from cfqa_data.eval.provenance import provenance_of
 from cfqa_data.eval.results import Evaluation, conclude
+from cfqa_data.eval.run import Run
 from cfqa_data.eval.score_file import ScoreFile
-from cfqa_data.eval.scoring import Scored, Scoring
 from cfqa_data.eval.statistics import check_labels
 from cfqa_data.extras import extras
 from cfqa_data.paths import absolute_path
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cfqa_data.eval.features.datasets import FeatureSource
+    from cfqa_data.processes.executor import Executor
 
 __all__ = ["DEFAULT_METRICS", "PRECISIONS", "Evaluation", "conclude", "evaluate"]
 
@@ -59,6 +63,8 @@ def evaluate(
     leave_out: Literal["codec"] | None = None,
     precision: Literal["highest", "high"] = "highest",
     batch: int | None = None,
+    workers: int = 1,
+    client: Any = None,
     out: str | Path | None = None,
     force: bool = False,
     progress: Progress | Literal["auto"] | None = "auto",
@@ -95,6 +101,10 @@ def evaluate(
         precision: Of float32 matrix products: ``highest`` is exact, ``high`` allows TF32.
         batch: Compressed features per batch; by default as many as make 4 MiB on a CPU, or
             256 MiB on another device.
+        workers: Processes that score, a source at a time, with one thread each; 1 is this process.
+            On ``cuda`` they take the GPUs in turn. Metrics are pickled, and a script needs
+            ``if __name__ == "__main__":``. Scores are those of one process and one thread.
+        client: `distributed.Client`, or a scheduler's address: Dask's workers score instead.
         out: File for the scores, ``.parquet`` or ``.csv``. What an interrupted run leaves beside
             it is gone on from. A Parquet file that is there and holds scores of this dataset is
             added to: only what it lacks is scored, and its other metrics are part of the result.
@@ -109,7 +119,8 @@ def evaluate(
 
     Raises:
         MetricError: Unknown metric; no metric scored anything; NaN or Inf in a feature, which is
-            named; nothing is left to score; ``out`` holds something else.
+            named; nothing is left to score; ``out`` holds something else; workers cannot be
+            started, or were killed.
         FormatError: The folder is not a dataset, or something in it is missing.
         MissingDependencyError: What the metrics or the statistics need is not installed.
     """
@@ -120,9 +131,9 @@ def evaluate(
     ):
         if value not in (one, other):
             raise MetricError(f"{name} is {one!r} or {other!r}, not {value!r}")
-    for name, number in (("batch", batch), ("limit", limit)):
+    for name, number in (("batch", batch), ("limit", limit), ("workers", workers)):
         if number is not None and number < 1:
-            raise MetricError(f"{name} is at least 1, not {number}")
+            raise MetricError(f"{name} must be at least 1, not {number}")
     path = None if out is None else absolute_path(out)
     opening = {"task": task, "codec": codec, "untrusted": untrusted, "follow_links": follow_links}
     source = opened(dataset, **opening, plugins=plugins)
@@ -145,21 +156,23 @@ def evaluate(
     if path is not None:
         file = ScoreFile(path, source, rows, resolved, begun, target, limit, force)
         scored = file.resume()
-    how: dict[str, Any] = {"target": target, "device": device, "batch": batch, "limit": limit}
-    scoring = Scoring(resolved, source, rows, scored, **how)
-    values = scored.values
+    how: dict[str, Any] = {"target": target, "device": device, "precision": precision}
+    run = Run(resolved, source, rows, scored, **how, batch=batch, limit=limit)
+    values, account = scored.values, run.account
     try:
         shown = listener(Silent() if progress is None else progress)
-        with torch_state(grad=False, precision=precision), shown as told:
-            scoring.run(file, told)
-        failures, notes = scoring.failures(), scoring.notes() | _not_stored(source.labels, stored)
+        state, processes = torch_state(grad=False, precision=precision), (workers, client, device)
+        with state, shown as told, _executor(*processes) as executor:
+            run.run(file, told, executor)
+        failures = account.failures(resolved)
+        notes = account.notes(resolved, run.fitted) | _not_stored(source.labels, stored)
         usable = np.flatnonzero(~np.isnan(values).all(axis=0))
         if not len(usable):
             name, message = next(iter((failures or notes).items()))
-            raise MetricError(message) from cause_of(scoring.errors.get(name))
+            raise MetricError(message) from cause_of(account.errors.get(name))
         good = [resolved[column] for column in usable]
-        known = dataset_facts(source) | {"notes": notes, "provenance": scoring.provenance()}
-        known |= {"errors": scoring.errors, "fitted": scoring.fitted}
+        known = dataset_facts(source) | {"notes": notes, "provenance": run.provenance()}
+        known |= {"errors": account.errors, "fitted": run.fitted}
         found = conclude(labels, good, values[:, usable], target, failures, **known)
     except BaseException:
         if file and (scored.alone or not np.isnan(values).all()):
@@ -173,9 +186,34 @@ def evaluate(
             file.save(scored, now=True)
     for name, message in (*failures.items(), *scored.notes.items()):
         warning = MetricWarning(message)
-        warning.__cause__ = cause_of(scoring.errors.get(name))
+        warning.__cause__ = cause_of(account.errors.get(name))
         warnings.warn(warning, stacklevel=3)  # past `extras`
     return found
+
+
+@contextmanager
+def _executor(workers: int, client: Any, device: str) -> Iterator[Executor | None]:
+    """Return what runs work in other processes; nothing if this one is to do it.
+
+    Raises:
+        MetricError: They cannot be started, or were killed.
+    """
+    if client is None and workers == 1:
+        yield None
+        return
+    from cfqa_data.processes.executor import Executor
+
+    gpus: list[str] = []
+    if device == "cuda":
+        import torch
+
+        numbers = ",".join(map(str, range(torch.cuda.device_count())))
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", numbers).split(",")
+    try:
+        with Executor(workers, client, gpus) as executor:
+            yield executor
+    except BuildError as error:
+        raise MetricError(str(error)) from error.__cause__
 
 
 def cause_of(error: BaseException | None) -> BaseException | None:
@@ -192,9 +230,9 @@ def _without_codecs(metrics: Sequence[Metric], labels: pa.Table) -> tuple[Metric
     codecs = dict.fromkeys(labels["codec"].to_pylist())
     trained = [metric for metric in metrics if metric.fit]
     if not trained:
-        raise MetricError("leave_out is for metrics that are trained, of which there is none here")
+        raise MetricError("leave_out needs a trained metric, and none of these is trained")
     if len(codecs) < 2:
-        raise MetricError(f"leave_out takes several codecs; there is {', '.join(codecs)} alone")
+        raise MetricError(f"leave_out needs several codecs, and there is only {', '.join(codecs)}")
     return tuple(
         replace(metric, name=f"{metric.name} without {codec}", left_out=codec)
         for metric in trained
@@ -205,7 +243,7 @@ def _without_codecs(metrics: Sequence[Metric], labels: pa.Table) -> tuple[Metric
 def _not_stored(labels: pa.Table, stored: NDArray[np.bool_]) -> dict[str, str]:
     """Return notes on the codecs of which nothing is stored."""
     lacking = labels.select(["codec", "task"]).filter(~stored).to_pydict()
-    message = "nothing is stored of its features, which are left out"
+    message = "its features are not stored and are left out"
     return {
         f"codec {codec}": f"codec {codec!r} of {task}: {message}"
         for codec, task in zip(*lacking.values(), strict=True)

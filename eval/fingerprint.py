@@ -6,7 +6,8 @@ Scores are reused between runs whose digests are equal. The digest covers
   that it uses; an object's state, as pickling would keep it; the parameters of a
   `torch.nn.Module`; a metric's options;
 * the source of every user module (neither in the standard library nor installed) that defines any
-  of these, and of the user modules that it imports, recursively;
+  of these, and of the user modules that it imports, recursively; comments, docstrings and layout
+  do not count;
 * the version of Python, and of the installed packages that such a module imports.
 
 It cannot see data files, what extension modules call, modules that are imported by a computed name,
@@ -57,7 +58,8 @@ class Fingerprint:
 
     Attributes:
         digest: Equal for metrics that give equal scores; None where it cannot be computed.
-        sources: SHA-256 of each user module's file, by module name.
+        sources: SHA-256 of the code of each user module, and of installed ones that define the
+            metric, by module name.
         packages: Version of each installed package.
         reason: Why there is no digest.
     """
@@ -66,6 +68,19 @@ class Fingerprint:
     sources: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
     reason: str | None = None
+
+    def difference(self, earlier: Fingerprint) -> str:
+        """Return in what metrics of one name differ, as far as that is known, in words."""
+        for what, ours, theirs in (
+            ("other code in", self.sources, earlier.sources),
+            ("another version of", self.packages, earlier.packages),
+        ):
+            names = [
+                name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)
+            ]
+            if names:
+                return f"{what} {', '.join(names)}"
+        return "other options, state or training"
 
 
 def fingerprint(metric: Metric, *more: str) -> Fingerprint:
@@ -96,7 +111,7 @@ class _Collector:
     """Collects descriptions of values, and the modules they come from.
 
     Attributes:
-        sources: Hash of each user module's file.
+        sources: Hash of each user module's code.
         packages: Version of each installed package.
     """
 
@@ -121,7 +136,9 @@ class _Collector:
             except _NoDigestError:
                 raise
             except Exception as error:  # whatever an object's own methods raise
-                raise _NoDigestError(f"the state of an object {kind} cannot be told") from error
+                raise _NoDigestError(
+                    f"the state of an object {kind} cannot be determined"
+                ) from error
             self._values[id(value)] = value, _digest([kind, *parts])
         return self._values[id(value)][1]
 
@@ -148,8 +165,12 @@ class _Collector:
             return self._describe_function(value)
         if isinstance(value, MethodType):
             return [self.describe(value.__self__), self.describe(value.__func__)]
-        if isinstance(value, CodeType):
-            return [value.co_code, value.co_names, *map(self.describe, value.co_consts)]
+        if isinstance(value, CodeType):  # by instructions, none of which loads the docstring
+            steps = [
+                (s.opname, self.describe(s.argval) if s.opcode in dis.hasconst else s.arg)
+                for s in dis.get_instructions(value)
+            ]
+            return [steps, value.co_names]
         return self._describe_object(value)
 
     def _describe_function(self, function: FunctionType) -> list[Any]:
@@ -159,8 +180,12 @@ class _Collector:
         parts = [code.co_qualname, self.describe(state)]
         home = self.module(str(names.get("__name__")))
         if home in ("installed", "standard"):
-            path = Path(code.co_filename)
-            return [*parts, hash_file(path) if path.is_file() else ""]
+            path, content = Path(code.co_filename), ""
+            if path.is_file():
+                content, _ = _source(path, hash_file(path))
+            if home == "installed":
+                self.sources[str(names["__name__"])] = content
+            return [*parts, content]
         if not home:  # no source tells what it imports
             for name in _names(code, "IMPORT_NAME"):
                 self.module(name)
@@ -194,8 +219,8 @@ class _Collector:
         if any(path.resolve().is_relative_to(folder) for folder in STANDARD):
             return "standard"
         if name not in self.sources:
-            self.sources[name] = hash_file(path)
-            for imported in _imports(name, path, self.sources[name]):
+            self.sources[name], imports = _source(path, hash_file(path), name)
+            for imported in imports:
                 self.module(imported)
         return "own"
 
@@ -214,22 +239,30 @@ def _names(code: CodeType, *operations: str) -> set[str]:
     return names.union(*(_names(item, *operations) for item in within))
 
 
+DOCUMENTED = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+
+
 @lru_cache(maxsize=256)  # each metric of a module has the same
-def _imports(name: str, path: Path, _: str) -> tuple[str, ...]:
-    """Return the modules that a source of some hash imports, also within functions, and their
-    parents.
+def _source(path: Path, content: str, name: str = "") -> tuple[str, tuple[str, ...]]:
+    """Read a source file of some hash.
+
+    Returns:
+        A hash of its code, without comments and docstrings; the modules that it imports, also
+        within functions, and their parents.
     """
     if path.suffix != ".py":
-        return ()
+        return content, ()
     try:
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # nothing can import it either
-        return ()
+        return content, ()
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
     found: list[str] = []
     for node in ast.walk(tree):
         names: list[str] = []
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -240,7 +273,7 @@ def _imports(name: str, path: Path, _: str) -> tuple[str, ...]:
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         for whole in (each.split(".") for each in names):
             found += (".".join(whole[:end]) for end in range(1, len(whole) + 1))
-    return tuple(dict.fromkeys(found))
+    return _digest([ast.dump(tree)]), tuple(dict.fromkeys(found))
 
 
 def _file_of(name: str) -> Path | None:

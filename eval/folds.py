@@ -56,7 +56,7 @@ class Folds:
         if left_out is not None:
             codecs = self.column("codec")
             if set(codecs[here]) <= {left_out} or left_out not in codecs[here]:
-                raise UndefinedError(f"where {left_out} is no codec beside others, as of {task}")
+                raise UndefinedError(f"where {left_out} is the only codec, as for {task}")
             others &= codecs != left_out
         if self._limit is not None:
             ids = self.column("source_id")

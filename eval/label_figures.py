@@ -93,13 +93,13 @@ def labels_text(described: Mapping[str, Any]) -> str:
         "constant": "constant",
         "tied": "tied",
         "harm_best": "best",
-        "harm_worst": "worst, of useless",
+        "harm_worst": "worst, of uninformative",
     }
     rows = described["labels"]
     shown = [name for name in columns if any(row[name] is not None for row in rows)]
     cells = [[row["task"], row["codec"], *(percent(row[n], 1) for n in shown)] for row in rows]
     lines = [
-        f"{task}: ceiling {value:.3f}, the SROCC of its own loss with the distortion"
+        f"{task}: label ceiling {value:.3f}, the SROCC of its own loss with the distortion"
         for task, value in described["ceilings"].items()
         if value is not None
     ]

@@ -64,7 +64,7 @@ def merge(one: Evaluation, other: Evaluation, label: str = "") -> Evaluation:
             continue
         if not label:
             raise MetricError(
-                f"two different metrics are named {name!r}; tell them apart by merge(other, label)"
+                f"two different metrics are named {name!r}; distinguish them by merge(other, label)"
             )
         renamed[name] = f"{metric.base_name} ({label})" + name.removeprefix(metric.base_name)
     return joined(one, _renamed(other, renamed))
@@ -187,14 +187,14 @@ def agreeing(
     """
     found = compared(evaluation, labels, features)
     if not found.same:
-        raise MetricError(f"{name}: these are the scores of another dataset; give theirs")
+        raise MetricError(f"{name}: scores of another dataset; give that dataset")
     lacking, notes = ~found.shared, []
     absent, unscored = lacking & complete, lacking & (not complete)
     keys, lost = row_keys(evaluation.labels), found.differ | absent
     for rows, what in (
-        (found.differ, "of {} the labels differ, and the scores are left out"),
-        (absent, "{} are not in the dataset, and the scores are left out"),
-        (unscored, "{} are not scored in the other file, and keep their own labels"),
+        (found.differ, "the labels of {} differ; their scores are left out"),
+        (absent, "{} are not in the dataset; their scores are left out"),
+        (unscored, "{} are not scored in the other file and keep their own labels"),
     ):
         if rows.any():
             names = [named(keys[place]) for place in np.flatnonzero(rows)]

@@ -65,7 +65,7 @@ class OriginalStatistics:
             else:
                 why = "all sources are in one"
                 if "fold" not in self._dataset.labels.column_names:
-                    why = "the labels have no column 'fold': there is nothing to hold out"
+                    why = "the labels have no column 'fold': no folds to hold out"
                 raise MetricError(f"{task}: {name} is taken from other folds, but {why}")
         return found
 
@@ -90,7 +90,9 @@ def _value_range(dataset: FeatureSource, task: str) -> Tensor:
     """
     manifest = getattr(dataset, "manifest", None)
     if manifest is None or task not in manifest.tasks:
-        raise MetricError("value_range is the quantisers', which only a dataset's manifest knows")
+        raise MetricError(
+            "value_range is that of the quantisers, which only a dataset's manifest has"
+        )
     quantizers = [c.quantizer for c in manifest.tasks[task].codecs.values() if c.quantizer]
     if not quantizers:
         raise UndefinedError(f"where no codec has a quantiser, as of {task}")

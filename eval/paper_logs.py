@@ -85,7 +85,7 @@ def find_logs(root: Path) -> dict[tuple[str, str], list[Path]]:
         MetricError: there is no such folder, or no log in it.
     """
     if not root.is_dir():
-        raise MetricError(f"{root}: no such folder of logs")
+        raise MetricError(f"{root}: no such folder")
     try:
         os.scandir(root).close()
     except OSError as error:
@@ -96,7 +96,7 @@ def find_logs(root: Path) -> dict[tuple[str, str], list[Path]]:
         if not of_tools(name.as_posix()) and (place := _place(name)) is not None:
             found.setdefault(place, []).append(path)
     if not found:
-        raise MetricError(f"{root}: no log in it; a log is {PLACES}")
+        raise MetricError(f"{root}: no logs found; a log is {PLACES}")
     for paths in found.values():
         paths.sort(key=lambda path: (level_of(path.stem) or 0.0, path.name))
     return found
@@ -118,7 +118,7 @@ def read_log(path: Path) -> list[LogLine]:
     try:
         text = read_limited(path, LARGEST_TEXT).decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise MetricError(f"{path}: not a log that can be read: {error}") from None
+        raise MetricError(f"{path}: not a readable log: {error}") from None
     level, lines, odd = level_of(path.stem), list[LogLine](), []
     for number, line in enumerate(text.splitlines(), start=1):
         words, where = line.split(), f"{path}, line {number}"
@@ -228,8 +228,8 @@ def read_series(paths: Sequence[Path]) -> dict[str, list[LogLine]]:
                 before = seen.setdefault((line.name, line.level), line.where)
                 if before != line.where:
                     raise MetricError(
-                        f"{line.where}: {line.name} at level {line.level:g} is there twice; "
-                        f"first in {before}"
+                        f"{line.where}: {line.name} at level {line.level:g} occurs twice; first "
+                        f"in {before}"
                     )
             series.setdefault(line.name, []).append(line)
     return series
@@ -252,7 +252,7 @@ def paper_figures(root: Path | str) -> list[PaperFigure]:
         for name, lines in series.items():
             if len(lines) < 2:
                 raise MetricError(
-                    f"{lines[0].where}: {name} has a single level, over which nothing correlates"
+                    f"{lines[0].where}: {name} has a single level, so there is no correlation"
                 )
         figures += _figures(codec, task, list(series.values()))
     return figures
@@ -282,10 +282,12 @@ def paper_logs_text(figures: Sequence[PaperFigure]) -> str:
             "",
             table_text(rows, left=2, heads=2),
             "",
-            "Faults of the published statistic, kept here: sources whose score is constant, or",
+            "Faults of the published statistic, reproduced here: sources whose score is constant, "
+            "or",
             "whose metric as printed is flat over the levels, or that have NaN at one of them,",
-            "vanish from the mean; the score is raw, so for seg, where higher is better, the signs",
-            "are turned round.",
+            "are missing from the mean; the score is raw, so for seg, where higher is better, the "
+            "signs",
+            "are reversed.",
         ]
     )
 

@@ -17,6 +17,7 @@ from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.score_rows import key_columns
 from cfqa_data.eval.statistics import DRAWS, Statistics, statistics
+from cfqa_data.eval.statistics.cells import Cells, arrange
 from cfqa_data.paths import absolute_path
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ class Evaluation(Described):
     _tables: dict[str, pa.Table] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _cells: dict[tuple[int, int], Cells] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     correlations = _Table()
     across_codecs = _Table()
@@ -111,14 +115,26 @@ class Evaluation(Described):
         names = [metric.name for metric in (*self.metrics, *self.without)]
         return dict(zip(names, self.values.T, strict=True))
 
-    def statistics(self, **how: Any) -> Statistics:
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_cells": {}}  # they are made again
+
+    def cells(self, draws: int = DRAWS, seed: int = 0) -> Cells:
+        """Return the scores as they are arranged for statistics, and what was computed of them."""
+        if (draws, seed) not in self._cells:
+            of = self.labels, (*self.metrics, *self.without), self.values, self.target
+            self._cells[draws, seed] = arrange(*of, draws, seed)
+        return self._cells[draws, seed]
+
+    def statistics(self, *, draws: int = DRAWS, seed: int = 0, **how: Any) -> Statistics:
         """Return tables of statistics.
 
         Args:
-            how: ``draws``, ``seed`` and ``tables`` of `cfqa_data.eval.statistics.statistics`.
+            draws: Resamples of the sources; see `cfqa_data.eval.statistics.statistics`.
+            seed: Of the resamples.
+            how: ``tables`` of `cfqa_data.eval.statistics.statistics`.
         """
-        metrics = (*self.metrics, *self.without)
-        return statistics(self.labels, metrics, self.values, self.target, tasks=self.tasks, **how)
+        of = self.labels, (*self.metrics, *self.without), self.values, self.target
+        return statistics(*of, tasks=self.tasks, cells=self.cells(draws, seed), **how)
 
     def rescored(
         self, labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any]
@@ -212,7 +228,7 @@ class Evaluation(Described):
         merged = self
         for other in others:
             if not isinstance(other, Evaluation):
-                raise MetricError(f"what is merged is an `Evaluation`, not {other!r}")
+                raise MetricError(f"only an `Evaluation` can be merged, not {other!r}")
             merged = merge(merged, other, label)
         return merged
 
@@ -232,9 +248,9 @@ class Evaluation(Described):
         path = absolute_path(path)
         check_writable(path)
         if path.suffix not in (".parquet", ".csv"):
-            raise MetricError(f"{path}: scores are written as .parquet or .csv, by that ending")
+            raise MetricError(f"{path}: the file name must end in .parquet or .csv")
         if path.exists() and not force:
-            raise MetricError(f"{path}: already exists; write to another file, or give force=True")
+            raise MetricError(f"{path}: already exists; write to another file, or pass force=True")
         try:
             write_scores(self, path)
         except OSError as error:

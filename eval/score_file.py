@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.account import Scored
 from cfqa_data.eval.features.datasets import dataset_facts, table_digest
 from cfqa_data.eval.fingerprint import fingerprint
 from cfqa_data.eval.merging import compared, joined, relabelled
@@ -29,7 +30,6 @@ from cfqa_data.eval.results import Evaluation, conclude
 from cfqa_data.eval.score_format import write_scores
 from cfqa_data.eval.score_reading import read_scores
 from cfqa_data.eval.score_rows import row_keys
-from cfqa_data.eval.scoring import Scored
 from cfqa_data.eval.statistics import check_labels
 from cfqa_data.format.storage import check_writable
 
@@ -81,7 +81,7 @@ class ScoreFile:
     ) -> None:
         check_writable(path)
         if path.suffix not in (".parquet", ".csv"):
-            raise MetricError(f"{path}: scores are written as .parquet or .csv, by that ending")
+            raise MetricError(f"{path}: the file name must end in .parquet or .csv")
         self.path = path
         self.unfinished = path.with_name(f"{path.name}.unfinished")
         self._dataset, self._metrics, self._force = dataset, metrics, force
@@ -116,7 +116,7 @@ class ScoreFile:
     def _refuse(self, *reasons: str) -> None:
         """Raise the first reason not to write to the file, if there is one."""
         for why in filter(None, reasons):
-            remedy = "write to another file, or replace it with --force (force=True)"
+            remedy = "write to another file, or overwrite it with --force (force=True)"
             raise MetricError(f"{self.path}: {why}; {remedy}")
 
     def _look(self) -> tuple[Evaluation | None, str]:
@@ -125,10 +125,10 @@ class ScoreFile:
             return None, ""
         try:
             if self.path.suffix == ".csv":
-                raise MetricError("it carries no facts")
+                raise MetricError("it has no metadata")
             there = read_scores(self.path, self._dataset.labels.num_rows)
         except MetricError:
-            return None, "is there, and does not say what was scored"
+            return None, "exists and does not record what was scored"
         if there.dataset != self._known["dataset"]:
             found = compared(there, self._dataset.labels, self._known["dataset_features"])
             if not found.same or found.differ.any():
@@ -154,12 +154,12 @@ class ScoreFile:
         for name, own in self._begun.items():
             if (known := scored.get(name)) is None or own.fingerprint is None:
                 continue
-            digest = known.fingerprint.digest if known.fingerprint else None
-            if own.fingerprint.digest is None or digest is None:
-                why = own.fingerprint.reason or "the file does not tell its code"
-                found[name] = f"holds scores of a {name!r} that may be another one ({why})"
-            elif own.fingerprint.digest != digest:
-                found[name] = f"holds scores of a {name!r} with other code, options or training"
+            if not (known.fingerprint and known.fingerprint.digest and own.fingerprint.digest):
+                why = own.fingerprint.reason or "the file does not record its code"
+                found[name] = f"holds scores of a {name!r} that may be different ({why})"
+            elif own.fingerprint.digest != known.fingerprint.digest:
+                how = own.fingerprint.difference(known.fingerprint)
+                found[name] = f"holds scores of a {name!r} with {how}"
             elif (known.device, known.precision) != (own.device, own.precision):
                 found[name] = f"holds scores of {name!r} made with another device or precision"
         return found

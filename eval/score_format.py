@@ -107,7 +107,7 @@ def write_scores(
 
 def elsewhere(*features: Any, **options: Any) -> Tensor:
     """Stand for the function of a metric whose scores were made elsewhere."""
-    raise MetricError("of this metric only its scores were read: it cannot score anything")
+    raise MetricError("only the scores of this metric were read: it cannot compute new ones")
 
 
 def _metric_facts(metric: Metric) -> dict[str, Any]:
@@ -130,10 +130,10 @@ def _metric_facts(metric: Metric) -> dict[str, Any]:
 
 def metric_of(facts: dict[str, Any]) -> Metric:
     if set(facts) - {"left_out"} != set(FACTS):
-        raise TypeError("not the facts of a metric")
+        raise TypeError("not the metadata of a metric")
     for name in ("formula", "citation", *({"left_out"} & set(facts))):
         if not isinstance(facts[name], str):
-            raise TypeError(f"{name} is no text")
+            raise TypeError(f"{name} is not text")
     (low, high), identity = facts["score_range"], facts["identity"]
     changed = {
         "identity": None if identity is None else float(identity),

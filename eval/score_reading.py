@@ -73,7 +73,7 @@ def read_evaluation(
     if dataset is None and paths and not named:
         dataset = paths.pop(0)
     if not paths:
-        raise MetricError("name at least one file of scores, .parquet")
+        raise MetricError("name at least one score file, .parquet")
     source = None if dataset is None else opened(dataset, follow_links=follow_links)
     evaluation, *others = (read_file(path, source) for path in paths)
     for path, other in zip(paths[1:], others, strict=True):
@@ -92,7 +92,9 @@ def read_file(path: str | Path, dataset: FeatureSource | None = None) -> Evaluat
     if dataset is not None:
         return bind(found, dataset, str(path))
     if found.target not in found.labels.column_names:
-        raise MetricError(f"{path}: written before files kept labels; name the dataset too")
+        raise MetricError(
+            f"{path}: written by an older version, without labels; name the dataset too"
+        )
     return found
 
 
@@ -109,14 +111,14 @@ def bind(evaluation: Evaluation, dataset: FeatureSource, name: str) -> Evaluatio
     """
     if evaluation.dataset != dataset_identity(dataset):
         if not set(BOUND) & set(evaluation.labels.column_names):
-            raise MetricError(f"{name}: these are the scores of another dataset; give theirs")
+            raise MetricError(f"{name}: scores of another dataset; give that dataset")
         whole = feature_count(dataset)
         evaluation = agreeing(evaluation, dataset.labels, name, whole, complete=True)
     places = {key: place for place, key in enumerate(row_keys(dataset.labels))}
     keys = row_keys(evaluation.labels)
     for key in keys:
         if key not in places:
-            raise MetricError(f"{name}: scores of {named(key)}, which the dataset does not hold")
+            raise MetricError(f"{name}: scores of {named(key)}, which is not in the dataset")
     labels = dataset.labels.take([places[key] for key in keys])
     return replace(evaluation, labels=labels, **dataset_facts(dataset))
 
@@ -137,7 +139,7 @@ def from_scores(
             the columns ``task``, ``source_id``, ``codec``, ``level``, ``metric`` and ``value``: one
             row per compressed feature and metric, in any order.  What lacks a row, or has none, has
             no score.
-        dataset: What was scored, open, or its path.
+        dataset: Dataset, open, or its path.
         lower_better: Whether a smaller score is a better reconstruction, of all metrics or by name.
         target: Label to follow, ``distortion`` or ``loss``.
         provenance: Where the scores come from, as far as that is known.
@@ -160,16 +162,16 @@ def from_scores(
     columns = {name: column for column, name in enumerate(names)}
     for key, name, value in zip(row_keys(table), given, table["value"].to_numpy(), strict=True):
         if key not in places:
-            raise MetricError(f"{where}: scores of {named(key)}, which the dataset does not hold")
+            raise MetricError(f"{where}: scores of {named(key)}, which is not in the dataset")
         at = places[key], columns[name]
         if filled[at]:
-            raise MetricError(f"{where}: {name} of {named(key)} is there twice")
+            raise MetricError(f"{where}: {name} of {named(key)} occurs twice")
         if np.isinf(value):
             raise MetricError(f"{where}: {name} of {named(key)} is {value}; leave it empty")
         filled[at], values[at] = True, value
     rows = np.flatnonzero(~np.isnan(values).all(axis=1))
     if not len(rows):
-        raise MetricError(f"{where}: there are no scores in it")
+        raise MetricError(f"{where}: contains no scores")
     better = (
         lower_better if isinstance(lower_better, Mapping) else dict.fromkeys(names, lower_better)
     )
@@ -208,17 +210,17 @@ def _table(scores: Any) -> tuple[str, pa.Table]:
         elif not isinstance(scores, pa.Table):
             scores = pa.Table.from_pandas(scores, preserve_index=False)
         if lacking := [name for name in kinds if name not in scores.column_names]:
-            raise MetricError(f"{where}: there is no column {lacking[0]!r}")
+            raise MetricError(f"{where}: no column {lacking[0]!r}")
         table = key_columns(scores)
         for name in ("metric", "value"):
             table = table.append_column(name, scores[name].cast(kinds[name]))
         if empty := [name for name in kinds if name != "value" and table[name].null_count]:
-            raise MetricError(f"{where}: the column {empty[0]!r} has empty places")
+            raise MetricError(f"{where}: the column {empty[0]!r} has empty cells")
     except OSError as error:
         raise MetricError(f"{where}: cannot be read: {error.strerror or error}") from None
     except (TypeError, ValueError, AttributeError, pa.ArrowException) as error:
         line = str(error).splitlines()[0]
-        raise MetricError(f"{where}: not a table of scores, .parquet or .csv: {line}") from None
+        raise MetricError(f"{where}: not a score file, .parquet or .csv: {line}") from None
     return where, table
 
 
@@ -239,7 +241,7 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
     import pyarrow as pa
 
     if not path.is_file():
-        raise MetricError(f"{path}: there is no such file; {REMEDY}")
+        raise MetricError(f"{path}: no such file; {REMEDY}")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -278,9 +280,9 @@ def read_scores(path: Path, features: int = 0) -> Evaluation:
         if any(table[name].null_count for name in columns[:-1]):
             raise ValueError
     except (*WRONG, pa.ArrowException):
-        raise MetricError(f"{path}: not a finished file of scores; {REMEDY}") from None
+        raise MetricError(f"{path}: not a finished score file; {REMEDY}") from None
     if table.num_rows == 0 or not metrics:
-        raise MetricError(f"{path}: there are no scores in it")
+        raise MetricError(f"{path}: contains no scores")
     if table.num_rows != rows or rows % len(metrics):
         raise MetricError(f"{path}: holds {table.num_rows} scores of {rows}; score again")
     labels = table.drop_columns(["metric", "value"]).take(np.arange(0, rows, len(metrics)))

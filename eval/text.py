@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 NOTE = (
-    "Signs are kept: a metric where lower is better should be positive, any other negative.\n"
-    "A source with a constant label is left out; a metric that is constant on a source counts 0."
+    "Signs are raw: a metric where lower is better should be positive, any other negative.\n"
+    "Sources with a constant label are left out; a metric that is constant on a source counts 0."
 )
 
 
@@ -41,11 +41,11 @@ POOLED = (
     "mapped PLCC=mapped_plcc, RMSE=mapped_rmse, mapping=mapping"
 )
 DISCRIMINATION = (
-    "task=task, metric=metric, better=lower_better, from=threshold, pairs apart=n_different, "
-    "alike=n_similar, different=auc_different, worse=auc_better"
+    "task=task, metric=metric, better=lower_better, from=threshold, n different=n_different, "
+    "n similar=n_similar, AUC different=auc_different, AUC worse=auc_better"
 )
 LEFT_OUT = (
-    "task=task, codec=codec, metric=metric, better=lower_better, ordered right=pairs, "
+    "task=task, codec=codec, metric=metric, better=lower_better, correct=pairs, "
     "valid=n_valid, group=pairs_group"
 )
 """Heads of the tables' columns = the columns of statistics."""
@@ -78,7 +78,7 @@ def paper_text(evaluation: Evaluation) -> str:
         counts = ", ".join(f"{n} ({task})" for task, n in points.items())
         if len(set(points.values())) == 1:
             counts = str(together[0]["n_versions"])
-        title.append(f"All codecs: over the {counts} points that a source has from all of them.")
+        title.append(f"All codecs: over the {counts} points of a source from all codecs, pooled.")
     parts = [
         "\n".join(title),
         _paper_table(rows),
@@ -104,13 +104,14 @@ def plain_text(evaluation: Evaluation) -> str:
     if everything and everything[0]["tasks"] > 1:
         rows += [row | {"task": "all", "codec": "all"} for row in everything]
     parts = [
-        f"Correlation with the {evaluation.target} (larger is worse), and 95% intervals over the "
-        "sources.",
-        "Per source, averaged; group: how many metrics have a significantly better SROCC there.",
+        f"Correlation with the {evaluation.target} (larger is worse), 95% confidence intervals "
+        "over the sources.",
+        "Per source, averaged; group: number of metrics with a significantly better SROCC.",
         _table(rows, PER_SOURCE),
-        "All points of all sources together; mapped: after a fitted logistic, or else a line.",
+        "Pooled over all sources; mapped: after a fitted logistic, or else a line.",
         _table(rows, POOLED),
-        "Telling two versions of a source apart, and saying which is worse: areas under the curve.",
+        "Classifying pairs of versions of a source as different, and which is worse: area under "
+        "the curve.",
         _table(evaluation.discrimination.to_pylist(), DISCRIMINATION),
         *_left_out(evaluation),
         *notes,
@@ -122,8 +123,8 @@ def _left_out(evaluation: Evaluation) -> list[str]:
     """Return a title and a table of codecs that metrics were not trained on, if there are any."""
     rows, trained = evaluation.left_out.to_pylist(), ", ".join(trained_names(evaluation))
     title = (
-        "Share of pairs, a version of a codec and one of another codec, that are ordered right.\n"
-        f"{trained}: trained without that codec. group: how many metrics are significantly better."
+        "Share of correctly ordered pairs of a version by this codec and one by another codec.\n"
+        f"{trained}: trained without that codec. group: number of significantly better metrics."
     )
     return [title, _table(rows, LEFT_OUT)] if rows else []
 
@@ -167,7 +168,7 @@ def gaps(evaluation: Evaluation) -> dict[str, str]:
             if (valid := row["n_valid"]) < most:
                 gap = f"only {valid} of {most} sources of task {task}"
                 found.setdefault(row["metric"], []).append(
-                    gap if valid else f"no figure on task {task}"
+                    gap if valid else f"no result on task {task}"
                 )
     return {name: ", ".join(of_metric) for name, of_metric in found.items()}
 
@@ -209,12 +210,11 @@ def _notes(evaluation: Evaluation) -> list[str]:
     for name, gap in gaps(evaluation).items():
         lacking.setdefault(gap, []).append(name)
     notes += [
-        f"Not to be ranked with the others: {', '.join(names)} ({gap})."
-        for gap, names in lacking.items()
+        f"Not ranked with the others: {', '.join(names)} ({gap})." for gap, names in lacking.items()
     ]
     notes += [ladders_text(evaluation)] if ladders_text(evaluation) else []
     if in_groups(evaluation):
-        notes.append("Sources of a group are drawn together for the intervals.")
+        notes.append("Confidence intervals resample groups of sources as a whole.")
     return [*notes, *evaluation.notes.values()]
 
 

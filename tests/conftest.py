@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,5 +74,6 @@ def quick_statistics() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mapping, "_fit", lambda *_: None)
-        patch.setattr(results, "statistics", partial(results.statistics, draws=50))
+        patch.setattr(results.Evaluation.cells, "__defaults__", (50, 0))
+        patch.setattr(results.Evaluation.statistics, "__kwdefaults__", {"draws": 50, "seed": 0})
         yield

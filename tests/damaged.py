@@ -78,6 +78,8 @@ KINDS = {
     "card": "README.md",
     "labels": "labels/dpt.parquet",
     "originals table": "labels/originals.parquet",
+    "previews": "previews/originals.parquet",
+    "hero": "previews/hero.webp",
     "originals": "originals/seg-00001-of-00002.safetensors",
     "bitstreams": "bitstreams/cls-x265-00000-of-00002.safetensors",
     "learned bitstreams": "bitstreams/dpt-hyperprior_multi_task-00001-of-00002.safetensors",

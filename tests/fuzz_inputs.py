@@ -27,6 +27,7 @@ from cfqa_data.codecs.hyperprior.weights import (
     write_ladder,
 )
 from cfqa_data.errors import CfqaError
+from cfqa_data.eval.account import Scored
 from cfqa_data.eval.features.datasets import dataset_identity
 from cfqa_data.eval.metrics import create_metric
 from cfqa_data.eval.paper_logs import find_logs, read_log, read_series
@@ -34,7 +35,6 @@ from cfqa_data.eval.provenance import provenance_of
 from cfqa_data.eval.results import conclude
 from cfqa_data.eval.score_file import ScoreFile
 from cfqa_data.eval.score_reading import read_evaluation
-from cfqa_data.eval.scoring import Scored
 from cfqa_data.format.checkpoints import check_tensors, read_tensors
 from cfqa_data.recipe.load import load_recipe
 

@@ -40,7 +40,7 @@ def replace_workers(monkeypatch: pytest.MonkeyPatch) -> PicklingPool:
     pool = PicklingPool()
 
     @contextmanager
-    def start(workers: int) -> Iterator[PicklingPool]:
+    def start(*_: Any) -> Iterator[PicklingPool]:
         yield pool
 
     monkeypatch.setattr(executor, "_pool", start)

@@ -164,11 +164,10 @@ def check(told: Iterable[Result], benchmark: str, unmeasured: str = "$^") -> dic
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes and repetitions that take no time."""
     shapes = {name: (*shape[:2], 9, 16) for name, shape in metrics.SHAPES.items()}
-    for module in (evaluator, metrics):
+    for module in (evaluator, loading, metrics):
         monkeypatch.setattr(module, "SHAPES", shapes)
     monkeypatch.setattr(evaluator, "REST", 0.0)
     monkeypatch.setattr(evaluator, "SIDE", 64)
-    monkeypatch.setattr(loading, "SHAPE", (1, 1, 9, 16))
     monkeypatch.setattr(mini, "HASHED", 1 << 16)
 
 
@@ -184,6 +183,29 @@ def test_imports(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_loading() -> None:
     found = check(loading.measure(options(loading)), "loading")
     assert 0 < (found["bits per stored code"].value or 0) < 100
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("module", [evaluator, loading, metrics])
+def test_a_peer_is_measured_in_turns(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Version:
+        def __init__(self, command: Any, folder: str | None = None, **environment: str) -> None:
+            self.seconds = 2.0 if folder else 1.0
+
+        def ask(self, line: str) -> Any:
+            asked.append(self.seconds)
+            return self.seconds if module is loading else (self.seconds, [0.5, 0.5, 0.5])
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(module, "Version", Version)
+    found = list(module.measure(options(module, "--peer=elsewhere", "--task=dpt")))
+    speed_up = 0.5 if module is metrics else 2.0  # times, or rates
+    assert {result.ratio for result in found if result.peer} == {speed_up}
+    assert asked == [1.0, 2.0] * (len(asked) // 2)
 
 
 @pytest.mark.usefixtures("small")

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 from datasets import load_dataset
+from huggingface_hub import DatasetCard, DatasetCardData
 from mock_dataset import toy_recipe_dict, write_mock_dataset
 
-from cfqa_data.card.write import _table, write_card
+from cfqa_data import load
+from cfqa_data.card.wording import plain
+from cfqa_data.card.write import _ceiling, _table, write_card
+from cfqa_data.eval.label_figures import ceilings
 from cfqa_data.format.manifest import read_manifest
 from cfqa_data.format.schema import LABEL_COLUMNS, label_schema, originals_schema
 from cfqa_data.recipe.load import Recipe, load_recipe
 
-CONFIGS = {None: 360, "default": 360, "cls": 120, "seg": 120, "dpt": 120, "originals": 9}
+CONFIGS = {None: 120, "cls": 120, "seg": 120, "dpt": 120, "originals": 9, "all": 360}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +55,11 @@ def test_the_card_s_head_is_what_the_hub_reads(folder: Path) -> None:
     text = (folder / "README.md").read_text()
     head = yaml.safe_load(text.split("---\n")[1])
     assert head["license"] == "cc-by-4.0"
+    assert head["size_categories"] == ["n<1K"]
+    assert head["task_ids"] == ["multi-class-image-classification", "semantic-segmentation"]
+    card = DatasetCard(text)  # by the Hub's own reader
+    assert card.data.to_dict() == head
+    assert DatasetCardData(**head).to_dict() == head
     assert [entry["config_name"] for entry in head["configs"]] == [c for c in CONFIGS if c]
     assert [entry.get("default", False) for entry in head["configs"]] == [True] + [False] * 4
     for config in head["configs"]:
@@ -66,7 +78,11 @@ def test_the_card_states_the_folder_s_own_figures(folder: Path) -> None:
     assert "9 original features" in text
     assert "360 compressed ones (4 codecs, 10 levels each)" in " ".join(text.split())
     assert "| dpt | depth estimation | 3 | 2 x 4 x 9 x 16 |" in text
-    assert "| cls | vvenc | uniform, 10 bits | qp | 4, 8, 12, " in text
+    line = next(s for s in text.splitlines() if s.startswith("| cls | vvenc | uniform, 10 bits"))
+    assert "| qp | 4, 8, 12, " in line
+    rows = load(folder, "cls", codec="vvenc").labels.to_pylist()
+    ends = [[row["bpfp"] for row in rows if row["level"] == level] for level in (0, 9)]
+    assert line.endswith(" | " + " to ".join(f"{sum(end) / 3:.3g}" for end in ends) + " |")
     assert "$" not in text
 
 
@@ -84,6 +100,22 @@ def test_the_card_says_which_ladders_are_weak_and_what_float32_would_take(tmp_pa
     assert sick == "| dpt | vvenc | 0% | 0 | 0 | 100.0% | 100.0% | no |"
     # 7 originals and 7 x 2 x 10 compressed features of 2 x 4 x 9 x 16 numbers: 677,376 bytes.
     assert "|  | the same features as float32 arrays | 0.7 MB |  |" in lines
+
+
+def test_the_ceiling_is_what_the_evaluator_says(folder: Path) -> None:
+    labels = load(folder).labels
+    for task, found in ceilings(labels).items():
+        own = labels.filter(pc.equal(labels["task"], task))
+        assert _ceiling(own) == pytest.approx(found["source"])
+        unknown = own.set_column(own.column_names.index("loss"), "loss", pa.nulls(120, "float64"))
+        assert _ceiling(unknown) is None
+
+
+def test_words_of_others_are_no_markdown() -> None:
+    from markdown_it import MarkdownIt
+
+    text = r"a*b*c, <b>_x_</b>, [y](z), `w` and \n"
+    assert MarkdownIt().renderInline(plain(text)) == escape(text, quote=False)
 
 
 def test_a_bar_in_a_title_is_no_column(folder: Path) -> None:

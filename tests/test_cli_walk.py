@@ -94,6 +94,8 @@ COMMANDS = {
             "leave_out": "choice",
             "device": "name",
             "precision": "choice",
+            "workers": "number",
+            "scheduler": "scheduler",
             "out": "out file",
             "report": "report",
             "table": "choice",
@@ -110,9 +112,12 @@ COMMANDS = {
             "folder": "dataset",
             "scores": "scores",
             "out": "out file",
+            "table": "choice",
+            "figure": "name",
             "target": "choice",
             "against": "name",
         },
+        needs={"figure": ("{data}", "{scores}", "--table", "csv")},
     ),
     "metrics": Walked((), {"family": "name"}),
     "leaderboard": Walked(
@@ -329,7 +334,7 @@ def test_options_that_there_are_not(command: str, sandbox: Sandbox) -> None:
     ):
         files = several and not words[0].startswith("-")
         if words != ["--"]:
-            said = "there is no such file" if files else f"cfqa {command} --help"
+            said = "no such file" if files else f"cfqa {command} --help"
             assert broken_law(sandbox, [command, *good, *words], said) == ""
     assert broken_law(sandbox, ["no-such-command", *good], "cfqa --help") == ""
     assert broken_law(sandbox, ["--no-such-option", command, *good], "cfqa --help") == ""

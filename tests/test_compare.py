@@ -173,13 +173,18 @@ def test_metrics_that_cannot_be_compared_are_named() -> None:
     by_default = scored().compare(draws=2).table
     assert set(by_default["metric"].to_pylist()) == {"mse", "mae"}
     for metrics, against, draws, message in (
-        ("mes", "cosine", 9, "unknown metric 'mes': did you mean 'mse'.*what was scored"),
+        ("mes", "cosine", 9, "unknown metric 'mes': did you mean 'mse'.*that were scored"),
         ("mse", "csine", 9, "unknown metric 'csine': did you mean 'cosine'"),
         ("mse", "mse", 9, "nothing to compare with 'mse'"),
-        ("undirected", "cosine", 9, "'undirected' cannot be compared: whether lower is better"),
+        (
+            "undirected",
+            "cosine",
+            9,
+            "'undirected' cannot be compared: whether lower is better is not declared",
+        ),
         ("mse", "undirected", 9, "'undirected' cannot be compared"),
         (None, "mse", 9, "'undirected' cannot be compared"),
-        ("mse", "cosine", 1, "draws is at least 2, not 1"),
+        ("mse", "cosine", 1, "draws must be at least 2, not 1"),
     ):
         some = {"mse", "undirected"} if metrics is None else scored().columns()
         with pytest.raises(MetricError, match=message):
@@ -195,6 +200,8 @@ def test_the_command_prints_the_differences(
     said = capsys.readouterr().out
     compared = evaluate(folder, ["mse", "cosine"], task="cls", codec="x265").compare("mse")
     assert compared.text() in said
+    assert said.endswith("Per codec and level: --per-codec.\n")
+    assert len(compared.text().splitlines()) < 10
     (of_all,) = (
         r for r in compared.table.to_pylist() if (r["view"], r["figure"]) == ("all", "srocc")
     )
@@ -202,12 +209,15 @@ def test_the_command_prints_the_differences(
     assert line.split()[3] == f"{of_all['difference']:+.4f}"
     for wrong, message in (
         (["--metric", "mse", "--against", "mse"], "nothing to compare with 'mse'"),
-        (["--against", "mse,cka"], "with one metric, not with 2"),
+        (["--against", "mse,cka"], "name one metric to compare the others with, not 2"),
+        (["--metric", "mse", "--per-codec"], "--per-codec requires --against"),
     ):
         assert main(["eval", str(folder), *wrong]) == 2
         answer = capsys.readouterr()
         assert message in answer.err
         assert answer.out == ""
+    assert main(["eval", str(folder), *chosen, "--per-codec"]) == 0
+    assert capsys.readouterr().out.endswith(compared.text(per_codec=True) + "\n")
     assert main(["eval", str(folder), *chosen, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["differences"] == compared.table.to_pylist()

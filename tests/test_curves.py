@@ -80,9 +80,9 @@ def test_points_that_a_cheaper_one_reaches_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("rates", "qualities", "why"),
     [
-        ([1, 2], [38.0, 39.0], "share no range"),
-        ([1, 2], [36.0, 35.0], "has 1 of the 2 points"),
-        ([0, 2], [31.0, 35.0], "a rate of 0 has no logarithm"),
+        ([1, 2], [38.0, 39.0], "do not overlap"),
+        ([1, 2], [36.0, 35.0], "has 1 of the required 2 points"),
+        ([0, 2], [31.0, 35.0], "a rate of 0 is not positive"),
     ],
 )
 def test_what_has_no_bd_rate(rates: list[float], qualities: list[float], why: str) -> None:
@@ -91,7 +91,7 @@ def test_what_has_no_bd_rate(rates: list[float], qualities: list[float], why: st
 
 
 def test_points_are_pairs() -> None:
-    with pytest.raises(MetricError, match="a rate and a quality per point"):
+    with pytest.raises(MetricError, match="one rate and one quality per point"):
         bd_rate(*ANCHOR, [1, 2, 3], [30, 31])
 
 
@@ -134,7 +134,7 @@ def test_curves_average_over_sources_and_compare_with_the_anchor() -> None:
     assert (short["points"], short["anchor_points"]) == (3, 5)
     assert (short["from"], short["to"]) == (pytest.approx(0.215), pytest.approx(0.015))
     assert elsewhere["bd_rate"] is None
-    assert elsewhere["note"] == "the curves share no range of quality"
+    assert elsewhere["note"] == "the quality ranges of the curves do not overlap"
 
 
 def test_intervals_draw_whole_groups() -> None:
@@ -162,7 +162,7 @@ def test_a_task_without_the_anchor_says_so_and_one_without_a_quality_has_no_curv
     ]
     assert (found[2]["bd_rate"], found[2]["note"]) == (None, "the task has no codec half")
     rows.tasks = {name: TaskFacts(name, name, Score("rank", True), loss=None) for name in "tu"}
-    with pytest.raises(MetricError, match="no task has a loss to draw curves of"):
+    with pytest.raises(MetricError, match="no task has a loss to plot"):
         curves(rows, "loss")
 
 
@@ -216,7 +216,7 @@ def test_the_command_writes_points_and_a_figure(
     command = ["curves", str(folder), "--anchor", "x265"]
     assert main([*command, "--out", "c.csv", "--figure", "c.svg"]) == 0
     text = capsys.readouterr().out
-    assert "Bits against x265 for the same quality" in text
+    assert "BD-rate relative to x265" in text
     assert main([*command, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     lines = Path("c.csv").read_text().splitlines()

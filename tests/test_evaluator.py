@@ -199,7 +199,7 @@ def test_a_source_that_lacks_a_level_is_named() -> None:
 def test_a_row_that_is_there_twice_is_refused() -> None:
     dataset = MemoryDataset()
     dataset.labels = pa.concat_tables([dataset.labels, dataset.labels.slice(5, 2)])
-    with pytest.raises(MetricError, match="labels of cls: 2 rows are there twice"):
+    with pytest.raises(MetricError, match="labels of cls: 2 rows occur twice"):
         evaluate(dataset, ["mse"])
 
 
@@ -214,13 +214,13 @@ def test_a_missing_label_is_named() -> None:
 
 def test_impossible_arguments_are_refused(dataset: MemoryDataset) -> None:
     for arguments, message in (
-        ({"batch": 0}, "batch is at least 1"),
+        ({"batch": 0}, "batch must be at least 1"),
         ({"target": "score"}, "target is 'distortion' or 'loss'"),
-        ({"metrics": 3}, "a metric is a name or a callable, not 3"),
-        ({"metrics": None}, "a metric is a name or a callable, not None"),
+        ({"metrics": 3}, "a metric must be a name or a callable, not 3"),
+        ({"metrics": None}, "a metric must be a name or a callable, not None"),
         ({"metrics": ["msee"]}, "unknown metric 'msee': did you mean 'mse'"),
-        ({"task": "cls"}, "how to open a path"),
-        ({"untrusted": True}, "how to open a path"),
+        ({"task": "cls"}, "only with a path"),
+        ({"untrusted": True}, "only with a path"),
     ):
         with pytest.raises(MetricError, match=message):
             evaluate(dataset, **arguments)

@@ -158,7 +158,7 @@ def test_a_score_that_depends_on_its_batch_is_made_alone_and_that_is_said(
     values = [r.scores["value"].to_numpy() for r in (result, alone)]
     np.testing.assert_allclose(*values, rtol=1e-6)
     assert list(result.notes) == [metric.__name__]
-    assert result.notes[metric.__name__].endswith("; it scores one feature at a time")
+    assert result.notes[metric.__name__].endswith("; features are scored one at a time")
     assert result.failures == {}
     assert read_evaluation(MemoryDataset(), out).notes == result.notes
 
@@ -170,9 +170,7 @@ def test_a_metric_that_no_two_calls_agree_on_is_told_of() -> None:
         calls.append(len(y))
         return (y - x).square().mean((1, 2, 3, 4)) + len(calls)
 
-    with pytest.warns(
-        MetricWarning, match=r"alone, then .*: it is no function of the two features"
-    ):
+    with pytest.warns(MetricWarning, match=r"alone, then .*: the metric is not deterministic"):
         evaluate(MemoryDataset(), [drifts])
 
 
@@ -290,7 +288,7 @@ def test_a_label_that_is_not_there_is_named() -> None:
     ("column", "value", "message"),
     [
         ("distortion", np.nan, "distortion of cls-1, x265, level 3 is missing, NaN or Inf"),
-        ("distortion", "bad", "labels in column 'distortion' are no numbers"),
+        ("distortion", "bad", "labels in column 'distortion' are not numbers"),
         ("level", 4, "cls-1 has no row for codec x265, level 3; all sources need the same"),
         ("codec", None, "the labels have no column 'codec'"),
     ],
@@ -369,7 +367,7 @@ def test_a_metric_gets_the_statistics_that_it_needs() -> None:
             "'scaled': cls: deviation is taken.* all sources are in one",
         ),
         (MemoryDataset(), metric, "'scaled': .* no column 'fold'"),
-        (dataset, "psnr", "'psnr': value_range is .* only a dataset's manifest knows"),
+        (dataset, "psnr", "'psnr': value_range is .* only a dataset's manifest has"),
     ):
         with pytest.raises(MetricError, match=message):
             evaluate(lacking, [asked])
@@ -666,9 +664,9 @@ class Scale:
     [
         (
             {"metrics": ["mse", Scale(2.0)]},
-            "holds scores of a 'Scale' with other code, options or training",
+            "holds scores of a 'Scale' with other options, state or training",
         ),
-        ({"metrics": ["mse", Scale(threading.Lock())]}, "that may be another one (the state of"),
+        ({"metrics": ["mse", Scale(threading.Lock())]}, "that may be different (the state of"),
         ({"dataset": MemoryDataset(seed=1)}, "holds the scores of another dataset"),
         ({"dataset": changed_arrays()}, "holds scores of other arrays"),
         ({"precision": "high"}, "made with another device or precision"),
@@ -689,7 +687,7 @@ def test_a_finished_file_is_replaced_by_the_same_request_or_by_force(
         with pytest.raises(MetricError, match=re.escape(said)) as told:
             evaluate(**asked)
         assert str(told.value).startswith(f"{out}: ")
-        assert "replace it with --force (force=True)" in str(told.value)
+        assert "overwrite it with --force (force=True)" in str(told.value)
         assert len(asked["dataset"].reads) <= 6  # to tell its arrays
         assert out.read_bytes() == before
         assert list(tmp_path.iterdir()) == [out]
@@ -718,7 +716,7 @@ def test_a_file_that_another_run_put_there_meanwhile_is_not_replaced(
         result = evaluate(MemoryDataset(), [far], out=out, force=force)
         assert set(read_evaluation(out).columns()) == {"mse", "far"}
     else:
-        with pytest.warns(MetricWarning, match="does not say what was scored"):
+        with pytest.warns(MetricWarning, match="does not record what was scored"):
             result = evaluate(MemoryDataset(), [far], out=out, force=force)
         assert result.failures[str(out)].startswith(f"{out}: ")
         assert set(pa.csv.read_csv(out)["metric"].to_pylist()) == {"mse"}
@@ -738,7 +736,7 @@ def test_another_metric_that_another_run_put_there_meanwhile_is_not_replaced(
             evaluate(MemoryDataset(), [others.pop()], out=out)
         return (y - x).abs().amax((1, 2, 3, 4))
 
-    with pytest.warns(MetricWarning, match="holds scores of a 'far' that may be another one"):
+    with pytest.warns(MetricWarning, match="holds scores of a 'far' that may be different"):
         result = evaluate(MemoryDataset(), [far], out=out, force=True)
     before = read_evaluation(out).columns()["far"]
     assert before.tolist() == evaluate(MemoryDataset(), ["mse"]).columns()["mse"].tolist()
@@ -762,7 +760,7 @@ def test_a_file_that_the_same_request_put_there_meanwhile_is_replaced(tmp_path: 
 def test_a_file_that_does_not_say_what_it_holds_is_not_replaced(name: str, tmp_path: Path) -> None:
     out = tmp_path / name
     out.write_text("something else")
-    with pytest.raises(MetricError, match="is there, and does not say what was scored"):
+    with pytest.raises(MetricError, match="exists and does not record what was scored"):
         evaluate(MemoryDataset(), ["mse"], out=out)
     assert out.read_text() == "something else"
     evaluate(MemoryDataset(), ["mse"], out=out, force=True)
@@ -800,7 +798,7 @@ def test_a_score_that_is_missing_is_null_on_disk(name: str, tmp_path: Path) -> N
 
 
 def test_scores_are_written_by_a_known_ending(tmp_path: Path) -> None:
-    with pytest.raises(MetricError, match=r"as \.parquet or \.csv, by that ending"):
+    with pytest.raises(MetricError, match=r"must end in \.parquet or \.csv"):
         evaluate(MemoryDataset(), ["mse"], out=tmp_path / "scores.xlsx")
 
 

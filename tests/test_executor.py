@@ -26,6 +26,7 @@ def test_failed_items_are_told_together_and_the_rest_is_done(workers: int) -> No
 
     def do() -> None:
         with Executor(workers) as here:
+            assert list(here.run(Doubling(1), [7])) == [(7, 14)]  # another stage before
             for item, result in drive(Doubling(6, refused=(1, 3)), here, Silent()):
                 done[item] = result
 

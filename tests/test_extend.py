@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import safetensors.torch
 import torch
+from datasets import load_dataset
 from pipeline_toy import qp, toy_recipe, tree, write_networks
 from safetensors.numpy import load_file, save_file
 
@@ -28,8 +29,11 @@ from cfqa_data.builders.pipeline import build
 from cfqa_data.builders.pipeline.label import baseline_values
 from cfqa_data.cli import main
 from cfqa_data.codecs import get_codec
+from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import hash_file
+from cfqa_data.format.previews import drawn_columns
 from cfqa_data.format.resources import resolve
+from cfqa_data.integrity.consistency import inconsistencies
 from cfqa_data.integrity.verify import verify
 from cfqa_data.processes.executor import Executor
 from cfqa_data.recipe.load import Recipe
@@ -208,10 +212,15 @@ def test_what_was_there_is_there_and_nothing_was_computed_again(
     built: Path, extended: Path
 ) -> None:
     old, new = load(built).manifest, load(extended).manifest
-    kept = [name for name in old.files if not name.startswith(("labels/", "README"))]
+    kept = [name for name in old.files if not name.startswith(("labels/", "previews/", "README"))]
     for name in kept:
         assert (built / name).stat().st_ino == (extended / name).stat().st_ino
     assert not any(path.is_symlink() for path in extended.rglob("*"))
+    assert inconsistencies(extended, new, set()) == []
+    drawn = [drawn_columns((folder / NAMES.previews).read_bytes()) for folder in (built, extended)]
+    assert drawn[0].equals(drawn[1])
+    pictures = load_dataset(str(extended), "originals", streaming=True)["test"]
+    assert [row["tokens"] for row in pictures] == [65] * 6
     before, after = rows(built), rows(extended)
     for key, row in before.items():
         assert {name: after[key][name] for name in row} == row

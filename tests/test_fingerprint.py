@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -73,16 +74,25 @@ def test_every_own_module_that_is_imported_counts_and_no_other(
         return fingerprint(as_metric(f"fp_own:{attribute}"))
 
     first = found()
-    assert set(first.sources) == set(COVERED.values())
+    own = {name for name in first.sources if not name.startswith("cfqa_data.")}
+    assert own == set(COVERED.values())
     assert first.packages["fp_owner"] == "1.0"
     assert {"python", "torch", "numpy", "cfqa_data"} < set(first.packages)
     assert "fp_lazy" not in sys.modules  # nothing is run to look at it
     assert found() == first
     for name in SOURCES:
         path = folder / name
-        path.write_text(SOURCES[name].replace("1.0", "1.1") + "# edited\n")
+        path.write_text(SOURCES[name].replace("1.0", "1.1") + "EDITED = True\n")
         counts = name in COVERED or name.endswith("METADATA")
-        assert (found().digest != first.digest) == counts, name
+        edited = found()
+        assert (edited.digest != first.digest) == counts, name
+        if name in COVERED:
+            assert edited.difference(first) == f"other code in {COVERED[name]}"
+            documented = re.sub(r"(:\n)( +)", r"\1\2'Says what.'  # why\n\n\2", SOURCES[name])
+            path.write_text('"""What it does."""\n' + documented)
+            assert found().digest == first.digest, name
+        elif counts:
+            assert edited.difference(first) == "another version of fp_owner"
         path.write_text(SOURCES[name])
     assert found() == first
 
@@ -160,6 +170,7 @@ def test_options_and_state_count(make: Callable[[float], Any]) -> None:
     first, same, other = (fingerprint(as_metric(make(value))) for value in (1.0, 1.0, 2.0))
     assert first.digest is not None
     assert first.digest == same.digest != other.digest
+    assert other.difference(first) == "other options, state or training"
 
 
 def test_the_values_of_globals_and_whatever_else_is_said_count(
@@ -179,7 +190,7 @@ def test_what_cannot_be_told_has_no_digest_and_says_why() -> None:
     ):
         found = fingerprint(as_metric(Scaled(state)))  # type: ignore[arg-type]
         assert found.digest is None
-        assert found.reason == f"the state of an object {kind} cannot be told"
+        assert found.reason == f"the state of an object {kind} cannot be determined"
     names: dict[str, Any] = {"__name__": "nowhere"}
     exec("class Typed:\n    def __call__(self, x, y):\n        return y\n", names)
     assert fingerprint(as_metric(names["Typed"]())).reason == "the class Typed is in no file"

@@ -117,7 +117,7 @@ def test_codecs_with_different_numbers_of_levels_are_correlated_over_what_there_
     for text in (paper_text(scored), plain_text(scored)):
         told = "different numbers of levels: 3 of slice (words); 10 of scalar (one), scalar (words)"
         assert told in " ".join(text.split())
-    assert "over the 13 points that a source has from all" in paper_text(scored)
+    assert "over the 13 points of a source from all" in paper_text(scored)
 
 
 def test_metrics_with_figures_of_fewer_sources_are_not_ranked_with_others() -> None:
@@ -127,13 +127,13 @@ def test_metrics_with_figures_of_fewer_sources_are_not_ranked_with_others() -> N
     scored = evaluate(Strange(), ["cka", size])
     means = {row["metric"]: abs(row["srocc"]) for row in scored.across_tasks.to_pylist()}
     assert means["cka"] > means["size"]
-    gap = "no figure on task one, only 3 of 4 sources of task words"
+    gap = "no result on task one, only 3 of 4 sources of task words"
     places = [(entry.metric.name, entry.place, entry.gap) for entry in ranking(scored)]
     assert places == [("size", 1, ""), ("cka", None, gap)]
     page = " ".join(report_html(scored).split())
     assert f"<small>not ranked: {gap}</small>" in page
-    assert "<b>size</b></a> follows" in page
-    assert f"Not to be ranked with the others: cka ({gap})." in plain_text(scored)
+    assert "<b>size</b></a> predicts" in page
+    assert f"Not ranked with the others: cka ({gap})." in plain_text(scored)
     # Alone or among its like it is ranked; where each lacks what another has, none is.
     alone = evaluate(Strange(), ["cka"])
     assert [(entry.place, entry.gap) for entry in ranking(alone)] == [(1, "")]
@@ -148,8 +148,8 @@ def test_where_each_metric_lacks_a_task_none_is_ranked() -> None:
     with pytest.warns(MetricWarning, match="of words"):
         evaluation = evaluate(Strange(), ["cka", of_one])
     page = " ".join(report_html(evaluation).split())
-    assert "none can be called the best" in page
-    assert page.count("not ranked: no figure on task") == 2 * 2  # per source, and pooled
+    assert "none is called the best" in page
+    assert page.count("not ranked: no result on task") == 2 * 2  # per source, and pooled
 
 
 def test_what_is_known_of_a_task_is_what_the_dataset_says(scored: Evaluation) -> None:
@@ -173,7 +173,7 @@ def test_where_a_metric_is_not_defined_it_has_no_score_and_has_not_failed(
         assert (row["value"] is None) == (row["source_id"] in single)
     assert scored.failures == {}
     assert set(scored.notes) == {"cka"}
-    assert "not defined for fewer than 2 tokens: no score of 73 of 112" in scored.notes["cka"]
+    assert "undefined for fewer than 2 tokens: no score of 73 of 112" in scored.notes["cka"]
     for text in (paper_text(scored), plain_text(scored), report_html(scored)):
         assert scored.notes["cka"].partition("'cka'")[2] in text
     (row,) = rows_of(scored.across_codecs, task="one", metric="cka")
@@ -183,7 +183,7 @@ def test_where_a_metric_is_not_defined_it_has_no_score_and_has_not_failed(
     )
     (row,) = rows_of(scored.across_tasks, metric="cka")
     assert (row["n_valid"], row["n_missing"], row["n_pooled"]) == (3, 7, 3 * 13)
-    with pytest.raises(MetricError, match="not defined for fewer than 2 tokens"):
+    with pytest.raises(MetricError, match="undefined for fewer than 2 tokens"):
         evaluate(Part(Strange(), "one"), ["cka"])
 
 
@@ -196,7 +196,7 @@ class Part:
 
 
 def test_a_task_without_a_loss_cannot_be_followed_by_it() -> None:
-    with pytest.raises(MetricError, match=r"^task one has no loss: follow the distortion, or"):
+    with pytest.raises(MetricError, match=r"^task one has no loss: use the distortion, or"):
         evaluate(Strange(), ["mse"], target="loss")
     followed = evaluate(Part(Strange(), "words"), ["mse"], target="loss")
     assert set(followed.discrimination["threshold"].to_pylist()) == {0.1}
@@ -218,7 +218,7 @@ def test_sources_of_a_group_are_drawn_together(scored: Evaluation) -> None:
     (row,) = rows_of(only.correlations, task="one")
     bounds = [row["srocc_low"], row["srocc_high"]]
     np.testing.assert_allclose(bounds, np.percentile(means, [2.5, 97.5]), atol=1e-12)
-    assert "Sources of a group are drawn together" in plain_text(scored)
+    assert "Confidence intervals resample groups of sources as a whole" in plain_text(scored)
     # Three groups prove as little as three sources: two chances in eight of one sign.
     two = statistics(
         scored.labels, scored.metrics[:1] * 2, np.c_[values[:, 0], -values[:, 0]], draws=50
@@ -248,7 +248,7 @@ def test_every_metric_scores_the_test_folder(
     (labels, metrics, values, _, failures), more = evaluate(folders["full"], list_metrics())
     assert not failures
     # psnr needs the range of a quantiser.
-    where = "not defined where no codec has a quantiser, as of pictures: no score of 18 of 118"
+    where = "undefined where no codec has a quantiser, as of pictures: no score of 18 of 118"
     assert where in more["notes"]["psnr"]
     assert {metric.name for metric in metrics} == set(list_metrics())
     for metric, column in zip(metrics, values.T, strict=True):
@@ -334,8 +334,8 @@ def test_what_a_light_folder_does_not_store_is_left_out_and_said(
     found = evaluate(light, ["mse"])
     assert set(found.labels["codec"].to_pylist()) == {"picture"}
     assert found.notes == {
-        "codec restored": "codec 'restored' of pictures: nothing is stored of its features, which "
-        "are left out"
+        "codec restored": "codec 'restored' of pictures: its features are not stored and are "
+        "left out"
     }
     with pytest.raises(CfqaError, match="mock-codecs"):
         evaluate(folders["light"], ["mse"], task="words")

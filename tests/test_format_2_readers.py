@@ -158,7 +158,7 @@ def test_load_dataset_opens_what_the_card_says_and_attach_gives_true_lengths(
 ) -> None:
     root = folders[tier]
     head = yaml.safe_load((root / "README.md").read_text().split("---\n")[1])
-    names = ["default", "one", "words", "pictures", "cls", "originals"]
+    names = ["one", "words", "pictures", "cls", "originals", "all"]
     assert [config["config_name"] for config in head["configs"]] == names
     assert head["license"] == "other"  # the tasks have several, or none
     how = {"split": "test", "cache_dir": str(tmp_path)}
@@ -307,7 +307,7 @@ def test_what_is_published_is_read_back(
     files = hub.repos["org/cfqa"].commits[sha].files
     assert "tables/pictures-picture.safetensors" in files
     card = hub.blobs[files["README.md"]].decode()
-    assert f'load_dataset("org/cfqa", "one", revision="{done.tag}", streaming=True)' in card
+    assert f'load_dataset("org/cfqa", "one", revision="{done.tag}")["test"]  # the' in card
     assert "the whole recipe is in `manifest.json`" in card
     assert "- `words`: odbl; The Words project; inputs may not be redistributed; truths may" in card
     stated = [there.manifest.tasks[task].terms for task in ("one", "words")]
@@ -323,7 +323,8 @@ def test_the_card_tells_what_axes_terms_and_codecs_there_are(folders: dict[str, 
     text = (folders["full"] / "README.md").read_text()
     for line in (
         "**What this is made of: Every case of format 2, in little.** Its numbers",
-        "118 compressed ones (5 codecs, 2 to 10 levels each)",
+        "118 compressed ones\n(5 codecs, 2 to 10 levels each)",
+        "`words`, `pictures`, `cls`: inputs of its maker.",
         "| words | forwards, backwards | last hidden state (after the norm) | up to 9 | 0 | - |",
         "| words | marking words in a sentence | 4 | 2 x 1 x 9 x 6 | accuracy (higher is better",
         "| pictures | restored | ",

@@ -19,7 +19,7 @@ from cfqa_data.builders.sharing.publish import Published, plan_publishing, publi
 from cfqa_data.format.schema import label_schema, originals_schema
 
 REPO = "org/cfqa"
-CONFIGS = ("default", "cls", "seg", "dpt", "originals")
+CONFIGS = ("cls", "seg", "dpt", "originals", "all")
 
 SCRIPT = """
 import json, sys
@@ -28,7 +28,7 @@ from datasets import load_dataset
 
 repo, tag = sys.argv[1:]
 answer = {}
-for config in (None, "default", "cls", "seg", "dpt", "originals"):
+for config in (None, "cls", "seg", "dpt", "originals", "all"):
     for streaming in (False, True):
         data = load_dataset(repo, config, revision=tag, streaming=streaming)
         rows = list(data["test"])
@@ -101,7 +101,7 @@ def test_every_config_is_the_folder_s(
 
         schema, table = originals_schema(), pq.read_table(folder / "labels" / "originals.parquet")
     else:
-        task = None if config in (None, "default") else config
+        task = {None: "cls", "all": None}.get(config, config)
         schema, table = label_schema(), cfqa_data.load(folder, task).labels
     rows = table.to_pylist()
     assert splits == ["test"]

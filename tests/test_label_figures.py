@@ -93,7 +93,7 @@ def test_info_tells_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "of useless" not in text
     assert len(summary["ceilings"]) == 3
     for task, value in summary["ceilings"].items():
-        assert f"{task}: ceiling {value:.3f}" in text
+        assert f"{task}: label ceiling {value:.3f}" in text
     rows = [(row["task"], row["codec"]) for row in summary["labels"]]
     assert rows == [(row["task"], row["codec"]) for row in summary["health"]]
     # Its heads are not here: one line, if they are asked for.
@@ -121,4 +121,4 @@ def test_a_useless_feature_is_the_mean_of_the_others(
     assert summary["useless"] == {"seg": pytest.approx(np.mean(harms))}
     assert row["harm_worst"] == pytest.approx(health["distortion_worst"] / np.mean(harms))
     assert row["harm_best"] == pytest.approx(health["distortion_best"] / np.mean(harms))
-    assert "worst, of useless" in text
+    assert "worst, of uninformative" in text

@@ -205,7 +205,7 @@ def test_an_open_dataset_was_opened_with_its_links(folder: Path) -> None:
         lambda ds, **how: read_evaluation(ds, out, **how),
         lambda ds, **how: write_report(found, out.with_suffix(".html"), ds, **how),
     ):
-        with pytest.raises(CfqaError, match="follow_links say how to open a path"):
+        with pytest.raises(CfqaError, match="follow_links can be given only with a path"):
             read(opened, follow_links=True)
 
 

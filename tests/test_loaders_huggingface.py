@@ -21,7 +21,7 @@ import cfqa_data
 from cfqa_data.errors import CfqaError, FormatError
 from cfqa_data.loaders import array_feature, attach
 
-CONFIGS = {"default": 240, "cls": 80, "seg": 80, "dpt": 80, "originals": 6}
+CONFIGS = {"cls": 80, "seg": 80, "dpt": 80, "originals": 6, "all": 240}
 configs = pytest.mark.parametrize("config", CONFIGS)
 
 
@@ -44,7 +44,7 @@ def plain(folder: Path) -> cfqa_data.Dataset:
     return cfqa_data.load(folder)
 
 
-def rows(folder: Path, config: str = "default", *, streaming: bool = False) -> Any:
+def rows(folder: Path, config: str = "all", *, streaming: bool = False) -> Any:
     cache = str(folder.parent / "cache")
     return load_dataset(str(folder), config, split="test", streaming=streaming, cache_dir=cache)
 

@@ -14,6 +14,7 @@ from twins_structure import STRUCTURE_TWINS
 from twins_tokens import TOKEN_TWINS
 
 from cfqa_data.errors import MetricError
+from cfqa_data.eval.features import batch
 from cfqa_data.eval.metrics import METRICS, Metric, create_metric
 
 Array = np.ndarray
@@ -117,3 +118,39 @@ def test_shapes_that_do_not_agree_are_refused(
 ) -> None:
     with pytest.raises(MetricError, match=message):
         create_metric("mse")(torch.ones(x_shape), torch.ones(y_shape))
+
+
+# What many values are scored by, with fewer passes over them.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@each(
+    ("scale", "offset", "noise"),
+    [(1, 0, 1e-3), (1, 30, 1e-2), (3, 0, 1e-3), (1, 0, 1e-7), (1, 1e4, 1), (1e15, 0, 1e-2)],
+)
+def test_many_values_score_as_few_do(
+    scale: float, offset: float, noise: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, e = (torch.randn(1, 1, 1, 600, 256, generator=generator, dtype=dtype) for _ in range(2))
+    x[..., :5] += offset
+    x, y = 2 * x, scale * 2 * (x + noise * e)
+    y[..., 7, :] = y[..., 8, :]
+    names = ("mse", "cosine", "cka", "cka_debiased", "distance_correlation", "procrustes")
+    fast = [float(create_metric(name)(x, y)) for name in names]
+    with monkeypatch.context() as few:
+        few.setattr(batch, "MANY", 2**60)
+        slow = [float(create_metric(name)(x, y)) for name in names]
+    assert fast == pytest.approx(slow, rel=1e-6 if dtype == torch.float32 else 1e-12)
+    if scale <= 3 and noise == 1e-3:
+        rounding = 1e-3 if dtype == torch.float32 else 1e-6
+        assert [1 - s for s in fast[1:5]] == pytest.approx([1 - s for s in slow[1:5]], rel=rounding)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0 / 3.0])
+def test_many_values_that_are_equal_have_no_structure(value: float) -> None:
+    x, _ = pair((1, 1, 600, 256), batch=1)
+    for a, b in ((x, torch.full_like(x, value)), (torch.full_like(x, value), x)):
+        assert float(create_metric("cka")(a, b)) == 0
+        assert float(create_metric("cka_debiased")(a, b)) == 0
+        assert 0 <= float(create_metric("cosine")(a, a + 0 * b)) <= 1

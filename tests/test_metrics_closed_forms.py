@@ -140,5 +140,5 @@ def test_directions_are_drawn_by_their_seed() -> None:
     assert scores[0].equal(scores[1])
     assert not scores[0].equal(scores[2])
     for wrong in ({"projections": 0}, {"seed": -1}):
-        with pytest.raises(MetricError, match="projections is at least 1 and seed at least 0"):
+        with pytest.raises(MetricError, match="projections must be at least 1 and seed at least 0"):
             create_metric("sliced_wasserstein", **wrong)(x, y)

@@ -180,7 +180,7 @@ def test_psnr_is_capped_and_asks_for_a_range_above_zero() -> None:
     # An error of 0.1 is 20 dB below a range of 1, and 40 dB below one of 10.
     np.testing.assert_allclose(psnr(x, x + 0.1).numpy(), [30.0], rtol=1e-6)
     assert psnr(x, x + 1e-6).tolist() == [100.0]
-    with pytest.raises(MetricError, match=r"value_range is above zero, not \[1\.0, 0\.0\]"):
+    with pytest.raises(MetricError, match=r"value_range must be above zero, not \[1\.0, 0\.0\]"):
         create_metric("psnr", value_range=[1.0, 0.0])(x, x)
 
 
@@ -212,7 +212,7 @@ def test_a_statistic_is_asked_for_by_name_and_checked(metric: Metric) -> None:
         metric(x, y)
     with pytest.raises(MetricError, match=rf"{name} has shape \(1,\), but for these features"):
         metric.with_options(**{name: [3.0]})(x, y)
-    with pytest.raises(MetricError, match=f"{name} is no array of numbers but str"):
+    with pytest.raises(MetricError, match=f"{name} is not an array of numbers but str"):
         metric.with_options(**{name: "wide"})
     with pytest.raises(MetricError, match=f"{name} holds NaN or Inf"):
         metric.with_options(**{name: [math.nan]})

@@ -86,12 +86,15 @@ def test_a_loss_is_the_score_or_what_it_lacks() -> None:
 @each(
     ("make", "why"),
     [
-        (lambda: create_metric("rsa", as_loss=True), "'rsa' is no loss: it is not differentiable"),
+        (
+            lambda: create_metric("rsa", as_loss=True),
+            "'rsa' cannot be a loss: it is not declared differentiable",
+        ),
         (lambda: create_metric("mse", as_loss=True, reduction="max"), "mean, sum, none, not 'max'"),
-        (lambda: create_metric("mse", as_loss=True, k=1), "'mse' has no options; got 'k'"),
-        (lambda: create_metric("mse", reduction="sum"), "'mse' has no options; got 'reduction'"),
+        (lambda: create_metric("mse", as_loss=True, k=1), "'mse' takes no options, got 'k'"),
+        (lambda: create_metric("mse", reduction="sum"), "'mse' takes no options, got 'reduction'"),
         (lambda: create_metric("cka", as_loss=True)(*pair((1, 1, 1, 4))), "fewer than 2 tokens"),
-        (lambda: MetricLoss(Metric("m", "custom", "", max, differentiable=True)), "lower is bett"),
+        (lambda: MetricLoss(Metric("m", "custom", "", max, differentiable=True)), "lower_bett"),
         (lambda: Metric("m", "custom", "", max, differentiable=None), "is True or False, not None"),  # type: ignore[arg-type]
     ],
 )

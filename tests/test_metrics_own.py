@@ -130,13 +130,13 @@ def test_a_file_has_metrics_with_options_and_statistics(file: Path) -> None:
         ("{}:far:q=3", "metric 'far': unknown option 'q': known: k, power"),
         ("{}:Wide:widht=3", "metric 'Wide': unknown option 'widht': did you mean 'width'"),
         ("{}:Wide:width=x", "metric 'Wide': option width cannot be 'x'"),
-        ("mse:k=3", "metric 'mse' has no options; got 'k'"),
+        ("mse:k=3", "metric 'mse' takes no options, got 'k'"),
         ("mutual_knn:k=", "options are NAME=VALUE, not 'k='"),
-        ("{}x.py:far", "there is no file {}x.py"),
+        ("{}x.py:far", "no such file: {}x.py"),
         ("{}:nothing", "'own_metrics' has no 'nothing'"),
         ("{}:wide", "'own_metrics' has no 'wide': did you mean 'Wide'?"),
-        ("{}", "metric '{0}': say which of its functions, {0}:FUNCTION"),
-        ("{}:k=3", "say which of its functions, {}:FUNCTION"),
+        ("{}", "metric '{0}': name one of its functions, {0}:FUNCTION"),
+        ("{}:k=3", "name one of its functions, {}:FUNCTION"),
     ],
 )
 def test_a_wrong_option_or_file_is_one_line(spec: str, said: str, file: Path) -> None:
@@ -222,13 +222,13 @@ of_cls.tasks = ["cls", "other"]  # type: ignore[attr-defined]
 def test_a_metric_is_for_the_tasks_that_it_names() -> None:
     result = evaluate(MemoryDataset(), [of_cls, "mse"])
     assert result.failures == {}
-    why = "not defined for tasks other than cls, other: no score of 60 of 120 features"
+    why = "undefined for tasks other than cls, other: no score of 60 of 120 features"
     assert result.notes == {"of_cls": f"metric 'of_cls' is {why}"}
     for row in rows_of(result.scores, metric="of_cls"):
         assert (row["value"] is None) == (row["task"] == "seg")
     seg = MemoryDataset()
     seg.labels = seg.labels.filter(np.array(seg.labels["task"].to_pylist()) == "seg")
-    with pytest.raises(MetricError, match="'of_cls' is not defined for tasks other than cls"):
+    with pytest.raises(MetricError, match="'of_cls' is undefined for tasks other than cls"):
         evaluate(seg, of_cls)
 
 

@@ -103,7 +103,7 @@ def test_impossible_facts_are_refused() -> None:
         Metric(**facts, score_range=(1, 0), invariances=frozenset())
     for wrong, message in (
         ({"score_range": 3}, "metric 'odd': score_range is two numbers, not 3"),
-        ({"name": 5}, "a metric's name is a text, not 5"),
+        ({"name": 5}, "a metric's name must be a string, not 5"),
         ({"lower_better": "yes"}, "lower_better is True, False or None, not 'yes'"),
         ({"least_tokens": 0}, "least_tokens is a number of tokens from 1, not 0"),
     ):
@@ -200,6 +200,7 @@ def test_metrics_and_evaluations_can_be_pickled() -> None:
         again = pickle.loads(pickle.dumps(metric))
         assert (again.name, again.fit is None) == (metric.name, metric.fit is None)
     found = evaluate(MemoryDataset(), [Half, "mse"])
+    assert found.across_codecs.num_rows
     again = pickle.loads(pickle.dumps(found))
     assert again.scores.equals(found.scores)
     x, y = torch.zeros(1, 1, 1, 2, 2), torch.ones(1, 1, 1, 2, 2)
@@ -256,6 +257,7 @@ def test_a_metric_is_found_in_a_module() -> None:
         "no_such_module:f": "cannot import 'no_such_module'",
         "math:no_such": "'math' has no 'no_such'",
         "math:pi": "is not callable",
+        "jaccard_knn:k=0": "jaccard_knn: k must be a whole number of neighbours, at least 1",
     }.items():
         with pytest.raises(MetricError, match=message):
             as_metric(path)
@@ -303,7 +305,7 @@ def test_a_module_that_hides_a_user_s_file_is_named(
     with pytest.raises(MetricError) as caught:
         as_metric(f"{name}:mean")
     whose = "that of .*pytest.*" if name == "pytest" else "the standard library's"
-    told = f"metric '{name}:mean': '{name}' is {whose} here, which hides {re.escape(str(file))}"
+    told = f"metric '{name}:mean': '{name}' is {whose}, which shadows {re.escape(str(file))}"
     assert re.fullmatch(f"{told}: rename that file", str(caught.value))
 
 
@@ -343,7 +345,7 @@ def test_several_metrics_need_distinct_names_and_at_least_one() -> None:
     ]
     with pytest.raises(MetricError, match="two metrics are named 'mse'"):
         as_metrics(["mse", "mse"])
-    with pytest.raises(MetricError, match="no metric was asked for"):
+    with pytest.raises(MetricError, match="no metric was requested"):
         as_metrics([])
     with pytest.raises(MetricError, match="a name or a callable, not 3"):
         as_metric(3)  # type: ignore[arg-type]

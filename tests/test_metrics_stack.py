@@ -90,7 +90,8 @@ def test_it_is_trained_on_other_folds_explained_and_saved(tmp_path: Path) -> Non
     assert "before this evaluation" in report_html(scored)
     (entry,) = leaderboard(scored)[0].entries
     assert (
-        entry.trained == "12 originals of folds 0, 1, before, all of them; all codecs; distortion"
+        entry.trained
+        == "12 originals of folds 0, 1, before this evaluation; all codecs; distortion"
     )
     for found in (scored, read_evaluation(dataset, tmp_path / "scores.parquet")):
         record = found.provenance["stack"]
@@ -136,7 +137,7 @@ def test_what_is_not_a_saved_metric_is_one_line(tmp_path: Path) -> None:
     assert load_metric(path).name == "mine"
     facts = json.loads(path.read_text())
     path.write_bytes(b"PAR1\xff")
-    with pytest.raises(MetricError, match=r"not a trained metric that was saved \(it is no text\)"):
+    with pytest.raises(MetricError, match=r"not a saved trained metric \(it is not text\)"):
         load_metric(path)
     for wrong in (
         {},
@@ -146,7 +147,7 @@ def test_what_is_not_a_saved_metric_is_one_line(tmp_path: Path) -> None:
         facts | {"trained_on": 3},
     ):
         path.write_text(json.dumps(wrong))
-        with pytest.raises(MetricError, match="not a trained metric that was saved"):
+        with pytest.raises(MetricError, match="not a saved trained metric"):
             load_metric(path)
 
 

@@ -274,7 +274,7 @@ def test_there_are_at_most_half_as_many_neighbours_as_others(name: str) -> None:
 def test_a_number_of_neighbours_is_asked_for(name: str, k: Any) -> None:
     x = torch.rand(1, 1, 1, 5, 4)
     with pytest.raises(
-        MetricError, match=rf"{name}: k is a whole number .*, not {re.escape(repr(k))}"
+        MetricError, match=rf"{name}: k must be a whole number .*, not {re.escape(repr(k))}"
     ):
         create_metric(name, k=k)(x, x)
 

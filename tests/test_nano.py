@@ -166,7 +166,7 @@ def test_load_dataset_opens_it(
 ) -> None:
     monkeypatch.chdir(nano.parent)
     counts = {task: count * rows_of(task, count) for task in TASKS}
-    counts |= {"default": sum(counts.values()), "originals": 3 * count}
+    counts |= {"all": sum(counts.values()), "originals": 3 * count}
     for config, wanted in counts.items():
         found = load_dataset(
             "cfqa", config, split="test", streaming=streaming, cache_dir=str(tmp_path)

@@ -79,6 +79,7 @@ def full(every_codec: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("extract", 9, "sources"),
         ("prepare", 3, "tasks"),
         ("compress", 180, "features"),
+        ("preview", 9, "sources"),
         ("pack", 6, "files"),
     ]
     return out
@@ -103,7 +104,8 @@ def small_tree(small_folder: Path) -> dict[str, str]:
 
 
 def test_a_build_has_every_file_and_no_other(full: Path, every_codec: Recipe) -> None:
-    expected = {"README.md", "manifest.json", "labels/originals.parquet"}
+    expected = {"README.md", "manifest.json", "previews/hero.webp"}
+    expected |= {"labels/originals.parquet", "previews/originals.parquet"}
     for task in TASKS:
         expected |= {f"labels/{task}.parquet", f"truth/{task}.safetensors"}
         expected |= {f"originals/{task}-0000{g}-of-00002.safetensors" for g in range(2)}
@@ -193,7 +195,7 @@ def test_an_interrupted_build_goes_on(
     assert status(small, out) == "finished"
     assert tree(out) == small_tree
     if step == 10:
-        assert [stage for stage, *_ in progress.stages] == ["compress", "pack"]
+        assert [stage for stage, *_ in progress.stages] == ["compress", "preview", "pack"]
 
 
 KILLED = """

@@ -121,12 +121,19 @@ def test_all_arrives_under_a_tag_and_the_manifest_holds(hub: LoopbackHub, folder
 def test_the_card_is_the_folder_s_with_what_publishing_adds(hub: LoopbackHub, folder: Path) -> None:
     done = send(folder)
     card = there(hub)["README.md"].decode()
-    section = card[card.index("This is `toy`") - 1 : card.index("\n## Codecs and levels")]
+    section = card[card.index("This is `toy`") - 1 : card.index("\n## Composition")]
     own = (folder / "README.md").read_text()
-    local = card.replace(section, "").replace('size_categories:\n- "n<1K"\n', "")
-    local = local.replace(f', revision="{done.tag}"', "").replace(f'"{REPO}"', '"cfqa"')
-    assert local.replace("# every", "# in the folder's parent: every") == own
-    assert f'load_dataset("{REPO}", revision="{done.tag}")["test"]  # every' in card
+    community = f"its [Community tab](https://huggingface.co/datasets/{REPO}/discussions)"
+    local = card.replace(section, "").replace(community, "ask who gave you the folder")
+    citation = card[card.index("\n@misc{org-cfqa") : card.rindex("```")]
+    assert f"note         = {{Version {done.tag}}}" in citation
+    local = (
+        local.replace(citation, "")
+        .replace(f', revision="{done.tag}"', "")
+        .replace(f'"{REPO}"', '"cfqa"')
+    )
+    assert local.replace("# the labels", "# in the folder's parent: the labels") == own
+    assert f'load_dataset("{REPO}", "dpt", revision="{done.tag}")["test"]  # the labels' in card
     assert f'load("{REPO}", "seg", codec="x265", revision="{done.tag}")' in card
     assert f"{done.files} files" in section
     assert yaml.safe_load(card.split("---\n")[1])["size_categories"] == ["n<1K"]

@@ -27,10 +27,12 @@ from huggingface_hub.utils import get_session
 from loopback_handler import Handler
 from loopback_hub import READ_TOKEN, TOKEN, LoopbackHub, loopback_hub, point_clients_at
 from mock_dataset import TOY_SHAPES, MockCodec, toy_recipe_dict, write_mock_dataset
+from pickling_pool import replace_workers
 
 import cfqa_data
 from cfqa_data.access import hub_client
 from cfqa_data.errors import CfqaError, FormatError, HubError, MissingDependencyError
+from cfqa_data.eval import evaluate
 from cfqa_data.format.manifest import hash_files
 from cfqa_data.recipe.load import Recipe
 
@@ -142,6 +144,28 @@ def test_the_first_item_takes_few_requests(hub: LoopbackHub) -> None:
     before = len(hub.requests)
     dataset[1]  # the same source: its header and its shard's index are known
     assert len(hub.requests) == before + 2
+
+
+def test_a_worker_of_an_evaluation_asks_the_hub_once_for_each_file(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = cfqa_data.load(FULL, codec="x265")
+    sources = len(dataset.source_ids)
+    replace_workers(monkeypatch)  # what all of them ask for is what one does
+
+    def counted(workers: int) -> tuple[int, int]:
+        hub.reset()
+        evaluate(pickle.loads(pickle.dumps(dataset)), ["mse"], workers=workers, progress=None)
+        return hub.count("*/resolve/*"), len(hub.requests) - hub.count("*/resolve/*")
+
+    one, several = counted(1), counted(2)
+    files = [name for name in dataset.manifest.files if name.startswith(("originals", "compr"))]
+    assert one[0] <= len(files)
+    # Beside that of all features the caller reads an original of each task, for its size.
+    assert several[0] <= one[0] + len(dataset.manifest.tasks)
+    assert (
+        sources + len(dataset) <= one[1] <= several[1] <= one[1] + 2 * len(dataset.manifest.tasks)
+    )
 
 
 def test_tokens_go_to_the_hub_and_not_to_its_storage(

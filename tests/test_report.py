@@ -38,7 +38,7 @@ from cfqa_data.eval.report.axes import Axis, number_text
 from cfqa_data.eval.report.cards import disagreements
 from cfqa_data.eval.report.classes import embed
 from cfqa_data.eval.report.drawing import TEMPLATES
-from cfqa_data.eval.report.figures import curve, fit, scatter, task_points
+from cfqa_data.eval.report.figures import curve, scatter, task_points
 from cfqa_data.eval.report.ranking import STEPS, Figure, Scale, ranking
 from cfqa_data.eval.score_format import KEY
 from cfqa_data.eval.statistics import mapping
@@ -190,11 +190,11 @@ def test_the_ranking_has_differences_to_a_baseline_and_the_ceiling_of_the_labels
         assert row[6] == p_text(one["p_holm"])
     known = ceilings(scored.labels)
     for row, kind in zip(
-        (r for r in page.rows if "ceiling of the labels" in r), ("source", "pooled"), strict=True
+        (r for r in page.rows if "label ceiling" in r), ("source", "pooled"), strict=True
     ):
         assert [f"{known[task][kind]:.3f}" for task in known] == [text for text in row[2:] if text]
     other = Page(report_html(scored, folder, against="mse"))
-    assert "less mse" in "".join(other.texts["th"])
+    assert "difference to mse" in "".join(other.texts["th"])
     with pytest.raises(MetricError, match="unknown metric 'mes'"):
         report_html(scored, folder, against="mes")
 
@@ -367,13 +367,13 @@ def test_a_metric_without_some_scores_is_drawn_from_the_others() -> None:
     scores = part.scores.copy()
     scores[::2, 0] = np.nan
     halved = replace(part, scores=scores)
-    assert "nan" not in scatter(halved, 0, "mse", "distortion", {})
+    assert "nan" not in scatter(halved, 0, "mse", "distortion", {}, np.asarray)
     items = disagreements([halved], 0, evaluation.metrics[0])
     assert len(items) == 3
     assert all(item.row % 2 and abs(item.gap) < 100 for item in items)
     scores[:, 0] = np.nan
     nothing = replace(part, scores=scores)
-    assert scatter(nothing, 0, "mse", "distortion", {}) == ""
+    assert scatter(nothing, 0, "mse", "distortion", {}, np.asarray) == ""
     assert disagreements([nothing], 0, evaluation.metrics[0]) == []
 
 
@@ -407,7 +407,7 @@ def test_a_report_is_of_the_dataset_that_was_scored(
         (in_memory, MemoryDataset(seed=1)),
         (borrowed, folder),
     ):
-        with pytest.raises(MetricError, match="another dataset was scored; give that one, or none"):
+        with pytest.raises(MetricError, match="another dataset; give that one, or none"):
             write_report(evaluation, page, dataset)
     assert not page.exists()
     for evaluation, dataset in ((in_memory, MemoryDataset()), (borrowed, Borrowed())):
@@ -453,7 +453,7 @@ def test_what_could_not_be_compared_is_not_called_worse() -> None:
     assert "Every other" not in lead("mse", hardly)
     assert "1 of undeclared direction is not compared" in lead("mse", hardly)
     hardly.lower_better = True  # type: ignore[attr-defined]
-    assert "Every other metric is significantly worse" in lead("mse", hardly)
+    assert "Every other metric is significantly outperformed" in lead("mse", hardly)
 
 
 def test_long_names_leave_the_scatter_its_place() -> None:
@@ -518,7 +518,7 @@ def test_pictures_show_the_source_and_the_errors_of_its_tokens(
     tokens = {task: entry.shape[2] for task, entry in cfqa_data.load(folder).manifest.tasks.items()}
     monkeypatch.setattr(Dataset, "grid", lambda _, task: TokenGrid(tokens[task] - 4, 2, 2))
     page = Page(report_html(scored, folder, pictures=True))
-    items = sum(row[-3:-2] in (["exaggerates"], ["overlooks"]) for row in page.rows)
+    items = sum(row[-3:-2] in (["overestimates"], ["underestimates"]) for row in page.rows)
     pictures = page.all("img")
     maps = [one for one in pictures if one.get("class") == "map"]
     assert len(pictures) - len(maps) == items > 0
@@ -547,9 +547,9 @@ def test_the_line_in_the_scatter_is_the_fit_of_the_statistics(
 ) -> None:
     monkeypatch.setattr(mapping, "_fit", FIT)
     scored = evaluate(MemoryDataset(), ["mse", "cosine", opposite])
-    for part in task_points(scored):
+    for part, task in zip(task_points(scored), scored.cells().tasks, strict=True):
         for column, metric in enumerate(scored.metrics):
-            mapped = fit(part.scores[:, column], part.truth, part.scores[:, column])
+            mapped = task.whole.mapped[column].curve(part.scores[:, column])
             (row,) = (
                 row
                 for row in scored.across_codecs.to_pylist()
@@ -561,8 +561,8 @@ def test_the_line_in_the_scatter_is_the_fit_of_the_statistics(
 
 def test_a_constant_metric_has_a_flat_line() -> None:
     truth = np.arange(5.0)
-    assert fit(np.ones(5), truth, np.ones(3)).tolist() == [2.0, 2.0, 2.0]
-    assert fit(truth, np.ones(5), truth).tolist() == [1.0] * 5
+    assert mapping.map_scores(np.ones(5), truth).curve(np.ones(3)).tolist() == [2.0, 2.0, 2.0]
+    assert mapping.map_scores(truth, np.ones(5)).curve(truth).tolist() == [1.0] * 5
 
 
 @pytest.mark.parametrize(
@@ -651,7 +651,7 @@ def test_what_is_read_back_is_what_was_found(folder: Path, scored: Evaluation) -
     for before, after in zip(scored.metrics, again.metrics, strict=True):
         for fact in ("name", "family", "formula", "lower_better", "score_range", "citation"):
             assert getattr(after, fact) == getattr(before, fact)
-    with pytest.raises(MetricError, match="only its scores were read"):
+    with pytest.raises(MetricError, match="only the scores of this metric were read"):
         again.metrics[0](torch.zeros(1, 1, 1, 2, 2), torch.zeros(1, 1, 1, 2, 2))
     again = read_evaluation(folder, folder.parent / "scores.parquet", target="loss")
     assert again.target == "loss"
@@ -720,18 +720,18 @@ def spoil(path: Path, out: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("csv", "not a finished file of scores"),
-        ("cut", "not a finished file of scores"),
-        ("no facts", "not a finished file of scores"),
-        ("range", "not a finished file of scores"),
-        ("unknown fact", "not a finished file of scores"),
+        ("csv", "not a finished score file"),
+        ("cut", "not a finished score file"),
+        ("no facts", "not a finished score file"),
+        ("range", "not a finished score file"),
+        ("unknown fact", "not a finished score file"),
         ("missing rows", "holds 1437 scores of 1440"),
-        ("empty", "there are no scores in it"),
-        ("no metrics", "there are no scores in it"),
+        ("empty", "contains no scores"),
+        ("no metrics", "contains no scores"),
         ("shuffled", "not in the order"),
-        ("other dataset", "the scores of another dataset"),
+        ("other dataset", "scores of another dataset"),
         ("target", "no column 'source_id' to follow"),
-        ("source", "scores of cls x, x265, level 0, which the dataset does not hold"),
+        ("source", "scores of cls x, x265, level 0, which is not in the dataset"),
     ],
 )
 def test_files_that_are_not_its_scores_are_refused_in_one_line(
@@ -757,10 +757,10 @@ def test_files_that_are_not_its_scores_are_refused_in_one_line(
 def test_a_file_of_scores_names_no_code(folder: Path, scored: Evaluation, tmp_path: Path) -> None:
     bad = tmp_path / "bad.parquet"
     spoil(folder.parent / "scores.parquet", bad, "code")
-    with pytest.raises(MetricError, match="not a finished file of scores"):
+    with pytest.raises(MetricError, match="not a finished score file"):
         read_evaluation(folder, bad)
     good = read_evaluation(folder, folder.parent / "scores.parquet")
-    with pytest.raises(MetricError, match="only its scores were read"):
+    with pytest.raises(MetricError, match="only the scores of this metric were read"):
         good.metrics[0].function()
 
 
@@ -817,8 +817,8 @@ def test_reports_and_scores_are_replaced_by_force_only(
     for words, said in (
         ([*command, *high, "--report", str(out)], refused),
         ([*command, *high, "--out", str(scores)], refused),
-        ([*command, "cosine", "--report", str(page)], f"{page}: is there;"),
-        (["report", str(folder), str(scores), "--out", str(page)], f"{page}: is there;"),
+        ([*command, "cosine", "--report", str(page)], f"{page}: already exists;"),
+        (["report", str(folder), str(scores), "--out", str(page)], f"{page}: already exists;"),
     ):
         assert main(words) == 2
         told = capsys.readouterr()
@@ -837,8 +837,8 @@ def test_reports_and_scores_are_replaced_by_force_only(
         (["eval", "DIR", "--report", "TMP/none/page.html"], "there is no folder"),
         (["eval", "DIR", "--report", "TMP/none/out"], "there is no folder"),
         (["eval", "DIR", "--report", "TMP/a.html", "--metric", "nope"], "unknown metric 'nope'"),
-        (["report", "DIR", "TMP/none.parquet", "-o", "TMP/a.html"], "there is no such file"),
-        (["report", "DIR", "TMP/none.parquet", "-o", "TMP/a.pdf"], "written as .html"),
+        (["report", "DIR", "TMP/none.parquet", "-o", "TMP/a.html"], "no such file"),
+        (["report", "DIR", "TMP/none.parquet", "-o", "TMP/a.pdf"], "must end in .html"),
         (["report", "TMP", "TMP/none.parquet", "-o", "TMP/a.html"], "not a CFQA dataset folder"),
     ],
 )
@@ -887,7 +887,7 @@ def test_a_report_that_cannot_be_made_costs_no_scores(
 
 def test_a_report_of_nothing_is_refused(scored: Evaluation, tmp_path: Path) -> None:
     for empty in (replace(scored, metrics=()), replace(scored, labels=scored.labels.slice(0, 0))):
-        with pytest.raises(MetricError, match="nothing was scored"):
+        with pytest.raises(MetricError, match="no scores to report"):
             write_report(empty, tmp_path / "page.html")
     with pytest.raises(CfqaError, match="is a folder"):
         write_report(scored, tmp_path)
@@ -903,8 +903,10 @@ def test_classes_are_drawn_level_by_level(
     page = Page(found)
     pictures = [m for m in page.all("svg") if "% of sources" in m.get("aria-label", "")]
     assert len(pictures) == 4 * 6  # of each codec: the originals and five levels
-    assert pictures[0]["aria-label"] == "x265, uncompressed: 100% of sources are not harmed"
-    assert {"qp 4", "qp 12", "qp 40", "not harmed"} <= {t for ts in page.texts.values() for t in ts}
+    assert pictures[0]["aria-label"] == "x265, uncompressed: 100% of sources without distortion"
+    assert {"qp 4", "qp 12", "qp 40", "no distortion"} <= {
+        t for ts in page.texts.values() for t in ts
+    }
     policy = [m["content"] for m in page.all("meta") if "http-equiv" in m]
     assert policy == [m["content"] for m in Page(text).all("meta") if "http-equiv" in m]
 
@@ -929,7 +931,7 @@ def test_classes_that_cannot_be_drawn_are_said(
     few = evaluate(folder, ["mse"], limit=3)
     other = MemoryDataset(1)
     for evaluation, dataset in ((few, folder), (scored, None), (evaluate(other, ["mse"]), other)):
-        with pytest.raises(MetricError, match=r"no task with classes|to draw classes, give"):
+        with pytest.raises(MetricError, match=r"no task with classes|to plot classes, give"):
             write_report(evaluation, tmp_path / "page.html", dataset, classes=True)
     assert main(["eval", str(folder), "--classes"]) == 2
     assert "--classes requires --report" in capsys.readouterr().err

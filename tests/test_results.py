@@ -25,11 +25,11 @@ from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval import (
     Evaluation,
     Provenance,
+    account,
     create_metric,
     evaluate,
     from_scores,
     read_evaluation,
-    scoring,
 )
 from cfqa_data.eval.metrics import trained
 from cfqa_data.eval.report.leaderboard import leaderboard
@@ -67,7 +67,7 @@ def test_what_goes_on_keeps_the_record_of_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, dates = tmp_path / "scores.parquet", (f"day {n}" for n in range(100, 1000))
-    monkeypatch.setattr(scoring, "now", lambda: next(dates))
+    monkeypatch.setattr(account, "now", lambda: next(dates))
     with pytest.raises(KeyboardInterrupt):
         evaluate(MemoryDataset(), ["mse"], out=out, batch=5, progress=Stops(119))
     first = evaluate(MemoryDataset(), ["mse"], out=out, batch=5).provenance["mse"]
@@ -99,7 +99,7 @@ def test_a_changed_metric_is_replaced_by_force_and_the_others_stay(tmp_path: Pat
     out = tmp_path / "scores.parquet"
     before = evaluate(MemoryDataset(), ["mse", own], out=out)
     other = replace(create_metric("mae"), name="own")
-    with pytest.raises(MetricError, match="holds scores of a 'own' with other code, options"):
+    with pytest.raises(MetricError, match="holds scores of a 'own' with other code in "):
         evaluate(MemoryDataset(), ["mse", other], out=out)
     after = evaluate(MemoryDataset(), [other, "mse"], out=out, force=True)
     assert after.provenance["mse"] == before.provenance["mse"]
@@ -160,7 +160,7 @@ def test_colleagues_pool_where_labels_agree(tmp_path: Path) -> None:
     assert pooled.scores.equals(read_evaluation(mine).merge(read_evaluation(theirs)).scores)
 
     evaluate(Colleagues(3e-6, rows=7), ["cosine"], out=theirs, force=True)
-    with pytest.warns(MetricWarning, match="of 7 of 120 features the labels differ") as told:
+    with pytest.warns(MetricWarning, match="the labels of 7 of 120 features differ") as told:
         part = read_evaluation(MemoryDataset(), mine, theirs)
     assert "cls cls-0, x265, level 0; cls cls-0, x265, level 1; " in str(told[0].message)
     assert "and 4 more" in part.notes[f"scores of {theirs}"]
@@ -171,7 +171,7 @@ def test_colleagues_pool_where_labels_agree(tmp_path: Path) -> None:
 
     evaluate(Colleagues(3e-6), ["cosine"], out=theirs, force=True)
     for files in ((MemoryDataset(), mine, theirs), (mine, theirs)):
-        with pytest.raises(MetricError, match="the scores of another dataset; give theirs"):
+        with pytest.raises(MetricError, match="scores of another dataset; give that dataset"):
             read_evaluation(*files)
 
 
@@ -221,16 +221,19 @@ def test_scores_that_were_made_elsewhere_are_taken_in(tmp_path: Path, kind: str)
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.drop_columns(["codec"]), "there is no column 'codec'"),
-        (lambda t: t.slice(0, 0), "there are no scores in it"),
-        (lambda t: pa.concat_tables([t, t.slice(3, 1)]), "mse of cls cls-0, x265, level 3 is "),
-        (lambda t: changed(t, "level", 77), "scores of cls cls-0, x265, level 77, which the"),
-        (lambda t: changed(t, "level", None), "the column 'level' has empty places"),
+        (lambda t: t.drop_columns(["codec"]), "no column 'codec'"),
+        (lambda t: t.slice(0, 0), "contains no scores"),
+        (
+            lambda t: pa.concat_tables([t, t.slice(3, 1)]),
+            "mse of cls cls-0, x265, level 3 occurs twice",
+        ),
+        (lambda t: changed(t, "level", 77), "scores of cls cls-0, x265, level 77, which is not"),
+        (lambda t: changed(t, "level", None), "the column 'level' has empty cells"),
         (lambda t: changed(t, "value", np.inf), "mse of cls cls-0, x265, level 0 is inf"),
-        (lambda t: changed(t, "value", "x"), "not a table of scores"),
-        (lambda _: 3, "not a table of scores"),
+        (lambda t: changed(t, "value", "x"), "not a score file"),
+        (lambda _: 3, "not a score file"),
         (lambda _: "none.csv", "none.csv: cannot be read"),
-        (lambda _: __file__, "not a table of scores"),
+        (lambda _: __file__, "not a score file"),
     ],
 )
 def test_what_is_no_table_of_its_scores_is_refused_in_one_line(change: Any, said: str) -> None:
@@ -262,7 +265,9 @@ def test_files_of_before_are_read(tmp_path: Path) -> None:
     assert again.scores.equals(result.scores)
     assert again.provenance["mse"].device == "cpu"
     assert (again.provenance["mse"].date, again.provenance["mse"].package) == (None, None)
-    with pytest.raises(MetricError, match="written before files kept labels; name the dataset"):
+    with pytest.raises(
+        MetricError, match="written by an older version, without labels; name the dataset"
+    ):
         read_evaluation(old)
     dataset = MemoryDataset()
     added = evaluate(dataset, ["mse", "cosine"], out=old)
@@ -308,13 +313,13 @@ def test_a_dataset_that_shares_some_sources_is_another_one(older: bool, tmp_path
         boards = leaderboard(*files[::order])
         assert [board.features for board in boards] == sizes[::order]
         assert not any(board.notes for board in boards)
-        with pytest.raises(MetricError, match="the scores of another dataset; give theirs"):
+        with pytest.raises(MetricError, match="scores of another dataset; give that dataset"):
             read_evaluation(*files[::order])
     for refused in (
         lambda: read_evaluation(FoldedDataset(), files[0]),
         lambda: leaderboard(files[0], dataset=FoldedDataset()),
     ):
-        with pytest.raises(MetricError, match=r"small\.parquet: these are the scores of another"):
+        with pytest.raises(MetricError, match=r"small\.parquet: scores of another"):
             refused()
     with pytest.raises(MetricError, match="holds the scores of another dataset"):
         evaluate(FoldedDataset(), ["mse"], out=files[0])

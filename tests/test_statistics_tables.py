@@ -366,8 +366,8 @@ def test_bad_input_is_named() -> None:
         ((LABELS, METRICS, values), {}, f"cosine: the score of {place} is Inf"),
         ((missing, METRICS, VALUES), {}, "the distortion of cls-0, x265, level 0 is missing"),
         ((LABELS.slice(1), METRICS, VALUES[1:]), {}, "cls-0 has no row for codec x265, level 0"),
-        ((LABELS, METRICS, VALUES), {"draws": -1}, "draws is at least 0, not -1"),
-        ((LABELS, METRICS, VALUES), {"seed": -1}, "seed is at least 0, not -1"),
+        ((LABELS, METRICS, VALUES), {"draws": -1}, "draws must be at least 0, not -1"),
+        ((LABELS, METRICS, VALUES), {"seed": -1}, "seed must be at least 0, not -1"),
         (
             (LABELS, METRICS, VALUES),
             {"tables": ["per_levels"]},
@@ -377,7 +377,7 @@ def test_bad_input_is_named() -> None:
         with pytest.raises(MetricError, match=message):
             statistics(*arguments, **options)
     twice = pa.concat_tables([LABELS, LABELS.slice(0, 1)])
-    with pytest.raises(MetricError, match="1 rows are there twice"):
+    with pytest.raises(MetricError, match="1 rows occur twice"):
         statistics(twice, METRICS, np.concatenate([VALUES, VALUES[:1]]))
 
 

@@ -103,7 +103,7 @@ def test_a_mean_over_fewer_sources_is_not_compared(found: Evaluation) -> None:
         assert not re.search(r"\*\*\(|textbf\{\(|\)\*", line)
         assert f"{name}, {gap}" in table
     for layout in (paper_text, plain_text):
-        assert f"Not to be ranked with the others: {name} ({gap})." in layout(part)
+        assert f"Not ranked with the others: {name} ({gap})." in layout(part)
     assert "parentheses" not in found.table("text")
 
 
@@ -150,6 +150,21 @@ def test_the_command_prints_tables_alone(
         assert main([*command, kind, "--figure", "krocc"]) == 0
         expected = evaluate(folder, ["mse", "cosine"]).table(kind, "krocc")
         assert capsys.readouterr().out == f"{expected}\n"
+        stored = ["report", str(folder), str(out), "--table", kind, "--figure", "krocc"]
+        assert main(stored) == 0
+        assert capsys.readouterr().out == f"{expected}\n"
+    page = tmp_path / "page.html"
+    assert main(["report", str(folder), str(out), "--table", "paper", "--out", str(page)]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("Correlation with the distortion")
+    assert said.err == f"Report: {page}\n"
+    for wrong, message in (
+        ([], "name a page with --out, or a --table"),
+        (["--table", "csv", "--against", "mse"], "--against requires --out"),
+        (["--table", "csv", "--figure", "far"], "unknown figure 'far'"),
+    ):
+        assert main(["report", str(folder), str(out), *wrong]) == 2
+        assert message in capsys.readouterr().err
     assert main([*command, "text"]) == 0
     assert f"Scores: {out}" in capsys.readouterr().out
     assert main([*command, "text", "--figure", "far"]) == 2
@@ -222,12 +237,12 @@ def test_a_leaderboard_ranks_by_mean_srocc_with_ties(boards: Any, found: Evaluat
 def test_a_leaderboard_tells_what_metrics_have_seen(boards: Any) -> None:
     trained = {entry.metric.name: entry.trained for entry in boards[0].entries}
     assert trained["mse"] == trained["cosine_p5"] == ""
-    assert trained["worse"] == "not told"
-    said = "8 originals of folds 0, 1, each time without the one scored; all codecs; distortion"
+    assert trained["worse"] == "not declared"
+    said = "8 originals of folds 0, 1, cross-fitted; all codecs; distortion"
     assert trained["gap_mean"] == said
     for text in (terminal_text(boards), markdown_page(boards).replace("\\", ""), html_page(boards)):
         assert said in text
-        assert re.search(r"labels is not told: worse|not told</td>", text)
+        assert re.search(r"data not declared: worse|not declared</td>", text)
 
 
 def test_a_leaderboard_is_text_markdown_and_a_page(boards: Any) -> None:
@@ -260,7 +275,15 @@ def test_the_command_writes_a_leaderboard(
         assert main([*command, "--force"]) == 0
     board = leaderboard(scores, target="loss")
     assert (tmp_path / "board.html").read_text(encoding="utf-8") == html_page(board)
-    with pytest.raises(MetricError, match="name at least one file of scores"):
+    capsys.readouterr()
+    assert main(["leaderboard", str(scores), "--target", "loss", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["leaderboards"]
+    assert (told["name"], told["features"]) == (board[0].name, found.labels.num_rows)
+    for entry, one in zip(board[0].entries, told["entries"], strict=True):
+        assert one["metric"] == entry.metric.name
+        assert one["srocc"] == entry.overall._asdict()
+        assert one["by_task"].keys() == set(board[0].tasks)
+    with pytest.raises(MetricError, match="name at least one score file"):
         leaderboard()
 
 
@@ -271,6 +294,6 @@ def test_a_metric_that_lacks_sources_is_not_ranked(found: Evaluation) -> None:
     (board,) = leaderboard(part)
     last = board.entries[-1]
     assert (last.metric.name, last.rank, last.rank_text) == ("mse", None, "-")
-    assert "mse: not ranked, no figure on task cls" in terminal_text([board])
-    assert "not ranked: no figure on task cls" in html_page([board])
+    assert "mse: not ranked, no result on task cls" in terminal_text([board])
+    assert "not ranked: no result on task cls" in html_page([board])
     assert last.provenance == Provenance()

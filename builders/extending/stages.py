@@ -21,7 +21,10 @@ from cfqa_data.builders.pipeline.compress import Compress
 from cfqa_data.builders.pipeline.context import write_json
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.prepare import Prepare
+from cfqa_data.builders.pipeline.preview import Preview
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Select
+from cfqa_data.format.layout import NAMES
+from cfqa_data.format.previews import drawn_columns
 from cfqa_data.format.schema import label_schema
 from cfqa_data.format.storage import write_table
 
@@ -138,5 +141,21 @@ class _Compress(ExtendStage, Compress):
         return {task: self.folder.labels(task) for task in self.folder.manifest.tasks}
 
 
-STAGES: tuple[type[ExtendStage], ...] = (_Select, _Extract, _Prepare, _Compress)
+class _Preview(ExtendStage, Preview):
+    def items(self) -> list[Item]:
+        return super().items() if NAMES.previews.as_posix() in self.folder.manifest.files else []
+
+    def run(self, item: Item) -> None:
+        """Take a shard's pictures over."""
+        ids = pa.array(self.context.ids(item.task, item.shard))
+        chosen = self.drawn.take(pc.index_in(ids, value_set=self.drawn["source_id"]))
+        write_table(item.result_path(self.layout), chosen)
+
+    @cached_property
+    def drawn(self) -> pa.Table:
+        """What was drawn of all sources, read once."""
+        return drawn_columns(self.dataset.read(NAMES.previews.as_posix()))
+
+
+STAGES: tuple[type[ExtendStage], ...] = (_Select, _Extract, _Prepare, _Compress, _Preview)
 """In order; `cfqa_data.builders.pipeline.pack` follows."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cfqa_data.builders.gallery.page import MOST_SIDE, error_picture, score_text
+from cfqa_data.builders.gallery.page import error_picture, score_text
 from cfqa_data.builders.gallery.views import Version, View
-from cfqa_data.builders.tasks.drawing import Bar, Drawing
+from cfqa_data.builders.tasks.drawing import MOST_SIDE, Bar, Drawing
 from cfqa_data.extras import extras
 
 if TYPE_CHECKING:

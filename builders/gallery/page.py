@@ -7,7 +7,6 @@ the page's security policy lets nothing be fetched.
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from cfqa_data.access.dataset import Dataset, opened
 from cfqa_data.builders.gallery.views import Version, View, Viewer
+from cfqa_data.builders.tasks.drawing import webp
 from cfqa_data.console.progress import Progress, Silent
 from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
@@ -27,16 +27,12 @@ if TYPE_CHECKING:
     from cfqa_data.eval import Evaluation
     from cfqa_data.eval.metrics.registry import MetricLike
 
-__all__ = ["MOST_SIDE", "SOURCES", "error_picture", "page_of", "score_text", "write_gallery"]
+__all__ = ["SOURCES", "error_picture", "page_of", "score_text", "write_gallery"]
 
 SOURCES = 12
 """Sources of a gallery, if nothing else is said."""
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-MOST_SIDE = 240
-"""Pixels of the longer side beyond which a picture is made smaller."""
-
 
 MOST_LETTERS = 600
 """Of a text, beyond which only its beginning is shown."""
@@ -133,30 +129,18 @@ def _spread(dataset: Dataset, count: int) -> list[str]:
 def _html(dataset: Dataset, views: Sequence[dict[str, Any]]) -> str:
     """Return the page; the same bytes for the same views."""
     _import_all()
-    from markupsafe import Markup
+    from cfqa_data.eval.report.drawing import render_page
 
-    from cfqa_data.eval.report.drawing import environment, security_policy
-
-    style, script = (
-        Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-        for name in ("style.css", "script.js")
-    )
     codecs = dict.fromkeys(codec for view in views for codec in view["codecs"])
-    text = (
-        environment(TEMPLATES)
-        .get_template("gallery.html")
-        .render(
-            manifest=dataset.manifest,
-            views=views,
-            codecs=list(codecs),
-            titles=_titles(dataset),
-            most=max(len(of) for view in views for of in view["codecs"].values()) - 1,
-            style=style,
-            script=script,
-            policy=security_policy(style, script),
-        )
+    return render_page(
+        "gallery.html",
+        TEMPLATES,
+        manifest=dataset.manifest,
+        views=views,
+        codecs=list(codecs),
+        titles=_titles(dataset),
+        most=max(len(of) for view in views for of in view["codecs"].values()) - 1,
     )
-    return text + "\n"
 
 
 def _titles(dataset: Dataset) -> dict[str, str]:
@@ -229,13 +213,5 @@ def _text(found: Any) -> str | None:
 
 
 def _address(picture: np.ndarray) -> str:
-    """Return a picture as a data address: without loss where it has few colours."""
-    from PIL import Image
-
-    image, data = Image.fromarray(picture), io.BytesIO()
-    few = image.getcolors(256) is not None
-    if max(image.size) > MOST_SIDE:
-        kind = Image.Resampling.NEAREST if few else Image.Resampling.BOX
-        image.thumbnail((MOST_SIDE, MOST_SIDE), kind)
-    image.save(data, "WEBP", lossless=few, quality=100 if few else 80, method=4)
-    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
+    """Return a picture as a data address."""
+    return "data:image/webp;base64," + base64.b64encode(webp(picture)).decode()

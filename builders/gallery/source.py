@@ -9,7 +9,7 @@ import numpy as np
 
 from cfqa_data.builders.pipeline.context import Models
 from cfqa_data.builders.pipeline.label import scoring_recipe
-from cfqa_data.builders.sources.base import Source
+from cfqa_data.builders.sources.base import Source, check_image
 from cfqa_data.errors import CfqaError
 from cfqa_data.extras import extras
 from cfqa_data.recipe.portable import remedy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cfqa_data.access.dataset import Dataset
     from cfqa_data.access.folder import Folder
 
-__all__ = ["check_image", "source_image", "source_input", "source_of"]
+__all__ = ["source_image", "source_input", "source_of"]
 
 
 @extras("build")
@@ -56,18 +56,6 @@ def source_input(dataset: Dataset, source_id: str) -> np.ndarray | str | None:
     if image is None:
         return text if isinstance(text, str) else None
     return check_image(image, f"{type(source).__name__}.image")
-
-
-def check_image(image: Any, what: str) -> np.ndarray:
-    """Return an image that a source gave.
-
-    Raises:
-        CfqaError: it is not uint8 RGB (H, W, 3).
-    """
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise CfqaError(f"{what} must return uint8 (H, W, 3), got {image.dtype} {image.shape}")
-    return image
 
 
 def source_of(folder: Folder, task: str) -> Source:

@@ -74,8 +74,11 @@ def plan_repair(
     empty = RepairPlan(files, manifest, frozenset(damaged), plugins, plan, {})
     built, intact, left = was_built(manifest), manifest.files.keys() - damaged, set(damaged)
     unlabelled = {task for task in recipe.tasks if NAMES.labels(task).as_posix() in damaged}
-    # Rows of labels come from these, whether or not files of theirs are damaged.
-    again = {"compress", *(["extract"] if NAMES.originals_table.as_posix() in damaged else [])}
+    # Rows of tables come from these, whether or not files of theirs are damaged.
+    unknown = unlabelled if NAMES.originals_table.as_posix() in damaged else set()
+    pictures = {NAMES.previews.as_posix(), NAMES.hero.as_posix()}
+    undrawn = set(recipe.tasks) if pictures & damaged else set()
+    again = {"compress": unlabelled, "extract": unknown, "preview": undrawn}
 
     def possible(item: Item) -> bool:
         """Whether an item has what it needs: of a release, only bitstreams can be decoded."""
@@ -93,7 +96,7 @@ def plan_repair(
         for item in filter(possible, stage.items()):
             made = {path.as_posix() for path in stage.outputs(item)} & left
             left -= made
-            if made or (built and stage.name in again and item.task in unlabelled):
+            if made or (built and item.task in again.get(stage.name, ())):
                 items.setdefault(stage.name, []).append(item)
 
     def why(name: str) -> str:
@@ -175,12 +178,12 @@ def _find_files(repair_plan: RepairPlan) -> tuple[dict[str, str], dict[str, str]
     paths = recipe.paths
     todo = [item for items in repair_plan.items.values() for item in items]
     for item in todo:
-        if item.stage in ("select", "extract", "compress"):
+        if item.stage in ("select", "extract", "compress", "preview"):
             needed |= {recipe.backbone.weights, recipe.tasks[item.task].head}
-        if item.stage in ("compress", "decode"):
+        if item.stage in ("compress", "decode", "preview") and item.codec:
             spec = recipe.tasks[item.task].codecs[item.codec]
             needed |= {uri for uri in spec.weights if spec.models or uri in manifest.weights}
-    for task in {item.task for item in todo if item.stage in ("select", "extract")}:
+    for task in {item.task for item in todo if item.stage in ("select", "extract", "preview")}:
         for key, uri in recipe.tasks[task].source.options.items():
             if uri not in paths:
                 continue

@@ -195,7 +195,8 @@ def _make_again(
 
     with Executor(workers) as executor:
         for stage, items in repair_plan.stages(root):
-            if stage.name == CARD and any(name.startswith("labels/") for name in why.keys() - done):
+            tables = ("labels/", "previews/")
+            if stage.name == CARD and any(name.startswith(tables) for name in why.keys() - done):
                 continue
             files_of = {item: made(stage, item) for item in items}
             todo = [

@@ -19,6 +19,7 @@ from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.pack import label_table, originals_table
 from cfqa_data.builders.pipeline.plan import Item
 from cfqa_data.builders.pipeline.prepare import Prepare
+from cfqa_data.builders.pipeline.preview import Preview, write_previews
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Infer, Select
 from cfqa_data.card.write import card_text
 from cfqa_data.format.codes import Codes, find_centres, shard_name, write_codes
@@ -27,7 +28,7 @@ from cfqa_data.format.storage import write_table, write_text
 
 __all__ = ["CARD", "ORIGINALS", "SourceItem", "repair_stages", "was_built"]
 
-CARD, ORIGINALS = "card", "originals"
+CARD, ORIGINALS, PREVIEWS = "card", "originals", "default"
 """Items of the last stages that belong to no task; no task is called so."""
 
 
@@ -123,14 +124,20 @@ class Tables(RepairStage):
     name, unit = "tables", "files"
 
     def items(self) -> list[Item]:
-        return [Item(self.name, task) for task in (*self.plan.recipe.tasks, ORIGINALS)]
+        names = (*self.plan.recipe.tasks, ORIGINALS, PREVIEWS)
+        return [Item(self.name, name) for name in names]
 
     def outputs(self, item: Item) -> tuple[Path, ...]:
         layout = self.layout
+        if item.task == PREVIEWS:
+            return layout.previews, layout.hero
         return (layout.originals_table if item.task == ORIGINALS else layout.labels(item.task),)
 
     def run(self, item: Item) -> None:
         manifest = self.folder.manifest
+        if item.task == PREVIEWS:
+            write_previews(self.context, originals_table(self.context, manifest))
+            return
         if item.task == ORIGINALS:
             table = originals_table(self.context, manifest)
         else:
@@ -153,7 +160,8 @@ class Card(RepairStage):
         folder, manifest = self.folder, self.folder.manifest
         labels = {task: folder.label_rows(task).table for task in manifest.tasks}
         sizes = {name: entry["size"] for name, entry in manifest.files.items()}
-        write_text(self.layout.card, card_text(manifest, labels, folder.originals_table(), sizes))
+        shown, originals = folder.shown_columns(), folder.originals_table()
+        write_text(self.layout.card, card_text(manifest, labels, originals, sizes, shown))
 
 
 def repair_stages(
@@ -164,7 +172,7 @@ def repair_stages(
         kind(context, files, plugins) for kind in (Arrays, Decode, Tables, Card)
     )
     built = Select(context), Extract(context), Infer(context)
-    return *built, arrays, decode, Compress(context), tables, card
+    return *built, arrays, decode, Compress(context), Preview(context), tables, card
 
 
 def was_built(manifest: Manifest) -> bool:

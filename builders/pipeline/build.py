@@ -14,6 +14,7 @@ from cfqa_data.builders.pipeline.lock import locked
 from cfqa_data.builders.pipeline.pack import pack
 from cfqa_data.builders.pipeline.plan import Plan
 from cfqa_data.builders.pipeline.prepare import Prepare
+from cfqa_data.builders.pipeline.preview import Preview
 from cfqa_data.builders.pipeline.select import BuildStage, Extract, Infer, Select
 from cfqa_data.builders.pipeline.workspace import open_workspace, remove_work, status
 from cfqa_data.console.progress import Progress, Silent
@@ -29,7 +30,7 @@ from cfqa_data.recipe.load import Recipe, load_recipe
 
 __all__ = ["STAGES", "build", "run_stages"]
 
-STAGES: tuple[type[BuildStage], ...] = (Select, Extract, Infer, Prepare, Compress)
+STAGES: tuple[type[BuildStage], ...] = (Select, Extract, Infer, Prepare, Compress, Preview)
 """The stages made of items, in order; `pack` follows and is one step."""
 
 

@@ -20,6 +20,7 @@ from cfqa_data.builders.pipeline.coding import check_decoded
 from cfqa_data.builders.pipeline.context import Models, codec_for
 from cfqa_data.builders.pipeline.fit import check_fit, choices
 from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.preview import drawing_versions
 from cfqa_data.builders.sources.base import Source
 from cfqa_data.errors import BuildError, CfqaError, prefixed
 from cfqa_data.format.manifest import hash_file, package_versions
@@ -48,7 +49,7 @@ def make_plan(recipe: Recipe, tier: str) -> Plan:
         with _noting(troubles, where):
             resolve_weights(uri)
     missing = len(troubles)
-    versions, packages = package_versions(), {}
+    versions, packages = package_versions() | drawing_versions(), {}
     with _noting(troubles, where):
         packages = packages_of(models)
     for task, spec in recipe.tasks.items():

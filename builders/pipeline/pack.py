@@ -11,6 +11,7 @@ from cfqa_data.access.weights import remember
 from cfqa_data.arrow import pa
 from cfqa_data.builders.pipeline.context import BuildContext
 from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.preview import write_previews
 from cfqa_data.card.write import write_card
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import TaskEntry
@@ -49,7 +50,9 @@ def pack(context: BuildContext, advance: Callable[[], None]) -> None:
         tables.append(label_table(context, entry, manifest.format))
         write_table(layout.labels(task), tables[-1])
         advance()
-    write_table(layout.originals_table, originals_table(context, manifest))
+    originals = originals_table(context, manifest)
+    write_table(layout.originals_table, originals)
+    write_previews(context, originals)
     advance()
     manifest = replace(manifest, health=tuple(health(pa.concat_tables(tables))))
     write_card(layout.root, manifest)

@@ -23,6 +23,7 @@ RESULT_FILES = {
     "extract": ("references", ".json"),
     "prepare": ("entries", ".json"),
     "compress": ("rows", ".parquet"),
+    "preview": ("previews", ".parquet"),
 }
 """Stage -> folder and suffix of the result files of its items."""
 

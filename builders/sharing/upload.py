@@ -13,12 +13,14 @@ from typing import Any
 
 from cfqa_data.access.files import LocalFiles
 from cfqa_data.access.folder import Folder
+from cfqa_data.arrow import pc
 from cfqa_data.card.croissant import CROISSANT, croissant_text
 from cfqa_data.card.write import card_text
 from cfqa_data.errors import CfqaError
 from cfqa_data.format.facts import TaskEntry, Terms
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import TIERS, Manifest, manifest_text
+from cfqa_data.format.previews import drawn_columns
 from cfqa_data.integrity.summary import light_files
 
 __all__ = ["CARD", "MANIFEST", "Upload", "prepare_upload"]
@@ -105,14 +107,19 @@ def prepare_upload(
         )
     tasks = {name: _with_terms(root, name, entry, terms) for name, entry in manifest.tasks.items()}
     withheld = _withheld(tasks, kept)
+    if _shows_withheld(folder, tasks):
+        pictures = (NAMES.previews.as_posix(), NAMES.hero.as_posix())
+        withheld += tuple(path for path in pictures if path in kept)
     files = {path: entry for path, entry in kept.items() if path not in (CARD, *withheld)}
-    originals = folder.originals_table()
+    originals, shown = folder.originals_table(), folder.shown_columns()
+    if NAMES.previews.as_posix() in withheld:
+        shown = []
     uploaded = replace(manifest, tier=tier, tasks=tasks, files=files)
     tag = tag or _tag(uploaded)
 
     def card(manifest: Manifest, *where: str) -> bytes:
         sizes = {path: entry["size"] for path, entry in manifest.files.items()}
-        return card_text(manifest, labels, originals, sizes, *where).encode()
+        return card_text(manifest, labels, originals, sizes, shown, *where).encode()
 
     text = card(uploaded, repo, tag)
     generated = [_entry(one)["sha256"] for one in (text, card(manifest))]
@@ -121,7 +128,7 @@ def prepare_upload(
         Path(root),
         replace(uploaded, files=files),
         text.decode(),
-        croissant_text(uploaded, labels, originals, repo, tag),
+        croissant_text(uploaded, labels, originals, shown, repo, tag),
         tag,
         rewritten=manifest.files.get(CARD, {}).get("sha256") not in generated,
         withheld=withheld,
@@ -150,6 +157,20 @@ def _withheld(tasks: Mapping[str, TaskEntry], files: Mapping[str, Any]) -> tuple
         if not (entry.terms and entry.terms.truths)
     )
     return tuple(path.as_posix() for path in truths if path.as_posix() in files)
+
+
+def _shows_withheld(folder: Folder, tasks: Mapping[str, TaskEntry]) -> bool:
+    """Whether the table of pictures shows an input or a truth that may not be redistributed."""
+    name = NAMES.previews.as_posix()
+    if name not in folder.manifest.files:
+        return False
+    table = drawn_columns(folder.files.read(name))
+    return any(
+        not getattr(tasks[folder.task_of(source)].terms, part)
+        for column, part in (("image", "inputs"), ("truth", "truths"))
+        if column in table.column_names
+        for source in table.filter(pc.is_valid(table[column]))["source_id"].to_pylist()
+    )
 
 
 def _entry(content: bytes) -> dict[str, Any]:

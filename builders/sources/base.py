@@ -16,7 +16,7 @@ from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Terms
 from cfqa_data.registry import Registry, bind_options
 
-__all__ = ["SOURCES", "Sample", "Source", "get_source", "picture_of"]
+__all__ = ["SOURCES", "Sample", "Source", "check_image", "get_source", "picture_of"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,18 @@ def picture_of(inputs: Any) -> np.ndarray | None:
         return None
     found = lay_out(inputs)
     return found and found[0]
+
+
+def check_image(image: Any, what: str) -> np.ndarray:
+    """Return an image that a source gave.
+
+    Raises:
+        BuildError: it is not uint8 RGB (H, W, 3).
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise BuildError(f"{what} must return uint8 (H, W, 3), got {image.dtype} {image.shape}")
+    return image
 
 
 SOURCES = Registry(

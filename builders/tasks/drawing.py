@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +11,23 @@ import numpy as np
 from cfqa_data.builders.sources.geometry import IGNORE
 from cfqa_data.errors import BuildError
 
-__all__ = ["Bar", "Drawing", "answers", "check_drawing", "class_name", "draw_depth", "draw_mask"]
+__all__ = [
+    "MOST_SIDE",
+    "Bar",
+    "Drawing",
+    "answers",
+    "check_drawing",
+    "class_name",
+    "draw_depth",
+    "draw_mask",
+    "webp",
+]
 
 SHOWN = 5
 """Answers that are drawn, the likeliest first, and the true one where it is not among them."""
+
+MOST_SIDE = 240
+"""Pixels of the longer side beyond which a picture is made smaller."""
 
 BACKGROUND, IGNORED = (24, 24, 24), (255, 255, 255)
 
@@ -129,3 +143,16 @@ def check_drawing(drawing: Any, what: str) -> Drawing | None:
     ):
         raise BuildError(f"{what}: a picture is uint8 (H, W, 3), not {np.shape(picture)}")
     return drawing
+
+
+def webp(picture: np.ndarray) -> bytes:
+    """Return a picture, uint8 RGB (H, W, 3), as a WebP file; few colours are kept without loss."""
+    from PIL import Image
+
+    image, data = Image.fromarray(picture), io.BytesIO()
+    few = image.getcolors(64) is not None
+    if max(image.size) > MOST_SIDE:
+        kind = Image.Resampling.NEAREST if few else Image.Resampling.BOX
+        image.thumbnail((MOST_SIDE, MOST_SIDE), kind)
+    image.save(data, "WEBP", lossless=few, quality=100 if few else 80, method=4)
+    return data.getvalue()

@@ -11,6 +11,7 @@ a reader is safe in threads and in forked processes.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,13 @@ import numpy as np
 
 from cfqa_data.access.files import Blob, Files
 from cfqa_data.access.selection import Selection
-from cfqa_data.errors import FormatError
+from cfqa_data.errors import CodecError, FormatError
 from cfqa_data.format import codes
 from cfqa_data.format.quantizers import Quantizer
 
 __all__ = ["ArrayReader", "ShardReader"]
+
+_decoded = threading.local()
 
 NOTHING = 2**64 - 1
 """Offset and length of a chunk that was not written: all of it is the fill value, 0."""
@@ -69,9 +72,15 @@ class ArrayReader:
         self._indices: dict[int, np.ndarray] = {}
 
     def read(
-        self, source_index: int, level: int, part: Selection | None = None
+        self, source_index: int, level: int, part: Selection | None = None, *, values: bool = False
     ) -> codes.Codes | np.ndarray:
         """Return a compressed feature (N, C, T, D), or a part of it: codes, or float32 values.
+
+        Args:
+            source_index: place of its source.
+            level: its level.
+            part: which part; by default all.
+            values: give the values of codes where that is faster.
 
         Raises:
             FormatError: the shard is missing or damaged.
@@ -87,12 +96,16 @@ class ArrayReader:
                 index = self.shards.read_index(blob)
                 if self.files.root is None:  # asking again is a request
                     self._indices[source_index] = index
-            stored = self.shards.read(blob, index, level, part)
-        if self.quantizer is None:
-            return stored
-        if stored.max(initial=0) >= self._tables[0].size:
-            raise FormatError(f"{self.files.where(name)}: damaged shard: a code out of range")
-        return codes.Codes(stored, self._tables[list(part.layers)])
+            tables = self._tables[list(part.layers)] if self.quantizer else None
+            # At once, of several layers: all codes of one are looked up in one table behind this.
+            at_once = tables if values and len(part.layers) > 1 else None
+            stored = self.shards.read(blob, index, level, part, at_once)
+            if tables is None or at_once is not None:
+                return stored
+            try:
+                return codes.Codes(stored, tables)
+            except CodecError:
+                raise ValueError("a code out of range") from None
 
     def _read_head(self) -> np.ndarray:
         """Return what the stored numbers of each layer stand for, (C, size); of values, nothing."""
@@ -141,14 +154,22 @@ class ShardReader:
         expected = codes.array_metadata(0, self.levels, self.shape, self.dtype, {})
         return not metadata.get("storage_transformers") and _has(metadata, expected)
 
-    def read(self, blob: Blob, index: np.ndarray, level: int, part: Selection) -> np.ndarray:
-        """Return the stored numbers (N, C, T, D) of a part of one level.
+    def read(
+        self,
+        blob: Blob,
+        index: np.ndarray,
+        level: int,
+        part: Selection,
+        tables: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return the stored numbers (N, C, T, D) of a part of one level, or what they stand for.
 
         Args:
             blob: the shard.
             index: its index, by :meth:`read_index`.
             level: the level.
             part: which part of the feature, which may have fewer tokens than `shape`.
+            tables: (C, size), the value of each number, by layer of the part.
 
         Raises:
             OSError: the file cannot be read.
@@ -158,12 +179,20 @@ class ShardReader:
         places = [(int(index[level, n, c, 0]), int(index[level, n, c, 1])) for n, c in part.slices]
         present = [place for place in places if place != (NOTHING, NOTHING)]
         chunks = iter(blob.read(present))
-        stored = np.zeros((len(part.views), len(part.layers), tokens, channels), self.dtype)
-        for block, place in zip(stored.reshape(-1, tokens, channels), places, strict=True):
-            if place != (NOTHING, NOTHING):
-                values = np.frombuffer(self._decoded(next(chunks)), self.dtype)
-                block[:] = values.reshape(channels, tokens).T
-        return part.take_tokens(stored[:, :, : part.full[2]])
+        views, layers, used = len(part.views), len(part.layers), part.full[2]
+        dtype = self.dtype if tables is None else np.dtype(np.float32)
+        whole = np.empty((views, layers, used, channels), dtype)
+        for place, at in zip(places, np.ndindex(views, layers), strict=True):
+            block = whole[at] if tables is None else np.empty((used, channels), self.dtype)
+            if place == (NOTHING, NOTHING):
+                block[:] = 0
+            else:
+                block[:] = self._decoded(next(chunks)).reshape(channels, tokens)[:, :used].T
+            if tables is not None:
+                if block.max(initial=0) >= tables.shape[1]:
+                    raise ValueError("a code out of range")
+                whole[at] = codes.look_up(tables[at[1]], block)
+        return part.take_tokens(whole)
 
     def read_index(self, blob: Blob) -> np.ndarray:
         """Return offset and length of each chunk of a shard, uint64 (levels, N, C, 2).
@@ -183,20 +212,23 @@ class ShardReader:
             raise ValueError("its index does not have its checksum")
         return np.frombuffer(index[:-4], "<u8").reshape(self.levels, *self.shape[:2], 2)
 
-    def _decoded(self, chunk: bytes | bytearray) -> bytes:
+    def _decoded(self, chunk: bytes | bytearray) -> np.ndarray:
+        """Return a chunk's numbers, in memory that this thread's next chunk is decoded to."""
         from numcodecs import blosc
 
         # Blosc's own threads take twice as long for a chunk as none (zarr turns them off, too).
         blosc.use_threads = False
         tokens, channels = self.shape[2:]
-        expected = tokens * channels * self.dtype.itemsize, len(chunk)
-        if len(chunk) < 16 or BLOSC_HEADER.unpack_from(chunk) != expected:
+        size = tokens * channels * self.dtype.itemsize
+        if len(chunk) < 16 or BLOSC_HEADER.unpack_from(chunk) != (size, len(chunk)):
             raise ValueError("a chunk is not of the size it should have")
+        if len(memory := getattr(_decoded, "memory", b"")) != size:
+            memory = _decoded.memory = bytearray(size)
         try:
-            decoded: bytes = blosc.Blosc().decode(chunk)
+            blosc.decompress(chunk, memory)
         except RuntimeError as error:
             raise ValueError(str(error)) from None
-        return decoded
+        return np.frombuffer(memory, self.dtype)
 
 
 def _has(found: Any, expected: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -20,15 +20,16 @@ from cfqa_data.access.files import Files, LocalFiles
 from cfqa_data.access.selection import Part, Selection
 from cfqa_data.access.tensors import TensorFile
 from cfqa_data.access.weights import find_weights
-from cfqa_data.arrow import pa
+from cfqa_data.arrow import pa, pc
 from cfqa_data.errors import CfqaError, CodecError, FormatError, RecipeError, check_known, prefixed
 from cfqa_data.format import invariants
 from cfqa_data.format.codes import Codes
 from cfqa_data.format.facts import CodecEntry, Origin, TaskEntry
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.packing import plane_shape, unpack
+from cfqa_data.format.previews import read_previews
 from cfqa_data.format.resources import PACKAGE
-from cfqa_data.format.schema import NULLABLE, originals_schema
+from cfqa_data.format.schema import NULLABLE, label_schema, originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
 from cfqa_data.registry import Plugins, RegistryEntry, as_plugins
 
@@ -64,33 +65,45 @@ class Folder:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": {}}
 
-    def labels(self, task: str) -> pa.Table:
-        """Return the label rows of a task, one per source, codec and level, in any order."""
-        rows = self.label_rows(task)
+    def labels(self, task: str, sources: Collection[str] | None = None) -> pa.Table:
+        """Return the label rows of a task, one per source, codec and level, in any order.
+
+        Args:
+            task: the task.
+            sources: only the rows of those of these that it has; no row group without them is read.
+        """
+        entry = self.manifest.tasks[task]
+        if sources is not None and not (sources := set(sources) & set(entry.sources)):
+            return label_schema(self.manifest.format).empty_table()
+        rows = self.label_rows(task, sources)
         for what in invariants.broken(rows, invariants.PLACES):
             where = self.files.where(NAMES.labels(task).as_posix())
             raise FormatError(f"{where}: {what}; build or fetch it again")
         return rows.table
 
-    def label_rows(self, task: str) -> invariants.LabelRows:
-        """Return the label rows of a task, after checking only their number."""
+    def label_rows(self, task: str, sources: Collection[str] | None = None) -> invariants.LabelRows:
+        """Return the label rows of a task, or of sources, after checking only their number."""
         name = NAMES.labels(task).as_posix()
         where, entry = self.files.where(name), self.manifest.tasks[task]
         counts = [len(codec.levels) for codec in entry.codecs.values()]
+        places = [n for n, one in enumerate(entry.sources) if sources is None or one in sources]
         axes = {
             "task": [task],
-            "source_id": entry.sources,
+            "source_id": [entry.sources[place] for place in places],
             "codec": list(entry.codecs),
             "level": range(max(counts)),
         }
         # As bytes: pyarrow takes a path that looks like an address, as s3:/x, for one. Of more rows
         # than twice those that there should be, the first is not looked for.
         data, version = self.files.read(name), self.manifest.format
-        table = read_labels(where, data, most_rows=2 * entry.rows, format=version)
+        within = None if sources is None else places
+        table = read_labels(where, data, most_rows=2 * entry.rows, format=version, sources=within)
+        if within is not None:
+            known = pa.array(axes["source_id"], pa.string())
+            table = table.filter(pc.is_in(table["source_id"], value_set=known))
         found = check_rows(where, table, axes, counts)
-        return invariants.LabelRows(
-            table, entry, *(found[column] for column in ("source_id", "codec", "level"))
-        )
+        source = np.array(places, np.int64)[found["source_id"]]
+        return invariants.LabelRows(table, entry, source, found["codec"], found["level"])
 
     def originals_table(self) -> pa.Table:
         """Return the row of each original, after checking only their number."""
@@ -102,6 +115,21 @@ class Folder:
         table = read_table(where, schema, data, most_rows=most, nullable=nullable)
         check_rows(where, table, {"source_id": sources})
         return table
+
+    def previews(self) -> tuple[list[str], pa.Table] | None:
+        """Return what :func:`read_previews` does, with a row per original; None without pictures.
+
+        Pictures themselves are not read.
+        """
+        name = NAMES.previews.as_posix()
+        if name not in self.manifest.files:
+            return None
+        sources = sum(len(entry.sources) for entry in self.manifest.tasks.values())
+        return read_previews(self.files.where(name), self.files.read(name), sources)
+
+    def shown_columns(self) -> list[str]:
+        """Return the columns of originals that hold pictures and answers."""
+        return found[0] if (found := self.previews()) else []
 
     def original_rows(self) -> dict[str, dict[str, Any]]:
         """Return the row of each original, by its id."""
@@ -172,7 +200,7 @@ class Folder:
         self, source_id: str, codec: str, level: int, **part: Unpack[Part]
     ) -> np.ndarray:
         """Return a compressed feature, or a part of it, float32 (N, C, T, D)."""
-        found = self._compressed(source_id, codec, level, **part)
+        found = self._compressed(source_id, codec, level, True, **part)
         return found.dequantize() if isinstance(found, Codes) else found
 
     def codes(self, source_id: str, codec: str, level: int, **part: Unpack[Part]) -> Codes:
@@ -182,12 +210,12 @@ class Folder:
             raise FormatError(
                 f"{self.files.location}: {codec} on {entry.name} has values and no codes"
             )
-        found = self._compressed(source_id, codec, level, **part)
+        found = self._compressed(source_id, codec, level, False, **part)
         assert isinstance(found, Codes)
         return found
 
     def _compressed(
-        self, source_id: str, codec: str, level: int, **part: Unpack[Part]
+        self, source_id: str, codec: str, level: int, values: bool, **part: Unpack[Part]
     ) -> Codes | np.ndarray:
         entry, codec_entry, level = self._check(source_id, codec, level)
         chosen = Selection.of(self.shape(source_id), **part)
@@ -197,7 +225,7 @@ class Folder:
         ):
             return self.decoded(source_id, codec, level, chosen)
         array, index = self.open_codes(entry.name, codec), self._places[source_id][1]
-        return array.read(index, level, chosen)
+        return array.read(index, level, chosen, values=values)
 
     def decoded(
         self, source_id: str, codec: str, level: int, part: Selection | None = None

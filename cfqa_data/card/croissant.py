@@ -8,13 +8,14 @@ it, and `mlcroissant` loads the tables with it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cfqa_data.arrow import pa
 from cfqa_data.card.wording import meanings
 from cfqa_data.format.layout import NAMES
 from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.previews import ANSWERS, column_meaning
 from cfqa_data.format.schema import LABEL_COLUMNS, NEW_COLUMNS, ORIGINAL_COLUMNS
 
 __all__ = ["CROISSANT", "croissant_text"]
@@ -75,6 +76,7 @@ def croissant_text(
     manifest: Manifest,
     labels: Mapping[str, pa.Table],
     originals: pa.Table,
+    shown: Sequence[str],
     repo: str,
     tag: str,
 ) -> str:
@@ -87,11 +89,13 @@ def croissant_text(
         manifest: its manifest, with size and SHA-256 of every file.
         labels: its tables of labels by task.
         originals: its table of originals.
+        shown: columns of its table of pictures, if it has one.
         repo: "org/name" on the Hub.
         tag: name of this version there.
     """
     terms = dict.fromkeys(entry.terms for entry in manifest.tasks.values() if entry.terms)
     tables = {NAMES.labels(task).as_posix(): table for task, table in labels.items()}
+    pictured = (NAMES.previews if shown else NAMES.originals_table).as_posix()
     meaning = {name: text for name, (_, text) in (LABEL_COLUMNS | ORIGINAL_COLUMNS).items()}
     if manifest.format > 1:
         meaning |= meanings() | {name: text for name, (_, text) in NEW_COLUMNS.items()}
@@ -108,7 +112,7 @@ def croissant_text(
         "citeAs": PAPER,
         "distribution": [
             *(_file(path, manifest) for path in tables),
-            _file(NAMES.originals_table.as_posix(), manifest),
+            _file(pictured, manifest),
             *_file_sets(manifest),
         ],
         "recordSet": [
@@ -116,7 +120,7 @@ def croissant_text(
                 _records(task, NAMES.labels(task).as_posix(), table, meaning)
                 for task, table in labels.items()
             ),
-            _records("originals", NAMES.originals_table.as_posix(), originals, meaning),
+            _records("originals", pictured, originals, meaning, shown),
         ],
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -156,20 +160,34 @@ def _file_sets(manifest: Manifest) -> list[dict[str, Any]]:
     ]
 
 
-def _records(name: str, path: str, table: pa.Table, meaning: Mapping[str, str]) -> dict[str, Any]:
+def _records(
+    name: str,
+    path: str,
+    table: pa.Table,
+    meaning: Mapping[str, str],
+    shown: Sequence[str] = (),
+) -> dict[str, Any]:
+    def field(column: str, text: str, kind: str, **transform: Any) -> dict[str, Any]:
+        source = {"fileObject": {"@id": path}, "extract": {"column": column}, **transform}
+        about = {"@type": "cr:Field", "@id": f"{name}/{column}", "name": column}
+        return about | {"description": text, "dataType": kind, "source": source}
+
+    picture = {"kind": "sc:ImageObject", "transform": {"jsonPath": "bytes"}}
+    pictures = [
+        field(one, column_meaning(one)[1], **({"kind": "sc:Text"} if one == ANSWERS else picture))
+        for one in shown
+    ]
     return {
         "@type": "cr:RecordSet",
         "@id": name,
         "name": name,
-        "field": [
-            {
-                "@type": "cr:Field",
-                "@id": f"{name}/{column.name}",
-                "name": column.name,
-                "description": meaning.get(column.name, column.name),
-                "dataType": TYPES.get(str(column.type)) or f"cr:{str(column.type).title()}",
-                "source": {"fileObject": {"@id": path}, "extract": {"column": column.name}},
-            }
+        "field": pictures
+        + [
+            field(
+                column.name,
+                meaning.get(column.name, column.name),
+                TYPES.get(str(column.type)) or f"cr:{str(column.type).title()}",
+            )
             for column in table.schema
         ],
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
 from cfqa_data.format.facts import Terms
 from cfqa_data.format.manifest import Manifest
 
-__all__ = ["RELEASE", "meanings", "wording"]
+__all__ = ["RELEASE", "collected", "hub_facts", "meanings", "plain", "wording"]
 
 RELEASE = "cfqa-release"
 """Name of a dataset that holds the published release."""
@@ -26,6 +27,8 @@ LICENCES = {
 def wording(manifest: Manifest) -> dict[str, str]:
     """Return the texts of a dataset's card, by their names in its template."""
     texts = _texts()
+    texts["benchmark"] |= texts["any"] | {"pretty_name": plain(hub_facts(manifest)["pretty_name"])}
+    texts["other"] = texts["benchmark"] | texts["other"]
     if manifest.format == 1:
         if manifest.name == RELEASE:
             return texts["benchmark"] | texts["released"]
@@ -38,6 +41,54 @@ def wording(manifest: Manifest) -> dict[str, str]:
 def meanings() -> dict[str, str]:
     """Return what columns hold whose meaning is another in a dataset of any tasks and codecs."""
     return dict(_texts()["columns"])
+
+
+def hub_facts(manifest: Manifest) -> dict[str, Any]:
+    """Return what a hub finds a dataset by, in its own words."""
+    hub = _texts()["hub"]
+    found = [hub["tasks"].get(entry.facts.title, {}) for entry in manifest.tasks.values()]
+    codecs = dict.fromkeys(codec for entry in manifest.tasks.values() for codec in entry.codecs)
+    sources = [about["dataset"] for about in _sources(manifest).values() if about["dataset"]]
+    facts = {
+        "pretty_name": hub["names"].get(manifest.name, f"CFQA {manifest.name}"),
+        "task_categories": [
+            *dict.fromkeys(about["category"] for about in found if about),
+            "image-feature-extraction" if any(found) else "other",
+        ],
+        "task_ids": [about["id"] for about in found if "id" in about],
+        "annotations_creators": ["machine-generated"],
+        "source_datasets": list(dict.fromkeys(sources)),
+        "tags": [*hub["tags"], *codecs],
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def collected(manifest: Manifest) -> tuple[str, str]:
+    """Return where the inputs of each task come from, and what they say of persons."""
+    kinds = _sources(manifest)
+    tasks: dict[str, list[str]] = {}
+    for task, about in kinds.items():
+        tasks.setdefault(about["inputs"], []).append(f"`{task}`")
+    inputs = [f"- {', '.join(of)}: {what}." for what, of in tasks.items()]
+    persons = dict.fromkeys(about["persons"] for about in kinds.values())
+    return "\n".join(inputs), " ".join(persons)
+
+
+def plain(text: str) -> str:
+    """Return a text of others with what Markdown would take for its own escaped."""
+    return text.translate({ord(letter): f"\\{letter}" for letter in "\\`*_[]<>"})
+
+
+def _sources(manifest: Manifest) -> dict[str, dict[str, str]]:
+    """Return what is known of each task's source, by its kind in the recipe."""
+    known, tasks = _texts()["sources"], manifest.recipe.get("tasks")
+    found = {}
+    for task in manifest.tasks:
+        spec = tasks.get(task) if isinstance(tasks, Mapping) else None
+        source = spec.get("source") if isinstance(spec, Mapping) else None
+        kind = source.get("kind") if isinstance(source, Mapping) else None
+        found[task] = dict(known.get(kind, known["unknown"]))
+    return found
 
 
 def _texts() -> dict[str, Any]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from cfqa_data.arrow import pa
-from cfqa_data.card.wording import meanings, wording
-from cfqa_data.console.text import size_text
+import numpy as np
+
+from cfqa_data.arrow import pa, pc
+from cfqa_data.card.head import head_text
+from cfqa_data.card.wording import collected, meanings, plain, wording
+from cfqa_data.console.text import percent, size_text
 from cfqa_data.format import schema
-from cfqa_data.format.layout import NAMES, Layout
+from cfqa_data.format.layout import ALL, NAMES, Layout
 from cfqa_data.format.manifest import Manifest
+from cfqa_data.format.previews import column_meaning, read_previews
 from cfqa_data.format.storage import read_labels, read_table, write_text
 from cfqa_data.integrity.health import health_cells
 from cfqa_data.integrity.summary import float32_size, score_text
@@ -25,16 +28,13 @@ __all__ = ["card_text", "write_card"]
 FOLDERS = {
     "labels": "labels",
     "originals": "original features",
+    "previews": "originals with pictures, for viewers",
     "bitstreams": "bitstreams",
     "tables": "tables that decoders have in advance",
     "truth": "truth for the heads",
     "compressed": "codes of the compressed features",
 }
 """Folders of a dataset, and what is in them."""
-
-COUNTS = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-"""Rows, up to which a hub calls a dataset's size so."""
-
 
 LICENCE = ("license", "license_name", "license_link")
 """Keys of a card's head; the last two where the first is "other"."""
@@ -57,7 +57,11 @@ def write_card(root: Path, manifest: Manifest) -> Path:
     originals = read_table(layout.originals_table, columns, nullable=nullable)
     files = [p for folder in FOLDERS for p in (layout.root / folder).rglob("*") if p.is_file()]
     sizes = {layout.relative(path): path.stat().st_size for path in files}
-    write_text(layout.card, card_text(manifest, labels, originals, sizes))
+    shown: list[str] = []
+    if layout.previews.exists():
+        data = layout.previews.read_bytes()
+        shown, _ = read_previews(layout.previews, data, originals.num_rows)
+    write_text(layout.card, card_text(manifest, labels, originals, sizes, shown))
     return layout.card
 
 
@@ -66,6 +70,7 @@ def card_text(
     labels: Mapping[str, pa.Table],
     originals: pa.Table,
     sizes: Mapping[str, int],
+    shown: Sequence[str] = (),
     repo: str = "",
     tag: str = "",
 ) -> str:
@@ -76,6 +81,7 @@ def card_text(
         labels: its tables of labels by task.
         originals: its table of originals.
         sizes: path of a file -> bytes, of all but card and manifest.
+        shown: columns of its table of pictures, if it has one.
         repo: "org/name" on a hub, if the card is for that.
         tag: name of this version there.
     """
@@ -83,13 +89,12 @@ def card_text(
     codecs = [codec for entry in manifest.tasks.values() for codec in entry.codecs.values()]
     counts = sorted({len(codec.levels) for codec in codecs})
     licence = {key: texts.pop(key) for key in LICENCE if key in texts}
-    head = licence | _head(labels, originals, sizes)
+    head = head_text(manifest, labels, originals, sizes, shown, licence)
     features = _feature_table(manifest) if manifest.format > 1 else ""
+    texts["bibtex"] = ""
     hub, use = "", {"path": "cfqa", "revision": "", "where": "in the folder's parent: "}
     if repo:
         use = {"path": repo, "revision": f', revision="{tag}"', "where": ""}
-        rows = sum(table.num_rows for table in labels.values())
-        head["size_categories"] = [next((n for m, n in COUNTS.items() if rows < m), "1M<n<10M")]
         hub = _template("hub_section.md").substitute(
             tag=tag,
             name=manifest.name,
@@ -98,12 +103,19 @@ def card_text(
             size=size_text(sum(sizes.values())),
             again=_again(manifest),
         )
+        community = f"https://huggingface.co/datasets/{repo}/discussions"
+        texts["contact"] = f"Questions and faults: its [Community tab]({community})."
+        texts["bibtex"] = _bibtex(manifest, repo, tag)
+    several = f", and `{ALL}`, the labels of all tasks" if len(labels) > 1 else ""
+    first = next(iter(labels))
+    inputs, personal = collected(manifest)
     return _template("dataset_card.md").substitute(
         texts | use,
+        configs=f"Configs: one per task, the first (`{first}`) by default; `originals`{several}.",
         hub=f"\n{hub}" if hub else "",
-        yaml="\n".join(_yaml(head)),
-        name=manifest.name,
-        summary=manifest.summary.rstrip(".") if manifest.format > 1 else manifest.summary,
+        yaml=head,
+        pictures=_pictures(sizes, shown),
+        summary=plain(manifest.summary.rstrip(".")),
         tier=manifest.tier,
         originals=f"{originals.num_rows:,}",
         compressed=f"{sum(table.num_rows for table in labels.values()):,}",
@@ -112,12 +124,38 @@ def card_text(
         worst=f"level {counts[0] - 1}" if len(counts) == 1 else "the last",
         tasks=_task_table(manifest),
         origin="\n\n".join(filter(None, [features, _origin(manifest)])),
-        codecs_table=_codec_table(manifest),
+        inputs=inputs,
+        personal=personal,
+        codecs_table=_codec_table(manifest, labels),
+        labels_table=_label_table(labels),
         health=_health_table(manifest),
         sizes=_size_table(manifest, labels, sizes),
         columns=_column_table(schema.LABEL_COLUMNS, manifest),
-        originals_columns=_column_table(schema.ORIGINAL_COLUMNS, manifest),
+        originals_columns=_column_table(schema.ORIGINAL_COLUMNS, manifest, shown),
         versions=", ".join(f"{name} {v}" for name, v in sorted(manifest.versions.items())),
+    )
+
+
+def _bibtex(manifest: Manifest, repo: str, tag: str) -> str:
+    """Return how a published dataset is cited."""
+    lines = {
+        "title": f"CFQA {manifest.name}, {manifest.tier} tier",
+        "howpublished": f"\\url{{https://huggingface.co/datasets/{repo}}}",
+        "note": f"Version {tag}",
+    }
+    inside = ",\n".join(f"  {key:<12} = {{{text}}}" for key, text in lines.items())
+    return f"\n@misc{{{repo.replace('/', '-')},\n{inside}\n}}\n"
+
+
+def _pictures(sizes: Mapping[str, int], shown: Sequence[str]) -> str:
+    """Return the picture of a few sources, if there is one, and what its columns are."""
+    path = NAMES.hero.as_posix()
+    if path not in sizes:
+        return ""
+    names = ", ".join(f"`{name}`" for name in shown if column_meaning(name)[0] == "image")
+    return (
+        f"![Inputs, ground truths, and what the tasks make of features, level by level]({path})\n\n"
+        f"*A source in each row; in the columns, as in the table `originals`: {names}.*\n"
     )
 
 
@@ -141,65 +179,6 @@ def _again(manifest: Manifest) -> str:
     )
 
 
-def _head(
-    labels: Mapping[str, pa.Table], originals: pa.Table, sizes: Mapping[str, int]
-) -> dict[str, Any]:
-    """Return the card's metadata: configs by name, and their exact columns and row counts."""
-    per_task = {task: {NAMES.labels(task).as_posix(): table} for task, table in labels.items()}
-    everything = {path: table for files in per_task.values() for path, table in files.items()}
-    originals_files = {NAMES.originals_table.as_posix(): originals}
-    configs = {"default": everything} | per_task | {"originals": originals_files}
-    return {
-        "pretty_name": "Compressed Feature Quality Assessment",
-        "tags": ["feature-compression", "quality-assessment", "benchmark"],
-        "configs": [
-            {"config_name": name}
-            | ({"default": True} if name == "default" else {})
-            | {"data_files": [{"split": "test", "path": list(files)}]}
-            for name, files in configs.items()
-        ],
-        "dataset_info": [
-            {"config_name": name} | _dataset_info(files, sizes) for name, files in configs.items()
-        ],
-    }
-
-
-def _dataset_info(files: Mapping[str, pa.Table], sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Return the columns and sizes of one config; `datasets` refuses another number of rows."""
-    tables = list(files.values())
-    size = sum(table.nbytes for table in tables)
-    rows = sum(table.num_rows for table in tables)
-    return {
-        "features": [{"name": f.name, "dtype": _dtype(f)} for f in tables[0].schema],
-        "splits": [{"name": "test", "num_bytes": size, "num_examples": rows}],
-        "download_size": sum(sizes[path] for path in files),
-        "dataset_size": size,
-    }
-
-
-def _dtype(column: pa.Field) -> str:
-    return {"double": "float64"}.get(str(column.type), str(column.type))
-
-
-def _yaml(value: Any, indent: str = "") -> list[str]:
-    """Return tables, lists and scalars as lines of block YAML; scalars are JSON, which is YAML."""
-    lines = []
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if isinstance(item, Mapping | list):
-                lines += [f"{indent}{key}:", *_yaml(item, indent)]
-            else:
-                lines.append(f"{indent}{key}: {json.dumps(item)}")
-        return lines
-    for item in value:
-        if isinstance(item, Mapping):
-            first, *rest = _yaml(item, indent + "  ")
-            lines += [f"{indent}- {first.lstrip()}", *rest]
-        else:
-            lines.append(f"{indent}- {json.dumps(item)}")
-    return lines
-
-
 def _task_table(manifest: Manifest) -> str:
     rows: list[list[Any]] = []
     for name, entry in manifest.tasks.items():
@@ -208,7 +187,7 @@ def _task_table(manifest: Manifest) -> str:
         shape = " x ".join(map(str, entry.shape))
         loss = facts.loss.name if facts.loss else "-"
         score = score_text(facts.score)
-        rows.append([name, facts.title, len(entry.sources), shape, blocks, score, loss])
+        rows.append([name, plain(facts.title), len(entry.sources), shape, blocks, score, loss])
     heads = ["task", "", "originals", "N x C x T x D", "blocks", "score", "loss beside it"]
     if manifest.format > 1:  # a table of their own tells of the layers
         rows, heads = [[*row[:4], *row[5:]] for row in rows], [*heads[:4], *heads[5:]]
@@ -247,7 +226,7 @@ def _origin(manifest: Manifest) -> str:
     return f"**Backbone.** {text}" if text else ""
 
 
-def _codec_table(manifest: Manifest) -> str:
+def _codec_table(manifest: Manifest, labels: Mapping[str, pa.Table]) -> str:
     rows = []
     for task, entry in manifest.tasks.items():
         for name, codec in entry.codecs.items():
@@ -255,10 +234,51 @@ def _codec_table(manifest: Manifest) -> str:
             levels = ", ".join(f"{level:g}" for level in codec.levels)
             kind = f"{quantizer['kind']}, {quantizer['bits']} bits" if quantizer else "none"
             facts = codec.facts
-            about = [facts.title, facts.on, facts.bits] if manifest.format > 1 else []
-            rows.append([task, name, *about, kind, facts.parameter.name, levels])
+            about = [plain(facts.title), facts.on, facts.bits] if manifest.format > 1 else []
+            rates = [_mean_rate(labels[task], name, at) for at in (0, len(codec.levels) - 1)]
+            rate = " to ".join(rates)
+            rows.append([task, name, *about, kind, facts.parameter.name, levels, rate])
     about = ["", "on", "bits"] if manifest.format > 1 else []
-    return _table(["task", "codec", *about, "quantiser", "parameter", "levels, best first"], rows)
+    return _table(
+        ["task", "codec", *about, "quantiser", "parameter", "levels, best first", "bits per point"],
+        rows,
+    )
+
+
+def _label_table(labels: Mapping[str, pa.Table]) -> str:
+    """Return what labels can tell: how many differ from the original's, and a ceiling."""
+    rows = []
+    for task, table in labels.items():
+        harm, ceiling = table["distortion"].to_numpy(), _ceiling(table)
+        shares = [percent(float(part.mean()), 1) for part in (harm == 0, harm < 0)]
+        rows.append([task, f"{len(harm):,}", *shares, "-" if ceiling is None else f"{ceiling:.3f}"])
+    return _table(["task", "labels", "no harm", "gain", "ceiling"], rows)
+
+
+def _mean_rate(labels: pa.Table, codec: str, level: int) -> str:
+    """Return the mean rate of a level; a dash where a rate is not known."""
+    rows = pc.and_(pc.equal(labels["codec"], codec), pc.equal(labels["level"], level))
+    mean = float(np.mean(labels.filter(rows)["bpfp"].to_numpy()))
+    return f"{mean:.3g}" if np.isfinite(mean) else "-"
+
+
+def _ceiling(labels: pa.Table) -> float | None:
+    """Return the mean SROCC of a task's loss with its distortion, as `cfqa info` does."""
+    sources = np.unique(labels["source_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    found = []
+    for source in range(int(sources.max()) + 1):
+        harm, loss = (labels[n].to_numpy()[sources == source] for n in ("distortion", "loss"))
+        if np.isnan(loss).any():
+            return None
+        if np.ptp(harm):
+            found.append(np.corrcoef(_ranks(loss), _ranks(harm))[0, 1] if np.ptp(loss) else 0.0)
+    return float(np.mean(found)) if found else None
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return ranks; equal values share their mean."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((counts.cumsum() - (counts - 1) / 2)[places])
 
 
 def _health_table(manifest: Manifest) -> str:
@@ -285,13 +305,16 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _column_table(columns: Mapping[str, tuple[str, str]], manifest: Manifest) -> str:
+def _column_table(
+    columns: Mapping[str, tuple[str, str]], manifest: Manifest, shown: Sequence[str] = ()
+) -> str:
     rows = [[f"`{name}`", *about] for name, about in columns.items()]
     if manifest.format > 1:
         other = meanings()
         rows = [[f"`{n}`", kind, other.get(n, text)] for n, (kind, text) in columns.items()]
         rows += [[f"`{name}`", *about] for name, about in schema.NEW_COLUMNS.items()]
-    return _table(["column", "type", "meaning"], rows)
+    pictures = [[f"`{name}`", *column_meaning(name)] for name in shown]
+    return _table(["column", "type", "meaning"], pictures + rows)
 
 
 def _table(heads: list[str], rows: list[list[Any]]) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "report"]
 
+Table = Literal["paper", "plain", "text", "latex", "markdown", "csv"]
+
 
 @command("eval")
 def evaluate(
@@ -37,14 +39,17 @@ def evaluate(
     leave_out: Literal["codec"] | None = None,
     device: str = "cpu",
     precision: Literal["highest", "high"] = "highest",
+    workers: int = 1,
+    scheduler: str | None = None,
     out: Path | None = None,
     report: Path | None = None,
     classes: bool = False,
     pictures: bool = False,
     force: bool = False,
-    table: Literal["paper", "plain", "text", "latex", "markdown", "csv"] = "paper",
+    table: Table = "paper",
     figure: str = "srocc",
     against: str | None = None,
+    per_codec: bool = False,
     paper_logs: Path | None = None,
     untrusted: bool = False,
     plugin: list[str] | None = None,
@@ -64,6 +69,9 @@ def evaluate(
             its accuracy on the codec left out.
         device: Torch device: cpu, cuda, cuda:1.
         precision: Of float32 matrix products: highest is exact, high allows TF32.
+        workers (N): Processes, which score a source at a time, with one thread each; on cuda each
+            takes a GPU. Default: the command's own, with as many threads as torch takes.
+        scheduler (ADDRESS): Dask scheduler on whose workers to score instead.
         out (FILE): Write every score to this .parquet or .csv file. An interrupted run resumes from
             the partial file next to it. To an existing .parquet file of this dataset, only missing
             scores are added.
@@ -77,6 +85,7 @@ def evaluate(
             pooled_krocc, mapped_plcc or mapped_rmse.
         against (NAME): Also compare every other metric with this one: differences, confidence
             intervals, p-values.
+        per_codec: With --against: also compare per codec and level.
         paper_logs (LOGS): Instead of DIR: compute the published statistic from a folder of score
             logs.
         debug: Print the traceback where a user-defined metric fails.
@@ -97,17 +106,14 @@ def evaluate(
     from cfqa_data.eval.comparison import baseline_of
     from cfqa_data.eval.evaluator import DEFAULT_METRICS
     from cfqa_data.eval.metrics.spec import split_specs
-    from cfqa_data.eval.tables import FIGURES
     from cfqa_data.eval.text import LAYOUTS
 
     for name, given in (("classes", classes), ("pictures", pictures)):
         if given and report is None:
             raise CfqaError(f"--{name} requires --report")
-    source = context.get_parameter_source("figure")
-    if table in LAYOUTS and source is not None and source.name == "COMMANDLINE":
-        raise CfqaError("--figure requires --table text, latex, markdown or csv")
-    if figure not in FIGURES:
-        raise CfqaError(unknown_name("figure", figure, FIGURES))
+    if per_codec and against is None:
+        raise CfqaError("--per-codec requires --against")
+    _check_table(context, table, figure)
     if report is not None:  # missing packages are reported now, not when everything is scored
         from cfqa_data.eval.report import write_report
     if classes:
@@ -148,6 +154,8 @@ def evaluate(
             target=target,
             leave_out=leave_out,
             precision=precision,
+            workers=workers,
+            client=scheduler,
             out=out,
             force=force,
             progress=progress,
@@ -161,11 +169,11 @@ def evaluate(
             failures.append(str(error))
 
     def text() -> str:
-        if table in LAYOUTS:
-            tables = [LAYOUTS[table](evaluation)]
-        else:
-            tables = [evaluation.table(table, figure)]
-        return "\n\n".join([*tables, *([compared.text()] if compared else [])])
+        parts = [_table_text(evaluation, table, figure)]
+        if compared:
+            parts.append(compared.text(per_codec=per_codec))
+            parts += [] if per_codec else ["Per codec and level: --per-codec."]
+        return "\n\n".join(parts)
 
     answer(as_json, lambda: _evaluation_json(evaluation, compared), text)
     sys.stdout.flush()
@@ -192,10 +200,13 @@ def evaluate(
 
 @command("report")
 def report(
+    context: typer.Context,
     folder: str,
     scores: list[Path],
     *,
-    out: Path,
+    out: Path | None = None,
+    table: Table | None = None,
+    figure: str = "srocc",
     target: Target | None = None,
     against: str | None = None,
     classes: bool = False,
@@ -203,11 +214,13 @@ def report(
     force: bool = False,
     follow_links: bool = False,
 ) -> None:
-    """Write a report of scores as one offline HTML file.
+    """Write a report of scores as one offline HTML file, or print a table of them.
 
     Args:
         scores (SCORES): Score files, .parquet, of `cfqa eval DIR --out`; several are merged.
         out (FILE): Write the report to this .html file.
+        table: Print a table, as of `cfqa eval --table`.
+        figure (FIGURE): Statistic of such a table, as of `cfqa eval --figure`.
         target: Label to correlate with. Default: that of the scores.
         against (NAME): Metric that the others are compared with. Default: cosine, or mse.
         classes: Also plot the classes at several levels, by t-SNE; reads features.
@@ -216,18 +229,48 @@ def report(
     from cfqa_data.access.dataset import load
     from cfqa_data.eval import read_evaluation
     from cfqa_data.eval.report import write_report
+    from cfqa_data.eval.text import LAYOUTS
 
+    if out is None and table is None:
+        raise CfqaError("nothing to write: name a page with --out, or a --table")
+    for name, given in (("against", against), ("classes", classes), ("pictures", pictures)):
+        if given and out is None:
+            raise CfqaError(f"--{name} requires --out")
+    _check_table(context, table or "text", figure)
     check_new_file(out, (".html",), force)
     dataset = load(folder, follow_links=follow_links)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MetricWarning)  # the page has them, and this:
         evaluation = read_evaluation(*scores, dataset=dataset, target=target)
     for name, note in evaluation.notes.items():
-        if name.startswith("scores of "):
+        if name.startswith("scores of ") and table not in LAYOUTS:  # whose text has them
             say(note)
-    how: dict[str, Any] = {"against": against, "classes": classes, "pictures": pictures}
-    written = write_report(evaluation, out, dataset, **how)
-    print(f"Report: {written}")
+    if table is not None:
+        print(_table_text(evaluation, table, figure))
+        sys.stdout.flush()
+    if out is not None:
+        how: dict[str, Any] = {"against": against, "classes": classes, "pictures": pictures}
+        written = write_report(evaluation, out, dataset, **how)
+        print(f"Report: {written}", file=sys.stderr if table else sys.stdout)
+
+
+def _check_table(context: typer.Context, table: str, figure: str) -> None:
+    """Check that there is such a figure, and that one was asked for only of a table of one."""
+    from cfqa_data.eval.tables import FIGURES
+    from cfqa_data.eval.text import LAYOUTS
+
+    source = context.get_parameter_source("figure")
+    if table in LAYOUTS and source is not None and source.name == "COMMANDLINE":
+        raise CfqaError("--figure requires --table text, latex, markdown or csv")
+    if figure not in FIGURES:
+        raise CfqaError(unknown_name("figure", figure, FIGURES))
+
+
+def _table_text(evaluation: Evaluation, table: str, figure: str) -> str:
+    from cfqa_data.eval.text import LAYOUTS
+
+    layout = LAYOUTS.get(table)
+    return layout(evaluation) if layout else str(evaluation.table(table, figure))
 
 
 def _raised(evaluation: Evaluation) -> BaseException | None:

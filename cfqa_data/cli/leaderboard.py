@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from cfqa_data.cli.command import Target, command
-from cfqa_data.cli.shared import check_new_file
+from cfqa_data.cli.shared import answer, check_new_file
 from cfqa_data.errors import MetricWarning
 
 __all__ = ["leaderboard"]
@@ -20,6 +20,7 @@ def leaderboard(
     target: Target | None = None,
     out: Path | None = None,
     force: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Rank metrics by their mean SROCC over the tasks, all codecs pooled.
 
@@ -37,8 +38,13 @@ def leaderboard(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MetricWarning)  # the board has them
         boards = boards_of.leaderboard(*results, dataset=dataset, target=target)
-    print(boards_of.terminal_text(boards))
+    answer(
+        as_json,
+        lambda: {"leaderboards": [board.to_dict() for board in boards]},
+        lambda: boards_of.terminal_text(boards),
+    )
     if out is not None:
         write = boards_of.html_page if out.suffix == ".html" else boards_of.markdown_page
         write_text(out, write(boards))
-        print(f"\nLeaderboard: {out}")
+        if not as_json:
+            print(f"\nLeaderboard: {out}")

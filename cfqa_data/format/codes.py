@@ -30,6 +30,7 @@ __all__ = [
     "array_metadata",
     "create_codes_array",
     "find_centres",
+    "look_up",
     "parse_metadata",
     "ranked_codes",
     "shard_name",
@@ -66,13 +67,11 @@ class Codes:
 
     def dequantize(self) -> np.ndarray:
         """Return the feature, float32 (N, C, T, D)."""
-        layers = [
-            _look_up(table, self.indices[:, layer]) for layer, table in enumerate(self.tables)
-        ]
+        layers = [look_up(table, self.indices[:, layer]) for layer, table in enumerate(self.tables)]
         return layers[0][:, None] if len(layers) == 1 else np.stack(layers, axis=1)
 
 
-def _look_up(table: np.ndarray, places: np.ndarray) -> np.ndarray:
+def look_up(table: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Return the values at places that are in the table, in a third of the time NumPy takes."""
     found = pc.take(pa.array(table), pa.array(places.reshape(-1)), boundscheck=False)
     values = np.frombuffer(found.buffers()[1], table.dtype, places.size)  # no copy, writable
@@ -207,7 +206,7 @@ def write_codes(path: Path, source_index: int, codes: np.ndarray) -> None:
         orders = ranked_codes(quantizer, attributes.get("centres"), path)
         for layer, order in enumerate(orders):
             ranks = np.argsort(order).astype(dtype)
-            target[:, :, layer] = _look_up(ranks, codes[:, :, layer])
+            target[:, :, layer] = look_up(ranks, codes[:, :, layer])
     write_bytes(path / shard_name(source_index), _encode_shard(stored))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-__all__ = ["NAMES", "OWN", "Layout", "left_by_tools", "of_tools"]
+__all__ = ["ALL", "NAMES", "OWN", "Layout", "left_by_tools", "of_tools"]
 
 TOOLS = {
     # macOS
@@ -78,6 +78,16 @@ class Layout:
         """One row per original, all tasks."""
         return self.root / "labels" / "originals.parquet"
 
+    @property
+    def previews(self) -> Path:
+        """The table of originals with pictures; only where there are any to give."""
+        return self.root / "previews" / "originals.parquet"
+
+    @property
+    def hero(self) -> Path:
+        """The card's picture: a few rows of that table."""
+        return self.root / "previews" / "hero.webp"
+
     def labels(self, task: str) -> Path:
         """One row per compressed feature."""
         return self.root / "labels" / f"{task}.parquet"
@@ -124,9 +134,12 @@ class Layout:
 NAMES = Layout(Path())
 """Names in a folder, relative to it."""
 
+ALL = "all"
+"""What `load_dataset` calls the labels of all tasks, where there are several."""
+
 OWN = {
     *("README.md", "manifest.json"),
-    *("labels", "originals", "compressed", "bitstreams", "truth", "tables"),
+    *("labels", "originals", "previews", "compressed", "bitstreams", "truth", "tables"),
 }
 """What stands at the top of a folder and is the dataset."""
 

@@ -8,6 +8,8 @@ their dictionary, and spread over the rows once they are known to be short.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from cfqa_data.arrow import pa, pc, pq
@@ -38,7 +40,12 @@ def read_schema(data: bytes) -> tuple[pa.Schema, int]:
     return file.schema_arrow, file.metadata.num_rows
 
 
-def read_parquet(data: bytes, most_rows: int) -> pa.Table:
+def read_parquet(
+    data: bytes,
+    most_rows: int,
+    without: Collection[str] = (),
+    within: tuple[str, Sequence[int]] | None = None,
+) -> pa.Table:
     """Return a table of numbers and texts, all valid.
 
     Memory goes up to the pages as they are unpacked, of which there are at most LONGEST_CELL bytes
@@ -47,6 +54,9 @@ def read_parquet(data: bytes, most_rows: int) -> pa.Table:
     Args:
         data: the file's content.
         most_rows: refuse a table of more.
+        without: columns that are not read, and may be of any kind.
+        within: a column of integers and some of its values, in order: row groups that by their
+            statistics have none of them are not read. Those that are read may have other rows too.
 
     Raises:
         ValueError: it has more rows or larger pages or texts, or a column of another kind.
@@ -55,16 +65,22 @@ def read_parquet(data: bytes, most_rows: int) -> pa.Table:
     schema, rows = read_schema(data)
     if rows > most_rows:
         raise _Damaged(f"has {rows:,} rows; at most {most_rows:,} are expected")
-    texts = [field.name for field in schema if pa.types.is_string(field.type)]
-    for field in schema:
+    kept = pa.schema([field for field in schema if field.name not in without], schema.metadata)
+    texts = [field.name for field in kept if pa.types.is_string(field.type)]
+    for field in kept:
         if field.name not in texts and not pa.types.is_primitive(field.type):
             raise _Damaged(f"column {field.name!r} is {field.type}, neither numbers nor texts")
+    widths = [field.type.num_fields or 1 for field in schema]
+    starts = [sum(widths[:place]) for place in range(len(widths))]
+    places = [at for field, at in zip(schema, starts, strict=True) if field.name not in without]
     file = _opened(data, read_dictionary=texts)
-    groups = _check_pages(data, file.metadata, len(schema))
+    groups = _check_pages(data, file.metadata, sum(widths), places)
+    if within is not None:
+        groups = [n for n in groups if _may_have(file.metadata.row_group(n), *within)]
     if not groups:
-        return schema.empty_table()
-    table = file.read_row_groups(groups, use_threads=False)
-    for place, field in enumerate(schema):
+        return kept.empty_table()
+    table = file.read_row_groups(groups, columns=kept.names if without else None, use_threads=False)
+    for place, field in enumerate(kept):
         column = table.column(place)
         if pa.types.is_dictionary(column.type):
             for chunk in column.chunks:
@@ -76,6 +92,15 @@ def read_parquet(data: bytes, most_rows: int) -> pa.Table:
             table = table.set_column(place, field, plain)
     table.validate(full=True)
     return table.replace_schema_metadata(schema.metadata)
+
+
+def _may_have(group: pq.RowGroupMetaData, name: str, values: Sequence[int]) -> bool:
+    """Whether by its statistics a row group may have one of some values, which are in order."""
+    columns = [group.column(place) for place in range(group.num_columns)]
+    known = next((c.statistics for c in columns if c.path_in_schema == name), None)
+    if known is None or not known.has_min_max:
+        return True
+    return bisect_left(values, known.min) < bisect_right(values, known.max)
 
 
 def _plain(texts: pa.Array) -> pa.Array:
@@ -94,8 +119,10 @@ def _opened(data: bytes, **options: Any) -> pq.ParquetFile:
     return pq.ParquetFile(pa.BufferReader(data), **limits, **options)
 
 
-def _check_pages(data: bytes, metadata: pq.FileMetaData, columns: int) -> list[int]:
-    """Check that the pages hold as many values as there are rows, in so many bytes.
+def _check_pages(
+    data: bytes, metadata: pq.FileMetaData, columns: int, places: Collection[int]
+) -> list[int]:
+    """Check that the pages of some columns hold as many values as there are rows.
 
     Returns:
         The numbers of the row groups that have rows.
@@ -115,7 +142,7 @@ def _check_pages(data: bytes, metadata: pq.FileMetaData, columns: int) -> list[i
     for group in (groups[number] for number in filled):
         if group.num_columns != columns:
             raise _Damaged("a row group has other columns")
-        for place in range(columns):
+        for place in places:
             column = group.column(place)
             start = column.data_page_offset
             if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:

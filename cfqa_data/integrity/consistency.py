@@ -25,7 +25,7 @@ from cfqa_data.errors import FormatError
 from cfqa_data.format import invariants
 from cfqa_data.format.codes import shard_name
 from cfqa_data.format.facts import TaskEntry
-from cfqa_data.format.layout import NAMES
+from cfqa_data.format.layout import ALL, NAMES
 from cfqa_data.format.manifest import Manifest
 from cfqa_data.integrity.health import health
 from cfqa_data.integrity.verify import Fault
@@ -67,6 +67,7 @@ def inconsistencies(root: Path | Files, manifest: Manifest, damaged: set[str]) -
     table = NAMES.originals_table
     originals = [job.shards(NAMES.originals, task) for task in manifest.tasks]
     job.run(table, (table, *chain(*originals)), partial(job.originals, tables))
+    job.run(NAMES.previews, (NAMES.previews, table), job.previews)
     if len(tables) == len(manifest.tasks):
         job.run(NAMES.manifest, (), partial(job.health, tables))
     job.run(NAMES.card, (NAMES.card,), job.card)
@@ -101,6 +102,7 @@ class _Job:
         listed = set(self.manifest.files)
         tables = (NAMES.originals_table, *map(NAMES.labels, self.manifest.tasks))
         known = {path.as_posix() for path in (NAMES.card, *tables)}
+        known |= {NAMES.previews.as_posix(), NAMES.hero.as_posix()} & listed
         for task, entry in self.manifest.tasks.items():
             known |= self.shards(NAMES.originals, task).keys()
             known |= {path.as_posix() for path in _extras(entry)}
@@ -208,6 +210,12 @@ class _Job:
             if task in tables:
                 yield from _same_references(tables[task].table, known)
 
+    def previews(self) -> Iterator[str]:
+        """Beside pictures and answers, it is the table of originals."""
+        found = self.folder.previews()
+        if found and not found[1].equals(self.folder.originals_table()):
+            yield "its columns beside pictures are not those of labels/originals.parquet"
+
     def health(self, tables: Mapping[str, invariants.LabelRows]) -> Iterator[str]:
         """The manifest's health figures agree with the labels."""
         found = health(pa.concat_tables([rows.table for rows in tables.values()]))
@@ -216,12 +224,15 @@ class _Job:
             yield "its figures of health are not those of the labels"
 
     def card(self) -> Iterator[str]:
-        """The row counts in the card's YAML head are correct."""
+        """The row counts in the card's YAML head are correct; version 0.1 has all as "default"."""
         counts = {task: entry.rows for task, entry in self.manifest.tasks.items()}
         originals = sum(len(entry.sources) for entry in self.manifest.tasks.values())
-        expected = {"default": sum(counts.values()), **counts, "originals": originals}
+        expected = {**counts, "originals": originals}
         card = self.folder.files.read(NAMES.card.as_posix())
         found = _recorded_rows(card.decode("utf-8", "replace"))
+        every = next((name for name in ("default", ALL) if name in found), "")
+        if every not in counts and (every or len(counts) > 1):
+            expected[every or ALL] = sum(counts.values())
         for name in expected:
             if found.get(name) != expected[name]:
                 yield f"says {found.get(name)} rows of {name!r}, there are {expected[name]}"

@@ -12,8 +12,10 @@ import pickle
 import signal
 import sys
 import threading
+import uuid
+import warnings
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -56,35 +58,48 @@ class Executor(AbstractContextManager["Executor"]):
 
     Args:
         workers: processes to start; with 0 or 1 the work is done in this process.
-        scheduler: address of a Dask scheduler to use instead, whose workers see the same files.
+        scheduler: address of a Dask scheduler to use instead, whose workers see the same files, or
+            a client of Dask's.
+        gpus: as CUDA_VISIBLE_DEVICES names them: the processes take one each, in turn.
 
     Raises:
         BuildError: there cannot be so many workers, or no process can be started from here.
     """
 
-    def __init__(self, workers: int = 1, scheduler: str | None = None) -> None:
+    def __init__(
+        self, workers: int = 1, scheduler: str | Any = None, gpus: Sequence[str] = ()
+    ) -> None:
         if workers < 0:
             raise BuildError(f"workers must be 0 or more, got {workers}")
         self._here = scheduler is None and workers <= 1
         if scheduler is None and not self._here:
             spawning.check_start()
-        self._workers, self._scheduler = workers, scheduler
+        self._workers, self._scheduler, self._gpus = workers, scheduler, list(gpus)
         self._stack = ExitStack()
         self._pool: Any = None
         self._mark: Path | None = None
+        self._sent: dict[int, tuple[Stage, Any]] = {}
 
     def __exit__(self, *error: Any) -> None:
         self._pool = None
+        self._sent.clear()
         self._stack.__exit__(*error)
         self._stack = ExitStack()
 
-    def run(self, stage: Stage, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    def run(
+        self, stage: Stage | Callable[[Any], Stage], items: Sequence[Any]
+    ) -> Iterator[tuple[Any, Any]]:
         """Yield each item once it is done, with its result; what comes first is begun first.
+
+        Args:
+            stage: whose items they are, or what returns the stage of an item. A worker is sent a
+                stage once.
+            items: the items.
 
         Raises:
             CfqaError: at the end, if items failed; all others were done before.
         """
-        task = stage if self._here else pickle.dumps(stage)
+        stage_of = stage if callable(stage) else lambda _: stage
         waiting, alone = deque(items), deque[Any]()
         attempts: Counter[Any] = Counter()
         seen: dict[Any, str] = {}
@@ -94,7 +109,8 @@ class Executor(AbstractContextManager["Executor"]):
             while waiting or alone or running:
                 while (alone and not running) or (waiting and not alone and self._room(running)):
                     item = (alone or waiting).popleft()
-                    running[self._submit(task, item, len(items) - len(waiting))] = item
+                    place = len(items) - len(waiting)
+                    running[self._submit(stage_of(item), item, place)] = item
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     item = running.pop(future)
                     if future.cancelled():
@@ -120,6 +136,7 @@ class Executor(AbstractContextManager["Executor"]):
         finally:
             for future in running:
                 future.cancel()
+            self._sent.clear()
         _report(failures, len(items))
 
     def _room(self, running: dict[Future[Any], Any]) -> bool:
@@ -127,16 +144,19 @@ class Executor(AbstractContextManager["Executor"]):
             return True
         return len(running) < max(1, self._workers)
 
-    def _submit(self, task: Any, item: Any, place: int) -> Future[Any]:
+    def _submit(self, stage: Stage, item: Any, place: int) -> Future[Any]:
         if self._here:
             future: Future[Any] = Future()
             try:
-                future.set_result(run_item(task, item))
+                future.set_result(run_item(stage, item))
             except Exception as error:
                 future.set_exception(error)
             return future
         if self._pool is None:
             self._start()
+        if id(stage) not in self._sent:
+            self._sent[id(stage)] = stage, self._send(pickle.dumps(stage))
+        _, task = self._sent[id(stage)]
         if self._scheduler is not None:
             submitted: Future[Any] = self._pool.submit(_run, task, item, priority=-place)
             return submitted
@@ -155,12 +175,28 @@ class Executor(AbstractContextManager["Executor"]):
 
     def _start(self) -> None:
         if self._scheduler is not None:
-            self._pool = self._stack.enter_context(_connected(self._scheduler))
+            self._client = self._stack.enter_context(_connected(self._scheduler))
+            self._pool = self._client.get_executor(pure=False)
         else:
             self._mark = self._stack.enter_context(spawning.spawning())
             # The pool's locks start multiprocessing's resource tracker.
             with spawning.deaf_to_interrupts():
-                self._pool = self._stack.enter_context(_pool(self._workers))
+                self._pool = self._stack.enter_context(_pool(self._workers, self._gpus))
+
+    def _send(self, stage: bytes) -> Any:
+        """Return what stands for a pickled stage in the work that is submitted.
+
+        To Dask it is a task: of a worker that is lost with its data it is asked again.
+        """
+        if self._scheduler is not None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+                return self._client.submit(bytes, stage, pure=False)
+        assert self._mark is not None
+        # A name of its own: workers keep the last stage they read by its file.
+        file = self._mark.with_name(f"stage-{uuid.uuid4().hex}")
+        file.write_bytes(stage)
+        return file
 
     def _replace(self, error: BrokenProcessPool) -> None:
         """End a pool of which a worker was killed; the next item starts another."""
@@ -173,7 +209,7 @@ class Executor(AbstractContextManager["Executor"]):
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def _pool(workers: int, gpus: Sequence[str]) -> Iterator[ProcessPoolExecutor]:
     """Start processes that end when they are not wanted any more, and with this one.
 
     A pool is not waited for after a worker was killed: in CPython 3.11, a worker that starts at
@@ -181,7 +217,8 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(reader,))
+    begun = reader, context.Value("i", 0), gpus
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=begun)
     try:
         with suppress(BrokenProcessPool):
             yield pool
@@ -193,25 +230,37 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """Use the workers of a Dask scheduler.
+def _connected(address: str | Any) -> Iterator[Any]:
+    """Use the workers of a Dask scheduler; a client that is given stays open.
 
     Raises:
         BuildError: there is none at that address.
     """
     with extras():
         from distributed import Client
+    if isinstance(address, Client):
+        yield address
+        return
     # Whatever else listens there can answer anything.
     with prefixed(f"no Dask scheduler answers at {address!r}", BuildError, Exception):
         client = Client(address, timeout=CONNECT_SECONDS)
     with client:
-        yield client.get_executor(pure=False)
+        yield client
 
 
-def _begin(parent: Any) -> None:
-    """Let a worker end by its parent and not by Ctrl-C."""
+def _begin(parent: Any, others: Any, gpus: Sequence[str]) -> None:
+    """Let a worker end by its parent and not by Ctrl-C, and see one GPU."""
+    if gpus:
+        _take_gpu(others, gpus)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _take_gpu(others: Any, gpus: Sequence[str]) -> None:
+    """Let this process see one GPU: the next one after that of the process begun before it."""
+    with others.get_lock():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[others.value % len(gpus)]
+        others.value += 1
 
 
 def _end_after(parent: Any) -> None:
@@ -221,13 +270,13 @@ def _end_after(parent: Any) -> None:
         os._exit(1)
 
 
-def _run(task: bytes, item: Any) -> Any:
+def _run(task: bytes | Path, item: Any) -> Any:
     return run_item(_stage(task), item)
 
 
 @lru_cache(maxsize=1)
-def _stage(task: bytes) -> Stage:
-    stage: Stage = pickle.loads(task)
+def _stage(task: bytes | Path) -> Stage:
+    stage: Stage = pickle.loads(task if isinstance(task, bytes) else task.read_bytes())
     return stage
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from cfqa_data.builders.sources.base import Source
+from cfqa_data.builders.sources.base import Source, check_image
 from cfqa_data.errors import BuildError
 from cfqa_data.format.facts import Terms
 from cfqa_data.format.invariants import check_source_ids
@@ -88,8 +88,6 @@ class SourceSuite:
         assert "\n" not in str(caught.value)
 
     def test_an_image_for_people_is_a_picture_if_there_is_one(self) -> None:
-        from cfqa_data.builders.gallery.source import check_image
-
         source = self.make()
         for sample in self.samples():
             image = source.image(sample.source_id)

@@ -17,12 +17,24 @@ from typing import Any, TypeVar
 
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 
-__all__ = ["Features", "by_rows", "derived", "first_nonfinite", "own", "root", "slice_mean"]
+__all__ = [
+    "Features",
+    "by_rows",
+    "derived",
+    "first_nonfinite",
+    "own",
+    "root",
+    "saves_passes",
+    "slice_mean",
+]
 
 Derives = TypeVar("Derives", bound=Callable[..., Any])
 
 CHUNK = 2**18
 """Numbers of a temporary over rows: 1 MB of float32, which stays in a core's cache."""
+
+MANY = 2**17
+"""Values from which on a pass over them takes a CPU longer than a few more operations do."""
 
 
 class Features:
@@ -119,6 +131,15 @@ def by_rows(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
     parts = range(0, tokens, step)
     done = [function(*(z[:, first : first + step] for z in flat)) for first in parts]
     return torch.cat(done, dim=1).reshape(whole.shape[:-1])
+
+
+def saves_passes(values: Tensor) -> bool:
+    """Whether to save passes over values, by a formula that must look at what it finds.
+
+    That is on a CPU, with many values; no other device is to be waited for, and what gradients are
+    recorded of has one formula.
+    """
+    return values.device.type == "cpu" and values.numel() >= MANY and not values.requires_grad
 
 
 def root(squares: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def opened(dataset: FeatureSource | str | Path, **options: Any) -> FeatureSource
         return load(dataset, **options)
     given = [name for name, value in options.items() if value is not None and value is not False]
     if given:
-        message = f"{' and '.join(given)} say how to open a path"
+        message = f"{' and '.join(given)} can be given only with a path"
         raise MetricError(f"{message}; open the dataset with them instead")
     return dataset
 

@@ -15,12 +15,14 @@ from cfqa_data.eval.features.datasets import FeatureSource
 from cfqa_data.loaders.ahead import read_ahead
 from cfqa_data.loaders.torch.codes import CodeTensors
 
-__all__ = ["Batch", "FeatureSource", "read_batches"]
+__all__ = ["Batch", "FeatureSource", "read_batches", "usual_size"]
 
 # Compressed features per batch, in bytes of float32. Small batches stay in a CPU's cache (up to
 # three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
 CPU_BATCH_BYTES = 4 * 2**20
 GPU_BATCH_BYTES = 256 * 2**20
+# Bytes of a feature from which on a CPU takes it alone: then it is not copied into a batch.
+ALONE = 2**20
 # Threads that read ahead of a GPU, or from the Hub, whose answers are waited for. A CPU's cores are
 # busy with the metrics: reading files beside them was 1.4 to 1.8 times slower (two cores, published
 # sizes).
@@ -56,7 +58,7 @@ class Batch:
                 for codec in dict.fromkeys(self.codecs)
             ]
         else:
-            step = size or _usual_size(self.x)
+            step = size or usual_size(self.x)
             places = [
                 list(range(n, min(n + step, len(self.rows))))
                 for n in range(0, len(self.rows), step)
@@ -82,10 +84,12 @@ class Batch:
         return part
 
 
-def _usual_size(x: Features) -> int:
+def usual_size(x: Features) -> int:
     """Return how many versions of an original make a batch, where it lies."""
-    room = CPU_BATCH_BYTES if x.values.device.type == "cpu" else GPU_BATCH_BYTES
-    return max(1, room // (4 * x.values.numel()))
+    cpu, size = x.values.device.type == "cpu", 4 * x.values.numel()
+    if cpu and size >= ALONE:
+        return 1
+    return max(1, (CPU_BATCH_BYTES if cpu else GPU_BATCH_BYTES) // size)
 
 
 def read_batches(
@@ -118,7 +122,7 @@ def read_batches(
             if first_nonfinite(values) is not None:  # where it is: a device would be waited for
                 raise MetricError(f"original {source_id} holds NaN or Inf")
             x = Features(values.to(device))
-            step = size or _usual_size(x)
+            step = size or usual_size(x)
             for first in range(0, len(of_source), step):
                 yield source_id, x, of_source[first : first + step]
 
@@ -134,11 +138,11 @@ def read_batches(
             shape = getattr(array, "indices", array).shape
             if shape != x.shape[1:]:
                 raise MetricError(f"{name}: its shape is {shape}, the original's {x.shape[1:]}")
-        y = _stacked(arrays, device)
-        item = first_nonfinite(y)
-        if item is not None:
+        y = Features(_stacked(arrays, device))
+        finite = bool(y.norms.isfinite().all())  # which metrics need anyway
+        if not finite and (item := first_nonfinite(y.values)) is not None:
             raise MetricError(f"{names[item]} holds NaN or Inf")
-        yield Batch(source_id, part, names, x, Features(y), [keys[row][1] for row in part])
+        yield Batch(source_id, part, names, x, y, [keys[row][1] for row in part])
 
 
 def _reader(dataset: FeatureSource, device: str) -> Callable[[str, str, int], Any]:

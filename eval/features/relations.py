@@ -12,7 +12,7 @@ from functools import wraps
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
 
-from cfqa_data.eval.features.batch import CHUNK, Features, by_rows, derived, own, root
+from cfqa_data.eval.features.batch import CHUNK, Features, by_rows, derived, own, root, saves_passes
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.products import gram
 
@@ -123,7 +123,8 @@ def scaled_tokens(values: Tensor, dtype: Any = None) -> tuple[Tensor, Tensor]:
 
     The unit brings the greatest magnitude of a slice to between 1/2 and 1, so that no product
     overflows or vanishes; a power of two, so that nothing is rounded. The first token is subtracted
-    before the mean, as in `Features.centred`.
+    before the mean, as in `Features.centred`. Where tokens differ by much more than their mean is
+    rounded, and are neither large nor small, the unit is 1 and the mean is subtracted at once.
 
     Args:
         values: (..., T, D).
@@ -133,6 +134,11 @@ def scaled_tokens(values: Tensor, dtype: Any = None) -> tuple[Tensor, Tensor]:
         (..., T, D), exactly zero where all tokens are equal, and what they were multiplied by,
         (..., 1, 1).
     """
+    if saves_passes(values):
+        means = values.mean(-2, keepdim=True, dtype=dtype)
+        z = values.to(means.dtype).sub_(means) if means.dtype != values.dtype else values - means
+        if _usual(z, means):
+            return z, torch.ones_like(z[..., :1, :1])
     if dtype in (None, values.dtype):
         z = values - values[..., :1, :]
     else:
@@ -141,6 +147,14 @@ def scaled_tokens(values: Tensor, dtype: Any = None) -> tuple[Tensor, Tensor]:
     z -= z.mean(-2, keepdim=True)
     scale = _power_of_two(z).amin(-2, keepdim=True)
     return z.mul_(scale), scale
+
+
+def _usual(z: Tensor, means: Tensor) -> bool:
+    """Whether tokens less their means are well above rounding, and their products in range."""
+    sizes = torch.linalg.vector_norm(z, dim=(-2, -1), keepdim=True)
+    offsets = torch.linalg.vector_norm(means, dim=-1, keepdim=True) * z.shape[-2] ** 0.5
+    usual = (sizes > 2.0**-7 * offsets) & (sizes > 2.0**-20) & (sizes < 2.0**30)
+    return bool(usual.all())
 
 
 def _power_of_two(z: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ class TrainingSet(Dataset):
         fold = self.folds[-1] if fold is None and self.folds else fold
         if fold not in self.folds or len(self.folds) < 2:
             there = ", ".join(map(str, self.folds)) or "none"
-            raise MetricError(f"no fold {fold} to validate on beside others; there are: {there}")
+            raise MetricError(f"no fold {fold} to validate on; folds are: {there}")
         apart = self.labels["fold"].to_numpy() == fold
         train = ~apart
         if "group" in self.labels.column_names:
@@ -220,13 +220,13 @@ class _RowsOnly:
 
     def _of_source(self, source_id: str) -> Any:
         if source_id not in self._sources:
-            raise MetricError(f"source {source_id!r} has no row in this training set")
+            raise MetricError(f"source {source_id!r} is not in this training set")
         return self._reader
 
     def _of_row(self, key: tuple[Any, ...]) -> Any:
         if key not in self._keys:
             named = "{!r}, {}, level {}".format(*key)
-            raise MetricError(f"{named} is no row of this training set")
+            raise MetricError(f"{named} is not in this training set")
         return self._reader
 
 

@@ -1,6 +1,6 @@
 """Full-reference metrics on batches of features, one module per family.
 
-`signal`: the error as a number; `angle`: direction and length of each token; `whitened`: the error
+`signal`: the numerical error; `angle`: direction and norm of each token; `whitened`: the error
 in units of how much originals vary; `kernel`: similarities among tokens; `geometry`: the shape of
 their cloud; `neighbours`: nearest neighbours of each token; `distributional`: how values are
 distributed; `trained`: weights fitted to labels; `paper`: the published code's versions, faults

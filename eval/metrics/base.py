@@ -62,15 +62,15 @@ __all__ = [
 ]
 
 FAMILIES = {
-    "signal": "the error as a number",
-    "angle": "direction and length of each token",
-    "whitened": "the error in units of how much the originals vary",
-    "kernel": "similarities among tokens, by kernels",
-    "geometry": "shape of the cloud of tokens",
+    "signal": "signal fidelity: the numerical error",
+    "angle": "direction and norm of each token",
+    "whitened": "the error relative to the variation of the originals",
+    "kernel": "kernels of token similarities",
+    "geometry": "geometry of the point cloud of tokens",
     "neighbours": "nearest neighbours of each token",
     "distributional": "distribution of the values",
     "trained": "weights fitted to the labels of other folds",
-    "custom": "a user's own",
+    "custom": "user-defined",
 }
 
 COSTS = {
@@ -165,7 +165,7 @@ class Metric(Described):
         for name in ("name", "lower_better", "identity", "least_tokens", "differentiable"):
             object.__setattr__(self, name, python_value(getattr(self, name)))
         if not isinstance(self.name, str) or not self.name:
-            raise MetricError(f"a metric's name is a text, not {self.name!r}")
+            raise MetricError(f"a metric's name must be a string, not {self.name!r}")
         if not isinstance(self.lower_better, bool | None):
             raise self._error(f": lower_better is True, False or None, not {self.lower_better!r}")
         try:
@@ -259,7 +259,7 @@ class Metric(Described):
         known = [*self.options, *self.needs]
         for name in options:
             if not known:
-                raise self._error(f" has no options; got {name!r}")
+                raise self._error(f" takes no options, got {name!r}")
             if name not in known:
                 raise self._error(f": {unknown_name('option', name, known)}")
         given = {**self.options, **options}
@@ -282,13 +282,13 @@ class Metric(Described):
                 None shows nothing.
 
         Raises:
-            MetricError: It is not one that is trained, or training fails.
+            MetricError: It is not a trained metric, or training fails.
         """
         from cfqa_data.eval.features.trained_on import TrainedOn
         from cfqa_data.eval.features.training import TrainingSet, training_set
 
         if self.fit is None:
-            raise self._error(" is not one that is trained")
+            raise self._error(" is not a trained metric")
         try:
             # Gradients, also while an evaluation runs.
             with listener(progress or Silent()) as shown, torch_state(grad=True):
@@ -330,7 +330,7 @@ class Metric(Described):
             tokens than ``least_tokens``.
 
         Raises:
-            MetricError: These are no numbers, shapes disagree, or an item holds NaN or Inf.
+            MetricError: These are not numbers, shapes disagree, or an item holds NaN or Inf.
         """
         x = self._batch(x)
         y = x if y is None and self.no_reference else self._batch(y)
@@ -364,19 +364,19 @@ class Metric(Described):
                 number per item.
         """
         if y.shape[-2] < self.least_tokens:
-            raise self._error(f" is not defined for fewer than {self.least_tokens} tokens")
+            raise self._error(f" is undefined for fewer than {self.least_tokens} tokens")
         return self._score(x, y)
 
     def unchecked(self, x: Features, y: Features) -> Tensor:
         """Return scores as `score` does, but not looked at: a device need not be waited for."""
         if self.fit is not None:
-            how = "evaluate() does it, fold by fold; used alone, .fitted(training) does"
-            raise self._error(f" is trained on the data: {how}")
+            how = "evaluate() trains it fold by fold; otherwise use .fitted(training)"
+            raise self._error(f" must be trained first: {how}")
         for name in self.needs:
             check_statistic(self.name, name, self.options.get(name), y.shape)
         scores: Tensor = self.function(*((y,) if self.no_reference else (x, y)), **self.options)
         if tuple(scores.shape) != (len(y),):
-            expected = f"a batch of {len(y)}; one number per item, ({len(y)},), is expected"
+            expected = f"a batch of {len(y)}; expected one number per item, ({len(y)},)"
             raise self._error(f" returned shape {tuple(scores.shape)} for {expected}")
         return scores.double()
 

@@ -53,7 +53,7 @@ def from_object(found: Any, device: str, **options: Any) -> Metric:
     if isinstance(found, type):
         found, made_with, options = made(found, options), options, {}
     if not callable(found) and not hasattr(found, "fit"):
-        raise MetricError(f"a metric is a name or a callable, not {found!r}")
+        raise MetricError(f"a metric must be a name or a callable, not {found!r}")
     metric = _wrapped(_on(found, device)).to(device).with_options(**options)
     return replace(metric, made_with=made_with)
 
@@ -123,7 +123,7 @@ def imported(path: str) -> Any:
 def _module_of(path: str, file: Path) -> str:
     """Return the name of the module in a file, whose folder is searched first from now on."""
     if not file.is_file():
-        raise MetricError(f"metric {path!r}: there is no file {file}")
+        raise MetricError(f"metric {path!r}: no such file: {file}")
     if str(file.parent) not in sys.path[:1]:
         sys.path.insert(0, str(file.parent))
     return file.stem
@@ -146,7 +146,7 @@ def _check_hidden(path: str, name: str) -> None:
         loaded = getattr(sys.modules.get(name), "__file__", None) or spec.origin
         hidden, whose = os.path.realpath(loaded) != meant, f"that of {loaded}"
     if hidden:
-        message = f"{name!r} is {whose} here, which hides {spec.origin}: rename that file"
+        message = f"{name!r} is {whose}, which shadows {spec.origin}: rename that file"
         raise MetricError(f"metric {path!r}: {message}")
 
 
@@ -204,7 +204,7 @@ def _train(call: Any, training: Any, device: str) -> Metric:
         return found.to(device)
     if not callable(found):
         returned = f"fit returned {type(found).__name__}"
-        raise MetricError(f"{returned}; it returns what scores: a function, or the object")
+        raise MetricError(f"{returned}; it must return the scoring function, or the object")
     if learner is call and getattr(found, "__self__", found) is call:
         raise MetricError("fit returns the object, which cannot be copied for each fold")
     return trained(found, call, device)

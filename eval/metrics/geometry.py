@@ -1,4 +1,5 @@
-"""Geometry metrics: the shape of the cloud of tokens, up to an offset and an orthogonal map."""
+"""Geometry metrics: the geometry of the point cloud of tokens, up to an offset and an orthogonal "
+"map."""
 
 from __future__ import annotations
 

@@ -6,13 +6,14 @@ or y does not vary over tokens scores 0: it has no similarity structure that cou
 
 from __future__ import annotations
 
-from cfqa_data.eval.features.batch import Features, derived, root
+from cfqa_data.eval.features.batch import Features, derived, root, saves_passes
 from cfqa_data.eval.features.lazy_torch import Tensor, torch
 from cfqa_data.eval.features.order import smallest
-from cfqa_data.eval.features.products import gram
+from cfqa_data.eval.features.products import LARGE, gram, gram_gap
 from cfqa_data.eval.features.relations import (
     UnitArrays,
     alignment,
+    by_slice,
     centred_alignment,
     centred_tokens,
     centred_units,
@@ -34,7 +35,15 @@ def cka(x: Features, y: Features) -> Tensor:
 
     This is the biased estimator: independent Gaussians at 257 x 1536 already reach 0.86.
     """
-    return alignment(_linear(x), _linear(y)).clamp_(min=0.0)
+    if y.shape[-2] < LARGE or not saves_passes(y.values):
+        return alignment(_linear(x), _linear(y)).clamp_(min=0.0)
+
+    def gap(units: Tensor, values: Tensor) -> Tensor:
+        return gram_gap(units[0, 0, 0], centred_tokens(values)[0, 0, 0]).expand(1, 1, 1)
+
+    before = _linear(x)
+    gaps = by_slice(gap, before.arrays, y.values)
+    return (1.0 - gaps / 2.0).masked_fill(before.missing, 0.0).clamp_(min=0.0)
 
 
 @relational_agreement(

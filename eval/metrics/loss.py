@@ -32,9 +32,9 @@ class MetricLoss:
     def __post_init__(self) -> None:
         named = f"metric {self.metric.name!r}"
         if not self.metric.differentiable:
-            raise MetricError(f"{named} is no loss: it is not differentiable, or does not say so")
+            raise MetricError(f"{named} cannot be a loss: it is not declared differentiable")
         if self.metric.lower_better is None:
-            raise MetricError(f"{named} is no loss: it does not say whether lower is better")
+            raise MetricError(f"{named} cannot be a loss: lower_better is not declared")
         if self.reduction not in REDUCTIONS:
             which = ", ".join(REDUCTIONS)
             raise MetricError(f"{named}: reduction is one of {which}, not {self.reduction!r}")
@@ -56,7 +56,7 @@ class MetricLoss:
         if bool(scores.isnan().any()):
             least = self.metric.least_tokens
             raise MetricError(
-                f"metric {self.metric.name!r} is not defined for fewer than {least} tokens"
+                f"metric {self.metric.name!r} is undefined for fewer than {least} tokens"
             )
         if not self.metric.lower_better:
             scores = (self.metric.identity or 0.0) - scores

@@ -31,11 +31,13 @@ def as_statistic(metric: str, name: str, value: Any) -> Tensor:
         tensor = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         kind = type(value).__name__
-        raise MetricError(f"metric {metric!r}: {name} is no array of numbers but {kind}") from None
+        raise MetricError(
+            f"metric {metric!r}: {name} is not an array of numbers but {kind}"
+        ) from None
     if not bool(tensor.isfinite().all()):
         raise MetricError(f"metric {metric!r}: {name} holds NaN or Inf")
     if name == "value_range" and not bool((tensor > 0).all()):
-        raise MetricError(f"metric {metric!r}: {name} is above zero, not {tensor.tolist()}")
+        raise MetricError(f"metric {metric!r}: {name} must be above zero, not {tensor.tolist()}")
     return tensor
 
 
@@ -47,8 +49,8 @@ def check_statistic(metric: str, name: str, value: Any, shape: tuple[int, ...]) 
     """
     if value is None:
         raise MetricError(
-            f"metric {metric!r} needs the dataset's {name} ({STATISTICS[name]}): evaluate() gives "
-            f"it; used alone, create_metric({metric!r}, {name}=...) does"
+            f"metric {metric!r} needs the dataset's {name} ({STATISTICS[name]}): evaluate() "
+            f"provides it; otherwise use create_metric({metric!r}, {name}=...)"
         )
     lengths = {"C": shape[2], "D": shape[4]}
     expected = tuple(lengths[axis] for axis in AXES[name])

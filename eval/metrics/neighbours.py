@@ -48,7 +48,7 @@ def jaccard_knn(x: Features, y: Features, k: int = 10) -> Tensor:
 
 def _neighbours(name: str, k: int, tokens: int) -> int:
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise MetricError(f"{name}: k is a whole number of neighbours, at least 1, not {k!r}")
+        raise MetricError(f"{name}: k must be a whole number of neighbours, at least 1, not {k!r}")
     return min(k, max(1, (tokens - 1) // 2))
 
 

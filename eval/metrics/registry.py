@@ -8,6 +8,8 @@ from importlib import import_module
 from importlib.metadata import EntryPoint
 from typing import Any, Literal, TypeAlias, overload
 
+import numpy as np
+
 from cfqa_data.entry_points import entry_points
 from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.metrics.base import FAMILIES, Metric
@@ -139,6 +141,8 @@ def create_metric(
         base, told = parse_spec(metric)
         base, target, options = *_named(base), told | options
     found = from_object(target, device, **options)
+    if options and base in NAMED and not (found.needs or found.fit):
+        found(*np.zeros((2, 1, 1, 1, 8, 2)))  # which raises what is wrong with their values
     plain = not options or isinstance(target, type)
     defaults = {} if plain else from_object(target, device).options
     shown = {option: v for option, v in options.items() if option not in found.needs}
@@ -152,7 +156,7 @@ def _named(name: str) -> tuple[str, Any]:
     if ":" in name:
         return "", imported(name)
     if name.endswith(".py"):
-        raise MetricError(f"metric {name!r}: say which of its functions, {name}:FUNCTION")
+        raise MetricError(f"metric {name!r}: name one of its functions, {name}:FUNCTION")
     if point := _installed().get(name):
         return name, imported(point.value.split(" [")[0])
     known = list_metrics(paper=name.startswith("paper"))
@@ -187,7 +191,7 @@ def as_metrics(specs: MetricLike | Iterable[MetricLike], device: str = "cpu") ->
         specs = [specs]
     metrics = tuple(as_metric(spec, device) for spec in specs)
     if not metrics:
-        raise MetricError("no metric was asked for")
+        raise MetricError("no metric was requested")
     names = [metric.name for metric in metrics]
     for name in names:
         if names.count(name) > 1:

@@ -49,11 +49,11 @@ def save_metric(metric: Metric, path: str | Path) -> Path:
     """
     path = absolute_path(path)
     if not isinstance(metric, Metric):
-        raise MetricError(f"what is saved is a trained `Metric`, not {metric!r}")
+        raise MetricError(f"only a trained `Metric` can be saved, not {metric!r}")
     if metric.fit or (metric.family != "trained" and metric.model is None):
         raise MetricError(
             f"metric {metric.name!r} has nothing to save: "
-            + ("it is not trained yet" if metric.fit else "it is not one that is trained")
+            + ("it is not trained yet" if metric.fit else "it is not a trained metric")
         )
     if metric.model is not None:
         return _save_model(metric, path)
@@ -71,7 +71,7 @@ def save_metric(metric: Metric, path: str | Path) -> Path:
 
 def _save_model(metric: Metric, path: Path) -> Path:
     if path.suffix != SUFFIX:
-        raise MetricError(f"{path}: a model is written as {SUFFIX}, by that ending")
+        raise MetricError(f"{path}: the file name of a model must end in {SUFFIX}")
     kind = type(metric.model).__qualname__
     try:
         state = dict(metric.model.state_dict())
@@ -127,8 +127,8 @@ def load_metric(path: str | Path, device: str = "cpu", *, metric: Any = None) ->
         raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (LookupError, TypeError, ValueError, MetricError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else str(error)
-        why = "it is no text" if isinstance(error, UnicodeDecodeError) else why
-        raise MetricError(f"{path}: not a trained metric that was saved ({why})") from None
+        why = "it is not text" if isinstance(error, UnicodeDecodeError) else why
+        raise MetricError(f"{path}: not a saved trained metric ({why})") from None
     return replace(found, weights=weights, trained_on=seen)
 
 
@@ -145,7 +145,7 @@ def _load_model(path: Path, device: str, metric: Any) -> Metric:
         raise MetricError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (SafetensorError, LookupError, TypeError, AttributeError, ValueError) as error:
         why = error_line(error)
-        raise MetricError(f"{path}: not a trained metric that was saved ({why})") from None
+        raise MetricError(f"{path}: not a saved trained metric ({why})") from None
     if metric is None:
         raise MetricError(f"{path}: holds the state of a {kind}; give it: metric={kind}")
     found = imported(metric) if isinstance(metric, str) else metric

@@ -55,7 +55,7 @@ def fit_gap_mean(training: TrainingSet, device: str) -> Metric:
     spreads = np.sqrt(np.mean([np.var(of_source, axis=0) for of_source in gaps], axis=0))
     spreads[spreads < FLOOR] = np.inf  # no weight for a gap that never changes
     if np.isinf(spreads).all():
-        raise MetricError("the training features are all alike")
+        raise MetricError("the training features are all the same")
     best, chosen = -np.inf, np.zeros(len(GAPS))
     for parts in itertools.product(range(STEPS + 1), repeat=len(GAPS)):
         weights = np.array(parts) / STEPS / spreads
@@ -94,7 +94,7 @@ def labelled_sources(training: TrainingSet) -> tuple[list[NDArray[np.intp]], NDA
     sources = [np.flatnonzero(ids == source) for source in dict.fromkeys(ids.tolist())]
     moving = [rows for rows in sources if len(np.unique(truth[rows])) > 1]
     if not moving:
-        raise MetricError(f"no training source has a {name} that changes")
+        raise MetricError(f"no training source has a {name} that varies")
     return moving, truth
 
 

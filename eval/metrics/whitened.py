@@ -1,4 +1,4 @@
-"""Whitened metrics: the error in units of how much the originals vary.
+"""Whitened metrics: the error relative to the variation of the originals.
 
 So no channel dominates. The units are those of the dataset's originals, per layer, never of the
 pair that is scored: its few tokens would make a covariance of lower rank than there are channels.

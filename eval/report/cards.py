@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cfqa_data.eval.disagreements import largest_gaps, shares_below
+from cfqa_data.eval.disagreements import largest_gaps
 from cfqa_data.eval.report.axes import number_text
 from cfqa_data.eval.report.figures import TaskPoints, by_level, scatter
 from cfqa_data.eval.report.ranking import Ranked
@@ -66,6 +66,8 @@ def cards(
     the label, the worst first.
     """
     target, made = evaluation.target, []
+    areas = {(row["metric"], row["task"]): row for row in evaluation.discrimination.to_pylist()}
+    fits = {task.grid.task: task.whole.mapped for task in evaluation.cells().tasks}
     levels = defaultdict[tuple[str, str], list[dict[str, Any]]](list)
     for row in evaluation.per_level.to_pylist():
         levels[row["metric"], row["task"]].append(row)
@@ -75,12 +77,14 @@ def cards(
         scatters = []
         for part in points:
             ringed = {i.row: str(n) for n, i in enumerate(items, 1) if i.points is part}
-            scatters.append((part, scatter(part, column, entry.metric.name, target, ringed)))
+            fit = fits[part.task][column].curve
+            scatters.append((part, scatter(part, column, entry.metric.name, target, ringed, fit)))
         name = entry.metric.name
         by_levels = [(p, by_level(p, levels[name, p.task], name, target)) for p in points]
         made.append(
             {
                 "entry": entry,
+                "rows": [row | areas[name, task] for task, row in entry.by_task.items()],
                 "made": evaluation.provenance.get(name),
                 "levels": [(part, drawn) for part, drawn in by_levels if drawn],
                 "range": " to ".join(map(number_text, entry.metric.score_range)),
@@ -100,15 +104,10 @@ def disagreements(points: Sequence[TaskPoints], column: int, metric: Metric) -> 
         column: The metric's.
         metric: The metric; where its direction is not declared, lower is taken for better.
     """
+    sign = -1.0 if metric.lower_better is False else 1.0
     found = []
     for part in points:
-        sign = -1.0 if metric.lower_better is False else 1.0
-        rows = np.flatnonzero(~np.isnan(part.scores[:, column]))
-        if not len(rows):
-            continue
-        scores = part.scores[rows, column]
-        by_metric, by_label = shares_below(sign * scores), shares_below(part.truth[rows])
-        for place in largest_gaps(by_metric, by_label, part.source[rows], PER_TASK).tolist():
-            figures = scores[place], by_metric[place], by_label[place]
-            found.append(Disagreement(part, int(rows[place]), *map(float, figures)))
+        scores = part.scores[:, column]
+        for row, *shares in largest_gaps(sign * scores, part.truth, part.source, PER_TASK):
+            found.append(Disagreement(part, row, float(scores[row]), *shares))
     return sorted(found, key=lambda item: -abs(item.gap))

@@ -1,4 +1,4 @@
-"""What the levels do to the classes: features of a classification task in the plane, by level."""
+"""Class separability per level: features of a classification task in the plane, by level."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _maps(
         classes = [int(dataset.truth(source)) for source in sources]
     known = sorted(set(classes))
     coloured = 0 < len(known) <= min(CLASSES, len(sources) // 2)
-    key = tuple(f"class {n}" for n in known) if coloured else ("not harmed", "harmed")
+    key = tuple(f"class {n}" for n in known) if coloured else ("no distortion", "distorted")
     found = []
     for codec in codecs:
         of = [row for row in rows if row["codec"] == codec]

@@ -24,7 +24,7 @@ from cfqa_data.eval.comparison import p_text
 from cfqa_data.eval.report.axes import Axis, number_text
 from cfqa_data.eval.report.ranking import Figure, signed
 
-__all__ = ["TEMPLATES", "Panel", "environment", "security_policy"]
+__all__ = ["TEMPLATES", "Panel", "environment", "render_page"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -41,7 +41,7 @@ CAPS = ("round", "square", "thin", "thin")
 def environment(templates: Path = TEMPLATES) -> Environment:
     """Return what renders the templates of a folder; they escape all that they are given."""
     made = Environment(
-        loader=FileSystemLoader(templates),
+        loader=FileSystemLoader([templates, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -54,13 +54,25 @@ def environment(templates: Path = TEMPLATES) -> Environment:
     return made
 
 
-def security_policy(style: str, script: str) -> str:
-    """Return a page's policy: its own style and script, images within it, and nothing else."""
+def render_page(name: str, templates: Path = TEMPLATES, **given: Any) -> str:
+    """Render a page with the style and the script of its folder of templates.
+
+    Its security policy allows these two, images within it, and nothing else.
+    """
+    style, script = (
+        (templates / file).read_text(encoding="utf-8") for file in ("style.css", "script.js")
+    )
     own = (
         "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         for text in (style, script)
     )
-    return "default-src 'none'; img-src data:; style-src '{}'; script-src '{}'".format(*own)
+    allowed = "default-src 'none'; img-src data:; style-src '{}'; script-src '{}'"
+    return (
+        environment(templates)
+        .get_template(name)
+        .render(style=Markup(style), script=Markup(script), policy=allowed.format(*own), **given)
+        + "\n"
+    )
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from cfqa_data.eval.features.datasets import facts_of
 from cfqa_data.eval.report.axes import Axis
 from cfqa_data.eval.report.drawing import Panel
 from cfqa_data.eval.report.ranking import Figure
-from cfqa_data.eval.statistics.mapping import map_scores
 from cfqa_data.format.facts import TaskFacts
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ __all__ = [
     "TaskPoints",
     "by_level",
     "curve",
-    "fit",
     "scatter",
     "target_text",
     "task_points",
@@ -102,7 +100,12 @@ def task_points(evaluation: Evaluation) -> list[TaskPoints]:
 
 
 def scatter(
-    points: TaskPoints, column: int, name: str, target: str, ringed: Mapping[int, str]
+    points: TaskPoints,
+    column: int,
+    name: str,
+    target: str,
+    ringed: Mapping[int, str],
+    fit: Callable[[Floats], Floats],
 ) -> Markup:
     """Draw a metric's scores against the label, with the logistic that fits all points.
 
@@ -112,6 +115,7 @@ def scatter(
         name: The metric's.
         target: Label that was followed.
         ringed: Points to ring -> what to write at them.
+        fit: Takes scores to the label, as the mapping whose figures are in the tables does.
     """
     scores = points.scores[:, column]
     finite = np.isfinite(scores)
@@ -127,7 +131,7 @@ def scatter(
         of = shown[points.codec[shown] == codec]
         panel.points(scores[of], points.truth[of], codec)
     across = np.clip(x.between(80), scores[finite].min(), scores[finite].max())
-    fitted = fit(scores[finite], points.truth[finite], across)
+    fitted = fit(across)
     low, high = y.between(2)
     inside = (fitted >= low) & (fitted <= high)  # of a curve that rises or falls throughout
     if inside.any():
@@ -210,19 +214,6 @@ def by_level(
 def _percentiles(values: Floats, percents: Sequence[float]) -> Floats:
     """Return percentiles of values of any size, whose sums and differences may overflow."""
     return np.asarray(4 * np.percentile(values / 4, percents))
-
-
-def fit(scores: Floats, truth: Floats, at: Floats) -> Floats:
-    """Return at some scores what the curve gives that maps all scores to the label.
-
-    It is the curve whose figures are in the tables: see `cfqa_data.eval.statistics.mapping`.
-
-    Args:
-        scores: (n,) finite scores.
-        truth: (n,) finite labels.
-        at: (k,) scores within the range of the others.
-    """
-    return map_scores(scores, truth).curve(at)
 
 
 def target_text(facts: TaskFacts, target: str) -> str:

@@ -17,16 +17,12 @@ from cfqa_data.eval.features.datasets import opened
 from cfqa_data.eval.metrics import Metric
 from cfqa_data.eval.provenance import Provenance
 from cfqa_data.eval.report.axes import MINUS
-from cfqa_data.eval.report.drawing import TEMPLATES, environment, security_policy
-from cfqa_data.eval.report.ranking import Figure, Scale
+from cfqa_data.eval.report.drawing import render_page
+from cfqa_data.eval.report.ranking import Figure, Scale, ranking
 from cfqa_data.eval.score_reading import read_file
 from cfqa_data.eval.tables import markdown_safe, markdown_text
-from cfqa_data.eval.text import gaps
 from cfqa_data.extras import extras
 from cfqa_data.paths import absolute_path
-
-with extras():
-    from markupsafe import Markup
 
 if TYPE_CHECKING:
     from cfqa_data.eval.features.datasets import FeatureSource
@@ -37,10 +33,10 @@ __all__ = ["Board", "Entry", "html_page", "leaderboard", "markdown_page", "termi
 OWN = "cfqa-data"
 """Package whose metrics are fitted to nothing but what their record tells."""
 
-NOT_TOLD = "not told"
+NOT_TOLD = "not declared"
 
 TIES = (
-    "=: no metric is significantly better. beaten: by how many metrics (p < 0.05, after Holm).\n"
+    "=: no metric is significantly better. outperf.: by how many metrics (p < 0.05, after Holm).\n"
     "interval: 95%, over the sources. ms: per feature, without training."
 )
 
@@ -84,6 +80,19 @@ class Entry:
         which = record.version or (record.source_sha256 or "")[:8]
         return " ".join(filter(None, [record.package, which]))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-safe."""
+        of_entry = ("rank", "tied", "beaten_by", "gap", "trained", "version")
+        return {
+            "metric": self.metric.name,
+            "lower_better": self.metric.lower_better,
+            **{name: getattr(self, name) for name in of_entry},
+            "srocc": self.overall._asdict(),
+            "by_task": {task: figure._asdict() for task, figure in self.by_task.items()},
+            "milliseconds": self.provenance.milliseconds,
+            "date": self.provenance.date,
+        }
+
 
 @dataclass(frozen=True)
 class Board:
@@ -118,7 +127,12 @@ class Board:
     def title(self) -> str:
         """What it is of, in a line."""
         counts = f"{self.sources} sources, {self.features} features, {len(self.codecs)} codecs"
-        return f"{self.name}: {counts}; mean SROCC with the {self.target}, all codecs together"
+        return f"{self.name}: {counts}; mean SROCC with the {self.target}, all codecs pooled"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-safe."""
+        entries = [entry.to_dict() for entry in self.entries]
+        return vars(self) | {"entries": entries}
 
 
 @extras()
@@ -150,7 +164,7 @@ def leaderboard(
             result = read_file(result, source)
         read.append((label, result))
     if not read:
-        raise MetricError("name at least one file of scores, .parquet")
+        raise MetricError("name at least one score file, .parquet")
     return [_board(pool if target is None else pool.following(target)) for pool in _pools(read)]
 
 
@@ -179,33 +193,21 @@ def _pools(read: Sequence[tuple[str, Evaluation]]) -> list[Evaluation]:
 
 
 def _board(evaluation: Evaluation) -> Board:
-    lacking, labels = gaps(evaluation), evaluation.labels
-    by_task: dict[str, dict[str, Figure]] = {metric.name: {} for metric in evaluation.metrics}
-    for row in evaluation.across_codecs.to_pylist():
-        by_task[row["metric"]][row["task"]] = Figure.of(row, "srocc")
-    rows = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
-    overall = {name: Figure.of(row, "srocc") for name, row in rows.items()}
-
-    def merit(metric: Metric) -> tuple[bool, float]:
-        value = overall[metric.name].value
-        return metric.name not in lacking, -2.0 if value is None else value
-
-    ordered = sorted(evaluation.metrics, key=merit, reverse=True)
-    beaten = {name: row["srocc_group"] for name, row in rows.items()}
-    first = [m.name for m in ordered if m.name not in lacking and beaten[m.name] == 0]
+    labels, ranked = evaluation.labels, ranking(evaluation)
+    first = [one for one in ranked if one.place and one.beaten_by == 0]
     entries = [
         Entry(
-            metric=metric,
-            rank=None if metric.name in lacking else 1 if metric.name in first else place,
-            tied=metric.name in first and len(first) > 1,
-            beaten_by=beaten[metric.name],
-            gap=lacking.get(metric.name, ""),
-            overall=overall[metric.name],
-            by_task=by_task[metric.name],
-            provenance=evaluation.provenance.get(metric.name, Provenance()),
-            trained=_trained(metric, evaluation),
+            metric=one.metric,
+            rank=1 if one in first else one.place,
+            tied=one in first and len(first) > 1,
+            beaten_by=one.beaten_by,
+            gap=one.gap,
+            overall=Figure.of(one.overall, "srocc"),
+            by_task={task: Figure.of(row, "srocc") for task, row in one.by_task.items()},
+            provenance=evaluation.provenance.get(one.metric.name, Provenance()),
+            trained=_trained(one.metric, evaluation),
         )
-        for place, metric in enumerate(ordered, 1)
+        for one in ranked
     ]
     names = (*labels.select(["task", "source_id"]).to_pydict().values(),)
     return Board(
@@ -226,7 +228,7 @@ def _trained(metric: Metric, evaluation: Evaluation) -> str:
         folds, codecs = ", ".join(map(str, seen.folds)), ", ".join(seen.codecs)
         if set(seen.codecs) == set(evaluation.labels["codec"].unique().to_pylist()):
             codecs = "all codecs"
-        how = "each time without the one scored" if record.trained_on else "before, all of them"
+        how = "cross-fitted" if record.trained_on else "before this evaluation"
         return f"{seen.originals} originals of folds {folds}, {how}; {codecs}; {seen.target}"
     if record.package in (OWN, None) and metric.family not in ("trained", "custom"):
         return ""
@@ -234,7 +236,7 @@ def _trained(metric: Metric, evaluation: Evaluation) -> str:
 
 
 def _cells(board: Board) -> list[list[str]]:
-    heads = ["metric", "rank", "SROCC", "interval", "beaten", *board.tasks, "ms", "version"]
+    heads = ["metric", "rank", "SROCC", "interval", "outperf.", *board.tasks, "ms", "version"]
     cells = [heads]
     for entry in board.entries:
         figures = [entry.overall.text, entry.overall.interval]
@@ -253,7 +255,7 @@ def _remarks(board: Board) -> list[str]:
         if entry.trained not in ("", NOT_TOLD):
             remarks.append(f"{entry.metric.name}: trained on {entry.trained}.")
     if unknown := [e.metric.name for e in board.entries if e.trained == NOT_TOLD]:
-        remarks.append(f"Whether they have seen these labels is not told: {', '.join(unknown)}.")
+        remarks.append(f"Training data not declared: {', '.join(unknown)}.")
     remarks += [f"{e.metric.name}: not ranked, {e.gap}." for e in board.entries if e.gap]
     return [*remarks, *board.notes]
 
@@ -279,16 +281,4 @@ def markdown_page(boards: Sequence[Board]) -> str:
 
 def html_page(boards: Sequence[Board]) -> str:
     """Return boards as one HTML page that fetches nothing, with tables that sort."""
-    style, script = (
-        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
-    )
-    page = environment().get_template("leaderboard.html")
-    return (
-        page.render(
-            boards=boards,
-            style=Markup(style),
-            script=Markup(script),
-            policy=security_policy(style, script),
-        )
-        + "\n"
-    )
+    return render_page("leaderboard.html", boards=boards)

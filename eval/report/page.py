@@ -21,10 +21,8 @@ from cfqa_data.format.storage import check_writable, write_text
 from cfqa_data.paths import absolute_path
 
 with extras():
-    from markupsafe import Markup
-
     from cfqa_data.eval.report.cards import PER_TASK, cards
-    from cfqa_data.eval.report.drawing import TEMPLATES, environment, security_policy
+    from cfqa_data.eval.report.drawing import render_page
     from cfqa_data.eval.report.figures import POINTS, TaskPoints, curve, target_text, task_points
 
 if TYPE_CHECKING:
@@ -51,7 +49,7 @@ def write_report(
     Args:
         evaluation: What `cfqa_data.evaluate` or `read_evaluation` returned.
         path: File to write, ``.html``.
-        dataset: What was scored, open or its path: the page then says what it was made from.
+        dataset: Dataset, open or its path: the page then says what it was made from.
         against: Metric that all others are compared with; by default ``cosine`` or ``mse``, if it
             was scored.
         classes: Also draw what levels do to the classes, from features of the dataset, which are
@@ -101,12 +99,8 @@ def report_html(
     See `write_report`.
     """
     if not evaluation.metrics or evaluation.labels.num_rows == 0:
-        raise MetricError("nothing was scored, so there is nothing to report")
+        raise MetricError("there are no scores to report")
     source = None if dataset is None else opened(dataset, follow_links=follow_links)
-    style, script = (
-        Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-        for name in ("style.css", "script.js")
-    )
     origin = _origin(evaluation, source)
     maps_of_classes = _class_maps(evaluation, source) if classes else []
     evaluation.make_tables("across_codecs", "across_tasks", "discrimination", "per_level")
@@ -120,40 +114,33 @@ def report_html(
         kind: [(part, drawn) for part in points if (drawn := curve(part, kind, target))]
         for kind in ("error", "harm")
     }
-    text = (
-        environment()
-        .get_template("report.html")
-        .render(
-            **{name: getattr(evaluation, name) for name in ("target", "failures", "notes")},
-            origin=origin,
-            counts=_counts(evaluation, points, origin),
-            points=points,
-            codecs=points[0].codecs,
-            ladders=ladders_text(evaluation),
-            drawn="whole groups of sources" if in_groups(evaluation) else "whole sources",
-            ranked=ranked,
-            compared=[entry for entry in ranked if entry.place],
-            apart=[entry for entry in ranked if not entry.place],
-            rankings=rankings(ranked, compared),
-            baseline=baseline,
-            ceilings=_ceilings(evaluation),
-            columns=columns,
-            maps=maps,
-            left_out=left_out(evaluation),
-            trained=", ".join(trained_names(evaluation)),
-            cards=made,
-            pictures=_pictures(made, source) if pictures else None,
-            families=FAMILIES,
-            classes=maps_of_classes,
-            curves={kind: panels for kind, panels in curves.items() if panels},
-            shown=POINTS,
-            per_task=PER_TASK,
-            style=style,
-            script=script,
-            policy=security_policy(style, script),
-        )
+    return render_page(
+        "report.html",
+        **{name: getattr(evaluation, name) for name in ("target", "failures", "notes")},
+        origin=origin,
+        counts=_counts(evaluation, points, origin),
+        points=points,
+        codecs=points[0].codecs,
+        ladders=ladders_text(evaluation),
+        drawn="groups of sources" if in_groups(evaluation) else "sources",
+        ranked=ranked,
+        compared=[entry for entry in ranked if entry.place],
+        apart=[entry for entry in ranked if not entry.place],
+        rankings=rankings(ranked, compared),
+        baseline=baseline,
+        ceilings=_ceilings(evaluation),
+        columns=columns,
+        maps=maps,
+        left_out=left_out(evaluation),
+        trained=", ".join(trained_names(evaluation)),
+        cards=made,
+        pictures=_pictures(made, source) if pictures else None,
+        families=FAMILIES,
+        classes=maps_of_classes,
+        curves={kind: panels for kind, panels in curves.items() if panels},
+        shown=POINTS,
+        per_task=PER_TASK,
     )
-    return text + "\n"
 
 
 def _origin(evaluation: Evaluation, source: FeatureSource | None) -> dict[str, Any] | None:
@@ -171,7 +158,7 @@ def _origin(evaluation: Evaluation, source: FeatureSource | None) -> dict[str, A
         return None
     identity = dataset_identity(source)
     if evaluation.dataset not in (None, identity):
-        raise MetricError("another dataset was scored; give that one, or none")
+        raise MetricError("these are scores of another dataset; give that one, or none")
     if not isinstance(source, Dataset):
         return None
     ladders = [
@@ -194,7 +181,7 @@ def _class_maps(evaluation: Evaluation, source: FeatureSource | None) -> list[Cl
     from cfqa_data.eval.report.classes import class_maps  # needs scikit-learn
 
     if not isinstance(source, Dataset):
-        raise MetricError("to draw classes, give the dataset: a folder, or one on the Hub")
+        raise MetricError("to plot classes, give the dataset: a folder, or one on the Hub")
     return class_maps(evaluation, source)
 
 

@@ -190,7 +190,7 @@ class Ranked:
         metric: The metric.
         missing: Compressed features without a score.
         overall: Its row over all tasks.
-        by_task: By task, its row over all codecs, with its areas of discrimination.
+        by_task: By task, its row over all codecs.
     """
 
     number: int
@@ -221,8 +221,6 @@ def ranking(evaluation: Evaluation) -> list[Ranked]:
     by_task: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for row in evaluation.across_codecs.to_pylist():
         by_task[row["metric"]][row["task"]] = row
-    for row in evaluation.discrimination.to_pylist():
-        by_task[row["metric"]][row["task"]] |= row
     lacking = gaps(evaluation)
     rows = {row["metric"]: row for row in evaluation.across_tasks.to_pylist()}
 
@@ -311,8 +309,7 @@ def heat_maps(
     """
     together = [row | {"codec": ALL} for row in evaluation.across_codecs.to_pylist()]
     codecs, cells = defaultdict[str, dict[str, None]](dict), {}
-    metrics, scores = evaluation.metrics, evaluation.values[:, : len(evaluation.metrics)]
-    means = source_means(evaluation.labels, metrics, scores, evaluation.target)
+    means = source_means(evaluation.cells(), evaluation.metrics)
     for row in means + [row for row in together if row["codecs"] > 1]:
         codecs[row["task"]][row["codec"]] = None
         cells[row["task"], row["codec"], row["metric"]] = row

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cfqa_data.eval.statistics.correlations import average_ranks, kendall, pearson, spearman
-from cfqa_data.eval.statistics.tables import DRAWS, Statistics, check_labels, statistics
+from cfqa_data.eval.statistics.grids import check_labels
+from cfqa_data.eval.statistics.tables import DRAWS, Statistics, statistics
 
 __all__ = [
     "DRAWS",

@@ -25,13 +25,11 @@ from numpy.typing import NDArray
 
 from cfqa_data.arrow import pa
 from cfqa_data.errors import MetricError
-from cfqa_data.eval.statistics.cells import Cell, cell_of, join_cells
+from cfqa_data.eval.statistics.cells import Cell, Cells
 from cfqa_data.eval.statistics.columns import DIFFERENCES, Rows, make_table
 from cfqa_data.eval.statistics.comparison import compare, holm, orientation, significance
 from cfqa_data.eval.statistics.correlations import COEFFICIENTS, equal_rows
-from cfqa_data.eval.statistics.grids import read_grids
 from cfqa_data.eval.statistics.pooled import MOST_DRAWS, pooled_coefficients
-from cfqa_data.eval.statistics.tables import DRAWS, truths
 from cfqa_data.extras import extras
 
 if TYPE_CHECKING:
@@ -46,57 +44,50 @@ Floats = NDArray[np.float64]
 
 @extras()
 def compare_with_first(
-    labels: pa.Table,
+    cells: Cells,
     metrics: Sequence[Metric],
-    values: NDArray[Any],
-    target: str = "distortion",
+    chosen: Sequence[int],
     *,
-    draws: int = DRAWS,
-    seed: int = 0,
     views: Sequence[str] = VIEWS,
     coefficients: Sequence[str] = COEFFICIENTS,
 ) -> pa.Table:
     """Compare metrics with the first of them: return a table of the columns `DIFFERENCES`.
 
     Args:
-        labels: One row per compressed feature, as for `statistics`.
-        metrics: M metrics, two or more; the first is what the others are compared with.
-        values: (rows, M) float64 scores; NaN where a metric has none.
-        target: Label column to follow.
-        draws: Resamples of the sources, at least 2.
-        seed: Of the resamples, the same as those of `statistics`.
+        cells: Of the scores, with two resamples or more.
+        metrics: The metrics of the cells.
+        chosen: Numbers of two of them or more; the others are compared with the first.
         views: Which to compute.
         coefficients: Which to compare, of `COEFFICIENTS`.
 
     Raises:
         MetricError: The direction of a metric is not declared.
     """
-    for metric in metrics:
+    compared = [metrics[number] for number in chosen]
+    for metric in compared:
         check_direction(metric)
-    signs = orientation([metric.lower_better for metric in metrics])
+    signs = orientation([metric.lower_better for metric in compared])
     parts: list[Rows] = []
-    together: list[Cell] = []
-    for grid in read_grids(labels):
-        scores = np.moveaxis(np.asarray(values, np.float64)[grid.rows], -1, 0)
-        truth, of = truths(grid, labels, target), (grid.groups, grid.draw(draws, seed))
-        task = {"task": grid.task, "level": np.nan}
-        together.append(cell_of(scores, truth, *of))
+
+    def append(cell: Cell, codec: str = "all", **where: Any) -> None:
+        place = {"task": "all", "codec": codec, "level": np.nan} | where
+        parts.extend(_rows(cell.select(chosen), signs, coefficients, **place))
+
+    for task in cells.tasks:
+        of = {"task": task.grid.task}
         if "task" in views:
-            parts += _rows(together[-1], signs, coefficients, view="task", codec="all", **task)
-        for codec, versions in grid.codecs.items() if "codec" in views else ():
-            cell = cell_of(scores[:, :, versions], truth[:, versions], *of)
-            parts += _rows(cell, signs, coefficients, view="codec", codec=codec, **task)
-        for place, (codec, level) in enumerate(grid.versions) if "level" in views else ():
-            part = slice(place, place + 1)
-            cell = cell_of(scores[:, :, part], truth[:, part], *of)
-            where = {"task": grid.task, "codec": codec, "level": level}
-            parts += _pooled(cell, signs, coefficients, "", {"view": "level", **where})
-    if "all" in views and together:
-        where = {"view": "all", "task": "all", "codec": "all", "level": np.nan}
-        parts += _rows(join_cells(together), signs, coefficients, **where)
-    names = np.array([metric.name for metric in metrics[1:]], object)
+            append(task.whole, view="task", **of)
+        for codec, cell in task.codecs.items() if "codec" in views else ():
+            append(cell, codec, view="codec", **of)
+        for place, (codec, level) in enumerate(task.grid.versions) if "level" in views else ():
+            cell = task.cell(slice(place, place + 1)).select(chosen)
+            where = {"view": "level", "codec": codec, "level": level, **of}
+            parts.extend(_pooled(cell, signs, coefficients, "", where))
+    if "all" in views and cells.tasks:
+        append(cells.together, view="all")
+    names = np.array([metric.name for metric in compared[1:]], object)
     _correct(parts)
-    pairs = {"metric": names, "other": metrics[0].name}
+    pairs = {"metric": names, "other": compared[0].name}
     return make_table(DIFFERENCES, (part | pairs for part in parts))
 
 
@@ -133,20 +124,24 @@ def _pooled(
 ) -> Iterator[Rows]:
     """Yield the rows of coefficients over all points, of those that both metrics have scores of."""
     both = ~np.isnan(cell.scores[1:]) & ~np.isnan(cell.scores[0])
-    starts = np.cumsum(cell.sizes) - cell.sizes
     found = np.full((len(names), 6, len(both)), np.nan)
     sources = np.zeros(len(both), int)
+    chosen = [COEFFICIENTS.index(name) for name in names]
     for which, points in equal_rows(both):
-        sizes = np.add.reduceat(points, starts, dtype=np.intp)
-        sources[which] = (sizes > 0).sum()
+        sizes = np.add.reduceat(points, cell.starts, dtype=np.intp)
+        sources[which] = (here := sizes > 0).sum()
         if not points.any():
             continue
-        scores = np.concatenate([cell.scores[:1], cell.scores[1:][which]])[:, points]
-        here, begins = sizes > 0, (np.cumsum(sizes) - sizes)[sizes > 0]
+        compared = [0, *(which + 1)]
+        if points.all() and "pooled" in vars(cell):
+            figures = cell.pooled[chosen][:, compared]
+        else:
+            begins = (np.cumsum(sizes) - sizes)[here]
+            counts = cell.counts[: 1 + MOST_DRAWS, here]
+            scores = cell.scores[compared][:, points]
+            figures = pooled_coefficients(scores, cell.truth[points], begins, counts, names)
+        oriented = signs[compared, None] * figures
         groups = len(np.unique(cell.groups[here]))
-        truth, counts = cell.truth[points], cell.counts[: 1 + MOST_DRAWS, here]
-        figures = pooled_coefficients(scores, truth, begins, counts, names)
-        oriented = signs[[0, *(which + 1)], None] * figures
         for of_one, (first, *others) in zip(found, oriented, strict=True):
             of_one[0, which], of_one[1, which] = np.array(others)[:, 0], first[0]
             largest = float(np.abs(figures[..., 0]).max())

@@ -28,9 +28,6 @@ __all__ = ["COEFFICIENTS", "average_ranks", "coefficients", "kendall", "pearson"
 COEFFICIENTS = ("plcc", "srocc", "krocc")
 """Pearson's, Spearman's and Kendall's, in the order of every array that holds all three."""
 
-PAIRS_AT_ONCE = 2_000_000
-"""Pairs of points that `kendall` holds in memory."""
-
 Floats = NDArray[np.float64]
 
 
@@ -38,40 +35,45 @@ def average_ranks(values: NDArray[Any]) -> Floats:
     """Rank each row from 1; equal values share the mean of their ranks.
 
     Args:
-        values: (S, L) finite numbers.
+        values: (..., L) finite numbers.
 
     Returns:
-        (S, L) float64 ranks.
+        (..., L) float64 ranks.
     """
-    order = np.argsort(values, axis=1)
-    ordered = np.take_along_axis(values, order, axis=1)
-    starts = np.ones(values.shape, dtype=bool)
-    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    order = np.argsort(values, axis=-1)
+    ranks = np.empty(values.shape, dtype=np.float64)
+    rising = np.take_along_axis(values, order, axis=-1)
+    np.put_along_axis(ranks, order, ranks_of_sorted(rising), axis=-1)
+    return ranks
+
+
+def ranks_of_sorted(rising: NDArray[Any]) -> Floats:
+    """Return the `average_ranks` of rows that do not fall, (..., L)."""
+    starts = np.ones(rising.shape, dtype=bool)
+    starts[..., 1:] = rising[..., 1:] != rising[..., :-1]
     # A run of equal values at (0-based) positions first..last has the mean rank
     # (first + last) / 2 + 1. Every row starts a run, so runs never cross rows in the flat view.
     flat = np.flatnonzero(starts)
-    lengths = np.diff(np.append(flat, values.size))
-    mean_rank = flat % values.shape[1] + (lengths + 1) / 2
-    ranks = np.empty(values.shape, dtype=np.float64)
-    np.put_along_axis(ranks, order, np.repeat(mean_rank, lengths).reshape(values.shape), axis=1)
-    return ranks
+    lengths = np.diff(np.append(flat, rising.size))
+    mean_rank = flat % rising.shape[-1] + (lengths + 1) / 2
+    return np.repeat(mean_rank, lengths).reshape(rising.shape)
 
 
 def pearson(x: NDArray[Any], y: NDArray[Any]) -> Floats:
     """Pearson correlation of each row of x with the same row of y.
 
     Args:
-        x: (S, L) finite numbers.
-        y: (S, L) finite numbers.
+        x: (..., L) finite numbers.
+        y: (..., L) finite numbers; what precedes the last axis is broadcast.
 
     Returns:
-        (S,) float64 in [-1, 1]; NaN where a row of x or y is constant.
+        (...) float64 in [-1, 1]; NaN where a row of x or y is constant.
     """
     units = []
     for rows in (centred(x), centred(y)):
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
         units.append(rows / np.where(lengths == 0, np.nan, lengths))
-    return np.clip((units[0] * units[1]).sum(axis=1), -1.0, 1.0)
+    return np.clip(np.einsum("...l,...l->...", *units), -1.0, 1.0)
 
 
 def spearman(x: NDArray[Any], y: NDArray[Any]) -> Floats:
@@ -84,16 +86,16 @@ def kendall(x: NDArray[Any], y: NDArray[Any]) -> Floats:
 
     Kendall, Biometrika 1945. See `pearson`.
     """
-    first, second = np.triu_indices(x.shape[1], 1)
-    tau = np.full(len(x), np.nan)
-    step = max(1, PAIRS_AT_ONCE // max(1, len(first)))
-    for start in range(0, len(x), step):
-        rows = slice(start, start + step)
-        sx, sy = (signs(v[rows][:, first], v[rows][:, second]) for v in (x, y))
-        agree = (sx * sy).sum(axis=1, dtype=np.int64)
-        untied = [np.count_nonzero(each, axis=1) for each in (sx, sy)]
-        scale = np.sqrt(untied[0].astype(np.float64)) * np.sqrt(untied[1])
-        np.divide(agree, scale, out=tau[rows], where=scale > 0)
+    y = y[(None,) * (x.ndim - y.ndim)]
+    x, y = (np.ascontiguousarray(np.moveaxis(rows, -1, 0)) for rows in (x, y))
+    kind = np.int8 if len(x) < 2**7 else np.int32
+    agree, untied_x, untied_y = (np.zeros(v.shape[1:], np.int64) for v in (x, x, y))
+    for apart in range(1, len(x)):  # pairs of points that are so far apart, of all rows
+        sx, sy = (signs(v[apart:], v[:-apart]) for v in (x, y))
+        for sums, products in ((agree, sx * sy), (untied_x, sx * sx), (untied_y, sy * sy)):
+            sums += np.add.reduce(products, axis=0, dtype=kind)
+    scale = np.sqrt(untied_x) * np.sqrt(untied_y)
+    tau = np.divide(agree, scale, out=np.full(agree.shape, np.nan), where=scale > 0)
     return np.clip(tau, -1.0, 1.0)
 
 
@@ -109,10 +111,9 @@ def coefficients(scores: NDArray[Any], truth: NDArray[Any]) -> Floats:
         scores is missing, 0 where the truth varies and the metric is constant.
     """
     incomplete = np.isnan(scores).any(axis=-1)
-    rows = np.where(incomplete[..., None], 0.0, scores).reshape(-1, scores.shape[-1])
-    repeated = np.broadcast_to(truth, scores.shape).reshape(rows.shape)
-    found = np.stack([function(rows, repeated) for function in (pearson, spearman, kendall)])
-    found = np.nan_to_num(found, nan=0.0).reshape(3, *scores.shape[:-1])
+    rows = np.where(incomplete[..., None], 0.0, scores)
+    found = np.stack([function(rows, truth) for function in (pearson, spearman, kendall)])
+    found = np.nan_to_num(found, nan=0.0)
     found[:, :, constant_rows(truth)] = np.nan
     found[:, incomplete] = np.nan
     return found
@@ -125,7 +126,9 @@ def constant_rows(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 def equal_rows(mask: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
     """Yield each distinct row of a mask (N, K), after the numbers of the rows that equal it."""
-    if len(mask):
+    if len(mask) and (mask == mask[0]).all():  # without sorting them
+        yield np.arange(len(mask)), mask[0]
+    elif len(mask):
         patterns, which = np.unique(mask, axis=0, return_inverse=True)
         for number, pattern in enumerate(patterns):
             yield np.flatnonzero(which.ravel() == number), pattern
@@ -153,7 +156,7 @@ def centred(values: NDArray[Any]) -> Floats:
     """
     deviations = np.asarray(values, dtype=np.float64)
     deviations = deviations / power_of_two(deviations)
-    deviations = deviations - deviations[:, :1]
-    largest = np.abs(deviations).max(axis=1, keepdims=True)
+    deviations = deviations - deviations[..., :1]
+    largest = np.abs(deviations).max(axis=-1, keepdims=True)
     deviations = deviations / np.where(largest == 0, 1, largest)
-    return np.asarray(deviations - deviations.mean(axis=1, keepdims=True))
+    return np.asarray(deviations - deviations.mean(axis=-1, keepdims=True))

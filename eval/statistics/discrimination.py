@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cfqa_data.eval.statistics.correlations import average_ranks, power_of_two
+from cfqa_data.eval.statistics.correlations import power_of_two, ranks_of_sorted
 
-__all__ = ["Discrimination", "auc", "discriminate"]
+__all__ = ["Discrimination", "discriminate"]
 
 Floats = NDArray[np.float64]
 
@@ -44,20 +44,6 @@ class Discrimination(NamedTuple):
     auc_better: Floats
 
 
-def auc(positive: NDArray[Any], negative: NDArray[Any]) -> float:
-    """Return P(positive > negative) + P(equal) / 2, by ranks; NaN where one is empty.
-
-    Args:
-        positive: (P,) values that should be the larger ones.
-        negative: (Q,) the others.
-    """
-    if not len(positive) or not len(negative):
-        return float("nan")
-    ranks = average_ranks(np.concatenate([positive, negative])[None])[0]
-    above = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
-    return float(above / len(positive) / len(negative))
-
-
 def discriminate(
     scores: NDArray[Any], truth: NDArray[Any], orientation: Floats, noticeable: float
 ) -> Discrimination:
@@ -72,17 +58,23 @@ def discriminate(
     """
     first, second = np.triu_indices(truth.shape[1], 1)
     harm = _differences(truth, first, second)
-    different = np.abs(harm) >= noticeable / float(power_of_two(truth.ravel())[0])
+    noticed = np.abs(harm) >= noticeable / float(power_of_two(truth.ravel())[0])
+    compared = ~noticed | (harm != 0)  # where any difference counts, none of two equal truths does
     areas = np.full((2, len(scores)), np.nan)
     pairs = np.zeros((2, len(scores)), dtype=np.intp)
     for metric, (rows, sign) in enumerate(zip(scores, orientation, strict=True)):
-        change = _differences(rows, first, second)
-        is_different, not_different = (kind & ~np.isnan(change) for kind in (different, ~different))
-        pairs[:, metric] = is_different.sum(), not_different.sum()
-        areas[0, metric] = auc(np.abs(change[is_different]), np.abs(change[not_different]))
-        if not np.isnan(sign):
-            right = sign * np.sign(harm[is_different]) * change[is_different]
-            areas[1, metric] = auc(right, -right)
+        change = _differences(rows, first, second) * compared
+        rising = np.argsort(np.abs(change))[: np.count_nonzero(~np.isnan(change))]
+        different, sizes = noticed[rising], np.abs(change[rising])
+        pairs[:, metric] = above, below = different.sum(), (~different).sum()
+        if above and below:
+            won = ranks_of_sorted(sizes)[different].sum() - above * (above + 1) / 2
+            areas[0, metric] = won / above / below
+        if above and not np.isnan(sign):
+            # Against all of them turned round: of two, the larger one's sign decides.
+            right = sign * (np.sign(harm) * np.sign(change))[rising][different]
+            ranks = ranks_of_sorted(sizes[different])
+            areas[1, metric] = 0.5 + (right * (ranks - 0.5)).sum() / above / above
     return Discrimination(*pairs, *areas)
 
 

@@ -13,7 +13,7 @@ from cfqa_data.arrow import pa
 from cfqa_data.errors import MetricError
 from cfqa_data.eval.statistics.bootstrap import source_counts
 
-__all__ = ["Grid", "read_grids"]
+__all__ = ["Grid", "check_labels", "read_grids", "truths"]
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,38 @@ def read_grids(labels: pa.Table) -> Iterator[Grid]:
                     "all sources need the same codecs and levels"
                 )
         if len(rows) != len(cells):
-            raise MetricError(f"labels of {task}: {len(rows) - len(cells)} rows are there twice")
+            raise MetricError(f"labels of {task}: {len(rows) - len(cells)} rows occur twice")
         grid = np.array([[cells[source, *v] for v in versions] for source in sources], np.intp)
         firsts = zip(grid[:, 0], sources, strict=True)
         names = [(known[row] is None, known[row] or source) for row, source in firsts]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         groups = np.array([numbers[name] for name in names])
         yield Grid(task, tuple(sources), groups, tuple(versions), grid)
+
+
+def check_labels(labels: pa.Table, target: str) -> None:
+    """Check that labels can be correlated with, before anything is scored.
+
+    Raises:
+        MetricError: A source lacks levels that others have, a task has no such label, or one is NaN
+            or Inf.
+    """
+    for grid in read_grids(labels):
+        truths(grid, labels, target)
+
+
+def truths(grid: Grid, labels: pa.Table, target: str) -> NDArray[np.float64]:
+    """Return the labels of a task, (S, V), larger is worse."""
+    column = labels[target]
+    if target == "loss" and column.take(grid.rows.ravel()).null_count == grid.rows.size:
+        raise MetricError(
+            f"task {grid.task} has no loss: use the distortion, or leave the task out"
+        )
+    try:
+        truth = np.asarray(column.to_numpy().astype(np.float64)[grid.rows])
+    except (TypeError, ValueError):
+        raise MetricError(f"the labels in column {target!r} are not numbers") from None
+    bad = np.flatnonzero(~np.isfinite(truth))
+    if bad.size:
+        raise MetricError(f"the {target} of {grid.name(int(bad[0]))} is missing, NaN or Inf")
+    return truth

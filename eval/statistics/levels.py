@@ -31,15 +31,17 @@ def per_level(grid: Grid, scores: Floats, truth: Floats, counts: Floats) -> Iter
         counts: (1 + R, S) resamples of the sources, the data itself first.
     """
     counts = counts[: 1 + DRAWS]
+    of_levels = coefficients(scores.swapaxes(1, 2), truth.T)  # (3, M, V)
     for place, (codec, level) in enumerate(grid.versions):
         points, truths = scores[:, :, place], truth[:, place]
         present = ~np.isnan(points)
-        found = np.full((len(COEFFICIENTS), len(scores)), np.nan)
+        found = of_levels[..., place]
         ends = np.full((2, len(BY_LEVEL), len(scores)), np.nan)
         for which, here in equal_rows(present):
             if here.any():
                 some, of = points[which][:, here], truths[here]
-                found[:, which] = coefficients(some[:, None], of[None])[..., 0]
+                if not here.all():
+                    found[:, which] = coefficients(some[:, None], of[None])[..., 0]
                 starts = np.arange(len(of))
                 drawn = pooled_coefficients(some, of, starts, counts[:, here], BY_LEVEL)
                 if len(np.unique(grid.groups[here])) > 1:  # of one, every resample is the data

@@ -15,9 +15,7 @@ as often as it was drawn), from quantities that do not depend on the resample:
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,15 +30,8 @@ Floats = NDArray[np.float64]
 NUMBERS_AT_ONCE = 12_000_000
 """Points times resamples that are worked on together, about: 96 MB an array."""
 
-MOST_THREADS = 4
-WORTH_THREADS = 20_000_000
-"""Points times metrics times resamples from which on threads share the metrics."""
-
 MOST_DRAWS = 500
 """Resamples for the intervals of pooled figures, at most: each orders all points of all sources."""
-
-VALUES_AT_ONCE = 32
-"""Distinct values whose running sums are made together, to stay in the cache."""
 
 
 def pooled_coefficients(
@@ -97,15 +88,23 @@ def concordance(scores: NDArray[Any], truth: NDArray[Any], starts: NDArray[np.in
         np.stack([np.unique(row, return_inverse=True)[1] for row in rows]).astype(small)
         for rows in (scores, truth[None])
     )
+    tied = [len(np.unique(row)) < truth.size for row in x]
     sums = np.zeros((len(scores), len(starts), len(starts)))
     for source, (start, end) in enumerate(zip(starts, ends, strict=True)):
         right = starts[source:] - start
         truths = signs(y[0, start:end, None], y[:, start:])
+
+        def summed(products: NDArray[np.int8], to: NDArray[np.intp] = right) -> Any:
+            column = np.add.reduce(products, axis=0, dtype=total)
+            return np.add.reduceat(column, to, dtype=np.int64)
+
+        every = summed(truths)
         for metric, row in enumerate(x):
-            agree = signs(row[start:end, None], row[None, start:])
-            agree *= truths
-            column = np.add.reduce(agree, axis=0, dtype=total)
-            sums[metric, source, source:] = np.add.reduceat(column, right, dtype=np.int64)
+            ours, others = row[start:end, None], row[None, start:]
+            found = 2 * summed((ours > others).view(np.int8) * truths) - every
+            if tied[metric]:
+                found += summed((ours == others).view(np.int8) * truths)
+            sums[metric, source, source:] = found
     lower = np.tril_indices(len(starts), -1)
     sums[:, lower[0], lower[1]] = sums[:, lower[1], lower[0]]
     return sums
@@ -122,109 +121,98 @@ def _ranked(
 
     Without the sums of `concordance`, Kendall's is 0.
     """
-    source = np.repeat(np.arange(len(sizes)), sizes)
     size = sizes @ weights
-    # Twice each point's mid-rank, less its mean, times the point's weight: sums to 0.
-    weighted = np.empty((truth.size, weights.shape[1]))
-    for points, twice in _midranks(truth, source, weights):
-        weighted[points] = (twice - size) * weights[source[points]]
-    variance_y, untied_y = _spread(truth, source, weights, size)
-
-    def ranked(metric: int) -> Floats:
-        row, found = scores[metric], np.zeros((4, weights.shape[1]))
-        rows = np.empty((VALUES_AT_ONCE, weights.shape[1]))
-        covariance = np.zeros(weights.shape[1])
-        for points, twice in _midranks(row, source, weights):
-            few = len(points) <= VALUES_AT_ONCE
-            truths = take_rows(weighted, points, rows[: len(points)]) if few else weighted[points]
-            covariance += np.einsum("pr,pr->r", twice, truths)
-        net = np.zeros(weights.shape[1])
-        if agreement is not None:
-            np.einsum("sr,sr->r", weights, agreement[metric] @ weights, out=net)
-        variance_x, untied_x = _spread(row, source, weights, size)
-        for place, top, scale in (
-            (0, covariance, np.sqrt(variance_x) * np.sqrt(variance_y)),
-            (1, net, np.sqrt(untied_x) * np.sqrt(untied_y)),
-        ):
-            np.divide(top, scale, out=found[place], where=scale > 0)
-        found[2:] = untied_y, untied_x
-        return found
-
-    threads = min(len(scores), MOST_THREADS, _cores())
-    if scores.size * weights.shape[1] < WORTH_THREADS or threads == 1:
-        return np.stack([ranked(metric) for metric in range(len(scores))], axis=1)
-    with ThreadPoolExecutor(threads) as pool:  # NumPy lets others run while it computes
-        return np.stack(list(pool.map(ranked, range(len(scores)))), axis=1)
+    (variance_y,), (untied_y,) = _spread(truth[None], sizes, weights, size)
+    variance, untied = _spread(scores, sizes, weights, size)
+    harm = _weighted_ranks(truth, sizes, weights, size)
+    products = _rank_products(scores, harm, sizes, weights)
+    net = np.zeros_like(untied)
+    if agreement is not None:
+        net = np.einsum("sr,msr->mr", weights, agreement @ weights)
+    found = np.zeros((4, *untied.shape))
+    for place, top, scale in (
+        (0, products, np.sqrt(variance) * np.sqrt(variance_y)),
+        (1, net, np.sqrt(untied) * np.sqrt(untied_y)),
+    ):
+        np.divide(top, scale, out=found[place], where=scale > 0)
+    found[2], found[3] = untied_y, untied
+    return found
 
 
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    known = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+def _weighted_ranks(
+    values: NDArray[Any], sizes: NDArray[np.intp], weights: Floats, size: Floats
+) -> Floats:
+    """Return (n, R): twice each point's mid-rank, less its mean, times its weight; sums to 0."""
+    source = np.repeat(np.arange(len(sizes)), sizes)
+    found = np.zeros((len(values), weights.shape[1]))
+    for (order,) in _orders(values[None]):
+        below = np.zeros_like(size)
+        for point, of in zip(order.tolist(), source[order].tolist(), strict=True):
+            found[point] += below
+            below += weights[of]
+    for points, weight in zip(np.split(found, np.cumsum(sizes)), weights, strict=False):
+        points += weight - size
+        points *= weight
+    return found
 
 
-def _midranks(
-    values: NDArray[Any], source: NDArray[np.intp], weights: Floats
-) -> Iterator[tuple[NDArray[np.intp], Floats]]:
-    """Go up through the distinct values, some at a time.
+def _rank_products(
+    scores: NDArray[Any], harm: Floats, sizes: NDArray[np.intp], weights: Floats
+) -> Floats:
+    """Sum twice each point's mid-rank, less one, times its harm, whose weights sum to 0: (M, R)."""
+    source = np.repeat(np.arange(len(sizes)), sizes)
+    up, down = _orders(scores)
+    tied = np.flatnonzero((up != down).any(axis=1))
+    orders = np.ascontiguousarray(np.concatenate([up, down[tied]]).T)
+    below, sums, rows = np.zeros((3, orders.shape[1], weights.shape[1]))
+    for points, of in zip(orders, source[orders], strict=True):  # one of each metric
+        harm.take(points, 0, rows, "clip")
+        rows *= below
+        sums += rows
+        below += weights.take(of, 0, rows, "clip")
+    products = 2 * sums[: len(scores)]
+    products[tied] += sums[len(scores) :] - sums[tied]
+    for points, weight in zip(np.split(harm, np.cumsum(sizes)), weights, strict=False):
+        products += weight * points.sum(axis=0)
+    return products
 
-    Args:
-        values: (n,) finite numbers.
-        source: (n,) source of each point.
-        weights: (S, R) weight of each source in each resample.
 
-    Yields:
-        The next P points, and (P, R) the weight below each plus the weight up to it: twice the
-        mid-rank, less one. The next ones may overwrite it.
+def _orders(values: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return how each row (n,) is ordered: with equal values as they come, and the last one first.
+
+    The weight below a point, of both orders together, is that below its value, twice, and that of
+    the other points of its value: twice its mid-rank, less one, less its own weight.
     """
-    order = np.argsort(values)
-    rising = values[order]
-    new = np.append(True, rising[1:] != rising[:-1])
-    bounds = np.append(np.flatnonzero(new), len(order))
-    up_to = np.zeros((VALUES_AT_ONCE + 1, weights.shape[1]))
-    twice = np.empty((VALUES_AT_ONCE, weights.shape[1]))
-    for first in range(0, len(bounds) - 1, VALUES_AT_ONCE):
-        here = bounds[first : first + VALUES_AT_ONCE + 1]
-        points, count = order[here[0] : here[-1]], len(here) - 1
-        tied = len(points) > count
-        if tied:
-            rows = weights[source[points]]
-            np.add.reduceat(rows, here[:-1] - here[0], axis=0, out=up_to[1 : count + 1])
-        else:
-            take_rows(weights, source[points], up_to[1 : count + 1])
-        # Row by row, in the cache: np.cumsum along columns takes ten times as long.
-        for place in range(1, count + 1):
-            np.add(up_to[place - 1], up_to[place], out=up_to[place])
-        np.add(up_to[:count], up_to[1 : count + 1], out=twice[:count])
-        up_to[0] = up_to[count]
-        yield points, np.repeat(twice[:count], np.diff(here), axis=0) if tied else twice[:count]
-
-
-def take_rows(values: Floats, rows: NDArray[np.intp], out: Floats) -> Floats:
-    """Copy rows to where others were: new memory for each takes longer than to fill it."""
-    return np.take(values, rows, axis=0, out=out, mode="clip")
+    last = values.shape[1] - 1
+    return (
+        np.argsort(values, axis=1, kind="stable"),
+        last - np.argsort(values[:, ::-1], axis=1, kind="stable"),
+    )
 
 
 def _spread(
-    values: NDArray[Any], source: NDArray[np.intp], weights: Floats, size: Floats
+    values: NDArray[Any], sizes: NDArray[np.intp], weights: Floats, size: Floats
 ) -> tuple[Floats, Floats]:
     """Return the sum of squares of twice the mid-ranks about their mean, and the untied pairs.
 
-    Both (R,) whole numbers, 0 for a constant resample. Pairs are ordered ones.
+    Both (M, R) whole numbers, 0 for a constant resample. Pairs are ordered ones.
     """
-    _, group, count = np.unique(values, return_inverse=True, return_counts=True)
-    alone = (count == 1)[group]
-    single = np.bincount(source[alone], minlength=len(weights)).astype(np.float64)
+    source, shape = np.repeat(np.arange(len(sizes)), sizes), (len(values), len(size))
     squared = weights * weights
-    squares, cubes = single @ squared, single @ (squared * weights)
-    if alone.all():
-        return (size**3 - cubes) / 3, size**2 - squares
-    _, group = np.unique(group[~alone], return_inverse=True)
-    groups = int(group.max(initial=-1)) + 1
-    cells = np.bincount(group * len(weights) + source[~alone], minlength=groups * len(weights))
-    tied = cells.reshape(groups, len(weights)) @ weights
-    squares += np.einsum("vr,vr->r", tied, tied)
-    cubes += np.einsum("vr,vr,vr->r", tied, tied, tied)
+    squares, cubes = (
+        np.broadcast_to(sizes @ one, shape).copy() for one in (squared, squared * weights)
+    )
+    rising = np.sort(values, axis=1)
+    for row in np.flatnonzero((rising[:, 1:] == rising[:, :-1]).any(axis=1)):
+        _, group, count = np.unique(values[row], return_inverse=True, return_counts=True)
+        tied = (count > 1)[group]
+        _, group = np.unique(group[tied], return_inverse=True)
+        cells = np.zeros((group.max() + 1, len(weights)))
+        np.add.at(cells, (group, source[tied]), 1.0)
+        totals = cells @ weights
+        alone = cells.sum(axis=0)
+        squares[row] += np.einsum("vr,vr->r", totals, totals) - alone @ squared
+        cubes[row] += np.einsum("vr,vr,vr->r", totals, totals, totals) - alone @ (squared * weights)
     return (size**3 - cubes) / 3, size**2 - squares
 
 

@@ -28,16 +28,15 @@ from cfqa_data.errors import MetricError, unknown_name
 from cfqa_data.eval.features.datasets import facts_of
 from cfqa_data.eval.statistics.cells import (
     Cell,
+    Cells,
+    arrange,
     cell_comparisons,
     cell_figures,
-    cell_of,
-    join_cells,
 )
 from cfqa_data.eval.statistics.columns import COLUMNS, Rows, make_table
 from cfqa_data.eval.statistics.comparison import orientation
-from cfqa_data.eval.statistics.correlations import COEFFICIENTS, coefficients
+from cfqa_data.eval.statistics.correlations import COEFFICIENTS
 from cfqa_data.eval.statistics.discrimination import discriminate
-from cfqa_data.eval.statistics.grids import Grid, read_grids
 from cfqa_data.eval.statistics.left_out import left_out_figures
 from cfqa_data.eval.statistics.levels import per_level
 from cfqa_data.extras import extras
@@ -46,11 +45,9 @@ if TYPE_CHECKING:
     from cfqa_data.eval.metrics import Metric
     from cfqa_data.format.facts import TaskFacts
 
-__all__ = ["DRAWS", "Statistics", "check_labels", "source_means", "statistics", "truths"]
+__all__ = ["DRAWS", "Statistics", "source_means", "statistics"]
 
 DRAWS = 1000
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +85,7 @@ def statistics(
     seed: int = 0,
     tables: Iterable[str] = tuple(COLUMNS),
     tasks: Mapping[str, TaskFacts] = MappingProxyType({}),
+    cells: Cells | None = None,
 ) -> Statistics:
     """Correlate each metric with the label in every way, with intervals and comparisons.
 
@@ -105,65 +103,51 @@ def statistics(
         tables: Names of the tables to compute; the others come without rows.
         tasks: What is known of the tasks: the smallest difference that counts. See
             `cfqa_data.eval.features.datasets.facts_of` for those about which nothing is given.
+        cells: What `arrange` made of these scores, where that was done before.
 
     Raises:
         MetricError: A source lacks levels that others have; a label is NaN or Inf, or a score Inf;
             draws or seed is negative; there is no such table.
     """
-    for name, value in (("draws", draws), ("seed", seed)):
-        if value < 0:
-            raise MetricError(f"{name} is at least 0, not {value}")
     requested = set(tables)
     for table in sorted(requested - COLUMNS.keys()):
         raise MetricError(unknown_name("table", table, COLUMNS))
-    everything, plain = metrics, [n for n, one in enumerate(metrics) if one.left_out is None]
-    metrics = [everything[number] for number in plain]
-    directions = [metric.lower_better for metric in metrics]
+    cells = arrange(labels, metrics, values, target, draws, seed) if cells is None else cells
+    plain = [metric for metric in metrics if metric.left_out is None]
+    directions = [metric.lower_better for metric in plain]
     signs = orientation(directions)
-    named: Rows = {
-        "metric": np.array([m.name for m in metrics], object),
-        "lower_better": directions,
-    }
+    named: Rows = {"metric": np.array([m.name for m in plain], object), "lower_better": directions}
     parts: dict[str, list[Rows]] = {table: [] for table in COLUMNS}
 
     def append(table: str, cell: Cell, **place: Any) -> None:
-        if {table, "comparisons"} & requested:
-            whole = "comparisons" in requested
-            groups, comparisons = cell_comparisons(cell, named["metric"], signs, whole)
-            parts["comparisons"] += [{"codec": "all"} | place | rows for rows in comparisons]
-            if table in requested:
-                parts[table].append(place | named | cell_figures(cell) | groups)
+        whole = "comparisons" in requested
+        groups, comparisons = cell_comparisons(cell, named["metric"], signs, whole)
+        parts["comparisons"] += [{"codec": "all"} | place | rows for rows in comparisons]
+        if table in requested:
+            parts[table].append(place | named | cell_figures(cell) | groups)
 
-    together: list[Cell] = []
-    for grid in read_grids(labels):
-        whole = np.moveaxis(np.asarray(values, dtype=np.float64)[grid.rows], -1, 0)
-        scores, truth = whole[plain], truths(grid, labels, target)
-        for metric, bad in zip(metrics, np.isinf(scores).reshape(len(metrics), -1), strict=True):
-            if bad.any():
-                where = grid.name(int(bad.argmax()))
-                raise MetricError(f"{metric.name}: the score of {where} is Inf")
-        of = grid.groups, grid.draw(draws, seed)
-        if len(plain) < len(everything) and {"left_out", "comparisons"} & requested:
-            figures, compared = left_out_figures(grid, everything, whole, truth, of[1])
-            parts["left_out"] += figures
-            parts["comparisons"] += compared
-        for codec, versions in grid.codecs.items():
-            cell = cell_of(scores[:, :, versions], truth[:, versions], *of)
-            append("correlations", cell, task=grid.task, codec=codec)
-        together.append(cell_of(scores, truth, *of))
-        append("across_codecs", together[-1], task=grid.task, codecs=len(grid.codecs))
+    for task in cells.tasks:
+        name, scores = task.grid.task, task.scores[task.plain]
+        if len(plain) < len(metrics) and {"left_out", "comparisons"} & requested:
+            of = task.grid, metrics, task.scores, task.truth, task.counts
+            for table, rows in zip(("left_out", "comparisons"), left_out_figures(*of), strict=True):
+                parts[table] += rows
+        if {"correlations", "comparisons"} & requested:
+            for codec, cell in task.codecs.items():
+                append("correlations", cell, task=name, codec=codec)
+        if {"across_codecs", "comparisons"} & requested:
+            append("across_codecs", task.whole, task=name, codecs=len(task.codecs))
         if "per_level" in requested:
-            levels = per_level(grid, scores, truth, of[1])
+            levels = per_level(task.grid, scores, task.truth, task.counts)
             parts["per_level"] += (named | rows for rows in levels)
         if "discrimination" in requested:
-            facts = facts_of(grid.task, tasks)
+            facts = facts_of(name, tasks)
             counted = facts.loss if target == "loss" else facts.score
             threshold = counted.noticeable if counted else 0.0
-            areas = discriminate(scores, truth, signs, threshold)._asdict()
-            place = {"task": grid.task, "threshold": threshold}
-            parts["discrimination"].append(place | named | areas)
-    if together:
-        append("across_tasks", join_cells(together), task="all", tasks=len(together))
+            areas = discriminate(scores, task.truth, signs, threshold)._asdict()
+            parts["discrimination"].append({"task": name, "threshold": threshold} | named | areas)
+    if cells.tasks and {"across_tasks", "comparisons"} & requested:
+        append("across_tasks", cells.together, task="all", tasks=len(cells.tasks))
     return Statistics(
         **{
             name: make_table(COLUMNS[name], parts[name] if name in requested else [])
@@ -172,53 +156,15 @@ def statistics(
     )
 
 
-def source_means(
-    labels: pa.Table, metrics: Sequence[Metric], values: NDArray[Any], target: str = "distortion"
-) -> list[dict[str, Any]]:
-    """Return the coefficients of ``correlations`` alone, a row per task, codec and metric.
-
-    Args:
-        labels: See `statistics`.
-        metrics: See `statistics`.
-        values: See `statistics`.
-        target: See `statistics`.
-    """
+def source_means(cells: Cells, metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """Return the coefficients of ``correlations`` alone, a row per task, codec and metric."""
     found = []
-    for grid in read_grids(labels):
-        scores = np.moveaxis(np.asarray(values, dtype=np.float64)[grid.rows], -1, 0)
-        truth = truths(grid, labels, target)
-        for codec, versions in grid.codecs.items():
-            each = coefficients(scores[:, :, versions], truth[:, versions])
+    for task in cells.tasks:
+        for codec, cell in task.codecs.items():
             for place, metric in enumerate(metrics):
-                known = each[:, place][:, ~np.isnan(each[0, place])]
+                known = cell.per_source[:, place][:, ~np.isnan(cell.per_source[0, place])]
                 means = known.mean(axis=1).tolist() if known.size else [None] * len(COEFFICIENTS)
-                row: dict[str, Any] = {"task": grid.task, "codec": codec, "metric": metric.name}
-                row |= {"lower_better": metric.lower_better}
+                row: dict[str, Any] = {"task": task.grid.task, "codec": codec}
+                row |= {"metric": metric.name, "lower_better": metric.lower_better}
                 found.append(row | dict(zip(COEFFICIENTS, means, strict=True)))
     return found
-
-
-def check_labels(labels: pa.Table, target: str) -> None:
-    """Check that labels can be correlated with, before anything is scored.
-
-    Raises:
-        MetricError: A source lacks levels that others have, a task has no such label, or one is NaN
-            or Inf.
-    """
-    for grid in read_grids(labels):
-        truths(grid, labels, target)
-
-
-def truths(grid: Grid, labels: pa.Table, target: str) -> Floats:
-    """Return the labels of a task, (S, V), larger is worse."""
-    column = labels[target]
-    if target == "loss" and column.take(grid.rows.ravel()).null_count == grid.rows.size:
-        raise MetricError(f"task {grid.task} has no loss: follow the distortion, or leave it out")
-    try:
-        truth = np.asarray(column.to_numpy().astype(np.float64)[grid.rows])
-    except (TypeError, ValueError):
-        raise MetricError(f"the labels in column {target!r} are no numbers") from None
-    bad = np.flatnonzero(~np.isfinite(truth))
-    if bad.size:
-        raise MetricError(f"the {target} of {grid.name(int(bad[0]))} is missing, NaN or Inf")
-    return truth

@@ -154,7 +154,7 @@ def _panics_as_errors() -> Iterator[None]:
 
 def _groups(indexes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Return a stable order by table index, and (index, start, end) of each run in it."""
-    order = np.argsort(indexes, kind="stable")
+    order = np.argsort(indexes.astype(np.min_scalar_type(indexes.max(initial=0))), kind="stable")
     ends = np.cumsum(np.bincount(indexes, minlength=1)).tolist()
     runs = zip(range(len(ends)), [0, *ends[:-1]], ends, strict=True)
     return order, [run for run in runs if run[1] < run[2]]

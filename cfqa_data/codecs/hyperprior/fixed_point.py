@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from cfqa_data.errors import CodecError
 
@@ -40,7 +41,8 @@ LIMIT = 2.0**13
 """Activations saturate here, unless an arithmetic says otherwise."""
 
 SUM_BITS = 52
-STRIP = 1 << 17  # float64 elements of the work array that one strip of rows may fill
+STRIP = 1 << 19  # float64 elements of work arrays that one strip of rows may fill
+FEW = 32  # products of fewer terms are slower than copying what they read
 
 
 def snap(x: np.ndarray, limit: float = LIMIT, fraction: int = FRACTION) -> np.ndarray:
@@ -156,47 +158,87 @@ class ReLU(Layer):
 
 
 class _Convolution(Layer):
-    """Sums over neighbours, by one matrix product per phase of the output.
+    """Sums over neighbours, by matrix products that read the input where it lies.
+
+    Memory holds row after row, all channels of each: what the neighbours in one column add to a row
+    of the output then lies at equal distances, the matrix of a product for each of these columns.
 
     Attributes:
         values: grid of inputs and outputs.
-        taps: every neighbour, as (plane of the input, row, column); there is one plane for each
-            position modulo the stride, so that every tap reads whole rows.
-        phases: which taps, weight (out, taps * in) and bias (out, 1) of each phase.
+        kernel: neighbours on each axis.
+        wide: whether the neighbours of all columns are copied together and summed in one product,
+            where the input has few channels.
+        phases: of the output's rows and columns, each with the first neighbour (row, column),
+            weight (out, columns * rows * in; rows * columns * in if wide) and bias (out, 1).
     """
 
     outputs: int
     values: Grid
-    taps: Sequence[tuple[int, int, int]]
-    phases: Sequence[tuple[slice, np.ndarray, np.ndarray]]
+    kernel: int
+    wide = False
+    phases: Sequence[tuple[tuple[int, int], np.ndarray, np.ndarray]]
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (out, ceil(rows * up / stride), ...) for x (in, rows, cols), in strips of rows."""
-        half, step, up = self.half, self.stride, self.up
-        padded = np.pad(x, ((0, 0), (half, half + step), (half, half + step)))
-        places = [(y, x) for y in range(step) for x in range(step)]
-        slices = [
-            [np.ascontiguousarray(part[:, y::step, x::step]) for y, x in places]
-            for part in self.values.slices(padded)
-        ]
+        step, up = self.stride, self.up
+        edges = self.half, self.half + step
+        padded = np.pad(x.transpose(1, 0, 2), (edges, (0, 0), edges))
+        _, height, width = self.shape(x.shape)
+        rows, cols = height // up, width // up
+        slices = [self._planes(part, cols) for part in self.values.slices(padded)]
         del padded
-        out = np.empty(self.shape(x.shape))
-        outputs = [out[:, a::up, b::up] for a in range(up) for b in range(up)]
-        inputs, (_, rows, cols) = len(x), outputs[0].shape
-        height = max(1, STRIP // (len(self.taps) * inputs * cols))
-        for top in range(0, rows, height):
-            n = min(height, rows - top)
-            patches = np.empty((len(self.taps), inputs, n, cols))
-            totals = [np.zeros((len(bias), n * cols)) for _, _, bias in self.phases]
-            for planes in slices:
-                for place, (plane, dy, dx) in enumerate(self.taps):
-                    patches[place] = planes[plane][:, top + dy : top + dy + n, dx : dx + cols]
-                for total, (chosen, weight, _) in zip(totals, self.phases, strict=True):
-                    total += weight @ patches[chosen].reshape(weight.shape[1], -1)
-            for total, (_, _, bias), output in zip(totals, self.phases, outputs, strict=True):
+        out = np.empty((height, self.outputs, width))
+        most = max(1, STRIP // (2 * self.outputs * cols))
+        for top in range(0, rows, most):
+            n = min(most, rows - top)
+            for place, ((a, b), weight, bias) in enumerate(self.phases):
+                columns = np.split(weight, 1 if self.wide else self.kernel - b, axis=1)
+                first = top * step + a, b
+                total, *rest = (self._sum(planes, columns, first, n, cols) for planes in slices)
+                for other in rest:
+                    total += other
                 total += bias
-                output[:, top : top + n] = self.values.snap(total).reshape(-1, n, cols)
-        return out
+                row, column = divmod(place, up)
+                output = out[top * up + row : (top + n) * up : up, :, column::up]
+                output[...] = self.values.snap(total)
+        return out.transpose(1, 0, 2)
+
+    def _planes(self, x: np.ndarray, cols: int) -> list[np.ndarray]:
+        """Return what products read of (rows, in, cols), whose columns are next to each other."""
+        step = self.stride
+        if not self.wide:
+            return [np.ascontiguousarray(x[..., column::step]) for column in range(step)]
+        ends = ((column, column + step * (cols - 1) + 1) for column in range(self.kernel))
+        return [np.concatenate([x[..., first:end:step] for first, end in ends], axis=1)]
+
+    def _sum(
+        self,
+        planes: Sequence[np.ndarray],
+        weights: Sequence[np.ndarray],
+        first: tuple[int, int],
+        rows: int,
+        cols: int,
+    ) -> np.ndarray:
+        """Return what one slice of the input adds to some rows (rows, out, cols) of the output.
+
+        Args:
+            planes: as :meth:`_planes` gives them.
+            weights: of each column of neighbours, (out, rows * in).
+            first: row and column of the first neighbour of the first value.
+            rows, cols: of the result.
+        """
+        total = np.empty((rows, self.outputs, cols))
+        top, left = first
+        for place, weight in enumerate(weights):
+            skipped, plane = divmod(left + place, self.stride)
+            read = planes[plane][top:, :, skipped:]
+            row, *within = read.strides
+            near = as_strided(read, (rows, weight.shape[1], cols), (self.stride * row, *within))
+            if place:
+                total += weight @ near
+            else:
+                np.matmul(weight, near, out=total)
+        return total
 
 
 class Conv(_Convolution):
@@ -219,17 +261,12 @@ class Conv(_Convolution):
         arithmetic: Arithmetic = SHORT,
     ) -> None:
         self.values, self.stride = arithmetic.values, stride
-        self.outputs, kernel = len(weight), weight.shape[2]
-        self.half = kernel // 2
-        places = [divmod(offset, stride) for offset in range(kernel)]
-        self.taps = [(stride * y + x, dy, dx) for dy, y in places for dx, x in places]
-        flat = weight.transpose(0, 2, 3, 1).reshape(self.outputs, -1)
-        self.phases = [(slice(None), *self.values.weights(name, flat, bias))]
-
-
-# Phases of a transposed convolution's output, and the neighbours that each needs of these.
-PHASES = {(0, 0): slice(0, 9), (0, 1): slice(2, 8), (1, 0): slice(0, 6), (1, 1): slice(2, 6)}
-NEIGHBOURS = [(1, 0), (2, 0), (1, 1), (1, 2), (2, 1), (2, 2), (0, 1), (0, 2), (0, 0)]
+        self.outputs, self.kernel = len(weight), weight.shape[2]
+        self.half = self.kernel // 2
+        self.wide = weight.shape[1] * self.kernel <= FEW
+        order = (0, 2, 3, 1) if self.wide else (0, 3, 2, 1)
+        flat = weight.transpose(order).reshape(self.outputs, -1)
+        self.phases = [((0, 0), *self.values.weights(name, flat, bias))]
 
 
 class Deconv(_Convolution):
@@ -246,18 +283,19 @@ class Deconv(_Convolution):
         arithmetic: of inputs and weights.
     """
 
-    up, half = 2, 1
-    taps = [(0, dy, dx) for dy, dx in NEIGHBOURS]  # noqa: RUF012
+    up, half, kernel = 2, 1, 3
 
     def __init__(
         self, name: str, weight: np.ndarray, bias: np.ndarray, arithmetic: Arithmetic = SHORT
     ) -> None:
         self.values = arithmetic.values
         self.outputs = weight.shape[1]
+        taps = weight.transpose(1, 3, 2, 0)[:, ::-1, ::-1]
         self.phases = []
-        for (a, b), chosen in PHASES.items():
-            taps = [weight[:, :, 4 - 2 * dy + a, 4 - 2 * dx + b].T for dy, dx in NEIGHBOURS[chosen]]
-            self.phases.append((chosen, *self.values.weights(name, np.hstack(taps), bias)))
+        for a in (0, 1):
+            for b in (0, 1):
+                flat = taps[:, b::2, a::2].reshape(self.outputs, -1)
+                self.phases.append(((a, b), *self.values.weights(name, flat, bias)))
 
 
 class GDN(Layer):
@@ -289,17 +327,17 @@ class GDN(Layer):
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return the normalised x (channels, rows, cols)."""
-        flat = x.reshape(len(x), -1)
-        out = np.empty_like(flat)
-        width = max(1, STRIP // (4 * len(x)))
-        for left in range(0, flat.shape[1], width):
-            part = flat[:, left : left + width]
-            squares = self.squares.snap(part * part)
-            norm = np.zeros_like(part)
-            for piece in self.squares.slices(squares):
+        given = x.transpose(1, 0, 2)
+        out = np.empty(given.shape)
+        most = max(1, STRIP // (4 * given[0].size))
+        for top in range(0, len(given), most):
+            part = given[top : top + most]
+            slices = self.squares.slices(self.squares.snap(part * part))
+            norm = self.gamma @ slices[0]
+            for piece in slices[1:]:
                 norm += self.gamma @ piece
             norm += self.beta
             np.sqrt(norm, out=norm)
-            combined = part * norm if self.inverse else part / norm
-            out[:, left : left + width] = self.values.snap(combined)
-        return out.reshape(x.shape)
+            combine = np.multiply if self.inverse else np.divide
+            self.values.snap(combine(part, norm, out=out[top : top + most]))
+        return out.transpose(1, 0, 2)

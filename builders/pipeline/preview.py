@@ -1,0 +1,197 @@
+"""The stage that draws sources for people: input, truth, and the task's output at some levels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cfqa_data.arrow import pa, pq
+from cfqa_data.builders.pipeline.context import BuildContext, read_tensors
+from cfqa_data.builders.pipeline.plan import Item
+from cfqa_data.builders.pipeline.select import BuildStage
+from cfqa_data.builders.sources.base import Source, check_image
+from cfqa_data.builders.tasks.drawing import Drawing, check_drawing, webp
+from cfqa_data.errors import BuildError
+from cfqa_data.format.manifest import package_versions
+from cfqa_data.format.packing import plane_shape, unpack
+from cfqa_data.format.previews import ANSWERS, in_order, previews_table
+from cfqa_data.format.storage import write_bytes, write_table
+from cfqa_data.registry import naming_user_code
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Preview", "drawing_versions", "write_previews"]
+
+LEVELS = 4
+"""Levels of a codec that are drawn, from the best to the worst."""
+
+MOST_SOURCES = 1000
+"""Sources of a task that are drawn: the first ones."""
+
+HERO_SOURCES, HERO_HEIGHT, GAP = 2, 112, 4
+"""Of the card's picture: sources of a task, pixels of a row, and between pictures."""
+
+ROWS = 100
+"""Rows that are stored together, for a viewer that fetches few at a time."""
+
+
+class Preview(BuildStage):
+    """Draws the sources of a shard, as far as the terms of their source allow."""
+
+    name, unit = "preview", "sources"
+
+    def items(self) -> list[Item]:
+        return [
+            Item(self.name, task, _shown_codec(self.context, task), item.shard)
+            for task in self.plan.recipe.tasks
+            for item in self.per_shard(task)
+        ]
+
+    def outputs(self, item: Item) -> tuple[Path, ...]:
+        return (item.result_path(self.layout),)
+
+    def cost(self, item: Item) -> int:
+        return len(self.plan.members(item.task, item.shard))
+
+    def run(self, item: Item) -> None:
+        context, task = self.context, item.task
+        source, rows = context.models.source(task), []
+        ids, members = context.ids(task, item.shard), self.plan.members(task, item.shard)
+        features, truths = context.originals(task, item.shard), context.truths(task, item.shard)
+        for source_id, place, *of in zip(ids, members, features, truths, strict=True):
+            drawn = self.row(item, source, source_id, *of) if place < MOST_SOURCES else {}
+            rows.append({"source_id": source_id} | drawn)
+        names = dict.fromkeys(name for row in rows for name in row if name != ANSWERS)
+        kinds = {name: pa.binary() for name in names} | {"source_id": pa.string()}
+        schema = pa.schema([*kinds.items(), (ANSWERS, pa.string())])
+        write_table(item.result_path(self.layout), pa.Table.from_pylist(rows, schema=schema))
+
+    def row(
+        self, item: Item, source: Source, source_id: str, original: np.ndarray, truth: Any
+    ) -> dict[str, Any]:
+        """Return the pictures of a source as files, and the first answers, by column."""
+        task, terms = self.context.models.task(item.task), self.context.entry(item.task).terms
+        classes = tuple(map(str, source.classes))
+        row: dict[str, Any] = {}
+        with naming_user_code(BuildError):
+            if terms and terms.inputs and (image := source.image(source_id)) is not None:
+                row["image"] = webp(check_image(image, f"{type(source).__name__}.image"))
+        answers = []
+
+        def draw(column: str, feature: np.ndarray | None) -> Drawing | None:
+            with naming_user_code(BuildError):
+                drawing = task.draw(feature, truth, classes)
+                drawn = check_drawing(drawing, f"{type(task).__name__}.draw")
+            if drawn and drawn.picture is not None:
+                row[column] = webp(drawn.picture)
+            elif drawn and drawn.bars:
+                what, first = column.removeprefix("output_"), drawn.bars[0]
+                answers.append(f"{what}: {first.label} {first.text}".rstrip())
+            return drawn
+
+        if terms and terms.truths:
+            draw("truth", None)
+        if draw("output_original", original):
+            for level, feature in self.levels(item, source_id, original.shape):
+                draw(f"output_{item.codec}_{level}", feature)
+        return row | ({ANSWERS: "; ".join(answers)} if answers else {})
+
+    def levels(
+        self, item: Item, source_id: str, shape: tuple[int, ...]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield a few levels, and what their bitstreams decode to."""
+        if not item.codec:
+            return
+        spec, codec = self.context.codec_spec(item), self.context.codec(item.task, item.codec)
+        shards = self.plan.shards(item.task)
+        n, c, t, d = shape
+        path = self.layout.bitstreams(item.task, item.codec, item.shard, shards)
+        places = np.linspace(0, len(spec.levels) - 1, min(len(spec.levels), LEVELS))
+        for level in places.round().astype(int).tolist():
+            key = f"{source_id}/{level}"
+            stream = read_tensors(path, [key])[key].tobytes()
+            if spec.quantizer is None:
+                yield level, codec.decode(stream, shape)
+            else:
+                plane = codec.decode(stream, plane_shape((n, c, t, d)))
+                yield level, spec.quantizer.dequantize(unpack(plane, (n, c, t, d)))
+
+
+def drawing_versions() -> dict[str, str]:
+    """Return the version of what writes the pictures, as a manifest names it."""
+    return {"previews pillow": package_versions(("pillow",))["pillow"]}
+
+
+def _shown_codec(context: BuildContext, task: str) -> str:
+    """Return the task's first codec whose bitstreams decode to features; "" if there is none."""
+    codecs = context.plan.recipe.tasks[task].codecs.items()
+    found = (c for c, s in codecs if s.facts.on != "inputs" and s.facts.bits == "bitstream")
+    return next(found, "")
+
+
+def write_previews(context: BuildContext, originals: pa.Table) -> None:
+    """Write the table of originals with what was drawn of them, if that is anything."""
+    paths = [item.result_path(context.layout) for item in Preview(context).items()]
+    if not all(path.exists() for path in paths):  # of an import
+        return
+    found = pa.concat_tables(map(_read, paths), promote_options="default")
+    found = in_order(originals, found)
+    if (table := previews_table(originals, found)) is None:
+        return
+    write_table(context.layout.previews, table, row_group_size=ROWS)
+    if (picture := draw_hero(originals, found)) is not None:
+        write_bytes(context.layout.hero, picture)
+
+
+def draw_hero(originals: pa.Table, found: pa.Table) -> bytes | None:
+    """Return a picture of the first sources of each task that has the most to show, a row each.
+
+    Args:
+        originals: the table of originals.
+        found: what was drawn of them, in the same order.
+
+    Returns:
+        A WebP file; None where no source has pictures beside its input.
+    """
+    from PIL import Image
+
+    names = [name for name in found.column_names if name != ANSWERS]
+    rows: dict[str, list[dict[str, bytes]]] = {}
+    for task, row in zip(originals["task"].to_pylist(), found.to_pylist(), strict=True):
+        pictures = {name: row[name] for name in names if row[name]}
+        shown = rows.setdefault(task, [])
+        if len(pictures) > 1 and len(shown) < HERO_SOURCES:
+            shown.append(pictures)
+    cells = [
+        {name: _scaled(Image.open(io.BytesIO(data))) for name, data in row.items()}
+        for of_task in rows.values()
+        for row in of_task
+    ]
+    if not cells:
+        return None
+    widths = [max((row[name].width for row in cells if name in row), default=0) for name in names]
+    size = sum(widths) + GAP * (len(names) - 1), len(cells) * (HERO_HEIGHT + GAP) - GAP
+    whole = Image.new("RGB", size, "white")
+    for place, row in enumerate(cells):
+        for at, name in enumerate(names):
+            if name in row:
+                corner = sum(widths[:at]) + GAP * at, place * (HERO_HEIGHT + GAP)
+                whole.paste(row[name], corner)
+    data = io.BytesIO()
+    whole.save(data, "WEBP", quality=90, method=4)
+    return data.getvalue()
+
+
+def _scaled(picture: Image.Image) -> Image.Image:
+    """Return a picture in the height of a row."""
+    return picture.resize((round(picture.width * HERO_HEIGHT / picture.height), HERO_HEIGHT))
+
+
+def _read(path: Path) -> pa.Table:
+    with path.open("rb") as file:
+        return pq.read_table(file)
