@@ -153,7 +153,7 @@ def test_accepted_versions_are_noted_one_after_the_other(tmp_path: Path) -> None
 
 def test_disk_errors_become_one_line() -> None:
     for number, words in ((28, "no space left"), (13, "no permission"), (30, "read-only")):
-        message = f"compress cls: {words}.* at f.*what is finished"
+        message = f"compress cls: {words}.* at f.*finished work"
         with pytest.raises(DiskError, match=message), clear_disk_errors("compress cls"):
             raise OSError(number, "x", "f")
     with pytest.raises(OSError, match="other"), clear_disk_errors("x"):
