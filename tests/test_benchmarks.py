@@ -34,8 +34,10 @@ import mini  # noqa: E402
 import pages  # noqa: E402
 import reference  # noqa: E402
 import results  # noqa: E402
+import rows  # noqa: E402
 import scaling  # noqa: E402
 import table  # noqa: E402
+import workers  # noqa: E402
 from results import FIGURES, Figure, Limit, Result  # noqa: E402
 
 PAGES = ("README.md", "docs/building.md", "docs/format.md", "docs/loading.md")
@@ -315,6 +317,21 @@ def test_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Growth.
+
+
+def test_workers_are_simulated_with_a_caller_that_does_one_thing_at_a_time(tmp_path: Path) -> None:
+    assert workers.simulated([(0.0, 1.0, 0.0)] * 10, 1) == 10
+    assert workers.simulated([(0.0, 1.0, 0.0)] * 10, 4) == 3
+    assert workers.simulated([(0.5, 1.0, 0.5)] * 10, 100) == 10  # the caller is busy all along
+    items = workers.recorded(write_mock_dataset(tmp_path / "mock", sources=2), ["mse"])
+    assert len(items) == 3 * 2
+    assert all(min(item) >= 0 for item in items)
+
+
+def test_tables_of_many_rows_open(tmp_path: Path) -> None:
+    rows.write(tmp_path, 200)
+    assert len(cfqa_data.load(tmp_path)) == 200
+    assert len(cfqa_data.load(tmp_path, source="s0000007")) == 10
 
 
 def test_growth_steps_run_on_what_is_written(tmp_path: Path) -> None:
