@@ -188,7 +188,7 @@ def test_loading() -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("module", [evaluator, loading, metrics])
+@pytest.mark.parametrize("module", [build, evaluator, loading, metrics])
 def test_a_peer_is_measured_in_turns(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -198,14 +198,17 @@ def test_a_peer_is_measured_in_turns(module: Any, monkeypatch: pytest.MonkeyPatc
 
         def ask(self, line: str) -> Any:
             asked.append(self.seconds)
+            if module is build:
+                return {"compress": self.seconds}
             return self.seconds if module is loading else (self.seconds, [0.5, 0.5, 0.5])
 
         def close(self) -> None:
             pass
 
     monkeypatch.setattr(module, "Version", Version)
-    found = list(module.measure(options(module, "--peer=elsewhere", "--task=dpt")))
-    speed_up = 0.5 if module is metrics else 2.0  # times, or rates
+    which = [] if module is build else ["--task=dpt"]
+    found = list(module.measure(options(module, "--peer=elsewhere", *which)))
+    speed_up = 0.5 if module in (build, metrics) else 2.0  # times, or rates
     assert {result.ratio for result in found if result.peer} == {speed_up}
     assert asked == [1.0, 2.0] * (len(asked) // 2)
 
