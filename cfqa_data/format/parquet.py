@@ -83,7 +83,7 @@ def read_parquet(
         if pa.types.is_string(field.type) or field.name in pictures:
             texts.append(path)
         elif not pa.types.is_primitive(field.type):
-            raise _Damaged(f"column {field.name!r} is {field.type}, neither numbers nor texts")
+            raise _Damaged(f"column {field.name!r} is {field.type}, neither numbers nor strings")
     widths = [field.type.num_fields or 1 for field in schema]
     starts = [sum(widths[:place]) for place in range(len(widths))]
     places = {
@@ -109,7 +109,7 @@ def read_parquet(
                 lengths = pc.binary_length(chunk.dictionary)
                 longest = pc.max(lengths).as_py() or 0
                 if longest > most[field.name]:
-                    what = "picture" if field.name in pictures else "text"
+                    what = "picture" if field.name in pictures else "string"
                     raise _Damaged(f"a {what} of {longest:,} bytes in column {field.name!r}")
                 if field.name in pictures:
                     room -= pc.sum(lengths.take(chunk.indices)).as_py() or 0
@@ -169,12 +169,12 @@ def _check_pages(
     if any(group.num_rows < 0 for group in groups) or metadata.num_rows != sum(
         group.num_rows for group in groups
     ):
-        raise _Damaged("its row groups do not have as many rows as it says")
+        raise _Damaged("its row groups do not add up to its number of rows")
     room = LARGEST_PAGES
     filled = [number for number, group in enumerate(groups) if group.num_rows]
     for group in (groups[number] for number in filled):
         if group.num_columns != columns:
-            raise _Damaged("a row group has other columns")
+            raise _Damaged("a row group has different columns")
         for place, most in places.items():
             column = group.column(place)
             start = column.data_page_offset
@@ -182,7 +182,7 @@ def _check_pages(
                 start = column.dictionary_page_offset
             stop = start + column.total_compressed_size
             if not 0 <= start <= stop <= len(data) or column.num_values != group.num_rows:
-                raise _Damaged(f"column {column.path_in_schema!r} is not where it says")
+                raise _Damaged(f"column {column.path_in_schema!r} is not at its stated offset")
             size = _check_column(data, start, stop, group.num_rows)
             room -= size
             if size > SLACK + group.num_rows * most or room < 0:
@@ -208,13 +208,13 @@ def _check_column(data: bytes, start: int, stop: int, rows: int) -> int:
             else:
                 known = 7 in page and page[7][2] in ENCODINGS
         except (KeyError, IndexError, TypeError):
-            raise _Damaged("the head of a page is damaged") from None
+            raise _Damaged("a page header is damaged") from None
         if not known or unpacked < 0 or packed < 0:
-            raise _Damaged("a page is of a kind or encoding that is not read")
+            raise _Damaged("a page has an unsupported type or encoding")
         size += unpacked
         start = at + packed
     if found != rows:
-        raise _Damaged(f"the pages of a column hold {found:,} values in {rows:,} rows")
+        raise _Damaged(f"the pages of a column contain {found:,} values in {rows:,} rows")
     return size
 
 
