@@ -86,12 +86,12 @@ def largest_gaps(
     rows = np.flatnonzero(~np.isnan(one) & ~np.isnan(other))
     if not len(rows):
         return []
-    shares = [100 * (average_ranks(of[rows]) - 0.5) / len(rows) for of in (one, other)]
+    mine, theirs = (100 * (average_ranks(of[rows]) - 0.5) / len(rows) for of in (one, other))
     # Ties are broken by place, so that the same input gives the same answer.
-    order = np.argsort(-np.abs(shares[0] - shares[1]), kind="stable")
+    order = np.argsort(-np.abs(mine - theirs), kind="stable")
     _, first = np.unique(sources[rows][order].astype(str), return_index=True)
     places = order[np.sort(first)[:count]]
-    return [(int(rows[at]), *(float(share[at]) for share in shares)) for at in places]
+    return [(int(rows[at]), float(mine[at]), float(theirs[at])) for at in places]
 
 
 def find_disagreements(
@@ -115,8 +115,8 @@ def find_disagreements(
     found = []
     for task in dict.fromkeys(tasks.tolist()):
         rows = np.flatnonzero(tasks == task)
-        ranked = (harms[side][rows] for side in (this, other))
-        for place, *shares in largest_gaps(*ranked, sources[rows], count):
+        ours, others = (harms[side][rows] for side in (this, other))
+        for place, *shares in largest_gaps(ours, others, sources[rows], count):
             row = int(rows[place])
             found.append((row, float(sides[this][row]), float(sides[other][row]), *shares))
     found = sorted(found, key=lambda item: -abs(item[3] - item[4]))[:count]

@@ -55,6 +55,32 @@ def test_length_is_the_number_of_rows_asked_for(folder: Path) -> None:
     assert len(cfqa_data.load(folder, source=column)) == 3 * 4 * 10
 
 
+def test_of_the_sources_that_are_asked_for_alone_rows_are_read(folder: Path, copy: Path) -> None:
+    whole, codecs = cfqa_data.load(folder).labels, ["vvenc", "x265"]
+    for path in (copy / "labels").glob("???.parquet"):
+        pq.write_table(pq.read_table(path), path, row_group_size=30)
+    for task, several in (
+        (None, ["seg-002", "cls-000", "cls-000"]),
+        ("cls", ["cls-001"]),
+        ("cls", []),
+    ):
+        found = cfqa_data.load(copy, task, source=iter(several), codec=codecs)
+        of_sources = pc.is_in(whole["source_id"], value_set=pa.array(several, pa.string()))
+        of_codecs = pc.is_in(whole["codec"], value_set=pa.array(codecs))
+        assert found.labels.equals(whole.filter(pc.and_(of_sources, of_codecs)))
+    labels = copy / "labels" / "cls.parquet"
+    table = pq.read_table(labels)
+    there = table["source_id"].to_pylist()
+    row = len(there) - 1 - there[::-1].index("cls-002")
+    rows = [n for n in range(len(there)) if n != row]
+    pq.write_table(table.take(rows), labels, row_group_size=30)
+    assert len(cfqa_data.load(copy, source="cls-001")) == 4 * 10
+    with pytest.raises(FormatError, match=r"lacks 1 of 40 rows, first .*cls-002"):
+        cfqa_data.load(copy, source="cls-002")
+    with pytest.raises(FormatError, match=r"lacks 1 of 120 rows"):
+        cfqa_data.load(copy)
+
+
 def test_a_pair_is_what_its_label_says(folder: Path) -> None:
     dataset = cfqa_data.load(folder)
     assert isinstance(dataset, Sequence)

@@ -58,6 +58,16 @@ def test_a_table_reads_as_pyarrow_reads_it(options: dict[str, object], rows: int
     assert read_schema(data) == (table.schema, rows)
 
 
+@each("statistics", [True, False])
+def test_row_groups_without_the_values_that_are_wanted_are_not_read(statistics: bool) -> None:
+    table = _table(1000).append_column("index", pa.array(np.arange(1000) // 4))
+    data = _written(table, row_group_size=100, write_statistics=statistics)
+    for values, groups in (([], []), ([0], [0]), ([24, 26, 100], [0, 1, 4]), ([999], [])):
+        rows = [row for n in groups for row in range(100 * n, 100 * n + 100)]
+        found = read_parquet(data, 1000, within=("index", values))
+        assert found.equals(table.take(pa.array(rows, pa.int64())) if statistics else table)
+
+
 def test_a_table_takes_the_bytes_that_pyarrow_takes() -> None:
     """The card of a dataset says how many, so a build's bytes depend on it."""
     data = _written(pa.table({"x": ["a", "b"] * 500, "y": [None, "b"] * 500, "z": range(1000)}))

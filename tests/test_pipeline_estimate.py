@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_hours_follow_points_and_codecs(recipe: Recipe) -> None:
 
     once = hours(recipe, "cls", "x265")
     assert hours(replace(recipe, sources_per_task=6), "cls", "x265") == pytest.approx(2 * once)
-    assert hours(recipe, "dpt", "x265") == pytest.approx(8 * once)
+    assert 2 * once < hours(recipe, "dpt", "x265") <= 8 * once  # a feature takes time by itself
     assert hours(recipe, "cls", "vvenc") > once
 
 
@@ -80,6 +81,12 @@ def test_the_command_tells_and_writes_nothing(
 ) -> None:
     file = write_toml(recipe, tmp_path / "toy.toml")
     monkeypatch.chdir(tmp_path)
+    clock = itertools.count()  # a sample takes a second
+    monkeypatch.setattr("cfqa_data.builders.pipeline.estimate.perf_counter", lambda: next(clock))
+    rows = estimate(Plan(recipe))["stages"]
+    assert all(
+        round(3600 * r["core_hours"]) >= 3 for r in rows if r["stage"] in ("select", "extract")
+    )
     assert cfqa(["build", str(file), "--dry-run"]) == 0
     assert capsys.readouterr().out.strip() == estimate_text(estimate(Plan(recipe)))
     assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]

@@ -25,11 +25,11 @@ from cfqa_data.errors import MetricError, MetricWarning
 from cfqa_data.eval import (
     Evaluation,
     Provenance,
+    account,
     create_metric,
     evaluate,
     from_scores,
     read_evaluation,
-    scoring,
 )
 from cfqa_data.eval.metrics import trained
 from cfqa_data.eval.report.leaderboard import leaderboard
@@ -67,7 +67,7 @@ def test_what_goes_on_keeps_the_record_of_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, dates = tmp_path / "scores.parquet", (f"day {n}" for n in range(100, 1000))
-    monkeypatch.setattr(scoring, "now", lambda: next(dates))
+    monkeypatch.setattr(account, "now", lambda: next(dates))
     with pytest.raises(KeyboardInterrupt):
         evaluate(MemoryDataset(), ["mse"], out=out, batch=5, progress=Stops(119))
     first = evaluate(MemoryDataset(), ["mse"], out=out, batch=5).provenance["mse"]

@@ -49,10 +49,28 @@ def test_steps_of_an_earlier_run_do_not_count_towards_the_rate() -> None:
     lines.start("compress", 1000, "features")
     lines.advance(900)
     clock.now += 20
-    lines.advance(50)
-    assert stream.getvalue().splitlines()[-1] == (
-        "compress: 950 of 1000 features, 2.5/s, 20 s left"
-    )
+    lines.advance(50)  # with what it took to begin: no sound estimate yet
+    clock.now += 10
+    lines.advance(25)
+    assert stream.getvalue().splitlines()[1:] == [
+        "compress: 950 of 1000 features",
+        "compress: 975 of 1000 features, 2.5/s, 10 s left",
+    ]
+
+
+def test_time_left_follows_the_share_of_it_that_is_behind() -> None:
+    stream, clock = io.StringIO(), Clock()
+    lines = Lines(stream, every=10, clock=clock)
+    lines.start("compress", 100, "features")
+    for done, share in ((10, 0.4), (10, 0.8), (70, 0.9)):
+        clock.now += 10
+        lines.reach(share)
+        lines.advance(done)
+    assert stream.getvalue().splitlines()[1:] == [
+        "compress: 10 of 100 features",
+        "compress: 20 of 100 features, 1/s, 5.0 s left",
+        "compress: 90 of 100 features, 3/s, 4.0 s left",
+    ]
 
 
 def test_a_notebook_has_a_bar_by_itself(

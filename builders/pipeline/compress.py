@@ -20,7 +20,13 @@ from cfqa_data.format.codes import shard_name, write_codes
 from cfqa_data.format.schema import label_rows, label_schema
 from cfqa_data.format.storage import write_table, write_tensors
 
-__all__ = ["Compress"]
+__all__ = ["FEATURE_SECONDS", "LABEL_SECONDS", "Compress"]
+
+LABEL_SECONDS = 0.3
+"""Core-seconds that head, metrics and storage take per million points."""
+
+FEATURE_SECONDS = 0.0015
+"""What a compressed feature takes, however small."""
 
 LEAST_SHARE = {"full": 1 / 10, "light": 1 / 40}
 """Least share of the float32 size of all features that a finished folder is expected to take."""
@@ -39,16 +45,16 @@ class Compress(BuildStage):
             for c in task_spec.codecs
             for item in self.per_shard(task, c)
         ]
-        return sorted(items, key=self._seconds, reverse=True)
+        return sorted(items, key=self.effort, reverse=True)
 
-    def _seconds(self, item: Item) -> float:
-        """Return an estimate of an item's time, by which items are sorted."""
+    def effort(self, item: Item) -> float:
+        """Return an estimate of an item's seconds, by which items are sorted, too."""
         try:
             points = self.context.entry(item.task).points
         except OSError:  # before the sizes are known
-            points = len(self.plan.recipe.tasks[item.task].blocks)
+            points = 1_000_000 * len(self.plan.recipe.tasks[item.task].blocks)
         cost = self.context.codec_spec(item).registered.target.cost
-        return float(cost) * points * self.cost(item)
+        return self.cost(item) * ((cost + LABEL_SECONDS) * points / 1e6 + FEATURE_SECONDS)
 
     def cost(self, item: Item) -> int:
         levels = len(self.context.codec_spec(item).levels)

@@ -6,14 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from cfqa_data.access.weights import resolve_weights
 from cfqa_data.builders.pipeline.build import STAGES
+from cfqa_data.builders.pipeline.compress import FEATURE_SECONDS, LABEL_SECONDS
 from cfqa_data.builders.pipeline.context import BuildContext, Models, codec_for
 from cfqa_data.builders.pipeline.fit import Fit, measurements
 from cfqa_data.builders.pipeline.label import batch_of_levels
 from cfqa_data.builders.pipeline.plan import Plan
+from cfqa_data.builders.pipeline.prepare import is_fitted
 from cfqa_data.builders.pipeline.preview import Preview
 from cfqa_data.builders.pipeline.select import BuildStage
 from cfqa_data.console.text import size_text, table_text
@@ -23,7 +26,6 @@ from cfqa_data.format.layout import Layout
 
 __all__ = ["estimate", "estimate_text"]
 
-_LABEL_SECONDS = 0.3  # head, metrics and storage, per million points
 _DRAW_SECONDS = 0.04  # the pictures of a source
 _FLOPS = 2e10  # what one core does in float32 matrix products, per second
 _BITSTREAM_BYTES = 0.055  # per point, mean over the ladders of `mini`
@@ -40,8 +42,9 @@ def estimate(plan: Plan) -> dict[str, Any]:
     Returns:
         ``stages``: rows with ``stage``, ``task``, ``codec`` (or None), ``items``, ``features``,
         ``bytes`` (written) and ``core_hours``; ``items``, ``bytes`` and ``core_hours`` in all;
-        ``worker_bytes``, the memory that one worker needs at most. Hours and bytes are estimates
-        from rates measured elsewhere: within a factor of two or so.
+        ``worker_bytes``, the memory that one worker needs at most. What a sample takes is measured
+        here; the other hours, and the bytes, are from rates measured elsewhere: within a factor of
+        two or so, but for what a task rejects, or keeps beside its sources.
 
     Raises:
         BuildError: a source has no sample.
@@ -49,6 +52,7 @@ def estimate(plan: Plan) -> dict[str, Any]:
     recipe, context = plan.recipe, BuildContext(plan, Layout(Path()))
     models = context.models
     sizes = {task: _size(models, task) for task in recipe.tasks}
+    codecs_of = {task: [*map(codec_for, of.codecs.values())] for task, of in recipe.tasks.items()}
     rows, memory = [], 0.0
     stages: tuple[type[BuildStage], ...] = (Fit, *STAGES)
     for stage in stages:
@@ -57,27 +61,33 @@ def estimate(plan: Plan) -> dict[str, Any]:
             codecs = [c for c in ("", *spec.codecs) if (task, c) in counts]
             for codec in codecs:
                 levels = len(spec.codecs[codec].levels) if codec and stage is not Preview else 1
-                (points, tokens), sources = sizes[task], recipe.sources(task)
+                (points, tokens, sample), sources = sizes[task], recipe.sources(task)
                 written, seconds, held = 0.0, 0.0, 0.0
-                passes = sources * 2 * models.backbone.parameters * tokens / _FLOPS
+                fitted_on = recipe.fitted_on(task)
+                by_pass = 2 * models.backbone.parameters * tokens / _FLOPS
                 group = len(plan.members(task, 0)) * points
                 if stage is Fit:
-                    fitted_on = recipe.fitted_on(task)
                     levels, sources = 1, fitted_on + measurements(plan, task, codec)
-                    each = codec_for(spec.codecs[codec]).cost + _LABEL_SECONDS
-                    seconds = passes / recipe.sources(task) * fitted_on
+                    each = codec_for(spec.codecs[codec]).cost + LABEL_SECONDS
+                    seconds = fitted_on * (sample + by_pass)
                     seconds += (sources - fitted_on) * points * each / 1e6
                 elif stage is Preview:
-                    seconds = sources * (_DRAW_SECONDS + points * _LABEL_SECONDS / 1e6)
+                    seconds = sources * (sample + _DRAW_SECONDS + points * LABEL_SECONDS / 1e6)
                 elif codec:
                     written, seconds = _coding(plan, task, codec, sources * levels * points)
+                    seconds += sources * levels * FEATURE_SECONDS
                     batch = batch_of_levels(points, levels) + 1
                     # codes, originals, float32 and float64 of a batch, and what metrics make of it
                     held = (2.0 * levels + 4) * group + (4 + 3 * 8) * batch * points
                 elif stage.name == "extract":
-                    written, seconds, held = 4.0 * sources * points, passes, 4.0 * group
-                elif stage.name == "select" and spec.task_class == "classification":
-                    seconds = passes
+                    written, held = 4.0 * sources * points, 4.0 * group
+                    seconds = sources * (sample + by_pass)
+                elif stage.name == "select":
+                    scored = spec.task_class == "classification"
+                    scored |= models.source(task).worst_score is not None
+                    seconds = sources * (sample + by_pass * scored)
+                elif stage.name == "prepare" and any(map(is_fitted, codecs_of[task])):
+                    seconds = fitted_on * (sample + by_pass)
                 memory = max(memory, held)
                 rows.append(
                     {
@@ -103,12 +113,16 @@ def estimate(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _size(models: Models, task: str) -> tuple[int, int]:
-    """Return the values of a task's feature, and the tokens of all its views."""
-    for sample in models.source(task).samples():
+def _size(models: Models, task: str) -> tuple[int, int, float]:
+    """Return the values of a task's feature, the tokens of its views, and a sample's seconds."""
+    source = models.source(task)
+    for sample in source.samples():
+        began = perf_counter()
+        source.sample(sample.source_id)
+        seconds = perf_counter() - began
         shape = models.backbone.shape(sample.inputs, models.recipe.tasks[task].blocks)
         kept = models.features(task, sample.inputs).shape if models.embeds(task) else shape
-        return math.prod(kept), shape[0] * shape[2]
+        return math.prod(kept), shape[0] * shape[2], seconds
     raise BuildError(f"{task}: the source has no candidate")
 
 
@@ -117,7 +131,7 @@ def _coding(plan: Plan, task: str, codec: str, points: int) -> tuple[float, floa
     codec_spec = plan.recipe.tasks[task].codecs[codec]
     array_bytes = _CODE_BYTES if codec_spec.quantizer else _VALUE_BYTES
     stored = array_bytes if codec_spec.stored(plan.tier) else 0.0
-    seconds = (codec_for(codec_spec).cost + _LABEL_SECONDS) / 1e6
+    seconds = (codec_for(codec_spec).cost + LABEL_SECONDS) / 1e6
     return points * (_BITSTREAM_BYTES + stored), points * seconds
 
 

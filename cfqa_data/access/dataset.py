@@ -343,8 +343,12 @@ def load(
     if task is not None:
         check_known("task", task, held, CfqaError, path)
     tasks = {name: entry for name, entry in held.items() if task in (None, name)}
-    labels = pa.concat_tables([folder.labels(name) for name in tasks])
-    labels = _selected(path, tasks, labels, codec=codec, level=level, source=source, fold=fold)
+    sources = chosen = None if source is None else _several(source)
+    known = {one for entry in tasks.values() for one in entry.sources}
+    if fold is not None or not all(isinstance(one, str) and one in known for one in chosen or ()):
+        chosen = None  # the folds that there are, and which source is not there, are told below
+    labels = pa.concat_tables([folder.labels(name, chosen) for name in tasks])
+    labels = _selected(path, tasks, labels, codec=codec, level=level, source=sources, fold=fold)
     return Dataset(folder, labels)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -20,7 +20,7 @@ from cfqa_data.access.files import Files, LocalFiles
 from cfqa_data.access.selection import Part, Selection
 from cfqa_data.access.tensors import TensorFile
 from cfqa_data.access.weights import find_weights
-from cfqa_data.arrow import pa
+from cfqa_data.arrow import pa, pc
 from cfqa_data.errors import CfqaError, CodecError, FormatError, RecipeError, check_known, prefixed
 from cfqa_data.format import invariants
 from cfqa_data.format.codes import Codes
@@ -29,7 +29,7 @@ from cfqa_data.format.layout import NAMES
 from cfqa_data.format.packing import plane_shape, unpack
 from cfqa_data.format.previews import read_previews
 from cfqa_data.format.resources import PACKAGE
-from cfqa_data.format.schema import NULLABLE, originals_schema
+from cfqa_data.format.schema import NULLABLE, label_schema, originals_schema
 from cfqa_data.format.storage import check_rows, read_labels, read_table
 from cfqa_data.registry import Plugins, RegistryEntry, as_plugins
 
@@ -65,33 +65,45 @@ class Folder:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": {}}
 
-    def labels(self, task: str) -> pa.Table:
-        """Return the label rows of a task, one per source, codec and level, in any order."""
-        rows = self.label_rows(task)
+    def labels(self, task: str, sources: Collection[str] | None = None) -> pa.Table:
+        """Return the label rows of a task, one per source, codec and level, in any order.
+
+        Args:
+            task: the task.
+            sources: only the rows of those of these that it has; no row group without them is read.
+        """
+        entry = self.manifest.tasks[task]
+        if sources is not None and not (sources := set(sources) & set(entry.sources)):
+            return label_schema(self.manifest.format).empty_table()
+        rows = self.label_rows(task, sources)
         for what in invariants.broken(rows, invariants.PLACES):
             where = self.files.where(NAMES.labels(task).as_posix())
             raise FormatError(f"{where}: {what}; build or fetch it again")
         return rows.table
 
-    def label_rows(self, task: str) -> invariants.LabelRows:
-        """Return the label rows of a task, after checking only their number."""
+    def label_rows(self, task: str, sources: Collection[str] | None = None) -> invariants.LabelRows:
+        """Return the label rows of a task, or of sources, after checking only their number."""
         name = NAMES.labels(task).as_posix()
         where, entry = self.files.where(name), self.manifest.tasks[task]
         counts = [len(codec.levels) for codec in entry.codecs.values()]
+        places = [n for n, one in enumerate(entry.sources) if sources is None or one in sources]
         axes = {
             "task": [task],
-            "source_id": entry.sources,
+            "source_id": [entry.sources[place] for place in places],
             "codec": list(entry.codecs),
             "level": range(max(counts)),
         }
         # As bytes: pyarrow takes a path that looks like an address, as s3:/x, for one. Of more rows
         # than twice those that there should be, the first is not looked for.
         data, version = self.files.read(name), self.manifest.format
-        table = read_labels(where, data, most_rows=2 * entry.rows, format=version)
+        within = None if sources is None else places
+        table = read_labels(where, data, most_rows=2 * entry.rows, format=version, sources=within)
+        if within is not None:
+            known = pa.array(axes["source_id"], pa.string())
+            table = table.filter(pc.is_in(table["source_id"], value_set=known))
         found = check_rows(where, table, axes, counts)
-        return invariants.LabelRows(
-            table, entry, *(found[column] for column in ("source_id", "codec", "level"))
-        )
+        source = np.array(places, np.int64)[found["source_id"]]
+        return invariants.LabelRows(table, entry, source, found["codec"], found["level"])
 
     def originals_table(self) -> pa.Table:
         """Return the row of each original, after checking only their number."""

@@ -37,7 +37,6 @@ def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
         MofNCompleteColumn,
         Progress,
         TextColumn,
-        TimeRemainingColumn,
     )
 
     with Progress(
@@ -46,7 +45,7 @@ def show_progress(stream: TextIO | None = None) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}"),
         TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[left]}"),
         console=Console(file=stream),
     ) as bar:
         yield Bars(bar)
@@ -75,7 +74,12 @@ class Pace:
 
     Attributes:
         part: how much of the next step is done, from 0 to 1.
+        share: how much of the whole stage's time is behind, from 0 to 1, where steps take unequal
+            times and somebody knows; None where not.
     """
+
+    share: float | None = None
+    _first: tuple[float, float] | None = None  # seconds and work at the first steps of this run
 
     def __init__(self, total: int, clock: Callable[[], float]) -> None:
         self.total, self.done, self.part, self._resumed = total, 0, 0.0, 0
@@ -86,6 +90,11 @@ class Pace:
         self.done, self.part = self.done + n, 0.0
         if self.elapsed < RESUMED_WITHIN:
             self._resumed = self.done
+
+    def mark(self) -> None:
+        """Note when the first steps of this run were done: what it took to begin is in them."""
+        if self._first is None and self.done + self.part > self._resumed:
+            self._first = self.elapsed, self._work
 
     @property
     def elapsed(self) -> float:
@@ -100,9 +109,19 @@ class Pace:
 
     @property
     def left(self) -> float | None:
-        """Seconds left at this rate; None while unknown."""
-        left = max(0.0, self.total - self.done - self.part)
-        return left / self.rate if self.rate > 0 else None
+        """Seconds left, by what was done since the first steps; None until that tells something."""
+        if self._first is None:
+            return None
+        began, before = self._first
+        seconds, work = self.elapsed - began, self._work - before
+        if not work > 0 or seconds < began / 2:
+            return None
+        return max(0.0, self.total - self._work) * seconds / work
+
+    @property
+    def _work(self) -> float:
+        """Steps that are done, or as many as would take the time that is behind."""
+        return self.done + self.part if self.share is None else self.share * self.total
 
 
 def _advance(paces: Sequence[Pace], n: int) -> None:
@@ -110,6 +129,8 @@ def _advance(paces: Sequence[Pace], n: int) -> None:
     paces[-1].advance(n)
     for outer, inner in zip(paces[-2::-1], paces[:0:-1], strict=True):
         outer.part = min(1.0, (inner.done + inner.part) / max(1, inner.total))
+    for pace in paces:
+        pace.mark()
 
 
 class Bars:
@@ -123,19 +144,24 @@ class Bars:
     def start(self, stage: str, total: int, unit: str) -> None:
         """Add a bar."""
         self._paces.append(Pace(total, self._clock))
-        self._tasks.append(self._bar.add_task(stage, total=total, unit=unit, rate=""))
+        self._tasks.append(self._bar.add_task(stage, total=total, unit=unit, rate="", left=""))
+
+    def reach(self, share: float) -> None:
+        """See :meth:`Lines.reach`."""
+        self._paces[-1].share = share
 
     def advance(self, n: int = 1) -> None:
         """Move the bar, and those that it is within."""
         _advance(self._paces, n)
         for task, pace in zip(self._tasks, self._paces, strict=True):
             rate = f"{pace.rate:.3g}/s" if pace.rate else ""
-            self._bar.update(task, completed=pace.done + pace.part, rate=rate)
+            left = "" if pace.left is None else f"{duration(pace.left)} left"
+            self._bar.update(task, completed=pace.done + pace.part, rate=rate, left=left)
 
     def finish(self) -> None:
         """Fill the bar."""
         task, pace = self._tasks.pop(), self._paces.pop()
-        self._bar.update(task, completed=pace.total)
+        self._bar.update(task, completed=pace.total, left=f"in {duration(pace.elapsed)}")
         self._bar.stop_task(task)
         if self._tasks:
             self._bar.remove_task(task)
@@ -187,6 +213,10 @@ class Lines:
         if len(self._paces) == 1:
             self._said = self._clock()
             self._say(counted(total, unit))
+
+    def reach(self, share: float) -> None:
+        """Take notice of how much of the time is behind, with the steps that are told next."""
+        self._paces[-1].share = share
 
     def advance(self, n: int = 1) -> None:
         """Say how far it is, if that was not said lately."""

@@ -8,7 +8,8 @@ their dictionary, and spread over the rows once they are known to be short.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from cfqa_data.arrow import pa, pc, pq
@@ -39,7 +40,12 @@ def read_schema(data: bytes) -> tuple[pa.Schema, int]:
     return file.schema_arrow, file.metadata.num_rows
 
 
-def read_parquet(data: bytes, most_rows: int, without: Collection[str] = ()) -> pa.Table:
+def read_parquet(
+    data: bytes,
+    most_rows: int,
+    without: Collection[str] = (),
+    within: tuple[str, Sequence[int]] | None = None,
+) -> pa.Table:
     """Return a table of numbers and texts, all valid.
 
     Memory goes up to the pages as they are unpacked, of which there are at most LONGEST_CELL bytes
@@ -49,6 +55,8 @@ def read_parquet(data: bytes, most_rows: int, without: Collection[str] = ()) -> 
         data: the file's content.
         most_rows: refuse a table of more.
         without: columns that are not read, and may be of any kind.
+        within: a column of integers and some of its values, in order: row groups that by their
+            statistics have none of them are not read. Those that are read may have other rows too.
 
     Raises:
         ValueError: it has more rows or larger pages or texts, or a column of another kind.
@@ -67,6 +75,8 @@ def read_parquet(data: bytes, most_rows: int, without: Collection[str] = ()) -> 
     places = [at for field, at in zip(schema, starts, strict=True) if field.name not in without]
     file = _opened(data, read_dictionary=texts)
     groups = _check_pages(data, file.metadata, sum(widths), places)
+    if within is not None:
+        groups = [n for n in groups if _may_have(file.metadata.row_group(n), *within)]
     if not groups:
         return kept.empty_table()
     table = file.read_row_groups(groups, columns=kept.names if without else None, use_threads=False)
@@ -82,6 +92,15 @@ def read_parquet(data: bytes, most_rows: int, without: Collection[str] = ()) -> 
             table = table.set_column(place, field, plain)
     table.validate(full=True)
     return table.replace_schema_metadata(schema.metadata)
+
+
+def _may_have(group: pq.RowGroupMetaData, name: str, values: Sequence[int]) -> bool:
+    """Whether by its statistics a row group may have one of some values, which are in order."""
+    columns = [group.column(place) for place in range(group.num_columns)]
+    known = next((c.statistics for c in columns if c.path_in_schema == name), None)
+    if known is None or not known.has_min_max:
+        return True
+    return bisect_left(values, known.min) < bisect_right(values, known.max)
 
 
 def _plain(texts: pa.Array) -> pa.Array:

@@ -48,6 +48,9 @@ __all__ = [
     "write_text",
 ]
 
+GROUP = 1 << 16
+"""Rows of a table that are stored together, and read together where some are wanted."""
+
 PARTIAL = ".partial"
 """Suffix of files being written."""
 
@@ -219,7 +222,7 @@ def write_table(
     path: Path,
     table: pa.Table,
     check: Callable[[], None] | None = None,
-    row_group_size: int | None = None,
+    row_group_size: int = GROUP,
 ) -> None:
     """Write a table as Parquet, zstd compressed.
 
@@ -227,7 +230,7 @@ def write_table(
         path: the file.
         table: what to write.
         check: called once it is written, before it becomes ``path``; may raise to leave that alone.
-        row_group_size: rows that are stored together; as many as pyarrow takes if None.
+        row_group_size: rows that are stored together.
     """
     # Opened here: pyarrow takes names such as s3:/x for addresses, and only UTF-8.
     with atomic_path(path) as partial:
@@ -246,17 +249,24 @@ def write_csv(path: Path, table: pa.Table) -> None:
 
 
 def read_labels(
-    path: Path | str, data: bytes | None = None, *, most_rows: int = MOST_ROWS, format: int = 1
+    path: Path | str,
+    data: bytes | None = None,
+    *,
+    most_rows: int = MOST_ROWS,
+    format: int = 1,
+    sources: Sequence[int] | None = None,
 ) -> pa.Table:
     """Read a table of labels, in which a rate that is not known is null (`bits`) and NaN (`bpfp`).
 
     Imports of earlier versions wrote 0 bits where a release has no bitstream. In format 1, where no
     bitstream has 0 bits, that is read as unknown, too.
 
-    See :func:`read_table`.
+    Of ``sources``, positions of some in order, the rows are there, and perhaps others; of all if
+    None. See :func:`read_table`.
     """
-    schema, nullable = label_schema(format), NULLABLE[format]
-    table = read_table(path, schema, data, most_rows=most_rows, nullable=nullable)
+    schema, within = label_schema(format), None if sources is None else ("index", sources)
+    how: dict[str, Any] = {"most_rows": most_rows, "nullable": NULLABLE[format]}
+    table = read_table(path, schema, data, within=within, **how)
     known = pc.fill_null(pc.greater_equal(table["bits"], 1 if format == 1 else 0), False)
     if pc.all(known).as_py() is False:
         for name, unknown in (("bits", None), ("bpfp", math.nan)):
@@ -273,6 +283,7 @@ def read_table(
     *,
     most_rows: int = MOST_ROWS,
     nullable: Collection[str] = (),
+    within: tuple[str, Sequence[int]] | None = None,
 ) -> pa.Table:
     """Read a Parquet table that must have exactly ``schema`` and a value in every place.
 
@@ -282,6 +293,7 @@ def read_table(
         data: the file's content, if it is no file on this machine.
         most_rows: refuse a table of more, before any row is read.
         nullable: columns that may lack a value.
+        within: see :func:`cfqa_data.format.parquet.read_parquet`.
 
     Raises:
         FormatError: the file is not there, not Parquet, has other columns, lacks a value, or would
@@ -299,7 +311,7 @@ def read_table(
         if kind := pointer(data):
             raise FormatError(f"{path}: {kind}")
         check_columns(read_schema(data)[0])
-        table = read_parquet(data, most_rows)
+        table = read_parquet(data, most_rows, within=within)
     except FileNotFoundError:
         raise FormatError(f"{path}: missing; is this a complete dataset folder?") from None
     except (OSError, ValueError, pa.ArrowException) as error:

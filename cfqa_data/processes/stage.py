@@ -49,6 +49,10 @@ class Stage(ABC):
         """Return how much progress an item is, in the stage's unit."""
         return 1
 
+    def effort(self, item: Any) -> float:
+        """Return about how long an item takes, in any unit: the time left is told by that."""
+        return self.cost(item)
+
     def done(self, item: Any) -> bool:
         """Whether an item need not be done again."""
         files = self.outputs(item)
@@ -86,11 +90,16 @@ def drive(
     stage.check(todo)
     if not todo:
         return
-    total = sum(map(stage.cost, items))
+    total, effort = sum(map(stage.cost, items)), sum(map(stage.effort, items)) or 1.0
+    reach = getattr(progress, "reach", lambda share: None)
     progress.start(stage.name, total, stage.unit)
+    left = sum(map(stage.effort, todo))
     if done := total - sum(map(stage.cost, todo)):
+        reach(1 - left / effort)
         progress.advance(done)
     for item, result in executor.run(stage, todo):
         yield item, result
+        left -= stage.effort(item)
+        reach(1 - left / effort)
         progress.advance(stage.cost(item))
     progress.finish()

@@ -19,8 +19,10 @@ __all__ = ["Batch", "FeatureSource", "read_batches", "usual_size"]
 
 # Compressed features per batch, in bytes of float32. Small batches stay in a CPU's cache (up to
 # three times as fast as 16 MB at 65 x 192); a GPU wants large ones.
-CPU_BATCH_BYTES = 2 * 2**20
+CPU_BATCH_BYTES = 4 * 2**20
 GPU_BATCH_BYTES = 256 * 2**20
+# Bytes of a feature from which on a CPU takes it alone: then it is not copied into a batch.
+ALONE = 2**20
 # Threads that read ahead of a GPU, or from the Hub, whose answers are waited for. A CPU's cores are
 # busy with the metrics: reading files beside them was 1.4 to 1.8 times slower (two cores, published
 # sizes).
@@ -84,8 +86,10 @@ class Batch:
 
 def usual_size(x: Features) -> int:
     """Return how many versions of an original make a batch, where it lies."""
-    room = CPU_BATCH_BYTES if x.values.device.type == "cpu" else GPU_BATCH_BYTES
-    return max(1, room // (4 * x.values.numel()))
+    cpu, size = x.values.device.type == "cpu", 4 * x.values.numel()
+    if cpu and size >= ALONE:
+        return 1
+    return max(1, (CPU_BATCH_BYTES if cpu else GPU_BATCH_BYTES) // size)
 
 
 def read_batches(

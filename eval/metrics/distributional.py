@@ -33,8 +33,7 @@ def kl_softmax(x: Features, y: Features) -> Tensor:
     p, of_p = _softmax(x)
 
     def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
-        z, total = _logits(values)
-        return of_p[..., 0] - torch.linalg.vecdot(p, z) + total.squeeze(-1)
+        return of_p[..., 0] - torch.linalg.vecdot(p, _logarithms(values))
 
     return by_rows(divergence, p, of_p[..., None], y.values)
 
@@ -49,9 +48,9 @@ def js_softmax(x: Features, y: Features) -> Tensor:
     p, of_p = _softmax(x)
 
     def divergence(p: Tensor, of_p: Tensor, values: Tensor) -> Tensor:
-        z, total = _logits(values)
-        q = (z - total).exp()
-        of_q = torch.linalg.vecdot(q, z) - total.squeeze(-1)
+        logarithms = _logarithms(values)
+        q = logarithms.exp()
+        of_q = torch.linalg.vecdot(q, logarithms)
         both = own(q).add_(p)
         logarithm = both.clamp(min=torch.finfo(both.dtype).tiny).log_()  # 0 log 0 = 0
         # The negative entropy of the mean of both is <p + q, log(p + q)> / 2 - log 2.
@@ -64,15 +63,14 @@ def js_softmax(x: Features, y: Features) -> Tensor:
 @derived
 def _softmax(z: Features) -> tuple[Tensor, Tensor]:
     """Return each token's softmax and its negative entropy, (B, N, C, T, D) and (B, N, C, T)."""
-    logarithms = z.values.log_softmax(-1, dtype=torch.float64)
+    logarithms = _logarithms(z.values)
     p = logarithms.exp()
     return p, torch.linalg.vecdot(p, logarithms)
 
 
-def _logits(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return tokens (..., D) in float64, and the logarithm of the sum of their exponentials."""
-    z = values.double()
-    return z, z.logsumexp(-1, keepdim=True)
+def _logarithms(values: Tensor) -> Tensor:
+    """Return the logarithms of tokens' softmaxes, float64 (..., D)."""
+    return values.log_softmax(-1, dtype=torch.float64)
 
 
 @metric(
